@@ -1,0 +1,112 @@
+//! Identifiers. All are UUIDv7: sortable by the time they were made, with 74 random bits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::domain::time::Timestamp;
+
+macro_rules! uuid_v7_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Makes an identifier from the time and ten random bytes.
+            pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
+                let unix_ms = u64::try_from(now.unix_ms()).unwrap_or(0);
+                Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+            }
+
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
+            /// The instant inside the identifier, in whole milliseconds.
+            pub fn made_at(&self) -> Timestamp {
+                let bytes = self.0.as_bytes();
+                let unix_ms = bytes[..6].iter().fold(0_i64, |ms, byte| (ms << 8) | i64::from(*byte));
+                Timestamp::from_unix_ms(unix_ms)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotAnId;
+
+            /// Accepts exactly the lower-case hyphenated form that [`fmt::Display`] prints.
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                let parsed = Self(Uuid::try_parse(text).map_err(|_| NotAnId)?);
+                if parsed.to_string() == text { Ok(parsed) } else { Err(NotAnId) }
+            }
+        }
+    };
+}
+
+uuid_v7_id! {
+    /// Names one upload, in URLs, in stored file names and in the state store.
+    UploadId
+}
+
+uuid_v7_id! {
+    /// Names one event; `evt_` and this is the `webhook-id` of all its deliveries.
+    EventId
+}
+
+uuid_v7_id! {
+    /// Names one delivery: one event on its way to one endpoint.
+    DeliveryId
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an identifier of ours")]
+pub struct NotAnId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_prints_and_parses_and_knows_its_time() {
+        let now = Timestamp::from_unix_ms(1_763_764_245_123);
+        let id = UploadId::new(now, [7; 10]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.made_at(), now);
+    }
+
+    #[test]
+    fn ids_sort_by_time() {
+        let earlier = UploadId::new(Timestamp::from_unix_ms(1_000), [255; 10]);
+        let later = UploadId::new(Timestamp::from_unix_ms(1_001), [0; 10]);
+        assert!(earlier < later);
+        assert!(earlier.to_string() < later.to_string());
+    }
+
+    #[test]
+    fn only_the_canonical_form_is_an_id() {
+        let id = UploadId::new(Timestamp::from_unix_ms(0), [0xab; 10]).to_string();
+        let shouted = id.to_uppercase();
+        let joined = id.replace('-', "");
+        let braced = format!("{{{id}}}");
+        for text in ["", "..", "%2e%2e", "a\0b", &shouted, &joined, &braced] {
+            assert_eq!(text.parse::<UploadId>(), Err(NotAnId), "{text:?}");
+        }
+    }
+}

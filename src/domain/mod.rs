@@ -1,0 +1,15 @@
+//! The vocabulary of uploads and the rules they live by.
+//!
+//! Everything here is pure and synchronous: no clock, no randomness, no I/O, no wire format. `now` and random
+//! values are arguments, so every rule can be tested as a table or a property.
+
+pub mod checksum;
+pub mod delivery;
+pub mod event;
+pub mod id;
+pub mod metadata;
+pub mod ranges;
+pub mod rejection;
+pub mod size;
+pub mod time;
+pub mod upload;

@@ -1,0 +1,35 @@
+//! Why the caller may not. Every rejection can be acted on by the client; none carries text from below.
+
+use crate::domain::checksum::Algorithm;
+use crate::domain::size::{Length, Offset};
+use crate::domain::upload::Ended;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("there is no such upload")]
+    NotFound,
+    #[error("this upload has {}", .0.past())]
+    Gone(Ended),
+    #[error("the upload is at offset {ours}, not {theirs}")]
+    WrongOffset { ours: Offset, theirs: Offset },
+    #[error("the upload is complete with {0} bytes and takes no more")]
+    AlreadyComplete(Length),
+    #[error("the data would go beyond the declared length of {0} bytes")]
+    BeyondLength(Length),
+    #[error("an upload may have at most {0} bytes here")]
+    OverLimit(u64),
+    #[error("the length was declared as {ours} bytes and cannot become {theirs}")]
+    LengthChanged { ours: Length, theirs: Length },
+    #[error("the upload already has {offset} bytes, more than the length {length} now declared")]
+    LengthBelowOffset { offset: Offset, length: Length },
+    #[error("the {} digest of the data does not match the one sent with it", .0.name())]
+    ChecksumMismatch(Algorithm),
+    #[error("a final upload is made of its parts and takes no data")]
+    IsFinal,
+    #[error("upload {0} in the list is not there")]
+    PartMissing(usize),
+    #[error("upload {0} in the list was not created as a partial upload")]
+    NotPartial(usize),
+    #[error("upload {0} in the list is not finished")]
+    PartUnfinished(usize),
+}

@@ -1,0 +1,697 @@
+//! One upload: its stages and every legal move between them.
+//!
+//! ```text
+//!             first byte      all bytes         digests       at its final place
+//!  created ──► receiving ──► received ──► verified ──► stored ──► completed
+//!     │            │  ▲           │           │           │           │
+//!     │            ▼  │           └───────────┴───────────┴──► failed │
+//!     │         stalled                                               │
+//!     └────────────┴──► expired · terminated ◄────────────────────────┘ (terminated only)
+//! ```
+//!
+//! A move changes the upload and notes the event that tells of it; the state store writes both in one transaction.
+//! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one.
+
+use std::time::Duration;
+
+use crate::domain::checksum::{Algorithm, Digest};
+use crate::domain::event::{Event, EventKind};
+use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
+use crate::domain::ranges::ReceivedRanges;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::{Length, Offset};
+use crate::domain::time::Timestamp;
+
+/// Where an upload stands. See the diagram above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Announced; not a byte yet.
+    Created,
+    /// Bytes are arriving, or were a moment ago.
+    Receiving,
+    /// No byte for a while; the client may come back.
+    Stalled,
+    /// Every byte is durable.
+    Received,
+    /// The promised digests match.
+    Verified,
+    /// The bytes are at their final name.
+    Stored,
+    Completed,
+    Ended(Ended),
+}
+
+/// How an upload ended without, or after, completing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ended {
+    Failed,
+    Expired,
+    Terminated,
+}
+
+impl Ended {
+    /// Goes after "has": `failed`, `expired`, `been terminated`.
+    pub const fn past(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Terminated => "been terminated",
+        }
+    }
+}
+
+impl Stage {
+    pub const ALL: [Self; 10] = [
+        Self::Created,
+        Self::Receiving,
+        Self::Stalled,
+        Self::Received,
+        Self::Verified,
+        Self::Stored,
+        Self::Completed,
+        Self::Ended(Ended::Failed),
+        Self::Ended(Ended::Expired),
+        Self::Ended(Ended::Terminated),
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Receiving => "receiving",
+            Self::Stalled => "stalled",
+            Self::Received => "received",
+            Self::Verified => "verified",
+            Self::Stored => "stored",
+            Self::Completed => "completed",
+            Self::Ended(Ended::Failed) => "failed",
+            Self::Ended(Ended::Expired) => "expired",
+            Self::Ended(Ended::Terminated) => "terminated",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// Whether bytes may still be added.
+    pub const fn takes_bytes(self) -> bool {
+        matches!(self, Self::Created | Self::Receiving | Self::Stalled)
+    }
+}
+
+/// The protocol an upload was created in; later requests are expected in the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    Tus,
+}
+
+impl Dialect {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tus => "tus",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::Tus].into_iter().find(|dialect| dialect.name() == name)
+    }
+}
+
+/// What part an upload plays in a concatenation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    Single,
+    /// Material for final uploads.
+    Partial,
+    /// Made of these partial uploads, in this order.
+    Final {
+        parts: Vec<UploadId>,
+        /// The list as its client sent it, to be echoed.
+        as_sent: String,
+    },
+}
+
+impl Role {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Partial => "partial",
+            Self::Final { .. } => "final",
+        }
+    }
+}
+
+/// Whether stored bytes may exist for an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bytes {
+    Kept,
+    Removed,
+}
+
+/// Why an upload failed, in words its client may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// A stable word for programs, such as `digest-mismatch`.
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Everything known of an upload, as stored. Only [`Upload`] changes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub id: UploadId,
+    /// Counts commits; a commit names the version it read and loses if that has moved.
+    pub version: u64,
+    pub dialect: Dialect,
+    pub role: Role,
+    pub stage: Stage,
+    /// Durable bytes.
+    pub received: ReceivedRanges,
+    /// `None` while the client has deferred it.
+    pub length: Option<Length>,
+    pub metadata: Metadata,
+    /// The metadata as the client wrote it, to be echoed unchanged.
+    pub metadata_as_sent: Option<String>,
+    /// Digests to compute besides CRC-32C, which is always computed.
+    pub wanted_digests: Vec<Algorithm>,
+    /// Digests of the whole upload that the client has promised.
+    pub promised_digests: Vec<Digest>,
+    /// The state of the running digests after the contiguous bytes; made and read by the engine.
+    pub running_digests: Vec<u8>,
+    /// Digests of the whole upload, from `received` on.
+    pub digests: Vec<Digest>,
+    /// What the storage needs to go on writing; `None` before the first byte. Made and read by the storage.
+    pub resume: Option<Vec<u8>>,
+    pub bytes: Bytes,
+    /// When each stage was entered, oldest first.
+    pub timeline: Vec<(Stage, Timestamp)>,
+    pub failure: Option<Failure>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    /// `None` when it does not expire.
+    pub expires_at: Option<Timestamp>,
+    /// The number the next event gets.
+    pub next_sequence: u64,
+    /// The offset and time of the last event that told an offset.
+    pub last_progress: (Offset, Timestamp),
+}
+
+/// What a client asks for when it creates an upload.
+#[derive(Debug, Clone)]
+pub struct NewUpload {
+    pub id: UploadId,
+    pub dialect: Dialect,
+    pub role: Role,
+    pub length: Option<Length>,
+    pub metadata: Metadata,
+    pub metadata_as_sent: Option<String>,
+    pub wanted_digests: Vec<Algorithm>,
+    pub promised_digests: Vec<Digest>,
+    pub expires_at: Timestamp,
+}
+
+/// Bytes made durable, and the state that goes with them.
+#[derive(Debug, Clone)]
+pub struct Durable {
+    pub start: Offset,
+    pub end: Offset,
+    pub running_digests: Vec<u8>,
+    pub resume: Vec<u8>,
+    pub expires_at: Timestamp,
+}
+
+/// When progress within a stage is worth an event (webhooks.md C2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgressPolicy {
+    /// At most one event in this time.
+    pub every: Duration,
+    /// Unless a hundredth of the length has come in, at least this many bytes have.
+    pub min_bytes: u64,
+}
+
+/// The longest timeline kept; an upload that stalls over and over forgets its oldest stalls.
+const MAX_TIMELINE: usize = 64;
+
+/// An upload, with the events its latest moves have caused and that no commit has written yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    record: Record,
+    news: Vec<Event>,
+}
+
+impl Upload {
+    /// Creates an upload. One of length zero has all its bytes; its caller seals it at once.
+    pub fn create(new: NewUpload, now: Timestamp) -> Self {
+        let record = Record {
+            id: new.id,
+            version: 0,
+            dialect: new.dialect,
+            role: new.role,
+            stage: Stage::Created,
+            received: ReceivedRanges::default(),
+            length: new.length,
+            metadata: new.metadata,
+            metadata_as_sent: new.metadata_as_sent,
+            wanted_digests: new.wanted_digests,
+            promised_digests: new.promised_digests,
+            running_digests: Vec::new(),
+            digests: Vec::new(),
+            resume: None,
+            bytes: Bytes::Kept,
+            timeline: Vec::new(),
+            failure: None,
+            created_at: now,
+            updated_at: now,
+            expires_at: Some(new.expires_at),
+            next_sequence: 1,
+            last_progress: (Offset::ZERO, now),
+        };
+        let mut upload = Self { record, news: Vec::new() };
+        upload.enter(Stage::Created, EventKind::Created, now);
+        upload
+    }
+
+    /// Takes an upload as the state store has it.
+    pub fn from_record(record: Record) -> Self {
+        Self { record, news: Vec::new() }
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub fn id(&self) -> UploadId {
+        self.record.id
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.record.stage
+    }
+
+    pub fn length(&self) -> Option<Length> {
+        self.record.length
+    }
+
+    /// How many bytes from the first on are durable without a gap.
+    pub fn offset(&self) -> Offset {
+        self.record.received.contiguous()
+    }
+
+    pub fn is_partial(&self) -> bool {
+        matches!(self.record.role, Role::Partial)
+    }
+
+    pub fn is_final(&self) -> bool {
+        matches!(self.record.role, Role::Final { .. })
+    }
+
+    /// Whether every byte of a known length is there.
+    pub fn is_full(&self) -> bool {
+        self.record.length.is_some_and(|length| length.is_reached_by(self.offset()))
+    }
+
+    /// Whether nothing is left to happen to it by itself: completed, ended, or a partial with all its bytes.
+    pub fn is_settled(&self) -> bool {
+        match self.record.stage {
+            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Verified | Stage::Stored => false,
+            Stage::Received => self.is_partial(),
+            Stage::Completed | Stage::Ended(_) => true,
+        }
+    }
+
+    /// Whether its time has passed, be it recorded already or not.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        let expires = self.record.stage.takes_bytes() || (self.record.stage == Stage::Received && self.is_partial());
+        expires && self.record.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Events not yet committed.
+    pub fn news(&self) -> &[Event] {
+        &self.news
+    }
+
+    /// This upload after the state store has committed it.
+    #[must_use]
+    pub fn committed(mut self) -> Self {
+        self.record.version += 1;
+        self.news.clear();
+        self
+    }
+
+    /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
+    /// the most an upload of yet unknown length may hold.
+    pub fn check_append(&self, at: Offset, count: Option<u64>, max_bytes: u64, now: Timestamp) -> Result<(), Rejection> {
+        if let Stage::Ended(how) = self.record.stage {
+            return Err(Rejection::Gone(how));
+        }
+        if self.is_expired(now) {
+            return Err(Rejection::Gone(Ended::Expired));
+        }
+        if self.is_final() {
+            return Err(Rejection::IsFinal);
+        }
+        if at != self.offset() {
+            return Err(Rejection::WrongOffset { ours: self.offset(), theirs: at });
+        }
+        let end = at.plus(count.unwrap_or(0));
+        match self.record.length {
+            // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
+            Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => Err(Rejection::AlreadyComplete(length)),
+            Some(length) if end.is_none_or(|end| !length.admits(end)) => Err(Rejection::BeyondLength(length)),
+            None if end.is_none_or(|end| end.get() > max_bytes) => Err(Rejection::OverLimit(max_bytes)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Sets a deferred length. Saying the known length again is fine.
+    pub fn declare_length(&mut self, length: Length, max_bytes: u64) -> Result<(), Rejection> {
+        match self.record.length {
+            Some(ours) if ours == length => Ok(()),
+            Some(ours) => Err(Rejection::LengthChanged { ours, theirs: length }),
+            None if length.get() > max_bytes => Err(Rejection::OverLimit(max_bytes)),
+            None if !length.admits(self.offset()) => {
+                Err(Rejection::LengthBelowOffset { offset: self.offset(), length })
+            }
+            None => {
+                self.record.length = Some(length);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes note of bytes that are durable now.
+    ///
+    /// The caller has made sure that they fit: the length admits them and they came from the live writer.
+    pub fn receive(&mut self, durable: Durable, policy: Option<ProgressPolicy>, now: Timestamp) {
+        debug_assert!(self.record.stage.takes_bytes(), "only an open upload receives bytes");
+        self.record.received.insert(durable.start.get(), durable.end.get());
+        self.record.running_digests = durable.running_digests;
+        self.record.resume = Some(durable.resume);
+        self.record.expires_at = Some(durable.expires_at);
+        self.record.updated_at = now;
+        match self.record.stage {
+            Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
+            Stage::Stalled => self.enter(Stage::Receiving, EventKind::Resumed, now),
+            _ if policy.is_some_and(|policy| self.progress_is_due(policy, now)) => self.tell(EventKind::Progress, now),
+            _ => {}
+        }
+    }
+
+    /// Extends the life of an open upload whose client has been heard of.
+    pub fn touch(&mut self, expires_at: Timestamp, now: Timestamp) {
+        self.record.expires_at = Some(expires_at);
+        self.record.updated_at = now;
+    }
+
+    /// Marks an upload whose every byte is durable, with the digests of the whole.
+    pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) {
+        debug_assert!(self.is_full() && self.record.stage.takes_bytes(), "only a full, open upload is sealed");
+        self.record.digests = digests;
+        self.record.running_digests = Vec::new();
+        self.enter(Stage::Received, EventKind::Received, now);
+    }
+
+    /// Compares the promised digests with the computed ones: verified, or failed.
+    pub fn verify(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is verified");
+        let broken = self.record.promised_digests.iter().find(|promised| !self.record.digests.contains(promised));
+        match broken {
+            None => self.enter(Stage::Verified, EventKind::Verified, now),
+            Some(promised) => {
+                let message = format!("the {} digest promised by the client does not match", promised.algorithm().name());
+                self.fail(Failure { code: "digest-mismatch".to_owned(), message }, now);
+            }
+        }
+    }
+
+    /// Marks an upload whose bytes are at their final name.
+    pub fn store(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");
+        self.enter(Stage::Stored, EventKind::Stored, now);
+    }
+
+    pub fn complete(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Stored, "only a stored upload completes");
+        self.record.expires_at = None;
+        self.enter(Stage::Completed, EventKind::Completed, now);
+    }
+
+    /// Ends an upload that cannot be completed.
+    pub fn fail(&mut self, failure: Failure, now: Timestamp) {
+        self.record.failure = Some(failure);
+        self.end(Ended::Failed, EventKind::Failed, now);
+    }
+
+    pub fn expire(&mut self, now: Timestamp) {
+        self.end(Ended::Expired, EventKind::Expired, now);
+    }
+
+    /// Ends an upload because its client, or an operator, said so. A completed one may be terminated too.
+    pub fn terminate(&mut self, now: Timestamp) -> Result<(), Rejection> {
+        if let Stage::Ended(how) = self.record.stage {
+            return Err(Rejection::Gone(how));
+        }
+        self.end(Ended::Terminated, EventKind::Terminated, now);
+        Ok(())
+    }
+
+    /// Marks an upload that has been silent for too long; bytes bring it back.
+    pub fn stall(&mut self, now: Timestamp) {
+        if self.record.stage == Stage::Receiving {
+            self.enter(Stage::Stalled, EventKind::Stalled, now);
+        }
+    }
+
+    /// Takes note that the bytes of an ended upload are gone.
+    pub fn bytes_removed(&mut self, now: Timestamp) {
+        self.record.bytes = Bytes::Removed;
+        self.record.resume = None;
+        self.record.updated_at = now;
+    }
+
+    fn end(&mut self, how: Ended, kind: EventKind, now: Timestamp) {
+        self.record.expires_at = None;
+        self.record.running_digests = Vec::new();
+        self.enter(Stage::Ended(how), kind, now);
+    }
+
+    fn enter(&mut self, stage: Stage, kind: EventKind, now: Timestamp) {
+        self.record.stage = stage;
+        self.record.updated_at = now;
+        if self.record.timeline.len() >= MAX_TIMELINE {
+            let oldest = self.record.timeline.iter().skip(2).position(|(stage, _)| stage.takes_bytes());
+            self.record.timeline.remove(oldest.map_or(0, |position| position + 2));
+        }
+        self.record.timeline.push((stage, now));
+        self.tell(kind, now);
+    }
+
+    fn tell(&mut self, kind: EventKind, now: Timestamp) {
+        self.news.push(Event {
+            sequence: self.record.next_sequence,
+            kind,
+            at: now,
+            stage: self.record.stage,
+            offset: self.offset(),
+            length: self.record.length,
+            digests: self.record.digests.clone(),
+        });
+        self.record.next_sequence += 1;
+        self.record.last_progress = (self.offset(), now);
+    }
+
+    fn progress_is_due(&self, policy: ProgressPolicy, now: Timestamp) -> bool {
+        let (told, told_at) = self.record.last_progress;
+        let new_bytes = self.offset().get().saturating_sub(told.get());
+        let hundredth = self.record.length.map_or(u64::MAX, |length| length.get().div_ceil(100).max(1));
+        now.since(told_at) >= policy.every && new_bytes > 0 && new_bytes >= policy.min_bytes.min(hundredth)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const LATER: Timestamp = Timestamp::from_unix_ms(9_000_000);
+    const LIMIT: u64 = 1_000;
+
+    fn new_upload(length: Option<u64>, role: Role) -> Upload {
+        let new = NewUpload {
+            id: UploadId::new(NOW, [0; 10]),
+            dialect: Dialect::Tus,
+            role,
+            length: length.and_then(Length::new),
+            metadata: Metadata::default(),
+            metadata_as_sent: None,
+            wanted_digests: vec![],
+            promised_digests: vec![],
+            expires_at: LATER,
+        };
+        Upload::create(new, NOW)
+    }
+
+    fn offset(bytes: u64) -> Offset {
+        Offset::new(bytes).unwrap()
+    }
+
+    fn durable(start: u64, end: u64) -> Durable {
+        Durable { start: offset(start), end: offset(end), running_digests: vec![], resume: vec![], expires_at: LATER }
+    }
+
+    fn kinds(upload: &Upload) -> Vec<EventKind> {
+        upload.news().iter().map(|event| event.kind).collect()
+    }
+
+    #[test]
+    fn the_straight_way_tells_every_stage_once() {
+        let mut upload = new_upload(Some(10), Role::Single);
+        upload.receive(durable(0, 4), None, NOW);
+        upload.receive(durable(4, 10), None, NOW);
+        upload.seal(vec![], NOW);
+        upload.verify(NOW);
+        upload.store(NOW);
+        upload.complete(NOW);
+        use EventKind::*;
+        assert_eq!(kinds(&upload), [Created, Receiving, Received, Verified, Stored, Completed]);
+        assert!(upload.news().iter().map(|event| event.sequence).eq(1..=6));
+        assert_eq!(upload.record().expires_at, None);
+        assert!(upload.is_settled());
+    }
+
+    #[test]
+    fn a_stall_is_told_and_so_is_the_return() {
+        let mut upload = new_upload(Some(10), Role::Single);
+        upload.stall(NOW);
+        assert_eq!(upload.stage(), Stage::Created, "what never began cannot stall");
+        upload.receive(durable(0, 4), None, NOW);
+        upload.stall(NOW);
+        upload.stall(NOW);
+        upload.receive(durable(4, 5), None, NOW);
+        use EventKind::*;
+        assert_eq!(kinds(&upload), [Created, Receiving, Stalled, Resumed]);
+    }
+
+    #[test]
+    fn stalling_for_ever_keeps_the_timeline_bounded() {
+        let mut upload = new_upload(None, Role::Single);
+        for byte in 0..1_000 {
+            upload.receive(durable(byte, byte + 1), None, NOW);
+            upload.stall(NOW);
+        }
+        assert_eq!(upload.record().timeline.len(), MAX_TIMELINE);
+        assert_eq!(upload.record().timeline[0].0, Stage::Created);
+    }
+
+    #[test]
+    fn a_broken_promise_fails_the_upload() {
+        let mut upload = new_upload(Some(0), Role::Single);
+        let promised = Digest::new(Algorithm::Crc32, vec![1; 4]).unwrap();
+        upload.record.promised_digests = vec![promised.clone()];
+        upload.seal(vec![Digest::new(Algorithm::Crc32, vec![2; 4]).unwrap()], NOW);
+        upload.verify(NOW);
+        assert_eq!(upload.stage(), Stage::Ended(Ended::Failed));
+        assert_eq!(upload.record().failure.as_ref().unwrap().code, "digest-mismatch");
+        assert_eq!(upload.check_append(Offset::ZERO, None, LIMIT, NOW), Err(Rejection::Gone(Ended::Failed)));
+    }
+
+    #[test]
+    fn an_append_must_fit() {
+        let mut upload = new_upload(Some(10), Role::Single);
+        upload.receive(durable(0, 4), None, NOW);
+        let length = Length::new(10).unwrap();
+        let wrong = |theirs| Err(Rejection::WrongOffset { ours: offset(4), theirs: offset(theirs) });
+        for (at, count, expected) in [
+            (4, Some(6), Ok(())),
+            (4, Some(0), Ok(())),
+            (4, None, Ok(())),
+            (4, Some(7), Err(Rejection::BeyondLength(length))),
+            (4, Some(u64::MAX), Err(Rejection::BeyondLength(length))),
+            (3, Some(1), wrong(3)),
+            (5, Some(1), wrong(5)),
+        ] {
+            assert_eq!(upload.check_append(offset(at), count, LIMIT, NOW), expected, "{at} {count:?}");
+        }
+        assert_eq!(upload.check_append(offset(4), None, LIMIT, LATER), Err(Rejection::Gone(Ended::Expired)));
+
+        upload.receive(durable(4, 10), None, NOW);
+        upload.seal(vec![], NOW);
+        assert_eq!(upload.check_append(offset(10), Some(0), LIMIT, NOW), Ok(()));
+        assert_eq!(upload.check_append(offset(10), Some(1), LIMIT, NOW), Err(Rejection::AlreadyComplete(length)));
+
+        let deferred = new_upload(None, Role::Single);
+        assert_eq!(deferred.check_append(Offset::ZERO, Some(LIMIT), LIMIT, NOW), Ok(()));
+        assert_eq!(deferred.check_append(Offset::ZERO, Some(LIMIT + 1), LIMIT, NOW), Err(Rejection::OverLimit(LIMIT)));
+    }
+
+    #[test]
+    fn a_length_is_declared_once() {
+        let mut upload = new_upload(None, Role::Single);
+        upload.receive(durable(0, 4), None, NOW);
+        let length = |bytes| Length::new(bytes).unwrap();
+        assert!(matches!(upload.declare_length(length(3), LIMIT), Err(Rejection::LengthBelowOffset { .. })));
+        assert_eq!(upload.declare_length(length(LIMIT + 1), LIMIT), Err(Rejection::OverLimit(LIMIT)));
+        assert_eq!(upload.declare_length(length(4), LIMIT), Ok(()));
+        assert_eq!(upload.declare_length(length(4), LIMIT), Ok(()));
+        assert!(matches!(upload.declare_length(length(5), LIMIT), Err(Rejection::LengthChanged { .. })));
+        assert!(upload.is_full());
+    }
+
+    #[test]
+    fn terminating_works_until_it_has_ended() {
+        let mut upload = new_upload(Some(0), Role::Single);
+        upload.seal(vec![], NOW);
+        upload.verify(NOW);
+        upload.store(NOW);
+        upload.complete(NOW);
+        assert_eq!(upload.terminate(NOW), Ok(()));
+        assert_eq!(upload.terminate(NOW), Err(Rejection::Gone(Ended::Terminated)));
+    }
+
+    #[test]
+    fn a_partial_rests_at_received_and_expires() {
+        let mut upload = new_upload(Some(0), Role::Partial);
+        upload.seal(vec![], NOW);
+        assert!(upload.is_settled());
+        assert!(!upload.is_expired(NOW));
+        assert!(upload.is_expired(LATER));
+    }
+
+    #[test]
+    fn progress_is_told_seldom() {
+        let policy = Some(ProgressPolicy { every: Duration::from_secs(5), min_bytes: 8 << 20 });
+        let at = |s: i64| Timestamp::from_unix_ms(NOW.unix_ms() + s * 1_000);
+        let mut upload = new_upload(Some(1_000), Role::Single);
+        upload.receive(durable(0, 1), policy, at(0));
+        upload.receive(durable(1, 500), policy, at(4));
+        upload.receive(durable(500, 501), policy, at(5));
+        upload.receive(durable(501, 505), policy, at(11));
+        upload.receive(durable(505, 511), policy, at(12));
+        let progress: Vec<_> = upload.news().iter().filter(|e| e.kind == EventKind::Progress).collect();
+        assert_eq!(progress.iter().map(|event| event.offset.get()).collect::<Vec<_>>(), [501, 511]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_into_appends_gives_the_same_upload(cuts in prop::collection::vec(1_u64..100, 1..20)) {
+            let total: u64 = cuts.iter().sum();
+            let mut whole = new_upload(Some(total), Role::Single);
+            whole.receive(durable(0, total), None, NOW);
+            let mut split = new_upload(Some(total), Role::Single);
+            let mut at = 0;
+            for count in cuts {
+                prop_assert_eq!(split.check_append(offset(at), Some(count), LIMIT, NOW), Ok(()));
+                split.receive(durable(at, at + count), None, NOW);
+                at += count;
+                prop_assert_eq!(split.offset().get(), at);
+            }
+            prop_assert_eq!(&split.record().received, &whole.record().received);
+            prop_assert_eq!(&split.record().timeline, &whole.record().timeline);
+            prop_assert_eq!(kinds(&split), kinds(&whole));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What can go wrong below, with what was being done to which blob.
+
+use std::io;
+
+use crate::BlobKey;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed operation on a blob.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {operation} {key}")]
+pub struct Error {
+    pub kind: ErrorKind,
+    /// What was being done, as a verb: `write`, `sync`, `open`.
+    pub operation: &'static str,
+    /// The blob, or a word for the store as a whole.
+    pub key: String,
+    #[source]
+    pub source: io::Error,
+}
+
+/// What a caller may want to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// There is no room left; it may come back.
+    NoSpace,
+    /// The blob is not there.
+    NotFound,
+    Other,
+}
+
+impl Error {
+    pub fn new(operation: &'static str, key: &BlobKey, source: io::Error) -> Self {
+        Self::about(operation, key.to_string(), source)
+    }
+
+    /// An error that belongs to the store rather than to one blob.
+    pub fn about(operation: &'static str, what: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Other,
+        };
+        Self { kind, operation, key: what.into(), source }
+    }
+}

@@ -1,0 +1,110 @@
+//! Where the bytes of uploads live, and how writing them resumes.
+//!
+//! The ports speak in values. What is needed to go on writing after a restart is a [`Resume`] token, data that the
+//! caller keeps beside its own facts, not a live handle. The crate knows keys, bytes and offsets; it knows nothing
+//! of uploads, users, SQL or HTTP.
+//!
+//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`local`] (files), [`memory`] (tests and demos),
+//! and with the feature `testing` the suite every backend passes and a wrapper that breaks at the nth call.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+#[cfg(feature = "testing")]
+pub mod conformance;
+mod error;
+#[cfg(feature = "testing")]
+pub mod faults;
+mod key;
+pub mod local;
+pub mod memory;
+
+pub use error::{Error, ErrorKind, Result};
+pub use key::BlobKey;
+
+/// What a store needs to go on writing a blob: opaque to everyone else, small, safe to keep in a database.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Resume(Vec<u8>);
+
+impl Resume {
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl fmt::Debug for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resume({} bytes)", self.0.len())
+    }
+}
+
+/// A promise that resolves once everything written before it was asked for is on stable storage.
+///
+/// Dropping it is harmless: the bytes may or may not become durable.
+pub type Checkpoint = BoxFuture<'static, Result<Resume>>;
+
+/// The bytes of a finished or unfinished blob, in order.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// A whole blob used as a part of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub key: BlobKey,
+    pub size_bytes: u64,
+}
+
+/// Blobs by key. A blob is *open* until it is finished, and then never changes again.
+#[async_trait]
+pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
+    /// Opens a blob for writing: a new one, or where `from` says its writing stopped.
+    ///
+    /// Bytes past `from` that a crash may have left are dropped. The caller sees to it that a blob has at most one
+    /// writer. `size_bytes` is the size the whole blob will have, if known: a hint for laying it out.
+    async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>>;
+
+    /// Makes the open blob `into` out of whole blobs, finished or not, durably, and without copying where the
+    /// medium can share its bytes. The parts stay as they are. Doing it again starts over.
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume>;
+
+    /// Moves an open blob to its final place, durably, with exactly `size_bytes` bytes. Doing it again, also after a
+    /// crash half-way, ends the same.
+    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
+
+    /// Removes a blob, open or finished. Removing what is not there is not an error.
+    async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> Result<()>;
+
+    /// Reads part of a blob, open or finished. `range` lies within what is durable.
+    async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
+
+    /// Tries whether the store takes bytes now; says how many more it has room for, where that is known.
+    async fn check(&self) -> Result<Option<u64>>;
+}
+
+/// Writes one blob. Dropping a writer leaves what it wrote; only a checkpoint says what is safe.
+#[async_trait]
+pub trait BlobWriter: fmt::Debug + Send {
+    /// Takes bytes for the place `offset`. They may be gathered and written later: an error may belong to an earlier
+    /// call, and after one the writer is of no further use.
+    async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<()>;
+
+    /// Asks for everything written so far to be made durable. Writing may go on while the promise is pending; the
+    /// answer covers only what was written before.
+    async fn checkpoint(&mut self) -> Result<Checkpoint>;
+
+    /// Waits until nothing this writer has begun can touch the blob any more. What was not covered by a checkpoint
+    /// may be lost.
+    async fn close(self: Box<Self>);
+}
