@@ -37,7 +37,9 @@ impl Error {
     /// An error that belongs to the store rather than to one blob.
     pub fn about(operation: &'static str, what: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                ErrorKind::NoSpace
+            }
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Other,
         };
