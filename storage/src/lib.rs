@@ -17,6 +17,7 @@ use futures::stream::BoxStream;
 
 #[cfg(feature = "testing")]
 pub mod conformance;
+mod durable_end;
 mod error;
 #[cfg(feature = "testing")]
 pub mod faults;

@@ -1,0 +1,50 @@
+//! The resume token of backends that keep a blob as one run of bytes: up to where it is durable.
+
+use std::io;
+
+use crate::Resume;
+
+/// Leads every token, so that another layout can be told apart later.
+const VERSION: u8 = 1;
+
+/// The token for a blob that is durable up to `end`.
+pub(crate) fn encode(end: u64) -> Resume {
+    let mut bytes = vec![VERSION];
+    bytes.extend_from_slice(&end.to_le_bytes());
+    Resume::from_bytes(bytes)
+}
+
+/// Where writing goes on. No token means that nothing has ever been durable.
+pub(crate) fn decode(from: Option<&Resume>) -> io::Result<u64> {
+    let Some(token) = from else { return Ok(0) };
+    match token.as_bytes() {
+        [VERSION, end @ ..] => end.try_into().map(u64::from_le_bytes).map_err(|_| garbage()),
+        _ => Err(garbage()),
+    }
+}
+
+fn garbage() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the resume token is not one of this store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_it_was_made_of() {
+        for end in [0, 1, 1 << 40, u64::MAX] {
+            assert_eq!(decode(Some(&encode(end))).ok(), Some(end));
+        }
+        assert_eq!(decode(None).ok(), Some(0));
+    }
+
+    #[test]
+    fn garbage_is_not_taken_for_an_offset() {
+        let other_version = [2, 0, 0, 0, 0, 0, 0, 0, 0];
+        for wrong in [&b""[..], b"\x01", b"\x01\0\0\0", &other_version, &[1; 10], b"{\"end\":9}"] {
+            let error = decode(Some(&Resume::from_bytes(wrong.to_vec()))).expect_err("garbage");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{wrong:?}");
+        }
+    }
+}

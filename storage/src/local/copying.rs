@@ -1,0 +1,64 @@
+//! Puts files one behind the other, inside the kernel where it can. Everything here blocks.
+//!
+//! On file systems that share blocks (XFS, Btrfs) the kernel does so for parts that begin and end on block borders;
+//! then nothing is copied at all.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
+
+use super::files;
+use super::folder::DataFolder;
+use crate::Part;
+
+/// At most this much in one call, so that what follows stays on a block border.
+const SPAN_BYTES: u64 = 1 << 30;
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Writes all parts into `into`, from its start. Says how many bytes there are.
+pub(super) fn append_all(data: &DataFolder, parts: &[Part], into: &File) -> io::Result<u64> {
+    let mut end = 0;
+    for part in parts {
+        let about = |error: io::Error| io::Error::new(error.kind(), format!("part {}: {error}", part.key));
+        let from = files::open_for_reading(data, &part.key).map_err(about)?;
+        let length = from.metadata().map_err(about)?.len();
+        if length < part.size_bytes {
+            let short = format!("it has {length} bytes, not {}", part.size_bytes);
+            return Err(about(io::Error::new(io::ErrorKind::UnexpectedEof, short)));
+        }
+        append(&from, part.size_bytes, into, end).map_err(about)?;
+        end += part.size_bytes;
+    }
+    Ok(end)
+}
+
+/// Copies the first `size_bytes` bytes of `from` to the place `at` of `into`.
+fn append(from: &File, size_bytes: u64, into: &File, at: u64) -> io::Result<()> {
+    let (mut read, mut written) = (0, at);
+    while read < size_bytes {
+        let span = usize::try_from((size_bytes - read).min(SPAN_BYTES)).map_err(io::Error::other)?;
+        match rustix::fs::copy_file_range(from, Some(&mut read), into, Some(&mut written), span) {
+            // Some file systems say nothing was there although it is: reading tells.
+            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return append_through_memory(from, read, size_bytes, into, written);
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn append_through_memory(from: &File, mut read: u64, end: u64, into: &File, mut written: u64) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while read < end {
+        let span = usize::try_from(end - read).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES));
+        from.read_exact_at(&mut buffer[..span], read)?;
+        into.write_all_at(&buffer[..span], written)?;
+        read += span as u64;
+        written += span as u64;
+    }
+    Ok(())
+}

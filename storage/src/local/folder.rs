@@ -1,0 +1,223 @@
+//! The data folder: who may use it, where a blob's file lies in it, and folders that survive a power loss.
+//!
+//! ```text
+//! <root>/longshore.lock          held by the one process that uses the folder
+//! <root>/incoming/<key>.part     open blobs
+//! <root>/files/<key>             finished ones
+//! ```
+//!
+//! Everything here blocks.
+
+use std::collections::HashSet;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use rustix::fs::FlockOperation;
+
+use crate::BlobKey;
+
+/// Why a data folder cannot be used, for the person who has to do something about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("could not make the data folder {path}: make it by hand, or choose another place")]
+    NotMade { path: PathBuf, source: io::Error },
+    #[error("the data folder {path} is not a folder: something else has that name")]
+    NotAFolder { path: PathBuf },
+    #[error(
+        "the data folder {path} cannot be written to: see who owns it, its permissions, \
+         whether its disk is full or mounted read-only"
+    )]
+    NotWritable { path: PathBuf, source: io::Error },
+    #[error(
+        "the data folder {path} is in use by another running server: stop that one, or give this one its own folder"
+    )]
+    InUse { path: PathBuf },
+    #[error("could not lock the data folder {path}: its file system may not know locks")]
+    NotLocked { path: PathBuf, source: io::Error },
+    #[error("{incoming} and {files} are on different file systems: finished blobs could not be moved between them")]
+    Divided { incoming: PathBuf, files: PathBuf },
+}
+
+#[derive(Debug)]
+pub(super) struct DataFolder {
+    root: PathBuf,
+    incoming: PathBuf,
+    files: PathBuf,
+    /// Its lock lasts as long as this handle is open, and ends with the process however that ends.
+    _lock: File,
+    /// Folders whose names this process has made durable. Held locked while the tree of folders changes.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+/// Above this many, what is known of folders is forgotten; then it costs a few syncs to know it again.
+const MAX_DURABLE: usize = 4096;
+
+impl DataFolder {
+    /// Makes the folder if need be, locks it and sees whether it takes bytes.
+    pub(super) fn open(root: PathBuf) -> Result<Self, OpenError> {
+        let root = std::path::absolute(&root).map_err(|source| OpenError::NotMade { path: root, source })?;
+        if root.exists() && !root.is_dir() {
+            return Err(OpenError::NotAFolder { path: root });
+        }
+        make_root(&root).map_err(|source| OpenError::NotMade { path: root.clone(), source })?;
+        let lock = lock(&root)?;
+        let (incoming, files) = (root.join("incoming"), root.join("files"));
+        let folder = Self { root, incoming, files, _lock: lock, durable: Mutex::default() };
+        folder.lay_out().map_err(|source| OpenError::NotWritable { path: folder.root.clone(), source })?;
+        if folder.is_divided().unwrap_or(false) {
+            return Err(OpenError::Divided { incoming: folder.incoming, files: folder.files });
+        }
+        Ok(folder)
+    }
+
+    /// The file of a blob while it is open. Keys hold no dot, so no key can name another's file.
+    pub(super) fn incoming(&self, key: &BlobKey) -> PathBuf {
+        self.incoming.join(format!("{key}.part"))
+    }
+
+    /// The file of a finished blob.
+    pub(super) fn finished(&self, key: &BlobKey) -> PathBuf {
+        self.files.join(key.as_str())
+    }
+
+    /// Does `work`, which makes a file in `folder`, with `folder` durably there.
+    ///
+    /// The folder may be removed as empty at any moment until there is a file in it: then it is made once more.
+    pub(super) fn within<T>(&self, folder: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        self.make_durable(folder)?;
+        match work() {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                self.forget(folder);
+                self.make_durable(folder)?;
+                work()
+            }
+            done => done,
+        }
+    }
+
+    /// Makes a folder below the root, and its name and those above it durable, whoever made them: another caller, or
+    /// a process that died in between, may have made a folder that a power loss would still take away.
+    pub(super) fn make_durable(&self, folder: &Path) -> io::Result<()> {
+        let mut durable = self.durable();
+        if durable.contains(folder) {
+            return Ok(());
+        }
+        let below_root = |path: &&Path| path.starts_with(&self.root) && **path != self.root;
+        let mut chain: Vec<&Path> = folder.ancestors().take_while(below_root).collect();
+        chain.reverse();
+        for step in chain {
+            if durable.contains(step) {
+                continue;
+            }
+            match fs::create_dir(step) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => sync_folder(parent(step)?)?,
+            }
+            if durable.len() >= MAX_DURABLE {
+                durable.clear();
+            }
+            durable.insert(step.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Removes the folders that held an open blob, as far up as they are empty. Tidiness only: failing is fine.
+    pub(super) fn remove_empty(&self, key: &BlobKey) {
+        let file = self.incoming(key);
+        let mut durable = self.durable();
+        for folder in file.ancestors().skip(1).take_while(|folder| *folder != self.incoming) {
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+            durable.remove(folder);
+        }
+    }
+
+    /// Writes a few bytes and removes them again. Says how many more there is room for.
+    pub(super) fn probe(&self) -> io::Result<u64> {
+        let path = self.root.join("longshore.probe");
+        let probe = write_probe(&path)?;
+        remove_if_there(&path)?;
+        let room = rustix::fs::fstatvfs(&probe)?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    fn lay_out(&self) -> io::Result<()> {
+        self.make_durable(&self.incoming)?;
+        self.make_durable(&self.files)?;
+        let path = self.root.join("longshore.probe");
+        write_probe(&path)?.sync_all()?;
+        remove_if_there(&path)
+    }
+
+    fn is_divided(&self) -> io::Result<bool> {
+        Ok(fs::metadata(&self.incoming)?.dev() != fs::metadata(&self.files)?.dev())
+    }
+
+    fn forget(&self, folder: &Path) {
+        let mut durable = self.durable();
+        for step in folder.ancestors() {
+            durable.remove(step);
+        }
+    }
+
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The folder that holds `path`.
+pub(super) fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a folder"))
+}
+
+/// Makes the names in a folder durable, be they new, moved or gone.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn make_root(root: &Path) -> io::Result<()> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    let above = parent(root)?;
+    make_root(above)?;
+    match fs::create_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => {}
+        Err(error) => return Err(error),
+        Ok(()) => {}
+    }
+    sync_folder(above)
+}
+
+fn lock(root: &Path) -> Result<File, OpenError> {
+    let lock = File::options().write(true).create(true).truncate(false).open(root.join("longshore.lock"));
+    let lock = lock.map_err(|source| OpenError::NotWritable { path: root.to_owned(), source })?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: root.to_owned() }),
+        Err(error) => Err(OpenError::NotLocked { path: root.to_owned(), source: error.into() }),
+    }
+}
+
+fn write_probe(path: &Path) -> io::Result<File> {
+    // Two probes at once may share the file: each still finds out whether it can be written.
+    let mut probe = File::create(path)?;
+    probe.write_all(&[0; 4096])?;
+    Ok(probe)
+}
