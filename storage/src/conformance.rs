@@ -1,0 +1,485 @@
+//! What every store owes, as one suite: [`all`] is run against each backend and against the fault wrapper.
+//!
+//! Each test gets a store of its own. The numbers are chosen to lie around the sizes a backend may split at.
+#![expect(clippy::unwrap_used, reason = "this is test code, in the library so that every backend can use it")]
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::TryStreamExt;
+
+use crate::BlobKey;
+use crate::BlobStore;
+use crate::BlobWriter;
+use crate::ErrorKind;
+use crate::Part;
+use crate::Resume;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+type Store = Arc<dyn BlobStore>;
+
+/// Runs the whole suite; panics where a store owes something. `make` gives a new, empty store at each call.
+pub async fn all(make: impl AsyncFn() -> Store) {
+    a_new_blob_is_empty_and_durable_with_its_first_checkpoint(make().await).await;
+    writing_goes_on_after_each_checkpoint(make().await).await;
+    large_and_small_chunks_arrive_in_order(make().await).await;
+    bytes_past_the_token_are_dropped(make().await).await;
+    an_older_token_takes_the_blob_back(make().await).await;
+    opening_without_a_token_starts_over(make().await).await;
+    places_may_come_in_any_order(make().await).await;
+    the_later_of_two_writes_to_a_place_wins(make().await).await;
+    a_checkpoint_covers_what_was_written_before_it(make().await).await;
+    promises_may_be_kept_in_any_order(make().await).await;
+    a_dropped_promise_harms_nothing(make().await).await;
+    a_dropped_writer_harms_nothing(make().await).await;
+    a_token_without_its_blob_is_an_error(make().await).await;
+    garbage_is_no_token(make().await).await;
+    finishing_twice_ends_the_same(make().await).await;
+    finishing_works_after_reopening(make().await).await;
+    finishing_cuts_to_the_size(make().await).await;
+    finishing_too_little_is_an_error(make().await).await;
+    an_empty_blob_is_a_blob(make().await).await;
+    a_finished_blob_does_not_change(make().await).await;
+    discarding_twice_is_fine(make().await).await;
+    a_discarded_key_can_be_used_again(make().await).await;
+    parts_are_joined_in_order(make().await).await;
+    joining_again_starts_over(make().await).await;
+    a_part_must_be_whole(make().await).await;
+    any_range_can_be_read(make().await).await;
+    reading_beyond_the_end_is_an_error(make().await).await;
+    a_reader_outlives_the_blob(make().await).await;
+    a_healthy_store_says_so(make().await).await;
+}
+
+async fn a_new_blob_is_empty_and_durable_with_its_first_checkpoint(store: Store) {
+    let mut writer = store.open(&key(), None, Some(10)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    let mut writer = store.open(&key(), Some(&token), Some(10)).await.unwrap();
+    writer.write(0, bytes(0..10)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..10).await, bytes(0..10));
+    store.finish(&key(), Some(&token), 10).await.unwrap();
+}
+
+async fn writing_goes_on_after_each_checkpoint(store: Store) {
+    let mut token: Option<Resume> = None;
+    let mut at = 0;
+    for size in [1, 4095, 1, 0, 64 * KIB, MIB + 1, 3] {
+        let mut writer = store.open(&key(), token.as_ref(), None).await.unwrap();
+        writer.write(at, bytes(at..at + size)).await.unwrap();
+        at += size;
+        token = Some(sync(&mut *writer).await);
+        writer.close().await;
+        assert_eq!(read(&store, &key(), 0..at).await, bytes(0..at));
+    }
+    store.finish(&key(), token.as_ref(), at).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..at).await, bytes(0..at));
+}
+
+async fn large_and_small_chunks_arrive_in_order(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    let mut at = 0;
+    let few_large = [3 * MIB, 5, 256 * KIB, 700 * KIB, MIB - 1, 2];
+    for size in few_large.into_iter().chain(std::iter::repeat_n(7, 2500)) {
+        writer.write(at, bytes(at..at + size)).await.unwrap();
+        at += size;
+    }
+    sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..at).await, bytes(0..at));
+}
+
+async fn bytes_past_the_token_are_dropped(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..100)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.write(100, Bytes::from(vec![0xee; 2 << 20])).await.unwrap();
+    writer.close().await;
+
+    let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
+    writer.write(100, bytes(100..150)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..150).await, bytes(0..150));
+    assert_ends_at(&store, 150).await;
+    store.finish(&key(), Some(&token), 150).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..150).await, bytes(0..150));
+    assert_ends_at(&store, 150).await;
+}
+
+async fn an_older_token_takes_the_blob_back(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..10)).await.unwrap();
+    let older = sync(&mut *writer).await;
+    writer.write(10, bytes(50..90)).await.unwrap();
+    sync(&mut *writer).await;
+    writer.close().await;
+
+    let mut writer = store.open(&key(), Some(&older), None).await.unwrap();
+    writer.write(10, bytes(10..12)).await.unwrap();
+    sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..12).await, bytes(0..12));
+    assert_ends_at(&store, 12).await;
+}
+
+async fn opening_without_a_token_starts_over(store: Store) {
+    write_blob(&store, &key(), 1000).await;
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..5)).await.unwrap();
+    sync(&mut *writer).await;
+    writer.close().await;
+    assert_ends_at(&store, 5).await;
+}
+
+async fn places_may_come_in_any_order(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    for range in [MIB..2 * MIB, 10..20, 3 * MIB..3 * MIB + 1, 0..10, 2 * MIB..3 * MIB, 20..MIB] {
+        writer.write(range.start, bytes(range)).await.unwrap();
+    }
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    let size = 3 * MIB + 1;
+    assert_eq!(read(&store, &key(), 0..size).await, bytes(0..size));
+    store.finish(&key(), Some(&token), size).await.unwrap();
+}
+
+async fn the_later_of_two_writes_to_a_place_wins(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    for _ in 0..20 {
+        writer.write(0, Bytes::from(vec![0xee; 1 << 20])).await.unwrap();
+        writer.write(1000, bytes(1000..MIB)).await.unwrap();
+        writer.write(0, bytes(0..1000)).await.unwrap();
+    }
+    sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..MIB).await, bytes(0..MIB));
+}
+
+async fn a_checkpoint_covers_what_was_written_before_it(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..2 * MIB)).await.unwrap();
+    let first = writer.checkpoint().await.unwrap();
+    writer.write(2 * MIB, bytes(2 * MIB..4 * MIB)).await.unwrap();
+    let second = writer.checkpoint().await.unwrap();
+    writer.write(4 * MIB, bytes(4 * MIB..5 * MIB)).await.unwrap();
+
+    let first = first.await.unwrap();
+    assert_eq!(read(&store, &key(), 0..2 * MIB).await, bytes(0..2 * MIB));
+    let second = second.await.unwrap();
+    assert_eq!(read(&store, &key(), 0..4 * MIB).await, bytes(0..4 * MIB));
+    assert_ne!(first, second);
+    writer.close().await;
+
+    drop(store.open(&key(), Some(&first), None).await.unwrap());
+    assert_ends_at(&store, 2 * MIB).await;
+}
+
+async fn promises_may_be_kept_in_any_order(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..10)).await.unwrap();
+    let first = writer.checkpoint().await.unwrap();
+    writer.write(10, bytes(10..20)).await.unwrap();
+    let second = writer.checkpoint().await.unwrap();
+    writer.close().await;
+    let second = second.await.unwrap();
+    assert_eq!(read(&store, &key(), 0..20).await, bytes(0..20));
+    first.await.unwrap();
+    assert_eq!(read(&store, &key(), 0..20).await, bytes(0..20));
+    store.finish(&key(), Some(&second), 20).await.unwrap();
+}
+
+async fn a_dropped_promise_harms_nothing(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..2 * MIB)).await.unwrap();
+    drop(writer.checkpoint().await.unwrap());
+    writer.write(2 * MIB, bytes(2 * MIB..3 * MIB)).await.unwrap();
+    // This one is given up while it is being kept.
+    let _ = writer.checkpoint().await.unwrap().now_or_never();
+    writer.write(3 * MIB, bytes(3 * MIB..3 * MIB + 5)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..3 * MIB + 5).await, bytes(0..3 * MIB + 5));
+    store.finish(&key(), Some(&token), 3 * MIB + 5).await.unwrap();
+}
+
+async fn a_dropped_writer_harms_nothing(store: Store) {
+    let mut token = None;
+    for at in 0..20 {
+        let mut writer = store.open(&key(), token.as_ref(), None).await.unwrap();
+        writer.write(at, bytes(at..at + 1)).await.unwrap();
+        token = Some(sync(&mut *writer).await);
+        for _ in 0..3 {
+            writer.write(at + 1, Bytes::from(vec![0xee; 1 << 20])).await.unwrap();
+        }
+    }
+    assert_eq!(read(&store, &key(), 0..20).await, bytes(0..20));
+    store.finish(&key(), token.as_ref(), 20).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..20).await, bytes(0..20));
+}
+
+async fn a_token_without_its_blob_is_an_error(store: Store) {
+    let token = write_blob(&store, &key(), 10).await;
+    store.discard(&key(), Some(&token)).await.unwrap();
+    let error = store.open(&key(), Some(&token), None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error:?}");
+    let error = store.finish(&key(), Some(&token), 10).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error:?}");
+    assert_eq!(missing(&store, &key()).await, ErrorKind::NotFound);
+}
+
+async fn garbage_is_no_token(store: Store) {
+    write_blob(&store, &key(), 10).await;
+    for wrong in [vec![], vec![0xff; 9], b"not a token of anyone".to_vec()] {
+        let wrong = Resume::from_bytes(wrong);
+        assert_eq!(store.open(&key(), Some(&wrong), None).await.unwrap_err().kind, ErrorKind::Other);
+        assert_eq!(store.finish(&key(), Some(&wrong), 10).await.unwrap_err().kind, ErrorKind::Other);
+    }
+    assert_eq!(read(&store, &key(), 0..10).await, bytes(0..10));
+}
+
+async fn finishing_twice_ends_the_same(store: Store) {
+    let token = write_blob(&store, &key(), 3000).await;
+    for _ in 0..3 {
+        store.finish(&key(), Some(&token), 3000).await.unwrap();
+        assert_eq!(read(&store, &key(), 0..3000).await, bytes(0..3000));
+    }
+    assert_eq!(store.finish(&key(), Some(&token), 2999).await.unwrap_err().kind, ErrorKind::Other);
+    assert_ends_at(&store, 3000).await;
+}
+
+async fn finishing_works_after_reopening(store: Store) {
+    let token = write_blob(&store, &key(), 3000).await;
+    let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
+    writer.write(3000, bytes(0..10)).await.unwrap();
+    writer.close().await;
+    store.finish(&key(), Some(&token), 3000).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..3000).await, bytes(0..3000));
+    assert_ends_at(&store, 3000).await;
+}
+
+async fn finishing_cuts_to_the_size(store: Store) {
+    let token = write_blob(&store, &key(), 3000).await;
+    store.finish(&key(), Some(&token), 1000).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..1000).await, bytes(0..1000));
+    assert_ends_at(&store, 1000).await;
+}
+
+async fn finishing_too_little_is_an_error(store: Store) {
+    let token = write_blob(&store, &key(), 100).await;
+    assert_eq!(store.finish(&key(), Some(&token), 101).await.unwrap_err().kind, ErrorKind::Other);
+    assert!(store.finish(&key(), None, 100).await.is_err(), "without a token nothing is durable");
+    assert_eq!(read(&store, &key(), 0..100).await, bytes(0..100));
+    store.finish(&key(), Some(&token), 100).await.unwrap();
+}
+
+async fn an_empty_blob_is_a_blob(store: Store) {
+    store.finish(&key(), None, 0).await.unwrap();
+    store.finish(&key(), None, 0).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..0).await, Bytes::new());
+
+    let opened = named("2026/11/22/opened");
+    let mut writer = store.open(&opened, None, Some(0)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    store.finish(&opened, Some(&token), 0).await.unwrap();
+    assert_eq!(read(&store, &opened, 0..0).await, Bytes::new());
+    store.discard(&opened, Some(&token)).await.unwrap();
+    assert_eq!(missing(&store, &opened).await, ErrorKind::NotFound);
+}
+
+async fn a_finished_blob_does_not_change(store: Store) {
+    let token = write_blob(&store, &key(), 100).await;
+    store.finish(&key(), Some(&token), 100).await.unwrap();
+    assert!(store.open(&key(), None, None).await.is_err());
+    assert!(store.open(&key(), Some(&token), None).await.is_err());
+    assert!(store.concatenate(&[], &key()).await.is_err());
+    assert_eq!(read(&store, &key(), 0..100).await, bytes(0..100));
+}
+
+async fn discarding_twice_is_fine(store: Store) {
+    store.discard(&key(), None).await.unwrap();
+    let token = write_blob(&store, &key(), 100).await;
+    for _ in 0..2 {
+        store.discard(&key(), Some(&token)).await.unwrap();
+        assert_eq!(missing(&store, &key()).await, ErrorKind::NotFound);
+    }
+    let token = write_blob(&store, &key(), 100).await;
+    store.finish(&key(), Some(&token), 100).await.unwrap();
+    for _ in 0..2 {
+        store.discard(&key(), Some(&token)).await.unwrap();
+        assert_eq!(missing(&store, &key()).await, ErrorKind::NotFound);
+    }
+}
+
+async fn a_discarded_key_can_be_used_again(store: Store) {
+    let neighbour = named("2026/11/21/neighbour");
+    write_blob(&store, &neighbour, 7).await;
+    for size in [100, 50] {
+        let token = write_blob(&store, &key(), size).await;
+        assert_ends_at(&store, size).await;
+        store.discard(&key(), Some(&token)).await.unwrap();
+    }
+    assert_eq!(read(&store, &neighbour, 0..7).await, bytes(0..7));
+}
+
+async fn parts_are_joined_in_order(store: Store) {
+    let (open, finished, empty) = (named("parts/open"), named("parts/finished"), named("parts/empty"));
+    write_blob(&store, &open, MIB + 10).await;
+    let token = write_blob(&store, &finished, 4096).await;
+    store.finish(&finished, Some(&token), 4096).await.unwrap();
+    store.finish(&empty, None, 0).await.unwrap();
+    let part = |key: &BlobKey, size_bytes| Part { key: key.clone(), size_bytes };
+    let parts = [part(&empty, 0), part(&finished, 4096), part(&open, MIB), part(&finished, 4096), part(&finished, 3)];
+
+    let token = store.concatenate(&parts, &key()).await.unwrap();
+    let size = 4096 + MIB + 4096 + 3;
+    let joined: Vec<u8> = [bytes(0..4096), bytes(0..MIB), bytes(0..4096), bytes(0..3)].concat();
+    assert_eq!(read(&store, &key(), 0..size).await, joined);
+    store.finish(&key(), Some(&token), size).await.unwrap();
+    assert_eq!(read(&store, &key(), 0..size).await, joined);
+    assert_eq!(read(&store, &open, 0..MIB + 10).await, bytes(0..MIB + 10), "the parts stay as they are");
+    assert_eq!(read(&store, &finished, 0..4096).await, bytes(0..4096), "the parts stay as they are");
+
+    let nothing = named("parts/nothing");
+    let token = store.concatenate(&[], &nothing).await.unwrap();
+    store.finish(&nothing, Some(&token), 0).await.unwrap();
+}
+
+async fn joining_again_starts_over(store: Store) {
+    let (one, two) = (named("parts/one"), named("parts/two"));
+    write_blob(&store, &one, 5000).await;
+    write_blob(&store, &two, 3000).await;
+    let part = |key: &BlobKey, size_bytes| Part { key: key.clone(), size_bytes };
+    store.concatenate(&[part(&one, 5000), part(&two, 3000)], &key()).await.unwrap();
+    let token = store.concatenate(&[part(&two, 3000)], &key()).await.unwrap();
+    assert_ends_at(&store, 3000).await;
+    // What was joined is an open blob like any other.
+    let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
+    writer.write(3000, bytes(3000..3001)).await.unwrap();
+    sync(&mut *writer).await;
+    writer.close().await;
+    assert_eq!(read(&store, &key(), 0..3001).await, bytes(0..3001));
+}
+
+async fn a_part_must_be_whole(store: Store) {
+    let (there, gone) = (named("parts/there"), named("parts/gone"));
+    write_blob(&store, &there, 100).await;
+    let part = |key: &BlobKey, size_bytes| Part { key: key.clone(), size_bytes };
+    let error = store.concatenate(&[part(&there, 100), part(&gone, 1)], &key()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error:?}");
+    let error = store.concatenate(&[part(&there, 100), part(&there, 101)], &key()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Other, "{error:?}");
+    assert_eq!(missing(&store, &key()).await, ErrorKind::NotFound, "nothing half-made is left");
+    assert!(store.concatenate(&[part(&there, 100)], &there).await.is_err(), "a blob cannot be a part of itself");
+    assert_eq!(read(&store, &there, 0..100).await, bytes(0..100));
+}
+
+async fn any_range_can_be_read(store: Store) {
+    let size = 600 * KIB + 1;
+    let token = write_blob(&store, &key(), size).await;
+    let border = 256 * KIB;
+    let ranges = [
+        0..0,
+        size..size,
+        0..1,
+        size - 1..size,
+        border - 1..border + 1,
+        border..2 * border,
+        1..border + 1,
+        1..size,
+        0..size,
+    ];
+    for range in ranges.clone() {
+        assert_eq!(read(&store, &key(), range.clone()).await, bytes(range.clone()), "{range:?} while open");
+    }
+    store.finish(&key(), Some(&token), size).await.unwrap();
+    for range in ranges {
+        assert_eq!(read(&store, &key(), range.clone()).await, bytes(range.clone()), "{range:?} when finished");
+    }
+}
+
+async fn reading_beyond_the_end_is_an_error(store: Store) {
+    let token = write_blob(&store, &key(), 1000).await;
+    for range in [0..1001, 1000..1001, 5000..6000] {
+        assert!(try_read(&store, &key(), range.clone()).await.is_err(), "{range:?} while open");
+    }
+    store.finish(&key(), Some(&token), 1000).await.unwrap();
+    assert!(try_read(&store, &key(), 999..1001).await.is_err());
+}
+
+async fn a_reader_outlives_the_blob(store: Store) {
+    let size = 3 * MIB;
+    let token = write_blob(&store, &key(), size).await;
+    let while_open = store.read(&key(), 0..size).await.unwrap();
+    store.finish(&key(), Some(&token), size).await.unwrap();
+    let mut when_finished = store.read(&key(), 0..size).await.unwrap();
+    let first = when_finished.try_next().await.unwrap().unwrap();
+    store.discard(&key(), Some(&token)).await.unwrap();
+    let rest: Vec<Bytes> = when_finished.try_collect().await.unwrap();
+    assert_eq!([first].into_iter().chain(rest).collect::<Vec<_>>().concat(), bytes(0..size));
+    let all: Vec<Bytes> = while_open.try_collect().await.unwrap();
+    assert_eq!(all.concat(), bytes(0..size));
+}
+
+async fn a_healthy_store_says_so(store: Store) {
+    for _ in 0..2 {
+        let room = store.check().await.unwrap();
+        assert!(room.is_none_or(|bytes| bytes > 0));
+    }
+}
+
+/// The bytes that the suite puts at these places of a blob.
+pub fn bytes(range: Range<u64>) -> Bytes {
+    range.map(|place| u8::try_from((place ^ (place >> 8) ^ (place >> 16)) % 251).unwrap()).collect()
+}
+
+/// Writes a blob of this size durably, and leaves it open.
+pub async fn write_blob(store: &Store, key: &BlobKey, size: u64) -> Resume {
+    let mut writer = store.open(key, None, Some(size)).await.unwrap();
+    writer.write(0, bytes(0..size)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    token
+}
+
+/// Reads part of a blob.
+pub async fn read(store: &Store, key: &BlobKey, range: Range<u64>) -> Bytes {
+    try_read(store, key, range).await.unwrap()
+}
+
+async fn try_read(store: &Store, key: &BlobKey, range: Range<u64>) -> crate::Result<Bytes> {
+    let chunks: Vec<Bytes> = store.read(key, range).await?.try_collect().await?;
+    assert!(chunks.iter().all(|chunk| !chunk.is_empty()), "a stream has no empty items");
+    Ok(chunks.concat().into())
+}
+
+async fn sync(writer: &mut dyn BlobWriter) -> Resume {
+    writer.checkpoint().await.unwrap().await.unwrap()
+}
+
+async fn assert_ends_at(store: &Store, end: u64) {
+    assert!(try_read(store, &key(), 0..end).await.is_ok());
+    assert!(try_read(store, &key(), 0..end + 1).await.is_err());
+}
+
+async fn missing(store: &Store, key: &BlobKey) -> ErrorKind {
+    match store.read(key, 0..1).await {
+        Ok(_) => panic!("{key} is there"),
+        Err(error) => error.kind,
+    }
+}
+
+fn key() -> BlobKey {
+    named("2026/11/21/0193-conformance")
+}
+
+fn named(name: &str) -> BlobKey {
+    BlobKey::new(name).unwrap()
+}
