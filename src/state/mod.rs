@@ -33,6 +33,7 @@ mod event_body;
 mod sqlite;
 
 pub use event_body::value_json;
+pub use sqlite::SqliteSettings;
 pub use sqlite::SqliteStore;
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,198 @@
+//! The JSON every receiver of an event gets.
+//!
+//! It is written once, in the commit that made the event, and sent byte for byte from then on. The fields and their
+//! order are a promise to receivers; only additions are compatible.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde::Serializer;
+
+use crate::domain::checksum::Digest;
+use crate::domain::event::Event;
+use crate::domain::metadata::Metadata;
+use crate::domain::upload::Ended;
+use crate::domain::upload::Failure;
+use crate::domain::upload::Record;
+use crate::domain::upload::Stage;
+
+/// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
+const TARGET_BYTES: usize = 20_000;
+
+/// The most characters of a failure's message that are told.
+const MAX_MESSAGE_CHARS: usize = 1_000;
+
+/// The body of an event of this upload.
+pub(super) fn event_body(upload: &Record, event: &Event) -> String {
+    let full = render(upload, event, Some(&upload.metadata));
+    if full.len() <= TARGET_BYTES { full } else { render(upload, event, None) }
+}
+
+/// A metadata value as JSON: a string if it is UTF-8, else `{"base64": "..."}`.
+pub fn value_json(bytes: &[u8]) -> serde_json::Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::Value::from(text),
+        Err(_) => serde_json::json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    timestamp: String,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    upload_id: String,
+    sequence: u64,
+    stage: &'static str,
+    offset: u64,
+    length: Option<u64>,
+    role: &'static str,
+    filename: Option<String>,
+    content_type: Option<String>,
+    #[serde(serialize_with = "metadata_object")]
+    metadata: Option<&'a Metadata>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+    #[serde(serialize_with = "digests_object")]
+    digests: &'a [Digest],
+    error: Option<Problem<'a>>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    code: &'a str,
+    message: String,
+}
+
+fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String {
+    let failure = upload.failure.as_ref().filter(|_| event.stage == Stage::Ended(Ended::Failed));
+    let data = Data {
+        upload_id: upload.id.to_string(),
+        sequence: event.sequence,
+        stage: event.stage.name(),
+        offset: event.offset.get(),
+        length: event.length.map(|length| length.get()),
+        role: upload.role.name(),
+        filename: upload.metadata.file_name(),
+        content_type: upload.metadata.content_type(),
+        metadata,
+        truncated: metadata.is_none(),
+        digests: &event.digests,
+        error: failure.map(problem),
+    };
+    let body = Body { kind: event.kind.name(), timestamp: event.at.to_string(), data };
+    serde_json::to_string(&body).expect("strings and numbers are always JSON")
+}
+
+fn problem(failure: &Failure) -> Problem<'_> {
+    Problem { code: &failure.code, message: failure.message.chars().take(MAX_MESSAGE_CHARS).collect() }
+}
+
+fn metadata_object<S: Serializer>(metadata: &Option<&Metadata>, serializer: S) -> Result<S::Ok, S::Error> {
+    let pairs = metadata.map(Metadata::pairs).unwrap_or_default();
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value_json(value))))
+}
+
+fn digests_object<S: Serializer>(digests: &&[Digest], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::checksum::Algorithm;
+    use crate::domain::event::EventKind;
+    use crate::domain::id::UploadId;
+    use crate::domain::size::Length;
+    use crate::domain::size::Offset;
+    use crate::domain::time::Timestamp;
+    use crate::domain::upload::Dialect;
+    use crate::domain::upload::NewUpload;
+    use crate::domain::upload::Role;
+    use crate::domain::upload::Upload;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
+
+    fn record(metadata: Vec<(&str, Vec<u8>)>) -> Record {
+        let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let new = NewUpload {
+            id: UploadId::new(NOW, [7; 10]),
+            dialect: Dialect::Tus,
+            role: Role::Single,
+            length: Length::new(11),
+            metadata: Metadata::new(metadata).unwrap(),
+            metadata_as_sent: None,
+            wanted_digests: vec![],
+            promised_digests: vec![],
+            expires_at: NOW,
+        };
+        Upload::create(new, NOW).record().clone()
+    }
+
+    fn event(kind: EventKind, stage: Stage) -> Event {
+        Event {
+            sequence: 6,
+            kind,
+            at: NOW,
+            stage,
+            offset: Offset::new(11).unwrap(),
+            length: Length::new(11),
+            digests: vec![
+                Digest::new(Algorithm::Crc32c, vec![0xc9, 0x94, 0x65, 0xaa]).unwrap(),
+                Digest::new(Algorithm::Md5, (0..16).collect()).unwrap(),
+            ],
+        }
+    }
+
+    /// webhooks P1, P3, P5: type, timestamp and data, as receivers have come to know them.
+    #[test]
+    fn a_body_is_written_exactly_so() {
+        let record = record(vec![
+            ("filename", b"one \"two\".mp4".to_vec()),
+            ("filetype", b"video/mp4".to_vec()),
+            ("a", "grün".into()),
+            ("raw", vec![0xff, 0]),
+        ]);
+        let body = event_body(&record, &event(EventKind::Completed, Stage::Completed));
+        let expected = concat!(
+            r#"{"type":"upload.completed","timestamp":"2026-11-21T22:31:30.123Z","data":{"#,
+            r#""upload_id":"01a200b1-ed8b-7707-8707-070707070707","sequence":6,"stage":"completed","#,
+            r#""offset":11,"length":11,"role":"single","filename":"one \"two\".mp4","content_type":"video/mp4","#,
+            r#""metadata":{"filename":"one \"two\".mp4","filetype":"video/mp4","a":"grün","raw":{"base64":"/wA="}},"#,
+            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"error":null}}"#,
+        );
+        assert_eq!(body, expected);
+    }
+
+    /// webhooks P6: over 20 kB the metadata goes, and the body says so.
+    #[test]
+    fn a_body_stays_within_its_bounds() {
+        let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
+        record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000) });
+        let body = event_body(&record, &event(EventKind::Failed, Stage::Ended(Ended::Failed)));
+        assert!(body.len() <= TARGET_BYTES, "{} bytes", body.len());
+        let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(json["data"]["truncated"], true);
+        assert_eq!(json["data"]["metadata"], serde_json::json!({}));
+        assert_eq!(json["data"]["filename"], "v.mp4");
+        assert_eq!(json["data"]["error"]["code"], "broken");
+    }
+
+    #[test]
+    fn only_the_failure_itself_tells_the_error() {
+        let mut record = record(vec![]);
+        record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned() });
+        let error = |kind, stage| {
+            let json: serde_json::Value = serde_json::from_str(&event_body(&record, &event(kind, stage))).unwrap();
+            json["data"]["error"].clone()
+        };
+        assert!(error(EventKind::Received, Stage::Received).is_null());
+        let told = error(EventKind::Failed, Stage::Ended(Ended::Failed));
+        assert_eq!(told, serde_json::json!({ "code": "broken", "message": "it broke" }));
+    }
+}
