@@ -1,3 +1,4 @@
 //! stub
+pub mod config;
 pub mod domain;
 pub mod state;

@@ -1,0 +1,327 @@
+//! The layers laid over each other: for every key the value that wins, and where it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::Value;
+use toml::de::DeTable;
+use toml::de::DeValue;
+use toml::de::ValueDeserializer;
+
+use crate::config::endpoint::carries_user;
+use crate::config::inputs::Inputs;
+use crate::config::registry::CONFIG_VARIABLE;
+use crate::config::registry::ENDPOINTS;
+use crate::config::registry::Key;
+use crate::config::registry::VARIABLE_PREFIX;
+use crate::config::registry::find;
+use crate::config::registry::is_secret;
+use crate::config::registry::keys;
+use crate::config::registry::named;
+use crate::config::registry::nearest;
+use crate::config::secret::HIDDEN;
+
+/// Where a value came from, as messages say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Default,
+    File { path: String, line: usize },
+    Variable(String),
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "from {path}, line {line}"),
+            Self::Variable(name) => write!(f, "from {name}"),
+            Self::Flag(name) => write!(f, "from --{name}"),
+        }
+    }
+}
+
+/// A value nobody has judged yet.
+#[derive(Clone)]
+pub(super) struct Setting {
+    pub(super) value: Value,
+    pub(super) source: Source,
+    pub(super) secret: bool,
+}
+
+impl Setting {
+    /// The value as TOML, unless it must not be shown. An empty secret is none.
+    pub(super) fn shown(&self) -> String {
+        let hide = self.secret && self.value.as_str() != Some("");
+        let value = if hide { Value::from(HIDDEN) } else { self.value.clone() };
+        value.to_string()
+    }
+}
+
+/// Hides what must not be shown.
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.shown(), self.source)
+    }
+}
+
+/// One `[[webhooks.endpoints]]` block.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) fields: BTreeMap<String, Setting>,
+    pub(super) source: Source,
+}
+
+impl Block {
+    pub(super) const FIELDS: [&str; 5] = ["name", "url", "secret", "secret_file", "events"];
+}
+
+#[derive(Debug)]
+pub(super) struct Layers {
+    settings: BTreeMap<&'static str, Setting>,
+    pub(super) endpoints: Vec<Block>,
+    /// What no key could be found for.
+    pub(super) errors: Vec<String>,
+    /// The file could not be understood, so what looks unset may be set in it.
+    pub(super) incomplete: bool,
+}
+
+impl Layers {
+    pub(super) fn new(inputs: &Inputs) -> Self {
+        let mut layers =
+            Self { settings: BTreeMap::new(), endpoints: Vec::new(), errors: Vec::new(), incomplete: false };
+        for key in keys() {
+            layers.set(key, key.default.clone(), Source::Default);
+        }
+        if let Some((path, text)) = &inputs.file {
+            layers.lay_file(path, text);
+        }
+        layers.lay_environment(&inputs.env);
+        layers.lay_flags(&inputs.flags);
+        layers
+    }
+
+    pub(super) fn get(&self, key: &str) -> &Setting {
+        self.settings.get(key).expect("a test reads every key, and each has a default")
+    }
+
+    fn set(&mut self, key: &'static Key, value: Value, source: Source) {
+        self.settings.insert(&key.name, Setting { value, source, secret: key.is_secret() });
+    }
+
+    fn lay_environment(&mut self, variables: &BTreeMap<String, String>) {
+        for (name, words) in variables {
+            if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE || is_service_link(name, words) {
+                continue;
+            }
+            match keys().iter().find(|key| key.variable == *name) {
+                Some(key) => self.set(key, key.lift(words), Source::Variable(name.clone())),
+                None if name.starts_with("LONGSHORE_WEBHOOKS_ENDPOINTS") => {
+                    self.errors.push(format!("{name}: endpoints are set in a file, as [[{ENDPOINTS}]] blocks"));
+                }
+                None => {
+                    let known = keys().iter().map(|key| key.variable.as_str());
+                    self.errors.push(unknown(name, "in the environment", "variable", nearest(name, known)));
+                }
+            }
+        }
+    }
+
+    fn lay_flags(&mut self, flags: &BTreeMap<String, String>) {
+        for (name, words) in flags {
+            match named(name) {
+                Some(key) => self.set(key, key.lift(words), Source::Flag(key.flag.clone())),
+                None => self.errors.push(unknown(name, "from a flag", "key", nearest_key(name))),
+            }
+        }
+    }
+
+    fn lay_file(&mut self, path: &Path, text: &str) {
+        let file = File { path, text };
+        let (table, mistakes) = DeTable::parse_recoverable(text);
+        if !mistakes.is_empty() {
+            self.incomplete = true;
+            self.errors.extend(file.not_toml(&mistakes));
+            return;
+        }
+        for (name, value) in table.into_inner() {
+            match value.get_ref() {
+                DeValue::Table(_) if find("", name.get_ref()).is_none() => self.lay_section(&file, &name, value),
+                _ => self.lay_key(&file, "", &name, value),
+            }
+        }
+    }
+
+    fn lay_section(&mut self, file: &File<'_>, section: &Spanned<Name<'_>>, value: Spanned<DeValue<'_>>) {
+        let DeValue::Table(table) = value.into_inner() else { return };
+        if table.is_empty() && !keys().iter().any(|key| key.section == *section.get_ref()) {
+            let sections = keys().iter().map(|key| key.section.as_str());
+            let place = file.source(section.span().start).to_string();
+            self.errors.push(unknown(section.get_ref(), &place, "section", nearest(section.get_ref(), sections)));
+        }
+        for (name, value) in table {
+            if format!("{}.{}", section.get_ref(), name.get_ref()) == ENDPOINTS {
+                self.lay_endpoints(file, &name, value);
+            } else {
+                self.lay_key(file, section.get_ref(), &name, value);
+            }
+        }
+    }
+
+    fn lay_key(&mut self, file: &File<'_>, section: &str, name: &Spanned<Name<'_>>, value: Spanned<DeValue<'_>>) {
+        let source = file.source(name.span().start);
+        match find(section, name.get_ref()) {
+            Some(key) => {
+                if let Some(value) = self.owned(file, value) {
+                    self.set(key, value, source);
+                }
+            }
+            None => {
+                let full = if section.is_empty() { name.get_ref().to_string() } else { join(section, name.get_ref()) };
+                self.errors.push(unknown(&full, &source.to_string(), "key", nearest_key(&full)));
+            }
+        }
+    }
+
+    fn lay_endpoints(&mut self, file: &File<'_>, name: &Spanned<Name<'_>>, value: Spanned<DeValue<'_>>) {
+        let blocks = match value.into_inner() {
+            DeValue::Array(blocks) => blocks,
+            _ => return self.errors.push(file.not_blocks(name.span().start)),
+        };
+        for block in blocks {
+            let source = file.source(block.span().start);
+            match block.into_inner() {
+                DeValue::Table(fields) => self.lay_endpoint(file, source, fields),
+                _ => self.errors.push(file.not_blocks(name.span().start)),
+            }
+        }
+    }
+
+    fn lay_endpoint(&mut self, file: &File<'_>, source: Source, table: DeTable<'_>) {
+        let mut fields = BTreeMap::new();
+        for (name, value) in table {
+            let source = file.source(name.span().start);
+            let name = name.into_inner().into_owned();
+            if !Block::FIELDS.contains(&name.as_str()) {
+                let label = format!("{ENDPOINTS}#{}.{name}", self.endpoints.len() + 1);
+                let known = nearest(&name, Block::FIELDS.into_iter());
+                self.errors.push(unknown(&label, &source.to_string(), "key", known));
+            } else if let Some(value) = self.owned(file, value) {
+                let secret = is_secret(&name) || value.as_str().is_some_and(|text| name == "url" && carries_user(text));
+                fields.insert(name, Setting { value, source, secret });
+            }
+        }
+        self.endpoints.push(Block { fields, source });
+    }
+
+    fn owned(&mut self, file: &File<'_>, value: Spanned<DeValue<'_>>) -> Option<Value> {
+        let at = value.span().start;
+        let owned = Value::deserialize(ValueDeserializer::from(value));
+        owned.map_err(|mistake| self.errors.push(file.line(at, mistake.message()))).ok()
+    }
+
+    /// `names` are those of the endpoints, given or made.
+    pub(super) fn to_toml(&self, names: &[&str]) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for key in keys() {
+            if key.section != section {
+                self.push_endpoints_after(section, names, &mut text);
+                section = &key.section;
+                text.push_str(&format!("\n[{section}]\n"));
+            }
+            text.push_str(&entry(key.leaf(), self.get(&key.name)));
+        }
+        text
+    }
+
+    fn push_endpoints_after(&self, section: &str, names: &[&str], text: &mut String) {
+        if section != "webhooks" {
+            return;
+        }
+        for (block, name) in self.endpoints.iter().zip(names) {
+            text.push_str(&format!("\n[[{ENDPOINTS}]]  # {}\n", block.source));
+            if !block.fields.contains_key("name") {
+                text.push_str(&format!("name = {}  # made from the url\n", Value::from(*name)));
+            }
+            for name in Block::FIELDS {
+                let field = block.fields.get(name);
+                text.extend(field.map(|setting| format!("{name} = {}\n", setting.shown())));
+            }
+        }
+    }
+}
+
+type Name<'a> = toml::de::DeString<'a>;
+
+/// `idle_timeout = "2m"  # from LONGSHORE_LIMITS_IDLE_TIMEOUT`
+fn entry(leaf: &str, setting: &Setting) -> String {
+    match setting.source {
+        Source::Default => format!("{leaf} = {}\n", setting.shown()),
+        _ => format!("{leaf} = {}  # {}\n", setting.shown(), setting.source),
+    }
+}
+
+fn join(section: &str, leaf: &str) -> String {
+    format!("{section}.{leaf}")
+}
+
+fn nearest_key(wrong: &str) -> Option<&'static str> {
+    nearest(wrong, keys().iter().map(|key| key.name.as_str()).chain([ENDPOINTS]))
+}
+
+fn unknown(name: &str, place: &str, what: &str, nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!("{name} ({place}): no such {what}; did you mean {nearest}?"),
+        None => format!("{name} ({place}): no such {what}; `longshore config --defaults` shows them all"),
+    }
+}
+
+/// Kubernetes describes a service called longshore to its neighbours in variables that begin like ours. Nobody
+/// wrote those, so they are no typos.
+fn is_service_link(name: &str, words: &str) -> bool {
+    let numbered_port =
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && words.contains("://"))
+        || numbered_port()
+}
+
+/// The file being read, for messages about places in it.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn source(&self, at: usize) -> Source {
+        Source::File { path: self.path.display().to_string(), line: self.line_number(at) }
+    }
+
+    fn line_number(&self, at: usize) -> usize {
+        1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+    }
+
+    fn line(&self, at: usize, message: &str) -> String {
+        let message = message.lines().collect::<Vec<_>>().join(", ");
+        format!("{}, line {}: {message}", self.path.display(), self.line_number(at))
+    }
+
+    /// The first mistake of each line; those behind it mostly follow from it.
+    fn not_toml(&self, mistakes: &[toml::de::Error]) -> impl Iterator<Item = String> {
+        let mut by_line = BTreeMap::new();
+        for mistake in mistakes {
+            let at = mistake.span().map_or(0, |span| span.start);
+            by_line.entry(self.line_number(at)).or_insert((at, mistake.message()));
+        }
+        by_line.into_values().map(|(at, message)| self.line(at, &format!("not TOML: {message}")))
+    }
+
+    fn not_blocks(&self, at: usize) -> String {
+        format!("{ENDPOINTS} ({}): write each endpoint as a [[{ENDPOINTS}]] block", self.source(at))
+    }
+}

@@ -1,0 +1,46 @@
+//! How much of everything is allowed, and for how long.
+
+use std::time::Duration;
+
+use crate::config::reader::Reader;
+use crate::config::units::KIB;
+use crate::config::units::TIB;
+use crate::config::units::days;
+use crate::config::units::hours;
+use crate::config::units::minutes;
+use crate::config::units::ms;
+use crate::config::units::secs;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub max_upload_bytes: u64,
+    pub max_metadata_bytes: u64,
+    pub max_active_uploads: usize,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub takeover_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub stall_after: Duration,
+    pub unfinished_expiry: Duration,
+    pub sweep_every: Duration,
+}
+
+impl Limits {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        Self {
+            // Structured field integers, which announce the limit to clients, end below 10^15.
+            max_upload_bytes: from.size("limits.max_upload_size", 1..=900 * TIB),
+            max_metadata_bytes: from.size("limits.max_metadata_size", 256..=64 * KIB),
+            max_active_uploads: from.count("limits.max_active_uploads", 1..=1_000_000),
+            max_connections: from.count("limits.max_connections", 1..=1_000_000),
+            header_timeout: from.duration("limits.header_timeout", secs(1)..=minutes(5)),
+            idle_timeout: from.duration("limits.idle_timeout", secs(1)..=hours(1)),
+            takeover_timeout: from.duration("limits.takeover_timeout", ms(100)..=minutes(1)),
+            drain_timeout: from.duration("limits.drain_timeout", Duration::ZERO..=minutes(1)),
+            stall_after: from.duration("limits.stall_after", secs(1)..=hours(24)),
+            unfinished_expiry: from.duration("limits.unfinished_expiry", secs(1)..=days(365)),
+            sweep_every: from.duration("limits.sweep_every", ms(100)..=hours(1)),
+        }
+    }
+}

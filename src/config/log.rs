@@ -1,0 +1,48 @@
+//! How much is logged, and in which form.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::reader::Judged;
+use crate::config::reader::Reader;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Directives of `tracing`: a level, or a comma-separated list with levels for parts.
+    pub level: String,
+    pub format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+impl Log {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        Self { level: from.text("log.level", level), format: from.text("log.format", format) }
+    }
+}
+
+fn level(text: &str) -> Judged<String> {
+    let hint = "not a level; write error, warn, info, debug or trace, or levels for parts such as \
+                info,longshore::webhook=debug";
+    let known = text.split(',').all(is_level_or_part) && EnvFilter::try_new(text).is_ok();
+    known.then(|| text.to_owned()).ok_or_else(|| hint.to_owned())
+}
+
+/// The filter takes a lone word it does not know for the name of a part, and then logs nothing else. Here a part
+/// needs its `=level`.
+fn is_level_or_part(directive: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+    LEVELS.contains(&level.trim().to_ascii_lowercase().as_str())
+}
+
+fn format(text: &str) -> Judged<Format> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("not a format; write text or json".to_owned()),
+    }
+}

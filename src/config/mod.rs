@@ -1,0 +1,125 @@
+//! What an operator can set, and how it is read.
+//!
+//! Owns every key, its default, its range and its documentation, and the order of the layers: the built-in
+//! `default.toml`, then a file, then `LONGSHORE_*` variables, then flags. All of them share the keys of
+//! `default.toml`, which is also the reference people read. Promises that a [`Config`] that exists is valid as a
+//! whole, and that everything wrong is told at once, each in one line that says what to write instead. Reads
+//! explicit [`Inputs`] and the secret files they name, never the process environment. Knows nothing of the parts
+//! that use it.
+
+mod auth;
+mod cors;
+mod database;
+mod endpoint;
+mod error;
+mod inputs;
+mod layers;
+mod limits;
+mod log;
+mod reader;
+mod registry;
+mod secret;
+mod server;
+mod status;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod units;
+mod webhooks;
+
+use std::net::SocketAddr;
+
+pub use auth::Auth;
+pub use cors::AllowOrigins;
+pub use cors::Cors;
+pub use database::Database;
+pub use endpoint::Endpoint;
+pub use error::ConfigErrors;
+pub use inputs::Inputs;
+pub use limits::Limits;
+pub use log::Format;
+pub use log::Log;
+pub use registry::CONFIG_VARIABLE;
+pub use registry::DEFAULTS;
+pub use registry::Key;
+pub use registry::VARIABLE_PREFIX;
+pub use registry::keys;
+pub use secret::Secret;
+pub use server::Server;
+pub use status::Status;
+pub use storage::Storage;
+pub use webhooks::Webhooks;
+
+use layers::Layers;
+use reader::Reader;
+
+/// Everything an operator can set, one struct for each area.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    pub limits: Limits,
+    pub storage: Storage,
+    pub database: Database,
+    pub status: Status,
+    pub webhooks: Webhooks,
+    pub auth: Auth,
+    pub cors: Cors,
+    pub log: Log,
+}
+
+impl Config {
+    /// Lays the inputs over the defaults and checks the whole.
+    pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
+        Resolved::read(inputs).map(|resolved| resolved.config)
+    }
+
+    fn from(reader: &mut Reader) -> Self {
+        Self {
+            server: Server::read(reader),
+            limits: Limits::read(reader),
+            storage: Storage::read(reader),
+            database: Database::read(reader),
+            status: Status::read(reader),
+            webhooks: Webhooks::read(reader),
+            auth: Auth::read(reader),
+            cors: Cors::read(reader),
+            log: Log::read(reader),
+        }
+    }
+}
+
+impl Default for Config {
+    /// What `default.toml` says.
+    fn default() -> Self {
+        Self::read(&Inputs::default()).expect("a test reads the built-in defaults")
+    }
+}
+
+/// A configuration, and where each of its values came from.
+#[derive(Debug)]
+pub struct Resolved {
+    pub config: Config,
+    layers: Layers,
+}
+
+impl Resolved {
+    pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(Layers::new(inputs));
+        let config = Config::from(&mut reader);
+        let layers = reader.finish()?;
+        Ok(Self { config, layers })
+    }
+
+    /// The configuration in force as TOML. Secrets are hidden; what is not the default says where it came from.
+    pub fn to_toml(&self) -> String {
+        let names = self.config.webhooks.endpoints.iter().map(|endpoint| endpoint.name.as_str());
+        self.layers.to_toml(&names.collect::<Vec<_>>())
+    }
+}
+
+/// Only the address the server listens on, for those who want to reach it and need no valid whole.
+pub fn listen_address(inputs: &Inputs) -> Result<SocketAddr, ConfigErrors> {
+    let mut reader = Reader::new(Layers::new(inputs));
+    let listen = server::read_listen(&mut reader);
+    reader.finish().map(|_| listen)
+}

@@ -1,0 +1,172 @@
+//! Turns settled values into types, and gathers what is wrong with them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::Value;
+
+use crate::config::error::ConfigErrors;
+use crate::config::layers::Layers;
+use crate::config::layers::Setting;
+use crate::config::registry::named;
+use crate::config::units::duration_text;
+use crate::config::units::number_text;
+use crate::config::units::parse_duration;
+use crate::config::units::parse_size;
+use crate::config::units::range_text;
+use crate::config::units::size_text;
+
+/// What a parser says of a value it does not take: a sentence that says what to write instead.
+pub(super) type Judged<T> = Result<T, String>;
+
+/// Reads keys one by one. A wrong value is noted and the default taken in its place, so that reading goes on and
+/// everything wrong is found in one go; [`Reader::finish`] then gives no configuration.
+#[derive(Debug)]
+pub(super) struct Reader {
+    layers: Layers,
+    errors: Vec<String>,
+    /// Every key read so far, and whether its value passed.
+    passed: BTreeMap<&'static str, bool>,
+}
+
+impl Reader {
+    pub(super) fn new(mut layers: Layers) -> Self {
+        let errors = std::mem::take(&mut layers.errors);
+        Self { layers, errors, passed: BTreeMap::new() }
+    }
+
+    /// The layers, if nothing was wrong.
+    pub(super) fn finish(self) -> Result<Layers, ConfigErrors> {
+        if self.errors.is_empty() { Ok(self.layers) } else { Err(ConfigErrors::new(self.errors)) }
+    }
+
+    pub(super) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    #[cfg(test)]
+    pub(super) fn keys_read(&self) -> Vec<&'static str> {
+        self.passed.keys().copied().collect()
+    }
+
+    pub(super) fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Duration {
+        let range_text = range_text(&range, |span| duration_text(*span));
+        self.read(key, |value| duration(value, &range, &range_text))
+    }
+
+    pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> u64 {
+        let range_text = range_text(&range, |bytes| size_text(*bytes));
+        self.read(key, |value| size(value, &range, &range_text))
+    }
+
+    /// A whole number of whatever type the field has.
+    pub(super) fn count<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> T
+    where
+        T: TryFrom<i64> + PartialOrd + Display,
+    {
+        let range_text = range_text(&range, number_text);
+        self.read(key, |value| count(value, &range, &range_text))
+    }
+
+    pub(super) fn boolean(&mut self, key: &'static str) -> bool {
+        self.read(key, |value| value.as_bool().ok_or_else(|| "write true or false".to_owned()))
+    }
+
+    pub(super) fn text<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Judged<T>) -> T {
+        self.read(key, |value| text(value).and_then(&parse))
+    }
+
+    pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(Vec<&str>) -> Judged<T>) -> T {
+        self.read(key, |value| list(value).and_then(&parse))
+    }
+
+    fn read<T>(&mut self, key: &'static str, parse: impl Fn(&Value) -> Judged<T>) -> T {
+        let setting = self.layers.get(key);
+        let judged = parse(&setting.value);
+        self.passed.insert(key, judged.is_ok());
+        judged.unwrap_or_else(|why| {
+            self.errors.push(refusal(key, setting, &why));
+            let default = &named(key).expect("every key read is in the default file").default;
+            parse(default).expect("a test reads the built-in defaults")
+        })
+    }
+
+    /// Notes a rule about several keys that does not hold, said about the first of them; `why` is put together from
+    /// the others as they are shown. Says nothing when one of them is wrong by itself.
+    pub(super) fn require(&mut self, holds: bool, keys: &[&'static str], why: impl Fn(&[String]) -> String) {
+        let passed = |key: &&str| self.passed.get(*key) == Some(&true);
+        if holds || self.layers.incomplete || !keys.iter().all(passed) {
+            return;
+        }
+        let shown = |key: &&'static str| {
+            let setting = self.layers.get(key);
+            format!("{key} = {} ({})", setting.shown(), setting.source)
+        };
+        let [first, others @ ..] = keys else { return };
+        let others: Vec<String> = others.iter().map(shown).collect();
+        self.errors.push(refusal(first, self.layers.get(first), &why(&others)));
+    }
+
+    pub(super) fn refuse(&mut self, label: &str, setting: &Setting, why: &str) {
+        self.errors.push(refusal(label, setting, why));
+    }
+
+    pub(super) fn refuse_line(&mut self, line: String) {
+        self.errors.push(line);
+    }
+}
+
+/// `limits.idle_timeout = "5 bananas" (from LONGSHORE_LIMITS_IDLE_TIMEOUT): not a duration; …`
+fn refusal(label: &str, setting: &Setting, why: &str) -> String {
+    format!("{label} = {} ({}): {why}", setting.shown(), setting.source)
+}
+
+pub(super) fn text(value: &Value) -> Judged<&str> {
+    value.as_str().ok_or_else(|| "write text in quotes".to_owned())
+}
+
+pub(super) fn list(value: &Value) -> Judged<Vec<&str>> {
+    let items = value.as_array().and_then(|items| items.iter().map(Value::as_str).collect());
+    items.ok_or_else(|| "not a list; write texts in brackets, such as [\"a\", \"b\"]".to_owned())
+}
+
+fn duration(value: &Value, range: &RangeInclusive<Duration>, range_text: &str) -> Judged<Duration> {
+    let hint = || format!("not a duration; write a number and a unit, such as 60s, 5m or 24h, {range_text}");
+    let span = value.as_str().and_then(parse_duration).ok_or_else(hint)?;
+    within(span, range, range_text)
+}
+
+fn size(value: &Value, range: &RangeInclusive<u64>, range_text: &str) -> Judged<u64> {
+    let hint = || format!("not a size; write a number and a unit, such as 512KiB, 64MiB or 1GB, {range_text}");
+    let bytes = match value {
+        Value::Integer(bytes) => u64::try_from(*bytes).ok(),
+        Value::String(text) => parse_size(text),
+        _ => None,
+    };
+    within(bytes.ok_or_else(hint)?, range, range_text)
+}
+
+fn count<T>(value: &Value, range: &RangeInclusive<T>, range_text: &str) -> Judged<T>
+where
+    T: TryFrom<i64> + PartialOrd + Display,
+{
+    let number = value.as_integer().ok_or_else(|| format!("not a number; write a whole number, {range_text}"))?;
+    let number = T::try_from(number).map_err(|_| out_of_range(range_text))?;
+    within(number, range, range_text)
+}
+
+fn within<T: PartialOrd>(value: T, range: &RangeInclusive<T>, range_text: &str) -> Judged<T> {
+    if range.contains(&value) { Ok(value) } else { Err(out_of_range(range_text)) }
+}
+
+fn out_of_range(range_text: &str) -> String {
+    format!("out of range; write a value {range_text}")
+}
+
+/// One duration of a list.
+pub(super) fn duration_item(item: &str, range: &RangeInclusive<Duration>) -> Judged<Duration> {
+    let range_text = range_text(range, |span| duration_text(*span));
+    duration(&Value::from(item), range, &range_text).map_err(|why| format!("{item:?} is {why}"))
+}

@@ -1,0 +1,131 @@
+//! Every key, read from the default file itself: its name, its default, and the comment above it.
+
+use std::sync::LazyLock;
+
+use toml::Value;
+
+/// The defaults and their documentation, as people read them.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Names the configuration file; the one variable that is not a key.
+pub const CONFIG_VARIABLE: &str = "LONGSHORE_CONFIG";
+
+/// What every variable of ours begins with.
+pub const VARIABLE_PREFIX: &str = "LONGSHORE_";
+
+/// Blocks of this name are in no registry: they are many, and live only in a file.
+pub(super) const ENDPOINTS: &str = "webhooks.endpoints";
+
+/// One setting, under each of its names.
+#[derive(Debug)]
+pub struct Key {
+    /// `limits.idle_timeout`, or `listen` at the top.
+    pub name: String,
+    /// `limits`, or nothing at the top.
+    pub section: String,
+    /// `LONGSHORE_LIMITS_IDLE_TIMEOUT`
+    pub variable: String,
+    /// `limits-idle-timeout`
+    pub flag: String,
+    /// The comment above the key, as one line.
+    pub doc: String,
+    pub default: Value,
+}
+
+impl Key {
+    fn new(section: &str, leaf: &str, doc: String, default: Value) -> Self {
+        let name = if section.is_empty() { leaf.to_owned() } else { format!("{section}.{leaf}") };
+        Self {
+            section: section.to_owned(),
+            variable: format!("{VARIABLE_PREFIX}{}", name.replace('.', "_").to_uppercase()),
+            flag: name.replace(['.', '_'], "-"),
+            doc,
+            default,
+            name,
+        }
+    }
+
+    /// The name within its section.
+    pub fn leaf(&self) -> &str {
+        self.name.rsplit_once('.').map_or(&self.name, |(_, leaf)| leaf)
+    }
+
+    /// The first sentence of the comment, without its full stop.
+    pub fn summary(&self) -> &str {
+        self.doc.split_once(". ").map_or(self.doc.as_str(), |(first, _)| first).trim_end_matches('.')
+    }
+
+    /// Whether its value must not be shown.
+    pub fn is_secret(&self) -> bool {
+        is_secret(self.leaf())
+    }
+
+    /// Gives words from a variable or a flag the type this key has in a file. Words that do not fit stay text, which
+    /// the reader of the key then refuses.
+    pub(super) fn lift(&self, words: &str) -> Value {
+        let text = || Value::String(words.to_owned());
+        match &self.default {
+            Value::Integer(_) => words.parse().map_or_else(|_| text(), Value::Integer),
+            Value::Boolean(_) => words.parse().map_or_else(|_| text(), Value::Boolean),
+            Value::Array(_) => Value::Array(list_items(words).map(|item| Value::String(item.to_owned())).collect()),
+            _ => text(),
+        }
+    }
+}
+
+/// Items between commas; empty words are an empty list.
+fn list_items(words: &str) -> impl Iterator<Item = &str> {
+    let words = words.trim();
+    words.split(',').map(str::trim).filter(move |_| !words.is_empty())
+}
+
+/// Secrets are told by their names, here and in the blocks of endpoints.
+pub(super) fn is_secret(leaf: &str) -> bool {
+    matches!(leaf, "token" | "secret")
+}
+
+/// All keys, in the order of the default file.
+pub fn keys() -> &'static [Key] {
+    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| scan(DEFAULTS));
+    &KEYS
+}
+
+pub(super) fn find(section: &str, leaf: &str) -> Option<&'static Key> {
+    keys().iter().find(|key| key.section == section && key.leaf() == leaf)
+}
+
+pub(super) fn named(name: &str) -> Option<&'static Key> {
+    keys().iter().find(|key| key.name == name)
+}
+
+/// Reads the default file line by line, because a TOML parser throws comments away. It relies on how that file is
+/// written: one line for each key, its comment right above it in lines that begin with `# `.
+fn scan(defaults: &str) -> Vec<Key> {
+    let mut keys = Vec::new();
+    let mut section = "";
+    let mut doc: Vec<&str> = Vec::new();
+    for line in defaults.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            doc.push(comment);
+            continue;
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+        } else if let Some((leaf, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let default = value.parse().expect("a test reads the built-in defaults");
+            keys.push(Key::new(section, leaf, doc.join(" "), default));
+        }
+        doc.clear();
+    }
+    keys
+}
+
+/// The known name most like a wrong one, if any is like it: a slip of the fingers, or the right word in another
+/// section.
+pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let leaf = |name: &'_ str| name.rsplit('.').next().map(str::to_owned);
+    let slips = |name: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());
+    let distance = |name: &str| if leaf(name) == leaf(wrong) { slips(name).min(1) } else { slips(name) };
+    let nearest = known.min_by_key(|name| (distance(name), slips(name)))?;
+    (distance(nearest) <= wrong.len().div_ceil(5).max(2)).then_some(nearest)
+}

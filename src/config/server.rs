@@ -1,0 +1,63 @@
+//! Where the server listens, where its data is, and how it stops.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use crate::config::reader::Judged;
+use crate::config::reader::Reader;
+use crate::config::units::hours;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Port 0 asks for a free one.
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    /// What links begin with, without a slash at the end. `None`: each request's own host.
+    pub public_url: Option<String>,
+    /// `None`: one for each processor core.
+    pub workers: Option<usize>,
+    pub shutdown_timeout: Duration,
+}
+
+impl Server {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        Self {
+            listen: read_listen(from),
+            data_dir: from.text("data_dir", data_dir),
+            public_url: from.text("public_url", public_url),
+            workers: Some(from.count("workers", 0..=1_024)).filter(|workers| *workers > 0),
+            shutdown_timeout: from.duration("shutdown_timeout", Duration::ZERO..=hours(1)),
+        }
+    }
+}
+
+pub(super) fn read_listen(from: &mut Reader) -> SocketAddr {
+    from.text("listen", |text| {
+        let hint = "not an address and port; write numbers, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
+        text.parse().map_err(|_| hint.to_owned())
+    })
+}
+
+fn data_dir(text: &str) -> Judged<PathBuf> {
+    if text.is_empty() { Err("empty; write the path of a folder".to_owned()) } else { Ok(text.into()) }
+}
+
+fn public_url(text: &str) -> Judged<Option<String>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let plain = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    let hint = "not a usable URL; write an absolute http or https URL without user, query or fragment, such as \
+                https://uploads.example.com";
+    let url = Url::parse(text).ok().filter(plain).ok_or(hint)?;
+    Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
+}

@@ -1,0 +1,26 @@
+//! How much of the server those who ask and listen may take.
+
+use std::time::Duration;
+
+use crate::config::reader::Reader;
+use crate::config::units::minutes;
+use crate::config::units::secs;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub long_poll_max: Duration,
+    pub heartbeat: Duration,
+    pub max_streams: usize,
+    pub max_page: u32,
+}
+
+impl Status {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        Self {
+            long_poll_max: from.duration("status.long_poll_max", Duration::ZERO..=minutes(10)),
+            heartbeat: from.duration("status.heartbeat", secs(1)..=minutes(5)),
+            max_streams: from.count("status.max_streams", 0..=100_000),
+            max_page: from.count("status.max_page", 1..=10_000),
+        }
+    }
+}

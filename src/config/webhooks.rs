@@ -1,0 +1,87 @@
+//! How events are delivered, and to whom.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::config::endpoint::Endpoint;
+use crate::config::endpoint::read_endpoints;
+use crate::config::reader::Judged;
+use crate::config::reader::Reader;
+use crate::config::reader::duration_item;
+use crate::config::units::KIB;
+use crate::config::units::MIB;
+use crate::config::units::TIB;
+use crate::config::units::days;
+use crate::config::units::hours;
+use crate::config::units::minutes;
+use crate::config::units::ms;
+use crate::config::units::secs;
+
+/// How much longer than an attempt its lease must last, or two senders could hold one delivery.
+const LEASE_MARGIN: Duration = secs(5);
+
+const WAIT: RangeInclusive<Duration> = secs(1)..=days(7);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhooks {
+    /// For a whole attempt, connecting and reading the answer included.
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    /// The wait after each failed attempt; never empty.
+    pub retry_schedule: Vec<Duration>,
+    pub retry_jitter_percent: u8,
+    pub lease: Duration,
+    pub max_in_flight: u32,
+    pub max_in_flight_per_endpoint: u32,
+    pub response_limit_bytes: u64,
+    pub response_kept_bytes: u64,
+    pub delivery_expiry: Duration,
+    pub progress_every: Duration,
+    pub progress_min_bytes: u64,
+    /// Their names differ.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Webhooks {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        let webhooks = Self {
+            timeout: from.duration("webhooks.timeout", secs(1)..=secs(30)),
+            connect_timeout: from.duration("webhooks.connect_timeout", ms(100)..=secs(30)),
+            retry_schedule: from.list("webhooks.retry_schedule", retry_schedule),
+            retry_jitter_percent: from.count("webhooks.retry_jitter_percent", 0..=50),
+            lease: from.duration("webhooks.lease", secs(6)..=minutes(10)),
+            max_in_flight: from.count("webhooks.max_in_flight", 1..=10_000),
+            max_in_flight_per_endpoint: from.count("webhooks.max_in_flight_per_endpoint", 1..=10_000),
+            response_limit_bytes: from.size("webhooks.response_limit", KIB..=16 * MIB),
+            response_kept_bytes: from.size("webhooks.response_kept", 0..=64 * KIB),
+            delivery_expiry: from.duration("webhooks.delivery_expiry", minutes(1)..=days(30)),
+            progress_every: from.duration("webhooks.progress_every", secs(1)..=hours(1)),
+            progress_min_bytes: from.size("webhooks.progress_min_size", 1..=TIB),
+            endpoints: read_endpoints(from),
+        };
+        webhooks.require_sense(from);
+        webhooks
+    }
+
+    /// The rules that hold between keys.
+    fn require_sense(&self, from: &mut Reader) {
+        let exceeds = |others: &[String]| format!("too short; it must exceed {} by at least 5s", others.join(", "));
+        let at_most = |others: &[String]| format!("too much; it cannot be more than {}", others.join(", "));
+        let lasts = self.lease >= self.timeout + LEASE_MARGIN;
+        from.require(lasts, &["webhooks.lease", "webhooks.timeout"], exceeds);
+        let connects = self.connect_timeout <= self.timeout;
+        from.require(connects, &["webhooks.connect_timeout", "webhooks.timeout"], at_most);
+        let share = self.max_in_flight_per_endpoint <= self.max_in_flight;
+        from.require(share, &["webhooks.max_in_flight_per_endpoint", "webhooks.max_in_flight"], at_most);
+        let kept = self.response_kept_bytes <= self.response_limit_bytes;
+        from.require(kept, &["webhooks.response_kept", "webhooks.response_limit"], at_most);
+    }
+}
+
+fn retry_schedule(items: Vec<&str>) -> Judged<Vec<Duration>> {
+    match items.len() {
+        0 => Err("empty; write at least one wait, such as 5s".to_owned()),
+        1..=100 => items.into_iter().map(|item| duration_item(item, &WAIT)).collect(),
+        _ => Err("too long; write at most 100 waits".to_owned()),
+    }
+}
