@@ -1,4 +1,5 @@
 //! stub
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod state;

@@ -1,0 +1,35 @@
+//! `longshore config`: shows what would be in force, or the commented defaults.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::Arg;
+use clap::ArgAction;
+use clap::ArgMatches;
+use clap::Command;
+
+use crate::cli::Failure;
+use crate::cli::print;
+use crate::cli::settings;
+use crate::config::DEFAULTS;
+use crate::config::Resolved;
+
+pub(super) fn command() -> Command {
+    let defaults = Arg::new("defaults")
+        .long("defaults")
+        .action(ArgAction::SetTrue)
+        .help("Print the commented default file instead, to read or to start from");
+    Command::new("config")
+        .about("Check the configuration and print what is in force, with secrets hidden")
+        .arg(defaults)
+        .args(settings::all_flags())
+        .after_help(settings::AFTER_HELP)
+}
+
+pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mut dyn Write) -> Result<(), Failure> {
+    if matches.get_flag("defaults") {
+        return print(out, DEFAULTS);
+    }
+    let resolved = settings::inputs(matches, env).and_then(|inputs| Resolved::read(&inputs));
+    print(out, &resolved.map_err(Failure::Configuration)?.to_toml())
+}

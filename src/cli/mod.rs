@@ -1,0 +1,112 @@
+//! The command line: what can be typed, and which subcommand runs.
+//!
+//! Owns the texts of `--help`, exit codes, and what goes to stdout. Flags are not written down here: they are the
+//! keys of the configuration. Exit codes: 0 done, 1 failed, 2 not understood (wrong usage or configuration); a
+//! health check knows only 0 and 1, because container engines reserve 2.
+
+mod config;
+mod health;
+mod serve;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Command;
+
+use crate::config::Config;
+use crate::config::ConfigErrors;
+use crate::config::VARIABLE_PREFIX;
+
+pub use settings::load;
+
+const ABOUT: &str = "A dedicated server for very large, resumable uploads";
+
+const EXAMPLES: &str = "\
+Examples:
+  longshore serve                                  serve on 127.0.0.1:8080, keep everything in ./data
+  longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
+  longshore config --defaults > longshore.toml     a commented file to start from
+  longshore serve --config longshore.toml
+  longshore config --config longshore.toml         what is in force, and where each value comes from
+  longshore health                                 exit 0 if the server is ready, else 1";
+
+/// Everything that can be typed.
+pub fn command() -> Command {
+    Command::new("longshore")
+        .about(ABOUT)
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(serve::command())
+        .subcommand(config::command())
+        .subcommand(health::command())
+}
+
+/// Runs what was typed; `serve` is how the program serves, and returns once it has stopped.
+pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+    let matches = command().get_matches();
+    let outcome = environment().map_err(Failure::Configuration).and_then(|env| match matches.subcommand() {
+        Some(("serve", matches)) => serve::run(matches, &env, serve),
+        Some(("config", matches)) => config::run(matches, &env, &mut io::stdout().lock()),
+        Some(("health", matches)) => health::run(matches, &env, &mut io::stdout().lock()),
+        _ => unreachable!("clap demands a known subcommand"),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// The variables of this process that are meant for us.
+pub fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
+    let ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(VARIABLE_PREFIX);
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        let name = name.to_string_lossy().into_owned();
+        let value =
+            value.into_string().map_err(|_| ConfigErrors::one(format!("{name}: not UTF-8; write plain text")))?;
+        Ok((name, value))
+    };
+    env::vars_os().filter(|(name, _)| ours(name)).map(text).collect()
+}
+
+/// Why a subcommand did not do its work.
+#[derive(Debug)]
+enum Failure {
+    Configuration(ConfigErrors),
+    Serving(anyhow::Error),
+    /// One line that is all there is to say.
+    NotReady(String),
+}
+
+impl Failure {
+    fn report(self) -> ExitCode {
+        let (text, code) = match self {
+            Self::Configuration(errors) => {
+                (format!("longshore: the configuration cannot be used\n  {}", errors.lines().join("\n  ")), 2)
+            }
+            Self::Serving(error) => (format!("longshore: {error:#}"), 1),
+            Self::NotReady(reason) => (format!("not ready: {reason}"), 1),
+        };
+        // Nobody is left to tell if stderr is closed.
+        drop(writeln!(io::stderr().lock(), "{text}"));
+        ExitCode::from(code)
+    }
+}
+
+/// Writes a whole text. A reader that has read enough, such as `head`, is not an error.
+fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Serving(anyhow::Error::new(error).context("could not write to stdout")))
+        }
+        _ => Ok(()),
+    }
+}
