@@ -29,16 +29,17 @@ const ABOUT: &str = "A dedicated server for very large, resumable uploads";
 
 const EXAMPLES: &str = "\
 Examples:
-  longshore serve                                  serve on 127.0.0.1:8080, keep everything in ./data
-  longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
-  longshore config --defaults > longshore.toml     a commented file to start from
+  longshore serve                                 on 127.0.0.1:8080, with everything in ./data
+  longshore config --defaults > longshore.toml    a commented file to start from
   longshore serve --config longshore.toml
-  longshore config --config longshore.toml         what is in force, and where each value comes from
-  longshore health                                 exit 0 if the server is ready, else 1";
+  longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
+  longshore config --config longshore.toml        what is in force, and from where
+  longshore health                                exit 0 if the server is ready, else 1";
 
 /// Everything that can be typed.
 pub fn command() -> Command {
     Command::new("longshore")
+        .bin_name("longshore")
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(EXAMPLES)

@@ -16,8 +16,9 @@ use crate::config::Key;
 use crate::config::keys;
 
 pub(super) const AFTER_HELP: &str = "\
-Every flag is also a key of the file and a variable: --limits-idle-timeout is idle_timeout in [limits], and
+Every flag is also a key of the file and a variable: --limits-idle-timeout is idle_timeout in [limits], and \
 LONGSHORE_LIMITS_IDLE_TIMEOUT. Flags win over variables, and those over the file.
+
 `longshore config --defaults` explains every setting.";
 
 /// Reads the configuration from what was typed, the environment given and the file either names.

@@ -174,11 +174,7 @@ impl Layers {
     fn lay_key(&mut self, file: &File<'_>, section: &str, name: &Spanned<Name<'_>>, value: Spanned<DeValue<'_>>) {
         let source = file.source(name.span().start);
         match find(section, name.get_ref()) {
-            Some(key) => {
-                if let Some(value) = self.owned(file, value) {
-                    self.set(key, value, source);
-                }
-            }
+            Some(key) => self.set(key, file.owned(value), source),
             None => {
                 let full = if section.is_empty() { name.get_ref().to_string() } else { join(section, name.get_ref()) };
                 self.errors.push(unknown(&full, &source.to_string(), "key", nearest_key(&full)));
@@ -205,65 +201,21 @@ impl Layers {
         for (name, value) in table {
             let source = file.source(name.span().start);
             let name = name.into_inner().into_owned();
-            if !Block::FIELDS.contains(&name.as_str()) {
+            if Block::FIELDS.contains(&name.as_str()) {
+                let value = file.owned(value);
+                let secret = is_secret(&name) || value.as_str().is_some_and(|text| name == "url" && carries_user(text));
+                fields.insert(name, Setting { value, source, secret });
+            } else {
                 let label = format!("{ENDPOINTS}#{}.{name}", self.endpoints.len() + 1);
                 let known = nearest(&name, Block::FIELDS.into_iter());
                 self.errors.push(unknown(&label, &source.to_string(), "key", known));
-            } else if let Some(value) = self.owned(file, value) {
-                let secret = is_secret(&name) || value.as_str().is_some_and(|text| name == "url" && carries_user(text));
-                fields.insert(name, Setting { value, source, secret });
             }
         }
         self.endpoints.push(Block { fields, source });
     }
-
-    fn owned(&mut self, file: &File<'_>, value: Spanned<DeValue<'_>>) -> Option<Value> {
-        let at = value.span().start;
-        let owned = Value::deserialize(ValueDeserializer::from(value));
-        owned.map_err(|mistake| self.errors.push(file.line(at, mistake.message()))).ok()
-    }
-
-    /// `names` are those of the endpoints, given or made.
-    pub(super) fn to_toml(&self, names: &[&str]) -> String {
-        let mut text = String::new();
-        let mut section = "";
-        for key in keys() {
-            if key.section != section {
-                self.push_endpoints_after(section, names, &mut text);
-                section = &key.section;
-                text.push_str(&format!("\n[{section}]\n"));
-            }
-            text.push_str(&entry(key.leaf(), self.get(&key.name)));
-        }
-        text
-    }
-
-    fn push_endpoints_after(&self, section: &str, names: &[&str], text: &mut String) {
-        if section != "webhooks" {
-            return;
-        }
-        for (block, name) in self.endpoints.iter().zip(names) {
-            text.push_str(&format!("\n[[{ENDPOINTS}]]  # {}\n", block.source));
-            if !block.fields.contains_key("name") {
-                text.push_str(&format!("name = {}  # made from the url\n", Value::from(*name)));
-            }
-            for name in Block::FIELDS {
-                let field = block.fields.get(name);
-                text.extend(field.map(|setting| format!("{name} = {}\n", setting.shown())));
-            }
-        }
-    }
 }
 
 type Name<'a> = toml::de::DeString<'a>;
-
-/// `idle_timeout = "2m"  # from LONGSHORE_LIMITS_IDLE_TIMEOUT`
-fn entry(leaf: &str, setting: &Setting) -> String {
-    match setting.source {
-        Source::Default => format!("{leaf} = {}\n", setting.shown()),
-        _ => format!("{leaf} = {}  # {}\n", setting.shown(), setting.source),
-    }
-}
 
 fn join(section: &str, leaf: &str) -> String {
     format!("{section}.{leaf}")
@@ -302,13 +254,15 @@ impl File<'_> {
         Source::File { path: self.path.display().to_string(), line: self.line_number(at) }
     }
 
-    fn line_number(&self, at: usize) -> usize {
-        1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+    /// The value for itself. A number too large for any is left as text, which no reader of numbers takes.
+    fn owned(&self, value: Spanned<DeValue<'_>>) -> Value {
+        let span = value.span();
+        let literal = || Value::from(self.text.get(span).unwrap_or_default());
+        Value::deserialize(ValueDeserializer::from(value)).unwrap_or_else(|_| literal())
     }
 
-    fn line(&self, at: usize, message: &str) -> String {
-        let message = message.lines().collect::<Vec<_>>().join(", ");
-        format!("{}, line {}: {message}", self.path.display(), self.line_number(at))
+    fn line_number(&self, at: usize) -> usize {
+        1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
     }
 
     /// The first mistake of each line; those behind it mostly follow from it.
@@ -316,9 +270,10 @@ impl File<'_> {
         let mut by_line = BTreeMap::new();
         for mistake in mistakes {
             let at = mistake.span().map_or(0, |span| span.start);
-            by_line.entry(self.line_number(at)).or_insert((at, mistake.message()));
+            let message = mistake.message().lines().collect::<Vec<_>>().join(", ");
+            by_line.entry(self.line_number(at)).or_insert(message);
         }
-        by_line.into_values().map(|(at, message)| self.line(at, &format!("not TOML: {message}")))
+        by_line.into_iter().map(|(line, message)| format!("{}, line {line}: not TOML: {message}", self.path.display()))
     }
 
     fn not_blocks(&self, at: usize) -> String {

@@ -20,6 +20,7 @@ mod reader;
 mod registry;
 mod secret;
 mod server;
+mod show;
 mod status;
 mod storage;
 #[cfg(test)]

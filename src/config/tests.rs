@@ -226,6 +226,7 @@ fn each_wrong_value_says_what_to_write() {
         ("workers = 1025", "out of range; write a value from 0 to 1024"),
         ("workers = -1", "out of range; write a value from 0 to 1024"),
         ("workers = 1.5", "not a number; write a whole number, from 0 to 1024"),
+        ("workers = \"99999999999999999999\"", "not a number; write a whole number, from 0 to 1024"),
         ("public_url = \"uploads.example.com\"", url),
         ("public_url = \"ftp://example.com\"", url),
         ("public_url = \"https://example.com/?a=b\"", url),
@@ -271,6 +272,15 @@ fn each_wrong_value_says_what_to_write() {
         let (key, value) = line.split_once(" = ").unwrap();
         assert_eq!(file_error(line), format!("{key} = {value} (from longshore.toml, line 1): {why}"));
     }
+}
+
+#[test]
+fn a_number_too_large_for_any_is_told_like_another() {
+    assert_eq!(
+        file_error("workers = 99_999_999_999_999_999_999"),
+        "workers = \"99_999_999_999_999_999_999\" (from longshore.toml, line 1): not a number; write a whole number, \
+         from 0 to 1024"
+    );
 }
 
 #[test]
