@@ -1,0 +1,433 @@
+//! The loop: claim what is due, send it, hand over what came of it.
+//!
+//! Each endpoint has a number of slots of its own inside those of all, so that a receiver that hangs holds up nobody
+//! else. A claim is asked only for endpoints with a free slot. Whatever fails, the loop goes on; it ends by its stop
+//! signal alone.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio::time::sleep;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::delivery::Attempt;
+use crate::domain::delivery::AttemptOutcome;
+use crate::domain::delivery::DeliveryClass;
+use crate::domain::delivery::EndpointId;
+use crate::domain::time::Timestamp;
+use crate::state;
+use crate::state::Claim;
+use crate::state::Outbox;
+use crate::state::Settlement;
+use crate::state::Verdict;
+use crate::webhook::egress::Answer;
+use crate::webhook::egress::Egress;
+use crate::webhook::egress::Prepared;
+use crate::webhook::endpoint::Endpoint;
+use crate::webhook::endpoint::InvalidSettings;
+use crate::webhook::endpoint::Settings;
+use crate::webhook::metrics::Metrics;
+use crate::webhook::outage::Outage;
+use crate::webhook::outage::around;
+use crate::webhook::record::Outcome;
+use crate::webhook::record::Recorder;
+use crate::webhook::record::Recording;
+use crate::webhook::verdict::Ruling;
+use crate::webhook::verdict::judge;
+
+/// Tells the time of day.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How often to look for due deliveries when nothing rings. The bell makes it fast, looking makes it right.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The shortest sleep, so that a delivery which is due but cannot be claimed does not keep the loop spinning.
+const SHORTEST_NAP: Duration = Duration::from_millis(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    #[error("two endpoints are called {0}")]
+    TwoOfOneName(EndpointId),
+    #[error("could not set up the client for webhooks")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Sends deliveries until told to stop. Before it runs, [`Outbox::open_for`] must have been told of its endpoints.
+pub struct Sender {
+    outbox: Arc<dyn Outbox>,
+    lanes: Vec<Arc<Lane>>,
+    slots: Arc<Semaphore>,
+    settings: Settings,
+    clock: Clock,
+    egress: Egress,
+    metrics: Metrics,
+}
+
+/// An endpoint and how it is doing.
+struct Lane {
+    endpoint: Endpoint,
+    slots: Arc<Semaphore>,
+    /// The last attempt failed; the next failure is no news.
+    failing: AtomicBool,
+    /// The receiver wants no more; nothing is claimed for it until the next start.
+    stopped: AtomicBool,
+}
+
+impl Lane {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints: Vec<&Endpoint> = self.lanes.iter().map(|lane| &lane.endpoint).collect();
+        f.debug_struct("Sender").field("endpoints", &endpoints).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    pub fn new(
+        outbox: Arc<dyn Outbox>,
+        endpoints: Vec<Endpoint>,
+        settings: Settings,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        settings.check()?;
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            if endpoints[..index].iter().any(|other| other.id() == endpoint.id()) {
+                return Err(Error::TwoOfOneName(endpoint.id().clone()));
+            }
+        }
+        let egress = Egress::new(&settings, endpoints.iter().any(Endpoint::is_https)).map_err(Error::Client)?;
+        let lane = |endpoint| {
+            let slots = semaphore(settings.max_in_flight_per_endpoint);
+            Arc::new(Lane { endpoint, slots, failing: AtomicBool::new(false), stopped: AtomicBool::new(false) })
+        };
+        Ok(Self {
+            outbox,
+            lanes: endpoints.into_iter().map(lane).collect(),
+            slots: semaphore(settings.max_in_flight),
+            settings,
+            clock,
+            egress,
+            metrics: Metrics::default(),
+        })
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout, and returns once every
+    /// result is written.
+    pub async fn run(self, stop: CancellationToken) {
+        if self.lanes.is_empty() {
+            return stop.cancelled().await;
+        }
+        let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
+        let (state, recording) = watch::channel(Recording::Works);
+        let abort = CancellationToken::new();
+        let recorder = Recorder {
+            outbox: Arc::clone(&self.outbox),
+            clock: Arc::clone(&self.clock),
+            metrics: self.metrics.clone(),
+            state,
+            closing: abort.clone(),
+        };
+        let dispatcher = Dispatcher {
+            outbox: self.outbox,
+            lanes: self.lanes,
+            slots: self.slots,
+            turn: 0,
+            recording,
+            tasks: JoinSet::new(),
+            courier: Arc::new(Courier {
+                egress: self.egress,
+                settings: self.settings,
+                clock: self.clock,
+                metrics: self.metrics,
+                abort,
+                results,
+            }),
+        };
+        // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
+        tokio::join!(dispatcher.run(stop), recorder.run(incoming));
+    }
+}
+
+fn semaphore(slots: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)))
+}
+
+struct Dispatcher {
+    outbox: Arc<dyn Outbox>,
+    lanes: Vec<Arc<Lane>>,
+    slots: Arc<Semaphore>,
+    /// Whose turn it is to be served first, should there not be enough slots for all.
+    turn: usize,
+    recording: watch::Receiver<Recording>,
+    tasks: JoinSet<()>,
+    courier: Arc<Courier>,
+}
+
+impl Dispatcher {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut outage = Outage::none("claim deliveries");
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                works = self.recording.wait_for(|recording| *recording == Recording::Works) => {
+                    if works.is_err() { break }
+                }
+            }
+            let bell = self.outbox.bell();
+            let mut rung = std::pin::pin!(bell.notified());
+            // Armed before looking: what becomes ready from here on wakes us.
+            rung.as_mut().enable();
+            match self.claim_due().await {
+                Ok(nap) => {
+                    outage.over();
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => break,
+                        () = rung => {}
+                        Some(ended) = self.tasks.join_next(), if self.lacks_slots() => noted(ended),
+                        () = sleep(nap) => {}
+                    }
+                }
+                Err(error) => {
+                    let pause = outage.failed(&error, rand::random());
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = sleep(pause) => {}
+                    }
+                }
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
+    async fn claim_due(&mut self) -> state::Result<Duration> {
+        while let Some(ended) = self.tasks.try_join_next() {
+            noted(ended);
+        }
+        self.turn = (self.turn + 1) % self.lanes.len();
+        let slots = self.free_slots();
+        if !slots.is_empty() {
+            let lease = self.courier.settings.lease;
+            for claim in self.outbox.claim_due(&slots, self.now(), lease).await? {
+                self.start(claim);
+            }
+        }
+        let poll = around(POLL, rand::random());
+        let idle: Vec<EndpointId> = self.free_slots().into_iter().map(|(endpoint, _)| endpoint).collect();
+        if idle.is_empty() {
+            return Ok(poll);
+        }
+        let next = self.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
+        Ok(next.unwrap_or(poll).clamp(SHORTEST_NAP, poll))
+    }
+
+    /// How many deliveries each endpoint can take, together no more than there are slots in all.
+    fn free_slots(&self) -> Vec<(EndpointId, u32)> {
+        let (later, first) = self.lanes.split_at(self.turn);
+        let mut left = self.slots.available_permits();
+        let mut slots = Vec::new();
+        for lane in first.iter().chain(later).filter(|lane| !lane.is_stopped()) {
+            let free = lane.slots.available_permits().min(left);
+            if free > 0 {
+                left -= free;
+                slots.push((lane.endpoint.id().clone(), u32::try_from(free).unwrap_or(u32::MAX)));
+            }
+        }
+        slots
+    }
+
+    /// Whether more could be due than there was room for.
+    fn lacks_slots(&self) -> bool {
+        let full = |lane: &Arc<Lane>| !lane.is_stopped() && lane.slots.available_permits() == 0;
+        self.slots.available_permits() == 0 || self.lanes.iter().any(full)
+    }
+
+    fn start(&mut self, claim: Claim) {
+        let Some(lane) = self.lanes.iter().find(|lane| *lane.endpoint.id() == claim.endpoint) else {
+            let (delivery, endpoint) = (claim.delivery, claim.endpoint);
+            tracing::error!(%delivery, %endpoint, "was given a delivery to an endpoint that is not configured");
+            return;
+        };
+        // Only this loop takes permits, and it asked for no more claims than there were.
+        let permits = (Arc::clone(&self.slots).try_acquire_owned(), Arc::clone(&lane.slots).try_acquire_owned());
+        let (Ok(slot), Ok(own_slot)) = permits else {
+            tracing::error!(delivery = %claim.delivery, "was given more deliveries than asked for");
+            return;
+        };
+        let (courier, lane) = (Arc::clone(&self.courier), Arc::clone(lane));
+        self.tasks.spawn(async move { courier.deliver(&lane, claim, [slot, own_slot]).await });
+    }
+
+    /// Waits for what is in flight, then gives it up; every task hands over a result either way.
+    async fn drain(mut self) {
+        let drain_timeout = self.courier.settings.drain_timeout;
+        let tasks = &mut self.tasks;
+        let finished = async {
+            while let Some(ended) = tasks.join_next().await {
+                noted(ended);
+            }
+        };
+        if timeout(drain_timeout, finished).await.is_err() {
+            let deliveries = self.tasks.len();
+            tracing::warn!(deliveries, "gave up deliveries that were still being sent; they are sent again later");
+        }
+        self.courier.abort.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            noted(ended);
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.courier.clock)()
+    }
+}
+
+fn noted(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "sending a delivery ended abnormally; it is sent again when its lease has run out");
+    }
+}
+
+/// What every delivery needs on its way.
+struct Courier {
+    egress: Egress,
+    settings: Settings,
+    clock: Clock,
+    metrics: Metrics,
+    /// Cancelled when the time to drain is over.
+    abort: CancellationToken,
+    results: mpsc::Sender<Outcome>,
+}
+
+impl Courier {
+    /// One attempt. The slots are held until its result is handed over, which bounds the results that wait.
+    async fn deliver(&self, lane: &Lane, claim: Claim, slots: [OwnedSemaphorePermit; 2]) {
+        let _in_flight = InFlight::counted(&self.metrics);
+        let started_at = (self.clock)();
+        let number = claim.attempts.saturating_add(1);
+        let body = claim.body.clone();
+        let message = Prepared::new(&lane.endpoint, claim.event, claim.kind, number, started_at, body);
+
+        let began = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            answer = self.egress.send(&lane.endpoint, message) => answer,
+            () = self.abort.cancelled() => Answer::without_response(AttemptOutcome::Aborted, None, began.elapsed()),
+        };
+        self.metrics.count_attempt(answer.outcome, answer.took);
+
+        let (verdict, stops) = self.settle_for(lane, &claim, &answer);
+        log_attempt(lane, &claim, &answer, verdict);
+        let attempt = Attempt {
+            number,
+            started_at,
+            took: answer.took,
+            outcome: answer.outcome,
+            response_body: answer.body,
+            note: answer.note,
+        };
+        let settlement = Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict };
+        let outcome = Outcome { settlement, class: claim.class, stops };
+        // The recorder listens until the last sender is gone, and this is one.
+        let _ = self.results.send(outcome).await;
+        drop(slots);
+    }
+
+    /// What becomes of the delivery, and which endpoint is to be stopped with it.
+    fn settle_for(&self, lane: &Lane, claim: &Claim, answer: &Answer) -> (Verdict, Option<EndpointId>) {
+        let now = (self.clock)();
+        let ruling = match answer.outcome {
+            AttemptOutcome::Aborted => Ruling::RetryAt(now),
+            _ => judge(claim, answer, &self.settings, now, rand::random()),
+        };
+        let stops = (ruling == Ruling::StopEndpoint && !lane.stopped.swap(true, Ordering::Relaxed)).then(|| {
+            let endpoint = lane.endpoint.id();
+            let reason = answer.outcome.status().map_or("no status".to_owned(), |status| status.to_string());
+            tracing::warn!(%endpoint, reason, "the receiver wants no more; its deliveries wait until the next start");
+            self.metrics.endpoints_paused.inc();
+            endpoint.clone()
+        });
+        let verdict = match ruling {
+            Ruling::Succeeded => Verdict::Succeeded,
+            Ruling::GiveUp => Verdict::Dead,
+            // Old progress is of no use when the endpoint comes back.
+            Ruling::StopEndpoint if claim.class == DeliveryClass::Progress => Verdict::Dead,
+            Ruling::StopEndpoint => Verdict::Paused,
+            Ruling::RetryAt(_) if lane.is_stopped() => Verdict::Paused,
+            Ruling::RetryAt(at) => Verdict::RetryAt(at),
+        };
+        (verdict, stops)
+    }
+}
+
+/// One failure is news, the ones after it are not, and neither is a success unless something had failed.
+fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
+    let endpoint = lane.endpoint.id();
+    let (delivery, upload, event) = (claim.delivery, claim.upload, claim.kind.name());
+    if answer.outcome.is_success() {
+        if lane.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(%endpoint, "the receiver answers again");
+        }
+        tracing::debug!(%endpoint, %delivery, %upload, event, took_ms = answer.took.as_millis(), "delivered");
+        return;
+    }
+    if answer.outcome == AttemptOutcome::Aborted {
+        return;
+    }
+    let attempt = claim.attempts.saturating_add(1);
+    let (status, error) = (answer.outcome.status(), answer.outcome.error_class());
+    let note = answer.note.as_deref();
+    let next = match verdict {
+        Verdict::RetryAt(at) => format!("next attempt at {at}"),
+        Verdict::Dead => "given up".to_owned(),
+        Verdict::Paused => "waits with its endpoint".to_owned(),
+        Verdict::Succeeded => "done".to_owned(),
+    };
+    if lane.failing.swap(true, Ordering::Relaxed) {
+        tracing::debug!(%endpoint, %delivery, %upload, event, attempt, status, error, note, next, "could not deliver");
+    } else {
+        tracing::warn!(
+            %endpoint, %delivery, %upload, event, attempt, status, error, note, next,
+            "could not deliver; further failures of this endpoint are logged at debug until it answers again"
+        );
+    }
+}
+
+/// Counts a delivery as in flight for as long as it lives.
+struct InFlight(Metrics);
+
+impl InFlight {
+    fn counted(metrics: &Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}

@@ -1,0 +1,119 @@
+//! Writes down what came of deliveries.
+//!
+//! Results that come in while a write is under way go into the next one together. While writing fails nothing is
+//! dropped: the same results are tried again until they are written, and nobody claims deliveries meanwhile, since a
+//! lease could run out and a message that was received be sent again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::delivery::DeliveryClass;
+use crate::domain::delivery::EndpointId;
+use crate::state;
+use crate::state::Outbox;
+use crate::state::Settlement;
+use crate::webhook::delivery::Clock;
+use crate::webhook::metrics::Metrics;
+use crate::webhook::outage::Outage;
+
+/// At most so many results in one write.
+const BATCH: usize = 256;
+
+/// How long writing may go on failing once the program is to end. What is lost then is sent again after the next
+/// start, because its lease is.
+const LAST_TRIES: Duration = Duration::from_secs(5);
+
+/// What came of one claim.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) settlement: Settlement,
+    pub(super) class: DeliveryClass,
+    /// The endpoint is to be stopped as well.
+    pub(super) stops: Option<EndpointId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recording {
+    Works,
+    Stalled,
+}
+
+pub(super) struct Recorder {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) state: watch::Sender<Recording>,
+    /// Cancelled when nothing is being sent any more.
+    pub(super) closing: CancellationToken,
+}
+
+impl Recorder {
+    /// Goes on until every sender of results is gone and all results are written.
+    pub(super) async fn run(self, mut results: mpsc::Receiver<Outcome>) {
+        let mut tries = Tries { outage: Outage::none("record attempts to deliver"), last: None };
+        let mut batch = Vec::new();
+        while results.recv_many(&mut batch, BATCH).await > 0 {
+            self.record(std::mem::take(&mut batch), &mut tries).await;
+        }
+    }
+
+    async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
+        let settlements: Vec<Settlement> = batch.iter().map(|outcome| outcome.settlement.clone()).collect();
+        let write = || self.outbox.settle(settlements.clone(), (self.clock)());
+        if !self.until_written(write, tries).await {
+            let deliveries = batch.len();
+            tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
+            return;
+        }
+        for outcome in &batch {
+            self.metrics.count_settled(outcome.settlement.verdict, outcome.class);
+        }
+        for endpoint in batch.iter().filter_map(|outcome| outcome.stops.as_ref()) {
+            // Not written, it means that the endpoint is tried again at the next start, as it would be anyway.
+            self.until_written(|| self.outbox.pause_endpoint(endpoint, (self.clock)()), tries).await;
+        }
+    }
+
+    /// Tries until it works, or until the program ends.
+    async fn until_written<F>(&self, mut write: impl FnMut() -> F, tries: &mut Tries) -> bool
+    where
+        F: Future<Output = state::Result<()>>,
+    {
+        loop {
+            let error = match write().await {
+                Ok(()) => {
+                    tries.outage.over();
+                    self.state.send_replace(Recording::Works);
+                    return true;
+                }
+                Err(error) => error,
+            };
+            self.state.send_replace(Recording::Stalled);
+            let pause = tries.outage.failed(&error, rand::random());
+            if self.closing.is_cancelled() {
+                let end = *tries.last.get_or_insert_with(|| Instant::now() + LAST_TRIES);
+                if Instant::now() >= end {
+                    return false;
+                }
+                sleep(pause.min(LAST_TRIES / 10)).await;
+            } else {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = self.closing.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+struct Tries {
+    outage: Outage,
+    /// When the last one is due, known once the program is to end.
+    last: Option<Instant>,
+}
