@@ -1,0 +1,252 @@
+//! The composition root: configuration in, a running server out. The only place that picks backends; it decides
+//! nothing else.
+
+use std::fmt;
+use std::io;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use actix_web::App;
+use actix_web::HttpServer;
+use actix_web::dev::ServerHandle;
+use actix_web::web;
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use storage::local::LocalStore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::config::AllowOrigins;
+use crate::config::Config;
+use crate::domain::delivery::Subscription;
+use crate::domain::event::EventKind;
+use crate::domain::time::Timestamp;
+use crate::domain::upload::ProgressPolicy;
+use crate::engine;
+use crate::engine::Engine;
+use crate::http;
+use crate::http::Shared;
+use crate::state::Outbox;
+use crate::state::SqliteStore;
+use crate::state::UploadStore;
+use crate::webhook;
+
+/// A server that listens.
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    engine: Engine,
+    state: Arc<SqliteStore>,
+    server: ServerHandle,
+    serving: tokio::task::JoinHandle<io::Result<()>>,
+    sending: tokio::task::JoinHandle<()>,
+    stop_sending: CancellationToken,
+    config: Config,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Whether everything begun was brought to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    Clean,
+    TimedOut,
+}
+
+/// Starts everything: state, storage, what the last run left undone, the webhook sender, the listeners.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let data_dir = &config.server.data_dir;
+    // The storage comes first: it refuses a folder that another server uses before the database is touched.
+    let blobs = LocalStore::open(data_dir.clone(), storage::local::Settings::default())?;
+    let state = open_state(&config, data_dir).await?;
+    let clock: engine::Clock = Arc::new(system_clock);
+
+    let (uploads, outbox): (Arc<dyn UploadStore>, Arc<dyn Outbox>) = (state.clone(), state.clone());
+    let engine = Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs));
+    let subscriptions = config.webhooks.endpoints.iter().map(|endpoint| Subscription {
+        endpoint: endpoint.name.clone(),
+        filter: endpoint.events.clone(),
+    });
+    outbox.open_for(subscriptions.collect(), system_clock()).await.context("could not open the outbox")?;
+    let drain_timeout = config.server.shutdown_timeout / 2;
+    let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
+
+    let mut registry = Registry::with_prefix("longshore");
+    engine.metrics().register(&mut registry);
+    sender.metrics().register(&mut registry);
+
+    engine.recover().await;
+    engine.start_sweeping();
+
+    let shared = web::Data::new(shared(&config, engine.clone(), registry));
+    let (server, addresses) = listen(&config, shared)?;
+    let handle = server.handle();
+    let stop_sending = CancellationToken::new();
+    Ok(Running {
+        addresses,
+        engine,
+        state,
+        serving: tokio::spawn(server),
+        server: handle,
+        sending: tokio::spawn(sender.run(stop_sending.clone())),
+        stop_sending,
+        config,
+    })
+}
+
+async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
+    let path = data_dir.join("longshore.db");
+    let settings = crate::state::SqliteSettings {
+        group_commit_max: config.database.group_commit_max,
+        read_connections: config.database.read_connections,
+    };
+    let opened = SqliteStore::open(&path, settings).await;
+    opened.with_context(|| format!("could not open the database {}", path.display()))
+}
+
+fn engine_settings(config: &Config) -> engine::Settings {
+    let wants_progress = config.webhooks.endpoints.iter().any(|endpoint| endpoint.events.wants(EventKind::Progress));
+    engine::Settings {
+        max_upload_bytes: config.limits.max_upload_bytes,
+        max_active_uploads: config.limits.max_active_uploads,
+        takeover_timeout: config.limits.takeover_timeout,
+        checkpoint_every: config.storage.checkpoint_every,
+        checkpoint_bytes: config.storage.checkpoint_bytes,
+        min_free_bytes: config.storage.min_free_bytes,
+        digests: config.storage.digests.clone(),
+        stall_after: config.limits.stall_after,
+        unfinished_expiry: config.limits.unfinished_expiry,
+        sweep_every: config.limits.sweep_every,
+        progress: wants_progress.then_some(ProgressPolicy {
+            every: config.webhooks.progress_every,
+            min_bytes: config.webhooks.progress_min_bytes,
+        }),
+    }
+}
+
+fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
+    let allow_origins = match &config.cors.allow_origins {
+        AllowOrigins::Any => vec!["*".to_owned()],
+        AllowOrigins::Listed(origins) => origins.clone(),
+    };
+    Shared {
+        engine,
+        public_url: config.server.public_url.clone().unwrap_or_default(),
+        token: config.auth.token.as_ref().map(|token| token.expose().to_owned()),
+        cors: http::Cors {
+            allow_origins,
+            allow_credentials: config.cors.allow_credentials,
+            max_age: config.cors.max_age,
+        },
+        max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
+        idle_timeout: config.limits.idle_timeout,
+        drain_timeout: config.limits.drain_timeout,
+        long_poll_max: config.status.long_poll_max,
+        heartbeat: config.status.heartbeat,
+        max_streams: config.status.max_streams,
+        max_page: config.status.max_page,
+        registry: Arc::new(registry),
+        streams: Arc::default(),
+    }
+}
+
+fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_web::dev::Server, Vec<SocketAddr>)> {
+    let listen = config.server.listen;
+    let mut server = HttpServer::new(move || App::new().app_data(shared.clone()).configure(http::routes))
+        .disable_signals()
+        .client_request_timeout(config.limits.header_timeout)
+        .shutdown_timeout(config.server.shutdown_timeout.as_secs());
+    if let Some(workers) = config.server.workers {
+        server = server.workers(workers);
+    }
+    let workers = config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+    server = server.max_connections(config.limits.max_connections.div_ceil(workers.unwrap_or(1)).max(1));
+    let server = server.bind(listen).with_context(|| format!("could not listen on {listen}"))?;
+    let addresses = server.addrs();
+    Ok((server.run(), addresses))
+}
+
+fn webhook_sender(
+    config: &config::Webhooks,
+    outbox: Arc<dyn Outbox>,
+    clock: engine::Clock,
+    drain_timeout: Duration,
+) -> anyhow::Result<webhook::Sender> {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let settings = webhook::Settings {
+        timeout: config.timeout,
+        connect_timeout: config.connect_timeout,
+        schedule: config.retry_schedule.clone(),
+        jitter_percent: config.retry_jitter_percent,
+        lease: config.lease,
+        max_in_flight: count(config.max_in_flight),
+        max_in_flight_per_endpoint: count(config.max_in_flight_per_endpoint),
+        response_limit: bytes(config.response_limit_bytes),
+        response_kept: bytes(config.response_kept_bytes),
+        delivery_expiry: config.delivery_expiry,
+        drain_timeout,
+    };
+    let endpoints = config.endpoints.iter().map(|endpoint| {
+        let secret = endpoint.secret.expose().parse()?;
+        let (name, filter) = (endpoint.name.clone(), endpoint.events.clone());
+        Ok(webhook::Endpoint::new(name, &endpoint.url, vec![secret], filter)?)
+    });
+    let endpoints = endpoints.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(webhook::Sender::new(outbox, endpoints, settings, clock)?)
+}
+
+fn system_clock() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Running {
+    /// Where it listens; the port is the real one when a free one was asked for.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Tells people and scripts that the server is up: one line on standard output, and a few to the log.
+    pub fn announce(&self) -> anyhow::Result<()> {
+        let Some(address) = self.addresses.first() else { return Ok(()) };
+        let url = format!("http://{address}");
+        let data_dir = &self.config.server.data_dir;
+        let shown = data_dir.canonicalize().unwrap_or_else(|_| data_dir.clone());
+        tracing::info!("uploads go to {url}/files, their status is at {url}/api/v1/uploads");
+        tracing::info!("data lives in {}", shown.display());
+        tracing::info!("try: curl -i -X POST {url}/files -H 'Tus-Resumable: 1.0.0' -H 'Upload-Length: 5' -H 'Content-Type: application/offset+octet-stream' -d hello");
+        if !address.ip().is_loopback() && self.config.auth.token.is_none() {
+            tracing::warn!("ANYONE WHO REACHES {address} CAN UPLOAD, READ AND DELETE: no auth.token is set; set one, or listen on 127.0.0.1");
+        }
+        let mut out = io::stdout().lock();
+        writeln!(out, "listening on {url}").and_then(|()| out.flush()).context("could not write to standard output")
+    }
+
+    /// Stops in order: no new work, live uploads commit what they have, clients are answered, deliveries on their way
+    /// end, the database is closed. At most the configured time long.
+    pub async fn stop(self) -> Stopped {
+        let patience = self.config.server.shutdown_timeout;
+        let stopping = async {
+            let ended = self.engine.shut_down(patience).await;
+            self.server.stop(true).await;
+            self.stop_sending.cancel();
+            // Both end by themselves now; what they say was logged where it happened.
+            let _ = self.sending.await;
+            let _ = self.serving.await;
+            self.state.close().await;
+            ended
+        };
+        match tokio::time::timeout(patience, stopping).await {
+            Ok(true) => Stopped::Clean,
+            Ok(false) | Err(_) => Stopped::TimedOut,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What may be asked of the engine, and what comes of it: neutral values that every dialect can say in its own words.
+
+use std::error::Error;
+
+use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
+use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Ended;
+use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::state;
+
+/// A new upload.
+#[derive(Debug, Clone)]
+pub struct Create {
+    pub dialect: Dialect,
+    pub role: Role,
+    /// `None` to declare it later.
+    pub length: Option<Length>,
+    pub metadata: Metadata,
+    /// The metadata exactly as written by the client.
+    pub metadata_as_sent: Option<String>,
+    /// Digests the client would like to read later.
+    pub wanted_digests: Vec<Algorithm>,
+    /// Digests the whole upload must turn out to have.
+    pub promised_digests: Vec<Digest>,
+}
+
+/// Bytes for an upload, at its offset.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub id: UploadId,
+    pub at: Offset,
+    /// How many bytes the request says it carries, if it says so.
+    pub count: Option<u64>,
+    /// The length of the upload, when declared with this request.
+    pub length: Option<Length>,
+    /// The digest of this request's bytes: they count only if it matches, and only all together.
+    pub checksum: Option<Digest>,
+}
+
+/// An upload as it is now.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    pub upload: Upload,
+    /// Its time has passed, though the sweeper has not recorded it yet.
+    pub expired: bool,
+}
+
+impl Inspection {
+    /// How the upload has ended, if it has.
+    pub fn gone(&self) -> Option<Ended> {
+        match self.upload.stage() {
+            Stage::Ended(how) => Some(how),
+            _ => self.expired.then_some(Ended::Expired),
+        }
+    }
+}
+
+/// How the bytes of a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// As it said it would.
+    Complete,
+    /// The connection was cut or fell silent.
+    Cut,
+}
+
+/// Why a request came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The client may not; it can act on why.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Not now; the same request may work later.
+    #[error(transparent)]
+    Unavailable(Unavailable),
+    #[error("there is not enough room on the storage")]
+    NoSpace,
+    /// Trouble below, to be logged once and not shown.
+    #[error("could not {operation}")]
+    Failed {
+        operation: &'static str,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// Why not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    #[error("too many uploads are receiving data right now")]
+    Busy,
+    #[error("a newer request has taken over this upload")]
+    Superseded,
+    #[error("another request is still being finished for this upload")]
+    Held,
+    #[error("all data is here and is being put in its place")]
+    Settling,
+    #[error("the client sent nothing for too long")]
+    Idle,
+}
+
+impl EngineError {
+    pub(in crate::engine) fn storage(source: storage::Error) -> Self {
+        match source.kind {
+            storage::ErrorKind::NoSpace => {
+                tracing::warn!(blob = source.key, operation = source.operation, "no room left on the storage");
+                Self::NoSpace
+            }
+            storage::ErrorKind::NotFound | storage::ErrorKind::Other => {
+                Self::Failed { operation: "use the storage", source: Box::new(source) }
+            }
+        }
+    }
+
+    pub(in crate::engine) fn task_died(source: tokio::task::JoinError) -> Self {
+        Self::Failed { operation: "finish the request", source: Box::new(source) }
+    }
+}
+
+impl From<state::Error> for EngineError {
+    fn from(source: state::Error) -> Self {
+        match source {
+            // Another writer committed first, which the lease makes rare: the client asks again and finds the truth.
+            state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
+            state::Error::NoSpace { .. } => Self::NoSpace,
+            state::Error::TooNew { .. } | state::Error::Failed { .. } => {
+                Self::Failed { operation: "use the database", source: Box::new(source) }
+            }
+        }
+    }
+}

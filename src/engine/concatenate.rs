@@ -1,0 +1,157 @@
+//! One upload made of others, in the order given.
+//!
+//! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies in the
+//! middle, the record fails and its bytes are removed: no half-written final is ever readable, and the parts stay.
+
+use storage::Part;
+
+use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
+use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Durable;
+use crate::domain::upload::Failure;
+use crate::domain::upload::Role;
+use crate::domain::upload::Upload;
+use crate::engine::Engine;
+use crate::engine::Inner;
+use crate::engine::blob_key;
+use crate::engine::command::Create;
+use crate::engine::command::EngineError;
+use crate::engine::digest;
+
+/// A final upload to be made.
+#[derive(Debug, Clone)]
+pub struct Concatenate {
+    pub dialect: Dialect,
+    /// At least one. The same upload may stand in it more than once.
+    pub parts: Vec<UploadId>,
+    /// The list exactly as written by the client.
+    pub as_sent: String,
+    pub metadata: Metadata,
+    pub metadata_as_sent: Option<String>,
+    pub wanted_digests: Vec<Algorithm>,
+    pub promised_digests: Vec<Digest>,
+}
+
+impl Engine {
+    /// Makes a final upload out of finished partial ones. The work outlives a caller that goes away.
+    pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
+        self.0.check_open_for_business()?;
+        let parts = self.0.finished_parts(&command.parts).await?;
+        let total = parts.iter().try_fold(Offset::ZERO, |total, part| total.plus(part.offset().get()));
+        let max_bytes = self.0.settings.max_upload_bytes;
+        let total = total.filter(|total| total.get() <= max_bytes).ok_or(Rejection::OverLimit(max_bytes))?;
+        self.0.check_room(total.get()).await?;
+        let engine = self.clone();
+        let joining = self.spawn(async move { engine.0.make_final(command, parts, total).await });
+        joining.await.map_err(EngineError::task_died)?
+    }
+}
+
+impl Inner {
+    async fn finished_parts(&self, ids: &[UploadId]) -> Result<Vec<Upload>, EngineError> {
+        let mut parts: Vec<Upload> = Vec::with_capacity(ids.len());
+        for (index, id) in ids.iter().enumerate() {
+            if let Some(again) = parts.iter().find(|part| part.id() == *id) {
+                parts.push(again.clone());
+                continue;
+            }
+            let part = self.uploads.find(*id).await?.ok_or(Rejection::PartMissing(index + 1))?;
+            if !part.is_partial() {
+                return Err(Rejection::NotPartial(index + 1).into());
+            }
+            if matches!(part.stage(), crate::domain::upload::Stage::Ended(_)) || part.is_expired(self.now()) {
+                return Err(Rejection::PartMissing(index + 1).into());
+            }
+            if !part.is_settled() {
+                return Err(Rejection::PartUnfinished(index + 1).into());
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
+    async fn make_final(&self, command: Concatenate, parts: Vec<Upload>, total: Offset) -> Result<Upload, EngineError> {
+        let now = self.now();
+        let new = self.new_upload(
+            Create {
+                dialect: command.dialect,
+                role: Role::Final { parts: command.parts, as_sent: command.as_sent },
+                length: Length::new(total.get()),
+                metadata: command.metadata,
+                metadata_as_sent: command.metadata_as_sent,
+                wanted_digests: command.wanted_digests,
+                promised_digests: command.promised_digests,
+            },
+            now,
+        );
+        let held = self.leases.reserve(new.id);
+        let upload = self.insert(Upload::create(new, now)).await?;
+        let settled = match self.join(upload.clone(), &parts, total).await {
+            Ok(joined) => self.settle(joined).await,
+            Err(error) => {
+                self.undo_final(upload).await;
+                Err(error)
+            }
+        };
+        drop(held);
+        settled
+    }
+
+    async fn join(&self, mut upload: Upload, parts: &[Upload], total: Offset) -> Result<Upload, EngineError> {
+        let segments: Vec<Part> =
+            parts.iter().map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
+        let resume = self.blobs.concatenate(&segments, &blob_key(upload.id())).await.map_err(EngineError::storage)?;
+        let digests = match joined_crc32c(parts) {
+            Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
+            _ => self.digest_blob(&upload, total.get()).await?.finish(),
+        };
+        let now = self.now();
+        if total > Offset::ZERO {
+            let durable = Durable {
+                start: Offset::ZERO,
+                end: total,
+                running_digests: Vec::new(),
+                resume: resume.into_bytes(),
+                expires_at: self.expires_at(now),
+            };
+            upload.receive(durable, None, now);
+        }
+        upload.seal(digests, now);
+        upload.verify(now);
+        self.commit(upload).await
+    }
+
+    /// Fails a final upload whose bytes were not joined, and removes what there is of them.
+    pub(super) async fn undo_final(&self, mut upload: Upload) {
+        let failure = Failure {
+            code: "concatenation-failed".to_owned(),
+            message: "joining the partial uploads did not finish; they are unchanged, and it can be asked for again"
+                .to_owned(),
+        };
+        let id = upload.id();
+        upload.fail(failure, self.now());
+        match self.commit(upload).await {
+            Ok(failed) => self.remove_bytes(failed).await,
+            Err(error) => {
+                tracing::warn!(upload = %id, error = &error as &dyn std::error::Error, "could not note that a concatenation failed; will try again");
+            }
+        }
+    }
+}
+
+/// The CRC-32C of all parts one after the other, out of their own, without reading a byte.
+fn joined_crc32c(parts: &[Upload]) -> Option<Digest> {
+    let mut joined = 0;
+    for part in parts {
+        let digest = part.record().digests.iter().find(|digest| digest.algorithm() == Algorithm::Crc32c)?;
+        let crc = u32::from_be_bytes(digest.value().try_into().ok()?);
+        joined = digest::crc32c_joined(joined, crc, part.offset().get());
+    }
+    Digest::new(Algorithm::Crc32c, joined.to_be_bytes().to_vec())
+}

@@ -1,0 +1,297 @@
+//! One writer per upload, newest wins.
+//!
+//! Leases live in memory: in one process they decide who may write, and a commit's version check stands behind them.
+//! Asking about an upload takes no lease.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Offset;
+use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
+
+/// Who holds which upload.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Arc<Mutex<HashMap<UploadId, Live>>>);
+
+/// A way to talk to the holder of a lease.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    orders: mpsc::Sender<Order>,
+    progress: Arc<LiveProgress>,
+    ended: CancellationToken,
+}
+
+/// What others may ask of a live writer.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Commit what is there, then answer; go on.
+    Checkpoint(oneshot::Sender<()>),
+    /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
+    Yield { at: Option<Offset>, answer: oneshot::Sender<Result<(), Offset>> },
+}
+
+/// The right to write an upload. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Held {
+    id: UploadId,
+    leases: Arc<Mutex<HashMap<UploadId, Live>>>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) progress: Arc<LiveProgress>,
+    ended: CancellationToken,
+}
+
+impl Leases {
+    pub(super) fn live(&self, id: UploadId) -> Option<Live> {
+        lock(&self.0).get(&id).cloned()
+    }
+
+    pub(super) fn progress(&self, id: UploadId) -> Option<Arc<LiveProgress>> {
+        lock(&self.0).get(&id).map(|live| Arc::clone(&live.progress))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Takes the lease of an upload that nobody else can know of yet.
+    pub(super) fn reserve(&self, id: UploadId) -> Held {
+        self.try_take(id).expect("a new id is held by nobody")
+    }
+
+    /// Takes the lease if it is free.
+    pub(super) fn try_take(&self, id: UploadId) -> Option<Held> {
+        let mut leases = lock(&self.0);
+        if leases.contains_key(&id) {
+            return None;
+        }
+        let (orders, received_orders) = mpsc::channel(16);
+        let live = Live { orders, progress: Arc::default(), ended: CancellationToken::new() };
+        leases.insert(id, live.clone());
+        Some(Held {
+            id,
+            leases: Arc::clone(&self.0),
+            orders: received_orders,
+            progress: live.progress,
+            ended: live.ended,
+        })
+    }
+
+    /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
+    /// that one: a request that would be refused anyway disturbs nobody.
+    pub(super) async fn take(
+        &self,
+        id: UploadId,
+        at: Option<Offset>,
+        patience: Duration,
+    ) -> Result<Held, EngineError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(held) = self.try_take(id) {
+                return Ok(held);
+            }
+            let Some(live) = self.live(id) else { continue };
+            tokio::time::timeout_at(deadline, live.make_way(at))
+                .await
+                .map_err(|_| EngineError::Unavailable(Unavailable::Held))??;
+        }
+    }
+}
+
+impl Live {
+    /// Asks the writer to end, and waits until it has.
+    async fn make_way(&self, at: Option<Offset>) -> Result<(), Rejection> {
+        let (answer, answered) = oneshot::channel();
+        // A writer that takes no orders any more is about to end by itself.
+        if self.orders.send(Order::Yield { at, answer }).await.is_ok()
+            && let (Some(theirs), Ok(Err(ours))) = (at, answered.await)
+        {
+            return Err(Rejection::WrongOffset { ours, theirs });
+        }
+        self.ended.cancelled().await;
+        Ok(())
+    }
+
+    /// Asks the writer to commit what it has; waits until it did, ended, or took too long.
+    pub(super) async fn checkpoint(&self, patience: Duration) {
+        let (done, was_done) = oneshot::channel();
+        let asked = async {
+            if self.orders.send(Order::Checkpoint(done)).await.is_ok() && was_done.await.is_ok() {
+                return;
+            }
+            self.ended.cancelled().await;
+        };
+        // Too slow: the committed row still tells the truth, only a little older.
+        let _ = tokio::time::timeout(patience, asked).await;
+    }
+
+    pub(super) async fn ended(&self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.ended.cancelled()).await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.leases).remove(&self.id);
+        self.ended.cancel();
+    }
+}
+
+fn lock(leases: &Mutex<HashMap<UploadId, Live>>) -> std::sync::MutexGuard<'_, HashMap<UploadId, Live>> {
+    leases.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a live upload is getting on, readable by anyone without a lock.
+#[derive(Debug)]
+pub(super) struct LiveProgress {
+    began: Instant,
+    accepted_bytes: AtomicU64,
+    /// When bytes last came, in milliseconds after `began`.
+    accepted_at_ms: AtomicU64,
+    bytes_per_second: AtomicU64,
+}
+
+impl Default for LiveProgress {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            accepted_bytes: AtomicU64::default(),
+            accepted_at_ms: AtomicU64::default(),
+            bytes_per_second: AtomicU64::default(),
+        }
+    }
+}
+
+impl LiveProgress {
+    /// A rate measured longer ago than this says nothing about now.
+    const RATE_FADES_AFTER: Duration = Duration::from_secs(3);
+
+    /// Bytes taken from the client so far, committed or not, counted from the start of the upload.
+    pub(super) fn accepted_bytes(&self) -> u64 {
+        self.accepted_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A smoothed rate; zero until there is one, and when bytes have ceased to come.
+    pub(super) fn bytes_per_second(&self) -> u64 {
+        let accepted_at = Duration::from_millis(self.accepted_at_ms.load(Ordering::Relaxed));
+        if self.began.elapsed().saturating_sub(accepted_at) > Self::RATE_FADES_AFTER {
+            return 0;
+        }
+        self.bytes_per_second.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn accept(&self, total_bytes: u64) {
+        self.accepted_bytes.store(total_bytes, Ordering::Relaxed);
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.accepted_at_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_rate(&self, bytes_per_second: u64) {
+        self.bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
+    }
+}
+
+/// Measures the rate of a live upload: half the weight on the last second, half on what was before.
+#[derive(Debug)]
+pub(super) struct RateMeter {
+    since: Instant,
+    bytes_before: u64,
+    smoothed: Option<u64>,
+}
+
+impl RateMeter {
+    const WINDOW: Duration = Duration::from_millis(500);
+
+    pub(super) fn start(total_bytes: u64) -> Self {
+        Self { since: Instant::now(), bytes_before: total_bytes, smoothed: None }
+    }
+
+    /// Takes the bytes so far; gives a new rate when a window has passed.
+    pub(super) fn observe(&mut self, total_bytes: u64) -> Option<u64> {
+        let elapsed = self.since.elapsed();
+        if elapsed < Self::WINDOW {
+            return None;
+        }
+        let bytes = u128::from(total_bytes.saturating_sub(self.bytes_before));
+        let rate = u64::try_from(bytes * 1_000_000 / elapsed.as_micros().max(1)).unwrap_or(u64::MAX);
+        let smoothed = self.smoothed.map_or(rate, |before| before / 2 + rate / 2);
+        self.since = Instant::now();
+        self.bytes_before = total_bytes;
+        self.smoothed = Some(smoothed);
+        Some(smoothed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    fn id() -> UploadId {
+        UploadId::new(Timestamp::from_unix_ms(1), [3; 10])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_request_ends_the_writer_before_it() {
+        let leases = Leases::default();
+        let mut first = leases.reserve(id());
+        let taking = leases.take(id(), None, Duration::from_secs(5));
+        let yielding = async {
+            let Some(Order::Yield { answer, .. }) = first.orders.recv().await else { panic!("no order") };
+            answer.send(Ok(())).unwrap();
+            drop(first);
+        };
+        let (second, ()) = tokio::join!(taking, yielding);
+        assert!(second.is_ok());
+        assert_eq!(leases.count(), 1);
+        drop(second);
+        assert_eq!(leases.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_at_the_wrong_offset_disturbs_nobody() {
+        let leases = Leases::default();
+        let mut first = leases.reserve(id());
+        let theirs = Offset::new(7).unwrap();
+        let taking = leases.take(id(), Some(theirs), Duration::from_secs(5));
+        let refusing = async {
+            let Some(Order::Yield { answer, at }) = first.orders.recv().await else { panic!("no order") };
+            assert_eq!(at, Some(theirs));
+            answer.send(Err(Offset::ZERO)).unwrap();
+        };
+        let (refused, ()) = tokio::join!(taking, refusing);
+        let expected = Rejection::WrongOffset { ours: Offset::ZERO, theirs };
+        assert!(matches!(refused, Err(EngineError::Rejected(rejection)) if rejection == expected));
+        assert_eq!(leases.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_hangs_is_not_waited_for_for_ever() {
+        let leases = Leases::default();
+        let _first = leases.reserve(id());
+        let taken = leases.take(id(), None, Duration::from_secs(5)).await;
+        assert!(matches!(taken, Err(EngineError::Unavailable(Unavailable::Held))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_follows_the_last_second() {
+        let mut meter = RateMeter::start(100);
+        assert_eq!(meter.observe(200), None);
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(meter.observe(1_100), Some(2_000));
+        tokio::time::advance(Duration::from_millis(1_000)).await;
+        assert_eq!(meter.observe(1_100), Some(1_000));
+    }
+}

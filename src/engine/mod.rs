@@ -1,0 +1,297 @@
+//! The one upload engine: `create · append · inspect · concatenate · cancel`, and reading.
+//!
+//! It knows nothing of HTTP, SQL or files. Dialects translate their requests into [`command`] values and the
+//! outcomes back; whatever two dialects both need to know is decided here.
+//!
+//! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (the only loop that
+//! moves upload bytes), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
+//! [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`] (status, lists, events,
+//! downloads), [`watch`] (who wants to know of changes), [`digest`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::checksum::Algorithm;
+use crate::domain::event::EventKind;
+use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::time::Timestamp;
+use crate::domain::upload::NewUpload;
+use crate::domain::upload::ProgressPolicy;
+use crate::domain::upload::Upload;
+use crate::state::Outbox;
+use crate::state::UploadStore;
+
+pub mod append;
+pub mod command;
+pub mod concatenate;
+pub mod digest;
+pub mod lease;
+pub mod metrics;
+pub mod read;
+pub mod settle;
+pub mod sweep;
+pub mod watch;
+
+use command::Create;
+use command::EngineError;
+use command::Inspection;
+use command::Unavailable;
+use lease::Leases;
+use metrics::Metrics;
+use watch::Watch;
+
+/// Tells the wall-clock time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What the engine may do, and when.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The largest upload, and the most a yet undeclared one may grow to.
+    pub max_upload_bytes: u64,
+    /// How many uploads may be receiving at once; one more is asked to come back.
+    pub max_active_uploads: usize,
+    /// How long a new request waits for the writer it ends.
+    pub takeover_timeout: Duration,
+    /// A long append commits at least this often.
+    pub checkpoint_every: Duration,
+    /// A long append commits at least after so many bytes.
+    pub checkpoint_bytes: u64,
+    /// Room the storage must keep for everything else.
+    pub min_free_bytes: u64,
+    /// Digests to compute of every upload, besides CRC-32C.
+    pub digests: Vec<Algorithm>,
+    /// A receiving upload that is silent for so long is stalled.
+    pub stall_after: Duration,
+    /// An unfinished upload without activity for so long expires.
+    pub unfinished_expiry: Duration,
+    pub sweep_every: Duration,
+    /// `None` when nobody listens to progress.
+    pub progress: Option<ProgressPolicy>,
+}
+
+/// The engine. Cloning it is cheap and gives the same one.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    clock: Clock,
+    uploads: Arc<dyn UploadStore>,
+    outbox: Arc<dyn Outbox>,
+    blobs: Arc<dyn storage::BlobStore>,
+    leases: Leases,
+    watch: Watch,
+    metrics: Metrics,
+    /// Where append tasks run: apart from the threads that serve the network.
+    runtime: tokio::runtime::Handle,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Builds the engine. Its tasks run on the runtime this is called in.
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        uploads: Arc<dyn UploadStore>,
+        outbox: Arc<dyn Outbox>,
+        blobs: Arc<dyn storage::BlobStore>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            clock,
+            uploads,
+            outbox,
+            blobs,
+            leases: Leases::default(),
+            watch: Watch::default(),
+            metrics: Metrics::default(),
+            runtime: tokio::runtime::Handle::current(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Creates an upload; one of length zero is completed at once.
+    pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
+        let inner = &self.0;
+        inner.check_open_for_business()?;
+        if let Some(length) = command.length {
+            if length.get() > inner.settings.max_upload_bytes {
+                return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
+            }
+            inner.check_room(length.get()).await?;
+        }
+        let now = inner.now();
+        let new = inner.new_upload(command, now);
+        let mut upload = Upload::create(new, now);
+        if !upload.is_full() {
+            return inner.insert(upload).await;
+        }
+        let digests = digest::Running::start(&upload.record().wanted_digests).finish();
+        upload.seal(digests, now);
+        if !upload.is_partial() {
+            upload.verify(now);
+        }
+        // Off the caller's hands: a caller that goes away must not leave it between two stages.
+        let engine = self.clone();
+        let whole = self.spawn(async move {
+            let held = engine.0.leases.reserve(upload.id());
+            let upload = engine.0.insert(upload).await?;
+            let settled = engine.0.settle(upload).await;
+            drop(held);
+            settled
+        });
+        whole.await.map_err(EngineError::task_died)?
+    }
+
+    /// What is true of an upload now. A live writer is asked to commit what it has, and goes on undisturbed.
+    ///
+    /// An upload whose every byte is there but which is not settled yet is waited for: nobody may take it for
+    /// complete before it is.
+    pub async fn inspect(&self, id: UploadId) -> Result<Inspection, EngineError> {
+        let inner = &self.0;
+        if let Some(live) = inner.leases.live(id) {
+            live.checkpoint(inner.settings.takeover_timeout).await;
+        }
+        let mut upload = inner.find(id).await?;
+        if upload.is_full() && !upload.is_settled() {
+            inner.wait_until_settled(id).await;
+            upload = inner.find(id).await?;
+            if upload.is_full() && !upload.is_settled() {
+                return Err(EngineError::Unavailable(Unavailable::Settling));
+            }
+        }
+        Ok(Inspection { expired: upload.is_expired(inner.now()), upload })
+    }
+
+    /// Ends an upload and removes its bytes. A running append is cut first.
+    pub async fn cancel(&self, id: UploadId) -> Result<(), EngineError> {
+        self.0.find(id).await?;
+        let engine = self.clone();
+        let cancelling = self.spawn(async move {
+            let inner = &engine.0;
+            let held = inner.leases.take(id, None, inner.settings.takeover_timeout).await?;
+            let mut upload = inner.find(id).await?;
+            upload.terminate(inner.now())?;
+            let upload = inner.commit(upload).await?;
+            tracing::info!(upload = %id, "upload terminated");
+            inner.remove_bytes(upload).await;
+            drop(held);
+            Ok(())
+        });
+        cancelling.await.map_err(EngineError::task_died)?
+    }
+
+    /// Stops taking work, lets live uploads commit what they have, and waits for everything begun, at most
+    /// `patience` long. Says whether all of it ended.
+    pub async fn shut_down(&self, patience: Duration) -> bool {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        tokio::time::timeout(patience, self.0.tasks.wait()).await.is_ok()
+    }
+
+    /// Runs `work` where it outlives its caller.
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.0.tasks.spawn_on(work, &self.0.runtime)
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    fn expires_at(&self, now: Timestamp) -> Timestamp {
+        now.plus(self.settings.unfinished_expiry)
+    }
+
+    fn new_upload(&self, command: Create, now: Timestamp) -> NewUpload {
+        let mut wanted_digests = self.settings.digests.clone();
+        wanted_digests.extend(command.wanted_digests);
+        wanted_digests.extend(command.promised_digests.iter().map(|promised| promised.algorithm()));
+        wanted_digests.sort_unstable();
+        wanted_digests.dedup();
+        NewUpload {
+            id: UploadId::new(now, rand::random()),
+            dialect: command.dialect,
+            role: command.role,
+            length: command.length,
+            metadata: command.metadata,
+            metadata_as_sent: command.metadata_as_sent,
+            wanted_digests,
+            promised_digests: command.promised_digests,
+            expires_at: self.expires_at(now),
+        }
+    }
+
+    fn check_open_for_business(&self) -> Result<(), EngineError> {
+        if self.stop.is_cancelled() { Err(EngineError::Unavailable(Unavailable::ShuttingDown)) } else { Ok(()) }
+    }
+
+    /// Whether `bytes` more leave the storage the room it must keep.
+    async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
+        let available = self.blobs.check().await.map_err(EngineError::storage)?;
+        let needed = bytes.saturating_add(self.settings.min_free_bytes);
+        if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
+    }
+
+    async fn find(&self, id: UploadId) -> Result<Upload, EngineError> {
+        self.uploads.find(id).await?.ok_or(EngineError::Rejected(Rejection::NotFound))
+    }
+
+    async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
+        let kinds = kinds_of_news(&upload);
+        let committed = self.uploads.insert(upload).await?;
+        self.metrics.count(&kinds);
+        tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
+        self.watch.changed(committed.id());
+        Ok(committed)
+    }
+
+    async fn commit(&self, upload: Upload) -> Result<Upload, EngineError> {
+        let kinds = kinds_of_news(&upload);
+        let committed = self.uploads.commit(upload).await?;
+        self.metrics.count(&kinds);
+        self.watch.changed(committed.id());
+        Ok(committed)
+    }
+
+    /// Waits until nobody holds the upload any more, for as long as a takeover may take.
+    async fn wait_until_settled(&self, id: UploadId) {
+        if let Some(live) = self.leases.live(id) {
+            live.ended(self.settings.takeover_timeout).await;
+        }
+    }
+}
+
+fn kinds_of_news(upload: &Upload) -> Vec<EventKind> {
+    upload.news().iter().map(|event| event.kind).collect()
+}
+
+/// Where the bytes of an upload are: its day and its id, so that data splits by date and by key.
+fn blob_key(id: UploadId) -> storage::BlobKey {
+    storage::BlobKey::new(format!("{}/{id}", id.made_at().day_path())).expect("a day and an id are a key")
+}

@@ -1,0 +1,153 @@
+//! Everything that only asks: status, lists, events, deliveries, downloads. It takes no lease, disturbs no writer, and
+//! reads committed rows and the live counters of running appends.
+
+use std::ops::Range;
+
+use crate::domain::delivery::DeliveryRecord;
+use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::upload::Ended;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::engine::Engine;
+use crate::engine::blob_key;
+use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
+use crate::engine::lease::LiveProgress;
+use crate::engine::watch::Bell;
+
+pub use crate::state::DeliveryQuery;
+pub use crate::state::EventPosition;
+pub use crate::state::LoggedEvent;
+pub use crate::state::UploadQuery;
+pub use crate::state::value_json;
+
+/// An upload as it is now, with what a running append has taken in beyond the committed bytes.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub upload: Upload,
+    /// Its time has passed, though the sweeper has not recorded it yet.
+    pub expired: bool,
+    pub live: Option<Live>,
+}
+
+/// A running append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Bytes taken in, counted from the start of the upload; those above the offset are not committed yet.
+    pub received_bytes: u64,
+    /// Smoothed over the last seconds; zero until there is a rate.
+    pub bytes_per_second: u64,
+}
+
+/// The bytes of a completed upload.
+#[derive(Debug)]
+pub struct Download {
+    pub upload: Upload,
+    engine: Engine,
+}
+
+impl Engine {
+    pub async fn status(&self, id: UploadId) -> Result<Status, EngineError> {
+        // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
+        let live = self.0.leases.progress(id);
+        let upload = self.0.find(id).await?;
+        Ok(self.view(upload, live.as_deref()))
+    }
+
+    /// Uploads that match, newest first.
+    pub async fn list(&self, query: &UploadQuery) -> Result<Vec<Status>, EngineError> {
+        let uploads = self.0.uploads.list(query).await?;
+        Ok(uploads
+            .into_iter()
+            .map(|upload| {
+                let live = self.0.leases.progress(upload.id());
+                self.view(upload, live.as_deref())
+            })
+            .collect())
+    }
+
+    fn view(&self, upload: Upload, live: Option<&LiveProgress>) -> Status {
+        let committed = upload.offset().get();
+        let live = live.filter(|_| upload.stage().takes_bytes()).map(|progress| Live {
+            received_bytes: progress.accepted_bytes().max(committed),
+            bytes_per_second: progress.bytes_per_second(),
+        });
+        let expired = live.is_none() && upload.is_expired(self.0.now());
+        Status { upload, expired, live }
+    }
+
+    /// Whether an append is running.
+    pub fn is_live(&self, id: UploadId) -> bool {
+        self.0.leases.live(id).is_some()
+    }
+
+    /// Rings when this upload has changed.
+    pub fn bell(&self, id: UploadId) -> Bell {
+        self.0.watch.upload(id)
+    }
+
+    /// Rings when any upload has changed.
+    pub fn bell_for_all(&self) -> Bell {
+        self.0.watch.all()
+    }
+
+    /// Ends when the engine begins to shut down.
+    pub async fn stopping(&self) {
+        self.0.stop.cancelled().await;
+    }
+
+    /// Whether the engine has begun to shut down.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stop.is_cancelled()
+    }
+
+    pub async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>, EngineError> {
+        Ok(self.0.uploads.events_of(id, after, limit).await?)
+    }
+
+    pub async fn events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>, EngineError> {
+        Ok(self.0.uploads.events_since(after, limit).await?)
+    }
+
+    pub async fn newest_event(&self) -> Result<EventPosition, EngineError> {
+        Ok(self.0.uploads.newest_event().await?)
+    }
+
+    pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>, EngineError> {
+        Ok(self.0.outbox.deliveries(query).await?)
+    }
+
+    /// Tries the storage and the database.
+    pub async fn check(&self) -> Result<(), EngineError> {
+        self.0.check_open_for_business()?;
+        self.0.blobs.check().await.map_err(EngineError::storage)?;
+        self.0.uploads.check().await?;
+        Ok(())
+    }
+
+    /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
+    pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
+        let upload = self.0.find(id).await?;
+        match upload.stage() {
+            Stage::Completed => Ok(Some(Download { upload, engine: self.clone() })),
+            Stage::Ended(how) => Err(Rejection::Gone(how).into()),
+            _ if upload.is_expired(self.0.now()) => Err(Rejection::Gone(Ended::Expired).into()),
+            Stage::Received if !upload.is_partial() => Err(EngineError::Unavailable(Unavailable::Settling)),
+            Stage::Verified | Stage::Stored => Err(EngineError::Unavailable(Unavailable::Settling)),
+            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => Ok(None),
+        }
+    }
+}
+
+impl Download {
+    /// The bytes of `range`, which lies within the upload.
+    pub async fn read(
+        &self,
+        range: Range<u64>,
+    ) -> Result<impl futures::Stream<Item = Result<bytes::Bytes, EngineError>> + use<>, EngineError> {
+        let key = blob_key(self.upload.id());
+        let bytes = self.engine.0.blobs.read(&key, range).await.map_err(EngineError::storage)?;
+        Ok(futures::TryStreamExt::map_err(bytes, EngineError::storage))
+    }
+}

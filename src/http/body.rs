@@ -1,0 +1,182 @@
+//! Request bodies: pumping them into the engine, and answering while they still arrive.
+//!
+//! An answer given before the whole body has come would often be lost: closing a connection with unread bytes resets
+//! it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes is read and
+//! thrown away for a bounded time before the connection closes. If the body ends within it, the connection lives on.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use actix_web::body::BodySize as ResponseSize;
+use actix_web::body::BoxBody;
+use actix_web::body::MessageBody;
+use actix_web::dev::Payload;
+use actix_web::dev::ServiceRequest;
+use actix_web::error::PayloadError;
+use actix_web::http::header;
+use actix_web::http::header::HeaderMap;
+use actix_web::web;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::Stream;
+use futures::StreamExt;
+
+use crate::domain::upload::Upload;
+use crate::engine::append::Feed;
+use crate::engine::command::BodyEnd;
+use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
+use crate::protocol::fields::Fields;
+use crate::protocol::tus::wire::BodySize;
+
+/// Chunks that are there already are handed on together, up to about this size, so that the append task wakes once.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// What the headers say about the size of the body.
+pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    BodySize::of(length, headers.contains_key(header::TRANSFER_ENCODING))
+}
+
+/// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
+///
+/// A body that is cut short keeps what arrived and is never answered with success.
+pub(crate) async fn pump(
+    mut payload: web::Payload,
+    feed: Feed,
+    idle_timeout: Duration,
+) -> Result<Upload, EngineError> {
+    let end = loop {
+        let first = match tokio::time::timeout(idle_timeout, payload.next()).await {
+            Err(_idle) => break BodyEnd::Cut,
+            Ok(first) => first,
+        };
+        let mut batch = Vec::new();
+        let mut gathered = 0;
+        let mut next = Some(first);
+        let end = loop {
+            match next {
+                Some(Some(Ok(chunk))) => {
+                    gathered += chunk.len();
+                    batch.push(chunk);
+                    next = if gathered < BATCH_BYTES { payload.next().now_or_never() } else { None };
+                }
+                Some(Some(Err(_))) => break Some(BodyEnd::Cut),
+                Some(None) => break Some(BodyEnd::Complete),
+                None => break None,
+            }
+        };
+        if !batch.is_empty() && feed.push(batch).await.is_err() {
+            break BodyEnd::Cut;
+        }
+        if let Some(end) = end {
+            break end;
+        }
+    };
+    let upload = feed.finish(end).await?;
+    match end {
+        BodyEnd::Complete => Ok(upload),
+        BodyEnd::Cut => Err(EngineError::Unavailable(Unavailable::Idle)),
+    }
+}
+
+/// A request's body, still readable after the handler is done with it.
+#[derive(Clone)]
+pub(super) struct Inlet(Rc<RefCell<Shared>>);
+
+struct Shared {
+    payload: Payload,
+    ended: bool,
+}
+
+impl Inlet {
+    /// Puts itself between a request and its body.
+    pub(super) fn tap(request: &mut ServiceRequest) -> Self {
+        let inlet = Self(Rc::new(RefCell::new(Shared { payload: request.take_payload(), ended: false })));
+        request.set_payload(Payload::Stream { payload: Box::pin(inlet.clone()) });
+        inlet
+    }
+
+    /// Whether the whole body has been read.
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.borrow().ended
+    }
+}
+
+impl Stream for Inlet {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut shared = self.0.borrow_mut();
+        let polled = Pin::new(&mut shared.payload).poll_next(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            shared.ended = true;
+        }
+        polled
+    }
+}
+
+/// An answer that, once sent, goes on reading the request's body for a while.
+pub(super) struct Draining {
+    answer: BoxBody,
+    inlet: Inlet,
+    patience: Duration,
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Draining {
+    pub(super) fn new(answer: BoxBody, inlet: Inlet, patience: Duration) -> Self {
+        Self { answer, inlet, patience, deadline: None }
+    }
+
+    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        if deadline.poll_unpin(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // Other connections of this thread get their turn, however fast this client is.
+        for _ in 0..64 {
+            match Pin::new(&mut self.inlet).poll_next(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl MessageBody for Draining {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> ResponseSize {
+        self.answer.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.deadline.is_none() {
+            match Pin::new(&mut self.answer).poll_next(cx) {
+                Poll::Ready(None) => {}
+                polled => return polled,
+            }
+        }
+        self.drain(cx).map(|()| None)
+    }
+}
+
+/// Header fields of the HTTP layer, as dialects read them.
+pub(crate) struct HeaderFields<'a>(pub(crate) &'a HeaderMap);
+
+impl Fields for HeaderFields<'_> {
+    fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+        Box::new(self.0.get_all(name).map(|value| value.as_bytes()))
+    }
+}

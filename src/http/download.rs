@@ -1,0 +1,213 @@
+//! The bytes of a completed upload: ranges, conditional requests, and headers that make nothing of them run.
+
+use std::time::SystemTime;
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::body::SizedStream;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use percent_encoding::AsciiSet;
+use percent_encoding::NON_ALPHANUMERIC;
+use percent_encoding::utf8_percent_encode;
+
+use crate::domain::upload::Upload;
+use crate::engine::command::EngineError;
+use crate::engine::read::Download;
+use crate::http::error::Problem;
+use crate::protocol::tus::reply::imf_fixdate;
+
+/// What a request wants of `size` bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// From the first to the last byte, both included.
+    Range(u64, u64),
+    OutOfReach,
+}
+
+/// What the conditions of a request come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Condition {
+    Met,
+    NotModified,
+    Failed,
+}
+
+/// Answers a GET.
+pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<HttpResponse, EngineError> {
+    let upload = &download.upload;
+    let (size, tag) = (upload.offset().get(), etag(upload));
+    let modified = upload.record().timeline.last().map_or(upload.record().updated_at, |(_, at)| *at);
+    let modified = imf_fixdate(modified);
+    match condition(request, &tag, &modified) {
+        Condition::Met => {}
+        Condition::NotModified => {
+            return Ok(HttpResponse::NotModified()
+                .insert_header((header::ETAG, tag))
+                .insert_header((header::LAST_MODIFIED, modified))
+                .finish());
+        }
+        Condition::Failed => {
+            let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "changed", "the upload is not the one named");
+            return Ok(problem.respond(request));
+        }
+    }
+    let wanted = match text(request, header::RANGE) {
+        Some(range) if range_applies(request, &tag, &modified) => wanted(range, size),
+        _ => Wanted::All,
+    };
+    let (first, end) = match wanted {
+        Wanted::All => (0, size),
+        Wanted::Range(first, last) => (first, last + 1),
+        Wanted::OutOfReach => {
+            let detail = format!("the upload has {size} bytes; the range asked for is not among them");
+            let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", detail);
+            return Ok(problem.with(header::CONTENT_RANGE, format!("bytes */{size}")).respond(request));
+        }
+    };
+    let mut response = HttpResponse::Ok();
+    if let Wanted::Range(first, last) = wanted {
+        response.status(StatusCode::PARTIAL_CONTENT);
+        response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}")));
+    }
+    let content_type = upload.record().metadata.content_type();
+    response
+        .insert_header((header::CONTENT_TYPE, content_type.as_deref().unwrap_or("application/octet-stream")))
+        .insert_header((header::CONTENT_DISPOSITION, disposition(upload)))
+        // What clients upload must not run as ours.
+        .insert_header((header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"))
+        .insert_header((header::ACCEPT_RANGES, "bytes"))
+        .insert_header((header::CACHE_CONTROL, "private, no-cache"))
+        .insert_header((header::ETAG, tag))
+        .insert_header((header::LAST_MODIFIED, modified));
+    let bytes = download.read(first..end).await?;
+    let bytes = futures::TryStreamExt::map_err(bytes, |error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "a download broke off");
+        Box::<dyn std::error::Error>::from(error)
+    });
+    Ok(response.body(SizedStream::new(end - first, bytes)))
+}
+
+/// A completed upload never changes, so its id names its bytes for ever.
+fn etag(upload: &Upload) -> String {
+    format!("\"{}\"", upload.id())
+}
+
+/// RFC 9110, 13.2.2: the order in which conditions count.
+fn condition(request: &HttpRequest, tag: &str, modified: &str) -> Condition {
+    match (text(request, header::IF_MATCH), text(request, header::IF_UNMODIFIED_SINCE)) {
+        (Some(tags), _) if !names(tags, tag) => return Condition::Failed,
+        (None, Some(since)) if is_after(modified, since) => return Condition::Failed,
+        _ => {}
+    }
+    match (text(request, header::IF_NONE_MATCH), text(request, header::IF_MODIFIED_SINCE)) {
+        (Some(tags), _) if names(tags, tag) => Condition::NotModified,
+        (None, Some(since)) if !is_after(modified, since) && httpdate::parse_http_date(since).is_ok() => {
+            Condition::NotModified
+        }
+        _ => Condition::Met,
+    }
+}
+
+/// RFC 9110, 13.1.5: a range of something else than what the client has is answered with the whole.
+fn range_applies(request: &HttpRequest, tag: &str, modified: &str) -> bool {
+    text(request, header::IF_RANGE).is_none_or(|held| held == tag || held == modified)
+}
+
+fn names(list: &str, tag: &str) -> bool {
+    list.split(',').map(str::trim).any(|item| item == "*" || item.strip_prefix("W/").unwrap_or(item) == tag)
+}
+
+/// Whether one HTTP date is after another; never, when either cannot be read.
+fn is_after(one: &str, other: &str) -> bool {
+    let time = |text| httpdate::parse_http_date(text).unwrap_or(SystemTime::UNIX_EPOCH);
+    httpdate::parse_http_date(other).is_ok() && time(one) > time(other)
+}
+
+fn text(request: &HttpRequest, name: header::HeaderName) -> Option<&str> {
+    request.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// RFC 9110, 14: one range of bytes. Several, or what is not understood, get the whole.
+fn wanted(range: &str, size: u64) -> Wanted {
+    let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Wanted::All;
+    };
+    let number = |text: &str| crate::domain::size::parse_bytes(text.trim());
+    match (first.trim(), last.trim()) {
+        ("", suffix) => match number(suffix) {
+            Some(0) => Wanted::OutOfReach,
+            Some(_) if size == 0 => Wanted::OutOfReach,
+            Some(count) => Wanted::Range(size.saturating_sub(count), size - 1),
+            None => Wanted::All,
+        },
+        (first, last) => match (number(first), number(last)) {
+            (None, _) => Wanted::All,
+            (Some(_), None) if !last.is_empty() => Wanted::All,
+            (Some(first), Some(last)) if last < first => Wanted::All,
+            (Some(first), _) if first >= size => Wanted::OutOfReach,
+            (Some(first), last) => Wanted::Range(first, last.unwrap_or(size - 1).min(size - 1)),
+        },
+    }
+}
+
+/// RFC 6266 with RFC 8187: the client's name for the file, in a form that cannot break out of the header.
+fn disposition(upload: &Upload) -> String {
+    /// RFC 8187, attr-char: what may stand unescaped.
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'!')
+        .remove(b'#')
+        .remove(b'$')
+        .remove(b'&')
+        .remove(b'+')
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'^')
+        .remove(b'_')
+        .remove(b'`')
+        .remove(b'|')
+        .remove(b'~');
+    let Some(name) = upload.record().metadata.file_name() else { return "attachment".to_owned() };
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' }).collect();
+    if plain == name {
+        return format!("attachment; filename=\"{plain}\"");
+    }
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(&name, ESCAPED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_understood_or_the_whole_is_sent() {
+        for (range, size, expected) in [
+            ("bytes=0-4", 10, Wanted::Range(0, 4)),
+            ("bytes=5-", 10, Wanted::Range(5, 9)),
+            ("bytes=5-999", 10, Wanted::Range(5, 9)),
+            ("bytes=-3", 10, Wanted::Range(7, 9)),
+            ("bytes=-30", 10, Wanted::Range(0, 9)),
+            ("bytes=9-9", 10, Wanted::Range(9, 9)),
+            ("bytes=10-", 10, Wanted::OutOfReach),
+            ("bytes=-0", 10, Wanted::OutOfReach),
+            ("bytes=0-", 0, Wanted::OutOfReach),
+            ("bytes=-1", 0, Wanted::OutOfReach),
+            ("bytes=4-2", 10, Wanted::All),
+            ("bytes=0-1,3-4", 10, Wanted::All),
+            ("bytes=+1-2", 10, Wanted::All),
+            ("bytes=a-b", 10, Wanted::All),
+            ("pages=1-2", 10, Wanted::All),
+            ("bytes=18446744073709551616-", 10, Wanted::All),
+        ] {
+            assert_eq!(wanted(range, size), expected, "{range} of {size}");
+        }
+    }
+
+    #[test]
+    fn tags_match_weakly_and_in_lists() {
+        assert!(names("\"a\", \"b\"", "\"b\"") && names("W/\"b\"", "\"b\"") && names("*", "\"b\""));
+        assert!(!names("\"a\"", "\"b\""));
+    }
+}

@@ -1,0 +1,152 @@
+//! What every request and every answer goes through, in this order: a request id and one log line, CORS, the shared
+//! token, the route, and last the reading of a body that nobody read.
+
+use actix_web::Error;
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
+use actix_web::body::MessageBody;
+use actix_web::dev::ServiceRequest;
+use actix_web::dev::ServiceResponse;
+use actix_web::http::Method;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::http::header::HeaderMap;
+use actix_web::http::header::HeaderName;
+use actix_web::http::header::HeaderValue;
+use actix_web::middleware::Next;
+use actix_web::web;
+use subtle::ConstantTimeEq;
+use tokio::time::Instant;
+
+use crate::http::Cors;
+use crate::http::Shared;
+use crate::http::body::Draining;
+use crate::http::body::Inlet;
+use crate::http::error::Problem;
+use crate::http::error::RequestId;
+use crate::protocol::tus::wire;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+
+const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+const ALLOW_HEADERS: &str = "Authorization, Content-Type, Content-Disposition, Content-Encoding, Content-Range, \
+    Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, Origin, X-Requested-With, X-Request-ID, \
+    X-HTTP-Method-Override, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Defer-Length, \
+    Upload-Concat, Upload-Checksum, Upload-Complete, Upload-Incomplete, Upload-Draft-Interop-Version, Incremental, \
+    X-Upload-Content-Type, X-Upload-Content-Length, X-Goog-Resumable, X-Goog-Hash, X-GUploader-No-308, \
+    If-None-Match, Last-Event-ID, Cache-Control";
+const EXPOSE_HEADERS: &str = "Location, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Defer-Length, \
+    Upload-Concat, Upload-Expires, Upload-Complete, Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, \
+    Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, Range, Retry-After, \
+    Accept-Patch, Content-Digest, Repr-Digest, X-Goog-Hash, X-GUploader-UploadID, X-HTTP-Status-Code-Override, \
+    X-Request-ID, ETag, Content-Disposition";
+
+pub(super) async fn edge(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let began = Instant::now();
+    let shared = request.app_data::<web::Data<Shared>>().expect("every app has its shared state").clone();
+    let id = chosen_id(request.headers()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let inlet = Inlet::tap(&mut request);
+    let http = request.request().clone();
+
+    let answered = match refused(&request, &shared) {
+        Some(refusal) => request.into_response(refusal),
+        None => match next.call(request).await {
+            Ok(response) => response.map_into_boxed_body(),
+            Err(error) => ServiceResponse::new(http.clone(), from_framework(&error, &http)),
+        },
+    };
+    let mut response = answered;
+    add_headers(&http, &shared, &id, response.headers_mut());
+    tracing::debug!(
+        request = %id,
+        method = %http.method(),
+        path = http.path(),
+        status = response.status().as_u16(),
+        took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    if inlet.is_spent() || !carries_body(&http) {
+        return Ok(response);
+    }
+    Ok(response.map_body(|_, answer| BoxBody::new(Draining::new(answer, inlet, shared.drain_timeout))))
+}
+
+/// The refusal of a request that lacks the shared token. Preflights and health checks never carry it.
+fn refused(request: &ServiceRequest, shared: &Shared) -> Option<HttpResponse> {
+    let token = shared.token.as_ref()?;
+    if request.method() == Method::OPTIONS || matches!(request.path(), "/healthz" | "/readyz") {
+        return None;
+    }
+    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    if bool::from(given.ct_eq(token.as_bytes())) {
+        return None;
+    }
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send Authorization: Bearer <token>");
+    Some(problem.with(header::WWW_AUTHENTICATE, "Bearer").respond(request.request()))
+}
+
+/// A request id sent along is kept if it is one, so that logs of several servers can be joined.
+fn chosen_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    ((8..=64).contains(&id.len()) && id.bytes().all(plain)).then(|| id.to_owned())
+}
+
+/// What the HTTP layer refused by itself, in our form.
+fn from_framework(error: &Error, request: &HttpRequest) -> HttpResponse {
+    let status = error.as_response_error().status_code();
+    if status.is_server_error() {
+        tracing::error!(error = %error, "the HTTP layer could not serve a request");
+        return Problem::new(status, "internal", "the server could not do this").respond(request);
+    }
+    Problem::new(status, "bad-request", "the request could not be read").respond(request)
+}
+
+fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut HeaderMap) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS.
+    if request.path().starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS {
+        headers.insert(TUS_RESUMABLE, HeaderValue::from_static(wire::VERSION));
+    }
+    add_cors(request, &shared.cors, headers);
+}
+
+fn add_cors(request: &HttpRequest, cors: &Cors, headers: &mut HeaderMap) {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return };
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let any = cors.allow_origins.iter().any(|allowed| allowed == "*");
+    if !any && !cors.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+        return;
+    }
+    let allowed = if any { HeaderValue::from_static("*") } else { origin.clone() };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+    if cors.allow_credentials {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    }
+    let preflight = request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(ALLOW_METHODS));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOW_HEADERS));
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
+    } else {
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSE_HEADERS));
+    }
+}
+
+fn carries_body(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    length.is_some_and(|length| length != b"0") || headers.contains_key(header::TRANSFER_ENCODING)
+}

@@ -1,0 +1,142 @@
+//! Failure to response: one log line, one public sentence, in the form of RFC 9457.
+//!
+//! What a client can act on is told precisely. Trouble below is logged with its causes and shown only as a fixed
+//! sentence with the request's id. Trouble that may pass is 5xx with `Retry-After`, never a 4xx: clients give up on
+//! those, and some forget the upload.
+
+use std::time::Duration;
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::http::header::HeaderName;
+use serde::Serialize;
+
+use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
+
+/// A refusal a person can act on.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    /// A stable word for programs, such as `wrong-offset`.
+    code: &'static str,
+    /// A sentence for people.
+    detail: String,
+    headers: Vec<(HeaderName, String)>,
+}
+
+/// The id of a request, in its answer and in every log line about it.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), headers: Vec::new() }
+    }
+
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this address")
+    }
+
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this address takes {allow}"))
+            .with(header::ALLOW, allow)
+    }
+
+    /// Trouble that may pass.
+    pub fn try_again(code: &'static str, detail: impl Into<String>, after: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, after.as_secs().to_string())
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn respond(self, request: &HttpRequest) -> HttpResponse {
+        let id = request_id(request);
+        let body = Body {
+            r#type: format!("urn:longshore:problem:{}", self.code),
+            title: reason(self.status),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id: &id,
+        };
+        let mut response = HttpResponse::build(self.status);
+        response.reason(reason(self.status));
+        for (name, value) in self.headers {
+            response.insert_header((name, value));
+        }
+        response
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .content_type("application/problem+json")
+            .body(serde_json::to_string(&body).expect("a struct of strings and a number is JSON"))
+    }
+}
+
+/// The problem behind an error that means the same in every dialect; the error itself if it is a rejection, which each
+/// dialect words for itself.
+pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crate::domain::rejection::Rejection> {
+    let soon = Duration::from_secs(1);
+    Ok(match error {
+        EngineError::Rejected(rejection) => return Err(rejection),
+        EngineError::Unavailable(why) => {
+            let code = match why {
+                Unavailable::ShuttingDown => "shutting-down",
+                Unavailable::Busy => "busy",
+                Unavailable::Superseded => "superseded",
+                Unavailable::Held => "held",
+                Unavailable::Settling => "settling",
+                Unavailable::Idle => "incomplete-body",
+            };
+            Problem::try_again(code, why.to_string(), soon)
+        }
+        EngineError::NoSpace => Problem::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "no-space",
+            "there is not enough room for this data right now; what was stored before is kept",
+        )
+        .with(header::RETRY_AFTER, "30"),
+        EngineError::Failed { .. } => {
+            let id = request_id(request);
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(request = %id, error, "could not serve a request");
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the server could not do this; the log has the reason under this request id",
+            )
+            .with(header::RETRY_AFTER, "5")
+        }
+    })
+}
+
+pub fn request_id(request: &HttpRequest) -> String {
+    request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
+}
+
+/// The phrase of a status, also where HTTP itself has none.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        460 => "Checksum Mismatch",
+        507 => "Insufficient Storage",
+        _ => status.canonical_reason().unwrap_or("Error"),
+    }
+}

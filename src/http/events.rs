@@ -1,0 +1,257 @@
+//! Server-Sent Events: a snapshot, then changes; `Last-Event-ID` resumes.
+//!
+//! Committed events carry an id and the very JSON that webhooks carry. Progress between commits comes from memory,
+//! without an id: it is not news worth repeating after a reconnect.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::web;
+use bytes::Bytes;
+use futures::stream;
+use serde_json::Value;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::domain::id::UploadId;
+use crate::domain::size::parse_bytes;
+use crate::domain::upload::Stage;
+use crate::engine::command::EngineError;
+use crate::engine::read::EventPosition;
+use crate::engine::read::LoggedEvent;
+use crate::engine::read::UploadQuery;
+use crate::engine::watch::Bell;
+use crate::http::Shared;
+use crate::http::error::Problem;
+use crate::http::query;
+use crate::http::query::Query;
+use crate::http::reading;
+use crate::http::status;
+use crate::http::status::PROGRESS_EVERY;
+
+/// How many events one question brings. A client that has missed more gets a new snapshot instead.
+const BATCH: u32 = 500;
+
+/// How many uploads in progress a snapshot of everything shows.
+const SNAPSHOT_UPLOADS: u32 = 100;
+
+/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more can happen, and asking again then is answered
+/// with 204, which keeps browsers from reconnecting.
+pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    if let Err(answer) = reading(&request) {
+        return answer;
+    }
+    answer_one(&request, &id, shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    let id = status::parse_id(id)?;
+    let seen = last_event_id(request)?;
+    let seat = Seat::take(&shared)?;
+    let bell = shared.engine.bell(id);
+    let status = shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
+    let newest = status.upload.record().next_sequence - 1;
+    if seen.is_some_and(|seen| seen >= newest) && status.upload.is_settled() {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    // One who has missed more than a batch is better off with how things stand.
+    let resumed = seen.filter(|seen| newest.saturating_sub(*seen) <= u64::from(BATCH));
+    let mut ready = VecDeque::new();
+    if resumed.is_none() {
+        ready.push_back(message("snapshot", Some(&newest.to_string()), &status::to_json(&status, &shared).to_string()));
+    }
+    let source = Source::One { id, seen: resumed.unwrap_or(newest), told_received: None };
+    Ok(Stream { shared, source, bell, ready, look: resumed.is_some(), ended: false, _seat: seat }.respond())
+}
+
+/// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
+pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Err(answer) = reading(&request) {
+        return answer;
+    }
+    answer_all(&request, shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    let seen = last_event_id(request)?;
+    let seat = Seat::take(&shared)?;
+    let bell = shared.engine.bell_for_all();
+    let refuse = |error| status::problem(error, request);
+    let newest = shared.engine.newest_event().await.map_err(refuse)?;
+    let mut ready = VecDeque::new();
+    let (seen, look) = match seen.and_then(|seen| i64::try_from(seen).ok()) {
+        Some(seen) if newest.0.saturating_sub(seen) <= i64::from(BATCH) => (EventPosition(seen), true),
+        _ => {
+            ready.push_back(snapshot_of_all(&shared, newest).await.map_err(refuse)?);
+            (newest, false)
+        }
+    };
+    let source = Source::All { seen };
+    Ok(Stream { shared, source, bell, ready, look, ended: false, _seat: seat }.respond())
+}
+
+async fn snapshot_of_all(shared: &Shared, newest: EventPosition) -> Result<Bytes, EngineError> {
+    let unfinished = UploadQuery {
+        stages: vec![
+            Stage::Created,
+            Stage::Receiving,
+            Stage::Stalled,
+            Stage::Received,
+            Stage::Verified,
+            Stage::Stored,
+        ],
+        limit: SNAPSHOT_UPLOADS,
+        ..UploadQuery::default()
+    };
+    let uploads = shared.engine.list(&unfinished).await?;
+    let uploads: Vec<Value> = uploads.iter().map(|status| status::to_json(status, shared)).collect();
+    Ok(message("snapshot", Some(&newest.0.to_string()), &json!({ "uploads": uploads }).to_string()))
+}
+
+/// Where to go on, from the header or, for pages that cannot set it, from the query.
+fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
+    let mut seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    for (name, value) in Query::parse(request.query_string())?.pairs() {
+        match name {
+            "last_event_id" => seen = seen.or_else(|| Some(value.to_owned())),
+            _ => return Err(query::unknown(name, "last_event_id")),
+        }
+    }
+    match seen.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => {
+            let id = parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"))?;
+            Ok(Some(id))
+        }
+    }
+}
+
+/// One of the bounded number of open streams.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(shared: &Shared) -> Result<Self, Problem> {
+        let seat = Self(Arc::clone(&shared.streams));
+        if seat.0.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
+            let detail = format!("{} event streams are open, as many as are allowed", shared.max_streams);
+            return Err(Problem::try_again("too-many-streams", detail, std::time::Duration::from_secs(10)));
+        }
+        Ok(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Stream {
+    shared: web::Data<Shared>,
+    source: Source,
+    bell: Bell,
+    ready: VecDeque<Bytes>,
+    /// There may be events that were not looked for yet.
+    look: bool,
+    ended: bool,
+    _seat: Seat,
+}
+
+enum Source {
+    One { id: UploadId, seen: u64, told_received: Option<u64> },
+    All { seen: EventPosition },
+}
+
+impl Stream {
+    fn respond(self) -> HttpResponse {
+        let messages = stream::unfold(self, |mut stream| async move {
+            let message = stream.next().await?;
+            Some((Ok::<_, actix_web::Error>(message), stream))
+        });
+        HttpResponse::Ok()
+            .content_type("text/event-stream")
+            .insert_header(("cache-control", "no-store"))
+            // nginx would otherwise keep messages back.
+            .insert_header(("x-accel-buffering", "no"))
+            .streaming(messages)
+    }
+
+    /// The next message, or the end. Trouble ends the stream: the client reconnects and says what it has seen.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Some(message);
+            }
+            if self.ended {
+                return None;
+            }
+            if self.look {
+                self.look = false;
+                if let Err(error) = self.gather().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an event stream broke off");
+                    return None;
+                }
+                continue;
+            }
+            let heartbeat = Instant::now() + self.shared.heartbeat;
+            let progress = matches!(self.source, Source::One { .. });
+            tokio::select! {
+                () = self.bell.rang() => self.look = true,
+                () = tokio::time::sleep(PROGRESS_EVERY), if progress && self.is_live() => self.look = true,
+                () = self.shared.engine.stopping() => return None,
+                () = tokio::time::sleep_until(heartbeat) => return Some(Bytes::from_static(b": still here\n\n")),
+            }
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        match self.source {
+            Source::One { id, .. } => self.shared.engine.is_live(id),
+            Source::All { .. } => false,
+        }
+    }
+
+    async fn gather(&mut self) -> Result<(), EngineError> {
+        let engine = &self.shared.engine;
+        match &mut self.source {
+            Source::One { id, seen, told_received } => {
+                let status = engine.status(*id).await?;
+                let events = engine.events_of(*id, *seen, BATCH).await?;
+                self.look = events.len() == BATCH as usize;
+                for event in &events {
+                    *seen = event.sequence;
+                    self.ready.push_back(event_message(event, &event.sequence.to_string()));
+                }
+                let received = status.live.map(|live| live.received_bytes);
+                if received.is_some() && received != *told_received {
+                    *told_received = received;
+                    self.ready.push_back(message("progress", None, &status::to_json(&status, &self.shared).to_string()));
+                }
+                self.ended = status.upload.is_settled() && *seen + 1 >= status.upload.record().next_sequence;
+            }
+            Source::All { seen } => {
+                let events = engine.events_since(*seen, BATCH).await?;
+                self.look = events.len() == BATCH as usize;
+                for event in &events {
+                    *seen = event.position;
+                    self.ready.push_back(event_message(event, &event.position.0.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn event_message(event: &LoggedEvent, id: &str) -> Bytes {
+    message(event.kind.name(), Some(id), &String::from_utf8_lossy(&event.body))
+}
+
+/// One message. JSON text has no line breaks of its own, so its data is one line.
+fn message(event: &str, id: Option<&str>, data: &str) -> Bytes {
+    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+    Bytes::from(format!("{id}event: {event}\ndata: {data}\n\n"))
+}

@@ -1,0 +1,107 @@
+//! The shared edge: the route table, what goes around every request, status, events, downloads, health.
+//!
+//! It knows requests and responses and the engine; neither databases nor files.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::middleware::from_fn;
+use actix_web::web;
+use prometheus_client::registry::Registry;
+
+use crate::domain::id::UploadId;
+use crate::engine::Engine;
+use crate::protocol::tus;
+use crate::protocol::tus::wire;
+
+pub mod body;
+pub mod deliveries;
+pub mod download;
+mod edge;
+pub mod error;
+pub mod events;
+pub mod health;
+pub mod query;
+pub mod status;
+
+use error::Problem;
+
+/// What every request handler may use.
+pub struct Shared {
+    pub engine: Engine,
+    /// Put before the path of an upload in `Location` and links; empty for a path alone, which every client resolves
+    /// against the URL it used, also behind proxies.
+    pub public_url: String,
+    pub token: Option<String>,
+    pub cors: Cors,
+    pub max_metadata_bytes: usize,
+    pub idle_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub long_poll_max: Duration,
+    pub heartbeat: Duration,
+    pub max_streams: usize,
+    pub max_page: u32,
+    pub registry: Arc<Registry>,
+    /// Event streams open now.
+    pub streams: Arc<AtomicUsize>,
+}
+
+/// Which pages elsewhere may talk to this server.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    pub allow_origins: Vec<String>,
+    pub allow_credentials: bool,
+    pub max_age: Duration,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("public_url", &self.public_url).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Where an upload is, for `Location`.
+    pub fn location(&self, id: UploadId) -> String {
+        format!("{}{}", self.public_url, wire::upload_path(id))
+    }
+}
+
+/// The route table.
+pub fn routes(app: &mut web::ServiceConfig) {
+    app.service(
+        web::scope("")
+            .wrap(from_fn(edge::edge))
+            .service(web::resource(["/files", "/files/"]).route(web::route().to(tus::collection)))
+            .service(web::resource("/files/{id}").route(web::route().to(tus::resource)))
+            .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
+            .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
+            .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
+            .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
+            .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
+            .service(web::resource("/healthz").route(web::route().to(health::alive)))
+            .service(web::resource("/readyz").route(web::route().to(health::ready)))
+            .service(web::resource("/metrics").route(web::route().to(health::metrics)))
+            .default_service(web::route().to(nothing_here)),
+    );
+}
+
+async fn nothing_here(request: HttpRequest) -> HttpResponse {
+    match request.method().as_str() {
+        "OPTIONS" => HttpResponse::NoContent().finish(),
+        _ => Problem::not_found().respond(&request),
+    }
+}
+
+/// Lets reading methods through; answers OPTIONS and refuses the rest.
+fn reading(request: &HttpRequest) -> Result<(), HttpResponse> {
+    match request.method().as_str() {
+        "GET" | "HEAD" => Ok(()),
+        "OPTIONS" => Err(HttpResponse::NoContent().insert_header(("allow", "GET, HEAD, OPTIONS")).finish()),
+        _ => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS").respond(request)),
+    }
+}

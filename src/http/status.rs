@@ -1,0 +1,237 @@
+//! How far uploads are: one, or a list of them. Asking takes no lock and disturbs no writer.
+
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::http::header::HeaderValue;
+use actix_web::web;
+use serde_json::Value;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::upload::Ended;
+use crate::domain::upload::Stage;
+use crate::engine::Engine;
+use crate::engine::command::EngineError;
+use crate::engine::read::Status;
+use crate::engine::read::UploadQuery;
+use crate::engine::read::value_json;
+use crate::http::Shared;
+use crate::http::error::Problem;
+use crate::http::error::common;
+use crate::http::query;
+use crate::http::query::Query;
+use crate::http::reading;
+
+/// While bytes arrive, a waiting client is told of progress no more often than this.
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+const DEFAULT_PAGE: u32 = 100;
+
+/// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
+pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    if let Err(answer) = reading(&request) {
+        return answer;
+    }
+    answer_one(&request, &id, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let id = parse_id(id)?;
+    let mut wait = Duration::ZERO;
+    for (name, value) in Query::parse(request.query_string())?.pairs() {
+        match name {
+            "wait" => wait = query::wait(value, shared.long_poll_max)?,
+            _ => return Err(query::unknown(name, "wait")),
+        }
+    }
+    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let status = wait_for_change(&shared.engine, id, known, wait).await.map_err(|error| problem(error, request))?;
+    let tag = etag(&status);
+    if known.is_some_and(|known| known.split(',').any(|item| item.trim() == tag)) {
+        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish());
+    }
+    Ok(HttpResponse::Ok()
+        .insert_header((header::ETAG, tag))
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+        .json(to_json(&status, shared)))
+}
+
+/// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known one, any
+/// change counts.
+async fn wait_for_change(
+    engine: &Engine,
+    id: UploadId,
+    known: Option<&str>,
+    wait: Duration,
+) -> Result<Status, EngineError> {
+    let deadline = Instant::now() + wait;
+    // Armed before looking, so that nothing between looking and waiting is missed.
+    let mut bell = engine.bell(id);
+    let first = engine.status(id).await?;
+    let known = known.map_or_else(|| etag(&first), str::to_owned);
+    let mut status = first;
+    while etag(&status) == known {
+        let live = status.live.is_some();
+        tokio::select! {
+            () = bell.rang() => {}
+            () = tokio::time::sleep(PROGRESS_EVERY), if live => {}
+            () = tokio::time::sleep_until(deadline) => return Ok(status),
+            () = engine.stopping() => return Ok(status),
+        }
+        status = engine.status(id).await?;
+    }
+    Ok(status)
+}
+
+/// `GET /api/v1/uploads`, newest first.
+pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Err(answer) = reading(&request) {
+        return answer;
+    }
+    answer_list(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let wanted = list_query(request.query_string(), shared.max_page)?;
+    let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
+    let full = uploads.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let next = uploads.last().filter(|_| full).map(|last| last.upload.id().to_string());
+    let uploads: Vec<Value> = uploads.iter().map(|status| to_json(status, shared)).collect();
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+        .json(json!({ "uploads": uploads, "next": next })))
+}
+
+fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
+    let mut wanted = UploadQuery { limit: DEFAULT_PAGE.min(max_page), ..UploadQuery::default() };
+    for (name, value) in Query::parse(text)?.pairs() {
+        match name {
+            "stage" => {
+                for stage in value.split(',') {
+                    let known = Stage::ALL.map(Stage::name).join(", ");
+                    wanted.stages.push(Stage::by_name(stage).ok_or_else(|| query::bad(name, stage, &known))?);
+                }
+            }
+            "created_from" => wanted.created_from = Some(query::time(name, value)?),
+            "created_before" => wanted.created_before = Some(query::time(name, value)?),
+            "cursor" => wanted.before = Some(query::upload_id(name, value)?),
+            "limit" => wanted.limit = query::limit(value, max_page)?,
+            _ => match name.strip_prefix("metadata.") {
+                Some(key) => wanted.metadata.push((key.to_owned(), value.as_bytes().to_vec())),
+                None => {
+                    let known = "stage, created_from, created_before, metadata.<key>, cursor, limit";
+                    return Err(query::unknown(name, known));
+                }
+            },
+        }
+    }
+    Ok(wanted)
+}
+
+pub(super) fn parse_id(text: &str) -> Result<UploadId, Problem> {
+    text.parse().map_err(|_| no_such_upload())
+}
+
+pub(super) fn problem(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        // Reading is refused only for what was never there.
+        Err(Rejection::NotFound) => no_such_upload(),
+        Err(rejection) => Problem::bad_request("refused", rejection.to_string()),
+    }
+}
+
+fn no_such_upload() -> Problem {
+    Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-upload", Rejection::NotFound.to_string())
+}
+
+/// Changes with every commit, and with every byte a running append takes in.
+fn etag(status: &Status) -> String {
+    let received = status.live.map_or(0, |live| live.received_bytes);
+    let expired = if status.expired { "-expired" } else { "" };
+    format!("W/\"{}-{received}{expired}\"", status.upload.record().version)
+}
+
+/// The status of an upload, as pages and programs read it.
+pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
+    let record = status.upload.record();
+    let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
+    let offset = status.upload.offset().get();
+    let received = status.live.map_or(offset, |live| live.received_bytes);
+    let length = record.length.map(|length| length.get());
+    let rate = status.live.map(|live| live.bytes_per_second);
+    let eta = match (length, rate) {
+        (Some(length), Some(rate)) if rate > 0 => Some(length.saturating_sub(received).div_ceil(rate)),
+        _ => None,
+    };
+    let at_stages: Vec<Value> =
+        record.timeline.iter().map(|(stage, at)| json!({ "name": stage.name(), "at": at.to_string() })).collect();
+    let digests: serde_json::Map<String, Value> =
+        record.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into())).collect();
+    let metadata: serde_json::Map<String, Value> =
+        record.metadata.pairs().iter().map(|(key, value)| (key.clone(), value_json(value))).collect();
+    let error = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
+    let path = format!("{}/api/v1/uploads/{}", shared.public_url, record.id);
+    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.location(record.id) });
+    if stage == Stage::Completed {
+        links["download"] = shared.location(record.id).into();
+    }
+    json!({
+        "id": record.id.to_string(),
+        "stage": stage.name(),
+        "role": record.role.name(),
+        "offset": offset,
+        "received": received,
+        "length": length,
+        "percent": percent(received, length),
+        "bytes_per_second": rate,
+        "eta_seconds": eta,
+        "created_at": record.created_at.to_string(),
+        "updated_at": record.updated_at.to_string(),
+        "expires_at": record.expires_at.map(|at| at.to_string()),
+        "stages": at_stages,
+        "digests": digests,
+        "content_type": record.metadata.content_type(),
+        "filename": record.metadata.file_name(),
+        "metadata": metadata,
+        "error": error,
+        "links": links,
+    })
+}
+
+/// Two digits after the point, and 100 only for all of it.
+fn percent(received: u64, length: Option<u64>) -> Option<f64> {
+    let length = length?;
+    let hundredths = if length == 0 { 10_000 } else { u128::from(received) * 10_000 / u128::from(length) };
+    Some(f64::from(u32::try_from(hundredths).unwrap_or(10_000)) / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_all_of_it_is_a_hundred_percent() {
+        assert_eq!(percent(0, Some(3)), Some(0.0));
+        assert_eq!(percent(1, Some(3)), Some(33.33));
+        assert_eq!(percent(u64::MAX - 1, Some(u64::MAX)), Some(99.99));
+        assert_eq!(percent(0, Some(0)), Some(100.0));
+        assert_eq!(percent(5, None), None);
+    }
+
+    #[test]
+    fn a_list_query_is_read_strictly() {
+        let query = list_query("stage=receiving,stalled&stage=failed&metadata.user=7&limit=5", 1_000).unwrap();
+        assert_eq!(query.stages, [Stage::Receiving, Stage::Stalled, Stage::Ended(Ended::Failed)]);
+        assert_eq!(query.metadata, [("user".to_owned(), b"7".to_vec())]);
+        assert_eq!(query.limit, 5);
+        for wrong in ["stage=done", "limit=0", "limit=1001", "limit=+5", "cursor=x", "created_from=now", "colour=red"] {
+            assert!(list_query(wrong, 1_000).is_err(), "{wrong}");
+        }
+    }
+}

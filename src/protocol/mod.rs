@@ -1,0 +1,7 @@
+//! The dialects clients speak. Each is two pure translations around one engine call, and decides nothing.
+//!
+//! A dialect has `wire` (header text to command and back; no I/O and no HTTP crate), `reply` (outcome or rejection to
+//! response) and `mod` (handlers of a few lines).
+
+pub mod fields;
+pub mod tus;

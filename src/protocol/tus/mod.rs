@@ -1,0 +1,194 @@
+//! tus 1.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum, termination and
+//! concatenation.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::web;
+
+use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Role;
+use crate::domain::upload::Upload;
+use crate::engine::command::Append;
+use crate::engine::command::Create;
+use crate::engine::command::EngineError;
+use crate::engine::concatenate::Concatenate;
+use crate::http::Shared;
+use crate::http::body;
+use crate::http::body::HeaderFields;
+use crate::http::download;
+use crate::http::error::Problem;
+
+pub mod reply;
+pub mod wire;
+
+use wire::BodySize;
+use wire::CreationKind;
+use wire::Method;
+
+/// Requests to the creation URL.
+pub async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
+    let answer = match understood(&request) {
+        Ok(Method::Options) => Ok(reply::options(shared.engine.settings().max_upload_bytes)),
+        Ok(Method::Post) => create(&request, payload, &shared).await,
+        Ok(Method::Head | Method::Patch | Method::Delete | Method::Get) => {
+            Err(Problem::method_not_allowed("OPTIONS, POST"))
+        }
+        Err(problem) => Err(problem),
+    };
+    answer.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+/// Requests to the URL of one upload.
+pub async fn resource(
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    let answer = async {
+        let method = understood(&request)?;
+        if method == Method::Options {
+            return Ok(reply::options(shared.engine.settings().max_upload_bytes));
+        }
+        let id: UploadId = id.parse().map_err(|_| reply::rejection_problem(Rejection::NotFound))?;
+        match method {
+            Method::Head => head(&request, id, &shared).await,
+            Method::Patch => patch(&request, id, payload, &shared).await,
+            Method::Delete => delete(&request, id, &shared).await,
+            Method::Get => get(&request, id, &shared).await,
+            Method::Options | Method::Post => Err(Problem::method_not_allowed("OPTIONS, HEAD, GET, PATCH, DELETE")),
+        }
+    };
+    answer.await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+fn understood(request: &HttpRequest) -> Result<Method, Problem> {
+    let fields = HeaderFields(request.headers());
+    let method = wire::method(request.method().as_str(), &fields).map_err(|error| reply::wire_problem(&error))?;
+    wire::check_version(method, &fields).map_err(|error| reply::wire_problem(&error))?;
+    Ok(method)
+}
+
+async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let size = body::announced_size(request);
+    let creation = wire::creation(&HeaderFields(request.headers()), size, shared.max_metadata_bytes)
+        .map_err(|error| reply::wire_problem(&error))?;
+    let refuse = |error| reply::engine_problem(error, request);
+    let (role, length) = match creation.kind {
+        CreationKind::Single(length) => (Role::Single, length),
+        CreationKind::Partial(length) => (Role::Partial, length),
+        CreationKind::Final { parts, as_sent } => {
+            let command = Concatenate {
+                dialect: Dialect::Tus,
+                parts,
+                as_sent,
+                metadata: creation.metadata,
+                metadata_as_sent: creation.metadata_as_sent,
+                wanted_digests: creation.wanted_digests,
+                promised_digests: creation.promised_digests,
+            };
+            let upload = shared.engine.concatenate(command).await.map_err(refuse)?;
+            return Ok(reply::created(&upload, &shared.location(upload.id())));
+        }
+    };
+    // A body that cannot fit is refused before there is an upload.
+    if let (Some(length), Some(bytes)) = (length, size.known())
+        && bytes > length.get()
+    {
+        return Err(reply::rejection_problem(Rejection::BeyondLength(length)));
+    }
+    let command = Create {
+        dialect: Dialect::Tus,
+        role,
+        length,
+        metadata: creation.metadata,
+        metadata_as_sent: creation.metadata_as_sent,
+        wanted_digests: creation.wanted_digests,
+        promised_digests: creation.promised_digests,
+    };
+    let upload = shared.engine.create(command).await.map_err(refuse)?;
+    let location = shared.location(upload.id());
+    if !creation.with_data {
+        return Ok(reply::created(&upload, &location));
+    }
+    let command = Append {
+        id: upload.id(),
+        at: upload.offset(),
+        count: size.known(),
+        length: None,
+        checksum: creation.checksum,
+    };
+    match append(command, payload, shared).await {
+        Ok(upload) => Ok(reply::created(&upload, &location)),
+        Err(error) => {
+            let overflow = matches!(
+                error,
+                EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_) | Rejection::AlreadyComplete(_))
+            );
+            if overflow {
+                // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
+                shared.engine.cancel(upload.id()).await.map_err(refuse)?;
+                return Err(refuse(error));
+            }
+            // The upload exists: its client may go on with it.
+            Err(refuse(error).with(header::LOCATION, location))
+        }
+    }
+}
+
+async fn patch(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
+    let size = body::announced_size(request);
+    let command =
+        Append { id, at: patch.at, count: size.known(), length: patch.length, checksum: patch.checksum };
+    let upload = append(command, payload, shared).await.map_err(|error| reply::engine_problem(error, request))?;
+    Ok(reply::appended(&upload))
+}
+
+async fn append(command: Append, payload: web::Payload, shared: &Shared) -> Result<Upload, EngineError> {
+    let feed = shared.engine.append(command).await?;
+    body::pump(payload, feed, shared.idle_timeout).await
+}
+
+async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    match found.gone() {
+        Some(how) => Err(reply::rejection_problem(Rejection::Gone(how))),
+        None => Ok(reply::head(&found.upload)),
+    }
+}
+
+async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    shared.engine.cancel(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    Ok(reply::terminated())
+}
+
+async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let refuse = |error| reply::engine_problem(error, request);
+    match shared.engine.download(id).await.map_err(refuse)? {
+        Some(found) => download::serve(request, found).await.map_err(refuse),
+        None => {
+            let status = shared.engine.status(id).await.map_err(refuse)?;
+            Ok(reply::not_yet(&status.upload))
+        }
+    }
+}
+
+impl BodySize {
+    /// Reads `Content-Length` as the HTTP layer has understood it.
+    pub fn of(content_length: Option<u64>, chunked: bool) -> Self {
+        match content_length {
+            _ if chunked => Self::Unknown,
+            Some(bytes) => Self::Known(bytes),
+            None => Self::Known(0),
+        }
+    }
+}

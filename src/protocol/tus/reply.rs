@@ -1,0 +1,162 @@
+//! Outcomes and rejections in the words of tus 1.0.
+
+use std::time::SystemTime;
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::http::header::HeaderName;
+
+use crate::domain::rejection::Rejection;
+use crate::domain::time::Timestamp;
+use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::engine::command::EngineError;
+use crate::http::error::Problem;
+use crate::http::error::common;
+use crate::protocol::tus::wire;
+use crate::protocol::tus::wire::WireError;
+
+const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
+const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
+const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
+const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
+const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
+
+/// tus 1.0, Core, OPTIONS: what this server can do.
+pub(super) fn options(max_upload_bytes: u64) -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((TUS_VERSION, wire::VERSION))
+        .insert_header(("tus-extension", wire::EXTENSIONS))
+        .insert_header(("tus-max-size", max_upload_bytes))
+        .insert_header(("tus-checksum-algorithm", wire::CHECKSUM_ALGORITHMS))
+        .finish()
+}
+
+pub(super) fn created(upload: &Upload, location: &str) -> HttpResponse {
+    let mut response = HttpResponse::Created();
+    response.insert_header((header::LOCATION, location)).insert_header((UPLOAD_OFFSET, upload.offset().get()));
+    expires(&mut response, upload);
+    response.finish()
+}
+
+pub(super) fn appended(upload: &Upload) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
+    expires(&mut response, upload);
+    response.finish()
+}
+
+pub(super) fn terminated() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+/// tus 1.0, Core, HEAD.
+pub(super) fn head(upload: &Upload) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    state(&mut response, upload);
+    response.finish()
+}
+
+/// The answer to GET while there is nothing to download yet.
+pub(super) fn not_yet(upload: &Upload) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    state(&mut response, upload);
+    response.finish()
+}
+
+fn state(response: &mut actix_web::HttpResponseBuilder, upload: &Upload) {
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    let record = upload.record();
+    match &record.role {
+        Role::Single => {}
+        Role::Partial => {
+            response.insert_header((UPLOAD_CONCAT, "partial"));
+        }
+        Role::Final { as_sent, .. } => {
+            response.insert_header((UPLOAD_CONCAT, as_sent.as_str()));
+        }
+    }
+    // tus 1.0, Concatenation: a final upload shows an offset only once it is whole.
+    if !upload.is_final() || upload.is_settled() {
+        response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
+    }
+    match record.length {
+        Some(length) => response.insert_header((UPLOAD_LENGTH, length.get())),
+        None => response.insert_header((UPLOAD_DEFER_LENGTH, "1")),
+    };
+    if let Some(metadata) = &record.metadata_as_sent {
+        response.insert_header((UPLOAD_METADATA, metadata.as_str()));
+    }
+    expires(response, upload);
+}
+
+/// tus 1.0, Expiration: told while the upload is unfinished.
+fn expires(response: &mut actix_web::HttpResponseBuilder, upload: &Upload) {
+    if let Some(at) = upload.record().expires_at
+        && upload.stage() != Stage::Completed
+    {
+        response.insert_header((UPLOAD_EXPIRES, imf_fixdate(at)));
+    }
+}
+
+pub(crate) fn imf_fixdate(at: Timestamp) -> String {
+    let since_1970 = at.since(Timestamp::from_unix_ms(0));
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_1970)
+}
+
+pub(super) fn wire_problem(error: &WireError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        WireError::Field(_) => Problem::bad_request("bad-header", detail),
+        WireError::Version(_) => Problem::new(StatusCode::PRECONDITION_FAILED, "unsupported-version", detail)
+            .with(TUS_VERSION, wire::VERSION),
+        WireError::Method => Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail),
+        WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
+            .with(HeaderName::from_static("accept-patch"), wire::OFFSET_OCTET_STREAM),
+        WireError::MetadataTooLarge { .. } => {
+            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "metadata-too-large", detail)
+        }
+        WireError::FinalWithData => Problem::new(StatusCode::FORBIDDEN, "final-upload", detail),
+        WireError::ChecksumTrailer => Problem::bad_request("checksum-trailer", detail),
+        WireError::ForeignPart(_) => Problem::bad_request("bad-part", detail),
+    }
+}
+
+pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        Err(rejection) => rejection_problem(rejection),
+    }
+}
+
+pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
+    let detail = rejection.to_string();
+    let problem = |status, code| Problem::new(status, code, detail);
+    match rejection {
+        Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
+        Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
+        Rejection::WrongOffset { ours, .. } => {
+            problem(StatusCode::CONFLICT, "wrong-offset").with(UPLOAD_OFFSET, ours.to_string())
+        }
+        Rejection::AlreadyComplete(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "upload-complete"),
+        Rejection::BeyondLength(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "beyond-length"),
+        Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit"),
+        Rejection::LengthChanged { .. } => problem(StatusCode::BAD_REQUEST, "length-changed"),
+        Rejection::LengthBelowOffset { .. } => problem(StatusCode::BAD_REQUEST, "length-below-offset"),
+        Rejection::ChecksumMismatch(_) => problem(checksum_mismatch(), "checksum-mismatch"),
+        Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
+        Rejection::PartMissing(_) => problem(StatusCode::NOT_FOUND, "no-such-part"),
+        Rejection::NotPartial(_) => problem(StatusCode::BAD_REQUEST, "not-partial"),
+        Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "part-unfinished"),
+    }
+}
+
+/// tus 1.0, Checksum: 460, which HTTP itself does not know.
+fn checksum_mismatch() -> StatusCode {
+    StatusCode::from_u16(460).expect("460 is a three-digit status")
+}

@@ -1,0 +1,351 @@
+//! tus 1.0 header text to commands, and back. Pure: no I/O, no HTTP crate.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
+use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::size::parse_bytes;
+use crate::protocol::fields::BadField;
+use crate::protocol::fields::Fields;
+use crate::protocol::fields::joined;
+use crate::protocol::fields::single;
+
+pub const VERSION: &str = "1.0.0";
+
+/// The extensions offered. `checksum-trailer` is not among them: the HTTP layer does not hand trailers out.
+pub const EXTENSIONS: &str =
+    "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation";
+
+/// The checksum algorithms offered; sha1 first, as the one every implementation knows.
+pub const CHECKSUM_ALGORITHMS: &str = "sha1,sha256,sha512,md5,crc32,crc32c";
+
+/// The media type of upload bytes.
+pub const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
+
+/// Where uploads are created; each has its URL below.
+pub const BASE_PATH: &str = "/files";
+
+/// What a request asks for, beside the bytes it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Options,
+    Post,
+    Head,
+    Patch,
+    Delete,
+    Get,
+}
+
+/// Why a request cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    #[error(transparent)]
+    Field(#[from] BadField),
+    #[error("this server speaks tus {VERSION}, and the request names {}", .0.as_deref().unwrap_or("no version"))]
+    Version(Option<String>),
+    #[error("the method is not one tus knows here")]
+    Method,
+    #[error("upload data must have the content type {OFFSET_OCTET_STREAM}")]
+    MediaType,
+    #[error("the metadata has {size} bytes; at most {limit} are taken")]
+    MetadataTooLarge { size: usize, limit: usize },
+    #[error("a final upload is made of its parts and takes no data")]
+    FinalWithData,
+    #[error("data was announced with a checksum after it, in a trailer, which this server cannot read")]
+    ChecksumTrailer,
+    #[error("{0:?} in the list is not an upload of this server")]
+    ForeignPart(String),
+}
+
+/// A POST to the creation URL, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creation {
+    pub kind: CreationKind,
+    pub metadata: Metadata,
+    pub metadata_as_sent: Option<String>,
+    /// Whether bytes of the upload come with it.
+    pub with_data: bool,
+    pub checksum: Option<Digest>,
+    pub wanted_digests: Vec<Algorithm>,
+    pub promised_digests: Vec<Digest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreationKind {
+    /// `None`: the length comes later.
+    Single(Option<Length>),
+    Partial(Option<Length>),
+    Final {
+        parts: Vec<UploadId>,
+        as_sent: String,
+    },
+}
+
+/// A PATCH to an upload, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    pub at: Offset,
+    pub length: Option<Length>,
+    pub checksum: Option<Digest>,
+}
+
+/// What is known of a request's body before a byte of it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodySize {
+    /// `Content-Length`; zero when there is no body.
+    Known(u64),
+    /// Chunked.
+    Unknown,
+}
+
+impl BodySize {
+    pub fn known(self) -> Option<u64> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Unknown => None,
+        }
+    }
+
+    fn is_empty(self) -> bool {
+        self == Self::Known(0)
+    }
+}
+
+/// The method a request means.
+///
+/// tus 1.0, X-HTTP-Method-Override: the named method is to be processed instead. It is followed on POST only, so that
+/// nothing harmless on its way can become harmful here.
+pub fn method(wire: &str, fields: &dyn Fields) -> Result<Method, WireError> {
+    let overriding = single(fields, "x-http-method-override")?.filter(|_| wire == "POST");
+    match (overriding.map(str::to_ascii_uppercase).as_deref(), wire) {
+        (Some("PATCH"), _) | (None, "PATCH") => Ok(Method::Patch),
+        (Some("DELETE"), _) | (None, "DELETE") => Ok(Method::Delete),
+        (Some("HEAD"), _) | (None, "HEAD") => Ok(Method::Head),
+        (Some("POST"), _) | (None, "POST") => Ok(Method::Post),
+        (None, "OPTIONS") => Ok(Method::Options),
+        (None, "GET") => Ok(Method::Get),
+        (Some(_), _) | (None, _) => Err(WireError::Method),
+    }
+}
+
+/// Refuses a version other than ours.
+///
+/// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET is a plain download and HEAD is asked by
+/// things that are not tus clients, so there it may be missing; a wrong one is refused there too.
+pub fn check_version(method: Method, fields: &dyn Fields) -> Result<(), WireError> {
+    let named = single(fields, "tus-resumable")?;
+    match (method, named) {
+        (Method::Options, _) | (_, Some(VERSION)) | (Method::Get | Method::Head, None) => Ok(()),
+        (_, other) => Err(WireError::Version(other.map(str::to_owned))),
+    }
+}
+
+pub fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) -> Result<Creation, WireError> {
+    refuse_trailer_checksum(fields)?;
+    let kind = creation_kind(fields)?;
+    let with_data = match (media_type(fields)?.as_deref(), body.is_empty()) {
+        // Some HTTP stacks force a content type on an empty body; it says nothing then.
+        (_, true) => false,
+        (Some(OFFSET_OCTET_STREAM), false) => true,
+        (_, false) => return Err(WireError::MediaType),
+    };
+    if with_data && matches!(kind, CreationKind::Final { .. }) {
+        return Err(WireError::FinalWithData);
+    }
+    let metadata_as_sent = joined(fields, "upload-metadata")?.filter(|text| !text.is_empty());
+    if let Some(text) = &metadata_as_sent
+        && text.len() > max_metadata_bytes
+    {
+        return Err(WireError::MetadataTooLarge { size: text.len(), limit: max_metadata_bytes });
+    }
+    Ok(Creation {
+        kind,
+        metadata: metadata_as_sent.as_deref().map_or(Ok(Metadata::default()), parse_metadata)?,
+        metadata_as_sent,
+        with_data,
+        checksum: checksum(fields)?,
+        wanted_digests: wanted_digests(fields)?,
+        promised_digests: promised_digests(fields)?,
+    })
+}
+
+pub fn patch(fields: &dyn Fields) -> Result<Patch, WireError> {
+    refuse_trailer_checksum(fields)?;
+    if media_type(fields)?.as_deref() != Some(OFFSET_OCTET_STREAM) {
+        return Err(WireError::MediaType);
+    }
+    let at = bytes(fields, "upload-offset")?.ok_or(BadField::new("upload-offset", "is missing"))?;
+    Ok(Patch {
+        at: Offset::new(at).ok_or(BadField::new("upload-offset", TOO_LARGE))?,
+        length: length(fields)?,
+        checksum: checksum(fields)?,
+    })
+}
+
+/// The path of an upload, for `Location`.
+pub fn upload_path(id: UploadId) -> String {
+    format!("{BASE_PATH}/{id}")
+}
+
+const TOO_LARGE: &str = "is larger than 9223372036854775807";
+
+fn creation_kind(fields: &dyn Fields) -> Result<CreationKind, WireError> {
+    let length = length(fields)?;
+    let deferred = match single(fields, "upload-defer-length")? {
+        None => false,
+        Some("1") => true,
+        Some(_) => return Err(BadField::new("upload-defer-length", "may only be 1").into()),
+    };
+    let concat = single(fields, "upload-concat")?;
+    if let Some(list) = concat.and_then(|concat| concat.strip_prefix("final;")) {
+        if length.is_some() || deferred {
+            return Err(BadField::new("upload-length", "must be left out of a final upload").into());
+        }
+        let as_sent = concat.unwrap_or_default().to_owned();
+        return Ok(CreationKind::Final { parts: parse_parts(list)?, as_sent });
+    }
+    let length = match (length, deferred) {
+        (Some(length), false) => Some(length),
+        (None, true) => None,
+        (Some(_), true) => {
+            return Err(BadField::new("upload-defer-length", "stands beside Upload-Length; send one of them").into());
+        }
+        (None, false) => {
+            return Err(BadField::new("upload-length", "is missing, and so is Upload-Defer-Length: 1").into());
+        }
+    };
+    match concat {
+        None => Ok(CreationKind::Single(length)),
+        Some("partial") => Ok(CreationKind::Partial(length)),
+        Some(_) => Err(BadField::new("upload-concat", "is neither partial nor final;<url> <url>…").into()),
+    }
+}
+
+/// The uploads of a final one, by the last part of their URLs. Nothing is fetched: only this server's uploads count.
+fn parse_parts(list: &str) -> Result<Vec<UploadId>, WireError> {
+    let parts: Vec<UploadId> = list
+        .split(' ')
+        .filter(|url| !url.is_empty())
+        .map(|url| part_id(url).ok_or_else(|| WireError::ForeignPart(url.chars().take(200).collect())))
+        .collect::<Result<_, _>>()?;
+    if parts.is_empty() {
+        return Err(BadField::new("upload-concat", "lists no uploads").into());
+    }
+    Ok(parts)
+}
+
+fn part_id(url: &str) -> Option<UploadId> {
+    let path = match url.split_once("://") {
+        Some(("http" | "https", rest)) => &rest[rest.find('/')?..],
+        Some(_) => return None,
+        None => url,
+    };
+    // A proxy may serve us below a path of its own, so only the end of the path counts.
+    let (before, id) = path.strip_suffix('/').unwrap_or(path).rsplit_once('/')?;
+    if before.ends_with(BASE_PATH) { id.parse().ok() } else { None }
+}
+
+fn length(fields: &dyn Fields) -> Result<Option<Length>, WireError> {
+    let Some(bytes) = bytes(fields, "upload-length")? else { return Ok(None) };
+    Ok(Some(Length::new(bytes).ok_or(BadField::new("upload-length", TOO_LARGE))?))
+}
+
+fn bytes(fields: &dyn Fields, field: &'static str) -> Result<Option<u64>, BadField> {
+    let Some(text) = single(fields, field)? else { return Ok(None) };
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(BadField::new(field, "is not a plain number of bytes"));
+    }
+    parse_bytes(text).map(Some).ok_or(BadField::new(field, TOO_LARGE))
+}
+
+/// The media type in lower case, without parameters.
+fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
+    let named = single(fields, "content-type")?;
+    Ok(named.map(|named| named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
+}
+
+fn checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
+    let Some(text) = single(fields, "upload-checksum")? else { return Ok(None) };
+    let bad = |problem: Cow<'static, str>| BadField { field: "upload-checksum", problem };
+    let (name, value) = text.split_once(' ').ok_or_else(|| bad("is not an algorithm, a blank and a value".into()))?;
+    let algorithm = Algorithm::by_name(name)
+        .ok_or_else(|| bad(format!("names none of the algorithms {CHECKSUM_ALGORITHMS}").into()))?;
+    let value = STANDARD.decode(value).map_err(|_| bad("has a value that is not padded base64".into()))?;
+    let digest = Digest::new(algorithm, value).ok_or_else(|| {
+        let (name, size) = (algorithm.name(), algorithm.digest_bytes());
+        bad(format!("has a value of the wrong size: {name} has {size} bytes").into())
+    })?;
+    Ok(Some(digest))
+}
+
+/// tus 1.0, Checksum: data whose checksum comes after it must not be stored unchecked, so it is refused.
+fn refuse_trailer_checksum(fields: &dyn Fields) -> Result<(), WireError> {
+    let announced = joined(fields, "trailer")?.unwrap_or_default();
+    let promised = announced.split(',').any(|name| name.trim().eq_ignore_ascii_case("upload-checksum"));
+    if promised { Err(WireError::ChecksumTrailer) } else { Ok(()) }
+}
+
+/// RFC 9530, Want-Repr-Digest: algorithms with a weight above zero that we know; others are passed over.
+fn wanted_digests(fields: &dyn Fields) -> Result<Vec<Algorithm>, BadField> {
+    let Some(list) = joined(fields, "want-repr-digest")? else { return Ok(Vec::new()) };
+    let wanted = list.split(',').filter_map(|item| item.trim().split_once('='));
+    Ok(wanted.filter(|(_, weight)| *weight != "0").filter_map(|(name, _)| digest_field_algorithm(name)).collect())
+}
+
+/// RFC 9530, Repr-Digest: digests of the whole upload, which it must turn out to have.
+fn promised_digests(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> {
+    let Some(list) = joined(fields, "repr-digest")? else { return Ok(Vec::new()) };
+    let mut promised = Vec::new();
+    for item in list.split(',') {
+        let unreadable = || BadField::new("repr-digest", "is not a list of algorithm=:base64:");
+        let (name, value) = item.trim().split_once('=').ok_or_else(unreadable)?;
+        let value = value.strip_prefix(':').and_then(|value| value.strip_suffix(':')).ok_or_else(unreadable)?;
+        let value = STANDARD.decode(value).map_err(|_| unreadable())?;
+        if let Some(algorithm) = digest_field_algorithm(name) {
+            promised.push(Digest::new(algorithm, value).ok_or_else(unreadable)?);
+        }
+    }
+    Ok(promised)
+}
+
+/// The names of the registry of RFC 9530 differ from those of tus.
+fn digest_field_algorithm(name: &str) -> Option<Algorithm> {
+    match name {
+        "sha-256" => Some(Algorithm::Sha256),
+        "sha-512" => Some(Algorithm::Sha512),
+        "sha" => Some(Algorithm::Sha1),
+        "md5" => Some(Algorithm::Md5),
+        "crc32c" => Some(Algorithm::Crc32c),
+        _ => None,
+    }
+}
+
+/// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank before it.
+fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
+    let bad = |problem: &'static str| BadField::new("upload-metadata", problem);
+    let mut pairs = Vec::new();
+    for pair in text.split(',') {
+        let pair = pair.trim_start_matches([' ', '\t']);
+        let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
+        if key.is_empty() {
+            return Err(bad("has a pair without a key"));
+        }
+        let value = STANDARD.decode(value.trim_end_matches([' ', '\t']));
+        pairs.push((key.to_owned(), value.map_err(|_| bad("has a value that is not padded base64"))?));
+    }
+    Metadata::new(pairs).map_err(|problem| BadField::new("upload-metadata", problem.to_string()))
+}
+
+/// The inverse of reading `Upload-Metadata`, for clients.
+pub fn print_metadata(metadata: &Metadata) -> String {
+    let pairs = metadata.pairs().iter().map(|(key, value)| format!("{key} {}", STANDARD.encode(value)));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
