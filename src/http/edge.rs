@@ -53,29 +53,29 @@ pub(super) async fn edge(
     let id = chosen_id(request.headers()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     request.extensions_mut().insert(RequestId(id.clone()));
     let inlet = Inlet::tap(&mut request);
-    let http = request.request().clone();
 
-    let answered = match refused(&request, &shared) {
+    let mut response = match refused(&request, &shared) {
         Some(refusal) => request.into_response(refusal),
-        None => match next.call(request).await {
-            Ok(response) => response.map_into_boxed_body(),
-            Err(error) => ServiceResponse::new(http.clone(), from_framework(&error, &http)),
-        },
+        None => next.call(request).await?.map_into_boxed_body(),
     };
-    let mut response = answered;
-    add_headers(&http, &shared, &id, response.headers_mut());
+    if let Some(error) = response.response().error() {
+        let rendered = from_framework(error, response.request());
+        response = response.into_response(rendered);
+    }
+    let (http, mut answer) = response.into_parts();
+    add_headers(&http, &shared, &id, answer.headers_mut());
     tracing::debug!(
         request = %id,
         method = %http.method(),
         path = http.path(),
-        status = response.status().as_u16(),
+        status = answer.status().as_u16(),
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
-    if inlet.is_spent() || !carries_body(&http) {
-        return Ok(response);
+    if !inlet.is_spent() && carries_body(&http) {
+        answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, shared.drain_timeout)));
     }
-    Ok(response.map_body(|_, answer| BoxBody::new(Draining::new(answer, inlet, shared.drain_timeout))))
+    Ok(ServiceResponse::new(http, answer))
 }
 
 /// The refusal of a request that lacks the shared token. Preflights and health checks never carry it.
