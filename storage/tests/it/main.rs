@@ -1,7 +1,0 @@
-//! Tests of the crate through its public face.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
-mod conformance;
-mod faults;
-mod local;
-mod random;

@@ -1,0 +1,98 @@
+//! The same app the program runs, on a free port, with a folder of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore::app;
+use longshore::app::Running;
+use longshore::app::Stopped;
+use longshore::config::Config;
+use longshore::config::Inputs;
+use tempfile::TempDir;
+
+use crate::support::client::Client;
+
+/// A server under test. Its folder goes when it is dropped.
+pub struct TestApp {
+    running: Option<Running>,
+    config: Config,
+    folder: Arc<TempDir>,
+}
+
+impl TestApp {
+    /// Starts a server with the defaults, quick enough for tests.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// Starts a server with its configuration changed.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::from_file("", change).await
+    }
+
+    /// Starts a server with a configuration file, such as one with webhook endpoints, and further changes.
+    pub async fn from_file(toml: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let inputs = Inputs { file: Some((PathBuf::from("test.toml"), toml.to_owned())), ..Inputs::default() };
+        let mut config = Config::read(&inputs).expect("the test's configuration is valid");
+        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.data_dir = folder.path().join("data");
+        config.server.workers = Some(2);
+        config.storage.min_free_bytes = 0;
+        config.limits.sweep_every = std::time::Duration::from_millis(100);
+        change(&mut config);
+        let running = app::start(config.clone()).await.expect("the server starts");
+        Self { running: Some(running), config, folder }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().expect("the server runs").addresses()[0]
+    }
+
+    /// A new connection.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address()).await
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.config.server.data_dir
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Stops in order and starts again on the same folder and another port.
+    pub async fn restart(&mut self) -> Stopped {
+        let stopped = self.stop().await;
+        self.running = Some(app::start(self.config.clone()).await.expect("the server starts again"));
+        stopped
+    }
+
+    pub async fn stop(&mut self) -> Stopped {
+        self.running.take().expect("the server runs").stop().await
+    }
+
+    /// Every file below the data folder that holds bytes of uploads.
+    pub fn stored_files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for place in ["incoming", "files"] {
+            collect_files(&self.data_dir().join(place), &mut found);
+        }
+        found.sort();
+        found
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+pub fn collect_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { collect_files(&path, found) } else { found.push(path) }
+    }
+}

@@ -1,0 +1,240 @@
+//! A raw HTTP/1.1 client: it sends exactly the bytes it is told to, stops where it is told to, and checks what every
+//! answer owes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+pub const TUS: (&str, &str) = ("Tus-Resumable", "1.0.0");
+pub const OCTETS: (&str, &str) = ("Content-Type", "application/offset+octet-stream");
+
+/// Longer than anything a test waits for on purpose.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    pub address: SocketAddr,
+    unread: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub reason: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the server listens");
+        stream.set_nodelay(true).unwrap();
+        Self { stream, address, unread: Vec::new() }
+    }
+
+    /// Sends a whole request and reads its answer. `Content-Length` is added when there is a body or the method has one.
+    pub async fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut all = headers.to_vec();
+        let length = body.len().to_string();
+        if !body.is_empty() || matches!(method, "POST" | "PATCH" | "PUT") {
+            all.push(("Content-Length", &length));
+        }
+        self.send_head(method, path, &all).await;
+        self.send(body).await;
+        self.answer(method, path).await
+    }
+
+    /// A request in tus' name.
+    pub async fn tus(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut all = vec![TUS];
+        all.extend_from_slice(headers);
+        self.request(method, path, &all, body).await
+    }
+
+    /// Creates an upload and gives its path.
+    pub async fn create(&mut self, length: u64) -> String {
+        let answer = self.tus("POST", "/files", &[("Upload-Length", &length.to_string())], b"").await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.header("location").expect("a creation says where").to_owned()
+    }
+
+    /// Appends bytes to an upload.
+    pub async fn patch(&mut self, path: &str, offset: u64, body: &[u8]) -> Answer {
+        self.tus("PATCH", path, &[OCTETS, ("Upload-Offset", &offset.to_string())], body).await
+    }
+
+    /// Asks for the offset.
+    pub async fn head(&mut self, path: &str) -> Answer {
+        self.tus("HEAD", path, &[], b"").await
+    }
+
+    pub async fn offset(&mut self, path: &str) -> u64 {
+        let answer = self.head(path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.header("upload-offset").expect("HEAD tells the offset").parse().unwrap()
+    }
+
+    pub async fn get(&mut self, path: &str) -> Answer {
+        self.request("GET", path, &[], b"").await
+    }
+
+    /// The status of an upload by its `/files/…` path.
+    pub async fn status(&mut self, path: &str) -> Value {
+        let answer = self.get(&path.replace("/files/", "/api/v1/uploads/")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// Sends the head of a request and nothing of its body.
+    pub async fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        self.send(head.as_bytes()).await;
+    }
+
+    /// Begins a PATCH that announces `length` bytes of body; the test sends as many as it likes.
+    pub async fn begin_patch(&mut self, path: &str, offset: u64, length: u64) {
+        let (offset, length) = (offset.to_string(), length.to_string());
+        self.send_head("PATCH", path, &[TUS, OCTETS, ("Upload-Offset", &offset), ("Content-Length", &length)]).await;
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        // A server that answers early may close; what matters then is its answer.
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// One chunk of a chunked body; an empty one ends it.
+    pub async fn send_chunk(&mut self, bytes: &[u8]) {
+        let mut framed = format!("{:x}\r\n", bytes.len()).into_bytes();
+        framed.extend_from_slice(bytes);
+        framed.extend_from_slice(b"\r\n");
+        self.send(&framed).await;
+    }
+
+    /// Ends the sending side and waits for nothing.
+    pub async fn fin(mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// Resets the connection.
+    pub fn rst(self) {
+        let stream = self.stream.into_std().unwrap();
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Reads one answer and checks what every answer owes.
+    pub async fn answer(&mut self, method: &str, path: &str) -> Answer {
+        let answer = self.raw_answer(method).await.expect("the server answers");
+        answer.check_debts(method, path);
+        answer
+    }
+
+    /// Reads one answer, if one comes before the connection ends.
+    pub async fn raw_answer(&mut self, method: &str) -> Option<Answer> {
+        tokio::time::timeout(PATIENCE, self.read_answer(method)).await.expect("an answer in time")
+    }
+
+    async fn read_answer(&mut self, method: &str) -> Option<Answer> {
+        let head = loop {
+            let head = self.read_until(b"\r\n\r\n").await?;
+            if !head.starts_with(b"HTTP/1.1 1") {
+                break String::from_utf8(head).unwrap();
+            }
+        };
+        let mut lines = head.split("\r\n");
+        let mut status_line = lines.next()?.splitn(3, ' ').skip(1);
+        let status: u16 = status_line.next()?.parse().unwrap();
+        let reason = status_line.next().unwrap_or_default().to_owned();
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = Answer { status, reason, headers, body: Vec::new() };
+        if method == "HEAD" || matches!(status, 204 | 304) {
+            return Some(answer);
+        }
+        if answer.header("transfer-encoding").is_some() {
+            loop {
+                let size = String::from_utf8(self.read_until(b"\r\n").await?).unwrap();
+                let size = usize::from_str_radix(size.trim(), 16).unwrap();
+                answer.body.extend(self.read_exactly(size).await?);
+                self.read_until(b"\r\n").await?;
+                if size == 0 {
+                    return Some(answer);
+                }
+            }
+        }
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        answer.body = self.read_exactly(length).await?;
+        Some(answer)
+    }
+
+    /// Reads up to and with `end`; for streams of events too.
+    pub async fn read_until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(at) = self.unread.windows(end.len()).position(|window| window == end) {
+                let rest = self.unread.split_off(at + end.len());
+                return Some(std::mem::replace(&mut self.unread, rest));
+            }
+            self.read_more().await?;
+        }
+    }
+
+    async fn read_exactly(&mut self, size: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < size {
+            self.read_more().await?;
+        }
+        let rest = self.unread.split_off(size);
+        Some(std::mem::replace(&mut self.unread, rest))
+    }
+
+    async fn read_more(&mut self) -> Option<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        let read = self.stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
+        self.unread.extend_from_slice(&buffer[..read]);
+        Some(())
+    }
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+
+    /// The last part of a problem's type.
+    pub fn problem(&self) -> String {
+        let r#type = self.json()["type"].as_str().expect("a problem has a type").to_owned();
+        r#type.rsplit(':').next().unwrap().to_owned()
+    }
+
+    fn check_debts(&self, method: &str, path: &str) {
+        assert!(self.header("x-request-id").is_some(), "every answer has a request id: {self:?}");
+        assert_eq!(self.header("x-content-type-options"), Some("nosniff"), "{self:?}");
+        if path.starts_with("/files") && method != "OPTIONS" {
+            assert_eq!(self.header("tus-resumable"), Some("1.0.0"), "tus 7: every answer names the version: {self:?}");
+        }
+        if self.status >= 400 && method != "HEAD" {
+            assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+            let problem = self.json();
+            assert_eq!(problem["status"], self.status, "{problem}");
+            assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"), "{problem}");
+            assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 8), "{problem}");
+        }
+        if self.status == 503 || self.status == 507 || self.status == 500 {
+            assert!(self.header("retry-after").is_some(), "trouble that may pass says when to come back: {self:?}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A webhook receiver that keeps what it hears, verifies it, and answers as it is told.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::Value;
+use standardwebhooks::Webhook;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// A receiver on a free port.
+pub struct Receiver {
+    pub address: SocketAddr,
+    heard: Arc<Heard>,
+}
+
+struct Heard {
+    deliveries: Mutex<Vec<Delivery>>,
+    news: Notify,
+    /// Answers to give, in turn; 204 when there is none.
+    script: Mutex<Vec<String>>,
+}
+
+/// One request, with a signature that was verified.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub id: String,
+    pub headers: HashMap<String, String>,
+    pub body: Value,
+}
+
+impl Delivery {
+    pub fn kind(&self) -> &str {
+        self.body["type"].as_str().unwrap()
+    }
+
+    pub fn sequence(&self) -> u64 {
+        self.body["data"]["sequence"].as_u64().unwrap()
+    }
+}
+
+impl Receiver {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = Arc::new(Heard {
+            deliveries: Mutex::default(),
+            news: Notify::new(),
+            script: Mutex::default(),
+        });
+        let hearing = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(hear(stream, Arc::clone(&hearing)));
+            }
+        });
+        Self { address, heard }
+    }
+
+    /// The TOML of an endpoint that sends here.
+    pub fn endpoint(&self, events: &str) -> String {
+        format!(
+            "[[webhooks.endpoints]]\nurl = \"http://{}/hook\"\nsecret = \"{SECRET}\"\nevents = {events}\n",
+            self.address
+        )
+    }
+
+    /// Gives these status lines with headers (`500 Oops\r\nRetry-After: 1`) to the next requests, in turn.
+    pub fn answer_with(&self, answers: &[&str]) {
+        self.heard.script.lock().unwrap().extend(answers.iter().rev().map(|answer| (*answer).to_owned()));
+    }
+
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        self.heard.deliveries.lock().unwrap().clone()
+    }
+
+    /// Waits until what was heard is enough.
+    pub async fn wait_for(&self, enough: impl Fn(&[Delivery]) -> bool) -> Vec<Delivery> {
+        let waiting = async {
+            loop {
+                let news = self.heard.news.notified();
+                let deliveries = self.deliveries();
+                if enough(&deliveries) {
+                    return deliveries;
+                }
+                news.await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        waited.unwrap_or_else(|_| panic!("waited in vain; heard {:#?}", self.deliveries()))
+    }
+
+    /// Waits for an event of a type.
+    pub async fn wait_for_kind(&self, kind: &str) -> Vec<Delivery> {
+        self.wait_for(|heard| heard.iter().any(|delivery| delivery.kind() == kind)).await
+    }
+}
+
+async fn hear(mut stream: TcpStream, heard: Arc<Heard>) {
+    let mut bytes = Vec::new();
+    loop {
+        let Some((delivery, used)) = parse(&bytes) else {
+            let mut buffer = [0; 16 * 1024];
+            match stream.read(&mut buffer).await {
+                Ok(read) if read > 0 => bytes.extend_from_slice(&buffer[..read]),
+                _ => return,
+            }
+            continue;
+        };
+        bytes.drain(..used);
+        heard.deliveries.lock().unwrap().push(delivery);
+        let answer = heard.script.lock().unwrap().pop().unwrap_or_else(|| "204 No Content".to_owned());
+        heard.news.notify_waiters();
+        if stream.write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A whole request at the start of `bytes`, verified, and how long it is.
+fn parse(bytes: &[u8]) -> Option<(Delivery, usize)> {
+    let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&bytes[..head_end]).unwrap();
+    let mut lines = head.split("\r\n");
+    assert!(lines.next().unwrap().starts_with("POST "), "webhooks P1: deliveries are POSTs");
+    let headers: HashMap<String, String> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let end = head_end + headers["content-length"].parse::<usize>().unwrap();
+    let body = bytes.get(head_end..end)?;
+    let mut signed = http::HeaderMap::new();
+    for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+        signed.insert(name, headers[name].parse().unwrap());
+    }
+    Webhook::new(SECRET).unwrap().verify(body, &signed).expect("webhooks H5: the signature verifies");
+    let delivery = Delivery {
+        id: headers["webhook-id"].clone(),
+        headers,
+        body: serde_json::from_slice(body).expect("webhooks P1: the body is JSON"),
+    };
+    Some((delivery, end))
+}

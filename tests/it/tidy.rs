@@ -1,0 +1,79 @@
+//! The layers of `src/` depend on each other in one direction only.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Each layer, and the other layers it may name. See ARCHITECTURE.md.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("state", &["domain"]),
+    ("engine", &["domain", "state"]),
+    ("protocol", &["domain", "engine", "http"]),
+    ("http", &["domain", "engine", "protocol"]),
+    ("webhook", &["domain", "state"]),
+    ("config", &["domain"]),
+    ("telemetry", &["config"]),
+    ("cli", &["config"]),
+    ("app", &["domain", "state", "engine", "protocol", "http", "webhook", "config"]),
+    ("main", &["app", "cli", "config", "telemetry"]),
+    ("lib", &[]),
+];
+
+/// Crates that only some layers may name.
+const CRATES: &[(&str, &[&str])] = &[
+    ("sqlx", &["state"]),
+    ("storage", &["engine", "app"]),
+    ("actix_web", &["protocol", "http", "app"]),
+    ("reqwest", &["webhook", "config"]),
+    ("serde", &["http", "state"]),
+    ("serde_json", &["http", "state"]),
+    ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
+];
+
+#[test]
+fn layers_name_only_what_they_may() {
+    let mut wrong = Vec::new();
+    for file in rust_files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
+        let relative = file.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
+        let layer = relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
+        let allowed = MAY_USE.iter().find(|(known, _)| *known == layer);
+        let Some((_, allowed)) = allowed else { panic!("{layer} is not in the list of layers") };
+        let own = format!("crate::{layer}");
+        // Tests may use more: fakes and real verifiers are theirs.
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for named in line.match_indices("crate::").map(|(at, _)| &line[at + 7..]) {
+                let named: String = named.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if format!("crate::{named}") != own && !allowed.contains(&named.as_str()) {
+                    wrong.push(format!("{}: {layer} may not use {named}", relative.display()));
+                }
+            }
+            for (name, layers) in CRATES {
+                if line.contains(&format!("use {name}::")) && !layers.contains(&layer) && !is_test_file(relative) {
+                    wrong.push(format!("{}: {layer} may not use the crate {name}", relative.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn is_test_file(path: &Path) -> bool {
+    ["tests.rs", "testing.rs", "conformance.rs"].iter().any(|name| path.ends_with(name))
+        || path.components().any(|part| part.as_os_str() == "conformance")
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
