@@ -56,8 +56,17 @@ impl Setting {
     /// The value as TOML, unless it must not be shown. An empty secret is none.
     pub(super) fn shown(&self) -> String {
         let hide = self.secret && self.value.as_str() != Some("");
-        let value = if hide { Value::from(HIDDEN) } else { self.value.clone() };
-        value.to_string()
+        if hide { one_line(&Value::from(HIDDEN)) } else { one_line(&self.value) }
+    }
+}
+
+/// A value as TOML that keeps to one line, which the printing of the TOML crate does not: a JSON string is also a TOML
+/// string.
+fn one_line(value: &Value) -> String {
+    match value {
+        Value::String(text) => serde_json::Value::from(text.as_str()).to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(one_line).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
     }
 }
 

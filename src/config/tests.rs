@@ -284,6 +284,20 @@ fn a_number_too_large_for_any_is_told_like_another() {
 }
 
 #[test]
+fn a_value_of_many_lines_is_told_in_one() {
+    assert_eq!(
+        errors(&env(&[("LONGSHORE_WORKERS", "a\nb\"\u{1b}[31m")])),
+        [
+            r#"workers = "a\nb\"\u001b[31m" (from LONGSHORE_WORKERS): not a number; write a whole number, from 0 to 1024"#
+        ]
+    );
+    let inputs =
+        env(&[("LONGSHORE_DATA_DIR", "a\nb\t\\ 'c' \"d\""), ("LONGSHORE_CORS_ALLOW_ORIGINS", "http://a,http://b")]);
+    let resolved = Resolved::read(&inputs).unwrap();
+    assert_eq!(Config::read(&file(&resolved.to_toml())).unwrap(), resolved.config);
+}
+
+#[test]
 fn values_that_do_not_fit_together_are_told_with_both_sources() {
     let lease = env(&[("LONGSHORE_WEBHOOKS_LEASE", "19s")]);
     assert_eq!(
