@@ -113,7 +113,6 @@ impl BlockReader<'_> {
     }
 
     /// The outer `None`: it is there and wrong. The inner: it is not there.
-    #[expect(clippy::option_option, reason = "left out and wrong are told apart right where this is called")]
     fn optional<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Judged<T>) -> Option<Option<T>> {
         let Some(setting) = self.block.fields.get(field) else { return Some(None) };
         let refuse = |why: String| self.from.refuse(&format!("{}.{field}", self.label), setting, &why);

@@ -185,8 +185,9 @@ impl Layers {
         match find(section, name.get_ref()) {
             Some(key) => self.set(key, file.owned(value), source),
             None => {
-                let full = if section.is_empty() { name.get_ref().to_string() } else { join(section, name.get_ref()) };
-                self.errors.push(unknown(&full, &source.to_string(), "key", nearest_key(&full)));
+                let full = format!("{section}.{}", name.get_ref());
+                let full = full.trim_start_matches('.');
+                self.errors.push(unknown(full, &source.to_string(), "key", nearest_key(full)));
             }
         }
     }
@@ -225,10 +226,6 @@ impl Layers {
 }
 
 type Name<'a> = toml::de::DeString<'a>;
-
-fn join(section: &str, leaf: &str) -> String {
-    format!("{section}.{leaf}")
-}
 
 fn nearest_key(wrong: &str) -> Option<&'static str> {
     nearest(wrong, keys().iter().map(|key| key.name.as_str()).chain([ENDPOINTS]))
