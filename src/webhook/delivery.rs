@@ -5,6 +5,7 @@
 //! signal alone.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -12,12 +13,14 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
+use tokio::sync::futures::Notified;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::sleep;
+use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +43,7 @@ use crate::webhook::endpoint::Settings;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::outage::Outage;
 use crate::webhook::outage::around;
+use crate::webhook::record::LAST_TRIES;
 use crate::webhook::record::Outcome;
 use crate::webhook::record::Recorder;
 use crate::webhook::record::Recording;
@@ -95,7 +99,10 @@ impl Lane {
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let endpoints: Vec<&Endpoint> = self.lanes.iter().map(|lane| &lane.endpoint).collect();
-        f.debug_struct("Sender").field("endpoints", &endpoints).field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Sender")
+            .field("endpoints", &endpoints)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,12 +154,14 @@ impl Sender {
             metrics: self.metrics.clone(),
             state,
             closing: abort.clone(),
+            last_tries: LAST_TRIES,
         };
         let dispatcher = Dispatcher {
             outbox: self.outbox,
             lanes: self.lanes,
             slots: self.slots,
             turn: 0,
+            hungry: Vec::new(),
             recording,
             tasks: JoinSet::new(),
             courier: Arc::new(Courier {
@@ -179,6 +188,8 @@ struct Dispatcher {
     slots: Arc<Semaphore>,
     /// Whose turn it is to be served first, should there not be enough slots for all.
     turn: usize,
+    /// Those that had no slot left when deliveries were last claimed.
+    hungry: Vec<Arc<Lane>>,
     recording: watch::Receiver<Recording>,
     tasks: JoinSet<()>,
     courier: Arc<Courier>,
@@ -199,24 +210,17 @@ impl Dispatcher {
             let mut rung = std::pin::pin!(bell.notified());
             // Armed before looking: what becomes ready from here on wakes us.
             rung.as_mut().enable();
-            match self.claim_due().await {
+            let pause = match self.claim_due().await {
                 Ok(nap) => {
                     outage.over();
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => break,
-                        () = rung => {}
-                        Some(ended) = self.tasks.join_next(), if self.lacks_slots() => noted(ended),
-                        () = sleep(nap) => {}
-                    }
+                    self.wait(nap, rung, &stop).await;
+                    continue;
                 }
-                Err(error) => {
-                    let pause = outage.failed(&error, rand::random());
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = sleep(pause) => {}
-                    }
-                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(pause) => {}
             }
         }
         self.drain().await;
@@ -224,9 +228,6 @@ impl Dispatcher {
 
     /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
-        while let Some(ended) = self.tasks.try_join_next() {
-            noted(ended);
-        }
         self.turn = (self.turn + 1) % self.lanes.len();
         let slots = self.free_slots();
         if !slots.is_empty() {
@@ -235,6 +236,7 @@ impl Dispatcher {
                 self.start(claim);
             }
         }
+        self.note_hungry_lanes();
         let poll = around(POLL, rand::random());
         let idle: Vec<EndpointId> = self.free_slots().into_iter().map(|(endpoint, _)| endpoint).collect();
         if idle.is_empty() {
@@ -259,10 +261,32 @@ impl Dispatcher {
         slots
     }
 
-    /// Whether more could be due than there was room for.
-    fn lacks_slots(&self) -> bool {
-        let full = |lane: &Arc<Lane>| !lane.is_stopped() && lane.slots.available_permits() == 0;
-        self.slots.available_permits() == 0 || self.lanes.iter().any(full)
+    /// Notes the endpoints for which more could be due than there was room for.
+    fn note_hungry_lanes(&mut self) {
+        let exhausted = self.slots.available_permits() == 0;
+        let hungry = |lane: &&Arc<Lane>| !lane.is_stopped() && (exhausted || lane.slots.available_permits() == 0);
+        self.hungry = self.lanes.iter().filter(hungry).cloned().collect();
+    }
+
+    /// Sleeps until there may be something to claim: the bell rang, something is due, or a slot came free where more
+    /// was waiting for one.
+    async fn wait(&mut self, nap: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
+        let until = Instant::now() + nap;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = rung.as_mut() => return,
+                () = sleep_until(until) => return,
+                Some(ended) = self.tasks.join_next() => {
+                    noted(ended);
+                    let has_room = |lane: &Arc<Lane>| lane.slots.available_permits() > 0;
+                    if self.slots.available_permits() > 0 && self.hungry.iter().any(has_room) {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     fn start(&mut self, claim: Claim) {

@@ -156,6 +156,7 @@ impl Egress {
         let mut exchange = timeout_at(deadline, self.request(endpoint, message.clone())).await;
         if let Ok(Err(error)) = &exchange
             && reusable
+            && !error.is_connect()
             && classify(error) == AttemptOutcome::Reset
             && began.elapsed() < RESEND_WITHIN
         {
@@ -165,9 +166,7 @@ impl Egress {
         }
         match exchange {
             Ok(Ok(response)) => self.read(response, deadline, began, origin).await,
-            Ok(Err(error)) => {
-                Answer::without_response(classify(&error), Some(root_cause(&error)), began.elapsed())
-            }
+            Ok(Err(error)) => Answer::without_response(classify(&error), Some(root_cause(&error)), began.elapsed()),
             Err(_) => {
                 let note = format!("no answer within {:?}", self.timeout);
                 Answer::without_response(AttemptOutcome::Timeout, Some(note), began.elapsed())

@@ -40,12 +40,7 @@ pub enum InvalidEndpoint {
 }
 
 impl Endpoint {
-    pub fn new(
-        id: EndpointId,
-        url: &str,
-        secrets: Vec<Secret>,
-        filter: EventFilter,
-    ) -> Result<Self, InvalidEndpoint> {
+    pub fn new(id: EndpointId, url: &str, secrets: Vec<Secret>, filter: EventFilter) -> Result<Self, InvalidEndpoint> {
         let Ok(mut url) = Url::parse(url) else { return Err(InvalidEndpoint::NotAUrl(id)) };
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(InvalidEndpoint::Scheme(id));

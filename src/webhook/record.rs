@@ -27,7 +27,7 @@ const BATCH: usize = 256;
 
 /// How long writing may go on failing once the program is to end. What is lost then is sent again after the next
 /// start, because its lease is.
-const LAST_TRIES: Duration = Duration::from_secs(5);
+pub(super) const LAST_TRIES: Duration = Duration::from_secs(5);
 
 /// What came of one claim.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(super) struct Recorder {
     pub(super) state: watch::Sender<Recording>,
     /// Cancelled when nothing is being sent any more.
     pub(super) closing: CancellationToken,
+    /// How long to go on trying from then.
+    pub(super) last_tries: Duration,
 }
 
 impl Recorder {
@@ -97,11 +99,11 @@ impl Recorder {
             self.state.send_replace(Recording::Stalled);
             let pause = tries.outage.failed(&error, rand::random());
             if self.closing.is_cancelled() {
-                let end = *tries.last.get_or_insert_with(|| Instant::now() + LAST_TRIES);
+                let end = *tries.last.get_or_insert_with(|| Instant::now() + self.last_tries);
                 if Instant::now() >= end {
                     return false;
                 }
-                sleep(pause.min(LAST_TRIES / 10)).await;
+                sleep(pause.min(self.last_tries / 10)).await;
             } else {
                 tokio::select! {
                     () = sleep(pause) => {}
@@ -116,4 +118,78 @@ struct Tries {
     outage: Outage,
     /// When the last one is due, known once the program is to end.
     last: Option<Instant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::atomic::Ordering;
+
+    use crate::domain::delivery::Attempt;
+    use crate::domain::delivery::AttemptOutcome;
+    use crate::state::Verdict;
+    use crate::webhook::testing::FakeOutbox;
+    use crate::webhook::testing::TestClock;
+    use crate::webhook::testing::claim;
+
+    fn success(outbox: &FakeOutbox) -> Outcome {
+        let claim = claim();
+        let (delivery, lease) = (claim.delivery, claim.lease);
+        outbox.add(claim);
+        let outcome = AttemptOutcome::Status(200);
+        let (started_at, took) = (TestClock::default().clock()(), Duration::ZERO);
+        let attempt = Attempt { number: 1, started_at, took, outcome, response_body: Vec::new(), note: None };
+        let settlement = Settlement { delivery, lease, attempt, verdict: Verdict::Succeeded };
+        Outcome { settlement, class: DeliveryClass::Normal, stops: None }
+    }
+
+    fn recorder(outbox: &Arc<FakeOutbox>) -> (Recorder, watch::Receiver<Recording>) {
+        let (state, recording) = watch::channel(Recording::Works);
+        let recorder = Recorder {
+            outbox: Arc::clone(outbox) as _,
+            clock: TestClock::default().clock(),
+            metrics: Metrics::default(),
+            state,
+            closing: CancellationToken::new(),
+            last_tries: Duration::from_millis(50),
+        };
+        (recorder, recording)
+    }
+
+    #[tokio::test]
+    async fn results_are_kept_until_they_can_be_written() {
+        let outbox = Arc::new(FakeOutbox::default());
+        let (recorder, mut recording) = recorder(&outbox);
+        outbox.writes_fail.store(true, Ordering::SeqCst);
+        let (results, incoming) = mpsc::channel(8);
+        let running = tokio::spawn(recorder.run(incoming));
+        let kept = [success(&outbox), success(&outbox)];
+        let ids = [kept[0].settlement.delivery, kept[1].settlement.delivery];
+        for outcome in kept {
+            results.send(outcome).await.unwrap();
+        }
+        recording.wait_for(|recording| *recording == Recording::Stalled).await.unwrap();
+        drop(results);
+        assert!(ids.iter().all(|id| outbox.row(*id).attempts.is_empty()));
+
+        outbox.writes_fail.store(false, Ordering::SeqCst);
+        running.await.unwrap();
+        assert!(ids.iter().all(|id| outbox.row(*id).attempts.len() == 1));
+        assert_eq!(*recording.borrow(), Recording::Works);
+    }
+
+    /// A store that stays away must not keep the program from ending.
+    #[tokio::test]
+    async fn closing_ends_the_tries() {
+        let outbox = Arc::new(FakeOutbox::default());
+        let (recorder, _recording) = recorder(&outbox);
+        outbox.writes_fail.store(true, Ordering::SeqCst);
+        recorder.closing.cancel();
+        let (results, incoming) = mpsc::channel(8);
+        results.send(success(&outbox)).await.unwrap();
+        drop(results);
+        recorder.run(incoming).await;
+        assert!(outbox.rows_for("app")[0].attempts.is_empty());
+    }
 }

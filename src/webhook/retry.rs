@@ -176,17 +176,27 @@ mod tests {
     /// webhooks R4: also when all were refused with the same status, or told the same time.
     #[test]
     fn a_thousand_that_failed_together_come_back_apart() {
-        let cases =
-            [(ERROR, None), (BUSY, None), (ERROR, Some(secs(120))), (BUSY, Some(secs(90))), (ERROR, Some(secs(86_400)))];
+        let cases = [
+            (ERROR, None),
+            (BUSY, None),
+            (ERROR, Some(secs(120))),
+            (BUSY, Some(secs(90))),
+            (ERROR, Some(secs(86_400))),
+        ];
         for (outcome, retry_after) in cases {
             let mut waits: Vec<Duration> = (0..1000)
                 .map(|_| {
-                    next_attempt(&DEFAULT_SCHEDULE, 1, outcome, retry_after, rand::random(), 20).expect("an attempt is left")
+                    next_attempt(&DEFAULT_SCHEDULE, 1, outcome, retry_after, rand::random(), 20)
+                        .expect("an attempt is left")
                 })
                 .collect();
             waits.sort();
             let spread = waits[999] - waits[0];
-            assert!(spread >= times(waits[500], 0.3), "{outcome:?} {retry_after:?}: {spread:?} around {:?}", waits[500]);
+            assert!(
+                spread >= times(waits[500], 0.3),
+                "{outcome:?} {retry_after:?}: {spread:?} around {:?}",
+                waits[500]
+            );
             // Not in heaps either: no tenth of the deliveries in a hundredth of the time.
             let crowded = waits.windows(100).any(|hundred| hundred[99] - hundred[0] < times(spread, 0.01));
             assert!(!crowded, "{outcome:?} {retry_after:?}");

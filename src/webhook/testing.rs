@@ -1,0 +1,474 @@
+//! What the tests of the sender stand on: a receiver on a real socket that answers by script, and an outbox in memory.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use reqwest::header::HeaderMap;
+use reqwest::header::HeaderName;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio::time::timeout;
+
+use crate::domain::delivery::Attempt;
+use crate::domain::delivery::AttemptOutcome;
+use crate::domain::delivery::DeliveryClass;
+use crate::domain::delivery::DeliveryRecord;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::EndpointId;
+use crate::domain::delivery::Subscription;
+use crate::domain::event::EventFilter;
+use crate::domain::event::EventKind;
+use crate::domain::id::DeliveryId;
+use crate::domain::id::EventId;
+use crate::domain::id::UploadId;
+use crate::domain::time::Timestamp;
+use crate::state;
+use crate::state::Claim;
+use crate::state::DeliveryQuery;
+use crate::state::Outbox;
+use crate::state::Settlement;
+use crate::state::Verdict;
+use crate::webhook::Clock;
+use crate::webhook::Endpoint;
+
+pub(super) const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// How long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn endpoint(name: &str, url: &str) -> Endpoint {
+    let filter = EventFilter::all_but_progress();
+    Endpoint::new(EndpointId::new(name).unwrap(), url, vec![SECRET.parse().unwrap()], filter).unwrap()
+}
+
+pub(super) fn claim() -> Claim {
+    let now = wall_clock();
+    Claim {
+        delivery: DeliveryId::new(now, rand::random()),
+        lease: [0; 16],
+        endpoint: EndpointId::new("app").unwrap(),
+        event: EventId::new(now, rand::random()),
+        kind: EventKind::Completed,
+        class: DeliveryClass::Normal,
+        upload: UploadId::new(now, rand::random()),
+        occurred_at: now,
+        attempts: 0,
+        body: Bytes::from_static(br#"{"type":"upload.completed"}"#),
+    }
+}
+
+pub(super) fn wall_clock() -> Timestamp {
+    Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap())
+}
+
+/// A clock that runs, and that a test can put forward.
+#[derive(Clone, Default)]
+pub(super) struct TestClock(Arc<AtomicI64>);
+
+impl TestClock {
+    pub(super) fn put_forward(&self, span: Duration) {
+        self.0.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        let ahead_ms = Arc::clone(&self.0);
+        Arc::new(move || Timestamp::from_unix_ms(wall_clock().unix_ms() + ahead_ms.load(Ordering::SeqCst)))
+    }
+}
+
+/// What a receiver does with one request, once it has read it.
+#[derive(Debug, Clone)]
+pub(super) enum Script {
+    Status(u16),
+    Answer {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+    },
+    /// Never answers.
+    Hang,
+    /// Sends the status line a byte at a time and does not get far.
+    DripHead,
+    /// Sends headers at once and then a body without an end, a byte at a time.
+    DripBody(u16),
+    /// Sends headers and half of the body it announced.
+    StalledBody(u16),
+    /// Announces a gigabyte and sends it as fast as it is taken.
+    Gigabyte(u16),
+    /// Closes the connection without an answer.
+    Close,
+    /// Resets the connection without an answer.
+    Reset,
+    /// Speaks no HTTP.
+    Garbage,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Received {
+    /// Counts from 0.
+    pub(super) connection: usize,
+    pub(super) head: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Received {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+}
+
+/// Answers by its script, one line for each request, the last line for all further ones.
+pub(super) struct Receiver {
+    pub(super) address: SocketAddr,
+    desk: Arc<Desk>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+struct Desk {
+    script: Mutex<VecDeque<Script>>,
+    received: Mutex<Vec<Received>>,
+    count: watch::Sender<usize>,
+    body_bytes_sent: AtomicU64,
+}
+
+impl Receiver {
+    pub(super) async fn start(script: impl IntoIterator<Item = Script>) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let desk = Arc::new(Desk {
+            script: Mutex::new(script.into_iter().collect()),
+            received: Mutex::default(),
+            count: watch::Sender::new(0),
+            body_bytes_sent: AtomicU64::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&desk)));
+        Self { address, desk, accepting }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    pub(super) fn received(&self) -> Vec<Received> {
+        self.desk.received.lock().unwrap().clone()
+    }
+
+    /// Waits for so many requests.
+    pub(super) async fn heard(&self, count: usize) -> Vec<Received> {
+        let mut counted = self.desk.count.subscribe();
+        let enough = counted.wait_for(|heard| *heard >= count);
+        timeout(PATIENCE, enough).await.unwrap_or_else(|_| panic!("{count} requests did not come")).unwrap();
+        self.received()
+    }
+
+    pub(super) fn body_bytes_sent(&self) -> u64 {
+        self.desk.body_bytes_sent.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, desk: Arc<Desk>) {
+    let mut open = JoinSet::new();
+    for connection in 0.. {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let desk = Arc::clone(&desk);
+        open.spawn(async move { while desk.serve(&mut stream, connection).await.is_some() {} });
+    }
+}
+
+impl Desk {
+    /// Reads a request and does with it what the script says; `None` when the connection is of no more use.
+    async fn serve(&self, stream: &mut TcpStream, connection: usize) -> Option<()> {
+        let received = read_request(stream, connection).await?;
+        let script = {
+            let mut script = self.script.lock().unwrap();
+            if script.len() > 1 { script.pop_front() } else { script.front().cloned() }
+        };
+        self.received.lock().unwrap().push(received);
+        self.count.send_modify(|count| *count += 1);
+        match script.expect("a script has at least one line") {
+            Script::Status(status) => answer(stream, status, &[], b"").await,
+            Script::Answer { status, headers, body } => answer(stream, status, &headers, &body).await,
+            Script::Hang => std::future::pending().await,
+            Script::DripHead => drip(stream, "HTTP/1.1 200 OK", Duration::from_millis(200)).await,
+            Script::DripBody(status) => {
+                write(stream, format!("HTTP/1.1 {status} Said\r\n\r\n").as_bytes()).await?;
+                drip(stream, "drop", Duration::from_millis(20)).await
+            }
+            Script::StalledBody(status) => {
+                write(stream, format!("HTTP/1.1 {status} Said\r\ncontent-length: 10\r\n\r\nhalf ").as_bytes()).await?;
+                std::future::pending().await
+            }
+            Script::Gigabyte(status) => self.send_gigabyte(stream, status).await,
+            Script::Close => None,
+            Script::Reset => {
+                stream.set_zero_linger().unwrap();
+                None
+            }
+            Script::Garbage => {
+                write(stream, b"220 mail.example.com ESMTP\r\n\r\n").await?;
+                None
+            }
+        }
+    }
+
+    async fn send_gigabyte(&self, stream: &mut TcpStream, status: u16) -> Option<()> {
+        let size = 1_u64 << 30;
+        write(stream, format!("HTTP/1.1 {status} Said\r\ncontent-length: {size}\r\n\r\n").as_bytes()).await?;
+        let block = vec![b'x'; 1 << 16];
+        loop {
+            write(stream, &block).await?;
+            if self.body_bytes_sent.fetch_add(1 << 16, Ordering::SeqCst) >= size {
+                return None;
+            }
+        }
+    }
+}
+
+async fn answer(stream: &mut TcpStream, status: u16, headers: &[(&str, String)], body: &[u8]) -> Option<()> {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+    write(stream, &[head.as_bytes(), body].concat()).await
+}
+
+async fn drip(stream: &mut TcpStream, text: &str, every: Duration) -> Option<()> {
+    for byte in text.bytes().cycle() {
+        write(stream, &[byte]).await?;
+        sleep(every).await;
+    }
+    None
+}
+
+async fn write(stream: &mut TcpStream, bytes: &[u8]) -> Option<()> {
+    stream.write_all(bytes).await.ok()
+}
+
+async fn read_request(stream: &mut TcpStream, connection: usize) -> Option<Received> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut headers = HeaderMap::new();
+    for line in head.lines().skip(1).filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').unwrap();
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.trim().parse().unwrap());
+    }
+    let length = headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Received { connection, head, headers, body })
+}
+
+/// Deliveries in memory, under the contract of [`Outbox`] as far as a sender can tell.
+#[derive(Debug, Default)]
+pub(super) struct FakeOutbox {
+    rows: Mutex<Vec<Row>>,
+    bell: Arc<Notify>,
+    changed: watch::Sender<u64>,
+    /// While set, claiming fails.
+    pub(super) claims_fail: AtomicBool,
+    /// While set, settling and pausing fail.
+    pub(super) writes_fail: AtomicBool,
+    failures: AtomicU64,
+    paused: Mutex<Vec<EndpointId>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) claim: Claim,
+    pub(super) state: DeliveryState,
+    pub(super) due: Timestamp,
+    pub(super) attempts: Vec<(Attempt, Verdict)>,
+}
+
+impl Row {
+    fn is_due(&self, now: Timestamp) -> bool {
+        matches!(self.state, DeliveryState::Ready | DeliveryState::Leased) && self.due <= now
+    }
+
+    fn same_lane(&self, claim: &Claim) -> bool {
+        self.claim.endpoint == claim.endpoint && self.claim.upload == claim.upload
+    }
+
+    pub(super) fn outcomes(&self) -> Vec<AttemptOutcome> {
+        self.attempts.iter().map(|(attempt, _)| attempt.outcome).collect()
+    }
+
+    pub(super) fn last(&self) -> &(Attempt, Verdict) {
+        self.attempts.last().expect("an attempt was made")
+    }
+}
+
+impl FakeOutbox {
+    /// Adds a delivery, waiting if one of the same upload has not been attempted yet.
+    pub(super) fn add(&self, claim: Claim) -> DeliveryId {
+        let id = claim.delivery;
+        let mut rows = self.rows.lock().unwrap();
+        let blocked = rows.iter().any(|row| row.same_lane(&claim) && row.attempts.is_empty());
+        let state = if blocked { DeliveryState::Waiting } else { DeliveryState::Ready };
+        rows.push(Row { due: claim.occurred_at, claim, state, attempts: Vec::new() });
+        drop(rows);
+        self.bell.notify_waiters();
+        id
+    }
+
+    pub(super) fn add_for(&self, endpoint: &str) -> DeliveryId {
+        self.add(Claim { endpoint: EndpointId::new(endpoint).unwrap(), ..claim() })
+    }
+
+    pub(super) fn ring(&self) {
+        self.bell.notify_waiters();
+    }
+
+    pub(super) fn row(&self, id: DeliveryId) -> Row {
+        self.rows.lock().unwrap().iter().find(|row| row.claim.delivery == id).unwrap().clone()
+    }
+
+    pub(super) fn rows_for(&self, endpoint: &str) -> Vec<Row> {
+        let rows = self.rows.lock().unwrap();
+        rows.iter().filter(|row| row.claim.endpoint.as_str() == endpoint).cloned().collect()
+    }
+
+    pub(super) fn is_paused(&self, endpoint: &str) -> bool {
+        self.paused.lock().unwrap().iter().any(|paused| paused.as_str() == endpoint)
+    }
+
+    /// Waits until so many attempts at the delivery are recorded.
+    pub(super) async fn attempted(&self, id: DeliveryId, count: usize) -> Row {
+        self.until(|| self.row(id).attempts.len() >= count).await;
+        self.row(id)
+    }
+
+    /// Waits until so many calls have failed, counted from now.
+    pub(super) async fn failed(&self, count: u64) {
+        let enough = self.failures.load(Ordering::SeqCst) + count;
+        self.until(|| self.failures.load(Ordering::SeqCst) >= enough).await;
+    }
+
+    pub(super) async fn until(&self, reached: impl Fn() -> bool) {
+        let mut changed = self.changed.subscribe();
+        let waiting = changed.wait_for(|_| reached());
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "the outbox is {:#?}", self.rows);
+    }
+
+    fn changed(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn fails(&self, switch: &AtomicBool, operation: &'static str) -> state::Result<()> {
+        if !switch.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.failures.fetch_add(1, Ordering::SeqCst);
+        self.changed();
+        Err(state::Error::NoSpace { operation })
+    }
+}
+
+#[async_trait]
+impl Outbox for FakeOutbox {
+    async fn open_for(&self, _: Vec<Subscription>, _: Timestamp) -> state::Result<()> {
+        Ok(())
+    }
+
+    async fn claim_due(
+        &self,
+        slots: &[(EndpointId, u32)],
+        now: Timestamp,
+        lease: Duration,
+    ) -> state::Result<Vec<Claim>> {
+        self.fails(&self.claims_fail, "claim deliveries")?;
+        let mut rows = self.rows.lock().unwrap();
+        let mut claims = Vec::new();
+        for (endpoint, count) in slots {
+            let due = rows.iter_mut().filter(|row| row.claim.endpoint == *endpoint && row.is_due(now));
+            for row in due.take(usize::try_from(*count).unwrap()) {
+                row.state = DeliveryState::Leased;
+                row.due = now.plus(lease);
+                row.claim.lease = rand::random();
+                claims.push(row.claim.clone());
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> state::Result<()> {
+        self.fails(&self.writes_fail, "settle deliveries")?;
+        let mut rows = self.rows.lock().unwrap();
+        for settlement in settlements {
+            let row = rows.iter_mut().find(|row| row.claim.delivery == settlement.delivery).unwrap();
+            row.attempts.push((settlement.attempt.clone(), settlement.verdict));
+            if row.state != DeliveryState::Leased || row.claim.lease != settlement.lease {
+                continue;
+            }
+            row.claim.attempts += u32::from(settlement.attempt.outcome != AttemptOutcome::Aborted);
+            (row.state, row.due) = match settlement.verdict {
+                Verdict::Succeeded => (DeliveryState::Succeeded, now),
+                Verdict::RetryAt(at) => (DeliveryState::Ready, at),
+                Verdict::Dead => (DeliveryState::Dead, now),
+                Verdict::Paused => (DeliveryState::Paused, now),
+            };
+            let claim = row.claim.clone();
+            let waiting = |row: &&mut Row| row.same_lane(&claim) && row.state == DeliveryState::Waiting;
+            if let Some(next) = rows.iter_mut().find(waiting) {
+                next.state = DeliveryState::Ready;
+            }
+        }
+        drop(rows);
+        self.bell.notify_waiters();
+        self.changed();
+        Ok(())
+    }
+
+    async fn next_due(&self, endpoints: &[EndpointId]) -> state::Result<Option<Timestamp>> {
+        let rows = self.rows.lock().unwrap();
+        let open = |row: &&Row| matches!(row.state, DeliveryState::Ready | DeliveryState::Leased);
+        Ok(rows.iter().filter(open).filter(|row| endpoints.contains(&row.claim.endpoint)).map(|row| row.due).min())
+    }
+
+    async fn pause_endpoint(&self, endpoint: &EndpointId, _: Timestamp) -> state::Result<()> {
+        self.fails(&self.writes_fail, "pause an endpoint")?;
+        for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.claim.endpoint == *endpoint) {
+            if matches!(row.state, DeliveryState::Ready | DeliveryState::Waiting) {
+                row.state = DeliveryState::Paused;
+            }
+        }
+        self.paused.lock().unwrap().push(endpoint.clone());
+        self.changed();
+        Ok(())
+    }
+
+    async fn deliveries(&self, _: &DeliveryQuery) -> state::Result<Vec<DeliveryRecord>> {
+        Ok(Vec::new())
+    }
+
+    async fn backlog(&self) -> state::Result<Vec<(DeliveryState, u64)>> {
+        Ok(Vec::new())
+    }
+
+    fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+}

@@ -1,0 +1,490 @@
+//! The sender against receivers on real sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use standardwebhooks::Webhook;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::delivery::AttemptOutcome;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::EndpointId;
+use crate::domain::time::Timestamp;
+use crate::state::Claim;
+use crate::state::Verdict;
+use crate::webhook::Endpoint;
+use crate::webhook::Error;
+use crate::webhook::Metrics;
+use crate::webhook::Sender;
+use crate::webhook::Settings;
+use crate::webhook::testing::FakeOutbox;
+use crate::webhook::testing::Receiver;
+use crate::webhook::testing::SECRET;
+use crate::webhook::testing::Script;
+use crate::webhook::testing::TestClock;
+use crate::webhook::testing::claim;
+use crate::webhook::testing::endpoint;
+
+/// A sender at work.
+struct Work {
+    outbox: Arc<FakeOutbox>,
+    metrics: Metrics,
+    clock: TestClock,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+/// Short enough for tests, long enough for a busy machine where nothing is meant to time out.
+fn settings() -> Settings {
+    Settings { timeout: Duration::from_secs(10), schedule: vec![Duration::from_secs(20); 3], ..Settings::default() }
+}
+
+fn impatient() -> Settings {
+    Settings { timeout: Duration::from_millis(400), ..settings() }
+}
+
+impl Work {
+    fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
+        let (outbox, clock, stop) = (Arc::new(FakeOutbox::default()), TestClock::default(), CancellationToken::new());
+        let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings, clock.clock()).unwrap();
+        let metrics = sender.metrics().clone();
+        let running = tokio::spawn(sender.run(stop.clone()));
+        Self { outbox, metrics, clock, stop, running }
+    }
+
+    /// One endpoint, `app`, at this receiver.
+    fn with(receiver: &Receiver, settings: Settings) -> Self {
+        Self::begin(vec![endpoint("app", &receiver.url())], settings)
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(Duration::from_secs(30), self.running).await.expect("the sender stops").unwrap();
+        assert_eq!(self.metrics.in_flight.get(), 0);
+    }
+}
+
+/// Sends one delivery to a receiver that does this, and gives its first attempt.
+async fn attempt_at(script: Script, settings: Settings) -> (crate::domain::delivery::Attempt, Verdict) {
+    let receiver = Receiver::start([script]).await;
+    let work = Work::with(&receiver, settings);
+    let id = work.outbox.add_for("app");
+    let attempt = work.outbox.attempted(id, 1).await.last().clone();
+    work.end().await;
+    attempt
+}
+
+fn retry_at(verdict: Verdict) -> Timestamp {
+    match verdict {
+        Verdict::RetryAt(at) => at,
+        other => panic!("{other:?} is no retry"),
+    }
+}
+
+/// webhooks P1, H1, H3, H4, H5, H12, H13, H14.
+#[tokio::test]
+async fn a_delivery_arrives_signed_and_whole() {
+    let receiver = Receiver::start([Script::Status(204)]).await;
+    let work = Work::with(&receiver, settings());
+    let body = r#"{"type":"upload.completed","data":{"filename":"Grüße.mp4"}}"#;
+    let claim = Claim { body: body.into(), ..claim() };
+    let event = claim.event;
+    let row = work.outbox.attempted(work.outbox.add(claim), 1).await;
+    assert_eq!((row.state, row.last().0.number), (DeliveryState::Succeeded, 1));
+
+    let request = receiver.received().remove(0);
+    assert_eq!(request.head.lines().next(), Some("POST /hook HTTP/1.1"));
+    assert_eq!(request.body, body.as_bytes());
+    Webhook::new(SECRET).unwrap().verify(&request.body, &request.headers).unwrap();
+    assert_eq!(request.header("webhook-id"), format!("evt_{event}"));
+    assert_eq!(request.header("webhook-attempt"), "1");
+    assert_eq!(request.header("webhook-event-type"), "upload.completed");
+    assert_eq!(request.header("content-type"), "application/json");
+    assert_eq!(request.header("user-agent"), concat!("longshore/", env!("CARGO_PKG_VERSION")));
+    for absent in ["content-encoding", "transfer-encoding", "accept-encoding", "cookie", "referer", "authorization"] {
+        assert!(!request.headers.contains_key(absent), "{absent}");
+    }
+    work.end().await;
+}
+
+/// webhooks H2, H3, P7: the receiver fails twice; the clock moves on, the message does not change.
+#[tokio::test]
+async fn a_retry_is_the_same_message_at_a_new_time() {
+    let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings());
+    let id = work.outbox.add_for("app");
+    for attempt in 1..=3 {
+        work.outbox.attempted(id, attempt).await;
+        work.clock.put_forward(Duration::from_secs(25));
+        work.outbox.ring();
+    }
+    let row = work.outbox.row(id);
+    let numbers: Vec<u32> = row.attempts.iter().map(|(attempt, _)| attempt.number).collect();
+    assert_eq!((row.state, numbers), (DeliveryState::Succeeded, vec![1, 2, 3]));
+
+    let requests = receiver.received();
+    let receiving = Webhook::new(SECRET).unwrap();
+    for (index, request) in requests.iter().enumerate() {
+        receiving.verify(&request.body, &request.headers).unwrap();
+        assert_eq!(request.header("webhook-id"), requests[0].header("webhook-id"));
+        assert_eq!(request.body, requests[0].body);
+        assert_eq!(request.header("webhook-attempt"), (index + 1).to_string());
+    }
+    let times: Vec<i64> = requests.iter().map(|request| request.header("webhook-timestamp").parse().unwrap()).collect();
+    assert!(times[0] + 20 <= times[1] && times[1] + 20 <= times[2], "{times:?}");
+    assert_eq!(requests.len(), 3);
+    work.end().await;
+}
+
+/// webhooks R1, R14 in part: the schedule is used up.
+#[tokio::test]
+async fn a_delivery_dies_when_its_attempts_are_used_up() {
+    let receiver = Receiver::start([Script::Status(500)]).await;
+    let work = Work::with(&receiver, Settings { schedule: vec![Duration::from_secs(20)], ..settings() });
+    let id = work.outbox.add_for("app");
+    work.outbox.attempted(id, 1).await;
+    work.clock.put_forward(Duration::from_secs(25));
+    work.outbox.ring();
+    let row = work.outbox.attempted(id, 2).await;
+    assert_eq!((row.state, row.outcomes()), (DeliveryState::Dead, vec![AttemptOutcome::Status(500); 2]));
+    work.end().await;
+}
+
+/// webhooks R8.
+#[tokio::test]
+async fn a_redirect_is_a_failure_and_leads_nowhere() {
+    let elsewhere = Receiver::start([Script::Status(200)]).await;
+    let location = format!("{}?{}", elsewhere.url(), "x".repeat(400));
+    let headers = vec![("location", location.clone())];
+    let (attempt, verdict) =
+        attempt_at(Script::Answer { status: 307, headers, body: b"over there".to_vec() }, settings()).await;
+    assert_eq!(attempt.outcome, AttemptOutcome::Status(307));
+    assert_eq!(attempt.response_body, b"over there");
+    let note = attempt.note.unwrap();
+    assert!(note.contains(&elsewhere.url()) && note.len() == 200, "{note}");
+    assert!(matches!(verdict, Verdict::RetryAt(_)));
+    assert!(elsewhere.received().is_empty());
+}
+
+/// webhooks R7, and R9 `disable`.
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_left_alone() {
+    let disable = Script::Answer { status: 503, headers: vec![("webhook-delivery", "disable".into())], body: vec![] };
+    for last_word in [Script::Status(410), disable] {
+        let receiver = Receiver::start([last_word]).await;
+        let other = Receiver::start([Script::Status(200)]).await;
+        let endpoints = vec![endpoint("app", &receiver.url()), endpoint("other", &other.url())];
+        let work = Work::begin(endpoints, settings());
+        let first = work.outbox.add_for("app");
+        work.outbox.until(|| work.outbox.is_paused("app")).await;
+        assert_eq!(work.outbox.row(first).last().1, Verdict::Paused);
+        assert_eq!(work.metrics.endpoints_paused.get(), 1);
+
+        // The fake makes it ready although the endpoint is paused; the sender must not even ask for it.
+        let second = work.outbox.add_for("app");
+        let witness = work.outbox.add_for("other");
+        work.outbox.attempted(witness, 1).await;
+        assert_eq!(work.outbox.row(second).state, DeliveryState::Ready);
+        assert_eq!(receiver.received().len(), 1);
+        work.end().await;
+    }
+}
+
+/// webhooks R9.
+#[tokio::test]
+async fn a_receiver_may_refuse_one_message_for_good() {
+    let headers = vec![("webhook-delivery", "abort-message".to_owned())];
+    let (_, verdict) = attempt_at(Script::Answer { status: 422, headers, body: vec![] }, settings()).await;
+    assert_eq!(verdict, Verdict::Dead);
+}
+
+/// webhooks R5, R6: what the receiver asks for in either form of `Retry-After`.
+#[tokio::test]
+async fn a_busy_receiver_says_when_to_come_back() {
+    let in_ten_minutes = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_mins(10));
+    for (asked, at_least, at_most) in
+        [(None, 60, 91), (Some("150.5".to_owned()), 150, 220), (Some(in_ten_minutes), 590, 860)]
+    {
+        let headers = asked.map(|value| ("retry-after", value)).into_iter().collect();
+        let (attempt, verdict) = attempt_at(Script::Answer { status: 429, headers, body: vec![] }, settings()).await;
+        let wait = retry_at(verdict).since(attempt.started_at);
+        assert!((at_least..=at_most).contains(&wait.as_secs()), "{wait:?} is not in {at_least}..={at_most}");
+    }
+}
+
+/// webhooks R5, R11: silence, at whatever point, ends with the one timeout.
+#[tokio::test]
+async fn a_receiver_that_does_not_answer_times_out() {
+    for script in [Script::Hang, Script::DripHead] {
+        let (attempt, verdict) = attempt_at(script.clone(), impatient()).await;
+        assert_eq!(attempt.outcome, AttemptOutcome::Timeout, "{script:?}");
+        assert!(attempt.took >= impatient().timeout, "{script:?}");
+        assert!(retry_at(verdict).since(attempt.started_at) >= Duration::from_secs(60), "{script:?}");
+    }
+}
+
+/// webhooks R12: the status was said, the body does not matter.
+#[tokio::test]
+async fn a_body_without_an_end_does_not_undo_a_success() {
+    for script in [Script::DripBody(200), Script::StalledBody(200)] {
+        let (attempt, verdict) = attempt_at(script.clone(), impatient()).await;
+        assert_eq!((attempt.outcome, verdict), (AttemptOutcome::Status(200), Verdict::Succeeded), "{script:?}");
+        assert!(!attempt.response_body.is_empty() && attempt.note.is_some(), "{script:?}");
+    }
+    let (attempt, verdict) = attempt_at(Script::DripBody(500), impatient()).await;
+    assert_eq!(attempt.outcome, AttemptOutcome::Status(500));
+    assert!(matches!(verdict, Verdict::RetryAt(_)));
+}
+
+/// webhooks R12: 64 KiB are read, 4 KiB kept. What the kernel buffered on the way is not read.
+#[tokio::test]
+async fn a_gigabyte_of_answer_is_not_read() {
+    let receiver = Receiver::start([Script::Gigabyte(200)]).await;
+    let work = Work::with(&receiver, settings());
+    let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    assert_eq!((row.state, row.last().0.response_body.len()), (DeliveryState::Succeeded, 4096));
+    work.end().await;
+    assert!(receiver.body_bytes_sent() < 64 << 20, "{}", receiver.body_bytes_sent());
+}
+
+/// webhooks R1: each way to fail has its class.
+#[tokio::test]
+async fn a_broken_exchange_is_recorded_as_what_it_was() {
+    for (script, outcome) in [
+        (Script::Reset, AttemptOutcome::Reset),
+        (Script::Close, AttemptOutcome::Reset),
+        (Script::Garbage, AttemptOutcome::Transport),
+    ] {
+        let (attempt, verdict) = attempt_at(script.clone(), settings()).await;
+        assert_eq!(attempt.outcome, outcome, "{script:?}");
+        assert!(attempt.note.is_some_and(|note| !note.is_empty()), "{script:?}");
+        assert!(matches!(verdict, Verdict::RetryAt(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_cannot_be_reached_is_recorded_as_such() {
+    let gone = Receiver::start([Script::Status(200)]).await.address;
+    let plain = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let plain_address = plain.local_addr().unwrap();
+    let _mail_server = tokio::spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(b"220 mail.example.com ESMTP\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let too_long = "a".repeat(64);
+    for (url, outcome) in [
+        (format!("http://{gone}/"), AttemptOutcome::Refused),
+        (format!("https://{plain_address}/"), AttemptOutcome::Tls),
+        (format!("http://{too_long}.example/"), AttemptOutcome::Dns),
+    ] {
+        let work = Work::begin(vec![endpoint("app", &url)], settings());
+        let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+        assert_eq!(row.outcomes(), [outcome], "{url}: {:?}", row.last().0.note);
+        work.end().await;
+    }
+}
+
+/// webhooks R10: the receiver closed the idle connection just as it was used again.
+#[tokio::test]
+async fn a_dead_idle_connection_costs_no_attempt() {
+    for dying in [Script::Close, Script::Reset] {
+        let receiver = Receiver::start([Script::Status(200), dying, Script::Status(200)]).await;
+        let work = Work::with(&receiver, settings());
+        work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+        let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+        assert_eq!((row.state, row.outcomes()), (DeliveryState::Succeeded, vec![AttemptOutcome::Status(200)]));
+
+        let requests = receiver.received();
+        assert_eq!(requests.iter().map(|request| request.connection).collect::<Vec<_>>(), [0, 0, 1]);
+        assert_eq!(requests[1].header("webhook-id"), requests[2].header("webhook-id"));
+        assert_eq!(requests[1].body, requests[2].body);
+        work.end().await;
+    }
+}
+
+/// webhooks R10: a fresh connection that dies is the receiver's failure.
+#[tokio::test]
+async fn a_fresh_connection_that_dies_is_an_attempt() {
+    let receiver = Receiver::start([Script::Close, Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings());
+    let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    assert_eq!(row.outcomes(), [AttemptOutcome::Reset]);
+    assert_eq!(receiver.received().len(), 1);
+    work.end().await;
+}
+
+/// webhooks S12.
+#[tokio::test]
+async fn credentials_of_a_url_are_sent_as_a_header() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let url = receiver.url().replace("http://", "http://user:p%40ss@");
+    let work = Work::begin(vec![endpoint("app", &url)], settings());
+    work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    assert_eq!(receiver.received()[0].header("authorization"), "Basic dXNlcjpwQHNz");
+    assert_eq!(receiver.received()[0].header("host"), receiver.address.to_string());
+    work.end().await;
+}
+
+/// webhooks E1, E2: a receiver that hangs fills its own slots and delays nobody.
+#[tokio::test]
+async fn a_hanging_receiver_holds_up_no_other() {
+    let hanging = Receiver::start([Script::Hang]).await;
+    let mut healthy = Vec::new();
+    for _ in 0..9 {
+        healthy.push(Receiver::start([Script::Status(200)]).await);
+    }
+    let mut endpoints = vec![endpoint("hanging", &hanging.url())];
+    endpoints.extend(healthy.iter().enumerate().map(|(n, receiver)| endpoint(&format!("h{n}"), &receiver.url())));
+    let limits = Settings {
+        timeout: Duration::from_secs(30),
+        max_in_flight: 12,
+        max_in_flight_per_endpoint: 3,
+        drain_timeout: Duration::ZERO,
+        ..settings()
+    };
+    let work = Work::begin(endpoints, limits);
+    for _ in 0..100 {
+        work.outbox.add_for("hanging");
+    }
+    hanging.heard(3).await;
+    for n in 0..180 {
+        work.outbox.add_for(&format!("h{}", n % 9));
+    }
+    let all_succeeded = |name: &str| {
+        let rows = work.outbox.rows_for(name);
+        rows.iter().all(|row| row.state == DeliveryState::Succeeded)
+    };
+    work.outbox.until(|| (0..9).all(|n| all_succeeded(&format!("h{n}")))).await;
+    assert!(healthy.iter().all(|receiver| receiver.received().len() == 20));
+    assert_eq!(hanging.received().len(), 3);
+    assert!(work.outbox.rows_for("hanging").iter().all(|row| row.attempts.is_empty()));
+    work.end().await;
+}
+
+/// webhooks G6: first attempts in order, and one in backoff does not block the next.
+#[tokio::test]
+async fn first_attempts_of_an_upload_keep_their_order() {
+    let receiver = Receiver::start([Script::Status(200), Script::Status(500), Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings());
+    let first = claim();
+    let ids: Vec<_> =
+        (0..6).map(|_| Claim { upload: first.upload, ..claim() }).map(|claim| work.outbox.add(claim)).collect();
+    work.outbox.attempted(ids[5], 1).await;
+
+    let sent: Vec<String> = receiver.received().iter().map(|request| request.header("webhook-id").to_owned()).collect();
+    let expected: Vec<String> = ids.iter().map(|id| format!("evt_{}", work.outbox.row(*id).claim.event)).collect();
+    assert_eq!(sent, expected);
+    assert_eq!(work.outbox.row(ids[1]).state, DeliveryState::Ready);
+    work.end().await;
+}
+
+/// webhooks O4: while results cannot be written, nothing is claimed; when they can, nothing is sent again.
+#[tokio::test]
+async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings());
+    work.outbox.writes_fail.store(true, Ordering::SeqCst);
+    let first = work.outbox.add_for("app");
+    work.outbox.failed(2).await;
+    let second = work.outbox.add_for("app");
+    // The lease runs out meanwhile.
+    work.clock.put_forward(Duration::from_secs(70));
+    work.outbox.ring();
+    work.outbox.failed(2).await;
+    assert_eq!(receiver.received().len(), 1);
+
+    work.outbox.writes_fail.store(false, Ordering::SeqCst);
+    assert_eq!(work.outbox.attempted(second, 1).await.state, DeliveryState::Succeeded);
+    assert_eq!(work.outbox.row(first).attempts.len(), 1);
+    assert_eq!(receiver.received().len(), 2);
+    work.end().await;
+}
+
+/// webhooks O4.
+#[tokio::test]
+async fn the_sender_outlives_an_outage_of_the_store() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings());
+    work.outbox.claims_fail.store(true, Ordering::SeqCst);
+    let id = work.outbox.add_for("app");
+    work.outbox.failed(3).await;
+    work.outbox.claims_fail.store(false, Ordering::SeqCst);
+    assert_eq!(work.outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
+    work.end().await;
+}
+
+/// webhooks G1: a worker died with the lease; it runs out and the delivery is sent.
+#[tokio::test]
+async fn a_lease_that_ran_out_is_claimed_again() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let outbox = Arc::new(FakeOutbox::default());
+    let id = outbox.add_for("app");
+    let (app, clock) = (EndpointId::new("app").unwrap(), TestClock::default());
+    let leased = crate::state::Outbox::claim_due(&*outbox, &[(app, 1)], clock.clock()(), Duration::from_secs(60)).await;
+    assert_eq!(leased.unwrap().len(), 1);
+    clock.put_forward(Duration::from_secs(61));
+
+    let stop = CancellationToken::new();
+    let endpoints = vec![endpoint("app", &receiver.url())];
+    let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings(), clock.clock()).unwrap();
+    let running = tokio::spawn(sender.run(stop.clone()));
+    assert_eq!(outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// webhooks O5: what is answered in time is recorded, the rest is recorded as given up and is due at once.
+#[tokio::test]
+async fn stopping_records_every_delivery_in_flight() {
+    let receiver = Receiver::start([Script::Hang]).await;
+    let limits = Settings {
+        drain_timeout: Duration::from_millis(100),
+        max_in_flight_per_endpoint: 2,
+        timeout: Duration::from_secs(30),
+        ..settings()
+    };
+    let work = Work::with(&receiver, limits);
+    let ids: Vec<_> = (0..3).map(|_| work.outbox.add_for("app")).collect();
+    receiver.heard(2).await;
+    let outbox = Arc::clone(&work.outbox);
+    work.end().await;
+
+    for id in &ids[..2] {
+        let row = outbox.row(*id);
+        assert_eq!((row.state, row.outcomes()), (DeliveryState::Ready, vec![AttemptOutcome::Aborted]));
+        assert_eq!(row.claim.attempts, 0, "an aborted attempt does not count");
+        assert!(retry_at(row.last().1).since(row.last().0.started_at) < Duration::from_secs(15));
+    }
+    let untouched = outbox.row(ids[2]);
+    assert!(untouched.state == DeliveryState::Ready && untouched.attempts.is_empty());
+}
+
+#[tokio::test]
+async fn stopping_waits_for_an_answer_that_comes_in_time() {
+    let receiver = Receiver::start([Script::StalledBody(200)]).await;
+    let work = Work::with(&receiver, Settings { timeout: Duration::from_secs(1), ..settings() });
+    let id = work.outbox.add_for("app");
+    receiver.heard(1).await;
+    let outbox = Arc::clone(&work.outbox);
+    work.end().await;
+    assert_eq!(outbox.row(id).outcomes(), [AttemptOutcome::Status(200)]);
+}
+
+#[tokio::test]
+async fn a_sender_needs_sound_settings_and_names() {
+    let new = |endpoints, settings| {
+        Sender::new(Arc::new(FakeOutbox::default()), endpoints, settings, TestClock::default().clock())
+    };
+    let short = Settings { lease: Duration::from_secs(10), ..settings() };
+    assert!(matches!(new(vec![], short), Err(Error::Settings(_))));
+    let twice = vec![endpoint("app", "http://a.example"), endpoint("app", "http://b.example")];
+    assert!(matches!(new(twice, settings()), Err(Error::TwoOfOneName(_))));
+    let sender = new(vec![endpoint("app", "http://user:pass@a.example")], settings()).unwrap();
+    assert!(!format!("{sender:?}").contains("pass"));
+}

@@ -98,9 +98,8 @@ mod tests {
     /// webhooks R2, R3, R13: the tenth failure is the last, and so is one whose next attempt would be too late.
     #[test]
     fn attempts_end_by_count_and_by_the_clock() {
-        let judged = |attempts, now| {
-            judge(&claim(DeliveryClass::Normal, attempts), &answer(500), &settings(), now, 0.5)
-        };
+        let judged =
+            |attempts, now| judge(&claim(DeliveryClass::Normal, attempts), &answer(500), &settings(), now, 0.5);
         assert_eq!(judged(8, at(60)), Ruling::RetryAt(at(60 + 24 * 3600)));
         assert_eq!(judged(9, at(60)), Ruling::GiveUp);
         assert_eq!(judged(8, at(72 * 3600)), Ruling::RetryAt(at(96 * 3600)));
