@@ -161,7 +161,7 @@ mod tests {
         let body = event_body(&record, &event(EventKind::Completed, Stage::Completed));
         let expected = concat!(
             r#"{"type":"upload.completed","timestamp":"2026-11-21T22:31:30.123Z","data":{"#,
-            r#""upload_id":"01a200b1-ed8b-7707-8707-070707070707","sequence":6,"stage":"completed","#,
+            r#""upload_id":"01a2003c-6e4b-7707-8707-070707070707","sequence":6,"stage":"completed","#,
             r#""offset":11,"length":11,"role":"single","filename":"one \"two\".mp4","content_type":"video/mp4","#,
             r#""metadata":{"filename":"one \"two\".mp4","filetype":"video/mp4","a":"grün","raw":{"base64":"/wA="}},"#,
             r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"error":null}}"#,

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::delivery::Subscription;
 use crate::state::Result;
 use crate::state::sqlite::closed;
-use crate::state::sqlite::failed;
 use crate::state::sqlite::shared_failure;
 
 /// How many pieces of work may queue up before callers wait to be let in.
@@ -122,7 +121,7 @@ impl Clerk {
     async fn commit(&mut self, batch: &mut Vec<Box<dyn Job>>) {
         self.transactions.fetch_add(1, Ordering::Relaxed);
         self.desk.made_ready = false;
-        let lost = self.transact(batch).await.err().map(Arc::new);
+        let lost = self.transact(batch).await.err();
         if lost.is_some() {
             // SQLite may have rolled back by itself, and then this fails: either way no transaction is left open.
             let _ = self.desk.execute("ROLLBACK").await;
@@ -135,30 +134,31 @@ impl Clerk {
         }
     }
 
-    async fn transact(&mut self, batch: &mut [Box<dyn Job>]) -> sqlx::Result<()> {
-        self.desk.execute("BEGIN IMMEDIATE").await?;
+    async fn transact(&mut self, batch: &mut [Box<dyn Job>]) -> Shared<()> {
+        self.execute("BEGIN IMMEDIATE").await?;
         for job in batch {
-            self.desk.execute("SAVEPOINT job").await?;
-            if job.run(&mut self.desk).await == Ran::Undo {
-                // A full disk can end the whole transaction; then there is no savepoint and the batch is lost.
-                self.desk.execute("ROLLBACK TO job").await?;
+            self.execute("SAVEPOINT job").await?;
+            if let Err(cause) = job.run(&mut self.desk).await {
+                // A full disk can end the whole transaction: no savepoint is left then, and the batch is lost.
+                self.execute("ROLLBACK TO job").await.map_err(|_| cause)?;
             }
-            self.desk.execute("RELEASE job").await?;
+            self.execute("RELEASE job").await?;
         }
-        self.desk.execute("COMMIT").await
+        self.execute("COMMIT").await
+    }
+
+    async fn execute(&mut self, sql: &'static str) -> Shared<()> {
+        self.desk.execute(sql).await.map_err(Arc::new)
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Ran {
-    Keep,
-    Undo,
-}
+/// With an error that several callers may be told of.
+type Shared<T> = std::result::Result<T, Arc<sqlx::Error>>;
 
 /// Work of any kind, with its caller waiting.
 #[async_trait]
 trait Job: fmt::Debug + Send {
-    async fn run(&mut self, desk: &mut Desk) -> Ran;
+    async fn run(&mut self, desk: &mut Desk) -> Shared<()>;
 
     /// Tells the caller what came of it; `lost` is why the commit failed, if it did.
     fn answer(self: Box<Self>, lost: Option<&Arc<sqlx::Error>>);
@@ -172,7 +172,7 @@ struct Pending<W: Work> {
 enum Step<W: Work> {
     Queued(W),
     Running,
-    Ran(sqlx::Result<W::Output>),
+    Ran(Shared<W::Output>),
 }
 
 impl<W: Work> fmt::Debug for Pending<W> {
@@ -183,10 +183,10 @@ impl<W: Work> fmt::Debug for Pending<W> {
 
 #[async_trait]
 impl<W: Work> Job for Pending<W> {
-    async fn run(&mut self, desk: &mut Desk) -> Ran {
-        let Step::Queued(work) = std::mem::replace(&mut self.step, Step::Running) else { return Ran::Undo };
-        let outcome = work.run(desk).await;
-        let ran = if outcome.is_ok() { Ran::Keep } else { Ran::Undo };
+    async fn run(&mut self, desk: &mut Desk) -> Shared<()> {
+        let Step::Queued(work) = std::mem::replace(&mut self.step, Step::Running) else { return Ok(()) };
+        let outcome = work.run(desk).await.map_err(Arc::new);
+        let ran = outcome.as_ref().map(drop).map_err(Arc::clone);
         self.step = Step::Ran(outcome);
         ran
     }
@@ -194,7 +194,7 @@ impl<W: Work> Job for Pending<W> {
     fn answer(self: Box<Self>, lost: Option<&Arc<sqlx::Error>>) {
         let result = match (lost, self.step) {
             (Some(error), _) => Err(shared_failure(W::OPERATION, Arc::clone(error))),
-            (None, Step::Ran(outcome)) => outcome.map_err(failed(W::OPERATION)),
+            (None, Step::Ran(outcome)) => outcome.map_err(|error| shared_failure(W::OPERATION, error)),
             (None, Step::Queued(_) | Step::Running) => Err(closed(W::OPERATION)),
         };
         // The caller may have left; what was written stays written.

@@ -1,0 +1,155 @@
+//! Lists of uploads, and what the sweeper asks for.
+
+use super::*;
+use crate::domain::upload::Ended;
+use crate::domain::upload::Failure;
+use crate::domain::upload::Stage;
+use crate::state::Due;
+use crate::state::UploadQuery;
+
+async fn listed<S: UploadStore>(store: &S, query: &UploadQuery) -> Vec<u8> {
+    store.list(query).await.unwrap().iter().map(number_of).collect()
+}
+
+fn number_of(upload: &Upload) -> u8 {
+    upload.id().as_bytes()[15]
+}
+
+fn pair(name: &str, value: &[u8]) -> (String, Vec<u8>) {
+    (name.to_owned(), value.to_vec())
+}
+
+pub(in crate::state) async fn every_filter_holds<P: Place>(place: P) {
+    let store = place.open().await;
+    for number in 0..12_u8 {
+        let pairs = vec![
+            pair("parity", if number % 2 == 0 { b"even" } else { b"odd" }),
+            pair("third", &[0xff, number % 3]),
+            pair("number", number.to_string().as_bytes()),
+        ];
+        let asked = NewUpload { metadata: Metadata::new(pairs).unwrap(), ..asked(number) };
+        let mut upload = store.insert(Upload::create(asked, at(i64::from(number)))).await.unwrap();
+        match number {
+            0..4 => continue,
+            4..8 => receive(&mut upload, 5, at(100)),
+            8..10 => complete(&mut upload, at(100)),
+            _ => upload.expire(at(100)),
+        }
+        store.commit(upload).await.unwrap();
+    }
+    let all = UploadQuery { limit: 100, ..UploadQuery::default() };
+    let expired = Stage::Ended(Ended::Expired);
+    let stages = |stages: &[Stage]| UploadQuery { stages: stages.to_vec(), ..all.clone() };
+    let with = |pairs: &[(String, Vec<u8>)]| UploadQuery { metadata: pairs.to_vec(), ..all.clone() };
+    for (query, expected) in [
+        (all.clone(), vec![11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        (UploadQuery { limit: 2, ..all.clone() }, vec![11, 10]),
+        (UploadQuery { limit: 0, ..all.clone() }, vec![]),
+        (stages(&[Stage::Receiving]), vec![7, 6, 5, 4]),
+        (stages(&[expired, Stage::Created, expired]), vec![11, 10, 3, 2, 1, 0]),
+        (UploadQuery { limit: 3, ..stages(&[expired, Stage::Created]) }, vec![11, 10, 3]),
+        (stages(&[Stage::Stored]), vec![]),
+        (with(&[pair("parity", b"even")]), vec![10, 8, 6, 4, 2, 0]),
+        (with(&[pair("parity", b"even"), pair("third", &[0xff, 0])]), vec![6, 0]),
+        (with(&[pair("parity", b"eve")]), vec![]),
+        (with(&[pair("even", b"parity")]), vec![]),
+        (
+            UploadQuery { stages: vec![Stage::Receiving, Stage::Completed], ..with(&[pair("parity", b"odd")]) },
+            vec![9, 7, 5],
+        ),
+        (UploadQuery { created_from: Some(at(9)), ..all.clone() }, vec![11, 10, 9]),
+        (UploadQuery { created_before: Some(at(2)), ..all.clone() }, vec![1, 0]),
+        (
+            UploadQuery { created_from: Some(at(3)), created_before: Some(at(6)), ..with(&[pair("parity", b"odd")]) },
+            vec![5, 3],
+        ),
+        (UploadQuery { created_before: Some(Timestamp::from_unix_ms(i64::MAX)), limit: 1, ..all.clone() }, vec![11]),
+        (UploadQuery { created_from: Some(Timestamp::from_unix_ms(i64::MIN)), limit: 1, ..all.clone() }, vec![11]),
+        (
+            UploadQuery { before: Some(new_upload(6).id()), ..stages(&[Stage::Receiving, Stage::Created]) },
+            vec![5, 4, 3, 2, 1, 0],
+        ),
+        (UploadQuery { before: Some(new_upload(6).id()), ..with(&[pair("third", &[0xff, 2])]) }, vec![5, 2]),
+    ] {
+        assert_eq!(listed(&*store, &query).await, expected, "{query:?}");
+    }
+}
+
+pub(in crate::state) async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
+    let store = place.open().await;
+    for number in 0..20 {
+        store.insert(new_upload(number)).await.unwrap();
+    }
+    let mut query = UploadQuery { limit: 3, stages: vec![Stage::Created, Stage::Receiving], ..UploadQuery::default() };
+    let mut seen = Vec::new();
+    for added in 100.. {
+        let page = store.list(&query).await.unwrap();
+        let Some(last) = page.last() else { break };
+        query.before = Some(last.id());
+        seen.extend(page.iter().map(number_of));
+        store.insert(new_upload(added)).await.unwrap();
+    }
+    assert!(seen.iter().copied().eq((0..20).rev()), "{seen:?}");
+}
+
+/// One upload for each row of the sweeper's questions, told apart by number.
+pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
+    let store = place.open().await;
+    let list = Role::Final { parts: vec![], as_sent: String::new() };
+    let roles = [Role::Single, Role::Partial, list];
+    for (number, role) in (0..).step_by(20).zip(roles) {
+        for step in 0..10 {
+            let asked = NewUpload { role: role.clone(), ..asked(number + step) };
+            let mut upload = store.insert(Upload::create(asked, at(i64::from(step)))).await.unwrap();
+            let now = at(100 + i64::from(step));
+            if step >= 1 {
+                receive(&mut upload, if step >= 3 { 10_000 } else { 1 }, now);
+            }
+            match step {
+                0 | 1 => {}
+                2 => upload.stall(now),
+                3 => upload.seal(vec![], now),
+                4.. => {
+                    upload.seal(vec![], now);
+                    upload.verify(now);
+                }
+            }
+            if (5..=6).contains(&step) {
+                upload.store(now);
+            }
+            match step {
+                6 => upload.complete(now),
+                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned() }, now),
+                8 | 9 => upload.terminate(now).unwrap(),
+                _ => {}
+            }
+            if step == 9 {
+                upload.bytes_removed(now);
+            }
+            store.commit(upload).await.unwrap();
+        }
+    }
+    let far = at(1_000_000);
+    for (question, expected) in [
+        // Received, verified, stored; a partial rests at received; a final upload still created.
+        (Due::Unsettled, vec![3, 4, 5, 24, 25, 40, 43, 44, 45]),
+        (Due::Silent { since: at(101) }, vec![]),
+        (Due::Silent { since: at(102) }, vec![1, 21, 41]),
+        (Due::Expired { now: at(3_599) }, vec![]),
+        (Due::Expired { now: at(3_600) }, vec![0]),
+        (Due::Expired { now: far }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
+        (Due::Removable, vec![7, 8, 27, 28, 47, 48]),
+    ] {
+        let mut due: Vec<u8> = store.due(question, 100).await.unwrap().iter().map(number_of).collect();
+        due.sort_unstable();
+        assert_eq!(due, expected, "{question:?}");
+    }
+    for question in [Due::Unsettled, Due::Silent { since: far }, Due::Expired { now: far }, Due::Removable] {
+        let two = store.due(question, 2).await.unwrap();
+        let all = store.due(question, 100).await.unwrap();
+        assert_eq!(two, all[..2], "the oldest come first: {question:?}");
+    }
+    let expiring = store.due(Due::Expired { now: far }, 100).await.unwrap();
+    assert!(expiring.is_sorted_by_key(|upload| upload.record().expires_at));
+    assert!(expiring.iter().all(|upload| upload.is_expired(far)));
+}

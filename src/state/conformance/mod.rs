@@ -1,0 +1,227 @@
+//! The suite every state store passes.
+//!
+//! A check is an async function over a [`Place`], somewhere a store can be opened and opened again.
+//! `conformance_suite!` makes a test of each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::delivery::Attempt;
+use crate::domain::delivery::AttemptOutcome;
+use crate::domain::delivery::DeliveryRecord;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::EndpointId;
+use crate::domain::delivery::Subscription;
+use crate::domain::event::EventFilter;
+use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::time::Timestamp;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Durable;
+use crate::domain::upload::NewUpload;
+use crate::domain::upload::ProgressPolicy;
+use crate::domain::upload::Role;
+use crate::domain::upload::Upload;
+use crate::state::Claim;
+use crate::state::DeliveryQuery;
+use crate::state::Outbox;
+use crate::state::Settlement;
+use crate::state::UploadStore;
+use crate::state::Verdict;
+
+pub(super) mod endpoints;
+pub(super) mod events;
+pub(super) mod lists;
+pub(super) mod order;
+pub(super) mod sending;
+pub(super) mod uploads;
+
+pub(super) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
+
+/// Somewhere to keep a state.
+pub(super) trait Place: Sized {
+    type Store: UploadStore + Outbox;
+
+    /// An empty place.
+    fn new() -> Self;
+
+    /// Opens the state that is there.
+    async fn open(&self) -> Arc<Self::Store>;
+
+    /// How many transactions the store has written so far.
+    fn transactions(store: &Self::Store) -> u64;
+}
+
+macro_rules! conformance_suite {
+    ($place:ty) => {
+        conformance_suite! { $place;
+            uploads::every_field_survives
+            uploads::a_stale_commit_changes_nothing
+            uploads::of_two_commits_of_one_version_one_wins
+            uploads::an_upload_is_inserted_once
+            uploads::many_commits_share_transactions
+            uploads::a_conflict_spares_the_rest_of_its_batch
+            uploads::reopening_keeps_everything
+            uploads::a_closed_store_refuses
+            uploads::a_check_reads_and_writes
+            lists::every_filter_holds
+            lists::a_cursor_is_stable_while_uploads_are_added
+            lists::the_sweeper_finds_what_is_due
+            events::a_change_and_its_news_are_one
+            events::events_come_in_pages
+            events::every_commit_of_a_crowd_is_logged_in_order
+            order::first_attempts_go_out_in_order
+            order::a_delivery_that_backs_off_holds_nobody_back
+            order::an_aborted_attempt_does_not_count
+            order::lanes_do_not_wait_for_each_other
+            order::newer_progress_replaces_pending_progress
+            order::later_news_ends_pending_progress_everywhere
+            order::nothing_waits_for_superseded_progress
+            order::progress_is_never_a_dead_letter
+            order::overtaken_progress_is_not_sent_again
+            sending::endpoints_get_what_their_filters_want
+            sending::a_claim_tells_everything
+            sending::nothing_is_claimed_twice
+            sending::claims_keep_to_the_slots_oldest_first
+            sending::an_expired_lease_goes_to_another
+            sending::a_late_settlement_moves_nothing
+            sending::attempts_are_recorded_once
+            sending::the_bell_rings_for_ready_deliveries
+            sending::deliveries_are_listed_with_their_attempts
+            endpoints::a_paused_endpoint_is_left_alone
+            endpoints::what_is_being_sent_settles_into_the_pause
+            endpoints::opening_resumes_in_order
+            endpoints::opening_takes_back_every_lease
+            endpoints::deliveries_of_endpoints_no_longer_named_stay
+        }
+    };
+    ($place:ty; $($file:ident::$check:ident)*) => {
+        $(#[tokio::test]
+        async fn $check() {
+            use crate::state::conformance::Place;
+            crate::state::conformance::$file::$check(<$place>::new()).await;
+        })*
+    };
+}
+
+pub(super) use conformance_suite;
+
+pub(super) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_ms(NOW.unix_ms() + seconds * 1_000)
+}
+
+pub(super) fn endpoint(name: &str) -> EndpointId {
+    EndpointId::new(name).unwrap()
+}
+
+pub(super) fn subscribed(name: &str, patterns: &[&str]) -> Subscription {
+    let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    Subscription { endpoint: endpoint(name), filter: EventFilter::new(patterns).unwrap() }
+}
+
+/// What a client asks for: an upload of ten thousand bytes, created `number` seconds after [`NOW`].
+pub(super) fn asked(number: u8) -> NewUpload {
+    let now = at(i64::from(number));
+    NewUpload {
+        id: UploadId::new(now, [number; 10]),
+        dialect: Dialect::Tus,
+        role: Role::Single,
+        length: Length::new(10_000),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        wanted_digests: vec![],
+        promised_digests: vec![],
+        expires_at: now.plus(Duration::from_secs(3_600)),
+    }
+}
+
+pub(super) fn new_upload(number: u8) -> Upload {
+    let asked = asked(number);
+    let now = asked.id.made_at();
+    Upload::create(asked, now)
+}
+
+/// More bytes; told as progress whenever a hundredth has come in.
+pub(super) fn receive(upload: &mut Upload, bytes: u64, now: Timestamp) {
+    receive_with(upload, bytes, Some(ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX }), now);
+}
+
+fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>, now: Timestamp) {
+    let start = upload.offset();
+    let durable = Durable {
+        start,
+        end: start.plus(bytes).unwrap(),
+        running_digests: vec![1, 2, 3],
+        resume: vec![4, 5],
+        expires_at: now.plus(Duration::from_secs(3_600)),
+    };
+    upload.receive(durable, policy, now);
+}
+
+/// All its bytes, and every stage up to completed.
+pub(super) fn complete(upload: &mut Upload, now: Timestamp) {
+    let missing = upload.length().unwrap().remaining_from(upload.offset());
+    receive_with(upload, missing, None, now);
+    upload.seal(vec![], now);
+    upload.verify(now);
+    upload.store(now);
+    upload.complete(now);
+}
+
+pub(super) fn offset(bytes: u64) -> Offset {
+    Offset::new(bytes).unwrap()
+}
+
+/// Claims for one endpoint as much as is due.
+pub(super) async fn claim<S: Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<Claim> {
+    store.claim_due(&[(endpoint(name), 100)], now, LEASE).await.unwrap()
+}
+
+/// The sequences of the events that are due for one endpoint, which are leased by asking.
+pub(super) async fn claimed<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<u64> {
+    let mut sequences = Vec::new();
+    for claim in claim(store, name, now).await {
+        sequences.push(sequence_of(&claim));
+    }
+    sequences
+}
+
+pub(super) fn sequence_of(claim: &Claim) -> u64 {
+    let body: serde_json::Value = serde_json::from_slice(&claim.body).unwrap();
+    body["data"]["sequence"].as_u64().unwrap()
+}
+
+pub(super) fn settlement(claim: &Claim, outcome: AttemptOutcome, verdict: Verdict) -> Settlement {
+    let attempt = Attempt {
+        number: claim.attempts + 1,
+        started_at: NOW,
+        took: Duration::from_micros(1_500),
+        outcome,
+        response_body: vec![0xff, 0, b'x'],
+        note: None,
+    };
+    Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict }
+}
+
+pub(super) async fn succeed<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
+    store.settle(vec![settlement(claim, AttemptOutcome::Status(204), Verdict::Succeeded)], now).await.unwrap();
+}
+
+pub(super) async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, now: Timestamp) {
+    store.settle(vec![settlement(claim, AttemptOutcome::Timeout, Verdict::RetryAt(when))], now).await.unwrap();
+}
+
+/// Every delivery to an endpoint, in the order of the events.
+pub(super) async fn deliveries_to<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryRecord> {
+    let query = DeliveryQuery { endpoint: Some(endpoint(name)), limit: 1_000, ..DeliveryQuery::default() };
+    let mut found = store.deliveries(&query).await.unwrap();
+    found.sort_by_key(|delivery| (delivery.upload, delivery.sequence));
+    found
+}
+
+pub(super) async fn states_at<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryState> {
+    deliveries_to(store, name).await.into_iter().map(|delivery| delivery.state).collect()
+}

@@ -1,0 +1,165 @@
+//! The order of deliveries in a lane, and progress that is overtaken.
+
+use super::*;
+
+use DeliveryState::*;
+
+/// An upload that was created and begun at second 0, with endpoints `a` (everything) and `b` (progress and the end).
+async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
+    let store = place.open().await;
+    let b = subscribed("b", &["upload.progress", "upload.terminated"]);
+    store.open_for(vec![subscribed("a", &["*"]), b], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    receive(&mut upload, 1, NOW);
+    let upload = store.commit(upload).await.unwrap();
+    (store, upload)
+}
+
+async fn progressed<S: UploadStore>(store: &S, mut upload: Upload, now: Timestamp) -> Upload {
+    receive(&mut upload, 1_000, now);
+    store.commit(upload).await.unwrap()
+}
+
+/// Sends what is due to `a` until nothing is; gives the sequences in the order they went out.
+async fn drain<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<u64> {
+    let mut sent = Vec::new();
+    loop {
+        let claims = claim(store, name, now).await;
+        if claims.is_empty() {
+            return sent;
+        }
+        for claim in claims {
+            sent.push(sequence_of(&claim));
+            succeed(store, &claim, now).await;
+        }
+    }
+}
+
+/// webhooks G6: first attempts in sequence, one at a time.
+pub(in crate::state) async fn first_attempts_go_out_in_order<P: Place>(place: P) {
+    let (store, mut upload) = begun(&place).await;
+    complete(&mut upload, at(1));
+    store.commit(upload).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Waiting, Waiting, Waiting, Waiting]);
+    for sequence in 1..=6 {
+        let claims = claim(&*store, "a", at(3)).await;
+        assert_eq!(claims.iter().map(sequence_of).collect::<Vec<_>>(), [sequence]);
+        assert_eq!(claimed(&*store, "a", at(3)).await, [0_u64; 0], "one at a time");
+        succeed(&*store, &claims[0], at(3)).await;
+    }
+    assert_eq!(states_at(&*store, "a").await, [Succeeded; 6]);
+    assert!(deliveries_to(&*store, "a").await.iter().all(|delivery| delivery.finished_at == Some(at(3))));
+}
+
+pub(in crate::state) async fn a_delivery_that_backs_off_holds_nobody_back<P: Place>(place: P) {
+    let (store, mut upload) = begun(&place).await;
+    let first = claim(&*store, "a", at(1)).await.remove(0);
+    retry(&*store, &first, at(60), at(2)).await;
+    assert_eq!(states_at(&*store, "a").await, [Ready, Ready]);
+    let second = claim(&*store, "a", at(2)).await.remove(0);
+    assert_eq!((sequence_of(&second), second.attempts), (2, 0));
+
+    // While the second is out, the third waits for it, not for the first.
+    upload.terminate(at(3)).unwrap();
+    store.commit(upload).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Ready, Leased, Waiting]);
+    let dead = settlement(&second, AttemptOutcome::Status(400), Verdict::Dead);
+    store.settle(vec![dead], at(4)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Ready, Dead, Ready]);
+    let due = claim(&*store, "a", at(60)).await;
+    assert_eq!(due.iter().map(|claim| (sequence_of(claim), claim.attempts)).collect::<Vec<_>>(), [(3, 0), (1, 1)]);
+}
+
+/// webhooks R13: giving up while shutting down is no attempt, so the order holds over a restart.
+pub(in crate::state) async fn an_aborted_attempt_does_not_count<P: Place>(place: P) {
+    let (store, _) = begun(&place).await;
+    let first = claim(&*store, "a", at(1)).await.remove(0);
+    let aborted = settlement(&first, AttemptOutcome::Aborted, Verdict::RetryAt(at(5)));
+    store.settle(vec![aborted], at(2)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Ready, Waiting]);
+    let again = claim(&*store, "a", at(5)).await.remove(0);
+    assert_eq!((sequence_of(&again), again.attempts), (1, 0));
+    assert_eq!(deliveries_to(&*store, "a").await[0].attempts.len(), 1);
+}
+
+pub(in crate::state) async fn lanes_do_not_wait_for_each_other<P: Place>(place: P) {
+    let (store, _) = begun(&place).await;
+    store.insert(new_upload(1)).await.unwrap();
+    let due = claim(&*store, "a", at(1)).await;
+    assert_eq!(due.iter().map(sequence_of).collect::<Vec<_>>(), [1, 1], "one of each upload");
+    assert_ne!(due[0].upload, due[1].upload);
+}
+
+/// webhooks C3: at most one pending progress delivery for an endpoint and upload.
+pub(in crate::state) async fn newer_progress_replaces_pending_progress<P: Place>(place: P) {
+    let (store, mut upload) = begun(&place).await;
+    for second in 1..=4 {
+        upload = progressed(&*store, upload, at(second)).await;
+    }
+    assert_eq!(states_at(&*store, "b").await, [Superseded, Superseded, Superseded, Ready]);
+    assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Superseded, Superseded, Superseded, Waiting]);
+    assert_eq!(drain(&*store, "a", at(9)).await, [1, 2, 6]);
+
+    // What is being sent is left to end; the newest is kept behind it.
+    let sent = claim(&*store, "b", at(10)).await.remove(0);
+    upload = progressed(&*store, upload, at(11)).await;
+    progressed(&*store, upload, at(12)).await;
+    assert_eq!(states_at(&*store, "b").await[3..], [Leased, Superseded, Waiting]);
+    succeed(&*store, &sent, at(13)).await;
+    assert_eq!(drain(&*store, "b", at(14)).await, [8]);
+}
+
+/// webhooks C4: any later event, whoever wants it, ends pending and backing-off progress.
+pub(in crate::state) async fn later_news_ends_pending_progress_everywhere<P: Place>(place: P) {
+    let (store, upload) = begun(&place).await;
+    let mut upload = progressed(&*store, upload, at(1)).await;
+    let sent = claim(&*store, "b", at(2)).await.remove(0);
+    retry(&*store, &sent, at(60), at(2)).await;
+    assert_eq!(states_at(&*store, "b").await, [Ready], "backing off");
+    upload.stall(at(3));
+    store.commit(upload).await.unwrap();
+    assert_eq!(states_at(&*store, "b").await, [Superseded], "though it does not hear of stalls");
+    assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Superseded, Waiting]);
+    assert_eq!(claimed(&*store, "b", at(100)).await, [0_u64; 0]);
+    assert_eq!(drain(&*store, "a", at(100)).await, [1, 2, 4]);
+}
+
+pub(in crate::state) async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
+    let (store, upload) = begun(&place).await;
+    let upload = progressed(&*store, upload, at(1)).await;
+    let sent = claim(&*store, "b", at(2)).await.remove(0);
+    let upload = progressed(&*store, upload, at(3)).await;
+    assert_eq!(states_at(&*store, "b").await, [Leased, Waiting]);
+
+    // The first was never settled, its process died; a new one makes it ready, unsent, with another behind it.
+    store.close().await;
+    drop(sent);
+    let store = place.open().await;
+    store.open_for(vec![subscribed("b", &["upload.progress", "upload.terminated"])], at(4)).await.unwrap();
+    assert_eq!(states_at(&*store, "b").await, [Ready, Waiting]);
+    let mut upload = upload;
+    upload.terminate(at(5)).unwrap();
+    store.commit(upload).await.unwrap();
+    assert_eq!(states_at(&*store, "b").await, [Superseded, Superseded, Ready]);
+    assert_eq!(drain(&*store, "b", at(6)).await, [5]);
+}
+
+/// webhooks C5.
+pub(in crate::state) async fn progress_is_never_a_dead_letter<P: Place>(place: P) {
+    let (store, upload) = begun(&place).await;
+    progressed(&*store, upload, at(1)).await;
+    let sent = claim(&*store, "b", at(2)).await.remove(0);
+    store.settle(vec![settlement(&sent, AttemptOutcome::Status(500), Verdict::Dead)], at(2)).await.unwrap();
+    let ended = deliveries_to(&*store, "b").await.remove(0);
+    assert_eq!((ended.state, ended.finished_at, ended.attempts.len()), (Superseded, Some(at(2)), 1));
+}
+
+pub(in crate::state) async fn overtaken_progress_is_not_sent_again<P: Place>(place: P) {
+    let (store, upload) = begun(&place).await;
+    let upload = progressed(&*store, upload, at(1)).await;
+    let sent = claim(&*store, "b", at(2)).await.remove(0);
+    progressed(&*store, upload, at(3)).await;
+    retry(&*store, &sent, at(60), at(4)).await;
+    assert_eq!(states_at(&*store, "b").await, [Superseded, Ready]);
+    assert_eq!(drain(&*store, "b", at(4)).await, [4]);
+}
