@@ -113,7 +113,7 @@ pub struct UploadQuery {
     pub created_from: Option<Timestamp>,
     /// Excluded.
     pub created_before: Option<Timestamp>,
-    /// Pairs of metadata that must be there, compared as bytes.
+    /// Pairs of metadata that must be there, compared as bytes. A value of more than 1 KiB is never found.
     pub metadata: Vec<(String, Vec<u8>)>,
     /// Only uploads older than this one: the cursor of the page before.
     pub before: Option<UploadId>,

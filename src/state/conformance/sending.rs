@@ -110,6 +110,13 @@ pub(in crate::state) async fn an_expired_lease_goes_to_another<P: Place>(place: 
     assert_eq!(second.delivery, first.delivery);
     assert_ne!(second.lease, first.lease);
     assert_eq!(second.attempts, 0);
+
+    // An expired lease is not left behind while there are newer deliveries.
+    for number in 1..9 {
+        store.insert(new_upload(number)).await.unwrap();
+    }
+    let third = store.claim_due(&[(endpoint("a"), 1)], at(130), LEASE).await.unwrap();
+    assert_eq!(third[0].delivery, first.delivery);
 }
 
 pub(in crate::state) async fn a_late_settlement_moves_nothing<P: Place>(place: P) {
@@ -186,6 +193,10 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         (only(DeliveryState::Succeeded), vec![2]),
         (only(DeliveryState::Leased), vec![3]),
         (only(DeliveryState::Paused), vec![]),
+        (only(DeliveryState::Waiting), vec![]),
+        (only(DeliveryState::Superseded), vec![]),
+        (DeliveryQuery { upload: Some(new_upload(1).id()), ..only(DeliveryState::Dead) }, vec![1]),
+        (DeliveryQuery { endpoint: Some(endpoint("a")), ..only(DeliveryState::Leased) }, vec![3]),
     ] {
         let listed = store.deliveries(&query).await.unwrap();
         let uploads: Vec<u8> = listed.iter().map(|delivery| delivery.upload.as_bytes()[15]).collect();

@@ -49,13 +49,13 @@ async fn claim(
 ) -> sqlx::Result<Vec<Claim>> {
     let claimed = sqlx::query(
         "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
-         WHERE id IN (
-             SELECT id FROM (SELECT id, next_at_ms, sequence FROM deliveries
+         WHERE id IN (SELECT id FROM (
+             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
                  WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms <= ?2 ORDER BY next_at_ms, sequence LIMIT ?3)
              UNION ALL
-             SELECT id FROM (SELECT id FROM deliveries
+             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
                  WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3)
-             LIMIT ?3)
+             ORDER BY next_at_ms, sequence LIMIT ?3))
          AND NOT EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND paused_at_ms IS NOT NULL)
          RETURNING id, lease, endpoint, event_id, kind, upload_id, sequence, attempts, next_at_ms,
              (SELECT occurred_at_ms FROM events WHERE position = event_position) AS occurred_at_ms,

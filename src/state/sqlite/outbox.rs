@@ -127,7 +127,11 @@ impl SqliteStore {
 }
 
 fn deliveries_query(query: &DeliveryQuery) -> QueryBuilder<Sqlite> {
-    let mut sql = QueryBuilder::new("SELECT * FROM deliveries WHERE true");
+    let mut sql = QueryBuilder::new("SELECT * FROM deliveries");
+    if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
+        sql.push(" INDEXED BY deliveries_").push(state.name());
+    }
+    sql.push(" WHERE true");
     if let Some(endpoint) = &query.endpoint {
         sql.push(" AND endpoint = ").push_bind(endpoint.as_str().to_owned());
     }
@@ -146,6 +150,15 @@ fn deliveries_query(query: &DeliveryQuery) -> QueryBuilder<Sqlite> {
     }
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(query.limit);
     sql
+}
+
+/// The states that few deliveries are in have an index each; the others are where nearly all of them end.
+fn has_index(state: DeliveryState) -> bool {
+    match state {
+        DeliveryState::Waiting | DeliveryState::Ready | DeliveryState::Leased => true,
+        DeliveryState::Paused | DeliveryState::Dead => true,
+        DeliveryState::Succeeded | DeliveryState::Superseded => false,
+    }
 }
 
 fn delivery(row: &SqliteRow, attempts: &mut HashMap<[u8; 16], Vec<Attempt>>) -> sqlx::Result<DeliveryRecord> {
