@@ -25,7 +25,8 @@ pub(in crate::state) async fn every_filter_holds<P: Place>(place: P) {
         let pairs = vec![
             pair("parity", if number % 2 == 0 { b"even" } else { b"odd" }),
             pair("third", &[0xff, number % 3]),
-            pair("number", number.to_string().as_bytes()),
+            pair("odd \0 ' \" name", number.to_string().as_bytes()),
+            pair("long", &[b'x'; 1_025]),
         ];
         let asked = NewUpload { metadata: Metadata::new(pairs).unwrap(), ..asked(number) };
         let mut upload = store.insert(Upload::create(asked, at(i64::from(number)))).await.unwrap();
@@ -53,6 +54,8 @@ pub(in crate::state) async fn every_filter_holds<P: Place>(place: P) {
         (with(&[pair("parity", b"even"), pair("third", &[0xff, 0])]), vec![6, 0]),
         (with(&[pair("parity", b"eve")]), vec![]),
         (with(&[pair("even", b"parity")]), vec![]),
+        (with(&[pair("odd \0 ' \" name", b"7")]), vec![7]),
+        (with(&[pair("long", &[b'x'; 1_025])]), vec![]),
         (
             UploadQuery { stages: vec![Stage::Receiving, Stage::Completed], ..with(&[pair("parity", b"odd")]) },
             vec![9, 7, 5],

@@ -186,7 +186,7 @@ fn unreadable(column: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(Unreadable(column)))
 }
 
-fn json<T: serde::Serialize>(value: &T) -> String {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("lists of strings and numbers are always JSON")
 }
 
@@ -201,6 +201,10 @@ fn digests_json(digests: &[Digest]) -> String {
 fn digests(row: &SqliteRow, column: &'static str) -> sqlx::Result<Vec<Digest>> {
     let read = |(name, hex): (String, String)| Digest::new(Algorithm::by_name(&name)?, bytes_of_hex(&hex)?);
     list(row, column)?.into_iter().map(|pair| read(pair).ok_or_else(|| unreadable(column))).collect()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {

@@ -155,16 +155,22 @@ impl Work for InsertUpload {
     }
 }
 
+/// All pairs in one statement; in hexadecimal, because they may be any text and any bytes.
 async fn index_metadata(desk: &mut Desk, record: &Record) -> sqlx::Result<()> {
-    for (name, value) in record.metadata.pairs().iter().filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES) {
-        sqlx::query("INSERT INTO upload_metadata (key, value, upload_id) VALUES (?1, ?2, ?3)")
-            .bind(name.clone())
-            .bind(value.clone())
-            .bind(record.id.as_bytes().to_vec())
-            .execute(&mut desk.connection)
-            .await?;
+    let found_by = record.metadata.pairs().iter().filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES);
+    let pairs: Vec<_> = found_by.map(|(name, value)| [rows::hex(name.as_bytes()), rows::hex(value)]).collect();
+    if pairs.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    sqlx::query(
+        "INSERT INTO upload_metadata (key, value, upload_id)
+         SELECT CAST(unhex(value ->> 0) AS TEXT), unhex(value ->> 1), ?1 FROM json_each(?2)",
+    )
+    .bind(record.id.as_bytes().to_vec())
+    .bind(rows::json(&pairs))
+    .execute(&mut desk.connection)
+    .await
+    .map(drop)
 }
 
 /// Gives back nothing when somebody has committed since the upload was read.
