@@ -69,11 +69,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let clock: engine::Clock = Arc::new(system_clock);
 
     let (uploads, outbox): (Arc<dyn UploadStore>, Arc<dyn Outbox>) = (state.clone(), state.clone());
-    let engine = Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs));
-    let subscriptions = config.webhooks.endpoints.iter().map(|endpoint| Subscription {
-        endpoint: endpoint.name.clone(),
-        filter: endpoint.events.clone(),
-    });
+    let engine =
+        Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs));
+    let subscriptions = config
+        .webhooks
+        .endpoints
+        .iter()
+        .map(|endpoint| Subscription { endpoint: endpoint.name.clone(), filter: endpoint.events.clone() });
     outbox.open_for(subscriptions.collect(), system_clock()).await.context("could not open the outbox")?;
     let drain_timeout = config.server.shutdown_timeout / 2;
     let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
@@ -222,9 +224,13 @@ impl Running {
         let shown = data_dir.canonicalize().unwrap_or_else(|_| data_dir.clone());
         tracing::info!("uploads go to {url}/files, their status is at {url}/api/v1/uploads");
         tracing::info!("data lives in {}", shown.display());
-        tracing::info!("try: curl -i -X POST {url}/files -H 'Tus-Resumable: 1.0.0' -H 'Upload-Length: 5' -H 'Content-Type: application/offset+octet-stream' -d hello");
+        tracing::info!(
+            "try: curl -i -X POST {url}/files -H 'Tus-Resumable: 1.0.0' -H 'Upload-Length: 5' -H 'Content-Type: application/offset+octet-stream' -d hello"
+        );
         if !address.ip().is_loopback() && self.config.auth.token.is_none() {
-            tracing::warn!("ANYONE WHO REACHES {address} CAN UPLOAD, READ AND DELETE: no auth.token is set; set one, or listen on 127.0.0.1");
+            tracing::warn!(
+                "ANYONE WHO REACHES {address} CAN UPLOAD, READ AND DELETE: no auth.token is set; set one, or listen on 127.0.0.1"
+            );
         }
         let mut out = io::stdout().lock();
         writeln!(out, "listening on {url}").and_then(|()| out.flush()).context("could not write to standard output")

@@ -10,13 +10,13 @@
 //!
 //! The modules, in reading order:
 
-pub mod domain;
-pub mod state;
-pub mod engine;
-pub mod protocol;
-pub mod http;
-pub mod webhook;
-pub mod config;
-pub mod telemetry;
 pub mod app;
 pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod engine;
+pub mod http;
+pub mod protocol;
+pub mod state;
+pub mod telemetry;
+pub mod webhook;

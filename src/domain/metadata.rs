@@ -65,7 +65,9 @@ fn is_media_type(text: &str) -> bool {
     let essence = parts.next().unwrap_or_default().trim_end_matches(' ');
     let named = essence.split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype));
     let parameters = parts.all(|part| {
-        part.trim_matches(' ').split_once('=').is_some_and(|(name, value)| token(name) && token(value.trim_matches('"')))
+        part.trim_matches(' ')
+            .split_once('=')
+            .is_some_and(|(name, value)| token(name) && token(value.trim_matches('"')))
     });
     text.len() <= 255 && named && parameters
 }

@@ -342,7 +342,13 @@ impl Upload {
 
     /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
     /// the most an upload of yet unknown length may hold.
-    pub fn check_append(&self, at: Offset, count: Option<u64>, max_bytes: u64, now: Timestamp) -> Result<(), Rejection> {
+    pub fn check_append(
+        &self,
+        at: Offset,
+        count: Option<u64>,
+        max_bytes: u64,
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
         if let Stage::Ended(how) = self.record.stage {
             return Err(Rejection::Gone(how));
         }
@@ -358,7 +364,9 @@ impl Upload {
         let end = at.plus(count.unwrap_or(0));
         match self.record.length {
             // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
-            Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => Err(Rejection::AlreadyComplete(length)),
+            Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => {
+                Err(Rejection::AlreadyComplete(length))
+            }
             Some(length) if end.is_none_or(|end| !length.admits(end)) => Err(Rejection::BeyondLength(length)),
             None if end.is_none_or(|end| end.get() > max_bytes) => Err(Rejection::OverLimit(max_bytes)),
             Some(_) | None => Ok(()),
@@ -420,7 +428,8 @@ impl Upload {
         match broken {
             None => self.enter(Stage::Verified, EventKind::Verified, now),
             Some(promised) => {
-                let message = format!("the {} digest promised by the client does not match", promised.algorithm().name());
+                let message =
+                    format!("the {} digest promised by the client does not match", promised.algorithm().name());
                 self.fail(Failure { code: "digest-mismatch".to_owned(), message }, now);
             }
         }

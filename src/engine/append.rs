@@ -178,12 +178,7 @@ enum Ending {
 }
 
 impl Writer {
-    fn new(
-        inner: Arc<Inner>,
-        held: Held,
-        upload: Upload,
-        checksum: Option<Digest>,
-    ) -> Result<Self, EngineError> {
+    fn new(inner: Arc<Inner>, held: Held, upload: Upload, checksum: Option<Digest>) -> Result<Self, EngineError> {
         let record = upload.record();
         let digests = Running::resume(&record.wanted_digests, &record.running_digests)
             .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Box::new(source) })?;
@@ -452,7 +447,11 @@ impl Writer {
             if cut || hasher.finish() != expected {
                 self.abandon().await;
                 self.drop_leftovers().await;
-                return if cut { Ok(self.upload) } else { Err(Rejection::ChecksumMismatch(expected.algorithm()).into()) };
+                return if cut {
+                    Ok(self.upload)
+                } else {
+                    Err(Rejection::ChecksumMismatch(expected.algorithm()).into())
+                };
             }
         }
         if let Err(error) = self.commit_rest().await {

@@ -161,12 +161,15 @@ mod tests {
         let mut running = Running::start(&Algorithm::ALL);
         running.update(b"123456789");
         let hex: Vec<_> = running.finish().iter().map(|digest| format!("{digest:?}")).collect();
-        assert_eq!(hex[..4], [
-            "crc32c:e3069283",
-            "crc32:cbf43926",
-            "md5:25f9e794323b453885f5181f1b624d0b",
-            "sha1:f7c3bc1d808e04732adf679965ccc34ca7ae3441",
-        ]);
+        assert_eq!(
+            hex[..4],
+            [
+                "crc32c:e3069283",
+                "crc32:cbf43926",
+                "md5:25f9e794323b453885f5181f1b624d0b",
+                "sha1:f7c3bc1d808e04732adf679965ccc34ca7ae3441",
+            ]
+        );
         assert_eq!(hex[4], "sha256:15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225");
         assert!(hex[5].starts_with("sha512:d9e6762dd1c8eaf6d61b3c6192fc408d4d6d5f1176d0c29169bc24e71c3f274a"));
     }

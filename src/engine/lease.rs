@@ -91,12 +91,7 @@ impl Leases {
 
     /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
     /// that one: a request that would be refused anyway disturbs nobody.
-    pub(super) async fn take(
-        &self,
-        id: UploadId,
-        at: Option<Offset>,
-        patience: Duration,
-    ) -> Result<Held, EngineError> {
+    pub(super) async fn take(&self, id: UploadId, at: Option<Offset>, patience: Duration) -> Result<Held, EngineError> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(held) = self.try_take(id) {

@@ -211,10 +211,7 @@ impl Engine {
     }
 
     /// Runs `work` where it outlives its caller.
-    fn spawn<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> tokio::task::JoinHandle<T> {
+    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
         self.0.tasks.spawn_on(work, &self.0.runtime)
     }
 }

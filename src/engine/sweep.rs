@@ -56,7 +56,10 @@ impl Inner {
             let due = match self.uploads.due(question, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn Error, "could not look for uploads to tidy up; will try again");
+                    tracing::warn!(
+                        error = &error as &dyn Error,
+                        "could not look for uploads to tidy up; will try again"
+                    );
                     return dealt_with;
                 }
             };

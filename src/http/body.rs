@@ -48,11 +48,7 @@ pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
 /// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
 ///
 /// A body that is cut short keeps what arrived and is never answered with success.
-pub(crate) async fn pump(
-    mut payload: web::Payload,
-    feed: Feed,
-    idle_timeout: Duration,
-) -> Result<Upload, EngineError> {
+pub(crate) async fn pump(mut payload: web::Payload, feed: Feed, idle_timeout: Duration) -> Result<Upload, EngineError> {
     let end = loop {
         let first = match tokio::time::timeout(idle_timeout, payload.next()).await {
             Err(_idle) => break BodyEnd::Cut,

@@ -45,7 +45,8 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
         match name {
             "endpoint" => {
                 let id = EndpointId::new(value);
-                wanted.endpoint = Some(id.ok_or_else(|| query::bad(name, value, "it must be the name of an endpoint"))?);
+                wanted.endpoint =
+                    Some(id.ok_or_else(|| query::bad(name, value, "it must be the name of an endpoint"))?);
             }
             "upload" => wanted.upload = Some(query::upload_id(name, value)?),
             "event" => {

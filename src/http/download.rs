@@ -169,8 +169,10 @@ fn disposition(upload: &Upload) -> String {
         .remove(b'|')
         .remove(b'~');
     let Some(name) = upload.record().metadata.file_name() else { return "attachment".to_owned() };
-    let plain: String =
-        name.chars().map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' }).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' })
+        .collect();
     if plain == name {
         return format!("attachment; filename=\"{plain}\"");
     }

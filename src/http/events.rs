@@ -96,14 +96,7 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
 
 async fn snapshot_of_all(shared: &Shared, newest: EventPosition) -> Result<Bytes, EngineError> {
     let unfinished = UploadQuery {
-        stages: vec![
-            Stage::Created,
-            Stage::Receiving,
-            Stage::Stalled,
-            Stage::Received,
-            Stage::Verified,
-            Stage::Stored,
-        ],
+        stages: vec![Stage::Created, Stage::Receiving, Stage::Stalled, Stage::Received, Stage::Verified, Stage::Stored],
         limit: SNAPSHOT_UPLOADS,
         ..UploadQuery::default()
     };
@@ -124,7 +117,8 @@ fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
     match seen.as_deref() {
         None | Some("") => Ok(None),
         Some(text) => {
-            let id = parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"))?;
+            let id =
+                parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"))?;
             Ok(Some(id))
         }
     }
@@ -229,7 +223,11 @@ impl Stream {
                 let received = status.live.map(|live| live.received_bytes);
                 if received.is_some() && received != *told_received {
                     *told_received = received;
-                    self.ready.push_back(message("progress", None, &status::to_json(&status, &self.shared).to_string()));
+                    self.ready.push_back(message(
+                        "progress",
+                        None,
+                        &status::to_json(&status, &self.shared).to_string(),
+                    ));
                 }
                 self.ended = status.upload.is_settled() && *seen + 1 >= status.upload.record().next_sequence;
             }

@@ -39,9 +39,9 @@ pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> 
     }
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &shared.registry) {
-        Ok(()) => HttpResponse::Ok()
-            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-            .body(text),
+        Ok(()) => {
+            HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
+        }
         Err(std::fmt::Error) => HttpResponse::InternalServerError().finish(),
     }
 }

@@ -29,7 +29,9 @@ impl Query {
 fn decode(text: &str) -> Result<String, Problem> {
     let spaced = text.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(std::borrow::Cow::into_owned).map_err(|_| Problem::bad_request("bad-query", "the query is not UTF-8 text"))
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| Problem::bad_request("bad-query", "the query is not UTF-8 text"))
 }
 
 pub(super) fn bad(name: &str, value: &str, allowed: &str) -> Problem {
@@ -62,7 +64,8 @@ pub(super) fn wait(value: &str, max: Duration) -> Result<Duration, Problem> {
         (None, Some(number)) => (number, 1_000),
         (None, None) => (value, 1_000),
     };
-    let number = crate::domain::size::parse_bytes(number).ok_or_else(|| bad("wait", value, "write seconds, such as 30s"))?;
+    let number =
+        crate::domain::size::parse_bytes(number).ok_or_else(|| bad("wait", value, "write seconds, such as 30s"))?;
     Ok(Duration::from_millis(number.saturating_mul(unit_ms)).min(max))
 }
 

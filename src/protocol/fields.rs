@@ -53,6 +53,8 @@ fn text<'a>(field: &'static str, value: &'a [u8]) -> Result<&'a str, BadField> {
 /// Fields written down in a test or built by a client.
 impl Fields for Vec<(&'static str, &'static str)> {
     fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
-        Box::new(self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_bytes()))
+        Box::new(
+            self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_bytes()),
+        )
     }
 }

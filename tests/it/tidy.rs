@@ -23,10 +23,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that only some layers may name.
 const CRATES: &[(&str, &[&str])] = &[
     ("sqlx", &["state"]),
-    ("storage", &["engine", "app"]),
+    // The configuration has a module of that name.
+    ("storage", &["engine", "app", "config"]),
     ("actix_web", &["protocol", "http", "app"]),
     ("reqwest", &["webhook", "config"]),
-    ("serde", &["http", "state"]),
+    ("serde", &["http", "state", "config"]),
     ("serde_json", &["http", "state"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
 ];

@@ -114,19 +114,16 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
     if !creation.with_data {
         return Ok(reply::created(&upload, &location));
     }
-    let command = Append {
-        id: upload.id(),
-        at: upload.offset(),
-        count: size.known(),
-        length: None,
-        checksum: creation.checksum,
-    };
+    let command =
+        Append { id: upload.id(), at: upload.offset(), count: size.known(), length: None, checksum: creation.checksum };
     match append(command, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
         Err(error) => {
             let overflow = matches!(
                 error,
-                EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_) | Rejection::AlreadyComplete(_))
+                EngineError::Rejected(
+                    Rejection::BeyondLength(_) | Rejection::OverLimit(_) | Rejection::AlreadyComplete(_)
+                )
             );
             if overflow {
                 // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
@@ -147,8 +144,7 @@ async fn patch(
 ) -> Result<HttpResponse, Problem> {
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
-    let command =
-        Append { id, at: patch.at, count: size.known(), length: patch.length, checksum: patch.checksum };
+    let command = Append { id, at: patch.at, count: size.known(), length: patch.length, checksum: patch.checksum };
     let upload = append(command, payload, shared).await.map_err(|error| reply::engine_problem(error, request))?;
     Ok(reply::appended(&upload))
 }

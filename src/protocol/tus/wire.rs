@@ -348,4 +348,3 @@ pub fn print_metadata(metadata: &Metadata) -> String {
     let pairs = metadata.pairs().iter().map(|(key, value)| format!("{key} {}", STANDARD.encode(value)));
     pairs.collect::<Vec<_>>().join(",")
 }
-

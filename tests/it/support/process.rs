@@ -29,7 +29,16 @@ impl Process {
     /// The command line of a server on a free port.
     pub fn command(data_dir: &Path, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--storage-min-free-space", "0", "--log-level", "warn", "--data-dir"]);
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--storage-min-free-space",
+            "0",
+            "--log-level",
+            "warn",
+            "--data-dir",
+        ]);
         command.arg(data_dir).args(flags).stdout(Stdio::piped()).stderr(Stdio::inherit());
         command
     }

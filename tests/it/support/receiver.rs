@@ -51,11 +51,7 @@ impl Receiver {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = Arc::new(Heard {
-            deliveries: Mutex::default(),
-            news: Notify::new(),
-            script: Mutex::default(),
-        });
+        let heard = Arc::new(Heard { deliveries: Mutex::default(), news: Notify::new(), script: Mutex::default() });
         let hearing = Arc::clone(&heard);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
