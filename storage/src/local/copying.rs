@@ -11,27 +11,50 @@ use rustix::io::Errno;
 
 use super::files;
 use super::folder::DataFolder;
+use crate::BlobKey;
 use crate::Part;
 
 /// At most this much in one call, so that what follows stays on a block border.
 const SPAN_BYTES: u64 = 1 << 30;
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Writes all parts into `into`, from its start. Says how many bytes there are.
-pub(super) fn append_all(data: &DataFolder, parts: &[Part], into: &File) -> io::Result<u64> {
+/// Makes an open blob out of all parts, durably, or leaves none behind. Says where it ends.
+pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey) -> io::Result<u64> {
+    if parts.iter().any(|part| part.key == *into) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
+    }
+    let opened = files::open_for_writing(data, into, 0, false)?;
+    let end = append_all(data, parts, &opened.file).and_then(|end| {
+        opened.file.sync_data()?;
+        data.sync_incoming(into)?;
+        Ok(end)
+    });
+    if end.is_err()
+        && let Err(error) = files::remove(data, into)
+    {
+        tracing::debug!(key = %into, %error, "a concatenation that failed was left behind");
+    }
+    end
+}
+
+fn append_all(data: &DataFolder, parts: &[Part], into: &File) -> io::Result<u64> {
     let mut end = 0;
     for part in parts {
-        let about = |error: io::Error| io::Error::new(error.kind(), format!("part {}: {error}", part.key));
-        let from = files::open_for_reading(data, &part.key).map_err(about)?;
-        let length = from.metadata().map_err(about)?.len();
-        if length < part.size_bytes {
-            let short = format!("it has {length} bytes, not {}", part.size_bytes);
-            return Err(about(io::Error::new(io::ErrorKind::UnexpectedEof, short)));
-        }
-        append(&from, part.size_bytes, into, end).map_err(about)?;
+        append_part(data, part, into, end)
+            .map_err(|error| io::Error::new(error.kind(), format!("part {}: {error}", part.key)))?;
         end += part.size_bytes;
     }
     Ok(end)
+}
+
+fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64) -> io::Result<()> {
+    let from = files::open_for_reading(data, &part.key)?;
+    let length = from.metadata()?.len();
+    if length < part.size_bytes {
+        let short = format!("it has {length} bytes, not {}", part.size_bytes);
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
+    }
+    append(&from, part.size_bytes, into, at)
 }
 
 /// Copies the first `size_bytes` bytes of `from` to the place `at` of `into`.

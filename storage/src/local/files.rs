@@ -10,7 +10,8 @@ use super::folder::remove_if_there;
 use super::folder::sync_folder;
 use crate::BlobKey;
 
-/// The file of an open blob.
+/// The file of an open blob, opened for writing.
+#[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
     /// Whether its name is known to be durable: a token is the proof.
@@ -80,18 +81,13 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
     }
 }
 
-/// Removes the file of an open blob that is of no use.
-pub(super) fn remove_open(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
-    remove_if_there(&data.incoming(key))?;
-    data.remove_empty(key);
-    Ok(())
-}
-
 /// Removes the files of a blob. The folders are not synced: a file that a power loss brings back is one that nobody
 /// refers to, and removing it again is what its owner does when it is not sure.
 pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
+    remove_if_there(&data.incoming(key))?;
     remove_if_there(&data.finished(key))?;
-    remove_open(data, key)
+    data.remove_empty(key);
+    Ok(())
 }
 
 /// Whether the blob is at its final place. If so, its name there is durable: an earlier call may have died before.

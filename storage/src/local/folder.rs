@@ -29,7 +29,7 @@ use crate::BlobKey;
 pub enum OpenError {
     #[error("could not make the data folder {path}: make it by hand, or choose another place")]
     NotMade { path: PathBuf, source: io::Error },
-    #[error("the data folder {path} is not a folder: something else has that name")]
+    #[error("{path} is not a folder: move away what has that name, or choose another data folder")]
     NotAFolder { path: PathBuf },
     #[error(
         "the data folder {path} cannot be written to: see who owns it, its permissions, \
@@ -64,12 +64,12 @@ impl DataFolder {
     /// Makes the folder if need be, locks it and sees whether it takes bytes.
     pub(super) fn open(root: PathBuf) -> Result<Self, OpenError> {
         let root = std::path::absolute(&root).map_err(|source| OpenError::NotMade { path: root, source })?;
-        if root.exists() && !root.is_dir() {
-            return Err(OpenError::NotAFolder { path: root });
+        let (incoming, files) = (root.join("incoming"), root.join("files"));
+        if let Some(path) = [&root, &incoming, &files].into_iter().find(|path| path.exists() && !path.is_dir()) {
+            return Err(OpenError::NotAFolder { path: path.clone() });
         }
         make_root(&root).map_err(|source| OpenError::NotMade { path: root.clone(), source })?;
         let lock = lock(&root)?;
-        let (incoming, files) = (root.join("incoming"), root.join("files"));
         let folder = Self { root, incoming, files, _lock: lock, durable: Mutex::default() };
         folder.lay_out().map_err(|source| OpenError::NotWritable { path: folder.root.clone(), source })?;
         if folder.is_divided().unwrap_or(false) {
@@ -90,13 +90,15 @@ impl DataFolder {
 
     /// Does `work`, which makes a file in `folder`, with `folder` durably there.
     ///
-    /// The folder may be removed as empty at any moment until there is a file in it: then it is made once more.
+    /// Until there is a file in it, the folder may be removed as empty at any moment. Then it is made once more, and
+    /// nobody may remove it until `work` is done.
     pub(super) fn within<T>(&self, folder: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
         self.make_durable(folder)?;
         match work() {
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
-                self.forget(folder);
-                self.make_durable(folder)?;
+                let mut durable = self.durable();
+                durable.retain(|known| !folder.starts_with(known));
+                self.make_chain(folder, &mut durable)?;
                 work()
             }
             done => done,
@@ -106,7 +108,10 @@ impl DataFolder {
     /// Makes a folder below the root, and its name and those above it durable, whoever made them: another caller, or
     /// a process that died in between, may have made a folder that a power loss would still take away.
     pub(super) fn make_durable(&self, folder: &Path) -> io::Result<()> {
-        let mut durable = self.durable();
+        self.make_chain(folder, &mut self.durable())
+    }
+
+    fn make_chain(&self, folder: &Path, durable: &mut HashSet<PathBuf>) -> io::Result<()> {
         if durable.contains(folder) {
             return Ok(());
         }
@@ -127,6 +132,11 @@ impl DataFolder {
             durable.insert(step.to_owned());
         }
         Ok(())
+    }
+
+    /// Makes the name of an open blob durable.
+    pub(super) fn sync_incoming(&self, key: &BlobKey) -> io::Result<()> {
+        sync_folder(parent(&self.incoming(key))?)
     }
 
     /// Removes the folders that held an open blob, as far up as they are empty. Tidiness only: failing is fine.
@@ -160,13 +170,6 @@ impl DataFolder {
 
     fn is_divided(&self) -> io::Result<bool> {
         Ok(fs::metadata(&self.incoming)?.dev() != fs::metadata(&self.files)?.dev())
-    }
-
-    fn forget(&self, folder: &Path) {
-        let mut durable = self.durable();
-        for step in folder.ancestors() {
-            durable.remove(step);
-        }
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {

@@ -5,8 +5,8 @@
 //! folder that holds its name; finishing syncs both folders around the move. Bytes are gathered into large positioned
 //! writes and pass through the page cache.
 //!
-//! Reading order: [`folder`] (where things lie), [`files`] (what is done to whole files), [`writer`], [`target`] (why a
-//! checkpoint is true), [`reader`], [`copying`].
+//! Reading order: [`folder`] (where things lie), [`files`] (what is done to whole files), [`turns`] (by whom), [`writer`],
+//! [`target`] (why a checkpoint is true), [`reader`], [`copying`].
 
 use std::io;
 use std::ops::Range;
@@ -31,13 +31,14 @@ mod files;
 mod folder;
 mod reader;
 mod target;
+mod turns;
 mod writer;
 
 pub use folder::OpenError;
 
 use folder::DataFolder;
-use target::Target;
-use target::Targets;
+use turns::Turn;
+use turns::Turns;
 use writer::LocalWriter;
 
 /// How one writer uses memory and the disk.
@@ -58,54 +59,26 @@ impl Default for Settings {
 /// Blobs in a data folder, which belongs to this store for as long as it lives.
 #[derive(Debug)]
 pub struct LocalStore {
-    folder: Arc<DataFolder>,
-    targets: Arc<Targets>,
+    turns: Arc<Turns>,
     settings: Settings,
 }
 
 impl LocalStore {
     /// Takes possession of the data folder `root`, making it if it is not there. Blocks; meant for the start.
     pub fn open(root: PathBuf, settings: Settings) -> std::result::Result<Self, OpenError> {
-        let folder = Arc::new(DataFolder::open(root)?);
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
-        Ok(Self { folder, targets: Arc::default(), settings })
+        Ok(Self { turns: Arc::new(Turns::new(DataFolder::open(root)?)), settings })
     }
 
-    /// Does file work on the data folder, away from the calling thread.
-    async fn work<T: Send + 'static>(
+    /// Changes the files of a blob, when it is this call's turn.
+    async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
         key: &BlobKey,
-        work: impl FnOnce(&DataFolder, &BlobKey) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Turn) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (folder, owned_key) = (Arc::clone(&self.folder), key.clone());
-        let done = blocking::run(move || work(&folder, &owned_key)).await;
-        done.map_err(|source| Error::new(operation, key, source))
-    }
-
-    /// The blob's file, cut to `end`, with nobody else writing to it.
-    async fn target(&self, key: &BlobKey, end: u64, has_token: bool) -> Result<Arc<Target>> {
-        self.targets.retire(key).await;
-        let open = move |folder: &DataFolder, key: &BlobKey| files::open_for_writing(folder, key, end, has_token);
-        let opened = self.work("open", key, open).await?;
-        let path = self.folder.incoming(key);
-        let folder = folder::parent(&path).map_err(|source| Error::new("open", key, source))?;
-        Ok(self.targets.add(key, opened.file, folder.to_owned(), opened.named))
-    }
-
-    /// Fills an empty target with all parts, durably. Says where it ends.
-    async fn copy(&self, parts: &[Part], into: &BlobKey, target: &Arc<Target>) -> Result<u64> {
-        // A write like any other: should this call be dropped, whoever opens the blob next waits for its end.
-        let copy = target.begin(0..u64::MAX);
-        let parts = parts.to_vec();
-        let work = move |folder: &DataFolder, _: &BlobKey| {
-            let copied = copying::append_all(folder, &parts, copy.file());
-            copy.end(Ok(()));
-            copied
-        };
-        let end = self.work("concatenate", into, work).await?;
-        Arc::clone(target).sync(target.next()).await?;
-        Ok(end)
+        let mut turn = self.turns.take(key).await;
+        blocking::run(move || work(&mut turn)).await.map_err(|source| Error::new(operation, key, source))
     }
 }
 
@@ -118,44 +91,41 @@ impl BlobStore for LocalStore {
         _size_bytes: Option<u64>,
     ) -> Result<Box<dyn BlobWriter>> {
         let end = durable_end::decode(from).map_err(|source| Error::new("open", key, source))?;
-        let target = self.target(key, end, from.is_some()).await?;
+        let has_token = from.is_some();
+        let open = move |turn: &mut Turn| {
+            let opened = files::open_for_writing(turn.data(), turn.key(), end, has_token)?;
+            Ok(turn.write_to(opened))
+        };
+        let target = self.change("open", key, open).await?;
         Ok(Box::new(LocalWriter::new(key.clone(), target, self.settings.clone(), end)))
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
-        if parts.iter().any(|part| part.key == *into) {
-            let itself = io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself");
-            return Err(Error::new("concatenate", into, itself));
-        }
-        let target = self.target(into, 0, false).await?;
-        let copied = self.copy(parts, into, &target).await;
-        if copied.is_err()
-            && let Err(error) = self.work("discard", into, files::remove_open).await
-        {
-            tracing::debug!(key = %into, %error, "what was made of the parts was left behind");
-        }
-        copied.map(durable_end::encode)
+        let parts = parts.to_vec();
+        let concatenate = move |turn: &mut Turn| copying::concatenate(turn.data(), &parts, turn.key());
+        self.change("concatenate", into, concatenate).await.map(durable_end::encode)
     }
 
     async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
         let end = durable_end::decode(from).map_err(|source| Error::new("finish", key, source))?;
-        self.targets.retire(key).await;
-        self.work("finish", key, move |folder, key| files::finish(folder, key, end, size_bytes)).await
+        let finish = move |turn: &mut Turn| files::finish(turn.data(), turn.key(), end, size_bytes);
+        self.change("finish", key, finish).await
     }
 
     async fn discard(&self, key: &BlobKey, _from: Option<&Resume>) -> Result<()> {
-        self.targets.retire(key).await;
-        self.work("discard", key, files::remove).await
+        self.change("discard", key, |turn| files::remove(turn.data(), turn.key())).await
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {
-        let file = self.work("read", key, files::open_for_reading).await?;
+        let (data, owned_key) = (Arc::clone(self.turns.data()), key.clone());
+        let file = blocking::run(move || files::open_for_reading(&data, &owned_key)).await;
+        let file = file.map_err(|source| Error::new("read", key, source))?;
         Ok(reader::stream(key.clone(), file, range))
     }
 
     async fn check(&self) -> Result<Option<u64>> {
-        let folder = Arc::clone(&self.folder);
-        let room = blocking::run(move || folder.probe()).await;
+        let data = Arc::clone(self.turns.data());
+        let room = blocking::run(move || data.probe()).await;
         room.map(Some).map_err(|source| Error::about("write to", "the data folder", source))
     }
 }

@@ -4,21 +4,17 @@
 //! a failure stays: after a failed `fdatasync` the kernel may have dropped the bytes and call the next one a success,
 //! so none is tried again, and every promise still pending that rests on those bytes fails too.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::Weak;
 
 use tokio::sync::watch;
 
 use super::blocking;
-use super::folder;
+use super::files::Opened;
+use super::folder::DataFolder;
+use super::turns::KnownBlob;
 use crate::BlobKey;
 use crate::Error;
 use crate::Result;
@@ -28,15 +24,14 @@ type Number = u64;
 
 #[derive(Debug)]
 pub(super) struct Target {
-    pub(super) file: File,
+    file: File,
     key: BlobKey,
-    /// Where the file's name is.
-    folder: PathBuf,
-    flight: watch::Sender<Flight>,
+    data: Arc<DataFolder>,
+    flight: Arc<watch::Sender<Flight>>,
     /// Held by the one sync at a time. An error is told to one of several syncs of a file, so the others must not
     /// overtake it.
     synced: Arc<tokio::sync::Mutex<Synced>>,
-    targets: Arc<Targets>,
+    _known: KnownBlob,
 }
 
 /// The writes that have begun and not ended, and the failure that ends all.
@@ -75,6 +70,10 @@ impl Flight {
         self.under_way.len() < most && self.under_way.iter().all(apart)
     }
 
+    fn failure_before(&self, number: Number) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| failure.since < number)
+    }
+
     fn fail(&mut self, failure: Failure) {
         match &self.failure {
             Some(known) if known.since <= failure.since => {}
@@ -84,6 +83,19 @@ impl Flight {
 }
 
 impl Target {
+    pub(super) fn new(key: BlobKey, Opened { file, named }: Opened, data: Arc<DataFolder>, known: KnownBlob) -> Self {
+        let flight = Flight { next: 1, under_way: Vec::new(), failure: None };
+        let synced = Synced { next: 1, name: named };
+        Self {
+            file,
+            key,
+            data,
+            flight: Arc::new(watch::Sender::new(flight)),
+            synced: Arc::new(tokio::sync::Mutex::new(synced)),
+            _known: known,
+        }
+    }
+
     /// The number the next write will have: it bounds those before it.
     pub(super) fn next(&self) -> Number {
         self.flight.borrow().next
@@ -113,13 +125,19 @@ impl Target {
             flight.next += 1;
             flight.under_way.push((number, range));
         });
-        let abandoned = Err(io::Error::other("the write was abandoned"));
-        UnderWay { target: Arc::clone(self), number, outcome: abandoned }
+        let outcome = Err(io::Error::other("the write was abandoned"));
+        UnderWay { target: Arc::clone(self), landing: Landing { flight: Arc::clone(&self.flight), number, outcome } }
+    }
+
+    /// Fails everything that is still asked for, and waits for what has begun.
+    pub(super) async fn end(&self, why: io::Error) {
+        self.fail("write", 0, Arc::new(why));
+        self.landed().await;
     }
 
     /// Makes the writes below `before` durable, and the file's name with them.
     pub(super) async fn sync(self: Arc<Self>, before: Number) -> Result<()> {
-        self.until(|flight| flight.has_landed(before)).await;
+        self.until(|flight| flight.has_landed(before) || flight.failure_before(before).is_some()).await;
         let mut synced = Arc::clone(&self.synced).lock_owned().await;
         self.intact_before(before)?;
         if synced.name && synced.next >= before {
@@ -134,7 +152,7 @@ impl Target {
     fn sync_now(&self, synced: &mut Synced, before: Number) -> io::Result<()> {
         let done = self.file.sync_data().and_then(|()| match synced.name {
             true => Ok(()),
-            false => folder::sync_folder(&self.folder),
+            false => self.data.sync_incoming(&self.key),
         });
         match done {
             Ok(()) => {
@@ -150,11 +168,9 @@ impl Target {
     }
 
     fn intact_before(&self, before: Number) -> Result<()> {
-        match &self.flight.borrow().failure {
-            Some(failure) if failure.since < before => {
-                Err(Error::new(failure.operation, &self.key, repeat(&failure.source)))
-            }
-            _ => Ok(()),
+        match self.flight.borrow().failure_before(before) {
+            Some(failure) => Err(Error::new(failure.operation, &self.key, repeat(&failure.source))),
+            None => Ok(()),
         }
     }
 
@@ -169,16 +185,16 @@ impl Target {
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.targets.forget(&self.key);
-    }
-}
-
-/// A write that has begun.
+/// A write that has begun. Whoever waits for it to land finds that nothing of it is left: the target is let go first.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     target: Arc<Target>,
+    landing: Landing,
+}
+
+#[derive(Debug)]
+struct Landing {
+    flight: Arc<watch::Sender<Flight>>,
     number: Number,
     outcome: io::Result<()>,
 }
@@ -189,16 +205,16 @@ impl UnderWay {
     }
 
     pub(super) fn end(mut self, outcome: io::Result<()>) {
-        self.outcome = outcome;
+        self.landing.outcome = outcome;
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         let failure =
-            outcome.err().map(|error| Failure { operation: "write", since: self.number, source: Arc::new(error) });
-        self.target.flight.send_modify(|flight| {
+            outcome.err().map(|error| Failure { operation: "write", since: self.number, source: error.into() });
+        self.flight.send_modify(|flight| {
             flight.under_way.retain(|(number, _)| *number != self.number);
             if let Some(failure) = failure {
                 flight.fail(failure);
@@ -207,52 +223,78 @@ impl Drop for UnderWay {
     }
 }
 
-/// The targets of all blobs being written, so that a blob changes hands cleanly: a writer that was dropped may have
-/// left writes under way, and they must not land in what its successor wrote.
-#[derive(Debug, Default)]
-pub(super) struct Targets(Mutex<HashMap<BlobKey, Weak<Target>>>);
-
-impl Targets {
-    /// A new target for a blob. `named` says that the file's name is known to be durable.
-    pub(super) fn add(self: &Arc<Self>, key: &BlobKey, file: File, folder: PathBuf, named: bool) -> Arc<Target> {
-        let target = Arc::new(Target {
-            file,
-            key: key.clone(),
-            folder,
-            flight: watch::Sender::new(Flight { next: 1, under_way: Vec::new(), failure: None }),
-            synced: Arc::new(tokio::sync::Mutex::new(Synced { next: 1, name: named })),
-            targets: Arc::clone(self),
-        });
-        self.map().insert(key.clone(), Arc::downgrade(&target));
-        target
-    }
-
-    /// Fails everything that a former writer of the blob still wants to do, and waits for what it has begun.
-    pub(super) async fn retire(&self, key: &BlobKey) {
-        let former = self.map().get(key).and_then(Weak::upgrade);
-        if let Some(former) = former {
-            let taken = io::Error::other("the blob was opened again, finished or removed in the meantime");
-            former.fail("write", 0, Arc::new(taken));
-            former.landed().await;
-        }
-    }
-
-    fn forget(&self, key: &BlobKey) {
-        let mut map = self.map();
-        if map.get(key).is_some_and(|target| target.strong_count() == 0) {
-            map.remove(key);
-        }
-    }
-
-    fn map(&self) -> MutexGuard<'_, HashMap<BlobKey, Weak<Target>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// An error again for another caller: the same number where there is one, or the same kind and cause.
 fn repeat(error: &Arc<io::Error>) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), Arc::clone(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::ErrorKind;
+    use crate::local::turns::Turns;
+
+    /// A pipe can neither be written at a place nor synced.
+    async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<Target>> {
+        let data = DataFolder::open(folder.path().to_owned()).map_err(io::Error::other)?;
+        let key = BlobKey::new("broken").map_err(io::Error::other)?;
+        let (_, pipe) = io::pipe()?;
+        let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };
+        Ok(Arc::new(Turns::new(data)).take(&key).await.write_to(opened))
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_is_never_tried_again() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let target = broken_target(&folder).await?;
+        let first = target.begin(0..10);
+        first.end(Ok(()));
+        let (earlier, later) = (Arc::clone(&target).sync(target.next()), Arc::clone(&target).sync(target.next()));
+        let error = later.await.expect_err("a pipe cannot be synced");
+        assert_eq!((error.operation, error.source.raw_os_error()), ("sync", Some(22)));
+        // What a kernel may do: call the next one a success.
+        target.synced.lock().await.next = Number::MAX;
+        let error = earlier.await.expect_err("it rests on the bytes that the failed one was for");
+        assert_eq!((error.operation, error.source.raw_os_error()), ("sync", Some(22)));
+        assert!(Arc::clone(&target).sync(target.next()).await.is_err());
+        assert!(target.intact().is_err());
+        assert!(target.room(&(10..20), 2).await.is_err());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_fails_what_came_after_it_and_nothing_before() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let target = broken_target(&folder).await?;
+        target.synced.lock().await.next = Number::MAX;
+        let before = target.next();
+        let (first, second) = (target.begin(0..10), target.begin(10..20));
+        second.end(Err(io::Error::from_raw_os_error(28)));
+        assert!(Arc::clone(&target).sync(before).await.is_ok());
+        let error = Arc::clone(&target).sync(target.next()).await;
+        drop(first);
+        assert_eq!(error.expect_err("the second is lost").kind, ErrorKind::NoSpace);
+        let error = target.intact().expect_err("the first was abandoned");
+        assert_eq!(error.kind, ErrorKind::Other);
+        target.landed().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn overlapping_writes_wait_for_each_other_and_others_do_not() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let target = broken_target(&folder).await?;
+        let _under_way = target.begin(10..20);
+        let flight = target.flight.borrow();
+        for (range, free) in [(0..10, true), (20..30, true), (0..11, false), (19..30, false), (12..13, false)] {
+            assert_eq!(flight.has_room_for(&range, 2), free, "{range:?}");
+        }
+        assert!(!flight.has_room_for(&(20..30), 1));
+        Ok(())
     }
 }

@@ -1,0 +1,350 @@
+//! What is peculiar to files: the data folder, what a crash leaves behind, a disk that fills up.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use storage::BlobKey;
+use storage::BlobStore;
+use storage::ErrorKind;
+use storage::Part;
+use storage::Resume;
+use storage::conformance::assert_bytes;
+use storage::conformance::bytes;
+use storage::conformance::read;
+use storage::conformance::write_blob;
+use storage::local::LocalStore;
+use storage::local::OpenError;
+use storage::local::Settings;
+use tempfile::TempDir;
+
+fn key() -> BlobKey {
+    BlobKey::new("2026/11/21/a").unwrap()
+}
+
+/// A store and its folder, with the paths of the one blob that most tests need.
+struct Fixture {
+    store: Arc<dyn BlobStore>,
+    root: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let root = TempDir::new().unwrap();
+        Self { store: Arc::new(open(root.path()).unwrap()), root }
+    }
+
+    /// As after a crash: another store on the same folder.
+    fn restart(self) -> Self {
+        drop(self.store);
+        Self { store: Arc::new(open(self.root.path()).unwrap()), root: self.root }
+    }
+
+    fn part(&self) -> PathBuf {
+        self.root.path().join("incoming/2026/11/21/a.part")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.root.path().join("files/2026/11/21/a")
+    }
+}
+
+fn open(root: &Path) -> Result<LocalStore, OpenError> {
+    LocalStore::open(root.to_owned(), Settings::default())
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_second_store_on_the_folder_is_refused_until_the_first_is_gone() {
+    let root = TempDir::new().unwrap();
+    let first = open(root.path()).unwrap();
+    let refused = open(root.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("in use by another running server"), "{refused}");
+
+    // A writer may still write: the folder is not free before it is gone too.
+    let writer = first.open(&key(), None, None).await.unwrap();
+    drop(first);
+    assert!(matches!(open(root.path()), Err(OpenError::InUse { .. })));
+    writer.close().await;
+    open(root.path()).unwrap();
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_made_with_those_above_it() {
+    let root = TempDir::new().unwrap();
+    let deep = root.path().join("a/b/data");
+    drop(open(&deep).unwrap());
+    assert_eq!(names(&deep), ["files", "incoming", "longshore.lock"], "no probe is left");
+    drop(open(&deep).unwrap());
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_refused_with_a_reason() {
+    let root = TempDir::new().unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert!(matches!(open(&file), Err(OpenError::NotAFolder { path }) if path == file));
+    assert!(matches!(open(&file.join("data")), Err(OpenError::NotMade { .. })));
+    // Not even root can make files in these.
+    assert!(matches!(open(Path::new("/proc/longshore-data")), Err(OpenError::NotMade { .. })));
+    assert!(matches!(open(Path::new("/proc")), Err(OpenError::NotWritable { .. })));
+
+    let no_folder = root.path().join("no-folder");
+    fs::create_dir(&no_folder).unwrap();
+    fs::write(no_folder.join("incoming"), "x").unwrap();
+    let divided = root.path().join("divided");
+    fs::create_dir(&divided).unwrap();
+    std::os::unix::fs::symlink("/proc", divided.join("files")).unwrap();
+    assert!(matches!(open(&no_folder), Err(OpenError::NotAFolder { path }) if path == no_folder.join("incoming")));
+    assert!(matches!(open(&divided), Err(OpenError::Divided { .. })));
+    assert_eq!(fs::read(&file).unwrap(), b"x", "what was there is left alone");
+}
+
+#[tokio::test]
+async fn a_blob_goes_on_after_a_restart_without_what_was_not_durable() {
+    let mut it = Fixture::new();
+    let token = write_blob(&it.store, &key(), 5000).await;
+    let mut junk = fs::read(it.part()).unwrap();
+    junk.extend_from_slice(&[0xee; 9999]);
+    fs::write(it.part(), junk).unwrap();
+    it = it.restart();
+
+    let mut writer = it.store.open(&key(), Some(&token), None).await.unwrap();
+    assert_eq!(fs::metadata(it.part()).unwrap().len(), 5000);
+    writer.write(5000, bytes(5000..6000)).await.unwrap();
+    let token = writer.checkpoint().await.unwrap().await.unwrap();
+    writer.close().await;
+    it = it.restart();
+    it.store.finish(&key(), Some(&token), 6000).await.unwrap();
+    it = it.restart();
+    assert_bytes(&read(&it.store, &key(), 0..6000).await, &bytes(0..6000));
+    assert!(!it.part().exists());
+}
+
+#[tokio::test]
+async fn lost_bytes_are_never_replaced_by_a_hole() {
+    let it = Fixture::new();
+    let token = write_blob(&it.store, &key(), 5000).await;
+    fs::File::options().write(true).open(it.part()).unwrap().set_len(4999).unwrap();
+    let error = it.store.open(&key(), Some(&token), None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Other);
+    assert!(error.source.to_string().contains("4999 bytes, but 5000 were durable"), "{}", error.source);
+    assert_eq!(it.store.finish(&key(), Some(&token), 5000).await.unwrap_err().kind, ErrorKind::Other);
+
+    fs::remove_file(it.part()).unwrap();
+    let error = it.store.open(&key(), Some(&token), None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert!(error.source.to_string().contains("is gone"), "{}", error.source);
+    assert!(!it.part().exists());
+}
+
+#[tokio::test]
+async fn finishing_ends_the_same_wherever_a_crash_stopped_it() {
+    type Crash = fn(&Fixture);
+    let crashes: [(&str, Crash); 4] = [
+        ("before anything", |_| {}),
+        ("with the size set", |it| {
+            fs::File::options().write(true).open(it.part()).unwrap().set_len(4000).unwrap();
+        }),
+        ("with the final folder made", |it| fs::create_dir_all(it.file().parent().unwrap()).unwrap()),
+        ("with the file moved", |it| {
+            fs::File::options().write(true).open(it.part()).unwrap().set_len(4000).unwrap();
+            fs::create_dir_all(it.file().parent().unwrap()).unwrap();
+            fs::rename(it.part(), it.file()).unwrap();
+        }),
+    ];
+    for (when, crash) in crashes {
+        let it = Fixture::new();
+        let token = write_blob(&it.store, &key(), 5000).await;
+        crash(&it);
+        // With the size set, the token says more than there is: the size asked for is what counts.
+        let it = it.restart();
+        it.store.finish(&key(), Some(&token), 4000).await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
+        assert_bytes(&read(&it.store, &key(), 0..4000).await, &bytes(0..4000));
+        assert_eq!(fs::metadata(it.file()).unwrap().len(), 4000, "{when}");
+        assert!(!it.part().exists(), "{when}");
+    }
+}
+
+#[tokio::test]
+async fn finishing_at_the_same_time_ends_the_same() {
+    for _ in 0..20 {
+        let it = Fixture::new();
+        let token = write_blob(&it.store, &key(), 100).await;
+        let key = key();
+        let finish = || it.store.finish(&key, Some(&token), 100);
+        let (a, b, c) = tokio::join!(finish(), finish(), finish());
+        a.and(b).and(c).unwrap();
+        assert_bytes(&read(&it.store, &key, 0..100).await, &bytes(0..100));
+    }
+}
+
+#[tokio::test]
+async fn a_half_made_concatenation_is_made_anew() {
+    let it = Fixture::new();
+    let part = BlobKey::new("2026/11/20/part").unwrap();
+    write_blob(&it.store, &part, 3_000_000).await;
+    fs::create_dir_all(it.part().parent().unwrap()).unwrap();
+    fs::write(it.part(), vec![0xee; 9_000_000]).unwrap();
+    let it = it.restart();
+    let parts = vec![Part { key: part, size_bytes: 3_000_000 }; 2];
+
+    // Given up half-way, and begun again while the first may still be copying.
+    for _ in 0..5 {
+        let key = key();
+        let given_up = it.store.concatenate(&parts, &key);
+        tokio::select! {
+            biased;
+            _ = given_up => {}
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    let token = it.store.concatenate(&parts, &key()).await.unwrap();
+    it.store.finish(&key(), Some(&token), 6_000_000).await.unwrap();
+    assert_eq!(fs::metadata(it.file()).unwrap().len(), 6_000_000);
+    let twice = [bytes(0..3_000_000), bytes(0..3_000_000)].concat();
+    assert_bytes(&read(&it.store, &key(), 0..6_000_000).await, &twice);
+}
+
+#[tokio::test]
+async fn a_writer_that_lost_its_blob_can_do_no_harm() {
+    let it = Fixture::new();
+    let mut old = it.store.open(&key(), None, None).await.unwrap();
+    old.write(0, Bytes::from(vec![0xee; 5 << 20])).await.unwrap();
+    let promise = old.checkpoint().await.unwrap();
+    old.write(5 << 20, Bytes::from(vec![0xee; 5 << 20])).await.unwrap();
+
+    let mut new = it.store.open(&key(), None, None).await.unwrap();
+    assert!(old.write(10 << 20, Bytes::from_static(b"x")).await.is_err());
+    assert!(promise.await.is_err(), "it would promise what is not there any more");
+    assert!(old.checkpoint().await.is_err());
+    old.close().await;
+    new.write(0, bytes(0..10)).await.unwrap();
+    let token = new.checkpoint().await.unwrap().await.unwrap();
+    new.close().await;
+    assert_bytes(&fs::read(it.part()).unwrap(), &bytes(0..10));
+    it.store.finish(&key(), Some(&token), 10).await.unwrap();
+}
+
+#[tokio::test]
+async fn empty_day_folders_are_removed_and_no_others() {
+    let it = Fixture::new();
+    let neighbour = BlobKey::new("2026/11/20/b").unwrap();
+    write_blob(&it.store, &key(), 1).await;
+    write_blob(&it.store, &neighbour, 1).await;
+    it.store.discard(&key(), None).await.unwrap();
+    assert_eq!(names(&it.root.path().join("incoming/2026/11")), ["20"]);
+    it.store.discard(&neighbour, None).await.unwrap();
+    assert_eq!(names(&it.root.path().join("incoming")), Vec::<String>::new());
+    assert!(it.root.path().join("files").exists());
+    write_blob(&it.store, &key(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_removed_as_empty_does_not_fail_a_new_blob() {
+    let it = Fixture::new();
+    let tasks = (0..8).map(|task| {
+        let (store, key) = (Arc::clone(&it.store), BlobKey::new(format!("2026/11/21/{task}")).unwrap());
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                store.open(&key, None, None).await.unwrap().close().await;
+                store.discard(&key, None).await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    // Nor does one that somebody else has removed.
+    let token = write_blob(&it.store, &key(), 1).await;
+    it.store.discard(&key(), None).await.unwrap();
+    write_blob(&it.store, &key(), 1).await;
+    fs::remove_dir_all(it.root.path().join("incoming/2026")).unwrap();
+    fs::remove_dir(it.root.path().join("files/2026")).unwrap_or_default();
+    write_blob(&it.store, &key(), 1).await;
+    it.store.finish(&key(), Some(&token), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_check_says_what_room_there_is_and_leaves_nothing() {
+    let it = Fixture::new();
+    let (first, second) = tokio::join!(it.store.check(), it.store.check());
+    assert!(first.unwrap().unwrap() > 0);
+    assert!(second.unwrap().unwrap() > 0);
+    assert_eq!(names(it.root.path()), ["files", "incoming", "longshore.lock"]);
+    fs::remove_dir_all(it.root.path()).unwrap();
+    let error = it.store.check().await.unwrap_err();
+    assert_eq!(error.to_string(), "could not write to the data folder");
+}
+
+/// A small disk that is unmounted when it is dropped.
+struct SmallDisk {
+    at: TempDir,
+}
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    fn mount() -> Option<Self> {
+        let at = TempDir::new().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(at.path()).output();
+        mounted.is_ok_and(|ran| ran.status.success()).then_some(Self { at })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.at.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_that_was_durable() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: mounting a small tmpfs is not permitted here");
+        return;
+    };
+    let store: Arc<dyn BlobStore> = Arc::new(open(disk.at.path()).unwrap());
+    let ballast = disk.at.path().join("ballast");
+    fs::write(&ballast, vec![1; 8 << 20]).unwrap();
+    let room = store.check().await.unwrap().unwrap();
+    assert!((7 << 20..9 << 20).contains(&room), "{room}");
+
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..4 << 20)).await.unwrap();
+    let promise = writer.checkpoint().await.unwrap();
+    let mut at = 4 << 20;
+    let error = loop {
+        assert!(at < 16 << 20, "the disk is full by now");
+        if let Err(error) = writer.write(at, bytes(at..at + (1 << 20))).await {
+            break error;
+        }
+        at += 1 << 20;
+    };
+    assert_eq!(error.kind, ErrorKind::NoSpace);
+    let token = promise.await.expect("what was written before there was no room is safe");
+    assert_eq!(writer.write(at, bytes(0..1)).await.unwrap_err().kind, ErrorKind::NoSpace, "a failure stays");
+    assert_eq!(writer.checkpoint().await.err().unwrap().kind, ErrorKind::NoSpace);
+    writer.close().await;
+
+    let mut fill = vec![1; 1 << 20];
+    while !fill.is_empty() && fs::write(disk.at.path().join("rest"), &fill).is_err() {
+        fill.truncate(fill.len() / 2);
+    }
+    fs::remove_file(&ballast).unwrap();
+    let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
+    writer.write(4 << 20, bytes(4 << 20..6 << 20)).await.unwrap();
+    let token: Resume = writer.checkpoint().await.unwrap().await.unwrap();
+    writer.close().await;
+    store.finish(&key(), Some(&token), 6 << 20).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..6 << 20).await, &bytes(0..6 << 20));
+}
