@@ -235,6 +235,8 @@ fn repeat(error: &Arc<io::Error>) -> io::Error {
 mod tests {
     use std::os::fd::OwnedFd;
 
+    use futures::FutureExt;
+
     use super::*;
     use crate::ErrorKind;
     use crate::local::turns::Turns;
@@ -246,6 +248,23 @@ mod tests {
         let (_, pipe) = io::pipe()?;
         let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };
         Ok(Arc::new(Turns::new(data)).take(&key).await.write_to(opened))
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_waits_for_the_writes_before_it_and_no_others() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let target = broken_target(&folder).await?;
+        // Nothing is left to sync, so that waiting is all there is.
+        target.synced.lock().await.next = Number::MAX;
+        let (first, second) = (target.begin(0..10), target.begin(10..20));
+        let mut promise = Arc::clone(&target).sync(target.next()).boxed();
+        let _later = target.begin(20..30);
+        assert!((&mut promise).now_or_never().is_none());
+        second.end(Ok(()));
+        assert!((&mut promise).now_or_never().is_none());
+        first.end(Ok(()));
+        assert!((&mut promise).now_or_never().is_some_and(|kept| kept.is_ok()));
+        Ok(())
     }
 
     #[tokio::test]
