@@ -85,3 +85,25 @@ fn append_through_memory(from: &File, mut read: u64, end: u64, into: &File, mut 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_through_memory_gives_the_same_bytes() -> io::Result<()> {
+        let size = 2 * BUFFER_BYTES + 5;
+        let bytes: Vec<u8> = (0_u8..=250).cycle().take(size).collect();
+        let (from, into) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        from.write_all_at(&bytes, 0)?;
+        into.write_all_at(b"before", 0)?;
+        append_through_memory(&from, 3, size as u64, &into, 6)?;
+        let mut found = vec![0; size + 3];
+        into.read_exact_at(&mut found, 0)?;
+        assert!(found.starts_with(b"before") && found[6..] == bytes[3..]);
+        assert_eq!(into.metadata()?.len(), size as u64 + 3);
+        let error = append_through_memory(&from, 0, size as u64 + 1, &into, 0).expect_err("there is no such byte");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        Ok(())
+    }
+}

@@ -74,11 +74,7 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
         let short = format!("only {end} of its {size_bytes} bytes are durable");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, short));
     }
-    match move_to_final_place(data, key, size_bytes) {
-        // Another call may have moved it between the two looks.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_finished(data, key, size_bytes)? => Ok(()),
-        done => done,
-    }
+    move_to_final_place(data, key, size_bytes)
 }
 
 /// Removes the files of a blob. The folders are not synced: a file that a power loss brings back is one that nobody

@@ -237,6 +237,19 @@ async fn a_writer_that_lost_its_blob_can_do_no_harm() {
 }
 
 #[tokio::test]
+async fn closing_waits_for_what_has_begun() {
+    let it = Fixture::new();
+    for _ in 0..5 {
+        let mut writer = it.store.open(&key(), None, None).await.unwrap();
+        writer.write(0, bytes(0..4 << 20)).await.unwrap();
+        writer.write(4 << 20, bytes(4 << 20..8 << 20)).await.unwrap();
+        writer.write(8 << 20, bytes(8 << 20..9 << 20)).await.unwrap();
+        writer.close().await;
+        assert_bytes(&fs::read(it.part()).unwrap(), &bytes(0..9 << 20));
+    }
+}
+
+#[tokio::test]
 async fn empty_day_folders_are_removed_and_no_others() {
     let it = Fixture::new();
     let neighbour = BlobKey::new("2026/11/20/b").unwrap();
