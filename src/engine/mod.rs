@@ -250,7 +250,7 @@ impl Inner {
 
     /// Whether `bytes` more leave the storage the room it must keep.
     async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let available = self.blobs.check().await.map_err(EngineError::storage)?;
+        let available = self.blobs.available().await.map_err(EngineError::storage)?;
         let needed = bytes.saturating_add(self.settings.min_free_bytes);
         if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
     }

@@ -42,6 +42,7 @@ pub enum Operation {
     Finish,
     Discard,
     Read,
+    Available,
     Check,
 }
 
@@ -218,6 +219,7 @@ impl Operation {
             Self::Finish => "finish",
             Self::Discard => "discard",
             Self::Read => "read",
+            Self::Available => "measure",
             Self::Check => "check",
         }
     }
@@ -296,7 +298,11 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
         self.faults.around(Operation::Read, key, self.inner.read(key, range)).await
     }
 
-    async fn check(&self) -> Result<Option<u64>> {
+    async fn available(&self) -> Result<Option<u64>> {
+        self.faults.around(Operation::Available, "the store", self.inner.available()).await
+    }
+
+    async fn check(&self) -> Result<()> {
         self.faults.around(Operation::Check, "the store", self.inner.check()).await
     }
 }

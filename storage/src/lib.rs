@@ -90,8 +90,11 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Reads part of a blob, open or finished. `range` lies within what is durable.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
-    /// Tries whether the store takes bytes now; says how many more it has room for, where that is known.
-    async fn check(&self) -> Result<Option<u64>>;
+    /// How many more bytes there is room for, where that is known. Cheap: asked before every append.
+    async fn available(&self) -> Result<Option<u64>>;
+
+    /// Tries whether the store takes bytes now, by storing some.
+    async fn check(&self) -> Result<()>;
 }
 
 /// Writes one blob. Dropping a writer leaves what it wrote; only a checkpoint says what is safe.

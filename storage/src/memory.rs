@@ -197,8 +197,12 @@ impl BlobStore for MemoryStore {
         Ok(stream::iter(std::iter::from_fn(next)).boxed())
     }
 
-    async fn check(&self) -> Result<Option<u64>> {
+    async fn available(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -151,12 +151,16 @@ impl DataFolder {
         }
     }
 
-    /// Writes a few bytes and removes them again. Says how many more there is room for.
-    pub(super) fn probe(&self) -> io::Result<u64> {
+    /// Writes a few bytes and removes them again.
+    pub(super) fn probe(&self) -> io::Result<()> {
         let path = self.root.join("longshore.probe");
-        let probe = write_probe(&path)?;
-        remove_if_there(&path)?;
-        let room = rustix::fs::fstatvfs(&probe)?;
+        write_probe(&path)?;
+        remove_if_there(&path)
+    }
+
+    /// What the file system has left for programs like this one.
+    pub(super) fn available_bytes(&self) -> io::Result<u64> {
+        let room = rustix::fs::statvfs(&self.incoming)?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
