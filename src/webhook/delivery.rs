@@ -228,8 +228,9 @@ impl Dispatcher {
 
     /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
-        self.turn = (self.turn + 1) % self.lanes.len();
         let slots = self.free_slots();
+        // Those that were not asked for this time come first the next time.
+        self.turn = (self.turn + slots.len()) % self.lanes.len();
         if !slots.is_empty() {
             let lease = self.courier.settings.lease;
             for claim in self.outbox.claim_due(&slots, self.now(), lease).await? {
@@ -238,27 +239,35 @@ impl Dispatcher {
         }
         self.note_hungry_lanes();
         let poll = around(POLL, rand::random());
-        let idle: Vec<EndpointId> = self.free_slots().into_iter().map(|(endpoint, _)| endpoint).collect();
-        if idle.is_empty() {
+        let idle: Vec<EndpointId> = self.lanes_with_room().map(|lane| lane.endpoint.id().clone()).collect();
+        if idle.is_empty() || self.slots.available_permits() == 0 {
             return Ok(poll);
         }
         let next = self.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
         Ok(next.unwrap_or(poll).clamp(SHORTEST_NAP, poll))
     }
 
-    /// How many deliveries each endpoint can take, together no more than there are slots in all.
+    /// How many deliveries to ask for, for each endpoint with room, together no more than there are slots in all.
     fn free_slots(&self) -> Vec<(EndpointId, u32)> {
-        let (later, first) = self.lanes.split_at(self.turn);
+        let lanes: Vec<&Arc<Lane>> = self.lanes_with_room().collect();
         let mut left = self.slots.available_permits();
         let mut slots = Vec::new();
-        for lane in first.iter().chain(later).filter(|lane| !lane.is_stopped()) {
-            let free = lane.slots.available_permits().min(left);
-            if free > 0 {
-                left -= free;
-                slots.push((lane.endpoint.id().clone(), u32::try_from(free).unwrap_or(u32::MAX)));
+        for (index, lane) in lanes.iter().enumerate() {
+            if left == 0 {
+                break;
             }
+            let share = left.div_ceil(lanes.len() - index).min(lane.slots.available_permits());
+            slots.push((lane.endpoint.id().clone(), u32::try_from(share).unwrap_or(u32::MAX)));
+            left -= share;
         }
         slots
+    }
+
+    /// The endpoints that could take a delivery if there are slots in all, the one whose turn it is first.
+    fn lanes_with_room(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        let (later, first) = self.lanes.split_at(self.turn);
+        let has_room = |lane: &&Arc<Lane>| !lane.is_stopped() && lane.slots.available_permits() > 0;
+        first.iter().chain(later).filter(has_room)
     }
 
     /// Notes the endpoints for which more could be due than there was room for.

@@ -367,6 +367,22 @@ async fn a_hanging_receiver_holds_up_no_other() {
     work.end().await;
 }
 
+/// More endpoints than slots in all, and always more due than fits: none is passed over for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_take_turns_when_slots_are_short() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let names: Vec<String> = (0..7).map(|n| format!("e{n}")).collect();
+    let endpoints = names.iter().map(|name| endpoint(name, &receiver.url())).collect();
+    let work = Work::begin(endpoints, Settings { max_in_flight: 2, ..settings() });
+    for name in names.iter().cycle().take(70) {
+        work.outbox.add_for(name);
+    }
+    let sent = |name: &String| work.outbox.rows_for(name).iter().all(|row| row.state == DeliveryState::Succeeded);
+    work.outbox.until(|| names.iter().all(sent)).await;
+    assert_eq!(receiver.received().len(), 70);
+    work.end().await;
+}
+
 /// webhooks G6: first attempts in order, and one in backoff does not block the next.
 #[tokio::test]
 async fn first_attempts_of_an_upload_keep_their_order() {
