@@ -1,4 +1,4 @@
-//! The loop: claim what is due, send it, hand over what came of it.
+//! The loop: claim what is due and start sending it.
 //!
 //! Each endpoint has a number of slots of its own inside those of all, so that a receiver that hangs holds up nobody
 //! else. A claim is asked only for endpoints with a free slot. Whatever fails, the loop goes on; it ends by its stop
@@ -7,11 +7,8 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::futures::Notified;
 use tokio::sync::mpsc;
@@ -24,19 +21,15 @@ use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::delivery::Attempt;
-use crate::domain::delivery::AttemptOutcome;
-use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::EndpointId;
 use crate::domain::time::Timestamp;
 use crate::state;
 use crate::state::Claim;
 use crate::state::Outbox;
-use crate::state::Settlement;
-use crate::state::Verdict;
-use crate::webhook::egress::Answer;
+use crate::webhook::courier::Clock;
+use crate::webhook::courier::Courier;
+use crate::webhook::courier::Lane;
 use crate::webhook::egress::Egress;
-use crate::webhook::egress::Prepared;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::InvalidSettings;
 use crate::webhook::endpoint::Settings;
@@ -44,14 +37,8 @@ use crate::webhook::metrics::Metrics;
 use crate::webhook::outage::Outage;
 use crate::webhook::outage::around;
 use crate::webhook::record::LAST_TRIES;
-use crate::webhook::record::Outcome;
 use crate::webhook::record::Recorder;
 use crate::webhook::record::Recording;
-use crate::webhook::verdict::Ruling;
-use crate::webhook::verdict::judge;
-
-/// Tells the time of day.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How often to look for due deliveries when nothing rings. The bell makes it fast, looking makes it right.
 const POLL: Duration = Duration::from_secs(1);
@@ -80,22 +67,6 @@ pub struct Sender {
     metrics: Metrics,
 }
 
-/// An endpoint and how it is doing.
-struct Lane {
-    endpoint: Endpoint,
-    slots: Arc<Semaphore>,
-    /// The last attempt failed; the next failure is no news.
-    failing: AtomicBool,
-    /// The receiver wants no more; nothing is claimed for it until the next start.
-    stopped: AtomicBool,
-}
-
-impl Lane {
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-}
-
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let endpoints: Vec<&Endpoint> = self.lanes.iter().map(|lane| &lane.endpoint).collect();
@@ -120,10 +91,7 @@ impl Sender {
             }
         }
         let egress = Egress::new(&settings, endpoints.iter().any(Endpoint::is_https)).map_err(Error::Client)?;
-        let lane = |endpoint| {
-            let slots = semaphore(settings.max_in_flight_per_endpoint);
-            Arc::new(Lane { endpoint, slots, failing: AtomicBool::new(false), stopped: AtomicBool::new(false) })
-        };
+        let lane = |endpoint| Arc::new(Lane::new(endpoint, semaphore(settings.max_in_flight_per_endpoint)));
         Ok(Self {
             outbox,
             lanes: endpoints.into_iter().map(lane).collect(),
@@ -341,126 +309,5 @@ impl Dispatcher {
 fn noted(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "sending a delivery ended abnormally; it is sent again when its lease has run out");
-    }
-}
-
-/// What every delivery needs on its way.
-struct Courier {
-    egress: Egress,
-    settings: Settings,
-    clock: Clock,
-    metrics: Metrics,
-    /// Cancelled when the time to drain is over.
-    abort: CancellationToken,
-    results: mpsc::Sender<Outcome>,
-}
-
-impl Courier {
-    /// One attempt. The slots are held until its result is handed over, which bounds the results that wait.
-    async fn deliver(&self, lane: &Lane, claim: Claim, slots: [OwnedSemaphorePermit; 2]) {
-        let _in_flight = InFlight::counted(&self.metrics);
-        let started_at = (self.clock)();
-        let number = claim.attempts.saturating_add(1);
-        let body = claim.body.clone();
-        let message = Prepared::new(&lane.endpoint, claim.event, claim.kind, number, started_at, body);
-
-        let began = Instant::now();
-        let answer = tokio::select! {
-            biased;
-            answer = self.egress.send(&lane.endpoint, message) => answer,
-            () = self.abort.cancelled() => Answer::without_response(AttemptOutcome::Aborted, None, began.elapsed()),
-        };
-        self.metrics.count_attempt(answer.outcome, answer.took);
-
-        let (verdict, stops) = self.settle_for(lane, &claim, &answer);
-        log_attempt(lane, &claim, &answer, verdict);
-        let attempt = Attempt {
-            number,
-            started_at,
-            took: answer.took,
-            outcome: answer.outcome,
-            response_body: answer.body,
-            note: answer.note,
-        };
-        let settlement = Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict };
-        let outcome = Outcome { settlement, class: claim.class, stops };
-        // The recorder listens until the last sender is gone, and this is one.
-        let _ = self.results.send(outcome).await;
-        drop(slots);
-    }
-
-    /// What becomes of the delivery, and which endpoint is to be stopped with it.
-    fn settle_for(&self, lane: &Lane, claim: &Claim, answer: &Answer) -> (Verdict, Option<EndpointId>) {
-        let now = (self.clock)();
-        let ruling = match answer.outcome {
-            AttemptOutcome::Aborted => Ruling::RetryAt(now),
-            _ => judge(claim, answer, &self.settings, now, rand::random()),
-        };
-        let stops = (ruling == Ruling::StopEndpoint && !lane.stopped.swap(true, Ordering::Relaxed)).then(|| {
-            let endpoint = lane.endpoint.id();
-            let reason = answer.outcome.status().map_or("no status".to_owned(), |status| status.to_string());
-            tracing::warn!(%endpoint, reason, "the receiver wants no more; its deliveries wait until the next start");
-            self.metrics.endpoints_paused.inc();
-            endpoint.clone()
-        });
-        let verdict = match ruling {
-            Ruling::Succeeded => Verdict::Succeeded,
-            Ruling::GiveUp => Verdict::Dead,
-            // Old progress is of no use when the endpoint comes back.
-            Ruling::StopEndpoint if claim.class == DeliveryClass::Progress => Verdict::Dead,
-            Ruling::StopEndpoint => Verdict::Paused,
-            Ruling::RetryAt(_) if lane.is_stopped() => Verdict::Paused,
-            Ruling::RetryAt(at) => Verdict::RetryAt(at),
-        };
-        (verdict, stops)
-    }
-}
-
-/// One failure is news, the ones after it are not, and neither is a success unless something had failed.
-fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
-    let endpoint = lane.endpoint.id();
-    let (delivery, upload, event) = (claim.delivery, claim.upload, claim.kind.name());
-    if answer.outcome.is_success() {
-        if lane.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!(%endpoint, "the receiver answers again");
-        }
-        tracing::debug!(%endpoint, %delivery, %upload, event, took_ms = answer.took.as_millis(), "delivered");
-        return;
-    }
-    if answer.outcome == AttemptOutcome::Aborted {
-        return;
-    }
-    let attempt = claim.attempts.saturating_add(1);
-    let (status, error) = (answer.outcome.status(), answer.outcome.error_class());
-    let note = answer.note.as_deref();
-    let next = match verdict {
-        Verdict::RetryAt(at) => format!("next attempt at {at}"),
-        Verdict::Dead => "given up".to_owned(),
-        Verdict::Paused => "waits with its endpoint".to_owned(),
-        Verdict::Succeeded => "done".to_owned(),
-    };
-    if lane.failing.swap(true, Ordering::Relaxed) {
-        tracing::debug!(%endpoint, %delivery, %upload, event, attempt, status, error, note, next, "could not deliver");
-    } else {
-        tracing::warn!(
-            %endpoint, %delivery, %upload, event, attempt, status, error, note, next,
-            "could not deliver; further failures of this endpoint are logged at debug until it answers again"
-        );
-    }
-}
-
-/// Counts a delivery as in flight for as long as it lives.
-struct InFlight(Metrics);
-
-impl InFlight {
-    fn counted(metrics: &Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.dec();
     }
 }

@@ -36,7 +36,7 @@ use crate::webhook::sign;
 /// Shorter than the five seconds after which common servers close an idle connection.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// A second try on another connection begins within this time or not at all (webhooks.md R10).
+/// A second try on another connection begins within this time or not at all.
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
 /// Of notes, in characters.
@@ -94,7 +94,7 @@ pub(super) struct Answer {
     pub(super) took: Duration,
 }
 
-/// What a receiver asks for in its `webhook-delivery` header (webhooks.md R9).
+/// What a receiver asks for in its `webhook-delivery` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     /// No more attempts at this message.

@@ -5,11 +5,12 @@
 //! knows nothing of how uploads work, where they are stored, or of the server's own HTTP.
 //!
 //! ```text
-//! outbox ──claim──► delivery ──► egress ──► receiver
-//!    ▲                 │
-//!    └───── record ◄───┴── verdict (retry)
+//! outbox ──► delivery ──► courier ──► egress ──► receiver
+//!    ▲       claims         │ sends one
+//!    └──── record ◄─────────┘ and asks verdict, which asks retry
 //! ```
 
+mod courier;
 mod delivery;
 mod egress;
 mod endpoint;
@@ -24,7 +25,7 @@ mod testing;
 mod tests;
 mod verdict;
 
-pub use delivery::Clock;
+pub use courier::Clock;
 pub use delivery::Error;
 pub use delivery::Sender;
 pub use endpoint::Endpoint;

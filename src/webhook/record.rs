@@ -18,7 +18,7 @@ use crate::domain::delivery::EndpointId;
 use crate::state;
 use crate::state::Outbox;
 use crate::state::Settlement;
-use crate::webhook::delivery::Clock;
+use crate::webhook::courier::Clock;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::outage::Outage;
 

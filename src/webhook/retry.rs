@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::time::Timestamp;
 
-/// After the first failure 5 seconds, and so on: ten attempts over 75 h 35 m 05 s (webhooks.md R2).
+/// After the first failure 5 seconds, and so on: ten attempts over 75 h 35 m 05 s.
 pub const DEFAULT_SCHEDULE: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
@@ -21,7 +21,7 @@ pub const DEFAULT_SCHEDULE: [Duration; 9] = [
     Duration::from_hours(24),
 ];
 
-/// A progress report is old news soon: two attempts (webhooks.md C5).
+/// A progress report is old news soon: two attempts.
 pub const PROGRESS_SCHEDULE: [Duration; 1] = [Duration::from_secs(10)];
 
 /// No attempt at a progress report begins later than this after its event.
@@ -30,10 +30,10 @@ pub const PROGRESS_EXPIRY: Duration = Duration::from_secs(30);
 /// More would let a wait shrink to nothing.
 pub const MAX_JITTER_PERCENT: u8 = 50;
 
-/// The least rest of a receiver that said it has too much to do, or did not answer in time (webhooks.md R5).
+/// The least rest of a receiver that said it has too much to do, or did not answer in time.
 const REST: Duration = Duration::from_mins(1);
 
-/// A receiver may always ask for this much (webhooks.md R6).
+/// A receiver may always ask for this much.
 const GRANTED: Duration = Duration::from_hours(1);
 
 /// How long to wait after the `failures`th failure; `None` when there is no further attempt.
