@@ -74,20 +74,24 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// Bytes past `from` that a crash may have left are dropped. The caller sees to it that a blob has at most one
     /// writer. `size_bytes` is the size the whole blob will have, if known: a hint for laying it out.
+    ///
+    /// A finished blob cannot be opened. Where bytes below `from` are missing it is an error, never a hole.
     async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>>;
 
     /// Makes the open blob `into` out of whole blobs, finished or not, durably, and without copying where the
-    /// medium can share its bytes. The parts stay as they are. Doing it again starts over.
+    /// medium can share its bytes. The parts stay as they are. Doing it again starts over. After an error nothing of
+    /// it is left.
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume>;
 
-    /// Moves an open blob to its final place, durably, with exactly `size_bytes` bytes. Doing it again, also after a
-    /// crash half-way, ends the same.
+    /// Moves an open blob to its final place, durably, with exactly `size_bytes` bytes, all of which `from` covers.
+    /// Doing it again, also after a crash half-way, ends the same. An empty blob needs neither a token nor a writer.
     async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
 
     /// Removes a blob, open or finished. Removing what is not there is not an error.
     async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> Result<()>;
 
-    /// Reads part of a blob, open or finished. `range` lies within what is durable.
+    /// Reads part of a blob, open or finished. `range` lies within what is durable; where there is less, the last item
+    /// is an error. A stream that has begun is not disturbed when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
     /// How many more bytes there is room for, where that is known. Cheap: asked before every append.
@@ -101,11 +105,11 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
 #[async_trait]
 pub trait BlobWriter: fmt::Debug + Send {
     /// Takes bytes for the place `offset`. They may be gathered and written later: an error may belong to an earlier
-    /// call, and after one the writer is of no further use.
+    /// call, and after one the writer is of no further use. A call that is dropped before it is done has taken nothing.
     async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<()>;
 
     /// Asks for everything written so far to be made durable. Writing may go on while the promise is pending; the
-    /// answer covers only what was written before.
+    /// answer covers only what was written before, and a failure of later writes does not break it.
     async fn checkpoint(&mut self) -> Result<Checkpoint>;
 
     /// Waits until nothing this writer has begun can touch the blob any more. What was not covered by a checkpoint

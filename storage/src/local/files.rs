@@ -126,5 +126,9 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
     file.sync_data()?;
     data.within(parent(&to)?, || fs::rename(&from, &to))?;
     sync_folder(parent(&to)?)?;
-    sync_folder(parent(&from)?)
+    match sync_folder(parent(&from)?) {
+        // Another call has removed it as empty, and the old name with it.
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
+    }
 }

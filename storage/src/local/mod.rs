@@ -5,8 +5,8 @@
 //! folder that holds its name; finishing syncs both folders around the move. Bytes are gathered into large positioned
 //! writes and pass through the page cache.
 //!
-//! Reading order: [`folder`] (where things lie), [`files`] (what is done to whole files), [`turns`] (by whom), [`writer`],
-//! [`target`] (why a checkpoint is true), [`reader`], [`copying`].
+//! Reading order: `folder` (where things lie), `files` (what is done to whole files), `turns` (by whom), `writer`,
+//! `target` (why a checkpoint is true), `reader`, `copying`.
 
 use std::io;
 use std::ops::Range;
