@@ -1,0 +1,63 @@
+//! The suite, against every backend and the fault wrapper.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use storage::BlobStore;
+use storage::conformance;
+use storage::faults::Faults;
+use storage::faults::Faulty;
+use storage::local::LocalStore;
+use storage::local::Settings;
+use storage::memory::MemoryStore;
+use tempfile::TempDir;
+
+/// Stores in folders of their own, which are gone with this.
+struct Folders {
+    root: TempDir,
+    count: AtomicU64,
+}
+
+impl Folders {
+    fn new() -> Self {
+        Self { root: TempDir::new().unwrap(), count: AtomicU64::new(0) }
+    }
+
+    fn store(&self, settings: Settings) -> LocalStore {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        LocalStore::open(self.root.path().join(number.to_string()), settings).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_store() {
+    let folders = Folders::new();
+    conformance::all(async || Arc::new(folders.store(Settings::default())) as Arc<dyn BlobStore>).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_store_with_small_writes() {
+    let folders = Folders::new();
+    let settings = Settings { write_size_bytes: 1000, writes_in_flight: 5 };
+    conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
+}
+
+#[tokio::test]
+async fn local_store_on_one_thread() {
+    let folders = Folders::new();
+    let settings = Settings { write_size_bytes: 1 << 20, writes_in_flight: 1 };
+    conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
+}
+
+#[tokio::test]
+async fn memory_store() {
+    conformance::all(async || Arc::new(MemoryStore::new()) as Arc<dyn BlobStore>).await;
+}
+
+#[tokio::test]
+async fn faulty_store_without_faults() {
+    let folders = Folders::new();
+    let make = async || Arc::new(Faulty::new(folders.store(Settings::default()), Faults::new())) as Arc<dyn BlobStore>;
+    conformance::all(make).await;
+}

@@ -1,0 +1,7 @@
+//! Tests of the crate through its public face.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod conformance;
+mod faults;
+mod local;
+mod random;
