@@ -68,7 +68,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let state = open_state(&config, data_dir).await?;
     let clock: engine::Clock = Arc::new(system_clock);
 
-    let (uploads, outbox): (Arc<dyn UploadStore>, Arc<dyn Outbox>) = (state.clone(), state.clone());
+    let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
+    let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
     let engine =
         Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs));
     let subscriptions = config

@@ -1,6 +1,7 @@
 //! The `longshore` program.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use longshore::app;
 use longshore::app::Stopped;
@@ -17,7 +18,10 @@ fn main() -> ExitCode {
 fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve_until_stopped(config))
+    let outcome = runtime.block_on(serve_until_stopped(config));
+    // A thread that hangs in the kernel, on a dead disk say, must not keep the process alive.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 /// Serves until the first signal, then stops in order; a second signal ends everything at once.

@@ -42,7 +42,9 @@ fn dispatch<W>(log: &Log, to: W, colors: Colors) -> Result<Dispatch, Error>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&log.level).map_err(|source| Error::Level { level: log.level.clone(), source })?;
+    // The HTTP server's own remarks at start say nothing ours do not say better.
+    let directives = format!("actix_server=warn,{}", log.level);
+    let filter = EnvFilter::try_new(directives).map_err(|source| Error::Level { level: log.level.clone(), source })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_target(false);
     Ok(match log.format {
         Format::Text => Dispatch::new(lines.compact().with_ansi(colors == Colors::Ansi).finish()),

@@ -132,7 +132,9 @@ impl AttemptOutcome {
     pub const fn status(self) -> Option<u16> {
         match self {
             Self::Status(status) => Some(status),
-            _ => None,
+            Self::Timeout | Self::Refused | Self::Reset | Self::Dns | Self::Tls | Self::Transport | Self::Aborted => {
+                None
+            }
         }
     }
 

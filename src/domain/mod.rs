@@ -3,6 +3,8 @@
 //! Everything here is pure and synchronous: no clock, no randomness, no I/O, no wire format. `now` and random
 //! values are arguments, so every rule can be tested as a table or a property.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod checksum;
 pub mod delivery;
 pub mod event;

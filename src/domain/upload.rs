@@ -402,8 +402,12 @@ impl Upload {
         match self.record.stage {
             Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
             Stage::Stalled => self.enter(Stage::Receiving, EventKind::Resumed, now),
-            _ if policy.is_some_and(|policy| self.progress_is_due(policy, now)) => self.tell(EventKind::Progress, now),
-            _ => {}
+            Stage::Receiving => {
+                if policy.is_some_and(|policy| self.progress_is_due(policy, now)) {
+                    self.tell(EventKind::Progress, now);
+                }
+            }
+            Stage::Received | Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => {}
         }
     }
 

@@ -161,6 +161,7 @@ struct Pending {
     committing: Arc<AtomicBool>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
 enum Step {
     Order(Order),
     Stop,

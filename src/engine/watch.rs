@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use tokio::sync::watch;
 
 use crate::domain::id::UploadId;
 
+type Rings = Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>;
+
 /// Bells for single uploads, kept only while somebody listens, and one for all of them.
 #[derive(Debug)]
 pub(super) struct Watch {
-    uploads: Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>,
+    uploads: Rings,
     all: watch::Sender<()>,
 }
 
@@ -21,7 +24,7 @@ pub(super) struct Watch {
 pub struct Bell {
     /// Taken only when dropped.
     ring: Option<watch::Receiver<()>>,
-    listening_to: Option<(UploadId, Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>)>,
+    listening_to: Option<(UploadId, Rings)>,
 }
 
 impl Default for Watch {
@@ -74,10 +77,8 @@ impl Drop for Bell {
     }
 }
 
-fn lock(
-    uploads: &Mutex<HashMap<UploadId, watch::Sender<()>>>,
-) -> std::sync::MutexGuard<'_, HashMap<UploadId, watch::Sender<()>>> {
-    uploads.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(rings: &Rings) -> MutexGuard<'_, HashMap<UploadId, watch::Sender<()>>> {
+    rings.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

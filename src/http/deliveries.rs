@@ -17,12 +17,12 @@ use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::query;
 use crate::http::query::Query;
-use crate::http::reading;
 use crate::http::status;
+use crate::http::unless_reading;
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     answer(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))

@@ -29,9 +29,9 @@ use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::query;
 use crate::http::query::Query;
-use crate::http::reading;
 use crate::http::status;
 use crate::http::status::PROGRESS_EVERY;
+use crate::http::unless_reading;
 
 /// How many events one question brings. A client that has missed more gets a new snapshot instead.
 const BATCH: u32 = 500;
@@ -42,7 +42,7 @@ const SNAPSHOT_UPLOADS: u32 = 100;
 /// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more can happen, and asking again then is answered
 /// with 204, which keeps browsers from reconnecting.
 pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     answer_one(&request, &id, shared).await.unwrap_or_else(|problem| problem.respond(&request))
@@ -70,7 +70,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
 pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     answer_all(&request, shared).await.unwrap_or_else(|problem| problem.respond(&request))

@@ -7,19 +7,16 @@ use serde_json::json;
 
 use crate::http::Shared;
 use crate::http::error::Problem;
-use crate::http::reading;
+use crate::http::unless_reading;
 
 /// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
 pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
-    match reading(&request) {
-        Ok(()) => HttpResponse::Ok().json(json!({ "status": "alive" })),
-        Err(answer) => answer,
-    }
+    unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
 /// Uploads can be taken now: the data folder and the database were tried.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     match shared.engine.check().await {
@@ -34,7 +31,7 @@ pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> Ht
 
 /// Counters in the OpenMetrics text format.
 pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     let mut text = String::new();

@@ -97,11 +97,11 @@ async fn nothing_here(request: HttpRequest) -> HttpResponse {
     }
 }
 
-/// Lets reading methods through; answers OPTIONS and refuses the rest.
-fn reading(request: &HttpRequest) -> Result<(), HttpResponse> {
+/// The answer to a method other than GET and HEAD, where only those make sense.
+fn unless_reading(request: &HttpRequest) -> Option<HttpResponse> {
     match request.method().as_str() {
-        "GET" | "HEAD" => Ok(()),
-        "OPTIONS" => Err(HttpResponse::NoContent().insert_header(("allow", "GET, HEAD, OPTIONS")).finish()),
-        _ => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS").respond(request)),
+        "GET" | "HEAD" => None,
+        "OPTIONS" => Some(HttpResponse::NoContent().insert_header(("allow", "GET, HEAD, OPTIONS")).finish()),
+        _ => Some(Problem::method_not_allowed("GET, HEAD, OPTIONS").respond(request)),
     }
 }

@@ -25,7 +25,7 @@ use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::http::query;
 use crate::http::query::Query;
-use crate::http::reading;
+use crate::http::unless_reading;
 
 /// While bytes arrive, a waiting client is told of progress no more often than this.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ const DEFAULT_PAGE: u32 = 100;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
 pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     answer_one(&request, &id, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
@@ -90,7 +90,7 @@ async fn wait_for_change(
 
 /// `GET /api/v1/uploads`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Err(answer) = reading(&request) {
+    if let Some(answer) = unless_reading(&request) {
         return answer;
     }
     answer_list(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))

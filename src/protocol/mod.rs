@@ -3,5 +3,7 @@
 //! A dialect has `wire` (header text to command and back; no I/O and no HTTP crate), `reply` (outcome or rejection to
 //! response) and `mod` (handlers of a few lines).
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod fields;
 pub mod tus;
