@@ -30,7 +30,7 @@ pub(super) async fn log_news(desk: &mut Desk, upload: &Upload) -> sqlx::Result<(
 }
 
 async fn log(desk: &mut Desk, upload: &Record, event: &Event) -> sqlx::Result<()> {
-    let id = EventId::new(event.at, rand::random());
+    let id = EventId::new(event.at, random_in_order(event.sequence));
     let position = sqlx::query(
         "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )
@@ -48,7 +48,7 @@ async fn log(desk: &mut Desk, upload: &Record, event: &Event) -> sqlx::Result<()
     let mut told = Ok(());
     for subscription in subscriptions.iter().filter(|subscription| subscription.filter.wants(event.kind)) {
         let delivery = NewDelivery {
-            id: DeliveryId::new(event.at, rand::random()),
+            id: DeliveryId::new(event.at, random_in_order(event.sequence)),
             event_position: position,
             event_id: *id.as_bytes(),
             kind: event.kind.name(),
@@ -64,6 +64,15 @@ async fn log(desk: &mut Desk, upload: &Record, event: &Event) -> sqlx::Result<()
     }
     desk.subscriptions = subscriptions;
     told
+}
+
+/// The random part of an id, beginning with the event's sequence, so that the ids of events that one commit made in
+/// one millisecond sort as they happened (RFC 9562, 6.2).
+fn random_in_order(sequence: u64) -> [u8; 10] {
+    let mut random: [u8; 10] = rand::random();
+    let [.., high, low] = sequence.to_be_bytes();
+    random[..2].copy_from_slice(&[high & 0x0f, low]);
+    random
 }
 
 impl SqliteStore {
