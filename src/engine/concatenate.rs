@@ -104,8 +104,10 @@ impl Inner {
     }
 
     async fn join(&self, mut upload: Upload, parts: &[Upload], total: Offset) -> Result<Upload, EngineError> {
+        // A part of no bytes has no blob.
+        let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
         let segments: Vec<Part> =
-            parts.iter().map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
+            segments.map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
         let resume = self.blobs.concatenate(&segments, &blob_key(upload.id())).await.map_err(EngineError::storage)?;
         let digests = match joined_crc32c(parts) {
             Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
