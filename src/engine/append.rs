@@ -432,12 +432,18 @@ impl Writer {
 
     /// Gives the room of uncommitted bytes back at once, not only when the upload goes on.
     async fn drop_leftovers(&mut self) {
-        match open_blob(&self.inner, &self.upload).await {
-            Ok(blob) => blob.close().await,
-            Err(error) => {
-                tracing::debug!(upload = %self.upload.id(), error = %error, "could not drop uncommitted bytes; the next append will");
-            }
+        if let Err(error) = self.cut_to_committed().await {
+            tracing::debug!(upload = %self.upload.id(), error = %error, "could not drop uncommitted bytes; the next append will");
         }
+    }
+
+    /// What this writer knows may be behind: a commit may have been done although its answer was lost.
+    async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
+        let upload = self.inner.find(self.upload.id()).await?;
+        if upload.stage().takes_bytes() {
+            open_blob(&self.inner, &upload).await?.close().await;
+        }
+        Ok(())
     }
 
     /// Keeps what arrived, and carries a full upload through to its end.
