@@ -8,5 +8,6 @@
 
 mod support;
 
+mod engine;
 mod smoke;
 mod tidy;

@@ -2,5 +2,8 @@
 
 pub mod app;
 pub mod client;
+pub mod disk;
 pub mod process;
 pub mod receiver;
+pub mod seeded;
+pub mod world;

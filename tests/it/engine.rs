@@ -1,0 +1,731 @@
+//! The engine when what lies below it breaks, or when it dies: each row of "what if it dies here?" in `append.rs` and
+//! of what follows the last byte in `settle.rs`, `concatenate.rs` and `sweep.rs`.
+//!
+//! After every kind of trouble the same holds: the committed offset stands, the upload goes on from there to the right
+//! bytes, no event is missing or there twice, and no file is left that belongs to nobody.
+
+use std::time::Duration;
+
+use longshore::domain::checksum::Algorithm;
+use longshore::domain::checksum::Digest;
+use longshore::domain::id::UploadId;
+use longshore::domain::metadata::Metadata;
+use longshore::domain::rejection::Rejection;
+use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Role;
+use longshore::domain::upload::Upload;
+use longshore::engine::command::Append;
+use longshore::engine::command::BodyEnd;
+use longshore::engine::command::EngineError;
+use longshore::engine::command::Unavailable;
+use longshore::engine::concatenate::Concatenate;
+use longshore::engine::read::UploadQuery;
+use storage::faults::Calls;
+use storage::faults::Cause;
+use storage::faults::Effect;
+use storage::faults::Operation;
+
+use crate::support::seeded::Seeded;
+use crate::support::world::Life;
+use crate::support::world::Medium;
+use crate::support::world::Trouble;
+use crate::support::world::World;
+use crate::support::world::feed_all;
+use crate::support::world::new_upload;
+use crate::support::world::offset;
+use crate::support::world::until;
+
+const KIB: usize = 1024;
+const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
+
+fn source(size: usize) -> Vec<u8> {
+    Seeded::new(size as u64).bytes(size)
+}
+
+/// Goes on from the committed offset to the end, and checks everything about the result.
+async fn completes(life: &Life, id: UploadId, source: &[u8]) {
+    let at = life.committed(id).await;
+    let upload = life.append(id, at, &source[at..]).await.unwrap();
+    assert_eq!(upload.stage().name(), "completed");
+    assert!(life.read(id).await == source, "the bytes are the source's");
+    assert_eq!(upload.record().digests, [crc32c_of(source)], "the running digests did not count lost bytes");
+    assert_eq!(life.events(id).await, WHOLE_WAY);
+}
+
+fn crc32c_of(bytes: &[u8]) -> Digest {
+    Digest::new(Algorithm::Crc32c, crc32c::crc32c(bytes).to_be_bytes().to_vec()).unwrap()
+}
+
+/// The one file there is has just the committed bytes: room taken by lost ones was given back.
+fn nothing_is_left_above(world: &World, committed: usize) {
+    if world.is_on_disk() {
+        let sizes: Vec<u64> = world.files().iter().map(|path| path.metadata().unwrap().len()).collect();
+        assert_eq!(sizes, [committed as u64]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_in_an_append_the_committed_offset_stands() {
+    let troubles = [
+        (Operation::Open, Cause::BROKEN_DISK),
+        (Operation::Write, Cause::BROKEN_DISK),
+        (Operation::Write, Cause::NO_SPACE),
+        (Operation::Checkpoint, Cause::BROKEN_DISK),
+        (Operation::Sync, Cause::BROKEN_DISK),
+        (Operation::Sync, Cause::NO_SPACE),
+    ];
+    for (operation, cause) in troubles {
+        for effect in [Effect::Nothing, Effect::Done] {
+            for medium in Medium::both() {
+                an_append_breaks(operation, cause, effect, medium).await;
+            }
+        }
+    }
+}
+
+async fn an_append_breaks(operation: Operation, cause: Cause, effect: Effect, medium: Medium) {
+    let what = format!("{operation:?} {cause:?} {effect:?} {medium:?}");
+    let world = World::on(medium);
+    let life = world.live().await;
+    let source = source(300 * KIB);
+    let id = life.create(source.len()).await;
+    life.append(id, 0, &source[..70_000]).await.unwrap();
+
+    let next = Calls::Nth(life.faults.calls(operation) + 1);
+    match effect {
+        Effect::Nothing => life.faults.fail(operation, next, cause),
+        Effect::Done => life.faults.fail_when_done(operation, next, cause),
+    }
+    let failed = life.append(id, 70_000, &source[70_000..]).await.expect_err(&what);
+    match cause {
+        Cause::NO_SPACE => assert!(matches!(failed, EngineError::NoSpace), "{what}: {failed:?}"),
+        _ => assert!(matches!(failed, EngineError::Failed { .. }), "{what}: {failed:?}"),
+    }
+    life.at_rest(id).await;
+    let committed = life.committed(id).await;
+    // Checkpoints before the one that broke may have been committed.
+    assert!((70_000..source.len()).contains(&committed), "{what}: {committed}");
+    nothing_is_left_above(&world, committed);
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_fails_leaves_the_offset_as_it_was() {
+    for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = source(100_000);
+            let id = life.create(source.len()).await;
+            life.append(id, 0, &source[..10_000]).await.unwrap();
+            life.records.fail_next(Effect::Nothing, trouble);
+            let failed = life.append(id, 10_000, &source[10_000..20_000]).await.expect_err("the commit failed");
+            let as_said = match trouble {
+                Trouble::Conflict => matches!(failed, EngineError::Unavailable(Unavailable::Superseded)),
+                Trouble::NoSpace => matches!(failed, EngineError::NoSpace),
+                Trouble::Broken => matches!(failed, EngineError::Failed { .. }),
+            };
+            assert!(as_said, "{trouble:?}: {failed:?}");
+            life.at_rest(id).await;
+            assert_eq!(life.committed(id).await, 10_000);
+            nothing_is_left_above(&world, 10_000);
+            completes(&life, id, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_takes_no_committed_byte_away() {
+    for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = source(100_000);
+            let id = life.create(source.len()).await;
+            life.append(id, 0, &source[..10_000]).await.unwrap();
+            life.records.fail_next(Effect::Done, trouble);
+            life.append(id, 10_000, &source[10_000..20_000]).await.expect_err("the answer was lost");
+            life.at_rest(id).await;
+            assert_eq!(life.committed(id).await, 20_000, "what is committed is the truth");
+            completes(&life, id, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_is_not_recorded_leaves_nothing() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    life.records.fail_next(Effect::Nothing, Trouble::NoSpace);
+    let refused = life.engine.create(new_upload(Role::Single, 10)).await;
+    assert!(matches!(refused, Err(EngineError::NoSpace)));
+    life.records.fail_next(Effect::Nothing, Trouble::Broken);
+    let refused = life.engine.create(new_upload(Role::Single, 0)).await;
+    assert!(matches!(refused, Err(EngineError::Failed { .. })));
+    let query = UploadQuery { limit: 10, ..UploadQuery::default() };
+    assert!(life.engine.list(&query).await.unwrap().is_empty());
+    assert!(world.files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_could_not_be_put_in_its_place_is_finished_by_the_sweeper() {
+    for effect in [Effect::Nothing, Effect::Done] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = source(100_000);
+            let id = life.create(source.len()).await;
+            match effect {
+                Effect::Nothing => life.faults.fail(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK),
+                Effect::Done => life.faults.fail_when_done(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK),
+            }
+            let failed = life.append(id, 0, &source).await;
+            assert!(matches!(failed, Err(EngineError::Failed { .. })), "{failed:?}");
+            // Nobody may take it for complete: neither who asks for the offset nor who wants the bytes.
+            assert_eq!(life.find(id).await.stage().name(), "verified");
+            let asked = life.engine.inspect(id).await;
+            assert!(matches!(asked, Err(EngineError::Unavailable(Unavailable::Settling))), "{asked:?}");
+            let wanted = life.engine.download(id).await.map(|_| ());
+            assert!(matches!(wanted, Err(EngineError::Unavailable(Unavailable::Settling))), "{wanted:?}");
+            life.engine.start_sweeping();
+            life.wait_for_stage(id, "completed").await;
+            assert!(life.read(id).await == source);
+            assert_eq!(life.events(id).await, WHOLE_WAY);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_append_carries_on_an_upload_that_was_left_unfinished() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source(1_000);
+    let id = life.create(source.len()).await;
+    life.faults.fail(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK);
+    life.append(id, 0, &source).await.expect_err("it was not put in its place");
+    let command = Append { id, at: offset(1_000), count: Some(0), length: None, checksum: None };
+    let again = life.engine.append(command).await.unwrap().finish(BodyEnd::Complete).await.unwrap();
+    assert_eq!(again.stage().name(), "completed");
+    assert_eq!(life.events(id).await, WHOLE_WAY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_could_not_be_removed_are_removed_by_the_sweeper() {
+    for effect in [Effect::Nothing, Effect::Done] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = source(100_000);
+        let id = life.create(source.len()).await;
+        life.append(id, 0, &source[..50_000]).await.unwrap();
+        match effect {
+            Effect::Nothing => life.faults.fail(Operation::Discard, Calls::Nth(1), Cause::BROKEN_DISK),
+            Effect::Done => life.faults.fail_when_done(Operation::Discard, Calls::Nth(1), Cause::BROKEN_DISK),
+        }
+        life.engine.cancel(id).await.unwrap();
+        assert_eq!(life.find(id).await.stage().name(), "terminated");
+        assert_eq!(world.files().len(), usize::from(effect == Effect::Nothing));
+        life.engine.start_sweeping();
+        until("its bytes are noted as removed", async || {
+            let kept = life.find(id).await.record().bytes;
+            (kept == longshore::domain::upload::Bytes::Removed).then_some(())
+        })
+        .await;
+        assert!(world.files().is_empty());
+        assert_eq!(life.events(id).await, ["created", "receiving", "terminated"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_breaks_its_promise_fails_and_leaves_no_bytes() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let promised = Digest::new(Algorithm::Sha256, vec![7; 32]).unwrap();
+    let mut create = new_upload(Role::Single, 1_000);
+    create.promised_digests.push(promised);
+    let id = life.engine.create(create).await.unwrap().id();
+    let upload = life.append(id, 0, &source(1_000)).await.unwrap();
+    assert_eq!(upload.stage().name(), "failed");
+    assert_eq!(upload.record().failure.as_ref().unwrap().code, "digest-mismatch");
+    assert_eq!(life.events(id).await, ["created", "receiving", "received", "failed"]);
+    assert!(world.files().is_empty());
+}
+
+/// Finished partial uploads, each with its bytes.
+async fn parts(life: &Life) -> Vec<(UploadId, Vec<u8>)> {
+    let mut parts = Vec::new();
+    for size in [70_000, 1, 100_000] {
+        let bytes = source(size);
+        let id = life.engine.create(new_upload(Role::Partial, size)).await.unwrap().id();
+        life.append(id, 0, &bytes).await.unwrap();
+        parts.push((id, bytes));
+    }
+    parts
+}
+
+async fn concatenate(
+    life: &Life,
+    parts: &[(UploadId, Vec<u8>)],
+    wanted: Vec<Algorithm>,
+) -> Result<Upload, EngineError> {
+    let command = Concatenate {
+        dialect: Dialect::Tus,
+        parts: parts.iter().map(|(id, _)| *id).collect(),
+        as_sent: "final;…".to_owned(),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        wanted_digests: wanted,
+        promised_digests: Vec::new(),
+    };
+    life.engine.concatenate(command).await
+}
+
+/// The only final upload that is neither of `known`.
+async fn the_final(life: &Life, known: &[(UploadId, Vec<u8>)]) -> Upload {
+    let query = UploadQuery { limit: 100, ..UploadQuery::default() };
+    let all = life.engine.list(&query).await.unwrap();
+    let mut finals = all.into_iter().map(|status| status.upload).filter(Upload::is_final);
+    let found = finals.next().expect("there is a final upload");
+    assert!(finals.next().is_none() && known.iter().all(|(id, _)| *id != found.id()));
+    found
+}
+
+async fn parts_are_intact(life: &Life, world: &World, parts: &[(UploadId, Vec<u8>)]) {
+    for (id, bytes) in parts {
+        let part = life.find(*id).await;
+        assert_eq!((part.stage().name(), part.offset().get()), ("received", bytes.len() as u64));
+        assert_eq!(life.events(*id).await, ["created", "receiving", "received"], "tus 85: a partial is not processed");
+    }
+    if world.is_on_disk() {
+        let mut sizes: Vec<u64> = world.files().iter().map(|path| path.metadata().unwrap().len()).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 70_000, 100_000], "nothing but the parts is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_concatenation_that_breaks_shows_no_final_and_harms_no_part() {
+    // tus 98: a failure half-way leaves no final to be seen, and the partial uploads as they were.
+    for (operation, effect, wanted) in [
+        (Operation::Concatenate, Effect::Nothing, vec![]),
+        (Operation::Concatenate, Effect::Done, vec![]),
+        (Operation::Read, Effect::Nothing, vec![Algorithm::Sha256]),
+    ] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let parts = parts(&life).await;
+            match effect {
+                Effect::Nothing => life.faults.fail(operation, Calls::Nth(1), Cause::NO_SPACE),
+                Effect::Done => life.faults.fail_when_done(operation, Calls::Nth(1), Cause::NO_SPACE),
+            }
+            let failed = concatenate(&life, &parts, wanted.clone()).await;
+            assert!(matches!(failed, Err(EngineError::NoSpace)), "{operation:?} {effect:?}: {failed:?}");
+            let broken = the_final(&life, &parts).await;
+            assert_eq!(broken.stage().name(), "failed");
+            assert_eq!(broken.record().failure.as_ref().unwrap().code, "concatenation-failed");
+            assert_eq!(life.events(broken.id()).await, ["created", "failed"]);
+            assert!(matches!(life.engine.download(broken.id()).await, Err(EngineError::Rejected(Rejection::Gone(_)))));
+            parts_are_intact(&life, &world, &parts).await;
+
+            let whole: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+            let joined = concatenate(&life, &parts, wanted.clone()).await.unwrap();
+            assert_eq!(joined.stage().name(), "completed");
+            assert!(life.read(joined.id()).await == whole);
+            assert!(joined.record().digests.contains(&crc32c_of(&whole)));
+            assert_eq!(life.events(joined.id()).await, WHOLE_WAY);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_that_could_not_be_committed_is_undone() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let parts = parts(&life).await;
+    let hold = life.faults.hold(Operation::Concatenate);
+    let (joined, ()) = tokio::join!(concatenate(&life, &parts, vec![]), async {
+        hold.reached().await;
+        life.records.fail_next(Effect::Nothing, Trouble::Broken);
+        hold.release();
+    });
+    assert!(joined.is_err());
+    assert_eq!(the_final(&life, &parts).await.stage().name(), "failed");
+    parts_are_intact(&life, &world, &parts).await;
+}
+
+/// Where a life may end while an upload receives its bytes.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// While this is being done.
+    Below(Operation),
+    /// With the commit asked for, but not done.
+    BeforeCommit,
+    /// With the commit done, but nobody told.
+    AfterCommit,
+}
+
+impl Death {
+    /// Does `work` in a life that ends at this point of it.
+    async fn ends(self, life: Life, work: impl AsyncFnOnce(&Life)) {
+        let hold = match self {
+            Self::Below(operation) => Some(life.faults.hold(operation)),
+            Self::BeforeCommit => {
+                life.records.hold(Effect::Nothing);
+                None
+            }
+            Self::AfterCommit => {
+                life.records.hold(Effect::Done);
+                None
+            }
+        };
+        let reached = async {
+            match &hold {
+                Some(hold) => hold.reached().await,
+                None => life.records.reached().await,
+            }
+        };
+        tokio::select! {
+            () = work(&life) => panic!("{self:?} was passed"),
+            () = reached => {}
+        }
+        life.die();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_in_the_middle_of_an_append_costs_only_what_nobody_was_told_of() {
+    let deaths = [
+        (Death::Below(Operation::Open), 70_000),
+        (Death::Below(Operation::Write), 70_000),
+        (Death::Below(Operation::Checkpoint), 70_000),
+        (Death::Below(Operation::Sync), 70_000),
+        (Death::BeforeCommit, 70_000),
+        (Death::AfterCommit, 90_000),
+    ];
+    for (death, expected) in deaths {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = source(200_000);
+            let id = life.create(source.len()).await;
+            life.append(id, 0, &source[..70_000]).await.unwrap();
+            death
+                .ends(life, async |life| {
+                    // Other bytes than the source's: none of them may ever be seen.
+                    let bytes = if expected == 70_000 { vec![0xee; 20_000] } else { source[70_000..90_000].to_vec() };
+                    let _ = life.append(id, 70_000, &bytes).await;
+                })
+                .await;
+            let life = world.live().await;
+            life.engine.recover().await;
+            assert_eq!(life.committed(id).await, expected, "{death:?}");
+            assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(expected));
+            completes(&life, id, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_between_the_last_byte_and_completion_is_made_good_at_the_next_start() {
+    let deaths = [
+        (Death::Below(Operation::Sync), None),
+        (Death::BeforeCommit, None),
+        (Death::AfterCommit, Some("verified")),
+        (Death::Below(Operation::Finish), Some("verified")),
+    ];
+    for (death, left_at) in deaths {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = source(100_000);
+            let id = life.create(source.len()).await;
+            life.append(id, 0, &source[..50_000]).await.unwrap();
+            death
+                .ends(life, async |life| {
+                    let _ = life.append(id, 50_000, &source[50_000..]).await;
+                })
+                .await;
+            let life = world.live().await;
+            if let Some(stage) = left_at {
+                assert_eq!(life.find(id).await.stage().name(), stage, "{death:?}");
+            }
+            life.engine.recover().await;
+            match left_at {
+                // Done by the time anything is served.
+                Some(_) => assert_eq!(life.find(id).await.stage().name(), "completed", "{death:?}"),
+                None => completes(&life, id, &source).await,
+            }
+            assert!(life.read(id).await == source);
+            assert_eq!(life.events(id).await, WHOLE_WAY, "{death:?}");
+            life.engine.recover().await;
+            assert_eq!(life.events(id).await, WHOLE_WAY, "recovering again tells nothing again");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_after_the_bytes_were_put_in_their_place_is_made_good_at_the_next_start() {
+    for when in [Effect::Nothing, Effect::Done] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = source(1_000);
+            let id = life.create(source.len()).await;
+            let hold = life.faults.hold(Operation::Finish);
+            tokio::select! {
+                _ = life.append(id, 0, &source) => panic!("it was held"),
+                () = async {
+                    hold.reached().await;
+                    // The commit that follows is the one that says "completed".
+                    life.records.hold(when);
+                    hold.release();
+                    life.records.reached().await;
+                } => {}
+            }
+            life.die();
+            let life = world.live().await;
+            life.engine.recover().await;
+            assert_eq!(life.find(id).await.stage().name(), "completed");
+            assert!(life.read(id).await == source);
+            assert_eq!(life.events(id).await, WHOLE_WAY);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_upload_that_was_interrupted_completes_at_the_next_start() {
+    let world = World::on_disk();
+    Death::Below(Operation::Finish)
+        .ends(world.live().await, async |life| {
+            let _ = life.engine.create(new_upload(Role::Single, 0)).await;
+        })
+        .await;
+    let life = world.live().await;
+    let query = UploadQuery { limit: 10, ..UploadQuery::default() };
+    let id = life.engine.list(&query).await.unwrap()[0].upload.id();
+    life.engine.recover().await;
+    assert_eq!(life.find(id).await.stage().name(), "completed");
+    assert!(life.read(id).await.is_empty());
+    assert_eq!(life.events(id).await, ["created", "received", "verified", "stored", "completed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_while_parts_are_joined_leaves_a_failed_final_and_whole_parts() {
+    for death in [Death::Below(Operation::Concatenate), Death::AfterCommit, Death::BeforeCommit] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let parts = parts(&life).await;
+            death
+                .ends(life, async |life| {
+                    let _ = concatenate(life, &parts, vec![]).await;
+                })
+                .await;
+            let life = world.live().await;
+            life.engine.recover().await;
+            if !matches!(death, Death::BeforeCommit) {
+                let undone = the_final(&life, &parts).await;
+                assert_eq!(undone.stage().name(), "failed", "{death:?}");
+                assert_eq!(life.events(undone.id()).await, ["created", "failed"]);
+                life.engine.recover().await;
+                assert_eq!(life.events(undone.id()).await, ["created", "failed"], "told once");
+            }
+            parts_are_intact(&life, &world, &parts).await;
+            assert_eq!(concatenate(&life, &parts, vec![]).await.unwrap().stage().name(), "completed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_after_parts_were_joined_completes_the_final_at_the_next_start() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let parts = parts(&life).await;
+    Death::Below(Operation::Finish)
+        .ends(life, async |life| {
+            let _ = concatenate(life, &parts, vec![]).await;
+        })
+        .await;
+    let life = world.live().await;
+    life.engine.recover().await;
+    let whole: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+    let joined = the_final(&life, &parts).await;
+    assert_eq!(joined.stage().name(), "completed");
+    assert!(life.read(joined.id()).await == whole);
+    assert_eq!(life.events(joined.id()).await, WHOLE_WAY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_while_an_upload_is_terminated_leaves_no_bytes() {
+    for (death, terminated) in
+        [(Death::BeforeCommit, false), (Death::AfterCommit, true), (Death::Below(Operation::Discard), true)]
+    {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = source(50_000);
+        let id = life.create(100_000).await;
+        life.append(id, 0, &source).await.unwrap();
+        death
+            .ends(life, async |life| {
+                let _ = life.engine.cancel(id).await;
+            })
+            .await;
+        let life = world.live().await;
+        life.engine.recover().await;
+        if terminated {
+            assert_eq!(life.find(id).await.stage().name(), "terminated", "{death:?}");
+            assert_eq!(life.events(id).await, ["created", "receiving", "terminated"]);
+            assert!(world.files().is_empty(), "{death:?}");
+        } else {
+            assert_eq!(life.committed(id).await, 50_000, "what nobody was told of did not happen");
+            life.engine.cancel(id).await.unwrap();
+            assert!(world.files().is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.unfinished_expiry = Duration::from_secs(60)).await;
+    let (live, abandoned) = (life.create(100).await, life.create(100).await);
+    life.append(abandoned, 0, b"abandoned").await.unwrap();
+    let feed = life.begin(live, 0).await.unwrap();
+    feed_all(&feed, b"moving").await;
+    life.wait_for_stage(live, "receiving").await;
+    world.pass(Duration::from_secs(61));
+    let gone = life.engine.inspect(abandoned).await.unwrap();
+    assert!(gone.gone().is_some(), "tus 72: gone at once, before anybody has swept");
+    life.engine.start_sweeping();
+    life.wait_for_stage(abandoned, "expired").await;
+    until("its bytes are removed", async || (world.files().len() == 1).then_some(())).await;
+    assert_eq!(life.find(live).await.stage().name(), "receiving", "a connected client keeps its upload alive");
+    feed_all(&feed, &[7; 94]).await;
+    assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    assert_eq!(life.events(abandoned).await, ["created", "receiving", "expired"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checksummed_append_is_staged_until_it_matches() {
+    // tus 74, 75: bytes that do not match, or not all of them, leave no trace.
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source(300 * KIB);
+    let id = life.create(source.len()).await;
+    life.append(id, 0, &source[..10]).await.unwrap();
+    for end in [BodyEnd::Complete, BodyEnd::Cut] {
+        let wrong = if end == BodyEnd::Cut { crc32c_of(&source[10..]) } else { crc32c_of(b"else") };
+        let command = Append { id, at: offset(10), count: None, length: None, checksum: Some(wrong) };
+        let feed = life.engine.append(command).await.unwrap();
+        feed_all(&feed, &source[10..]).await;
+        let ended = feed.finish(end).await;
+        match end {
+            BodyEnd::Complete => {
+                assert!(matches!(ended, Err(EngineError::Rejected(Rejection::ChecksumMismatch(Algorithm::Crc32c)))));
+            }
+            BodyEnd::Cut => assert_eq!(ended.unwrap().offset(), offset(10)),
+        }
+        assert_eq!(life.committed(id).await, 10);
+        nothing_is_left_above(&world, 10);
+    }
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_answers_while_the_disk_does_not() {
+    for operation in [Operation::Write, Operation::Sync, Operation::Open] {
+        let world = World::on_disk();
+        let life = world.live_with(|settings| settings.takeover_timeout = Duration::from_millis(200)).await;
+        let source = source(200_000);
+        let id = life.create(source.len()).await;
+        life.append(id, 0, &source[..70_000]).await.unwrap();
+        let hold = life.faults.hold(operation);
+        let feed = life.begin(id, 70_000).await.unwrap();
+        let writing = async {
+            feed_all(&feed, &source[70_000..]).await;
+            feed.finish(BodyEnd::Complete).await
+        };
+        let asking = async {
+            hold.reached().await;
+            let status = life.engine.status(id).await.unwrap();
+            assert_eq!(status.upload.offset(), offset(70_000));
+            assert!(status.live.is_some());
+            let query = UploadQuery { limit: 10, ..UploadQuery::default() };
+            assert_eq!(life.engine.list(&query).await.unwrap().len(), 1);
+            // Also HEAD, which asks the writer first, falls back on the committed row.
+            assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(70_000));
+            hold.release();
+        };
+        let (written, ()) = tokio::join!(writing, asking);
+        assert_eq!(written.unwrap().stage().name(), "completed", "{operation:?}");
+        assert!(life.read(id).await == source);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_waits_for_the_commit_under_way_and_no_longer() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source(200_000);
+    let id = life.create(source.len()).await;
+    life.append(id, 0, &source[..10_000]).await.unwrap();
+
+    // The old writer's commit is on its way and cannot be called back: the newer request finds it done.
+    life.records.hold(Effect::Nothing);
+    let old = life.begin(id, 10_000).await.unwrap();
+    feed_all(&old, &source[10_000..80_000]).await;
+    life.records.reached().await;
+    let (newer, ()) = tokio::join!(life.begin(id, 10_000), async {
+        life.records.release();
+    });
+    let committed = life.committed(id).await;
+    match newer {
+        Ok(feed) => {
+            assert_eq!(committed, 10_000);
+            drop(feed);
+        }
+        Err(EngineError::Rejected(Rejection::WrongOffset { ours, .. })) => {
+            assert_eq!(ours, offset(committed));
+            assert!(committed > 10_000);
+            drop(old);
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+    life.at_rest(id).await;
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_keeps_what_arrived_and_answers() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source(200_000);
+    let id = life.create(source.len()).await;
+    let checksummed = life.create(source.len()).await;
+    let feed = life.begin(id, 0).await.unwrap();
+    feed_all(&feed, &source[..100_000]).await;
+    let command =
+        Append { id: checksummed, at: offset(0), count: None, length: None, checksum: Some(crc32c_of(&source)) };
+    let staged = life.engine.append(command).await.unwrap();
+    feed_all(&staged, &source[..100_000]).await;
+    until("all of it was taken", async || {
+        let taken =
+            |status: longshore::engine::read::Status| status.live.is_some_and(|live| live.received_bytes == 100_000);
+        let both =
+            taken(life.engine.status(id).await.unwrap()) && taken(life.engine.status(checksummed).await.unwrap());
+        both.then_some(())
+    })
+    .await;
+    assert!(life.engine.shut_down(Duration::from_secs(30)).await, "everything ended");
+    for feed in [feed, staged] {
+        let answer = feed.finish(BodyEnd::Complete).await;
+        assert!(matches!(answer, Err(EngineError::Unavailable(Unavailable::ShuttingDown))), "{answer:?}");
+    }
+    assert_eq!(life.committed(id).await, 100_000);
+    assert_eq!(life.committed(checksummed).await, 0, "tus 75: a checksummed request counts whole or not at all");
+    assert!(matches!(life.begin(id, 100_000).await, Err(EngineError::Unavailable(Unavailable::ShuttingDown))));
+    life.die();
+    let life = world.live().await;
+    completes(&life, id, &source).await;
+    completes(&life, checksummed, &source).await;
+}

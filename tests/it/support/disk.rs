@@ -1,0 +1,69 @@
+//! A small disk of its own, which can be filled, enlarged and made read-only.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A mounted file system in memory. Unmounted when dropped.
+pub struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts one of this size; `None`, with the reason printed, where mounting is not permitted.
+    pub fn mount(size: &str) -> Option<Self> {
+        let disk = Self { folder: TempDir::new().unwrap() };
+        let options = format!("size={size},mode=0755");
+        let mounted = mount(&["-t", "tmpfs", "-o", &options, "longshore-test"], disk.path());
+        if let Err(reason) = mounted {
+            println!("skipped: a small disk cannot be mounted here: {reason}");
+            return None;
+        }
+        Some(disk)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Changes its size, or with `ro` and `rw` whether it can be written.
+    pub fn remount(&self, options: &str) {
+        mount(&["-o", &format!("remount,{options}")], self.path()).expect("a mounted disk can be changed");
+    }
+
+    /// Takes up all the room there is, until what is given back is dropped.
+    pub fn fill(&self) -> Ballast {
+        use std::io::Write;
+        let path = self.path().join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for piece in [64 * 1024, 4096, 1] {
+            while file.write(&vec![1; piece]).is_ok_and(|written| written > 0) {}
+        }
+        Ballast { path }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, because a file may still be open; what was never mounted does not matter.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).output();
+    }
+}
+
+/// A file that fills a disk. Removed when dropped.
+pub struct Ballast {
+    path: std::path::PathBuf,
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        // The disk may be gone already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn mount(options: &[&str], at: &Path) -> Result<(), String> {
+    let output = Command::new("mount").args(options).arg(at).output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}

@@ -1,0 +1,407 @@
+//! The engine by itself, over a storage and records that break when told to, in a world that outlives it.
+//!
+//! An engine lives on a runtime of its own. When that ends, every task of the engine ends where it stands, as in a
+//! process that is killed; what is on the disk and in the database is there for the next life.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use longshore::domain::id::UploadId;
+use longshore::domain::metadata::Metadata;
+use longshore::domain::size::Length;
+use longshore::domain::size::Offset;
+use longshore::domain::time::Timestamp;
+use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Role;
+use longshore::domain::upload::Upload;
+use longshore::engine::Clock;
+use longshore::engine::Engine;
+use longshore::engine::Settings;
+use longshore::engine::append::Feed;
+use longshore::engine::command::Append;
+use longshore::engine::command::BodyEnd;
+use longshore::engine::command::Create;
+use longshore::engine::command::EngineError;
+use longshore::state;
+use longshore::state::Due;
+use longshore::state::EventPosition;
+use longshore::state::LoggedEvent;
+use longshore::state::Outbox;
+use longshore::state::SqliteSettings;
+use longshore::state::SqliteStore;
+use longshore::state::UploadQuery;
+use longshore::state::UploadStore;
+use storage::BlobStore;
+use storage::faults::Effect;
+use storage::faults::Faults;
+use storage::faults::Faulty;
+use storage::local::LocalStore;
+use storage::memory::MemoryStore;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::support::app::collect_files;
+
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What outlives a life of the engine: a folder with the database, the bytes, and the time.
+pub struct World {
+    folder: TempDir,
+    medium: Medium,
+    ahead_ms: Arc<AtomicU64>,
+}
+
+/// Where bytes are.
+#[derive(Debug, Clone)]
+pub enum Medium {
+    /// Forgets, at the end of a life, whatever was not promised to be durable.
+    Memory(MemoryStore),
+    /// Files. What was written but not promised is still there in the next life.
+    Disk,
+}
+
+impl Medium {
+    pub fn both() -> [Self; 2] {
+        [Self::Memory(MemoryStore::new()), Self::Disk]
+    }
+}
+
+/// One life of the engine.
+pub struct Life {
+    pub engine: Engine,
+    pub faults: Faults,
+    pub records: Arc<FaultyRecords>,
+    runtime: Option<Runtime>,
+    medium: Medium,
+}
+
+impl World {
+    pub fn on(medium: Medium) -> Self {
+        Self { folder: TempDir::new().unwrap(), medium, ahead_ms: Arc::default() }
+    }
+
+    pub fn on_disk() -> Self {
+        Self::on(Medium::Disk)
+    }
+
+    pub async fn live(&self) -> Life {
+        self.live_with(|_| {}).await
+    }
+
+    /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
+    pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
+        let mut settings = Settings {
+            max_upload_bytes: 1 << 30,
+            max_active_uploads: 100,
+            takeover_timeout: Duration::from_secs(5),
+            checkpoint_every: Duration::from_secs(60),
+            checkpoint_bytes: 64 * 1024,
+            min_free_bytes: 0,
+            digests: Vec::new(),
+            stall_after: Duration::from_secs(30),
+            unfinished_expiry: Duration::from_secs(24 * 3600),
+            sweep_every: Duration::from_millis(50),
+            progress: None,
+        };
+        change(&mut settings);
+        let faults = Faults::new();
+        let blobs: Arc<dyn BlobStore> = match &self.medium {
+            Medium::Memory(store) => Arc::new(Faulty::new(store.clone(), faults.clone())),
+            Medium::Disk => Arc::new(Faulty::new(self.disk().await, faults.clone())),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let database = self.folder.path().join("longshore.db");
+        let ahead = Arc::clone(&self.ahead_ms);
+        let clock: Clock = Arc::new(move || system_time().plus(Duration::from_millis(ahead.load(Ordering::Relaxed))));
+        let starting = runtime.spawn(async move {
+            let state = SqliteStore::open(&database, SqliteSettings::default()).await.unwrap();
+            let outbox: Arc<dyn Outbox> = state.clone();
+            let records = Arc::new(FaultyRecords::new(state));
+            let uploads: Arc<dyn UploadStore> = records.clone();
+            (Engine::new(settings, clock, uploads, outbox, blobs), records)
+        });
+        let (engine, records) = starting.await.unwrap();
+        Life { engine, faults, records, runtime: Some(runtime), medium: self.medium.clone() }
+    }
+
+    /// Lets time pass, for all clocks of the engine that tell the time of day.
+    pub fn pass(&self, span: Duration) {
+        self.ahead_ms.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Every file with bytes of uploads.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for place in ["incoming", "files"] {
+            collect_files(&self.folder.path().join(place), &mut found);
+        }
+        found
+    }
+
+    pub fn is_on_disk(&self) -> bool {
+        matches!(self.medium, Medium::Disk)
+    }
+
+    /// The folder's lock ends with the last handle of the life before, which may take a moment.
+    async fn disk(&self) -> LocalStore {
+        until("the folder is free", async || {
+            LocalStore::open(self.folder.path().to_owned(), storage::local::Settings::default()).ok()
+        })
+        .await
+    }
+}
+
+impl Life {
+    /// Ends everything where it stands.
+    pub fn die(self) {}
+
+    pub async fn create(&self, length: usize) -> UploadId {
+        self.engine.create(new_upload(Role::Single, length)).await.unwrap().id()
+    }
+
+    /// Begins an append at an offset.
+    pub async fn begin(&self, id: UploadId, at: usize) -> Result<Feed, EngineError> {
+        let command = Append { id, at: offset(at), count: None, length: None, checksum: None };
+        self.engine.append(command).await
+    }
+
+    /// Appends all of `bytes`, in chunks of 16 KiB.
+    pub async fn append(&self, id: UploadId, at: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
+        let feed = self.begin(id, at).await?;
+        feed_all(&feed, bytes).await;
+        feed.finish(BodyEnd::Complete).await
+    }
+
+    /// The offset as committed.
+    pub async fn committed(&self, id: UploadId) -> usize {
+        usize::try_from(self.find(id).await.offset().get()).unwrap()
+    }
+
+    pub async fn find(&self, id: UploadId) -> Upload {
+        self.engine.status(id).await.unwrap().upload
+    }
+
+    /// Waits until the upload is in a stage.
+    pub async fn wait_for_stage(&self, id: UploadId, stage: &str) -> Upload {
+        until(&format!("{id} is {stage}"), async || {
+            Some(self.find(id).await).filter(|upload| upload.stage().name() == stage)
+        })
+        .await
+    }
+
+    /// The bytes of a completed upload.
+    pub async fn read(&self, id: UploadId) -> Vec<u8> {
+        let download = self.engine.download(id).await.unwrap().expect("it is completed");
+        let mut stream = Box::pin(download.read(0..download.upload.offset().get()).await.unwrap());
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk.unwrap());
+        }
+        bytes
+    }
+
+    /// The names of the upload's events without their prefix, after seeing that none is missing or there twice.
+    pub async fn events(&self, id: UploadId) -> Vec<&'static str> {
+        let events = self.engine.events_of(id, 0, 1000).await.unwrap();
+        let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
+        assert!(sequences.iter().copied().eq(1..=events.len() as u64), "a gap or a double: {sequences:?}");
+        events.iter().map(|event| event.kind.name().trim_start_matches("upload.")).collect()
+    }
+
+    /// Waits until nobody writes this upload any more.
+    pub async fn at_rest(&self, id: UploadId) {
+        until(&format!("{id} is at rest"), async || (!self.engine.is_live(id)).then_some(())).await;
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        if let Medium::Memory(store) = &self.medium {
+            store.crash();
+        }
+    }
+}
+
+pub fn new_upload(role: Role, length: usize) -> Create {
+    Create {
+        dialect: Dialect::Tus,
+        role,
+        length: Length::new(length as u64),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        wanted_digests: Vec::new(),
+        promised_digests: Vec::new(),
+    }
+}
+
+pub fn offset(bytes: usize) -> Offset {
+    Offset::new(bytes as u64).unwrap()
+}
+
+/// Pushes all of `bytes`, unless the append ends by itself before.
+pub async fn feed_all(feed: &Feed, bytes: &[u8]) {
+    for chunk in bytes.chunks(16 * 1024) {
+        if feed.push(vec![Bytes::copy_from_slice(chunk)]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn system_time() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap())
+}
+
+/// Records that can lose a commit, lose the answer to one, or keep it waiting.
+#[derive(Debug)]
+pub struct FaultyRecords {
+    inner: Arc<SqliteStore>,
+    plan: watch::Sender<Plan>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    fault: Option<(Effect, Trouble)>,
+    held: Option<Effect>,
+    waiting: usize,
+}
+
+/// What a caller is told instead of the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Conflict,
+    NoSpace,
+    Broken,
+}
+
+impl FaultyRecords {
+    fn new(inner: Arc<SqliteStore>) -> Self {
+        Self { inner, plan: watch::Sender::new(Plan::default()) }
+    }
+
+    /// Breaks the next commit or insertion, before or after doing it.
+    pub fn fail_next(&self, effect: Effect, trouble: Trouble) {
+        self.plan.send_modify(|plan| plan.fault = Some((effect, trouble)));
+    }
+
+    /// Keeps all commits and insertions waiting from now on, before or after doing them.
+    pub fn hold(&self, when: Effect) {
+        self.plan.send_modify(|plan| *plan = Plan { held: Some(when), ..Plan::default() });
+    }
+
+    pub fn release(&self) {
+        self.plan.send_modify(|plan| plan.held = None);
+    }
+
+    /// Waits until a commit is held.
+    pub async fn reached(&self) {
+        let _ = self.plan.subscribe().wait_for(|plan| plan.waiting > 0).await;
+    }
+
+    async fn around(&self, id: UploadId, work: impl Future<Output = state::Result<Upload>>) -> state::Result<Upload> {
+        let mut fault = None;
+        self.plan.send_if_modified(|plan| {
+            fault = plan.fault.take();
+            false
+        });
+        self.stand(Effect::Nothing).await;
+        if let Some((Effect::Nothing, trouble)) = fault {
+            return Err(trouble.error(id));
+        }
+        let done = work.await?;
+        self.stand(Effect::Done).await;
+        match fault {
+            Some((_, trouble)) => Err(trouble.error(id)),
+            None => Ok(done),
+        }
+    }
+
+    async fn stand(&self, here: Effect) {
+        let mut held = false;
+        self.plan.send_modify(|plan| {
+            held = plan.held == Some(here);
+            plan.waiting += usize::from(held);
+        });
+        if held {
+            let _ = self.plan.subscribe().wait_for(|plan| plan.held != Some(here)).await;
+        }
+    }
+}
+
+impl Trouble {
+    fn error(self, id: UploadId) -> state::Error {
+        match self {
+            Self::Conflict => state::Error::Conflict(id),
+            Self::NoSpace => state::Error::NoSpace { operation: "commit an upload" },
+            Self::Broken => state::Error::Failed { operation: "commit an upload", source: "it broke".into() },
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl UploadStore for FaultyRecords {
+    async fn insert(&self, upload: Upload) -> state::Result<Upload> {
+        self.around(upload.id(), self.inner.insert(upload)).await
+    }
+
+    async fn commit(&self, upload: Upload) -> state::Result<Upload> {
+        self.around(upload.id(), self.inner.commit(upload)).await
+    }
+
+    async fn find(&self, id: UploadId) -> state::Result<Option<Upload>> {
+        self.inner.find(id).await
+    }
+
+    async fn list(&self, query: &UploadQuery) -> state::Result<Vec<Upload>> {
+        self.inner.list(query).await
+    }
+
+    async fn due(&self, question: Due, limit: u32) -> state::Result<Vec<Upload>> {
+        self.inner.due(question, limit).await
+    }
+
+    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> state::Result<Vec<LoggedEvent>> {
+        self.inner.events_of(id, after, limit).await
+    }
+
+    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<Vec<LoggedEvent>> {
+        self.inner.events_since(after, limit).await
+    }
+
+    async fn newest_event(&self) -> state::Result<EventPosition> {
+        self.inner.newest_event().await
+    }
+
+    async fn check(&self) -> state::Result<()> {
+        self.inner.check().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
