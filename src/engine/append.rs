@@ -75,6 +75,12 @@ impl Feed {
         self.chunks.send(Fed::Chunks(chunks)).await.map_err(|_| Ended)
     }
 
+    /// Waits until the append takes no more: it has failed, a newer request has taken over, or the engine is stopping.
+    /// A client that is silent just then is told at once, and not only when it sends again.
+    pub async fn ended(&self) {
+        self.chunks.closed().await;
+    }
+
     /// Says that no more comes, and waits until everything is settled. Gives the upload as committed; after a cut it
     /// may be anywhere.
     pub async fn finish(self, end: BodyEnd) -> Result<Upload, EngineError> {

@@ -50,10 +50,11 @@ pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
 /// A body that is cut short keeps what arrived and is never answered with success.
 pub(crate) async fn pump(mut payload: web::Payload, feed: Feed, idle_timeout: Duration) -> Result<Upload, EngineError> {
     let end = loop {
-        let first = match tokio::time::timeout(idle_timeout, payload.next()).await {
-            Err(_idle) => break BodyEnd::Cut,
-            Ok(first) => first,
+        let first = tokio::select! {
+            () = feed.ended() => break BodyEnd::Cut,
+            first = tokio::time::timeout(idle_timeout, payload.next()) => first,
         };
+        let Ok(first) = first else { break BodyEnd::Cut };
         let mut batch = Vec::new();
         let mut gathered = 0;
         let mut next = Some(first);
