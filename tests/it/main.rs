@@ -9,5 +9,6 @@
 mod support;
 
 mod engine;
+mod resume;
 mod smoke;
 mod tidy;

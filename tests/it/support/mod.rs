@@ -3,6 +3,7 @@
 pub mod app;
 pub mod client;
 pub mod disk;
+pub mod moving;
 pub mod process;
 pub mod receiver;
 pub mod seeded;

@@ -1,0 +1,370 @@
+//! Connections that end at every kind of moment, and uploads that go on from there to the same bytes.
+
+use std::time::Duration;
+
+use longshore::domain::checksum::Algorithm;
+use sha2::Digest as _;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+use crate::support::client::OCTETS;
+use crate::support::client::TUS;
+use crate::support::moving::Watcher;
+use crate::support::moving::is_whole;
+use crate::support::moving::resume;
+use crate::support::moving::wait_for_stage;
+use crate::support::moving::wait_until_at_rest;
+use crate::support::moving::wait_until_committed;
+use crate::support::moving::wait_until_live;
+use crate::support::moving::wait_until_taken;
+use crate::support::seeded::Seeded;
+use crate::support::world::until;
+
+const SIZE: usize = 200_000;
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Fin,
+    Rst,
+}
+
+impl Cut {
+    const BOTH: [Self; 2] = [Self::Fin, Self::Rst];
+
+    async fn end(self, client: Client) {
+        match self {
+            Self::Fin => client.fin().await,
+            Self::Rst => client.rst(),
+        }
+    }
+}
+
+fn source() -> Vec<u8> {
+    Seeded::new(7).bytes(SIZE)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_was_cut_goes_on_from_exactly_what_arrived() {
+    // tus 59: what arrived before the cut is kept, and the offset is exactly that.
+    let app = TestApp::start().await;
+    let source = source();
+    for cut in Cut::BOTH {
+        for sent in [0, 1, 65_536, SIZE / 2, SIZE - 1, SIZE] {
+            let path = app.client().await.create(SIZE as u64).await;
+            let watcher = Watcher::start(app.address(), &path);
+            let mut client = app.client().await;
+            client.begin_patch(&path, 0, SIZE as u64).await;
+            client.send(&source[..sent]).await;
+            // A reset may overtake bytes that were not read yet; what was taken before it is never lost.
+            wait_until_taken(app.address(), &path, sent as u64).await;
+            cut.end(client).await;
+            wait_until_committed(app.address(), &path, sent as u64).await;
+            if sent == SIZE {
+                // The answer is lost, the upload is not: it completes without its client.
+                wait_for_stage(app.address(), &path, "completed").await;
+                assert_eq!(app.client().await.offset(&path).await, SIZE as u64);
+            } else {
+                assert_eq!(resume(app.address(), &path, &source).await, sent as u64, "{cut:?} after {sent}");
+            }
+            is_whole(app.address(), &path, &source).await;
+            assert!(watcher.stop().await <= SIZE as u64);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_back_at_once_finds_an_offset_it_can_use() {
+    let app = TestApp::start().await;
+    let source = source();
+    for cut in Cut::BOTH {
+        for sent in [0, 1, 1_000, SIZE - 1] {
+            let path = app.client().await.create(SIZE as u64).await;
+            let mut client = app.client().await;
+            client.begin_patch(&path, 0, SIZE as u64).await;
+            wait_until_live(app.address(), &path).await;
+            client.send(&source[..sent]).await;
+            cut.end(client).await;
+            // The server may not have seen the cut yet, nor the last bytes before it.
+            assert!(resume(app.address(), &path, &source).await <= sent as u64);
+            is_whole(app.address(), &path, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_in_the_head_of_a_request_changes_nothing() {
+    let app = TestApp::start().await;
+    let source = source();
+    for cut in Cut::BOTH {
+        let path = app.client().await.create(SIZE as u64).await;
+        for part in ["PA", "PATCH /fi", "PATCH {path} HTTP/1.1\r\nTus-Resumable: 1.0.0\r\nUpload-Off"] {
+            let mut client = app.client().await;
+            client.send(part.replace("{path}", &path).as_bytes()).await;
+            cut.end(client).await;
+        }
+        assert_eq!(resume(app.address(), &path, &source).await, 0);
+        is_whole(app.address(), &path, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_body_may_be_cut_anywhere() {
+    let app = TestApp::start().await;
+    let source = source();
+    let chunked = [TUS, OCTETS, ("Upload-Offset", "0"), ("Transfer-Encoding", "chunked")];
+    for cut in Cut::BOTH {
+        // After whole chunks; in the size of a chunk; in its bytes; before the line end that closes it.
+        for (rest, more) in [("", 0), ("27", 0), ("2710\r\n", 0), ("2710\r\n", 4_000), ("2710\r\n", 10_000)] {
+            let path = app.client().await.create(SIZE as u64).await;
+            let mut client = app.client().await;
+            client.send_head("PATCH", &path, &chunked).await;
+            client.send_chunk(&source[..50_000]).await;
+            client.send(rest.as_bytes()).await;
+            client.send(&source[50_000..50_000 + more]).await;
+            wait_until_taken(app.address(), &path, (50_000 + more) as u64).await;
+            cut.end(client).await;
+            wait_until_committed(app.address(), &path, (50_000 + more) as u64).await;
+            assert_eq!(resume(app.address(), &path, &source).await, (50_000 + more) as u64);
+            is_whole(app.address(), &path, &source).await;
+        }
+        // All of the bytes, but not the chunk that ends them.
+        let path = app.client().await.create(SIZE as u64).await;
+        let mut client = app.client().await;
+        client.send_head("PATCH", &path, &chunked).await;
+        client.send_chunk(&source).await;
+        wait_until_taken(app.address(), &path, SIZE as u64).await;
+        cut.end(client).await;
+        wait_for_stage(app.address(), &path, "completed").await;
+        is_whole(app.address(), &path, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_without_its_end_is_no_whole_body() {
+    // A deferred length: only the end of the body could say that this is all.
+    let app = TestApp::start().await;
+    let source = source();
+    for cut in Cut::BOTH {
+        let mut client = app.client().await;
+        let created = client.tus("POST", "/files", &[("Upload-Defer-Length", "1")], b"").await;
+        let path = created.header("location").unwrap().to_owned();
+        client
+            .send_head("PATCH", &path, &[TUS, OCTETS, ("Upload-Offset", "0"), ("Transfer-Encoding", "chunked")])
+            .await;
+        client.send_chunk(&source[..1_000]).await;
+        wait_until_taken(app.address(), &path, 1_000).await;
+        cut.end(client).await;
+        wait_until_committed(app.address(), &path, 1_000).await;
+        let mut client = app.client().await;
+        assert_eq!(client.status(&path).await["stage"], "receiving");
+        let headers = [OCTETS, ("Upload-Offset", "1000"), ("Upload-Length", &SIZE.to_string())];
+        assert_eq!(client.tus("PATCH", &path, &headers, &source[1_000..]).await.status, 204);
+        is_whole(app.address(), &path, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_exactly_at_a_checkpoint_loses_and_doubles_nothing() {
+    let app = TestApp::with(|config| {
+        config.storage.checkpoint_bytes = 65_536;
+        config.storage.checkpoint_every = Duration::from_secs(60);
+    })
+    .await;
+    let source = source();
+    for cut in Cut::BOTH {
+        for beyond in [0, 1] {
+            let path = app.client().await.create(SIZE as u64).await;
+            let mut client = app.client().await;
+            client.begin_patch(&path, 0, SIZE as u64).await;
+            client.send(&source[..65_536]).await;
+            wait_until_committed(app.address(), &path, 65_536).await;
+            client.send(&source[65_536..65_536 + beyond]).await;
+            wait_until_taken(app.address(), &path, (65_536 + beyond) as u64).await;
+            cut.end(client).await;
+            wait_until_committed(app.address(), &path, (65_536 + beyond) as u64).await;
+            assert_eq!(resume(app.address(), &path, &source).await, (65_536 + beyond) as u64);
+            is_whole(app.address(), &path, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_is_cut_in_its_body_keeps_what_arrived() {
+    // tus 39: stored as far as it came; here its address is found in the list.
+    let app = TestApp::start().await;
+    let source = source();
+    for cut in Cut::BOTH {
+        let mut client = app.client().await;
+        let length = SIZE.to_string();
+        let headers = [TUS, OCTETS, ("Upload-Length", &length), ("Content-Length", &length)];
+        client.send_head("POST", "/files", &headers).await;
+        client.send(&source[..30_000]).await;
+        let mut asking = app.client().await;
+        let path = until("the creation is in the list", async || {
+            let list = asking.get("/api/v1/uploads?stage=receiving").await.json();
+            list["uploads"].as_array().unwrap().iter().find_map(|upload| {
+                (upload["received"] == 30_000).then(|| upload["links"]["upload"].as_str().unwrap().to_owned())
+            })
+        })
+        .await;
+        cut.end(client).await;
+        wait_until_committed(app.address(), &path, 30_000).await;
+        assert_eq!(resume(app.address(), &path, &source).await, 30_000);
+        is_whole(app.address(), &path, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checksummed_request_that_is_cut_leaves_no_trace() {
+    // tus 75: the check is over the whole request, so of a part of it nothing is kept.
+    let app = TestApp::with(|config| config.storage.checkpoint_bytes = 65_536).await;
+    let source = source();
+    let checksum = format!("sha1 {}", base64(&sha1::Sha1::digest(&source)));
+    for cut in Cut::BOTH {
+        for sent in [1, 100_000, SIZE - 1] {
+            let path = app.client().await.create(SIZE as u64).await;
+            let mut client = app.client().await;
+            let length = SIZE.to_string();
+            let headers = [OCTETS, ("Upload-Offset", "0"), ("Upload-Checksum", &checksum)];
+            let cut_headers = [&[TUS, ("Content-Length", &length)], &headers[..]].concat();
+            client.send_head("PATCH", &path, &cut_headers).await;
+            client.send(&source[..sent]).await;
+            wait_until_taken(app.address(), &path, sent as u64).await;
+            cut.end(client).await;
+            wait_until_at_rest(app.address(), &path).await;
+            let mut client = app.client().await;
+            assert_eq!(client.offset(&path).await, 0, "{cut:?} after {sent}");
+            let status = client.status(&path).await;
+            assert_eq!((&status["stage"], &status["received"]), (&"created".into(), &0.into()), "{status}");
+            let stored: u64 = app.stored_files().iter().map(|file| file.metadata().unwrap().len()).sum();
+            assert_eq!(stored % SIZE as u64, 0, "the bytes that came take no room");
+            assert_eq!(client.tus("PATCH", &path, &headers, &source).await.status, 204);
+            is_whole(app.address(), &path, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_splits_and_cuts_end_in_the_same_upload() {
+    let app = TestApp::with(|config| {
+        config.storage.checkpoint_bytes = 65_536;
+        config.storage.checkpoint_every = Duration::from_millis(50);
+        config.storage.digests = vec![Algorithm::Sha256];
+    })
+    .await;
+    for seed in 0..16 {
+        println!("seed {seed}");
+        let mut random = Seeded::new(seed);
+        let size = 1 + random.below(400_000);
+        let source = random.bytes(size);
+        let path = app.client().await.create(size as u64).await;
+        let watcher = Watcher::start(app.address(), &path);
+        let mut known = 0;
+        while known < size {
+            known = one_request(&app, &path, &source, known, &mut random).await;
+        }
+        watcher.stop().await;
+        wait_for_stage(app.address(), &path, "completed").await;
+        is_whole(app.address(), &path, &source).await;
+        let status = app.client().await.status(&path).await;
+        assert_eq!(status["digests"]["sha256"], hex(&sha2::Sha256::digest(&source)), "seed {seed}");
+    }
+}
+
+/// Sends some of what is missing, in some way, and gives the offset afterwards.
+async fn one_request(app: &TestApp, path: &str, source: &[u8], at: usize, random: &mut Seeded) -> usize {
+    let end = at + 1 + random.below(source.len() - at);
+    let sent = at + random.below(end - at);
+    let mut client = app.client().await;
+    let offset = at.to_string();
+    match random.below(6) {
+        0 => {
+            let answer = client.patch(path, at as u64, &source[at..end]).await;
+            assert_eq!((answer.status, answer.header("upload-offset")), (204, Some(end.to_string().as_str())));
+            return end;
+        }
+        1 => {
+            let checksum = format!("crc32c {}", base64(&crc32c::crc32c(&source[at..end]).to_be_bytes()));
+            let headers = [OCTETS, ("Upload-Offset", &offset), ("Upload-Checksum", &checksum)];
+            assert_eq!(client.tus("PATCH", path, &headers, &source[at..end]).await.status, 204);
+            return end;
+        }
+        2 => {
+            let checksum = format!("crc32c {}", base64(&[0, 0, 0, 0]));
+            let headers = [OCTETS, ("Upload-Offset", &offset), ("Upload-Checksum", &checksum)];
+            let answer = client.tus("PATCH", path, &headers, &source[at..end]).await;
+            assert_eq!(answer.status, 460, "{answer:?}");
+        }
+        3 => {
+            let headers = [TUS, OCTETS, ("Upload-Offset", &offset), ("Transfer-Encoding", "chunked")];
+            client.send_head("PATCH", path, &headers).await;
+            wait_until_live(app.address(), path).await;
+            for chunk in source[at..sent].chunks(1 + random.below(50_000)) {
+                client.send_chunk(chunk).await;
+            }
+            client.fin().await;
+        }
+        cut => {
+            client.begin_patch(path, at as u64, (end - at) as u64).await;
+            wait_until_live(app.address(), path).await;
+            client.send(&source[at..sent]).await;
+            if cut == 4 { client.fin().await } else { client.rst() }
+        }
+    }
+    let told = usize::try_from(app.client().await.offset(path).await).unwrap();
+    assert!((at..=sent).contains(&told), "{told} is not between {at} and {sent}");
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_digests_survive_cuts_and_restarts() {
+    let mut app = TestApp::with(|config| {
+        config.storage.checkpoint_bytes = 65_536;
+        config.limits.drain_timeout = Duration::from_millis(100);
+        config.storage.digests = Algorithm::ALL.into_iter().filter(|digest| *digest != Algorithm::Crc32c).collect();
+    })
+    .await;
+    let source = source();
+    let path = app.client().await.create(SIZE as u64).await;
+    // Pieces that end within, at and after blocks of the digests.
+    for (round, end) in [1, 64, 65, 127, 65_536, 65_537, 131_071, 199_999].into_iter().enumerate() {
+        let mut client = app.client().await;
+        let at = usize::try_from(client.offset(&path).await).unwrap();
+        client.begin_patch(&path, at as u64, (SIZE - at) as u64).await;
+        client.send(&source[at..end]).await;
+        wait_until_taken(app.address(), &path, end as u64).await;
+        // Every other time the server stops under a client that is still connected.
+        if round % 2 == 0 {
+            Cut::BOTH[round / 2 % 2].end(client).await;
+            wait_until_committed(app.address(), &path, end as u64).await;
+            app.restart().await;
+        } else {
+            app.restart().await;
+            drop(client);
+        }
+        assert_eq!(app.client().await.offset(&path).await, end as u64);
+    }
+    resume(app.address(), &path, &source).await;
+    is_whole(app.address(), &path, &source).await;
+    let status = app.client().await.status(&path).await;
+    let expected = [
+        ("crc32", format!("{:08x}", crc32fast::hash(&source))),
+        ("md5", hex(&md5::Md5::digest(&source))),
+        ("sha1", hex(&sha1::Sha1::digest(&source))),
+        ("sha256", hex(&sha2::Sha256::digest(&source))),
+        ("sha512", hex(&sha2::Sha512::digest(&source))),
+    ];
+    for (name, digest) in expected {
+        assert_eq!(status["digests"][name], digest, "{name}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
