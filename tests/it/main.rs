@@ -8,7 +8,12 @@
 
 mod support;
 
+mod auth;
 mod engine;
+mod events;
+mod operations;
 mod resume;
 mod smoke;
+mod status;
 mod tidy;
+mod webhooks;

@@ -96,3 +96,11 @@ pub fn collect_files(folder: &Path, found: &mut Vec<PathBuf>) {
         if path.is_dir() { collect_files(&path, found) } else { found.push(path) }
     }
 }
+
+impl TestApp {
+    /// Starts again after [`Self::stop`].
+    pub async fn start_again(&mut self) {
+        assert!(self.running.is_none(), "it was stopped before");
+        self.running = Some(app::start(self.config.clone()).await.expect("the server starts again"));
+    }
+}

@@ -6,5 +6,8 @@ pub mod disk;
 pub mod moving;
 pub mod process;
 pub mod receiver;
+pub mod schema;
+pub mod scripted;
 pub mod seeded;
+pub mod sse;
 pub mod world;

@@ -80,3 +80,14 @@ impl Drop for Process {
         let _ = self.child.wait();
     }
 }
+
+impl Process {
+    /// Starts a command made by a test, waits for its line on standard output.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("it said {line:?}"));
+        Self { address: address.parse().unwrap(), child }
+    }
+}

@@ -1,0 +1,758 @@
+//! The real server against real receivers: which events are told, in which order, how often, and what a bad receiver
+//! can do to it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::Instant;
+
+use longshore::config::Config;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+use crate::support::process::Process;
+use crate::support::receiver::SECRET;
+use crate::support::schema::check_event;
+use crate::support::schema::published_types;
+use crate::support::scripted::Reply;
+use crate::support::scripted::Request;
+use crate::support::scripted::Scripted;
+use crate::support::scripted::closed_port;
+use crate::support::scripted::endpoint_at;
+
+const SECOND_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const WHOLE_WAY: [&str; 6] =
+    ["upload.created", "upload.receiving", "upload.received", "upload.verified", "upload.stored", "upload.completed"];
+
+/// Failures are over soon, and nothing is left to chance.
+fn quick(config: &mut Config) {
+    config.webhooks.timeout = Duration::from_millis(500);
+    config.webhooks.connect_timeout = Duration::from_millis(500);
+    config.webhooks.retry_schedule = vec![Duration::from_millis(100); 5];
+    config.webhooks.retry_jitter_percent = 0;
+}
+
+fn kinds(heard: &[Request]) -> Vec<&str> {
+    heard.iter().map(Request::kind).collect()
+}
+
+fn about<'a>(heard: &'a [Request], upload: &str) -> Vec<&'a Request> {
+    heard.iter().filter(|request| upload.ends_with(request.upload())).collect()
+}
+
+/// A whole upload of eleven bytes.
+async fn upload(client: &mut Client) -> String {
+    let path = client.create(11).await;
+    assert_eq!(client.patch(&path, 0, b"hello world").await.status, 204);
+    path
+}
+
+fn id_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
+}
+
+async fn deliveries(client: &mut Client, query: &str) -> Vec<Value> {
+    let answer = client.get(&format!("/api/v1/webhooks/deliveries?{query}")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["deliveries"].as_array().unwrap().clone()
+}
+
+/// Asks for the deliveries until they are as they should be.
+async fn deliveries_until(client: &mut Client, query: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let began = Instant::now();
+    loop {
+        let found = deliveries(client, query).await;
+        if enough(&found) {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain: {found:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The one delivery there is, once it has had an attempt whose result is recorded.
+async fn tried(client: &mut Client) -> Value {
+    let tried = |found: &[Value]| found.len() == 1 && !found[0]["attempts"].as_array().unwrap().is_empty();
+    deliveries_until(client, "event=upload.created", tried).await.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_arrow_of_the_stage_diagram_is_told() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |config| {
+        config.limits.stall_after = Duration::from_millis(300);
+        config.limits.unfinished_expiry = Duration::from_secs(2);
+        config.webhooks.progress_every = Duration::ZERO;
+        config.webhooks.progress_min_bytes = 1;
+    })
+    .await;
+    let mut client = app.client().await;
+
+    // Each is waited for, so that progress is not overtaken by later news and left out.
+    let long = client.create(100).await;
+    let told = async |kind: &str| {
+        receiver.wait_for(|heard| about(heard, &long).iter().any(|request| request.kind() == kind)).await
+    };
+    client.patch(&long, 0, &[1; 10]).await;
+    told("upload.receiving").await;
+    client.patch(&long, 10, &[1; 10]).await;
+    told("upload.progress").await;
+    told("upload.stalled").await;
+    client.patch(&long, 20, &[1; 10]).await;
+    told("upload.resumed").await;
+    client.patch(&long, 30, &[1; 70]).await;
+    told("upload.completed").await;
+    assert_eq!(client.tus("DELETE", &long, &[], b"").await.status, 204);
+    let heard = told("upload.terminated").await;
+    let expected = [
+        "upload.created",
+        "upload.receiving",
+        "upload.progress",
+        "upload.stalled",
+        "upload.resumed",
+        "upload.received",
+        "upload.verified",
+        "upload.stored",
+        "upload.completed",
+        "upload.terminated",
+    ];
+    // On a slow machine it may stall, and tell progress, more than once.
+    let mut way: Vec<&str> = Vec::new();
+    for request in about(&heard, &long) {
+        if !way.contains(&request.kind()) {
+            way.push(request.kind());
+        }
+    }
+    assert_eq!(way, expected);
+
+    let promise = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
+    let created = client.tus("POST", "/files", &[("Upload-Length", "5"), ("Repr-Digest", promise)], b"").await;
+    let broken = created.header("location").unwrap().to_owned();
+    client.patch(&broken, 0, b"bytes").await;
+    let forgotten = client.create(5).await;
+    client.patch(&forgotten, 0, b"by").await;
+    let deleted = client.create(5).await;
+    client.tus("DELETE", &deleted, &[], b"").await;
+    for (path, last) in [(&broken, "upload.failed"), (&forgotten, "upload.expired"), (&deleted, "upload.terminated")] {
+        let heard =
+            receiver.wait_for(|heard| about(heard, path).last().is_some_and(|request| request.kind() == last)).await;
+        let way = about(&heard, path);
+        assert!(way.iter().map(|request| request.sequence()).eq(1..=way.len() as u64), "no gap: {way:#?}");
+        assert_eq!(way[0].kind(), "upload.created");
+    }
+
+    let heard = receiver.heard();
+    for request in &heard {
+        check_event(&request.json);
+        assert_eq!(request.headers["content-type"], "application/json", "webhooks P1");
+        assert_eq!(request.headers["webhook-event-type"], request.kind(), "webhooks H12");
+        assert!(request.headers["user-agent"].starts_with("longshore/"), "webhooks H13");
+        let id = request.id.strip_prefix("evt_").expect("webhooks H1: an event's id begins with evt_");
+        assert!(id.parse::<uuid::Uuid>().is_ok(), "webhooks H1: {id}");
+    }
+    let mut told: Vec<String> = kinds(&heard).into_iter().map(str::to_owned).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told, published_types(), "webhooks P2, P4: these types and no others, each with its schema");
+    let failed = heard.iter().find(|request| request.kind() == "upload.failed").unwrap();
+    assert_eq!(failed.json["data"]["error"]["code"], "digest-mismatch");
+}
+
+/// webhooks P4, P6: also when there is much to tell, or little.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_keep_their_schema_whatever_the_upload() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |config| {
+        config.limits.max_metadata_bytes = 64 * 1024;
+    })
+    .await;
+    let mut client = app.client().await;
+    let much = format!("filename YS5tcDQ=,raw /wA=,much {}", "AAAA".repeat(10_000));
+    let all = "crc32c=1,sha-256=1,sha-512=1,sha=1,md5=1";
+    let headers = [("Upload-Length", "0"), ("Upload-Metadata", &much), ("Want-Repr-Digest", all)];
+    assert_eq!(client.tus("POST", "/files", &headers, b"").await.status, 201);
+    let heard = receiver.wait_for_kind("upload.completed").await;
+    for request in &heard {
+        check_event(&request.json);
+        assert!(request.raw.len() <= 20_000, "webhooks P6: {} bytes", request.raw.len());
+        assert_eq!(request.json["data"]["truncated"], true);
+        assert_eq!(request.json["data"]["filename"], "a.mp4");
+    }
+    assert_eq!(heard.last().unwrap().json["data"]["digests"].as_object().unwrap().len(), 5);
+
+    let some = "name YS5tcDQ=,filetype dmlkZW8vbXA0,raw /wA=,empty";
+    let headers = [("Upload-Defer-Length", "1"), ("Upload-Metadata", some)];
+    assert_eq!(client.tus("POST", "/files", &headers, b"").await.status, 201);
+    let heard = receiver.wait_for_count(heard.len() + 1).await;
+    let created = heard.last().unwrap();
+    check_event(&created.json);
+    assert_eq!(created.json["data"]["length"], Value::Null);
+    assert_eq!(created.json["data"]["content_type"], "video/mp4");
+    assert_eq!(created.json["data"]["metadata"]["raw"]["base64"], "/wA=");
+    assert_eq!(created.json["data"]["metadata"]["empty"], "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_endpoint_has_its_own_filter_and_secret() {
+    let all = Scripted::start(SECRET).await;
+    let few = Scripted::start(SECOND_SECRET).await;
+    let file = all.endpoint("all", "['upload.*']") + &few.endpoint("few", "['upload.created', 'upload.completed']");
+    let app = TestApp::from_file(&file, |_| {}).await;
+    let mut client = app.client().await;
+    let path = upload(&mut client).await;
+    let heard = all.wait_for_kind("upload.completed").await;
+    let selected = few.wait_for_kind("upload.completed").await;
+    assert_eq!(kinds(&heard), WHOLE_WAY);
+    assert_eq!(kinds(&selected), ["upload.created", "upload.completed"]);
+    for request in &selected {
+        let same = heard.iter().find(|other| other.sequence() == request.sequence()).unwrap();
+        assert_eq!(request.id, same.id, "webhooks H2: one id at all endpoints");
+        assert_eq!(request.raw, same.raw, "webhooks P7: the same bytes at all endpoints");
+        assert_ne!(request.headers["webhook-signature"], same.headers["webhook-signature"], "webhooks H9");
+    }
+    let done = |found: &[Value]| found.iter().all(|delivery| delivery["state"] == "succeeded");
+    let of_one = deliveries_until(&mut client, "endpoint=few", done).await;
+    assert_eq!(of_one.len(), 2, "nothing is queued for who does not want it");
+    assert!(of_one.iter().all(|delivery| delivery["upload_id"] == id_of(&path)));
+}
+
+/// webhooks G6: first attempts in sequence, and one that backs off blocks nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_attempts_keep_their_order_at_an_endpoint_that_fails_them() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.decide(|request| match request.attempt() {
+        1 => Reply::Status("500 Oops"),
+        _ => Reply::Status("204 No Content"),
+    });
+    let app = TestApp::from_file(&receiver.endpoint("picky", "['*']"), |config| {
+        quick(config);
+        config.webhooks.retry_schedule = vec![Duration::from_millis(1_500); 3];
+    })
+    .await;
+    let mut client = app.client().await;
+    let paths = [upload(&mut client).await, upload(&mut client).await, upload(&mut client).await];
+    let heard = receiver.wait_for_count(3 * 2 * WHOLE_WAY.len()).await;
+    for path in &paths {
+        let way = about(&heard, path);
+        let firsts: Vec<_> = way.iter().filter(|request| request.attempt() == 1).collect();
+        assert!(firsts.iter().map(|request| request.sequence()).eq(1..=6), "{firsts:#?}");
+        assert_eq!(way[1].sequence(), 2, "the second event did not wait for the first one's retry");
+        for first in firsts {
+            let again = way.iter().find(|other| other.sequence() == first.sequence() && other.attempt() == 2).unwrap();
+            assert_eq!(again.id, first.id, "webhooks H2: the same id on every attempt");
+            assert_eq!(again.raw, first.raw, "webhooks P7: the same bytes on every attempt");
+            assert!(again.timestamp() > first.timestamp(), "webhooks H3: the time of this attempt");
+            assert_ne!(again.headers["webhook-signature"], first.headers["webhook-signature"], "signed anew");
+        }
+    }
+    let done = |found: &[Value]| found.iter().all(|delivery| delivery["state"] == "succeeded");
+    let all = deliveries_until(&mut client, "", done).await;
+    assert_eq!(receiver.heard().len(), 2 * all.len(), "webhooks G4: nothing is sent again once it succeeded");
+}
+
+/// webhooks R2, R14: the schedule, its end, and what is on record of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_only_fails_gets_as_many_attempts_as_the_schedule_has() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Body("500 Oops", b"the database is away".to_vec()));
+    let waits = [100, 300, 200].map(Duration::from_millis);
+    let app = TestApp::from_file(&receiver.endpoint("broken", "['upload.created']"), |config| {
+        quick(config);
+        config.webhooks.retry_schedule = waits.to_vec();
+    })
+    .await;
+    let mut client = app.client().await;
+    let path = client.create(5).await;
+    let dead = deliveries_until(&mut client, "state=dead", |found| found.len() == 1).await.remove(0);
+    assert_eq!(dead["upload_id"], id_of(&path));
+    assert_eq!(dead["next_attempt_at"], Value::Null);
+    assert!(dead["finished_at"].is_string());
+    let attempts = dead["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 4);
+    let starts: Vec<jiff::Timestamp> =
+        attempts.iter().map(|attempt| attempt["started_at"].as_str().unwrap().parse().unwrap()).collect();
+    for (index, attempt) in attempts.iter().enumerate() {
+        assert_eq!(attempt["number"], index + 1);
+        assert_eq!(attempt["status"], 500);
+        assert_eq!(attempt["error"], Value::Null);
+        assert_eq!(attempt["response_body"], "the database is away");
+        if index > 0 {
+            let waited = starts[index].duration_since(starts[index - 1]);
+            assert!(waited.as_millis() >= waits[index - 1].as_millis() as i128, "{waited:?} before attempt {index}");
+        }
+    }
+    assert_eq!(receiver.heard().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_that_was_overtaken_is_not_sent() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Hold);
+    let app = TestApp::from_file(&receiver.endpoint("page", "['*']"), |config| {
+        config.webhooks.progress_every = Duration::ZERO;
+        config.webhooks.progress_min_bytes = 1;
+    })
+    .await;
+    let mut client = app.client().await;
+    let path = client.create(1_000).await;
+    receiver.wait_for_kind("upload.created").await;
+    for chunk in 0..10 {
+        client.patch(&path, chunk * 50, &[7; 50]).await;
+    }
+    let pending = deliveries(&mut client, "event=upload.progress&state=waiting").await;
+    assert_eq!(pending.len(), 1, "webhooks C3: at most one progress waits");
+    receiver.release();
+    let heard = receiver.wait_for_kind("upload.progress").await;
+    assert_eq!(kinds(&heard), ["upload.created", "upload.receiving", "upload.progress"]);
+    assert_eq!(heard[2].json["data"]["offset"], 500, "and it is the newest");
+    assert_eq!(heard[2].sequence(), 11);
+    let superseded = deliveries(&mut client, "event=upload.progress&state=superseded").await;
+    assert_eq!(superseded.len(), 8);
+    assert!(superseded.iter().all(|delivery| delivery["attempts"].as_array().unwrap().is_empty()));
+}
+
+/// webhooks C1, C2.
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_made_seldom_and_only_for_those_who_ask() {
+    let patch_all = async |app: &TestApp| {
+        let mut client = app.client().await;
+        let path = client.create(1_000).await;
+        for chunk in 0..20 {
+            client.patch(&path, chunk * 50, &[7; 50]).await;
+        }
+    };
+    let receiver = Scripted::start(SECRET).await;
+    let hourly = |config: &mut Config| config.webhooks.progress_every = Duration::from_secs(3_600);
+    let app = TestApp::from_file(&receiver.endpoint("page", "['*']"), hourly).await;
+    patch_all(&app).await;
+    assert_eq!(kinds(&receiver.wait_for_kind("upload.completed").await), WHOLE_WAY);
+
+    let receiver = Scripted::start(SECRET).await;
+    let block = receiver.endpoint("page", "[]").replace("events = []\n", "");
+    let often = |config: &mut Config| config.webhooks.progress_every = Duration::ZERO;
+    let app = TestApp::from_file(&block, often).await;
+    patch_all(&app).await;
+    let heard = receiver.wait_for_kind("upload.completed").await;
+    assert_eq!(kinds(&heard), WHOLE_WAY);
+    assert!(heard.iter().map(Request::sequence).eq(1..=6), "unasked progress leaves no gap either");
+}
+
+/// webhooks P8.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_the_clients_request_headers_is_told() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |_| {}).await;
+    let mut client = app.client().await;
+    let headers = [
+        ("Upload-Length", "3"),
+        ("Content-Type", "application/offset+octet-stream"),
+        ("Authorization", "Bearer sesame-of-the-client"),
+        ("Cookie", "session=sesame-of-the-client"),
+        ("X-Request-ID", "sesame-of-the-client"),
+        ("Referer", "http://sesame-of-the-client/"),
+    ];
+    assert_eq!(client.tus("POST", "/files", &headers, b"abc").await.status, 201);
+    for request in receiver.wait_for_kind("upload.completed").await {
+        let everything = format!("{:?} {}", request.headers, String::from_utf8_lossy(&request.raw));
+        assert!(!everything.contains("sesame"), "{everything}");
+        assert!(!request.headers.contains_key("authorization") && !request.headers.contains_key("cookie"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_wrong_is_on_record_and_the_next_attempt_succeeds() {
+    let cases: [(Reply, Value, Value); 3] = [
+        (Reply::Status("500 Oops"), 500.into(), Value::Null),
+        (Reply::Status("302 Found\r\nLocation: /elsewhere"), 302.into(), Value::Null),
+        (Reply::Reset, Value::Null, "reset".into()),
+    ];
+    for (reply, status, error) in cases {
+        let receiver = Scripted::start(SECRET).await;
+        let first = reply.clone();
+        receiver.decide(move |request| match request.attempt() {
+            1 => first.clone(),
+            _ => Reply::Status("200 OK"),
+        });
+        let app = TestApp::from_file(&receiver.endpoint("one", "['upload.created']"), quick).await;
+        let mut client = app.client().await;
+        client.create(5).await;
+        let done = deliveries_until(&mut client, "state=succeeded", |found| found.len() == 1).await.remove(0);
+        assert_eq!(done["attempts"][0]["status"], status, "{reply:?}: {done:#}");
+        assert_eq!(done["attempts"][0]["error"], error, "{reply:?}: {done:#}");
+        assert_eq!(done["attempts"][1]["status"], 200, "{reply:?}: {done:#}");
+        let ids: Vec<String> = receiver.heard().into_iter().map(|request| request.id).collect();
+        assert!(ids.iter().all(|id| id == done["event_id"].as_str().unwrap()), "{ids:?}");
+    }
+}
+
+/// webhooks R8.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_a_failure_and_is_not_followed() {
+    let elsewhere = Scripted::start(SECRET).await;
+    let receiver = Scripted::start(SECRET).await;
+    let location: &'static str =
+        format!("307 Temporary Redirect\r\nLocation: http://{}/hook", elsewhere.address).leak();
+    receiver.always(Reply::Body(location, b"over there".to_vec()));
+    let app = TestApp::from_file(&receiver.endpoint("moved", "['upload.created']"), quick).await;
+    let mut client = app.client().await;
+    client.create(5).await;
+    let dead = deliveries_until(&mut client, "state=dead", |found| found.len() == 1).await.remove(0);
+    let attempt = &dead["attempts"][0];
+    assert_eq!(attempt["status"], 307);
+    assert_eq!(attempt["note"], format!("redirects to http://{}/hook", elsewhere.address));
+    assert_eq!(attempt["response_body"], "over there");
+    assert!(elsewhere.heard().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_port_is_a_refusal() {
+    let file = endpoint_at(closed_port().await, "away", SECRET, "['upload.created']");
+    let app = TestApp::from_file(&file, quick).await;
+    let mut client = app.client().await;
+    client.create(5).await;
+    let delivery = tried(&mut client).await;
+    assert_eq!(delivery["attempts"][0]["error"], "refused", "{delivery:#}");
+    assert_eq!(delivery["attempts"][0]["status"], Value::Null);
+}
+
+/// webhooks R5, R11: the time is limited, and who needed too long rests a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_hangs_or_drips_its_head_times_out() {
+    for reply in [Reply::Hang, Reply::DripHead] {
+        let receiver = Scripted::start(SECRET).await;
+        receiver.always(reply.clone());
+        let app = TestApp::from_file(&receiver.endpoint("slow", "['upload.created']"), quick).await;
+        let mut client = app.client().await;
+        client.create(5).await;
+        let delivery = tried(&mut client).await;
+        let attempt = &delivery["attempts"][0];
+        assert_eq!(attempt["error"], "timeout", "{reply:?}: {delivery:#}");
+        assert!(attempt["duration_ms"].as_u64().unwrap() >= 500, "{reply:?}: {delivery:#}");
+        let started: jiff::Timestamp = attempt["started_at"].as_str().unwrap().parse().unwrap();
+        let next: jiff::Timestamp = delivery["next_attempt_at"].as_str().unwrap().parse().unwrap();
+        assert!(next.duration_since(started).as_secs() >= 60, "{reply:?}: {delivery:#}");
+    }
+}
+
+/// webhooks R12: a success counts, however long its body is or takes, and little of it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_is_read_within_bounds() {
+    for (reply, note) in
+        [(Reply::DripBody, Value::from("the body of the answer did not end in time")), (Reply::Gigabyte, Value::Null)]
+    {
+        let receiver = Scripted::start(SECRET).await;
+        receiver.always(reply.clone());
+        let app = TestApp::from_file(&receiver.endpoint("talker", "['upload.created']"), quick).await;
+        let mut client = app.client().await;
+        client.create(5).await;
+        let delivery = tried(&mut client).await;
+        assert_eq!(delivery["state"], "succeeded", "{reply:?}: {delivery:#}");
+        assert_eq!(delivery["attempts"][0]["status"], 200, "{reply:?}");
+        assert_eq!(delivery["attempts"][0]["note"], note, "{reply:?}");
+        assert!(delivery["attempts"][0]["response_body"].as_str().unwrap().len() <= 4 * 1024, "{reply:?}");
+        // What the sockets' buffers hold is beyond anyone's control.
+        assert!(receiver.body_bytes_sent() <= 32 << 20, "{reply:?}: {} bytes", receiver.body_bytes_sent());
+    }
+}
+
+/// webhooks R7, E6.
+#[tokio::test(flavor = "multi_thread")]
+async fn gone_pauses_the_endpoint_until_the_next_start_and_no_other() {
+    let gone = Scripted::start(SECRET).await;
+    let other = Scripted::start(SECOND_SECRET).await;
+    gone.always(Reply::Status("410 Gone"));
+    let file = gone.endpoint("gone", "['*']") + &other.endpoint("other", "['*']");
+    let mut app = TestApp::from_file(&file, quick).await;
+    let mut client = app.client().await;
+    let before = client.create(11).await;
+    let paused = |count| move |found: &[Value]| found.len() == count && found.iter().all(|d| d["state"] == "paused");
+    let first = deliveries_until(&mut client, "endpoint=gone", paused(1)).await.remove(0);
+    assert_eq!(first["attempts"][0]["status"], 410);
+    client.patch(&before, 0, b"hello world").await;
+    other.wait_for_kind("upload.completed").await;
+    deliveries_until(&mut client, "endpoint=gone", paused(6)).await;
+    assert_eq!(gone.heard().len(), 1, "nothing is sent to who wants no more");
+
+    gone.always(Reply::Status("204 No Content"));
+    app.restart().await;
+    let heard = gone.wait_for_kind("upload.completed").await;
+    assert_eq!(kinds(&heard[1..]), WHOLE_WAY, "all of it comes after the next start, in order");
+    assert_eq!(heard[0].id, heard[1].id);
+    assert_eq!(other.heard().len(), 6, "webhooks G4: what was delivered is not sent again");
+}
+
+/// webhooks E2: nobody waits for somebody else's receiver.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_endpoint_holds_up_no_other() {
+    let hanging = Scripted::start(SECRET).await;
+    let healthy = Scripted::start(SECOND_SECRET).await;
+    hanging.always(Reply::Hang);
+    let file = hanging.endpoint("hanging", "['*']") + &healthy.endpoint("healthy", "['*']");
+    let app = TestApp::from_file(&file, |config| config.webhooks.max_in_flight_per_endpoint = 2).await;
+    let mut client = app.client().await;
+    for _ in 0..10 {
+        upload(&mut client).await;
+    }
+    let heard = healthy.wait_for_count(60).await;
+    assert_eq!(heard.len(), 60);
+    assert_eq!(hanging.heard().len(), 2, "webhooks E1: as many as may be in flight");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_delivery_log_is_filtered_and_paged() {
+    let (one, two) = (Scripted::start(SECRET).await, Scripted::start(SECOND_SECRET).await);
+    two.always(Reply::Status("500 Oops"));
+    let file = one.endpoint("one", "['*']") + &two.endpoint("two", "['upload.completed']");
+    let app = TestApp::from_file(&file, |config| {
+        quick(config);
+        config.webhooks.retry_schedule = vec![Duration::from_millis(20)];
+    })
+    .await;
+    let mut client = app.client().await;
+    let paths = [upload(&mut client).await, upload(&mut client).await];
+    deliveries_until(&mut client, "state=succeeded", |found| found.len() == 12).await;
+    deliveries_until(&mut client, "state=dead", |found| found.len() == 2).await;
+    for (query, count) in [
+        ("".to_owned(), 14),
+        ("endpoint=one".to_owned(), 12),
+        ("endpoint=two".to_owned(), 2),
+        ("endpoint=three".to_owned(), 0),
+        ("event=upload.completed".to_owned(), 4),
+        ("event=upload.completed&endpoint=one".to_owned(), 2),
+        (format!("upload={}", id_of(&paths[0])), 7),
+        (format!("upload={}&state=dead", id_of(&paths[0])), 1),
+        ("state=ready".to_owned(), 0),
+    ] {
+        assert_eq!(deliveries(&mut client, &query).await.len(), count, "{query}");
+    }
+
+    let all: Vec<Value> =
+        deliveries(&mut client, "").await.into_iter().map(|delivery| delivery["id"].clone()).collect();
+    let mut paged = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = client.get(&format!("/api/v1/webhooks/deliveries?limit=4{cursor}")).await.json();
+        paged.extend(page["deliveries"].as_array().unwrap().iter().map(|delivery| delivery["id"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(paged, all, "pages are the list, newest first");
+
+    for (wrong, told) in [
+        ("state=done", "succeeded"),
+        ("event=upload.done", "upload.completed"),
+        ("upload=x", "id of an upload"),
+        ("endpoint=a%20b", "name of an endpoint"),
+        ("cursor=x", "id of a delivery"),
+        ("limit=0", "from 1 to 1000"),
+        ("colour=red", "endpoint, upload, event, state, cursor, limit"),
+    ] {
+        let answer = client.get(&format!("/api/v1/webhooks/deliveries?{wrong}")).await;
+        assert_eq!(answer.status, 400, "{wrong}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(told), "{wrong}: {answer:?}");
+    }
+}
+
+/// One delivery as documented, field by field.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_told_field_by_field() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Body("200 OK", b"thanks".to_vec()));
+    let app = TestApp::from_file(&receiver.endpoint("backend", "['upload.created']"), |_| {}).await;
+    let mut client = app.client().await;
+    let path = client.create(5).await;
+    let delivery = deliveries_until(&mut client, "state=succeeded", |found| found.len() == 1).await.remove(0);
+    let names: Vec<&String> = delivery.as_object().unwrap().keys().collect();
+    let expected = [
+        "id",
+        "event_id",
+        "type",
+        "upload_id",
+        "sequence",
+        "endpoint",
+        "state",
+        "created_at",
+        "next_attempt_at",
+        "finished_at",
+        "attempts",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(delivery["event_id"], receiver.heard()[0].id);
+    assert_eq!(delivery["type"], "upload.created");
+    assert_eq!(delivery["upload_id"], id_of(&path));
+    assert_eq!(delivery["sequence"], 1);
+    assert_eq!(delivery["endpoint"], "backend");
+    assert_eq!(delivery["next_attempt_at"], Value::Null);
+    for time in ["created_at", "finished_at"] {
+        assert!(delivery[time].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{delivery:#}");
+    }
+    let attempt = delivery["attempts"][0].as_object().unwrap();
+    let names: Vec<&String> = attempt.keys().collect();
+    assert_eq!(names, ["number", "started_at", "duration_ms", "status", "error", "note", "response_body"]);
+    assert_eq!(attempt["response_body"], "thanks");
+}
+
+/// The configuration of a real program that sends to this receiver.
+fn configure(folder: &Path, endpoints: &str) -> Vec<String> {
+    let file = folder.join("longshore.toml");
+    // As short as the configuration allows.
+    let text = format!("[webhooks]\nretry_schedule = ['1s', '1s', '1s', '1s', '1s', '1s']\n{endpoints}");
+    std::fs::write(&file, text).unwrap();
+    vec!["--config".to_owned(), file.to_str().unwrap().to_owned()]
+}
+
+fn start(folder: &Path, flags: &[String]) -> Process {
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    Process::start(&folder.join("data"), &flags)
+}
+
+/// Fails unless every event of the upload was heard, always under the same id and with the same bytes, and each first
+/// hearing came after that of the event before.
+fn check_heard(heard: &[Request], path: &str) {
+    let mut known: HashMap<u64, &Request> = HashMap::new();
+    for request in about(heard, path) {
+        let sequence = request.sequence();
+        assert!(sequence == 1 || known.contains_key(&(sequence - 1)), "{sequence} came before its turn: {heard:#?}");
+        let first = known.entry(sequence).or_insert(request);
+        assert_eq!(first.id, request.id, "webhooks H2: the same id after a crash");
+        assert_eq!(first.raw, request.raw, "webhooks P7: the same bytes after a crash");
+    }
+    let mut kinds: Vec<_> = known.into_iter().collect();
+    kinds.sort_by_key(|(sequence, _)| *sequence);
+    assert_eq!(kinds.iter().map(|(_, request)| request.kind()).collect::<Vec<_>>(), WHOLE_WAY);
+}
+
+fn all_completed(paths: &[String]) -> impl Fn(&[Request]) -> bool {
+    move |heard| paths.iter().all(|path| about(heard, path).iter().any(|request| request.kind() == "upload.completed"))
+}
+
+/// webhooks G1: between commit and send, and during send.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_a_receiver_hangs_loses_no_event() {
+    let folder = TempDir::new().unwrap();
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Hang);
+    let flags = configure(folder.path(), &receiver.endpoint("backend", "['*']"));
+    let process = start(folder.path(), &flags);
+    let mut client = process.client().await;
+    let paths = vec![upload(&mut client).await, upload(&mut client).await, upload(&mut client).await];
+    // The first event of each is on its way; those behind it are committed and wait for their turn.
+    let before = receiver.wait_for_count(3).await;
+    assert!(before.iter().all(|request| request.sequence() == 1));
+    process.kill();
+
+    receiver.always(Reply::Status("204 No Content"));
+    let process = start(folder.path(), &flags);
+    let heard = receiver.wait_for(all_completed(&paths)).await;
+    for path in &paths {
+        check_heard(&heard, path);
+        assert!(about(&heard, path).len() >= 7, "the one that hung is sent again");
+    }
+    let mut client = process.client().await;
+    let done = |found: &[Value]| found.len() == 18 && found.iter().all(|delivery| delivery["state"] == "succeeded");
+    deliveries_until(&mut client, "", done).await;
+}
+
+/// webhooks G1: after the receiver has answered and before that is written down. The program is stopped while the
+/// answer is on its way, so it can never have seen it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
+    let folder = TempDir::new().unwrap();
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Hold);
+    let flags = configure(folder.path(), &receiver.endpoint("backend", "['*']"));
+    let process = start(folder.path(), &flags);
+    let paths = vec![upload(&mut process.client().await).await];
+    receiver.wait_for_count(1).await;
+    process.signal("STOP");
+    receiver.release();
+    receiver.wait_for_answers(1).await;
+    process.kill();
+    assert_eq!(receiver.heard().len(), 1);
+
+    let _process = start(folder.path(), &flags);
+    let heard = receiver.wait_for(all_completed(&paths)).await;
+    assert_eq!(heard.len(), 7, "one twice, the others once: {heard:#?}");
+    check_heard(&heard, &paths[0]);
+    assert_eq!((heard[0].sequence(), heard[1].sequence()), (1, 1));
+}
+
+/// webhooks G1: whenever the kill comes while news is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_any_moment_lose_no_event() {
+    let folder = TempDir::new().unwrap();
+    let receiver = Scripted::start(SECRET).await;
+    let flags = configure(folder.path(), &receiver.endpoint("backend", "['*']"));
+    let mut paths = Vec::new();
+    for round in 0..8 {
+        let process = start(folder.path(), &flags);
+        let mut client = process.client().await;
+        let heard_before = receiver.heard().len();
+        paths.push(upload(&mut client).await);
+        paths.push(upload(&mut client).await);
+        // Another number of deliveries each time, so that the kill falls between other steps.
+        receiver.wait_for_count(heard_before + round).await;
+        process.kill();
+    }
+    let _process = start(folder.path(), &flags);
+    let heard = receiver.wait_for(all_completed(&paths)).await;
+    for path in &paths {
+        check_heard(&heard, path);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_while_the_receiver_is_dead_is_told_when_it_is_back() {
+    let receiver = Scripted::start(SECRET).await;
+    let address = receiver.address;
+    let file = receiver.endpoint("backend", "['*']");
+    drop(receiver);
+    let app = TestApp::from_file(&file, |config| {
+        quick(config);
+        config.webhooks.retry_schedule = vec![Duration::from_millis(200); 100];
+    })
+    .await;
+    let mut client = app.client().await;
+    let path = upload(&mut client).await;
+    let refused = |found: &[Value]| {
+        found.len() == 6 && found.iter().all(|delivery| delivery["attempts"][0]["error"] == "refused")
+    };
+    deliveries_until(&mut client, "", refused).await;
+
+    let back = Scripted::at(address, SECRET).await;
+    let heard = back.wait_for(|heard| heard.len() >= 6).await;
+    let mut sequences: Vec<u64> = about(&heard, &path).iter().map(|request| request.sequence()).collect();
+    sequences.sort_unstable();
+    assert!(sequences.into_iter().eq(1..=6), "each once: {heard:#?}");
+    let done = |found: &[Value]| found.iter().all(|delivery| delivery["state"] == "succeeded");
+    deliveries_until(&mut client, "", done).await;
+    assert_eq!(back.heard().len(), 6);
+}
+
+/// webhooks 3.7: a stop in order waits for answers on their way, so nothing is told twice after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_order_lets_a_delivery_on_its_way_end() {
+    let receiver = Scripted::start(SECRET).await;
+    let held = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&held);
+    receiver.decide(move |_| {
+        *count.lock().unwrap() += 1;
+        Reply::Hold
+    });
+    let mut app = TestApp::from_file(&receiver.endpoint("backend", "['upload.created']"), |_| {}).await;
+    app.client().await.create(5).await;
+    receiver.wait_for_count(1).await;
+    let (stopped, ()) = tokio::join!(app.stop(), async { receiver.release() });
+    assert_eq!(stopped, longshore::app::Stopped::Clean);
+    app.start_again().await;
+    let mut client = app.client().await;
+    let delivery = deliveries(&mut client, "").await.remove(0);
+    assert_eq!(delivery["state"], "succeeded", "{delivery:#}");
+    assert_eq!(*held.lock().unwrap(), 1);
+}
