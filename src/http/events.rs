@@ -58,14 +58,19 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
     if seen.is_some_and(|seen| seen >= newest) && status.upload.is_settled() {
         return Ok(HttpResponse::NoContent().finish());
     }
-    // One who has missed more than a batch is better off with how things stand.
-    let resumed = seen.filter(|seen| newest.saturating_sub(*seen) <= u64::from(BATCH));
+    let resumed = seen.filter(|seen| can_resume(*seen, newest));
     let mut ready = VecDeque::new();
     if resumed.is_none() {
         ready.push_back(message("snapshot", Some(&newest.to_string()), &status::to_json(&status, &shared).to_string()));
     }
     let source = Source::One { id, seen: resumed.unwrap_or(newest), told_received: None };
-    Ok(Stream { shared, source, bell, ready, look: resumed.is_some(), ended: false, _seat: seat }.respond())
+    Ok(Stream { shared, source, bell, ready, look: true, ended: false, _seat: seat }.respond())
+}
+
+/// One who has missed more than a batch is better off with how things stand. So is one who has seen what is not there:
+/// its ids are of another database.
+fn can_resume(seen: u64, newest: u64) -> bool {
+    newest.checked_sub(seen).is_some_and(|missed| missed <= u64::from(BATCH))
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
@@ -83,15 +88,16 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
     let refuse = |error| status::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
     let mut ready = VecDeque::new();
-    let (seen, look) = match seen.and_then(|seen| i64::try_from(seen).ok()) {
-        Some(seen) if newest.0.saturating_sub(seen) <= i64::from(BATCH) => (EventPosition(seen), true),
-        _ => {
+    let resumable = seen.filter(|seen| u64::try_from(newest.0).is_ok_and(|newest| can_resume(*seen, newest)));
+    let seen = match resumable.and_then(|seen| i64::try_from(seen).ok()) {
+        Some(seen) => EventPosition(seen),
+        None => {
             ready.push_back(snapshot_of_all(&shared, newest).await.map_err(refuse)?);
-            (newest, false)
+            newest
         }
     };
     let source = Source::All { seen };
-    Ok(Stream { shared, source, bell, ready, look, ended: false, _seat: seat }.respond())
+    Ok(Stream { shared, source, bell, ready, look: true, ended: false, _seat: seat }.respond())
 }
 
 async fn snapshot_of_all(shared: &Shared, newest: EventPosition) -> Result<Bytes, EngineError> {
@@ -149,7 +155,7 @@ struct Stream {
     source: Source,
     bell: Bell,
     ready: VecDeque<Bytes>,
-    /// There may be events that were not looked for yet.
+    /// There may be events that were not looked for yet, or nothing more to come.
     look: bool,
     ended: bool,
     _seat: Seat,
