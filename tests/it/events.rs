@@ -1,1 +1,348 @@
+//! Server-Sent Events: a snapshot, then every change once and in order, also over reconnects.
 
+use std::time::Duration;
+use std::time::Instant;
+
+use longshore::domain::id::UploadId;
+use longshore::domain::metadata::Metadata;
+use longshore::domain::size::Length;
+use longshore::domain::size::Offset;
+use longshore::domain::time::Timestamp;
+use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Durable;
+use longshore::domain::upload::NewUpload;
+use longshore::domain::upload::Role;
+use longshore::domain::upload::Upload;
+use longshore::state::SqliteSettings;
+use longshore::state::SqliteStore;
+use longshore::state::UploadStore;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+use crate::support::receiver::SECRET;
+use crate::support::scripted::Scripted;
+use crate::support::sse::Item;
+use crate::support::sse::Message;
+use crate::support::sse::Sse;
+
+const ALL: &str = "/api/v1/events";
+const LAST: &str = "Last-Event-ID";
+
+const WHOLE_WAY: [&str; 6] =
+    ["upload.created", "upload.receiving", "upload.received", "upload.verified", "upload.stored", "upload.completed"];
+
+fn stream_of(path: &str) -> String {
+    format!("{}/events", path.replace("/files/", "/api/v1/uploads/"))
+}
+
+fn id_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
+}
+
+fn kinds(events: &[Message]) -> Vec<&str> {
+    events.iter().map(|event| event.event.as_str()).collect()
+}
+
+async fn upload(client: &mut Client) -> String {
+    let path = client.create(11).await;
+    assert_eq!(client.patch(&path, 0, b"hello world").await.status, 204);
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_a_snapshot_then_each_event_and_ends_with_the_upload() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |_| {}).await;
+    let mut client = app.client().await;
+    let path = client.create(11).await;
+    let mut stream = Sse::open(app.address(), &stream_of(&path), &[]).await;
+
+    let snapshot = stream.message().await.unwrap();
+    assert_eq!((snapshot.event.as_str(), snapshot.number()), ("snapshot", 1));
+    assert_eq!(snapshot.json(), client.status(&path).await, "the snapshot is the status");
+
+    client.patch(&path, 0, b"hello ").await;
+    assert_eq!(stream.event().await.unwrap().event, "upload.receiving");
+    client.patch(&path, 6, b"world").await;
+    let rest = stream.rest().await;
+    assert_eq!(kinds(&rest), WHOLE_WAY[2..]);
+    assert!(rest.iter().map(Message::number).eq(3..=6), "ids are the sequence");
+
+    let again = Sse::ask(app.address(), &stream_of(&path), &[(LAST, "6")]).await;
+    assert_eq!(again.err().unwrap().status, 204, "which keeps browsers from coming back");
+
+    let heard = receiver.wait_for_kind("upload.completed").await;
+    for event in rest {
+        let told = heard.iter().find(|request| request.sequence() == event.number()).unwrap();
+        assert_eq!(event.data.as_bytes(), told.raw, "byte for byte what webhooks carry");
+        assert_eq!(event.event, told.kind());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_has_ended_is_a_snapshot_and_the_end() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let completed = upload(&mut client).await;
+    let terminated = client.create(5).await;
+    client.tus("DELETE", &terminated, &[], b"").await;
+    for (path, stage, number) in [(completed, "completed", 6), (terminated, "terminated", 2)] {
+        let mut stream = Sse::open(app.address(), &stream_of(&path), &[]).await;
+        let snapshot = stream.message().await.unwrap();
+        assert_eq!(snapshot.json()["stage"], stage);
+        assert_eq!(snapshot.number(), number);
+        assert_eq!(stream.item().await, None, "nothing more can happen");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_between_commits_has_no_id() {
+    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_secs(60)).await;
+    let mut client = app.client().await;
+    let path = client.create(1_000_000).await;
+    client.begin_patch(&path, 0, 1_000_000).await;
+    let mut stream = Sse::open(app.address(), &stream_of(&path), &[]).await;
+    assert_eq!(stream.message().await.unwrap().event, "snapshot");
+    let mut told = Vec::new();
+    let mut sent = 0_usize;
+    while told.len() < 3 {
+        client.send(&[7; 10_000]).await;
+        sent += 10_000;
+        let progress = loop {
+            let message = stream.message().await.unwrap();
+            if message.event == "progress" && message.json()["received"] == sent {
+                break message;
+            }
+        };
+        assert_eq!(progress.id, None);
+        assert!(progress.json()["offset"].as_u64().unwrap() <= sent as u64);
+        told.push(progress);
+    }
+    assert!(told.iter().any(|progress| progress.json()["offset"] != progress.json()["received"]), "{told:#?}");
+    client.send(&vec![7; 1_000_000 - sent]).await;
+    assert_eq!(client.answer("PATCH", &path).await.status, 204);
+    let rest = stream.rest().await;
+    assert_eq!(rest.last().unwrap().event, "upload.completed");
+    assert!(rest.iter().map(Message::number).is_sorted());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconnect_goes_on_without_gap_or_repeat() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let path = upload(&mut client).await;
+    for seen in 0..6_usize {
+        let id = seen.to_string();
+        let by_header = Sse::open(app.address(), &stream_of(&path), &[(LAST, &id)]).await.rest().await;
+        let query = format!("{}?last_event_id={id}", stream_of(&path));
+        let by_query = Sse::open(app.address(), &query, &[]).await.rest().await;
+        assert_eq!(kinds(&by_header), WHOLE_WAY[seen..], "after {seen}");
+        assert_eq!(by_query, by_header, "after {seen}");
+        let query = format!("{}?last_event_id=6", stream_of(&path));
+        let by_both = Sse::open(app.address(), &query, &[(LAST, &id)]).await.rest().await;
+        assert_eq!(by_both, by_header, "the header is what a browser knows to be newest");
+    }
+}
+
+/// A client that is cut off again and again, at every event, while the upload goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn reconnects_while_events_happen_miss_nothing() {
+    let app = TestApp::from_file("", |config| config.limits.sweep_every = Duration::from_millis(20)).await;
+    let address = app.address();
+    let uploading = tokio::spawn(async move {
+        let mut client = Client::connect(address).await;
+        for _ in 0..10 {
+            upload(&mut client).await;
+        }
+    });
+    let mut seen = "0".to_owned();
+    let mut heard = Vec::new();
+    while heard.len() < 60 {
+        let mut stream = Sse::open(address, ALL, &[(LAST, &seen)]).await;
+        for _ in 0..1 + heard.len() % 3 {
+            let event = stream.event().await.unwrap();
+            seen = event.id.clone().unwrap();
+            heard.push(event);
+        }
+    }
+    uploading.await.unwrap();
+    assert!(heard.iter().map(Message::number).eq(1..=heard.len() as u64), "{:?}", kinds(&heard));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_everything_is_in_the_order_of_commits() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |_| {}).await;
+    let mut client = app.client().await;
+    let open = client.create(11).await;
+    upload(&mut client).await;
+
+    let mut stream = Sse::open(app.address(), ALL, &[]).await;
+    let snapshot = stream.message().await.unwrap();
+    assert_eq!((snapshot.event.as_str(), snapshot.number()), ("snapshot", 7));
+    let shown = snapshot.json()["uploads"].as_array().unwrap().clone();
+    assert_eq!(shown.len(), 1, "what is in progress");
+    assert_eq!(shown[0], client.status(&open).await);
+
+    let (mut one, mut two) = (app.client().await, app.client().await);
+    let (first, second) = tokio::join!(upload(&mut one), upload(&mut two));
+    client.patch(&open, 0, b"hello world").await;
+    let mut events = Vec::new();
+    while events.len() < 17 {
+        events.push(stream.message().await.unwrap());
+    }
+    assert!(events.iter().map(Message::number).eq(8..=24), "positions in the log");
+    for (path, from) in [(&first, 1), (&second, 1), (&open, 2)] {
+        let of_one = events.iter().map(Message::json).filter(|event| event["data"]["upload_id"] == id_of(path));
+        let sequences: Vec<u64> = of_one.map(|event| event["data"]["sequence"].as_u64().unwrap()).collect();
+        assert!(sequences.iter().copied().eq(from..=6), "{sequences:?}");
+    }
+    let heard = receiver.wait_for_count(24).await;
+    for event in &events {
+        assert!(heard.iter().any(|told| told.raw == event.data.as_bytes()), "byte for byte what webhooks carry");
+    }
+
+    for seen in [7, 12, 23_usize] {
+        let mut resumed = Sse::open(app.address(), ALL, &[(LAST, &seen.to_string())]).await;
+        let mut again = Vec::new();
+        while again.len() < 24 - seen {
+            again.push(resumed.message().await.unwrap());
+        }
+        assert_eq!(again, events[seen - 7..], "after {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_missed_too_much_gets_a_new_snapshot() {
+    let mut app = TestApp::with(|config| config.limits.sweep_every = Duration::from_secs(3_600)).await;
+    app.stop().await;
+    let id = busy_upload(&app, 300).await;
+    app.start_again().await;
+    let newest = 1 + 2 * 300;
+
+    for path in [format!("/api/v1/uploads/{id}/events"), ALL.to_owned()] {
+        let mut far_behind = Sse::open(app.address(), &path, &[(LAST, "100")]).await;
+        let first = far_behind.message().await.unwrap();
+        assert_eq!((first.event.as_str(), first.number()), ("snapshot", newest), "{path}");
+
+        let mut behind = Sse::open(app.address(), &path, &[(LAST, "101")]).await;
+        for expected in 102..=newest {
+            assert_eq!(behind.message().await.unwrap().number(), expected, "{path}");
+        }
+        // Neither stream has ended: both go on with what comes next.
+    }
+}
+
+/// As after a database was put back from a copy: ids the client has seen are not there any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_seen_what_is_not_there_gets_a_new_snapshot() {
+    let app = TestApp::start().await;
+    let path = app.client().await.create(5).await;
+    for path in [stream_of(&path), ALL.to_owned()] {
+        let mut stream = Sse::open(app.address(), &path, &[(LAST, "2")]).await;
+        let first = stream.message().await.unwrap();
+        assert_eq!((first.event.as_str(), first.number()), ("snapshot", 1), "{path}");
+    }
+    let mut stream = Sse::open(app.address(), &stream_of(&path), &[(LAST, "999999")]).await;
+    app.client().await.tus("DELETE", &path, &[], b"").await;
+    assert_eq!(kinds(&stream.rest().await), ["snapshot", "upload.terminated"]);
+}
+
+/// An open upload that has stalled and come back so many times, each an event.
+async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
+    let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default()).await.unwrap();
+    let now = Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap());
+    let later = now.plus(Duration::from_secs(3_600));
+    let new = NewUpload {
+        id: UploadId::new(now, [9; 10]),
+        dialect: Dialect::Tus,
+        role: Role::Single,
+        length: Length::new(1_000),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        wanted_digests: vec![],
+        promised_digests: vec![],
+        expires_at: later,
+    };
+    let mut upload = Upload::create(new, now);
+    for byte in 0..times {
+        let (start, end) = (Offset::new(byte).unwrap(), Offset::new(byte + 1).unwrap());
+        upload.receive(Durable { start, end, running_digests: vec![], resume: vec![], expires_at: later }, None, now);
+        upload.stall(now);
+    }
+    let id = store.insert(upload).await.unwrap().id();
+    store.close().await;
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_gives_signs_of_life() {
+    let app = TestApp::with(|config| config.status.heartbeat = Duration::from_millis(50)).await;
+    let path = app.client().await.create(5).await;
+    for path in [stream_of(&path), ALL.to_owned()] {
+        let mut stream = Sse::open(app.address(), &path, &[]).await;
+        assert!(matches!(stream.item().await, Some(Item::Message(_))));
+        for _ in 0..3 {
+            assert_eq!(stream.item().await, Some(Item::Comment), "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_bounded_and_a_seat_comes_free() {
+    let app = TestApp::with(|config| {
+        config.status.max_streams = 2;
+        config.status.heartbeat = Duration::from_millis(50);
+    })
+    .await;
+    let path = app.client().await.create(5).await;
+    let first = Sse::open(app.address(), &stream_of(&path), &[]).await;
+    let _second = Sse::open(app.address(), ALL, &[]).await;
+    for path in [stream_of(&path), ALL.to_owned()] {
+        let refused = Sse::ask(app.address(), &path, &[]).await.err().unwrap();
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(refused.problem(), "too-many-streams");
+    }
+    // What needs no seat is served all the same.
+    assert_eq!(app.client().await.get("/api/v1/uploads").await.status, 200);
+    drop(first);
+    let began = Instant::now();
+    while let Err(refused) = Sse::ask(app.address(), ALL, &[]).await {
+        assert_eq!(refused.status, 503);
+        assert!(began.elapsed() < Duration::from_secs(30), "a client that left gives its seat back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_when_the_server_stops() {
+    let mut app = TestApp::start().await;
+    let path = app.client().await.create(5).await;
+    let mut one = Sse::open(app.address(), &stream_of(&path), &[]).await;
+    let mut all = Sse::open(app.address(), ALL, &[]).await;
+    assert!(one.message().await.is_some() && all.message().await.is_some());
+    assert_eq!(app.stop().await, longshore::app::Stopped::Clean);
+    assert_eq!((one.item().await, all.item().await), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_cannot_be_is_refused() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let known = stream_of(&client.create(5).await);
+    let unknown = format!("/api/v1/uploads/{}/events", UploadId::new(Timestamp::from_unix_ms(1), [1; 10]));
+    for (path, headers, status) in [
+        (unknown.as_str(), vec![], 404),
+        ("/api/v1/uploads/x/events", vec![], 404),
+        (known.as_str(), vec![(LAST, "x")], 400),
+        (known.as_str(), vec![(LAST, "-1")], 400),
+        (&format!("{known}?last_event_id=1.5"), vec![], 400),
+        (&format!("{known}?since=1"), vec![], 400),
+        (&format!("{ALL}?since=1"), vec![], 400),
+        (ALL, vec![(LAST, "99999999999999999999")], 400),
+    ] {
+        let refused = Sse::ask(app.address(), path, &headers).await.err();
+        assert_eq!(refused.map(|answer| answer.status), Some(status), "{path} {headers:?}");
+    }
+    assert_eq!(client.request("POST", &known, &[], b"").await.status, 405);
+}
