@@ -1,0 +1,109 @@
+// What an application asks of the server: status, lists, deliveries, events, downloads.
+
+import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
+import { digestOfStream } from './bytes.mjs';
+
+export const TUS = { 'Tus-Resumable': '1.0.0' };
+
+/** The id at the end of an upload's URL. */
+export function idOf(uploadUrl) {
+  return new URL(uploadUrl).pathname.split('/').pop();
+}
+
+async function json(url, options) {
+  const response = await fetch(url, options);
+  const text = await response.text();
+  assert.equal(response.status, 200, `GET ${url} answered ${response.status}: ${text}`);
+  return JSON.parse(text);
+}
+
+export function status(server, id) {
+  return json(`${server.url}/api/v1/uploads/${id}`);
+}
+
+/** All pages of a list, joined. */
+async function pages(url, field) {
+  const all = [];
+  for (let cursor = ''; ; ) {
+    const page = new URL(url);
+    if (cursor) page.searchParams.set('cursor', cursor);
+    const answer = await json(page);
+    all.push(...answer[field]);
+    if (!answer.next) return all;
+    cursor = answer.next;
+  }
+}
+
+export function list(server, query = '') {
+  return pages(`${server.url}/api/v1/uploads?${query}`, 'uploads');
+}
+
+export function deliveries(server, query = '') {
+  return pages(`${server.url}/api/v1/webhooks/deliveries?${query}`, 'deliveries');
+}
+
+/** `{status, offset, length, headers}` as tus HEAD tells them. */
+export async function head(uploadUrl) {
+  const response = await fetch(uploadUrl, { method: 'HEAD', headers: TUS });
+  const number = (name) => (response.headers.has(name) ? Number(response.headers.get(name)) : undefined);
+  return {
+    status: response.status,
+    offset: number('upload-offset'),
+    length: number('upload-length'),
+    headers: response.headers,
+  };
+}
+
+/** Downloads and digests: `{size, crc32c, sha256}`. */
+export async function download(uploadUrl) {
+  const response = await fetch(uploadUrl);
+  assert.equal(response.status, 200, `GET ${uploadUrl}`);
+  return digestOfStream(Readable.fromWeb(response.body));
+}
+
+/** Server-sent events of `url` as they come: `{id, event, data}`, with the data parsed. */
+export async function* events(url, { lastEventId, signal } = {}) {
+  const headers = { Accept: 'text/event-stream' };
+  if (lastEventId !== undefined) headers['Last-Event-ID'] = lastEventId;
+  const response = await fetch(url, { headers, signal });
+  assert.equal(response.status, 200, `GET ${url}`);
+  assert.match(response.headers.get('content-type'), /^text\/event-stream/);
+  let text = '';
+  for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n')) {
+      const fields = text.slice(0, end).split('\n').filter((line) => line && !line.startsWith(':'));
+      text = text.slice(end + 2);
+      if (fields.length) yield parseEvent(fields);
+    }
+  }
+}
+
+function parseEvent(fields) {
+  const found = { id: undefined, event: 'message', data: [] };
+  for (const field of fields) {
+    const [, name, value] = /^([^:]+):? ?(.*)$/.exec(field);
+    if (name === 'data') found.data.push(value);
+    else found[name] = value;
+  }
+  const data = found.data.join('\n');
+  return { ...found, data: data ? JSON.parse(data) : undefined };
+}
+
+/**
+ * What must hold for a finished upload, however it was sent: HEAD tells offset = length, the status says completed with
+ * the right CRC-32C, and the download is the source.
+ */
+export async function assertStored(server, uploadUrl, source) {
+  const url = `${server.endpoint}/${idOf(uploadUrl)}`;
+  const { status: headStatus, offset, length } = await head(url);
+  assert.deepEqual({ headStatus, offset, length }, { headStatus: 200, offset: source.size, length: source.size });
+  const told = await status(server, idOf(url));
+  assert.equal(told.stage, 'completed');
+  assert.equal(told.offset, source.size);
+  assert.equal(told.length, source.size);
+  assert.equal(told.digests.crc32c, source.crc32c);
+  assert.deepEqual(await download(url), source);
+  return told;
+}

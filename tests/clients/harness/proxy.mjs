@@ -1,0 +1,130 @@
+// A TCP proxy that is a bad network: slow, stalled, or cut after so many bytes, politely (FIN) or not (RST).
+
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+import { sleep } from './until.mjs';
+
+export class Proxy {
+  #listener;
+  #pairs = new Set();
+  #cuts = [];
+  /** Bytes passed on to the server since the start. */
+  sent = 0;
+  /** Bytes passed back to clients since the start. */
+  received = 0;
+  connections = 0;
+  /** Bytes a second towards the server, over all connections; 0 is unlimited. */
+  rate = 0;
+  /** Milliseconds that each chunk waits. */
+  latency = 0;
+  #stalled;
+
+  /** `target` has a `port`, which may change. With a node:test context `t`, the proxy ends with the test. */
+  static async start(target, { t } = {}) {
+    const proxy = new Proxy();
+    proxy.#listener = createServer({ allowHalfOpen: true }, (client) => proxy.#accept(client, target.port));
+    proxy.#listener.listen(0, '127.0.0.1');
+    await once(proxy.#listener, 'listening');
+    proxy.port = proxy.#listener.address().port;
+    t?.after(() => proxy.stop());
+    return proxy;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  get endpoint() {
+    return `${this.url}/files`;
+  }
+
+  /** Cuts the connection that carries the `bytes`-th byte from now, `how` being 'fin' or 'rst'. Resolves when done. */
+  cutAfter(bytes, how, direction = 'up') {
+    const count = direction === 'up' ? this.sent : this.received;
+    return new Promise((done) => this.#cuts.push({ at: count + bytes, how, direction, done }));
+  }
+
+  /** Cuts every open connection now. */
+  cutAll(how = 'rst') {
+    for (const pair of [...this.#pairs]) this.#cut(pair, how);
+  }
+
+  /** Lets nothing through, with connections left open, until `flow`. */
+  stall() {
+    if (this.#stalled) return;
+    let release;
+    const freed = new Promise((done) => (release = done));
+    this.#stalled = { freed, release };
+  }
+
+  flow() {
+    this.#stalled?.release();
+    this.#stalled = undefined;
+  }
+
+  async stop() {
+    this.flow();
+    this.cutAll();
+    this.#listener.close();
+  }
+
+  #accept(client, port) {
+    this.connections += 1;
+    const server = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+    const pair = { client, server };
+    this.#pairs.add(pair);
+    for (const socket of [client, server]) {
+      // An error on one side is passed on as a reset of the other, as a real network would.
+      socket.on('error', () => this.#cut(pair, 'rst'));
+      socket.on('close', () => client.destroyed && server.destroyed && this.#pairs.delete(pair));
+    }
+    this.#pump(pair, client, server, 'up');
+    this.#pump(pair, server, client, 'down');
+  }
+
+  async #pump(pair, from, to, direction) {
+    try {
+      for await (const chunk of from.iterator({ destroyOnReturn: false })) {
+        if (this.latency) await sleep(this.latency);
+        await this.#stalled?.freed;
+        let rest = chunk;
+        const cut = this.#nextCut(direction, rest.length);
+        if (cut) rest = rest.subarray(0, cut.at - this.#count(direction));
+        this.#add(direction, rest.length);
+        if (!to.write(rest)) await once(to, 'drain');
+        if (direction === 'up' && this.rate) await sleep((rest.length * 1000) / this.rate);
+        if (cut) {
+          this.#cuts.splice(this.#cuts.indexOf(cut), 1);
+          this.#cut(pair, cut.how);
+          cut.done();
+          return;
+        }
+      }
+      to.end();
+    } catch {
+      this.#cut(pair, 'rst');
+    }
+  }
+
+  #count(direction) {
+    return direction === 'up' ? this.sent : this.received;
+  }
+
+  #add(direction, count) {
+    if (direction === 'up') this.sent += count;
+    else this.received += count;
+  }
+
+  #nextCut(direction, count) {
+    const end = this.#count(direction) + count;
+    return this.#cuts.find((cut) => cut.direction === direction && cut.at <= end);
+  }
+
+  #cut({ client, server }, how) {
+    for (const socket of [client, server]) {
+      if (socket.destroyed) continue;
+      if (how === 'rst') socket.resetAndDestroy();
+      else socket.destroySoon();
+    }
+  }
+}

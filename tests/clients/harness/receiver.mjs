@@ -1,0 +1,134 @@
+// A webhook receiver that verifies what it gets with the Standard Webhooks library, remembers it, and can be told to
+// be down, to hang, or to answer badly.
+
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { randomBytes } from 'node:crypto';
+import { Webhook } from 'standardwebhooks';
+import { until } from './until.mjs';
+
+export function newSecret() {
+  return `whsec_${randomBytes(32).toString('base64')}`;
+}
+
+export class Receiver {
+  #http;
+  #behave = () => 200;
+  /** Every verified request: `{id, type, uploadId, sequence, at, attempt, status, event}`, in order of arrival. */
+  requests = [];
+  /** What could not be verified, with the reason. */
+  refused = [];
+  path = '/hook';
+  port = 0;
+
+  /** With a node:test context `t`, the receiver ends with the test. */
+  static async start({ secret = newSecret(), t } = {}) {
+    const receiver = new Receiver();
+    receiver.secret = secret;
+    receiver.verifier = new Webhook(secret);
+    await receiver.up();
+    t?.after(() => receiver.down());
+    return receiver;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}${this.path}`;
+  }
+
+  /** The endpoint as the server's configuration file has it. */
+  endpoint({ name = 'test', events } = {}) {
+    return { name, url: this.url, secret: this.secret, events };
+  }
+
+  /** What to answer: a status, 'hang', or a function of the delivery (its `event`, and the raw request and answer). */
+  behave(how) {
+    this.#behave = typeof how === 'function' ? how : () => how;
+  }
+
+  get isUp() {
+    return this.#http !== undefined;
+  }
+
+  /** Listens again on the port it had before. */
+  async up() {
+    if (this.isUp) return;
+    const http = createServer((request, response) => this.#receive(request, response));
+    http.listen(this.port, '127.0.0.1');
+    await once(http, 'listening');
+    this.#http = http;
+    this.port = http.address().port;
+  }
+
+  /** Stops listening: connections are refused. */
+  async down() {
+    const http = this.#http;
+    if (!http) return;
+    this.#http = undefined;
+    const closed = once(http, 'close');
+    http.close();
+    http.closeAllConnections();
+    await closed;
+  }
+
+  /** What was answered with a 2xx, each event once, in order of first arrival. */
+  accepted(uploadId) {
+    const seen = new Set();
+    return this.requests.filter((request) => {
+      if (uploadId && request.uploadId !== uploadId) return false;
+      if (request.status < 200 || request.status > 299 || seen.has(request.id)) return false;
+      seen.add(request.id);
+      return true;
+    });
+  }
+
+  types(uploadId) {
+    return this.accepted(uploadId).map((request) => request.type);
+  }
+
+  /** Waits for an accepted event of this type. */
+  async hear(type, uploadId, options) {
+    return until(
+      `webhook ${type} of upload ${uploadId ?? '(any)'}`,
+      () => this.accepted(uploadId).find((request) => request.type === type),
+      options,
+    );
+  }
+
+  async #receive(request, response) {
+    const chunks = [];
+    try {
+      for await (const chunk of request) chunks.push(chunk);
+    } catch {
+      return; // The sender went away; it will send again.
+    }
+    const body = Buffer.concat(chunks).toString('utf8');
+    let event;
+    try {
+      event = this.verifier.verify(body, request.headers);
+      const sentType = request.headers['content-type'] ?? '';
+      if (request.method !== 'POST' || !sentType.startsWith('application/json')) {
+        throw new Error(`${request.method} with content type ${sentType}`);
+      }
+    } catch (error) {
+      this.refused.push({ error: String(error), headers: request.headers, body });
+      response.writeHead(400).end();
+      return;
+    }
+    const entry = {
+      id: request.headers['webhook-id'],
+      attempt: Number(request.headers['webhook-attempt']),
+      type: event.type,
+      uploadId: event.data.upload_id,
+      sequence: event.data.sequence,
+      at: Date.now(),
+      status: 0,
+      body,
+      event,
+    };
+    this.requests.push(entry);
+    const answer = this.#behave(entry, request, response);
+    if (answer === 'hang' || answer === undefined) return;
+    entry.status = answer;
+    response.writeHead(answer).end();
+  }
+}

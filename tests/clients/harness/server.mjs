@@ -1,0 +1,187 @@
+// The server under test: the real executable, on a port of its own, with a data folder of its own.
+//
+// It is driven as an operator would: flags, a configuration file, signals. `kill` is `kill -9`; `restart` brings it
+// back on the same port and the same data.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { basename, join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { within } from './until.mjs';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
+const BINARY = resolve(ROOT, process.env.LONGSHORE_BIN ?? join(TARGET, 'release', 'longshore'));
+const SCRATCH = join(ROOT, 'target', 'test-data');
+
+/** How long a start may take; a debug build that recovers many uploads on a busy machine is slow. */
+const START_LIMIT_MS = 30_000;
+
+/** A new empty folder for one test, below `target/`, so on a real disk and ignored by git. */
+export async function scratchFolder(name) {
+  await mkdir(SCRATCH, { recursive: true });
+  return mkdtemp(join(SCRATCH, `${name}-`));
+}
+
+export class Server {
+  #child;
+  #exit;
+  #log;
+
+  constructor(folder, dataDir, configFile) {
+    this.folder = folder;
+    this.dataDir = dataDir;
+    this.configFile = configFile;
+    this.logFile = join(folder, 'server.log');
+    this.#log = createWriteStream(this.logFile, { flags: 'a' });
+    this.port = 0;
+    this.starts = 0;
+  }
+
+  /**
+   * Starts a server. `config` is the configuration file as an object: sections hold values, lists of objects become
+   * `[[section.name]]`. With a node:test context `t`, it ends with the test.
+   */
+  static async start({ name = 'server', config = {}, dataDir, t } = {}) {
+    const server = await Server.prepare({ name, config, dataDir, t });
+    await server.restart();
+    return server;
+  }
+
+  /** Everything but the start. */
+  static async prepare({ name = 'server', config = {}, dataDir, t } = {}) {
+    const folder = await scratchFolder(name);
+    const configFile = join(folder, 'longshore.toml');
+    await writeFile(configFile, toToml(config));
+    const server = new Server(folder, dataDir ?? join(folder, 'data'), configFile);
+    t?.after(() => server.dispose());
+    return server;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  get endpoint() {
+    return `${this.url}/files`;
+  }
+
+  get running() {
+    return this.#child !== undefined;
+  }
+
+  get pid() {
+    return this.#child?.pid;
+  }
+
+  /** Starts the program and does not wait for it. */
+  launch() {
+    if (this.running) throw new Error('the server is running already');
+    const child = spawn(
+      BINARY,
+      ['serve', '--listen', `127.0.0.1:${this.port}`, '--data-dir', this.dataDir, '--config', this.configFile],
+      { env: withoutSettings(process.env), stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    this.starts += 1;
+    this.#log.write(`--- start ${this.starts}, process ${child.pid}\n`);
+    child.stderr.on('data', (chunk) => this.#log.write(chunk));
+    this.#child = child;
+    this.#exit = new Promise((done) => {
+      child.once('error', (error) => done({ error }));
+      child.once('close', (code, signal) => done({ code, signal }));
+    });
+    this.#exit.then((exit) => {
+      this.#log.write(`--- ended: ${exit.error ?? exit.signal ?? `exit status ${exit.code}`}\n`);
+      if (this.#child === child) this.#child = undefined;
+    });
+    return child;
+  }
+
+  /** Starts the program on the port it had before and waits until it listens. */
+  async restart() {
+    const child = this.launch();
+    const exit = this.#exit;
+    const listening = (async () => {
+      for await (const line of createInterface({ input: child.stdout })) {
+        const found = /^listening on http:\/\/.*:(\d+)$/.exec(line);
+        if (found) return Number(found[1]);
+      }
+      const { error, code, signal } = await exit;
+      throw new Error(`the server ended before it listened (${error ?? signal ?? `exit status ${code}`}); see ${this.logFile}`);
+    })();
+    this.port = await within(START_LIMIT_MS, `the server to listen; see ${this.logFile}`, listening);
+    child.stdout.resume();
+    return this;
+  }
+
+  /** `kill -9`, and waits until the process is gone. */
+  kill() {
+    return this.#end('SIGKILL');
+  }
+
+  /** `SIGTERM`; returns how the process ended: `{code, signal}`. */
+  stop() {
+    return this.#end('SIGTERM');
+  }
+
+  /** Sends a signal and does not wait. */
+  signal(name) {
+    this.#child?.kill(name);
+  }
+
+  /** How the process ends, once it does. */
+  ended() {
+    return this.#exit;
+  }
+
+  async #end(signal) {
+    if (!this.running) return this.#exit;
+    const exit = this.#exit;
+    this.#child.kill(signal);
+    return within(60_000, `the server to end after ${signal}; see ${this.logFile}`, exit);
+  }
+
+  /** Ends the process. Its folder goes too, unless LONGSHORE_KEEP is set. */
+  async dispose() {
+    await this.kill();
+    if (!this.#log.closed) {
+      this.#log.end();
+      await once(this.#log, 'close');
+    }
+    if (process.env.LONGSHORE_KEEP) console.log(`kept ${basename(this.folder)} in ${SCRATCH}`);
+    else await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** LONGSHORE_BIN and its like are ours; the server would read every LONGSHORE_* as a setting. */
+function withoutSettings(env) {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LONGSHORE_')));
+}
+
+function toToml(config) {
+  const isTable = (value) => typeof value === 'object' && !Array.isArray(value);
+  const isTableList = (value) => Array.isArray(value) && value.length > 0 && value.every(isTable);
+  const isPlain = (value) => value !== undefined && !isTable(value) && !isTableList(value);
+  const lines = [];
+  const write = (table, path) => {
+    // TOML strings, numbers, booleans and lists of them are written as in JSON.
+    for (const [key, value] of Object.entries(table)) if (isPlain(value)) lines.push(`${key} = ${JSON.stringify(value)}`);
+    for (const [key, value] of Object.entries(table)) {
+      const name = [...path, key].join('.');
+      if (isTableList(value)) {
+        for (const entry of value) {
+          lines.push('', `[[${name}]]`);
+          write(entry, [...path, key]);
+        }
+      } else if (value !== undefined && isTable(value)) {
+        lines.push('', `[${name}]`);
+        write(value, [...path, key]);
+      }
+    }
+  };
+  write(config, []);
+  return `${lines.join('\n')}\n`;
+}

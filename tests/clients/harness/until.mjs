@@ -1,0 +1,38 @@
+// Waiting: a probe that is asked again until it answers, or a deadline that says what was awaited.
+
+import { setTimeout as sleep } from 'node:timers/promises';
+
+export { sleep };
+
+/** Asks `probe` until it gives something truthy, and returns that. */
+export async function until(what, probe, { timeout = 15_000, every = 40 } = {}) {
+  const deadline = Date.now() + timeout;
+  let lastError;
+  for (;;) {
+    try {
+      const answer = await probe();
+      if (answer) return answer;
+      lastError = undefined;
+    } catch (error) {
+      lastError = error;
+    }
+    if (Date.now() > deadline) {
+      throw new Error(`waited ${timeout} ms in vain for ${what}`, { cause: lastError });
+    }
+    await sleep(every);
+  }
+}
+
+/** Gives up on `promise` after `timeout` ms. */
+export async function within(timeout, what, promise) {
+  const timer = new AbortController();
+  const late = sleep(timeout, undefined, { signal: timer.signal }).then(() => {
+    throw new Error(`waited ${timeout} ms in vain for ${what}`);
+  });
+  late.catch(() => {});
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    timer.abort();
+  }
+}
