@@ -4,8 +4,7 @@
 // back on the same port and the same data.
 
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createWriteStream } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -36,7 +35,7 @@ export class Server {
     this.dataDir = dataDir;
     this.configFile = configFile;
     this.logFile = join(folder, 'server.log');
-    this.#log = createWriteStream(this.logFile, { flags: 'a' });
+    this.#log = openSync(this.logFile, 'a');
     this.port = 0;
     this.starts = 0;
   }
@@ -83,19 +82,18 @@ export class Server {
     const child = spawn(
       BINARY,
       ['serve', '--listen', `127.0.0.1:${this.port}`, '--data-dir', this.dataDir, '--config', this.configFile],
-      { env: withoutSettings(process.env), stdio: ['ignore', 'pipe', 'pipe'] },
+      { env: withoutSettings(process.env), stdio: ['ignore', 'pipe', this.#log] },
     );
     this.starts += 1;
-    this.#log.write(`--- start ${this.starts}, process ${child.pid}\n`);
-    child.stderr.on('data', (chunk) => this.#log.write(chunk));
+    writeSync(this.#log, `--- start ${this.starts}, process ${child.pid}\n`);
     this.#child = child;
     this.#exit = new Promise((done) => {
       child.once('error', (error) => done({ error }));
       child.once('close', (code, signal) => done({ code, signal }));
     });
     this.#exit.then((exit) => {
-      this.#log.write(`--- ended: ${exit.error ?? exit.signal ?? `exit status ${exit.code}`}\n`);
       if (this.#child === child) this.#child = undefined;
+      if (this.#log) writeSync(this.#log, `--- ended: ${describe(exit)}\n`);
     });
     return child;
   }
@@ -109,8 +107,7 @@ export class Server {
         const found = /^listening on http:\/\/.*:(\d+)$/.exec(line);
         if (found) return Number(found[1]);
       }
-      const { error, code, signal } = await exit;
-      throw new Error(`the server ended before it listened (${error ?? signal ?? `exit status ${code}`}); see ${this.logFile}`);
+      throw new Error(`the server ended before it listened (${describe(await exit)}), ${BINARY}; see ${this.logFile}`);
     })();
     this.port = await within(START_LIMIT_MS, `the server to listen; see ${this.logFile}`, listening);
     child.stdout.resume();
@@ -147,13 +144,15 @@ export class Server {
   /** Ends the process. Its folder goes too, unless LONGSHORE_KEEP is set. */
   async dispose() {
     await this.kill();
-    if (!this.#log.closed) {
-      this.#log.end();
-      await once(this.#log, 'close');
-    }
+    if (this.#log) closeSync(this.#log);
+    this.#log = undefined;
     if (process.env.LONGSHORE_KEEP) console.log(`kept ${basename(this.folder)} in ${SCRATCH}`);
     else await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+function describe({ error, signal, code }) {
+  return error?.message ?? signal ?? `exit status ${code}`;
 }
 
 /** LONGSHORE_BIN and its like are ours; the server would read every LONGSHORE_* as a setting. */

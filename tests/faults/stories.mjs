@@ -1,0 +1,64 @@
+// What the events of one upload must say, taken together.
+
+import assert from 'node:assert/strict';
+
+const ENDINGS = ['upload.completed', 'upload.failed', 'upload.expired', 'upload.terminated'];
+const ONCE = ['upload.created', 'upload.receiving', 'upload.received', 'upload.verified', 'upload.stored', ...ENDINGS];
+
+/** What each event may directly follow, progress left out. */
+const AFTER = {
+  'upload.created': [],
+  'upload.receiving': ['upload.created'],
+  'upload.stalled': ['upload.receiving', 'upload.resumed'],
+  'upload.resumed': ['upload.stalled'],
+  'upload.received': ['upload.created', 'upload.receiving', 'upload.resumed'],
+  'upload.verified': ['upload.received'],
+  'upload.stored': ['upload.verified'],
+  'upload.completed': ['upload.stored'],
+  'upload.failed': ['upload.created'], // A concatenation cut short; nothing else fails here.
+  'upload.expired': ['upload.created', 'upload.receiving', 'upload.stalled', 'upload.resumed', 'upload.received'],
+  'upload.terminated': Object.freeze([...ONCE.slice(0, 5), 'upload.stalled', 'upload.resumed', 'upload.completed']),
+};
+
+/** `log` is every delivery of one upload to an endpoint that hears everything, by sequence. */
+export function assertStory(upload, log) {
+  const types = log.map(({ type }) => type);
+  const say = `${upload.id} (${upload.stage}): ${types.join(' ')}`;
+  assert.deepEqual(log.map(({ sequence }) => sequence), log.map((_, i) => i + 1), `a gap in the events of ${say}`);
+  for (const type of ONCE) {
+    assert.ok(types.filter((other) => other === type).length <= 1, `${type} twice: ${say}`);
+  }
+  const steps = types.filter((type) => type !== 'upload.progress');
+  for (const [i, type] of steps.entries()) {
+    const before = i === 0 ? undefined : steps[i - 1];
+    assert.ok(i === 0 ? type === 'upload.created' : AFTER[type].includes(before), `${type} after ${before}: ${say}`);
+  }
+  assert.equal(types.at(-1), `upload.${upload.stage}`, `the last event is the end: ${say}`);
+}
+
+/**
+ * Every delivery in `log` reached `receiver`, unless later news made it pointless, and first arrivals are in order of
+ * sequence. An event may overtake an earlier one only when that had its turn and was not accepted then.
+ */
+export function assertEventsArrived(log, receiver, uploadId) {
+  const arrivals = receiver.accepted(uploadId);
+  const arrived = new Map(arrivals.map((arrival, place) => [arrival.id, place]));
+  const due = log.filter(({ state }) => state !== 'superseded').sort((a, b) => a.sequence - b.sequence);
+  let overtaken = 0;
+  for (const [i, delivery] of due.entries()) {
+    const what = `${delivery.type} (sequence ${delivery.sequence}) of ${uploadId}`;
+    assert.equal(delivery.state, 'succeeded', `${what} is ${delivery.state}`);
+    const place = arrived.get(delivery.event_id);
+    assert.ok(place !== undefined, `${what} is told to be delivered and never arrived`);
+    const next = due[i + 1];
+    if (next && arrived.get(next.event_id) < place) {
+      assert.ok(delivery.attempts.length > 1, `${next.type} overtook ${what}, which was delivered at the first attempt`);
+      overtaken += 1;
+    }
+    if (next) {
+      const [first, second] = [delivery.attempts[0].started_at, next.attempts[0].started_at];
+      assert.ok(first <= second, `${next.type} was first tried before ${what}`);
+    }
+  }
+  return overtaken;
+}
