@@ -26,7 +26,7 @@ export async function until(what, probe, { timeout = 15_000, every = 40 } = {}) 
 /** Gives up on `promise` after `timeout` ms. */
 export async function within(timeout, what, promise) {
   const timer = new AbortController();
-  const late = sleep(timeout, undefined, { signal: timer.signal }).then(() => {
+  const late = sleep(timeout, undefined, { signal: timer.signal, ref: false }).then(() => {
     throw new Error(`waited ${timeout} ms in vain for ${what}`);
   });
   late.catch(() => {});

@@ -107,6 +107,12 @@ describe('tus-js-client', () => {
     await assertStored(server, url, source);
   });
 
+  test('sends four parts of three bytes, all but one of them empty, and has them joined', async () => {
+    const few = Buffer.from('abc');
+    const url = await uploadAll(few, { endpoint: server.endpoint, parallelUploads: 4 });
+    await assertStored(server, url, digestOf(few));
+  });
+
   test('sends PATCH as POST with an override', async () => {
     const methods = new Set();
     const url = await uploadAll(bytes, {
@@ -146,15 +152,20 @@ describe('tus-js-client', () => {
   test('pauses and goes on where it was', async (t) => {
     const proxy = await Proxy.start(server, { t });
     proxy.rate = 4 * MIB;
-    const { upload, done } = startUpload(bytes, { endpoint: proxy.endpoint });
+    const answers = [];
+    const { upload, done } = startUpload(bytes, {
+      endpoint: proxy.endpoint,
+      onAfterResponse: (request, response) => answers.push([request.getMethod(), Number(response.getHeader('upload-offset'))]),
+    });
     await until('some bytes to pass', () => proxy.sent > MIB);
     await upload.abort();
-    const sentBefore = proxy.sent;
     await sleep(100);
     proxy.rate = 0;
     upload.start();
     const url = await done;
-    assert.ok(proxy.sent - sentBefore < bytes.length, 'what had arrived was not sent again');
+    const [created, [asked, offset]] = answers;
+    assert.deepEqual([created[0], asked], ['POST', 'HEAD']);
+    assert.ok(offset > 0, 'what had arrived was kept');
     await assertStored(server, url, source);
   });
 
