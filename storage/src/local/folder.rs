@@ -49,6 +49,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct DataFolder {
     root: PathBuf,
+    /// Which folder the root was at start, whatever has its name later.
+    root_identity: (u64, u64),
     incoming: PathBuf,
     files: PathBuf,
     /// Its lock lasts as long as this handle is open, and ends with the process however that ends.
@@ -70,7 +72,9 @@ impl DataFolder {
         }
         make_root(&root).map_err(|source| OpenError::NotMade { path: root.clone(), source })?;
         let lock = lock(&root)?;
-        let folder = Self { root, incoming, files, _lock: lock, durable: Mutex::default() };
+        let unreadable = |source| OpenError::NotWritable { path: root.clone(), source };
+        let root_identity = identity(&root).map_err(unreadable)?;
+        let folder = Self { root, root_identity, incoming, files, _lock: lock, durable: Mutex::default() };
         folder.lay_out().map_err(|source| OpenError::NotWritable { path: folder.root.clone(), source })?;
         if folder.is_divided().unwrap_or(false) {
             return Err(OpenError::Divided { incoming: folder.incoming, files: folder.files });
@@ -153,6 +157,10 @@ impl DataFolder {
 
     /// Writes a few bytes and removes them again.
     pub(super) fn probe(&self) -> io::Result<()> {
+        if identity(&self.root)? != self.root_identity {
+            // Moved away, or hidden by a disk mounted over it: what is written here would not be with the rest.
+            return Err(io::Error::other("another folder has taken its place since the start"));
+        }
         let path = self.root.join("longshore.probe");
         write_probe(&path)?;
         remove_if_there(&path)
@@ -196,6 +204,12 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// The file system and the number of a folder.
+fn identity(folder: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::metadata(folder)?;
+    Ok((found.dev(), found.ino()))
 }
 
 fn make_root(root: &Path) -> io::Result<()> {
