@@ -4,7 +4,10 @@
 //! never waits for the writer. A commit is on stable storage when it is answered (`synchronous = FULL`), and a reader
 //! that starts after the answer sees it. The order of deliveries is kept in [`lanes`] and nowhere else.
 
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +56,9 @@ impl Default for SqliteSettings {
 /// Uploads and outbox in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
+    path: PathBuf,
+    /// Which file the database was when it was opened, whatever has its name later.
+    file: (u64, u64),
     writer: Writer,
     reads: SqlitePool,
     bell: Arc<Notify>,
@@ -92,14 +98,26 @@ impl SqliteStore {
             .await
             .map_err(failed(OPERATION))?;
 
+        let file =
+            identity(path).await.map_err(|source| Error::Failed { operation: OPERATION, source: source.into() })?;
         let bell = Arc::new(Notify::new());
         let writer = Writer::start(connection, settings.group_commit_max, Arc::clone(&bell));
-        Ok(Arc::new(Self { writer, reads, bell }))
+        Ok(Arc::new(Self { path: path.to_owned(), file, writer, reads, bell }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
+    }
+
+    /// SQLite goes on with a file that was removed or replaced, and what it writes there is gone at the next start.
+    async fn check_file(&self, operation: &'static str) -> Result<()> {
+        let gone = |source| Error::Failed { operation, source };
+        match identity(&self.path).await {
+            Ok(found) if found == self.file => Ok(()),
+            Ok(_) => Err(gone("another file has taken the place of the database since it was opened".into())),
+            Err(error) => Err(gone(error.into())),
+        }
     }
 
     async fn shut(&self) {
@@ -112,6 +130,12 @@ impl SqliteStore {
             tracing::warn!(%error, "the database was not closed tidily; nothing is lost");
         }
     }
+}
+
+/// The file system and the number of a file.
+async fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = tokio::fs::metadata(path).await?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// Says what could not be done when a statement fails.

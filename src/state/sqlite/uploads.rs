@@ -70,6 +70,7 @@ impl UploadStore for SqliteStore {
 
     async fn check(&self) -> Result<()> {
         let check = async {
+            self.check_file(CheckWriting::OPERATION).await?;
             self.writer.write(CheckWriting).await?;
             let read = sqlx::query("SELECT checks FROM health").fetch_one(&self.reads).await;
             read.map(drop).map_err(failed(CheckWriting::OPERATION))
