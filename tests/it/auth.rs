@@ -1,1 +1,158 @@
+//! A server with a token: nobody gets anything without it, and it is told to nobody.
 
+use std::fs::File;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::app::TestApp;
+use crate::support::client::OCTETS;
+use crate::support::client::TUS;
+use crate::support::process::Process;
+use crate::support::sse::Sse;
+
+const TOKEN: &str = "correct-horse-battery-staple";
+const GUESS: &str = "incorrect-horse-battery-stapl";
+
+const PATHS: [&str; 11] = [
+    "/",
+    "/files",
+    "/files/",
+    "/files/01a2003c-6e4b-7707-8707-070707070707",
+    "/api/v1/uploads",
+    "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707",
+    "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/events",
+    "/api/v1/events",
+    "/api/v1/webhooks/deliveries",
+    "/metrics",
+    "/nothing/here",
+];
+
+async fn guarded() -> TestApp {
+    TestApp::from_file(&format!("[auth]\ntoken = \"{TOKEN}\"\n"), |config| {
+        config.limits.drain_timeout = Duration::from_secs(2);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_served_without_the_right_token() {
+    let app = guarded().await;
+    let mut client = app.client().await;
+    let wrong = [
+        None,
+        Some(format!("Bearer {GUESS}")),
+        Some(format!("Bearer {TOKEN}x")),
+        Some(format!("Bearer {}", &TOKEN[1..])),
+        Some(format!("Bearer  {TOKEN}")),
+        Some("Bearer ".to_owned()),
+        Some("Bearer".to_owned()),
+        Some(TOKEN.to_owned()),
+        Some(format!("Basic {TOKEN}")),
+    ];
+    for path in PATHS {
+        for method in ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"] {
+            for authorization in &wrong {
+                let given = authorization.as_deref().map(|value| ("Authorization", value));
+                let headers: Vec<_> = [TUS].into_iter().chain(given).collect();
+                let answer = client.request(method, path, &headers, b"").await;
+                assert_eq!(answer.status, 401, "{method} {path} {authorization:?}: {answer:?}");
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+                assert!(!format!("{answer:?}").contains(TOKEN), "{answer:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_preflights_need_no_token() {
+    let app = guarded().await;
+    let mut client = app.client().await;
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(client.get(path).await.status, 200, "{path}");
+    }
+    let headers = [("Origin", "http://page.example"), ("Access-Control-Request-Method", "PATCH")];
+    for path in PATHS.into_iter().chain(["/healthz", "/readyz"]) {
+        let answer = client.request("OPTIONS", path, &headers, b"").await;
+        assert_eq!(answer.status, 204, "{path}: browsers send no token with a preflight: {answer:?}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{path}");
+        let allowed = answer.header("access-control-allow-headers").unwrap();
+        assert!(allowed.contains("Authorization"), "{path}: {allowed}");
+    }
+    // A page can read why it was refused.
+    let refused = client.request("GET", "/api/v1/uploads", &headers[..1], b"").await;
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (401, Some("*")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_token_opens_everything() {
+    let app = guarded().await;
+    let mut client = app.client().await;
+    let bearer = format!("Bearer {TOKEN}");
+    let token = ("Authorization", bearer.as_str());
+    let created = client.tus("POST", "/files", &[token, ("Upload-Length", "11")], b"").await;
+    assert_eq!(created.status, 201);
+    let path = created.header("location").unwrap().to_owned();
+    let headers = [token, OCTETS, ("Upload-Offset", "0")];
+    assert_eq!(client.tus("PATCH", &path, &headers, b"hello world").await.status, 204);
+    assert_eq!(client.tus("HEAD", &path, &[token], b"").await.status, 200);
+    assert_eq!(client.request("GET", &path, &[token], b"").await.body, b"hello world");
+    let status = path.replace("/files/", "/api/v1/uploads/");
+    for path in [status.as_str(), "/api/v1/uploads", "/api/v1/webhooks/deliveries", "/metrics"] {
+        assert_eq!(client.request("GET", path, &[token], b"").await.status, 200, "{path}");
+    }
+    assert_eq!(client.request("GET", "/nothing/here", &[token], b"").await.status, 404);
+    let mut stream = Sse::open(app.address(), &format!("{status}/events"), &[token]).await;
+    assert_eq!(stream.message().await.unwrap().event, "snapshot");
+    assert_eq!(client.tus("DELETE", &path, &[token], b"").await.status, 204);
+}
+
+/// The refusal comes while the body is still being sent, and reaches the client.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_without_the_token_is_refused_at_once() {
+    let app = guarded().await;
+    for (method, path) in [("POST", "/files"), ("PATCH", PATHS[3])] {
+        let mut client = app.client().await;
+        let length = (8 << 20).to_string();
+        let headers = [TUS, OCTETS, ("Upload-Length", &length), ("Upload-Offset", "0"), ("Content-Length", &length)];
+        client.send_head(method, path, &headers).await;
+        client.send(&[7; 1_000]).await;
+        assert_eq!(client.answer(method, path).await.status, 401, "before the body is over");
+
+        let mut client = app.client().await;
+        client.send_head(method, path, &headers).await;
+        client.send(&vec![7; 8 << 20]).await;
+        assert_eq!(client.answer(method, path).await.status, 401, "also to a client that sends all of it first");
+    }
+    assert!(app.stored_files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_never_logged() {
+    let folder = TempDir::new().unwrap();
+    let log = folder.path().join("log");
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "trace", "--auth-token-file"]).arg(&token_file);
+    command.args(["--storage-min-free-space", "0", "--data-dir"]).arg(folder.path().join("data"));
+    let process = Process::spawn(command.stderr(Stdio::from(File::create(&log).unwrap())));
+    let mut client = process.client().await;
+    for (given, status) in [(TOKEN, 201), (GUESS, 401)] {
+        let bearer = format!("Bearer {given}");
+        let headers = [("Authorization", bearer.as_str()), ("Upload-Length", "5")];
+        assert_eq!(client.tus("POST", "/files", &headers, b"").await.status, status);
+        // Something that cannot be read at all is a reason to log more.
+        let headers = [("Authorization", bearer.as_str()), ("Upload-Length", "5"), ("Upload-Length", "six")];
+        assert!(client.tus("POST", "/files", &headers, b"").await.status >= 400);
+    }
+    process.signal("TERM");
+    assert_eq!(process.wait(), Some(0));
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert!(logged.contains("answered") && logged.contains("401"), "requests are logged: {logged}");
+    for secret in [TOKEN, GUESS] {
+        assert!(!logged.contains(secret), "{logged}");
+    }
+}
