@@ -2,12 +2,27 @@
 //!
 //! Everything goes to stderr; stdout belongs to the one line that tells the address. Times are in UTC.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::io::IsTerminal;
 
+use serde_json::Map;
+use serde_json::Value;
 use tracing::Dispatch;
+use tracing::Event;
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::field::Visit;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::FormatEvent;
+use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Format;
 use crate::config::Log;
@@ -48,8 +63,78 @@ where
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_target(false);
     Ok(match log.format {
         Format::Text => Dispatch::new(lines.compact().with_ansi(colors == Colors::Ansi).finish()),
-        Format::Json => Dispatch::new(lines.json().flatten_event(true).with_target(true).finish()),
+        Format::Json => Dispatch::new(lines.event_format(Json).finish()),
     })
+}
+
+/// One object a line: when, how serious, the message, its fields, and the module it comes from.
+///
+/// The formatter of the subscriber would tell of an error only its first sentence. Here its causes stand beside it,
+/// under the name that they have in text.
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut timestamp = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        let mut line = Line(Map::new());
+        line.put("timestamp", timestamp);
+        line.put("level", event.metadata().level().as_str());
+        event.record(&mut line);
+        line.put("target", event.metadata().target());
+        writeln!(writer, "{}", Value::Object(line.0))
+    }
+}
+
+struct Line(Map<String, Value>);
+
+impl Line {
+    fn put(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), value);
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.put(field.name(), u64::try_from(value).unwrap_or(u64::MAX));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn StdError + 'static)) {
+        self.put(field.name(), value.to_string());
+        let causes: Vec<String> =
+            std::iter::successors(value.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+        if !causes.is_empty() {
+            self.put(&format!("{}.sources", field.name()), causes);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +189,32 @@ mod tests {
         assert_eq!(object["size_bytes"], 5);
         assert_eq!(object["level"], "INFO");
         assert_eq!(object["target"], "longshore::telemetry::tests");
+    }
+
+    #[test]
+    fn json_tells_what_caused_an_error() {
+        let lines = Lines::default();
+        let to = lines.clone();
+        let dispatch =
+            dispatch(&Log { level: "info".to_owned(), format: Format::Json }, move || to.clone(), Colors::None);
+        tracing::dispatcher::with_default(&dispatch.unwrap(), || {
+            let cause = io::Error::new(
+                io::ErrorKind::NotFound,
+                Error::Level { level: "x".to_owned(), source: EnvFilter::try_new("a=b=c").unwrap_err() },
+            );
+            let (error, took_ms) = (&cause as &dyn StdError, std::time::Duration::from_millis(7).as_millis());
+            tracing::warn!(error, took_ms, answer = Some(5_u16), nothing = None::<u16>, share = 0.5, cut = true, "oh");
+        });
+        let line = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let names: Vec<&String> = object.as_object().unwrap().keys().collect();
+        let expected =
+            ["timestamp", "level", "message", "error", "error.sources", "took_ms", "answer", "share", "cut", "target"];
+        assert_eq!(names, expected);
+        assert_eq!(object["error"], "could not understand log.level \"x\"");
+        assert_eq!(object["error.sources"], serde_json::json!(["invalid filter directive"]));
+        assert_eq!((&object["took_ms"], &object["answer"], &object["cut"]), (&7.into(), &5.into(), &true.into()));
+        assert!(object["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
     }
 
     #[test]

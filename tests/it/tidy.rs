@@ -28,7 +28,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix_web", &["protocol", "http", "app"]),
     ("reqwest", &["webhook", "config"]),
     ("serde", &["http", "state", "config"]),
-    ("serde_json", &["http", "state"]),
+    ("serde_json", &["http", "state", "telemetry"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
 ];
 
