@@ -337,9 +337,14 @@ impl Writer {
     }
 
     /// Whether a checkpoint in the middle of the request is allowed and free to start. The bytes of a request with a
-    /// checksum count all together or not at all.
+    /// checksum count all together or not at all. The last byte is committed only together with the seal, once the
+    /// body has ended: a full upload that is not sealed would be nobody's to finish.
     fn may_checkpoint(&self) -> bool {
-        self.checksum.is_none() && self.pending.is_none() && self.accepted > self.covered
+        self.checksum.is_none() && self.pending.is_none() && self.accepted > self.covered && !self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.upload.length().is_some_and(|length| length.is_reached_by(self.accepted))
     }
 
     fn checkpoint_due(&self) -> Option<Instant> {
@@ -487,7 +492,7 @@ impl Writer {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
         }
-        let full = self.upload.length().is_some_and(|length| length.is_reached_by(self.accepted));
+        let full = self.is_full();
         if self.accepted > self.upload.offset() {
             let last = self.checkpoint(full).await?;
             let committed = last.commit.await;
