@@ -24,6 +24,8 @@ pub enum Rejection {
     LengthBelowOffset { offset: Offset, length: Length },
     #[error("the {} digest of the data does not match the one sent with it", .0.name())]
     ChecksumMismatch(Algorithm),
+    #[error("the upload has failed: its {} digest is not the one promised at its creation", .0.name())]
+    BrokenPromise(Algorithm),
     #[error("a final upload is made of its parts and takes no data")]
     IsFinal,
     #[error("upload {0} in the list is not there")]

@@ -428,15 +428,19 @@ impl Upload {
     /// Compares the promised digests with the computed ones: verified, or failed.
     pub fn verify(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Received, "only a received upload is verified");
-        let broken = self.record.promised_digests.iter().find(|promised| !self.record.digests.contains(promised));
-        match broken {
+        match self.broken_promise() {
             None => self.enter(Stage::Verified, EventKind::Verified, now),
-            Some(promised) => {
-                let message =
-                    format!("the {} digest promised by the client does not match", promised.algorithm().name());
+            Some(algorithm) => {
+                let message = format!("the {} digest promised by the client does not match", algorithm.name());
                 self.fail(Failure { code: "digest-mismatch".to_owned(), message }, now);
             }
         }
+    }
+
+    /// The digest that its client promised of the whole upload and that it turned out not to have.
+    pub fn broken_promise(&self) -> Option<Algorithm> {
+        let has = |promised: &&Digest| self.record.digests.contains(promised);
+        self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
     }
 
     /// Marks an upload whose bytes are at their final name.

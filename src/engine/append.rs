@@ -41,6 +41,7 @@ use crate::engine::digest::Running;
 use crate::engine::lease::Held;
 use crate::engine::lease::Order;
 use crate::engine::lease::RateMeter;
+use crate::engine::settle::unless_failed;
 
 /// How many batches of chunks may wait between the network and the append task.
 const FEED_DEPTH: usize = 4;
@@ -482,7 +483,7 @@ impl Writer {
         }
         let Self { inner, held, upload, .. } = self;
         tracing::debug!(upload = %upload.id(), offset = upload.offset().get(), cut = end == BodyEnd::Cut, "append ended");
-        let settled = inner.settle(upload).await;
+        let settled = inner.settle(upload).await.and_then(unless_failed);
         drop(held);
         settled
     }

@@ -23,6 +23,7 @@ use crate::engine::blob_key;
 use crate::engine::command::Create;
 use crate::engine::command::EngineError;
 use crate::engine::digest;
+use crate::engine::settle::unless_failed;
 
 /// A final upload to be made.
 #[derive(Debug, Clone)]
@@ -93,7 +94,7 @@ impl Inner {
         let held = self.leases.reserve(new.id);
         let upload = self.insert(Upload::create(new, now)).await?;
         let settled = match self.join(upload.clone(), &parts, total).await {
-            Ok(joined) => self.settle(joined).await,
+            Ok(joined) => self.settle(joined).await.and_then(unless_failed),
             Err(error) => {
                 self.undo_final(upload).await;
                 Err(error)

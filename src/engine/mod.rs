@@ -157,7 +157,7 @@ impl Engine {
         let whole = self.spawn(async move {
             let held = engine.0.leases.reserve(upload.id());
             let upload = engine.0.insert(upload).await?;
-            let settled = engine.0.settle(upload).await;
+            let settled = engine.0.settle(upload).await.and_then(settle::unless_failed);
             drop(held);
             settled
         });

@@ -4,6 +4,7 @@
 use futures::StreamExt;
 use storage::Resume;
 
+use crate::domain::rejection::Rejection;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Bytes;
 use crate::domain::upload::Stage;
@@ -12,6 +13,20 @@ use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::EngineError;
 use crate::engine::digest::Running;
+
+/// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
+pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
+    match upload.stage() {
+        Stage::Ended(how) => Err(upload.broken_promise().map_or(Rejection::Gone(how), Rejection::BrokenPromise).into()),
+        Stage::Created
+        | Stage::Receiving
+        | Stage::Stalled
+        | Stage::Received
+        | Stage::Verified
+        | Stage::Stored
+        | Stage::Completed => Ok(upload),
+    }
+}
 
 impl Inner {
     /// Marks an upload as having all its bytes, and checks the digests its client promised.

@@ -149,6 +149,7 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::LengthChanged { .. } => problem(StatusCode::BAD_REQUEST, "length-changed"),
         Rejection::LengthBelowOffset { .. } => problem(StatusCode::BAD_REQUEST, "length-below-offset"),
         Rejection::ChecksumMismatch(_) => problem(checksum_mismatch(), "checksum-mismatch"),
+        Rejection::BrokenPromise(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
         Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
         Rejection::PartMissing(_) => problem(StatusCode::NOT_FOUND, "no-such-part"),
         Rejection::NotPartial(_) => problem(StatusCode::BAD_REQUEST, "not-partial"),
