@@ -470,6 +470,9 @@ impl Upload {
         if let Stage::Ended(how) = self.record.stage {
             return Err(Rejection::Gone(how));
         }
+        if self.is_expired(now) {
+            return Err(Rejection::Gone(Ended::Expired));
+        }
         self.end(Ended::Terminated, EventKind::Terminated, now);
         Ok(())
     }
