@@ -28,13 +28,16 @@ use wire::BodySize;
 use wire::CreationKind;
 use wire::Method;
 
+const COLLECTION_METHODS: &str = "OPTIONS, POST";
+const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
+
 /// Requests to the creation URL.
 pub async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
-    let answer = match understood(&request) {
+    let answer = match understood(&request, COLLECTION_METHODS) {
         Ok(Method::Options) => Ok(reply::options(shared.engine.settings().max_upload_bytes)),
         Ok(Method::Post) => create(&request, payload, &shared).await,
         Ok(Method::Head | Method::Patch | Method::Delete | Method::Get) => {
-            Err(Problem::method_not_allowed("OPTIONS, POST"))
+            Err(Problem::method_not_allowed(COLLECTION_METHODS))
         }
         Err(problem) => Err(problem),
     };
@@ -49,7 +52,7 @@ pub async fn resource(
     shared: web::Data<Shared>,
 ) -> HttpResponse {
     let answer = async {
-        let method = understood(&request)?;
+        let method = understood(&request, RESOURCE_METHODS)?;
         if method == Method::Options {
             return Ok(reply::options(shared.engine.settings().max_upload_bytes));
         }
@@ -59,15 +62,16 @@ pub async fn resource(
             Method::Patch => patch(&request, id, payload, &shared).await,
             Method::Delete => delete(&request, id, &shared).await,
             Method::Get => get(&request, id, &shared).await,
-            Method::Options | Method::Post => Err(Problem::method_not_allowed("OPTIONS, HEAD, GET, PATCH, DELETE")),
+            Method::Options | Method::Post => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
         }
     };
     answer.await.unwrap_or_else(|problem| problem.respond(&request))
 }
 
-fn understood(request: &HttpRequest) -> Result<Method, Problem> {
+fn understood(request: &HttpRequest, allowed: &'static str) -> Result<Method, Problem> {
     let fields = HeaderFields(request.headers());
     let method = wire::method(request.method().as_str(), &fields).map_err(|error| reply::wire_problem(&error))?;
+    let method = method.ok_or_else(|| Problem::method_not_allowed(allowed))?;
     wire::check_version(method, &fields).map_err(|error| reply::wire_problem(&error))?;
     Ok(method)
 }

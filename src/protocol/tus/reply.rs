@@ -115,7 +115,6 @@ pub(super) fn wire_problem(error: &WireError) -> Problem {
         WireError::Field(_) => Problem::bad_request("bad-header", detail),
         WireError::Version(_) => Problem::new(StatusCode::PRECONDITION_FAILED, "unsupported-version", detail)
             .with(TUS_VERSION, wire::VERSION),
-        WireError::Method => Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail),
         WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
             .with(HeaderName::from_static("accept-patch"), wire::OFFSET_OCTET_STREAM),
         WireError::MetadataTooLarge { .. } => {

@@ -50,8 +50,6 @@ pub enum WireError {
     Field(#[from] BadField),
     #[error("this server speaks tus {VERSION}, and the request names {}", .0.as_deref().unwrap_or("no version"))]
     Version(Option<String>),
-    #[error("the method is not one tus knows here")]
-    Method,
     #[error("upload data must have the content type {OFFSET_OCTET_STREAM}")]
     MediaType,
     #[error("the metadata has {size} bytes; at most {limit} are taken")]
@@ -118,21 +116,21 @@ impl BodySize {
     }
 }
 
-/// The method a request means.
+/// The method a request means, if it is one tus knows.
 ///
 /// tus 1.0, X-HTTP-Method-Override: the named method is to be processed instead. It is followed on POST only, so that
 /// nothing harmless on its way can become harmful here.
-pub fn method(wire: &str, fields: &dyn Fields) -> Result<Method, WireError> {
-    let overriding = single(fields, "x-http-method-override")?.filter(|_| wire == "POST");
-    match (overriding.map(str::to_ascii_uppercase).as_deref(), wire) {
-        (Some("PATCH"), _) | (None, "PATCH") => Ok(Method::Patch),
-        (Some("DELETE"), _) | (None, "DELETE") => Ok(Method::Delete),
-        (Some("HEAD"), _) | (None, "HEAD") => Ok(Method::Head),
-        (Some("POST"), _) | (None, "POST") => Ok(Method::Post),
-        (None, "OPTIONS") => Ok(Method::Options),
-        (None, "GET") => Ok(Method::Get),
-        (Some(_), _) | (None, _) => Err(WireError::Method),
-    }
+pub fn method(wire: &str, fields: &dyn Fields) -> Result<Option<Method>, WireError> {
+    let overriding = if wire == "POST" { single(fields, "x-http-method-override")? } else { None };
+    Ok(match (overriding.map(str::to_ascii_uppercase).as_deref(), wire) {
+        (Some("PATCH"), _) | (None, "PATCH") => Some(Method::Patch),
+        (Some("DELETE"), _) | (None, "DELETE") => Some(Method::Delete),
+        (Some("HEAD"), _) | (None, "HEAD") => Some(Method::Head),
+        (Some("POST"), _) | (None, "POST") => Some(Method::Post),
+        (None, "OPTIONS") => Some(Method::Options),
+        (None, "GET") => Some(Method::Get),
+        (Some(_), _) | (None, _) => None,
+    })
 }
 
 /// Refuses a version other than ours.
@@ -140,9 +138,11 @@ pub fn method(wire: &str, fields: &dyn Fields) -> Result<Method, WireError> {
 /// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET is a plain download and HEAD is asked by
 /// things that are not tus clients, so there it may be missing; a wrong one is refused there too.
 pub fn check_version(method: Method, fields: &dyn Fields) -> Result<(), WireError> {
-    let named = single(fields, "tus-resumable")?;
-    match (method, named) {
-        (Method::Options, _) | (_, Some(VERSION)) | (Method::Get | Method::Head, None) => Ok(()),
+    if method == Method::Options {
+        return Ok(());
+    }
+    match (method, single(fields, "tus-resumable")?) {
+        (_, Some(VERSION)) | (Method::Get | Method::Head, None) => Ok(()),
         (_, other) => Err(WireError::Version(other.map(str::to_owned))),
     }
 }
