@@ -242,6 +242,10 @@ fn parse_parts(list: &str) -> Result<Vec<UploadId>, WireError> {
 }
 
 fn part_id(url: &str) -> Option<UploadId> {
+    // A list with another separator must not pass for the last upload in it.
+    if url.contains([',', ';']) {
+        return None;
+    }
     let path = match url.split_once("://") {
         Some(("http" | "https", rest)) => &rest[rest.find('/')?..],
         Some(_) => return None,
