@@ -36,9 +36,10 @@ pub fn single<'a>(fields: &'a dyn Fields, field: &'static str) -> Result<Option<
     text(field, value).map(Some)
 }
 
-/// All values of a field that is a list, joined as one (RFC 9110, 5.2).
+/// All values of a field that is a list, joined as one (RFC 9110, 5.2). An empty line adds nothing to it.
 pub fn joined(fields: &dyn Fields, field: &'static str) -> Result<Option<String>, BadField> {
-    let values: Vec<&str> = fields.values(field).map(|value| text(field, value)).collect::<Result<_, _>>()?;
+    let mut values: Vec<&str> = fields.values(field).map(|value| text(field, value)).collect::<Result<_, _>>()?;
+    values.retain(|value| !value.is_empty());
     Ok((!values.is_empty()).then(|| values.join(",")))
 }
 
@@ -56,5 +57,64 @@ impl Fields for Vec<(&'static str, &'static str)> {
         Box::new(
             self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_bytes()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Raw<'v>(&'v [&'v [u8]]);
+
+    impl Fields for Raw<'_> {
+        fn values<'a>(&'a self, _name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+            Box::new(self.0.iter().copied())
+        }
+    }
+
+    #[test]
+    fn a_field_that_may_stand_once_does() {
+        let cases: [(&[&[u8]], _); 11] = [
+            (&[], Ok(None)),
+            (&[b"5"], Ok(Some("5"))),
+            (&[b" \t5 \t"], Ok(Some("5"))),
+            (&[b""], Ok(Some(""))),
+            (&[b"5", b"5"], Err("is there more than once")),
+            (&[b"5", b""], Err("is there more than once")),
+            (&[b"\xc3\xbc"], Err("has characters other than printable ASCII")),
+            (&[b"\xff"], Err("has characters other than printable ASCII")),
+            (&[b"a\0b"], Err("has characters other than printable ASCII")),
+            (&[b"a\x7f"], Err("has characters other than printable ASCII")),
+            (&[b"a\r\nb"], Err("has characters other than printable ASCII")),
+        ];
+        for (values, expected) in cases {
+            let fields = Raw(values);
+            let read = single(&fields, "upload-length");
+            let expected = expected.map_err(|problem| BadField::new("upload-length", problem));
+            assert_eq!(read, expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_all_its_lines() {
+        let cases: [(&[&[u8]], _); 7] = [
+            (&[], Ok(None)),
+            (&[b""], Ok(None)),
+            (&[b"", b" "], Ok(None)),
+            (&[b"a"], Ok(Some("a"))),
+            (&[b"a,b", b" c "], Ok(Some("a,b,c"))),
+            (&[b"a", b"", b"b"], Ok(Some("a,b"))),
+            (&[b"a", b"\xff"], Err(())),
+        ];
+        for (values, expected) in cases {
+            let read = joined(&Raw(values), "upload-metadata");
+            assert_eq!(read.as_ref().map(Option::as_deref).map_err(|_| ()), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_field_says_which_and_why() {
+        let error = single(&Raw(&[b"a", b"b"]), "upload-offset").unwrap_err();
+        assert_eq!(error.to_string(), "upload-offset: is there more than once");
     }
 }

@@ -159,7 +159,7 @@ pub fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) 
     if with_data && matches!(kind, CreationKind::Final { .. }) {
         return Err(WireError::FinalWithData);
     }
-    let metadata_as_sent = joined(fields, "upload-metadata")?.filter(|text| !text.is_empty());
+    let metadata_as_sent = joined(fields, "upload-metadata")?;
     if let Some(text) = &metadata_as_sent
         && text.len() > max_metadata_bytes
     {
@@ -336,13 +336,13 @@ fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
     let bad = |problem: &'static str| BadField::new("upload-metadata", problem);
     let mut pairs = Vec::new();
     for pair in text.split(',') {
-        let pair = pair.trim_start_matches([' ', '\t']);
+        let pair = pair.trim_matches([' ', '\t']);
         let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
-        if key.is_empty() {
+        if key.is_empty() || key.contains('\t') {
             return Err(bad("has a pair without a key"));
         }
-        let value = STANDARD.decode(value.trim_end_matches([' ', '\t']));
-        pairs.push((key.to_owned(), value.map_err(|_| bad("has a value that is not padded base64"))?));
+        let value = STANDARD.decode(value).map_err(|_| bad("has a value that is not padded base64"))?;
+        pairs.push((key.to_owned(), value));
     }
     Metadata::new(pairs).map_err(|problem| BadField::new("upload-metadata", problem.to_string()))
 }
