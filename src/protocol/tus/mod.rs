@@ -146,11 +146,26 @@ async fn patch(
     payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
+    let problem = match patched(request, id, payload, shared).await {
+        Ok(upload) => return Ok(reply::appended(&upload)),
+        Err(problem) => problem,
+    };
+    match shared.engine.status(id).await {
+        Ok(status) if !status.expired => Err(reply::not_appended(problem, &status.upload)),
+        Ok(_) | Err(_) => Err(problem),
+    }
+}
+
+async fn patched(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<Upload, Problem> {
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
     let command = Append { id, at: patch.at, count: size.known(), length: patch.length, checksum: patch.checksum };
-    let upload = append(command, payload, shared).await.map_err(|error| reply::engine_problem(error, request))?;
-    Ok(reply::appended(&upload))
+    append(command, payload, shared).await.map_err(|error| reply::engine_problem(error, request))
 }
 
 async fn append(command: Append, payload: web::Payload, shared: &Shared) -> Result<Upload, EngineError> {
@@ -162,7 +177,7 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Ht
     let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
     match found.gone() {
         Some(how) => Err(reply::rejection_problem(Rejection::Gone(how))),
-        None => Ok(reply::head(&found.upload)),
+        None => Ok(reply::head(&found.upload, request.method())),
     }
 }
 

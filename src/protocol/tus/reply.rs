@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::body;
+use actix_web::http::Method;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderName;
@@ -56,10 +58,14 @@ pub(super) fn terminated() -> HttpResponse {
 }
 
 /// tus 1.0, Core, HEAD.
-pub(super) fn head(upload: &Upload) -> HttpResponse {
+pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     state(&mut response, upload);
-    response.finish()
+    match *asked_with {
+        // RFC 9110, 8.6: no length but the one GET would have.
+        Method::HEAD => response.body(body::None::new()),
+        _ => response.finish(),
+    }
 }
 
 /// The answer to GET while there is nothing to download yet.
@@ -95,13 +101,24 @@ fn state(response: &mut actix_web::HttpResponseBuilder, upload: &Upload) {
     expires(response, upload);
 }
 
-/// tus 1.0, Expiration: told while the upload is unfinished.
 fn expires(response: &mut actix_web::HttpResponseBuilder, upload: &Upload) {
-    if let Some(at) = upload.record().expires_at
-        && upload.stage() != Stage::Completed
-    {
-        response.insert_header((UPLOAD_EXPIRES, imf_fixdate(at)));
+    if let Some(at) = expiry(upload) {
+        response.insert_header((UPLOAD_EXPIRES, at));
     }
+}
+
+/// A refused PATCH. tus 1.0, Expiration: every answer to a PATCH tells when the upload expires.
+pub(super) fn not_appended(problem: Problem, upload: &Upload) -> Problem {
+    match expiry(upload) {
+        Some(at) => problem.with(UPLOAD_EXPIRES, at),
+        None => problem,
+    }
+}
+
+/// tus 1.0, Expiration: told while the upload is unfinished.
+fn expiry(upload: &Upload) -> Option<String> {
+    let record = upload.record();
+    record.expires_at.filter(|_| record.stage != Stage::Completed).map(imf_fixdate)
 }
 
 pub(crate) fn imf_fixdate(at: Timestamp) -> String {
