@@ -17,6 +17,8 @@ use crate::engine::read::Download;
 use crate::http::error::Problem;
 use crate::protocol::tus::reply::imf_fixdate;
 
+const CACHE_CONTROL: &str = "private, no-cache";
+
 /// What a request wants of `size` bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
@@ -43,7 +45,9 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
     match condition(request, &tag, &modified) {
         Condition::Met => {}
         Condition::NotModified => {
+            // RFC 9110, 15.4.5: with what the whole answer would tell caches.
             return Ok(HttpResponse::NotModified()
+                .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
                 .insert_header((header::ETAG, tag))
                 .insert_header((header::LAST_MODIFIED, modified))
                 .finish());
@@ -78,7 +82,7 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         // What clients upload must not run as ours.
         .insert_header((header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"))
         .insert_header((header::ACCEPT_RANGES, "bytes"))
-        .insert_header((header::CACHE_CONTROL, "private, no-cache"))
+        .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
         .insert_header((header::ETAG, tag))
         .insert_header((header::LAST_MODIFIED, modified));
     let bytes = download.read(first..end).await?;
@@ -97,7 +101,7 @@ fn etag(upload: &Upload) -> String {
 /// RFC 9110, 13.2.2: the order in which conditions count.
 fn condition(request: &HttpRequest, tag: &str, modified: &str) -> Condition {
     match (text(request, header::IF_MATCH), text(request, header::IF_UNMODIFIED_SINCE)) {
-        (Some(tags), _) if !names(tags, tag) => return Condition::Failed,
+        (Some(tags), _) if !names_strongly(tags, tag) => return Condition::Failed,
         (None, Some(since)) if is_after(modified, since) => return Condition::Failed,
         _ => {}
     }
@@ -115,8 +119,13 @@ fn range_applies(request: &HttpRequest, tag: &str, modified: &str) -> bool {
     text(request, header::IF_RANGE).is_none_or(|held| held == tag || held == modified)
 }
 
+/// RFC 9110, 8.8.3.2: for reading, a weak tag will do.
 fn names(list: &str, tag: &str) -> bool {
     list.split(',').map(str::trim).any(|item| item == "*" || item.strip_prefix("W/").unwrap_or(item) == tag)
+}
+
+fn names_strongly(list: &str, tag: &str) -> bool {
+    list.split(',').map(str::trim).any(|item| item == "*" || item == tag)
 }
 
 /// Whether one HTTP date is after another; never, when either cannot be read.
@@ -211,5 +220,6 @@ mod tests {
     fn tags_match_weakly_and_in_lists() {
         assert!(names("\"a\", \"b\"", "\"b\"") && names("W/\"b\"", "\"b\"") && names("*", "\"b\""));
         assert!(!names("\"a\"", "\"b\""));
+        assert!(names_strongly("\"a\", \"b\"", "\"b\"") && !names_strongly("W/\"b\"", "\"b\""));
     }
 }
