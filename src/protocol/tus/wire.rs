@@ -352,3 +352,326 @@ pub fn print_metadata(metadata: &Metadata) -> String {
     let pairs = metadata.pairs().iter().map(|(key, value)| format!("{key} {}", STANDARD.encode(value)));
     pairs.collect::<Vec<_>>().join(",")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::size::MAX_BYTES;
+
+    type Text = Vec<(&'static str, &'static str)>;
+
+    fn id(last: u8) -> UploadId {
+        UploadId::from_bytes([1, 2, 3, 4, 5, 6, 0x70, 8, 0x80, 10, 11, 12, 13, 14, 15, last])
+    }
+
+    fn metadata_of(text: &str) -> Option<Vec<(String, Vec<u8>)>> {
+        parse_metadata(text).ok().map(|metadata| metadata.pairs().to_vec())
+    }
+
+    #[test]
+    fn the_method_meant_is_found() {
+        let plain: Text = vec![];
+        for (wire, meant) in [
+            ("OPTIONS", Some(Method::Options)),
+            ("POST", Some(Method::Post)),
+            ("HEAD", Some(Method::Head)),
+            ("PATCH", Some(Method::Patch)),
+            ("DELETE", Some(Method::Delete)),
+            ("GET", Some(Method::Get)),
+            ("PUT", None),
+            ("post", None),
+            ("", None),
+        ] {
+            assert_eq!(method(wire, &plain), Ok(meant), "{wire:?}");
+        }
+        for (named, meant) in [
+            ("PATCH", Some(Method::Patch)),
+            ("delete", Some(Method::Delete)),
+            ("Head", Some(Method::Head)),
+            ("POST", Some(Method::Post)),
+            ("GET", None),
+            ("OPTIONS", None),
+            ("PATCH,DELETE", None),
+            ("", None),
+        ] {
+            let overriding: Text = vec![("x-http-method-override", named)];
+            assert_eq!(method("POST", &overriding), Ok(meant), "tus 10, 11: POST, {named:?}");
+            assert_eq!(method("HEAD", &overriding), Ok(Some(Method::Head)), "tus 11: only POST, {named:?}");
+        }
+    }
+
+    #[test]
+    fn only_our_version_is_spoken() {
+        let one = |version| -> Text { vec![("Tus-Resumable", version)] };
+        for version in ["", "1", "1.0", "1.0.1", "0.2.2", "1.0.0,1.0.0", "v1.0.0"] {
+            assert_eq!(check_version(Method::Options, &one(version)), Ok(()), "tus 3: OPTIONS, {version:?}");
+            for method in [Method::Post, Method::Head, Method::Patch, Method::Delete, Method::Get] {
+                let refused = Err(WireError::Version(Some(version.to_owned())));
+                assert_eq!(check_version(method, &one(version)), refused, "tus 8: {method:?}, {version:?}");
+            }
+        }
+        for method in [Method::Post, Method::Head, Method::Patch, Method::Delete, Method::Get] {
+            assert_eq!(check_version(method, &one(" 1.0.0\t")), Ok(()), "blanks around a value are none of it");
+        }
+        for method in [Method::Post, Method::Patch, Method::Delete] {
+            assert_eq!(check_version(method, &Text::new()), Err(WireError::Version(None)), "tus 9: {method:?}");
+        }
+        let twice: Text = vec![("tus-resumable", "1.0.0"), ("tus-resumable", "0.2.2")];
+        assert!(check_version(Method::Post, &twice).is_err());
+        assert_eq!(check_version(Method::Options, &twice), Ok(()), "tus 3: whatever it carries");
+    }
+
+    #[test]
+    fn a_creation_is_of_one_kind() {
+        let length = |bytes| Length::new(bytes);
+        for (fields, kind) in [
+            (vec![("upload-length", "5")], Some(CreationKind::Single(length(5)))),
+            (vec![("upload-length", "9223372036854775807")], Some(CreationKind::Single(length(MAX_BYTES)))),
+            (vec![("upload-defer-length", "1")], Some(CreationKind::Single(None))),
+            (vec![("upload-length", "5"), ("upload-concat", "partial")], Some(CreationKind::Partial(length(5)))),
+            (vec![("upload-defer-length", "1"), ("upload-concat", "partial")], Some(CreationKind::Partial(None))),
+            (vec![], None),
+            (vec![("upload-length", "5"), ("upload-defer-length", "1")], None),
+            (vec![("upload-length", "9223372036854775808")], None),
+            (vec![("upload-length", "+5")], None),
+            (vec![("upload-concat", "partial")], None),
+            (vec![("upload-concat", "final")], None),
+            (vec![("upload-concat", "final;")], None),
+            (vec![("upload-length", "5"), ("upload-concat", "whole")], None),
+        ] {
+            let fields: Text = fields;
+            let creation = creation(&fields, BodySize::Known(0), 100);
+            assert_eq!(creation.ok().map(|creation| creation.kind), kind, "tus 17 to 20, 85, 89: {fields:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_come_only_under_their_own_type() {
+        let (known, nothing) = (BodySize::Known(5), BodySize::Known(0));
+        for (kind, size, with_data) in [
+            ("application/offset+octet-stream", known, Some(true)),
+            ("APPLICATION/offset+octet-stream ; x=y", BodySize::Unknown, Some(true)),
+            ("application/offset+octet-stream", nothing, Some(false)),
+            ("text/plain", nothing, Some(false)),
+            ("text/plain", known, None),
+            ("", BodySize::Unknown, None),
+        ] {
+            let fields: Text = vec![("upload-length", "5"), ("content-type", kind)];
+            let creation = creation(&fields, size, 100).ok();
+            assert_eq!(creation.map(|creation| creation.with_data), with_data, "tus 36, 38: {kind:?}, {size:?}");
+        }
+    }
+
+    #[test]
+    fn an_upload_is_named_by_the_end_of_its_path() {
+        let own = id(1).to_string();
+        for (url, found) in [
+            (format!("/files/{own}"), true),
+            (format!("/files/{own}/"), true),
+            (format!("http://localhost:8080/files/{own}"), true),
+            (format!("https://example.com/below/files/{own}/"), true),
+            (format!("/below/files/{own}"), true),
+            (own.clone(), false),
+            (format!("/{own}"), false),
+            (format!("/xfiles/{own}"), false),
+            (format!("/files/x/{own}"), false),
+            (format!("/files/{own}//"), false),
+            (format!("/files/{own}?x"), false),
+            (format!("/files/{own}#x"), false),
+            (format!("/files/{},/files/{own}", id(2)), false),
+            (format!("/files/{};/files/{own}", id(2)), false),
+            (format!("ftp://example.com/files/{own}"), false),
+            ("http://example.com".to_owned(), false),
+            ("http://".to_owned(), false),
+            ("/files/".to_owned(), false),
+            ("/".to_owned(), false),
+        ] {
+            assert_eq!(part_id(&url), found.then_some(id(1)), "tus 87: {url}");
+        }
+        let list = format!(" /files/{}   http://h/files/{} ", id(1), id(2));
+        assert_eq!(parse_parts(&list), Ok(vec![id(1), id(2)]), "tus 86, 87: in their order");
+        assert_eq!(parse_parts(&format!("{0} {0}", upload_path(id(1)))), Ok(vec![id(1); 2]), "tus 93");
+        assert!(parse_parts("  ").is_err(), "tus 89");
+    }
+
+    #[test]
+    fn metadata_has_a_grammar() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.as_bytes().to_vec());
+        for (text, pairs) in [
+            ("a YQ==", Some(vec![pair("a", "a")])),
+            ("a", Some(vec![pair("a", "")])),
+            ("a ", Some(vec![pair("a", "")])),
+            ("a ,b Yg==", Some(vec![pair("a", ""), pair("b", "b")])),
+            ("a\t,b Yg==", Some(vec![pair("a", ""), pair("b", "b")])),
+            ("a YQ==, b Yg== ,\tc", Some(vec![pair("a", "a"), pair("b", "b"), pair("c", "")])),
+            ("", None),
+            (",", None),
+            ("a,", None),
+            ("a,a", None),
+            ("a YQ", None),
+            ("a YQ==YQ==", None),
+            ("a _-8=", None),
+            ("a  YQ==", None),
+            ("a\tYQ==", None),
+            ("a Y Q=", None),
+        ] {
+            assert_eq!(metadata_of(text), pairs, "tus 25 to 29: {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_names_an_algorithm_and_has_its_size() {
+        let of = |text: &'static str| -> Result<Option<Digest>, WireError> {
+            let fields: Text = vec![("upload-checksum", text)];
+            checksum(&fields)
+        };
+        let crc = Digest::new(Algorithm::Crc32, vec![0xcb, 0xf4, 0x39, 0x26]);
+        assert_eq!(of("crc32 y/Q5Jg=="), Ok(crc.clone()), "tus 79: big-endian");
+        assert_eq!(of("CRC32 y/Q5Jg=="), Ok(crc), "tus 73: in any letter case");
+        for wrong in
+            ["", "crc32", "crc32 ", "crc32 y/Q5", "crc32 y_Q5Jg==", "crc32  y/Q5Jg==", "crc y/Q5Jg==", "sha1 y/Q5Jg=="]
+        {
+            assert!(of(wrong).is_err(), "tus 74, 76: {wrong:?}");
+        }
+        for (announced, refused) in
+            [("Upload-Checksum", true), ("X, upload-checksum", true), ("X-Upload-Checksum", false), ("", false)]
+        {
+            let fields: Text = vec![("trailer", announced)];
+            assert_eq!(refuse_trailer_checksum(&fields).is_err(), refused, "tus 80: {announced:?}");
+        }
+    }
+
+    #[test]
+    fn digest_fields_are_read_and_unknown_ones_passed_over() {
+        let wanted = |list: &'static str| {
+            let fields: Text = vec![("want-repr-digest", list)];
+            wanted_digests(&fields).unwrap()
+        };
+        assert_eq!(wanted("sha-256=1, md5=0,unixsum=3, crc32c=10"), [Algorithm::Sha256, Algorithm::Crc32c]);
+        assert_eq!(wanted("nonsense"), []);
+        let promised = |list: &'static str| {
+            let fields: Text = vec![("repr-digest", list)];
+            promised_digests(&fields)
+        };
+        let crc = Digest::new(Algorithm::Crc32c, vec![0xe3, 0x06, 0x92, 0x83]).unwrap();
+        assert_eq!(promised("crc32c=:4waSgw==:, id-x=:YQ==:"), Ok(vec![crc]));
+        for wrong in ["crc32c", "crc32c=4waSgw==", "crc32c=:4waSgw==", "crc32c=:4waSgw:", "crc32c=:YQ==:", "=", ","] {
+            assert!(promised(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// Whatever bytes a client puts into whatever fields.
+    #[derive(Debug, Clone)]
+    struct Anything(Vec<(&'static str, Vec<u8>)>);
+
+    impl Fields for Anything {
+        fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+            Box::new(self.0.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_slice()))
+        }
+    }
+
+    const FIELDS: [&str; 12] = [
+        "tus-resumable",
+        "upload-length",
+        "upload-defer-length",
+        "upload-offset",
+        "upload-metadata",
+        "upload-concat",
+        "upload-checksum",
+        "content-type",
+        "trailer",
+        "want-repr-digest",
+        "repr-digest",
+        "x-http-method-override",
+    ];
+
+    /// Words of the grammar, so that what is made up comes far into the parsers.
+    const WORDS: [&[u8]; 24] = [
+        b"1.0.0",
+        b"0",
+        b"1",
+        b"9223372036854775807",
+        b"9223372036854775808",
+        b" ",
+        b",",
+        b";",
+        b":",
+        b"=",
+        b"/",
+        b"key",
+        b"YQ==",
+        b"partial",
+        b"final;",
+        b"/files/01020304-0506-7008-800a-0b0c0d0e0f01",
+        b"http://",
+        b"sha1",
+        b"crc32c",
+        b"y/Q5Jg==",
+        b"sha-256=:",
+        b"application/offset+octet-stream",
+        b"\t",
+        b"\xff",
+    ];
+
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..40),
+            prop::collection::vec(prop::sample::select(&WORDS[..]), 0..8).prop_map(|words| words.concat()),
+        ]
+    }
+
+    fn anything() -> impl Strategy<Value = Anything> {
+        prop::collection::vec((prop::sample::select(&FIELDS[..]), value()), 0..8).prop_map(Anything)
+    }
+
+    fn any_metadata() -> impl Strategy<Value = Metadata> {
+        let key = "[!-+\\--~]{1,20}";
+        let pairs = prop::collection::btree_map(key, prop::collection::vec(any::<u8>(), 0..50), 0..10);
+        pairs.prop_map(|pairs| Metadata::new(pairs.into_iter().collect()).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn printed_metadata_reads_back_the_same(metadata in any_metadata()) {
+            let printed = print_metadata(&metadata);
+            if metadata.pairs().is_empty() {
+                prop_assert_eq!(printed, "");
+            } else {
+                prop_assert_eq!(parse_metadata(&printed), Ok(metadata));
+            }
+        }
+
+        #[test]
+        fn no_header_bytes_confuse_the_parsers(
+            fields in anything(),
+            wire in prop_oneof![Just("POST"), Just("PATCH"), Just("OPTIONS"), Just("BREW")],
+            body in prop_oneof![Just(BodySize::Unknown), any::<u64>().prop_map(BodySize::Known)],
+        ) {
+            // tus 20, 32: whatever is understood is within bounds; everything else is told as an error, never a panic.
+            if let Ok(Some(method)) = method(wire, &fields) {
+                let ours = check_version(method, &fields).is_ok();
+                prop_assert!(!ours || method == Method::Options || method == Method::Head || fields.has("tus-resumable"));
+            }
+            if let Ok(creation) = creation(&fields, body, 64) {
+                prop_assert!(creation.metadata_as_sent.as_ref().is_none_or(|text| text.len() <= 64));
+                prop_assert!(!creation.with_data || body != BodySize::Known(0));
+                if let Some(text) = &creation.metadata_as_sent {
+                    prop_assert_eq!(parse_metadata(text), Ok(creation.metadata));
+                }
+                match creation.kind {
+                    CreationKind::Single(length) | CreationKind::Partial(length) => {
+                        prop_assert!(length.is_none_or(|length| length.get() <= MAX_BYTES));
+                    }
+                    CreationKind::Final { parts, as_sent } => {
+                        prop_assert!(!parts.is_empty() && as_sent.starts_with("final;"));
+                    }
+                }
+            }
+            if let Ok(patch) = patch(&fields) {
+                prop_assert!(patch.at.get() <= MAX_BYTES && fields.has("upload-offset"));
+            }
+        }
+    }
+}
