@@ -9,6 +9,7 @@
 mod support;
 
 mod auth;
+mod downloads;
 mod engine;
 mod events;
 mod operations;
@@ -16,4 +17,5 @@ mod resume;
 mod smoke;
 mod status;
 mod tidy;
+mod tus;
 mod webhooks;

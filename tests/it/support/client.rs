@@ -46,7 +46,12 @@ impl Client {
         }
         self.send_head(method, path, &all).await;
         self.send(body).await;
-        self.answer(method, path).await
+        let answer = self.answer(method, path).await;
+        // An answer given before the body was read may end the connection, and says so.
+        if answer.header("connection") == Some("close") {
+            *self = Self::connect(self.address).await;
+        }
+        answer
     }
 
     /// A request in tus' name.

@@ -1,0 +1,87 @@
+//! tus 1.0, item by item: what each request may ask and what it must be told.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+
+mod append;
+mod bad_input;
+mod checksum;
+mod concatenation;
+mod cors;
+mod creation;
+mod discovery;
+mod expiration;
+mod head;
+mod metadata;
+mod replies;
+mod termination;
+
+/// Padded base64 of the standard alphabet, as tus writes metadata and checksums.
+pub fn base64(bytes: impl AsRef<[u8]>) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// Creates an upload with these header fields, and gives its path.
+pub async fn create_with(client: &mut Client, headers: &[(&str, &str)]) -> String {
+    let answer = client.tus("POST", "/files", headers, b"").await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    answer.header("location").expect("a creation says where").to_owned()
+}
+
+/// Creates an upload, sends all its bytes, and gives its path.
+pub async fn completed(client: &mut Client, headers: &[(&str, &str)], bytes: &[u8]) -> String {
+    let length = bytes.len().to_string();
+    let mut all = vec![("Upload-Length", length.as_str())];
+    all.extend_from_slice(headers);
+    let upload = create_with(client, &all).await;
+    assert_eq!(client.patch(&upload, 0, bytes).await.status, 204);
+    upload
+}
+
+/// Every upload the server knows of, newest first.
+pub async fn known_uploads(client: &mut Client) -> Vec<Value> {
+    let answer = client.get("/api/v1/uploads").await;
+    answer.json()["uploads"].as_array().expect("a list of uploads").clone()
+}
+
+/// Asks for the status again and again until it is as wanted.
+pub async fn wait_for_status(client: &mut Client, upload: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let waiting = async {
+        loop {
+            let status = client.status(upload).await;
+            if wanted(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the status becomes what is wanted")
+}
+
+/// Waits until the server holds no byte of any upload.
+pub async fn wait_until_nothing_is_stored(app: &TestApp) {
+    let waiting = async {
+        while !app.stored_files().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("no file is left");
+}
+
+/// Waits until the server holds no byte of one upload.
+pub async fn wait_until_nothing_is_stored_of(app: &TestApp, upload: &str) {
+    let id = upload.trim_start_matches("/files/");
+    let is_stored = || app.stored_files().iter().any(|file| file.to_string_lossy().contains(id));
+    let waiting = async {
+        while is_stored() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("its file goes");
+}
