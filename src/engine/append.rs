@@ -100,7 +100,9 @@ impl Engine {
     pub async fn append(&self, command: Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
         inner.check_open_for_business()?;
-        if inner.leases.count() >= inner.settings.max_active_uploads {
+        // One that takes over a live upload adds none.
+        let one_more = inner.leases.live(command.id).is_none();
+        if one_more && inner.leases.count() >= inner.settings.max_active_uploads {
             return Err(EngineError::Unavailable(Unavailable::Busy));
         }
         let held = match inner.leases.try_take(command.id) {
