@@ -13,6 +13,7 @@ mod downloads;
 mod engine;
 mod events;
 mod operations;
+mod race;
 mod resume;
 mod smoke;
 mod status;
