@@ -1,6 +1,7 @@
 //! The composition root: configuration in, a running server out. The only place that picks backends; it decides
 //! nothing else.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::io::Write;
@@ -17,6 +18,8 @@ use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use storage::local::LocalStore;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -156,15 +159,18 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
         max_streams: config.status.max_streams,
         max_page: config.status.max_page,
         registry: Arc::new(registry),
+        readiness: http::health::Readiness::default(),
         streams: Arc::default(),
     }
 }
 
 fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_web::dev::Server, Vec<SocketAddr>)> {
-    let listen = config.server.listen;
+    let (listen, idle_timeout) = (config.server.listen, config.limits.idle_timeout);
     let mut server = HttpServer::new(move || App::new().app_data(shared.clone()).configure(http::routes))
         .disable_signals()
         .client_request_timeout(config.limits.header_timeout)
+        .client_disconnect_timeout(config.limits.drain_timeout)
+        .on_connect(move |connection, _| give_up_on_dead_peers(connection, idle_timeout))
         .shutdown_timeout(config.server.shutdown_timeout.as_secs());
     if let Some(workers) = config.server.workers {
         server = server.workers(workers);
@@ -174,6 +180,16 @@ fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_w
     let server = server.bind(listen).with_context(|| format!("could not listen on {listen}"))?;
     let addresses = server.addrs();
     Ok((server.run(), addresses))
+}
+
+/// Ends a connection whose peer takes nothing for so long, be it gone or just not reading.
+fn give_up_on_dead_peers(connection: &dyn Any, after: Duration) {
+    if let Some(stream) = connection.downcast_ref::<TcpStream>() {
+        let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, after_ms) {
+            tracing::debug!(error = %error, "could not limit how long a connection may be dead");
+        }
+    }
 }
 
 fn webhook_sender(
@@ -237,23 +253,22 @@ impl Running {
         writeln!(out, "listening on {url}").and_then(|()| out.flush()).context("could not write to standard output")
     }
 
-    /// Stops in order: no new work, live uploads commit what they have, clients are answered, deliveries on their way
-    /// end, the database is closed. At most the configured time long.
+    /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries on their way
+    /// end, the database is closed. At most the configured time long; a client that does not read its answer can use up
+    /// most of that, but keeps nothing else from being brought to its end.
     pub async fn stop(self) -> Stopped {
-        let patience = self.config.server.shutdown_timeout;
-        let stopping = async {
-            let ended = self.engine.shut_down(patience).await;
-            self.server.stop(true).await;
-            self.stop_sending.cancel();
-            // Both end by themselves now; what they say was logged where it happened.
-            let _ = self.sending.await;
-            let _ = self.serving.await;
-            self.state.close().await;
-            ended
-        };
-        match tokio::time::timeout(patience, stopping).await {
-            Ok(true) => Stopped::Clean,
-            Ok(false) | Err(_) => Stopped::TimedOut,
+        let deadline = Instant::now() + self.config.server.shutdown_timeout;
+        let for_answers = self.config.server.shutdown_timeout.mul_f32(0.8);
+        let tasks_ended = self.engine.shut_down(for_answers).await;
+        self.stop_sending.cancel();
+        let answered = tokio::time::timeout_at(deadline - for_answers / 4, self.server.stop(true));
+        // How sending ended was logged where it happened.
+        let (answered, _) = tokio::join!(answered, self.sending);
+        if answered.is_err() {
+            self.server.stop(false).await;
         }
+        let closed = tokio::time::timeout_at(deadline, self.state.close()).await;
+        drop(self.serving);
+        if tasks_ended && answered.is_ok() && closed.is_ok() { Stopped::Clean } else { Stopped::TimedOut }
     }
 }

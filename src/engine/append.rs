@@ -91,7 +91,8 @@ impl Feed {
             let _ = chunks.send(Fed::End).await;
         }
         drop(chunks);
-        outcome.await.unwrap_or(Err(EngineError::Unavailable(Unavailable::ShuttingDown)))
+        let died = |source| EngineError::Failed { operation: "finish an append", source: Box::new(source) };
+        outcome.await.map_err(died)?
     }
 }
 
@@ -130,7 +131,7 @@ impl Engine {
 impl Inner {
     /// The upload with the length this append declares, if the append is in order.
     fn admit(&self, mut upload: Upload, command: &Append) -> Result<Upload, Rejection> {
-        let (now, max_bytes) = (self.now(), self.settings.max_upload_bytes);
+        let (now, max_bytes) = (self.expiry_now(), self.settings.max_upload_bytes);
         upload.check_append(command.at, Some(0), max_bytes, now)?;
         if let Some(length) = command.length {
             upload.declare_length(length, max_bytes)?;
@@ -156,6 +157,7 @@ struct Writer {
     pending: Option<Pending>,
     /// When the bytes not yet covered by a checkpoint began to gather.
     gathering_since: Instant,
+    bytes_came_at: Instant,
     /// How far the latest checkpoint reaches.
     covered: Offset,
     hold_until: Instant,
@@ -176,7 +178,17 @@ enum Step {
     Stop,
     Committed(Result<Upload, EngineError>),
     Fed(Option<Fed>),
-    Due,
+    Due(Duty),
+}
+
+/// What is to be done when its time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Checkpoint,
+    /// No byte for so long that others should know.
+    Stall,
+    /// A cut can be concluded.
+    EndHold,
 }
 
 enum Ending {
@@ -204,6 +216,7 @@ impl Writer {
             accepted: offset,
             pending: None,
             gathering_since: now,
+            bytes_came_at: now,
             covered: offset,
             hold_until: now,
             inspectors: Vec::new(),
@@ -252,8 +265,12 @@ impl Writer {
                     Ok(())
                 }
                 Step::Fed(Some(Fed::Chunks(chunks))) => self.take(chunks).await,
-                Step::Due if cut => Ok(()),
-                Step::Due => self.start_checkpoint().await,
+                Step::Due(Duty::EndHold) => Ok(()),
+                Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
+                Step::Due(Duty::Stall) => {
+                    self.start_stall();
+                    Ok(())
+                }
                 Step::Committed(committed) => self.on_committed(committed),
                 Step::Order(Order::Checkpoint(done)) => self.on_inspection(done).await,
                 Step::Order(Order::Yield { at, answer }) => match self.on_yield(at).await {
@@ -273,7 +290,7 @@ impl Writer {
     }
 
     async fn next_step(&mut self, fed: &mut mpsc::Receiver<Fed>, cut: bool) -> Step {
-        let due = if cut { Some(self.hold_until) } else { self.checkpoint_due() };
+        let duty = self.next_duty(cut);
         let Self { inner, held, pending, .. } = self;
         let is_pending = pending.is_some();
         let committed = async {
@@ -287,8 +304,8 @@ impl Writer {
             Some(order) = held.orders.recv() => Step::Order(order),
             () = inner.stop.cancelled() => Step::Stop,
             committed = committed, if is_pending => Step::Committed(committed),
+            duty = come(duty), if duty.is_some() && !is_pending => Step::Due(duty),
             item = fed.recv(), if !cut => Step::Fed(item),
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && !is_pending => Step::Due,
         }
     }
 
@@ -302,6 +319,7 @@ impl Writer {
             if let Some((_, hasher)) = &mut self.checksum {
                 hasher.update(&chunk);
             }
+            self.bytes_came_at = Instant::now();
             let at = self.accepted.get();
             self.inner.metrics.bytes_received.inc_by(chunk.len() as u64);
             self.blob().await?.write(at, chunk).await.map_err(EngineError::storage)?;
@@ -357,7 +375,31 @@ impl Writer {
         self.may_checkpoint().then(|| (self.gathering_since + after).max(self.hold_until))
     }
 
+    fn next_duty(&self, cut: bool) -> Option<(Instant, Duty)> {
+        if cut {
+            return Some((self.hold_until, Duty::EndHold));
+        }
+        if let Some(due) = self.checkpoint_due() {
+            return Some((due, Duty::Checkpoint));
+        }
+        let at_rest = self.pending.is_none() && self.accepted == self.upload.offset();
+        let may_stall = at_rest && self.upload.stage() == Stage::Receiving;
+        may_stall.then(|| (self.bytes_came_at + self.inner.settings.stall_after, Duty::Stall))
+    }
+
+    fn start_stall(&mut self) {
+        let mut next = self.upload.clone();
+        let inner = Arc::clone(&self.inner);
+        let commit = Box::pin(async move {
+            next.stall(inner.now());
+            inner.commit(next).await
+        });
+        self.pending = Some(Pending { commit, committing: Arc::new(AtomicBool::new(true)) });
+    }
+
     async fn start_checkpoint(&mut self) -> Result<(), EngineError> {
+        // The room that must be kept is for the database too: stop while this can still be written down.
+        self.inner.check_room(0).await?;
         let pending = self.checkpoint(false).await?;
         self.pending = Some(pending);
         Ok(())
@@ -475,7 +517,7 @@ impl Writer {
                 };
             }
         }
-        if let Err(error) = self.commit_rest().await {
+        if let Err(error) = self.commit_rest(end).await {
             self.abandon().await;
             self.drop_leftovers().await;
             return Err(error);
@@ -490,7 +532,7 @@ impl Writer {
         settled
     }
 
-    async fn commit_rest(&mut self) -> Result<(), EngineError> {
+    async fn commit_rest(&mut self, end: BodyEnd) -> Result<(), EngineError> {
         if let Some(pending) = self.pending.take() {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
@@ -501,7 +543,8 @@ impl Writer {
             let committed = last.commit.await;
             return self.on_committed(committed);
         }
-        if !self.upload.stage().takes_bytes() {
+        let nothing_new = end == BodyEnd::Cut && !full;
+        if nothing_new || !self.upload.stage().takes_bytes() {
             return Ok(());
         }
         let now = self.inner.now();
@@ -512,6 +555,17 @@ impl Writer {
         }
         let committed = self.inner.commit(next).await;
         self.on_committed(committed)
+    }
+}
+
+/// Waits until the time of a duty has come.
+async fn come(duty: Option<(Instant, Duty)>) -> Duty {
+    match duty {
+        Some((at, duty)) => {
+            tokio::time::sleep_until(at).await;
+            duty
+        }
+        None => std::future::pending().await,
     }
 }
 

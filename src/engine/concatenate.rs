@@ -16,6 +16,7 @@ use crate::domain::upload::Dialect;
 use crate::domain::upload::Durable;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
@@ -66,7 +67,7 @@ impl Inner {
             if !part.is_partial() {
                 return Err(Rejection::NotPartial(index + 1).into());
             }
-            if matches!(part.stage(), crate::domain::upload::Stage::Ended(_)) || part.is_expired(self.now()) {
+            if matches!(part.stage(), Stage::Ended(_)) || part.is_expired(self.expiry_now()) {
                 return Err(Rejection::PartMissing(index + 1).into());
             }
             if !part.is_settled() {
@@ -130,8 +131,8 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Fails a final upload whose bytes were not joined, and removes what there is of them.
-    pub(super) async fn undo_final(&self, mut upload: Upload) {
+    /// Fails a final upload whose bytes were not joined, and removes what there is of them. Says whether it worked.
+    pub(super) async fn undo_final(&self, mut upload: Upload) -> bool {
         let failure = Failure {
             code: "concatenation-failed".to_owned(),
             message: "joining the partial uploads did not finish; they are unchanged, and it can be asked for again"
@@ -142,7 +143,9 @@ impl Inner {
         match self.commit(upload).await {
             Ok(failed) => self.remove_bytes(failed).await,
             Err(error) => {
-                tracing::warn!(upload = %id, error = &error as &dyn std::error::Error, "could not note that a concatenation failed; will try again");
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(upload = %id, error, "could not note that a concatenation failed; will try again");
+                false
             }
         }
     }

@@ -10,6 +10,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -91,6 +93,8 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// How far the wall clock has jumped ahead of the time that really passed. Uploads do not expire for that.
+    jumped_ahead_ms: AtomicU64,
 }
 
 impl fmt::Debug for Engine {
@@ -120,6 +124,7 @@ impl Engine {
             runtime: tokio::runtime::Handle::current(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            jumped_ahead_ms: AtomicU64::default(),
         }))
     }
 
@@ -142,26 +147,21 @@ impl Engine {
             inner.check_room(length.get()).await?;
         }
         let now = inner.now();
-        let new = inner.new_upload(command, now);
-        let mut upload = Upload::create(new, now);
-        if !upload.is_full() {
-            return inner.insert(upload).await;
+        let mut upload = Upload::create(inner.new_upload(command, now), now);
+        if upload.is_full() {
+            let digests = digest::Running::start(&upload.record().wanted_digests);
+            inner.seal(&mut upload, digests, now);
         }
-        let digests = digest::Running::start(&upload.record().wanted_digests).finish();
-        upload.seal(digests, now);
-        if !upload.is_partial() {
-            upload.verify(now);
-        }
-        // Off the caller's hands: a caller that goes away must not leave it between two stages.
+        // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
         let engine = self.clone();
-        let whole = self.spawn(async move {
+        let creating = self.spawn(async move {
             let held = engine.0.leases.reserve(upload.id());
             let upload = engine.0.insert(upload).await?;
             let settled = engine.0.settle(upload).await.and_then(settle::unless_failed);
             drop(held);
             settled
         });
-        whole.await.map_err(EngineError::task_died)?
+        creating.await.map_err(EngineError::task_died)?
     }
 
     /// What is true of an upload now. A live writer is asked to commit what it has, and goes on undisturbed.
@@ -181,7 +181,7 @@ impl Engine {
                 return Err(EngineError::Unavailable(Unavailable::Settling));
             }
         }
-        Ok(Inspection { expired: upload.is_expired(inner.now()), upload })
+        Ok(Inspection { expired: upload.is_expired(inner.expiry_now()), upload })
     }
 
     /// Ends an upload and removes its bytes. A running append is cut first.
@@ -219,6 +219,11 @@ impl Engine {
 impl Inner {
     fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// The time that expiry goes by: the clock's, less what it has jumped ahead while the program ran.
+    fn expiry_now(&self) -> Timestamp {
+        self.now().minus(Duration::from_millis(self.jumped_ahead_ms.load(Ordering::Relaxed)))
     }
 
     fn expires_at(&self, now: Timestamp) -> Timestamp {

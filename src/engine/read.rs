@@ -73,8 +73,13 @@ impl Engine {
             received_bytes: progress.accepted_bytes().max(committed),
             bytes_per_second: progress.bytes_per_second(),
         });
-        let expired = live.is_none() && upload.is_expired(self.0.now());
+        let expired = live.is_none() && upload.is_expired(self.0.expiry_now());
         Status { upload, expired, live }
+    }
+
+    /// Bytes taken in by a running append, if one is running.
+    pub fn received_bytes(&self, id: UploadId) -> Option<u64> {
+        self.0.leases.progress(id).map(|progress| progress.accepted_bytes())
     }
 
     /// Whether an append is running.
@@ -132,7 +137,7 @@ impl Engine {
         match upload.stage() {
             Stage::Completed => Ok(Some(Download { upload, engine: self.clone() })),
             Stage::Ended(how) => Err(Rejection::Gone(how).into()),
-            _ if upload.is_expired(self.0.now()) => Err(Rejection::Gone(Ended::Expired).into()),
+            _ if upload.is_expired(self.0.expiry_now()) => Err(Rejection::Gone(Ended::Expired).into()),
             Stage::Received if !upload.is_partial() => Err(EngineError::Unavailable(Unavailable::Settling)),
             Stage::Verified | Stage::Stored => Err(EngineError::Unavailable(Unavailable::Settling)),
             Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => Ok(None),

@@ -7,6 +7,7 @@ use storage::Resume;
 use crate::domain::rejection::Rejection;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Bytes;
+use crate::domain::upload::Failure;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Inner;
@@ -32,7 +33,7 @@ impl Inner {
     /// Marks an upload as having all its bytes, and checks the digests its client promised.
     pub(super) fn seal(&self, upload: &mut Upload, digests: Running, now: Timestamp) {
         upload.seal(digests.finish(), now);
-        if !upload.is_partial() {
+        if !upload.is_partial() || upload.broken_promise().is_some() {
             upload.verify(now);
         }
     }
@@ -49,14 +50,18 @@ impl Inner {
                 Stage::Verified => {
                     let resume = upload.record().resume.clone().map(Resume::from_bytes);
                     let key = blob_key(upload.id());
-                    let finished = self.blobs.finish(&key, resume.as_ref(), upload.offset().get()).await;
-                    finished.map_err(EngineError::storage)?;
-                    let now = self.now();
-                    upload.store(now);
-                    upload.complete(now);
-                    let upload = self.commit(upload).await?;
-                    tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
-                    upload
+                    match self.blobs.finish(&key, resume.as_ref(), upload.offset().get()).await {
+                        Ok(()) => {
+                            let now = self.now();
+                            upload.store(now);
+                            upload.complete(now);
+                            let upload = self.commit(upload).await?;
+                            tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
+                            upload
+                        }
+                        Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, &error).await?,
+                        Err(error) => return Err(EngineError::storage(error)),
+                    }
                 }
                 Stage::Stored => {
                     upload.complete(self.now());
@@ -75,18 +80,32 @@ impl Inner {
         }
     }
 
-    /// Removes the bytes of an ended upload and notes that they are gone. Trouble is logged; the sweeper tries again.
-    pub(super) async fn remove_bytes(&self, mut upload: Upload) {
+    /// Ends an upload whose bytes someone has taken away: trying again would not bring them back.
+    async fn lose(&self, mut upload: Upload, error: &storage::Error) -> Result<Upload, EngineError> {
+        tracing::error!(upload = %upload.id(), error = error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
+        let message = "its bytes are no longer on the storage".to_owned();
+        upload.fail(Failure { code: "bytes-missing".to_owned(), message }, self.now());
+        self.commit(upload).await
+    }
+
+    /// Removes the bytes of an ended upload and notes that they are gone. Says whether it worked; trouble is logged, and
+    /// the sweeper tries again.
+    pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        if let Err(error) = self.blobs.discard(&blob_key(id), resume.as_ref()).await {
-            tracing::warn!(upload = %id, error = &error as &dyn std::error::Error, "could not remove the bytes of an ended upload; will try again");
-            return;
+        let removed = self.blobs.discard(&blob_key(id), resume.as_ref()).await.map_err(EngineError::storage);
+        let noted = match removed {
+            Ok(()) => {
+                upload.bytes_removed(self.now());
+                self.commit(upload).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &noted {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(upload = %id, error, "could not remove the bytes of an ended upload; will try again");
         }
-        upload.bytes_removed(self.now());
-        if let Err(error) = self.commit(upload).await {
-            tracing::warn!(upload = %id, error = &error as &dyn std::error::Error, "could not note that the bytes of an upload are gone; will try again");
-        }
+        noted.is_ok()
     }
 
     /// Computes digests of bytes that were not seen passing.

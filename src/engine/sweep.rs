@@ -3,12 +3,16 @@
 //! Every duty works on uploads whose lease is free; what is live looks after itself.
 
 use std::error::Error;
+use std::time::Duration;
 
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
 use crate::engine::command::EngineError;
 use crate::state::Due;
+
+/// A clock that is ahead by more than this between two sweeps has jumped.
+const CLOCK_JUMP: Duration = Duration::from_secs(30);
 
 /// How many uploads one question brings at a time.
 const BATCH: u32 = 200;
@@ -29,15 +33,18 @@ impl Engine {
             let every = inner.settings.sweep_every;
             let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut seen = (tokio::time::Instant::now(), inner.now());
             loop {
                 tokio::select! {
                     () = inner.stop.cancelled() => return,
                     _ = pace.tick() => {}
                 }
                 let now = inner.now();
+                inner.mind_the_clock(seen.0.elapsed(), now.since(seen.1));
+                seen = (tokio::time::Instant::now(), now);
                 for question in [
                     Due::Unsettled,
-                    Due::Expired { now },
+                    Due::Expired { now: inner.expiry_now() },
                     Due::Silent { since: now.minus(inner.settings.stall_after) },
                     Due::Removable,
                 ] {
@@ -49,39 +56,52 @@ impl Engine {
 }
 
 impl Inner {
+    /// Takes note of a wall clock that went ahead of the time that really passed: a machine that slept, or a clock that
+    /// was set. Clients had no chance to be active in time that was not there.
+    fn mind_the_clock(&self, passed: Duration, by_the_clock: Duration) {
+        let ahead = by_the_clock.saturating_sub(passed);
+        if ahead > CLOCK_JUMP {
+            tracing::warn!(
+                ahead_s = ahead.as_secs(),
+                "the clock has jumped ahead; unfinished uploads expire that much later"
+            );
+            let ahead_ms = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
+            self.jumped_ahead_ms.fetch_add(ahead_ms, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
     /// Deals with everything one question brings; says how many uploads that were.
     async fn sweep(&self, question: Due) -> usize {
-        let mut dealt_with = 0;
+        let (mut moved, mut unmoved) = (0, 0);
         loop {
-            let due = match self.uploads.due(question, BATCH).await {
+            // What would not move is passed over, so that it neither comes back at once nor hides what is behind it.
+            let due = match self.uploads.due(question, unmoved, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn Error,
                         "could not look for uploads to tidy up; will try again"
                     );
-                    return dealt_with;
+                    return moved;
                 }
             };
-            let asked = due.len();
-            let mut moved = 0;
+            let was_last = due.len() < BATCH as usize;
             for upload in due {
                 if self.stop.is_cancelled() {
-                    return dealt_with;
+                    return moved;
                 }
                 let id = upload.id();
                 match self.deal_with(question, upload).await {
                     Ok(true) => moved += 1,
-                    Ok(false) => {}
+                    Ok(false) => unmoved += 1,
                     Err(error) => {
+                        unmoved += 1;
                         tracing::warn!(upload = %id, error = &error as &dyn Error, "could not tidy up an upload; will try again");
                     }
                 }
             }
-            dealt_with += moved;
-            // A full page that did not move would come back for ever.
-            if asked < BATCH as usize || moved == 0 {
-                return dealt_with;
+            if was_last {
+                return moved;
             }
         }
     }
@@ -96,7 +116,7 @@ impl Inner {
         }
         let now = self.now();
         match question {
-            Due::Unsettled if upload.stage().takes_bytes() => self.undo_final(upload).await,
+            Due::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
             Due::Unsettled => {
                 self.settle(upload).await?;
             }
@@ -110,7 +130,7 @@ impl Inner {
                 upload.stall(now);
                 self.commit(upload).await?;
             }
-            Due::Removable => self.remove_bytes(upload).await,
+            Due::Removable => return Ok(self.remove_bytes(upload).await),
         }
         Ok(true)
     }

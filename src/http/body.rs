@@ -2,7 +2,7 @@
 //!
 //! An answer given before the whole body has come would often be lost: closing a connection with unread bytes resets
 //! it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes is read and
-//! thrown away for a bounded time before the connection closes. If the body ends within it, the connection lives on.
+//! thrown away for a bounded time before the connection closes.
 
 use std::cell::RefCell;
 use std::pin::Pin;

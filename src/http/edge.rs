@@ -116,15 +116,17 @@ fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut H
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS.
-    if request.path().starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS {
+    let route = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
+    if route.starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS {
         headers.insert(TUS_RESUMABLE, HeaderValue::from_static(wire::VERSION));
     }
     add_cors(request, &shared.cors, headers);
 }
 
 fn add_cors(request: &HttpRequest, cors: &Cors, headers: &mut HeaderMap) {
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return };
+    // Also without an origin: a cache must not give one page's answer to another.
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return };
     let any = cors.allow_origins.iter().any(|allowed| allowed == "*");
     if !any && !cors.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
         return;

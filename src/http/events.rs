@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::HttpResponseBuilder;
+use actix_web::http::Method;
 use actix_web::web;
 use bytes::Bytes;
 use futures::stream;
@@ -33,8 +35,11 @@ use crate::http::status;
 use crate::http::status::PROGRESS_EVERY;
 use crate::http::unless_reading;
 
-/// How many events one question brings. A client that has missed more gets a new snapshot instead.
-const BATCH: u32 = 500;
+/// How many events are held for a client at a time.
+const BATCH: u32 = 32;
+
+/// A client that has missed more events than this gets a new snapshot instead.
+const MOST_REPLAYED: u64 = 500;
 
 /// How many uploads in progress a snapshot of everything shows.
 const SNAPSHOT_UPLOADS: u32 = 100;
@@ -44,6 +49,9 @@ const SNAPSHOT_UPLOADS: u32 = 100;
 pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
+    }
+    if request.method() == Method::HEAD {
+        return stream_head().finish();
     }
     answer_one(&request, &id, shared).await.unwrap_or_else(|problem| problem.respond(&request))
 }
@@ -67,16 +75,19 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
     Ok(Stream { shared, source, bell, ready, look: true, ended: false, _seat: seat }.respond())
 }
 
-/// One who has missed more than a batch is better off with how things stand. So is one who has seen what is not there:
+/// One who has missed very much is better off with how things stand. So is one who has seen what is not there:
 /// its ids are of another database.
 fn can_resume(seen: u64, newest: u64) -> bool {
-    newest.checked_sub(seen).is_some_and(|missed| missed <= u64::from(BATCH))
+    newest.checked_sub(seen).is_some_and(|missed| missed <= MOST_REPLAYED)
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
 pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
+    }
+    if request.method() == Method::HEAD {
+        return stream_head().finish();
     }
     answer_all(&request, shared).await.unwrap_or_else(|problem| problem.respond(&request))
 }
@@ -130,14 +141,14 @@ fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
     }
 }
 
-/// One of the bounded number of open streams.
-struct Seat(Arc<AtomicUsize>);
+/// One of the bounded number of clients that may wait for events, on a stream or a long-poll.
+pub(super) struct Seat(Arc<AtomicUsize>);
 
 impl Seat {
-    fn take(shared: &Shared) -> Result<Self, Problem> {
+    pub(super) fn take(shared: &Shared) -> Result<Self, Problem> {
         let seat = Self(Arc::clone(&shared.streams));
         if seat.0.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
-            let detail = format!("{} event streams are open, as many as are allowed", shared.max_streams);
+            let detail = format!("{} clients are waiting for events, as many as are allowed", shared.max_streams);
             return Err(Problem::try_again("too-many-streams", detail, std::time::Duration::from_secs(10)));
         }
         Ok(seat)
@@ -172,12 +183,7 @@ impl Stream {
             let message = stream.next().await?;
             Some((Ok::<_, actix_web::Error>(message), stream))
         });
-        HttpResponse::Ok()
-            .content_type("text/event-stream")
-            .insert_header(("cache-control", "no-store"))
-            // nginx would otherwise keep messages back.
-            .insert_header(("x-accel-buffering", "no"))
-            .streaming(messages)
+        stream_head().streaming(messages)
     }
 
     /// The next message, or the end. Trouble ends the stream: the client reconnects and says what it has seen.
@@ -203,7 +209,10 @@ impl Stream {
                 () = self.bell.rang() => self.look = true,
                 () = tokio::time::sleep(PROGRESS_EVERY), if progress && self.is_live() => self.look = true,
                 () = self.shared.engine.stopping() => return None,
-                () = tokio::time::sleep_until(heartbeat) => return Some(Bytes::from_static(b": still here\n\n")),
+                () = tokio::time::sleep_until(heartbeat) => {
+                    self.look = true;
+                    return Some(Bytes::from_static(b": still here\n\n"));
+                }
             }
         }
     }
@@ -248,6 +257,15 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+fn stream_head() -> HttpResponseBuilder {
+    let mut head = HttpResponse::Ok();
+    head.content_type("text/event-stream")
+        .insert_header(("cache-control", "no-store"))
+        // nginx would otherwise keep messages back.
+        .insert_header(("x-accel-buffering", "no"));
+    head
 }
 
 fn event_message(event: &LoggedEvent, id: &str) -> Bytes {

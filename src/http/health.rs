@@ -1,10 +1,15 @@
 //! What operators and their machines ask: alive, ready, and how much of what.
 
+use std::time::Duration;
+
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::web;
 use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
+use crate::engine::Engine;
 use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::unless_reading;
@@ -14,18 +19,38 @@ pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
     unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Uploads can be taken now: the data folder and the database were tried.
+/// Uploads can be taken now: the data folder and the database were tried, within the last second.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
     }
-    match shared.engine.check().await {
+    match shared.readiness.get(&shared.engine).await {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
-            let detail = format!("uploads cannot be taken now: {error}");
-            Problem::try_again("not-ready", detail, std::time::Duration::from_secs(5)).respond(&request)
+        Err(detail) => Problem::try_again("not-ready", detail, Duration::from_secs(5)).respond(&request),
+    }
+}
+
+/// What the last try came to. Trying writes to disk, so whoever asks often does not try each time, and those who ask at
+/// once share one try.
+#[derive(Debug, Default)]
+pub struct Readiness(Mutex<Option<(Instant, Result<(), String>)>>);
+
+impl Readiness {
+    const FRESH: Duration = Duration::from_secs(1);
+
+    async fn get(&self, engine: &Engine) -> Result<(), String> {
+        let mut last = self.0.lock().await;
+        if let Some((at, outcome)) = &*last
+            && at.elapsed() < Self::FRESH
+        {
+            return outcome.clone();
         }
+        let outcome = engine.check().await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
+            format!("uploads cannot be taken now: {error}")
+        });
+        *last = Some((Instant::now(), outcome.clone()));
+        outcome
     }
 }
 

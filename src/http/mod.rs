@@ -46,7 +46,8 @@ pub struct Shared {
     pub max_streams: usize,
     pub max_page: u32,
     pub registry: Arc<Registry>,
-    /// Event streams open now.
+    pub readiness: health::Readiness,
+    /// Clients waiting for events now.
     pub streams: Arc<AtomicUsize>,
 }
 

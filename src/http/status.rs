@@ -23,6 +23,7 @@ use crate::engine::read::value_json;
 use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::error::common;
+use crate::http::events::Seat;
 use crate::http::query;
 use crate::http::query::Query;
 use crate::http::unless_reading;
@@ -31,6 +32,12 @@ use crate::http::unless_reading;
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 const DEFAULT_PAGE: u32 = 100;
+
+/// A page ends with the item that brings it to this size.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// The most conditions on metadata that one query may have.
+const MAX_CONDITIONS: usize = 16;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
 pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
@@ -50,9 +57,10 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
         }
     }
     let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared)?) };
     let status = wait_for_change(&shared.engine, id, known, wait).await.map_err(|error| problem(error, request))?;
     let tag = etag(&status);
-    if known.is_some_and(|known| known.split(',').any(|item| item.trim() == tag)) {
+    if known.is_some_and(|known| names(known, &tag)) {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish());
     }
     Ok(HttpResponse::Ok()
@@ -72,20 +80,33 @@ async fn wait_for_change(
     let deadline = Instant::now() + wait;
     // Armed before looking, so that nothing between looking and waiting is missed.
     let mut bell = engine.bell(id);
-    let first = engine.status(id).await?;
-    let known = known.map_or_else(|| etag(&first), str::to_owned);
-    let mut status = first;
-    while etag(&status) == known {
-        let live = status.live.is_some();
+    let mut status = engine.status(id).await?;
+    let known = known.map_or_else(|| etag(&status), str::to_owned);
+    while names(&known, &etag(&status)) {
         tokio::select! {
             () = bell.rang() => {}
-            () = tokio::time::sleep(PROGRESS_EVERY), if live => {}
+            () = more_bytes(engine, id, &status) => {}
             () = tokio::time::sleep_until(deadline) => return Ok(status),
             () = engine.stopping() => return Ok(status),
         }
         status = engine.status(id).await?;
     }
     Ok(status)
+}
+
+/// Waits until a running append has taken in more than the status says. Only memory is looked at.
+async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
+    let received = status.live.map(|live| live.received_bytes);
+    loop {
+        tokio::time::sleep(PROGRESS_EVERY).await;
+        if engine.received_bytes(id) > received {
+            return;
+        }
+    }
+}
+
+fn names(list: &str, tag: &str) -> bool {
+    list.split(',').any(|item| item.trim() == tag)
 }
 
 /// `GET /api/v1/uploads`, newest first.
@@ -100,11 +121,26 @@ async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpRespo
     let wanted = list_query(request.query_string(), shared.max_page)?;
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
     let full = uploads.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let next = uploads.last().filter(|_| full).map(|last| last.upload.id().to_string());
-    let uploads: Vec<Value> = uploads.iter().map(|status| to_json(status, shared)).collect();
+    let (shown, more) = page(uploads.iter().map(|status| to_json(status, shared)));
+    let last = shown.len().checked_sub(1).filter(|_| full || more).and_then(|last| uploads.get(last));
+    let next = last.map(|status| status.upload.id().to_string());
+    let uploads = shown;
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .json(json!({ "uploads": uploads, "next": next })))
+}
+
+/// As many of `items` as make a page that a slow reader may keep waiting in memory, and whether some are left over.
+pub(super) fn page(items: impl Iterator<Item = Value>) -> (Vec<Value>, bool) {
+    let mut items = items.peekable();
+    let (mut shown, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(item) = items.next()
+    {
+        bytes += item.to_string().len();
+        shown.push(item);
+    }
+    (shown, items.peek().is_some())
 }
 
 fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
@@ -114,7 +150,10 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
             "stage" => {
                 for stage in value.split(',') {
                     let known = Stage::ALL.map(Stage::name).join(", ");
-                    wanted.stages.push(Stage::by_name(stage).ok_or_else(|| query::bad(name, stage, &known))?);
+                    let stage = Stage::by_name(stage).ok_or_else(|| query::bad(name, stage, &known))?;
+                    if !wanted.stages.contains(&stage) {
+                        wanted.stages.push(stage);
+                    }
                 }
             }
             "created_from" => wanted.created_from = Some(query::time(name, value)?),
@@ -122,6 +161,9 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
             "cursor" => wanted.before = Some(query::upload_id(name, value)?),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => match name.strip_prefix("metadata.") {
+                Some(_) if wanted.metadata.len() >= MAX_CONDITIONS => {
+                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} of these are taken")));
+                }
                 Some(key) => wanted.metadata.push((key.to_owned(), value.as_bytes().to_vec())),
                 None => {
                     let known = "stage, created_from, created_before, metadata.<key>, cursor, limit";

@@ -73,8 +73,8 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// Uploads that match, newest first, a page at a time.
     async fn list(&self, query: &UploadQuery) -> Result<Vec<Upload>>;
 
-    /// Uploads that want something done by the sweeper, oldest first.
-    async fn due(&self, question: Due, limit: u32) -> Result<Vec<Upload>>;
+    /// Uploads that want something done by the sweeper, oldest first, after passing over the first `skip` of them.
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>>;
 
     /// Events of one upload with a sequence above `after`, in sequence.
     async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>>;

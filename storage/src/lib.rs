@@ -79,7 +79,7 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>>;
 
     /// Makes the open blob `into` out of whole blobs, finished or not, durably, and without copying where the
-    /// medium can share its bytes. The parts stay as they are. Doing it again starts over. After an error nothing of
+    /// medium can share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it again starts over. After an error nothing of
     /// it is left.
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume>;
 

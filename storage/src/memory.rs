@@ -106,7 +106,7 @@ impl Blobs {
 
     fn join(&self, parts: &[Part]) -> io::Result<Vec<u8>> {
         let mut joined = Vec::new();
-        for part in parts {
+        for part in parts.iter().filter(|part| part.size_bytes > 0) {
             let Some(bytes) = self.bytes(&part.key) else {
                 return Err(io::Error::new(io::ErrorKind::NotFound, format!("part {} is not there", part.key)));
             };

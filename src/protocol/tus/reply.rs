@@ -134,8 +134,8 @@ pub(super) fn wire_problem(error: &WireError) -> Problem {
             .with(TUS_VERSION, wire::VERSION),
         WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
             .with(HeaderName::from_static("accept-patch"), wire::OFFSET_OCTET_STREAM),
-        WireError::MetadataTooLarge { .. } => {
-            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "metadata-too-large", detail)
+        WireError::TooLarge { .. } => {
+            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large", detail)
         }
         WireError::FinalWithData => Problem::new(StatusCode::FORBIDDEN, "final-upload", detail),
         WireError::ChecksumTrailer => Problem::bad_request("checksum-trailer", detail),

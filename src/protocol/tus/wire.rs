@@ -52,8 +52,8 @@ pub enum WireError {
     Version(Option<String>),
     #[error("upload data must have the content type {OFFSET_OCTET_STREAM}")]
     MediaType,
-    #[error("the metadata has {size} bytes; at most {limit} are taken")]
-    MetadataTooLarge { size: usize, limit: usize },
+    #[error("{field} has {size} bytes; at most {limit} are taken (limits.max_metadata_size)")]
+    TooLarge { field: &'static str, size: usize, limit: usize },
     #[error("a final upload is made of its parts and takes no data")]
     FinalWithData,
     #[error("data was announced with a checksum after it, in a trailer, which this server cannot read")]
@@ -150,6 +150,11 @@ pub fn check_version(method: Method, fields: &dyn Fields) -> Result<(), WireErro
 pub fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) -> Result<Creation, WireError> {
     refuse_trailer_checksum(fields)?;
     let kind = creation_kind(fields)?;
+    if let CreationKind::Final { as_sent, .. } = &kind
+        && as_sent.len() > max_metadata_bytes
+    {
+        return Err(WireError::TooLarge { field: "upload-concat", size: as_sent.len(), limit: max_metadata_bytes });
+    }
     let with_data = match (media_type(fields)?.as_deref(), body.is_empty()) {
         // Some HTTP stacks force a content type on an empty body; it says nothing then.
         (_, true) => false,
@@ -163,7 +168,7 @@ pub fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) 
     if let Some(text) = &metadata_as_sent
         && text.len() > max_metadata_bytes
     {
-        return Err(WireError::MetadataTooLarge { size: text.len(), limit: max_metadata_bytes });
+        return Err(WireError::TooLarge { field: "upload-metadata", size: text.len(), limit: max_metadata_bytes });
     }
     Ok(Creation {
         kind,

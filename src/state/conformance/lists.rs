@@ -143,16 +143,16 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
         (Due::Expired { now: far }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
         (Due::Removable, vec![7, 8, 27, 28, 47, 48]),
     ] {
-        let mut due: Vec<u8> = store.due(question, 100).await.unwrap().iter().map(number_of).collect();
+        let mut due: Vec<u8> = store.due(question, 0, 100).await.unwrap().iter().map(number_of).collect();
         due.sort_unstable();
         assert_eq!(due, expected, "{question:?}");
     }
     for question in [Due::Unsettled, Due::Silent { since: far }, Due::Expired { now: far }, Due::Removable] {
-        let two = store.due(question, 2).await.unwrap();
-        let all = store.due(question, 100).await.unwrap();
+        let two = store.due(question, 0, 2).await.unwrap();
+        let all = store.due(question, 0, 100).await.unwrap();
         assert_eq!(two, all[..2], "the oldest come first: {question:?}");
     }
-    let expiring = store.due(Due::Expired { now: far }, 100).await.unwrap();
+    let expiring = store.due(Due::Expired { now: far }, 0, 100).await.unwrap();
     assert!(expiring.is_sorted_by_key(|upload| upload.record().expires_at));
     assert!(expiring.iter().all(|upload| upload.is_expired(far)));
 }

@@ -52,8 +52,10 @@ impl UploadStore for SqliteStore {
         self.read_list(query).await
     }
 
-    async fn due(&self, question: Due, limit: u32) -> Result<Vec<Upload>> {
-        self.read_all(due_query(question).bind(limit), rows::upload).await.map_err(failed("find uploads that are due"))
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+        self.read_all(due_query(question).bind(limit).bind(skip), rows::upload)
+            .await
+            .map_err(failed("find uploads that are due"))
     }
 
     async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
@@ -101,25 +103,25 @@ fn due_query(question: Due) -> SqliteQuery {
             "SELECT * FROM uploads INDEXED BY uploads_unsettled CROSS JOIN upload_origins USING (id)
              WHERE (stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
                  OR (stage = 'created' AND role = 'final'))
-             ORDER BY id LIMIT ?1",
+             ORDER BY id LIMIT ?1 OFFSET ?2",
         ),
         Due::Expired { now } => sqlx::query(
             "SELECT * FROM uploads INDEXED BY uploads_expiring CROSS JOIN upload_origins USING (id)
              WHERE (stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
                  AND expires_at_ms <= ?1
-             ORDER BY expires_at_ms LIMIT ?2",
+             ORDER BY expires_at_ms LIMIT ?2 OFFSET ?3",
         )
         .bind(now.unix_ms()),
         Due::Silent { since } => sqlx::query(
             "SELECT * FROM uploads INDEXED BY uploads_receiving CROSS JOIN upload_origins USING (id)
              WHERE stage = 'receiving' AND updated_at_ms < ?1
-             ORDER BY updated_at_ms LIMIT ?2",
+             ORDER BY updated_at_ms LIMIT ?2 OFFSET ?3",
         )
         .bind(since.unix_ms()),
         Due::Removable => sqlx::query(
             "SELECT * FROM uploads INDEXED BY uploads_removable CROSS JOIN upload_origins USING (id)
              WHERE bytes_kept = 1 AND stage IN ('failed', 'expired', 'terminated')
-             ORDER BY id LIMIT ?1",
+             ORDER BY id LIMIT ?1 OFFSET ?2",
         ),
     }
 }

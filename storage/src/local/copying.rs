@@ -48,6 +48,9 @@ fn append_all(data: &DataFolder, parts: &[Part], into: &File) -> io::Result<u64>
 }
 
 fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64) -> io::Result<()> {
+    if part.size_bytes == 0 {
+        return Ok(());
+    }
     let from = files::open_for_reading(data, &part.key)?;
     let length = from.metadata()?.len();
     if length < part.size_bytes {

@@ -77,11 +77,14 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
     move_to_final_place(data, key, size_bytes)
 }
 
-/// Removes the files of a blob. The folders are not synced: a file that a power loss brings back is one that nobody
-/// refers to, and removing it again is what its owner does when it is not sure.
+/// Removes the files of a blob, durably: its owner forgets it now, and a file that a power loss brought back would stay
+/// for ever.
 pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
-    remove_if_there(&data.incoming(key))?;
-    remove_if_there(&data.finished(key))?;
+    for path in [data.incoming(key), data.finished(key)] {
+        if remove_if_there(&path)? {
+            sync_folder(parent(&path)?)?;
+        }
+    }
     data.remove_empty(key);
     Ok(())
 }

@@ -163,7 +163,7 @@ impl DataFolder {
         }
         let path = self.root.join("longshore.probe");
         write_probe(&path)?;
-        remove_if_there(&path)
+        remove_if_there(&path).map(drop)
     }
 
     /// What the file system has left for programs like this one.
@@ -177,7 +177,7 @@ impl DataFolder {
         self.make_durable(&self.files)?;
         let path = self.root.join("longshore.probe");
         write_probe(&path)?.sync_all()?;
-        remove_if_there(&path)
+        remove_if_there(&path).map(drop)
     }
 
     fn is_divided(&self) -> io::Result<bool> {
@@ -199,10 +199,12 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+/// Says whether it was there.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

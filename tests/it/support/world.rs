@@ -381,8 +381,8 @@ impl UploadStore for FaultyRecords {
         self.inner.list(query).await
     }
 
-    async fn due(&self, question: Due, limit: u32) -> state::Result<Vec<Upload>> {
-        self.inner.due(question, limit).await
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
+        self.inner.due(question, skip, limit).await
     }
 
     async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> state::Result<Vec<LoggedEvent>> {
