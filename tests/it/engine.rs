@@ -243,7 +243,10 @@ async fn an_upload_that_breaks_its_promise_fails_and_leaves_no_bytes() {
     let mut create = new_upload(Role::Single, 1_000);
     create.promised_digests.push(promised);
     let id = life.engine.create(create).await.unwrap().id();
-    let upload = life.append(id, 0, &source(1_000)).await.unwrap();
+    let told = life.append(id, 0, &source(1_000)).await;
+    let broken = Rejection::BrokenPromise(Algorithm::Sha256);
+    assert!(matches!(told, Err(EngineError::Rejected(rejection)) if rejection == broken), "never taken for success");
+    let upload = life.find(id).await;
     assert_eq!(upload.stage().name(), "failed");
     assert_eq!(upload.record().failure.as_ref().unwrap().code, "digest-mismatch");
     assert_eq!(life.events(id).await, ["created", "receiving", "received", "failed"]);
