@@ -3,6 +3,7 @@
 use crate::support::app::TestApp;
 use crate::tus::completed;
 use crate::tus::create_with;
+use crate::tus::rest_of;
 use crate::tus::wait_for_status;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +79,7 @@ async fn head_is_answered_while_the_end_of_a_whole_body_is_missing() {
     wait_for_status(&mut client, &upload, |status| status["received"] == 10).await;
     // All bytes are here, but whether more come is not known yet.
     let offset = client.offset(&upload).await;
-    assert_eq!(client.patch(&upload, offset, &b"0123456789"[offset as usize..]).await.status, 204, "tus 48, 49");
+    assert_eq!(client.patch(&upload, offset, rest_of(b"0123456789", offset)).await.status, 204, "tus 48, 49");
     assert_eq!(client.get(&upload).await.body, b"0123456789");
 }
 

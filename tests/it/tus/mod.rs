@@ -44,6 +44,11 @@ pub async fn completed(client: &mut Client, headers: &[(&str, &str)], bytes: &[u
     upload
 }
 
+/// What of these bytes lies behind an offset.
+pub fn rest_of(bytes: &[u8], offset: u64) -> &[u8] {
+    &bytes[usize::try_from(offset).unwrap()..]
+}
+
 /// Every upload the server knows of, newest first.
 pub async fn known_uploads(client: &mut Client) -> Vec<Value> {
     let answer = client.get("/api/v1/uploads").await;
