@@ -19,7 +19,7 @@ pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
     unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Uploads can be taken now: the data folder and the database were tried, within the last second.
+/// Uploads can be taken now: the data folder and the database were tried.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
@@ -30,26 +30,26 @@ pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> Ht
     }
 }
 
-/// What the last try came to. Trying writes to disk, so whoever asks often does not try each time, and those who ask at
-/// once share one try.
+/// What the last try came to. Trying writes to disk, so there is one try at a time, and whoever came before it began
+/// shares it: a crowd of questions costs two tries, and no answer is older than its question.
 #[derive(Debug, Default)]
 pub struct Readiness(Mutex<Option<(Instant, Result<(), String>)>>);
 
 impl Readiness {
-    const FRESH: Duration = Duration::from_secs(1);
-
     async fn get(&self, engine: &Engine) -> Result<(), String> {
+        let asked_at = Instant::now();
         let mut last = self.0.lock().await;
-        if let Some((at, outcome)) = &*last
-            && at.elapsed() < Self::FRESH
+        if let Some((began_at, outcome)) = &*last
+            && *began_at >= asked_at
         {
             return outcome.clone();
         }
+        let began_at = Instant::now();
         let outcome = engine.check().await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
             format!("uploads cannot be taken now: {error}")
         });
-        *last = Some((Instant::now(), outcome.clone()));
+        *last = Some((began_at, outcome.clone()));
         outcome
     }
 }

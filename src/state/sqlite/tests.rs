@@ -100,7 +100,8 @@ async fn failed_work_is_undone_alone() {
     let place = TemporaryFile::new();
     let store = place.open().await;
     let before = store.transactions();
-    let (first, stumbled, last) = tokio::join!(store.insert(new_upload(1)), store.writer.write(Stumble), store.insert(new_upload(2)));
+    let (first, stumbled, last) =
+        tokio::join!(store.insert(new_upload(1)), store.writer.write(Stumble), store.insert(new_upload(2)));
     assert_eq!(store.transactions() - before, 1);
     assert!(first.is_ok() && last.is_ok());
     assert!(matches!(stumbled, Err(Error::Failed { operation: "stumble", .. })));
