@@ -14,6 +14,7 @@ mod engine;
 mod events;
 mod operations;
 mod race;
+mod restart;
 mod resume;
 mod smoke;
 mod status;

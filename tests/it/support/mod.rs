@@ -5,6 +5,7 @@ pub mod client;
 pub mod disk;
 pub mod moving;
 pub mod process;
+pub mod program;
 pub mod receiver;
 pub mod schema;
 pub mod scripted;

@@ -1,0 +1,97 @@
+//! The real program run by hand: what it prints and how it exits.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a run has ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A running program whose output is kept. Killed when dropped.
+pub struct Program {
+    child: Child,
+    outputs: TempDir,
+}
+
+impl Program {
+    pub fn start(args: &[&str]) -> Self {
+        let outputs = TempDir::new().unwrap();
+        let file = |name| Stdio::from(fs::File::create(outputs.path().join(name)).unwrap());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+        let child = command.args(args).stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr")).spawn();
+        Self { child: child.unwrap(), outputs }
+    }
+
+    /// Starts a server on a free port of the loopback.
+    pub fn serve(data_dir: &Path, flags: &[&str]) -> Self {
+        let data_dir = data_dir.to_str().unwrap();
+        let own = ["serve", "--listen", "127.0.0.1:0", "--storage-min-free-space", "0", "--data-dir", data_dir];
+        Self::start(&[&own, flags].concat())
+    }
+
+    /// Waits for the line that says where it listens.
+    pub fn address(&mut self) -> SocketAddr {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some((line, _)) = self.stdout().split_once('\n') {
+                return line.strip_prefix("listening on http://").expect("the line of a server").parse().unwrap();
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {}", self.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it ends by itself.
+    pub fn ran(mut self) -> Ran {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Ran { code: status.code(), stdout: self.stdout(), stderr: self.stderr() };
+            }
+            assert!(Instant::now() < deadline, "it does not end: {}", self.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.outputs.path().join("stderr")).unwrap()
+    }
+
+    fn stdout(&self) -> String {
+        fs::read_to_string(self.outputs.path().join("stdout")).unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command line that ends by itself.
+pub fn run(args: &[&str]) -> Ran {
+    Program::start(args).ran()
+}
