@@ -10,6 +10,7 @@ mod support;
 
 mod auth;
 mod downloads;
+mod early;
 mod engine;
 mod events;
 mod operations;

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod client;
 pub mod disk;
+pub mod front;
 pub mod moving;
 pub mod process;
 pub mod program;
