@@ -20,5 +20,6 @@ mod resume;
 mod smoke;
 mod status;
 mod tidy;
+mod trouble;
 mod tus;
 mod webhooks;
