@@ -93,11 +93,14 @@ impl Sse {
 
     /// The next message, or the end of the stream.
     pub async fn message(&mut self) -> Option<Message> {
-        loop {
-            if let Item::Message(message) = self.item().await? {
-                return Some(message);
+        let passing_comments = async {
+            loop {
+                if let Item::Message(message) = self.item().await? {
+                    return Some(message);
+                }
             }
-        }
+        };
+        tokio::time::timeout(PATIENCE, passing_comments).await.expect("there is a message in time")
     }
 
     /// The next message with an id, or the end of the stream.
