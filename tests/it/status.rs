@@ -627,6 +627,7 @@ async fn the_offset_never_goes_backwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "how long it took is told and not judged")]
 async fn ten_thousand_uploads_are_listed_page_by_page() {
     const COUNT: usize = 10_000;
     let mut app = TestApp::start().await;
