@@ -169,7 +169,6 @@ fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_w
     let mut server = HttpServer::new(move || App::new().app_data(shared.clone()).configure(http::routes))
         .disable_signals()
         .client_request_timeout(config.limits.header_timeout)
-        .client_disconnect_timeout(config.limits.drain_timeout)
         .on_connect(move |connection, _| give_up_on_dead_peers(connection, idle_timeout))
         .shutdown_timeout(config.server.shutdown_timeout.as_secs());
     if let Some(workers) = config.server.workers {

@@ -84,6 +84,7 @@ tus-checksum-algorithm: sha1,sha256,sha512,md5,crc32,crc32c
 tus-extension: creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation
 tus-max-size: 1000000
 tus-version: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -95,6 +96,7 @@ location: /files/<id>
 tus-resumable: 1.0.0
 upload-expires: <time>
 upload-offset: 0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -104,6 +106,7 @@ date: <time>
 tus-resumable: 1.0.0
 upload-expires: <time>
 upload-offset: 6
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -116,6 +119,7 @@ upload-expires: <time>
 upload-length: 11
 upload-metadata: filename aGVsbG8udHh0,filetype dGV4dC9wbGFpbg==
 upload-offset: 6
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -128,6 +132,7 @@ upload-expires: <time>
 upload-length: 11
 upload-metadata: filename aGVsbG8udHh0,filetype dGV4dC9wbGFpbg==
 upload-offset: 6
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -140,6 +145,7 @@ date: <time>
 tus-resumable: 1.0.0
 upload-expires: <time>
 upload-offset: 6
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 
@@ -153,6 +159,7 @@ content-type: application/problem+json
 date: <time>
 tus-resumable: 1.0.0
 upload-expires: <time>
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 
@@ -163,6 +170,7 @@ PATCH /files/<id>
 date: <time>
 tus-resumable: 1.0.0
 upload-offset: 11
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -179,6 +187,7 @@ date: <time>
 etag: "<id>"
 last-modified: <time>
 tus-resumable: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 
@@ -188,6 +197,7 @@ DELETE /files/<id>
 204 No Content
 date: <time>
 tus-resumable: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -198,6 +208,7 @@ content-length: 163
 content-type: application/problem+json
 date: <time>
 tus-resumable: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 ----
@@ -208,6 +219,7 @@ content-length: 163
 content-type: application/problem+json
 date: <time>
 tus-resumable: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 
@@ -221,6 +233,7 @@ content-type: application/problem+json
 date: <time>
 tus-resumable: 1.0.0
 tus-version: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 
@@ -233,6 +246,7 @@ content-length: 189
 content-type: application/problem+json
 date: <time>
 tus-resumable: 1.0.0
+vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>
 
