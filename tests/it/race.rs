@@ -48,7 +48,7 @@ async fn a_client_that_reconnects_wins_over_its_own_half_open_connection() {
         client.begin_patch(&path, told, SIZE as u64 - told).await;
         let head_and_takeover = until("the old append is told", async || old.raw_answer("PATCH").await).await;
         let took = began.elapsed();
-        println!("HEAD and takeover of a silent connection after {sent} bytes: {took:?}");
+        eprintln!("HEAD and takeover of a silent connection after {sent} bytes: {took:?}");
         assert!(took < AT_ONCE, "{took:?}");
         assert!(told <= sent as u64);
         assert_eq!(head_and_takeover.status, 503, "the stale request is never told of success: {head_and_takeover:?}");
@@ -85,7 +85,7 @@ async fn a_client_that_reconnects_without_asking_wins_too() {
     let _old = silent_append(&app, &path, 1_000, b"").await;
     let began = Instant::now();
     assert_eq!(client.patch(&path, 1_000, &source[1_000..]).await.status, 204);
-    println!("takeover of a silent connection, and an upload of {SIZE} bytes: {:?}", began.elapsed());
+    eprintln!("takeover of a silent connection, and an upload of {SIZE} bytes: {:?}", began.elapsed());
     assert!(began.elapsed() < AT_ONCE);
     is_whole(app.address(), &path, &source).await;
 }

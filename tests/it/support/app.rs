@@ -13,6 +13,7 @@ use longshore::config::Inputs;
 use tempfile::TempDir;
 
 use crate::support::client::Client;
+use crate::support::world::until;
 
 /// A server under test. Its folder goes when it is dropped.
 pub struct TestApp {
@@ -67,7 +68,12 @@ impl TestApp {
     /// Stops in order and starts again on the same folder and another port.
     pub async fn restart(&mut self) -> Stopped {
         let stopped = self.stop().await;
-        self.running = Some(app::start(self.config.clone()).await.expect("the server starts again"));
+        // The folder is free when the last thread of the server before is gone, a moment after it has stopped.
+        let started = until("the server starts again", async || match app::start(self.config.clone()).await {
+            Err(error) if error.to_string().contains("in use") => None,
+            started => Some(started),
+        });
+        self.running = Some(started.await.expect("the server starts again"));
         stopped
     }
 

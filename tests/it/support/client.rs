@@ -243,3 +243,12 @@ impl Answer {
         }
     }
 }
+
+impl Client {
+    /// Connects to a server that may be gone.
+    pub async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self { stream, address, unread: Vec::new() })
+    }
+}

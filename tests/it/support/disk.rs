@@ -17,7 +17,7 @@ impl SmallDisk {
         let options = format!("size={size},mode=0755");
         let mounted = mount(&["-t", "tmpfs", "-o", &options, "longshore-test"], disk.path());
         if let Err(reason) = mounted {
-            println!("skipped: a small disk cannot be mounted here: {reason}");
+            eprintln!("skipped: a small disk cannot be mounted here: {reason}");
             return None;
         }
         Some(disk)

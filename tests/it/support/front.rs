@@ -72,7 +72,7 @@ impl Front {
         let child = match command.stderr(Stdio::null()).spawn() {
             Ok(child) => child,
             Err(error) => {
-                println!("skipped: {name} does not start here: {error}");
+                eprintln!("skipped: {name} does not start here: {error}");
                 return None;
             }
         };

@@ -124,9 +124,9 @@ impl World {
         let clock: Clock = Arc::new(move || system_time().plus(Duration::from_millis(ahead.load(Ordering::Relaxed))));
         let starting = runtime.spawn(async move {
             let state = SqliteStore::open(&database, SqliteSettings::default()).await.unwrap();
-            let outbox: Arc<dyn Outbox> = state.clone();
+            let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
-            let uploads: Arc<dyn UploadStore> = records.clone();
+            let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
             (Engine::new(settings, clock, uploads, outbox, blobs), records)
         });
         let (engine, records) = starting.await.unwrap();
