@@ -2,7 +2,8 @@
 //!
 //! An answer given before the whole body has come would often be lost: closing a connection with unread bytes resets
 //! it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes is read and
-//! thrown away for a bounded time before the connection closes.
+//! thrown away for a bounded time before the connection closes. The HTTP layer announces that it closes (`Connection:
+//! close`) with every answer to a body that has not all come; only one that has all come lets the connection live on.
 
 use std::cell::RefCell;
 use std::pin::Pin;

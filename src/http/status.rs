@@ -267,12 +267,33 @@ mod tests {
     }
 
     #[test]
+    fn a_page_ends_before_it_is_large() {
+        let item = Value::from("x".repeat(PAGE_BYTES / 4));
+        let (shown, more) = page(vec![item.clone(); 3].into_iter());
+        assert_eq!((shown.len(), more), (3, false));
+        let (shown, more) = page(vec![item; 9].into_iter());
+        assert_eq!((shown.len(), more), (4, true));
+        let large = Value::from("x".repeat(2 * PAGE_BYTES));
+        assert_eq!(page([large].into_iter()).0.len(), 1, "what is there can always be had");
+    }
+
+    #[test]
     fn a_list_query_is_read_strictly() {
         let query = list_query("stage=receiving,stalled&stage=failed&metadata.user=7&limit=5", 1_000).unwrap();
         assert_eq!(query.stages, [Stage::Receiving, Stage::Stalled, Stage::Ended(Ended::Failed)]);
         assert_eq!(query.metadata, [("user".to_owned(), b"7".to_vec())]);
         assert_eq!(query.limit, 5);
-        for wrong in ["stage=done", "limit=0", "limit=1001", "limit=+5", "cursor=x", "created_from=now", "colour=red"] {
+        let many = "metadata.k=v&".repeat(MAX_CONDITIONS + 1);
+        for wrong in [
+            many.as_str(),
+            "stage=done",
+            "limit=0",
+            "limit=1001",
+            "limit=+5",
+            "cursor=x",
+            "created_from=now",
+            "colour=red",
+        ] {
             assert!(list_query(wrong, 1_000).is_err(), "{wrong}");
         }
     }

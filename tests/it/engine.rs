@@ -732,3 +732,59 @@ async fn stopping_keeps_what_arrived_and_answers() {
     completes(&life, id, &source).await;
     completes(&life, checksummed, &source).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_that_keep_failing_hold_up_nothing_else() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    life.faults.fail(Operation::Discard, Calls::From(1), Cause::BROKEN_DISK);
+    // More than the sweeper asks for at a time.
+    for _ in 0..210 {
+        let id = life.create(2).await;
+        life.append(id, 0, b"x").await.unwrap();
+        life.engine.cancel(id).await.unwrap();
+    }
+    assert_eq!(world.files().len(), 210);
+    let asked = life.faults.calls(Operation::Discard);
+    tokio::time::timeout(Duration::from_secs(30), life.engine.recover()).await.expect("the start comes to its end");
+    assert_eq!(life.faults.calls(Operation::Discard) - asked, 210, "each was tried once");
+    life.faults.mend(Operation::Discard);
+    life.engine.start_sweeping();
+    until("every file is gone", async || world.files().is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_ahead_expires_nothing() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = life.create(2).await;
+    life.append(id, 0, b"x").await.unwrap();
+    // A removal that keeps failing is tried at every sweep, and so counts them.
+    let counter = life.create(2).await;
+    life.faults.fail(Operation::Discard, Calls::From(1), Cause::BROKEN_DISK);
+    life.engine.cancel(counter).await.unwrap();
+    life.engine.start_sweeping();
+    let sweeps = async |more: u64| {
+        let enough = life.faults.calls(Operation::Discard) + more;
+        until("it sweeps", async || (life.faults.calls(Operation::Discard) >= enough).then_some(())).await;
+    };
+    sweeps(2).await;
+    world.pass(Duration::from_secs(48 * 3600));
+    sweeps(3).await;
+    // It may be called stalled for a moment; nobody could be active in time that was not there.
+    assert!(!life.events(id).await.contains(&"expired"));
+    assert_eq!(life.append(id, 1, b"y").await.unwrap().stage().name(), "completed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_bytes_someone_took_away_fails_instead_of_hanging() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = life.create(1).await;
+    life.faults.fail(Operation::Finish, Calls::Nth(1), Cause::Kind(std::io::ErrorKind::NotFound));
+    let told = life.append(id, 0, b"x").await;
+    assert!(matches!(told, Err(EngineError::Rejected(Rejection::Gone(_)))), "{told:?}");
+    let upload = life.find(id).await;
+    assert_eq!(upload.stage().name(), "failed");
+    assert_eq!(upload.record().failure.as_ref().unwrap().code, "bytes-missing");
+}

@@ -315,6 +315,17 @@ async fn streams_are_bounded_and_a_seat_comes_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn asking_for_the_head_of_a_stream_takes_no_seat() {
+    let app = TestApp::with(|config| config.status.max_streams = 1).await;
+    let path = app.client().await.create(5).await;
+    for address in [stream_of(&path), ALL.to_owned(), stream_of(&path)] {
+        let answer = app.client().await.request("HEAD", &address, &[], b"").await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")));
+    }
+    assert!(Sse::ask(app.address(), ALL, &[]).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_end_when_the_server_stops() {
     let mut app = TestApp::start().await;
     let path = app.client().await.create(5).await;

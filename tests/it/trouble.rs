@@ -86,6 +86,21 @@ async fn more_connections_than_allowed_wait_their_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_on_an_open_connection_is_stalled_too() {
+    let app = TestApp::with(|config| config.limits.stall_after = Duration::from_millis(200)).await;
+    let path = app.client().await.create(6).await;
+    let mut silent = app.client().await;
+    silent.begin_patch(&path, 0, 6).await;
+    silent.send(b"one").await;
+    let status = wait_for_stage(app.address(), &path, "stalled").await;
+    assert_eq!(status["offset"], 3);
+    assert!(!status["bytes_per_second"].is_null(), "the append is still running: {status}");
+    silent.send(b"two").await;
+    assert_eq!(silent.answer("PATCH", &path).await.status, 204);
+    is_whole(app.address(), &path, b"onetwo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_silent_is_stalled_and_then_resumed() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("['*']"), |config| {

@@ -61,10 +61,6 @@ impl TestApp {
         &self.config.server.data_dir
     }
 
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// Stops in order and starts again on the same folder and another port.
     pub async fn restart(&mut self) -> Stopped {
         let stopped = self.stop().await;

@@ -327,3 +327,35 @@ async fn ending_a_final_leaves_its_parts() {
     let again = location(&join(&mut client, &hello, &[]).await);
     assert_eq!(client.get(&again).await.body, b"hello", "tus 93");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_may_be_empty() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let (one, nothing) = (part(&mut client, b"one").await, part(&mut client, b"").await);
+    let whole = location(&join(&mut client, &format!("{nothing} {one} {nothing}"), &[]).await);
+    assert_eq!(client.get(&whole).await.body, b"one");
+    let empty = location(&join(&mut client, &nothing, &[]).await);
+    assert_eq!(client.get(&empty).await.body, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_must_keep_its_promise() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let promise = format!("crc32c=:{}:", base64(&[0; 4]));
+    let headers = [("Upload-Length", "3"), ("Upload-Concat", "partial"), ("Repr-Digest", promise.as_str())];
+    let broken = create_with(&mut client, &headers).await;
+    let answer = client.patch(&broken, 0, b"one").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (422, "digest-mismatch"));
+    assert_eq!(client.status(&broken).await["stage"], "failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_parts_has_a_limit() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let one = part(&mut client, b"one").await;
+    let answer = join(&mut client, &vec![one.as_str(); 1_000].join(" "), &[]).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (431, "header-too-large"));
+}
