@@ -343,7 +343,7 @@ async fn a_part_may_be_empty() {
 async fn a_part_must_keep_its_promise() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
-    let promise = format!("crc32c=:{}:", base64(&[0; 4]));
+    let promise = format!("crc32c=:{}:", base64([0; 4]));
     let headers = [("Upload-Length", "3"), ("Upload-Concat", "partial"), ("Repr-Digest", promise.as_str())];
     let broken = create_with(&mut client, &headers).await;
     let answer = client.patch(&broken, 0, b"one").await;
