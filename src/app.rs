@@ -165,11 +165,11 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
 }
 
 fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_web::dev::Server, Vec<SocketAddr>)> {
-    let (listen, idle_timeout) = (config.server.listen, config.limits.idle_timeout);
+    let (listen, reader_timeout) = (config.server.listen, config.limits.reader_timeout);
     let mut server = HttpServer::new(move || App::new().app_data(shared.clone()).configure(http::routes))
         .disable_signals()
         .client_request_timeout(config.limits.header_timeout)
-        .on_connect(move |connection, _| give_up_on_dead_peers(connection, idle_timeout))
+        .on_connect(move |connection, _| give_up_on_dead_peers(connection, reader_timeout))
         .shutdown_timeout(config.server.shutdown_timeout.as_secs());
     if let Some(workers) = config.server.workers {
         server = server.workers(workers);
