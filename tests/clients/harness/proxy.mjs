@@ -89,7 +89,7 @@ export class Proxy {
         await this.#stalled?.freed;
         let rest = chunk;
         const cut = this.#nextCut(direction, rest.length);
-        if (cut) rest = rest.subarray(0, cut.at - this.#count(direction));
+        if (cut) rest = rest.subarray(0, Math.max(0, cut.at - this.#count(direction)));
         this.#add(direction, rest.length);
         if (!to.write(rest)) await once(to, 'drain');
         if (direction === 'up' && this.rate) await sleep((rest.length * 1000) / this.rate);
@@ -123,7 +123,9 @@ export class Proxy {
   #cut({ client, server }, how) {
     for (const socket of [client, server]) {
       if (socket.destroyed) continue;
-      if (how === 'rst') socket.resetAndDestroy();
+      // A socket that is being shut down cannot be reset any more: node would spin at exit, waiting for it to close.
+      if (how === 'rst' && !socket.writableEnded) socket.resetAndDestroy();
+      else if (how === 'rst') socket.destroy();
       else socket.destroySoon();
     }
   }
