@@ -82,7 +82,11 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
 pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
     for path in [data.incoming(key), data.finished(key)] {
         if remove_if_there(&path)? {
-            sync_folder(parent(&path)?)?;
+            match sync_folder(parent(&path)?) {
+                // Another removal has found the folder empty and taken it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced?,
+            }
         }
     }
     data.remove_empty(key);
