@@ -169,6 +169,7 @@ fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_w
     let mut server = HttpServer::new(move || App::new().app_data(shared.clone()).configure(http::routes))
         .disable_signals()
         .client_request_timeout(config.limits.header_timeout)
+        .keep_alive(config.limits.keep_alive)
         .on_connect(move |connection, _| give_up_on_dead_peers(connection, reader_timeout))
         .shutdown_timeout(config.server.shutdown_timeout.as_secs());
     if let Some(workers) = config.server.workers {

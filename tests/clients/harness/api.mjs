@@ -62,11 +62,21 @@ export async function download(uploadUrl) {
   return digestOfStream(Readable.fromWeb(response.body));
 }
 
+/** Asks once more when a kept connection turns out to be closed, as it may when nobody has used it for a while. */
+async function again(ask) {
+  try {
+    return await ask();
+  } catch (error) {
+    if (!['EPIPE', 'ECONNRESET', 'UND_ERR_SOCKET'].includes(error.cause?.code)) throw error;
+    return ask();
+  }
+}
+
 /** Server-sent events of `url` as they come: `{id, event, data}`, with the data parsed. */
 export async function* events(url, { lastEventId, signal } = {}) {
   const headers = { Accept: 'text/event-stream' };
   if (lastEventId !== undefined) headers['Last-Event-ID'] = lastEventId;
-  const response = await fetch(url, { headers, signal });
+  const response = await again(() => fetch(url, { headers, signal }));
   assert.equal(response.status, 200, `GET ${url}`);
   assert.match(response.headers.get('content-type'), /^text\/event-stream/);
   let text = '';
