@@ -33,6 +33,8 @@ const SEED = Number(options.seed);
 /** Longer than any upload here rests while its client still wants it. */
 const EXPIRY_S = 30;
 
+const UUID_LENGTH = 36;
+
 console.log(`kill loop: ${ROUNDS} rounds, ${UPLOADS_AT_ONCE} uploads at once, --seed ${SEED}`);
 
 const receivers = { all: await Receiver.start(), plain: await Receiver.start() };
@@ -68,7 +70,7 @@ const world = {
   check: compareStoredBytes,
 };
 
-/** All files below the data folder, as `{path, name}`; the database's own are not blobs. */
+/** All files below the data folder that hold uploads' bytes, as `{folder, id, path}`. Their names begin with the id. */
 async function storedFiles() {
   const found = [];
   for (const folder of ['incoming', 'files']) {
@@ -77,7 +79,9 @@ async function storedFiles() {
       throw error;
     });
     for (const entry of entries) {
-      if (!entry.isDirectory()) found.push({ folder, name: entry.name, path: join(entry.parentPath ?? entry.path, entry.name) });
+      if (entry.isDirectory()) continue;
+      const path = join(entry.parentPath ?? entry.path, entry.name);
+      found.push({ folder, id: entry.name.slice(0, UUID_LENGTH), path });
     }
   }
   return found;
@@ -86,7 +90,7 @@ async function storedFiles() {
 /** Whether the file of an upload begins with the first `offset` of `bytes`. */
 async function compareStoredBytes(id, bytes, offset) {
   if (offset === 0) return;
-  const file = (await storedFiles()).find(({ name }) => name.startsWith(id));
+  const file = (await storedFiles()).find((stored) => stored.id === id);
   if (!file) return; // Being moved to its final place; the download at the end compares it.
   let handle;
   try {
@@ -207,7 +211,7 @@ try {
   const facts = ({ id, stage, offset, digests }) => ({ id, stage, offset, digests });
   assert.deepEqual((await list(server, 'limit=500')).map(facts), uploads.map(facts), 'a restart changes nothing');
 
-  const stages = Object.entries(Object.groupBy?.(uploads, ({ stage }) => stage) ?? countBy(uploads, 'stage'));
+  const stages = Object.entries(groupBy(uploads, 'stage'));
   console.log(`  killed ${ROUNDS} times, and ${earlyKills} times while starting; ${JSON.stringify(world.counts)}`);
   console.log(`  uploads: ${stages.map(([stage, these]) => `${these.length} ${stage}`).join(', ')}`);
   console.log(`  events: ${told.events} gapless, ${told.arrived} arrivals verified, ${told.again} of them repeats`);
@@ -218,7 +222,7 @@ await server.dispose();
 await Promise.all(Object.values(receivers).map((receiver) => receiver.down()));
 console.log('kill loop: passed');
 
-function countBy(items, field) {
+function groupBy(items, field) {
   const groups = {};
   for (const item of items) (groups[item[field]] ??= []).push(item);
   return groups;
@@ -259,12 +263,17 @@ async function assertEvents(uploads) {
     { timeout: 60_000, every: 500 },
   );
   const told = { events: 0, arrived: 0, again: 0 };
-  const byUpload = countBy(all, 'upload_id');
+  const byUpload = groupBy(all, 'upload_id');
+  const arrived = {
+    all: groupBy(receivers.all.accepted(), 'uploadId'),
+    plain: groupBy(receivers.plain.accepted(), 'uploadId'),
+  };
   for (const upload of uploads) {
     const log = byUpload[upload.id].filter(({ endpoint }) => endpoint === 'all').sort((a, b) => a.sequence - b.sequence);
     assertStory(upload, log);
-    assertEventsArrived(log, receivers.all, upload.id);
-    assertEventsArrived(byUpload[upload.id].filter(({ endpoint }) => endpoint === 'plain'), receivers.plain, upload.id);
+    assertEventsArrived(log, arrived.all[upload.id], upload.id);
+    const plain = byUpload[upload.id].filter(({ endpoint }) => endpoint === 'plain');
+    assertEventsArrived(plain, arrived.plain[upload.id], upload.id);
     told.events += log.length;
   }
   for (const [name, receiver] of Object.entries(receivers)) {
@@ -288,9 +297,7 @@ async function assertNoLeftovers(uploads) {
   const files = await storedFiles();
   const inFiles = files.filter(({ folder }) => folder === 'files');
   assert.deepEqual(files.filter(({ folder }) => folder === 'incoming'), [], 'files left in incoming/');
-  for (const { name, path } of inFiles) {
-    assert.ok([...owners].some((id) => name.startsWith(id)), `${path} belongs to no living upload`);
-  }
+  for (const { id, path } of inFiles) assert.ok(owners.has(id), `${path} belongs to no living upload`);
   const filled = uploads.filter(({ stage, length }) => stage === 'completed' && length > 0);
   assert.ok(inFiles.length >= filled.length, 'each completed upload has its file');
 }

@@ -37,11 +37,11 @@ export function assertStory(upload, log) {
 }
 
 /**
- * Every delivery in `log` reached `receiver`, unless later news made it pointless, and first arrivals are in order of
- * sequence. An event may overtake an earlier one only when that had its turn and was not accepted then.
+ * Every delivery in `log` is among the receiver's `arrivals`, unless later news made it pointless, and first arrivals
+ * are in order of sequence. An event may overtake an earlier one only when that had its turn and was not accepted then.
+ * Says how often that happened.
  */
-export function assertEventsArrived(log, receiver, uploadId) {
-  const arrivals = receiver.accepted(uploadId);
+export function assertEventsArrived(log, arrivals, uploadId) {
   const arrived = new Map(arrivals.map((arrival, place) => [arrival.id, place]));
   const due = log.filter(({ state }) => state !== 'superseded').sort((a, b) => a.sequence - b.sequence);
   let overtaken = 0;

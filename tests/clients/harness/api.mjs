@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
 import { digestOfStream } from './bytes.mjs';
+import { sleep } from './until.mjs';
 
 export const TUS = { 'Tus-Resumable': '1.0.0' };
 
@@ -11,8 +12,22 @@ export function idOf(uploadUrl) {
   return new URL(uploadUrl).pathname.split('/').pop();
 }
 
-async function json(url, options) {
-  const response = await fetch(url, options);
+/**
+ * `fetch` for questions, which may be asked again: when a kept connection turns out to have been closed meanwhile, as a
+ * server may do with idle ones, it asks once more on another (RFC 9112, 9.3.1), after a moment to notice what closed.
+ */
+async function ask(url, options) {
+  try {
+    return await fetch(url, options);
+  } catch (error) {
+    if (!['EPIPE', 'ECONNRESET', 'UND_ERR_SOCKET'].includes(error.cause?.code)) throw error;
+    await sleep(100);
+    return fetch(url, options);
+  }
+}
+
+async function json(url) {
+  const response = await ask(url);
   const text = await response.text();
   assert.equal(response.status, 200, `GET ${url} answered ${response.status}: ${text}`);
   return JSON.parse(text);
@@ -45,7 +60,7 @@ export function deliveries(server, query = '') {
 
 /** `{status, offset, length, headers}` as tus HEAD tells them. */
 export async function head(uploadUrl) {
-  const response = await fetch(uploadUrl, { method: 'HEAD', headers: TUS });
+  const response = await ask(uploadUrl, { method: 'HEAD', headers: TUS });
   const number = (name) => (response.headers.has(name) ? Number(response.headers.get(name)) : undefined);
   return {
     status: response.status,
@@ -57,26 +72,16 @@ export async function head(uploadUrl) {
 
 /** Downloads and digests: `{size, crc32c, sha256}`. */
 export async function download(uploadUrl) {
-  const response = await fetch(uploadUrl);
+  const response = await ask(uploadUrl);
   assert.equal(response.status, 200, `GET ${uploadUrl}`);
   return digestOfStream(Readable.fromWeb(response.body));
-}
-
-/** Asks once more when a kept connection turns out to be closed, as it may when nobody has used it for a while. */
-async function again(ask) {
-  try {
-    return await ask();
-  } catch (error) {
-    if (!['EPIPE', 'ECONNRESET', 'UND_ERR_SOCKET'].includes(error.cause?.code)) throw error;
-    return ask();
-  }
 }
 
 /** Server-sent events of `url` as they come: `{id, event, data}`, with the data parsed. */
 export async function* events(url, { lastEventId, signal } = {}) {
   const headers = { Accept: 'text/event-stream' };
   if (lastEventId !== undefined) headers['Last-Event-ID'] = lastEventId;
-  const response = await again(() => fetch(url, { headers, signal }));
+  const response = await ask(url, { headers, signal });
   assert.equal(response.status, 200, `GET ${url}`);
   assert.match(response.headers.get('content-type'), /^text\/event-stream/);
   let text = '';
