@@ -10,7 +10,7 @@ import { Upload } from 'tus-js-client';
 import { assertStored, download, head, idOf, list, status } from '../harness/api.mjs';
 import { digestOf, noise } from '../harness/bytes.mjs';
 import { Proxy } from '../harness/proxy.mjs';
-import { Server, scratchFolder } from '../harness/server.mjs';
+import { Server } from '../harness/server.mjs';
 import { sleep, until } from '../harness/until.mjs';
 import { UploadProcess, startUpload, uploadAll } from './client.mjs';
 
@@ -251,8 +251,7 @@ describe('tus-js-client', () => {
   test('resumes in a new process after it was killed', async (t) => {
     const proxy = await Proxy.start(server, { t });
     proxy.rate = 3 * MIB;
-    const folder = await scratchFolder('url-storage');
-    const task = { endpoint: proxy.endpoint, file, storage: join(folder, 'urls.json') };
+    const task = { endpoint: proxy.endpoint, file, storage: join(server.folder, 'urls.json') };
     const first = new UploadProcess(task, { t });
     const url = await first.urlKnown();
     await until('some bytes to pass', () => proxy.sent > MIB);
@@ -270,9 +269,8 @@ describe('tus-js-client', () => {
   test('resumes parallel parts in a new process after it was killed', async (t) => {
     const proxy = await Proxy.start(server, { t });
     proxy.rate = 3 * MIB;
-    const folder = await scratchFolder('url-storage');
     const options = { parallelUploads: 3 };
-    const task = { endpoint: proxy.endpoint, file, storage: join(folder, 'urls.json'), options };
+    const task = { endpoint: proxy.endpoint, file, storage: join(server.folder, 'urls-of-parts.json'), options };
     const first = new UploadProcess(task, { t });
     await until('some bytes to pass', () => proxy.sent > MIB);
     await first.kill();
