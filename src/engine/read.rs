@@ -102,11 +102,6 @@ impl Engine {
         self.0.stop.cancelled().await;
     }
 
-    /// Whether the engine has begun to shut down.
-    pub fn is_stopping(&self) -> bool {
-        self.0.stop.is_cancelled()
-    }
-
     pub async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>, EngineError> {
         Ok(self.0.uploads.events_of(id, after, limit).await?)
     }

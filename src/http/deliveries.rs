@@ -32,9 +32,8 @@ async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, 
     let wanted = delivery_query(request.query_string(), shared.max_page)?;
     let found = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (deliveries, more) = status::page(found.iter().map(to_json));
-    let last = deliveries.len().checked_sub(1).filter(|_| full || more).and_then(|last| found.get(last));
-    let next = last.map(|delivery| delivery.id.to_string());
+    let (deliveries, last) = status::page(found.iter().map(to_json), full);
+    let next = last.and_then(|last| found.get(last)).map(|delivery| delivery.id.to_string());
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .json(json!({ "deliveries": deliveries, "next": next })))

@@ -121,17 +121,16 @@ async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpRespo
     let wanted = list_query(request.query_string(), shared.max_page)?;
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
     let full = uploads.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (shown, more) = page(uploads.iter().map(|status| to_json(status, shared)));
-    let last = shown.len().checked_sub(1).filter(|_| full || more).and_then(|last| uploads.get(last));
-    let next = last.map(|status| status.upload.id().to_string());
-    let uploads = shown;
+    let (shown, last) = page(uploads.iter().map(|status| to_json(status, shared)), full);
+    let next = last.and_then(|last| uploads.get(last)).map(|status| status.upload.id().to_string());
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
-        .json(json!({ "uploads": uploads, "next": next })))
+        .json(json!({ "uploads": shown, "next": next })))
 }
 
-/// As many of `items` as make a page that a slow reader may keep waiting in memory, and whether some are left over.
-pub(super) fn page(items: impl Iterator<Item = Value>) -> (Vec<Value>, bool) {
+/// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the last, if
+/// there may be more: some are left over, or the question was `full`ly used up.
+pub(super) fn page(items: impl Iterator<Item = Value>, full: bool) -> (Vec<Value>, Option<usize>) {
     let mut items = items.peekable();
     let (mut shown, mut bytes) = (Vec::new(), 0);
     while bytes < PAGE_BYTES
@@ -140,7 +139,9 @@ pub(super) fn page(items: impl Iterator<Item = Value>) -> (Vec<Value>, bool) {
         bytes += item.to_string().len();
         shown.push(item);
     }
-    (shown, items.peek().is_some())
+    let more = full || items.peek().is_some();
+    let last = shown.len().checked_sub(1).filter(|_| more);
+    (shown, last)
 }
 
 fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
@@ -269,12 +270,14 @@ mod tests {
     #[test]
     fn a_page_ends_before_it_is_large() {
         let item = Value::from("x".repeat(PAGE_BYTES / 4));
-        let (shown, more) = page(vec![item.clone(); 3].into_iter());
-        assert_eq!((shown.len(), more), (3, false));
-        let (shown, more) = page(vec![item; 9].into_iter());
-        assert_eq!((shown.len(), more), (4, true));
+        let (shown, last) = page(vec![item.clone(); 3].into_iter(), false);
+        assert_eq!((shown.len(), last), (3, None));
+        let (shown, last) = page(vec![item.clone(); 3].into_iter(), true);
+        assert_eq!((shown.len(), last), (3, Some(2)), "there may be more where these came from");
+        let (shown, last) = page(vec![item; 9].into_iter(), false);
+        assert_eq!((shown.len(), last), (4, Some(3)));
         let large = Value::from("x".repeat(2 * PAGE_BYTES));
-        assert_eq!(page([large].into_iter()).0.len(), 1, "what is there can always be had");
+        assert_eq!(page([large].into_iter(), false).0.len(), 1, "what is there can always be had");
     }
 
     #[test]
