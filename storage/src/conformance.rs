@@ -14,8 +14,10 @@ use crate::BlobKey;
 use crate::BlobStore;
 use crate::BlobWriter;
 use crate::ErrorKind;
+use crate::Holding;
 use crate::Part;
 use crate::Resume;
+use crate::pool::BLOCK_BYTES;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -26,6 +28,8 @@ type Store = Arc<dyn BlobStore>;
 pub async fn all(make: impl AsyncFn() -> Store) {
     a_new_blob_is_empty_and_durable_with_its_first_checkpoint(make().await).await;
     writing_goes_on_after_each_checkpoint(make().await).await;
+    a_blob_of_known_size_resumes_anywhere(make().await).await;
+    room_set_aside_counts_for_its_own_blob(make().await).await;
     large_and_small_chunks_arrive_in_order(make().await).await;
     bytes_past_the_token_are_dropped(make().await).await;
     an_older_token_takes_the_blob_back(make().await).await;
@@ -82,6 +86,48 @@ async fn writing_goes_on_after_each_checkpoint(store: Store) {
     assert_bytes(&read(&store, &key(), 0..at).await, &bytes(0..at));
 }
 
+async fn a_blob_of_known_size_resumes_anywhere(store: Store) {
+    let ends = [1, 4097, 100_000, 3 * MIB + 17, 3 * MIB + 18, 5 * MIB + 1];
+    let size = Some(5 * MIB + 1);
+    let (mut token, mut at): (Option<Resume>, u64) = (None, 0);
+    for end in ends {
+        // One that got further and was not told so, and then the one that counts.
+        for covered in [false, true] {
+            let mut writer = store.open(&key(), token.as_ref(), size).await.unwrap();
+            while covered && at < end {
+                let next = end.min((at + MIB) / MIB * MIB);
+                writer.write(at, bytes(at..next)).await.unwrap();
+                at = next;
+            }
+            if covered {
+                token = Some(sync(&mut *writer).await);
+            } else {
+                writer.write(at, laid_out(at, &vec![0xee; usize::try_from(end - at).unwrap()])).await.unwrap();
+            }
+            writer.close().await;
+        }
+        assert_bytes(&read(&store, &key(), 0..at).await, &bytes(0..at));
+    }
+    store.finish(&key(), token.as_ref(), at).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..at).await, &bytes(0..at));
+    assert_ends_at(&store, at).await;
+}
+
+async fn room_set_aside_counts_for_its_own_blob(store: Store) {
+    let mut writer = store.open(&key(), None, Some(8 * MIB)).await.unwrap();
+    writer.write(0, bytes(0..MIB)).await.unwrap();
+    let token = sync(&mut *writer).await;
+    writer.close().await;
+    let holding = Holding { key: &key(), from: Some(&token) };
+    let (own, others) = (store.available(Some(holding)).await.unwrap(), store.available(None).await.unwrap());
+    assert_eq!(own.is_some(), others.is_some());
+    // Others who use the same disk may take or give room in between.
+    let slack = 64 * MIB;
+    assert!(own.unwrap_or(0) + slack >= others.unwrap_or(0), "{own:?} is less than {others:?}");
+    let nothing = Holding { key: &named("not/there"), from: None };
+    assert_eq!(store.available(Some(nothing)).await.unwrap().is_some(), others.is_some());
+}
+
 async fn large_and_small_chunks_arrive_in_order(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     let mut at = 0;
@@ -99,7 +145,7 @@ async fn bytes_past_the_token_are_dropped(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..100)).await.unwrap();
     let token = sync(&mut *writer).await;
-    writer.write(100, Bytes::from(vec![0xee; 2 << 20])).await.unwrap();
+    writer.write(100, laid_out(100, &[0xee; 2 << 20])).await.unwrap();
     writer.close().await;
 
     let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
@@ -153,7 +199,7 @@ async fn places_may_come_in_any_order(store: Store) {
 async fn the_later_of_two_writes_to_a_place_wins(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     for _ in 0..20 {
-        writer.write(0, Bytes::from(vec![0xee; 1 << 20])).await.unwrap();
+        writer.write(0, laid_out(0, &[0xee; 1 << 20])).await.unwrap();
         writer.write(1000, bytes(1000..MIB)).await.unwrap();
         writer.write(0, bytes(0..1000)).await.unwrap();
     }
@@ -216,7 +262,7 @@ async fn a_dropped_writer_harms_nothing(store: Store) {
         writer.write(at, bytes(at..at + 1)).await.unwrap();
         token = Some(sync(&mut *writer).await);
         for _ in 0..3 {
-            writer.write(at + 1, Bytes::from(vec![0xee; 1 << 20])).await.unwrap();
+            writer.write(at + 1, laid_out(at + 1, &[0xee; 1 << 20])).await.unwrap();
         }
     }
     assert_bytes(&read(&store, &key(), 0..20).await, &bytes(0..20));
@@ -432,13 +478,24 @@ async fn a_reader_outlives_the_blob(store: Store) {
 async fn a_healthy_store_says_so(store: Store) {
     for _ in 0..2 {
         store.check().await.unwrap();
-        assert!(store.available().await.unwrap().is_none_or(|bytes| bytes > 0));
+        assert!(store.available(None).await.unwrap().is_none_or(|bytes| bytes > 0));
     }
 }
 
 /// The bytes that the suite puts at these places of a blob.
 pub fn bytes(range: Range<u64>) -> Bytes {
-    range.map(|place| u8::try_from((place ^ (place >> 8) ^ (place >> 16)) % 251).unwrap()).collect()
+    let place = range.start;
+    let bytes: Vec<u8> = range.map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) % 251).unwrap()).collect();
+    laid_out(place, &bytes)
+}
+
+/// A chunk that lies in memory as it will in the file, as those from a pool do.
+pub fn laid_out(place: u64, bytes: &[u8]) -> Bytes {
+    let mut memory = vec![0; bytes.len() + 2 * BLOCK_BYTES];
+    let lead = usize::try_from(place % BLOCK_BYTES as u64).unwrap();
+    let start = memory.as_ptr().align_offset(BLOCK_BYTES) + lead;
+    memory[start..start + bytes.len()].copy_from_slice(bytes);
+    Bytes::from(memory).slice(start..start + bytes.len())
 }
 
 /// Writes a blob of this size durably, and leaves it open.

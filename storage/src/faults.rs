@@ -23,6 +23,7 @@ use crate::BlobWriter;
 use crate::ByteStream;
 use crate::Checkpoint;
 use crate::Error;
+use crate::Holding;
 use crate::Part;
 use crate::Result;
 use crate::Resume;
@@ -298,8 +299,8 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
         self.faults.around(Operation::Read, key, self.inner.read(key, range)).await
     }
 
-    async fn available(&self) -> Result<Option<u64>> {
-        self.faults.around(Operation::Available, "the store", self.inner.available()).await
+    async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>> {
+        self.faults.around(Operation::Available, "the store", self.inner.available(to)).await
     }
 
     async fn check(&self) -> Result<()> {

@@ -4,8 +4,8 @@
 //! caller keeps beside its own facts, not a live handle. The crate knows keys, bytes and offsets; it knows nothing
 //! of uploads, users, SQL or HTTP.
 //!
-//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`local`] (files), [`memory`] (tests and demos),
-//! and with the feature `testing` the suite every backend passes and a wrapper that breaks at the nth call.
+//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`pool`] (memory on the way), [`local`] (files),
+//! [`memory`] (tests and demos), and with the feature `testing` the suite every backend passes and a wrapper that breaks at the nth call.
 
 use std::fmt;
 use std::ops::Range;
@@ -24,6 +24,7 @@ pub mod faults;
 mod key;
 pub mod local;
 pub mod memory;
+pub mod pool;
 
 pub use error::{Error, ErrorKind, Result};
 pub use key::BlobKey;
@@ -67,6 +68,13 @@ pub struct Part {
     pub size_bytes: u64,
 }
 
+/// An open blob, and where its writing stopped.
+#[derive(Debug, Clone, Copy)]
+pub struct Holding<'a> {
+    pub key: &'a BlobKey,
+    pub from: Option<&'a Resume>,
+}
+
 /// Blobs by key. A blob is *open* until it is finished, and then never changes again.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
@@ -94,8 +102,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// is an error. A stream that has begun is not disturbed when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
-    /// How many more bytes there is room for, where that is known. Cheap: asked before every append.
-    async fn available(&self) -> Result<Option<u64>>;
+    /// How many more bytes there is room for, where that is known: in a new blob, or in one that may have room set
+    /// aside. Cheap: asked before every append.
+    async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>>;
 
     /// Tries whether the store takes bytes now, by storing some.
     async fn check(&self) -> Result<()>;
@@ -104,8 +113,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
 /// Writes one blob. Dropping a writer leaves what it wrote; only a checkpoint says what is safe.
 #[async_trait]
 pub trait BlobWriter: fmt::Debug + Send {
-    /// Takes bytes for the place `offset`. They may be gathered and written later: an error may belong to an earlier
-    /// call, and after one the writer is of no further use. A call that is dropped before it is done has taken nothing.
+    /// Takes bytes for the place `offset`. They may be written later: an error may belong to an earlier call, and after
+    /// one the writer is of no further use. A call that is dropped before it is done has taken nothing. Chunks from
+    /// [`pool::Buffer`]s that were taken for this place are written without a copy.
     async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<()>;
 
     /// Asks for everything written so far to be made durable. Writing may go on while the promise is pending; the

@@ -23,6 +23,7 @@ use crate::BlobWriter;
 use crate::ByteStream;
 use crate::Checkpoint;
 use crate::Error;
+use crate::Holding;
 use crate::Part;
 use crate::Result;
 use crate::Resume;
@@ -197,7 +198,7 @@ impl BlobStore for MemoryStore {
         Ok(stream::iter(std::iter::from_fn(next)).boxed())
     }
 
-    async fn available(&self) -> Result<Option<u64>> {
+    async fn available(&self, _to: Option<Holding<'_>>) -> Result<Option<u64>> {
         Ok(None)
     }
 

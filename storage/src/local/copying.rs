@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use rustix::io::Errno;
 
 use super::files;
+use super::files::Opening;
 use super::folder::DataFolder;
 use crate::BlobKey;
 use crate::Part;
@@ -23,9 +24,10 @@ pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey) -> 
     if parts.iter().any(|part| part.key == *into) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
     }
-    let opened = files::open_for_writing(data, into, 0, false)?;
+    let opening = Opening { end: 0, has_token: false, size_bytes: None, preallocate: false };
+    let opened = files::open_for_writing(data, into, opening)?;
     let end = append_all(data, parts, &opened.file).and_then(|end| {
-        opened.file.sync_data()?;
+        data.sync_data(&opened.file)?;
         data.sync_incoming(into)?;
         Ok(end)
     });

@@ -3,24 +3,54 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use super::folder::DataFolder;
+use super::folder::open_direct;
 use super::folder::parent;
 use super::folder::remove_if_there;
-use super::folder::sync_folder;
 use crate::BlobKey;
 
 /// The file of an open blob, opened for writing.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
+    /// The same file once more, for writes that do not pass through the page cache, where the file system takes them.
+    pub(super) direct: Option<File>,
     /// Whether its name is known to be durable: a token is the proof.
     pub(super) named: bool,
 }
 
-/// Opens the file of an open blob that is durable up to `end`, and drops what lies behind. A new one is made only
-/// where nothing can be missing.
-pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, end: u64, has_token: bool) -> io::Result<Opened> {
+/// How the file of a blob is to be opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opening {
+    /// The blob is durable up to here; what lies behind is dropped.
+    pub(super) end: u64,
+    pub(super) has_token: bool,
+    pub(super) size_bytes: Option<u64>,
+    /// Sets the room for a blob of known size aside at once.
+    pub(super) preallocate: bool,
+}
+
+/// Room is set aside for blobs from this size on; for smaller ones it is not worth a call.
+const PREALLOCATE_MIN_BYTES: u64 = 1 << 20;
+
+impl Opening {
+    /// The length the file gets at once, where room is to be set aside.
+    fn reserved_bytes(&self) -> Option<u64> {
+        self.size_bytes.filter(|size| self.preallocate && *size >= PREALLOCATE_MIN_BYTES)
+    }
+}
+
+/// Opens the file of an open blob. A new one is made only where nothing can be missing.
+///
+/// Where room is set aside, the file has its final length from the start. Then nothing is cut off behind the durable
+/// end: it is all written again before anyone is told of it.
+pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Opening) -> io::Result<Opened> {
+    let Opening { end, has_token, .. } = opening;
     if data.finished(key).try_exists()? {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is finished already"));
     }
@@ -30,14 +60,14 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, end: u64, has_t
     let opened = match options.open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && end == 0 => {
             let make = || options.clone().create(true).truncate(true).open(&path);
-            Opened { file: data.within(parent(&path)?, make)?, named: false }
+            Opened { file: data.within(parent(&path)?, make)?, direct: None, named: false }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let gone = format!("its file {} is gone, and {end} durable bytes with it", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, gone));
         }
         Err(error) => return Err(error),
-        Ok(file) => Opened { file, named: has_token },
+        Ok(file) => Opened { file, direct: None, named: has_token },
     };
     if !opened.named {
         data.make_durable(parent(&path)?)?;
@@ -47,10 +77,36 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, end: u64, has_t
         let short = format!("its file {} has {length} bytes, but {end} were durable", path.display());
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
-    if length > end {
-        opened.file.set_len(end)?;
+    match opening.reserved_bytes() {
+        Some(reserved) if reserved == length => {}
+        Some(reserved) if reserved > length => set_aside(&opened.file, length, reserved)?,
+        _ if length > end => opened.file.set_len(end)?,
+        _ => {}
     }
-    Ok(opened)
+    let direct = if data.takes_direct_writes() { Some(open_direct(&path)?) } else { None };
+    Ok(Opened { direct, ..opened })
+}
+
+/// Gives a file of `length` bytes its final length, with room on the disk for all of it where the file system can
+/// promise that.
+fn set_aside(file: &File, length: u64, reserved: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), length, reserved - length) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => {
+            // What could be had is of no use to this blob, but may be to others.
+            file.set_len(length)?;
+            Err(error.into())
+        }
+    }
+}
+
+/// How many bytes an open blob occupies on the disk.
+pub(super) fn occupied_bytes(data: &DataFolder, key: &BlobKey) -> io::Result<u64> {
+    match fs::metadata(data.incoming(key)) {
+        Ok(found) => Ok(found.blocks().saturating_mul(512)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the file of a blob, finished or open.
@@ -82,7 +138,7 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
 pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
     for path in [data.incoming(key), data.finished(key)] {
         if remove_if_there(&path)? {
-            match sync_folder(parent(&path)?) {
+            match data.sync_folder(parent(&path)?) {
                 // Another removal has found the folder empty and taken it away.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 synced => synced?,
@@ -104,7 +160,7 @@ fn is_finished(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io::Result<
         }
         Ok(_) => {
             data.make_durable(parent(&path)?)?;
-            sync_folder(parent(&path)?)?;
+            data.sync_folder(parent(&path)?)?;
             Ok(true)
         }
     }
@@ -127,15 +183,11 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
     }
     if length > size_bytes {
         file.set_len(size_bytes)?;
+        // The bytes are durable since their checkpoint; this is for the file's size. So it may be tried again after
+        // it has failed, which would be wrong for bytes.
+        data.sync_data(&file)?;
     }
-    // The bytes are durable since their checkpoint; this is for the file's size. So it may be tried again after it
-    // has failed, which would be wrong for bytes.
-    file.sync_data()?;
     data.within(parent(&to)?, || fs::rename(&from, &to))?;
-    sync_folder(parent(&to)?)?;
-    match sync_folder(parent(&from)?) {
-        // Another call has removed it as empty, and the old name with it.
-        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(()),
-        synced => synced,
-    }
+    // The new name and the old one are one change to the file system: this takes both to the disk.
+    data.sync_folder(parent(&to)?)
 }

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -21,8 +22,11 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use rustix::fs::FlockOperation;
+use rustix::fs::OFlags;
 
+use super::Durability;
 use crate::BlobKey;
+use crate::pool::BLOCK_BYTES;
 
 /// Why a data folder cannot be used, for the person who has to do something about it.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +61,16 @@ pub(super) struct DataFolder {
     _lock: File,
     /// Folders whose names this process has made durable. Held locked while the tree of folders changes.
     durable: Mutex<HashSet<PathBuf>>,
+    durability: Durability,
+    direct: bool,
 }
 
 /// Above this many, what is known of folders is forgotten; then it costs a few syncs to know it again.
 const MAX_DURABLE: usize = 4096;
 
 impl DataFolder {
-    /// Makes the folder if need be, locks it and sees whether it takes bytes.
-    pub(super) fn open(root: PathBuf) -> Result<Self, OpenError> {
+    /// Makes the folder if need be, locks it and sees whether it takes bytes, and direct writes if they are wanted.
+    pub(super) fn open(root: PathBuf, durability: Durability, want_direct: bool) -> Result<Self, OpenError> {
         let root = std::path::absolute(&root).map_err(|source| OpenError::NotMade { path: root, source })?;
         let (incoming, files) = (root.join("incoming"), root.join("files"));
         if let Some(path) = [&root, &incoming, &files].into_iter().find(|path| path.exists() && !path.is_dir()) {
@@ -74,12 +80,34 @@ impl DataFolder {
         let lock = lock(&root)?;
         let unreadable = |source| OpenError::NotWritable { path: root.clone(), source };
         let root_identity = identity(&root).map_err(unreadable)?;
-        let folder = Self { root, root_identity, incoming, files, _lock: lock, durable: Mutex::default() };
+        let durable = Mutex::default();
+        let mut folder = Self { root, root_identity, incoming, files, _lock: lock, durable, durability, direct: false };
         folder.lay_out().map_err(|source| OpenError::NotWritable { path: folder.root.clone(), source })?;
         if folder.is_divided().unwrap_or(false) {
             return Err(OpenError::Divided { incoming: folder.incoming, files: folder.files });
         }
+        if want_direct {
+            folder.direct = folder.try_direct_write();
+        }
         Ok(folder)
+    }
+
+    /// Whether files here take writes past the page cache.
+    pub(super) fn takes_direct_writes(&self) -> bool {
+        self.direct
+    }
+
+    fn try_direct_write(&self) -> bool {
+        let path = self.root.join("longshore.probe");
+        let tried = File::create(&path).and_then(|_| write_probe_directly(&path));
+        let tried = remove_if_there(&path).and(tried);
+        match &tried {
+            Ok(()) => tracing::info!("large writes go to the disk directly, not through the page cache"),
+            Err(error) => {
+                tracing::info!(%error, "the data folder takes no direct writes: all go through the page cache")
+            }
+        }
+        tried.is_ok()
     }
 
     /// The file of a blob while it is open. Keys hold no dot, so no key can name another's file.
@@ -128,7 +156,7 @@ impl DataFolder {
             }
             match fs::create_dir(step) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => sync_folder(parent(step)?)?,
+                _ => self.sync_folder(parent(step)?)?,
             }
             if durable.len() >= MAX_DURABLE {
                 durable.clear();
@@ -140,7 +168,23 @@ impl DataFolder {
 
     /// Makes the name of an open blob durable.
     pub(super) fn sync_incoming(&self, key: &BlobKey) -> io::Result<()> {
-        sync_folder(parent(&self.incoming(key))?)
+        self.sync_folder(parent(&self.incoming(key))?)
+    }
+
+    /// Makes the names in a folder durable, be they new, moved or gone.
+    pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        match self.durability {
+            Durability::Strict => sync_folder(folder),
+            Durability::Relaxed => Ok(()),
+        }
+    }
+
+    /// Makes the bytes of a file durable, and its length.
+    pub(super) fn sync_data(&self, file: &File) -> io::Result<()> {
+        match self.durability {
+            Durability::Strict => file.sync_data(),
+            Durability::Relaxed => Ok(()),
+        }
     }
 
     /// Removes the folders that held an open blob, as far up as they are empty. Tidiness only: failing is fine.
@@ -194,8 +238,7 @@ pub(super) fn parent(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a folder"))
 }
 
-/// Makes the names in a folder durable, be they new, moved or gone.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
@@ -236,6 +279,18 @@ fn lock(root: &Path) -> Result<File, OpenError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: root.to_owned() }),
         Err(error) => Err(OpenError::NotLocked { path: root.to_owned(), source: error.into() }),
     }
+}
+
+/// Opens a file for writes past the page cache.
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    File::options().write(true).custom_flags(flags).open(path)
+}
+
+fn write_probe_directly(path: &Path) -> io::Result<()> {
+    let memory = vec![0; 2 * BLOCK_BYTES];
+    let aligned = memory.as_ptr().align_offset(BLOCK_BYTES);
+    open_direct(path)?.write_all(&memory[aligned..][..BLOCK_BYTES])
 }
 
 fn write_probe(path: &Path) -> io::Result<File> {

@@ -2,8 +2,8 @@
 //!
 //! Owns the data folder: one process at a time may use it (see [`OpenError`] for what else can be wrong with it).
 //! Promises what the ports say, also across a power loss: a checkpoint syncs the file and, the first time, the
-//! folder that holds its name; finishing syncs both folders around the move. Bytes are gathered into large positioned
-//! writes and pass through the page cache.
+//! folder that holds its name; finishing syncs the folder that the file moves to. Large chunks are written directly,
+//! past the page cache, into room set aside for the whole blob.
 //!
 //! Reading order: `folder` (where things lie), `files` (what is done to whole files), `turns` (by whom), `writer`,
 //! `target` (why a checkpoint is true), `reader`, `copying`.
@@ -20,6 +20,7 @@ use crate::BlobStore;
 use crate::BlobWriter;
 use crate::ByteStream;
 use crate::Error;
+use crate::Holding;
 use crate::Part;
 use crate::Result;
 use crate::Resume;
@@ -36,23 +37,36 @@ mod writer;
 
 pub use folder::OpenError;
 
+use files::Opening;
 use folder::DataFolder;
 use turns::Turn;
 use turns::Turns;
 use writer::LocalWriter;
 
-/// How one writer uses memory and the disk.
+/// How the disk is used.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Chunks are gathered to writes of about this size.
-    pub write_size_bytes: usize,
+    pub durability: Durability,
+    /// Large writes go to the disk past the page cache, where the file system takes them.
+    pub direct: bool,
+    /// Room for a blob of known size is set aside when its first bytes come.
+    pub preallocate: bool,
     /// So many writes of one blob are under way at once, before `write` waits.
     pub writes_in_flight: usize,
 }
 
+/// What a checkpoint outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process and a power loss: everything is on stable storage.
+    Strict,
+    /// The end of the process, however it comes. The kernel writes to the disk when it sees fit.
+    Relaxed,
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { write_size_bytes: 1 << 20, writes_in_flight: 2 }
+        Self { durability: Durability::Strict, direct: true, preallocate: true, writes_in_flight: 3 }
     }
 }
 
@@ -67,7 +81,8 @@ impl LocalStore {
     /// Takes possession of the data folder `root`, making it if it is not there. Blocks; meant for the start.
     pub fn open(root: PathBuf, settings: Settings) -> std::result::Result<Self, OpenError> {
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
-        Ok(Self { turns: Arc::new(Turns::new(DataFolder::open(root)?)), settings })
+        let data = DataFolder::open(root, settings.durability, settings.direct)?;
+        Ok(Self { turns: Arc::new(Turns::new(data)), settings })
     }
 
     /// Changes the files of a blob, when it is this call's turn.
@@ -84,20 +99,16 @@ impl LocalStore {
 
 #[async_trait]
 impl BlobStore for LocalStore {
-    async fn open(
-        &self,
-        key: &BlobKey,
-        from: Option<&Resume>,
-        _size_bytes: Option<u64>,
-    ) -> Result<Box<dyn BlobWriter>> {
+    async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>> {
         let end = durable_end::decode(from).map_err(|source| Error::new("open", key, source))?;
-        let has_token = from.is_some();
+        let preallocate = self.settings.preallocate;
+        let opening = Opening { end, has_token: from.is_some(), size_bytes, preallocate };
         let open = move |turn: &mut Turn| {
-            let opened = files::open_for_writing(turn.data(), turn.key(), end, has_token)?;
+            let opened = files::open_for_writing(turn.data(), turn.key(), opening)?;
             Ok(turn.write_to(opened))
         };
         let target = self.change("open", key, open).await?;
-        Ok(Box::new(LocalWriter::new(key.clone(), target, self.settings.clone(), end)))
+        Ok(Box::new(LocalWriter::new(key.clone(), target, self.settings.writes_in_flight, end)))
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
@@ -123,10 +134,13 @@ impl BlobStore for LocalStore {
         Ok(reader::stream(key.clone(), file, range))
     }
 
-    async fn available(&self) -> Result<Option<u64>> {
-        // One call that reads counters of the kernel's: not worth another thread.
-        let room = self.turns.data().available_bytes();
-        room.map(Some).map_err(|source| Error::about("measure", "the data folder", source))
+    async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>> {
+        // Calls that read what the kernel has at hand: not worth another thread.
+        let data = self.turns.data();
+        let room = data.available_bytes().map_err(|source| Error::about("measure", "the data folder", source))?;
+        let Some(Holding { key, from }) = to else { return Ok(Some(room)) };
+        let own = durable_end::decode(from).and_then(|end| Ok(files::occupied_bytes(data, key)?.saturating_sub(end)));
+        own.map(|own| Some(room.saturating_add(own))).map_err(|source| Error::new("measure", key, source))
     }
 
     async fn check(&self) -> Result<()> {

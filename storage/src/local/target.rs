@@ -25,6 +25,8 @@ type Number = u64;
 #[derive(Debug)]
 pub(super) struct Target {
     file: File,
+    /// The same file, for writes past the page cache.
+    direct: Option<File>,
     key: BlobKey,
     data: Arc<DataFolder>,
     flight: Arc<watch::Sender<Flight>>,
@@ -83,11 +85,13 @@ impl Flight {
 }
 
 impl Target {
-    pub(super) fn new(key: BlobKey, Opened { file, named }: Opened, data: Arc<DataFolder>, known: KnownBlob) -> Self {
+    pub(super) fn new(key: BlobKey, opened: Opened, data: Arc<DataFolder>, known: KnownBlob) -> Self {
+        let Opened { file, direct, named } = opened;
         let flight = Flight { next: 1, under_way: Vec::new(), failure: None };
         let synced = Synced { next: 1, name: named };
         Self {
             file,
+            direct,
             key,
             data,
             flight: Arc::new(watch::Sender::new(flight)),
@@ -150,7 +154,7 @@ impl Target {
     }
 
     fn sync_now(&self, synced: &mut Synced, before: Number) -> io::Result<()> {
-        let done = self.file.sync_data().and_then(|()| match synced.name {
+        let done = self.data.sync_data(&self.file).and_then(|()| match synced.name {
             true => Ok(()),
             false => self.data.sync_incoming(&self.key),
         });
@@ -204,6 +208,10 @@ impl UnderWay {
         &self.target.file
     }
 
+    pub(super) fn direct(&self) -> Option<&File> {
+        self.target.direct.as_ref()
+    }
+
     pub(super) fn end(mut self, outcome: io::Result<()>) {
         self.landing.outcome = outcome;
     }
@@ -239,14 +247,15 @@ mod tests {
 
     use super::*;
     use crate::ErrorKind;
+    use crate::local::Durability;
     use crate::local::turns::Turns;
 
     /// A pipe can neither be written at a place nor synced.
     async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<Target>> {
-        let data = DataFolder::open(folder.path().to_owned()).map_err(io::Error::other)?;
+        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, false).map_err(io::Error::other)?;
         let key = BlobKey::new("broken").map_err(io::Error::other)?;
         let (_, pipe) = io::pipe()?;
-        let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };
+        let opened = Opened { file: File::from(OwnedFd::from(pipe)), direct: None, named: true };
         Ok(Arc::new(Turns::new(data)).take(&key).await.write_to(opened))
     }
 

@@ -105,15 +105,16 @@ impl Drop for Blob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::Durability;
 
     #[tokio::test]
     async fn a_blob_nobody_works_on_is_forgotten() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let data = DataFolder::open(folder.path().to_owned()).map_err(io::Error::other)?;
+        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, false).map_err(io::Error::other)?;
         let turns = Arc::new(Turns::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
         let mut turn = turns.take(&key).await;
-        let opened = Opened { file: tempfile::tempfile()?, named: true };
+        let opened = Opened { file: tempfile::tempfile()?, direct: None, named: true };
         let target = turn.write_to(opened);
         drop(turn);
         assert_eq!(turns.blobs().len(), 1);

@@ -1,16 +1,20 @@
-//! Writes one blob: gathers chunks into large positioned writes, a few of them under way at once.
+//! Writes one blob: positioned writes, a few of them under way at once.
+//!
+//! Where the file system takes direct writes, whole blocks of a large chunk go to the disk straight from the memory
+//! they arrived in. What is left of them at either end, and chunks too small to be worth it, pass through the page
+//! cache; the kernel keeps both views of a file the same as long as they do not overlap in time, and writes that
+//! overlap wait for each other here.
 
 use std::fs::File;
 use std::io;
-use std::io::IoSlice;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::Settings;
 use super::blocking;
 use super::target::Target;
 use crate::BlobKey;
@@ -19,121 +23,130 @@ use crate::Checkpoint;
 use crate::Error;
 use crate::Result;
 use crate::durable_end;
-
-/// As many pieces as one call of the kernel takes.
-const MAX_PIECES: usize = 1024;
+use crate::pool::BLOCK_BYTES;
+use crate::pool::DIRECT_MIN_BYTES;
 
 #[derive(Debug)]
 pub(super) struct LocalWriter {
     key: BlobKey,
     target: Arc<Target>,
-    settings: Settings,
-    gathered: Run,
-    /// The highest place that holds a byte, once what is gathered is written.
+    writes_in_flight: usize,
+    /// The highest place that holds a byte.
     end: u64,
-}
-
-/// Chunks that lie one behind the other. They are written from where they are: nothing is copied.
-#[derive(Debug, Default)]
-struct Run {
-    start: u64,
-    size_bytes: usize,
-    chunks: Vec<Bytes>,
 }
 
 impl LocalWriter {
     /// `end` is where the blob ends now.
-    pub(super) fn new(key: BlobKey, target: Arc<Target>, settings: Settings, end: u64) -> Self {
-        Self { key, target, settings, gathered: Run::default(), end }
-    }
-
-    fn is_full(&self) -> bool {
-        self.gathered.size_bytes >= self.settings.write_size_bytes || self.gathered.chunks.len() >= MAX_PIECES
-    }
-
-    /// Begins to write what is gathered, as soon as there is room for one more write. Dropped before, it has done nothing.
-    async fn submit(&mut self) -> Result<()> {
-        if self.gathered.chunks.is_empty() {
-            return self.target.intact();
-        }
-        let range = self.gathered.range();
-        self.target.room(&range, self.settings.writes_in_flight).await?;
-        let run = std::mem::take(&mut self.gathered);
-        let write = self.target.begin(range);
-        // Nobody waits for the task: the write itself tells the target how it ended.
-        blocking::start(move || {
-            let outcome = write_at(write.file(), &run.chunks, run.start);
-            write.end(outcome);
-            Ok(())
-        });
-        Ok(())
+    pub(super) fn new(key: BlobKey, target: Arc<Target>, writes_in_flight: usize, end: u64) -> Self {
+        Self { key, target, writes_in_flight, end }
     }
 }
 
 #[async_trait]
 impl BlobWriter for LocalWriter {
     async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<()> {
-        self.target.intact()?;
-        if chunk.is_empty() {
-            return Ok(());
-        }
         let beyond = || Error::new("write", &self.key, io::ErrorKind::InvalidInput.into());
         let end = offset.checked_add(chunk.len() as u64).ok_or_else(beyond)?;
-        if self.is_full() || !self.gathered.is_followed_by(offset) {
-            self.submit().await?;
+        if chunk.is_empty() {
+            return self.target.intact();
         }
+        // The kernel writes whole pages to the disk and reads whole blocks for them: neighbours within one wait too.
+        self.target.room(&blocks_around(offset..end), self.writes_in_flight).await?;
         // From here on nothing waits: a call that is dropped has taken nothing.
-        self.gathered.push(offset, chunk);
         self.end = self.end.max(end);
+        let write = self.target.begin(blocks_around(offset..end));
+        // Nobody waits for the task: the write itself tells the target how it ended.
+        blocking::start(move || {
+            let outcome = write_at(write.file(), write.direct(), &chunk, offset);
+            write.end(outcome);
+            Ok(())
+        });
         Ok(())
     }
 
     async fn checkpoint(&mut self) -> Result<Checkpoint> {
-        self.submit().await?;
+        self.target.intact()?;
         let sync = Arc::clone(&self.target).sync(self.target.next());
         let resume = durable_end::encode(self.end);
         Ok(async move { sync.await.map(|()| resume) }.boxed())
     }
 
     async fn close(mut self: Box<Self>) {
-        if let Err(error) = self.submit().await {
-            tracing::debug!(key = %self.key, %error, "bytes that no checkpoint covered were not written");
-        }
         self.target.landed().await;
     }
 }
 
-impl Run {
-    fn range(&self) -> Range<u64> {
-        self.start..self.start + self.size_bytes as u64
-    }
-
-    fn is_followed_by(&self, offset: u64) -> bool {
-        self.chunks.is_empty() || self.range().end == offset
-    }
-
-    fn push(&mut self, offset: u64, chunk: Bytes) {
-        if self.chunks.is_empty() {
-            self.start = offset;
-        }
-        self.size_bytes += chunk.len();
-        self.chunks.push(chunk);
-    }
+fn blocks_around(range: Range<u64>) -> Range<u64> {
+    let block = BLOCK_BYTES as u64;
+    range.start - range.start % block..range.end.next_multiple_of(block)
 }
 
-fn write_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-    let mut left = slices.as_mut_slice();
-    while !left.is_empty() {
-        match rustix::io::pwritev(file, left, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                IoSlice::advance_slices(&mut left, written);
-                offset += written as u64;
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+fn write_at(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64) -> io::Result<()> {
+    let Some((direct, whole)) = direct.zip(whole_blocks(chunk, offset)) else {
+        return file.write_all_at(chunk, offset);
+    };
+    let (start, end) = (offset + whole.start as u64, offset + whole.end as u64);
+    match direct.write_all_at(&chunk[whole.clone()], start) {
+        // The file system has its own idea of what is aligned.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return file.write_all_at(chunk, offset),
+        done => done?,
+    }
+    file.write_all_at(&chunk[..whole.start], offset)?;
+    file.write_all_at(&chunk[whole.end..], end)
+}
+
+/// The part of a chunk that can be written directly: whole blocks in the file that lie on such borders in memory too.
+fn whole_blocks(chunk: &[u8], offset: u64) -> Option<Range<usize>> {
+    let block = BLOCK_BYTES as u64;
+    let end = offset + chunk.len() as u64;
+    let (first, last) = (offset.next_multiple_of(block), end - end % block);
+    let size = last.checked_sub(first).filter(|size| *size >= DIRECT_MIN_BYTES as u64)?;
+    let start = usize::try_from(first - offset).ok()?;
+    let whole = start..start + usize::try_from(size).ok()?;
+    (chunk[whole.clone()].as_ptr().addr() % BLOCK_BYTES == 0).then_some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::MAX_BUFFER_BYTES;
+    use crate::pool::Pool;
+
+    #[tokio::test]
+    async fn whole_blocks_are_found_where_memory_and_file_agree() {
+        let pool = Pool::new(256 << 20);
+        for (at, size, expected) in [
+            (0, 1 << 20, Some(0..1 << 20)),
+            (4096, 65_536, Some(0..65_536)),
+            (4096, 65_535, None),
+            (1, 100_000, Some(4095..4095 + 94_208)),
+            (4095, 65_537, Some(1..65_537)),
+            (4095, 65_536, None),
+        ] {
+            let mut buffer = pool.take(at, MAX_BUFFER_BYTES).await;
+            buffer.fill(&vec![1; size]);
+            let chunk = buffer.freeze();
+            assert_eq!(whole_blocks(&chunk, at), expected, "{size} bytes at {at}");
+            assert_eq!(whole_blocks(&chunk, at + 1), None, "memory for another place");
         }
     }
-    Ok(())
+
+    #[test]
+    fn what_is_written_directly_and_around_it_is_the_same_file() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("file");
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let memory: Vec<u8> = (0_u8..=250).cycle().take(300_000 + BLOCK_BYTES).collect();
+        let aligned = memory.as_ptr().align_offset(BLOCK_BYTES);
+        for (offset, size) in [(0_u64, 65_536_usize), (100, 250_000), (4096, 200_001), (4095, 65_537)] {
+            let lead = usize::try_from(offset).unwrap_or(0) % BLOCK_BYTES;
+            let chunk = &memory[aligned + lead..][..size.min(memory.len() - aligned - lead)];
+            // Any handle will do for how the pieces fit together.
+            write_at(&file, Some(&file), chunk, offset)?;
+            let mut found = vec![0; chunk.len()];
+            file.read_exact_at(&mut found, offset)?;
+            assert!(found == chunk, "{size} bytes at {offset}");
+        }
+        Ok(())
+    }
 }

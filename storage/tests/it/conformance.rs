@@ -8,6 +8,7 @@ use storage::BlobStore;
 use storage::conformance;
 use storage::faults::Faults;
 use storage::faults::Faulty;
+use storage::local::Durability;
 use storage::local::LocalStore;
 use storage::local::Settings;
 use storage::memory::MemoryStore;
@@ -37,16 +38,16 @@ async fn local_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local_store_with_small_writes() {
+async fn local_store_through_the_page_cache() {
     let folders = Folders::new();
-    let settings = Settings { write_size_bytes: 1000, writes_in_flight: 5 };
+    let settings = Settings { direct: false, preallocate: false, writes_in_flight: 5, ..Settings::default() };
     conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
 }
 
 #[tokio::test]
-async fn local_store_on_one_thread() {
+async fn local_store_with_relaxed_durability_on_one_thread() {
     let folders = Folders::new();
-    let settings = Settings { write_size_bytes: 1 << 20, writes_in_flight: 1 };
+    let settings = Settings { durability: Durability::Relaxed, writes_in_flight: 1, ..Settings::default() };
     conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
 }
 

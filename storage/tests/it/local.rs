@@ -294,7 +294,7 @@ async fn a_check_leaves_nothing() {
     let (first, second) = tokio::join!(it.store.check(), it.store.check());
     first.unwrap();
     second.unwrap();
-    assert!(it.store.available().await.unwrap().unwrap() > 0);
+    assert!(it.store.available(None).await.unwrap().unwrap() > 0);
     assert_eq!(names(it.root.path()), ["files", "incoming", "longshore.lock"]);
     fs::remove_dir_all(it.root.path()).unwrap();
     let error = it.store.check().await.unwrap_err();
@@ -330,7 +330,7 @@ async fn a_full_disk_loses_nothing_that_was_durable() {
     let store: Arc<dyn BlobStore> = Arc::new(open(disk.at.path()).unwrap());
     let ballast = disk.at.path().join("ballast");
     fs::write(&ballast, vec![1; 8 << 20]).unwrap();
-    let room = store.available().await.unwrap().unwrap();
+    let room = store.available(None).await.unwrap().unwrap();
     assert!((7 << 20..9 << 20).contains(&room), "{room}");
 
     let mut writer = store.open(&key(), None, None).await.unwrap();
