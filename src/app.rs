@@ -48,6 +48,7 @@ pub struct Running {
     sending: tokio::task::JoinHandle<()>,
     stop_sending: CancellationToken,
     config: Config,
+    _upload_threads: UploadThreads,
 }
 
 impl fmt::Debug for Running {
@@ -67,14 +68,18 @@ pub enum Stopped {
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
-    let blobs = LocalStore::open(data_dir.clone(), storage::local::Settings::default())?;
+    let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage))?;
     let state = open_state(&config, data_dir).await?;
     let clock: engine::Clock = Arc::new(system_clock);
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
-    let engine =
-        Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs));
+    let upload_threads = UploadThreads::start(&config)?;
+    let engine = {
+        // What the engine begins runs on the threads it is made on.
+        let _here = upload_threads.enter();
+        Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs))
+    };
     let subscriptions = config
         .webhooks
         .endpoints
@@ -104,7 +109,49 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         sending: tokio::spawn(sender.run(stop_sending.clone())),
         stop_sending,
         config,
+        _upload_threads: upload_threads,
     })
+}
+
+/// The threads that move the bytes of uploads to the disk: apart from those that answer requests, so that a slow disk
+/// keeps nobody else waiting.
+struct UploadThreads(Option<tokio::runtime::Runtime>);
+
+impl UploadThreads {
+    fn start(config: &Config) -> anyhow::Result<Self> {
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        threads.enable_all().thread_name("uploads").max_blocking_threads(config.storage.io_threads);
+        if let Some(workers) = config.server.workers {
+            threads.worker_threads(workers);
+        }
+        Ok(Self(Some(threads.build().context("could not start the threads for uploads")?)))
+    }
+
+    fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
+        self.0.as_ref().map(tokio::runtime::Runtime::enter)
+    }
+}
+
+impl Drop for UploadThreads {
+    fn drop(&mut self) {
+        // A thread that hangs in the kernel, on a dead disk say, is not waited for.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn store_settings(config: &config::Storage) -> storage::local::Settings {
+    let durability = match config.durability {
+        config::Durability::Strict => storage::local::Durability::Strict,
+        config::Durability::Relaxed => storage::local::Durability::Relaxed,
+    };
+    storage::local::Settings {
+        durability,
+        direct: config.direct_io,
+        preallocate: config.preallocate,
+        ..storage::local::Settings::default()
+    }
 }
 
 async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
@@ -123,7 +170,9 @@ fn engine_settings(config: &Config) -> engine::Settings {
         max_upload_bytes: config.limits.max_upload_bytes,
         max_active_uploads: config.limits.max_active_uploads,
         takeover_timeout: config.limits.takeover_timeout,
+        buffer_bytes: config.storage.buffer_memory_bytes,
         checkpoint_every: config.storage.checkpoint_every,
+        checkpoint_rate: config.storage.checkpoint_rate,
         checkpoint_bytes: config.storage.checkpoint_bytes,
         min_free_bytes: config.storage.min_free_bytes,
         digests: config.storage.digests.clone(),

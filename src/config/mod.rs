@@ -48,6 +48,7 @@ pub use registry::keys;
 pub use secret::Secret;
 pub use server::Server;
 pub use status::Status;
+pub use storage::Durability;
 pub use storage::Storage;
 pub use webhooks::Webhooks;
 
@@ -75,7 +76,7 @@ impl Config {
     }
 
     fn from(reader: &mut Reader) -> Self {
-        Self {
+        let config = Self {
             server: Server::read(reader),
             limits: Limits::read(reader),
             storage: Storage::read(reader),
@@ -85,7 +86,13 @@ impl Config {
             auth: Auth::read(reader),
             cors: Cors::read(reader),
             log: Log::read(reader),
-        }
+        };
+        let smallest = config.limits.max_active_uploads as u64 * 4 * units::KIB;
+        let keys = ["storage.buffer_memory", "limits.max_active_uploads"];
+        reader.require(config.storage.buffer_memory_bytes >= smallest, &keys, |others| {
+            format!("too little; it must hold 4KiB for each upload of {}", others.join(", "))
+        });
+        config
     }
 }
 

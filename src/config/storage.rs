@@ -6,6 +6,7 @@ use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::units::GIB;
 use crate::config::units::KIB;
+use crate::config::units::MIB;
 use crate::config::units::TIB;
 use crate::config::units::minutes;
 use crate::config::units::ms;
@@ -13,21 +14,58 @@ use crate::domain::checksum::Algorithm;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
+    pub durability: Durability,
+    pub direct_io: bool,
+    pub preallocate: bool,
+    pub buffer_memory_bytes: u64,
+    pub io_threads: usize,
     pub checkpoint_every: Duration,
+    pub checkpoint_rate: u32,
     pub checkpoint_bytes: u64,
     pub min_free_bytes: u64,
     /// Besides CRC-32C, which is computed always and never listed here.
     pub digests: Vec<Algorithm>,
 }
 
+/// What an acknowledged byte outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, and a power loss.
+    Strict,
+    /// The end of the process.
+    Relaxed,
+}
+
 impl Storage {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
+            durability: from.text("storage.durability", durability),
+            direct_io: from.text("storage.direct_io", direct_io),
+            preallocate: from.boolean("storage.preallocate"),
+            buffer_memory_bytes: from.size("storage.buffer_memory", 16 * MIB..=TIB),
+            io_threads: from.count("storage.io_threads", 2..=1024),
+            checkpoint_rate: from.count("storage.checkpoint_rate", 1..=1_000_000),
             checkpoint_every: from.duration("storage.checkpoint_every", ms(50)..=minutes(1)),
             checkpoint_bytes: from.size("storage.checkpoint_size", 64 * KIB..=16 * GIB),
             min_free_bytes: from.size("storage.min_free_space", 0..=900 * TIB),
             digests: from.list("storage.digests", digests),
         }
+    }
+}
+
+fn durability(name: &str) -> Judged<Durability> {
+    match name {
+        "strict" => Ok(Durability::Strict),
+        "relaxed" => Ok(Durability::Relaxed),
+        _ => Err("write strict or relaxed".to_owned()),
+    }
+}
+
+fn direct_io(name: &str) -> Judged<bool> {
+    match name {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("write auto or off".to_owned()),
     }
 }
 

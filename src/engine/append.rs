@@ -1,6 +1,6 @@
 //! The only loop in the program that moves upload bytes.
 //!
-//! The caller pumps chunks into a [`Feed`]; a task of the engine's own holds the lease, the blob writer and the
+//! The caller pumps bytes into a [`Feed`]; a task of the engine's own holds the lease, the blob writer and the
 //! digests, and commits. So a caller that vanishes, as a request handler does when its peer resets the connection,
 //! is an ordinary ending: what arrived is kept, made durable and committed.
 //!
@@ -38,13 +38,13 @@ use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
 use crate::engine::digest::Hasher;
 use crate::engine::digest::Running;
+use crate::engine::feed::Fed;
+use crate::engine::feed::Feed;
+use crate::engine::feed::Intake;
 use crate::engine::lease::Held;
 use crate::engine::lease::Order;
 use crate::engine::lease::RateMeter;
 use crate::engine::settle::unless_failed;
-
-/// How many batches of chunks may wait between the network and the append task.
-const FEED_DEPTH: usize = 4;
 
 /// The first bytes are committed, and so announced, this soon.
 const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
@@ -52,49 +52,6 @@ const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
 /// After telling an offset to somebody who asked, nothing more is committed for this long: if it was the client coming
 /// back, its next append finds the offset it was told, whatever the old connection still delivers.
 const HOLD_AFTER_INSPECTION: Duration = Duration::from_secs(1);
-
-/// Where the bytes of one request go. Dropping it means that the request was cut.
-#[derive(Debug)]
-pub struct Feed {
-    chunks: mpsc::Sender<Fed>,
-    outcome: oneshot::Receiver<Result<Upload, EngineError>>,
-}
-
-#[derive(Debug)]
-enum Fed {
-    Chunks(Vec<Bytes>),
-    End,
-}
-
-/// The append has ended by itself; [`Feed::finish`] says how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended;
-
-impl Feed {
-    /// Hands over chunks in order; waits while the engine has enough to do.
-    pub async fn push(&self, chunks: Vec<Bytes>) -> Result<(), Ended> {
-        self.chunks.send(Fed::Chunks(chunks)).await.map_err(|_| Ended)
-    }
-
-    /// Waits until the append takes no more: it has failed, a newer request has taken over, or the engine is stopping.
-    /// A client that is silent just then is told at once, and not only when it sends again.
-    pub async fn ended(&self) {
-        self.chunks.closed().await;
-    }
-
-    /// Says that no more comes, and waits until everything is settled. Gives the upload as committed; after a cut it
-    /// may be anywhere.
-    pub async fn finish(self, end: BodyEnd) -> Result<Upload, EngineError> {
-        let Self { chunks, outcome } = self;
-        if end == BodyEnd::Complete {
-            // A task that has ended by itself does not mind.
-            let _ = chunks.send(Fed::End).await;
-        }
-        drop(chunks);
-        let died = |source| EngineError::Failed { operation: "finish an append", source: Box::new(source) };
-        outcome.await.map_err(died)?
-    }
-}
 
 impl Engine {
     /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes nothing.
@@ -115,16 +72,16 @@ impl Engine {
         };
         let upload = inner.admit(inner.find(command.id).await?, &command)?;
         if command.count != Some(0) {
-            inner.check_room(command.count.unwrap_or(0)).await?;
+            inner.check_room_for(&upload, command.count.unwrap_or(0)).await?;
         }
+        let (feed, intake) = Feed::new(inner.pool.clone(), command.at.get(), command.count);
         let writer = Writer::new(Arc::clone(inner), held, upload, command.checksum)?;
-        let (chunks, fed) = mpsc::channel(FEED_DEPTH);
-        let (told, outcome) = oneshot::channel();
         self.spawn(async move {
+            let Intake { pieces, outcome } = intake;
             // A caller that is gone needs no answer.
-            let _ = told.send(writer.run(fed).await);
+            let _ = outcome.send(writer.run(pieces).await);
         });
-        Ok(Feed { chunks, outcome })
+        Ok(feed)
     }
 }
 
@@ -264,7 +221,7 @@ impl Writer {
                     cut = true;
                     Ok(())
                 }
-                Step::Fed(Some(Fed::Chunks(chunks))) => self.take(chunks).await,
+                Step::Fed(Some(Fed::Piece(piece))) => self.take(piece).await,
                 Step::Due(Duty::EndHold) => Ok(()),
                 Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
                 Step::Due(Duty::Stall) => {
@@ -309,22 +266,20 @@ impl Writer {
         }
     }
 
-    async fn take(&mut self, chunks: Vec<Bytes>) -> Result<(), EngineError> {
-        for chunk in chunks {
-            let end = self.room_for(chunk.len() as u64)?;
-            if self.accepted == self.covered {
-                self.gathering_since = Instant::now();
-            }
-            self.digests.update(&chunk);
-            if let Some((_, hasher)) = &mut self.checksum {
-                hasher.update(&chunk);
-            }
-            self.bytes_came_at = Instant::now();
-            let at = self.accepted.get();
-            self.inner.metrics.bytes_received.inc_by(chunk.len() as u64);
-            self.blob().await?.write(at, chunk).await.map_err(EngineError::storage)?;
-            self.accepted = end;
+    async fn take(&mut self, piece: Bytes) -> Result<(), EngineError> {
+        let end = self.room_for(piece.len() as u64)?;
+        self.bytes_came_at = Instant::now();
+        if self.accepted == self.covered {
+            self.gathering_since = self.bytes_came_at;
         }
+        self.digests.update(&piece);
+        if let Some((_, hasher)) = &mut self.checksum {
+            hasher.update(&piece);
+        }
+        let at = self.accepted.get();
+        self.inner.metrics.bytes_received.inc_by(piece.len() as u64);
+        self.blob().await?.write(at, piece).await.map_err(EngineError::storage)?;
+        self.accepted = end;
         self.held.progress.accept(self.accepted.get());
         if let Some(rate) = self.meter.observe(self.accepted.get()) {
             self.held.progress.set_rate(rate);
@@ -372,6 +327,9 @@ impl Writer {
         let silent = matches!(self.upload.stage(), Stage::Created | Stage::Stalled);
         let every = self.inner.settings.checkpoint_every;
         let after = if silent { FIRST_CHECKPOINT_AFTER.min(every) } else { every };
+        // Many slow uploads take turns: what each could lose is little, and so are the bytes a sync of each would keep.
+        let crowd = self.inner.leases.count() as f64 / f64::from(self.inner.settings.checkpoint_rate);
+        let after = if crowd > 1.0 { every.mul_f64(crowd) } else { after };
         self.may_checkpoint().then(|| (self.gathering_since + after).max(self.hold_until))
     }
 

@@ -4,7 +4,7 @@
 //! outcomes back; whatever two dialects both need to know is decided here.
 //!
 //! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (the only loop that
-//! moves upload bytes), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
+//! moves upload bytes) and [`feed`] (how they get there), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
 //! [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`] (status, lists, events,
 //! downloads), [`watch`] (who wants to know of changes), [`digest`].
 
@@ -32,6 +32,7 @@ pub mod append;
 pub mod command;
 pub mod concatenate;
 pub mod digest;
+pub mod feed;
 pub mod lease;
 pub mod metrics;
 pub mod read;
@@ -59,8 +60,12 @@ pub struct Settings {
     pub max_active_uploads: usize,
     /// How long a new request waits for the writer it ends.
     pub takeover_timeout: Duration,
+    /// The most memory for bytes on their way to the storage, of all uploads together.
+    pub buffer_bytes: u64,
     /// A long append commits at least this often.
     pub checkpoint_every: Duration,
+    /// So many appends may commit in a second; where more are live, each does so less often.
+    pub checkpoint_rate: u32,
     /// A long append commits at least after so many bytes.
     pub checkpoint_bytes: u64,
     /// Room the storage must keep for everything else.
@@ -86,6 +91,8 @@ struct Inner {
     uploads: Arc<dyn UploadStore>,
     outbox: Arc<dyn Outbox>,
     blobs: Arc<dyn storage::BlobStore>,
+    /// Memory for bytes on their way in.
+    pool: storage::pool::Pool,
     leases: Leases,
     watch: Watch,
     metrics: Metrics,
@@ -113,6 +120,7 @@ impl Engine {
         blobs: Arc<dyn storage::BlobStore>,
     ) -> Self {
         Self(Arc::new(Inner {
+            pool: storage::pool::Pool::new(settings.buffer_bytes),
             settings,
             clock,
             uploads,
@@ -255,8 +263,19 @@ impl Inner {
 
     /// Whether `bytes` more leave the storage the room it must keep.
     async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let available = self.blobs.available().await.map_err(EngineError::storage)?;
+        let available = self.blobs.available(None).await.map_err(EngineError::storage)?;
         let needed = bytes.saturating_add(self.settings.min_free_bytes);
+        if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Room set aside
+    /// for it counts as its own.
+    async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
+        let resume = upload.record().resume.clone().map(storage::Resume::from_bytes);
+        let holding = storage::Holding { key: &blob_key(upload.id()), from: resume.as_ref() };
+        let available = self.blobs.available(Some(holding)).await.map_err(EngineError::storage)?;
+        let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.offset().get()));
+        let needed = rest.max(count).saturating_add(self.settings.min_free_bytes);
         if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
     }
 

@@ -27,17 +27,16 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::Stream;
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use crate::domain::upload::Upload;
-use crate::engine::append::Feed;
+
 use crate::engine::command::BodyEnd;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
+use crate::engine::feed::Feed;
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::BodySize;
-
-/// Chunks that are there already are handed on together, up to about this size, so that the append task wakes once.
-const BATCH_BYTES: usize = 256 * 1024;
 
 /// What the headers say about the size of the body.
 pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
@@ -48,40 +47,59 @@ pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
 
 /// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
 ///
-/// A body that is cut short keeps what arrived and is never answered with success.
-pub(crate) async fn pump(mut payload: web::Payload, feed: Feed, idle_timeout: Duration) -> Result<Upload, EngineError> {
+/// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that buffer is
+/// free again before the next read, and is used for it. A body that is cut short keeps what arrived and is never
+/// answered with success.
+pub(crate) async fn pump(
+    mut payload: web::Payload,
+    mut feed: Feed,
+    idle_timeout: Duration,
+) -> Result<Upload, EngineError> {
     let end = loop {
-        let first = tokio::select! {
-            () = feed.ended() => break BodyEnd::Cut,
-            first = tokio::time::timeout(idle_timeout, payload.next()) => first,
-        };
-        let Ok(first) = first else { break BodyEnd::Cut };
-        let mut batch = Vec::new();
-        let mut gathered = 0;
-        let mut next = Some(first);
-        let end = loop {
-            match next {
-                Some(Some(Ok(chunk))) => {
-                    gathered += chunk.len();
-                    batch.push(chunk);
-                    next = if gathered < BATCH_BYTES { payload.next().now_or_never() } else { None };
+        match next(&mut payload, &mut feed, idle_timeout).await {
+            Some(Some(Ok(chunk))) => {
+                if feed.push(&chunk).await.is_err() {
+                    break BodyEnd::Cut;
                 }
-                Some(Some(Err(_))) => break Some(BodyEnd::Cut),
-                Some(None) => break Some(BodyEnd::Complete),
-                None => break None,
             }
-        };
-        if !batch.is_empty() && feed.push(batch).await.is_err() {
-            break BodyEnd::Cut;
-        }
-        if let Some(end) = end {
-            break end;
+            Some(None) => break BodyEnd::Complete,
+            Some(Some(Err(_))) | None => break BodyEnd::Cut,
         }
     };
     let upload = feed.finish(end).await?;
     match end {
         BodyEnd::Complete => Ok(upload),
         BodyEnd::Cut => Err(EngineError::Unavailable(Unavailable::Idle)),
+    }
+}
+
+/// What comes next; nothing once the append has ended by itself or the client was silent for too long.
+async fn next(
+    payload: &mut web::Payload,
+    feed: &mut Feed,
+    idle_timeout: Duration,
+) -> Option<Option<Result<Bytes, PayloadError>>> {
+    // Nothing else is looked at, and no timer set, while bytes are there.
+    if let Some(ready) = payload.next().now_or_never() {
+        return Some(ready);
+    }
+    let silent = tokio::time::sleep(idle_timeout);
+    tokio::pin!(silent);
+    loop {
+        let flush_at = feed.flush_at();
+        tokio::select! {
+            next = payload.next() => return Some(next),
+            () = feed.ended() => return None,
+            () = &mut silent => return None,
+            () = come(flush_at), if flush_at.is_some() => feed.flush(),
+        }
+    }
+}
+
+async fn come(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

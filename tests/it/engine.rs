@@ -593,8 +593,8 @@ async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
     let life = world.live_with(|settings| settings.unfinished_expiry = Duration::from_secs(60)).await;
     let (live, abandoned) = (life.create(100).await, life.create(100).await);
     life.append(abandoned, 0, b"abandoned").await.unwrap();
-    let feed = life.begin(live, 0).await.unwrap();
-    feed_all(&feed, b"moving").await;
+    let mut feed = life.begin(live, 0).await.unwrap();
+    feed_all(&mut feed, b"moving").await;
     life.wait_for_stage(live, "receiving").await;
     world.pass(Duration::from_secs(61));
     let gone = life.engine.inspect(abandoned).await.unwrap();
@@ -603,7 +603,7 @@ async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
     life.wait_for_stage(abandoned, "expired").await;
     until("its bytes are removed", async || (world.files().len() == 1).then_some(())).await;
     assert_eq!(life.find(live).await.stage().name(), "receiving", "a connected client keeps its upload alive");
-    feed_all(&feed, &[7; 94]).await;
+    feed_all(&mut feed, &[7; 94]).await;
     assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
     assert_eq!(life.events(abandoned).await, ["created", "receiving", "expired"]);
 }
@@ -619,8 +619,8 @@ async fn a_checksummed_append_is_staged_until_it_matches() {
     for end in [BodyEnd::Complete, BodyEnd::Cut] {
         let wrong = if end == BodyEnd::Cut { crc32c_of(&source[10..]) } else { crc32c_of(b"else") };
         let command = Append { id, at: offset(10), count: None, length: None, checksum: Some(wrong) };
-        let feed = life.engine.append(command).await.unwrap();
-        feed_all(&feed, &source[10..]).await;
+        let mut feed = life.engine.append(command).await.unwrap();
+        feed_all(&mut feed, &source[10..]).await;
         let ended = feed.finish(end).await;
         match end {
             BodyEnd::Complete => {
@@ -643,9 +643,9 @@ async fn asking_answers_while_the_disk_does_not() {
         let id = life.create(source.len()).await;
         life.append(id, 0, &source[..70_000]).await.unwrap();
         let hold = life.faults.hold(operation);
-        let feed = life.begin(id, 70_000).await.unwrap();
+        let mut feed = life.begin(id, 70_000).await.unwrap();
         let writing = async {
-            feed_all(&feed, &source[70_000..]).await;
+            feed_all(&mut feed, &source[70_000..]).await;
             feed.finish(BodyEnd::Complete).await
         };
         let asking = async {
@@ -675,8 +675,8 @@ async fn a_takeover_waits_for_the_commit_under_way_and_no_longer() {
 
     // The old writer's commit is on its way and cannot be called back: the newer request finds it done.
     life.records.hold(Effect::Nothing);
-    let old = life.begin(id, 10_000).await.unwrap();
-    feed_all(&old, &source[10_000..80_000]).await;
+    let mut old = life.begin(id, 10_000).await.unwrap();
+    feed_all(&mut old, &source[10_000..80_000]).await;
     life.records.reached().await;
     let (newer, ()) = tokio::join!(life.begin(id, 10_000), async {
         life.records.release();
@@ -705,12 +705,12 @@ async fn stopping_keeps_what_arrived_and_answers() {
     let source = source(200_000);
     let id = life.create(source.len()).await;
     let checksummed = life.create(source.len()).await;
-    let feed = life.begin(id, 0).await.unwrap();
-    feed_all(&feed, &source[..100_000]).await;
+    let mut feed = life.begin(id, 0).await.unwrap();
+    feed_all(&mut feed, &source[..100_000]).await;
     let command =
         Append { id: checksummed, at: offset(0), count: None, length: None, checksum: Some(crc32c_of(&source)) };
-    let staged = life.engine.append(command).await.unwrap();
-    feed_all(&staged, &source[..100_000]).await;
+    let mut staged = life.engine.append(command).await.unwrap();
+    feed_all(&mut staged, &source[..100_000]).await;
     until("all of it was taken", async || {
         let taken =
             |status: longshore::engine::read::Status| status.live.is_some_and(|live| live.received_bytes == 100_000);

@@ -11,7 +11,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
 use longshore::domain::id::UploadId;
 use longshore::domain::metadata::Metadata;
@@ -24,11 +23,11 @@ use longshore::domain::upload::Upload;
 use longshore::engine::Clock;
 use longshore::engine::Engine;
 use longshore::engine::Settings;
-use longshore::engine::append::Feed;
 use longshore::engine::command::Append;
 use longshore::engine::command::BodyEnd;
 use longshore::engine::command::Create;
 use longshore::engine::command::EngineError;
+use longshore::engine::feed::Feed;
 use longshore::state;
 use longshore::state::Due;
 use longshore::state::EventPosition;
@@ -103,7 +102,9 @@ impl World {
             max_upload_bytes: 1 << 30,
             max_active_uploads: 100,
             takeover_timeout: Duration::from_secs(5),
+            buffer_bytes: 64 << 20,
             checkpoint_every: Duration::from_secs(60),
+            checkpoint_rate: 1000,
             checkpoint_bytes: 64 * 1024,
             min_free_bytes: 0,
             digests: Vec::new(),
@@ -176,8 +177,8 @@ impl Life {
 
     /// Appends all of `bytes`, in chunks of 16 KiB.
     pub async fn append(&self, id: UploadId, at: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
-        let feed = self.begin(id, at).await?;
-        feed_all(&feed, bytes).await;
+        let mut feed = self.begin(id, at).await?;
+        feed_all(&mut feed, bytes).await;
         feed.finish(BodyEnd::Complete).await
     }
 
@@ -251,12 +252,13 @@ pub fn offset(bytes: usize) -> Offset {
 }
 
 /// Pushes all of `bytes`, unless the append ends by itself before.
-pub async fn feed_all(feed: &Feed, bytes: &[u8]) {
+pub async fn feed_all(feed: &mut Feed, bytes: &[u8]) {
     for chunk in bytes.chunks(16 * 1024) {
-        if feed.push(vec![Bytes::copy_from_slice(chunk)]).await.is_err() {
+        if feed.push(chunk).await.is_err() {
             return;
         }
     }
+    feed.flush();
 }
 
 /// Asks again and again until there is an answer.
