@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::fs::Advice;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -188,6 +189,10 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
         data.sync_data(&file)?;
     }
     data.within(parent(&to)?, || fs::rename(&from, &to))?;
+    if data.takes_direct_writes() {
+        // What went through the page cache all the same leaves it to readers of other files. It is only advice.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+    }
     // The new name and the old one are one change to the file system: this takes both to the disk.
     data.sync_folder(parent(&to)?)
 }
