@@ -58,6 +58,15 @@ pub enum Error {
     },
 }
 
+/// What an answered commit outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The process and the power: the commit is on stable storage.
+    Strict,
+    /// The process, however it ends. A power failure may take the last commits, whole ones, latest first.
+    Relaxed,
+}
+
 /// Uploads and the log of their events.
 #[async_trait]
 pub trait UploadStore: fmt::Debug + Send + Sync + 'static {

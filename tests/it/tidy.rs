@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates that only some layers may name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("sqlx", &["state"]),
+    ("rusqlite", &["state"]),
     // The configuration has a module of that name.
     ("storage", &["engine", "app", "config"]),
     ("actix_web", &["protocol", "http", "app"]),

@@ -53,6 +53,9 @@ pub(super) trait Place: Sized {
 
     /// How many transactions the store has written so far.
     fn transactions(store: &Self::Store) -> u64;
+
+    /// Keeps the writer busy until what this gives is dropped, so that what is written meanwhile gathers.
+    async fn hold(store: &Arc<Self::Store>) -> impl Send;
 }
 
 macro_rules! conformance_suite {

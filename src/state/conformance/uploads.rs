@@ -171,8 +171,12 @@ pub(in crate::state) async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(
     for upload in &mut uploads {
         receive(upload, 100, at(20));
     }
+    let held = P::hold(&store).await;
     let before = P::transactions(&store);
-    let outcomes = join_all(uploads.into_iter().map(|upload| store.commit(upload))).await;
+    let mut commits = Box::pin(join_all(uploads.into_iter().map(|upload| store.commit(upload))));
+    assert!(futures::poll!(&mut commits).is_pending());
+    drop(held);
+    let outcomes = commits.await;
     assert_eq!(P::transactions(&store) - before, 1, "they were meant to share a transaction");
     for (number, outcome) in (0..).zip(outcomes) {
         let found = store.find(new_upload(number).id()).await.unwrap().unwrap();

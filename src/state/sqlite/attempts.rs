@@ -1,8 +1,8 @@
 //! Attempts: recorded as they end, together with what becomes of their deliveries.
 
-use async_trait::async_trait;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::OptionalExtension;
+use rusqlite::Row;
+use rusqlite::params;
 
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
@@ -14,7 +14,7 @@ use crate::state::Settlement;
 use crate::state::Verdict;
 use crate::state::sqlite::claims::class_of;
 use crate::state::sqlite::lanes;
-use crate::state::sqlite::rows;
+use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::integer;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
@@ -27,41 +27,40 @@ pub(super) struct Settle {
     pub(super) now: Timestamp,
 }
 
-#[async_trait]
 impl Work for Settle {
     const OPERATION: &'static str = "record delivery attempts";
     type Output = ();
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<()> {
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         for settlement in &self.settlements {
-            settle(desk, settlement, self.now).await?;
+            settle(desk, settlement, self.now)?;
         }
         Ok(())
     }
 }
 
-async fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> sqlx::Result<()> {
-    let Some(held) = held_delivery(desk, settlement).await? else {
-        return record(desk, settlement, Some(late_note(&settlement.attempt))).await;
+fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite::Result<()> {
+    let Some(held) = held_delivery(desk, settlement)? else {
+        return record(desk, settlement, Some(late_note(&settlement.attempt)));
     };
-    record(desk, settlement, settlement.attempt.note.clone()).await?;
+    record(desk, settlement, settlement.attempt.note.clone())?;
     let (state, next_at) = held.next(settlement.verdict);
     let finished_at = matches!(state, DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded);
     let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
-    sqlx::query(
+    desk.execute(
         "UPDATE deliveries SET state = ?2, attempts = attempts + ?3, next_at_ms = coalesce(?4, next_at_ms),
              finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL
          WHERE id = ?1",
-    )
-    .bind(settlement.delivery.as_bytes().to_vec())
-    .bind(state.name())
-    .bind(i64::from(counts))
-    .bind(next_at.map(Timestamp::unix_ms))
-    .bind(finished_at.then_some(now.unix_ms()))
-    .execute(&mut desk.connection)
-    .await?;
+        params![
+            settlement.delivery.as_bytes(),
+            state.name(),
+            counts,
+            next_at.map(Timestamp::unix_ms),
+            finished_at.then_some(now.unix_ms())
+        ],
+    )?;
     desk.made_ready |= state == DeliveryState::Ready;
-    if held.endpoint_is_paused { Ok(()) } else { lanes::go_on(desk, &held.endpoint, held.upload, now).await }
+    if held.endpoint_is_paused { Ok(()) } else { lanes::go_on(desk, &held.endpoint, held.upload, now) }
 }
 
 /// A delivery whose lease the settlement still holds.
@@ -92,29 +91,27 @@ impl Held {
     }
 }
 
-async fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> sqlx::Result<Option<Held>> {
-    let found = sqlx::query(
-        "SELECT endpoint, upload_id, kind,
+fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
+    let mut statement = desk.connection.prepare_cached(
+        "SELECT endpoint,
              EXISTS (SELECT 1 FROM endpoints
-                 WHERE endpoints.id = deliveries.endpoint AND paused_at_ms IS NOT NULL) AS endpoint_is_paused,
+                 WHERE endpoints.id = deliveries.endpoint AND paused_at_ms IS NOT NULL),
+             upload_id, kind,
              EXISTS (SELECT 1 FROM events
-                 WHERE events.upload_id = deliveries.upload_id AND events.sequence > deliveries.sequence) AS overtaken
+                 WHERE events.upload_id = deliveries.upload_id AND events.sequence > deliveries.sequence)
          FROM deliveries WHERE id = ?1 AND lease = ?2",
-    )
-    .bind(settlement.delivery.as_bytes().to_vec())
-    .bind(settlement.lease.to_vec())
-    .fetch_optional(&mut desk.connection)
-    .await?;
-    found.as_ref().map(held).transpose()
+    )?;
+    statement.query_one(params![settlement.delivery.as_bytes(), settlement.lease], held).optional()
 }
 
-fn held(row: &SqliteRow) -> sqlx::Result<Held> {
+fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
+    let mut columns = Columns::of(row);
     Ok(Held {
-        endpoint: row.try_get("endpoint")?,
-        endpoint_is_paused: row.try_get("endpoint_is_paused")?,
-        upload: UploadId::from_bytes(rows::id(row, "upload_id")?),
-        class: class_of(rows::kind(row)?),
-        overtaken: row.try_get("overtaken")?,
+        endpoint: columns.next()?,
+        endpoint_is_paused: columns.next()?,
+        upload: UploadId::from_bytes(columns.next()?),
+        class: class_of(columns.kind()?),
+        overtaken: columns.next()?,
     })
 }
 
@@ -126,21 +123,21 @@ fn late_note(attempt: &Attempt) -> String {
 }
 
 /// Recording the same attempt again changes nothing.
-async fn record(desk: &mut Desk, settlement: &Settlement, note: Option<String>) -> sqlx::Result<()> {
+fn record(desk: &mut Desk, settlement: &Settlement, note: Option<String>) -> rusqlite::Result<()> {
     let attempt = &settlement.attempt;
-    sqlx::query(
+    let recorded = desk.execute(
         "INSERT INTO attempts (delivery_id, number, started_at_ms, took_us, status, error, response_body, note)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
-    )
-    .bind(settlement.delivery.as_bytes().to_vec())
-    .bind(attempt.number)
-    .bind(attempt.started_at.unix_ms())
-    .bind(integer(u64::try_from(attempt.took.as_micros()).unwrap_or(u64::MAX)))
-    .bind(attempt.outcome.status())
-    .bind(attempt.outcome.error_class())
-    .bind(attempt.response_body.clone())
-    .bind(note)
-    .execute(&mut desk.connection)
-    .await
-    .map(drop)
+        params![
+            settlement.delivery.as_bytes(),
+            attempt.number,
+            attempt.started_at.unix_ms(),
+            integer(u64::try_from(attempt.took.as_micros()).unwrap_or(u64::MAX)),
+            attempt.outcome.status(),
+            attempt.outcome.error_class(),
+            attempt.response_body,
+            note
+        ],
+    );
+    recorded.map(drop)
 }

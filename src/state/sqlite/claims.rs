@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::Row;
+use rusqlite::params;
 
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::EndpointId;
@@ -16,7 +15,7 @@ use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
-use crate::state::sqlite::rows;
+use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
@@ -26,28 +25,27 @@ pub(super) struct ClaimDue {
     pub(super) lease: Duration,
 }
 
-#[async_trait]
 impl Work for ClaimDue {
     const OPERATION: &'static str = "claim due deliveries";
     type Output = Vec<Claim>;
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<Vec<Claim>> {
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Vec<Claim>> {
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
-            claims.extend(claim(desk, endpoint, *slots, self.now, self.now.plus(self.lease)).await?);
+            claims.extend(claim(desk, endpoint, *slots, self.now, self.now.plus(self.lease))?);
         }
         Ok(claims)
     }
 }
 
-async fn claim(
+fn claim(
     desk: &mut Desk,
     endpoint: &EndpointId,
     slots: u32,
     now: Timestamp,
     until: Timestamp,
-) -> sqlx::Result<Vec<Claim>> {
-    let claimed = sqlx::query(
+) -> rusqlite::Result<Vec<Claim>> {
+    let mut statement = desk.connection.prepare_cached(
         "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
          WHERE id IN (SELECT id FROM (
              SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
@@ -57,37 +55,35 @@ async fn claim(
                  WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3)
              ORDER BY next_at_ms, sequence LIMIT ?3))
          AND NOT EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND paused_at_ms IS NOT NULL)
-         RETURNING id, lease, endpoint, event_id, kind, upload_id, sequence, attempts, next_at_ms,
-             (SELECT occurred_at_ms FROM events WHERE position = event_position) AS occurred_at_ms,
-             (SELECT body FROM events WHERE position = event_position) AS body",
-    )
-    .bind(endpoint.as_str().to_owned())
-    .bind(now.unix_ms())
-    .bind(slots)
-    .bind(until.unix_ms())
-    .fetch_all(&mut desk.connection)
-    .await?;
-    let mut claims: Vec<(i64, i64, Claim)> = claimed.iter().map(due_claim).collect::<sqlx::Result<_>>()?;
-    claims.sort_by_key(|(next_at_ms, sequence, _)| (*next_at_ms, *sequence));
-    Ok(claims.into_iter().map(|(_, _, claim)| claim).collect())
+         RETURNING id, lease, endpoint, event_id, kind, upload_id,
+             (SELECT occurred_at_ms FROM events WHERE position = event_position), attempts,
+             (SELECT body FROM events WHERE position = event_position), next_at_ms, sequence",
+    )?;
+    let values = params![endpoint.as_str(), now.unix_ms(), slots, until.unix_ms()];
+    let claimed = statement.query_map(values, due_claim)?;
+    let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
+    claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
+    Ok(claims.into_iter().map(|(claim, _, _)| claim).collect())
 }
 
-/// The claim, after what it is ordered by.
-fn due_claim(row: &SqliteRow) -> sqlx::Result<(i64, i64, Claim)> {
-    let kind = rows::kind(row)?;
+/// The claim, and what it is ordered by.
+fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
+    let mut columns = Columns::of(row);
+    let (delivery, lease, endpoint) = (columns.next()?, columns.next()?, columns.endpoint()?);
+    let (event, kind, upload) = (columns.next()?, columns.kind()?, columns.next()?);
     let claim = Claim {
-        delivery: DeliveryId::from_bytes(rows::id(row, "id")?),
-        lease: rows::id(row, "lease")?,
-        endpoint: rows::endpoint(row)?,
-        event: EventId::from_bytes(rows::id(row, "event_id")?),
+        delivery: DeliveryId::from_bytes(delivery),
+        lease,
+        endpoint,
+        event: EventId::from_bytes(event),
         kind,
         class: class_of(kind),
-        upload: UploadId::from_bytes(rows::id(row, "upload_id")?),
-        occurred_at: rows::instant(row, "occurred_at_ms")?,
-        attempts: row.try_get("attempts")?,
-        body: rows::body(row)?,
+        upload: UploadId::from_bytes(upload),
+        occurred_at: columns.instant()?,
+        attempts: columns.next()?,
+        body: columns.body()?,
     };
-    Ok((row.try_get("next_at_ms")?, row.try_get("sequence")?, claim))
+    Ok((claim, columns.next()?, columns.next()?))
 }
 
 pub(super) fn class_of(kind: EventKind) -> DeliveryClass {

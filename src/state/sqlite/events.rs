@@ -1,11 +1,15 @@
 //! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
-use sqlx::Row;
+use std::sync::Arc;
+
+use rusqlite::params;
 
 use crate::domain::event::Event;
+use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
+use crate::domain::time::Timestamp;
 use crate::domain::upload::Record;
 use crate::domain::upload::Upload;
 use crate::state::EventPosition;
@@ -13,57 +17,90 @@ use crate::state::LoggedEvent;
 use crate::state::Result;
 use crate::state::event_body::event_body;
 use crate::state::sqlite::SqliteStore;
-use crate::state::sqlite::failed;
 use crate::state::sqlite::lanes;
 use crate::state::sqlite::lanes::NewDelivery;
 use crate::state::sqlite::rows;
+use crate::state::sqlite::rows::event_columns;
 use crate::state::sqlite::rows::integer;
 use crate::state::sqlite::writer::Desk;
 
-/// Writes what an upload has caused since it was read.
-pub(super) async fn log_news(desk: &mut Desk, upload: &Upload) -> sqlx::Result<()> {
-    for event in upload.news() {
-        lanes::supersede_progress(desk, upload.id(), event.at).await?;
-        log(desk, upload.record(), event).await?;
-    }
-    Ok(())
+/// What an upload has caused since it was read, ready to be written. Made before the writer's turn, so that the writer
+/// has less to do.
+#[derive(Debug)]
+pub(super) struct News {
+    upload: UploadId,
+    events: Vec<NewEvent>,
 }
 
-async fn log(desk: &mut Desk, upload: &Record, event: &Event) -> sqlx::Result<()> {
-    let id = EventId::new(event.at, random_in_order(event.sequence));
-    let position = sqlx::query(
-        "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )
-    .bind(id.as_bytes().to_vec())
-    .bind(upload.id.as_bytes().to_vec())
-    .bind(integer(event.sequence))
-    .bind(event.kind.name())
-    .bind(event.at.unix_ms())
-    .bind(event_body(upload, event))
-    .execute(&mut desk.connection)
-    .await?
-    .last_insert_rowid();
+#[derive(Debug)]
+struct NewEvent {
+    id: EventId,
+    kind: EventKind,
+    at: Timestamp,
+    sequence: u64,
+    body: String,
+}
 
-    let subscriptions = std::mem::take(&mut desk.subscriptions);
-    let mut told = Ok(());
-    for subscription in subscriptions.iter().filter(|subscription| subscription.filter.wants(event.kind)) {
-        let delivery = NewDelivery {
-            id: DeliveryId::new(event.at, random_in_order(event.sequence)),
-            event_position: position,
-            event_id: *id.as_bytes(),
-            kind: event.kind.name(),
-            endpoint: &subscription.endpoint,
-            upload: upload.id,
-            sequence: integer(event.sequence),
-            now: event.at,
-        };
-        told = lanes::join(desk, &delivery).await;
-        if told.is_err() {
-            break;
+impl News {
+    pub(super) fn of(upload: &Upload) -> Self {
+        let events = upload.news().iter().map(|event| NewEvent::new(upload.record(), event));
+        Self { upload: upload.id(), events: events.collect() }
+    }
+
+    pub(super) fn log(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
+        let mut may_be_overtaken = true;
+        for event in &self.events {
+            if may_be_overtaken {
+                lanes::supersede_progress(desk, self.upload, event.at)?;
+            }
+            event.log(desk, self.upload)?;
+            may_be_overtaken = event.kind == EventKind::Progress;
+        }
+        Ok(())
+    }
+}
+
+impl NewEvent {
+    fn new(upload: &Record, event: &Event) -> Self {
+        Self {
+            id: EventId::new(event.at, random_in_order(event.sequence)),
+            kind: event.kind,
+            at: event.at,
+            sequence: event.sequence,
+            body: event_body(upload, event),
         }
     }
-    desk.subscriptions = subscriptions;
-    told
+
+    fn log(&self, desk: &mut Desk, upload: UploadId) -> rusqlite::Result<()> {
+        desk.execute(
+            "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                self.id.as_bytes(),
+                upload.as_bytes(),
+                integer(self.sequence),
+                self.kind.name(),
+                self.at.unix_ms(),
+                self.body
+            ],
+        )?;
+        let position = desk.connection.last_insert_rowid();
+        let subscriptions = Arc::clone(&desk.subscriptions);
+        for subscription in subscriptions.iter().filter(|subscription| subscription.filter.wants(self.kind)) {
+            let delivery = NewDelivery {
+                id: DeliveryId::new(self.at, random_in_order(self.sequence)),
+                event_position: position,
+                event: self.id,
+                kind: self.kind.name(),
+                endpoint: &subscription.endpoint,
+                upload,
+                sequence: integer(self.sequence),
+                now: self.at,
+            };
+            lanes::join(desk, &delivery)?;
+        }
+        Ok(())
+    }
 }
 
 /// The random part of an id, beginning with the event's sequence, so that the ids of events that one commit made in
@@ -75,30 +112,36 @@ fn random_in_order(sequence: u64) -> [u8; 10] {
     random
 }
 
+const OF_UPLOAD: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3"
+);
+
+const SINCE: &str = concat!("SELECT ", event_columns!(), " FROM events WHERE position > ?1 ORDER BY position LIMIT ?2");
+
+const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
+
 impl SqliteStore {
     pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
-        let query = sqlx::query(
-            "SELECT position, id, upload_id, sequence, kind, body FROM events
-             WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
-        );
-        let query = query.bind(id.as_bytes().to_vec()).bind(integer(after)).bind(limit);
-        self.read_all(query, rows::logged_event).await.map_err(failed("read the events of an upload"))
+        let events = self.readers.read("read the events of an upload", move |connection| {
+            let values = params![id.as_bytes(), integer(after), limit];
+            connection.prepare_cached(OF_UPLOAD)?.query_map(values, rows::logged_event)?.collect()
+        });
+        events.await
     }
 
     pub(super) async fn read_events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>> {
-        let query = sqlx::query(
-            "SELECT position, id, upload_id, sequence, kind, body FROM events
-             WHERE position > ?1 ORDER BY position LIMIT ?2",
-        );
-        self.read_all(query.bind(after.0).bind(limit), rows::logged_event)
-            .await
-            .map_err(failed("read the log of events"))
+        let events = self.readers.read("read the log of events", move |connection| {
+            connection.prepare_cached(SINCE)?.query_map(params![after.0, limit], rows::logged_event)?.collect()
+        });
+        events.await
     }
 
     pub(super) async fn read_newest_event(&self) -> Result<EventPosition> {
-        let newest =
-            sqlx::query("SELECT coalesce(max(position), 0) AS newest FROM events").fetch_one(&self.reads).await;
-        let position = newest.and_then(|row| row.try_get("newest"));
-        position.map(EventPosition).map_err(failed("read the position of the newest event"))
+        let newest = self.readers.read("read the position of the newest event", |connection| {
+            connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))
+        });
+        newest.await.map(EventPosition)
     }
 }

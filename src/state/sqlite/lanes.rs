@@ -5,10 +5,11 @@
 //! off holds nobody back. Progress that was overtaken is dropped (webhooks.md C3, C4), and whoever changes a lane
 //! lets it go on afterwards, so nothing waits for what will never come.
 
-use sqlx::Row;
+use rusqlite::params;
 
 use crate::domain::delivery::EndpointId;
 use crate::domain::id::DeliveryId;
+use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::sqlite::writer::Desk;
@@ -18,7 +19,7 @@ use crate::state::sqlite::writer::Desk;
 pub(super) struct NewDelivery<'a> {
     pub(super) id: DeliveryId,
     pub(super) event_position: i64,
-    pub(super) event_id: [u8; 16],
+    pub(super) event: EventId,
     pub(super) kind: &'static str,
     pub(super) endpoint: &'a EndpointId,
     pub(super) upload: UploadId,
@@ -27,8 +28,8 @@ pub(super) struct NewDelivery<'a> {
 }
 
 /// Adds a delivery to the end of its lane: paused with its endpoint, waiting its turn, or ready now.
-pub(super) async fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> sqlx::Result<()> {
-    let state: String = sqlx::query_scalar(
+pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<()> {
+    let mut statement = desk.connection.prepare_cached(
         "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, attempts,
              next_at_ms, created_at_ms, state)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8, CASE
@@ -37,92 +38,82 @@ pub(super) async fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> sqlx::Result
                  WHERE upload_id = ?6 AND endpoint = ?5 AND attempts = 0 AND finished_at_ms IS NULL
                      AND state IN ('waiting', 'ready', 'leased')) THEN 'waiting'
              ELSE 'ready' END)
-         RETURNING state",
-    )
-    .bind(new.id.as_bytes().to_vec())
-    .bind(new.event_position)
-    .bind(new.event_id.to_vec())
-    .bind(new.kind)
-    .bind(new.endpoint.as_str().to_owned())
-    .bind(new.upload.as_bytes().to_vec())
-    .bind(new.sequence)
-    .bind(new.now.unix_ms())
-    .fetch_one(&mut desk.connection)
-    .await?;
-    desk.made_ready |= state == "ready";
+         RETURNING state = 'ready'",
+    )?;
+    let values = params![
+        new.id.as_bytes(),
+        new.event_position,
+        new.event.as_bytes(),
+        new.kind,
+        new.endpoint.as_str(),
+        new.upload.as_bytes(),
+        new.sequence,
+        new.now.unix_ms()
+    ];
+    let is_ready: bool = statement.query_one(values, |row| row.get(0))?;
+    desk.made_ready |= is_ready;
     Ok(())
 }
 
 /// Drops the progress of an upload that nobody is sending right now, at all endpoints, since there is later news.
-pub(super) async fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timestamp) -> sqlx::Result<()> {
-    let overtaken = sqlx::query(
+pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timestamp) -> rusqlite::Result<()> {
+    let mut statement = desk.connection.prepare_cached(
         "UPDATE deliveries SET state = 'superseded', finished_at_ms = ?2
          WHERE upload_id = ?1 AND kind = 'upload.progress' AND finished_at_ms IS NULL AND state <> 'leased'
          RETURNING endpoint",
-    )
-    .bind(upload.as_bytes().to_vec())
-    .bind(now.unix_ms())
-    .fetch_all(&mut desk.connection)
-    .await?;
-    for row in overtaken {
-        go_on(desk, row.try_get("endpoint")?, upload, now).await?;
+    )?;
+    let overtaken = statement.query_map(params![upload.as_bytes(), now.unix_ms()], |row| row.get(0))?;
+    let lanes: Vec<String> = overtaken.collect::<rusqlite::Result<_>>()?;
+    drop(statement);
+    for endpoint in lanes {
+        go_on(desk, &endpoint, upload, now)?;
     }
     Ok(())
 }
 
 /// Makes the first waiting delivery of a lane ready, if nothing before it is still to have its first attempt.
-pub(super) async fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Timestamp) -> sqlx::Result<()> {
-    let next = sqlx::query(
+pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Timestamp) -> rusqlite::Result<()> {
+    let next = desk.execute(
         "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
          WHERE id = (SELECT id FROM deliveries
                  WHERE upload_id = ?1 AND endpoint = ?2 AND state = 'waiting' ORDER BY sequence LIMIT 1)
              AND NOT EXISTS (SELECT 1 FROM deliveries
                  WHERE upload_id = ?1 AND endpoint = ?2 AND attempts = 0 AND finished_at_ms IS NULL
                      AND state IN ('ready', 'leased'))",
-    )
-    .bind(upload.as_bytes().to_vec())
-    .bind(endpoint.to_owned())
-    .bind(now.unix_ms())
-    .execute(&mut desk.connection)
-    .await?;
-    desk.made_ready |= next.rows_affected() > 0;
+        params![upload.as_bytes(), endpoint, now.unix_ms()],
+    )?;
+    desk.made_ready |= next > 0;
     Ok(())
 }
 
 /// Lets an endpoint's paused deliveries go on: those that have had their first attempt at once, the others in order.
-pub(super) async fn resume(desk: &mut Desk, endpoint: &EndpointId, now: Timestamp) -> sqlx::Result<()> {
-    sqlx::query(
+pub(super) fn resume(desk: &mut Desk, endpoint: &EndpointId, now: Timestamp) -> rusqlite::Result<()> {
+    desk.execute(
         "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2
          WHERE endpoint = ?1 AND state = 'paused'",
-    )
-    .bind(endpoint.as_str().to_owned())
-    .bind(now.unix_ms())
-    .execute(&mut desk.connection)
-    .await?;
+        params![endpoint.as_str(), now.unix_ms()],
+    )?;
     // Of each lane the first that is still to have its first attempt; later ones see it before them and stay.
-    let first = sqlx::query(
+    let first = desk.execute(
         "UPDATE deliveries SET state = 'ready', next_at_ms = ?2
          WHERE endpoint = ?1 AND state = 'waiting' AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier
                  WHERE earlier.upload_id = deliveries.upload_id AND earlier.endpoint = ?1
                      AND earlier.attempts = 0 AND earlier.finished_at_ms IS NULL
                      AND earlier.sequence < deliveries.sequence)",
-    )
-    .bind(endpoint.as_str().to_owned())
-    .bind(now.unix_ms())
-    .execute(&mut desk.connection)
-    .await?;
-    desk.made_ready |= first.rows_affected() > 0;
+        params![endpoint.as_str(), now.unix_ms()],
+    )?;
+    desk.made_ready |= first > 0;
     Ok(())
 }
 
 /// Pauses what an endpoint has not been sent. What is being sent now is settled first and may then be paused too.
-pub(super) async fn pause(desk: &mut Desk, endpoint: &EndpointId) -> sqlx::Result<()> {
+pub(super) fn pause(desk: &mut Desk, endpoint: &EndpointId) -> rusqlite::Result<()> {
     // Two statements, because each has an index of its own and the finished ones are never walked.
     for sql in [
         "UPDATE deliveries SET state = 'paused' WHERE endpoint = ?1 AND state = 'ready'",
         "UPDATE deliveries SET state = 'paused' WHERE endpoint = ?1 AND state = 'waiting'",
     ] {
-        sqlx::query(sql).bind(endpoint.as_str().to_owned()).execute(&mut desk.connection).await?;
+        desk.execute(sql, [endpoint.as_str()])?;
     }
     Ok(())
 }

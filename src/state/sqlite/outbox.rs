@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::QueryBuilder;
-use sqlx::Row;
-use sqlx::Sqlite;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::Connection;
+use rusqlite::Row;
+use rusqlite::params;
 use tokio::sync::Notify;
 
 use crate::domain::delivery::Attempt;
@@ -28,9 +27,11 @@ use crate::state::Settlement;
 use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::attempts::Settle;
 use crate::state::sqlite::claims::ClaimDue;
-use crate::state::sqlite::failed;
 use crate::state::sqlite::lanes;
+use crate::state::sqlite::query::Query;
 use crate::state::sqlite::rows;
+use crate::state::sqlite::rows::Columns;
+use crate::state::sqlite::rows::attempt_columns;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
@@ -40,7 +41,7 @@ const MAX_ATTEMPTS_SHOWN: usize = 100;
 #[async_trait]
 impl Outbox for SqliteStore {
     async fn open_for(&self, subscriptions: Vec<Subscription>, now: Timestamp) -> Result<()> {
-        self.writer.write(OpenFor { subscriptions, now }).await
+        self.writer.write(OpenFor { subscriptions: subscriptions.into(), now }).await
     }
 
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
@@ -52,12 +53,15 @@ impl Outbox for SqliteStore {
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
-        let mut earliest = None;
-        for endpoint in endpoints {
-            let due = self.next_due_of(endpoint).await.map_err(failed("find when a delivery is due"))?;
-            earliest = earliest.into_iter().chain(due).min();
-        }
-        Ok(earliest)
+        let endpoints = endpoints.to_vec();
+        let earliest = self.readers.read("find when a delivery is due", move |connection| {
+            let mut due = Vec::with_capacity(endpoints.len());
+            for endpoint in &endpoints {
+                due.extend(next_due_of(connection, endpoint)?);
+            }
+            Ok(due.into_iter().min())
+        });
+        earliest.await
     }
 
     async fn pause_endpoint(&self, endpoint: &EndpointId, now: Timestamp) -> Result<()> {
@@ -65,11 +69,12 @@ impl Outbox for SqliteStore {
     }
 
     async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>> {
-        self.read_deliveries(query).await.map_err(failed("list deliveries"))
+        let query = deliveries_query(query);
+        self.readers.read("list deliveries", move |connection| read_deliveries(connection, &query)).await
     }
 
     async fn backlog(&self) -> Result<Vec<(DeliveryState, u64)>> {
-        self.read_backlog().await.map_err(failed("count unfinished deliveries"))
+        self.readers.read("count unfinished deliveries", |connection| read_backlog(connection)).await
     }
 
     fn bell(&self) -> Arc<Notify> {
@@ -77,78 +82,80 @@ impl Outbox for SqliteStore {
     }
 }
 
-impl SqliteStore {
-    async fn next_due_of(&self, endpoint: &EndpointId) -> sqlx::Result<Option<Timestamp>> {
-        let row = sqlx::query(
-            "SELECT min(due_ms) AS due_ms FROM (
-                 SELECT min(next_at_ms) AS due_ms FROM deliveries WHERE endpoint = ?1 AND state = 'ready'
-                 UNION ALL
-                 SELECT min(lease_until_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'leased')
-             WHERE NOT EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND paused_at_ms IS NOT NULL)",
-        )
-        .bind(endpoint.as_str().to_owned())
-        .fetch_one(&self.reads)
-        .await?;
-        rows::maybe_instant(&row, "due_ms")
-    }
+pub(super) const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
+         SELECT min(next_at_ms) AS due_ms FROM deliveries WHERE endpoint = ?1 AND state = 'ready'
+         UNION ALL
+         SELECT min(lease_until_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'leased')
+     WHERE NOT EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND paused_at_ms IS NOT NULL)";
 
-    async fn read_deliveries(&self, query: &DeliveryQuery) -> sqlx::Result<Vec<DeliveryRecord>> {
-        let mut transaction = self.reads.begin().await?;
-        let found = deliveries_query(query).build().fetch_all(&mut *transaction).await?;
-        if found.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT * FROM attempts WHERE delivery_id IN (");
-        let mut ids = sql.separated(", ");
-        for row in &found {
-            ids.push_bind(rows::id(row, "id")?.to_vec());
-        }
-        sql.push(") ORDER BY delivery_id, started_at_ms, number");
-        let mut attempts: HashMap<[u8; 16], Vec<Attempt>> = HashMap::new();
-        for row in sql.build().fetch_all(&mut *transaction).await? {
-            attempts.entry(rows::id(&row, "delivery_id")?).or_default().push(rows::attempt(&row)?);
-        }
-        found.iter().map(|row| delivery(row, &mut attempts)).collect()
-    }
-
-    /// Every count is the size of a partial index.
-    async fn read_backlog(&self) -> sqlx::Result<Vec<(DeliveryState, u64)>> {
-        let row = sqlx::query(
-            "SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting') AS waiting,
-                 (SELECT count(*) FROM deliveries WHERE state = 'ready') AS ready,
-                 (SELECT count(*) FROM deliveries WHERE state = 'leased') AS leased,
-                 (SELECT count(*) FROM deliveries WHERE state = 'paused') AS paused",
-        )
-        .fetch_one(&self.reads)
-        .await?;
-        let unfinished = [DeliveryState::Waiting, DeliveryState::Ready, DeliveryState::Leased, DeliveryState::Paused];
-        unfinished.into_iter().map(|state| Ok((state, rows::count(&row, state.name())?))).collect()
-    }
+fn next_due_of(connection: &Connection, endpoint: &EndpointId) -> rusqlite::Result<Option<Timestamp>> {
+    let mut statement = connection.prepare_cached(NEXT_DUE)?;
+    statement.query_one([endpoint.as_str()], |row| Columns::of(row).maybe_instant())
 }
 
-fn deliveries_query(query: &DeliveryQuery) -> QueryBuilder<Sqlite> {
-    let mut sql = QueryBuilder::new("SELECT * FROM deliveries");
+fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Result<Vec<DeliveryRecord>> {
+    // One transaction, so that deliveries and attempts are of the same moment.
+    let transaction = connection.transaction()?;
+    let mut deliveries = query.fetch(&transaction, delivery)?;
+    let ids = deliveries.iter().map(|delivery| delivery.id.as_bytes().to_vec());
+    let mut attempts: HashMap<[u8; 16], Vec<Attempt>> = HashMap::new();
+    for (delivery, attempt) in attempts_query(ids).fetch(&transaction, rows::attempt)? {
+        attempts.entry(delivery).or_default().push(attempt);
+    }
+    for delivery in &mut deliveries {
+        let mut made = attempts.remove(delivery.id.as_bytes()).unwrap_or_default();
+        delivery.attempts = made.split_off(made.len().saturating_sub(MAX_ATTEMPTS_SHOWN));
+    }
+    Ok(deliveries)
+}
+
+/// Every count is the size of a partial index.
+fn read_backlog(connection: &Connection) -> rusqlite::Result<Vec<(DeliveryState, u64)>> {
+    let mut statement = connection.prepare_cached(BACKLOG)?;
+    statement.query_one([], |row| {
+        let mut columns = Columns::of(row);
+        let unfinished = [DeliveryState::Waiting, DeliveryState::Ready, DeliveryState::Leased, DeliveryState::Paused];
+        unfinished.into_iter().map(|state| Ok((state, columns.count()?))).collect()
+    })
+}
+
+pub(super) const BACKLOG: &str = "SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting'),
+         (SELECT count(*) FROM deliveries WHERE state = 'ready'),
+         (SELECT count(*) FROM deliveries WHERE state = 'leased'),
+         (SELECT count(*) FROM deliveries WHERE state = 'paused')";
+
+pub(super) fn attempts_query(deliveries: impl Iterator<Item = Vec<u8>>) -> Query {
+    let mut sql = Query::new(concat!("SELECT ", attempt_columns!(), " FROM attempts WHERE delivery_id IN ("));
+    sql.bind_all(deliveries).push(") ORDER BY delivery_id, started_at_ms, number");
+    sql
+}
+
+pub(super) fn deliveries_query(query: &DeliveryQuery) -> Query {
+    let mut sql = Query::new(
+        "SELECT id, event_id, kind, upload_id, sequence, endpoint, state, created_at_ms, next_at_ms, finished_at_ms
+         FROM deliveries",
+    );
     if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
         sql.push(" INDEXED BY deliveries_").push(state.name());
     }
     sql.push(" WHERE true");
     if let Some(endpoint) = &query.endpoint {
-        sql.push(" AND endpoint = ").push_bind(endpoint.as_str().to_owned());
+        sql.push(" AND endpoint = ").bind(endpoint.as_str().to_owned());
     }
     if let Some(upload) = query.upload {
-        sql.push(" AND upload_id = ").push_bind(upload.as_bytes().to_vec());
+        sql.push(" AND upload_id = ").bind(upload.as_bytes().to_vec());
     }
     if let Some(kind) = query.kind {
-        sql.push(" AND kind = ").push_bind(kind.name());
+        sql.push(" AND kind = ").bind(kind.name().to_owned());
     }
     if let Some(state) = query.state {
         // As text, not as a parameter: only so does the planner see that a partial index fits.
         sql.push(" AND state = '").push(state.name()).push("'");
     }
     if let Some(before) = query.before {
-        sql.push(" AND id < ").push_bind(before.as_bytes().to_vec());
+        sql.push(" AND id < ").bind(before.as_bytes().to_vec());
     }
-    sql.push(" ORDER BY id DESC LIMIT ").push_bind(query.limit);
+    sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit);
     sql
 }
 
@@ -161,53 +168,51 @@ fn has_index(state: DeliveryState) -> bool {
     }
 }
 
-fn delivery(row: &SqliteRow, attempts: &mut HashMap<[u8; 16], Vec<Attempt>>) -> sqlx::Result<DeliveryRecord> {
-    let id = rows::id(row, "id")?;
-    let state = rows::named(row, "state", DeliveryState::by_name)?;
-    let next_at = rows::instant(row, "next_at_ms")?;
-    let mut attempts = attempts.remove(&id).unwrap_or_default();
-    attempts.drain(..attempts.len().saturating_sub(MAX_ATTEMPTS_SHOWN));
+/// A delivery without its attempts.
+fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
+    let mut columns = Columns::of(row);
+    let (id, event, event_name, upload) = (columns.next()?, columns.next()?, columns.next()?, columns.next()?);
+    let (sequence, endpoint) = (columns.count()?, columns.endpoint()?);
+    let state = columns.named(DeliveryState::by_name)?;
+    let (created_at, next_at) = (columns.instant()?, columns.instant()?);
     Ok(DeliveryRecord {
         id: DeliveryId::from_bytes(id),
-        event: EventId::from_bytes(rows::id(row, "event_id")?),
-        event_name: row.try_get("kind")?,
-        upload: UploadId::from_bytes(rows::id(row, "upload_id")?),
-        sequence: rows::count(row, "sequence")?,
-        endpoint: rows::endpoint(row)?,
+        event: EventId::from_bytes(event),
+        event_name,
+        upload: UploadId::from_bytes(upload),
+        sequence,
+        endpoint,
         state,
-        created_at: rows::instant(row, "created_at_ms")?,
+        created_at,
         next_attempt_at: (state == DeliveryState::Ready).then_some(next_at),
-        finished_at: rows::maybe_instant(row, "finished_at_ms")?,
-        attempts,
+        finished_at: columns.maybe_instant()?,
+        attempts: Vec::new(),
     })
 }
 
 struct OpenFor {
-    subscriptions: Vec<Subscription>,
+    subscriptions: Arc<[Subscription]>,
     now: Timestamp,
 }
 
-#[async_trait]
 impl Work for OpenFor {
     const OPERATION: &'static str = "open the outbox";
     type Output = ();
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<()> {
-        sqlx::query(
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        desk.execute(
             "UPDATE deliveries SET state = 'ready', next_at_ms = ?1, lease = NULL, lease_until_ms = NULL
              WHERE state = 'leased'",
-        )
-        .bind(self.now.unix_ms())
-        .execute(&mut desk.connection)
-        .await?;
-        for subscription in &self.subscriptions {
-            sqlx::query("INSERT INTO endpoints (id) VALUES (?1) ON CONFLICT DO UPDATE SET paused_at_ms = NULL")
-                .bind(subscription.endpoint.as_str().to_owned())
-                .execute(&mut desk.connection)
-                .await?;
-            lanes::resume(desk, &subscription.endpoint, self.now).await?;
+            [self.now.unix_ms()],
+        )?;
+        for subscription in self.subscriptions.iter() {
+            desk.execute(
+                "INSERT INTO endpoints (id) VALUES (?1) ON CONFLICT DO UPDATE SET paused_at_ms = NULL",
+                [subscription.endpoint.as_str()],
+            )?;
+            lanes::resume(desk, &subscription.endpoint, self.now)?;
         }
-        desk.subscriptions = self.subscriptions;
+        desk.subscriptions = Arc::clone(&self.subscriptions);
         desk.made_ready = true;
         Ok(())
     }
@@ -218,20 +223,16 @@ struct PauseEndpoint {
     now: Timestamp,
 }
 
-#[async_trait]
 impl Work for PauseEndpoint {
     const OPERATION: &'static str = "pause an endpoint";
     type Output = ();
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<()> {
-        sqlx::query(
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        desk.execute(
             "INSERT INTO endpoints (id, paused_at_ms) VALUES (?1, ?2)
              ON CONFLICT DO UPDATE SET paused_at_ms = coalesce(paused_at_ms, excluded.paused_at_ms)",
-        )
-        .bind(self.endpoint.as_str().to_owned())
-        .bind(self.now.unix_ms())
-        .execute(&mut desk.connection)
-        .await?;
-        lanes::pause(desk, &self.endpoint).await
+            params![self.endpoint.as_str(), self.now.unix_ms()],
+        )?;
+        lanes::pause(desk, &self.endpoint)
     }
 }

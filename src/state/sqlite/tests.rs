@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use std::sync::Mutex;
+use std::sync::mpsc;
+
 use super::*;
+use crate::state::EventPosition;
 use crate::state::UploadStore;
 use crate::state::conformance::Place;
 use crate::state::conformance::conformance_suite;
@@ -31,6 +35,33 @@ impl Place for TemporaryFile {
     fn transactions(store: &SqliteStore) -> u64 {
         store.transactions()
     }
+
+    async fn hold(store: &Arc<SqliteStore>) -> impl Send {
+        let (begun, beginning) = tokio::sync::oneshot::channel();
+        let (held, release) = mpsc::channel::<()>();
+        let wait = Wait { begun: Mutex::new(Some(begun)), release: Mutex::new(release) };
+        let store = Arc::clone(store);
+        tokio::spawn(async move { store.writer.write(wait).await });
+        beginning.await.unwrap();
+        held
+    }
+}
+
+/// Says that it has begun, and ends when the other end of `release` is dropped.
+struct Wait {
+    begun: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
+    release: Mutex<mpsc::Receiver<()>>,
+}
+
+impl writer::Work for Wait {
+    const OPERATION: &'static str = "wait";
+    type Output = ();
+
+    fn run(&self, _: &mut writer::Desk) -> rusqlite::Result<()> {
+        self.begun.lock().unwrap().take().unwrap().send(()).unwrap();
+        assert!(self.release.lock().unwrap().recv().is_err());
+        Ok(())
+    }
 }
 
 conformance_suite!(TemporaryFile);
@@ -41,9 +72,9 @@ async fn a_newer_database_is_left_as_it_is() {
     let store = place.open().await;
     store.insert(new_upload(1)).await.unwrap();
     store.close().await;
-    let mut connection = SqliteConnectOptions::new().filename(place.path()).connect().await.unwrap();
-    sqlx::raw_sql("PRAGMA user_version = 9").execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
+    let connection = Connection::open(place.path()).unwrap();
+    connection.pragma_update(None, "user_version", 9).unwrap();
+    connection.close().unwrap();
 
     let before = std::fs::read(place.path()).unwrap();
     let refused = SqliteStore::open(&place.path(), SqliteSettings::default()).await;
@@ -71,13 +102,12 @@ async fn a_full_disk_fails_a_commit_and_not_the_store() {
 
 struct LimitPages(&'static str);
 
-#[async_trait::async_trait]
 impl writer::Work for LimitPages {
     const OPERATION: &'static str = "limit the database";
     type Output = ();
 
-    async fn run(self, desk: &mut writer::Desk) -> sqlx::Result<()> {
-        desk.execute(self.0).await
+    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
+        desk.connection.query_row(self.0, [], |_| Ok(()))
     }
 }
 
@@ -86,27 +116,35 @@ impl writer::Work for LimitPages {
 async fn failed_work_is_undone_alone() {
     struct Stumble;
 
-    #[async_trait::async_trait]
     impl writer::Work for Stumble {
         const OPERATION: &'static str = "stumble";
         type Output = ();
 
-        async fn run(self, desk: &mut writer::Desk) -> sqlx::Result<()> {
-            desk.execute("UPDATE health SET checks = checks + 100").await?;
-            desk.execute("INSERT INTO nowhere VALUES (1)").await
+        fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
+            desk.execute("UPDATE health SET checks = checks + 100", [])?;
+            desk.execute("INSERT INTO nowhere VALUES (1)", []).map(drop)
         }
     }
 
     let place = TemporaryFile::new();
     let store = place.open().await;
+    let held = TemporaryFile::hold(&store).await;
+    let mut all = Box::pin(futures::future::join3(
+        store.insert(new_upload(1)),
+        store.writer.write(Stumble),
+        store.insert(new_upload(2)),
+    ));
+    assert!(futures::poll!(&mut all).is_pending());
     let before = store.transactions();
-    let (first, stumbled, last) =
-        tokio::join!(store.insert(new_upload(1)), store.writer.write(Stumble), store.insert(new_upload(2)));
-    assert_eq!(store.transactions() - before, 1);
+    drop(held);
+    let (first, stumbled, last) = all.await;
+    assert_eq!(store.transactions() - before, 2, "all in one go, and then one by one");
     assert!(first.is_ok() && last.is_ok());
     assert!(matches!(stumbled, Err(Error::Failed { operation: "stumble", .. })));
-    let checks: i64 = sqlx::query_scalar("SELECT checks FROM health").fetch_one(&store.reads).await.unwrap();
-    assert_eq!(checks, 0);
+    assert_eq!(store.newest_event().await.unwrap(), EventPosition(2));
+    let checks =
+        |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |row| row.get::<_, i64>(0));
+    assert_eq!(store.readers.read("look", checks).await.unwrap(), 0);
 }
 
 /// The work goes on without its caller.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::Connection;
+use rusqlite::OptionalExtension;
+use rusqlite::params;
+use rusqlite::params_from_iter;
+use rusqlite::types::Value;
 
 use crate::domain::id::UploadId;
-use crate::domain::upload::Record;
 use crate::domain::upload::Upload;
 use crate::state::Due;
 use crate::state::Error;
@@ -16,10 +19,10 @@ use crate::state::Result;
 use crate::state::UploadQuery;
 use crate::state::UploadStore;
 use crate::state::sqlite::SqliteStore;
-use crate::state::sqlite::events;
-use crate::state::sqlite::failed;
+use crate::state::sqlite::events::News;
+use crate::state::sqlite::query::Query;
 use crate::state::sqlite::rows;
-use crate::state::sqlite::rows::SqliteQuery;
+use crate::state::sqlite::rows::upload_columns;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
@@ -33,19 +36,21 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 impl UploadStore for SqliteStore {
     async fn insert(&self, upload: Upload) -> Result<Upload> {
         let id = upload.id();
-        self.writer.write(InsertUpload(upload)).await?.ok_or(Error::Conflict(id))
+        let is_new = self.writer.write(InsertUpload::new(&upload)).await?;
+        if is_new { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
     async fn commit(&self, upload: Upload) -> Result<Upload> {
         let id = upload.id();
-        self.writer.write(CommitUpload(upload)).await?.ok_or(Error::Conflict(id))
+        let is_unchanged = self.writer.write(CommitUpload::new(&upload)).await?;
+        if is_unchanged { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
     async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
-        let query = sqlx::query("SELECT * FROM uploads JOIN upload_origins USING (id) WHERE id = ?1")
-            .bind(id.as_bytes().to_vec());
-        let found = self.read_all(query, rows::upload).await.map_err(failed("find an upload"))?;
-        Ok(found.into_iter().next())
+        let found = self.readers.read("find an upload", move |connection| {
+            connection.prepare_cached(FIND)?.query_one([id.as_bytes()], rows::upload).optional()
+        });
+        found.await
     }
 
     async fn list(&self, query: &UploadQuery) -> Result<Vec<Upload>> {
@@ -53,9 +58,8 @@ impl UploadStore for SqliteStore {
     }
 
     async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
-        self.read_all(due_query(question).bind(limit).bind(skip), rows::upload)
-            .await
-            .map_err(failed("find uploads that are due"))
+        let query = due_query(question, skip, limit);
+        self.readers.read("find uploads that are due", move |connection| query.fetch(connection, rows::upload)).await
     }
 
     async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
@@ -74,8 +78,8 @@ impl UploadStore for SqliteStore {
         let check = async {
             self.check_file(CheckWriting::OPERATION).await?;
             self.writer.write(CheckWriting).await?;
-            let read = sqlx::query("SELECT checks FROM health").fetch_one(&self.reads).await;
-            read.map(drop).map_err(failed(CheckWriting::OPERATION))
+            let read = |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |_| Ok(()));
+            self.readers.read(CheckWriting::OPERATION, read).await
         };
         let late = |error| Error::Failed { operation: CheckWriting::OPERATION, source: Box::new(error) };
         tokio::time::timeout(CHECK_TIMEOUT, check).await.map_err(late)?
@@ -86,129 +90,139 @@ impl UploadStore for SqliteStore {
     }
 }
 
-impl SqliteStore {
-    pub(super) async fn read_all<T>(
-        &self,
-        query: SqliteQuery,
-        read: fn(&SqliteRow) -> sqlx::Result<T>,
-    ) -> sqlx::Result<Vec<T>> {
-        query.fetch_all(&self.reads).await?.iter().map(read).collect()
-    }
-}
+pub(super) const FIND: &str =
+    concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
 
 /// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
-fn due_query(question: Due) -> SqliteQuery {
+pub(super) fn due_query(question: Due, skip: u32, limit: u32) -> Query {
+    let mut sql = Query::new(concat!("SELECT ", upload_columns!(), " FROM uploads INDEXED BY "));
+    let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
     match question {
-        Due::Unsettled => sqlx::query(
-            "SELECT * FROM uploads INDEXED BY uploads_unsettled CROSS JOIN upload_origins USING (id)
-             WHERE (stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
+        Due::Unsettled => sql.push("uploads_unsettled").push(joined).push(
+            "(stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
                  OR (stage = 'created' AND role = 'final'))
-             ORDER BY id LIMIT ?1 OFFSET ?2",
+             ORDER BY id",
         ),
-        Due::Expired { now } => sqlx::query(
-            "SELECT * FROM uploads INDEXED BY uploads_expiring CROSS JOIN upload_origins USING (id)
-             WHERE (stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
-                 AND expires_at_ms <= ?1
-             ORDER BY expires_at_ms LIMIT ?2 OFFSET ?3",
-        )
-        .bind(now.unix_ms()),
-        Due::Silent { since } => sqlx::query(
-            "SELECT * FROM uploads INDEXED BY uploads_receiving CROSS JOIN upload_origins USING (id)
-             WHERE stage = 'receiving' AND updated_at_ms < ?1
-             ORDER BY updated_at_ms LIMIT ?2 OFFSET ?3",
-        )
-        .bind(since.unix_ms()),
-        Due::Removable => sqlx::query(
-            "SELECT * FROM uploads INDEXED BY uploads_removable CROSS JOIN upload_origins USING (id)
-             WHERE bytes_kept = 1 AND stage IN ('failed', 'expired', 'terminated')
-             ORDER BY id LIMIT ?1 OFFSET ?2",
-        ),
+        Due::Expired { now } => sql
+            .push("uploads_expiring")
+            .push(joined)
+            .push(
+                "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
+                     AND expires_at_ms <= ",
+            )
+            .bind(now.unix_ms())
+            .push(" ORDER BY expires_at_ms"),
+        Due::Silent { since } => sql
+            .push("uploads_receiving")
+            .push(joined)
+            .push("stage = 'receiving' AND updated_at_ms < ")
+            .bind(since.unix_ms())
+            .push(" ORDER BY updated_at_ms"),
+        Due::Removable => sql
+            .push("uploads_removable")
+            .push(joined)
+            .push("bytes_kept = 1 AND stage IN ('failed', 'expired', 'terminated') ORDER BY id"),
+    };
+    sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
+    sql
+}
+
+/// Says whether there was no such upload yet. If there was, it is left as it is.
+struct InsertUpload {
+    upload: [Value; 21],
+    origin: [Value; 6],
+    id: UploadId,
+    /// The pairs it can be found by.
+    metadata: Vec<(String, Vec<u8>)>,
+    news: News,
+}
+
+impl InsertUpload {
+    fn new(upload: &Upload) -> Self {
+        let record = upload.record();
+        let pairs = record.metadata.pairs().iter();
+        Self {
+            upload: rows::upload_values(record),
+            origin: rows::origin_values(record),
+            id: upload.id(),
+            metadata: pairs.filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES).cloned().collect(),
+            news: News::of(upload),
+        }
     }
 }
 
-/// Gives back nothing when there is such an upload already.
-struct InsertUpload(Upload);
-
-#[async_trait]
 impl Work for InsertUpload {
     const OPERATION: &'static str = "record a new upload";
-    type Output = Option<Upload>;
+    type Output = bool;
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<Option<Upload>> {
-        let record = self.0.record();
-        let insert = sqlx::query(
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let inserted = desk.execute(
             "INSERT INTO uploads (id, version, stage, role, length, received, wanted_digests, promised_digests,
                  running_digests, digests, resume, bytes_kept, timeline, failure_code, failure_message, created_at_ms,
                  updated_at_ms, expires_at_ms, next_sequence, last_progress_offset, last_progress_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
              ON CONFLICT DO NOTHING",
-        );
-        let inserted = rows::bind_upload(insert, record).execute(&mut desk.connection).await?;
-        if inserted.rows_affected() == 0 {
-            return Ok(None);
+            params_from_iter(&self.upload),
+        )?;
+        if inserted == 0 {
+            return Ok(false);
         }
-        let origin = sqlx::query(
+        desk.execute(
             "INSERT INTO upload_origins (id, dialect, parts, parts_as_sent, metadata, metadata_as_sent)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        );
-        rows::bind_origin(origin, record).execute(&mut desk.connection).await?;
-        index_metadata(desk, record).await?;
-        events::log_news(desk, &self.0).await?;
-        Ok(Some(self.0.committed()))
+            params_from_iter(&self.origin),
+        )?;
+        for (key, value) in &self.metadata {
+            desk.execute(
+                "INSERT INTO upload_metadata (key, value, upload_id) VALUES (?1, ?2, ?3)",
+                params![key, value, self.id.as_bytes()],
+            )?;
+        }
+        self.news.log(desk)?;
+        Ok(true)
     }
 }
 
-/// All pairs in one statement; in hexadecimal, because they may be any text and any bytes.
-async fn index_metadata(desk: &mut Desk, record: &Record) -> sqlx::Result<()> {
-    let found_by = record.metadata.pairs().iter().filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES);
-    let pairs: Vec<_> = found_by.map(|(name, value)| [rows::hex(name.as_bytes()), rows::hex(value)]).collect();
-    if pairs.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO upload_metadata (key, value, upload_id)
-         SELECT CAST(unhex(value ->> 0) AS TEXT), unhex(value ->> 1), ?1 FROM json_each(?2)",
-    )
-    .bind(record.id.as_bytes().to_vec())
-    .bind(rows::json(&pairs))
-    .execute(&mut desk.connection)
-    .await
-    .map(drop)
+/// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
+struct CommitUpload {
+    upload: [Value; 21],
+    news: News,
 }
 
-/// Gives back nothing when somebody has committed since the upload was read.
-struct CommitUpload(Upload);
+impl CommitUpload {
+    fn new(upload: &Upload) -> Self {
+        Self { upload: rows::upload_values(upload.record()), news: News::of(upload) }
+    }
+}
 
-#[async_trait]
 impl Work for CommitUpload {
     const OPERATION: &'static str = "commit an upload";
-    type Output = Option<Upload>;
+    type Output = bool;
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<Option<Upload>> {
-        let update = sqlx::query(
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let updated = desk.execute(
             "UPDATE uploads SET version = ?2, stage = ?3, role = ?4, length = ?5, received = ?6, wanted_digests = ?7,
                  promised_digests = ?8, running_digests = ?9, digests = ?10, resume = ?11, bytes_kept = ?12,
                  timeline = ?13, failure_code = ?14, failure_message = ?15, created_at_ms = ?16, updated_at_ms = ?17,
                  expires_at_ms = ?18, next_sequence = ?19, last_progress_offset = ?20, last_progress_at_ms = ?21
              WHERE id = ?1 AND version = ?2 - 1",
-        );
-        let updated = rows::bind_upload(update, self.0.record()).execute(&mut desk.connection).await?;
-        if updated.rows_affected() == 0 {
-            return Ok(None);
+            params_from_iter(&self.upload),
+        )?;
+        if updated == 0 {
+            return Ok(false);
         }
-        events::log_news(desk, &self.0).await?;
-        Ok(Some(self.0.committed()))
+        self.news.log(desk)?;
+        Ok(true)
     }
 }
 
 struct CheckWriting;
 
-#[async_trait]
 impl Work for CheckWriting {
     const OPERATION: &'static str = "check the database";
     type Output = ();
 
-    async fn run(self, desk: &mut Desk) -> sqlx::Result<()> {
-        desk.execute("UPDATE health SET checks = checks + 1").await
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        desk.execute("UPDATE health SET checks = checks + 1", []).map(drop)
     }
 }
