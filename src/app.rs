@@ -1,7 +1,6 @@
 //! The composition root: configuration in, a running server out. The only place that picks backends; it decides
 //! nothing else.
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::io::Write;
@@ -11,14 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use actix_web::App;
-use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
 use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use storage::local::LocalStore;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +33,8 @@ use crate::state::Outbox;
 use crate::state::SqliteStore;
 use crate::state::UploadStore;
 use crate::webhook;
+
+mod listeners;
 
 /// A server that listens.
 pub struct Running {
@@ -97,11 +95,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     engine.start_sweeping();
 
     let shared = web::Data::new(shared(&config, engine.clone(), registry));
-    let (server, addresses) = listen(&config, shared)?;
+    let (server, address) = listeners::listen(&config, shared)?;
     let handle = server.handle();
     let stop_sending = CancellationToken::new();
     Ok(Running {
-        addresses,
+        addresses: vec![address],
         engine,
         state,
         serving: tokio::spawn(server),
@@ -211,34 +209,6 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
         registry: Arc::new(registry),
         readiness: http::health::Readiness::default(),
         streams: Arc::default(),
-    }
-}
-
-fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(actix_web::dev::Server, Vec<SocketAddr>)> {
-    let (listen, reader_timeout) = (config.server.listen, config.limits.reader_timeout);
-    let mut server = HttpServer::new(move || App::new().app_data(shared.clone()).configure(http::routes))
-        .disable_signals()
-        .client_request_timeout(config.limits.header_timeout)
-        .keep_alive(config.limits.keep_alive)
-        .on_connect(move |connection, _| give_up_on_dead_peers(connection, reader_timeout))
-        .shutdown_timeout(config.server.shutdown_timeout.as_secs());
-    if let Some(workers) = config.server.workers {
-        server = server.workers(workers);
-    }
-    let workers = config.server.workers.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
-    server = server.max_connections(config.limits.max_connections.div_ceil(workers.unwrap_or(1)).max(1));
-    let server = server.bind(listen).with_context(|| format!("could not listen on {listen}"))?;
-    let addresses = server.addrs();
-    Ok((server.run(), addresses))
-}
-
-/// Ends a connection whose peer takes nothing for so long, be it gone or just not reading.
-fn give_up_on_dead_peers(connection: &dyn Any, after: Duration) {
-    if let Some(stream) = connection.downcast_ref::<TcpStream>() {
-        let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
-        if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, after_ms) {
-            tracing::debug!(error = %error, "could not limit how long a connection may be dead");
-        }
     }
 }
 

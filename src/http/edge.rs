@@ -26,6 +26,7 @@ use crate::http::body::Draining;
 use crate::http::body::Inlet;
 use crate::http::error::Problem;
 use crate::http::error::RequestId;
+use crate::http::error::new_request_id;
 use crate::protocol::tus::wire;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,7 +51,7 @@ pub(super) async fn edge(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
     let shared = request.app_data::<web::Data<Shared>>().expect("every app has its shared state").clone();
-    let id = chosen_id(request.headers()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    let id = chosen_id(request.headers()).unwrap_or_else(new_request_id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let inlet = Inlet::tap(&mut request);
 

@@ -71,23 +71,38 @@ impl Problem {
     }
 
     pub fn respond(self, request: &HttpRequest) -> HttpResponse {
-        let id = request_id(request);
-        let body = Body {
-            r#type: format!("urn:longshore:problem:{}", self.code),
-            title: reason(self.status),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            request_id: &id,
-        };
+        let body = self.body(&request_id(request));
         let mut response = HttpResponse::build(self.status);
         response.reason(reason(self.status));
         for (name, value) in self.headers {
             response.insert_header((name, value));
         }
-        response
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .content_type("application/problem+json")
-            .body(serde_json::to_string(&body).expect("a struct of strings and a number is JSON"))
+        response.insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/problem+json").body(body)
+    }
+
+    /// The whole answer as HTTP/1.1, for a connection that closes after it and on which no request was read.
+    pub(super) fn to_http1(&self) -> Vec<u8> {
+        let id = new_request_id();
+        let body = self.body(&id);
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status.as_u16(), reason(self.status));
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("content-length: {}\r\nx-request-id: {id}\r\n", body.len()));
+        head.push_str("content-type: application/problem+json\r\nx-content-type-options: nosniff\r\n");
+        head.push_str("cache-control: no-store\r\nconnection: close\r\n\r\n");
+        [head, body].concat().into_bytes()
+    }
+
+    fn body(&self, request_id: &str) -> String {
+        let body = Body {
+            r#type: format!("urn:longshore:problem:{}", self.code),
+            title: reason(self.status),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id,
+        };
+        serde_json::to_string(&body).expect("a struct of strings and a number is JSON")
     }
 }
 
@@ -130,6 +145,11 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
 
 pub fn request_id(request: &HttpRequest) -> String {
     request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
+}
+
+/// An id for a request that brought none.
+pub(super) fn new_request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// The phrase of a status, also where HTTP itself has none.

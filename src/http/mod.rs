@@ -1,4 +1,5 @@
-//! The shared edge: the route table, what goes around every request, status, events, downloads, health.
+//! The shared edge: how connections come in, the route table, what goes around every request, status, events,
+//! downloads, health.
 //!
 //! It knows requests and responses and the engine; neither databases nor files.
 
@@ -25,6 +26,7 @@ mod edge;
 pub mod error;
 pub mod events;
 pub mod health;
+pub mod listen;
 pub mod query;
 pub mod status;
 

@@ -9,6 +9,7 @@
 mod support;
 
 mod auth;
+mod connections;
 mod downloads;
 mod early;
 mod engine;

@@ -26,6 +26,9 @@ const CRATES: &[(&str, &[&str])] = &[
     // The configuration has a module of that name.
     ("storage", &["engine", "app", "config"]),
     ("actix_web", &["protocol", "http", "app"]),
+    ("actix_http", &["http"]),
+    ("actix_service", &["http"]),
+    ("actix_server", &["http", "app"]),
     ("reqwest", &["webhook", "config"]),
     ("serde", &["http", "state", "config"]),
     ("serde_json", &["http", "state", "telemetry"]),

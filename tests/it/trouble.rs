@@ -66,26 +66,6 @@ async fn until_closed(client: &mut Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_allowed_wait_their_turn() {
-    let app = TestApp::with(|config| {
-        config.server.workers = Some(1);
-        config.limits.max_connections = 2;
-    })
-    .await;
-    let (mut first, mut second) = (app.client().await, app.client().await);
-    let path = first.create(4).await;
-    assert_eq!(second.offset(&path).await, 0);
-    let mut third = app.client().await;
-    third.send_head("HEAD", &path, &[TUS]).await;
-    // The others are served while it waits; that it waits cannot be seen but by nothing coming.
-    assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
-    let waiting = tokio::time::timeout(Duration::from_millis(200), third.read_until(b"HTTP")).await;
-    assert!(waiting.is_err(), "{waiting:?}");
-    drop(second);
-    assert_eq!(third.answer("HEAD", &path).await.header("upload-offset"), Some("4"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_on_an_open_connection_is_stalled_too() {
     let app = TestApp::with(|config| config.limits.stall_after = Duration::from_millis(200)).await;
     let path = app.client().await.create(6).await;

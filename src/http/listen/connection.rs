@@ -1,0 +1,109 @@
+//! One connection from its acceptance to its end.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_http::HttpService;
+use actix_http::Request;
+use actix_http::h1;
+use actix_server::GracefulShutdownSignal;
+use actix_service::IntoServiceFactory;
+use actix_service::Service;
+use actix_service::ServiceFactory;
+use actix_service::boxed;
+use actix_service::boxed::RcService;
+use actix_service::fn_factory;
+use actix_service::map_config;
+use actix_web::App;
+use actix_web::body::BoxBody;
+use actix_web::dev::AppConfig;
+use actix_web::dev::ServiceResponse;
+use actix_web::web;
+use tokio::net::TcpStream;
+
+use crate::http;
+use crate::http::Shared;
+use crate::http::listen::Settings;
+use crate::http::listen::full;
+use crate::http::listen::places::Places;
+use crate::http::listen::wire::Wire;
+
+/// How long a closing connection may take to take in what was sent.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What answers requests.
+pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
+
+type Http1 = h1::H1ServiceHandler<Wire, Answers, BoxBody, h1::ExpectHandler, h1::UpgradeHandler>;
+
+/// What the connections of one worker thread share.
+#[derive(Clone)]
+pub(super) struct Connections(Rc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    places: Places,
+    http1: Http1,
+}
+
+impl Connections {
+    pub(super) async fn new(
+        settings: Settings,
+        shared: web::Data<Shared>,
+        places: Places,
+        stopping: GracefulShutdownSignal,
+    ) -> Result<Self, ()> {
+        let answers = answers(shared).await?;
+        let http1 = http1(&settings, answers, stopping).await?;
+        Ok(Self(Rc::new(Inner { settings, places, http1 })))
+    }
+
+    /// Serves a connection until it ends, or turns it away.
+    pub(super) async fn serve(&self, stream: TcpStream) {
+        let Some(_place) = self.0.places.take() else {
+            return full::turn_away(stream).await;
+        };
+        prepare(&stream, self.0.settings.reader_timeout);
+        let peer = stream.peer_addr().ok();
+        let ended = self.0.http1.call((Wire::Plain(stream), peer)).await;
+        if let Err(error) = ended {
+            tracing::debug!(error = %error, "a connection ended badly");
+        }
+    }
+}
+
+/// The application, once for each thread.
+///
+/// What it knows of itself is left at its default: links are paths or begin with `public_url`, so nobody asks an app
+/// for its scheme or host.
+async fn answers(shared: web::Data<Shared>) -> Result<Answers, ()> {
+    let app = App::new().app_data(shared).configure(http::routes);
+    let app = map_config(app.into_factory(), |()| AppConfig::default());
+    Ok(boxed::rc_service(app.new_service(()).await?))
+}
+
+async fn http1(settings: &Settings, answers: Answers, stopping: GracefulShutdownSignal) -> Result<Http1, ()> {
+    let answers = fn_factory(move || ready(Ok::<_, Infallible>(Rc::clone(&answers))));
+    let service = HttpService::build()
+        .client_request_timeout(settings.header_timeout)
+        .client_disconnect_timeout(CLOSE_TIMEOUT)
+        .keep_alive(settings.keep_alive)
+        // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
+        .graceful_shutdown_signal(move || {
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
+        });
+    service.h1(answers).new_service(()).await
+}
+
+/// Small answers go out at once, and a connection ends whose peer takes nothing for so long, be it gone or just not
+/// reading.
+fn prepare(stream: &TcpStream, reader_timeout: Duration) {
+    let timeout_ms = u32::try_from(reader_timeout.as_millis()).unwrap_or(u32::MAX);
+    let limited = rustix::net::sockopt::set_tcp_user_timeout(stream, timeout_ms).map_err(Into::into);
+    if let Err(error) = stream.set_nodelay(true).and(limited) {
+        tracing::debug!(error = %error, "could not set up a connection");
+    }
+}

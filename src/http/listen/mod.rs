@@ -1,0 +1,104 @@
+//! How connections come in: listening, who gets a place, and what speaks with whom.
+//!
+//! Owns every socket from its acceptance to its end. Promises that no peer holds one for nothing: each wait for a peer
+//! has a limit, and so has the number of connections. Connections are accepted by actix-server and handed to this
+//! module's own service instead of actix-web's `HttpServer`, which offers no place for any of that. It knows nothing
+//! of what is asked and answered on a connection.
+
+mod connection;
+mod full;
+mod places;
+mod wire;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_server::GracefulShutdownSignal;
+use actix_server::Server;
+use actix_service::Service;
+use actix_service::fn_factory;
+use actix_service::fn_service;
+use actix_web::web;
+use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
+
+use crate::http::Shared;
+
+use connection::Connections;
+use places::Places;
+
+/// How many connections wait in the kernel to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// How many connections beyond the limit may be open just to be told so. More wait in the kernel.
+pub const TURNED_AWAY_AT_ONCE: usize = 64;
+
+/// How one listener behaves.
+#[derive(Clone)]
+pub struct Settings {
+    /// Port 0 asks for a free one.
+    pub address: SocketAddr,
+    /// Threads that serve connections.
+    pub workers: usize,
+    pub max_connections: usize,
+    /// For the first request's head.
+    pub header_timeout: Duration,
+    /// How long a connection may wait for its next request.
+    pub keep_alive: Duration,
+    /// How long a peer may take nothing of what is sent to it.
+    pub reader_timeout: Duration,
+    pub shutdown_timeout: Duration,
+    /// Run by each worker thread before it serves anything.
+    pub on_thread_start: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Takes the address. The server given serves once it is polled.
+pub fn listen(settings: Settings, shared: web::Data<Shared>) -> io::Result<(Server, SocketAddr)> {
+    let socket = if settings.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(settings.address)?;
+    let listener = socket.listen(BACKLOG)?.into_std()?;
+    let address = listener.local_addr()?;
+
+    let workers = settings.workers.max(1);
+    let at_once = settings.max_connections.saturating_add(TURNED_AWAY_AT_ONCE).div_ceil(workers);
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(at_once)
+        .shutdown_timeout(settings.shutdown_timeout.as_secs())
+        .disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    let places = Places::new(settings.max_connections);
+    let service = move || {
+        let worker = (settings.clone(), shared.clone(), places.clone(), stopping.clone());
+        fn_factory(move || serve_on_this_thread(worker.clone()))
+    };
+    let server = builder.listen("longshore", listener, service)?.run();
+    Ok((server, address))
+}
+
+type Worker = (Settings, web::Data<Shared>, Places, GracefulShutdownSignal);
+
+/// What a worker thread begins with, and then does with every connection it is given.
+async fn serve_on_this_thread(
+    (settings, shared, places, stopping): Worker,
+) -> Result<impl Service<TcpStream, Response = (), Error = ()>, ()> {
+    (settings.on_thread_start)();
+    let connections = Connections::new(settings, shared, places, stopping).await?;
+    Ok(fn_service(move |stream: TcpStream| {
+        let connections = connections.clone();
+        async move {
+            connections.serve(stream).await;
+            Ok(())
+        }
+    }))
+}
