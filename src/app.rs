@@ -256,7 +256,8 @@ impl Running {
     /// Tells people and scripts that the server is up: one line on standard output, and a few to the log.
     pub fn announce(&self) -> anyhow::Result<()> {
         let Some(address) = self.addresses.first() else { return Ok(()) };
-        let url = format!("http://{address}");
+        let scheme = if self.config.tls.files.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
         let data_dir = &self.config.server.data_dir;
         let shown = data_dir.canonicalize().unwrap_or_else(|_| data_dir.clone());
         tracing::info!("uploads go to {url}/files, their status is at {url}/api/v1/uploads");

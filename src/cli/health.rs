@@ -19,8 +19,10 @@ use clap::Command;
 use crate::cli::Failure;
 use crate::cli::print;
 use crate::cli::settings;
+use crate::config::Reach;
 use crate::config::keys;
-use crate::config::listen_address;
+
+mod unverified;
 
 /// For the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,27 +31,28 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const STATUS_LINE_MAX: usize = 1024;
 
 pub(super) fn command() -> Command {
-    let listen = keys().iter().filter(|key| key.name == "listen").map(settings::flag);
+    let needed = ["listen", "tls.certificate_file"];
+    let flags = keys().iter().filter(|key| needed.contains(&key.name.as_str())).map(settings::flag);
     Command::new("health")
         .about("Ask the server whether it is ready; exit 0 if it is, else 1 and say why")
-        .args(listen)
+        .args(flags)
         .arg(settings::config_flag())
 }
 
 pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mut dyn Write) -> Result<(), Failure> {
-    let listen = settings::inputs(matches, env).and_then(|inputs| listen_address(&inputs));
-    let listen = listen.map_err(|errors| Failure::NotReady(errors.lines().join("; ")))?;
-    check(listen, TIMEOUT).map_err(Failure::NotReady)?;
+    let reach = settings::inputs(matches, env).and_then(|inputs| Reach::read(&inputs));
+    let reach = reach.map_err(|errors| Failure::NotReady(errors.lines().join("; ")))?;
+    check(reach, TIMEOUT).map_err(Failure::NotReady)?;
     print(out, "ready\n")
 }
 
-/// Asks `GET /readyz` of the server that listens on this address; else the reason, in one line.
-pub(super) fn check(listen: SocketAddr, timeout: Duration) -> Result<(), String> {
-    if listen.port() == 0 {
+/// Asks `GET /readyz` of the server reached there; else the reason, in one line.
+pub(super) fn check(reach: Reach, timeout: Duration) -> Result<(), String> {
+    if reach.listen.port() == 0 {
         return Err("port 0 is a different one at each start; name the one in use with --listen".to_owned());
     }
-    let at = reachable(listen);
-    let line = status_line(at, Instant::now() + timeout).map_err(|why| match why.kind() {
+    let at = reachable(reach.listen);
+    let line = status_line(at, reach.tls, Instant::now() + timeout).map_err(|why| match why.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer from {at} within {timeout:?}"),
         _ => format!("could not ask {at}: {why}"),
     })?;
@@ -70,14 +73,22 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn status_line(at: SocketAddr, deadline: Instant) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&at, left(deadline)?)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
+fn status_line(at: SocketAddr, tls: bool, deadline: Instant) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&at, left(deadline)?)?;
+    let mut stream = Timed { stream, deadline };
+    if !tls {
+        return ask(&mut stream, at);
+    }
+    let mut session = unverified::session(at).map_err(io::Error::other)?;
+    ask(&mut rustls::Stream::new(&mut session, &mut stream), at)
+}
+
+fn ask(stream: &mut (impl Read + Write), at: SocketAddr) -> io::Result<String> {
     let agent = concat!("longshore-health/", env!("CARGO_PKG_VERSION"));
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {at}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {at}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     while !answer.contains(&b'\n') && answer.len() < STATUS_LINE_MAX {
-        stream.set_read_timeout(Some(left(deadline)?))?;
         let mut chunk = [0; 256];
         match stream.read(&mut chunk)? {
             0 => break,
@@ -86,6 +97,30 @@ fn status_line(at: SocketAddr, deadline: Instant) -> io::Result<String> {
     }
     let line = answer.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
     Ok(line.escape_ascii().to_string())
+}
+
+/// A connection on which everything together ends at the deadline.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 /// The time left; it is an error to have none, also for the calls that take it.

@@ -19,6 +19,7 @@ use crate::cli::health;
 use crate::cli::load;
 use crate::cli::serve;
 use crate::config::DEFAULTS;
+use crate::config::Reach;
 use crate::config::keys;
 
 fn typed(line: &str) -> ArgMatches {
@@ -148,6 +149,10 @@ fn health_takes_the_address_from_the_environment() {
     served.join().unwrap();
 }
 
+fn plain(listen: SocketAddr) -> Reach {
+    Reach { listen, tls: false }
+}
+
 #[test]
 fn health_says_in_one_line_why_not() {
     for (answer, reason) in [
@@ -157,7 +162,7 @@ fn health_says_in_one_line_why_not() {
     ] {
         let (at, served) = answering(answer);
         let expected = reason.replace("{}", &at.to_string());
-        assert_eq!(health::check(at, Duration::from_secs(3)), Err(expected));
+        assert_eq!(health::check(plain(at), Duration::from_secs(3)), Err(expected));
         served.join().unwrap();
     }
 }
@@ -166,10 +171,10 @@ fn health_says_in_one_line_why_not() {
 fn health_gives_up_on_a_server_that_is_gone_or_silent() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = silent.local_addr().unwrap();
-    assert_eq!(health::check(at, Duration::from_millis(50)), Err(format!("no answer from {at} within 50ms")));
+    assert_eq!(health::check(plain(at), Duration::from_millis(50)), Err(format!("no answer from {at} within 50ms")));
     drop(silent);
-    let gone = health::check(at, Duration::from_secs(3));
+    let gone = health::check(plain(at), Duration::from_secs(3));
     assert_eq!(gone, Err(format!("could not ask {at}: Connection refused (os error 111)")));
-    let unknown = health::check(SocketAddr::new([127, 0, 0, 1].into(), 0), Duration::from_secs(3));
+    let unknown = health::check(plain(SocketAddr::new([127, 0, 0, 1].into(), 0)), Duration::from_secs(3));
     assert!(unknown.is_err_and(|why| why.contains("--listen")));
 }

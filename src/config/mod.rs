@@ -12,6 +12,7 @@ mod cors;
 mod database;
 mod endpoint;
 mod error;
+mod http2;
 mod inputs;
 mod layers;
 mod limits;
@@ -25,6 +26,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod units;
 mod webhooks;
 
@@ -36,6 +38,7 @@ pub use cors::Cors;
 pub use database::Database;
 pub use endpoint::Endpoint;
 pub use error::ConfigErrors;
+pub use http2::Http2;
 pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::Format;
@@ -50,6 +53,8 @@ pub use server::Server;
 pub use status::Status;
 pub use storage::Durability;
 pub use storage::Storage;
+pub use tls::Tls;
+pub use tls::TlsFiles;
 pub use webhooks::Webhooks;
 
 use layers::Layers;
@@ -59,6 +64,8 @@ use reader::Reader;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub server: Server,
+    pub tls: Tls,
+    pub http2: Http2,
     pub limits: Limits,
     pub storage: Storage,
     pub database: Database,
@@ -78,6 +85,8 @@ impl Config {
     fn from(reader: &mut Reader) -> Self {
         let config = Self {
             server: Server::read(reader),
+            tls: Tls::read(reader),
+            http2: Http2::read(reader),
             limits: Limits::read(reader),
             storage: Storage::read(reader),
             database: Database::read(reader),
@@ -125,9 +134,19 @@ impl Resolved {
     }
 }
 
-/// Only the address the server listens on, for those who want to reach it and need no valid whole.
-pub fn listen_address(inputs: &Inputs) -> Result<SocketAddr, ConfigErrors> {
-    let mut reader = Reader::new(Layers::new(inputs));
-    let listen = server::read_listen(&mut reader);
-    reader.finish().map(|_| listen)
+/// How a running server is reached, for those who want just that and need no valid whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    pub listen: SocketAddr,
+    /// Whether it expects TLS.
+    pub tls: bool,
+}
+
+impl Reach {
+    pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(Layers::new(inputs));
+        let reach =
+            Self { listen: server::read_listen(&mut reader), tls: tls::read_certificate_file(&mut reader).is_some() };
+        reader.finish().map(|_| reach)
+    }
 }

@@ -28,7 +28,7 @@ impl Server {
             listen: read_listen(from),
             data_dir: from.text("data_dir", data_dir),
             public_url: from.text("public_url", public_url),
-            workers: Some(from.count("workers", 0..=1_024)).filter(|workers| *workers > 0),
+            workers: Some(from.count("workers", 0..=512)).filter(|workers| *workers > 0),
             shutdown_timeout: from.duration("shutdown_timeout", Duration::ZERO..=hours(1)),
         }
     }

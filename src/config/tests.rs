@@ -12,11 +12,11 @@ use crate::config::ConfigErrors;
 use crate::config::DEFAULTS;
 use crate::config::Format;
 use crate::config::Inputs;
+use crate::config::Reach;
 use crate::config::Resolved;
 use crate::config::Secret;
 use crate::config::keys;
 use crate::config::layers::Layers;
-use crate::config::listen_address;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
 use crate::domain::event::EventKind;
@@ -96,7 +96,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 40);
+    assert_eq!(ranges, 46);
 }
 
 #[test]
@@ -223,10 +223,10 @@ fn each_wrong_value_says_what_to_write() {
         ("listen = \"localhost:8080\"", address),
         ("listen = \":8080\"", address),
         ("listen = 8080", "write text in quotes"),
-        ("workers = 1025", "out of range; write a value from 0 to 1024"),
-        ("workers = -1", "out of range; write a value from 0 to 1024"),
-        ("workers = 1.5", "not a number; write a whole number, from 0 to 1024"),
-        ("workers = \"99999999999999999999\"", "not a number; write a whole number, from 0 to 1024"),
+        ("workers = 1025", "out of range; write a value from 0 to 512"),
+        ("workers = -1", "out of range; write a value from 0 to 512"),
+        ("workers = 1.5", "not a number; write a whole number, from 0 to 512"),
+        ("workers = \"99999999999999999999\"", "not a number; write a whole number, from 0 to 512"),
         ("public_url = \"uploads.example.com\"", url),
         ("public_url = \"ftp://example.com\"", url),
         ("public_url = \"https://example.com/?a=b\"", url),
@@ -279,7 +279,7 @@ fn a_number_too_large_for_any_is_told_like_another() {
     assert_eq!(
         file_error("workers = 99_999_999_999_999_999_999"),
         "workers = \"99_999_999_999_999_999_999\" (from longshore.toml, line 1): not a number; write a whole number, \
-         from 0 to 1024"
+         from 0 to 512"
     );
 }
 
@@ -287,9 +287,7 @@ fn a_number_too_large_for_any_is_told_like_another() {
 fn a_value_of_many_lines_is_told_in_one() {
     assert_eq!(
         errors(&env(&[("LONGSHORE_WORKERS", "a\nb\"\u{1b}[31m")])),
-        [
-            r#"workers = "a\nb\"\u001b[31m" (from LONGSHORE_WORKERS): not a number; write a whole number, from 0 to 1024"#
-        ]
+        [r#"workers = "a\nb\"\u001b[31m" (from LONGSHORE_WORKERS): not a number; write a whole number, from 0 to 512"#]
     );
     let inputs =
         env(&[("LONGSHORE_DATA_DIR", "a\nb\t\\ 'c' \"d\""), ("LONGSHORE_CORS_ALLOW_ORIGINS", "http://a,http://b")]);
@@ -320,6 +318,16 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
         file_error("webhooks.response_limit = \"1KiB\""),
         "webhooks.response_kept = \"4KiB\" (default): too much; it cannot be more than webhooks.response_limit = \
          \"1KiB\" (from longshore.toml, line 1)"
+    );
+    assert_eq!(
+        file_error("tls.certificate_file = \"a.pem\""),
+        "tls.certificate_file = \"a.pem\" (from longshore.toml, line 1): one is useless without the other: \
+         tls.private_key_file = \"\" (default); set both, or leave both empty"
+    );
+    assert_eq!(
+        file_error("http2.stream_window = \"16MiB\""),
+        "http2.stream_window = \"16MiB\" (from longshore.toml, line 1): too much; it cannot be more than \
+         http2.connection_window = \"8MiB\" (default)"
     );
     assert_eq!(
         file_error("cors.allow_credentials = true"),
@@ -396,7 +404,7 @@ fn a_file_that_is_not_toml_is_told_by_line_and_hides_no_other_mistake() {
         [
             "longshore.toml, line 2: not TOML: invalid basic string, expected `\"`",
             "longshore.toml, line 3: not TOML: extra `=`, expected nothing",
-            "workers = \"few\" (from LONGSHORE_WORKERS): not a number; write a whole number, from 0 to 1024",
+            "workers = \"few\" (from LONGSHORE_WORKERS): not a number; write a whole number, from 0 to 512",
         ]
     );
 }
@@ -595,8 +603,11 @@ fn what_is_in_force_reads_back_and_tells_its_sources() {
 }
 
 #[test]
-fn the_address_alone_can_be_asked_for() {
+fn how_to_reach_a_server_can_be_asked_for_alone() {
     let inputs = env(&[("LONGSHORE_LISTEN", "0.0.0.0:9000"), ("LONGSHORE_WORKERS", "few")]);
-    assert_eq!(listen_address(&inputs).map(|listen| listen.to_string()), Ok("0.0.0.0:9000".to_owned()));
-    assert!(matches!(listen_address(&env(&[("LONGSHORE_LISTEN", "x")])), Err(ConfigErrors { .. })));
+    let listen = "0.0.0.0:9000".parse().unwrap();
+    assert_eq!(Reach::read(&inputs), Ok(Reach { listen, tls: false }));
+    let inputs = env(&[("LONGSHORE_LISTEN", "0.0.0.0:9000"), ("LONGSHORE_TLS_CERTIFICATE_FILE", "/none")]);
+    assert_eq!(Reach::read(&inputs), Ok(Reach { listen, tls: true }));
+    assert!(matches!(Reach::read(&env(&[("LONGSHORE_LISTEN", "x")])), Err(ConfigErrors { .. })));
 }

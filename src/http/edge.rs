@@ -11,6 +11,7 @@ use actix_web::dev::ServiceRequest;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
 use actix_web::http::StatusCode;
+use actix_web::http::Version;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::header::HeaderName;
@@ -73,7 +74,8 @@ pub(super) async fn edge(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
-    if !inlet.is_spent() && carries_body(&http) {
+    // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its body is.
+    if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(&http) {
         answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, shared.drain_timeout)));
     }
     Ok(ServiceResponse::new(http, answer))

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::ready;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,11 +28,14 @@ use crate::http;
 use crate::http::Shared;
 use crate::http::listen::Settings;
 use crate::http::listen::full;
+use crate::http::listen::http2;
+use crate::http::listen::http2::Patience;
 use crate::http::listen::places::Places;
+use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
 
 /// How long a closing connection may take to take in what was sent.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What answers requests.
 pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
@@ -45,6 +49,8 @@ pub(super) struct Connections(Rc<Inner>);
 struct Inner {
     settings: Settings,
     places: Places,
+    stopping: GracefulShutdownSignal,
+    answers: Answers,
     http1: Http1,
 }
 
@@ -56,19 +62,47 @@ impl Connections {
         stopping: GracefulShutdownSignal,
     ) -> Result<Self, ()> {
         let answers = answers(shared).await?;
-        let http1 = http1(&settings, answers, stopping).await?;
-        Ok(Self(Rc::new(Inner { settings, places, http1 })))
+        let http1 = http1(&settings, Rc::clone(&answers), stopping.clone()).await?;
+        Ok(Self(Rc::new(Inner { settings, places, stopping, answers, http1 })))
     }
 
     /// Serves a connection until it ends, or turns it away.
     pub(super) async fn serve(&self, stream: TcpStream) {
-        let Some(_place) = self.0.places.take() else {
-            return full::turn_away(stream).await;
+        let inner = &self.0;
+        let Some(_place) = inner.places.take() else {
+            // Telling a client that expects TLS would take a handshake, which is the costly part.
+            return if inner.settings.tls.is_none() {
+                full::turn_away(stream).await
+            };
         };
-        prepare(&stream, self.0.settings.reader_timeout);
+        prepare(&stream, inner.settings.reader_timeout);
         let peer = stream.peer_addr().ok();
-        let ended = self.0.http1.call((Wire::Plain(stream), peer)).await;
-        if let Err(error) = ended {
+        let Some(tls) = &inner.settings.tls else {
+            return self.serve_http1(Wire::Plain(stream), peer).await;
+        };
+        let agreed = tokio::select! {
+            agreed = tls.accept(stream) => agreed,
+            () = inner.stopping.notified() => return,
+        };
+        match agreed {
+            Ok(Agreed::Http1(stream)) => self.serve_http1(Wire::Tls(stream), peer).await,
+            Ok(Agreed::Http2(stream, _place)) => self.serve_http2(Wire::Tls(stream), peer).await,
+            Err(error) => tracing::debug!(error = %error, "a client and the server did not agree on encryption"),
+        }
+    }
+
+    async fn serve_http1(&self, wire: Wire, peer: Option<SocketAddr>) {
+        if let Err(error) = self.0.http1.call((wire, peer)).await {
+            tracing::debug!(error = %error, "a connection ended badly");
+        }
+    }
+
+    async fn serve_http2(&self, wire: Wire, peer: Option<SocketAddr>) {
+        let Inner { settings, stopping, answers, .. } = &*self.0;
+        let patience =
+            Patience { first: settings.header_timeout, idle: settings.keep_alive, reader: settings.reader_timeout };
+        let served = http2::serve(wire, peer, answers, &settings.http2, patience, stopping.notified());
+        if let Err(error) = served.await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }

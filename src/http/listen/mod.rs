@@ -5,9 +5,12 @@
 //! module's own service instead of actix-web's `HttpServer`, which offers no place for any of that. It knows nothing
 //! of what is asked and answered on a connection.
 
+pub mod certificates;
 mod connection;
 mod full;
+pub mod http2;
 mod places;
+pub mod tls;
 mod wire;
 
 use std::fmt;
@@ -29,6 +32,7 @@ use crate::http::Shared;
 
 use connection::Connections;
 use places::Places;
+use tls::Tls;
 
 /// How many connections wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
@@ -51,6 +55,9 @@ pub struct Settings {
     /// How long a peer may take nothing of what is sent to it.
     pub reader_timeout: Duration,
     pub shutdown_timeout: Duration,
+    /// `None`: connections are plain, and speak HTTP/1.1.
+    pub tls: Option<Tls>,
+    pub http2: http2::Settings,
     /// Run by each worker thread before it serves anything.
     pub on_thread_start: Arc<dyn Fn() + Send + Sync>,
 }

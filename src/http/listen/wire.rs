@@ -14,11 +14,13 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) enum Wire {
     Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Calls a method of whatever the connection is made of.
@@ -27,6 +29,10 @@ macro_rules! on_stream {
         match $wire.get_mut() {
             Wire::Plain($stream) => {
                 let $stream = Pin::new($stream);
+                $call
+            }
+            Wire::Tls($stream) => {
+                let $stream = Pin::new($stream.as_mut());
                 $call
             }
         }
@@ -55,6 +61,7 @@ impl AsyncWrite for Wire {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -225,7 +225,7 @@ impl Answer {
         r#type.rsplit(':').next().unwrap().to_owned()
     }
 
-    fn check_debts(&self, method: &str, path: &str) {
+    pub fn check_debts(&self, method: &str, path: &str) {
         assert!(self.header("x-request-id").is_some(), "every answer has a request id: {self:?}");
         assert_eq!(self.header("x-content-type-options"), Some("nosniff"), "{self:?}");
         if path.starts_with("/files") && method != "OPTIONS" {

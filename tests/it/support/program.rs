@@ -48,7 +48,9 @@ impl Program {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((line, _)) = self.stdout().split_once('\n') {
-                return line.strip_prefix("listening on http://").expect("the line of a server").parse().unwrap();
+                let (said, address) = line.split_once("://").expect("the line of a server");
+                assert!(matches!(said, "listening on http" | "listening on https"), "{line}");
+                return address.parse().unwrap();
             }
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {}", self.stderr());
@@ -78,7 +80,7 @@ impl Program {
         fs::read_to_string(self.outputs.path().join("stderr")).unwrap()
     }
 
-    fn stdout(&self) -> String {
+    pub fn stdout(&self) -> String {
         fs::read_to_string(self.outputs.path().join("stdout")).unwrap()
     }
 }

@@ -1,0 +1,49 @@
+//! Whether connections are encrypted, and with which certificate.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::reader::Reader;
+use crate::config::units::hours;
+use crate::config::units::minutes;
+use crate::config::units::secs;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// `None`: connections are plain.
+    pub files: Option<TlsFiles>,
+    pub handshake_timeout: Duration,
+    pub reload_every: Duration,
+}
+
+/// Whether they hold what they should is seen when they are read, at the start and again while the server runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+}
+
+impl Tls {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        let certificate = read_certificate_file(from);
+        let private_key = from.text("tls.private_key_file", |path| Ok(optional(path)));
+        from.require(
+            certificate.is_some() == private_key.is_some(),
+            &["tls.certificate_file", "tls.private_key_file"],
+            |others| format!("one is useless without the other: {}; set both, or leave both empty", others.join(", ")),
+        );
+        Self {
+            files: certificate.zip(private_key).map(|(certificate, private_key)| TlsFiles { certificate, private_key }),
+            handshake_timeout: from.duration("tls.handshake_timeout", secs(1)..=minutes(5)),
+            reload_every: from.duration("tls.reload_every", secs(1)..=hours(24)),
+        }
+    }
+}
+
+pub(super) fn read_certificate_file(from: &mut Reader) -> Option<PathBuf> {
+    from.text("tls.certificate_file", |path| Ok(optional(path)))
+}
+
+fn optional(path: &str) -> Option<PathBuf> {
+    (!path.is_empty()).then(|| path.into())
+}

@@ -1,0 +1,159 @@
+//! The certificate in use, which changes when its files do.
+//!
+//! Promises that there is always one that works: new files are taken only when they fit together.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::ClientHello;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::CertifiedKey;
+use tokio::sync::mpsc;
+
+/// Where the certificate and its key are.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+}
+
+/// What is wrong with the files.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// In the file with the certificate.
+    #[error(transparent)]
+    Certificate(Flaw),
+    /// In the file with the private key.
+    #[error(transparent)]
+    PrivateKey(Flaw),
+}
+
+/// What is wrong with one of them.
+#[derive(Debug, thiserror::Error)]
+pub enum Flaw {
+    #[error("could not read the file: {0}")]
+    Unreadable(#[from] io::Error),
+    #[error("there is no certificate in PEM form in the file")]
+    NoCertificate,
+    #[error("there is no private key in PEM form in the file")]
+    NoPrivateKey,
+    #[error("the file is not proper PEM: {0}")]
+    NotPem(pem::Error),
+    #[error("the certificate cannot be used: {0}")]
+    BadCertificate(rustls::Error),
+    #[error("the key cannot be used: {0}")]
+    BadKey(rustls::Error),
+    #[error("the key does not belong to the certificate")]
+    DoesNotFit,
+}
+
+/// The certificate in use.
+#[derive(Debug)]
+pub struct Certificates {
+    files: Files,
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+/// What was in the files, byte for byte.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    certificate: Vec<u8>,
+    private_key: Vec<u8>,
+}
+
+impl Certificates {
+    pub fn load(files: Files) -> Result<Self, Unusable> {
+        let current = Content::read(&files)?.parse()?;
+        Ok(Self { files, current: RwLock::new(Arc::new(current)) })
+    }
+
+    /// Takes new files as they come: looks every so often, and whenever it is told to. Ends when nobody can tell it
+    /// any more.
+    pub async fn keep_fresh(self: Arc<Self>, every: Duration, mut look: mpsc::Receiver<()>) {
+        let mut known = None;
+        loop {
+            // A first look shows what is there; only what differs from it later is new.
+            let found = self.look(known).await;
+            known = Some(found);
+            if let Ok(None) = tokio::time::timeout(every, look.recv()).await {
+                return;
+            }
+        }
+    }
+
+    /// Reads the files and takes what they hold, if it is not what is known.
+    async fn look(self: &Arc<Self>, known: Option<Result<Content, String>>) -> Result<Content, String> {
+        let this = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || Content::read(&this.files)).await;
+        let found = read.expect("reading files does not panic").map_err(|error| error.to_string());
+        if known.as_ref() == Some(&found) {
+            return found;
+        }
+        let taken =
+            found.as_ref().map_err(Clone::clone).and_then(|content| content.parse().map_err(|error| error.to_string()));
+        match taken {
+            Ok(new) => self.take(new),
+            Err(reason) => tracing::warn!(
+                certificate = %self.files.certificate.display(),
+                private_key = %self.files.private_key.display(),
+                reason,
+                "the new certificate cannot be used; the old one stays"
+            ),
+        }
+        found
+    }
+
+    fn take(&self, new: CertifiedKey) {
+        let mut current = self.current.write().expect("nobody panics while holding it");
+        if current.cert != new.cert {
+            tracing::info!(certificate = %self.files.certificate.display(), "took a new certificate");
+        }
+        *current = Arc::new(new);
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.read().expect("nobody panics while holding it")))
+    }
+}
+
+impl Content {
+    fn read(files: &Files) -> Result<Self, Unusable> {
+        let read = |path: &Path| std::fs::read(path).map_err(Flaw::Unreadable);
+        Ok(Self {
+            certificate: read(&files.certificate).map_err(Unusable::Certificate)?,
+            private_key: read(&files.private_key).map_err(Unusable::PrivateKey)?,
+        })
+    }
+
+    fn parse(&self) -> Result<CertifiedKey, Unusable> {
+        let chain = CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| Unusable::Certificate(Flaw::NotPem(error)))?;
+        if chain.is_empty() {
+            return Err(Unusable::Certificate(Flaw::NoCertificate));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&self.private_key).map_err(|error| match error {
+            pem::Error::NoItemsFound => Flaw::NoPrivateKey,
+            error => Flaw::NotPem(error),
+        });
+        let key = key.map_err(Unusable::PrivateKey)?;
+        let key = ring::sign::any_supported_type(&key).map_err(|error| Unusable::PrivateKey(Flaw::BadKey(error)))?;
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            // A key that cannot show its public half cannot be compared; the first handshake will.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(Unusable::PrivateKey(Flaw::DoesNotFit)),
+            Err(error) => Err(Unusable::Certificate(Flaw::BadCertificate(error))),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! HTTP/2: one connection, many requests.
+//!
+//! actix-http's own dispatcher limits neither the number of requests nor the size of their heads, waits for ever for a
+//! peer that takes nothing, and does not end idle connections when the server stops. So this one stands in its place
+//! and hands requests to the same application. Requests are put into the words of HTTP/1.1, so that nothing above
+//! needs to know the difference.
+//!
+//! A connection makes the server hold at most what its window lets its peer send ahead.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use ::http::Response;
+use actix_http::BoxedPayloadStream;
+use actix_http::Payload;
+use actix_http::Request;
+use actix_service::Service;
+use actix_web::body::BodySize;
+use actix_web::body::BoxBody;
+use actix_web::body::MessageBody;
+use actix_web::error::PayloadError;
+use actix_web::http::Method;
+use actix_web::http::Uri;
+use actix_web::http::Version;
+use actix_web::http::header;
+use actix_web::http::header::HeaderName;
+use actix_web::http::header::HeaderValue;
+use bytes::Bytes;
+use futures::Stream;
+use futures::future::poll_fn;
+use h2::Reason;
+use h2::RecvStream;
+use h2::SendStream;
+use h2::server::SendResponse;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio::time::timeout;
+
+use crate::http::listen::connection::Answers;
+use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::wire::Wire;
+
+/// The most that may stand in the head of a request, as much as HTTP/1.1 takes.
+const MAX_HEAD_BYTES: u32 = 128 * 1024;
+
+/// How much a peer may send in one piece. Large pieces cost less to take apart.
+const MAX_FRAME_BYTES: u32 = 64 * 1024;
+
+/// How one connection is served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub max_streams: u32,
+    pub stream_window_bytes: u32,
+    pub connection_window_bytes: u32,
+}
+
+/// How long peers are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the beginning of the connection.
+    pub(super) first: Duration,
+    /// For the next request when none is under way.
+    pub(super) idle: Duration,
+    /// For the peer to take more of an answer.
+    pub(super) reader: Duration,
+}
+
+/// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is answered.
+pub(super) async fn serve(
+    wire: Wire,
+    peer: Option<SocketAddr>,
+    answers: &Answers,
+    settings: &Settings,
+    patience: Patience,
+    stopping: impl Future<Output = ()>,
+) -> Result<(), h2::Error> {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(settings.max_streams)
+        .initial_window_size(settings.stream_window_bytes)
+        .initial_connection_window_size(settings.connection_window_bytes)
+        .max_header_list_size(MAX_HEAD_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES);
+    let Ok(connection) = timeout(patience.first, builder.handshake::<_, Bytes>(wire)).await else { return Ok(()) };
+    let mut connection = connection?;
+    let reader_patience = patience.reader;
+
+    let running = Running::default();
+    let mut stopping = pin!(stopping);
+    let mut farewell = Farewell::NotSaid;
+    loop {
+        let idle = running.0.count.get() == 0;
+        if idle && farewell == Farewell::Said {
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+            farewell = Farewell::Last;
+        }
+        let patience = if farewell == Farewell::Last { CLOSE_TIMEOUT } else { patience.idle };
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                None => return Ok(()),
+                Some(request) => {
+                    let (request, respond) = request?;
+                    begin(request, respond, peer, answers, &running, settings.max_streams, reader_patience);
+                }
+            },
+            () = running.0.ended.notified() => {}
+            () = tokio::time::sleep_until(running.0.since.get() + patience), if idle => {
+                if farewell == Farewell::Last {
+                    return Ok(());
+                }
+                farewell = Farewell::Said;
+                running.0.since.set(Instant::now());
+            }
+            () = &mut stopping, if farewell == Farewell::NotSaid => {
+                connection.graceful_shutdown();
+                farewell = Farewell::Said;
+                running.0.since.set(Instant::now());
+            }
+        }
+    }
+}
+
+/// How far a connection is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    NotSaid,
+    /// No further requests are wanted; those under way are answered.
+    Said,
+    /// All is answered and the connection closes.
+    Last,
+}
+
+/// The requests of one connection that are under way.
+#[derive(Default)]
+struct Running(Rc<Requests>);
+
+struct Requests {
+    count: Cell<u32>,
+    /// When the last of them ended.
+    since: Cell<Instant>,
+    ended: Notify,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { count: Cell::new(0), since: Cell::new(Instant::now()), ended: Notify::new() }
+    }
+}
+
+/// One of them, until dropped.
+struct Underway(Rc<Requests>);
+
+impl Running {
+    fn one_more(&self) -> Underway {
+        self.0.count.set(self.0.count.get() + 1);
+        Underway(Rc::clone(&self.0))
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.since.set(Instant::now());
+        self.0.ended.notify_one();
+    }
+}
+
+fn begin(
+    request: ::http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    peer: Option<SocketAddr>,
+    answers: &Answers,
+    running: &Running,
+    max_streams: u32,
+    reader_patience: Duration,
+) {
+    // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended yet.
+    if running.0.count.get() >= max_streams {
+        return respond.send_reset(Reason::REFUSED_STREAM);
+    }
+    let has_body = !request.body().is_end_stream();
+    let Some(request) = in_words_of_http1(request, peer) else {
+        return respond.send_reset(Reason::PROTOCOL_ERROR);
+    };
+    let underway = running.one_more();
+    let answers = Rc::clone(answers);
+    tokio::task::spawn_local(async move {
+        let _underway = underway;
+        if let Err(error) = answer(&answers, request, has_body, respond, reader_patience).await {
+            tracing::debug!(error = %error, "an answer could not be sent");
+        }
+    });
+}
+
+/// A request as HTTP/1.1 would have brought it. `None` if that cannot be.
+fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAddr>) -> Option<Request> {
+    let (parts, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let body: BoxedPayloadStream = Box::pin(Body(body));
+    let mut request = Request::with_payload(Payload::Stream { payload: body });
+    let head = request.head_mut();
+    head.version = Version::HTTP_2;
+    head.peer_addr = peer;
+    head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
+    head.uri = parts.uri.path_and_query()?.as_str().parse::<Uri>().ok()?;
+    for (name, value) in &parts.headers {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        head.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
+    }
+    // RFC 9113, 8.2.2: this field never comes from a peer. A body of unknown size is announced by nothing at all.
+    if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    Some(request)
+}
+
+/// A request's body. Its peer may send more as it is taken, not before.
+struct Body(RecvStream);
+
+impl Stream for Body {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let broken = |error: h2::Error| PayloadError::Incomplete(Some(std::io::Error::other(error)));
+        let chunk = match ready!(self.0.poll_data(cx)) {
+            None => return Poll::Ready(None),
+            Some(chunk) => chunk.map_err(broken),
+        };
+        Poll::Ready(Some(chunk.and_then(|chunk| {
+            self.0.flow_control().release_capacity(chunk.len()).map_err(broken)?;
+            Ok(chunk)
+        })))
+    }
+}
+
+/// Has a request answered and sends the answer, unless the peer loses interest first.
+///
+/// The handler is dropped then, as HTTP/1.1 does it when a connection is reset. One that is given a body learns of it
+/// from the body, after all that has arrived: dropping it would lose that. What is left of the body when the answer is
+/// out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
+async fn answer(
+    answers: &Answers,
+    request: Request,
+    has_body: bool,
+    mut respond: SendResponse<Bytes>,
+    reader_patience: Duration,
+) -> Result<(), h2::Error> {
+    let asks_for_head = request.method() == Method::HEAD;
+    let answered = tokio::select! {
+        answered = answers.call(request) => answered,
+        _ = poll_fn(|cx| respond.poll_reset(cx)), if !has_body => return Ok(()),
+    };
+    let response: actix_http::Response<BoxBody> = match answered {
+        Ok(response) => response.into(),
+        Err(error) => error.into(),
+    };
+    let (response, body) = response.into_parts();
+    let (head, bodiless) = in_words_of_http2(&response, body.size());
+    let ends = bodiless || asks_for_head;
+    let stream = respond.send_response(head, ends)?;
+    if ends {
+        return Ok(());
+    }
+    send(body, stream, reader_patience).await
+}
+
+/// The head of an answer without what only HTTP/1.1 has, and whether it is all there is.
+fn in_words_of_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()>, bool) {
+    const OF_HTTP1: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+    let mut head = Response::new(());
+    *head.status_mut() = ::http::StatusCode::from_u16(response.status().as_u16()).unwrap_or_default();
+    let mut add = |name: &str, value: &[u8]| {
+        let name = ::http::HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, ::http::HeaderValue::from_bytes(value)) {
+            head.headers_mut().append(name, value);
+        }
+    };
+    for (name, value) in response.headers() {
+        if !OF_HTTP1.contains(name) {
+            add(name.as_str(), value.as_bytes());
+        }
+    }
+    // RFC 9110, 8.6: these have no length, not even none.
+    let may_have_length = !matches!(response.status().as_u16(), 204 | 304);
+    if let (BodySize::Sized(bytes), true) = (size, may_have_length) {
+        add("content-length", bytes.to_string().as_bytes());
+    }
+    if !response.headers().contains_key(header::DATE) {
+        add("date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    }
+    (head, size.is_eof() || !may_have_length)
+}
+
+async fn send(body: BoxBody, mut stream: SendStream<Bytes>, reader_patience: Duration) -> Result<(), h2::Error> {
+    let mut body = pin!(body);
+    loop {
+        let chunk = tokio::select! {
+            chunk = poll_fn(|cx| body.as_mut().poll_next(cx)) => chunk,
+            _ = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(()),
+        };
+        match chunk {
+            None => return stream.send_data(Bytes::new(), true),
+            Some(Ok(chunk)) => {
+                if !send_chunk(chunk, &mut stream, reader_patience).await? {
+                    return Ok(());
+                }
+            }
+            // Why was logged where it happened. The peer must not take what it has for the whole.
+            Some(Err(_)) => {
+                stream.send_reset(Reason::INTERNAL_ERROR);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sends as the peer takes; whether it took all of it.
+async fn send_chunk(
+    mut chunk: Bytes,
+    stream: &mut SendStream<Bytes>,
+    reader_patience: Duration,
+) -> Result<bool, h2::Error> {
+    while !chunk.is_empty() {
+        stream.reserve_capacity(chunk.len());
+        let Ok(room) = timeout(reader_patience, poll_fn(|cx| stream.poll_capacity(cx))).await else {
+            stream.send_reset(Reason::CANCEL);
+            return Ok(false);
+        };
+        let Some(room) = room else { return Ok(false) };
+        stream.send_data(chunk.split_to(room?.min(chunk.len())), false)?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,178 @@
+//! An HTTP/2 client that does what it is told: sends part of a body, resets, goes away.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::poll_fn;
+use h2::RecvStream;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use h2::client::SendRequest;
+use tokio::task::JoinHandle;
+
+use crate::support::client::Answer;
+use crate::support::client::OCTETS;
+use crate::support::client::TUS;
+use crate::support::tls::Certificate;
+use crate::support::tls::connect;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One connection.
+pub struct Client {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+    address: SocketAddr,
+}
+
+/// A request that was begun.
+pub struct Begun {
+    answer: ResponseFuture,
+    body: SendStream<Bytes>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr, certificate: &Certificate) -> Self {
+        Self::connect_with(address, certificate, &h2::client::Builder::new()).await
+    }
+
+    pub async fn connect_with(address: SocketAddr, certificate: &Certificate, how: &h2::client::Builder) -> Self {
+        let stream = connect(&certificate.connector(&["h2"]), address).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (requests, connection) = how.handshake(stream).await.unwrap();
+        Self { requests, connection: tokio::spawn(connection), address }
+    }
+
+    /// Sends the head of a request, and perhaps with it that there is no body.
+    pub async fn begin(&mut self, method: &str, path: &str, headers: &[(&str, &str)], ends: bool) -> Begun {
+        let mut request = http::Request::builder().method(method).uri(format!("https://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut ready = self.requests.clone().ready().await.unwrap();
+        let (answer, body) = ready.send_request(request.body(()).unwrap(), ends).unwrap();
+        Begun { answer, body }
+    }
+
+    /// Begins to append to an upload; without a length the server learns the size at the end.
+    pub async fn begin_patch(&mut self, path: &str, offset: u64, length: Option<u64>) -> Begun {
+        let (offset, length) = (offset.to_string(), length.map(|length| length.to_string()));
+        let mut headers = vec![TUS, OCTETS, ("Upload-Offset", offset.as_str())];
+        headers.extend(length.as_deref().map(|length| ("Content-Length", length)));
+        self.begin("PATCH", path, &headers, false).await
+    }
+
+    /// A whole request in tus' name.
+    pub async fn tus(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut all = vec![TUS];
+        all.extend_from_slice(headers);
+        let begun = self.begin(method, path, &all, true).await;
+        begun.answer(method, path).await
+    }
+
+    pub async fn create(&mut self, length: usize) -> String {
+        let answer = self.tus("POST", "/files", &[("Upload-Length", &length.to_string())]).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.header("location").expect("a creation says where").to_owned()
+    }
+
+    pub async fn offset(&mut self, path: &str) -> u64 {
+        let answer = self.tus("HEAD", path, &[]).await;
+        answer.header("upload-offset").unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap()
+    }
+
+    /// How many requests the server lets it have under way.
+    pub fn most_requests(&self) -> usize {
+        self.requests.current_max_send_streams()
+    }
+
+    /// Ends the connection where it stands.
+    pub fn vanish(self) {
+        self.connection.abort();
+    }
+
+    /// Waits until the server has ended the connection, and says how it did.
+    pub async fn is_ended_by_the_server(&mut self) -> Result<(), h2::Error> {
+        tokio::time::timeout(PATIENCE, &mut self.connection).await.expect("the server ends it").unwrap()
+    }
+}
+
+impl Begun {
+    /// Sends bytes as the server lets it. An error if it does not want them.
+    pub async fn send(&mut self, mut bytes: Bytes) -> Result<(), h2::Error> {
+        while !bytes.is_empty() {
+            self.body.reserve_capacity(bytes.len());
+            let room = tokio::time::timeout(PATIENCE, poll_fn(|cx| self.body.poll_capacity(cx)));
+            let Some(room) = room.await.expect("the server takes them") else {
+                return Err(h2::Reason::STREAM_CLOSED.into());
+            };
+            self.body.send_data(bytes.split_to(room?.min(bytes.len())), false)?;
+        }
+        Ok(())
+    }
+
+    /// How much the server takes before it has to be asked again.
+    pub async fn room(&mut self) -> usize {
+        self.body.reserve_capacity(1 << 30);
+        let room = tokio::time::timeout(PATIENCE, poll_fn(|cx| self.body.poll_capacity(cx))).await;
+        room.expect("the server takes some").unwrap().unwrap()
+    }
+
+    pub fn end(&mut self) {
+        self.body.send_data(Bytes::new(), true).unwrap();
+    }
+
+    pub fn reset(&mut self) {
+        self.body.send_reset(h2::Reason::CANCEL);
+    }
+
+    /// Why the server wants no more of the body.
+    pub async fn refused(&mut self) -> h2::Reason {
+        tokio::time::timeout(PATIENCE, poll_fn(|cx| self.body.poll_reset(cx))).await.expect("it says so").unwrap()
+    }
+
+    /// Reads the answer, and checks what every answer owes.
+    pub async fn answer(self, method: &str, path: &str) -> Answer {
+        let (answer, _) = self.answer_and_body(method, path).await;
+        answer
+    }
+
+    /// The answer, and what is left to send of the request.
+    pub async fn answer_and_body(self, method: &str, path: &str) -> (Answer, Self) {
+        let Self { mut answer, body } = self;
+        let head = tokio::time::timeout(PATIENCE, &mut answer).await.expect("an answer in time").unwrap();
+        let (head, mut rest) = head.into_parts();
+        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        let answered = Answer {
+            status: head.status.as_u16(),
+            reason: String::new(),
+            headers: headers.collect(),
+            body: read(&mut rest).await.unwrap(),
+        };
+        answered.check_debts(method, path);
+        (answered, Self { answer, body })
+    }
+
+    /// Only the status of the answer, or why there is none.
+    pub async fn status(self) -> Result<u16, Option<h2::Reason>> {
+        let answered = tokio::time::timeout(PATIENCE, self.answer).await.expect("an answer in time");
+        answered.map(|answer| answer.status().as_u16()).map_err(|error| error.reason())
+    }
+
+    /// The answer's body from here on, for those that must not read it at once.
+    pub async fn unread(self) -> RecvStream {
+        tokio::time::timeout(PATIENCE, self.answer).await.expect("an answer in time").unwrap().into_body()
+    }
+}
+
+/// Reads to the end, or to where it breaks off.
+pub async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = tokio::time::timeout(PATIENCE, body.data()).await.expect("more in time") {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
