@@ -157,7 +157,10 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
     let settings = crate::state::SqliteSettings {
         group_commit_max: config.database.group_commit_max,
         read_connections: config.database.read_connections,
-        durability: crate::state::Durability::Strict,
+        durability: match config.storage.durability {
+            config::Durability::Strict => crate::state::Durability::Strict,
+            config::Durability::Relaxed => crate::state::Durability::Relaxed,
+        },
     };
     let opened = SqliteStore::open(&path, settings).await;
     opened.with_context(|| format!("could not open the database {}", path.display()))
