@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use storage::pool::Buffer;
-use storage::pool::DIRECT_MIN_BYTES;
 use storage::pool::MAX_BUFFER_BYTES;
 use storage::pool::MIN_BUFFER_BYTES;
 use storage::pool::Pool;
@@ -26,6 +25,9 @@ const DEPTH: usize = 2;
 
 /// A piece is handed on after this time, full or not.
 const GATHER_FOR: Duration = Duration::from_millis(50);
+
+/// How large the first buffer of a request is, before its speed is known.
+const FIRST_BUFFER_BYTES: usize = 256 << 10;
 
 /// One step up or down in the size of buffers.
 const STEP: usize = 4;
@@ -74,7 +76,7 @@ impl Feed {
     pub(super) fn new(pool: Pool, at: u64, count: Option<u64>) -> (Self, Intake) {
         let (pieces, received_pieces) = mpsc::channel(DEPTH);
         let (told, outcome) = oneshot::channel();
-        let buffer_bytes = DIRECT_MIN_BYTES;
+        let buffer_bytes = FIRST_BUFFER_BYTES;
         let feed = Self { pieces: Some(pieces), outcome, pool, filling: None, at, left: count, buffer_bytes };
         (feed, Intake { pieces: received_pieces, outcome: told })
     }

@@ -179,6 +179,10 @@ impl DataFolder {
         }
     }
 
+    pub(super) fn durability(&self) -> Durability {
+        self.durability
+    }
+
     /// Makes the bytes of a file durable, and its length.
     pub(super) fn sync_data(&self, file: &File) -> io::Result<()> {
         match self.durability {
