@@ -1,6 +1,5 @@
 //! The outbox: opened at start, read by people, and the doors to claims and attempts.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use rusqlite::Row;
 use rusqlite::params;
 use tokio::sync::Notify;
 
-use crate::domain::delivery::Attempt;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::delivery::EndpointId;
@@ -28,6 +26,7 @@ use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::attempts::Settle;
 use crate::state::sqlite::claims::ClaimDue;
 use crate::state::sqlite::lanes;
+use crate::state::sqlite::query::AFTER_ALL;
 use crate::state::sqlite::query::Query;
 use crate::state::sqlite::rows;
 use crate::state::sqlite::rows::Columns;
@@ -36,7 +35,7 @@ use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
-const MAX_ATTEMPTS_SHOWN: usize = 100;
+const MAX_ATTEMPTS_SHOWN: u32 = 100;
 
 #[async_trait]
 impl Outbox for SqliteStore {
@@ -82,7 +81,7 @@ impl Outbox for SqliteStore {
     }
 }
 
-pub(super) const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
+const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
          SELECT min(next_at_ms) AS due_ms FROM deliveries WHERE endpoint = ?1 AND state = 'ready'
          UNION ALL
          SELECT min(lease_until_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'leased')
@@ -97,15 +96,13 @@ fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Resu
     // One transaction, so that deliveries and attempts are of the same moment.
     let transaction = connection.transaction()?;
     let mut deliveries = query.fetch(&transaction, delivery)?;
-    let ids = deliveries.iter().map(|delivery| delivery.id.as_bytes().to_vec());
-    let mut attempts: HashMap<[u8; 16], Vec<Attempt>> = HashMap::new();
-    for (delivery, attempt) in attempts_query(ids).fetch(&transaction, rows::attempt)? {
-        attempts.entry(delivery).or_default().push(attempt);
-    }
+    let mut statement = transaction.prepare_cached(ATTEMPTS)?;
     for delivery in &mut deliveries {
-        let mut made = attempts.remove(delivery.id.as_bytes()).unwrap_or_default();
-        delivery.attempts = made.split_off(made.len().saturating_sub(MAX_ATTEMPTS_SHOWN));
+        let latest = statement.query_map(params![delivery.id.as_bytes(), MAX_ATTEMPTS_SHOWN], rows::attempt)?;
+        delivery.attempts = latest.collect::<rusqlite::Result<_>>()?;
+        delivery.attempts.sort_by_key(|attempt| (attempt.started_at, attempt.number));
     }
+    drop(statement);
     Ok(deliveries)
 }
 
@@ -119,18 +116,18 @@ fn read_backlog(connection: &Connection) -> rusqlite::Result<Vec<(DeliveryState,
     })
 }
 
-pub(super) const BACKLOG: &str = "SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting'),
+const BACKLOG: &str = "SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting'),
          (SELECT count(*) FROM deliveries WHERE state = 'ready'),
          (SELECT count(*) FROM deliveries WHERE state = 'leased'),
          (SELECT count(*) FROM deliveries WHERE state = 'paused')";
 
-pub(super) fn attempts_query(deliveries: impl Iterator<Item = Vec<u8>>) -> Query {
-    let mut sql = Query::new(concat!("SELECT ", attempt_columns!(), " FROM attempts WHERE delivery_id IN ("));
-    sql.bind_all(deliveries).push(") ORDER BY delivery_id, started_at_ms, number");
-    sql
-}
+const ATTEMPTS: &str = concat!(
+    "SELECT ",
+    attempt_columns!(),
+    " FROM attempts WHERE delivery_id = ?1 ORDER BY number DESC, started_at_ms DESC LIMIT ?2"
+);
 
-pub(super) fn deliveries_query(query: &DeliveryQuery) -> Query {
+fn deliveries_query(query: &DeliveryQuery) -> Query {
     let mut sql = Query::new(
         "SELECT id, event_id, kind, upload_id, sequence, endpoint, state, created_at_ms, next_at_ms, finished_at_ms
          FROM deliveries",
@@ -138,7 +135,9 @@ pub(super) fn deliveries_query(query: &DeliveryQuery) -> Query {
     if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
         sql.push(" INDEXED BY deliveries_").push(state.name());
     }
-    sql.push(" WHERE true");
+    // Always there, so that a list without conditions is a walk from a place, too.
+    let before = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
+    sql.push(" WHERE id < ").bind(before);
     if let Some(endpoint) = &query.endpoint {
         sql.push(" AND endpoint = ").bind(endpoint.as_str().to_owned());
     }
@@ -151,9 +150,6 @@ pub(super) fn deliveries_query(query: &DeliveryQuery) -> Query {
     if let Some(state) = query.state {
         // As text, not as a parameter: only so does the planner see that a partial index fits.
         sql.push(" AND state = '").push(state.name()).push("'");
-    }
-    if let Some(before) = query.before {
-        sql.push(" AND id < ").bind(before.as_bytes().to_vec());
     }
     sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit);
     sql

@@ -5,6 +5,9 @@ use rusqlite::Row;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 
+/// Sorts after every identifier: where a list without a cursor begins.
+pub(super) const AFTER_ALL: [u8; 17] = [0xff; 17];
+
 /// A statement that grows. What comes from outside goes in as values, never as text.
 #[derive(Debug)]
 pub(super) struct Query {
@@ -34,11 +37,6 @@ impl Query {
             self.push(if place == 0 { "" } else { ", " }).bind(value);
         }
         self
-    }
-
-    #[cfg(test)]
-    pub(super) fn sql(&self) -> &str {
-        &self.sql
     }
 
     pub(super) fn fetch<T>(

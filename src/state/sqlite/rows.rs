@@ -61,7 +61,7 @@ pub(super) use event_columns;
 /// The columns of `attempts`, as [`attempt`] reads them.
 macro_rules! attempt_columns {
     () => {
-        "delivery_id, number, started_at_ms, took_us, status, error, response_body, note"
+        "number, started_at_ms, took_us, status, error, response_body, note"
     };
 }
 pub(super) use attempt_columns;
@@ -172,17 +172,15 @@ pub(super) fn logged_event(row: &Row<'_>) -> rusqlite::Result<LoggedEvent> {
     })
 }
 
-/// Reads an attempt, and which delivery it was for, from the columns of [`attempt_columns`].
-pub(super) fn attempt(row: &Row<'_>) -> rusqlite::Result<([u8; 16], Attempt)> {
+/// Reads an attempt from the columns of [`attempt_columns`].
+pub(super) fn attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
     let mut columns = Columns::of(row);
-    let delivery = columns.next()?;
     let number = columns.next()?;
     let started_at = columns.instant()?;
     let took = Duration::from_micros(columns.count()?);
     let (status, error): (Option<u16>, Option<String>) = (columns.next()?, columns.next()?);
     let outcome = AttemptOutcome::from_parts(status, error.as_deref());
-    let attempt = Attempt { number, started_at, took, outcome, response_body: columns.next()?, note: columns.next()? };
-    Ok((delivery, attempt))
+    Ok(Attempt { number, started_at, took, outcome, response_body: columns.next()?, note: columns.next()? })
 }
 
 /// The columns of a row, read from the left.

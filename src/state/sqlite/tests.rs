@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::mpsc;
 
+mod plans;
+
 use super::*;
 use crate::state::EventPosition;
 use crate::state::UploadStore;

@@ -90,11 +90,10 @@ impl UploadStore for SqliteStore {
     }
 }
 
-pub(super) const FIND: &str =
-    concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
+const FIND: &str = concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
 
 /// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
-pub(super) fn due_query(question: Due, skip: u32, limit: u32) -> Query {
+fn due_query(question: Due, skip: u32, limit: u32) -> Query {
     let mut sql = Query::new(concat!("SELECT ", upload_columns!(), " FROM uploads INDEXED BY "));
     let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
     match question {

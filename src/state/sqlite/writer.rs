@@ -145,11 +145,7 @@ impl Clerk {
         }
     }
 
-    fn transact(
-        &mut self,
-        batch: &mut [Box<dyn Job>],
-        write: fn(&mut Self, &mut [Box<dyn Job>]) -> Shared<()>,
-    ) -> Shared<()> {
+    fn transact(&mut self, batch: &mut Batch, write: fn(&mut Self, &mut Batch) -> Shared<()>) -> Shared<()> {
         self.transactions.fetch_add(1, Ordering::Relaxed);
         self.desk.made_ready = false;
         let written =
@@ -161,11 +157,11 @@ impl Clerk {
         written
     }
 
-    fn in_one_go(&mut self, batch: &mut [Box<dyn Job>]) -> Shared<()> {
+    fn in_one_go(&mut self, batch: &mut Batch) -> Shared<()> {
         batch.iter_mut().try_for_each(|job| job.run(&mut self.desk))
     }
 
-    fn one_by_one(&mut self, batch: &mut [Box<dyn Job>]) -> Shared<()> {
+    fn one_by_one(&mut self, batch: &mut Batch) -> Shared<()> {
         for job in batch {
             self.execute("SAVEPOINT job")?;
             if let Err(cause) = job.run(&mut self.desk) {
@@ -181,6 +177,8 @@ impl Clerk {
         self.desk.execute(sql, []).map(drop).map_err(Arc::new)
     }
 }
+
+type Batch = [Box<dyn Job>];
 
 /// With an error that several callers may be told of.
 type Shared<T> = std::result::Result<T, Arc<rusqlite::Error>>;
