@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::mpsc;
 
+mod durability;
 mod plans;
 
 use super::*;
