@@ -98,7 +98,8 @@ impl DataFolder {
     }
 
     fn try_direct_write(&self) -> bool {
-        let path = self.root.join("longshore.probe");
+        // Where blobs are written, which may be another disk than the root's.
+        let path = self.incoming.join("longshore.probe");
         let tried = File::create(&path).and_then(|_| write_probe_directly(&path));
         let tried = remove_if_there(&path).and(tried);
         match &tried {
@@ -214,10 +215,11 @@ impl DataFolder {
         remove_if_there(&path).map(drop)
     }
 
-    /// What the file system has left for programs like this one.
-    pub(super) fn available_bytes(&self) -> io::Result<u64> {
+    /// What the file system has left for programs like this one, if it knows its size: some in memory or on the
+    /// network call themselves empty of everything.
+    pub(super) fn available_bytes(&self) -> io::Result<Option<u64>> {
         let room = rustix::fs::statvfs(&self.incoming)?;
-        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+        Ok((room.f_blocks > 0).then(|| room.f_bavail.saturating_mul(room.f_frsize)))
     }
 
     fn lay_out(&self) -> io::Result<()> {

@@ -138,7 +138,7 @@ impl BlobStore for LocalStore {
         // Calls that read what the kernel has at hand: not worth another thread.
         let data = self.turns.data();
         let room = data.available_bytes().map_err(|source| Error::about("measure", "the data folder", source))?;
-        let Some(Holding { key, from }) = to else { return Ok(Some(room)) };
+        let (Some(room), Some(Holding { key, from })) = (room, to) else { return Ok(room) };
         let own = durable_end::decode(from).and_then(|end| Ok(files::occupied_bytes(data, key)?.saturating_sub(end)));
         own.map(|own| Some(room.saturating_add(own))).map_err(|source| Error::new("measure", key, source))
     }
