@@ -78,11 +78,13 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
         let short = format!("its file {} has {length} bytes, but {end} were durable", path.display());
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
-    match opening.reserved_bytes() {
-        Some(reserved) if reserved == length => {}
-        Some(reserved) if reserved > length => set_aside(&opened.file, length, reserved)?,
-        _ if length > end => opened.file.set_len(end)?,
-        _ => {}
+    let reserved = opening.reserved_bytes().unwrap_or(0);
+    let kept = if length <= reserved { length } else { end };
+    if kept < length {
+        opened.file.set_len(kept)?;
+    }
+    if kept < reserved {
+        set_aside(&opened.file, kept, reserved)?;
     }
     let direct = if data.takes_direct_writes() { Some(open_direct(&path)?) } else { None };
     Ok(Opened { direct, ..opened })
@@ -91,7 +93,8 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
 /// Gives a file of `length` bytes its final length, with room on the disk for all of it where the file system can
 /// promise that.
 fn set_aside(file: &File, length: u64, reserved: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), length, reserved - length) {
+    let fallocate = || rustix::fs::fallocate(file, FallocateFlags::empty(), length, reserved - length);
+    match rustix::io::retry_on_intr(fallocate) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(error) => {
             // What could be had is of no use to this blob, but may be to others.

@@ -132,6 +132,18 @@ async fn a_blob_goes_on_after_a_restart_without_what_was_not_durable() {
 }
 
 #[tokio::test]
+async fn room_is_set_aside_whatever_was_there_before() {
+    let it = Fixture::new();
+    let size = 4 << 20;
+    for before in [0, 100, size - 1, size, size + 1] {
+        fs::create_dir_all(it.part().parent().unwrap()).unwrap();
+        fs::write(it.part(), vec![0xee; usize::try_from(before).unwrap()]).unwrap();
+        it.store.open(&key(), None, Some(size)).await.unwrap().close().await;
+        assert_eq!(fs::metadata(it.part()).unwrap().len(), size, "after {before} bytes");
+    }
+}
+
+#[tokio::test]
 async fn lost_bytes_are_never_replaced_by_a_hole() {
     let it = Fixture::new();
     let token = write_blob(&it.store, &key(), 5000).await;
