@@ -5,7 +5,8 @@
 //! of uploads, users, SQL or HTTP.
 //!
 //! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`pool`] (memory on the way), [`local`] (files),
-//! [`memory`] (tests and demos), and with the feature `testing` the suite every backend passes and a wrapper that breaks at the nth call.
+//! [`memory`] (tests and demos), and with the feature `testing` the suite every backend passes, a wrapper that breaks at
+//! the nth call, and disks to break.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,6 +18,8 @@ use futures::stream::BoxStream;
 
 #[cfg(feature = "testing")]
 pub mod conformance;
+#[cfg(feature = "testing")]
+pub mod disks;
 mod durable_end;
 mod error;
 #[cfg(feature = "testing")]

@@ -1,0 +1,175 @@
+//! The local store on disks of every kind: sectors of 512 and of 4096 bytes, another file system, one that takes no
+//! direct writes, and one whose `incoming` lies on another disk than its root.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use storage::BlobKey;
+use storage::BlobStore;
+use storage::ErrorKind;
+use storage::conformance;
+use storage::conformance::assert_bytes;
+use storage::conformance::bytes;
+use storage::conformance::read;
+use storage::disks::Disk;
+use storage::disks::Format;
+use storage::disks::cached_bytes;
+use storage::local::LocalStore;
+use storage::local::Settings;
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+fn key() -> BlobKey {
+    BlobKey::new("2026/11/22/a").unwrap()
+}
+
+/// The disk, or `None` with the reason printed.
+fn mounted(disk: Result<Disk, String>) -> Option<Disk> {
+    disk.inspect_err(|reason| eprintln!("skipped: a disk cannot be made here: {reason}")).ok()
+}
+
+fn open(root: &Path, settings: Settings) -> Arc<dyn BlobStore> {
+    Arc::new(LocalStore::open(root.to_owned(), settings).unwrap())
+}
+
+/// The suite, with each store in a folder of its own.
+async fn keeps_the_contract(root: &Path) {
+    let count = AtomicU64::new(0);
+    let fresh = || root.join(count.fetch_add(1, Ordering::Relaxed).to_string());
+    conformance::all(async || open(&fresh(), Settings::default())).await;
+}
+
+/// How much of a blob the page cache holds after 8 MiB of it were written and made durable, in large pieces that begin
+/// in the middle of a block.
+async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
+    let store = open(root, settings);
+    let size = 8 * MIB + 100;
+    let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
+    let mut at = 0;
+    for end in (0..8).map(|piece| piece * MIB + 100).chain([size]) {
+        writer.write(at, bytes(at..end)).await.unwrap();
+        at = end;
+    }
+    let token = writer.checkpoint().await.unwrap().await.unwrap();
+    writer.close().await;
+    let cached = cached_bytes(&root.join(format!("incoming/{}.part", key()))).unwrap();
+    store.finish(&key(), Some(&token), size).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..size).await, &bytes(0..size));
+    cached
+}
+
+async fn writes_directly_on(format: Format, sector_bytes: u32) {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::make(folder.path(), format, sector_bytes, 512 * MIB)) else { return };
+    keeps_the_contract(disk.path()).await;
+    let direct = cached_after_writing(&disk.path().join("direct"), Settings::default()).await;
+    assert!(direct < MIB / 4, "{direct} bytes of it went through the page cache");
+    let settings = Settings { direct: false, ..Settings::default() };
+    let buffered = cached_after_writing(&disk.path().join("buffered"), settings).await;
+    assert!(buffered > 7 * MIB, "only {buffered} bytes are seen: then it is not seen either how few there are");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ext4_with_sectors_of_512_bytes() {
+    writes_directly_on(Format::Ext4, 512).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ext4_with_sectors_of_4096_bytes() {
+    writes_directly_on(Format::Ext4, 4096).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn xfs_with_sectors_of_4096_bytes() {
+    writes_directly_on(Format::Xfs, 4096).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_without_direct_writes() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::without_direct_writes(folder.path())) else { return };
+    let refused = fs::write(disk.path().join("x"), "x").and_then(|()| open_directly(&disk.path().join("x")));
+    assert!(refused.is_err(), "this file system takes direct writes: another is needed for this test");
+    keeps_the_contract(disk.path()).await;
+    let store = open(&disk.path().join("own"), Settings::default());
+    assert_eq!(store.available(None).await.unwrap(), None, "what has no size is not full");
+}
+
+fn open_directly(path: &Path) -> std::io::Result<()> {
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::DIRECT;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_that_counts_is_the_one_the_blobs_are_on() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::without_direct_writes(folder.path())) else { return };
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    for place in ["incoming", "files"] {
+        fs::create_dir(disk.path().join(place)).unwrap();
+        symlink(disk.path().join(place), root.join(place)).unwrap();
+    }
+    let store = open(&root, Settings::default());
+    let mut writer = store.open(&key(), None, Some(2 * MIB)).await.unwrap();
+    writer.write(0, bytes(0..2 * MIB)).await.unwrap();
+    let token = writer.checkpoint().await.unwrap().await.unwrap();
+    writer.close().await;
+    store.finish(&key(), Some(&token), 2 * MIB).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..2 * MIB).await, &bytes(0..2 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_cannot_be_set_aside_is_an_error_and_takes_none() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
+    let store = open(disk.path(), Settings::default());
+    let room = store.available(None).await.unwrap().unwrap();
+    for found in ["nothing", "an earlier beginning"] {
+        let error = store.open(&key(), None, Some(room + 16 * MIB)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NoSpace, "{found}");
+        let left = store.available(None).await.unwrap().unwrap();
+        assert!(left + MIB / 4 > room, "{found}: {} bytes are taken", room - left);
+        // What was durable before there was no room stays.
+        let mut writer = store.open(&key(), None, Some(MIB)).await.unwrap();
+        writer.write(0, bytes(0..100)).await.unwrap();
+        let token = writer.checkpoint().await.unwrap().await.unwrap();
+        writer.close().await;
+        assert!(store.open(&key(), Some(&token), Some(room + 16 * MIB)).await.is_err());
+        assert_bytes(&read(&store, &key(), 0..100).await, &bytes(0..100));
+        store.open(&key(), Some(&token), None).await.unwrap().close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_set_aside_is_there_when_others_have_filled_the_disk() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
+    let size = 16 * MIB;
+    for (preallocate, expected) in [(true, Ok(())), (false, Err(ErrorKind::NoSpace))] {
+        let store = open(&disk.path().join(preallocate.to_string()), Settings { preallocate, ..Settings::default() });
+        let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
+        writer.write(0, bytes(0..100)).await.unwrap();
+        let token = writer.checkpoint().await.unwrap().await.unwrap();
+        let ballast = disk.path().join("ballast");
+        assert!(fs::write(&ballast, vec![1; 64 << 20]).is_err(), "it is full now");
+        let written = async {
+            for at in (100..size).step_by(1 << 20) {
+                writer.write(at, bytes(at..(at + MIB).min(size))).await?;
+            }
+            writer.checkpoint().await?.await
+        };
+        let written = written.await.map(drop).map_err(|error| error.kind);
+        assert_eq!(written, expected, "preallocate = {preallocate}");
+        writer.close().await;
+        fs::remove_file(ballast).unwrap();
+        assert_bytes(&read(&store, &key(), 0..100).await, &bytes(0..100));
+        store.discard(&key(), Some(&token)).await.unwrap();
+    }
+}
