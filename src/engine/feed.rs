@@ -161,3 +161,189 @@ fn next_size(size_bytes: usize, buffer: &Buffer, took: Duration) -> usize {
     };
     next.clamp(MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    const KIB: usize = 1 << 10;
+    const MIB: usize = 1 << 20;
+
+    fn feed(pool: &Pool, count: Option<u64>) -> (Feed, Intake) {
+        Feed::new(pool.clone(), 0, count)
+    }
+
+    /// The pieces that wait to be taken.
+    fn waiting(intake: &mut Intake) -> Vec<Bytes> {
+        let piece = |fed| match fed {
+            Fed::Piece(piece) => piece,
+            Fed::End => Bytes::from_static(b"the end"),
+        };
+        std::iter::from_fn(|| intake.pieces.try_recv().ok()).map(piece).collect()
+    }
+
+    /// Takes what the pool has, until nothing is left.
+    fn exhaust(pool: &Pool) -> Vec<Buffer> {
+        let take = || tokio::task::unconstrained(pool.take(0, MIB)).now_or_never();
+        std::iter::from_fn(take).collect()
+    }
+
+    /// The size of the buffer that the next byte goes to. It is handed on at once, so that the size stays as it is.
+    async fn next_buffer_bytes(feed: &mut Feed, intake: &mut Intake) -> usize {
+        feed.push(b"x").await.expect("the task takes more");
+        let size = feed.filling.as_ref().expect("a byte is in it").buffer.size_bytes();
+        let known = feed.buffer_bytes;
+        feed.flush();
+        feed.buffer_bytes = known;
+        waiting(intake);
+        size
+    }
+
+    /// Sends `size` bytes, evenly over `span`, as the connection does: what is due to be handed on is.
+    async fn send(feed: &mut Feed, intake: &mut Intake, size: usize, span: Duration) {
+        let steps = 100;
+        for _ in 0..steps {
+            if feed.flush_at().is_some_and(|at| Instant::now() >= at) {
+                feed.flush();
+            }
+            for part in vec![7; size / steps].chunks(KIB) {
+                feed.push(part).await.expect("the task takes more");
+                waiting(intake);
+            }
+            tokio::time::advance(span / 100).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn buffers_follow_the_speed_of_the_upload() {
+        let pool = Pool::new(256 << 20);
+        let (mut feed, mut intake) = feed(&pool, None);
+        assert_eq!(next_buffer_bytes(&mut feed, &mut intake).await, 64 * KIB);
+        let second = Duration::from_secs(1);
+        for (bytes_per_second, expected) in [
+            (100 * MIB, MIB),
+            (10 * KIB, 4 * KIB),
+            (400 * KIB, 16 * KIB),
+            (2 * MIB, 64 * KIB),
+            (6 * MIB, 256 * KIB),
+            (KIB, 4 * KIB),
+            (200 * MIB, MIB),
+        ] {
+            send(&mut feed, &mut intake, bytes_per_second, second).await;
+            feed.flush();
+            waiting(&mut intake);
+            let size = next_buffer_bytes(&mut feed, &mut intake).await;
+            assert!((expected / 4..=expected * 4).contains(&size), "{size} for {bytes_per_second} bytes a second");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_upload_holds_little_and_not_for_long() {
+        let pool = Pool::new(256 << 20);
+        let total = pool.free_bytes();
+        let (mut feed, mut intake) = feed(&pool, None);
+        send(&mut feed, &mut intake, 10 * KIB, Duration::from_secs(10)).await;
+        feed.push(b"x").await.expect("the task takes more");
+        assert!(total - pool.free_bytes() <= MIN_BUFFER_BYTES, "{} bytes are held", total - pool.free_bytes());
+        let due = feed.flush_at().expect("something is gathered");
+        assert!(due <= Instant::now() + GATHER_FOR);
+        feed.flush();
+        assert_eq!(feed.flush_at(), None);
+        waiting(&mut intake);
+        assert_eq!(pool.free_bytes(), total);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_taken_than_there_is_to_come() {
+        let pool = Pool::new(256 << 20);
+        let (mut feed, _intake) = feed(&pool, Some(5_000));
+        feed.push(&[1; 4_000]).await.expect("the task takes more");
+        assert_eq!(feed.filling.as_ref().map(|filling| filling.buffer.size_bytes()), Some(16 * KIB));
+        feed.flush();
+        feed.push(&[1; 1_000]).await.expect("the task takes more");
+        assert_eq!(feed.filling.as_ref().map(|filling| filling.buffer.size_bytes()), Some(4 * KIB));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_feed_hands_on_what_arrived() {
+        let pool = Pool::new(256 << 20);
+        let (mut feed, mut intake) = feed(&pool, None);
+        feed.push(&[1; 64 * KIB]).await.expect("the task takes more");
+        feed.push(b"and the rest").await.expect("the task takes more");
+        drop(feed);
+        let pieces = waiting(&mut intake);
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [64 * KIB, 12]);
+        assert_eq!(&pieces[1][..], b"and the rest");
+        assert!(intake.pieces.recv().await.is_none(), "a cut has no end of its own");
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_behind_all_bytes_and_a_cut_has_none() {
+        for (end, expected) in [(BodyEnd::Complete, &[&b"bytes"[..], b"the end"][..]), (BodyEnd::Cut, &[b"bytes"])] {
+            let pool = Pool::new(256 << 20);
+            let (mut feed, mut intake) = feed(&pool, None);
+            feed.push(b"bytes").await.expect("the task takes more");
+            let mut finishing = Box::pin(feed.finish(end));
+            assert!((&mut finishing).now_or_never().is_none(), "it waits for the outcome");
+            assert_eq!(waiting(&mut intake), expected);
+            let _ = intake.outcome.send(Err(EngineError::NoSpace));
+            assert!(matches!(finishing.await, Err(EngineError::NoSpace)));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_memory_it_waits_and_nothing_is_lost() {
+        let pool = Pool::new(0);
+        let mut taken = exhaust(&pool);
+        let (mut feed, mut intake) = feed(&pool, None);
+        let sent: Vec<u8> = (0_u8..=250).cycle().take(100 * KIB).collect();
+        let mut arrived = Vec::new();
+        let mut pushing = Box::pin(feed.push(&sent));
+        for _ in 0..10 {
+            assert!((&mut pushing).now_or_never().is_none(), "there is no memory for it");
+            arrived.extend(waiting(&mut intake));
+        }
+        assert!(arrived.is_empty());
+        let mut pushed = None;
+        while pushed.is_none() && taken.pop().is_some() {
+            pushed = (&mut pushing).now_or_never();
+            arrived.extend(waiting(&mut intake));
+        }
+        assert_eq!(pushed, Some(Ok(())));
+        drop(pushing);
+        drop(feed);
+        arrived.extend(waiting(&mut intake));
+        assert!(arrived.concat() == sent);
+    }
+
+    #[tokio::test]
+    async fn an_append_that_ended_is_told_while_memory_is_waited_for() {
+        let pool = Pool::new(0);
+        let _taken = exhaust(&pool);
+        let (mut feed, intake) = feed(&pool, None);
+        let mut pushing = Box::pin(feed.push(b"x"));
+        assert!((&mut pushing).now_or_never().is_none());
+        drop(intake);
+        assert_eq!(pushing.await, Err(Ended));
+        feed.ended().await;
+        assert!(matches!(feed.finish(BodyEnd::Cut).await, Err(EngineError::Failed { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_place_is_waited_for_before_memory_is_taken() {
+        let pool = Pool::new(256 << 20);
+        let (mut feed, mut intake) = feed(&pool, None);
+        for _ in 0..DEPTH {
+            feed.push(b"x").await.expect("the task takes more");
+            feed.flush();
+        }
+        let free = pool.free_bytes();
+        let mut pushing = Box::pin(feed.push(b"y"));
+        assert!((&mut pushing).now_or_never().is_none());
+        assert_eq!(pool.free_bytes(), free, "an upload whose bytes are not taken holds no more");
+        assert!(intake.pieces.recv().await.is_some());
+        assert_eq!(pushing.await, Ok(()));
+    }
+}
