@@ -1,6 +1,9 @@
 //! The composition root: configuration in, a running server out. The only place that picks backends; it decides
 //! nothing else.
 
+mod listeners;
+pub mod threads;
+
 use std::fmt;
 use std::io;
 use std::io::Write;
@@ -10,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use actix_web::dev::ServerHandle;
 use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -18,6 +20,7 @@ use storage::local::LocalStore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::listeners::Listeners;
 use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
@@ -34,15 +37,11 @@ use crate::state::SqliteStore;
 use crate::state::UploadStore;
 use crate::webhook;
 
-mod listeners;
-
 /// A server that listens.
 pub struct Running {
-    addresses: Vec<SocketAddr>,
+    listeners: Listeners,
     engine: Engine,
     state: Arc<SqliteStore>,
-    server: ServerHandle,
-    serving: tokio::task::JoinHandle<io::Result<()>>,
     sending: tokio::task::JoinHandle<()>,
     stop_sending: CancellationToken,
     config: Config,
@@ -51,7 +50,7 @@ pub struct Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Running").field("address", &self.address()).finish_non_exhaustive()
     }
 }
 
@@ -95,15 +94,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     engine.start_sweeping();
 
     let shared = web::Data::new(shared(&config, engine.clone(), registry));
-    let (server, address) = listeners::listen(&config, shared)?;
-    let handle = server.handle();
+    let listeners = Listeners::start(&config, shared)?;
     let stop_sending = CancellationToken::new();
     Ok(Running {
-        addresses: vec![address],
+        listeners,
         engine,
         state,
-        serving: tokio::spawn(server),
-        server: handle,
         sending: tokio::spawn(sender.run(stop_sending.clone())),
         stop_sending,
         config,
@@ -252,13 +248,19 @@ fn system_clock() -> Timestamp {
 
 impl Running {
     /// Where it listens; the port is the real one when a free one was asked for.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn address(&self) -> SocketAddr {
+        self.listeners.address
     }
 
-    /// Tells people and scripts that the server is up: one line on standard output, and a few to the log.
+    /// Where it serves only reading, if it does so apart.
+    pub fn read_address(&self) -> Option<SocketAddr> {
+        self.listeners.read_address
+    }
+
+    /// Tells people and scripts that the server is up: one line on standard output for each listener, and a few to the
+    /// log.
     pub fn announce(&self) -> anyhow::Result<()> {
-        let Some(address) = self.addresses.first() else { return Ok(()) };
+        let address = self.address();
         let scheme = if self.config.tls.files.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{address}");
         let data_dir = &self.config.server.data_dir;
@@ -274,7 +276,12 @@ impl Running {
             );
         }
         let mut out = io::stdout().lock();
-        writeln!(out, "listening on {url}").and_then(|()| out.flush()).context("could not write to standard output")
+        let mut lines = format!("listening on {url}\n");
+        if let Some(address) = self.read_address() {
+            tracing::info!("reading apart from uploads is at {scheme}://{address}");
+            lines.push_str(&format!("reading on {scheme}://{address}\n"));
+        }
+        out.write_all(lines.as_bytes()).and_then(|()| out.flush()).context("could not write to standard output")
     }
 
     /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries on their way
@@ -285,14 +292,13 @@ impl Running {
         let for_answers = self.config.server.shutdown_timeout.mul_f32(0.8);
         let tasks_ended = self.engine.shut_down(for_answers).await;
         self.stop_sending.cancel();
-        let answered = tokio::time::timeout_at(deadline - for_answers / 4, self.server.stop(true));
+        let answered = tokio::time::timeout_at(deadline - for_answers / 4, self.listeners.stop(true));
         // How sending ended was logged where it happened.
         let (answered, _) = tokio::join!(answered, self.sending);
         if answered.is_err() {
-            self.server.stop(false).await;
+            self.listeners.stop(false).await;
         }
         let closed = tokio::time::timeout_at(deadline, self.state.close()).await;
-        drop(self.serving);
         if tasks_ended && answered.is_ok() && closed.is_ok() { Stopped::Clean } else { Stopped::TimedOut }
     }
 }

@@ -5,57 +5,140 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix_server::Server;
+use actix_server::ServerHandle;
 use actix_web::web;
 use anyhow::Context;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
+use crate::app::threads;
 use crate::config::Config;
 use crate::config::TlsFiles;
 use crate::http::Shared;
 use crate::http::listen;
+use crate::http::listen::Role;
 use crate::http::listen::certificates::Certificates;
 use crate::http::listen::certificates::Files;
 use crate::http::listen::certificates::Unusable;
 use crate::http::listen::http2;
 use crate::http::listen::tls::Tls;
 
-pub(super) fn listen(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<(Server, SocketAddr)> {
-    let settings = listen::Settings {
+/// Everything that accepts connections.
+pub(super) struct Listeners {
+    pub(super) address: SocketAddr,
+    /// Where only reading is served, if it is served apart.
+    pub(super) read_address: Option<SocketAddr>,
+    servers: Vec<ServerHandle>,
+    /// Waits for SIGHUP; what looks at the certificate's files ends with it.
+    hangups: Option<AbortHandle>,
+}
+
+impl Listeners {
+    /// Takes the addresses and serves.
+    pub(super) fn start(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<Self> {
+        let (tls, hangups) = match &config.tls.files {
+            Some(files) => {
+                let (tls, hangups) = tls(config, files)?;
+                (Some(tls), Some(hangups))
+            }
+            None => (None, None),
+        };
+        // Both addresses are taken before either is served.
+        let (uploads, address) = listen_on(uploading(config, tls.clone()), shared.clone())?;
+        let reads = match config.server.read_listen {
+            Some(address) => Some(listen_on(reading(config, address, tls), shared)?),
+            None => None,
+        };
+        let read_address = reads.as_ref().map(|(_, address)| *address);
+        let servers = [uploads].into_iter().chain(reads.map(|(server, _)| server)).map(serve).collect();
+        Ok(Self { address, read_address, servers, hangups })
+    }
+
+    /// Ends all connections: at once, or when they have been answered.
+    pub(super) async fn stop(&self, graceful: bool) {
+        futures::future::join_all(self.servers.iter().map(|server| server.stop(graceful))).await;
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        if let Some(hangups) = &self.hangups {
+            hangups.abort();
+        }
+    }
+}
+
+fn listen_on(settings: listen::Settings, shared: web::Data<Shared>) -> anyhow::Result<(Server, SocketAddr)> {
+    let address = settings.address;
+    listen::listen(settings, shared).with_context(|| format!("could not listen on {address}"))
+}
+
+fn serve(server: Server) -> ServerHandle {
+    let handle = server.handle();
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(error = %error, "a listener ended");
+        }
+    });
+    handle
+}
+
+fn uploading(config: &Config, tls: Option<Tls>) -> listen::Settings {
+    let niceness = config.server.upload_niceness;
+    // Where uploads and reads share threads, lowering them would help nobody.
+    let apart = config.server.read_listen.is_some();
+    listen::Settings {
         address: config.server.listen,
-        workers: threads(config.server.workers),
+        role: Role::All,
+        workers: worker_count(config.server.workers),
         max_connections: config.limits.max_connections,
         header_timeout: config.limits.header_timeout,
         keep_alive: config.limits.keep_alive,
         reader_timeout: config.limits.reader_timeout,
         shutdown_timeout: config.server.shutdown_timeout,
-        tls: config.tls.files.as_ref().map(|files| tls(config, files)).transpose()?,
+        tls,
         http2: http2::Settings {
             max_streams: config.http2.max_streams,
             stream_window_bytes: config.http2.stream_window_bytes,
             connection_window_bytes: config.http2.connection_window_bytes,
         },
+        on_thread_start: Arc::new(move || {
+            if apart {
+                threads::lower_this_thread(niceness);
+            }
+        }),
+    }
+}
+
+fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>) -> listen::Settings {
+    listen::Settings {
+        address,
+        role: Role::Reading,
+        workers: worker_count(config.server.read_workers),
+        max_connections: config.limits.max_read_connections,
         on_thread_start: Arc::new(|| {}),
-    };
-    let address = settings.address;
-    listen::listen(settings, shared).with_context(|| format!("could not listen on {address}"))
+        ..uploading(config, tls)
+    }
 }
 
 /// As many as asked for, or one for each processor core.
-fn threads(asked: Option<usize>) -> usize {
+pub(super) fn worker_count(asked: Option<usize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
 }
 
-/// Encryption with a certificate that follows its files.
-fn tls(config: &Config, files: &TlsFiles) -> anyhow::Result<Tls> {
+/// Encryption with a certificate that follows its files until its SIGHUPs are no longer waited for.
+fn tls(config: &Config, files: &TlsFiles) -> anyhow::Result<(Tls, AbortHandle)> {
     check_memory(config)?;
     let paths = Files { certificate: files.certificate.clone(), private_key: files.private_key.clone() };
     let certificates = Arc::new(Certificates::load(paths).map_err(|why| unusable(files, &why))?);
+    let tls = Tls::new(Arc::clone(&certificates), config.tls.handshake_timeout, config.http2.max_connections)
+        .context("could not set up TLS")?;
     let (looking, look) = mpsc::channel(1);
-    pass_on_hangups(looking).context("could not wait for SIGHUP")?;
-    tokio::spawn(Arc::clone(&certificates).keep_fresh(config.tls.reload_every, look));
-    Tls::new(certificates, config.tls.handshake_timeout, config.http2.max_connections).context("could not set up TLS")
+    let hangups = pass_on_hangups(looking).context("could not wait for SIGHUP")?;
+    tokio::spawn(certificates.keep_fresh(config.tls.reload_every, look));
+    Ok((tls, hangups))
 }
 
 /// In the words of the configuration.
@@ -86,8 +169,8 @@ fn check_memory(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pass_on_hangups(to: mpsc::Sender<()>) -> io::Result<()> {
+fn pass_on_hangups(to: mpsc::Sender<()>) -> io::Result<AbortHandle> {
     let mut hangups = signal(SignalKind::hangup())?;
-    tokio::spawn(async move { while hangups.recv().await.is_some() && to.send(()).await.is_ok() {} });
-    Ok(())
+    let passing = tokio::spawn(async move { while hangups.recv().await.is_some() && to.send(()).await.is_ok() {} });
+    Ok(passing.abort_handle())
 }

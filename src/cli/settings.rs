@@ -86,7 +86,7 @@ fn value_name(key: &Key) -> &'static str {
         Value::Integer(_) => "NUMBER",
         Value::Boolean(_) => "true|false",
         Value::Array(_) => "A,B,...",
-        _ if leaf == "listen" => "ADDR:PORT",
+        _ if matches!(leaf, "listen" | "read_listen") => "ADDR:PORT",
         _ if leaf.ends_with("_dir") => "DIR",
         _ if leaf.ends_with("_file") => "FILE",
         _ if leaf.ends_with("_url") => "URL",

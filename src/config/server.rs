@@ -19,6 +19,11 @@ pub struct Server {
     pub public_url: Option<String>,
     /// `None`: one for each processor core.
     pub workers: Option<usize>,
+    /// Where only reading is served, by threads of its own. `None`: nowhere but at `listen`.
+    pub read_listen: Option<SocketAddr>,
+    pub read_workers: Option<usize>,
+    /// How much the threads that take uploads give way to others, if reading is served apart.
+    pub upload_niceness: u8,
     pub shutdown_timeout: Duration,
 }
 
@@ -29,16 +34,22 @@ impl Server {
             data_dir: from.text("data_dir", data_dir),
             public_url: from.text("public_url", public_url),
             workers: Some(from.count("workers", 0..=512)).filter(|workers| *workers > 0),
+            read_listen: from
+                .text("read_listen", |text| if text.is_empty() { Ok(None) } else { address(text).map(Some) }),
+            read_workers: Some(from.count("read_workers", 0..=512)).filter(|workers| *workers > 0),
+            upload_niceness: from.count("upload_niceness", 0..=19),
             shutdown_timeout: from.duration("shutdown_timeout", Duration::ZERO..=hours(1)),
         }
     }
 }
 
 pub(super) fn read_listen(from: &mut Reader) -> SocketAddr {
-    from.text("listen", |text| {
-        let hint = "not an address and port; write numbers, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
-        text.parse().map_err(|_| hint.to_owned())
-    })
+    from.text("listen", address)
+}
+
+fn address(text: &str) -> Judged<SocketAddr> {
+    let hint = "not an address and port; write numbers, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
+    text.parse().map_err(|_| hint.to_owned())
 }
 
 fn data_dir(text: &str) -> Judged<PathBuf> {

@@ -28,6 +28,7 @@ pub mod events;
 pub mod health;
 pub mod listen;
 pub mod query;
+mod reading;
 pub mod status;
 
 use error::Problem;
@@ -76,21 +77,27 @@ impl Shared {
 
 /// The route table.
 pub fn routes(app: &mut web::ServiceConfig) {
-    app.service(
-        web::scope("")
-            .wrap(from_fn(edge::edge))
-            .service(web::resource(["/files", "/files/"]).route(web::route().to(tus::collection)))
-            .service(web::resource("/files/{id}").route(web::route().to(tus::resource)))
-            .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
-            .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
-            .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
-            .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
-            .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
-            .service(web::resource("/healthz").route(web::route().to(health::alive)))
-            .service(web::resource("/readyz").route(web::route().to(health::ready)))
-            .service(web::resource("/metrics").route(web::route().to(health::metrics)))
-            .default_service(web::route().to(nothing_here)),
-    );
+    app.service(web::scope("").wrap(from_fn(edge::edge)).configure(resources));
+}
+
+/// The same for those who only read.
+pub fn reading_routes(app: &mut web::ServiceConfig) {
+    app.service(web::scope("").wrap(from_fn(reading::only)).wrap(from_fn(edge::edge)).configure(resources));
+}
+
+fn resources(scope: &mut web::ServiceConfig) {
+    scope
+        .service(web::resource(["/files", "/files/"]).route(web::route().to(tus::collection)))
+        .service(web::resource("/files/{id}").route(web::route().to(tus::resource)))
+        .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
+        .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
+        .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
+        .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
+        .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
+        .service(web::resource("/healthz").route(web::route().to(health::alive)))
+        .service(web::resource("/readyz").route(web::route().to(health::ready)))
+        .service(web::resource("/metrics").route(web::route().to(health::metrics)))
+        .default_service(web::route().to(nothing_here));
 }
 
 async fn nothing_here(request: HttpRequest) -> HttpResponse {

@@ -15,6 +15,7 @@ mod early;
 mod engine;
 mod events;
 mod http2;
+mod listeners;
 mod operations;
 mod race;
 mod restart;

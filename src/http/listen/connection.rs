@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 
 use crate::http;
 use crate::http::Shared;
+use crate::http::listen::Role;
 use crate::http::listen::Settings;
 use crate::http::listen::full;
 use crate::http::listen::http2;
@@ -61,7 +62,7 @@ impl Connections {
         places: Places,
         stopping: GracefulShutdownSignal,
     ) -> Result<Self, ()> {
-        let answers = answers(shared).await?;
+        let answers = answers(shared, settings.role).await?;
         let http1 = http1(&settings, Rc::clone(&answers), stopping.clone()).await?;
         Ok(Self(Rc::new(Inner { settings, places, stopping, answers, http1 })))
     }
@@ -112,8 +113,12 @@ impl Connections {
 ///
 /// What it knows of itself is left at its default: links are paths or begin with `public_url`, so nobody asks an app
 /// for its scheme or host.
-async fn answers(shared: web::Data<Shared>) -> Result<Answers, ()> {
-    let app = App::new().app_data(shared).configure(http::routes);
+async fn answers(shared: web::Data<Shared>, role: Role) -> Result<Answers, ()> {
+    let routes = match role {
+        Role::All => http::routes,
+        Role::Reading => http::reading_routes,
+    };
+    let app = App::new().app_data(shared).configure(routes);
     let app = map_config(app.into_factory(), |()| AppConfig::default());
     Ok(boxed::rc_service(app.new_service(()).await?))
 }

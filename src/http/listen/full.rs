@@ -15,6 +15,9 @@ use crate::http::error::Problem;
 /// For the whole of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// For a peer that says nothing: long enough for a request that was on its way when the peer was told.
+const SILENCE: Duration = Duration::from_millis(500);
+
 /// The most that is read of a request nobody will answer otherwise.
 const READ_MAX: usize = 256 * 1024;
 
@@ -34,9 +37,9 @@ async fn tell(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
     let mut read = 0;
     while read < READ_MAX {
-        match stream.read(&mut buffer).await? {
-            0 => break,
-            count => read += count,
+        match timeout(SILENCE, stream.read(&mut buffer)).await {
+            Err(_) | Ok(Ok(0)) => break,
+            Ok(count) => read += count?,
         }
     }
     Ok(())

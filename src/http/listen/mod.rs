@@ -38,13 +38,22 @@ use tls::Tls;
 const BACKLOG: u32 = 1024;
 
 /// How many connections beyond the limit may be open just to be told so. More wait in the kernel.
-pub const TURNED_AWAY_AT_ONCE: usize = 64;
+pub const TURNED_AWAY_AT_ONCE: usize = 128;
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    All,
+    /// Everything that changes nothing.
+    Reading,
+}
 
 /// How one listener behaves.
 #[derive(Clone)]
 pub struct Settings {
     /// Port 0 asks for a free one.
     pub address: SocketAddr,
+    pub role: Role,
     /// Threads that serve connections.
     pub workers: usize,
     pub max_connections: usize,

@@ -49,7 +49,12 @@ impl TestApp {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.running.as_ref().expect("the server runs").addresses()[0]
+        self.running.as_ref().expect("the server runs").address()
+    }
+
+    /// Where only reading is served.
+    pub fn read_address(&self) -> SocketAddr {
+        self.running.as_ref().expect("the server runs").read_address().expect("it was configured")
     }
 
     /// A new connection.
