@@ -1,6 +1,7 @@
 //! The composition root: configuration in, a running server out. The only place that picks backends; it decides
 //! nothing else.
 
+mod descriptors;
 mod listeners;
 pub mod threads;
 
@@ -62,7 +63,8 @@ pub enum Stopped {
 }
 
 /// Starts everything: state, storage, what the last run left undone, the webhook sender, the listeners.
-pub async fn start(config: Config) -> anyhow::Result<Running> {
+pub async fn start(mut config: Config) -> anyhow::Result<Running> {
+    descriptors::fit(&mut config);
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
     let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage))?;

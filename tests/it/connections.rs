@@ -1,7 +1,22 @@
 //! Connections: how many there may be, and what those above are told.
 
+use std::fs;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::prlimit;
+use tempfile::TempDir;
+
 use crate::support::app::TestApp;
+use crate::support::client::Client;
 use crate::support::client::TUS;
+use crate::support::moving::is_whole;
+use crate::support::process::Process;
+use crate::support::world::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_allowed_are_told_to_come_back() {
@@ -21,7 +36,7 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
     drop(second);
     // The server may not have seen yet that a place is free.
-    let answer = crate::support::world::until("a place is free", async || {
+    let answer = until("a place is free", async || {
         let mut again = app.client().await;
         again.send_head("HEAD", &path, &[TUS]).await;
         Some(again.answer("HEAD", "").await).filter(|answer| answer.status != 503)
@@ -32,7 +47,11 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
 /// However many come at once, and whether they say anything or not: there is always room for those that have a place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_silent_connections_is_turned_away() {
-    let app = TestApp::with(|config| config.limits.max_connections = 10).await;
+    let app = TestApp::with(|config| {
+        config.limits.max_connections = 10;
+        config.limits.header_timeout = Duration::from_secs(2);
+    })
+    .await;
     let mut first = app.client().await;
     let path = first.create(4).await;
     let mut crowd = Vec::new();
@@ -42,9 +61,95 @@ async fn a_crowd_of_silent_connections_is_turned_away() {
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
     // Nine of them have places and may stay silent; all others are told and let go, one batch after the other.
     let told = futures::future::join_all(crowd.iter_mut().map(async |client| {
-        let wait = tokio::time::timeout(std::time::Duration::from_secs(20), client.raw_answer("GET"));
+        let wait = tokio::time::timeout(Duration::from_secs(20), client.raw_answer("GET"));
         matches!(wait.await, Ok(Some(answer)) if answer.status == 503)
     }));
     let told = told.await.into_iter().filter(|told| *told).count();
     assert_eq!(told, 200 - 9);
+}
+
+/// The real program, allowed to have so many files open; what it logs goes to a file.
+fn start_with_descriptors(folder: &TempDir, limit: u64, flags: &[&str]) -> Process {
+    let mut command = Process::command(&folder.path().join("data"), flags);
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={limit}:{limit}")).arg(command.get_program()).args(command.get_args());
+    command = limited;
+    Process::spawn(command.stderr(Stdio::from(log)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_connections_meet_a_limit_of_1024_files() {
+    let folder = TempDir::new().unwrap();
+    let process = start_with_descriptors(&folder, 1024, &["--limits-header-timeout", "5m"]);
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(log.contains("the limit of open files is 1024, too low for what is configured"), "{log}");
+    assert!(log.contains("limits.max_connections is ") && log.contains("now instead of 20000"), "{log}");
+    assert!(log.contains("ulimit -n") && log.contains("LimitNOFILE="), "{log}");
+
+    let address = process.address();
+    let mut first = process.client().await;
+    let path = first.create(4).await;
+    let crowd = (0..200).map(async |_| {
+        let (mut held, mut told) = (Vec::new(), 0);
+        for _ in 0..100 {
+            let mut client = Client::connect(address).await;
+            client.send_head("HEAD", &path, &[TUS]).await;
+            match client.raw_answer("GET").await.expect("no connection is left without a word").status {
+                200 => held.push(client),
+                503 => told += 1,
+                other => panic!("{other}"),
+            }
+        }
+        (held, told)
+    });
+    let crowd = futures::future::join_all(crowd).await;
+    let held: usize = crowd.iter().map(|(held, _)| held.len()).sum();
+    let told: usize = crowd.iter().map(|(_, told)| told).sum();
+    assert_eq!(held + told, 20_000);
+    assert!(held > 300 && told > 18_000, "{held} were served and {told} told to come back");
+    // Those with a place are served, and there is a descriptor for the file of an upload.
+    assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
+    drop(crowd);
+    until("places are free", async || {
+        let mut again = process.client().await;
+        again.send_head("GET", "/readyz", &[]).await;
+        again.raw_answer("GET").await.filter(|answer| answer.status == 200)
+    })
+    .await;
+    is_whole(address, &path, b"data").await;
+    process.signal("TERM");
+    assert_eq!(process.wait(), Some(0));
+}
+
+/// Processor time used by a process so far, in ticks.
+fn ticks(process: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// Whatever else has taken them, such as a limit that was lowered under the running server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_descriptors_waits_for_some() {
+    let folder = TempDir::new().unwrap();
+    let process = start_with_descriptors(&folder, 1024, &[]);
+    let mut first = process.client().await;
+    let path = first.create(4).await;
+    let pid = Pid::from_raw(process.id().try_into().unwrap());
+    let limit_to = |files| {
+        let limit = Rlimit { current: Some(files), maximum: Some(1024) };
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+    };
+    limit_to(4);
+    let mut waiting = process.client().await;
+    waiting.send_head("HEAD", &path, &[TUS]).await;
+    assert_eq!(first.offset(&path).await, 0, "those it has are served");
+    let before = ticks(process.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = ticks(process.id()) - before;
+    assert!(used < 50, "it is busy waiting: {used} ticks of 200");
+    limit_to(1024);
+    assert_eq!(waiting.answer("HEAD", &path).await.header("upload-offset"), Some("0"));
+    assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
 }

@@ -1,0 +1,137 @@
+//! Fitting the server into the number of files the system lets it have open.
+//!
+//! A process that runs out of descriptors can neither accept a connection nor open a file, and an upload fails that
+//! was promised a place. So the limits are made to fit at the start, and told.
+
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::getrlimit;
+use rustix::process::setrlimit;
+
+use crate::app::listeners::worker_count;
+use crate::config::Config;
+use crate::http::listen::TURNED_AWAY_AT_ONCE;
+
+/// Standard streams, the lock, the log, looking into folders, and some to spare.
+const ALWAYS: u64 = 64;
+
+/// Of one thread that serves connections: its poll, its wake-up, a file it reads.
+const OF_A_WORKER: u64 = 6;
+
+/// Of one connection to the database: the file, its log and its shared memory.
+const OF_A_DATABASE_CONNECTION: u64 = 3;
+
+/// What may be open at once, by what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    connections: u64,
+    read_connections: u64,
+    uploads: u64,
+}
+
+/// Raises the limit as far as it goes, and lowers what does not fit into it.
+pub(super) fn fit(config: &mut Config) {
+    let limit = raise();
+    let wanted = Share {
+        connections: number(config.limits.max_connections),
+        read_connections: config.server.read_listen.map_or(0, |_| number(config.limits.max_read_connections)),
+        uploads: number(config.limits.max_active_uploads),
+    };
+    let reserve = reserve(config);
+    let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else { return };
+    tracing::warn!(
+        limit,
+        needed = wanted.sum().saturating_add(reserve),
+        "the limit of open files is {limit}, too low for what is configured: limits.max_connections is {} now instead \
+         of {}, {}limits.max_active_uploads {} instead of {}; raise the limit (ulimit -n, or LimitNOFILE= of the \
+         service), or lower these keys",
+        fits.connections,
+        wanted.connections,
+        match wanted.read_connections {
+            0 => String::new(),
+            wanted => format!("limits.max_read_connections {} instead of {wanted}, ", fits.read_connections),
+        },
+        fits.uploads,
+        wanted.uploads,
+    );
+    let count = |number: u64| usize::try_from(number).expect("it is not more than it was");
+    config.limits.max_connections = count(fits.connections);
+    config.limits.max_active_uploads = count(fits.uploads);
+    if wanted.read_connections > 0 {
+        config.limits.max_read_connections = count(fits.read_connections);
+    }
+}
+
+impl Share {
+    fn sum(self) -> u64 {
+        self.connections.saturating_add(self.read_connections).saturating_add(self.uploads)
+    }
+
+    /// Each lowered in proportion until all fit. `None` if they do already.
+    fn within(self, available: u64) -> Option<Self> {
+        let sum = self.sum();
+        let part = |wanted: u64| match wanted {
+            0 => 0,
+            // The quotient is not more than what was wanted.
+            _ => u64::try_from(u128::from(wanted) * u128::from(available) / u128::from(sum)).unwrap_or(wanted).max(1),
+        };
+        (sum > available).then(|| Self {
+            connections: part(self.connections),
+            read_connections: part(self.read_connections),
+            uploads: part(self.uploads),
+        })
+    }
+}
+
+/// The limit of open files, after raising it as far as the system allows.
+fn raise() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            tracing::debug!(error = %error, "could not raise the limit of open files");
+            limit.current.unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// What is open beside connections and uploads.
+fn reserve(config: &Config) -> u64 {
+    let workers = |asked| number(worker_count(asked));
+    let mut of_threads = workers(config.server.workers);
+    let mut turned_away = number(TURNED_AWAY_AT_ONCE);
+    if config.server.read_listen.is_some() {
+        of_threads += workers(config.server.read_workers);
+        turned_away *= 2;
+    }
+    let database = u64::from(config.database.read_connections) + 1;
+    let webhooks = &config.webhooks;
+    let endpoints = number(webhooks.endpoints.len());
+    let sending = u64::from(webhooks.max_in_flight).min(endpoints * u64::from(webhooks.max_in_flight_per_endpoint));
+    ALWAYS + OF_A_WORKER * of_threads + turned_away + OF_A_DATABASE_CONNECTION * database + sending
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_is_left_alone_and_the_rest_is_lowered_in_proportion() {
+        let wanted = Share { connections: 20_000, read_connections: 0, uploads: 10_000 };
+        assert_eq!(wanted.within(30_000), None);
+        let fits = wanted.within(900).unwrap();
+        assert_eq!(fits, Share { connections: 600, read_connections: 0, uploads: 300 });
+        let reading = Share { connections: 1_000, read_connections: 1_000, uploads: 1 };
+        assert_eq!(reading.within(100), Some(Share { connections: 49, read_connections: 49, uploads: 1 }));
+        assert!(reading.within(100).unwrap().sum() <= 100);
+        let most = Share { connections: u64::MAX, read_connections: 0, uploads: u64::MAX };
+        assert!(most.within(900).unwrap().sum() <= 900);
+        let none = Share { connections: 5, read_connections: 5, uploads: 5 }.within(0);
+        assert_eq!(none, Some(Share { connections: 1, read_connections: 1, uploads: 1 }), "it serves somebody");
+    }
+}
