@@ -24,6 +24,7 @@ use crate::http::listen::certificates::Files;
 use crate::http::listen::certificates::Unusable;
 use crate::http::listen::http2;
 use crate::http::listen::tls::Tls;
+use crate::http::listen::window::Budget;
 
 /// Everything that accepts connections.
 pub(super) struct Listeners {
@@ -46,9 +47,10 @@ impl Listeners {
             None => (None, None),
         };
         // Both addresses are taken before either is served.
-        let (uploads, address) = listen_on(uploading(config, tls.clone()), shared.clone())?;
+        let budget = Budget::new(config.http2.budget_bytes());
+        let (uploads, address) = listen_on(uploading(config, tls.clone(), budget.clone()), shared.clone())?;
         let reads = match config.server.read_listen {
-            Some(address) => Some(listen_on(reading(config, address, tls), shared)?),
+            Some(address) => Some(listen_on(reading(config, address, tls, budget), shared)?),
             None => None,
         };
         let read_address = reads.as_ref().map(|(_, address)| *address);
@@ -85,7 +87,7 @@ fn serve(server: Server) -> ServerHandle {
     handle
 }
 
-fn uploading(config: &Config, tls: Option<Tls>) -> listen::Settings {
+fn uploading(config: &Config, tls: Option<Tls>, budget: Budget) -> listen::Settings {
     let niceness = config.server.upload_niceness;
     // Where uploads and reads share threads, lowering them would help nobody.
     let apart = config.server.read_listen.is_some();
@@ -101,8 +103,8 @@ fn uploading(config: &Config, tls: Option<Tls>) -> listen::Settings {
         tls,
         http2: http2::Settings {
             max_streams: config.http2.max_streams,
-            stream_window_bytes: config.http2.stream_window_bytes,
-            connection_window_bytes: config.http2.connection_window_bytes,
+            max_window_bytes: config.http2.max_window_bytes,
+            budget,
         },
         on_thread_start: Arc::new(move || {
             if apart {
@@ -112,14 +114,14 @@ fn uploading(config: &Config, tls: Option<Tls>) -> listen::Settings {
     }
 }
 
-fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>) -> listen::Settings {
+fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, budget: Budget) -> listen::Settings {
     listen::Settings {
         address,
         role: Role::Reading,
         workers: worker_count(config.server.read_workers),
         max_connections: config.limits.max_read_connections,
         on_thread_start: Arc::new(|| {}),
-        ..uploading(config, tls)
+        ..uploading(config, tls, budget)
     }
 }
 
@@ -154,18 +156,13 @@ fn unusable(files: &TlsFiles, why: &Unusable) -> anyhow::Error {
 fn check_memory(config: &Config) -> anyhow::Result<()> {
     let system = rustix::system::sysinfo();
     let memory = u64::from(system.mem_unit).saturating_mul(system.totalram);
-    let most = config.http2.most_held_bytes();
     let mib = |bytes: u64| bytes / (1024 * 1024);
     anyhow::ensure!(
-        most <= memory,
-        "could not allow so much HTTP/2: http2.max_connections = {} times http2.connection_window = {}MiB is {}MiB, and \
-         this machine has {}MiB of memory; lower one of them",
-        config.http2.max_connections,
-        mib(config.http2.connection_window_bytes.into()),
-        mib(most),
+        config.http2.memory_bytes <= memory,
+        "could not allow so much for HTTP/2: http2.memory = {}MiB, and this machine has {}MiB; lower it",
+        mib(config.http2.memory_bytes),
         mib(memory),
     );
-    tracing::debug!(most_held_bytes = most, "what HTTP/2 connections may make the server hold");
     Ok(())
 }
 

@@ -2,39 +2,46 @@
 
 use crate::config::reader::Reader;
 use crate::config::units::GIB;
-use crate::config::units::KIB;
+use crate::config::units::MIB;
+use crate::config::units::TIB;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http2 {
     /// 0: none, every connection speaks HTTP/1.1.
     pub max_connections: usize,
     pub max_streams: u32,
-    pub stream_window_bytes: u32,
-    pub connection_window_bytes: u32,
+    pub max_window_bytes: u32,
+    /// The most that all connections together can make the server hold.
+    pub memory_bytes: u64,
 }
+
+/// What each connection may use without earning it.
+const FIRST_WINDOW_BYTES: u64 = MIB;
 
 impl Http2 {
     pub(super) fn read(from: &mut Reader) -> Self {
-        // RFC 9113, 6.9.1: a window ends below 2 GiB. Below 64 KiB less 1 it could not begin as the protocol wants.
-        let mut window = |key| u32::try_from(from.size(key, 64 * KIB..=GIB)).expect("the range ends at 1 GiB");
-        let (stream_window_bytes, connection_window_bytes) =
-            (window("http2.stream_window"), window("http2.connection_window"));
-        from.require(
-            stream_window_bytes <= connection_window_bytes,
-            &["http2.stream_window", "http2.connection_window"],
-            |others| format!("too much; it cannot be more than {}", others.join(", ")),
-        );
-        Self {
+        let http2 = Self {
             max_connections: from.count("http2.max_connections", 0..=100_000),
             max_streams: from.count("http2.max_streams", 1..=10_000),
-            stream_window_bytes,
-            connection_window_bytes,
-        }
+            // RFC 9113, 6.9.1: a window ends below 2 GiB.
+            max_window_bytes: u32::try_from(from.size("http2.max_window", FIRST_WINDOW_BYTES..=GIB))
+                .expect("the range ends at 1 GiB"),
+            memory_bytes: from.size("http2.memory", 0..=TIB),
+        };
+        from.require(
+            http2.memory_bytes >= http2.first_windows_bytes(),
+            &["http2.memory", "http2.max_connections"],
+            |others| format!("too little; each connection needs 1MiB of it, and there are {}", others.join(", ")),
+        );
+        http2
     }
 
-    /// The most that HTTP/2 connections can make the server hold: what peers may send before it was taken.
-    pub fn most_held_bytes(&self) -> u64 {
-        let connections = u64::try_from(self.max_connections).unwrap_or(u64::MAX);
-        connections.saturating_mul(u64::from(self.connection_window_bytes))
+    /// What connections may be granted beyond their first windows.
+    pub fn budget_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.first_windows_bytes())
+    }
+
+    fn first_windows_bytes(&self) -> u64 {
+        u64::try_from(self.max_connections).unwrap_or(u64::MAX).saturating_mul(FIRST_WINDOW_BYTES)
     }
 }

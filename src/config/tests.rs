@@ -325,9 +325,9 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
          tls.private_key_file = \"\" (default); set both, or leave both empty"
     );
     assert_eq!(
-        file_error("http2.stream_window = \"16MiB\""),
-        "http2.stream_window = \"16MiB\" (from longshore.toml, line 1): too much; it cannot be more than \
-         http2.connection_window = \"8MiB\" (default)"
+        file_error("http2.memory = \"63MiB\""),
+        "http2.memory = \"63MiB\" (from longshore.toml, line 1): too little; each connection needs 1MiB of it, and there \
+         are http2.max_connections = 64 (default)"
     );
     assert_eq!(
         file_error("cors.allow_credentials = true"),

@@ -12,6 +12,7 @@ use crate::support::app::TestApp;
 use crate::support::client;
 use crate::support::client::OCTETS;
 use crate::support::client::TUS;
+use crate::support::delayed::delayed;
 use crate::support::http2::Client;
 use crate::support::http2::read;
 use crate::support::moving::is_whole;
@@ -237,19 +238,63 @@ async fn only_so_many_connections_speak_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_requests_and_bytes_are_taken_at_once() {
-    let server = Encrypted::with(|config| {
-        config.http2.max_streams = 3;
-        config.http2.stream_window_bytes = 100_000;
-        config.http2.connection_window_bytes = 150_000;
-    })
-    .await;
+    let server = Encrypted::with(|config| config.http2.max_streams = 3).await;
     let mut client = server.client().await;
-    let path = client.create(1_000_000).await;
+    let (path, another) = (client.create(1_000_000).await, client.create(1_000_000).await);
     assert_eq!(client.most_requests(), 3);
     let mut patch = client.begin_patch(&path, 0, None).await;
-    assert_eq!(patch.room().await, 100_000);
-    let mut other = client.begin_patch(&path, 0, None).await;
-    assert_eq!(other.room().await, 50_000, "the connection's window is shared");
+    assert_eq!(patch.room().await, MIB);
+    let mut other = client.begin_patch(&another, 0, None).await;
+    other.has_no_room().await;
+}
+
+/// Uploads `source` from behind a long way, and gives how many MiB the server's window has in the end. A little of it
+/// may not have been given back.
+async fn upload_from_afar(server: &Encrypted, source: &Bytes) -> (Client, usize) {
+    let far = delayed(server.app.address(), Duration::from_millis(25)).await;
+    let mut client = Client::connect(far, &server.certificate).await;
+    let path = client.create(source.len()).await;
+    let mut patch = client.begin_patch(&path, 0, None).await;
+    patch.send(source.clone()).await.unwrap();
+    patch.end();
+    assert_eq!(patch.answer("PATCH", &path).await.status, 204);
+    is_whole(server.beside, &path, source).await;
+    let path = client.create(1 << 30).await;
+    let mut next = client.begin_patch(&path, 0, None).await;
+    // What the last upload used up is given back a round trip later.
+    let most = until("the window is open", async || {
+        let room = next.room().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (next.room().await == room).then_some(room)
+    });
+    (client, most.await.div_ceil(MIB))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_client_far_away_may_send_further_ahead() {
+    let server = Encrypted::with(|config| config.http2.max_window_bytes = 8 << 20).await;
+    let (_, most) = upload_from_afar(&server, &source(64 * MIB)).await;
+    assert!((5..=8).contains(&most), "{most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_is_shared_by_all_connections() {
+    let server = Encrypted::with(|config| {
+        config.http2.max_connections = 2;
+        config.http2.memory_bytes = 5 << 20;
+    })
+    .await;
+    let source = source(32 * MIB);
+    // Both begin with 1 MiB. The first is granted the 3 MiB that are left.
+    let (first, most) = upload_from_afar(&server, &source).await;
+    assert!((3..=4).contains(&most), "{most}");
+    let (second, most) = upload_from_afar(&server, &source).await;
+    assert_eq!(most, 1, "nothing is left");
+    first.vanish();
+    second.vanish();
+    until("places are free", async || server.agrees_on_http2().await.then_some(())).await;
+    let (_, most) = upload_from_afar(&server, &source).await;
+    assert!((3..=4).contains(&most), "it came back: {most}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,7 +321,7 @@ async fn a_connection_without_requests_is_closed_in_the_end() {
     }
     patch.end();
     assert_eq!(patch.answer("PATCH", &path).await.status, 204);
-    client.is_ended_by_the_server().await.unwrap();
+    client.is_ended_by_the_server().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,8 +338,8 @@ async fn a_stopping_server_waits_for_no_idle_connection_but_answers_what_is_unde
     assert_eq!(stopped, Stopped::Clean);
     assert!(began.elapsed() < Duration::from_secs(15), "it did not wait for the time it may take at most");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "shutting-down"), "{answer:?}");
-    idle.is_ended_by_the_server().await.unwrap();
-    busy.is_ended_by_the_server().await.unwrap();
+    idle.is_ended_by_the_server().await;
+    busy.is_ended_by_the_server().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

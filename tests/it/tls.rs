@@ -171,10 +171,9 @@ async fn more_http_2_than_the_machine_has_memory_for_is_refused() {
     let mut config = Config::read(&Inputs::default()).unwrap();
     config.server.data_dir = folder.path().join("data");
     config.tls.files = Some(files);
-    config.http2.max_connections = 100_000;
-    config.http2.connection_window_bytes = 1 << 30;
+    config.http2.memory_bytes = 1 << 40;
     let error = app::start(config).await.expect_err("it cannot start").to_string();
-    assert!(error.contains("http2.max_connections = 100000") && error.contains("is 102400000MiB"), "{error}");
+    assert!(error.contains("http2.memory = 1048576MiB, and this machine has "), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

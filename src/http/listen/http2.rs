@@ -5,7 +5,7 @@
 //! and hands requests to the same application. Requests are put into the words of HTTP/1.1, so that nothing above
 //! needs to know the difference.
 //!
-//! A connection makes the server hold at most what its window lets its peer send ahead.
+//! A connection makes the server hold at most what its window lets its peer send ahead: see `window.rs`.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -46,6 +46,10 @@ use tokio::time::timeout;
 
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::window::Budget;
+use crate::http::listen::window::FIRST_WINDOW_BYTES;
+use crate::http::listen::window::Taken;
+use crate::http::listen::window::Window;
 use crate::http::listen::wire::Wire;
 
 /// The most that may stand in the head of a request, as much as HTTP/1.1 takes.
@@ -58,8 +62,10 @@ const MAX_FRAME_BYTES: u32 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub max_streams: u32,
-    pub stream_window_bytes: u32,
-    pub connection_window_bytes: u32,
+    /// What a fast connection's window may grow to.
+    pub max_window_bytes: u32,
+    /// What it may grow out of, shared by all connections.
+    pub budget: Budget,
 }
 
 /// How long peers are waited for.
@@ -75,7 +81,21 @@ pub(super) struct Patience {
 
 /// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is answered.
 pub(super) async fn serve(
-    wire: Wire,
+    mut wire: Wire,
+    peer: Option<SocketAddr>,
+    answers: &Answers,
+    settings: &Settings,
+    patience: Patience,
+    stopping: impl Future<Output = ()>,
+) -> Result<(), h2::Error> {
+    speak(&mut wire, peer, answers, settings, patience, stopping).await?;
+    // Closing with unread bytes would reset the connection, and the reset can overtake the last answer.
+    let _ = timeout(CLOSE_TIMEOUT, tokio::io::copy(&mut wire, &mut tokio::io::sink())).await;
+    Ok(())
+}
+
+async fn speak(
+    wire: &mut Wire,
     peer: Option<SocketAddr>,
     answers: &Answers,
     settings: &Settings,
@@ -85,57 +105,54 @@ pub(super) async fn serve(
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
-        .initial_window_size(settings.stream_window_bytes)
-        .initial_connection_window_size(settings.connection_window_bytes)
+        .initial_window_size(FIRST_WINDOW_BYTES)
+        .initial_connection_window_size(FIRST_WINDOW_BYTES)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_frame_size(MAX_FRAME_BYTES);
-    let Ok(connection) = timeout(patience.first, builder.handshake::<_, Bytes>(wire)).await else { return Ok(()) };
+    let Ok(connection) = timeout(patience.first, builder.handshake::<_, Bytes>(&mut *wire)).await else {
+        return Ok(());
+    };
     let mut connection = connection?;
     let reader_patience = patience.reader;
 
+    let taken = Taken::default();
+    let mut window = Window::new(&mut connection, taken.clone(), settings.max_window_bytes, settings.budget.clone());
     let running = Running::default();
     let mut stopping = pin!(stopping);
-    let mut farewell = Farewell::NotSaid;
+    let mut leaving = false;
     loop {
-        let idle = running.0.count.get() == 0;
-        if idle && farewell == Farewell::Said {
-            connection.abrupt_shutdown(Reason::NO_ERROR);
-            farewell = Farewell::Last;
-        }
-        let patience = if farewell == Farewell::Last { CLOSE_TIMEOUT } else { patience.idle };
+        let patience = if leaving { CLOSE_TIMEOUT } else { patience.idle };
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 None => return Ok(()),
                 Some(request) => {
                     let (request, respond) = request?;
-                    begin(request, respond, peer, answers, &running, settings.max_streams, reader_patience);
+                    let underway = (running.0.count.get() < settings.max_streams).then(|| running.one_more());
+                    begin(request, respond, peer, &taken, answers, underway, reader_patience);
                 }
             },
             () = running.0.ended.notified() => {}
-            () = tokio::time::sleep_until(running.0.since.get() + patience), if idle => {
-                if farewell == Farewell::Last {
+            () = poll_fn(|cx| window.poll_earned(cx)) => window.grow(&mut connection),
+            () = tokio::time::sleep_until(running.0.quiet_since.get() + patience) => {
+                let busy = running.0.count.get() > 0 || connection.has_streams();
+                // Whoever has not taken the farewell by now takes nothing.
+                if leaving && !busy {
                     return Ok(());
                 }
-                farewell = Farewell::Said;
-                running.0.since.set(Instant::now());
+                if !busy {
+                    connection.graceful_shutdown();
+                    leaving = true;
+                }
+                running.0.quiet_since.set(Instant::now());
             }
-            () = &mut stopping, if farewell == Farewell::NotSaid => {
+            () = &mut stopping, if !leaving => {
+                // Requests under way are answered; the connection ends with the last of them.
                 connection.graceful_shutdown();
-                farewell = Farewell::Said;
-                running.0.since.set(Instant::now());
+                leaving = true;
+                running.0.quiet_since.set(Instant::now());
             }
         }
     }
-}
-
-/// How far a connection is on its way to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Farewell {
-    NotSaid,
-    /// No further requests are wanted; those under way are answered.
-    Said,
-    /// All is answered and the connection closes.
-    Last,
 }
 
 /// The requests of one connection that are under way.
@@ -144,14 +161,14 @@ struct Running(Rc<Requests>);
 
 struct Requests {
     count: Cell<u32>,
-    /// When the last of them ended.
-    since: Cell<Instant>,
+    /// When the last of them ended, or was looked for in vain.
+    quiet_since: Cell<Instant>,
     ended: Notify,
 }
 
 impl Default for Requests {
     fn default() -> Self {
-        Self { count: Cell::new(0), since: Cell::new(Instant::now()), ended: Notify::new() }
+        Self { count: Cell::new(0), quiet_since: Cell::new(Instant::now()), ended: Notify::new() }
     }
 }
 
@@ -168,7 +185,7 @@ impl Running {
 impl Drop for Underway {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
-        self.0.since.set(Instant::now());
+        self.0.quiet_since.set(Instant::now());
         self.0.ended.notify_one();
     }
 }
@@ -177,20 +194,19 @@ fn begin(
     request: ::http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: Option<SocketAddr>,
+    taken: &Taken,
     answers: &Answers,
-    running: &Running,
-    max_streams: u32,
+    underway: Option<Underway>,
     reader_patience: Duration,
 ) {
     // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended yet.
-    if running.0.count.get() >= max_streams {
+    let Some(underway) = underway else {
         return respond.send_reset(Reason::REFUSED_STREAM);
-    }
+    };
     let has_body = !request.body().is_end_stream();
-    let Some(request) = in_words_of_http1(request, peer) else {
+    let Some(request) = in_words_of_http1(request, peer, taken.clone()) else {
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     };
-    let underway = running.one_more();
     let answers = Rc::clone(answers);
     tokio::task::spawn_local(async move {
         let _underway = underway;
@@ -201,10 +217,10 @@ fn begin(
 }
 
 /// A request as HTTP/1.1 would have brought it. `None` if that cannot be.
-fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAddr>) -> Option<Request> {
+fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAddr>, taken: Taken) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
-    let body: BoxedPayloadStream = Box::pin(Body(body));
+    let body: BoxedPayloadStream = Box::pin(Body { stream: body, taken });
     let mut request = Request::with_payload(Payload::Stream { payload: body });
     let head = request.head_mut();
     head.version = Version::HTTP_2;
@@ -226,19 +242,23 @@ fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAd
 }
 
 /// A request's body. Its peer may send more as it is taken, not before.
-struct Body(RecvStream);
+struct Body {
+    stream: RecvStream,
+    taken: Taken,
+}
 
 impl Stream for Body {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let broken = |error: h2::Error| PayloadError::Incomplete(Some(std::io::Error::other(error)));
-        let chunk = match ready!(self.0.poll_data(cx)) {
+        let chunk = match ready!(self.stream.poll_data(cx)) {
             None => return Poll::Ready(None),
             Some(chunk) => chunk.map_err(broken),
         };
         Poll::Ready(Some(chunk.and_then(|chunk| {
-            self.0.flow_control().release_capacity(chunk.len()).map_err(broken)?;
+            self.taken.add(chunk.len());
+            self.stream.flow_control().release_capacity(chunk.len()).map_err(broken)?;
             Ok(chunk)
         })))
     }

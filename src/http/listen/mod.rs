@@ -11,6 +11,7 @@ mod full;
 pub mod http2;
 mod places;
 pub mod tls;
+pub mod window;
 mod wire;
 
 use std::fmt;

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod client;
+pub mod delayed;
 pub mod disk;
 pub mod front;
 pub mod http2;
