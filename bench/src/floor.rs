@@ -1,0 +1,211 @@
+//! The floor: a server that speaks just enough tus and does nothing but receive, and one that also writes directly.
+//!
+//! One thread per connection, plain `recv` into a large buffer. It checks nothing and remembers nothing, so no real
+//! server can be faster on the same machine by more than chance.
+
+use std::fs::File;
+use std::io::Read;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::Context;
+use rustix::fs::FallocateFlags;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::wire;
+
+/// What is received before it is thrown away or written.
+const BUFFER: usize = 1 << 20;
+
+/// Direct writes need memory and lengths in multiples of this; no disk asks for more.
+const ALIGNMENT: usize = 4096;
+
+/// Writes under way at once.
+const IN_FLIGHT: usize = 3;
+
+/// Listens until it is killed. Without a folder it throws the bytes away.
+pub(crate) fn serve(port: u16, folder: Option<PathBuf>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("could not listen")?;
+    let folder = folder.map(Arc::new);
+    let created = Arc::new(AtomicU64::new(0));
+    for socket in listener.incoming() {
+        let (socket, folder, created) = (socket?, folder.clone(), Arc::clone(&created));
+        socket.set_nodelay(true)?;
+        // A connection that breaks is an ordinary ending.
+        thread::spawn(move || Connection { socket, pending: Vec::new(), folder, created }.serve().ok());
+    }
+    Ok(())
+}
+
+struct Connection {
+    socket: TcpStream,
+    pending: Vec<u8>,
+    folder: Option<Arc<PathBuf>>,
+    created: Arc<AtomicU64>,
+}
+
+impl Connection {
+    fn serve(mut self) -> anyhow::Result<()> {
+        while let Some(head) = self.head()? {
+            let number = |name| wire::header(&head, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            let (body, offset) = (number("content-length"), number("upload-offset"));
+            let mut words = head.split(' ');
+            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let answer = match method {
+                "POST" => {
+                    let id = self.created.fetch_add(1, Ordering::Relaxed);
+                    self.create(id, number("upload-length"))?;
+                    self.body(&format!("/files/{id}"), 0, body)?;
+                    format!(
+                        "HTTP/1.1 201 Created\r\nLocation: /files/{id}\r\nUpload-Offset: {body}\r\nContent-Length: 0\r\n\r\n"
+                    )
+                }
+                "PATCH" => {
+                    self.body(path, offset, body)?;
+                    format!("HTTP/1.1 204 No Content\r\nUpload-Offset: {}\r\n\r\n", offset + body)
+                }
+                _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            };
+            self.socket.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn head(&mut self) -> anyhow::Result<Option<String>> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(end) = wire::find(&self.pending, b"\r\n\r\n") {
+                let rest = self.pending.split_off(end + 4);
+                let head = std::mem::replace(&mut self.pending, rest);
+                return Ok(Some(String::from_utf8(head)?));
+            }
+            match self.socket.read(&mut buffer)? {
+                0 => return Ok(None),
+                count => self.pending.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    fn create(&self, id: u64, length: u64) -> anyhow::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let file = File::create(folder.join(id.to_string()))?;
+        if length > 0 {
+            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length)?;
+        }
+        Ok(())
+    }
+
+    fn body(&mut self, path: &str, offset: u64, size: u64) -> anyhow::Result<()> {
+        match self.folder.clone() {
+            Some(folder) if size > 0 => {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                self.store(&folder.join(name), offset, size)
+            }
+            _ => self.discard(size),
+        }
+    }
+
+    fn discard(&mut self, size: u64) -> anyhow::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let mut left = size;
+        while left > 0 {
+            left -= self.receive(&mut buffer, left)? as u64;
+        }
+        Ok(())
+    }
+
+    /// Receives into a few buffers in turn, while threads write the full ones; then makes the file durable.
+    fn store(&mut self, path: &Path, offset: u64, size: u64) -> anyhow::Result<()> {
+        let file = Arc::new(File::from(rustix::fs::open(path, OFlags::WRONLY | OFlags::DIRECT, Mode::empty())?));
+        let (full_in, full_out) = mpsc::channel::<(Aligned, usize, u64)>();
+        let (empty_in, empty_out) = mpsc::channel();
+        for _ in 0..=IN_FLIGHT {
+            empty_in.send(Aligned::new())?;
+        }
+        let full_out = Arc::new(Mutex::new(full_out));
+        let writers: Vec<_> = (0..IN_FLIGHT)
+            .map(|_| {
+                let (file, full, empty) = (Arc::clone(&file), Arc::clone(&full_out), empty_in.clone());
+                thread::spawn(move || write_all(&file, &full, &empty))
+            })
+            .collect();
+        drop(empty_in);
+        let (mut at, mut left) = (offset, size);
+        while left > 0 {
+            let mut buffer = empty_out.recv().context("a write failed")?;
+            let mut filled = 0;
+            while filled < BUFFER && left > 0 {
+                let count = self.receive(&mut buffer.bytes()[filled..], left)?;
+                filled += count;
+                left -= count as u64;
+            }
+            full_in.send((buffer, filled, at))?;
+            at += filled as u64;
+        }
+        drop(full_in);
+        for writer in writers {
+            writer.join().expect("a writer does not panic")?;
+        }
+        file.sync_data()?;
+        Ok(())
+    }
+
+    fn receive(&mut self, into: &mut [u8], left: u64) -> anyhow::Result<usize> {
+        let most = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if self.pending.is_empty() {
+            let count = self.socket.read(&mut into[..most])?;
+            anyhow::ensure!(count > 0, "the client went away");
+            return Ok(count);
+        }
+        let count = most.min(self.pending.len());
+        into[..count].copy_from_slice(&self.pending[..count]);
+        self.pending.drain(..count);
+        Ok(count)
+    }
+}
+
+/// A tail is padded to the alignment; what follows it is written later or was never promised.
+fn write_all(
+    file: &File,
+    full: &Mutex<mpsc::Receiver<(Aligned, usize, u64)>>,
+    empty: &mpsc::Sender<Aligned>,
+) -> std::io::Result<()> {
+    loop {
+        let next = full.lock().expect("no writer panics with the lock").recv();
+        let Ok((mut buffer, filled, at)) = next else { return Ok(()) };
+        let padded = filled.next_multiple_of(ALIGNMENT);
+        file.write_all_at(&buffer.bytes()[..padded], at)?;
+        // The receiving side is gone once everything has been received.
+        empty.send(buffer).ok();
+    }
+}
+
+/// A buffer that starts where direct writes want it.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new() -> Self {
+        let memory = vec![0; BUFFER + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Self { memory, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + BUFFER]
+    }
+}

@@ -1,0 +1,106 @@
+//! One upload over HTTP/2, as fast as the server's windows allow.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::ensure;
+use h2::client::SendRequest;
+use http::Method;
+use http::Request;
+use http::Response;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::lab::mb_per_second;
+use crate::payload::Payload;
+use crate::tus;
+use crate::tus::Target;
+
+/// Handed over at a time; HTTP/2 cuts it into frames of the size the server allows.
+const PIECE: usize = 1 << 20;
+
+/// Handed over and not yet on the wire.
+const BUFFER: usize = 4 << 20;
+
+/// Creates an upload, sends it in one PATCH, and gives its rate in MB/s.
+pub(crate) fn upload(
+    target: &Target,
+    tls: Arc<rustls::ClientConfig>,
+    payload: &Payload,
+    size: u64,
+) -> anyhow::Result<f64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut requests = connect(target, tls).await?;
+        let path = create(&mut requests, target, size).await?;
+        let began = Instant::now();
+        append(&mut requests, &path, payload, size).await?;
+        Ok(mb_per_second(size, began))
+    })
+}
+
+async fn connect(target: &Target, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<SendRequest<bytes::Bytes>> {
+    let socket = TcpStream::connect(target.address).await.context("could not connect")?;
+    socket.set_nodelay(true)?;
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("it is a name");
+    let stream = TlsConnector::from(tls).connect(name, socket).await.context("could not agree on TLS")?;
+    ensure!(stream.get_ref().1.alpn_protocol() == Some(b"h2"), "the server does not speak HTTP/2");
+    let (requests, connection) = h2::client::Builder::new().max_send_buffer_size(BUFFER).handshake(stream).await?;
+    // It ends with the server; what went wrong shows in the requests.
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(requests.ready().await?)
+}
+
+async fn create(requests: &mut SendRequest<bytes::Bytes>, target: &Target, size: u64) -> anyhow::Result<String> {
+    let request = request(Method::POST, target.files).header("upload-length", size).body(())?;
+    let (answer, _) = requests.send_request(request, true)?;
+    let answer = answer.await?;
+    ensure!(answer.status() == 201, "unexpected answer: {}", answer.status());
+    let location = answer.headers().get("location").context("no Location in the answer")?.to_str()?;
+    Ok(tus::path_of(location).to_owned())
+}
+
+async fn append(
+    requests: &mut SendRequest<bytes::Bytes>,
+    path: &str,
+    payload: &Payload,
+    size: u64,
+) -> anyhow::Result<()> {
+    let request = request(Method::PATCH, path)
+        .header("upload-offset", 0)
+        .header("content-type", "application/offset+octet-stream")
+        .header("content-length", size)
+        .body(())?;
+    let (answer, mut body) = requests.send_request(request, false)?;
+    let sent = send(&mut body, payload, size).await;
+    // A server that refuses says why, which matters more than that the stream broke.
+    let answer: Response<_> = match (answer.await, sent) {
+        (Ok(answer), _) => answer,
+        (Err(_), Err(error)) => return Err(error),
+        (Err(error), Ok(())) => return Err(error.into()),
+    };
+    ensure!(matches!(answer.status().as_u16(), 200 | 204), "unexpected answer: {}", answer.status());
+    let offset = answer.headers().get("upload-offset").context("no Upload-Offset in the answer")?.to_str()?;
+    ensure!(offset == size.to_string(), "the server is at {offset}");
+    Ok(())
+}
+
+async fn send(body: &mut h2::SendStream<bytes::Bytes>, payload: &Payload, size: u64) -> anyhow::Result<()> {
+    let mut sent = 0;
+    while sent < size {
+        let wanted = PIECE.min(usize::try_from(size - sent).unwrap_or(PIECE));
+        body.reserve_capacity(wanted);
+        let granted =
+            poll_fn(|context| body.poll_capacity(context)).await.context("the server ended the request")??;
+        let piece = payload.piece(sent, granted.min(wanted));
+        sent += piece.len() as u64;
+        body.send_data(piece, sent == size)?;
+    }
+    Ok(())
+}
+
+fn request(method: Method, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(format!("https://localhost{path}")).header("tus-resumable", "1.0.0")
+}

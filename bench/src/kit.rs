@@ -1,0 +1,294 @@
+//! Where the servers are, which versions they have, and how each is started. A new server is added here.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+
+use crate::server::Place;
+use crate::subject::Subject;
+
+/// Signs nothing of value; a receiver of the benchmark does not look at it.
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrs=";
+
+#[derive(Debug)]
+pub(crate) struct Kit {
+    longshore: PathBuf,
+    peers: PathBuf,
+    node_script: PathBuf,
+    myself: PathBuf,
+    scratch: PathBuf,
+    /// Configuration keys of this build of Longshore.
+    keys: BTreeSet<String>,
+    started: AtomicU32,
+}
+
+impl Kit {
+    /// `root` is the repository, `peers` what `bench/run` installed, `scratch` a folder on the disk to measure.
+    pub(crate) fn find(root: &Path, longshore: &Path, peers: &Path, scratch: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(scratch).with_context(|| format!("could not create {}", scratch.display()))?;
+        Ok(Self {
+            longshore: longshore.to_owned(),
+            peers: peers.canonicalize().unwrap_or_else(|_| peers.to_owned()),
+            node_script: root.join("bench/peers/tus-node.mjs"),
+            myself: std::env::current_exe()?,
+            scratch: scratch.canonicalize()?,
+            keys: known_keys(longshore)?,
+            started: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Whether this build of Longshore has a configuration key, such as `storage.durability`.
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// Why a subject cannot be measured here.
+    pub(crate) fn lacks(&self, subject: Subject) -> Option<String> {
+        let missing = |path: PathBuf| (!path.exists()).then(|| format!("{} is not there", path.display()));
+        match subject {
+            Subject::Longshore => missing(self.longshore.clone()),
+            Subject::LongshoreRelaxed => {
+                (!self.knows("storage.durability")).then(|| "this build has no storage.durability".to_owned())
+            }
+            Subject::Tusd => missing(self.peers.join("bin/tusd")),
+            Subject::TusNode => missing(self.peers.join("node/node_modules/@tus/server")),
+            Subject::Rustus => missing(self.peers.join("bin/rustus")),
+            Subject::Sink | Subject::Bare => None,
+        }
+    }
+
+    pub(crate) fn versions(&self) -> BTreeMap<Subject, String> {
+        let pinned = fs::read_to_string(self.peers.join("versions.env")).unwrap_or_default();
+        let pin = |name: &str| {
+            let line = pinned.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or("unknown").to_owned()
+        };
+        let own = std::env::var("BENCH_LONGSHORE_VERSION").unwrap_or_else(|_| said(&self.longshore, "--version"));
+        let node = format!(
+            "{} with @tus/file-store {} on Node {}",
+            pin("TUS_NODE_SERVER"),
+            pin("TUS_NODE_FILE_STORE"),
+            said(Path::new("node"), "--version")
+        );
+        BTreeMap::from([
+            (Subject::Longshore, own),
+            (Subject::Tusd, pin("TUSD")),
+            (Subject::TusNode, node),
+            (Subject::Rustus, pin("RUSTUS")),
+        ])
+    }
+
+    pub(crate) fn files_path(&self, subject: Subject) -> &'static str {
+        match subject {
+            Subject::Tusd => "/files/",
+            _ => "/files",
+        }
+    }
+
+    pub(crate) fn empty_folder(&self, subject: Subject) -> anyhow::Result<PathBuf> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let folder = self.scratch.join(format!("{}-{number}", subject.name()));
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// How a server is started, with paths and ports that mean something to a reader elsewhere.
+    pub(crate) fn describe(&self, subject: Subject, command: &Command, place: &Place<'_>) -> String {
+        let mut words: Vec<String> = vec![self.short(command.get_program())];
+        words.extend(command.get_args().map(|word| self.short(word)));
+        let mut text = words.join(" ");
+        if let Some(durability) = durability(subject) {
+            text +=
+                &format!("\n\nwith this configuration:\n\n{}", self.longshore_settings(place, durability).trim_end());
+        }
+        let scratch = format!("{}/", self.scratch.display());
+        without_ports(&text.replace(&scratch, ""), &[place.port, place.read_port])
+    }
+
+    fn short(&self, word: &OsStr) -> String {
+        let word = word.to_string_lossy();
+        match word.strip_prefix(&*self.scratch.to_string_lossy()) {
+            Some(inside) if inside.ends_with(".pem") => inside.trim_start_matches('/').to_owned(),
+            Some(inside) => format!("DIR{}", ending(inside)),
+            None if word.starts_with('/') => word.rsplit('/').next().unwrap_or(&word).to_owned(),
+            None => word.into_owned(),
+        }
+    }
+
+    pub(crate) fn command(&self, subject: Subject, place: &Place<'_>) -> anyhow::Result<Command> {
+        match subject {
+            Subject::Longshore | Subject::LongshoreRelaxed => {
+                self.longshore(place, durability(subject).expect("it is a Longshore"))
+            }
+            Subject::Tusd => Ok(self.tusd(place)),
+            Subject::TusNode => Ok(self.tus_node(place)),
+            Subject::Rustus => Ok(self.rustus(place)),
+            Subject::Sink => Ok(self.floor("sink", place)),
+            Subject::Bare => Ok(self.floor("bare", place)),
+        }
+    }
+
+    /// What the configuration file of a Longshore says; the report shows it.
+    fn longshore_settings(&self, place: &Place<'_>, durability: &str) -> String {
+        let mut text = String::new();
+        if self.knows("read_listen") && place.setup.tls.is_none() {
+            writeln!(text, "read_listen = \"127.0.0.1:{}\"", place.read_port).expect("a string takes everything");
+        }
+        text += "[storage]\n";
+        if self.knows("storage.durability") {
+            writeln!(text, "durability = \"{durability}\"").expect("a string takes everything");
+        }
+        if place.setup.sha256 {
+            text += "digests = [\"sha256\"]\n";
+        }
+        if let Some(tls) = &place.setup.tls {
+            let (certificate, key) = (tls.certificate.display(), tls.key.display());
+            writeln!(text, "[tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"")
+                .expect("a string takes everything");
+        }
+        if let Some(hook) = place.setup.hook {
+            writeln!(
+                text,
+                "[[webhooks.endpoints]]\nname = \"bench\"\nurl = \"http://{hook}/\"\nsecret = \"{SECRET}\"\n\
+                 events = [\"upload.completed\"]"
+            )
+            .expect("a string takes everything");
+        }
+        text += "[log]\nlevel = \"warn\"\n";
+        text
+    }
+
+    fn longshore(&self, place: &Place<'_>, durability: &str) -> anyhow::Result<Command> {
+        let file = place.folder.with_extension("toml");
+        fs::write(&file, self.longshore_settings(place, durability))?;
+        let mut command = Command::new(&self.longshore);
+        command.args(["serve", "--listen", &format!("127.0.0.1:{}", place.port), "--data-dir"]).arg(place.folder);
+        command.arg("--config").arg(file);
+        Ok(command)
+    }
+
+    fn tusd(&self, place: &Place<'_>) -> Command {
+        let mut command = Command::new(self.peers.join("bin/tusd"));
+        command.args(["-host", "127.0.0.1", "-port", &place.port.to_string(), "-verbose=false", "-upload-dir"]);
+        command.arg(place.folder);
+        if let Some(tls) = &place.setup.tls {
+            command.arg("-tls-certificate").arg(&tls.certificate).arg("-tls-key").arg(&tls.key);
+            command.args(["-tls-mode", "tls13"]);
+        }
+        if let Some(hook) = place.setup.hook {
+            command.args(["-hooks-http", &format!("http://{hook}/"), "-hooks-enabled-events", "post-finish"]);
+        }
+        command
+    }
+
+    fn tus_node(&self, place: &Place<'_>) -> Command {
+        let mut command = Command::new("node");
+        command.env("BENCH_NODE_PACKAGES", self.peers.join("node"));
+        command.arg(&self.node_script).arg(place.port.to_string()).arg(place.folder);
+        if let Some(tls) = &place.setup.tls {
+            command.arg(&tls.certificate).arg(&tls.key);
+        }
+        command
+    }
+
+    fn rustus(&self, place: &Place<'_>) -> Command {
+        let mut command = Command::new(self.peers.join("bin/rustus"));
+        command.args(["--host", "127.0.0.1", "--port", &place.port.to_string(), "--log-level", "ERROR"]);
+        // It takes a whole request into memory, and at most 256 KiB unless told otherwise.
+        command.args(["--max-body-size", &(8_u64 << 30).to_string()]);
+        command.arg("--data-dir").arg(place.folder).arg("--info-dir").arg(place.folder);
+        command
+    }
+
+    fn floor(&self, name: &str, place: &Place<'_>) -> Command {
+        let mut command = Command::new(&self.myself);
+        command.args([name, "--port", &place.port.to_string(), "--dir"]).arg(place.folder);
+        command
+    }
+}
+
+/// Keys of the default configuration, with their section.
+fn known_keys(longshore: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let output = Command::new(longshore)
+        .args(["config", "--defaults"])
+        .output()
+        .with_context(|| format!("could not run {}", longshore.display()))?;
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.starts_with('#')) {
+            keys.insert(format!("{section}{key}"));
+        }
+    }
+    Ok(keys)
+}
+
+/// What a program prints when it is asked, or that it is unknown.
+fn said(program: &Path, question: &str) -> String {
+    let output = Command::new(program).arg(question).output();
+    output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn durability(subject: Subject) -> Option<&'static str> {
+    match subject {
+        Subject::Longshore => Some("strict"),
+        Subject::LongshoreRelaxed => Some("relaxed"),
+        _ => None,
+    }
+}
+
+/// `.toml` of `longshore-3.toml`; nothing where there is none.
+fn ending(name: &str) -> String {
+    name.rsplit_once('.').map_or(String::new(), |(_, ending)| format!(".{ending}"))
+}
+
+/// The server's own ports and those of its receivers differ from run to run and say nothing.
+fn without_ports(text: &str, ports: &[u16]) -> String {
+    let mut text = text.to_owned();
+    for port in ports {
+        text = text.replace(&format!(":{port}"), ":PORT").replace(&format!(" {port} "), " PORT ");
+    }
+    let mut out = String::new();
+    for (at, part) in text.split("127.0.0.1:").enumerate() {
+        if at > 0 {
+            out += "127.0.0.1:";
+        }
+        let digits = part.len() - part.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+        if at > 0 && digits > 0 {
+            out += "PORT";
+            out += &part[digits..];
+        } else {
+            out += part;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_left_out_of_what_readers_see() {
+        let text = without_ports("serve --listen 127.0.0.1:4001 -port 4001 -x http://127.0.0.1:5/ 4002", &[4001, 4002]);
+        assert_eq!(text, "serve --listen 127.0.0.1:PORT -port PORT -x http://127.0.0.1:PORT/ 4002");
+    }
+}

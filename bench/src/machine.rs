@@ -1,0 +1,62 @@
+//! The machine the numbers were taken on.
+
+use std::fs;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::stats::Times;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_gib: f64,
+    pub(crate) kernel: String,
+    /// Of the folder the servers write to.
+    pub(crate) file_system: String,
+    /// How long the disk takes to make 4 KiB durable.
+    pub(crate) fsync_ms: f64,
+}
+
+impl Machine {
+    pub(crate) fn look(folder: &Path) -> anyhow::Result<Self> {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+        let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let memory = crate::process::meminfo(&["MemTotal:"])?[0];
+        Ok(Self {
+            processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
+            cores: std::thread::available_parallelism()?.get(),
+            memory_gib: memory as f64 / f64::from(1 << 30),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            file_system: file_system(folder)?,
+            fsync_ms: fsync_ms(folder)?,
+        })
+    }
+}
+
+/// Servers on a memory file system would show nothing, so the name is part of the report.
+fn file_system(folder: &Path) -> anyhow::Result<String> {
+    let output = Command::new("stat").args(["--file-system", "--format=%T"]).arg(folder).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn fsync_ms(folder: &Path) -> anyhow::Result<f64> {
+    let path = folder.join("fsync-probe");
+    let mut file = File::create(&path).context("could not write to the folder for measurements")?;
+    let mut times = Times::default();
+    for _ in 0..50 {
+        file.write_all(&[7; 4096])?;
+        let began = Instant::now();
+        file.sync_data()?;
+        times.add(began.elapsed());
+    }
+    fs::remove_file(&path)?;
+    Ok(times.quantile_ms(500))
+}

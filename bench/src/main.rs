@@ -1,0 +1,153 @@
+//! The benchmark suite: `bench run` measures, `bench report` writes what was measured down. `bench/run` calls both.
+//!
+//! - `scenario` drives servers and gives numbers; it judges nothing.
+//! - `report` judges numbers and draws them; it measures nothing. Between the two stands results.json.
+//! - `kit` knows every server: add one there.
+//! - `floor` is a server that does next to nothing, to show what the generator and the disk can do.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::Arg;
+use clap::ArgAction;
+use clap::ArgMatches;
+use clap::Command;
+
+use crate::kit::Kit;
+use crate::lab::Lab;
+use crate::lab::Notebook;
+use crate::machine::Machine;
+use crate::payload::Payload;
+use crate::plan::Plan;
+use crate::results::Results;
+use crate::subject::Subject;
+
+mod certificate;
+mod floor;
+mod h2_client;
+mod kit;
+mod lab;
+mod machine;
+mod payload;
+mod plan;
+mod process;
+mod report;
+mod results;
+mod scenario;
+mod server;
+mod stats;
+mod subject;
+mod tus;
+mod wire;
+
+/// Open files for 10,000 connections on either side.
+const FILES: u64 = 65_536;
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let done = match matches.subcommand() {
+        Some(("run", matches)) => run(matches),
+        Some(("report", matches)) => report::write(&path(matches, "out")),
+        Some((name @ ("sink" | "bare"), matches)) => {
+            let folder = (name == "bare").then(|| path(matches, "dir"));
+            floor::serve(*matches.get_one::<u16>("port").expect("it is required"), folder)
+        }
+        _ => unreachable!("a subcommand is required"),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Command {
+    let out = Arg::new("out").long("out").value_name("DIR").default_value("docs").help("Where benchmarks.md goes");
+    let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("PATH").help(help);
+    let floor = |name: &'static str, about: &'static str| {
+        let port = Arg::new("port").long("port").value_parser(clap::value_parser!(u16)).required(true);
+        Command::new(name).about(about).arg(port).arg(text("dir", "The folder to write to").default_value("."))
+    };
+    let run = Command::new("run")
+        .about("Measure, and keep the numbers in OUT/benchmarks/results.json")
+        .arg(out.clone())
+        .arg(Arg::new("only").long("only").value_name("LIST").value_delimiter(',').help("Scenarios, such as 1,2,6"))
+        .arg(Arg::new("servers").long("servers").value_name("LIST").value_delimiter(',').help("Who is measured"))
+        .arg(Arg::new("rounds").long("rounds").value_parser(clap::value_parser!(u32).range(1..)).default_value("5"))
+        .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Small sizes and one round"))
+        .arg(text("root", "The repository").default_value("."))
+        .arg(text("longshore", "The server").default_value("target/release/longshore"))
+        .arg(text("peers", "Where bench/run installed the peers").default_value("target/bench-peers"))
+        .arg(text("scratch", "Where servers write; on the disk to be measured").default_value("target/bench-data"));
+    Command::new("bench")
+        .about("Measures Longshore side by side with other upload servers")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(run)
+        .subcommand(Command::new("report").about("Write benchmarks.md and its plots from results.json").arg(out))
+        .subcommand(floor("sink", "A server that throws uploads away"))
+        .subcommand(floor("bare", "A server that receives and writes directly, nothing else"))
+}
+
+fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let file = path(matches, "out").join("benchmarks/results.json");
+    let chosen = scenarios(matches)?;
+    let lab = lab(matches)?;
+    for scenario in chosen {
+        eprintln!("=== {} {}", scenario.number, scenario.title);
+        let mut book = Notebook::new(scenario.number);
+        (scenario.run)(&lab, &mut book).with_context(|| format!("scenario {} broke off", scenario.number))?;
+        // Read again each time: a scenario takes minutes, and another run may have written meanwhile.
+        let mut results = Results::load(&file)?;
+        results.scenarios.insert(scenario.number, book.close(&lab));
+        results.save(&file)?;
+    }
+    Ok(())
+}
+
+fn lab(matches: &ArgMatches) -> anyhow::Result<Lab> {
+    let quick = matches.get_flag("quick");
+    let scratch = path(matches, "scratch");
+    let kit = Kit::find(&path(matches, "root"), &path(matches, "longshore"), &path(matches, "peers"), &scratch)?;
+    let rounds = *matches.get_one::<u32>("rounds").expect("it has a default");
+    Ok(Lab {
+        machine: Machine::look(kit.scratch())?,
+        files_allowed: process::allow_files(FILES)?,
+        payload: Payload::prepare()?,
+        plan: if quick { Plan::quick() } else { Plan::full() },
+        chosen: subjects(matches)?,
+        rounds: if quick { 1 } else { rounds },
+        kit,
+    })
+}
+
+fn scenarios(matches: &ArgMatches) -> anyhow::Result<Vec<&'static scenario::Scenario>> {
+    let Some(wanted) = matches.get_many::<String>("only") else { return Ok(scenario::ALL.iter().collect()) };
+    wanted
+        .map(|wanted| {
+            let found = scenario::ALL.iter().find(|scenario| scenario.number.to_string() == *wanted);
+            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 12"))
+        })
+        .collect()
+}
+
+/// The bare loops always run: without them the other numbers have no ground to stand on.
+fn subjects(matches: &ArgMatches) -> anyhow::Result<Vec<Subject>> {
+    let Some(wanted) = matches.get_many::<String>("servers") else { return Ok(Subject::ALL.to_vec()) };
+    let mut chosen = vec![Subject::Sink, Subject::Bare];
+    for name in wanted {
+        match Subject::named(name) {
+            Some(subject) => chosen.push(subject),
+            None => bail!("no server is called {name}; they are {}", Subject::ALL.map(Subject::name).join(", ")),
+        }
+    }
+    Ok(chosen)
+}
+
+fn path(matches: &ArgMatches, name: &str) -> PathBuf {
+    PathBuf::from(matches.get_one::<String>(name).expect("it has a default"))
+}

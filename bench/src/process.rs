@@ -1,0 +1,128 @@
+//! What the operating system says of a process and its children: processor time, memory, reads from disk.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+/// Processor seconds used so far, by the process, its threads and its children.
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let mut ticks = 0;
+    for pid in family(pid) {
+        // A child may end between the listing and the look.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        ticks += stat_ticks(&stat).context("could not read the processor time of a server")?;
+    }
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Resident memory now, in bytes.
+pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
+    status_sum(pid, "VmRSS:")
+}
+
+/// The most resident memory since `forget_peak`, in bytes.
+pub(crate) fn peak(pid: u32) -> anyhow::Result<u64> {
+    status_sum(pid, "VmHWM:")
+}
+
+/// Starts the measurement of the peak anew.
+pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
+    for pid in family(pid) {
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").context("could not reset the peak of a server's memory")?;
+    }
+    Ok(())
+}
+
+/// Bytes the process and its children made the disk read.
+pub(crate) fn disk_reads(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for pid in family(pid) {
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).context("could not read what a process read")?;
+        sum += field(&io, "read_bytes:").context("no read_bytes in /proc/PID/io")?;
+    }
+    Ok(sum)
+}
+
+/// Kilobytes in a line of /proc/meminfo, in bytes.
+pub(crate) fn meminfo(names: &[&str]) -> anyhow::Result<Vec<u64>> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let one = |name: &&str| Ok(field(&text, name).with_context(|| format!("no {name} in /proc/meminfo"))? * 1024);
+    names.iter().map(one).collect()
+}
+
+/// Empties the page cache. Only root may.
+pub(crate) fn drop_caches() -> anyhow::Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("could not drop the page cache (only root may)")
+}
+
+/// Raises this process's limit of open files, and so that of every server it starts.
+pub(crate) fn allow_files(wanted: u64) -> anyhow::Result<u64> {
+    use rustix::process::Resource::Nofile;
+    use rustix::process::Rlimit;
+    let had = rustix::process::getrlimit(Nofile);
+    let all = Rlimit { current: Some(wanted), maximum: Some(wanted.max(had.maximum.unwrap_or(wanted))) };
+    if rustix::process::setrlimit(Nofile, all).is_ok() {
+        return Ok(wanted);
+    }
+    rustix::process::setrlimit(Nofile, Rlimit { current: had.maximum, maximum: had.maximum })?;
+    Ok(had.maximum.unwrap_or(wanted))
+}
+
+/// Sets the priority of the calling thread; on Linux a thread has its own. Raising needs rights.
+pub(crate) fn nice(niceness: i32) -> bool {
+    rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness).is_ok()
+}
+
+/// The process and everything below it.
+fn family(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        let Ok(threads) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")) else { continue };
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    found
+}
+
+/// User and system time, with that of children which have ended. The name before them may hold anything.
+fn stat_ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
+    fields.get(11..15)?.iter().map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+fn status_sum(pid: u32, name: &str) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for pid in family(pid) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("could not read a server's memory")?;
+        sum += field(&status, name).with_context(|| format!("no {name} in /proc/PID/status"))? * 1024;
+    }
+    Ok(sum)
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_does_not_shift_the_times() {
+        let stat = "12 (a b) c) S 1 12 12 0 -1 4194560 100 0 0 0 7 5 2 1 20 0 4 0 100 1 1";
+        assert_eq!(stat_ticks(stat), Some(15));
+    }
+
+    #[test]
+    fn this_process_has_memory_and_a_peak() {
+        let pid = std::process::id();
+        assert!(resident(pid).unwrap() > 0);
+        assert!(peak(pid).unwrap() >= resident(pid).unwrap() / 2);
+    }
+}

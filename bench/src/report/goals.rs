@@ -1,0 +1,209 @@
+//! The goals, and whether the numbers meet them. Medians are compared with medians.
+
+use crate::report::numbers::Numbers;
+use crate::report::words::figure;
+use crate::results::Metric;
+use crate::scenario::bystander;
+use crate::scenario::records;
+use crate::scenario::status;
+use crate::scenario::tls;
+use crate::subject::Subject;
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Verdict {
+    pub(crate) goal: String,
+    pub(crate) measured: String,
+    /// Nothing, where a number is missing.
+    pub(crate) met: Option<bool>,
+}
+
+use Subject::Longshore;
+use Subject::LongshoreRelaxed;
+use Subject::Tusd;
+
+pub(crate) fn judge(scenario: u8, numbers: Numbers<'_>) -> Vec<Verdict> {
+    match scenario {
+        1 => one_request(numbers),
+        2 => vec![
+            faster(numbers, Longshore, "8 MiB", Metric::MbPerSecond, 1.0),
+            faster(numbers, LongshoreRelaxed, "8 MiB", Metric::MbPerSecond, 1.3),
+            faster(numbers, LongshoreRelaxed, "1 MiB", Metric::MbPerSecond, 1.3),
+        ],
+        3 => {
+            vec![faster(numbers, Longshore, "", Metric::MbPerSecond, 1.5), below(numbers, "", Metric::SpreadRatio, 1.5)]
+        }
+        4 => vec![
+            faster(numbers, LongshoreRelaxed, "", Metric::UploadsPerSecond, 1.5),
+            faster(numbers, Longshore, "", Metric::UploadsPerSecond, 1.0),
+        ],
+        5 => slow_uploads(numbers),
+        6 => asking(numbers),
+        7 => numbers.variants().into_iter().map(|variant| bystander(numbers, variant)).collect(),
+        8 => vec![below(numbers, "", Metric::CacheGrownMib, 32.0)],
+        9 => numbers.variants().into_iter().map(|cut| below(numbers, cut, Metric::AcceptedP99Ms, 20.0)).collect(),
+        10 => vec![below(numbers, "", Metric::MessageMs, 50.0)],
+        11 => tls_and_h2(numbers),
+        12 => many_records(numbers),
+        _ => Vec::new(),
+    }
+}
+
+fn one_request(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let own = numbers.median(Longshore, "", Metric::MbPerSecond);
+    let bare = numbers.median(Subject::Bare, "", Metric::MbPerSecond);
+    vec![
+        faster(numbers, Longshore, "", Metric::MbPerSecond, 1.5),
+        at_most(
+            "CPU s per GB at most 0.5 × the leanest peer".to_owned(),
+            numbers.median(Longshore, "", Metric::CpuSecondsPerGb),
+            numbers.best_peer("", Metric::CpuSecondsPerGb).map(|(_, cpu)| cpu),
+            0.5,
+        ),
+        at_most("within 1.3 × of the bare loop's rate".to_owned(), bare, own, 1.3),
+    ]
+}
+
+fn slow_uploads(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let alive = numbers.median(Longshore, "", Metric::Alive);
+    let all = numbers.median(Longshore, "", Metric::Connections);
+    vec![
+        Verdict {
+            goal: "all alive at the end".to_owned(),
+            measured: match (alive, all) {
+                (Some(alive), Some(all)) => format!("{} of {}", figure(alive), figure(all)),
+                _ => missing(),
+            },
+            met: alive.zip(all).map(|(alive, all)| alive == all),
+        },
+        below(numbers, "", Metric::KibPerUpload, 64.0),
+        at_most(
+            "at most half of tusd's KiB per upload".to_owned(),
+            numbers.median(Longshore, "", Metric::KibPerUpload),
+            numbers.median(Tusd, "", Metric::KibPerUpload),
+            0.5,
+        ),
+    ]
+}
+
+fn asking(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let loaded = numbers.median(Longshore, status::LOADED, Metric::P99Ms);
+    let peer = numbers.best_peer(status::LOADED, Metric::P99Ms);
+    vec![
+        at_most(
+            "p99 under load at most 2 × idle".to_owned(),
+            loaded,
+            numbers.median(Longshore, status::IDLE, Metric::P99Ms),
+            2.0,
+        ),
+        at_most(
+            format!("p99 under load at most a third of the best peer's{}", named(peer)),
+            loaded,
+            peer.map(|(_, p99)| p99),
+            1.0 / 3.0,
+        ),
+    ]
+}
+
+fn bystander(numbers: Numbers<'_>, variant: &str) -> Verdict {
+    at_most(
+        format!("{variant}: nginx's p99 at most {} × quiet", bystander::MOST_TIMES_QUIET),
+        numbers.median(Longshore, variant, Metric::P99Ms),
+        numbers.median(Longshore, variant, Metric::QuietP99Ms),
+        bystander::MOST_TIMES_QUIET,
+    )
+}
+
+fn tls_and_h2(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> =
+        [tls::H1, tls::H2].into_iter().map(|form| faster(numbers, Longshore, form, Metric::MbPerSecond, 1.2)).collect();
+    for (h1, h2) in tls::FAR {
+        let rate = |form| numbers.median(Longshore, form, Metric::MbPerSecond);
+        verdicts.push(at_least(format!("{h2}: at least 0.8 × HTTP/1.1"), rate(h2), rate(h1), 0.8));
+    }
+    verdicts
+}
+
+fn many_records(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let variants = numbers.variants();
+    let parts: Vec<(&str, &str)> = variants.iter().filter_map(|variant| records::parts(variant)).collect();
+    let Some(&(fewest, _)) = parts.first() else { return Vec::new() };
+    let mut verdicts = Vec::new();
+    for &(count, question) in &parts {
+        let variant = records::variant(count, question);
+        if question == records::START_UP {
+            verdicts.push(Verdict {
+                goal: format!("{variant} under 2 s"),
+                ..below(numbers, &variant, Metric::StartUpSeconds, 2.0)
+            });
+        } else if count != fewest {
+            let p99 = |count| numbers.median(Longshore, &records::variant(count, question), Metric::P99Ms);
+            let goal = format!("{variant}: p99 at most 1.5 × that with {fewest}");
+            verdicts.push(at_most(goal, p99(count), p99(fewest), 1.5));
+        }
+    }
+    verdicts
+}
+
+/// At least `times` the fastest peer.
+fn faster(numbers: Numbers<'_>, subject: Subject, variant: &str, metric: Metric, times: f64) -> Verdict {
+    let peer = numbers.best_peer(variant, metric);
+    let durability = if subject == LongshoreRelaxed { "relaxed" } else { "strict" };
+    let form = if variant.is_empty() { String::new() } else { format!("{variant}, ") };
+    at_least(
+        format!("{form}{durability}: {} at least {times:.1} × the fastest peer{}", metric.label(), named(peer)),
+        numbers.median(subject, variant, metric),
+        peer.map(|(_, rate)| rate),
+        times,
+    )
+}
+
+fn below(numbers: Numbers<'_>, variant: &str, metric: Metric, limit: f64) -> Verdict {
+    let own = numbers.median(Longshore, variant, metric);
+    let form = if variant.is_empty() { String::new() } else { format!("{variant}: ") };
+    Verdict {
+        goal: format!("{form}{} below {limit}", metric.label()),
+        measured: own.map_or_else(missing, figure),
+        met: own.map(|own| own < limit),
+    }
+}
+
+fn at_least(goal: String, own: Option<f64>, other: Option<f64>, times: f64) -> Verdict {
+    compare(goal, own, other, |ratio| ratio >= times)
+}
+
+fn at_most(goal: String, own: Option<f64>, other: Option<f64>, times: f64) -> Verdict {
+    compare(goal, own, other, |ratio| ratio <= times)
+}
+
+fn compare(goal: String, own: Option<f64>, other: Option<f64>, good: impl Fn(f64) -> bool) -> Verdict {
+    match own.zip(other) {
+        Some((own, other)) => Verdict {
+            goal,
+            measured: format!("{} to {}: {:.2} ×", figure(own), figure(other), own / other),
+            met: Some(good(own / other)),
+        },
+        None => Verdict { goal, measured: missing(), met: None },
+    }
+}
+
+fn named(peer: Option<(Subject, f64)>) -> String {
+    peer.map_or(String::new(), |(peer, _)| format!(" ({})", peer.label()))
+}
+
+fn missing() -> String {
+    "not measured".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_judged_from_the_right_side() {
+        assert_eq!(at_least(String::new(), Some(3.0), Some(2.0), 1.5).met, Some(true));
+        assert_eq!(at_least(String::new(), Some(2.9), Some(2.0), 1.5).met, Some(false));
+        assert_eq!(at_most(String::new(), Some(1.0), Some(2.0), 0.5).met, Some(true));
+        assert_eq!(at_most(String::new(), Some(1.1), Some(2.0), 0.5).met, Some(false));
+        assert_eq!(at_most(String::new(), None, Some(2.0), 0.5).met, None);
+    }
+}

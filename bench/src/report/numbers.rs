@@ -1,0 +1,70 @@
+//! Samples of one scenario, summed up by who and which form.
+
+use crate::results::Measured;
+use crate::results::Metric;
+use crate::stats::Spread;
+use crate::subject::Subject;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbers<'a>(pub(crate) &'a Measured);
+
+impl<'a> Numbers<'a> {
+    /// The forms of the scenario, in the order they were measured.
+    pub(crate) fn variants(self) -> Vec<&'a str> {
+        distinct(self.0.samples.iter().map(|sample| sample.variant.as_str()))
+    }
+
+    /// Who was measured in this form, in the order of `Subject::ALL`.
+    pub(crate) fn subjects(self, variant: &str) -> Vec<Subject> {
+        let was = |subject: &Subject| {
+            self.0.samples.iter().any(|sample| sample.subject == *subject && sample.variant == variant)
+        };
+        Subject::ALL.into_iter().filter(was).collect()
+    }
+
+    pub(crate) fn metrics(self) -> Vec<Metric> {
+        let mut metrics: Vec<Metric> = self.0.samples.iter().flat_map(|sample| sample.values.keys().copied()).collect();
+        metrics.sort_unstable();
+        metrics.dedup();
+        metrics
+    }
+
+    pub(crate) fn spread(self, subject: Subject, variant: &str, metric: Metric) -> Option<Spread> {
+        let of_it = self.0.samples.iter().filter(|sample| sample.subject == subject && sample.variant == variant);
+        let values: Vec<f64> = of_it.filter_map(|sample| sample.values.get(&metric).copied()).collect();
+        Spread::of(&values)
+    }
+
+    pub(crate) fn median(self, subject: Subject, variant: &str, metric: Metric) -> Option<f64> {
+        Some(self.spread(subject, variant, metric)?.median)
+    }
+
+    /// The peer with the best median, and that median.
+    pub(crate) fn best_peer(self, variant: &str, metric: Metric) -> Option<(Subject, f64)> {
+        let peers = Subject::ALL.into_iter().filter(|subject| subject.is_peer());
+        let medians = peers.filter_map(|peer| Some((peer, self.median(peer, variant, metric)?)));
+        let order = |one: &(Subject, f64), other: &(Subject, f64)| one.1.total_cmp(&other.1);
+        if metric.more_is_better() == Some(true) { medians.max_by(order) } else { medians.min_by(order) }
+    }
+
+    /// Runs that gave no numbers, and why; each reason once.
+    pub(crate) fn failures(self) -> Vec<(Subject, &'a str, &'a str)> {
+        distinct(
+            self.0
+                .samples
+                .iter()
+                .filter_map(|sample| Some((sample.subject, sample.variant.as_str(), sample.failure.as_deref()?))),
+        )
+    }
+}
+
+/// Each once, in the order of their first appearance.
+fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for one in all {
+        if !seen.contains(&one) {
+            seen.push(one);
+        }
+    }
+    seen
+}

@@ -1,0 +1,114 @@
+//! The scenarios. Each drives servers and gives numbers; none judges them.
+
+use crate::lab::Lab;
+use crate::lab::Notebook;
+
+mod asking;
+pub(crate) mod bystander;
+mod cache;
+mod completion;
+mod eight;
+mod load;
+mod one;
+pub(crate) mod records;
+mod relay;
+mod resume;
+mod small_machine;
+pub(crate) mod status;
+mod storm;
+pub(crate) mod tls;
+mod trickle;
+
+pub(crate) struct Scenario {
+    pub(crate) number: u8,
+    pub(crate) title: &'static str,
+    /// What is done, for a reader of the report.
+    pub(crate) what: &'static str,
+    pub(crate) run: fn(&Lab, &mut Notebook) -> anyhow::Result<()>,
+}
+
+pub(crate) const ALL: [Scenario; 12] = [
+    Scenario {
+        number: 1,
+        title: "One upload in one request",
+        what: "One 2 GiB upload, one PATCH. Longshore makes every byte durable before it answers; no peer does.",
+        run: one::in_one_request,
+    },
+    Scenario {
+        number: 2,
+        title: "One upload in many requests",
+        what: "One 2 GiB upload in PATCHes of 8 MiB, and of 1 MiB, one after the other. Strict: each is on the disk when it \
+               is answered.",
+        run: one::in_chunks,
+    },
+    Scenario {
+        number: 3,
+        title: "Eight uploads at once",
+        what: "Eight uploads of 1 GiB at once, each in one PATCH. Spread: the slowest upload's time over the fastest's.",
+        run: eight::run,
+    },
+    Scenario {
+        number: 4,
+        title: "Many small uploads",
+        what: "Uploads of 64 KiB, each created with its bytes in one POST, from 64 connections at once.",
+        run: storm::run,
+    },
+    Scenario {
+        number: 5,
+        title: "Ten thousand slow uploads",
+        what: "10,000 connections, an upload on each, 1 KiB per second on each, for 60 s. Memory is that of the server's \
+               processes above the idle server; what sockets take in the kernel is not in it.",
+        run: trickle::run,
+    },
+    Scenario {
+        number: 6,
+        title: "Asking while others upload",
+        what: "How far is this upload? Asked of Longshore's status API, and of the peers by HEAD of a finished upload: 200 \
+               times a second on each of two connections, idle and while scenario 3 runs in a loop. Times count from \
+               the moment a question was due, so a late answer also makes the next ones late.",
+        run: status::run,
+    },
+    Scenario {
+        number: 7,
+        title: "A bystander on the same machine",
+        what: "nginx serves 1 GiB of 64 KiB files out of the page cache while 16 GiB are uploaded to a server beside it. Hit \
+               rate: bytes it served without reading the disk.",
+        run: bystander::run,
+    },
+    Scenario {
+        number: 8,
+        title: "What an upload leaves in the page cache",
+        what: "One 2 GiB upload after the page cache was emptied; what the cache has grown by when the answer comes, and how \
+               much of the stored file lies in it.",
+        run: cache::run,
+    },
+    Scenario {
+        number: 9,
+        title: "Resuming after a cut",
+        what: "A PATCH is cut after 1 GiB, and then again every 2 MiB, in three ways: closed, reset, and left open in silence. \
+               A new connection asks with HEAD and sends 4 KiB at the offset it was told, until they are accepted. \
+               Times count from that HEAD.",
+        run: resume::run,
+    },
+    Scenario {
+        number: 10,
+        title: "From the last byte to the webhook",
+        what: "One 2 GiB upload. From the moment the client has handed its last byte to the kernel until the message that the \
+               upload is complete reaches a receiver. Longshore computes a SHA-256 as well.",
+        run: completion::run,
+    },
+    Scenario {
+        number: 11,
+        title: "TLS and HTTP/2",
+        what: "The 2 GiB upload over TLS 1.3 with HTTP/1.1, and with HTTP/2. Then 512 MiB over a line with a round trip of \
+               50 ms: a relay that holds every byte for 25 ms each way, once without any limit, once with at most 6 MiB \
+               under way, which is what TCP's window allows on Linux unless it is raised.",
+        run: tls::run,
+    },
+    Scenario {
+        number: 12,
+        title: "A million records",
+        what: "Longshore's status and lists with 1,000, 100,000 and 1,000,000 upload records, and how long it takes to start.",
+        run: records::run,
+    },
+];

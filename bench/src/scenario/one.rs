@@ -1,0 +1,70 @@
+//! Scenarios 1 and 2: one upload, in one request and in many.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+
+use crate::lab::Lab;
+use crate::lab::Notebook;
+use crate::lab::mb_per_second;
+use crate::lab::mib;
+use crate::process;
+use crate::results::Metric;
+use crate::results::Values;
+use crate::server::Running;
+use crate::server::Setup;
+use crate::subject::Subject;
+
+const EVERYBODY: [Subject; 6] =
+    [Subject::Longshore, Subject::Tusd, Subject::TusNode, Subject::Rustus, Subject::Bare, Subject::Sink];
+
+const SERVERS: [Subject; 5] =
+    [Subject::Longshore, Subject::LongshoreRelaxed, Subject::Tusd, Subject::TusNode, Subject::Rustus];
+
+const CHUNKS: [(&str, u64); 2] = [("8 MiB", 8 << 20), ("1 MiB", 1 << 20)];
+
+pub(crate) fn in_one_request(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
+    lab.take_turns(&EVERYBODY, u32::MAX, book, |subject, round, book| {
+        let outcome = lab.start(subject, &Setup::default(), book).and_then(|server| upload(lab, &server, lab.plan.big));
+        book.keep(subject, "", round, outcome);
+    });
+    Ok(())
+}
+
+pub(crate) fn in_chunks(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
+    for (name, chunk) in CHUNKS {
+        lab.take_turns(&SERVERS, u32::MAX, book, |subject, round, book| {
+            let outcome = lab.start(subject, &Setup::default(), book).and_then(|server| upload(lab, &server, chunk));
+            book.keep(subject, name, round, outcome);
+        });
+    }
+    Ok(())
+}
+
+/// Uploads `plan.big` bytes in chunks and sees what it takes.
+fn upload(lab: &Lab, server: &Running, chunk: u64) -> anyhow::Result<Values> {
+    let size = lab.plan.big;
+    let mut client = server.client();
+    let path = client.create(size)?;
+    process::forget_peak(server.pid())?;
+    let cpu = process::cpu_seconds(server.pid())?;
+    let began = Instant::now();
+    let mut offset = 0;
+    while offset < size {
+        offset = client.append(&path, offset, &lab.payload, chunk.min(size - offset))?;
+    }
+    let rate = mb_per_second(size, began);
+    let cpu = process::cpu_seconds(server.pid())? - cpu;
+    rustix::fs::sync();
+    let synced = mb_per_second(size, began);
+    if !matches!(server.subject, Subject::Sink | Subject::Bare) {
+        let told = client.offset(&path)?;
+        ensure!(told == size, "the server says {told} after {size} bytes were accepted");
+    }
+    Ok(Values::from([
+        (Metric::MbPerSecond, rate),
+        (Metric::MbPerSecondSynced, synced),
+        (Metric::CpuSecondsPerGb, cpu / (size as f64 / 1e9)),
+        (Metric::PeakMib, mib(process::peak(server.pid())?)),
+    ]))
+}

@@ -1,0 +1,124 @@
+//! Scenario 6: how long an answer takes, idle and while others upload at full speed.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::ensure;
+
+use crate::lab::Lab;
+use crate::lab::Notebook;
+use crate::lab::mb_per_second;
+use crate::results::Metric;
+use crate::results::Values;
+use crate::scenario::asking::Pace;
+use crate::scenario::eight;
+use crate::scenario::load;
+use crate::server::Running;
+use crate::server::Setup;
+use crate::stats::Times;
+use crate::subject::Subject;
+
+const SUBJECTS: [Subject; 4] = [Subject::Longshore, Subject::Tusd, Subject::TusNode, Subject::Rustus];
+
+const PACE: Pace = Pace { connections: 2, per_second: 200 };
+
+/// Almost a minute for each server in each round, and each gives thousands of times.
+const MOST_ROUNDS: u32 = 2;
+
+pub(crate) const IDLE: &str = "idle";
+pub(crate) const LOADED: &str = "under load";
+
+pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
+    if !lab.kit.knows("read_listen") {
+        book.note("This build of Longshore has no read_listen: the listener that takes uploads was asked.");
+    }
+    book.note(format!(
+        "The threads that upload ran at niceness {}, those that ask at -10 where allowed: both stand for clients on \
+         other machines, which would not compete with the server for its two cores.",
+        load::BACKGROUND
+    ));
+    lab.take_turns(&SUBJECTS, MOST_ROUNDS, book, |subject, round, book| {
+        match lab.start(subject, &Setup::default(), book) {
+            Ok(server) => {
+                let question = finished_upload(lab, &server);
+                for variant in [IDLE, LOADED] {
+                    let outcome = match &question {
+                        Ok(question) if variant == IDLE => idle(lab, &server, question),
+                        Ok(question) => loaded(lab, &server, question),
+                        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+                    };
+                    book.keep(subject, variant, round, outcome);
+                }
+            }
+            Err(error) => book.keep(subject, IDLE, round, Err(error)),
+        }
+    });
+    Ok(())
+}
+
+/// What is asked: a method and a path.
+struct Question {
+    method: &'static str,
+    path: String,
+}
+
+fn finished_upload(lab: &Lab, server: &Running) -> anyhow::Result<Question> {
+    let size = 1 << 20;
+    let mut client = server.client();
+    let path = client.create(size)?;
+    client.append(&path, 0, &lab.payload, size)?;
+    if !server.subject.is_longshore() {
+        return Ok(Question { method: "HEAD", path });
+    }
+    let id = path.rsplit('/').next().unwrap_or_default();
+    Ok(Question { method: "GET", path: format!("/api/v1/uploads/{id}") })
+}
+
+fn ask(client: &mut crate::tus::Client, question: &Question) -> anyhow::Result<()> {
+    client.ask(question.method, &question.path)?.expect(&[200, 204]).map(drop)
+}
+
+fn idle(lab: &Lab, server: &Running, question: &Question) -> anyhow::Result<Values> {
+    let mut times = PACE.ask_for(lab.plan.asking, |_| server.reader(), |client, _| ask(client, question))?;
+    Ok(quantiles(&mut times))
+}
+
+/// Uploads run in a loop until the time is up; the questions stop when the last loop has ended.
+fn loaded(lab: &Lab, server: &Running, question: &Question) -> anyhow::Result<Values> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let upload = scope.spawn(|| {
+            let began = Instant::now();
+            let mut sent = 0;
+            let outcome = (|| {
+                while began.elapsed() < lab.plan.asking_loaded {
+                    let size = lab.plan.each_of_eight;
+                    load::at_once(server, &lab.payload, eight::UPLOADS, size, load::BACKGROUND)?;
+                    sent += size * eight::UPLOADS as u64;
+                    // The records stay; the disk is not to fill.
+                    load::cut_large_files(&server.folder);
+                }
+                anyhow::Ok(mb_per_second(sent, began))
+            })();
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        });
+        let times = PACE.ask(&stop, |_| server.reader(), |client, _| ask(client, question));
+        let load = upload.join().expect("the load does not panic")?;
+        ensure!(load > 0.0, "nothing was uploaded meanwhile");
+        let mut values = quantiles(&mut times?);
+        values.insert(Metric::LoadMbPerSecond, load);
+        Ok(values)
+    })
+}
+
+fn quantiles(times: &mut Times) -> Values {
+    Values::from([
+        (Metric::P50Ms, times.quantile_ms(500)),
+        (Metric::P99Ms, times.quantile_ms(990)),
+        (Metric::P999Ms, times.quantile_ms(999)),
+        (Metric::Requests, times.count() as f64),
+    ])
+}

@@ -1,0 +1,123 @@
+//! Scenario 5: ten thousand uploads that send 1 KiB a second each, driven by one thread.
+
+use std::io::ErrorKind;
+use std::io::Read;
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::ensure;
+
+use crate::lab::Lab;
+use crate::lab::Notebook;
+use crate::lab::mib;
+use crate::process;
+use crate::results::Metric;
+use crate::results::Values;
+use crate::server::Running;
+use crate::server::Setup;
+use crate::subject::Subject;
+use crate::wire::Wire;
+
+const SUBJECTS: [Subject; 4] = [Subject::Longshore, Subject::Tusd, Subject::TusNode, Subject::Rustus];
+
+/// What each connection sends every second.
+const DRIP: usize = 1 << 10;
+
+/// What each upload says it will be; more than it will send.
+const ANNOUNCED: u64 = 1 << 20;
+
+/// It takes more than a minute for each server, and the numbers hardly differ between rounds.
+const MOST_ROUNDS: u32 = 1;
+
+pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
+    let needed = 2 * lab.plan.trickling as u64 + 1_000;
+    if lab.files_allowed < needed {
+        book.note(format!("Not measured: it needs {needed} open files, and {} are allowed.", lab.files_allowed));
+        return Ok(());
+    }
+    book.note("Measured once: it takes more than a minute for each server, and its numbers hardly vary.");
+    lab.take_turns(&SUBJECTS, MOST_ROUNDS, book, |subject, round, book| {
+        let outcome = lab.start(subject, &Setup::default(), book).and_then(|server| measure(lab, &server));
+        book.keep(subject, "", round, outcome);
+    });
+    Ok(())
+}
+
+fn measure(lab: &Lab, server: &Running) -> anyhow::Result<Values> {
+    process::forget_peak(server.pid())?;
+    let mut drips = Vec::with_capacity(lab.plan.trickling);
+    let mut creator = server.client();
+    for _ in 0..lab.plan.trickling {
+        let path = creator.create(ANNOUNCED)?;
+        let mut client = server.client();
+        client.begin(&path, 0, ANNOUNCED)?;
+        let wire = client.detach().expect("it has begun a request");
+        wire.socket().set_nonblocking(true)?;
+        drips.push(Drip { wire, alive: true });
+    }
+    let cpu = process::cpu_seconds(server.pid())?;
+    let began = Instant::now();
+    let drip = lab.payload.head(DRIP);
+    for second in 0..u32::try_from(lab.plan.trickle.as_secs())? {
+        let due = began + Duration::from_secs(1) * second;
+        let_drip(&mut drips, drip, due);
+    }
+    thread::sleep((began + lab.plan.trickle).saturating_duration_since(Instant::now()));
+    let resident = process::resident(server.pid())?;
+    let peak = process::peak(server.pid())?;
+    let cpu = process::cpu_seconds(server.pid())? - cpu;
+    drips.iter_mut().for_each(Drip::look);
+    let alive = drips.iter().filter(|drip| drip.alive).count();
+    ensure!(alive > 0, "no connection was left");
+    let above_idle = resident.saturating_sub(server.idle) as f64 / 1024.0;
+    Ok(Values::from([
+        (Metric::Alive, alive as f64),
+        (Metric::Connections, drips.len() as f64),
+        (Metric::KibPerUpload, above_idle / lab.plan.trickling as f64),
+        (Metric::IdleMib, mib(server.idle)),
+        (Metric::PeakMib, mib(peak)),
+        (Metric::CpuPercent, cpu * 100.0 / lab.plan.trickle.as_secs_f64()),
+    ]))
+}
+
+/// One drop on every connection, spread evenly over the second that begins at `due`.
+fn let_drip(drips: &mut [Drip], drop: &[u8], due: Instant) {
+    const STEPS: u32 = 50;
+    let group = drips.len().div_ceil(STEPS as usize);
+    for (step, group) in drips.chunks_mut(group).enumerate() {
+        let at = due + Duration::from_millis(1000 / u64::from(STEPS) * step as u64);
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        for drip in group {
+            drip.send(drop);
+            drip.look();
+        }
+    }
+}
+
+struct Drip {
+    wire: Wire,
+    alive: bool,
+}
+
+impl Drip {
+    fn send(&mut self, bytes: &[u8]) {
+        if !self.alive {
+            return;
+        }
+        match self.wire.socket().write(bytes) {
+            // A server that takes nothing for now is slow, not gone; the rest of the drop counts for nothing.
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.alive = false,
+        }
+    }
+
+    /// Anything to read is an answer or an end, and both come too early.
+    fn look(&mut self) {
+        let mut byte = [0];
+        let silent = matches!(self.wire.socket().read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        self.alive &= silent;
+    }
+}

@@ -1,0 +1,63 @@
+//! Who is measured.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// A server under measurement, or a bare loop that shows the floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Subject {
+    Longshore,
+    /// Longshore with `storage.durability = "relaxed"`.
+    LongshoreRelaxed,
+    Tusd,
+    TusNode,
+    Rustus,
+    /// Throws the bytes away: what the generator can do at most.
+    Sink,
+    /// Receives and writes directly, nothing else: what this machine can do at most.
+    Bare,
+}
+
+impl Subject {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Longshore, Self::LongshoreRelaxed, Self::Tusd, Self::TusNode, Self::Rustus, Self::Sink, Self::Bare];
+
+    /// As on the command line and in files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Longshore => "longshore",
+            Self::LongshoreRelaxed => "longshore-relaxed",
+            Self::Tusd => "tusd",
+            Self::TusNode => "tus-node",
+            Self::Rustus => "rustus",
+            Self::Sink => "sink",
+            Self::Bare => "bare",
+        }
+    }
+
+    /// As readers see it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Longshore => "Longshore",
+            Self::LongshoreRelaxed => "Longshore, relaxed",
+            Self::Tusd => "tusd",
+            Self::TusNode => "@tus/server",
+            Self::Rustus => "rustus",
+            Self::Sink => "sink (throws away)",
+            Self::Bare => "bare recv + direct write",
+        }
+    }
+
+    pub(crate) fn is_peer(self) -> bool {
+        matches!(self, Self::Tusd | Self::TusNode | Self::Rustus)
+    }
+
+    pub(crate) fn is_longshore(self) -> bool {
+        matches!(self, Self::Longshore | Self::LongshoreRelaxed)
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|subject| subject.name() == name)
+    }
+}
