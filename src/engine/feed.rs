@@ -220,7 +220,7 @@ mod tests {
     async fn buffers_follow_the_speed_of_the_upload() {
         let pool = Pool::new(256 << 20);
         let (mut feed, mut intake) = feed(&pool, None);
-        assert_eq!(next_buffer_bytes(&mut feed, &mut intake).await, 64 * KIB);
+        assert_eq!(next_buffer_bytes(&mut feed, &mut intake).await, FIRST_BUFFER_BYTES);
         let second = Duration::from_secs(1);
         for (bytes_per_second, expected) in [
             (100 * MIB, MIB),
@@ -270,11 +270,11 @@ mod tests {
     async fn a_dropped_feed_hands_on_what_arrived() {
         let pool = Pool::new(256 << 20);
         let (mut feed, mut intake) = feed(&pool, None);
-        feed.push(&[1; 64 * KIB]).await.expect("the task takes more");
+        feed.push(&vec![1; FIRST_BUFFER_BYTES]).await.expect("the task takes more");
         feed.push(b"and the rest").await.expect("the task takes more");
         drop(feed);
         let pieces = waiting(&mut intake);
-        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [64 * KIB, 12]);
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [FIRST_BUFFER_BYTES, 12]);
         assert_eq!(&pieces[1][..], b"and the rest");
         assert!(intake.pieces.recv().await.is_none(), "a cut has no end of its own");
     }

@@ -10,7 +10,6 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::folder::DataFolder;
-use super::folder::open_direct;
 use super::folder::parent;
 use super::folder::remove_if_there;
 use crate::BlobKey;
@@ -19,8 +18,6 @@ use crate::BlobKey;
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
-    /// The same file once more, for writes that do not pass through the page cache, where the file system takes them.
-    pub(super) direct: Option<File>,
     /// Whether its name is known to be durable: a token is the proof.
     pub(super) named: bool,
 }
@@ -61,14 +58,14 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
     let opened = match options.open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && end == 0 => {
             let make = || options.clone().create(true).truncate(true).open(&path);
-            Opened { file: data.within(parent(&path)?, make)?, direct: None, named: false }
+            Opened { file: data.within(parent(&path)?, make)?, named: false }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let gone = format!("its file {} is gone, and {end} durable bytes with it", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, gone));
         }
         Err(error) => return Err(error),
-        Ok(file) => Opened { file, direct: None, named: has_token },
+        Ok(file) => Opened { file, named: has_token },
     };
     if !opened.named {
         data.make_durable(parent(&path)?)?;
@@ -86,8 +83,7 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
     if kept < reserved {
         set_aside(&opened.file, kept, reserved)?;
     }
-    let direct = if data.takes_direct_writes() { Some(open_direct(&path)?) } else { None };
-    Ok(Opened { direct, ..opened })
+    Ok(opened)
 }
 
 /// Gives a file of `length` bytes its final length, with room on the disk for all of it where the file system can

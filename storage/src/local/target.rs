@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use tokio::sync::watch;
 
@@ -15,6 +16,7 @@ use super::Durability;
 use super::blocking;
 use super::files::Opened;
 use super::folder::DataFolder;
+use super::folder::open_direct;
 use super::turns::KnownBlob;
 use crate::BlobKey;
 use crate::Error;
@@ -26,8 +28,8 @@ type Number = u64;
 #[derive(Debug)]
 pub(super) struct Target {
     file: File,
-    /// The same file, for writes past the page cache.
-    direct: Option<File>,
+    /// The same file, for writes past the page cache: opened with the first of them.
+    direct: OnceLock<File>,
     key: BlobKey,
     data: Arc<DataFolder>,
     flight: Arc<watch::Sender<Flight>>,
@@ -87,12 +89,12 @@ impl Flight {
 
 impl Target {
     pub(super) fn new(key: BlobKey, opened: Opened, data: Arc<DataFolder>, known: KnownBlob) -> Self {
-        let Opened { file, direct, named } = opened;
+        let Opened { file, named } = opened;
         let flight = Flight { next: 1, under_way: Vec::new(), failure: None };
         let synced = Synced { next: 1, name: named };
         Self {
             file,
-            direct,
+            direct: OnceLock::new(),
             key,
             data,
             flight: Arc::new(watch::Sender::new(flight)),
@@ -212,8 +214,15 @@ impl UnderWay {
         &self.target.file
     }
 
-    pub(super) fn direct(&self) -> Option<&File> {
-        self.target.direct.as_ref()
+    /// The file for writes past the page cache, where the file system takes them. Its name stays while this is under
+    /// way. Blocks.
+    pub(super) fn direct(&self) -> io::Result<Option<&File>> {
+        let Target { direct, data, key, .. } = &*self.target;
+        if direct.get().is_none() && data.takes_direct_writes() {
+            // Another write may have been first.
+            let _ = direct.set(open_direct(&data.incoming(key))?);
+        }
+        Ok(direct.get())
     }
 
     pub(super) fn end(mut self, outcome: io::Result<()>) {
@@ -258,7 +267,7 @@ mod tests {
         let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, false).map_err(io::Error::other)?;
         let key = BlobKey::new("broken").map_err(io::Error::other)?;
         let (_, pipe) = io::pipe()?;
-        let opened = Opened { file: File::from(OwnedFd::from(pipe)), direct: None, named: true };
+        let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };
         Ok(Arc::new(Turns::new(data)).take(&key).await.write_to(opened))
     }
 

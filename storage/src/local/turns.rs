@@ -114,7 +114,7 @@ mod tests {
         let turns = Arc::new(Turns::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
         let mut turn = turns.take(&key).await;
-        let opened = Opened { file: tempfile::tempfile()?, direct: None, named: true };
+        let opened = Opened { file: tempfile::tempfile()?, named: true };
         let target = turn.write_to(opened);
         drop(turn);
         assert_eq!(turns.blobs().len(), 1);

@@ -57,7 +57,12 @@ impl BlobWriter for LocalWriter {
         let write = self.target.begin(blocks_around(offset..end));
         // Nobody waits for the task: the write itself tells the target how it ended.
         blocking::start(move || {
-            let outcome = write_at(write.file(), write.direct(), &chunk, offset);
+            let outcome = match whole_blocks(&chunk, offset) {
+                Some(whole) => {
+                    write.direct().and_then(|direct| write_around(write.file(), direct, &chunk, offset, whole))
+                }
+                None => write.file().write_all_at(&chunk, offset),
+            };
             write.end(outcome);
             Ok(())
         });
@@ -81,10 +86,10 @@ fn blocks_around(range: Range<u64>) -> Range<u64> {
     range.start - range.start % block..range.end.next_multiple_of(block)
 }
 
-fn write_at(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64) -> io::Result<()> {
-    let Some((direct, whole)) = direct.zip(whole_blocks(chunk, offset)) else {
-        return file.write_all_at(chunk, offset);
-    };
+/// Writes the `whole` blocks of a chunk directly, where that is possible, and what is around them through the page
+/// cache.
+fn write_around(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64, whole: Range<usize>) -> io::Result<()> {
+    let Some(direct) = direct else { return file.write_all_at(chunk, offset) };
     let (start, end) = (offset + whole.start as u64, offset + whole.end as u64);
     match direct.write_all_at(&chunk[whole.clone()], start) {
         // The file system has its own idea of what is aligned.
@@ -141,8 +146,9 @@ mod tests {
         for (offset, size) in [(0_u64, 65_536_usize), (100, 250_000), (4096, 200_001), (4095, 65_537)] {
             let lead = usize::try_from(offset).unwrap_or(0) % BLOCK_BYTES;
             let chunk = &memory[aligned + lead..][..size.min(memory.len() - aligned - lead)];
+            let whole = whole_blocks(chunk, offset).ok_or(io::ErrorKind::InvalidData)?;
             // Any handle will do for how the pieces fit together.
-            write_at(&file, Some(&file), chunk, offset)?;
+            write_around(&file, Some(&file), chunk, offset, whole)?;
             let mut found = vec![0; chunk.len()];
             file.read_exact_at(&mut found, offset)?;
             assert!(found == chunk, "{size} bytes at {offset}");
