@@ -5,6 +5,7 @@
 //! module's own service instead of actix-web's `HttpServer`, which offers no place for any of that. It knows nothing
 //! of what is asked and answered on a connection.
 
+mod ahead;
 pub mod certificates;
 mod connection;
 mod full;

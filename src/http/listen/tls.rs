@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::http::listen::ahead::Ahead;
 use crate::http::listen::certificates::Certificates;
 use crate::http::listen::places::Place;
 use crate::http::listen::places::Places;
@@ -39,9 +40,9 @@ impl fmt::Debug for Tls {
 /// What a client and the server agreed to speak.
 #[derive(Debug)]
 pub(super) enum Agreed {
-    Http1(Box<TlsStream<TcpStream>>),
+    Http1(Box<TlsStream<Ahead>>),
     /// For as long as the place is held.
-    Http2(Box<TlsStream<TcpStream>>, Place),
+    Http2(Box<TlsStream<Ahead>>, Place),
 }
 
 impl Tls {
@@ -70,7 +71,7 @@ impl Tls {
     }
 
     async fn shake_hands(&self, stream: TcpStream) -> io::Result<Agreed> {
-        let greeted = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let greeted = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Ahead::new(stream)).await?;
         let wants_http2 = greeted.client_hello().alpn().is_some_and(|mut offered| offered.any(|name| name == HTTP_2));
         let place = if wants_http2 { self.places.take() } else { None };
         let config = if place.is_some() { &self.with_http2 } else { &self.without_http2 };
