@@ -67,19 +67,21 @@ impl Share {
         self.connections.saturating_add(self.read_connections).saturating_add(self.uploads)
     }
 
-    /// Each lowered in proportion until all fit. `None` if they do already.
+    /// The same share for each; who wants less than that leaves the rest to the others. `None` if all fit already.
     fn within(self, available: u64) -> Option<Self> {
-        let sum = self.sum();
-        let part = |wanted: u64| match wanted {
-            0 => 0,
-            // The quotient is not more than what was wanted.
-            _ => u64::try_from(u128::from(wanted) * u128::from(available) / u128::from(sum)).unwrap_or(wanted).max(1),
-        };
-        (sum > available).then(|| Self {
-            connections: part(self.connections),
-            read_connections: part(self.read_connections),
-            uploads: part(self.uploads),
-        })
+        if self.sum() <= available {
+            return None;
+        }
+        let mut fits = self;
+        let mut parts = [&mut fits.connections, &mut fits.read_connections, &mut fits.uploads];
+        parts.sort();
+        let mut left = available;
+        for (part, sharing) in parts.into_iter().zip([3, 2, 1]) {
+            // It serves somebody, whatever the limit is.
+            *part = (*part).min((left / sharing).max(1));
+            left = left.saturating_sub(*part);
+        }
+        Some(fits)
     }
 }
 
@@ -121,15 +123,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_is_left_alone_and_the_rest_is_lowered_in_proportion() {
-        let wanted = Share { connections: 20_000, read_connections: 0, uploads: 10_000 };
+    fn what_fits_is_left_alone_and_what_does_not_shares_equally() {
+        let share = |connections, read_connections, uploads| Share { connections, read_connections, uploads };
+        let wanted = share(20_000, 0, 10_000);
         assert_eq!(wanted.within(30_000), None);
-        let fits = wanted.within(900).unwrap();
-        assert_eq!(fits, Share { connections: 600, read_connections: 0, uploads: 300 });
-        let reading = Share { connections: 1_000, read_connections: 1_000, uploads: 1 };
-        assert_eq!(reading.within(100), Some(Share { connections: 49, read_connections: 49, uploads: 1 }));
-        assert!(reading.within(100).unwrap().sum() <= 100);
-        let none = Share { connections: 5, read_connections: 5, uploads: 5 }.within(0);
-        assert_eq!(none, Some(Share { connections: 1, read_connections: 1, uploads: 1 }), "it serves somebody");
+        assert_eq!(wanted.within(29_000), Some(share(19_000, 0, 10_000)));
+        assert_eq!(wanted.within(900), Some(share(450, 0, 450)));
+        assert_eq!(share(20_000, 0, 2).within(900), Some(share(898, 0, 2)), "small numbers stay");
+        assert_eq!(share(1_000, 200, 1_000).within(900), Some(share(350, 200, 350)));
+        assert_eq!(share(1_000, 1_000, 1_000).within(900), Some(share(300, 300, 300)));
+        assert_eq!(share(5, 5, 5).within(0), Some(share(1, 1, 1)));
+        assert_eq!(share(5, 0, 5).within(0), Some(share(1, 0, 1)));
     }
 }
