@@ -214,15 +214,18 @@ impl UnderWay {
         &self.target.file
     }
 
-    /// The file for writes past the page cache, where the file system takes them. Its name stays while this is under
-    /// way. Blocks.
-    pub(super) fn direct(&self) -> io::Result<Option<&File>> {
+    /// The file for writes past the page cache, where the file system takes them and there is a descriptor to spare.
+    /// Its name stays while this is under way. Blocks.
+    pub(super) fn direct(&self) -> Option<&File> {
         let Target { direct, data, key, .. } = &*self.target;
         if direct.get().is_none() && data.takes_direct_writes() {
-            // Another write may have been first.
-            let _ = direct.set(open_direct(&data.incoming(key))?);
+            match open_direct(&data.incoming(key)) {
+                // Another write may have been first.
+                Ok(file) => drop(direct.set(file)),
+                Err(error) => tracing::debug!(%key, %error, "written through the page cache"),
+            }
         }
-        Ok(direct.get())
+        direct.get()
     }
 
     pub(super) fn end(mut self, outcome: io::Result<()>) {

@@ -58,9 +58,7 @@ impl BlobWriter for LocalWriter {
         // Nobody waits for the task: the write itself tells the target how it ended.
         blocking::start(move || {
             let outcome = match whole_blocks(&chunk, offset) {
-                Some(whole) => {
-                    write.direct().and_then(|direct| write_around(write.file(), direct, &chunk, offset, whole))
-                }
+                Some(whole) => write_around(write.file(), write.direct(), &chunk, offset, whole),
                 None => write.file().write_all_at(&chunk, offset),
             };
             write.end(outcome);
