@@ -5,6 +5,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use storage::BlobKey;
@@ -40,7 +42,15 @@ impl Fixture {
     /// As after a crash: another store on the same folder.
     fn restart(self) -> Self {
         drop(self.store);
-        Self { store: Arc::new(open(self.root.path()).unwrap()), root: self.root }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match open(self.root.path()) {
+                Ok(store) => return Self { store: Arc::new(store), root: self.root },
+                // A program that another test is just starting has the lock too, for a moment.
+                Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     fn part(&self) -> PathBuf {
