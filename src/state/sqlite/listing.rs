@@ -56,7 +56,7 @@ fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<Vec
 }
 
 /// Which index to walk.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     All,
     Stages,
@@ -146,4 +146,40 @@ fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str) {
 fn first_id_of(at: Timestamp) -> Vec<u8> {
     let unix_ms = at.unix_ms().clamp(0, (1 << 48) - 1);
     unix_ms.to_be_bytes()[2..].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::metadata::Metadata;
+    use crate::domain::upload::NewUpload;
+    use crate::state::UploadStore;
+    use crate::state::conformance::NOW;
+    use crate::state::conformance::asked;
+    use crate::state::sqlite::SqliteSettings;
+
+    #[tokio::test]
+    async fn the_condition_that_fewest_meet_is_walked() {
+        let place = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&place.path().join("state.db"), SqliteSettings::default()).await.unwrap();
+        let pair = |name: &str, value: u8| (name.to_owned(), vec![value]);
+        for number in 0..6_u8 {
+            let metadata = Metadata::new(vec![pair("all", 0), pair("third", number % 3)]).unwrap();
+            store.insert(Upload::create(NewUpload { metadata, ..asked(number) }, NOW)).await.unwrap();
+        }
+        let (all, third) = (pair("all", 0), pair("third", 1));
+        for (metadata, stages, expected) in [
+            (vec![], vec![], Route::All),
+            (vec![], vec![Stage::Created], Route::Stages),
+            (vec![all.clone()], vec![], Route::Pair(0)),
+            (vec![all.clone(), third.clone()], vec![Stage::Created], Route::Pair(1)),
+            (vec![third.clone(), all.clone()], vec![], Route::Pair(0)),
+            (vec![all, third], vec![Stage::Completed], Route::Stages),
+        ] {
+            let query = UploadQuery { metadata, stages, limit: 10, ..UploadQuery::default() };
+            let asked = query.clone();
+            let found = store.readers.read("choose", move |connection| route(connection, &asked)).await.unwrap();
+            assert_eq!(found, expected, "{query:?}");
+        }
+    }
 }
