@@ -38,7 +38,7 @@ const SORTING: [&str; 2] = [
 
 static OVERHEARD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-fn listen(connection: &Connection) {
+fn listen(connection: &Connection) -> rusqlite::Result<()> {
     connection.trace_v2(
         TraceEventCodes::SQLITE_TRACE_STMT,
         Some(|event| {
@@ -47,6 +47,7 @@ fn listen(connection: &Connection) {
             }
         }),
     );
+    Ok(())
 }
 
 struct Listen;
@@ -56,8 +57,7 @@ impl writer::Work for Listen {
     type Output = ();
 
     fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
-        listen(&desk.connection);
-        Ok(())
+        listen(&desk.connection)
     }
 }
 
@@ -67,7 +67,7 @@ async fn every_statement_goes_by_an_index() {
     let settings = SqliteSettings { read_connections: 1, ..SqliteSettings::default() };
     let store = SqliteStore::open(&place.path(), settings).await.unwrap();
     store.writer.write(Listen).await.unwrap();
-    store.readers.read("listen", |connection| Ok(listen(connection))).await.unwrap();
+    store.readers.read("listen", |connection| listen(connection)).await.unwrap();
     write_everything(&store).await;
     ask_everything(&store).await;
 
