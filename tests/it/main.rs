@@ -10,6 +10,7 @@ mod support;
 
 mod auth;
 mod connections;
+mod disks;
 mod downloads;
 mod early;
 mod engine;
@@ -17,6 +18,7 @@ mod events;
 mod http2;
 mod listeners;
 mod operations;
+mod power;
 mod race;
 mod restart;
 mod resume;

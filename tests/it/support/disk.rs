@@ -3,7 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
+use storage::disks::Disk;
+
 use tempfile::TempDir;
+
+/// The disk, or `None`, with the reason printed, where none can be made.
+pub fn mounted(disk: Result<Disk, String>) -> Option<Disk> {
+    disk.inspect_err(|reason| eprintln!("skipped: a disk cannot be made here: {reason}")).ok()
+}
 
 /// A mounted file system in memory. Unmounted when dropped.
 pub struct SmallDisk {

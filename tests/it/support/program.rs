@@ -29,18 +29,41 @@ pub struct Program {
 
 impl Program {
     pub fn start(args: &[&str]) -> Self {
+        Self::start_under(&[], args)
+    }
+
+    /// Starts it by another command that becomes the program, such as one that limits or watches it.
+    fn start_under(wrapper: &[&str], args: &[&str]) -> Self {
         let outputs = TempDir::new().unwrap();
         let file = |name| Stdio::from(fs::File::create(outputs.path().join(name)).unwrap());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
-        let child = command.args(args).stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr")).spawn();
+        let line = [wrapper, &[env!("CARGO_BIN_EXE_longshore")], args].concat();
+        let child = Command::new(line[0])
+            .args(&line[1..])
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .spawn();
         Self { child: child.unwrap(), outputs }
     }
 
     /// Starts a server on a free port of the loopback.
     pub fn serve(data_dir: &Path, flags: &[&str]) -> Self {
+        Self::serve_under(&[], data_dir, flags)
+    }
+
+    /// Starts a server by another command that becomes the program.
+    pub fn serve_under(wrapper: &[&str], data_dir: &Path, flags: &[&str]) -> Self {
         let data_dir = data_dir.to_str().unwrap();
         let own = ["serve", "--listen", "127.0.0.1:0", "--storage-min-free-space", "0", "--data-dir", data_dir];
-        Self::start(&[&own, flags].concat())
+        Self::start_under(wrapper, &[&own, flags].concat())
+    }
+
+    /// What the kernel says about its memory, such as `VmRSS`.
+    pub fn memory_bytes(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|value| value.trim().strip_suffix(" kB")).expect("the kernel tells it in kB");
+        kib.parse::<u64>().unwrap() * 1024
     }
 
     /// Waits for the line that says where it listens.

@@ -1,0 +1,308 @@
+//! Uploads on disks of every kind: direct writes and none, room set aside and run out, writes and syncs that fail.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use storage::disks::Disk;
+use storage::disks::Format;
+use storage::disks::cached_bytes;
+use tempfile::TempDir;
+
+use crate::support::app::TestApp;
+use crate::support::app::collect_files;
+use crate::support::client::Answer;
+use crate::support::client::Client;
+use crate::support::client::OCTETS;
+use crate::support::client::TUS;
+use crate::support::disk::mounted;
+use crate::support::moving::is_whole;
+use crate::support::moving::resume;
+use crate::support::moving::wait_until_at_rest;
+use crate::support::moving::wait_until_committed;
+use crate::support::program::Program;
+use crate::support::seeded::Seeded;
+
+const MIB: usize = 1024 * 1024;
+
+fn ext4(folder: &TempDir, sector_bytes: u32, size: usize) -> Option<Disk> {
+    mounted(Disk::make(folder.path(), Format::Ext4, sector_bytes, size as u64))
+}
+
+/// The one file with bytes of uploads.
+fn the_file(data_dir: &Path) -> PathBuf {
+    let mut found = Vec::new();
+    collect_files(&data_dir.join("incoming"), &mut found);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+fn available(at: &Path) -> u64 {
+    let room = rustix::fs::statvfs(at).unwrap();
+    room.f_bavail * room.f_frsize
+}
+
+/// Fills a disk up to so many bytes.
+fn leave(disk: &Disk, bytes: usize) -> PathBuf {
+    let ballast = disk.path().join("ballast");
+    let size = usize::try_from(available(disk.path())).unwrap() - bytes;
+    fs::write(&ballast, vec![1; size]).unwrap();
+    ballast
+}
+
+/// Sends part of an upload and waits until it is committed; the request is left open.
+async fn begin(client: &mut Client, path: &str, source: &[u8], end: usize) {
+    client.begin_patch(path, 0, source.len() as u64).await;
+    client.send(&source[..end]).await;
+    wait_until_committed(client.address, path, end as u64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_leave_the_page_cache_to_others() {
+    for sector_bytes in [512, 4096] {
+        let folder = TempDir::new().unwrap();
+        let Some(disk) = ext4(&folder, sector_bytes, 256 * MIB) else { return };
+        let source = Seeded::new(1).bytes(8 * MIB + 1);
+        let mut cached = Vec::new();
+        for direct in [true, false] {
+            let app = TestApp::with(|config| {
+                config.server.data_dir = disk.path().join(direct.to_string());
+                config.storage.direct_io = direct;
+            })
+            .await;
+            let path = app.client().await.create(source.len() as u64).await;
+            let mut client = app.client().await;
+            begin(&mut client, &path, &source, 8 * MIB).await;
+            cached.push(cached_bytes(&the_file(app.data_dir())).unwrap());
+            client.send(&source[8 * MIB..]).await;
+            assert_eq!(client.answer("PATCH", &path).await.status, 204);
+            is_whole(app.address(), &path, &source).await;
+        }
+        eprintln!("sectors of {sector_bytes}: {} bytes cached, and {} without direct writes", cached[0], cached[1]);
+        assert!(cached[0] < MIB as u64, "direct writes pass through the page cache");
+        assert!(cached[1] > 7 * MIB as u64, "others do not, so that the first number says nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_without_direct_writes_is_used_all_the_same_and_told() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::without_direct_writes(folder.path())) else { return };
+    let source = Seeded::new(2).bytes(3 * MIB + 1);
+    for (place, told) in [(disk.path(), true), (folder.path(), false)] {
+        let mut program = Program::serve(&place.join("data"), &["--log-level", "info"]);
+        let address = program.address();
+        let path = Client::connect(address).await.create(source.len() as u64).await;
+        resume(address, &path, &source).await;
+        is_whole(address, &path, &source).await;
+        assert_eq!(program.stderr().contains("takes no direct writes"), told, "{}", program.stderr());
+        assert_eq!(program.stderr().contains("go to the disk directly"), !told, "{}", program.stderr());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_with_room_set_aside_completes_when_others_fill_the_disk() {
+    let source = Seeded::new(3).bytes(16 * MIB);
+    for preallocate in [true, false] {
+        let folder = TempDir::new().unwrap();
+        let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
+        let app = TestApp::with(|config| {
+            config.server.data_dir = disk.path().join("data");
+            config.storage.preallocate = preallocate;
+            config.storage.min_free_bytes = MIB as u64;
+            config.storage.checkpoint_bytes = MIB as u64;
+        })
+        .await;
+        let path = app.client().await.create(source.len() as u64).await;
+        let mut client = app.client().await;
+        begin(&mut client, &path, &source, MIB).await;
+        let ballast = leave(&disk, 3 * MIB);
+        client.send(&source[MIB..]).await;
+        let answer = client.answer("PATCH", &path).await;
+        if preallocate {
+            assert_eq!(answer.status, 204, "{answer:?}");
+        } else {
+            assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
+            let kept = app.client().await.offset(&path).await;
+            assert!((MIB as u64..4 * MIB as u64).contains(&kept), "{kept}");
+            wait_until_at_rest(app.address(), &path).await;
+            assert!(available(disk.path()) >= MIB as u64, "the room that must be left is left");
+            fs::remove_file(ballast).unwrap();
+            assert_eq!(resume(app.address(), &path, &source).await, kept);
+        }
+        is_whole(app.address(), &path, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_set_aside_is_not_given_to_others() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
+    let app = TestApp::with(|config| {
+        config.server.data_dir = disk.path().join("data");
+        config.storage.min_free_bytes = 4 * MIB as u64;
+    })
+    .await;
+    let source = Seeded::new(4).bytes(30 * MIB);
+    let mut client = app.client().await;
+    // At creation there is room for either of them, but not for both.
+    let (first, second) = (client.create(source.len() as u64).await, client.create(source.len() as u64).await);
+    assert_eq!(client.patch(&first, 0, &source[..100]).await.status, 204);
+    let left = available(disk.path());
+    assert!(left < 30 * MIB as u64, "{left}");
+
+    // Nothing of its body is sent: the answer cannot have waited for it.
+    for _ in 0..3 {
+        let mut refused = app.client().await;
+        refused.begin_patch(&second, 0, source.len() as u64).await;
+        let answer = refused.answer("PATCH", &second).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
+    }
+    assert_eq!(client.offset(&second).await, 0);
+    assert_eq!(app.stored_files().len(), 1, "nothing is left of it");
+    let taken = left - available(disk.path());
+    assert!(taken < MIB as u64, "{taken} bytes are taken");
+    let length = left.to_string();
+    assert_eq!(client.tus("POST", "/files", &[("Upload-Length", &length)], b"").await.status, 507);
+
+    // One that gives its room back makes place for the other.
+    resume(app.address(), &first, &source).await;
+    is_whole(app.address(), &first, &source).await;
+    assert_eq!(client.tus("DELETE", &first, &[], b"").await.status, 204);
+    assert_eq!(resume(app.address(), &second, &source).await, 0);
+    is_whole(app.address(), &second, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_unknown_length_that_fills_the_disk_keeps_what_was_committed() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = ext4(&folder, 4096, 64 * MIB) else { return };
+    let app = TestApp::with(|config| {
+        config.server.data_dir = disk.path().join("data");
+        config.storage.min_free_bytes = MIB as u64;
+        config.storage.checkpoint_bytes = MIB as u64;
+    })
+    .await;
+    let source = Seeded::new(5).bytes(8 * MIB);
+    let created = app.client().await.tus("POST", "/files", &[("Upload-Defer-Length", "1")], b"").await;
+    let path = created.header("location").unwrap().to_owned();
+    let mut client = app.client().await;
+    let headers = [TUS, OCTETS, ("Upload-Offset", "0"), ("Transfer-Encoding", "chunked")];
+    client.send_head("PATCH", &path, &headers).await;
+    client.send_chunk(&source[..MIB]).await;
+    wait_until_committed(app.address(), &path, MIB as u64).await;
+    let ballast = leave(&disk, 4 * MIB);
+    client.send_chunk(&source[MIB..]).await;
+    client.send_chunk(b"").await;
+    let answer = client.answer("PATCH", &path).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
+    wait_until_at_rest(app.address(), &path).await;
+    let kept = app.client().await.offset(&path).await;
+    assert!((MIB as u64..source.len() as u64).contains(&kept), "{kept}");
+    assert_eq!(the_file(app.data_dir()).metadata().unwrap().len(), kept, "what does not count takes no room");
+    fs::remove_file(ballast).unwrap();
+    let (offset, length) = (kept.to_string(), source.len().to_string());
+    let headers = [OCTETS, ("Upload-Offset", offset.as_str()), ("Upload-Length", &length)];
+    let rest = &source[usize::try_from(kept).unwrap()..];
+    assert_eq!(app.client().await.tus("PATCH", &path, &headers, rest).await.status, 204);
+    is_whole(app.address(), &path, &source).await;
+}
+
+/// Sees that an append has failed loudly: a 5xx, and one line in the log under the same request id.
+fn failed_loudly(answer: &Answer, program: &Program) {
+    assert_eq!((answer.status, answer.problem().as_str()), (500, "internal"), "{answer:?}");
+    let id = answer.header("x-request-id").unwrap();
+    let log = program.stderr();
+    assert_eq!(log.lines().filter(|line| line.contains(id)).count(), 1, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("ERROR")).count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_dies_under_an_upload_takes_back_nothing_that_was_promised() {
+    // Only the bytes are on it; the database stays well.
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = ext4(&folder, 4096, 128 * MIB) else { return };
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for place in ["incoming", "files"] {
+        fs::create_dir(disk.path().join(place)).unwrap();
+        symlink(disk.path().join(place), data.join(place)).unwrap();
+    }
+    let source = Seeded::new(6).bytes(8 * MIB);
+    let end = 3 * MIB + 77;
+    let mut program = Program::serve(&data, &["--log-level", "warn"]);
+    let address = program.address();
+    let path = Client::connect(address).await.create(source.len() as u64).await;
+    let mut client = Client::connect(address).await;
+    begin(&mut client, &path, &source, end).await;
+    disk.cut_power().unwrap();
+    client.send(&source[end..]).await;
+    failed_loudly(&client.answer("PATCH", &path).await, &program);
+    assert_eq!(Client::connect(address).await.offset(&path).await, end as u64, "what was promised");
+    drop(program);
+    disk.power_on().unwrap();
+
+    let mut program = Program::serve(&data, &[]);
+    let address = program.address();
+    assert_eq!(resume(address, &path, &source).await, end as u64);
+    is_whole(address, &path, &source).await;
+}
+
+/// Whether system calls of other programs can be watched and broken here.
+fn strace_works() -> bool {
+    let tried = Command::new("strace").args(["-D", "-f", "-qq", "-o", "/dev/null", "true"]).output();
+    let works = tried.is_ok_and(|ran| ran.status.success());
+    if !works {
+        eprintln!("skipped: strace is not there or not permitted");
+    }
+    works
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_or_sync_that_fails_is_told_and_not_tried_again() {
+    if !strace_works() {
+        return;
+    }
+    for call in ["pwrite64", "fdatasync"] {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        let source = Seeded::new(7).bytes(4 * MIB);
+        let end = MIB + 77;
+        let mut program = Program::serve(&data, &[]);
+        let address = program.address();
+        let path = Client::connect(address).await.create(source.len() as u64).await;
+        assert_eq!(Client::connect(address).await.patch(&path, 0, &source[..end]).await.status, 204);
+        drop(program);
+
+        // The calls for the one file with the bytes fail, all of them; the database's do not.
+        let log = folder.path().join("calls");
+        let (file, inject) = (the_file(&data), format!("inject={call}:error=EIO"));
+        let trace = format!("trace={call}");
+        let (log_name, file) = (log.to_str().unwrap(), file.to_str().unwrap());
+        let strace = ["strace", "-D", "-f", "-qq", "-o", log_name, "-P", file, "-e", &trace, "-e", &inject];
+        let mut program = Program::serve_under(&strace, &data, &["--log-level", "warn"]);
+        let address = program.address();
+        for round in 1..=2 {
+            let answer = Client::connect(address).await.patch(&path, end as u64, &source[end..]).await;
+            if round == 1 {
+                failed_loudly(&answer, &program);
+            }
+            assert_eq!(answer.status, 500);
+            assert_eq!(Client::connect(address).await.offset(&path).await, end as u64, "after {call} failed");
+            wait_until_at_rest(address, &path).await;
+            let calls = fs::read_to_string(&log).unwrap();
+            let failed = calls.lines().filter(|line| line.contains("INJECTED")).count();
+            // Writes that were under way together fail together; a sync is alone.
+            let expected = if call == "fdatasync" { round..=round } else { round..=3 * round };
+            assert!(expected.contains(&failed), "{failed} calls failed: {calls}");
+        }
+        drop(program);
+
+        let mut program = Program::serve(&data, &[]);
+        let address = program.address();
+        assert_eq!(resume(address, &path, &source).await, end as u64, "after {call} failed");
+        is_whole(address, &path, &source).await;
+    }
+}
