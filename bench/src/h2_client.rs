@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use http::Method;
 use http::Request;
 use http::Response;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::lab::mb_per_second;
@@ -24,6 +26,9 @@ const PIECE: usize = 1 << 20;
 /// Handed over and not yet on the wire.
 const BUFFER: usize = 4 << 20;
 
+/// No server is this slow; one that takes nothing more is.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 /// Creates an upload, sends it in one PATCH, and gives its rate in MB/s.
 pub(crate) fn upload(
     target: &Target,
@@ -32,13 +37,14 @@ pub(crate) fn upload(
     size: u64,
 ) -> anyhow::Result<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let upload = async {
         let mut requests = connect(target, tls).await?;
         let path = create(&mut requests, target, size).await?;
         let began = Instant::now();
         append(&mut requests, &path, payload, size).await?;
-        Ok(mb_per_second(size, began))
-    })
+        anyhow::Ok(mb_per_second(size, began))
+    };
+    runtime.block_on(async { timeout(PATIENCE, upload).await.context("the upload took too long")? })
 }
 
 async fn connect(target: &Target, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<SendRequest<bytes::Bytes>> {
@@ -92,8 +98,14 @@ async fn send(body: &mut h2::SendStream<bytes::Bytes>, payload: &Payload, size: 
     while sent < size {
         let wanted = PIECE.min(usize::try_from(size - sent).unwrap_or(PIECE));
         body.reserve_capacity(wanted);
-        let granted =
+        // What was granted before and not used is not told again.
+        if body.capacity() == 0 {
             poll_fn(|context| body.poll_capacity(context)).await.context("the server ended the request")??;
+        }
+        let granted = body.capacity();
+        if granted == 0 {
+            continue;
+        }
         let piece = payload.piece(sent, granted.min(wanted));
         sent += piece.len() as u64;
         body.send_data(piece, sent == size)?;

@@ -58,7 +58,6 @@ pub(crate) enum Metric {
     MbPerSecondSynced,
     /// Processor time of the server, per 10^9 bytes.
     CpuSecondsPerGb,
-    PeakMib,
     UploadsPerSecond,
     CpuMsPerUpload,
     /// Slowest upload's time over that of the fastest, of uploads that ran together.
@@ -100,6 +99,8 @@ pub(crate) enum Metric {
     /// From the last byte sent to the arrival of the message.
     MessageMs,
     StartUpSeconds,
+    /// The most resident memory there was.
+    PeakMib,
 }
 
 impl Metric {

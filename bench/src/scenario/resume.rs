@@ -129,13 +129,16 @@ fn resume(lab: &Lab, server: &Running, path: &str, sent: u64, seen: &mut Seen) -
     let mut client = server.client();
     client.wire()?;
     let began = Instant::now();
-    let mut told = None;
+    let (mut told, mut heard) = (None, String::new());
     loop {
-        ensure!(began.elapsed() < PATIENCE, "nothing was accepted for {} s", PATIENCE.as_secs());
+        let seconds = PATIENCE.as_secs();
+        ensure!(began.elapsed() < PATIENCE, "nothing was accepted for {seconds} s; the last answer: {heard}");
         if let Some(at) = ask(&mut client, path)? {
             let told = *told.get_or_insert_with(|| began.elapsed());
             let answer = client.try_append(path, at, lab.payload.head(FIRST));
-            if answer.is_ok_and(|answer| matches!(answer.status, 200 | 204)) {
+            let answer = answer.and_then(|answer| answer.expect(&[200, 204]));
+            heard = answer.as_ref().map_or_else(|error| format!("{error:#}"), |_| String::new());
+            if answer.is_ok() {
                 seen.accepted.add(began.elapsed());
                 seen.told.add(told);
                 seen.lost += sent.saturating_sub(at);

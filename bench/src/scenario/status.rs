@@ -5,8 +5,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::ensure;
-
 use crate::lab::Lab;
 use crate::lab::Notebook;
 use crate::lab::mb_per_second;
@@ -19,6 +17,7 @@ use crate::server::Running;
 use crate::server::Setup;
 use crate::stats::Times;
 use crate::subject::Subject;
+use crate::tus::Client;
 
 const SUBJECTS: [Subject; 4] = [Subject::Longshore, Subject::Tusd, Subject::TusNode, Subject::Rustus];
 
@@ -42,11 +41,11 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     lab.take_turns(&SUBJECTS, MOST_ROUNDS, book, |subject, round, book| {
         match lab.start(subject, &Setup::default(), book) {
             Ok(server) => {
-                let question = finished_upload(lab, &server);
+                let questions = questions(lab, &server);
                 for variant in [IDLE, LOADED] {
-                    let outcome = match &question {
-                        Ok(question) if variant == IDLE => idle(lab, &server, question),
-                        Ok(question) => loaded(lab, &server, question),
+                    let outcome = match &questions {
+                        Ok(questions) if variant == IDLE => idle(lab, &server, questions),
+                        Ok(questions) => loaded(lab, &server, questions),
                         Err(error) => Err(anyhow::anyhow!("{error:#}")),
                     };
                     book.keep(subject, variant, round, outcome);
@@ -64,7 +63,12 @@ struct Question {
     path: String,
 }
 
-fn finished_upload(lab: &Lab, server: &Running) -> anyhow::Result<Question> {
+/// One for each connection, about an upload of its own: the peers lock an upload even to tell its offset.
+fn questions(lab: &Lab, server: &Running) -> anyhow::Result<Vec<Question>> {
+    (0..PACE.connections).map(|_| question(lab, server)).collect()
+}
+
+fn question(lab: &Lab, server: &Running) -> anyhow::Result<Question> {
     let size = 1 << 20;
     let mut client = server.client();
     let path = client.create(size)?;
@@ -76,42 +80,43 @@ fn finished_upload(lab: &Lab, server: &Running) -> anyhow::Result<Question> {
     Ok(Question { method: "GET", path: format!("/api/v1/uploads/{id}") })
 }
 
-fn ask(client: &mut crate::tus::Client, question: &Question) -> anyhow::Result<()> {
-    client.ask(question.method, &question.path)?.expect(&[200, 204]).map(drop)
-}
-
-fn idle(lab: &Lab, server: &Running, question: &Question) -> anyhow::Result<Values> {
-    let mut times = PACE.ask_for(lab.plan.asking, |_| server.reader(), |client, _| ask(client, question))?;
+fn idle(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
+    let mut times = PACE.ask_for(lab.plan.asking, |number| (server.reader(), &questions[number]), ask)?;
     Ok(quantiles(&mut times))
 }
 
 /// Uploads run in a loop until the time is up; the questions stop when the last loop has ended.
-fn loaded(lab: &Lab, server: &Running, question: &Question) -> anyhow::Result<Values> {
+fn loaded(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let upload = scope.spawn(|| {
-            let began = Instant::now();
-            let mut sent = 0;
-            let outcome = (|| {
-                while began.elapsed() < lab.plan.asking_loaded {
-                    let size = lab.plan.each_of_eight;
-                    load::at_once(server, &lab.payload, eight::UPLOADS, size, load::BACKGROUND)?;
-                    sent += size * eight::UPLOADS as u64;
-                    // The records stay; the disk is not to fill.
-                    load::cut_large_files(&server.folder);
-                }
-                anyhow::Ok(mb_per_second(sent, began))
-            })();
+            let outcome = upload_in_a_loop(lab, server);
             stop.store(true, Ordering::Relaxed);
             outcome
         });
-        let times = PACE.ask(&stop, |_| server.reader(), |client, _| ask(client, question));
+        let times = PACE.ask(&stop, |number| (server.reader(), &questions[number]), ask);
         let load = upload.join().expect("the load does not panic")?;
-        ensure!(load > 0.0, "nothing was uploaded meanwhile");
         let mut values = quantiles(&mut times?);
         values.insert(Metric::LoadMbPerSecond, load);
         Ok(values)
     })
+}
+
+fn upload_in_a_loop(lab: &Lab, server: &Running) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let mut sent = 0;
+    while began.elapsed() < lab.plan.asking_loaded {
+        let size = lab.plan.each_of_eight;
+        load::at_once(server, &lab.payload, eight::UPLOADS, size, load::BACKGROUND)?;
+        sent += size * eight::UPLOADS as u64;
+        // The records stay; the disk is not to fill.
+        load::cut_large_files(&server.folder);
+    }
+    Ok(mb_per_second(sent, began))
+}
+
+fn ask((client, question): &mut (Client, &Question), _: u64) -> anyhow::Result<()> {
+    client.ask(question.method, &question.path)?.expect(&[200, 204]).map(drop)
 }
 
 fn quantiles(times: &mut Times) -> Values {
