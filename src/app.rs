@@ -3,7 +3,7 @@
 
 mod descriptors;
 mod listeners;
-pub mod threads;
+mod threads;
 
 use std::fmt;
 use std::io;
@@ -37,6 +37,7 @@ use crate::state::Outbox;
 use crate::state::SqliteStore;
 use crate::state::UploadStore;
 use crate::webhook;
+use threads::UploadThreads;
 
 /// A server that listens.
 pub struct Running {
@@ -73,7 +74,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
-    let upload_threads = UploadThreads::start(&config)?;
+    let upload_threads = UploadThreads::start(&config).context("could not start the threads for uploads")?;
     let engine = {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
@@ -107,34 +108,6 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         config,
         _upload_threads: upload_threads,
     })
-}
-
-/// The threads that move the bytes of uploads to the disk: apart from those that answer requests, so that a slow disk
-/// keeps nobody else waiting.
-struct UploadThreads(Option<tokio::runtime::Runtime>);
-
-impl UploadThreads {
-    fn start(config: &Config) -> anyhow::Result<Self> {
-        let mut threads = tokio::runtime::Builder::new_multi_thread();
-        threads.enable_all().thread_name("uploads").max_blocking_threads(config.storage.io_threads);
-        if let Some(workers) = config.server.workers {
-            threads.worker_threads(workers);
-        }
-        Ok(Self(Some(threads.build().context("could not start the threads for uploads")?)))
-    }
-
-    fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
-        self.0.as_ref().map(tokio::runtime::Runtime::enter)
-    }
-}
-
-impl Drop for UploadThreads {
-    fn drop(&mut self) {
-        // A thread that hangs in the kernel, on a dead disk say, is not waited for.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 fn store_settings(config: &config::Storage) -> storage::local::Settings {

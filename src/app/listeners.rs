@@ -88,9 +88,7 @@ fn serve(server: Server) -> ServerHandle {
 }
 
 fn uploading(config: &Config, tls: Option<Tls>, budget: Budget) -> listen::Settings {
-    let niceness = config.server.upload_niceness;
-    // Where uploads and reads share threads, lowering them would help nobody.
-    let apart = config.server.read_listen.is_some();
+    let niceness = threads::upload_niceness(config);
     listen::Settings {
         address: config.server.listen,
         role: Role::All,
@@ -106,11 +104,7 @@ fn uploading(config: &Config, tls: Option<Tls>, budget: Budget) -> listen::Setti
             max_window_bytes: config.http2.max_window_bytes,
             budget,
         },
-        on_thread_start: Arc::new(move || {
-            if apart {
-                threads::lower_this_thread(niceness);
-            }
-        }),
+        on_thread_start: Arc::new(move || threads::lower_this_thread(niceness)),
     }
 }
 
