@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::listeners::Listeners;
+use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
@@ -37,7 +38,6 @@ use crate::state::Outbox;
 use crate::state::SqliteStore;
 use crate::state::UploadStore;
 use crate::webhook;
-use threads::UploadThreads;
 
 /// A server that listens.
 pub struct Running {

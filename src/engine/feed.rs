@@ -99,6 +99,11 @@ impl Feed {
         Ok(())
     }
 
+    /// About how much it takes at once, going by the speed so far.
+    pub fn wants_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
     /// When [`Self::flush`] should be called although more may come.
     pub fn flush_at(&self) -> Option<Instant> {
         self.filling.as_ref().map(|filling| filling.since + GATHER_FOR)

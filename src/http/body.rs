@@ -35,6 +35,8 @@ use crate::engine::command::BodyEnd;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
 use crate::engine::feed::Feed;
+use crate::http::listen::inflow::Inflow;
+use crate::http::listen::inflow::Taker;
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::BodySize;
 
@@ -45,18 +47,24 @@ pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
     BodySize::of(length, headers.contains_key(header::TRANSFER_ENCODING))
 }
 
+/// The most that is read of a connection before its bytes are taken.
+const READ_AHEAD_BYTES: usize = 128 * 1024;
+
 /// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
 ///
 /// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that buffer is
-/// free again before the next read, and is used for it. A body that is cut short keeps what arrived and is never
-/// answered with success.
+/// free again before the next read, and is used for it. While there is no room for bytes, none are read. A body that
+/// is cut short keeps what arrived and is never answered with success.
 pub(crate) async fn pump(
+    request: &HttpRequest,
     mut payload: web::Payload,
     mut feed: Feed,
     idle_timeout: Duration,
 ) -> Result<Upload, EngineError> {
+    // HTTP/2 has windows of its own for this.
+    let taker = request.conn_data::<Inflow>().map(Inflow::take_over);
     let end = loop {
-        match next(&mut payload, &mut feed, idle_timeout).await {
+        match next(&mut payload, &mut feed, taker.as_ref(), idle_timeout).await {
             Some(Some(Ok(chunk))) => {
                 if feed.push(&chunk).await.is_err() {
                     break BodyEnd::Cut;
@@ -66,6 +74,7 @@ pub(crate) async fn pump(
             Some(Some(Err(_))) | None => break BodyEnd::Cut,
         }
     };
+    drop(taker);
     let upload = feed.finish(end).await?;
     match end {
         BodyEnd::Complete => Ok(upload),
@@ -77,11 +86,15 @@ pub(crate) async fn pump(
 async fn next(
     payload: &mut web::Payload,
     feed: &mut Feed,
+    taker: Option<&Taker>,
     idle_timeout: Duration,
 ) -> Option<Option<Result<Bytes, PayloadError>>> {
     // Nothing else is looked at, and no timer set, while bytes are there.
     if let Some(ready) = payload.next().now_or_never() {
         return Some(ready);
+    }
+    if let Some(taker) = taker {
+        taker.allow(feed.wants_bytes().min(READ_AHEAD_BYTES));
     }
     let silent = tokio::time::sleep(idle_timeout);
     tokio::pin!(silent);

@@ -31,6 +31,7 @@ use crate::http::listen::Settings;
 use crate::http::listen::full;
 use crate::http::listen::http2;
 use crate::http::listen::http2::Patience;
+use crate::http::listen::inflow::Metered;
 use crate::http::listen::places::Places;
 use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
@@ -41,7 +42,7 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What answers requests.
 pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
 
-type Http1 = h1::H1ServiceHandler<Wire, Answers, BoxBody, h1::ExpectHandler, h1::UpgradeHandler>;
+type Http1 = h1::H1ServiceHandler<Metered<Wire>, Answers, BoxBody, h1::ExpectHandler, h1::UpgradeHandler>;
 
 /// What the connections of one worker thread share.
 #[derive(Clone)]
@@ -93,7 +94,7 @@ impl Connections {
     }
 
     async fn serve_http1(&self, wire: Wire, peer: Option<SocketAddr>) {
-        if let Err(error) = self.0.http1.call((wire, peer)).await {
+        if let Err(error) = self.0.http1.call((Metered::new(wire), peer)).await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }
@@ -129,6 +130,9 @@ async fn http1(settings: &Settings, answers: Answers, stopping: GracefulShutdown
         .client_request_timeout(settings.header_timeout)
         .client_disconnect_timeout(CLOSE_TIMEOUT)
         .keep_alive(settings.keep_alive)
+        .on_connect_ext(|wire: &Metered<Wire>, data| {
+            data.insert(wire.inflow().clone());
+        })
         // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
         .graceful_shutdown_signal(move || {
             let stopping = stopping.clone();

@@ -10,6 +10,7 @@ pub mod certificates;
 mod connection;
 mod full;
 pub mod http2;
+pub(crate) mod inflow;
 mod places;
 pub mod tls;
 pub mod window;

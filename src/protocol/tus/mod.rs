@@ -120,7 +120,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
     }
     let command =
         Append { id: upload.id(), at: upload.offset(), count: size.known(), length: None, checksum: creation.checksum };
-    match append(command, payload, shared).await {
+    match append(command, request, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
         Err(error) => {
             let overflow = matches!(
@@ -165,12 +165,17 @@ async fn patched(
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
     let command = Append { id, at: patch.at, count: size.known(), length: patch.length, checksum: patch.checksum };
-    append(command, payload, shared).await.map_err(|error| reply::engine_problem(error, request))
+    append(command, request, payload, shared).await.map_err(|error| reply::engine_problem(error, request))
 }
 
-async fn append(command: Append, payload: web::Payload, shared: &Shared) -> Result<Upload, EngineError> {
+async fn append(
+    command: Append,
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<Upload, EngineError> {
     let feed = shared.engine.append(command).await?;
-    body::pump(payload, feed, shared.idle_timeout).await
+    body::pump(request, payload, feed, shared.idle_timeout).await
 }
 
 async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
