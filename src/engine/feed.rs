@@ -2,7 +2,7 @@
 //! large pieces.
 //!
 //! A buffer holds about what an upload sends in [`GATHER_FOR`]: a fast one earns large buffers, a slow one holds
-//! little. While memory or the task is short, [`Feed::push`] waits, and with it the client.
+//! little from its first byte on. While memory or the task is short, [`Feed::push`] waits, and with it the client.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const DEPTH: usize = 2;
 /// A piece is handed on after this time, full or not.
 const GATHER_FOR: Duration = Duration::from_millis(50);
 
-/// How large the first buffer of a request is, before its speed is known.
+/// How large the first buffer of a request is whose bytes come quickly.
 const FIRST_BUFFER_BYTES: usize = 256 << 10;
 
 /// One step up or down in the size of buffers.
@@ -43,12 +43,15 @@ pub struct Feed {
     at: u64,
     /// How many bytes are still to come, where that is known.
     left: Option<u64>,
-    buffer_bytes: usize,
+    /// Unknown before the first bytes have told something of the upload's speed.
+    buffer_bytes: Option<usize>,
 }
 
 #[derive(Debug)]
 struct Filling {
     buffer: Buffer,
+    /// The size that was right for the upload's speed; the buffer may be smaller.
+    wanted_bytes: usize,
     since: Instant,
     /// The place it will take on its way, so that handing on never waits.
     place: OwnedPermit<Fed>,
@@ -76,8 +79,7 @@ impl Feed {
     pub(super) fn new(pool: Pool, at: u64, count: Option<u64>) -> (Self, Intake) {
         let (pieces, received_pieces) = mpsc::channel(DEPTH);
         let (told, outcome) = oneshot::channel();
-        let buffer_bytes = FIRST_BUFFER_BYTES;
-        let feed = Self { pieces: Some(pieces), outcome, pool, filling: None, at, left: count, buffer_bytes };
+        let feed = Self { pieces: Some(pieces), outcome, pool, filling: None, at, left: count, buffer_bytes: None };
         (feed, Intake { pieces: received_pieces, outcome: told })
     }
 
@@ -85,7 +87,7 @@ impl Feed {
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), Ended> {
         while !bytes.is_empty() {
             if self.filling.is_none() {
-                self.filling = Some(self.begin().await?);
+                self.filling = Some(self.begin(bytes.len()).await?);
             }
             let Some(filling) = &mut self.filling else { continue };
             let count = filling.buffer.fill(bytes);
@@ -101,7 +103,7 @@ impl Feed {
 
     /// About how much it takes at once, going by the speed so far.
     pub fn wants_bytes(&self) -> usize {
-        self.buffer_bytes
+        self.buffer_bytes.unwrap_or(FIRST_BUFFER_BYTES)
     }
 
     /// When [`Self::flush`] should be called although more may come.
@@ -111,8 +113,8 @@ impl Feed {
 
     /// Hands on what is gathered.
     pub fn flush(&mut self) {
-        let Some(Filling { buffer, since, place }) = self.filling.take() else { return };
-        self.buffer_bytes = next_size(self.buffer_bytes, &buffer, since.elapsed());
+        let Some(Filling { buffer, wanted_bytes, since, place }) = self.filling.take() else { return };
+        self.buffer_bytes = Some(next_size(wanted_bytes, &buffer, since.elapsed()));
         place.send(Fed::Piece(buffer.freeze()));
     }
 
@@ -136,16 +138,18 @@ impl Feed {
         (&mut self.outcome).await.map_err(died)?
     }
 
-    async fn begin(&self) -> Result<Filling, Ended> {
+    /// `ready_bytes` are there already.
+    async fn begin(&self, ready_bytes: usize) -> Result<Filling, Ended> {
         let pieces = self.pieces.as_ref().ok_or(Ended)?;
         let place = pieces.clone().reserve_owned().await.map_err(|_| Ended)?;
+        let wanted_bytes = self.buffer_bytes.unwrap_or_else(|| first_size(ready_bytes));
         let left = self.left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         let buffer = tokio::select! {
             biased;
-            buffer = self.pool.take(self.at, self.buffer_bytes.min(left)) => buffer,
+            buffer = self.pool.take(self.at, wanted_bytes.min(left)) => buffer,
             () = pieces.closed() => return Err(Ended),
         };
-        Ok(Filling { buffer, since: Instant::now(), place })
+        Ok(Filling { buffer, wanted_bytes, since: Instant::now(), place })
     }
 }
 
@@ -153,6 +157,11 @@ impl Drop for Feed {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// The size of the first buffer. One that trickles would leave most of a larger one empty, and there may be thousands.
+fn first_size(ready_bytes: usize) -> usize {
+    if ready_bytes < MIN_BUFFER_BYTES { MIN_BUFFER_BYTES } else { FIRST_BUFFER_BYTES }
 }
 
 /// The size of the next buffer, after `buffer` of about `size_bytes` was filled as far as it is in `took`.
@@ -201,7 +210,7 @@ mod tests {
         let size = feed.filling.as_ref().expect("a byte is in it").buffer.size_bytes();
         let known = feed.buffer_bytes;
         feed.flush();
-        feed.buffer_bytes = known;
+        feed.buffer_bytes = known.or(feed.buffer_bytes);
         waiting(intake);
         size
     }
@@ -225,7 +234,6 @@ mod tests {
     async fn buffers_follow_the_speed_of_the_upload() {
         let pool = Pool::new(256 << 20);
         let (mut feed, mut intake) = feed(&pool, None);
-        assert_eq!(next_buffer_bytes(&mut feed, &mut intake).await, FIRST_BUFFER_BYTES);
         let second = Duration::from_secs(1);
         for (bytes_per_second, expected) in [
             (100 * MIB, MIB),
@@ -241,6 +249,17 @@ mod tests {
             waiting(&mut intake);
             let size = next_buffer_bytes(&mut feed, &mut intake).await;
             assert!((expected / 4..=expected * 4).contains(&size), "{size} for {bytes_per_second} bytes a second");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_tell_how_large_the_first_buffer_is() {
+        let pool = Pool::new(256 << 20);
+        for (ready, expected) in [(1, 4 * KIB), (4 * KIB - 1, 4 * KIB), (4 * KIB, FIRST_BUFFER_BYTES), (32 * KIB, FIRST_BUFFER_BYTES)] {
+            let (mut feed, _intake) = feed(&pool, None);
+            feed.push(&vec![1; ready]).await.expect("the task takes more");
+            let size = feed.filling.as_ref().map(|filling| filling.buffer.size_bytes());
+            assert_eq!(size, Some(expected), "{ready} bytes");
         }
     }
 
@@ -264,10 +283,10 @@ mod tests {
     async fn no_more_is_taken_than_there_is_to_come() {
         let pool = Pool::new(256 << 20);
         let (mut feed, _intake) = feed(&pool, Some(5_000));
-        feed.push(&[1; 4_000]).await.expect("the task takes more");
+        feed.push(&[1; 4_500]).await.expect("the task takes more");
         assert_eq!(feed.filling.as_ref().map(|filling| filling.buffer.size_bytes()), Some(16 * KIB));
         feed.flush();
-        feed.push(&[1; 1_000]).await.expect("the task takes more");
+        feed.push(&[1; 500]).await.expect("the task takes more");
         assert_eq!(feed.filling.as_ref().map(|filling| filling.buffer.size_bytes()), Some(4 * KIB));
     }
 
