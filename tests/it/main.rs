@@ -17,6 +17,7 @@ mod engine;
 mod events;
 mod http2;
 mod listeners;
+mod memory;
 mod operations;
 mod power;
 mod race;

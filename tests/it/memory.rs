@@ -1,0 +1,192 @@
+//! Memory: bounded, shared fairly, and given back by clients that stop.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use futures::future::join_all;
+use longshore::config::Durability;
+use tempfile::TempDir;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+use crate::support::moving::is_whole;
+use crate::support::moving::resume;
+use crate::support::program::Program;
+use crate::support::seeded::Seeded;
+use crate::support::world::until;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// A server with as little memory for bytes as there can be, 4 MiB: the smallest buffers of a thousand uploads.
+async fn a_small_server() -> TestApp {
+    TestApp::with(|config| {
+        config.storage.buffer_memory_bytes = 0;
+        config.storage.durability = Durability::Relaxed;
+    })
+    .await
+}
+
+/// A connection on which an upload of `length` bytes is being sent, so far none of them.
+async fn silent_client(address: SocketAddr, length: usize) -> Client {
+    let path = Client::connect(address).await.create(length as u64).await;
+    let mut client = Client::connect(address).await;
+    client.begin_patch(&path, 0, length as u64).await;
+    client
+}
+
+/// Waits until so many uploads have come so far.
+async fn wait_until_each_has(address: SocketAddr, received: usize, count: usize) {
+    let mut client = Client::connect(address).await;
+    until(&format!("{count} uploads have {received} bytes"), async || {
+        let list = client.get("/api/v1/uploads?limit=1000").await.json();
+        let so_far = list["uploads"].as_array().unwrap().iter().filter(|upload| upload["received"] == received);
+        (so_far.count() == count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_send_a_little_and_stop_give_their_memory_back() {
+    let app = a_small_server().await;
+    let count = 600;
+    let mut silent = join_all((0..count).map(|_| silent_client(app.address(), 100 * KIB))).await;
+    let source = Seeded::new(1).bytes(2 * MIB);
+    for round in 1..=2 {
+        // All at once they want more than there is: a first buffer is of 64 KiB, or of what is left.
+        join_all(silent.iter_mut().map(|client| client.send(b"x"))).await;
+        wait_until_each_has(app.address(), round, count).await;
+        // All of them go on holding their connections, and none of them memory.
+        let path = app.client().await.create(source.len() as u64).await;
+        resume(app.address(), &path, &source).await;
+        is_whole(app.address(), &path, &source).await;
+    }
+    join_all(silent.iter_mut().map(async |client| {
+        client.send(&vec![b'x'; 100 * KIB - 2]).await;
+        assert_eq!(client.answer("PATCH", "").await.status, 204);
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fast_uploads_and_many_slow_ones_share_what_there_is() {
+    let app = a_small_server().await;
+    let address = app.address();
+    let over = Arc::new(AtomicBool::new(false));
+    let source = Arc::new(Seeded::new(2).bytes(8 * MIB));
+    let fast: Vec<_> = (0..4)
+        .map(|_| {
+            let (over, source, rounds) = (Arc::clone(&over), Arc::clone(&source), AtomicUsize::new(0));
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let path = Client::connect(address).await.create(source.len() as u64).await;
+                    resume(address, &path, &source).await;
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                }
+                rounds.into_inner()
+            })
+        })
+        .collect();
+    // Each goes on only when its bytes were taken, a few hundred times over, while the fast ones take all they can get.
+    let steps = 10;
+    let slow = join_all((0..50).map(async |_| {
+        let path = Client::connect(address).await.create((steps * KIB) as u64).await;
+        let (mut client, mut asking) = (Client::connect(address).await, Client::connect(address).await);
+        client.begin_patch(&path, 0, (steps * KIB) as u64).await;
+        for step in 1..=steps {
+            client.send(&[b'x'; KIB]).await;
+            if step < steps {
+                until("the slow one's bytes are taken", async || {
+                    (asking.status(&path).await["received"] == step * KIB).then_some(())
+                })
+                .await;
+            }
+        }
+        client.answer("PATCH", &path).await.status
+    }));
+    assert!(slow.await.iter().all(|status| *status == 204));
+    over.store(true, Ordering::Relaxed);
+    let rounds: Vec<_> = join_all(fast).await.into_iter().map(|rounds| rounds.unwrap()).collect();
+    eprintln!("the fast ones have sent {rounds:?} uploads meanwhile");
+    assert!(rounds.iter().all(|rounds| *rounds > 0));
+}
+
+/// How many files a process may have open.
+fn files_allowed() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().and_then(|soft| soft.parse().ok()).unwrap_or(usize::MAX)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_trickling_clients_need_little() {
+    let count = 1000;
+    if files_allowed() < 5 * count {
+        eprintln!("skipped: {} open files are too few for {count} uploads", files_allowed());
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let mut program = Program::serve(folder.path(), &["--log-level", "warn", "--storage-durability", "relaxed"]);
+    let address = program.address();
+    // What is needed once is there before it is counted.
+    let path = Client::connect(address).await.create(MIB as u64).await;
+    resume(address, &path, &vec![1; MIB]).await;
+    let before = program.memory_bytes("VmRSS");
+    let (mut creating, mut clients) = (Client::connect(address).await, Vec::new());
+    for _ in 0..count {
+        let path = creating.create(MIB as u64).await;
+        let mut client = Client::connect(address).await;
+        client.begin_patch(&path, 0, MIB as u64).await;
+        clients.push(client);
+    }
+    for round in 1..=5 {
+        join_all(clients.iter_mut().map(|client| client.send(&[b'x'; KIB]))).await;
+        wait_until_so_much_has_come(address, MIB + count * round * KIB).await;
+    }
+    let each = program.memory_bytes("VmRSS").saturating_sub(before) / count as u64;
+    eprintln!("{each} bytes of memory for each of {count} clients");
+    assert!(each < 64 * KIB as u64, "{each} bytes for each client");
+    assert!(each > KIB as u64, "{each} bytes for each client are too few to be true");
+}
+
+/// Waits until the server has taken so many bytes, of all uploads together.
+async fn wait_until_so_much_has_come(address: SocketAddr, bytes: usize) {
+    let mut client = Client::connect(address).await;
+    let name = "longshore_upload_bytes_received_total ";
+    until(&format!("{bytes} bytes have come"), async || {
+        let metrics = String::from_utf8(client.get("/metrics").await.body).unwrap();
+        let total = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        (total.parse() == Ok(bytes)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fast_uploads_stay_below_the_ceiling() {
+    let folder = TempDir::new().unwrap();
+    let flags = ["--log-level", "warn", "--storage-buffer-memory", "16MiB", "--limits-max-active-uploads", "100"];
+    let mut program = Program::serve(folder.path(), &flags);
+    let address = program.address();
+    let source = Arc::new(Seeded::new(3).bytes(24 * MIB));
+    let before = program.memory_bytes("VmRSS");
+    let uploads = (0..8).map(|_| {
+        let source = Arc::clone(&source);
+        tokio::spawn(async move {
+            let path = Client::connect(address).await.create(source.len() as u64).await;
+            resume(address, &path, &source).await;
+            path
+        })
+    });
+    for uploaded in join_all(uploads.collect::<Vec<_>>()).await {
+        let status = Client::connect(address).await.status(&uploaded.unwrap()).await;
+        assert_eq!(status["digests"]["crc32c"], format!("{:08x}", crc32c::crc32c(&source)));
+    }
+    let peak = program.memory_bytes("VmHWM").saturating_sub(before);
+    eprintln!("{} KiB at the most, {} bytes sent", peak / 1024, 8 * source.len());
+    // The ceiling, as much again for freed memory that is kept at hand, and what connections need besides.
+    assert!(peak < (16 + 16 + 16) * MIB as u64, "{peak} bytes");
+}
