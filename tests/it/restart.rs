@@ -37,26 +37,45 @@ const QUICK: [&str; 4] = ["--storage-checkpoint-every", "50ms", "--storage-check
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_kill_9_at_random_moments() {
+    survives_kill_9(&QUICK, 6_000_000, 400_000, Duration::from_millis(100)).await;
+}
+
+/// Pieces that are written directly, into room set aside, from offsets in the middle of a block.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_upload_survives_kill_9_in_the_middle_of_direct_writes() {
+    survives_kill_9(&QUICK, 40_000_000, 12_000_000, Duration::from_millis(300)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relaxed_durability_survives_kill_9() {
+    let flags = [&QUICK[..], &["--storage-durability", "relaxed"]].concat();
+    survives_kill_9(&flags, 40_000_000, 12_000_000, Duration::from_millis(300)).await;
+}
+
+/// Kills the server again and again, `within` some time of its start, in the middle of an upload that is sent in pieces
+/// of up to `longest` bytes.
+async fn survives_kill_9(flags: &[&str], size: usize, longest: usize, within: Duration) {
     let folder = TempDir::new().unwrap();
     let mut random = Seeded::new(17);
-    let source = random.bytes(6_000_000);
-    let mut process = Process::start(folder.path(), &QUICK);
+    let source = random.bytes(size);
+    let mut process = Process::start(folder.path(), flags);
     let path = process.client().await.create(source.len() as u64).await;
     let mut acknowledged = 0;
     for round in 0..12 {
-        let moment = Duration::from_micros(random.next() % 60_000);
+        let moment = within.mul_f64(random.below(1_000_000) as f64 / 1e6);
         let address = process.address();
         tokio::select! {
-            () = push_on(address, &path, &source[..source.len() - 1], &mut acknowledged, &mut random) => {}
+            () = push_on(address, &path, &source[..source.len() - 1], longest, &mut acknowledged, &mut random) => {}
             () = tokio::time::sleep(moment) => {}
         }
         process.kill();
-        process = Process::start(folder.path(), &QUICK);
+        process = Process::start(folder.path(), flags);
         let told = process.client().await.offset(&path).await;
         eprintln!("round {round}: killed after {moment:?}; {acknowledged} acknowledged, {told} told");
         assert!(told >= acknowledged, "an acknowledged byte is lost: {told} of {acknowledged}");
         acknowledged = told;
     }
+    assert!(acknowledged > 0, "every kill came before the first byte: it shows nothing");
     resume(process.address(), &path, &source).await;
     is_whole(process.address(), &path, &source).await;
     process.signal("TERM");
@@ -65,13 +84,20 @@ async fn an_upload_survives_kill_9_at_random_moments() {
 }
 
 /// Appends in pieces, long and short, noting what is acknowledged.
-async fn push_on(address: SocketAddr, path: &str, source: &[u8], acknowledged: &mut u64, random: &mut Seeded) {
+async fn push_on(
+    address: SocketAddr,
+    path: &str,
+    source: &[u8],
+    longest: usize,
+    acknowledged: &mut u64,
+    random: &mut Seeded,
+) {
     let mut client = Client::connect(address).await;
     let mut at = client.offset(path).await;
     *acknowledged = at;
     while at < source.len() as u64 {
         let start = usize::try_from(at).unwrap();
-        let end = (start + 1 + random.below(400_000)).min(source.len());
+        let end = (start + 1 + random.below(longest)).min(source.len());
         let answer = client.patch(path, at, &source[start..end]).await;
         assert_eq!(answer.status, 204, "{answer:?}");
         at = end as u64;
