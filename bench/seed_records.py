@@ -46,7 +46,7 @@ def copy(connection, table, key):
     # The position of an event is given by the database.
     columns = [column for column in columns if (table, column) != ("events", "position")]
     values = ", ".join(value(table, column, key) for column in columns)
-    newest = f"AND sequence = (SELECT max(sequence) FROM events WHERE upload_id = original)" if table == "events" else ""
+    newest = "AND sequence = (SELECT max(sequence) FROM events WHERE upload_id = original)" if table == "events" else ""
     connection.execute(
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM copies JOIN {table} AS old "
         f"ON old.{key} = original {newest} ORDER BY number"
@@ -61,7 +61,7 @@ def value(table, column, key):
     if column in ("metadata", "body"):
         return f"replace(old.{column}, '{ORIGINAL_USER}', user_of(number))"
     if (table, column) == ("upload_metadata", "value"):
-        return f"CASE WHEN old.key = 'user' THEN CAST(user_of(number) AS BLOB) ELSE old.value END"
+        return "CASE WHEN old.key = 'user' THEN CAST(user_of(number) AS BLOB) ELSE old.value END"
     return f"old.{column}"
 
 

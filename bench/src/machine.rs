@@ -4,7 +4,6 @@ use std::fs;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -35,7 +34,7 @@ impl Machine {
             cores: std::thread::available_parallelism()?.get(),
             memory_gib: memory as f64 / f64::from(1 << 30),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            file_system: file_system(folder)?,
+            file_system: file_system(&folder.canonicalize()?)?,
             fsync_ms: fsync_ms(folder)?,
         })
     }
@@ -43,8 +42,14 @@ impl Machine {
 
 /// Servers on a memory file system would show nothing, so the name is part of the report.
 fn file_system(folder: &Path) -> anyhow::Result<String> {
-    let output = Command::new("stat").args(["--file-system", "--format=%T"]).arg(folder).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let holding = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, kind) = (words.next()?, words.next()?);
+        folder.starts_with(at).then(|| (at.len(), kind.to_owned()))
+    });
+    // The last of equals is the one mounted on top.
+    holding.max_by_key(|(length, _)| *length).map(|(_, kind)| kind).context("the folder is on no file system")
 }
 
 fn fsync_ms(folder: &Path) -> anyhow::Result<f64> {

@@ -35,6 +35,7 @@ pub(crate) fn judge(scenario: u8, numbers: Numbers<'_>) -> Vec<Verdict> {
         4 => vec![
             faster(numbers, LongshoreRelaxed, "", Metric::UploadsPerSecond, 1.5),
             faster(numbers, Longshore, "", Metric::UploadsPerSecond, 1.0),
+            generator(numbers, Metric::UploadsPerSecond),
         ],
         5 => slow_uploads(numbers),
         6 => asking(numbers),
@@ -60,6 +61,7 @@ fn one_request(numbers: Numbers<'_>) -> Vec<Verdict> {
             0.5,
         ),
         at_most("within 1.3 × of the bare loop's rate".to_owned(), bare, own, 1.3),
+        generator(numbers, Metric::MbPerSecond),
     ]
 }
 
@@ -142,6 +144,14 @@ fn many_records(numbers: Numbers<'_>) -> Vec<Verdict> {
         }
     }
     verdicts
+}
+
+/// Whether the load generator had something left when it drove the fastest server.
+fn generator(numbers: Numbers<'_>, metric: Metric) -> Verdict {
+    let servers = numbers.subjects("").into_iter().filter(|subject| subject.is_peer() || subject.is_longshore());
+    let fastest = servers.filter_map(|server| numbers.median(server, "", metric)).max_by(f64::total_cmp);
+    let sink = numbers.median(Subject::Sink, "", metric);
+    at_least("the generator: the sink takes at least 1.2 × the fastest server".to_owned(), sink, fastest, 1.2)
 }
 
 /// At least `times` the fastest peer.

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use crate::report::numbers::Numbers;
 use crate::report::words::figure;
 use crate::results::Metric;
+use crate::scenario::records;
 use crate::stats::Spread;
 use crate::subject::Subject;
 
@@ -19,34 +20,51 @@ const BAR: f64 = 20.0;
 const GAP: f64 = 6.0;
 const GROUP: f64 = 26.0;
 
-/// Nothing, when nobody has this number.
-pub(crate) fn bars(title: &str, numbers: Numbers<'_>, metric: Metric) -> Option<String> {
-    let mut rows = Vec::new();
-    for variant in numbers.variants() {
-        let of_variant = numbers.subjects(variant).into_iter();
-        let found: Vec<_> =
-            of_variant.filter_map(|subject| Some((subject, numbers.spread(subject, variant, metric)?))).collect();
-        if !found.is_empty() {
-            rows.push((variant, found));
-        }
-    }
-    let largest = rows.iter().flat_map(|(_, found)| found).map(|(_, spread)| spread.max).fold(0.0, f64::max);
-    (largest > 0.0).then(|| draw(title, metric, &rows, largest))
+/// Bars that belong together.
+struct Group {
+    heading: String,
+    bars: Vec<(String, Subject, Spread)>,
 }
 
-fn draw(title: &str, metric: Metric, rows: &[(&str, Vec<(Subject, Spread)>)], largest: f64) -> String {
+/// Nothing, when nobody has this number.
+pub(crate) fn bars(title: &str, numbers: Numbers<'_>, metric: Metric) -> Option<String> {
+    let mut groups: Vec<Group> = Vec::new();
+    for variant in numbers.variants() {
+        for subject in numbers.subjects(variant) {
+            let Some(spread) = numbers.spread(subject, variant, metric) else { continue };
+            // Records are compared with fewer records, everything else with other servers.
+            let (heading, label) = match records::parts(variant) {
+                Some((count, question)) => (question, format!("{count} records")),
+                None => (variant, subject.label().to_owned()),
+            };
+            match groups.iter_mut().find(|group| group.heading == heading) {
+                Some(group) => group.bars.push((label, subject, spread)),
+                None => groups.push(Group { heading: heading.to_owned(), bars: vec![(label, subject, spread)] }),
+            }
+        }
+    }
+    let largest = groups.iter().flat_map(|group| &group.bars).map(|(_, _, spread)| spread.max).fold(0.0, f64::max);
+    (largest > 0.0).then(|| draw(title, metric, &groups, largest))
+}
+
+fn draw(title: &str, metric: Metric, groups: &[Group], largest: f64) -> String {
     let scale = (WIDTH - LEFT - RIGHT) / largest;
     let mut body = String::new();
     let mut y = TOP;
-    for (variant, found) in rows {
-        if !variant.is_empty() {
-            text(&mut body, 12.0, y + 14.0, "start", "bold", variant);
+    for group in groups {
+        if !group.heading.is_empty() {
+            text(&mut body, 12.0, y + 14.0, "start", "bold", &group.heading);
             y += GROUP;
         }
-        for (subject, spread) in found {
-            bar(&mut body, y, scale, *subject, *spread);
+        let top = y;
+        for (label, subject, spread) in &group.bars {
+            bar(&mut body, y, scale, label, *subject, *spread);
             y += BAR + GAP;
         }
+        put(
+            &mut body,
+            format_args!("<line x1=\"{LEFT}\" y1=\"{top}\" x2=\"{LEFT}\" y2=\"{:.0}\" stroke=\"#444444\"/>\n", y - GAP),
+        );
         y += GAP;
     }
     let better = match metric.more_is_better() {
@@ -54,34 +72,25 @@ fn draw(title: &str, metric: Metric, rows: &[(&str, Vec<(Subject, Spread)>)], la
         Some(false) => ", less is better",
         None => "",
     };
-    let mut out = String::new();
-    let height = y + 6.0;
     let heading = format!("{title}: {}{better}", metric.label());
+    let mut out = String::new();
     put(
         &mut out,
         format_args!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y}\" viewBox=\"0 0 {WIDTH} {y}\" \
              font-family=\"sans-serif\" font-size=\"13\" role=\"img\" aria-label=\"{}\">\n\
-             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n",
+             <rect width=\"{WIDTH}\" height=\"{y}\" fill=\"#ffffff\"/>\n",
             escape(&heading)
         ),
     );
     text(&mut out, 12.0, 26.0, "start", "bold", &heading);
-    put(
-        &mut out,
-        format_args!(
-            "<line x1=\"{LEFT}\" y1=\"{:.0}\" x2=\"{LEFT}\" y2=\"{:.0}\" stroke=\"#444444\"/>\n",
-            TOP - 6.0,
-            height - 6.0
-        ),
-    );
     out + &body + "</svg>\n"
 }
 
-fn bar(out: &mut String, y: f64, scale: f64, subject: Subject, spread: Spread) {
+fn bar(out: &mut String, y: f64, scale: f64, label: &str, subject: Subject, spread: Spread) {
     let middle = y + BAR / 2.0;
     let length = spread.median * scale;
-    text(out, LEFT - 8.0, middle + 4.5, "end", "normal", subject.label());
+    text(out, LEFT - 8.0, middle + 4.5, "end", "normal", label);
     put(
         out,
         format_args!(
