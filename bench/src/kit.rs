@@ -150,6 +150,13 @@ impl Kit {
         if self.knows("read_listen") && place.setup.tls.is_none() {
             writeln!(text, "read_listen = \"127.0.0.1:{}\"", place.read_port).expect("a string takes everything");
         }
+        if let Some(uploads) = place.setup.uploads_at_once {
+            writeln!(text, "[limits]\nmax_active_uploads = {}\nmax_connections = {}", uploads + 100, uploads + 100)
+                .expect("a string takes everything");
+            if self.knows("limits.max_read_connections") {
+                text += "max_read_connections = 100\n";
+            }
+        }
         text += "[storage]\n";
         if self.knows("storage.durability") {
             writeln!(text, "durability = \"{durability}\"").expect("a string takes everything");

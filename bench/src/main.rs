@@ -41,6 +41,7 @@ mod stats;
 mod subject;
 mod tus;
 mod wire;
+mod words;
 
 /// Open files for 10,000 connections on either side.
 const FILES: u64 = 65_536;

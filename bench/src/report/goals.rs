@@ -1,13 +1,13 @@
 //! The goals, and whether the numbers meet them. Medians are compared with medians.
 
 use crate::report::numbers::Numbers;
-use crate::report::words::figure;
 use crate::results::Metric;
 use crate::scenario::bystander;
 use crate::scenario::records;
 use crate::scenario::status;
 use crate::scenario::tls;
 use crate::subject::Subject;
+use crate::words::figure;
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct Verdict {

@@ -12,7 +12,6 @@ mod goals;
 mod numbers;
 mod page;
 mod plot;
-pub(crate) mod words;
 
 /// Reads `OUT/benchmarks/results.json`; writes `OUT/benchmarks.md` and the plots beside the numbers.
 pub(crate) fn write(out: &Path) -> anyhow::Result<()> {

@@ -7,13 +7,13 @@ use crate::report::goals;
 use crate::report::goals::Verdict;
 use crate::report::numbers::Numbers;
 use crate::report::plot;
-use crate::report::words::figure;
 use crate::results::Measured;
 use crate::results::Metric;
 use crate::results::Results;
 use crate::scenario;
 use crate::scenario::Scenario;
 use crate::subject::Subject;
+use crate::words::figure;
 
 const PREFACE: &str = "# Benchmarks\n\n\
     Longshore and other upload servers, measured side by side on one machine by one command, `bench/run`. This page is \

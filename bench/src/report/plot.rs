@@ -6,11 +6,11 @@
 use std::fmt::Write;
 
 use crate::report::numbers::Numbers;
-use crate::report::words::figure;
 use crate::results::Metric;
 use crate::scenario::records;
 use crate::stats::Spread;
 use crate::subject::Subject;
+use crate::words::figure;
 
 const WIDTH: f64 = 820.0;
 const LEFT: f64 = 190.0;

@@ -11,7 +11,6 @@ use anyhow::ensure;
 use crate::lab::Lab;
 use crate::lab::Notebook;
 use crate::process;
-use crate::report::words;
 use crate::results::Metric;
 use crate::results::Values;
 use crate::server::Running;
@@ -20,6 +19,7 @@ use crate::stats::Times;
 use crate::subject::Subject;
 use crate::tus;
 use crate::tus::Client;
+use crate::words;
 
 pub(crate) const START_UP: &str = "start-up";
 
@@ -39,9 +39,9 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     }
     book.note(
         "Records are written straight into the database: copies of a completed, a deleted and a begun upload, with their \
-         last event. Each list answers with a full page. One connection asks, one question after the other. Start-up is \
-         from the start of the process to the line that says it listens, after the page cache was emptied where that is \
-         allowed.",
+         last event. Each list answers with a full page. One connection asks, one question after the other; each was \
+         asked once before, so that it is not the disk that is compared. Start-up is from the start of the process to \
+         the line that says it listens, after the page cache was emptied where that is allowed.",
     );
     for count in lab.plan.records {
         if let Err(error) = measure(lab, count, book) {
@@ -135,6 +135,9 @@ fn ensure_full_page(client: &mut Client, path: &str) -> anyhow::Result<()> {
 }
 
 fn ask(lab: &Lab, client: &mut Client, path: impl Fn(usize) -> String) -> anyhow::Result<Values> {
+    for number in 0..lab.plan.questions as usize {
+        client.ask("GET", &path(number))?.expect(&[200])?;
+    }
     let mut times = Times::default();
     for number in 0..lab.plan.questions as usize {
         let path = path(number);
