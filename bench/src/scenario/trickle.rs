@@ -56,12 +56,13 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
 
 fn measure(lab: &Lab, server: &Running, uploads: usize) -> anyhow::Result<Values> {
     process::forget_peak(server.pid())?;
-    let mut drips = Vec::with_capacity(uploads);
+    // All are created before any is begun: a connection that has to wait for its first byte might be cut for its silence.
     let mut creator = server.client();
-    for _ in 0..uploads {
-        let path = creator.create(ANNOUNCED)?;
+    let paths = (0..uploads).map(|_| creator.create(ANNOUNCED)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut drips = Vec::with_capacity(uploads);
+    for path in &paths {
         let mut client = server.client();
-        client.begin(&path, 0, ANNOUNCED)?;
+        client.begin(path, 0, ANNOUNCED)?;
         let wire = client.detach().expect("it has begun a request");
         wire.socket().set_nonblocking(true)?;
         drips.push(Drip { wire, alive: true });
