@@ -255,7 +255,9 @@ mod tests {
     #[tokio::test]
     async fn the_first_bytes_tell_how_large_the_first_buffer_is() {
         let pool = Pool::new(256 << 20);
-        for (ready, expected) in [(1, 4 * KIB), (4 * KIB - 1, 4 * KIB), (4 * KIB, FIRST_BUFFER_BYTES), (32 * KIB, FIRST_BUFFER_BYTES)] {
+        for (ready, expected) in
+            [(1, 4 * KIB), (4 * KIB - 1, 4 * KIB), (4 * KIB, FIRST_BUFFER_BYTES), (32 * KIB, FIRST_BUFFER_BYTES)]
+        {
             let (mut feed, _intake) = feed(&pool, None);
             feed.push(&vec![1; ready]).await.expect("the task takes more");
             let size = feed.filling.as_ref().map(|filling| filling.buffer.size_bytes());

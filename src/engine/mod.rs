@@ -263,20 +263,39 @@ impl Inner {
 
     /// Whether `bytes` more leave the storage the room it must keep.
     async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let available = self.blobs.available(None).await.map_err(EngineError::storage)?;
+        let available = self.available(None).await?;
         let needed = bytes.saturating_add(self.settings.min_free_bytes);
         if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not its own.
+    async fn check_room_to_go_on(&self, upload: &Upload) -> Result<(), EngineError> {
+        match (self.check_room(0).await, upload.length()) {
+            (Err(EngineError::NoSpace), Some(length)) => {
+                let (free, with_own) = (self.available(None).await?, self.available(Some(upload)).await?);
+                let own = with_own.zip(free).map(|(with_own, free)| with_own.saturating_sub(free));
+                let rest = length.get().saturating_sub(upload.offset().get());
+                if own.is_some_and(|own| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
+            }
+            (checked, _) => checked,
+        }
     }
 
     /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Room set aside
     /// for it counts as its own.
     async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
-        let resume = upload.record().resume.clone().map(storage::Resume::from_bytes);
-        let holding = storage::Holding { key: &blob_key(upload.id()), from: resume.as_ref() };
-        let available = self.blobs.available(Some(holding)).await.map_err(EngineError::storage)?;
+        let available = self.available(Some(upload)).await?;
         let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.offset().get()));
         let needed = rest.max(count).saturating_add(self.settings.min_free_bytes);
         if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
+    }
+
+    /// The room the storage has: for anything new, or for an upload, with what is set aside for it.
+    async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
+        let resume = to.and_then(|upload| upload.record().resume.clone()).map(storage::Resume::from_bytes);
+        let key = to.map(|upload| blob_key(upload.id()));
+        let holding = key.as_ref().map(|key| storage::Holding { key, from: resume.as_ref() });
+        self.blobs.available(holding).await.map_err(EngineError::storage)
     }
 
     async fn find(&self, id: UploadId) -> Result<Upload, EngineError> {

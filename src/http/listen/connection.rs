@@ -69,12 +69,14 @@ impl Connections {
     }
 
     /// Serves a connection until it ends, or turns it away.
+    ///
+    /// What not every connection needs is boxed: there may be ten thousand that wait.
     pub(super) async fn serve(&self, stream: TcpStream) {
         let inner = &self.0;
         let Some(_place) = inner.places.take() else {
             // Telling a client that expects TLS would take a handshake, which is the costly part.
             return if inner.settings.tls.is_none() {
-                full::turn_away(stream).await
+                Box::pin(full::turn_away(stream)).await
             };
         };
         prepare(&stream, inner.settings.reader_timeout);
@@ -83,12 +85,12 @@ impl Connections {
             return self.serve_http1(Wire::Plain(stream), peer).await;
         };
         let agreed = tokio::select! {
-            agreed = tls.accept(stream) => agreed,
+            agreed = Box::pin(tls.accept(stream)) => agreed,
             () = inner.stopping.notified() => return,
         };
         match agreed {
             Ok(Agreed::Http1(stream)) => self.serve_http1(Wire::Tls(stream), peer).await,
-            Ok(Agreed::Http2(stream, _place)) => self.serve_http2(Wire::Tls(stream), peer).await,
+            Ok(Agreed::Http2(stream, _place)) => Box::pin(self.serve_http2(Wire::Tls(stream), peer)).await,
             Err(error) => tracing::debug!(error = %error, "a client and the server did not agree on encryption"),
         }
     }

@@ -116,7 +116,8 @@ async fn serve_on_this_thread(
     Ok(fn_service(move |stream: TcpStream| {
         let connections = connections.clone();
         async move {
-            connections.serve(stream).await;
+            // Boxed, or the service would make room for it twice.
+            Box::pin(connections.serve(stream)).await;
             Ok(())
         }
     }))
