@@ -1,8 +1,9 @@
 //! How numbers look in text.
 
-/// Three figures that mean something, and no more.
+/// Three figures that mean something, and no more; of a count, all.
 pub(crate) fn figure(value: f64) -> String {
     let digits = match value.abs() {
+        _ if value.fract() == 0.0 => 0,
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
         size if size >= 1.0 => 2,
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn figures_are_short_and_readable() {
-        let figures = [0.123_45, 1.005, 12.34, 999.6, 1_234_567.0, -1500.0].map(figure);
-        assert_eq!(figures, ["0.123", "1.00", "12.3", "1,000", "1,234,567", "-1,500"]);
+        let figures = [0.123_45, 1.005, 5.0, 12.34, 999.6, 1_234_567.0, -1500.0].map(figure);
+        assert_eq!(figures, ["0.123", "1.00", "5", "12.3", "1,000", "1,234,567", "-1,500"]);
     }
 }
