@@ -111,7 +111,8 @@ async fn threads_that_take_uploads_give_way_to_those_that_are_read_from() {
     let folder = TempDir::new().unwrap();
     let workers = ["--workers", "3", "--read-workers", "2", "--upload-niceness", "7"];
     let apart = [&workers[..], &["--read-listen", "127.0.0.1:0"]].concat();
-    for (flags, lowered) in [(&apart[..], 3), (&workers, 0)] {
+    // Each of those that serve connections has a twin that writes what they take.
+    for (flags, lowered) in [(&apart[..], 6), (&workers, 0)] {
         let mut program = Program::serve(&folder.path().join("data"), flags);
         let address = program.address();
         until("the server is up", async || Client::try_connect(address).await).await;
