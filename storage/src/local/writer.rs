@@ -106,7 +106,7 @@ fn whole_blocks(chunk: &[u8], offset: u64) -> Option<Range<usize>> {
     let size = last.checked_sub(first).filter(|size| *size >= DIRECT_MIN_BYTES as u64)?;
     let start = usize::try_from(first - offset).ok()?;
     let whole = start..start + usize::try_from(size).ok()?;
-    (chunk[whole.clone()].as_ptr().addr() % BLOCK_BYTES == 0).then_some(whole)
+    chunk[whole.clone()].as_ptr().addr().is_multiple_of(BLOCK_BYTES).then_some(whole)
 }
 
 #[cfg(test)]
