@@ -1,7 +1,7 @@
 //! The way in: bytes are gathered in pooled memory by whoever serves the connection, and handed to the append task in
 //! large pieces.
 //!
-//! A buffer holds about what an upload sends in [`GATHER_FOR`]: a fast one earns large buffers, a slow one holds
+//! A buffer holds about what an upload sends in 50 ms: a fast one earns large buffers, a slow one holds
 //! little from its first byte on. While memory or the task is short, [`Feed::push`] waits, and with it the client.
 
 use std::time::Duration;
