@@ -4,9 +4,9 @@
 //! outcomes back; whatever two dialects both need to know is decided here.
 //!
 //! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (the only loop that
-//! moves upload bytes) and [`feed`] (how they get there), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
-//! [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`] (status, lists, events,
-//! downloads), [`watch`] (who wants to know of changes), [`digest`].
+//! moves upload bytes) and [`feed`] (how they get there), [`lease`] (one writer per upload), [`settle`] (from the last
+//! byte to `completed`), [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`]
+//! (status, lists, events, downloads), [`watch`] (who wants to know of changes), [`digest`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -270,15 +270,11 @@ impl Inner {
 
     /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not its own.
     async fn check_room_to_go_on(&self, upload: &Upload) -> Result<(), EngineError> {
-        match (self.check_room(0).await, upload.length()) {
-            (Err(EngineError::NoSpace), Some(length)) => {
-                let (free, with_own) = (self.available(None).await?, self.available(Some(upload)).await?);
-                let own = with_own.zip(free).map(|(with_own, free)| with_own.saturating_sub(free));
-                let rest = length.get().saturating_sub(upload.offset().get());
-                if own.is_some_and(|own| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
-            }
-            (checked, _) => checked,
-        }
+        let free = self.available(None).await?;
+        let Some(free) = free.filter(|free| *free < self.settings.min_free_bytes) else { return Ok(()) };
+        let own = self.available(Some(upload)).await?.map_or(0, |with_own| with_own.saturating_sub(free));
+        let rest = upload.length().map(|length| length.get().saturating_sub(upload.offset().get()));
+        if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
     }
 
     /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Room set aside
