@@ -156,6 +156,7 @@ fn engine_settings(config: &Config) -> engine::Settings {
             every: config.webhooks.progress_every,
             min_bytes: config.webhooks.progress_min_bytes,
         }),
+        cross_dialects: config.protocols.cross_dialects,
     }
 }
 
@@ -174,6 +175,12 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
             max_age: config.cors.max_age,
         },
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
+        protocols: http::Protocols {
+            ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
+            plain_uploads: config.protocols.plain_uploads,
+            range_alignment_bytes: config.protocols.range_alignment_bytes,
+            range_size_bytes: config.protocols.range_size_bytes,
+        },
         idle_timeout: config.limits.idle_timeout,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,

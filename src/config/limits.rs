@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::reader::Reader;
+use crate::config::units::GIB;
 use crate::config::units::KIB;
 use crate::config::units::TIB;
 use crate::config::units::days;
@@ -16,6 +17,9 @@ pub struct Limits {
     pub max_upload_bytes: u64,
     pub max_metadata_bytes: u64,
     pub max_active_uploads: usize,
+    pub max_ranges: u32,
+    pub max_parallel_ranges: usize,
+    pub max_replaced_bytes: u64,
     pub max_connections: usize,
     pub max_read_connections: usize,
     pub header_timeout: Duration,
@@ -36,6 +40,9 @@ impl Limits {
             max_upload_bytes: from.size("limits.max_upload_size", 1..=900 * TIB),
             max_metadata_bytes: from.size("limits.max_metadata_size", 256..=64 * KIB),
             max_active_uploads: from.count("limits.max_active_uploads", 1..=1_000_000),
+            max_ranges: from.count("limits.max_ranges", 1..=100_000),
+            max_parallel_ranges: from.count("limits.max_parallel_ranges", 1..=1_000),
+            max_replaced_bytes: from.size("limits.max_replaced_size", 0..=GIB),
             max_connections: from.count("limits.max_connections", 1..=1_000_000),
             max_read_connections: from.count("limits.max_read_connections", 1..=1_000_000),
             header_timeout: from.duration("limits.header_timeout", secs(1)..=minutes(5)),

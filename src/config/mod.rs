@@ -17,6 +17,7 @@ mod inputs;
 mod layers;
 mod limits;
 mod log;
+mod protocols;
 mod reader;
 mod registry;
 mod secret;
@@ -43,6 +44,7 @@ pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::Format;
 pub use log::Log;
+pub use protocols::Protocols;
 pub use registry::CONFIG_VARIABLE;
 pub use registry::DEFAULTS;
 pub use registry::Key;
@@ -67,6 +69,7 @@ pub struct Config {
     pub tls: Tls,
     pub http2: Http2,
     pub limits: Limits,
+    pub protocols: Protocols,
     pub storage: Storage,
     pub database: Database,
     pub status: Status,
@@ -88,6 +91,7 @@ impl Config {
             tls: Tls::read(reader),
             http2: Http2::read(reader),
             limits: Limits::read(reader),
+            protocols: Protocols::read(reader),
             storage: Storage::read(reader),
             database: Database::read(reader),
             status: Status::read(reader),

@@ -2,7 +2,7 @@
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::size::{Length, Offset};
-use crate::domain::upload::Ended;
+use crate::domain::upload::{Dialect, Ended};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
@@ -22,6 +22,10 @@ pub enum Rejection {
     LengthChanged { ours: Length, theirs: Length },
     #[error("the upload already has {offset} bytes, more than the length {length} now declared")]
     LengthBelowOffset { offset: Offset, length: Length },
+    #[error("the upload has {length} bytes, and with this request it would end at {end}")]
+    EndsElsewhere { length: Length, end: Offset },
+    #[error("the upload was created in the dialect {}; go on in the same", .0.name())]
+    OtherDialect(Dialect),
     #[error("the {} digest of the data does not match the one sent with it", .0.name())]
     ChecksumMismatch(Algorithm),
     #[error("the upload has failed: its {} digest is not the one promised at its creation", .0.name())]

@@ -103,18 +103,46 @@ impl Stage {
 /// The protocol an upload was created in; later requests are expected in the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
+    /// tus 1.0.
     Tus,
+    /// Resumable Uploads for HTTP, the IETF draft.
+    Ietf,
+    /// Ranged `PUT` in order, as Google's client libraries speak it.
+    Google,
+    /// Ranged `PUT` in any order and from several connections at once; plain uploads are of this kind too.
+    Ranged,
 }
 
 impl Dialect {
+    pub const ALL: [Self; 4] = [Self::Tus, Self::Ietf, Self::Google, Self::Ranged];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tus => "tus",
+            Self::Ietf => "ietf",
+            Self::Google => "google",
+            Self::Ranged => "ranged",
         }
     }
 
     pub fn by_name(name: &str) -> Option<Self> {
-        [Self::Tus].into_iter().find(|dialect| dialect.name() == name)
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+
+    /// Whether an upload completes by itself once all of its length is there. In the others the client says when.
+    pub const fn completes_when_full(self) -> bool {
+        match self {
+            Self::Tus | Self::Ranged => true,
+            Self::Ietf | Self::Google => false,
+        }
+    }
+
+    /// Whether the bytes of an upload may come in any order.
+    pub const fn takes_any_order(self) -> bool {
+        match self {
+            Self::Tus | Self::Ietf | Self::Google => false,
+            Self::Ranged => true,
+        }
     }
 }
 
@@ -290,6 +318,10 @@ impl Upload {
         self.record.stage
     }
 
+    pub fn dialect(&self) -> Dialect {
+        self.record.dialect
+    }
+
     pub fn length(&self) -> Option<Length> {
         self.record.length
     }
@@ -319,6 +351,11 @@ impl Upload {
             Stage::Received => self.is_partial(),
             Stage::Completed | Stage::Ended(_) => true,
         }
+    }
+
+    /// Whether every byte is there and the rest of the way is under way.
+    pub fn is_settling(&self) -> bool {
+        !self.record.stage.takes_bytes() && !self.is_settled()
     }
 
     /// Whether its time has passed, be it recorded already or not.
@@ -385,6 +422,15 @@ impl Upload {
             None => {
                 self.record.length = Some(length);
                 Ok(())
+            }
+        }
+    }
+
+    /// Takes digests that the whole upload must turn out to have, besides those promised before.
+    pub fn promise(&mut self, digests: &[Digest]) {
+        for digest in digests {
+            if !self.record.promised_digests.contains(digest) {
+                self.record.promised_digests.push(digest.clone());
             }
         }
     }

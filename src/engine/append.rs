@@ -25,8 +25,10 @@ use tokio::time::Instant;
 
 use crate::domain::checksum::Digest;
 use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::upload::Durable;
+use crate::domain::upload::Failure;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
@@ -34,7 +36,10 @@ use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::Append;
 use crate::engine::command::BodyEnd;
+use crate::engine::command::Ends;
 use crate::engine::command::EngineError;
+use crate::engine::command::Overflow;
+use crate::engine::command::Place;
 use crate::engine::command::Unavailable;
 use crate::engine::digest::Hasher;
 use crate::engine::digest::Running;
@@ -66,16 +71,20 @@ impl Engine {
         let held = match inner.leases.try_take(command.id) {
             Some(held) => held,
             None => {
-                inner.admit(inner.find(command.id).await?, &command)?;
-                inner.leases.take(command.id, Some(command.at), inner.settings.takeover_timeout).await?
+                let at = inner.admit(inner.find(command.id).await?, &command)?.offset();
+                inner.leases.take(command.id, Some(at), inner.settings.takeover_timeout).await?
             }
         };
         let upload = inner.admit(inner.find(command.id).await?, &command)?;
-        if command.count != Some(0) {
-            inner.check_room_for(&upload, command.count.unwrap_or(0)).await?;
+        let at = upload.offset();
+        let known_bytes = at.get() - command.place.offset().get();
+        let count = command.count.map(|count| count.saturating_sub(known_bytes));
+        if count != Some(0) {
+            inner.check_room_for(&upload, count.unwrap_or(0)).await?;
         }
-        let (feed, intake) = Feed::new(inner.pool.clone(), command.at.get(), command.count);
-        let writer = Writer::new(Arc::clone(inner), held, upload, command.checksum)?;
+        let (feed, intake) = Feed::new(inner.pool.clone(), at.get(), count, Arc::clone(&held.progress));
+        let feed = feed.passing_over(known_bytes);
+        let writer = Writer::new(Arc::clone(inner), held, upload, command)?;
         self.spawn(async move {
             let Intake { pieces, outcome } = intake;
             // A caller that is gone needs no answer.
@@ -86,15 +95,41 @@ impl Engine {
 }
 
 impl Inner {
-    /// The upload with the length this append declares, if the append is in order.
+    /// The upload with what this append declares, if the append is in order.
     fn admit(&self, mut upload: Upload, command: &Append) -> Result<Upload, Rejection> {
         let (now, max_bytes) = (self.expiry_now(), self.settings.max_upload_bytes);
-        upload.check_append(command.at, Some(0), max_bytes, now)?;
+        let (start, count) = match command.place {
+            Place::At(at) => (at, command.count),
+            Place::From(from) if from > upload.offset() => (from, command.count),
+            Place::From(from) => {
+                let known_bytes = upload.offset().get() - from.get();
+                (upload.offset(), command.count.map(|count| count.saturating_sub(known_bytes)))
+            }
+        };
+        upload.check_append(start, Some(0), max_bytes, now)?;
+        if upload.dialect() != command.dialect && !self.settings.cross_dialects {
+            return Err(Rejection::OtherDialect(upload.dialect()));
+        }
         if let Some(length) = command.length {
             upload.declare_length(length, max_bytes)?;
         }
-        upload.check_append(command.at, command.count, max_bytes, now)?;
+        if let (Ends::Here, Some(count)) = (command.ends, command.count) {
+            self.check_end(&mut upload, command.place.offset().plus(count))?;
+        }
+        upload.check_append(start, count, max_bytes, now)?;
+        upload.promise(&command.promised_digests);
         Ok(upload)
+    }
+
+    /// Whether an upload may end at `end`; if no length is known yet, this is it.
+    fn check_end(&self, upload: &mut Upload, end: Option<Offset>) -> Result<(), Rejection> {
+        let max_bytes = self.settings.max_upload_bytes;
+        let end = end.ok_or(Rejection::OverLimit(max_bytes))?;
+        match upload.length() {
+            Some(length) if length.get() == end.get() => Ok(()),
+            Some(length) => Err(Rejection::EndsElsewhere { length, end }),
+            None => upload.declare_length(Length::new(end.get()).ok_or(Rejection::OverLimit(max_bytes))?, max_bytes),
+        }
     }
 }
 
@@ -107,6 +142,8 @@ struct Writer {
     /// Opened when the first byte comes.
     blob: Option<Box<dyn BlobWriter>>,
     digests: Running,
+    ends: Ends,
+    overflow: Overflow,
     /// Of this request: what it should be, and what it is so far.
     checksum: Option<(Digest, Hasher)>,
     /// Everything below is handed to the blob writer.
@@ -157,7 +194,7 @@ enum Ending {
 }
 
 impl Writer {
-    fn new(inner: Arc<Inner>, held: Held, upload: Upload, checksum: Option<Digest>) -> Result<Self, EngineError> {
+    fn new(inner: Arc<Inner>, held: Held, upload: Upload, command: Append) -> Result<Self, EngineError> {
         let record = upload.record();
         let digests = Running::resume(&record.wanted_digests, &record.running_digests)
             .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Box::new(source) })?;
@@ -169,7 +206,9 @@ impl Writer {
             held,
             blob: None,
             digests,
-            checksum: checksum.map(|expected| (expected.clone(), Hasher::start(expected.algorithm()))),
+            ends: command.ends,
+            overflow: command.overflow,
+            checksum: command.checksum.map(|expected| (expected.clone(), Hasher::start(expected.algorithm()))),
             accepted: offset,
             pending: None,
             gathering_since: now,
@@ -205,7 +244,13 @@ impl Writer {
             }
             Ending::Error(error) => {
                 self.abandon().await;
-                self.drop_leftovers().await;
+                let overflow =
+                    matches!(error, EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_)));
+                if overflow && self.overflow == Overflow::Fatal {
+                    self.fail_for_overflow().await?;
+                } else {
+                    self.drop_leftovers().await;
+                }
                 Err(error)
             }
         }
@@ -386,7 +431,7 @@ impl Writer {
             let running_digests = digests.state();
             next.receive(Durable { start, end, running_digests, resume, expires_at }, inner.settings.progress, now);
             if seal {
-                inner.seal(&mut next, digests, now);
+                inner.seal(&mut next, digests, now).await?;
             }
             inner.commit(next).await
         });
@@ -396,6 +441,7 @@ impl Writer {
     fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), EngineError> {
         self.pending = None;
         self.upload = committed?;
+        self.held.progress.commit(self.upload.offset().get());
         self.gathering_since = Instant::now();
         if !self.inspectors.is_empty() {
             self.hold_until = Instant::now() + HOLD_AFTER_INSPECTION;
@@ -456,6 +502,16 @@ impl Writer {
         }
     }
 
+    /// Ends the upload of a client that has sent more than the upload can have.
+    async fn fail_for_overflow(&mut self) -> Result<(), EngineError> {
+        let mut upload = self.inner.find(self.upload.id()).await?;
+        let message = "more data arrived than the upload can have".to_owned();
+        upload.fail(Failure { code: "too-long".to_owned(), message }, self.inner.now());
+        let failed = self.inner.commit(upload).await?;
+        self.inner.remove_bytes(failed).await;
+        Ok(())
+    }
+
     /// What this writer knows may be behind: a commit may have been done although its answer was lost.
     async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
         let upload = self.inner.find(self.upload.id()).await?;
@@ -495,26 +551,43 @@ impl Writer {
         settled
     }
 
+    /// Whether the upload is complete with what has arrived.
+    fn find_end(&mut self, end: BodyEnd) -> Result<bool, Rejection> {
+        if self.ends == Ends::Here && end == BodyEnd::Complete && self.upload.stage().takes_bytes() {
+            self.inner.check_end(&mut self.upload, Some(self.accepted))?;
+            return Ok(true);
+        }
+        let by_itself = self.ends == Ends::WhenFull || self.upload.dialect().completes_when_full();
+        Ok(by_itself && self.is_full())
+    }
+
     async fn commit_rest(&mut self, end: BodyEnd) -> Result<(), EngineError> {
         if let Some(pending) = self.pending.take() {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
         }
-        let full = self.is_full();
+        match self.find_end(end) {
+            Ok(completes) => self.commit_last(end, completes).await,
+            // What arrived stays: it is a correct beginning.
+            Err(rejection) => self.commit_last(end, false).await.and(Err(rejection.into())),
+        }
+    }
+
+    async fn commit_last(&mut self, end: BodyEnd, completes: bool) -> Result<(), EngineError> {
         if self.accepted > self.upload.offset() {
-            let last = self.checkpoint(full).await?;
+            let last = self.checkpoint(completes).await?;
             let committed = last.commit.await;
             return self.on_committed(committed);
         }
-        let nothing_new = end == BodyEnd::Cut && !full;
+        let nothing_new = end == BodyEnd::Cut && !completes;
         if nothing_new || !self.upload.stage().takes_bytes() {
             return Ok(());
         }
         let now = self.inner.now();
         let mut next = self.upload.clone();
         next.touch(self.inner.expires_at(now), now);
-        if full {
-            self.inner.seal(&mut next, self.digests.clone(), now);
+        if completes {
+            self.inner.seal(&mut next, self.digests.clone(), now).await?;
         }
         let committed = self.inner.commit(next).await;
         self.on_committed(committed)

@@ -32,17 +32,78 @@ pub struct Create {
     pub promised_digests: Vec<Digest>,
 }
 
-/// Bytes for an upload, at its offset.
+/// Bytes for an upload.
 #[derive(Debug, Clone)]
 pub struct Append {
     pub id: UploadId,
-    pub at: Offset,
+    /// What the request is said in.
+    pub dialect: Dialect,
+    pub place: Place,
     /// How many bytes the request says it carries, if it says so.
     pub count: Option<u64>,
     /// The length of the upload, when declared with this request.
     pub length: Option<Length>,
+    pub ends: Ends,
     /// The digest of this request's bytes: they count only if it matches, and only all together.
     pub checksum: Option<Digest>,
+    /// Digests the whole upload must turn out to have, when promised with this request.
+    pub promised_digests: Vec<Digest>,
+    pub overflow: Overflow,
+}
+
+impl Append {
+    /// Bytes at the offset of an upload that completes when its length is reached.
+    pub fn at(id: UploadId, at: Offset, count: Option<u64>) -> Self {
+        Self {
+            id,
+            dialect: Dialect::Tus,
+            place: Place::At(at),
+            count,
+            length: None,
+            ends: Ends::WhenFull,
+            checksum: None,
+            promised_digests: Vec::new(),
+            overflow: Overflow::Refused,
+        }
+    }
+}
+
+/// Where the first byte of a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the offset of the upload and nowhere else.
+    At(Offset),
+    /// At the offset or before it; what is there already is passed over.
+    From(Offset),
+}
+
+impl Place {
+    pub const fn offset(self) -> Offset {
+        match self {
+            Self::At(offset) | Self::From(offset) => offset,
+        }
+    }
+}
+
+/// When a request completes its upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// Once all of the declared length is there.
+    WhenFull,
+    /// With its last byte, which tells the length too if nothing has before.
+    Here,
+    /// Not at all: more is to come, if only the word that nothing more comes. An upload of a dialect that
+    /// [completes when full](Dialect::completes_when_full) does so nevertheless.
+    Later,
+}
+
+/// What becomes of an upload when bytes beyond its length arrive that were not announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// The request is refused, and the upload goes on.
+    Refused,
+    /// The upload fails.
+    Fatal,
 }
 
 /// An upload as it is now.

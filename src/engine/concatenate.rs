@@ -24,6 +24,7 @@ use crate::engine::blob_key;
 use crate::engine::command::Create;
 use crate::engine::command::EngineError;
 use crate::engine::digest;
+use crate::engine::digest::Running;
 use crate::engine::settle::unless_failed;
 
 /// A final upload to be made.
@@ -113,7 +114,10 @@ impl Inner {
         let resume = self.blobs.concatenate(&segments, &blob_key(upload.id())).await.map_err(EngineError::storage)?;
         let digests = match joined_crc32c(parts) {
             Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
-            _ => self.digest_blob(&upload, total.get()).await?.finish(),
+            _ => {
+                let digests = Running::start(&upload.record().wanted_digests);
+                self.digest_blob(&upload, digests, total.get()).await?.finish()
+            }
         };
         let now = self.now();
         if total > Offset::ZERO {

@@ -37,6 +37,11 @@ impl Running {
         Self(algorithms(wanted).map(Hasher::start).collect())
     }
 
+    /// These and no others.
+    pub(super) fn of(algorithms: &[Algorithm]) -> Self {
+        Self(algorithms.iter().copied().map(Hasher::start).collect())
+    }
+
     /// Takes up where [`Self::state`] was taken; an empty state is a start.
     pub(super) fn resume(wanted: &[Algorithm], state: &[u8]) -> Result<Self, UnreadableState> {
         if state.is_empty() {

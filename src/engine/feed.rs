@@ -4,6 +4,7 @@
 //! A buffer holds about what an upload sends in 50 ms: a fast one earns large buffers, a slow one holds
 //! little from its first byte on. While memory or the task is short, [`Feed::push`] waits, and with it the client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::domain::upload::Upload;
 use crate::engine::command::BodyEnd;
 use crate::engine::command::EngineError;
+use crate::engine::lease::LiveProgress;
 
 /// How many pieces may wait between the connection and the append task.
 const DEPTH: usize = 2;
@@ -39,6 +41,9 @@ pub struct Feed {
     outcome: oneshot::Receiver<Result<Upload, EngineError>>,
     pool: Pool,
     filling: Option<Filling>,
+    /// Bytes at the beginning that the upload has already.
+    known_bytes: u64,
+    progress: Arc<LiveProgress>,
     /// Where the next byte goes in the upload.
     at: u64,
     /// How many bytes are still to come, where that is known.
@@ -76,15 +81,41 @@ pub struct Ended;
 
 impl Feed {
     /// A feed for bytes from the offset `at`, `count` of them if that is known.
-    pub(super) fn new(pool: Pool, at: u64, count: Option<u64>) -> (Self, Intake) {
+    pub(super) fn new(pool: Pool, at: u64, count: Option<u64>, progress: Arc<LiveProgress>) -> (Self, Intake) {
         let (pieces, received_pieces) = mpsc::channel(DEPTH);
         let (told, outcome) = oneshot::channel();
-        let feed = Self { pieces: Some(pieces), outcome, pool, filling: None, at, left: count, buffer_bytes: None };
+        let feed = Self {
+            pieces: Some(pieces),
+            outcome,
+            pool,
+            filling: None,
+            known_bytes: 0,
+            progress,
+            at,
+            left: count,
+            buffer_bytes: None,
+        };
         (feed, Intake { pieces: received_pieces, outcome: told })
+    }
+
+    /// The same, but for so many bytes at the beginning, which the upload has already.
+    pub(super) fn passing_over(mut self, known_bytes: u64) -> Self {
+        self.known_bytes = known_bytes;
+        self
+    }
+
+    /// The offset this request's upload was last committed with; zero while nothing was committed since it began.
+    pub fn committed_bytes(&self) -> u64 {
+        self.progress.committed_bytes()
     }
 
     /// Takes bytes in order; waits while there is no memory for them or the engine has enough to do.
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), Ended> {
+        if self.known_bytes > 0 {
+            let known = bytes.len().min(usize::try_from(self.known_bytes).unwrap_or(usize::MAX));
+            self.known_bytes -= known as u64;
+            bytes = &bytes[known..];
+        }
         while !bytes.is_empty() {
             if self.filling.is_none() {
                 self.filling = Some(self.begin(bytes.len()).await?);
@@ -186,7 +217,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn feed(pool: &Pool, count: Option<u64>) -> (Feed, Intake) {
-        Feed::new(pool.clone(), 0, count)
+        Feed::new(pool.clone(), 0, count, Arc::default())
     }
 
     /// The pieces that wait to be taken.

@@ -153,6 +153,8 @@ fn lock(leases: &Mutex<HashMap<UploadId, Live>>) -> std::sync::MutexGuard<'_, Ha
 pub(super) struct LiveProgress {
     began: Instant,
     accepted_bytes: AtomicU64,
+    /// The offset as committed by the writer; zero before its first commit.
+    committed_bytes: AtomicU64,
     /// When bytes last came, in milliseconds after `began`.
     accepted_at_ms: AtomicU64,
     bytes_per_second: AtomicU64,
@@ -163,6 +165,7 @@ impl Default for LiveProgress {
         Self {
             began: Instant::now(),
             accepted_bytes: AtomicU64::default(),
+            committed_bytes: AtomicU64::default(),
             accepted_at_ms: AtomicU64::default(),
             bytes_per_second: AtomicU64::default(),
         }
@@ -176,6 +179,14 @@ impl LiveProgress {
     /// Bytes taken from the client so far, committed or not, counted from the start of the upload.
     pub(super) fn accepted_bytes(&self) -> u64 {
         self.accepted_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn committed_bytes(&self) -> u64 {
+        self.committed_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn commit(&self, offset_bytes: u64) {
+        self.committed_bytes.store(offset_bytes, Ordering::Relaxed);
     }
 
     /// A smoothed rate; zero until there is one, and when bytes have ceased to come.

@@ -79,6 +79,8 @@ pub struct Settings {
     pub sweep_every: Duration,
     /// `None` when nobody listens to progress.
     pub progress: Option<ProgressPolicy>,
+    /// Whether an upload created in one dialect may go on in another.
+    pub cross_dialects: bool,
 }
 
 /// The engine. Cloning it is cheap and gives the same one.
@@ -158,7 +160,7 @@ impl Engine {
         let mut upload = Upload::create(inner.new_upload(command, now), now);
         if upload.is_full() {
             let digests = digest::Running::start(&upload.record().wanted_digests);
-            inner.seal(&mut upload, digests, now);
+            inner.seal(&mut upload, digests, now).await?;
         }
         // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
         let engine = self.clone();
@@ -182,10 +184,10 @@ impl Engine {
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
         let mut upload = inner.find(id).await?;
-        if upload.is_full() && !upload.is_settled() {
+        if upload.is_settling() {
             inner.wait_until_settled(id).await;
             upload = inner.find(id).await?;
-            if upload.is_full() && !upload.is_settled() {
+            if upload.is_settling() {
                 return Err(EngineError::Unavailable(Unavailable::Settling));
             }
         }

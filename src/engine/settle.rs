@@ -4,6 +4,8 @@
 use futures::StreamExt;
 use storage::Resume;
 
+use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
 use crate::domain::rejection::Rejection;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Bytes;
@@ -30,12 +32,22 @@ pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
 }
 
 impl Inner {
-    /// Marks an upload as having all its bytes, and checks the digests its client promised.
-    pub(super) fn seal(&self, upload: &mut Upload, digests: Running, now: Timestamp) {
-        upload.seal(digests.finish(), now);
+    /// Marks an upload as having all its bytes, and checks the digests its client promised. One of another kind than
+    /// those computed on the way, promised late, is computed from the stored bytes.
+    pub(super) async fn seal(&self, upload: &mut Upload, digests: Running, now: Timestamp) -> Result<(), EngineError> {
+        let mut digests = digests.finish();
+        let known = |algorithm| digests.iter().any(|digest: &Digest| digest.algorithm() == algorithm);
+        let promised = upload.record().promised_digests.iter().map(Digest::algorithm);
+        let late: Vec<Algorithm> = promised.filter(|algorithm| !known(*algorithm)).collect();
+        if !late.is_empty() {
+            let computed = self.digest_blob(upload, Running::of(&late), upload.offset().get()).await?;
+            digests.extend(computed.finish());
+        }
+        upload.seal(digests, now);
         if !upload.is_partial() || upload.broken_promise().is_some() {
             upload.verify(now);
         }
+        Ok(())
     }
 
     /// Carries an upload that has all its bytes on until nothing more happens by itself. The caller holds its lease.
@@ -108,9 +120,16 @@ impl Inner {
         noted.is_ok()
     }
 
-    /// Computes digests of bytes that were not seen passing.
-    pub(super) async fn digest_blob(&self, upload: &Upload, size_bytes: u64) -> Result<Running, EngineError> {
-        let mut digests = Running::start(&upload.record().wanted_digests);
+    /// Takes bytes into digests that were not seen passing.
+    pub(super) async fn digest_blob(
+        &self,
+        upload: &Upload,
+        mut digests: Running,
+        size_bytes: u64,
+    ) -> Result<Running, EngineError> {
+        if size_bytes == 0 {
+            return Ok(digests);
+        }
         let mut bytes = self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await.map_err(EngineError::storage)?;
         while let Some(chunk) = bytes.next().await {
             digests.update(&chunk.map_err(EngineError::storage)?);

@@ -57,13 +57,28 @@ const READ_AHEAD_BYTES: usize = 128 * 1024;
 /// is cut short keeps what arrived and is never answered with success.
 pub(crate) async fn pump(
     request: &HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
+    feed: Feed,
+    idle_timeout: Duration,
+) -> Result<Upload, EngineError> {
+    pump_and_tell(request, payload, feed, idle_timeout, None).await
+}
+
+/// The same, and `tell` is given the committed offset as it grows, once a second at most.
+pub(crate) async fn pump_and_tell(
+    request: &HttpRequest,
+    mut payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     mut feed: Feed,
     idle_timeout: Duration,
+    tell: Option<&dyn Fn(u64)>,
 ) -> Result<Upload, EngineError> {
     // HTTP/2 has windows of its own for this.
     let taker = request.conn_data::<Inflow>().map(Inflow::take_over);
+    let mut telling = tell.map(Telling::new);
     let end = loop {
+        if let Some(telling) = &mut telling {
+            telling.look(&feed);
+        }
         match next(&mut payload, &mut feed, taker.as_ref(), idle_timeout).await {
             Some(Some(Ok(chunk))) => {
                 if feed.push(&chunk).await.is_err() {
@@ -82,9 +97,34 @@ pub(crate) async fn pump(
     }
 }
 
+/// Tells of progress, but not too often.
+struct Telling<'a> {
+    tell: &'a dyn Fn(u64),
+    told_bytes: u64,
+    due: Instant,
+}
+
+/// The shortest time between two words about progress.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+impl<'a> Telling<'a> {
+    fn new(tell: &'a dyn Fn(u64)) -> Self {
+        Self { tell, told_bytes: 0, due: Instant::now() + TELL_EVERY }
+    }
+
+    fn look(&mut self, feed: &Feed) {
+        let now = Instant::now();
+        let committed_bytes = feed.committed_bytes();
+        if now >= self.due && committed_bytes > self.told_bytes {
+            (self.tell)(committed_bytes);
+            (self.told_bytes, self.due) = (committed_bytes, now + TELL_EVERY);
+        }
+    }
+}
+
 /// What comes next; nothing once the append has ended by itself or the client was silent for too long.
 async fn next(
-    payload: &mut web::Payload,
+    payload: &mut (impl Stream<Item = Result<Bytes, PayloadError>> + Unpin),
     feed: &mut Feed,
     taker: Option<&Taker>,
     idle_timeout: Duration,

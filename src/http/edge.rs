@@ -21,6 +21,7 @@ use actix_web::web;
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
+use crate::domain::upload::Dialect;
 use crate::http::Cors;
 use crate::http::Shared;
 use crate::http::body::Draining;
@@ -118,9 +119,10 @@ fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut H
         headers.insert(X_REQUEST_ID, id);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS.
+    // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS. The clients of other dialects have no use for it.
     let route = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
-    if route.starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS {
+    let other = request.extensions().get::<Dialect>().is_some_and(|dialect| *dialect != Dialect::Tus);
+    if route.starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS && !other {
         headers.insert(TUS_RESUMABLE, HeaderValue::from_static(wire::VERSION));
     }
     add_cors(request, &shared.cors, headers);

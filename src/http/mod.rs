@@ -16,7 +16,6 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::id::UploadId;
 use crate::engine::Engine;
-use crate::protocol::tus;
 use crate::protocol::tus::wire;
 
 pub mod body;
@@ -25,6 +24,7 @@ pub mod download;
 mod edge;
 pub mod error;
 pub mod events;
+mod files;
 pub mod health;
 pub mod listen;
 pub mod query;
@@ -42,6 +42,7 @@ pub struct Shared {
     pub token: Option<String>,
     pub cors: Cors,
     pub max_metadata_bytes: usize,
+    pub protocols: Protocols,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
     pub long_poll_max: Duration,
@@ -52,6 +53,15 @@ pub struct Shared {
     pub readiness: health::Readiness,
     /// Clients waiting for events now.
     pub streams: Arc<AtomicUsize>,
+}
+
+/// Which ways of uploading are offered, and their terms.
+#[derive(Debug, Clone)]
+pub struct Protocols {
+    pub ietf_interop_versions: Vec<u32>,
+    pub plain_uploads: bool,
+    pub range_alignment_bytes: u64,
+    pub range_size_bytes: u64,
 }
 
 /// Which pages elsewhere may talk to this server.
@@ -87,8 +97,8 @@ pub fn reading_routes(app: &mut web::ServiceConfig) {
 
 fn resources(scope: &mut web::ServiceConfig) {
     scope
-        .service(web::resource(["/files", "/files/"]).route(web::route().to(tus::collection)))
-        .service(web::resource("/files/{id}").route(web::route().to(tus::resource)))
+        .service(web::resource(["/files", "/files/"]).route(web::route().to(files::collection)))
+        .service(web::resource("/files/{id}").route(web::route().to(files::resource)))
         .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
         .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))

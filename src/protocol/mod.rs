@@ -5,5 +5,8 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod dispatch;
 pub mod fields;
+pub mod ietf;
+pub mod ranged;
 pub mod tus;

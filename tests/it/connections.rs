@@ -27,7 +27,7 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
     for sent in [&b""[..], b"HEAD /files HTTP/1.1\r\n\r\n", &[b'x'; 64 * 1024]] {
         let mut third = app.client().await;
         third.send(sent).await;
-        let answer = third.answer("GET", "").await;
+        let answer = third.answer("GET").await;
         assert_eq!((answer.status, answer.problem().as_str()), (503, "too-many-connections"), "{answer:?}");
         assert_eq!(answer.header("connection"), Some("close"));
         assert!(third.read_until(b"HTTP").await.is_none(), "the connection ends");
@@ -39,7 +39,7 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
     let answer = until("a place is free", async || {
         let mut again = app.client().await;
         again.send_head("HEAD", &path, &[TUS]).await;
-        Some(again.answer("HEAD", "").await).filter(|answer| answer.status != 503)
+        Some(again.answer("HEAD").await).filter(|answer| answer.status != 503)
     });
     assert_eq!(answer.await.header("upload-offset"), Some("4"));
 }
@@ -150,6 +150,6 @@ async fn a_server_without_descriptors_waits_for_some() {
     let used = ticks(process.id()) - before;
     assert!(used < 50, "it is busy waiting: {used} ticks of 200");
     limit_to(1024);
-    assert_eq!(waiting.answer("HEAD", &path).await.header("upload-offset"), Some("0"));
+    assert_eq!(waiting.answer("HEAD").await.header("upload-offset"), Some("0"));
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
 }

@@ -77,7 +77,7 @@ async fn uploads_leave_the_page_cache_to_others() {
             begin(&mut client, &path, &source, 8 * MIB).await;
             cached.push(cached_bytes(&the_file(app.data_dir())).unwrap());
             client.send(&source[8 * MIB..]).await;
-            assert_eq!(client.answer("PATCH", &path).await.status, 204);
+            assert_eq!(client.answer("PATCH").await.status, 204);
             is_whole(app.address(), &path, &source).await;
         }
         eprintln!("sectors of {sector_bytes}: {} bytes cached, and {} without direct writes", cached[0], cached[1]);
@@ -120,7 +120,7 @@ async fn an_upload_with_room_set_aside_completes_when_others_fill_the_disk() {
         begin(&mut client, &path, &source, MIB).await;
         let ballast = leave(&disk, 3 * MIB);
         client.send(&source[MIB..]).await;
-        let answer = client.answer("PATCH", &path).await;
+        let answer = client.answer("PATCH").await;
         if preallocate {
             assert_eq!(answer.status, 204, "{answer:?}");
         } else {
@@ -157,7 +157,7 @@ async fn room_set_aside_is_not_given_to_others() {
     for _ in 0..3 {
         let mut refused = app.client().await;
         refused.begin_patch(&second, 0, source.len() as u64).await;
-        let answer = refused.answer("PATCH", &second).await;
+        let answer = refused.answer("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
     }
     assert_eq!(client.offset(&second).await, 0);
@@ -196,7 +196,7 @@ async fn an_upload_of_unknown_length_that_fills_the_disk_keeps_what_was_committe
     let ballast = leave(&disk, 4 * MIB);
     client.send_chunk(&source[MIB..]).await;
     client.send_chunk(b"").await;
-    let answer = client.answer("PATCH", &path).await;
+    let answer = client.answer("PATCH").await;
     assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
     wait_until_at_rest(app.address(), &path).await;
     let kept = app.client().await.offset(&path).await;
@@ -239,7 +239,7 @@ async fn a_disk_that_dies_under_an_upload_takes_back_nothing_that_was_promised()
     begin(&mut client, &path, &source, end).await;
     disk.cut_power().unwrap();
     client.send(&source[end..]).await;
-    failed_loudly(&client.answer("PATCH", &path).await, &program);
+    failed_loudly(&client.answer("PATCH").await, &program);
     assert_eq!(Client::connect(address).await.offset(&path).await, end as u64, "what was promised");
     drop(program);
     disk.power_on().unwrap();

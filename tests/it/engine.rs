@@ -203,7 +203,7 @@ async fn an_empty_append_carries_on_an_upload_that_was_left_unfinished() {
     let id = life.create(source.len()).await;
     life.faults.fail(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK);
     life.append(id, 0, &source).await.expect_err("it was not put in its place");
-    let command = Append { id, at: offset(1_000), count: Some(0), length: None, checksum: None };
+    let command = Append::at(id, offset(1_000), Some(0));
     let again = life.engine.append(command).await.unwrap().finish(BodyEnd::Complete).await.unwrap();
     assert_eq!(again.stage().name(), "completed");
     assert_eq!(life.events(id).await, WHOLE_WAY);
@@ -618,7 +618,7 @@ async fn a_checksummed_append_is_staged_until_it_matches() {
     life.append(id, 0, &source[..10]).await.unwrap();
     for end in [BodyEnd::Complete, BodyEnd::Cut] {
         let wrong = if end == BodyEnd::Cut { crc32c_of(&source[10..]) } else { crc32c_of(b"else") };
-        let command = Append { id, at: offset(10), count: None, length: None, checksum: Some(wrong) };
+        let command = Append { checksum: Some(wrong), ..Append::at(id, offset(10), None) };
         let mut feed = life.engine.append(command).await.unwrap();
         feed_all(&mut feed, &source[10..]).await;
         let ended = feed.finish(end).await;
@@ -707,8 +707,7 @@ async fn stopping_keeps_what_arrived_and_answers() {
     let checksummed = life.create(source.len()).await;
     let mut feed = life.begin(id, 0).await.unwrap();
     feed_all(&mut feed, &source[..100_000]).await;
-    let command =
-        Append { id: checksummed, at: offset(0), count: None, length: None, checksum: Some(crc32c_of(&source)) };
+    let command = Append { checksum: Some(crc32c_of(&source)), ..Append::at(checksummed, offset(0), None) };
     let mut staged = life.engine.append(command).await.unwrap();
     feed_all(&mut staged, &source[..100_000]).await;
     until("all of it was taken", async || {

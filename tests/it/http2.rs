@@ -73,13 +73,13 @@ async fn an_upload_passes_with_and_without_its_length() {
         let mut patch = client.begin_patch(&path, 0, length).await;
         patch.send(source.clone()).await.unwrap();
         patch.end();
-        let answer = patch.answer("PATCH", &path).await;
+        let answer = patch.answer("PATCH").await;
         assert_eq!((answer.status, answer.header("upload-offset")), (204, Some("20971520")), "{answer:?}");
         assert_eq!(answer.header("content-length"), None, "RFC 9110, 8.6");
         assert!(answer.header("date").is_some() && answer.header("connection").is_none(), "{answer:?}");
         assert_eq!(client.offset(&path).await, 20_971_520);
         is_whole(server.beside, &path, &source).await;
-        let download = client.begin("GET", &path, &[], true).await.answer("GET", &path).await;
+        let download = client.begin("GET", &path, &[], true).await.answer("GET").await;
         assert_eq!((download.status, download.header("content-length")), (200, Some("20971520")));
         assert!(download.body == source);
     }
@@ -94,11 +94,11 @@ async fn an_upload_is_created_together_with_its_bytes() {
     let mut creation = client.begin("POST", "/files", &[TUS, OCTETS, length], false).await;
     creation.send(Bytes::from_static(b"hello world")).await.unwrap();
     creation.end();
-    let created = creation.answer("POST", "/files").await;
+    let created = creation.answer("POST").await;
     assert_eq!((created.status, created.header("upload-offset")), (201, Some("11")), "{created:?}");
     is_whole(server.beside, created.header("location").unwrap(), b"hello world").await;
 
-    let created = client.begin("POST", "/files", &[TUS, OCTETS, length], true).await.answer("POST", "/files").await;
+    let created = client.begin("POST", "/files", &[TUS, OCTETS, length], true).await.answer("POST").await;
     assert_eq!((created.status, created.header("upload-offset")), (201, Some("0")), "{created:?}");
 }
 
@@ -111,7 +111,7 @@ async fn a_body_longer_than_the_upload_is_refused() {
         let mut patch = client.begin_patch(&path, 0, length).await;
         // It may be refused before all of it was sent.
         let _ = patch.send(Bytes::from(vec![1; 100])).await;
-        let (answer, _) = patch.answer_and_body("PATCH", &path).await;
+        let (answer, _) = patch.answer_and_body("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (413, "beyond-length"), "{answer:?}");
     }
 }
@@ -125,7 +125,7 @@ async fn an_early_refusal_is_told_at_once_and_ends_only_its_own_request() {
         let mut refused = client.begin_patch(&path, 5, length).await;
         // It may be refused before all of it was sent.
         let _ = refused.send(source(100_000)).await;
-        let (answer, mut rest) = refused.answer_and_body("PATCH", &path).await;
+        let (answer, mut rest) = refused.answer_and_body("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (409, "wrong-offset"), "{answer:?}");
         assert_eq!(rest.refused().await, Reason::NO_ERROR, "RFC 9113, 8.1");
         assert_eq!(client.offset(&path).await, 0, "the connection lives on");
@@ -142,7 +142,7 @@ async fn a_refused_client_that_goes_on_sending_holds_up_nobody() {
         let mut refused = client.begin_patch(&path, 5, None).await;
         // More than the connection's window in all. The server says stop at some point.
         let _ = refused.send(source(2 * MIB)).await;
-        assert_eq!(refused.answer("PATCH", &path).await.status, 409);
+        assert_eq!(refused.answer("PATCH").await.status, 409);
     }
     let mut patch = client.begin_patch(&path, 0, None).await;
     patch.send(source(20 * MIB)).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_client_that_falls_silent_is_told_and_its_bytes_are_kept() {
     let path = client.create(100).await;
     let mut patch = client.begin_patch(&path, 0, Some(100)).await;
     patch.send(Bytes::from(vec![1; 60])).await.unwrap();
-    let (answer, mut rest) = patch.answer_and_body("PATCH", &path).await;
+    let (answer, mut rest) = patch.answer_and_body("PATCH").await;
     assert_eq!((answer.status, answer.problem().as_str()), (503, "incomplete-body"), "{answer:?}");
     assert_eq!(rest.refused().await, Reason::NO_ERROR);
     assert_eq!(client.offset(&path).await, 60, "the connection lives on");
@@ -215,7 +215,7 @@ async fn many_uploads_share_one_connection() {
         }
         for (mut patch, path) in begun {
             patch.end();
-            assert_eq!(patch.answer("PATCH", &path).await.status, 204);
+            assert_eq!(patch.answer("PATCH").await.status, 204);
             is_whole(server.beside, &path, &source).await;
         }
     });
@@ -257,7 +257,7 @@ async fn upload_from_afar(server: &Encrypted, source: &Bytes) -> (Client, usize)
     let mut patch = client.begin_patch(&path, 0, None).await;
     patch.send(source.clone()).await.unwrap();
     patch.end();
-    assert_eq!(patch.answer("PATCH", &path).await.status, 204);
+    assert_eq!(patch.answer("PATCH").await.status, 204);
     is_whole(server.beside, &path, source).await;
     let path = client.create(1 << 30).await;
     let mut next = client.begin_patch(&path, 0, None).await;
@@ -320,7 +320,7 @@ async fn a_connection_without_requests_is_closed_in_the_end() {
         patch.send(Bytes::from_static(b"x")).await.unwrap();
     }
     patch.end();
-    assert_eq!(patch.answer("PATCH", &path).await.status, 204);
+    assert_eq!(patch.answer("PATCH").await.status, 204);
     client.is_ended_by_the_server().await;
 }
 
@@ -334,7 +334,7 @@ async fn a_stopping_server_waits_for_no_idle_connection_but_answers_what_is_unde
     patch.send(Bytes::from(vec![1; 60])).await.unwrap();
     wait_until_taken(server.beside, &path, 60).await;
     let began = std::time::Instant::now();
-    let (stopped, answer) = tokio::join!(server.app.stop(), patch.answer("PATCH", &path));
+    let (stopped, answer) = tokio::join!(server.app.stop(), patch.answer("PATCH"));
     assert_eq!(stopped, Stopped::Clean);
     assert!(began.elapsed() < Duration::from_secs(15), "it did not wait for the time it may take at most");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "shutting-down"), "{answer:?}");
@@ -351,7 +351,7 @@ async fn a_reader_that_takes_nothing_is_cut() {
     let mut patch = client.begin_patch(&path, 0, None).await;
     patch.send(source.clone()).await.unwrap();
     patch.end();
-    assert_eq!(patch.answer("PATCH", &path).await.status, 204);
+    assert_eq!(patch.answer("PATCH").await.status, 204);
     let mut body = client.begin("GET", &path, &[], true).await.unread().await;
     // The client's window is full, and it takes nothing out of it.
     tokio::time::sleep(Duration::from_millis(1500)).await;

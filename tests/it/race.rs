@@ -53,7 +53,7 @@ async fn a_client_that_reconnects_wins_over_its_own_half_open_connection() {
         assert!(told <= sent as u64);
         assert_eq!(head_and_takeover.status, 503, "the stale request is never told of success: {head_and_takeover:?}");
         client.send(&source[usize::try_from(told).unwrap()..]).await;
-        assert_eq!(client.answer("PATCH", &path).await.status, 204);
+        assert_eq!(client.answer("PATCH").await.status, 204);
         is_whole(app.address(), &path, &source).await;
     }
 }
@@ -70,7 +70,7 @@ async fn asking_has_a_live_writer_commit_what_it_took() {
     assert_eq!(client.offset(&path).await, 200_000);
     assert_eq!(client.status(&path).await["offset"], 200_000);
     moving.send(&source[200_000..]).await;
-    assert_eq!(moving.answer("PATCH", &path).await.status, 204, "and the writer goes on");
+    assert_eq!(moving.answer("PATCH").await.status, 204, "and the writer goes on");
     is_whole(app.address(), &path, &source).await;
 }
 
@@ -135,10 +135,10 @@ async fn a_stale_writer_that_keeps_sending_adds_nothing() {
     client.send(&source[10..1_000]).await;
     wait_until_taken(app.address(), &path, 1_000).await;
     old.send(&vec![0xee; SIZE - 10]).await;
-    let refused = old.answer("PATCH", &path).await;
+    let refused = old.answer("PATCH").await;
     assert_eq!((refused.status, refused.problem().as_str()), (503, "superseded"));
     client.send(&source[1_000..]).await;
-    assert_eq!(client.answer("PATCH", &path).await.status, 204);
+    assert_eq!(client.answer("PATCH").await.status, 204);
     is_whole(app.address(), &path, &source).await;
 }
 
@@ -169,7 +169,7 @@ async fn a_request_at_a_wrong_offset_disturbs_no_moving_transfer() {
     let too_long = app.client().await.patch(&path, 1_000, &vec![0; SIZE]).await;
     assert_eq!(too_long.status, 413, "tus 56: beyond the length, before anything is written");
     moving.send(&source[1_000..]).await;
-    assert_eq!(moving.answer("PATCH", &path).await.status, 204);
+    assert_eq!(moving.answer("PATCH").await.status, 204);
     is_whole(app.address(), &path, &source).await;
 }
 
@@ -189,7 +189,7 @@ async fn asking_for_the_offset_never_interrupts_a_moving_transfer() {
         assert!(offset >= highest, "{offset} after {highest}");
         highest = offset;
     }
-    let answer = moving.answer("PATCH", &path).await;
+    let answer = moving.answer("PATCH").await;
     assert_eq!((answer.status, answer.header("upload-offset")), (204, Some(source.len().to_string().as_str())));
     is_whole(app.address(), &path, &source).await;
 }
@@ -292,7 +292,7 @@ async fn more_active_uploads_than_allowed_are_asked_to_come_back() {
     // And there is room again.
     assert_eq!(client.patch(&paths[2], 0, &source).await.status, 204);
     first.send(&source[10..]).await;
-    assert_eq!(first.answer("PATCH", &paths[0]).await.status, 204);
+    assert_eq!(first.answer("PATCH").await.status, 204);
     for path in &paths {
         is_whole(app.address(), path, &source).await;
     }

@@ -276,7 +276,7 @@ async fn sigterm_keeps_every_byte_answers_the_client_and_exits_with_0() {
 
         let began = Instant::now();
         program.signal(signal);
-        let answer = live.answer("PATCH", &path).await;
+        let answer = live.answer("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (503, "shutting-down"), "{answer:?}");
         assert!(answer.header("retry-after").is_some());
         let ran = program.ran();
@@ -324,7 +324,7 @@ async fn a_second_signal_ends_at_once() {
     wait_until_taken(address, &path, 11).await;
     program.signal("TERM");
     // The answer shows that stopping has begun; the open body keeps it from ending.
-    assert_eq!(live.answer("PATCH", &path).await.status, 503);
+    assert_eq!(live.answer("PATCH").await.status, 503);
     program.signal("TERM");
     let ran = program.ran();
     assert_eq!(ran.code, Some(1), "{ran:?}");

@@ -31,41 +31,45 @@ use wire::Method;
 const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
-/// Requests to the creation URL.
-pub async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
-    let answer = match understood(&request, COLLECTION_METHODS) {
-        Ok(Method::Options) => Ok(reply::options(shared.engine.settings().max_upload_bytes)),
-        Ok(Method::Post) => create(&request, payload, &shared).await,
-        Ok(Method::Head | Method::Patch | Method::Delete | Method::Get) => {
+/// A request to the creation URL.
+pub(crate) async fn collection(
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    match understood(request, COLLECTION_METHODS)? {
+        Method::Post => create(request, payload, shared).await,
+        Method::Options | Method::Head | Method::Patch | Method::Delete | Method::Get => {
             Err(Problem::method_not_allowed(COLLECTION_METHODS))
         }
-        Err(problem) => Err(problem),
-    };
-    answer.unwrap_or_else(|problem| problem.respond(&request))
+    }
 }
 
-/// Requests to the URL of one upload.
-pub async fn resource(
-    request: HttpRequest,
-    id: web::Path<String>,
+/// A request to the URL of one upload.
+pub(crate) async fn resource(
+    request: &HttpRequest,
+    id: UploadId,
     payload: web::Payload,
-    shared: web::Data<Shared>,
-) -> HttpResponse {
-    let answer = async {
-        let method = understood(&request, RESOURCE_METHODS)?;
-        if method == Method::Options {
-            return Ok(reply::options(shared.engine.settings().max_upload_bytes));
-        }
-        let id: UploadId = id.parse().map_err(|_| reply::rejection_problem(Rejection::NotFound))?;
-        match method {
-            Method::Head => head(&request, id, &shared).await,
-            Method::Patch => patch(&request, id, payload, &shared).await,
-            Method::Delete => delete(&request, id, &shared).await,
-            Method::Get => get(&request, id, &shared).await,
-            Method::Options | Method::Post => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
-        }
-    };
-    answer.await.unwrap_or_else(|problem| problem.respond(&request))
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    match understood(request, RESOURCE_METHODS)? {
+        Method::Head => head(request, id, shared).await,
+        Method::Patch => patch(request, id, payload, shared).await,
+        Method::Delete => delete(request, id, shared).await,
+        Method::Get => get(request, id, shared).await,
+        Method::Options | Method::Post => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
+    }
+}
+
+/// A request to what cannot be an upload.
+pub(crate) fn nothing_here(request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    understood(request, RESOURCE_METHODS)?;
+    Err(reply::rejection_problem(Rejection::NotFound))
+}
+
+/// What OPTIONS tells clients of this dialect.
+pub(crate) fn options(max_upload_bytes: u64) -> HttpResponse {
+    reply::options(max_upload_bytes)
 }
 
 fn understood(request: &HttpRequest, allowed: &'static str) -> Result<Method, Problem> {
@@ -118,8 +122,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
     if !creation.with_data {
         return Ok(reply::created(&upload, &location));
     }
-    let command =
-        Append { id: upload.id(), at: upload.offset(), count: size.known(), length: None, checksum: creation.checksum };
+    let command = Append { checksum: creation.checksum, ..Append::at(upload.id(), upload.offset(), size.known()) };
     match append(command, request, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
         Err(error) => {
@@ -164,7 +167,7 @@ async fn patched(
 ) -> Result<Upload, Problem> {
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
-    let command = Append { id, at: patch.at, count: size.known(), length: patch.length, checksum: patch.checksum };
+    let command = Append { length: patch.length, checksum: patch.checksum, ..Append::at(id, patch.at, size.known()) };
     append(command, request, payload, shared).await.map_err(|error| reply::engine_problem(error, request))
 }
 

@@ -164,6 +164,8 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit"),
         Rejection::LengthChanged { .. } => problem(StatusCode::BAD_REQUEST, "length-changed"),
         Rejection::LengthBelowOffset { .. } => problem(StatusCode::BAD_REQUEST, "length-below-offset"),
+        Rejection::EndsElsewhere { .. } => problem(StatusCode::BAD_REQUEST, "inconsistent-length"),
+        Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
         Rejection::ChecksumMismatch(_) => problem(checksum_mismatch(), "checksum-mismatch"),
         Rejection::BrokenPromise(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
         Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),

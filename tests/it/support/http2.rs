@@ -67,7 +67,7 @@ impl Client {
         let mut all = vec![TUS];
         all.extend_from_slice(headers);
         let begun = self.begin(method, path, &all, true).await;
-        begun.answer(method, path).await
+        begun.answer(method).await
     }
 
     pub async fn create(&mut self, length: usize) -> String {
@@ -144,13 +144,13 @@ impl Begun {
     }
 
     /// Reads the answer, and checks what every answer owes.
-    pub async fn answer(self, method: &str, path: &str) -> Answer {
-        let (answer, _) = self.answer_and_body(method, path).await;
+    pub async fn answer(self, method: &str) -> Answer {
+        let (answer, _) = self.answer_and_body(method).await;
         answer
     }
 
     /// The answer, and what is left to send of the request.
-    pub async fn answer_and_body(self, method: &str, path: &str) -> (Answer, Self) {
+    pub async fn answer_and_body(self, method: &str) -> (Answer, Self) {
         let Self { mut answer, body } = self;
         let head = tokio::time::timeout(PATIENCE, &mut answer).await.expect("an answer in time").unwrap();
         let (head, mut rest) = head.into_parts();
@@ -161,7 +161,7 @@ impl Begun {
             headers: headers.collect(),
             body: read(&mut rest).await.unwrap(),
         };
-        answered.check_debts(method, path);
+        answered.check_debts(method);
         (answered, Self { answer, body })
     }
 

@@ -54,7 +54,7 @@ impl Sse {
             }
         }
         if &first != b"HTTP/1.1 200" {
-            return Err(client.answer("GET", path).await);
+            return Err(client.answer("GET").await);
         }
         let head = String::from_utf8(client.read_until(b"\r\n\r\n").await.unwrap()).unwrap().to_ascii_lowercase();
         for expected in [

@@ -112,6 +112,7 @@ impl World {
             unfinished_expiry: Duration::from_secs(24 * 3600),
             sweep_every: Duration::from_millis(50),
             progress: None,
+            cross_dialects: false,
         };
         change(&mut settings);
         let faults = Faults::new();
@@ -171,7 +172,7 @@ impl Life {
 
     /// Begins an append at an offset.
     pub async fn begin(&self, id: UploadId, at: usize) -> Result<Feed, EngineError> {
-        let command = Append { id, at: offset(at), count: None, length: None, checksum: None };
+        let command = Append::at(id, offset(at), None);
         self.engine.append(command).await
     }
 

@@ -117,10 +117,10 @@ async fn a_body_announced_too_long_is_refused_before_a_byte_is_stored() {
 
     let mut patient = app.client().await;
     patient.begin_patch(&upload, 0, 9_223_372_036_854_775_807).await;
-    assert_eq!(patient.answer("PATCH", &upload).await.status, 413, "tus 56: told before a byte of it is sent");
+    assert_eq!(patient.answer("PATCH").await.status, 413, "tus 56: told before a byte of it is sent");
     let mut absurd = app.client().await;
     absurd.begin_patch(&upload, 0, u64::MAX).await;
-    assert_eq!(absurd.answer("PATCH", &upload).await.status, 413, "2^64 - 1 wraps nothing");
+    assert_eq!(absurd.answer("PATCH").await.status, 413, "2^64 - 1 wraps nothing");
     assert_eq!(client.patch(&upload, 0, b"four").await.status, 204, "the upload lives on");
 }
 
@@ -144,7 +144,7 @@ async fn a_body_of_unknown_size_is_appended() {
     let mut client = app.client().await;
     let upload = client.create(11).await;
     patch_chunked(&mut client, &upload, &[AT_START], &[b"hello", b" ", b"world", b""]).await;
-    let answer = client.answer("PATCH", &upload).await;
+    let answer = client.answer("PATCH").await;
     assert_eq!((answer.status, answer.header("upload-offset")), (204, Some("11")), "tus 54");
     assert_eq!(client.get(&upload).await.body, b"hello world");
 }
@@ -158,7 +158,7 @@ async fn a_body_that_runs_past_the_length_is_rolled_back() {
     for chunks in [&[&b"12345"[..], b"67890", b""][..], &[b"12345678", b""], &[b"1234567", b"8", b""]] {
         let mut over = app.client().await;
         patch_chunked(&mut over, &upload, &[("Upload-Offset", "3")], chunks).await;
-        let answer = over.answer("PATCH", &upload).await;
+        let answer = over.answer("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (413, "beyond-length"), "tus 57");
         assert_eq!(client.offset(&upload).await, 3, "tus 57: the request leaves nothing behind, nor does it complete");
     }
@@ -177,7 +177,7 @@ async fn a_body_that_fills_the_upload_and_then_runs_on_does_not_complete_it() {
     assert!(client.offset(&upload).await < 10, "tus 49: all of it is promised only with the end of the body");
     over.send_chunk(b"!").await;
     over.send_chunk(b"").await;
-    assert_eq!(over.answer("PATCH", &upload).await.status, 413, "tus 57");
+    assert_eq!(over.answer("PATCH").await.status, 413, "tus 57");
     let offset = client.offset(&upload).await;
     assert_eq!(client.patch(&upload, offset, rest_of(b"0123456789", offset)).await.status, 204);
     assert_eq!(client.get(&upload).await.body, b"0123456789");
@@ -192,7 +192,7 @@ async fn an_upload_without_length_grows_up_to_the_limit() {
     assert_eq!((answer.status, answer.problem().as_str()), (413, "over-limit"), "tus 58: announced");
     let mut over = app.client().await;
     patch_chunked(&mut over, &upload, &[AT_START], &[&[b'x'; 60], &[b'x'; 41], b""]).await;
-    let answer = over.answer("PATCH", &upload).await;
+    let answer = over.answer("PATCH").await;
     assert_eq!((answer.status, answer.problem().as_str()), (413, "over-limit"), "tus 58: in the middle of the stream");
     assert_eq!(client.offset(&upload).await, 0, "tus 58");
     assert_eq!(client.patch(&upload, 0, &[b'x'; 100]).await.status, 204, "up to the limit it may grow");
@@ -337,7 +337,7 @@ async fn silence_ends_a_patch_with_an_answer_worth_retrying() {
     let mut silent = app.client().await;
     silent.begin_patch(&upload, 0, 10).await;
     silent.send(b"hell").await;
-    let answer = silent.answer("PATCH", &upload).await;
+    let answer = silent.answer("PATCH").await;
     assert_eq!(
         (answer.status, answer.problem().as_str()),
         (503, "incomplete-body"),

@@ -172,7 +172,7 @@ async fn a_creation_with_too_many_bytes_keeps_nothing() {
         client.send_head("POST", "/files", &[TUS, OCTETS, length, ("Transfer-Encoding", "chunked")]).await;
         client.send_chunk(&[b'x'; 101]).await;
         client.send_chunk(b"").await;
-        let answer = client.answer("POST", "/files").await;
+        let answer = client.answer("POST").await;
         assert_eq!((answer.status, answer.header("location")), (413, None), "tus 37: chunked, {length:?}");
     }
     let left = known_uploads(&mut client).await;
@@ -243,7 +243,7 @@ async fn an_error_after_the_creation_still_says_where_the_upload_is() {
     let headers = [TUS, OCTETS, ("Upload-Length", "5"), ("Content-Length", "5")];
     silent.send_head("POST", "/files", &headers).await;
     silent.send(b"he").await;
-    let answer = silent.answer("POST", "/files").await;
+    let answer = silent.answer("POST").await;
     assert_eq!(answer.status, 503, "tus 67: silence is no 4xx");
     let upload = answer.header("location").expect("tus 40").to_owned();
     assert_eq!(client.offset(&upload).await, 2, "tus 39: what arrived is kept");
@@ -265,7 +265,7 @@ async fn a_client_that_asks_before_sending_is_refused_before_sending() {
         headers.extend([("Content-Length", "50"), ("Expect", "100-continue")]);
         client.send_head("POST", "/files", &headers).await;
         // Not a byte of the body is sent.
-        let answer = client.answer("POST", "/files").await;
+        let answer = client.answer("POST").await;
         assert_eq!(answer.status, status, "tus 41: {headers:?}");
     }
     assert_eq!(known_uploads(&mut app.client().await).await.len(), 0);

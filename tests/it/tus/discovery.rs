@@ -76,6 +76,7 @@ async fn every_answer_names_the_version() {
         ("GET", upload.as_str(), &[], 410),
     ] {
         let answer = client.request(method, path, headers, b"").await;
+        answer.names_the_version();
         assert_eq!(answer.status, status, "{method} {path} {headers:?}: {answer:?}");
     }
 }

@@ -1,0 +1,131 @@
+//! The uploads themselves: brings each request to the dialect it is said in.
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::http::header::HeaderName;
+use actix_web::web;
+
+use crate::domain::id::UploadId;
+use crate::domain::upload::Dialect;
+use crate::http::Shared;
+use crate::http::body::HeaderFields;
+use crate::http::error::Problem;
+use crate::protocol::dispatch;
+use crate::protocol::dispatch::Spoken;
+use crate::protocol::dispatch::Target;
+use crate::protocol::ietf;
+use crate::protocol::ranged;
+use crate::protocol::tus;
+
+/// Requests to the creation URL.
+pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
+    let answer = match spoken(&request, Target::Collection) {
+        Spoken::Options => Ok(options(&shared)),
+        Spoken::Ietf => {
+            note(&request, Dialect::Ietf);
+            ietf::create(&request, payload, &shared).await
+        }
+        Spoken::Ranged => {
+            note(&request, Dialect::Google);
+            ranged::start(&request, payload, &shared).await
+        }
+        Spoken::Plain => {
+            note(&request, Dialect::Ranged);
+            ranged::plain(&request, None, payload, &shared).await
+        }
+        Spoken::Tus | Spoken::AsCreated => tus::collection(&request, payload, &shared).await,
+        Spoken::Mixed => Err(mixed()),
+        Spoken::UnknownPatch => Err(unknown_patch()),
+    };
+    answer.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+/// Requests to the URL of one upload, or to a name a plain upload is to have.
+pub(super) async fn resource(
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    let answer = match name.parse::<UploadId>() {
+        Ok(id) => upload(&request, id, payload, &shared).await,
+        Err(_) => named(&request, &name, payload, &shared).await,
+    };
+    answer.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn upload(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let dialect = match spoken(request, Target::Upload) {
+        Spoken::Options => return Ok(options(shared)),
+        Spoken::Mixed => return Err(mixed()),
+        Spoken::UnknownPatch => return Err(unknown_patch()),
+        Spoken::Tus => Dialect::Tus,
+        Spoken::Ietf => Dialect::Ietf,
+        Spoken::Ranged | Spoken::Plain => Dialect::Ranged,
+        // Of what is not there tus speaks.
+        Spoken::AsCreated => shared.engine.status(id).await.map_or(Dialect::Tus, |found| found.upload.dialect()),
+    };
+    note(request, dialect);
+    match dialect {
+        Dialect::Tus => tus::resource(request, id, payload, shared).await,
+        Dialect::Ietf => ietf::resource(request, id, payload, shared).await,
+        Dialect::Google | Dialect::Ranged => ranged::resource(request, id, payload, shared).await,
+    }
+}
+
+async fn named(
+    request: &HttpRequest,
+    name: &str,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    match spoken(request, Target::Name) {
+        Spoken::Options => Ok(options(shared)),
+        Spoken::Plain => {
+            note(request, Dialect::Ranged);
+            ranged::plain(request, Some(name), payload, shared).await
+        }
+        Spoken::Mixed => Err(mixed()),
+        Spoken::UnknownPatch => Err(unknown_patch()),
+        Spoken::Tus | Spoken::Ietf | Spoken::Ranged | Spoken::AsCreated => tus::nothing_here(request),
+    }
+}
+
+/// Remembers for the answer which dialect it is given in.
+fn note(request: &HttpRequest, dialect: Dialect) {
+    request.extensions_mut().insert(dialect);
+}
+
+fn spoken(request: &HttpRequest, target: Target) -> Spoken {
+    let fields = HeaderFields(request.headers());
+    dispatch::spoken(request.method().as_str(), target, request.query_string(), &fields)
+}
+
+/// What this server can do, for the clients of every dialect.
+fn options(shared: &Shared) -> HttpResponse {
+    let mut response = tus::options(shared.engine.settings().max_upload_bytes);
+    ietf::add_options(response.headers_mut(), shared);
+    response
+}
+
+fn mixed() -> Problem {
+    Problem::bad_request(
+        "mixed-dialects",
+        "the request carries the marks of two upload protocols (Tus-Resumable, Upload-Complete, Content-Range); send those of one",
+    )
+}
+
+fn unknown_patch() -> Problem {
+    let detail = format!("a PATCH has one of the content types {}", dispatch::ACCEPT_PATCH);
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
+        .with(HeaderName::from_static("accept-patch"), dispatch::ACCEPT_PATCH)
+        .with(header::CACHE_CONTROL, "no-store")
+}
