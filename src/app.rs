@@ -157,6 +157,12 @@ fn engine_settings(config: &Config) -> engine::Settings {
             min_bytes: config.webhooks.progress_min_bytes,
         }),
         cross_dialects: config.protocols.cross_dialects,
+        ranges: engine::RangeSettings {
+            alignment_bytes: config.protocols.range_alignment_bytes,
+            max_ranges: config.limits.max_ranges,
+            max_parallel: config.limits.max_parallel_ranges,
+            max_replaced_bytes: config.limits.max_replaced_bytes,
+        },
     }
 }
 

@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Offset;
+use crate::engine::command::Append;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
+use crate::engine::feed::Feed;
 
 /// Who holds which upload.
 #[derive(Debug, Default)]
@@ -39,8 +41,18 @@ pub(super) struct Live {
 pub(super) enum Order {
     /// Commit what is there, then answer; go on.
     Checkpoint(oneshot::Sender<()>),
+    /// Take the bytes of one more request. Only a writer that takes bytes in any order does.
+    Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
     /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
     Yield { at: Option<Offset>, answer: oneshot::Sender<Result<(), Offset>> },
+}
+
+/// Why a request did not join the writer of its upload.
+#[derive(Debug)]
+pub(super) enum NotJoined {
+    /// The writer takes bytes in order, from one request.
+    InOrder,
+    Refused(EngineError),
 }
 
 /// The right to write an upload. Dropping it gives it back.
@@ -117,6 +129,19 @@ impl Live {
         }
         self.ended.cancelled().await;
         Ok(())
+    }
+
+    /// Hands a request to the writer. `None`: it has ended.
+    pub(super) async fn join(&self, command: Append) -> Option<Result<Feed, NotJoined>> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Join { command: Box::new(command), answer };
+        if self.orders.send(order).await.is_ok()
+            && let Ok(answer) = answered.await
+        {
+            return Some(answer);
+        }
+        self.ended.cancelled().await;
+        None
     }
 
     /// Asks the writer to commit what it has; waits until it did, ended, or took too long.

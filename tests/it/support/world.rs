@@ -22,6 +22,7 @@ use longshore::domain::upload::Role;
 use longshore::domain::upload::Upload;
 use longshore::engine::Clock;
 use longshore::engine::Engine;
+use longshore::engine::RangeSettings;
 use longshore::engine::Settings;
 use longshore::engine::command::Append;
 use longshore::engine::command::BodyEnd;
@@ -113,6 +114,7 @@ impl World {
             sweep_every: Duration::from_millis(50),
             progress: None,
             cross_dialects: false,
+            ranges: RangeSettings { alignment_bytes: 1, max_ranges: 100, max_parallel: 8, max_replaced_bytes: 1 << 20 },
         };
         change(&mut settings);
         let faults = Faults::new();
