@@ -21,6 +21,7 @@ mod memory;
 mod operations;
 mod power;
 mod race;
+mod ranges;
 mod restart;
 mod resume;
 mod smoke;
