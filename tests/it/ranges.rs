@@ -306,6 +306,7 @@ async fn what_is_out_of_order_is_refused_and_changes_nothing() {
     // A longer body than announced: what the range holds is taken.
     let outcome = send(&life, range(id, 4096, 4096), &[6; 5000]).await;
     assert_eq!(rejected(outcome), Rejection::BeyondRange { end: 8192 });
+    life.at_rest(id).await;
     let other = Append { dialect: Dialect::Tus, ..range(id, 8192, 4096) };
     assert_eq!(rejected(send(&life, other, &[]).await), Rejection::OtherDialect(Dialect::Ranged));
     let other_length = Append { length: Length::new(99_999), ..range(id, 8192, 4096) };
