@@ -137,6 +137,7 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.answer.poll_unpin(cx));
+        // Not left to whoever drops this future.
         self.turn = None;
         Poll::Ready(answer)
     }
