@@ -16,6 +16,7 @@ mod early;
 mod engine;
 mod events;
 mod http2;
+mod interim;
 mod listeners;
 mod memory;
 mod operations;
