@@ -106,6 +106,7 @@ fn resources(scope: &mut web::ServiceConfig) {
     scope
         .service(web::resource(["/files", "/files/"]).route(web::route().to(files::collection)))
         .service(web::resource("/files/{id}").route(web::route().to(files::resource)))
+        .service(web::resource("/upload/storage/v1/b/{bucket}/o").route(web::route().to(files::bucket)))
         .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
         .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
