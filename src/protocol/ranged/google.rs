@@ -16,12 +16,14 @@ use crate::domain::upload::Upload;
 use crate::engine::command::Append;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
+use crate::engine::command::EngineError;
 use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::error::Problem;
 use crate::http::query::Query;
+use crate::protocol::digests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::single;
 use crate::protocol::ranged::creation;
@@ -133,7 +135,7 @@ pub(super) async fn put(
             append(command, request, payload, None, shared).await?
         }
         Carried::Data(data) => {
-            let checksum = wire::content_digest(&fields).map_err(|error| refuse(error.into()))?;
+            let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
             let command = Append { checksum, ..carrying(command, data) };
             // What is a digest of the whole is only said with the last of it.
             let promised_digests = if command.ends == Ends::Later { Vec::new() } else { hashes };
@@ -175,8 +177,15 @@ async fn append(
     unframed: Option<u64>,
     shared: &Shared,
 ) -> Result<Upload, Refusal> {
-    let feed = shared.engine.append(command).await.map_err(|error| reply::google::refusal(error, request))?;
-    pumped(request, payload, feed, unframed, shared, |error| reply::google::refusal(error, request)).await
+    let checksum = command.checksum.clone();
+    let refuse = |error| match error {
+        EngineError::Rejected(Rejection::ChecksumMismatch(_)) => {
+            reply::append_problem(error, checksum.as_ref(), request).into()
+        }
+        _ => reply::google::refusal(error, request),
+    };
+    let feed = shared.engine.append(command).await.map_err(refuse)?;
+    pumped(request, payload, feed, unframed, shared, refuse).await
 }
 
 fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse {

@@ -19,6 +19,7 @@ use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::error::Problem;
+use crate::protocol::digests;
 use crate::protocol::ranged::creation;
 use crate::protocol::ranged::look;
 use crate::protocol::ranged::pumped;
@@ -61,7 +62,7 @@ pub(super) async fn put(
     let fields = HeaderFields(request.headers());
     let refuse = |error: wire::WireError| reply::wire_problem(&error);
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
-    let checksum = wire::content_digest(&fields).map_err(|error| refuse(error.into()))?;
+    let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
     let command = Append { dialect: Dialect::Ranged, checksum, ..Append::at(upload.id(), Offset::ZERO, None) };
     if upload.stage() == Stage::Completed {
         // Its client may not have heard the last answer.
@@ -81,7 +82,8 @@ pub(super) async fn put(
         }
         Carried::Data(data) => (carrying(command, data), data.count.filter(|_| data.unframed)),
     };
-    let refuse = |error| reply::engine_problem(error, request);
+    let checksum = command.checksum.clone();
+    let refuse = |error| reply::append_problem(error, checksum.as_ref(), request);
     let feed = shared.engine.append(command).await.map_err(refuse)?;
     let upload = pumped(request, payload, feed, unframed, shared, refuse).await?;
     Ok(reply::progress(&upload))

@@ -29,6 +29,7 @@ use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::error::Problem;
+use crate::protocol::digests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::single;
 use crate::protocol::ranged::creation::bounded;
@@ -37,7 +38,6 @@ use crate::protocol::ranged::form::Fault;
 use crate::protocol::ranged::form::Learned;
 use crate::protocol::ranged::form::Opened;
 use crate::protocol::ranged::reply;
-use crate::protocol::ranged::wire;
 
 /// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.
 const NO_TYPE: &str = "application/x-www-form-urlencoded";
@@ -64,14 +64,14 @@ pub(super) async fn file(
         None => None,
     };
     // What this request carries is the whole.
-    let promised = wire::content_digest(&fields).map_err(unreadable)?;
-    let upload = create(request, length, metadata, promised, shared).await?;
+    let content = digests::content(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
+    let upload = create(request, length, metadata, content.clone(), shared).await?;
     if upload.stage() == Stage::Completed {
         return Ok(reply::stored(&upload, &[], shared));
     }
     match append(request, &upload, size, payload, shared).await {
         Ok(upload) => Ok(reply::stored(&upload, &[], shared)),
-        Err(error) => Err(not_stored(error, request, &upload, shared).await),
+        Err(error) => Err(not_stored(error, content.as_ref(), request, &upload, shared).await),
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) async fn form(
         (Err(_), Some(fault)) => {
             Err(reply::form_problem(fault, request).with(header::LOCATION, shared.location(upload.id())))
         }
-        (Err(error), None) => Err(not_stored(error, request, &upload, shared).await),
+        (Err(error), None) => Err(not_stored(error, None, request, &upload, shared).await),
     }
 }
 
@@ -136,14 +136,20 @@ async fn append(
 
 /// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one that
 /// can never be whole.
-async fn not_stored(error: EngineError, request: &HttpRequest, upload: &Upload, shared: &Shared) -> Problem {
-    let hopeless = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
-    let problem = reply::engine_problem(error, request);
-    if hopeless {
+async fn not_stored(
+    error: EngineError,
+    content: Option<&Digest>,
+    request: &HttpRequest,
+    upload: &Upload,
+    shared: &Shared,
+) -> Problem {
+    let too_long = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
+    let failed = matches!(error, EngineError::Rejected(Rejection::BrokenPromise(_)));
+    let problem = reply::append_problem(error, content, request);
+    if too_long {
         discard(upload, shared).await;
-        return problem;
     }
-    problem.with(header::LOCATION, shared.location(upload.id()))
+    if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(upload.id())) }
 }
 
 async fn discard(upload: &Upload, shared: &Shared) {

@@ -14,6 +14,7 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::domain::checksum::Digest;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
@@ -22,6 +23,7 @@ use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::http::status;
+use crate::protocol::digests;
 use crate::protocol::ranged::creation::BadCreation;
 use crate::protocol::ranged::form::Fault;
 use crate::protocol::ranged::wire;
@@ -117,6 +119,7 @@ const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
 
 pub(super) fn wire_problem(error: &WireError) -> Problem {
     let code = match error {
+        WireError::Digests(error) => return digests::reply::problem(error),
         WireError::Field(_) => "bad-header",
         WireError::OtherCount { .. } => "other-count",
         WireError::QuestionWithBody => "question-with-body",
@@ -177,6 +180,16 @@ pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Probl
     match common(error, request) {
         Ok(problem) => problem,
         Err(rejection) => rejection_problem(rejection),
+    }
+}
+
+/// A refusal of bytes that came with this digest of theirs.
+pub(super) fn append_problem(error: EngineError, content: Option<&Digest>, request: &HttpRequest) -> Problem {
+    match (&error, content) {
+        (EngineError::Rejected(Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_)), Some(digest)) => {
+            digests::reply::mismatched(digests::CONTENT_DIGEST, digest)
+        }
+        (_, Some(_) | None) => engine_problem(error, request),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::domain::checksum::Digest;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::size::parse_bytes;
+use crate::protocol::digests::BadDigests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::Fields;
 use crate::protocol::fields::joined;
@@ -64,6 +65,8 @@ pub enum End {
 pub enum WireError {
     #[error(transparent)]
     Field(#[from] BadField),
+    #[error(transparent)]
+    Digests(#[from] BadDigests),
     #[error("the request carries {body} bytes, and by its content-range it has {range}")]
     OtherCount { body: u64, range: u64 },
     #[error("a request that only asks (content-range: bytes */…) carries no bytes")]
@@ -178,31 +181,6 @@ pub fn goog_hashes(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> {
         digests.push(base64_digest(algorithm, value).ok_or_else(bad)?);
     }
     Ok(digests)
-}
-
-/// `Content-Digest`, RFC 9530: a digest of what this request carries. Algorithms that are not known are passed over.
-pub fn content_digest(fields: &dyn Fields) -> Result<Option<Digest>, BadField> {
-    let Some(list) = joined(fields, "content-digest")? else { return Ok(None) };
-    let bad = |problem: &'static str| BadField::new("content-digest", problem);
-    let mut strongest: Option<Digest> = None;
-    for item in list.split(',') {
-        let unreadable = || bad("is not a list of algorithm=:base64:");
-        let (name, value) = item.trim().split_once('=').ok_or_else(unreadable)?;
-        let value = value.strip_prefix(':').and_then(|value| value.strip_suffix(':')).ok_or_else(unreadable)?;
-        let algorithm = match name {
-            "sha-512" => Algorithm::Sha512,
-            "sha-256" => Algorithm::Sha256,
-            "sha" => Algorithm::Sha1,
-            "md5" => Algorithm::Md5,
-            "crc32c" => Algorithm::Crc32c,
-            _ => continue,
-        };
-        let digest = base64_digest(algorithm, value).ok_or_else(unreadable)?;
-        if strongest.as_ref().is_none_or(|known| known.algorithm() < digest.algorithm()) {
-            strongest = Some(digest);
-        }
-    }
-    strongest.map(Some).ok_or_else(|| bad("names none of sha-512, sha-256, sha, md5 and crc32c"))
 }
 
 /// A digest in padded base64.
@@ -365,19 +343,6 @@ mod tests {
         let lines: Text = vec![("x-goog-hash", "crc32c=AAAAAA=="), ("x-goog-hash", "md5=1B2M2Y8AsgTpgAmY7PhCfg==")];
         assert_eq!(goog_hashes(&lines).unwrap(), both);
         for wrong in ["crc32c", "crc32c=", "crc32c=AAAA", "md5=AAAAAA==", "sha1=AAAAAA==", "crc32c=AAAAAA==;md5=x"] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_strongest_digest_of_the_content_counts() {
-        let read = |value| content_digest(&vec![("content-digest", value)] as &Text);
-        let digest = read("unixsum=:AAE=:, crc32c=:AAAAAA==:,sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:");
-        assert_eq!(digest.unwrap().unwrap().algorithm(), Algorithm::Sha256);
-        assert_eq!(content_digest(&Text::new()), Ok(None));
-        for wrong in
-            ["sha-256", "sha-256=47DE", "sha-256=:47DE:", "sha-256=::", "md5=:AAAAAA==:", "adler=:AAAAAA==:", "a=:"]
-        {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }
