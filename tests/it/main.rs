@@ -21,6 +21,7 @@ mod memory;
 mod operations;
 mod power;
 mod race;
+mod ranged;
 mod ranges;
 mod restart;
 mod resume;
