@@ -174,6 +174,7 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
     };
     Shared {
         engine,
+        scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: config.server.public_url.clone().unwrap_or_default(),
         token: config.auth.token.as_ref().map(|token| token.expose().to_owned()),
         cors: http::Cors {

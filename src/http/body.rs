@@ -98,7 +98,7 @@ pub(crate) async fn pump_and_tell(
     let upload = feed.finish(end).await?;
     match end {
         BodyEnd::Complete => Ok(upload),
-        BodyEnd::Cut => Err(EngineError::Unavailable(Unavailable::Idle)),
+        BodyEnd::Cut => Err(broken_off()),
     }
 }
 
@@ -125,6 +125,39 @@ impl<'a> Telling<'a> {
             (self.told_bytes, self.due) = (committed_bytes, now + TELL_EVERY);
         }
     }
+}
+
+/// The next bytes of a body, or its end.
+pub(crate) async fn next_piece(
+    payload: &mut web::Payload,
+    idle_timeout: Duration,
+) -> Result<Option<Bytes>, EngineError> {
+    match tokio::time::timeout(idle_timeout, payload.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+        Ok(Some(Err(_))) | Err(_) => Err(broken_off()),
+    }
+}
+
+/// All of a body, unless it has more than `limit` bytes.
+pub(crate) async fn small(
+    mut payload: web::Payload,
+    limit: usize,
+    idle_timeout: Duration,
+) -> Result<Option<Vec<u8>>, EngineError> {
+    let mut all = Vec::new();
+    while let Some(bytes) = next_piece(&mut payload, idle_timeout).await? {
+        if bytes.len() > limit - all.len() {
+            return Ok(None);
+        }
+        all.extend_from_slice(&bytes);
+    }
+    Ok(Some(all))
+}
+
+/// What is said of a body that ceased to come before its end.
+pub(crate) fn broken_off() -> EngineError {
+    EngineError::Unavailable(Unavailable::Idle)
 }
 
 /// What comes next; nothing once the append has ended by itself or the client was silent for too long.

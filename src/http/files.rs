@@ -43,6 +43,20 @@ pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shar
     answer.unwrap_or_else(|problem| problem.respond(&request))
 }
 
+/// Requests to the address where Google's libraries start sessions, below the endpoint they are given.
+pub(super) async fn bucket(
+    request: HttpRequest,
+    bucket: web::Path<String>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    let answer = match spoken(&request, Target::Collection) {
+        Spoken::Options => Ok(options(&shared)),
+        _ => ranged::start_in_bucket(&request, &bucket, payload, &shared).await,
+    };
+    answer.unwrap_or_else(|problem| problem.respond(&request))
+}
+
 /// Requests to the URL of one upload, or to a name a plain upload is to have.
 pub(super) async fn resource(
     request: HttpRequest,

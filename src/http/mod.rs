@@ -27,7 +27,7 @@ pub mod events;
 mod files;
 pub mod health;
 pub mod listen;
-pub mod query;
+pub(crate) mod query;
 mod reading;
 pub mod status;
 
@@ -39,6 +39,8 @@ pub struct Shared {
     /// Put before the path of an upload in `Location` and links; empty for a path alone, which every client resolves
     /// against the URL it used, also behind proxies.
     pub public_url: String,
+    /// What clients that connect directly speak: `http` or `https`.
+    pub scheme: &'static str,
     pub token: Option<String>,
     pub cors: Cors,
     pub max_metadata_bytes: usize,
@@ -83,6 +85,11 @@ impl Shared {
     pub fn location(&self, id: UploadId) -> String {
         format!("{}{}", self.public_url, wire::upload_path(id))
     }
+
+    /// Where the status of an upload is.
+    pub fn status_url(&self, id: UploadId) -> String {
+        format!("{}/api/v1/uploads/{id}", self.public_url)
+    }
 }
 
 /// The route table.
@@ -99,6 +106,7 @@ fn resources(scope: &mut web::ServiceConfig) {
     scope
         .service(web::resource(["/files", "/files/"]).route(web::route().to(files::collection)))
         .service(web::resource("/files/{id}").route(web::route().to(files::resource)))
+        .service(web::resource("/upload/storage/v1/b/{bucket}/o").route(web::route().to(files::bucket)))
         .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
         .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))

@@ -15,6 +15,7 @@ use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::command::EngineError;
 use crate::engine::read::Status;
@@ -223,7 +224,8 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
     let metadata: serde_json::Map<String, Value> =
         record.metadata.pairs().iter().map(|(key, value)| (key.clone(), value_json(value))).collect();
     let error = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
-    let path = format!("{}/api/v1/uploads/{}", shared.public_url, record.id);
+    let path = shared.status_url(record.id);
+    let missing = Missing::of(&status.upload);
     let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.location(record.id) });
     if stage == Stage::Completed {
         links["download"] = shared.location(record.id).into();
@@ -235,6 +237,8 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
         "offset": offset,
         "received": received,
         "length": length,
+        "missing": missing.ranges,
+        "missing_truncated": missing.truncated,
         "percent": percent(received, length),
         "bytes_per_second": rate,
         "eta_seconds": eta,
@@ -249,6 +253,31 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
         "error": error,
         "links": links,
     })
+}
+
+/// What has not arrived of an upload that is still being received.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Missing {
+    /// First and last bytes. What is behind everything that is there is among them once the length is known.
+    pub(crate) ranges: Vec<(u64, u64)>,
+    /// Whether there are more than are listed.
+    pub(crate) truncated: bool,
+}
+
+/// The most missing ranges told at once.
+const MAX_MISSING: usize = 100;
+
+impl Missing {
+    pub(crate) fn of(upload: &Upload) -> Self {
+        if !upload.stage().takes_bytes() {
+            return Self::default();
+        }
+        let received = &upload.record().received;
+        let reach = received.pairs().last().map_or(0, |(_, end)| *end);
+        let length = upload.length().map_or(reach, |length| length.get());
+        let mut missing = received.missing(length).map(|(start, end)| (start, end - 1));
+        Self { ranges: missing.by_ref().take(MAX_MISSING).collect(), truncated: missing.next().is_some() }
+    }
 }
 
 /// Two digits after the point, and 100 only for all of it.

@@ -48,7 +48,14 @@ const TUS_CREATION: [&str; 4] = ["upload-length", "upload-defer-length", "upload
 
 const IETF_MARKS: [&str; 3] = ["upload-complete", "upload-incomplete", "upload-draft-interop-version"];
 
-const SESSION_MARKS: [&str; 3] = ["x-upload-content-type", "x-upload-content-length", "x-goog-resumable"];
+/// Marks of Google's sessions, and of another of its protocols, which is refused where these are understood.
+const SESSION_MARKS: [&str; 5] = [
+    "x-upload-content-type",
+    "x-upload-content-length",
+    "x-goog-resumable",
+    "x-goog-upload-protocol",
+    "x-goog-upload-command",
+];
 
 /// Finds the dialect of a request. The first rule that matches wins.
 pub fn spoken(method: &str, target: Target, query: &str, fields: &dyn Fields) -> Spoken {
@@ -70,7 +77,7 @@ pub fn spoken(method: &str, target: Target, query: &str, fields: &dyn Fields) ->
     match (target, method) {
         (Target::Collection, "POST" | "PUT") if session => Spoken::Ranged,
         (Target::Upload, "PUT") => Spoken::Ranged,
-        (Target::Upload, "POST") if ranged => Spoken::Ranged,
+        (Target::Upload, "POST") if ranged || session => Spoken::Ranged,
         (_, "PATCH") if tus => Spoken::Tus,
         (_, "PATCH") => Spoken::UnknownPatch,
         (Target::Upload, "HEAD" | "GET" | "DELETE") => Spoken::AsCreated,
@@ -131,6 +138,8 @@ mod tests {
             ("PUT", Upload, "", vec![range], Ranged),
             ("PUT", Upload, "", vec![], Ranged),
             ("POST", Upload, "", vec![range], Ranged),
+            ("POST", Collection, "", vec![("x-goog-upload-protocol", "resumable")], Ranged),
+            ("POST", Upload, "", vec![("x-goog-upload-command", "upload, finalize")], Ranged),
             // Rules 4 and 5.
             ("PATCH", Upload, "", vec![("content-type", OFFSET_OCTET_STREAM)], Tus),
             ("PATCH", Upload, "", vec![("content-type", "text/plain")], UnknownPatch),

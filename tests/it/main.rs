@@ -22,6 +22,7 @@ mod memory;
 mod operations;
 mod power;
 mod race;
+mod ranged;
 mod ranges;
 mod restart;
 mod resume;

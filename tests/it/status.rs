@@ -24,13 +24,15 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 21] = [
     "id",
     "stage",
     "role",
     "offset",
     "received",
     "length",
+    "missing",
+    "missing_truncated",
     "percent",
     "bytes_per_second",
     "eta_seconds",

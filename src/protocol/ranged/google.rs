@@ -1,0 +1,214 @@
+//! Google's sessions: bytes in order, `308` until the last of them, and an object in JSON at the end.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::web;
+
+use crate::domain::checksum::Algorithm;
+use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::engine::command::Append;
+use crate::engine::command::Create;
+use crate::engine::command::Ends;
+use crate::engine::command::EngineError;
+use crate::engine::command::Place;
+use crate::http::Shared;
+use crate::http::body;
+use crate::http::body::HeaderFields;
+use crate::http::error::Problem;
+use crate::http::query::Query;
+use crate::protocol::digests;
+use crate::protocol::fields::BadField;
+use crate::protocol::fields::single;
+use crate::protocol::ranged::creation;
+use crate::protocol::ranged::creation::Around;
+use crate::protocol::ranged::creation::Creation;
+use crate::protocol::ranged::look;
+use crate::protocol::ranged::pumped;
+use crate::protocol::ranged::reply;
+use crate::protocol::ranged::reply::google::Refusal;
+use crate::protocol::ranged::small_body;
+use crate::protocol::ranged::wire;
+use crate::protocol::ranged::wire::Carried;
+use crate::protocol::ranged::wire::Data;
+use crate::protocol::ranged::wire::End;
+
+/// The two ways of starting a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavour {
+    Json,
+    Xml,
+}
+
+/// Starts a session, in a bucket if the address has one.
+pub(super) async fn start(
+    request: &HttpRequest,
+    bucket: Option<&str>,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Refusal> {
+    let fields = HeaderFields(request.headers());
+    let refuse = |error: wire::WireError| reply::wire_problem(&error);
+    wire::refuse_commands(&fields).map_err(refuse)?;
+    wire::refuse_range(&fields).map_err(refuse)?;
+    let flavour = flavour(&fields).map_err(|error| refuse(error.into()))?;
+    let length = wire::length(&fields, "x-upload-content-length").map_err(|error| refuse(error.into()))?;
+    let origin = match shared.public_url.as_str() {
+        "" => wire::origin(shared.scheme, &fields).map_err(|error| refuse(error.into()))?,
+        // Where uploads are found begins with it already.
+        _ => String::new(),
+    };
+    let described = described(request, flavour, bucket, payload, shared).await?;
+    let command = Create {
+        dialect: Dialect::Google,
+        role: Role::Single,
+        length,
+        metadata: described.metadata,
+        metadata_as_sent: None,
+        // Its clients compare one of the two digests they know when all is done.
+        wanted_digests: vec![Algorithm::Md5],
+        promised_digests: described.promised_digests,
+    };
+    let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, request))?;
+    let session = format!("{origin}{}", shared.location(upload.id()));
+    Ok(reply::google::started(&upload, &session, flavour))
+}
+
+fn flavour(fields: &HeaderFields) -> Result<Flavour, BadField> {
+    match single(fields, "x-goog-resumable")? {
+        None => Ok(Flavour::Json),
+        Some(word) if word.eq_ignore_ascii_case("start") => Ok(Flavour::Xml),
+        Some(_) => Err(BadField::new("x-goog-resumable", "is not `start`")),
+    }
+}
+
+/// The object that is to be uploaded, as query, header fields and JSON describe it.
+async fn described(
+    request: &HttpRequest,
+    flavour: Flavour,
+    bucket: Option<&str>,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<Creation, Problem> {
+    let fields = HeaderFields(request.headers());
+    let query = Query::parse(request.query_string())?;
+    let field = |name| single(&fields, name).map_err(|error| reply::wire_problem(&error.into()));
+    // In the XML flavour the type is the request's own, and what some clients send along is not looked at.
+    let (content_type, json) = match flavour {
+        Flavour::Json => (field("x-upload-content-type")?, small_body(request, payload, shared).await?),
+        Flavour::Xml => (field("content-type")?, Vec::new()),
+    };
+    let name = query.pairs().find(|(name, _)| *name == "name").map(|(_, value)| value);
+    let around = Around { name, bucket, content_type: content_type.filter(|text| !text.is_empty()) };
+    creation::object(&json, &around, shared.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))
+}
+
+/// Data, a question, or the word that nothing more comes.
+pub(super) async fn put(
+    request: &HttpRequest,
+    upload: Upload,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Refusal> {
+    let fields = HeaderFields(request.headers());
+    let refuse = |error: wire::WireError| reply::wire_problem(&error);
+    let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
+    let hashes = wire::goog_hashes(&fields).map_err(|error| refuse(error.into()))?;
+    if upload.stage() == Stage::Completed {
+        return Ok(reply::google::object(&upload, shared));
+    }
+    let command = Append { dialect: Dialect::Google, ..Append::at(upload.id(), Offset::ZERO, None) };
+    let upload = match carried {
+        Carried::Question { total } => {
+            let found = look(request, upload.id(), shared).await?;
+            let Some(total) = finalised(&found, total)? else { return Ok(told(&found, request, shared)) };
+            // The word that nothing more comes.
+            let (place, ends) = (Place::From(found.offset()), Ends::Here);
+            let length = Some(total);
+            let command = Append { place, count: Some(0), length, ends, promised_digests: hashes, ..command };
+            append(command, request, payload, None, shared).await?
+        }
+        Carried::Data(data) => {
+            let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
+            let command = Append { checksum, ..carrying(command, data) };
+            // What is a digest of the whole is only said with the last of it.
+            let promised_digests = if command.ends == Ends::Later { Vec::new() } else { hashes };
+            let unframed = data.count.filter(|_| data.unframed);
+            append(Append { promised_digests, ..command }, request, payload, unframed, shared).await?
+        }
+    };
+    if upload.offset() == Offset::ZERO && upload.stage() != Stage::Completed {
+        // Clients that have sent data want to read in a 308 how much of it arrived.
+        return Err(reply::google::nothing_stored().into());
+    }
+    Ok(told(&upload, request, shared))
+}
+
+fn carrying(command: Append, data: Data) -> Append {
+    let ends = match data.end {
+        End::Last => Ends::Here,
+        End::IfTotal => Ends::WhenFull,
+        End::More => Ends::Later,
+    };
+    Append { place: Place::From(data.first), count: data.count, length: data.total, ends, ..command }
+}
+
+/// The length to end an upload with, if a question is the word that nothing more comes: all of it must be there.
+fn finalised(upload: &Upload, total: Option<Length>) -> Result<Option<Length>, Refusal> {
+    match (upload.length(), total) {
+        _ if upload.stage() == Stage::Completed => Ok(None),
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            Err(reply::rejection_problem(Rejection::LengthChanged { ours, theirs }).into())
+        }
+        (_, total) => Ok(total.filter(|total| total.get() == upload.offset().get())),
+    }
+}
+
+async fn append(
+    command: Append,
+    request: &HttpRequest,
+    payload: web::Payload,
+    unframed: Option<u64>,
+    shared: &Shared,
+) -> Result<Upload, Refusal> {
+    let checksum = command.checksum.clone();
+    let refuse = |error| match error {
+        EngineError::Rejected(Rejection::ChecksumMismatch(_)) => {
+            reply::append_problem(error, checksum.as_ref(), request).into()
+        }
+        _ => reply::google::refusal(error, request),
+    };
+    let feed = shared.engine.append(command).await.map_err(refuse)?;
+    pumped(request, payload, feed, unframed, shared, refuse).await
+}
+
+fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse {
+    if upload.stage() == Stage::Completed {
+        return reply::google::object(upload, shared);
+    }
+    reply::google::incomplete(upload, wire::wants_no_308(&HeaderFields(request.headers())))
+}
+
+/// Cancels a session. What is complete is no session any more, and stays.
+pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Refusal> {
+    let upload = look(request, id, shared).await?;
+    if upload.stage() == Stage::Completed {
+        return Err(reply::google::kept().into());
+    }
+    shared.engine.cancel(id).await.map_err(|error| reply::google::refusal(error, request))?;
+    Ok(reply::google::cancelled(&upload))
+}
+
+/// Whether a request to Google's own address starts a session, and nothing else Google has there.
+pub(super) fn check_kind(request: &HttpRequest) -> Result<(), Problem> {
+    let query = Query::parse(request.query_string())?;
+    let kind = query.pairs().find(|(name, _)| *name == "uploadType").map(|(_, value)| value);
+    let signed = request.headers().contains_key("x-goog-resumable");
+    if kind == Some("resumable") || signed { Ok(()) } else { Err(reply::google::other_kind()) }
+}

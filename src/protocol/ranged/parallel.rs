@@ -1,0 +1,118 @@
+//! Ranges in any order, from as many connections as a client likes.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::web;
+
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::engine::command::Append;
+use crate::engine::command::Create;
+use crate::engine::command::Ends;
+use crate::engine::command::Place;
+use crate::http::Shared;
+use crate::http::body;
+use crate::http::body::HeaderFields;
+use crate::http::error::Problem;
+use crate::protocol::digests;
+use crate::protocol::ranged::creation;
+use crate::protocol::ranged::look;
+use crate::protocol::ranged::pumped;
+use crate::protocol::ranged::reply;
+use crate::protocol::ranged::small_body;
+use crate::protocol::ranged::wire;
+use crate::protocol::ranged::wire::Carried;
+use crate::protocol::ranged::wire::Data;
+use crate::protocol::ranged::wire::End;
+
+/// Starts a session of our own, described in JSON.
+pub(super) async fn start(
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let json = small_body(request, payload, shared).await?;
+    let described =
+        creation::plain(&json, shared.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+    let command = Create {
+        dialect: Dialect::Ranged,
+        role: Role::Single,
+        length: described.length,
+        metadata: described.metadata,
+        metadata_as_sent: None,
+        wanted_digests: Vec::new(),
+        promised_digests: described.promised_digests,
+    };
+    let upload = shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))?;
+    Ok(reply::started(&upload, shared))
+}
+
+/// A range, the whole, or a question.
+pub(super) async fn put(
+    request: &HttpRequest,
+    upload: Upload,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let fields = HeaderFields(request.headers());
+    let refuse = |error: wire::WireError| reply::wire_problem(&error);
+    let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
+    let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
+    let command = Append { dialect: Dialect::Ranged, checksum, ..Append::at(upload.id(), Offset::ZERO, None) };
+    if upload.stage() == Stage::Completed {
+        // Its client may not have heard the last answer.
+        check_repeated(&upload, carried).map_err(reply::rejection_problem)?;
+        return Ok(reply::progress(&upload));
+    }
+    let (command, unframed) = match carried {
+        Carried::Question { total } => {
+            let found = look(request, upload.id(), shared).await?;
+            match (found.length(), total) {
+                (Some(ours), Some(theirs)) if ours != theirs => {
+                    return Err(reply::rejection_problem(Rejection::LengthChanged { ours, theirs }));
+                }
+                (None, Some(total)) => (declaring(command, total), None),
+                (_, Some(_) | None) => return Ok(reply::progress(&found)),
+            }
+        }
+        Carried::Data(data) => (carrying(command, data), data.count.filter(|_| data.unframed)),
+    };
+    let checksum = command.checksum.clone();
+    let refuse = |error| reply::append_problem(error, checksum.as_ref(), request);
+    let feed = shared.engine.append(command).await.map_err(refuse)?;
+    let upload = pumped(request, payload, feed, unframed, shared, refuse).await?;
+    Ok(reply::progress(&upload))
+}
+
+/// What says only how long the upload is to be.
+fn declaring(command: Append, total: Length) -> Append {
+    Append { place: Place::Anywhere(Offset::ZERO), count: Some(0), length: Some(total), checksum: None, ..command }
+}
+
+fn carrying(command: Append, data: Data) -> Append {
+    let ends = match (data.end, data.total) {
+        // Without a range it is the whole, and its end is the end of the upload.
+        (End::Last, None) => Ends::Here,
+        (End::Last | End::IfTotal | End::More, _) => Ends::WhenFull,
+    };
+    Append { place: Place::Anywhere(data.first), count: data.count, length: data.total, ends, ..command }
+}
+
+/// Whether what is sent again to a complete upload could be part of it.
+fn check_repeated(upload: &Upload, carried: Carried) -> Result<(), Rejection> {
+    let Some(ours) = upload.length() else { return Ok(()) };
+    let (total, end) = match carried {
+        Carried::Question { total } => (total, None),
+        Carried::Data(data) => (data.total, data.first.plus(data.count.unwrap_or(0))),
+    };
+    match (total, end) {
+        (Some(theirs), _) if theirs != ours => Err(Rejection::LengthChanged { ours, theirs }),
+        (_, Some(end)) if !ours.admits(end) => Err(Rejection::BeyondLength(ours)),
+        (Some(_) | None, Some(_) | None) => Ok(()),
+    }
+}

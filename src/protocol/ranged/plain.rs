@@ -1,0 +1,160 @@
+//! Whole files without a protocol: `curl -T`, `curl --data-binary`, and forms.
+//!
+//! Each becomes an upload that takes ranges. If the connection breaks, what arrived is kept, and whoever has heard or
+//! looked up where the upload is can go on.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::error::PayloadError;
+use actix_web::http::header;
+use actix_web::web;
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::domain::checksum::Digest;
+use crate::domain::metadata::Metadata;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
+use crate::domain::size::Offset;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::engine::command::Append;
+use crate::engine::command::Create;
+use crate::engine::command::Ends;
+use crate::engine::command::EngineError;
+use crate::engine::command::Place;
+use crate::http::Shared;
+use crate::http::body;
+use crate::http::body::HeaderFields;
+use crate::http::error::Problem;
+use crate::protocol::digests;
+use crate::protocol::fields::BadField;
+use crate::protocol::fields::single;
+use crate::protocol::ranged::creation::bounded;
+use crate::protocol::ranged::form;
+use crate::protocol::ranged::form::Fault;
+use crate::protocol::ranged::form::Learned;
+use crate::protocol::ranged::form::Opened;
+use crate::protocol::ranged::reply;
+
+/// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.
+const NO_TYPE: &str = "application/x-www-form-urlencoded";
+
+/// The body is the file.
+pub(super) async fn file(
+    request: &HttpRequest,
+    name: Option<&str>,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let fields = HeaderFields(request.headers());
+    let unreadable = |error: BadField| reply::wire_problem(&error.into());
+    let content_type = single(&fields, "content-type").map_err(unreadable)?;
+    let content_type = content_type.filter(|text| !text.is_empty() && *text != NO_TYPE).map(str::to_owned);
+    let own = [("filename", name.map(str::to_owned)), ("filetype", content_type)];
+    let metadata = bounded(own, [], shared.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+    let size = body::announced_size(request).known();
+    let length = match size.map(Length::new) {
+        Some(None) => {
+            return Err(reply::rejection_problem(Rejection::OverLimit(shared.engine.settings().max_upload_bytes)));
+        }
+        Some(known) => known,
+        None => None,
+    };
+    // What this request carries is the whole.
+    let content = digests::content(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
+    let upload = create(request, length, metadata, content.clone(), shared).await?;
+    if upload.stage() == Stage::Completed {
+        return Ok(reply::stored(&upload, &[], shared));
+    }
+    match append(request, &upload, size, payload, shared).await {
+        Ok(upload) => Ok(reply::stored(&upload, &[], shared)),
+        Err(error) => Err(not_stored(error, content.as_ref(), request, &upload, shared).await),
+    }
+}
+
+/// A form with one file in it.
+pub(super) async fn form(
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let opened = form::open(content_type.unwrap_or_default(), payload, shared).await;
+    let Opened { texts, file, bytes, learned } = opened.map_err(|fault| reply::form_problem(fault, request))?;
+    let own = [("filename", file.file_name), ("filetype", file.content_type)];
+    let metadata = bounded(own, texts, shared.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+    let upload = create(request, None, metadata, None, shared).await?;
+    let appended = append(request, &upload, None, bytes, shared).await;
+    let Learned { ignored, fault } = learned.take();
+    match (appended, fault) {
+        (Ok(upload), _) => Ok(reply::stored(&upload, &ignored, shared)),
+        (Err(_), Some(fault @ Fault::SeveralFiles)) => {
+            discard(&upload, shared).await;
+            Err(reply::form_problem(fault, request))
+        }
+        (Err(_), Some(fault)) => {
+            Err(reply::form_problem(fault, request).with(header::LOCATION, shared.location(upload.id())))
+        }
+        (Err(error), None) => Err(not_stored(error, None, request, &upload, shared).await),
+    }
+}
+
+async fn create(
+    request: &HttpRequest,
+    length: Option<Length>,
+    metadata: Metadata,
+    promised: Option<Digest>,
+    shared: &Shared,
+) -> Result<Upload, Problem> {
+    let command = Create {
+        dialect: Dialect::Ranged,
+        role: Role::Single,
+        length,
+        metadata,
+        metadata_as_sent: None,
+        wanted_digests: Vec::new(),
+        promised_digests: promised.into_iter().collect(),
+    };
+    shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))
+}
+
+async fn append(
+    request: &HttpRequest,
+    upload: &Upload,
+    count: Option<u64>,
+    payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    shared: &Shared,
+) -> Result<Upload, EngineError> {
+    let (dialect, place) = (Dialect::Ranged, Place::Anywhere(Offset::ZERO));
+    let command = Append { dialect, place, ends: Ends::Here, ..Append::at(upload.id(), Offset::ZERO, count) };
+    let feed = shared.engine.append(command).await?;
+    body::pump_and_tell(request, payload, feed, shared.idle_timeout, None).await
+}
+
+/// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one that
+/// can never be whole.
+async fn not_stored(
+    error: EngineError,
+    content: Option<&Digest>,
+    request: &HttpRequest,
+    upload: &Upload,
+    shared: &Shared,
+) -> Problem {
+    let too_long = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
+    let failed = matches!(error, EngineError::Rejected(Rejection::BrokenPromise(_)));
+    let problem = reply::append_problem(error, content, request);
+    if too_long {
+        discard(upload, shared).await;
+    }
+    if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(upload.id())) }
+}
+
+async fn discard(upload: &Upload, shared: &Shared) {
+    if let Err(error) = shared.engine.cancel(upload.id()).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(upload = %upload.id(), error, "could not remove a refused upload; it will expire");
+    }
+}
