@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
@@ -14,7 +13,6 @@ use std::task::Poll;
 use std::task::Waker;
 
 use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
 /// What may be read of one connection. Clones speak of the same one.
@@ -36,6 +34,25 @@ impl Inflow {
     pub(crate) fn take_over(&self) -> Taker {
         self.set(Some(0));
         Taker(self.clone())
+    }
+
+    /// Reads as much as is allowed. Pending when nothing is, until it is.
+    pub(super) fn poll_read(
+        &self,
+        stream: Pin<&mut impl AsyncRead>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let allowance = self.0.allowance_bytes.get();
+        if allowance == Some(0) {
+            self.0.reader.set(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = stream.poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        self.0.allowance_bytes.set(allowance.map(|allowance| allowance.saturating_sub(read)));
+        polled
     }
 
     fn set(&self, allowance_bytes: Option<usize>) {
@@ -61,63 +78,6 @@ impl Drop for Taker {
     }
 }
 
-/// A connection that is read as its [`Inflow`] allows.
-pub(super) struct Metered<S> {
-    stream: S,
-    inflow: Inflow,
-}
-
-impl<S> Metered<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, inflow: Inflow::default() }
-    }
-
-    pub(super) fn inflow(&self) -> &Inflow {
-        &self.inflow
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let allowance = self.inflow.0.allowance_bytes.get();
-        if allowance == Some(0) {
-            self.inflow.0.reader.set(Some(cx.waker().clone()));
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        self.inflow.0.allowance_bytes.set(allowance.map(|allowance| allowance.saturating_sub(read)));
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -125,12 +85,31 @@ mod tests {
 
     use super::*;
 
+    /// A stream that is read as it is allowed.
+    struct Metered {
+        stream: &'static [u8],
+        inflow: Inflow,
+    }
+
+    impl Metered {
+        fn new(stream: &'static [u8]) -> Self {
+            Self { stream, inflow: Inflow::default() }
+        }
+    }
+
+    impl AsyncRead for Metered {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let this = &mut *self;
+            this.inflow.poll_read(Pin::new(&mut this.stream), cx, buf)
+        }
+    }
+
     #[test]
     fn no_more_is_read_than_allowed_and_one_read_beyond() {
-        let mut stream = Metered::new(&[7_u8; 100][..]);
+        let mut stream = Metered::new(&[7; 100]);
         let mut buffer = [0; 10];
         assert_eq!(stream.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(10)), "there is no limit yet");
-        let taker = stream.inflow().take_over();
+        let taker = stream.inflow.take_over();
         assert!(stream.read(&mut buffer).now_or_never().is_none());
         taker.allow(15);
         for left in [5, 0] {
@@ -145,8 +124,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_waits_is_woken() {
-        let mut stream = Metered::new(&b"bytes"[..]);
-        let taker = stream.inflow().take_over();
+        let mut stream = Metered::new(b"bytes");
+        let taker = stream.inflow.take_over();
         let mut buffer = [0; 10];
         let (read, ()) = tokio::join!(stream.read(&mut buffer), async {
             tokio::task::yield_now().await;
