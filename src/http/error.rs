@@ -13,6 +13,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderName;
 use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
 
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
@@ -23,8 +25,12 @@ pub struct Problem {
     status: StatusCode,
     /// A stable word for programs, such as `wrong-offset`.
     code: &'static str,
+    /// The registered type that says the same, where there is one.
+    kind: Option<&'static str>,
     /// A sentence for people.
     detail: String,
+    /// What programs need besides.
+    members: Map<String, Value>,
     headers: Vec<(HeaderName, String)>,
 }
 
@@ -39,11 +45,13 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     request_id: &'a str,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), headers: Vec::new() }
+        Self { status, code, kind: None, detail: detail.into(), members: Map::new(), headers: Vec::new() }
     }
 
     pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -68,6 +76,32 @@ impl Problem {
     pub fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Says it with a type that is registered for all servers (RFC 9457, 4.2).
+    #[must_use]
+    pub fn kind(mut self, uri: &'static str) -> Self {
+        self.kind = Some(uri);
+        self
+    }
+
+    #[must_use]
+    pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds a member that is a list of small objects.
+    #[must_use]
+    pub fn list<const N: usize>(
+        self,
+        name: &str,
+        entries: impl IntoIterator<Item = [(&'static str, String); N]>,
+    ) -> Self {
+        let object =
+            |entry: [(&'static str, String); N]| entry.into_iter().map(|(key, value)| (key.to_owned(), value.into()));
+        let objects = entries.into_iter().map(|entry| Value::Object(object(entry).collect()));
+        self.member(name, objects.collect::<Vec<_>>())
     }
 
     pub fn respond(self, request: &HttpRequest) -> HttpResponse {
@@ -96,13 +130,14 @@ impl Problem {
 
     fn body(&self, request_id: &str) -> String {
         let body = Body {
-            r#type: format!("urn:longshore:problem:{}", self.code),
+            r#type: self.kind.map_or_else(|| format!("urn:longshore:problem:{}", self.code), str::to_owned),
             title: reason(self.status),
             status: self.status.as_u16(),
             detail: &self.detail,
             request_id,
+            members: &self.members,
         };
-        serde_json::to_string(&body).expect("a struct of strings and a number is JSON")
+        serde_json::to_string(&body).expect("a struct of strings, numbers and JSON is JSON")
     }
 }
 
