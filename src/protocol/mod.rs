@@ -5,8 +5,10 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod digests;
 pub mod dispatch;
 pub mod fields;
 pub mod ietf;
 pub mod ranged;
+pub mod structured;
 pub mod tus;

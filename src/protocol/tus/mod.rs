@@ -122,7 +122,9 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
     if !creation.with_data {
         return Ok(reply::created(&upload, &location));
     }
-    let command = Append { checksum: creation.checksum, ..Append::at(upload.id(), upload.offset(), size.known()) };
+    let checksum = creation.checksum.as_ref().map(|checksum| checksum.digest().clone());
+    let command = Append { checksum, ..Append::at(upload.id(), upload.offset(), size.known()) };
+    let refuse = |error| reply::append_problem(error, creation.checksum.as_ref(), request);
     match append(command, request, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
         Err(error) => {
@@ -167,8 +169,10 @@ async fn patched(
 ) -> Result<Upload, Problem> {
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
-    let command = Append { length: patch.length, checksum: patch.checksum, ..Append::at(id, patch.at, size.known()) };
-    append(command, request, payload, shared).await.map_err(|error| reply::engine_problem(error, request))
+    let checksum = patch.checksum.as_ref().map(|checksum| checksum.digest().clone());
+    let command = Append { length: patch.length, checksum, ..Append::at(id, patch.at, size.known()) };
+    let appended = append(command, request, payload, shared).await;
+    appended.map_err(|error| reply::append_problem(error, patch.checksum.as_ref(), request))
 }
 
 async fn append(
@@ -185,6 +189,8 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Ht
     let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
     match found.gone() {
         Some(how) => Err(reply::rejection_problem(Rejection::Gone(how))),
+        // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
+        None if found.upload.is_full() && found.upload.stage().takes_bytes() => Err(reply::still_open()),
         None => Ok(reply::head(&found.upload, request.method())),
     }
 }

@@ -18,7 +18,9 @@ use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::http::error::Problem;
 use crate::http::error::common;
+use crate::protocol::digests;
 use crate::protocol::tus::wire;
+use crate::protocol::tus::wire::Checksum;
 use crate::protocol::tus::wire::WireError;
 
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
@@ -66,6 +68,14 @@ pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
         Method::HEAD => response.body(body::None::new()),
         _ => response.finish(),
     }
+}
+
+/// The refusal to tell the offset of an upload that has all its bytes but not the word that these are all.
+///
+/// 423 is what tus clients ask again after; any other 4xx makes them forget the upload and start over.
+pub(super) fn still_open() -> Problem {
+    let detail = "the upload has all its bytes, but the protocol it was created in has not ended it yet";
+    Problem::new(StatusCode::LOCKED, "still-open", detail)
 }
 
 /// The answer to GET while there is nothing to download yet.
@@ -130,6 +140,7 @@ pub(super) fn wire_problem(error: &WireError) -> Problem {
     let detail = error.to_string();
     match error {
         WireError::Field(_) => Problem::bad_request("bad-header", detail),
+        WireError::Digests(error) => digests::reply::problem(error),
         WireError::Version(_) => Problem::new(StatusCode::PRECONDITION_FAILED, "unsupported-version", detail)
             .with(TUS_VERSION, wire::VERSION),
         WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
@@ -147,6 +158,16 @@ pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Probl
     match common(error, request) {
         Ok(problem) => problem,
         Err(rejection) => rejection_problem(rejection),
+    }
+}
+
+/// A refusal of bytes that came with this checksum.
+pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, request: &HttpRequest) -> Problem {
+    match (&error, checksum) {
+        (EngineError::Rejected(Rejection::ChecksumMismatch(_)), Some(Checksum::Content(digest))) => {
+            digests::reply::mismatched(digests::CONTENT_DIGEST, digest)
+        }
+        _ => engine_problem(error, request),
     }
 }
 

@@ -12,6 +12,8 @@ use crate::domain::metadata::Metadata;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::size::parse_bytes;
+use crate::protocol::digests;
+use crate::protocol::digests::BadDigests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::Fields;
 use crate::protocol::fields::joined;
@@ -48,6 +50,8 @@ pub enum Method {
 pub enum WireError {
     #[error(transparent)]
     Field(#[from] BadField),
+    #[error(transparent)]
+    Digests(#[from] BadDigests),
     #[error("this server speaks tus {VERSION}, and the request names {}", .0.as_deref().unwrap_or("no version"))]
     Version(Option<String>),
     #[error("upload data must have the content type {OFFSET_OCTET_STREAM}")]
@@ -70,7 +74,7 @@ pub struct Creation {
     pub metadata_as_sent: Option<String>,
     /// Whether bytes of the upload come with it.
     pub with_data: bool,
-    pub checksum: Option<Digest>,
+    pub checksum: Option<Checksum>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
 }
@@ -91,7 +95,24 @@ pub enum CreationKind {
 pub struct Patch {
     pub at: Offset,
     pub length: Option<Length>,
-    pub checksum: Option<Digest>,
+    pub checksum: Option<Checksum>,
+}
+
+/// What the bytes of a request are checked against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checksum {
+    /// `Upload-Checksum`. Beside it the other one is not looked at.
+    Own(Digest),
+    /// `Content-Digest`, which belongs to no dialect.
+    Content(Digest),
+}
+
+impl Checksum {
+    pub fn digest(&self) -> &Digest {
+        match self {
+            Self::Own(digest) | Self::Content(digest) => digest,
+        }
+    }
 }
 
 /// What is known of a request's body before a byte of it is read.
@@ -176,8 +197,8 @@ pub fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) 
         metadata_as_sent,
         with_data,
         checksum: checksum(fields)?,
-        wanted_digests: wanted_digests(fields)?,
-        promised_digests: promised_digests(fields)?,
+        wanted_digests: digests::wanted(fields),
+        promised_digests: digests::promised(fields)?,
     })
 }
 
@@ -280,7 +301,14 @@ fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
     Ok(named.map(|named| named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
 }
 
-fn checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
+fn checksum(fields: &dyn Fields) -> Result<Option<Checksum>, WireError> {
+    Ok(match own_checksum(fields)? {
+        Some(own) => Some(Checksum::Own(own)),
+        None => digests::content(fields)?.map(Checksum::Content),
+    })
+}
+
+fn own_checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
     let Some(text) = single(fields, "upload-checksum")? else { return Ok(None) };
     let bad = |problem: Cow<'static, str>| BadField { field: "upload-checksum", problem };
     let (name, value) = text.split_once(' ').ok_or_else(|| bad("is not an algorithm, a blank and a value".into()))?;
@@ -299,41 +327,6 @@ fn refuse_trailer_checksum(fields: &dyn Fields) -> Result<(), WireError> {
     let announced = joined(fields, "trailer")?.unwrap_or_default();
     let promised = announced.split(',').any(|name| name.trim().eq_ignore_ascii_case("upload-checksum"));
     if promised { Err(WireError::ChecksumTrailer) } else { Ok(()) }
-}
-
-/// RFC 9530, Want-Repr-Digest: algorithms with a weight above zero that we know; others are passed over.
-fn wanted_digests(fields: &dyn Fields) -> Result<Vec<Algorithm>, BadField> {
-    let Some(list) = joined(fields, "want-repr-digest")? else { return Ok(Vec::new()) };
-    let wanted = list.split(',').filter_map(|item| item.trim().split_once('='));
-    Ok(wanted.filter(|(_, weight)| *weight != "0").filter_map(|(name, _)| digest_field_algorithm(name)).collect())
-}
-
-/// RFC 9530, Repr-Digest: digests of the whole upload, which it must turn out to have.
-fn promised_digests(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> {
-    let Some(list) = joined(fields, "repr-digest")? else { return Ok(Vec::new()) };
-    let mut promised = Vec::new();
-    for item in list.split(',') {
-        let unreadable = || BadField::new("repr-digest", "is not a list of algorithm=:base64:");
-        let (name, value) = item.trim().split_once('=').ok_or_else(unreadable)?;
-        let value = value.strip_prefix(':').and_then(|value| value.strip_suffix(':')).ok_or_else(unreadable)?;
-        let value = STANDARD.decode(value).map_err(|_| unreadable())?;
-        if let Some(algorithm) = digest_field_algorithm(name) {
-            promised.push(Digest::new(algorithm, value).ok_or_else(unreadable)?);
-        }
-    }
-    Ok(promised)
-}
-
-/// The names of the registry of RFC 9530 differ from those of tus.
-fn digest_field_algorithm(name: &str) -> Option<Algorithm> {
-    match name {
-        "sha-256" => Some(Algorithm::Sha256),
-        "sha-512" => Some(Algorithm::Sha512),
-        "sha" => Some(Algorithm::Sha1),
-        "md5" => Some(Algorithm::Md5),
-        "crc32c" => Some(Algorithm::Crc32c),
-        _ => None,
-    }
 }
 
 /// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank before it.
@@ -530,7 +523,7 @@ mod tests {
     fn a_checksum_names_an_algorithm_and_has_its_size() {
         let of = |text: &'static str| -> Result<Option<Digest>, WireError> {
             let fields: Text = vec![("upload-checksum", text)];
-            checksum(&fields)
+            own_checksum(&fields)
         };
         let crc = Digest::new(Algorithm::Crc32, vec![0xcb, 0xf4, 0x39, 0x26]);
         assert_eq!(of("crc32 y/Q5Jg=="), Ok(crc.clone()), "tus 79: big-endian");
@@ -540,30 +533,14 @@ mod tests {
         {
             assert!(of(wrong).is_err(), "tus 74, 76: {wrong:?}");
         }
+        let both: Text = vec![("upload-checksum", "crc32 y/Q5Jg=="), ("content-digest", "crc32c=:4waSgw==:")];
+        assert!(matches!(checksum(&both), Ok(Some(Checksum::Own(_)))), "the dialect's own comes first");
+        assert!(matches!(checksum(&both[1..].to_vec()), Ok(Some(Checksum::Content(_)))), "protocols.md 4");
         for (announced, refused) in
             [("Upload-Checksum", true), ("X, upload-checksum", true), ("X-Upload-Checksum", false), ("", false)]
         {
             let fields: Text = vec![("trailer", announced)];
             assert_eq!(refuse_trailer_checksum(&fields).is_err(), refused, "tus 80: {announced:?}");
-        }
-    }
-
-    #[test]
-    fn digest_fields_are_read_and_unknown_ones_passed_over() {
-        let wanted = |list: &'static str| {
-            let fields: Text = vec![("want-repr-digest", list)];
-            wanted_digests(&fields).unwrap()
-        };
-        assert_eq!(wanted("sha-256=1, md5=0,unixsum=3, crc32c=10"), [Algorithm::Sha256, Algorithm::Crc32c]);
-        assert_eq!(wanted("nonsense"), []);
-        let promised = |list: &'static str| {
-            let fields: Text = vec![("repr-digest", list)];
-            promised_digests(&fields)
-        };
-        let crc = Digest::new(Algorithm::Crc32c, vec![0xe3, 0x06, 0x92, 0x83]).unwrap();
-        assert_eq!(promised("crc32c=:4waSgw==:, id-x=:YQ==:"), Ok(vec![crc]));
-        for wrong in ["crc32c", "crc32c=4waSgw==", "crc32c=:4waSgw==", "crc32c=:4waSgw:", "crc32c=:YQ==:", "=", ","] {
-            assert!(promised(wrong).is_err(), "{wrong:?}");
         }
     }
 
@@ -577,7 +554,7 @@ mod tests {
         }
     }
 
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 13] = [
         "tus-resumable",
         "upload-length",
         "upload-defer-length",
@@ -589,6 +566,7 @@ mod tests {
         "trailer",
         "want-repr-digest",
         "repr-digest",
+        "content-digest",
         "x-http-method-override",
     ];
 
