@@ -15,7 +15,7 @@ use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
 use crate::http::error::Problem;
-use crate::protocol::tus::reply::imf_fixdate;
+use crate::protocol::state::imf_fixdate;
 
 const CACHE_CONTROL: &str = "private, no-cache";
 
