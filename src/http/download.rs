@@ -75,6 +75,9 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         response.status(StatusCode::PARTIAL_CONTENT);
         response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}")));
     }
+    if let Some(coding) = upload.record().metadata.content_encoding() {
+        response.insert_header((header::CONTENT_ENCODING, coding));
+    }
     let content_type = upload.record().metadata.content_type();
     response
         .insert_header((header::CONTENT_TYPE, content_type.as_deref().unwrap_or("application/octet-stream")))
