@@ -10,12 +10,14 @@ mod support;
 
 mod auth;
 mod connections;
+mod crosstalk;
 mod disks;
 mod downloads;
 mod early;
 mod engine;
 mod events;
 mod http2;
+mod ietf;
 mod listeners;
 mod memory;
 mod operations;

@@ -43,7 +43,7 @@ const NEWEST: i64 = 10;
 impl Draft {
     /// The version a request is said in. One that is not configured is served as what it is, but not echoed.
     pub fn of(fields: &dyn Fields, configured: &[u32]) -> Self {
-        let number = integer(fields, "upload-draft-interop-version");
+        let number = integer(fields, "upload-draft-interop-version").filter(|number| *number > 0);
         let interop = number.and_then(|number| u32::try_from(number).ok()).filter(|number| configured.contains(number));
         let mut draft = Self { interop, ..Self::numbered(number.unwrap_or(NEWEST)) };
         let only_denied = fields.has("upload-incomplete") && !fields.has("upload-complete");
@@ -136,7 +136,9 @@ mod tests {
         ] {
             assert_eq!(table(draft(number)), expected, "interop {number}");
         }
-        assert_eq!(table(Draft::of(&Text::new(), &CONFIGURED)), table(draft("10")), "the finished RFC");
+        for none in ["", "-8", "0", "8.0"] {
+            assert_eq!(table(draft(none)), table(draft("10")), "the finished RFC: {none:?}");
+        }
     }
 
     #[test]
@@ -151,6 +153,7 @@ mod tests {
             ("8.0", None),
             ("8, 8", None),
             ("-8", None),
+            ("0", None),
             ("4294967304", None),
             ("", None),
         ] {

@@ -129,12 +129,12 @@ impl<'a> Exchange<'a> {
         };
         let upload = engine.create(command).await.map_err(refuse)?;
         let location = self.shared.location(upload.id());
-        if let Some(interim) = self.interim() {
-            interim.send_104(&reply::begun(&self.draft, &location, &self.limit(Some(&upload))));
-        }
         let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
         if only_created {
             return Ok(self.created(&upload, &[]));
+        }
+        if let Some(interim) = self.interim() {
+            interim.send_104(&reply::begun(&self.draft, &location, &self.limit(Some(&upload))));
         }
         let command = Append {
             dialect: Dialect::Ietf,

@@ -12,6 +12,7 @@ use actix_web::http::header::HeaderValue;
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
 use crate::domain::rejection::Rejection;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::http::error::Problem;
@@ -69,7 +70,7 @@ pub(super) fn created(
     let mut response = HttpResponse::Created();
     response.insert_header((header::LOCATION, location));
     tell(&mut response, draft, upload, limit);
-    if upload.is_settled() {
+    if is_complete(upload) {
         let record = upload.record();
         let asked_for = |digest: &&Digest| {
             let algorithm = digest.algorithm();
@@ -116,8 +117,22 @@ fn tell(response: &mut HttpResponseBuilder, draft: &Draft, upload: &Upload, limi
 
 fn offset_fields(draft: &Draft, upload: &Upload, limit: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     let fields =
-        [field(UPLOAD_OFFSET, upload.offset()), completeness(draft, upload.is_settled()), field(UPLOAD_LIMIT, limit)];
+        [field(UPLOAD_OFFSET, upload.offset()), completeness(draft, is_complete(upload)), field(UPLOAD_LIMIT, limit)];
     fields.into_iter().flatten()
+}
+
+/// Whether nothing more is to come, and nothing more to happen: neither by itself, nor because it failed.
+fn is_complete(upload: &Upload) -> bool {
+    match upload.stage() {
+        Stage::Ended(_) => false,
+        Stage::Created
+        | Stage::Receiving
+        | Stage::Stalled
+        | Stage::Received
+        | Stage::Verified
+        | Stage::Stored
+        | Stage::Completed => upload.is_settled(),
+    }
 }
 
 fn completeness(draft: &Draft, end: bool) -> Option<(HeaderName, HeaderValue)> {
@@ -220,7 +235,7 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
         | Rejection::LengthChanged { .. }
         | Rejection::LengthBelowOffset { .. }
         | Rejection::EndsElsewhere { .. } => {
-            let over = draft.names_completed && upload.is_some_and(Upload::is_settled);
+            let over = draft.names_completed && upload.is_some_and(is_complete);
             let kind = if over { COMPLETED } else { INCONSISTENT_LENGTH };
             problem(StatusCode::BAD_REQUEST, "inconsistent-length").kind(kind)
         }
