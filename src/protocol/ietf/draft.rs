@@ -24,7 +24,7 @@ pub struct Draft {
     pub names_completed: bool,
     /// Whether a client that has nothing to send, and says so only by lengths, has ended its upload. tus-js-client,
     /// which speaks these versions, never sends the word it should: for an empty file, and for a stream that ends
-    /// where a chunk does.
+    /// where a chunk does, in a browser.
     pub silence_ends: bool,
 }
 
