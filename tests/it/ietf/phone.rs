@@ -72,7 +72,7 @@ impl Phone<'_> {
         let mut asking = self.app.client().await;
         let upload = self.upload.as_ref().expect("it was told where");
         wait_for_status(&mut asking, upload, |status| status["received"] == end).await;
-        if at % 2 == 0 {
+        if at.is_multiple_of(2) {
             client.rst()
         } else {
             client.fin().await
