@@ -147,6 +147,7 @@ fn engine_settings(config: &Config) -> engine::Settings {
         checkpoint_every: config.storage.checkpoint_every,
         checkpoint_rate: config.storage.checkpoint_rate,
         checkpoint_bytes: config.storage.checkpoint_bytes,
+        keep_open: config.storage.keep_open,
         min_free_bytes: config.storage.min_free_bytes,
         digests: config.storage.digests.clone(),
         stall_after: config.limits.stall_after,
@@ -157,6 +158,12 @@ fn engine_settings(config: &Config) -> engine::Settings {
             min_bytes: config.webhooks.progress_min_bytes,
         }),
         cross_dialects: config.protocols.cross_dialects,
+        ranges: engine::RangeSettings {
+            alignment_bytes: config.protocols.range_alignment_bytes,
+            max_ranges: config.limits.max_ranges,
+            max_parallel: config.limits.max_parallel_ranges,
+            max_replaced_bytes: config.limits.max_replaced_bytes,
+        },
     }
 }
 

@@ -9,6 +9,14 @@ use crate::domain::size::Offset;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReceivedRanges(Vec<(u64, u64)>);
 
+/// Bytes in a row that are all there, or all missing. The end is excluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    pub start: u64,
+    pub end: u64,
+    pub there: bool,
+}
+
 impl ReceivedRanges {
     /// Takes ranges as stored; joins and sorts them, and drops empty ones.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (u64, u64)>) -> Self {
@@ -30,6 +38,48 @@ impl ReceivedRanges {
             Some((0, end)) => Offset::new(*end).unwrap_or_default(),
             _ => Offset::ZERO,
         }
+    }
+
+    /// How many bytes are there in all.
+    pub fn total_bytes(&self) -> u64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Whether bytes on one side of `place` are there and on the other are not. Both ends of nothing at all are none.
+    pub fn has_border_at(&self, place: u64) -> bool {
+        self.0.iter().any(|(start, end)| *start == place || *end == place)
+    }
+
+    /// How many ranges there would be with the bytes from `start` to `end`.
+    pub fn count_with(&self, start: u64, end: u64) -> usize {
+        let mut with = self.clone();
+        with.insert(start, end);
+        with.0.len()
+    }
+
+    /// Takes `start` to `end` apart at the borders of what is there: stretches in order, each there or missing whole.
+    pub fn stretches(&self, start: u64, end: u64) -> Vec<Stretch> {
+        let mut stretches = Vec::new();
+        let mut at = start;
+        let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
+        for (known_start, known_end) in self.0[first..].iter().take_while(|(known_start, _)| *known_start < end) {
+            if at < *known_start {
+                stretches.push(Stretch { start: at, end: *known_start, there: false });
+            }
+            let (from, to) = (at.max(*known_start), end.min(*known_end));
+            stretches.push(Stretch { start: from, end: to, there: true });
+            at = to;
+        }
+        if at < end {
+            stretches.push(Stretch { start: at, end, there: false });
+        }
+        stretches
+    }
+
+    /// What is missing of the first `length` bytes, as `(start, end)`, end excluded, in order.
+    pub fn missing(&self, length: u64) -> impl Iterator<Item = (u64, u64)> {
+        let missing = self.stretches(0, length).into_iter().filter(|stretch| !stretch.there);
+        missing.map(|stretch| (stretch.start, stretch.end))
     }
 
     /// Adds the bytes from `start` up to, not including, `end`. Adding what is there changes nothing.
@@ -93,6 +143,22 @@ mod tests {
                 }
             }
             prop_assert_eq!(bytes, held);
+            let mut missing = [false; 64];
+            for (start, end) in ranges.missing(64) {
+                for byte in start..end {
+                    missing[usize::try_from(byte).unwrap()] = true;
+                }
+            }
+            prop_assert!(bytes.iter().zip(missing).all(|(there, missing)| *there != missing));
+            let stretches = ranges.stretches(5, 60);
+            prop_assert!(stretches.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].there != pair[1].there));
+            prop_assert_eq!((stretches[0].start, stretches[stretches.len() - 1].end), (5, 60));
+            for stretch in stretches {
+                for byte in stretch.start..stretch.end {
+                    prop_assert_eq!(bytes[usize::try_from(byte).unwrap()], stretch.there);
+                }
+            }
+            prop_assert_eq!(ranges.total_bytes(), bytes.iter().filter(|there| **there).count() as u64);
             prop_assert!(ranges.pairs().windows(2).all(|pair| pair[0].1 < pair[1].0), "sorted, disjoint, joined");
         }
     }

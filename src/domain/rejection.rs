@@ -26,6 +26,20 @@ pub enum Rejection {
     EndsElsewhere { length: Length, end: Offset },
     #[error("the upload was created in the dialect {}; go on in the same", .0.name())]
     OtherDialect(Dialect),
+    #[error("the upload has other bytes than these at {at}; what came first is kept")]
+    DifferentBytes { at: u64 },
+    #[error("more data arrived than the range up to {end} holds")]
+    BeyondRange { end: u64 },
+    #[error(
+        "a range begins and ends at a multiple of {alignment} bytes, at the end of the upload, or beside bytes that are there"
+    )]
+    Misaligned { alignment: u64 },
+    #[error("the upload would have more than {0} separate ranges (limits.max_ranges); fill gaps first")]
+    TooManyRanges(u32),
+    #[error(
+        "the data would replace more than {0} bytes that differ (limits.max_replaced_size); send it in smaller ranges"
+    )]
+    TooMuchToReplace(u64),
     #[error("the {} digest of the data does not match the one sent with it", .0.name())]
     ChecksumMismatch(Algorithm),
     #[error("the upload has failed: its {} digest is not the one promised at its creation", .0.name())]

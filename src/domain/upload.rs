@@ -222,7 +222,7 @@ pub struct Record {
     pub expires_at: Option<Timestamp>,
     /// The number the next event gets.
     pub next_sequence: u64,
-    /// The offset and time of the last event that told an offset.
+    /// How many bytes there were, and when, at the last event.
     pub last_progress: (Offset, Timestamp),
 }
 
@@ -243,8 +243,8 @@ pub struct NewUpload {
 /// Bytes made durable, and the state that goes with them.
 #[derive(Debug, Clone)]
 pub struct Durable {
-    pub start: Offset,
-    pub end: Offset,
+    /// Where they are, as `(start, end)`, end excluded.
+    pub ranges: Vec<(u64, u64)>,
     pub running_digests: Vec<u8>,
     pub resume: Vec<u8>,
     pub expires_at: Timestamp,
@@ -331,6 +331,16 @@ impl Upload {
         self.record.received.contiguous()
     }
 
+    /// Where the last durable byte ends.
+    fn reach(&self) -> Offset {
+        self.record.received.pairs().last().and_then(|(_, end)| Offset::new(*end)).unwrap_or_default()
+    }
+
+    /// How many bytes are durable, wherever they are.
+    pub fn received_bytes(&self) -> u64 {
+        self.record.received.total_bytes()
+    }
+
     pub fn is_partial(&self) -> bool {
         matches!(self.record.role, Role::Partial)
     }
@@ -386,18 +396,30 @@ impl Upload {
         max_bytes: u64,
         now: Timestamp,
     ) -> Result<(), Rejection> {
+        self.check_open(now)?;
+        if at != self.offset() {
+            return Err(Rejection::WrongOffset { ours: self.offset(), theirs: at });
+        }
+        self.check_fits(at, count, max_bytes)
+    }
+
+    /// Whether bytes at `at`, wherever that is, are in order.
+    pub fn check_range(&self, at: Offset, count: Option<u64>, max_bytes: u64, now: Timestamp) -> Result<(), Rejection> {
+        self.check_open(now)?;
+        self.check_fits(at, count, max_bytes)
+    }
+
+    fn check_open(&self, now: Timestamp) -> Result<(), Rejection> {
         if let Stage::Ended(how) = self.record.stage {
             return Err(Rejection::Gone(how));
         }
         if self.is_expired(now) {
             return Err(Rejection::Gone(Ended::Expired));
         }
-        if self.is_final() {
-            return Err(Rejection::IsFinal);
-        }
-        if at != self.offset() {
-            return Err(Rejection::WrongOffset { ours: self.offset(), theirs: at });
-        }
+        if self.is_final() { Err(Rejection::IsFinal) } else { Ok(()) }
+    }
+
+    fn check_fits(&self, at: Offset, count: Option<u64>, max_bytes: u64) -> Result<(), Rejection> {
         let end = at.plus(count.unwrap_or(0));
         match self.record.length {
             // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
@@ -416,9 +438,7 @@ impl Upload {
             Some(ours) if ours == length => Ok(()),
             Some(ours) => Err(Rejection::LengthChanged { ours, theirs: length }),
             None if length.get() > max_bytes => Err(Rejection::OverLimit(max_bytes)),
-            None if !length.admits(self.offset()) => {
-                Err(Rejection::LengthBelowOffset { offset: self.offset(), length })
-            }
+            None if !length.admits(self.reach()) => Err(Rejection::LengthBelowOffset { offset: self.reach(), length }),
             None => {
                 self.record.length = Some(length);
                 Ok(())
@@ -440,7 +460,9 @@ impl Upload {
     /// The caller has made sure that they fit: the length admits them and they came from the live writer.
     pub fn receive(&mut self, durable: Durable, policy: Option<ProgressPolicy>, now: Timestamp) {
         debug_assert!(self.record.stage.takes_bytes(), "only an open upload receives bytes");
-        self.record.received.insert(durable.start.get(), durable.end.get());
+        for (start, end) in durable.ranges {
+            self.record.received.insert(start, end);
+        }
         self.record.running_digests = durable.running_digests;
         self.record.resume = Some(durable.resume);
         self.record.expires_at = Some(durable.expires_at);
@@ -457,8 +479,9 @@ impl Upload {
         }
     }
 
-    /// Extends the life of an open upload whose client has been heard of.
-    pub fn touch(&mut self, expires_at: Timestamp, now: Timestamp) {
+    /// Extends the life of an open upload whose client has been heard of without new bytes.
+    pub fn touch(&mut self, running_digests: Vec<u8>, expires_at: Timestamp, now: Timestamp) {
+        self.record.running_digests = running_digests;
         self.record.expires_at = Some(expires_at);
         self.record.updated_at = now;
     }
@@ -565,12 +588,12 @@ impl Upload {
             digests: self.record.digests.clone(),
         });
         self.record.next_sequence += 1;
-        self.record.last_progress = (self.offset(), now);
+        self.record.last_progress = (Offset::new(self.received_bytes()).unwrap_or_default(), now);
     }
 
     fn progress_is_due(&self, policy: ProgressPolicy, now: Timestamp) -> bool {
         let (told, told_at) = self.record.last_progress;
-        let new_bytes = self.offset().get().saturating_sub(told.get());
+        let new_bytes = self.received_bytes().saturating_sub(told.get());
         let hundredth = self.record.length.map_or(u64::MAX, |length| length.get().div_ceil(100).max(1));
         now.since(told_at) >= policy.every && new_bytes > 0 && new_bytes >= policy.min_bytes.min(hundredth)
     }
@@ -606,7 +629,7 @@ mod tests {
     }
 
     fn durable(start: u64, end: u64) -> Durable {
-        Durable { start: offset(start), end: offset(end), running_digests: vec![], resume: vec![], expires_at: LATER }
+        Durable { ranges: vec![(start, end)], running_digests: vec![], resume: vec![], expires_at: LATER }
     }
 
     fn kinds(upload: &Upload) -> Vec<EventKind> {

@@ -1,6 +1,7 @@
 //! What may be asked of the engine, and what comes of it: neutral values that every dialect can say in its own words.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
@@ -75,12 +76,14 @@ pub enum Place {
     At(Offset),
     /// At the offset or before it; what is there already is passed over.
     From(Offset),
+    /// Wherever it says, in an upload that takes bytes in any order. Bytes that are there must be the same.
+    Anywhere(Offset),
 }
 
 impl Place {
     pub const fn offset(self) -> Offset {
         match self {
-            Self::At(offset) | Self::From(offset) => offset,
+            Self::At(offset) | Self::From(offset) | Self::Anywhere(offset) => offset,
         }
     }
 }
@@ -134,7 +137,7 @@ pub enum BodyEnd {
 }
 
 /// Why a request came to nothing.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// The client may not; it can act on why.
     #[error(transparent)]
@@ -149,7 +152,7 @@ pub enum EngineError {
     Failed {
         operation: &'static str,
         #[source]
-        source: Box<dyn Error + Send + Sync>,
+        source: Arc<dyn Error + Send + Sync>,
     },
 }
 
@@ -178,13 +181,13 @@ impl EngineError {
                 Self::NoSpace
             }
             storage::ErrorKind::NotFound | storage::ErrorKind::Other => {
-                Self::Failed { operation: "use the storage", source: Box::new(source) }
+                Self::Failed { operation: "use the storage", source: Arc::new(source) }
             }
         }
     }
 
     pub(in crate::engine) fn task_died(source: tokio::task::JoinError) -> Self {
-        Self::Failed { operation: "finish the request", source: Box::new(source) }
+        Self::Failed { operation: "finish the request", source: Arc::new(source) }
     }
 }
 
@@ -195,7 +198,7 @@ impl From<state::Error> for EngineError {
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
             state::Error::TooNew { .. } | state::Error::Failed { .. } => {
-                Self::Failed { operation: "use the database", source: Box::new(source) }
+                Self::Failed { operation: "use the database", source: Arc::new(source) }
             }
         }
     }

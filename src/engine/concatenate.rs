@@ -122,8 +122,7 @@ impl Inner {
         let now = self.now();
         if total > Offset::ZERO {
             let durable = Durable {
-                start: Offset::ZERO,
-                end: total,
+                ranges: vec![(0, total.get())],
                 running_digests: Vec::new(),
                 resume: resume.into_bytes(),
                 expires_at: self.expires_at(now),

@@ -37,9 +37,10 @@ impl Running {
         Self(algorithms(wanted).map(Hasher::start).collect())
     }
 
-    /// These and no others.
-    pub(super) fn of(algorithms: &[Algorithm]) -> Self {
-        Self(algorithms.iter().copied().map(Hasher::start).collect())
+    /// These and no others, each once.
+    pub(super) fn of(wanted: &[Algorithm]) -> Self {
+        let wanted = Algorithm::ALL.into_iter().filter(|algorithm| wanted.contains(algorithm));
+        Self(wanted.map(Hasher::start).collect())
     }
 
     /// Takes up where [`Self::state`] was taken; an empty state is a start.
@@ -87,6 +88,12 @@ fn algorithms(wanted: &[Algorithm]) -> impl Iterator<Item = Algorithm> + '_ {
 }
 
 impl Hasher {
+    /// What should come out, and the hasher that will tell.
+    pub(super) fn towards(expected: Digest) -> (Digest, Self) {
+        let hasher = Self::start(expected.algorithm());
+        (expected, hasher)
+    }
+
     pub(super) fn start(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Crc32c => Self::Crc32c(0),

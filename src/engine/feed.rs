@@ -165,7 +165,7 @@ impl Feed {
             // A task that has ended by itself does not mind.
             let _ = pieces.send(Fed::End).await;
         }
-        let died = |source| EngineError::Failed { operation: "finish an append", source: Box::new(source) };
+        let died = |source| EngineError::Failed { operation: "finish an append", source: Arc::new(source) };
         (&mut self.outcome).await.map_err(died)?
     }
 

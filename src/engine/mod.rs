@@ -3,10 +3,11 @@
 //! It knows nothing of HTTP, SQL or files. Dialects translate their requests into [`command`] values and the
 //! outcomes back; whatever two dialects both need to know is decided here.
 //!
-//! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (the only loop that
-//! moves upload bytes) and [`feed`] (how they get there), [`lease`] (one writer per upload), [`settle`] (from the last
-//! byte to `completed`), [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`]
-//! (status, lists, events, downloads), [`watch`] (who wants to know of changes), [`digest`].
+//! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (bytes in order),
+//! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
+//! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
+//! [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`] (status, lists, events,
+//! downloads), [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,11 +31,14 @@ use crate::state::UploadStore;
 
 pub mod append;
 pub mod command;
+mod commit;
 pub mod concatenate;
 pub mod digest;
 pub mod feed;
 pub mod lease;
 pub mod metrics;
+mod pieces;
+mod ranges;
 pub mod read;
 pub mod settle;
 pub mod sweep;
@@ -68,6 +72,8 @@ pub struct Settings {
     pub checkpoint_rate: u32,
     /// A long append commits at least after so many bytes.
     pub checkpoint_bytes: u64,
+    /// How long an upload is kept open for its next request.
+    pub keep_open: Duration,
     /// Room the storage must keep for everything else.
     pub min_free_bytes: u64,
     /// Digests to compute of every upload, besides CRC-32C.
@@ -81,6 +87,20 @@ pub struct Settings {
     pub progress: Option<ProgressPolicy>,
     /// Whether an upload created in one dialect may go on in another.
     pub cross_dialects: bool,
+    pub ranges: RangeSettings,
+}
+
+/// What is asked of bytes that come in any order.
+#[derive(Debug, Clone, Copy)]
+pub struct RangeSettings {
+    /// Ranges begin and end at multiples of this, beside bytes that are there, or at the end of the upload.
+    pub alignment_bytes: u64,
+    /// How many separate ranges an upload may consist of.
+    pub max_ranges: u32,
+    /// How many may be received for one upload at once.
+    pub max_parallel: usize,
+    /// The most a range with a checksum may replace of what came before without one and differs.
+    pub max_replaced_bytes: u64,
 }
 
 /// The engine. Cloning it is cheap and gives the same one.
@@ -159,8 +179,7 @@ impl Engine {
         let now = inner.now();
         let mut upload = Upload::create(inner.new_upload(command, now), now);
         if upload.is_full() {
-            let digests = digest::Running::start(&upload.record().wanted_digests);
-            inner.seal(&mut upload, digests, now).await?;
+            inner.seal(&mut upload, Vec::new(), now).await?;
         }
         // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
         let engine = self.clone();
@@ -275,7 +294,7 @@ impl Inner {
         let free = self.available(None).await?;
         let Some(free) = free.filter(|free| *free < self.settings.min_free_bytes) else { return Ok(()) };
         let own = self.available(Some(upload)).await?.map_or(0, |with_own| with_own.saturating_sub(free));
-        let rest = upload.length().map(|length| length.get().saturating_sub(upload.offset().get()));
+        let rest = upload.length().map(|length| length.get().saturating_sub(upload.received_bytes()));
         if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
     }
 
@@ -283,7 +302,7 @@ impl Inner {
     /// for it counts as its own.
     async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
         let available = self.available(Some(upload)).await?;
-        let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.offset().get()));
+        let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.received_bytes()));
         let needed = rest.max(count).saturating_add(self.settings.min_free_bytes);
         if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
     }

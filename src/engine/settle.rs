@@ -32,16 +32,23 @@ pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
 }
 
 impl Inner {
-    /// Marks an upload as having all its bytes, and checks the digests its client promised. One of another kind than
-    /// those computed on the way, promised late, is computed from the stored bytes.
-    pub(super) async fn seal(&self, upload: &mut Upload, digests: Running, now: Timestamp) -> Result<(), EngineError> {
-        let mut digests = digests.finish();
-        let known = |algorithm| digests.iter().any(|digest: &Digest| digest.algorithm() == algorithm);
-        let promised = upload.record().promised_digests.iter().map(Digest::algorithm);
-        let late: Vec<Algorithm> = promised.filter(|algorithm| !known(*algorithm)).collect();
-        if !late.is_empty() {
-            let computed = self.digest_blob(upload, Running::of(&late), upload.offset().get()).await?;
+    /// Marks an upload as having all its bytes, and checks the digests its client promised. Those that could not be
+    /// computed while the bytes passed are computed from the stored ones.
+    pub(super) async fn seal(
+        &self,
+        upload: &mut Upload,
+        mut digests: Vec<Digest>,
+        now: Timestamp,
+    ) -> Result<(), EngineError> {
+        let record = upload.record();
+        let promised = record.promised_digests.iter().map(Digest::algorithm);
+        let wanted = record.wanted_digests.iter().copied().chain(promised).chain([Algorithm::Crc32c]);
+        let known = |wanted: &Algorithm| digests.iter().any(|digest| digest.algorithm() == *wanted);
+        let missing: Vec<Algorithm> = wanted.filter(|wanted| !known(wanted)).collect();
+        if !missing.is_empty() {
+            let computed = self.digest_blob(upload, Running::of(&missing), upload.offset().get()).await?;
             digests.extend(computed.finish());
+            digests.sort_by_key(Digest::algorithm);
         }
         upload.seal(digests, now);
         if !upload.is_partial() || upload.broken_promise().is_some() {

@@ -6,7 +6,6 @@ use std::time::Instant;
 use longshore::domain::id::UploadId;
 use longshore::domain::metadata::Metadata;
 use longshore::domain::size::Length;
-use longshore::domain::size::Offset;
 use longshore::domain::time::Timestamp;
 use longshore::domain::upload::Dialect;
 use longshore::domain::upload::Durable;
@@ -266,8 +265,8 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     };
     let mut upload = Upload::create(new, now);
     for byte in 0..times {
-        let (start, end) = (Offset::new(byte).unwrap(), Offset::new(byte + 1).unwrap());
-        upload.receive(Durable { start, end, running_digests: vec![], resume: vec![], expires_at: later }, None, now);
+        let ranges = vec![(byte, byte + 1)];
+        upload.receive(Durable { ranges, running_digests: vec![], resume: vec![], expires_at: later }, None, now);
         upload.stall(now);
     }
     let id = store.insert(upload).await.unwrap().id();

@@ -59,7 +59,7 @@ impl Connections {
         stopping: GracefulShutdownSignal,
     ) -> Result<Self, ()> {
         let answers = answers(shared, settings.role).await?;
-        let http1 = http1(&settings, Rc::clone(&answers), stopping.clone()).await?;
+        let http1 = http1(settings.header_timeout, settings.keep_alive, Rc::clone(&answers), stopping.clone()).await?;
         Ok(Self(Rc::new(Inner { settings, places, stopping, answers, http1 })))
     }
 

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use actix_http::HttpService;
 use actix_http::Request;
@@ -33,7 +34,6 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
-use crate::http::listen::Settings;
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
 use crate::http::listen::inflow::Inflow;
@@ -44,16 +44,17 @@ use crate::http::listen::interim::Turn;
 pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, BoxBody, Instead, h1::UpgradeHandler>;
 
 pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    settings: &Settings,
+    header_timeout: Duration,
+    keep_alive: Duration,
     answers: Answers,
     stopping: GracefulShutdownSignal,
 ) -> Result<Http1<S>, ()> {
     let in_turn = InTurn { answers };
     let instead = Instead(in_turn.clone());
     let service = HttpService::build()
-        .client_request_timeout(settings.header_timeout)
+        .client_request_timeout(header_timeout)
         .client_disconnect_timeout(CLOSE_TIMEOUT)
-        .keep_alive(settings.keep_alive)
+        .keep_alive(keep_alive)
         .on_connect_ext(|stream: &Spoken<S>, data| {
             data.insert(stream.inflow.clone());
             data.insert(stream.interleaver.interims().clone());
@@ -136,6 +137,7 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.answer.poll_unpin(cx));
+        // Not left to whoever drops this future.
         self.turn = None;
         Poll::Ready(answer)
     }
@@ -174,3 +176,6 @@ impl Service<Request> for Instead {
         self.0.call(request).map(|answer| Err(Answered(Box::new(answer?.into()))))
     }
 }
+
+#[cfg(test)]
+mod tests;

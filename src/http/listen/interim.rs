@@ -61,8 +61,8 @@ struct State {
 pub(super) struct Turn(Interim);
 
 impl Interim {
-    /// The handle for this request; `None` where no interim response can be sent: HTTP/1.0 has none, and over HTTP/2
-    /// the `h2` crate has none.
+    /// The handle for this request; `None` where none can be sent: HTTP/1.0 knows no interim responses, and over
+    /// HTTP/2 we send none.
     pub(crate) fn of(request: &impl HttpMessage) -> Option<Self> {
         request.extensions().get::<Self>().cloned()
     }

@@ -20,7 +20,6 @@ use crate::engine::command::Append;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
 use crate::engine::command::EngineError;
-use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
@@ -160,7 +159,6 @@ impl<'a> Exchange<'a> {
             .map_err(|error| reply::open(reply::wire_problem(&error, &self.draft), &self.draft))?;
         let command = Append {
             dialect: Dialect::Ietf,
-            place: Place::At(appending.at),
             length: appending.length,
             ends: appending.ends,
             checksum: appending.checksum.clone(),

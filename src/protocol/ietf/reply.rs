@@ -241,6 +241,12 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
         }
         Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit").with(UPLOAD_LIMIT, limit),
         Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
+        // Of uploads whose bytes come in any order, where crossing is allowed.
+        Rejection::DifferentBytes { .. } => problem(StatusCode::CONFLICT, "different-bytes"),
+        Rejection::BeyondRange { .. } => problem(StatusCode::BAD_REQUEST, "beyond-range"),
+        Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST, "misaligned-range"),
+        Rejection::TooManyRanges(_) => problem(StatusCode::CONFLICT, "too-many-ranges"),
+        Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too-much-to-replace"),
         Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_) => {
             problem(StatusCode::BAD_REQUEST, "digest-mismatch")
         }

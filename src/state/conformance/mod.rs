@@ -153,10 +153,9 @@ pub(super) fn receive(upload: &mut Upload, bytes: u64, now: Timestamp) {
 }
 
 fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>, now: Timestamp) {
-    let start = upload.offset();
+    let start = upload.offset().get();
     let durable = Durable {
-        start,
-        end: start.plus(bytes).unwrap(),
+        ranges: vec![(start, start + bytes)],
         running_digests: vec![1, 2, 3],
         resume: vec![4, 5],
         expires_at: now.plus(Duration::from_secs(3_600)),

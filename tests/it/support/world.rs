@@ -22,6 +22,7 @@ use longshore::domain::upload::Role;
 use longshore::domain::upload::Upload;
 use longshore::engine::Clock;
 use longshore::engine::Engine;
+use longshore::engine::RangeSettings;
 use longshore::engine::Settings;
 use longshore::engine::command::Append;
 use longshore::engine::command::BodyEnd;
@@ -106,6 +107,7 @@ impl World {
             checkpoint_every: Duration::from_secs(60),
             checkpoint_rate: 1000,
             checkpoint_bytes: 64 * 1024,
+            keep_open: Duration::ZERO,
             min_free_bytes: 0,
             digests: Vec::new(),
             stall_after: Duration::from_secs(30),
@@ -113,6 +115,7 @@ impl World {
             sweep_every: Duration::from_millis(50),
             progress: None,
             cross_dialects: false,
+            ranges: RangeSettings { alignment_bytes: 1, max_ranges: 100, max_parallel: 8, max_replaced_bytes: 1 << 20 },
         };
         change(&mut settings);
         let faults = Faults::new();
@@ -230,6 +233,10 @@ impl Drop for Life {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+        // A commit that was handed over may still be done, as in a real death, but not in the life after.
+        let records = Arc::clone(&self.records);
+        let closing = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        std::thread::spawn(move || closing.block_on(records.close())).join().unwrap();
         if let Medium::Memory(store) = &self.medium {
             store.crash();
         }

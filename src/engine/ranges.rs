@@ -1,0 +1,664 @@
+//! Bytes in any order, from several requests at once, into one blob.
+//!
+//! One task holds the lease of the upload and takes the bytes of all requests that write to it; a request that comes
+//! while it runs joins it. So there is still one writer, one version to commit, and one sync for all of them. It ends
+//! when the upload is whole, or when no request is left.
+//!
+//! - What is there is not written again. Bytes that come for it must be the same; the first that differs ends its
+//!   request, and what came first is kept.
+//! - A request with a checksum counts all at once or not at all. Until it has matched, its bytes for places that are
+//!   empty lie there uncounted, and those that differ from what is there are held in memory. Then it wins.
+//! - Of two requests for the same places, the newer ends the older.
+//!
+//! What if it dies here? Bytes that are not committed are not there. Bytes that were being replaced may be the old or
+//! the new ones; that their digest is unknown is committed before the first of them is touched, so it is computed from
+//! what is there in the end.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::domain::checksum::Digest;
+use crate::domain::ranges::ReceivedRanges;
+use crate::domain::rejection::Rejection;
+use crate::domain::size::Offset;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::engine::Engine;
+use crate::engine::Inner;
+use crate::engine::append::Begun;
+use crate::engine::append::come;
+use crate::engine::blob_key;
+use crate::engine::command::Append;
+use crate::engine::command::BodyEnd;
+use crate::engine::command::Ends;
+use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
+use crate::engine::commit::Call;
+use crate::engine::commit::Committer;
+use crate::engine::commit::Covering;
+use crate::engine::digest::Hasher;
+use crate::engine::feed::Fed;
+use crate::engine::feed::Feed;
+use crate::engine::feed::Intake;
+use crate::engine::lease::Held;
+use crate::engine::lease::NotJoined;
+use crate::engine::lease::Order;
+use crate::engine::pieces::Piece;
+use crate::engine::pieces::Pieces;
+use crate::engine::settle::unless_failed;
+
+impl Engine {
+    /// Begins to take bytes for the place `at`, beside whatever is being taken for the same upload.
+    pub(super) async fn begin_anywhere(&self, command: &Append, at: Offset) -> Result<Begun, EngineError> {
+        let inner = &self.0;
+        let deadline = Instant::now() + inner.settings.takeover_timeout;
+        loop {
+            if let Some(held) = inner.leases.try_take(command.id) {
+                let upload = inner.find(command.id).await?;
+                if !upload.dialect().takes_any_order() {
+                    return Ok(Begun::InOrder);
+                }
+                let mut assembly = Assembly::new(Arc::clone(inner), held, upload)?;
+                let feed = assembly.join(command, at).await?;
+                self.spawn(assembly.run());
+                return Ok(Begun::Feeding(feed));
+            }
+            let Some(live) = inner.leases.live(command.id) else { continue };
+            let joined = tokio::time::timeout_at(deadline, live.join(command.clone()));
+            match joined.await.map_err(|_| EngineError::Unavailable(Unavailable::Held))? {
+                Some(Ok(feed)) => return Ok(Begun::Feeding(feed)),
+                Some(Err(NotJoined::InOrder)) => return Ok(Begun::InOrder),
+                Some(Err(NotJoined::Refused(error))) => return Err(error),
+                None => {}
+            }
+        }
+    }
+}
+
+/// An upload while requests fill it.
+struct Assembly {
+    committer: Committer,
+    /// What is there: committed, or written and about to be.
+    there: ReceivedRanges,
+    /// What of it no checkpoint covers yet, as `(start, end)`, end excluded.
+    fresh: Vec<(u64, u64)>,
+    /// The digests of what is there.
+    pieces: Pieces,
+    lanes: Vec<Lane>,
+    /// Whose turn it is to be asked for bytes first.
+    turn: usize,
+    /// How many checkpoints were begun, and how many of them are done.
+    begun: u64,
+    done: u64,
+    /// Something was declared that is not committed.
+    declared: bool,
+    /// When `fresh` began to gather.
+    gathering_since: Instant,
+    bytes_came_at: Instant,
+    /// Since when nobody has sent anything, and the upload is only kept open.
+    parked_since: Option<Instant>,
+}
+
+/// One request.
+struct Lane {
+    /// `None` once its body is over.
+    fed: Option<mpsc::Receiver<Fed>>,
+    outcome: oneshot::Sender<Result<Upload, EngineError>>,
+    /// Where its next byte goes.
+    at: u64,
+    /// Where it is to end, where it said so. Excluded.
+    end: Option<u64>,
+    ends: Ends,
+    checked: Option<Checked>,
+    /// The checkpoint that covers all of it, once its body is over.
+    covered_by: u64,
+}
+
+/// The bytes of a request with a checksum, before it has matched.
+struct Checked {
+    expected: Digest,
+    hasher: Hasher,
+    /// Written where nothing was.
+    staged: Pieces,
+    /// Other than what is there, and where they go.
+    replacing: Vec<(u64, Bytes)>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
+enum Step {
+    Call(Call),
+    Fed(usize, Option<Fed>),
+    Due(Duty),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Checkpoint,
+    /// No byte for so long that others should know.
+    Stall,
+    /// No request for so long that the next may open the upload anew.
+    Leave,
+}
+
+enum Ending {
+    /// Every byte is there.
+    Whole,
+    /// No request is left.
+    Idle,
+    Stop,
+    /// The upload is to be ended, or written otherwise.
+    Yield(oneshot::Sender<Result<(), Offset>>),
+    Error(EngineError),
+}
+
+impl Lane {
+    fn is_open(&self) -> bool {
+        self.fed.is_some()
+    }
+
+    fn answer(self, outcome: Result<Upload, EngineError>) {
+        // A caller that is gone needs no answer.
+        let _ = self.outcome.send(outcome);
+    }
+
+    /// Whether it may still write between `start` and `end`, or has uncounted bytes there.
+    fn claims(&self, start: u64, end: u64) -> bool {
+        let ahead = self.is_open() && self.at < end && self.end.is_some_and(|own_end| start < own_end);
+        ahead || self.has_staged(start, end)
+    }
+
+    fn has_staged(&self, start: u64, end: u64) -> bool {
+        let staged = self.checked.iter().flat_map(|checked| checked.staged.iter());
+        staged.into_iter().any(|piece| piece.start < end && start < piece.end)
+    }
+}
+
+impl Assembly {
+    fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Result<Self, EngineError> {
+        let pieces = Pieces::resume(&upload.record().running_digests)
+            .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Arc::new(source) })?;
+        let now = Instant::now();
+        Ok(Self {
+            there: upload.record().received.clone(),
+            committer: Committer::new(inner, held, upload),
+            fresh: Vec::new(),
+            pieces,
+            lanes: Vec::new(),
+            turn: 0,
+            begun: 0,
+            done: 0,
+            declared: false,
+            gathering_since: now,
+            bytes_came_at: now,
+            parked_since: None,
+        })
+    }
+
+    /// Takes one more request, if it is in order.
+    async fn join(&mut self, command: &Append, at: Offset) -> Result<Feed, EngineError> {
+        let inner = Arc::clone(&self.committer.inner);
+        let (now, max_bytes) = (inner.expiry_now(), inner.settings.max_upload_bytes);
+        let mut upload = self.committer.upload.clone();
+        upload.check_range(at, Some(0), max_bytes, now)?;
+        inner.declare(&mut upload, command)?;
+        upload.check_range(at, command.count, max_bytes, now)?;
+        let (start, end) = (at.get(), command.count.map(|count| at.get().saturating_add(count)));
+        self.check_shape(start, end, &upload)?;
+        if command.count != Some(0) {
+            if self.lanes.iter().filter(|lane| lane.is_open()).count() >= inner.settings.ranges.max_parallel {
+                return Err(EngineError::Unavailable(Unavailable::Busy));
+            }
+            inner.check_room_for(&upload, command.count.unwrap_or(0)).await?;
+        }
+        if upload != self.committer.upload {
+            // What is declared now must not be overwritten by the outcome of a commit that does not know it.
+            self.await_pending().await?;
+            upload = self.committer.upload.clone();
+            inner.declare(&mut upload, command)?;
+            self.committer.upload = upload;
+            self.declared = true;
+        }
+        self.parked_since = None;
+        self.committer.unpark();
+        self.supersede(|lane| lane.claims(start, end.unwrap_or(start)));
+        let (feed, intake) = Feed::new(inner.pool.clone(), start, command.count, self.committer.progress());
+        let Intake { pieces, outcome } = intake;
+        let checked = command.checksum.clone().map(|expected| {
+            let (expected, hasher) = Hasher::towards(expected);
+            Checked { expected, hasher, staged: Pieces::default(), replacing: Vec::new() }
+        });
+        self.lanes.push(Lane {
+            fed: Some(pieces),
+            outcome,
+            at: start,
+            end,
+            ends: command.ends,
+            checked,
+            covered_by: 0,
+        });
+        Ok(feed)
+    }
+
+    /// Whether bytes from `start` to `end` leave the upload in a shape that can be kept and written on.
+    fn check_shape(&self, start: u64, end: Option<u64>, upload: &Upload) -> Result<(), Rejection> {
+        let ranges = self.committer.inner.settings.ranges;
+        let alignment = ranges.alignment_bytes;
+        let last = upload.length().map(|length| length.get());
+        let fits =
+            |place: u64| place.is_multiple_of(alignment) || Some(place) == last || self.there.has_border_at(place);
+        if !fits(start) || end.is_some_and(|end| !fits(end)) {
+            return Err(Rejection::Misaligned { alignment });
+        }
+        let count = self.there.count_with(start, end.unwrap_or(start).max(start + 1));
+        if count > self.there.pairs().len() && count > usize::try_from(ranges.max_ranges).unwrap_or(usize::MAX) {
+            return Err(Rejection::TooManyRanges(ranges.max_ranges));
+        }
+        Ok(())
+    }
+
+    /// Ends requests that a newer one has made stale. What counted of them stays.
+    fn supersede(&mut self, is_stale: impl Fn(&Lane) -> bool) {
+        for lane in self.lanes.extract_if(.., |lane| is_stale(lane)) {
+            lane.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
+        }
+    }
+
+    async fn run(mut self) {
+        let ending = self.receive().await;
+        let lanes = std::mem::take(&mut self.lanes);
+        // Boxed: it takes far more than receiving does.
+        let outcome = Box::pin(self.end(ending)).await;
+        for lane in lanes {
+            lane.answer(outcome.clone());
+        }
+    }
+
+    /// Takes in what comes until there is a reason to stop.
+    async fn receive(&mut self) -> Ending {
+        loop {
+            self.answer_covered();
+            let unsure = self.lanes.iter().any(|lane| lane.is_open() && lane.checked.is_some());
+            if self.is_whole() && !unsure {
+                return Ending::Whole;
+            }
+            if self.commit_is_wanted()
+                && let Err(error) = self.start_checkpoint().await
+            {
+                return Ending::Error(error);
+            }
+            if self.lanes.is_empty() && !self.committer.is_pending() && !self.park() {
+                return Ending::Idle;
+            }
+            let done = match self.next_step().await {
+                Step::Call(Call::Stop) => return Ending::Stop,
+                Step::Call(Call::Committed(committed)) => self.on_committed(committed),
+                Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
+                Step::Call(Call::Order(Order::Join { command, answer })) => {
+                    let joined = self.join(&command, command.place.offset()).await;
+                    // Whoever asked may have gone; then its lane finds that nothing comes.
+                    let _ = answer.send(joined.map_err(NotJoined::Refused));
+                    Ok(())
+                }
+                // Nothing is handed over: it can be joined.
+                Step::Call(Call::Order(Order::Resume(_))) => Ok(()),
+                Step::Call(Call::Order(Order::Yield { at, answer })) => match self.on_yield(at).await {
+                    Ok(Ok(())) => return Ending::Yield(answer),
+                    Ok(Err(ours)) => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(Err(ours));
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Step::Fed(index, item) => self.take(index, item).await,
+                Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
+                Step::Due(Duty::Stall) => {
+                    self.committer.begin_stall();
+                    Ok(())
+                }
+                Step::Due(Duty::Leave) => return Ending::Idle,
+            };
+            if let Err(error) = done {
+                return Ending::Error(error);
+            }
+        }
+    }
+
+    async fn next_step(&mut self) -> Step {
+        let duty = self.next_duty();
+        let Self { committer, lanes, turn, .. } = self;
+        tokio::select! {
+            biased;
+            call = committer.call() => Step::Call(call),
+            duty = come(duty) => Step::Due(duty),
+            (index, item) = next_fed(lanes, turn) => Step::Fed(index, item),
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.committer.upload.length().is_some_and(|length| length.is_reached_by(self.there.contiguous()))
+    }
+
+    /// Whether a checkpoint is to begin now: somebody waits for one, or much has gathered.
+    fn commit_is_wanted(&self) -> bool {
+        let something = !self.fresh.is_empty() || self.declared;
+        if !something || self.committer.is_pending() || self.is_whole() {
+            return false;
+        }
+        let gathered: u64 = self.fresh.iter().map(|(start, end)| end - start).sum();
+        let awaited = self.lanes.is_empty() || self.lanes.iter().any(|lane| !lane.is_open());
+        awaited || gathered >= self.committer.inner.settings.checkpoint_bytes
+    }
+
+    /// Whether the upload is kept open for the next request.
+    fn park(&mut self) -> bool {
+        if self.parked_since.is_none() && self.committer.park() {
+            self.parked_since = Some(Instant::now());
+        }
+        self.parked_since.is_some()
+    }
+
+    fn next_duty(&self) -> Option<(Instant, Duty)> {
+        if let Some(since) = self.parked_since {
+            return Some((since + self.committer.inner.settings.keep_open, Duty::Leave));
+        }
+        let upload = &self.committer.upload;
+        if self.committer.is_pending() || self.is_whole() {
+            return None;
+        }
+        if !self.fresh.is_empty() {
+            let due = self.gathering_since + self.committer.inner.checkpoint_after(upload);
+            return Some((due, Duty::Checkpoint));
+        }
+        let may_stall = upload.stage() == Stage::Receiving;
+        may_stall.then(|| (self.bytes_came_at + self.committer.inner.settings.stall_after, Duty::Stall))
+    }
+
+    /// Deals with what came for a request. A refusal ends the request; other trouble ends them all.
+    async fn take(&mut self, index: usize, item: Option<Fed>) -> Result<(), EngineError> {
+        let mut lane = self.lanes.swap_remove(index);
+        let done = match item {
+            Some(Fed::Piece(piece)) => self.take_piece(&mut lane, piece).await,
+            Some(Fed::End) => self.end_lane(&mut lane, BodyEnd::Complete).await,
+            None => self.end_lane(&mut lane, BodyEnd::Cut).await,
+        };
+        match done {
+            Err(refusal @ EngineError::Rejected(_)) => lane.answer(Err(refusal)),
+            done => {
+                self.lanes.push(lane);
+                return done;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the bytes of a request to where they belong.
+    async fn take_piece(&mut self, lane: &mut Lane, piece: Bytes) -> Result<(), EngineError> {
+        let (start, end) = (lane.at, self.end_of(lane, piece.len() as u64)?);
+        self.bytes_came_at = Instant::now();
+        if let Some(checked) = &mut lane.checked {
+            checked.hasher.update(&piece);
+        }
+        // Whoever has uncounted bytes here would otherwise count what it did not write.
+        self.supersede(|other| other.has_staged(start, end));
+        for stretch in self.there.stretches(start, end) {
+            let part = part_of(&piece, stretch.start - start, stretch.end - start);
+            if stretch.there {
+                self.compare(lane, stretch.start, part).await?;
+                continue;
+            }
+            let summed = Piece::of(stretch.start, &part);
+            self.committer.write(stretch.start, part).await?;
+            match &mut lane.checked {
+                Some(checked) => checked.staged.add(summed),
+                None => self.count(summed),
+            }
+        }
+        lane.at = end;
+        self.committer.note_progress(self.there.total_bytes(), piece.len() as u64);
+        Ok(())
+    }
+
+    /// Where `count` more bytes of a request end, if they may be there.
+    fn end_of(&self, lane: &Lane, count: u64) -> Result<u64, Rejection> {
+        let end = lane.at.saturating_add(count);
+        let max_bytes = self.committer.inner.settings.max_upload_bytes;
+        match (lane.end, self.committer.upload.length()) {
+            (Some(own_end), _) if end > own_end => Err(Rejection::BeyondRange { end: own_end }),
+            (_, Some(length)) if end > length.get() => Err(Rejection::BeyondLength(length)),
+            _ if end > max_bytes => Err(Rejection::OverLimit(max_bytes)),
+            _ => Ok(end),
+        }
+    }
+
+    /// Counts bytes that were written where nothing was, or that have replaced others.
+    fn count(&mut self, piece: Piece) {
+        if self.fresh.is_empty() {
+            self.gathering_since = Instant::now();
+        }
+        self.pieces.add(piece);
+        self.there.insert(piece.start, piece.end);
+        match self.fresh.last_mut() {
+            Some((_, end)) if *end == piece.start => *end = piece.end,
+            _ => self.fresh.push((piece.start, piece.end)),
+        }
+    }
+
+    /// Compares bytes with those that are there. Others are refused, or held until their checksum has matched.
+    async fn compare(&mut self, lane: &mut Lane, start: u64, part: Bytes) -> Result<(), EngineError> {
+        let Some(differs_at) = self.find_difference(start, &part).await? else { return Ok(()) };
+        let Some(checked) = &mut lane.checked else { return Err(Rejection::DifferentBytes { at: differs_at }.into()) };
+        let limit = self.committer.inner.settings.ranges.max_replaced_bytes;
+        let held: u64 = checked.replacing.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        if held + part.len() as u64 > limit {
+            return Err(Rejection::TooMuchToReplace(limit).into());
+        }
+        // Held for as long as its client takes to send the rest, so not in memory that all uploads share.
+        checked.replacing.push((start, Bytes::copy_from_slice(&part)));
+        Ok(())
+    }
+
+    /// The first place, from `start` on, where the bytes that are there differ from `bytes`.
+    async fn find_difference(&mut self, start: u64, bytes: &[u8]) -> Result<Option<u64>, EngineError> {
+        let end = start + bytes.len() as u64;
+        // Only what is durable can be read back.
+        if self.committer.upload.record().received.stretches(start, end).iter().any(|stretch| !stretch.there) {
+            self.await_pending().await?;
+            if !self.fresh.is_empty() {
+                self.start_checkpoint().await?;
+                self.await_pending().await?;
+            }
+        }
+        let inner = &self.committer.inner;
+        let key = blob_key(self.committer.upload.id());
+        let mut stored = inner.blobs.read(&key, start..end).await.map_err(EngineError::storage)?;
+        let (mut at, mut rest) = (start, bytes);
+        while let Some(chunk) = stored.next().await {
+            let chunk = chunk.map_err(EngineError::storage)?;
+            let (ours, after) = rest.split_at(chunk.len().min(rest.len()));
+            if let Some(differs) = ours.iter().zip(&chunk).position(|(ours, theirs)| ours != theirs) {
+                return Ok(Some(at + differs as u64));
+            }
+            (at, rest) = (at + ours.len() as u64, after);
+        }
+        Ok(None)
+    }
+
+    /// Notes that the body of a request is over: what of it counts is covered by the next checkpoint.
+    async fn end_lane(&mut self, lane: &mut Lane, end: BodyEnd) -> Result<(), EngineError> {
+        lane.fed = None;
+        if let Some(checked) = lane.checked.take() {
+            let all_here = end == BodyEnd::Complete && lane.end.is_none_or(|own_end| lane.at == own_end);
+            if !all_here || checked.hasher.finish() != checked.expected {
+                return Err(Rejection::ChecksumMismatch(checked.expected.algorithm()).into());
+            }
+            self.replace(checked.replacing).await?;
+            for piece in checked.staged.iter() {
+                self.count(piece);
+            }
+        }
+        if lane.ends == Ends::Here && end == BodyEnd::Complete && self.committer.upload.stage().takes_bytes() {
+            self.await_pending().await?;
+            let Committer { inner, upload, .. } = &mut self.committer;
+            inner.check_end(upload, Offset::new(lane.at))?;
+            self.declared = true;
+        }
+        let uncovered = !self.fresh.is_empty() || self.declared;
+        lane.covered_by = self.begun + u64::from(uncovered);
+        Ok(())
+    }
+
+    /// Puts bytes whose checksum has matched in the place of others.
+    async fn replace(&mut self, parts: Vec<(u64, Bytes)>) -> Result<(), EngineError> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        for (start, bytes) in &parts {
+            self.pieces.forget(*start, start + bytes.len() as u64);
+        }
+        self.await_pending().await?;
+        self.declared = true;
+        self.start_checkpoint().await?;
+        self.await_pending().await?;
+        for (start, bytes) in parts {
+            let summed = Piece::of(start, &bytes);
+            tracing::info!(upload = %self.committer.upload.id(), start, end = summed.end, "bytes with a checksum replace others");
+            self.committer.write(start, bytes).await?;
+            self.count(summed);
+        }
+        Ok(())
+    }
+
+    async fn start_checkpoint(&mut self) -> Result<(), EngineError> {
+        let covering = self.covering(None);
+        self.committer.begin(covering).await
+    }
+
+    fn covering(&mut self, seal: Option<Vec<Digest>>) -> Covering {
+        self.begun += 1;
+        self.declared = false;
+        Covering { ranges: std::mem::take(&mut self.fresh), running_digests: self.pieces.state(), seal }
+    }
+
+    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), EngineError> {
+        self.done = self.begun;
+        self.committer.on_committed(committed)
+    }
+
+    async fn await_pending(&mut self) -> Result<(), EngineError> {
+        self.committer.await_pending().await?;
+        self.done = self.begun;
+        Ok(())
+    }
+
+    /// Answers the requests whose bytes are all committed.
+    fn answer_covered(&mut self) {
+        if self.is_whole() {
+            // They are told when it is completed, or why not.
+            return;
+        }
+        let done = self.done;
+        let upload = &self.committer.upload;
+        for lane in self.lanes.extract_if(.., |lane| !lane.is_open() && lane.covered_by <= done) {
+            lane.answer(Ok(upload.clone()));
+        }
+    }
+
+    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), EngineError> {
+        if self.committer.is_pending() || (!self.fresh.is_empty() && !self.is_whole()) {
+            self.committer.inspect_after_commit(done);
+            return if self.committer.is_pending() { Ok(()) } else { self.start_checkpoint().await };
+        }
+        // Whoever asked may have gone.
+        let _ = done.send(());
+        Ok(())
+    }
+
+    /// Whether this ends for a request that wants to go on at `at`; if not, the offset it would have to name.
+    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, EngineError> {
+        self.committer.await_commit_under_way().await?;
+        let ours = self.committer.upload.offset();
+        Ok(if at.is_none_or(|at| at == ours) { Ok(()) } else { Err(ours) })
+    }
+
+    /// Ends the writer; gives what the requests that are left are told.
+    async fn end(mut self, ending: Ending) -> Result<Upload, EngineError> {
+        match ending {
+            Ending::Whole => self.conclude().await,
+            Ending::Idle => self.conclude().await,
+            Ending::Stop => {
+                self.conclude().await?;
+                Err(EngineError::Unavailable(Unavailable::ShuttingDown))
+            }
+            Ending::Yield(answer) => {
+                tracing::info!(upload = %self.committer.upload.id(), "a newer request takes over");
+                self.committer.abandon().await;
+                // The newer request waits for the lease anyway.
+                let _ = answer.send(Ok(()));
+                Err(EngineError::Unavailable(Unavailable::Superseded))
+            }
+            Ending::Error(error) => {
+                self.committer.abandon().await;
+                self.committer.drop_leftovers().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps what counts, and carries a whole upload through to its end.
+    async fn conclude(mut self) -> Result<Upload, EngineError> {
+        if let Err(error) = self.commit_rest().await {
+            self.committer.abandon().await;
+            self.committer.drop_leftovers().await;
+            return Err(error);
+        }
+        self.committer.close().await;
+        let (inner, held, upload) = self.committer.into_parts();
+        tracing::debug!(upload = %upload.id(), received_bytes = upload.received_bytes(), "no more ranges for now");
+        let settled = inner.settle(upload).await.and_then(unless_failed);
+        drop(held);
+        settled
+    }
+
+    async fn commit_rest(&mut self) -> Result<(), EngineError> {
+        self.await_pending().await?;
+        let whole = self.is_whole();
+        let something = !self.fresh.is_empty() || self.declared || whole;
+        if !something || !self.committer.upload.stage().takes_bytes() {
+            return Ok(());
+        }
+        let length_bytes = self.there.contiguous().get();
+        let seal = whole.then(|| self.pieces.whole(length_bytes).into_iter().collect());
+        let covering = self.covering(seal);
+        self.committer.commit_last(covering).await
+    }
+}
+
+/// Waits for what comes next of the open requests. Each gets its turn.
+async fn next_fed(lanes: &mut [Lane], turn: &mut usize) -> (usize, Option<Fed>) {
+    std::future::poll_fn(|cx| {
+        for step in 0..lanes.len() {
+            let index = (*turn + step) % lanes.len();
+            if let Some(fed) = &mut lanes[index].fed
+                && let Poll::Ready(item) = fed.poll_recv(cx)
+            {
+                *turn = index + 1;
+                return Poll::Ready((index, item));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A part of a piece, without copying it.
+fn part_of(piece: &Bytes, start: u64, end: u64) -> Bytes {
+    let index = |at: u64| usize::try_from(at).expect("it lies within a piece");
+    piece.slice(index(start)..index(end))
+}

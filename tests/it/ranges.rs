@@ -1,0 +1,594 @@
+//! Bytes in any order, in parallel, broken anywhere: the engine by itself. The dialect on top is tested in `ranged/`.
+
+use longshore::domain::checksum::Algorithm;
+use longshore::domain::checksum::Digest;
+use longshore::domain::id::UploadId;
+use longshore::domain::rejection::Rejection;
+use longshore::domain::size::Length;
+use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Role;
+use longshore::domain::upload::Upload;
+use longshore::engine::RangeSettings;
+use longshore::engine::Settings;
+use longshore::engine::command::Append;
+use longshore::engine::command::BodyEnd;
+use longshore::engine::command::Create;
+use longshore::engine::command::Ends;
+use longshore::engine::command::EngineError;
+use longshore::engine::command::Place;
+use longshore::engine::command::Unavailable;
+use longshore::engine::feed::Feed;
+use storage::faults::Calls;
+use storage::faults::Cause;
+use storage::faults::Effect;
+use storage::faults::Operation;
+
+use crate::support::seeded::Seeded;
+use crate::support::world::Life;
+use crate::support::world::Medium;
+use crate::support::world::Trouble;
+use crate::support::world::World;
+use crate::support::world::feed_all;
+use crate::support::world::new_upload;
+use crate::support::world::offset;
+use crate::support::world::until;
+
+const KIB: usize = 1024;
+
+async fn create(life: &Life, length: usize) -> UploadId {
+    let command = Create { dialect: Dialect::Ranged, ..new_upload(Role::Single, length) };
+    life.engine.create(command).await.unwrap().id()
+}
+
+fn range(id: UploadId, start: usize, count: usize) -> Append {
+    Append {
+        dialect: Dialect::Ranged,
+        place: Place::Anywhere(offset(start)),
+        ..Append::at(id, offset(start), Some(count as u64))
+    }
+}
+
+fn checked(id: UploadId, start: usize, count: usize, promised: &[u8]) -> Append {
+    Append { checksum: Some(digest(Algorithm::Crc32c, promised)), ..range(id, start, count) }
+}
+
+fn digest(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    assert_eq!(algorithm, Algorithm::Crc32c);
+    Digest::new(algorithm, crc32c::crc32c(bytes).to_be_bytes().to_vec()).unwrap()
+}
+
+async fn send(life: &Life, command: Append, bytes: &[u8]) -> Result<Upload, EngineError> {
+    let mut feed = life.engine.append(command).await?;
+    feed_all(&mut feed, bytes).await;
+    feed.finish(BodyEnd::Complete).await
+}
+
+async fn put(life: &Life, id: UploadId, start: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
+    send(life, range(id, start, bytes.len()), bytes).await
+}
+
+/// Sends some of a range and vanishes.
+async fn cut(life: &Life, command: Append, bytes: &[u8]) {
+    let Ok(mut feed) = life.engine.append(command).await else { return };
+    feed_all(&mut feed, bytes).await;
+}
+
+fn rejected(outcome: Result<Upload, EngineError>) -> Rejection {
+    match outcome {
+        Err(EngineError::Rejected(rejection)) => rejection,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn pairs(life: &Life, id: UploadId) -> Vec<(u64, u64)> {
+    life.find(id).await.record().received.pairs().to_vec()
+}
+
+/// Sends what is missing, as a client that knows only the URL does, and checks everything about the result.
+async fn completes(life: &Life, id: UploadId, source: &[u8]) {
+    life.at_rest(id).await;
+    for (start, end) in life.find(id).await.record().received.missing(source.len() as u64) {
+        let (start, end) = (usize::try_from(start).unwrap(), usize::try_from(end).unwrap());
+        put(life, id, start, &source[start..end]).await.unwrap();
+    }
+    is_complete(life, id, source).await;
+}
+
+async fn is_complete(life: &Life, id: UploadId, source: &[u8]) {
+    let upload = life.find(id).await;
+    assert_eq!(upload.stage().name(), "completed");
+    assert!(life.read(id).await == source, "the bytes are the source's");
+    assert_eq!(upload.record().digests, [digest(Algorithm::Crc32c, source)]);
+    assert_eq!(life.events(id).await, ["created", "receiving", "received", "verified", "stored", "completed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_from_many_requests_at_once_make_one_file() {
+    for medium in Medium::both() {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = Seeded::new(1).bytes(3 << 20);
+        let id = create(&life, source.len()).await;
+        let mut order: Vec<usize> = (0..source.len()).step_by(100_000).collect();
+        let mut random = Seeded::new(2);
+        for last in (1..order.len()).rev() {
+            order.swap(last, random.below(last + 1));
+        }
+        // Six at a time, each its share of the ranges.
+        let shares: Vec<Vec<usize>> =
+            (0..6).map(|share| order.iter().copied().skip(share).step_by(6).collect()).collect();
+        let sending = shares.into_iter().map(async |starts| {
+            for start in starts {
+                let end = (start + 100_000).min(source.len());
+                put(&life, id, start, &source[start..end]).await.unwrap();
+            }
+        });
+        futures::future::join_all(sending).await;
+        is_complete(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_there_are_taken_again_only_if_they_are_the_same() {
+    for medium in Medium::both() {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = Seeded::new(3).bytes(200 * KIB);
+        let id = create(&life, source.len()).await;
+        put(&life, id, 50 * KIB, &source[50 * KIB..100 * KIB]).await.unwrap();
+        // The same, more than the same, less than the same.
+        for (start, end) in [(50, 100), (40, 110), (60, 90)] {
+            put(&life, id, start * KIB, &source[start * KIB..end * KIB]).await.unwrap();
+        }
+        assert_eq!(pairs(&life, id).await, [(40 * 1024, 110 * 1024)]);
+        let mut other = source[30 * KIB..120 * KIB].to_vec();
+        other[70 * KIB] ^= 1;
+        let outcome = put(&life, id, 30 * KIB, &other).await;
+        assert_eq!(rejected(outcome), Rejection::DifferentBytes { at: 100 * 1024 });
+        life.at_rest(id).await;
+        // What came before the difference was good; nothing behind it was taken.
+        assert_eq!(pairs(&life, id).await, [(30 * 1024, 110 * 1024)]);
+        completes(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_with_a_checksum_counts_all_at_once_or_not_at_all() {
+    for medium in Medium::both() {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = Seeded::new(4).bytes(200 * KIB);
+        let id = create(&life, source.len()).await;
+        let part = &source[50 * KIB..150 * KIB];
+        // Another checksum, and a cut.
+        let outcome = send(&life, checked(id, 50 * KIB, part.len(), b"other"), part).await;
+        assert_eq!(rejected(outcome), Rejection::ChecksumMismatch(Algorithm::Crc32c));
+        cut(&life, checked(id, 50 * KIB, part.len(), part), &part[..part.len() - 1]).await;
+        life.at_rest(id).await;
+        assert_eq!(pairs(&life, id).await, []);
+        // Half of it is there when the rest comes.
+        put(&life, id, 100 * KIB, &source[100 * KIB..120 * KIB]).await.unwrap();
+        send(&life, checked(id, 50 * KIB, part.len(), part), part).await.unwrap();
+        assert_eq!(pairs(&life, id).await, [(50 * 1024, 150 * 1024)]);
+        completes(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_with_a_checksum_win_over_bytes_without() {
+    for medium in Medium::both() {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = Seeded::new(5).bytes(200 * KIB);
+        let id = create(&life, source.len()).await;
+        let wrong = Seeded::new(6).bytes(60 * KIB);
+        put(&life, id, 40 * KIB, &wrong).await.unwrap();
+        let part = &source[20 * KIB..180 * KIB];
+        // A checksum that does not match replaces nothing.
+        let outcome = send(&life, checked(id, 20 * KIB, part.len(), b"other"), part).await;
+        assert_eq!(rejected(outcome), Rejection::ChecksumMismatch(Algorithm::Crc32c));
+        put(&life, id, 40 * KIB, &wrong).await.unwrap();
+        send(&life, checked(id, 20 * KIB, part.len(), part), part).await.unwrap();
+        assert_eq!(pairs(&life, id).await, [(20 * 1024, 180 * 1024)]);
+        // Now the others are the ones that differ.
+        let outcome = put(&life, id, 40 * KIB, &wrong).await;
+        assert_eq!(rejected(outcome), Rejection::DifferentBytes { at: 40 * 1024 });
+        completes(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_with_a_checksum_win_also_while_the_last_ones_arrive() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(7).bytes(64 * KIB);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &vec![0; 32 * KIB]).await.unwrap();
+    let mut winning = life.engine.append(checked(id, 0, 32 * KIB, &source[..32 * KIB])).await.unwrap();
+    feed_all(&mut winning, &source[..16 * KIB]).await;
+    // With this every byte is there, and one request is not sure yet.
+    let last = put(&life, id, 32 * KIB, &source[32 * KIB..]);
+    let winning = async {
+        feed_all(&mut winning, &source[16 * KIB..32 * KIB]).await;
+        winning.finish(BodyEnd::Complete).await
+    };
+    let (last, winning) = tokio::join!(last, winning);
+    for outcome in [last, winning] {
+        assert_eq!(outcome.unwrap().stage().name(), "completed");
+    }
+    is_complete(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_wait_for_their_checksum_are_not_written_over_unseen() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(16).bytes(128 * KIB);
+    let id = create(&life, source.len()).await;
+    // One that does not say where it ends runs into the place of one that has not matched yet.
+    let mut endless = life.engine.append(Append { count: None, ..range(id, 0, 0) }).await.unwrap();
+    let part = &source[32 * KIB..96 * KIB];
+    let mut waiting = life.engine.append(checked(id, 32 * KIB, part.len(), part)).await.unwrap();
+    feed_all(&mut waiting, &part[..48 * KIB]).await;
+    until("it is written", async || (life.faults.calls(Operation::Write) > 0).then_some(())).await;
+    feed_all(&mut endless, &vec![0; 64 * KIB]).await;
+    until("it is taken", async || (life.engine.received_bytes(id) >= Some(64 * 1024)).then_some(())).await;
+    feed_all(&mut waiting, &part[48 * KIB..]).await;
+    let ended = waiting.finish(BodyEnd::Complete).await;
+    assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
+    drop(endless);
+    life.at_rest(id).await;
+    send(&life, checked(id, 0, source.len(), &source), &source).await.unwrap();
+    is_complete(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_is_not_replaced_than_the_limit_says() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.ranges.max_replaced_bytes = 32 * KIB as u64).await;
+    let source = Seeded::new(8).bytes(100 * KIB);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &vec![0; 64 * KIB]).await.unwrap();
+    let outcome = send(&life, checked(id, 0, source.len(), &source), &source).await;
+    assert_eq!(rejected(outcome), Rejection::TooMuchToReplace(32 * 1024));
+    for start in [0, 32] {
+        let part = &source[start * KIB..(start + 32) * KIB];
+        send(&life, checked(id, start * KIB, part.len(), part), part).await.unwrap();
+    }
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_request_for_the_same_places_ends_the_older() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(9).bytes(300 * KIB);
+    let id = create(&life, source.len()).await;
+    let beside = life.engine.append(range(id, 200 * KIB, 100 * KIB)).await.unwrap();
+    let mut older = life.engine.append(range(id, 0, 200 * KIB)).await.unwrap();
+    feed_all(&mut older, &source[..64 * KIB]).await;
+    let newer = put(&life, id, 0, &source[..200 * KIB]).await;
+    assert_eq!(newer.unwrap().offset(), offset(200 * KIB));
+    let ended = older.finish(BodyEnd::Complete).await;
+    assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
+    let mut beside = beside;
+    feed_all(&mut beside, &source[200 * KIB..]).await;
+    assert_eq!(beside.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed", "it was left alone");
+    is_complete(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_out_of_order_is_refused_and_changes_nothing() {
+    let world = World::on_disk();
+    let narrow = |settings: &mut Settings| {
+        settings.ranges =
+            RangeSettings { alignment_bytes: 4096, max_ranges: 3, max_parallel: 2, max_replaced_bytes: 0 };
+    };
+    let life = world.live_with(narrow).await;
+    let id = create(&life, 100_000).await;
+    let refused = async |start, count| rejected(send(&life, range(id, start, count), &[]).await);
+    let misaligned = Rejection::Misaligned { alignment: 4096 };
+    assert_eq!(refused(1, 4095).await, misaligned);
+    assert_eq!(refused(0, 4095).await, misaligned);
+    assert_eq!(refused(4096, 95_903).await, misaligned);
+    let length = Length::new(100_000).unwrap();
+    assert_eq!(refused(98_304, 4096).await, Rejection::BeyondLength(length));
+    assert_eq!(refused(204_800, 1).await, Rejection::BeyondLength(length));
+    // The end of the upload is a border, and so are those of what is there.
+    put(&life, id, 98_304, &[1; 1_696]).await.unwrap();
+    cut(&life, range(id, 0, 8192), &[2; 1000]).await;
+    life.at_rest(id).await;
+    put(&life, id, 1000, &[3; 3096]).await.unwrap();
+    put(&life, id, 40_960, &[4; 4096]).await.unwrap();
+    assert_eq!(pairs(&life, id).await, [(0, 4096), (40_960, 45_056), (98_304, 100_000)]);
+    assert_eq!(refused(61_440, 4096).await, Rejection::TooManyRanges(3));
+    put(&life, id, 45_056, &[5; 4096]).await.unwrap();
+    // A longer body than announced: what the range holds is taken.
+    let outcome = send(&life, range(id, 4096, 4096), &[6; 5000]).await;
+    assert_eq!(rejected(outcome), Rejection::BeyondRange { end: 8192 });
+    life.at_rest(id).await;
+    let other = Append { dialect: Dialect::Tus, ..range(id, 8192, 4096) };
+    assert_eq!(rejected(send(&life, other, &[]).await), Rejection::OtherDialect(Dialect::Ranged));
+    let other_length = Append { length: Length::new(99_999), ..range(id, 8192, 4096) };
+    assert!(matches!(rejected(send(&life, other_length, &[]).await), Rejection::LengthChanged { .. }));
+    let _first = life.engine.append(range(id, 8192, 4096)).await.unwrap();
+    let _second = life.engine.append(range(id, 49_152, 4096)).await.unwrap();
+    let third = life.engine.append(range(id, 94_208, 4096)).await;
+    assert!(matches!(third, Err(EngineError::Unavailable(Unavailable::Busy))));
+    assert_eq!(pairs(&life, id).await, [(0, 8192), (40_960, 49_152), (98_304, 100_000)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_may_come_at_the_end() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(10).bytes(90_000);
+    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let id = life.engine.create(command).await.unwrap().id();
+    put(&life, id, 50_000, &source[50_000..]).await.unwrap();
+    put(&life, id, 0, &source[..50_000]).await.unwrap();
+    let too_short = Append { length: Length::new(80_000), ..range(id, 0, 0) };
+    assert!(matches!(rejected(send(&life, too_short, &[]).await), Rejection::LengthBelowOffset { .. }));
+    let last = Append { length: Length::new(90_000), ..range(id, 0, 0) };
+    assert_eq!(send(&life, last, &[]).await.unwrap().stage().name(), "completed");
+    is_complete(&life, id, &source).await;
+
+    // Or with a request that says it is all there is.
+    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let id = life.engine.create(command).await.unwrap().id();
+    let all = Append { ends: Ends::Here, count: None, ..range(id, 0, 0) };
+    assert_eq!(send(&life, all, &source).await.unwrap().stage().name(), "completed");
+    is_complete(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_that_comes_while_a_commit_is_on_its_way_is_kept() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(17).bytes(50_000);
+    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let id = life.engine.create(command).await.unwrap().id();
+    let mut open = life.engine.append(range(id, 40_000, 10_000)).await.unwrap();
+    life.records.hold(Effect::Nothing);
+    let first = put(&life, id, 0, &source[..20_000]);
+    let second = async {
+        life.records.reached().await;
+        let telling = Append { length: Length::new(50_000), ..range(id, 20_000, 20_000) };
+        let telling = tokio::spawn({
+            let engine = life.engine.clone();
+            async move { engine.append(telling).await }
+        });
+        // It may be answered before the commit is done, or after.
+        tokio::task::yield_now().await;
+        life.records.release();
+        let mut feed = telling.await.unwrap().unwrap();
+        feed_all(&mut feed, &source[20_000..40_000]).await;
+        feed.finish(BodyEnd::Complete).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.unwrap();
+    second.unwrap();
+    feed_all(&mut open, &source[40_000..]).await;
+    assert_eq!(open.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    is_complete(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digests_that_need_the_bytes_in_order_are_computed_in_the_end() {
+    for right in [true, false] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = Seeded::new(11).bytes(100_000);
+        let promised: Vec<u8> =
+            sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&source)).to_vec();
+        let promised = if right { promised } else { vec![7; 32] };
+        let promised = Digest::new(Algorithm::Sha256, promised).unwrap();
+        let command = Create {
+            dialect: Dialect::Ranged,
+            promised_digests: vec![promised.clone()],
+            ..new_upload(Role::Single, source.len())
+        };
+        let id = life.engine.create(command).await.unwrap().id();
+        put(&life, id, 60_000, &source[60_000..]).await.unwrap();
+        let last = put(&life, id, 0, &source[..60_000]).await;
+        if right {
+            assert_eq!(last.unwrap().record().digests, [digest(Algorithm::Crc32c, &source), promised]);
+            assert!(life.read(id).await == source);
+        } else {
+            assert_eq!(rejected(last), Rejection::BrokenPromise(Algorithm::Sha256));
+            assert!(world.files().is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_request_learns_that_all_is_there() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = create(&life, 1000).await;
+    put(&life, id, 0, &[1; 1000]).await.unwrap();
+    let outcome = put(&life, id, 0, &[1; 10]).await;
+    assert!(matches!(rejected(outcome), Rejection::AlreadyComplete(_)));
+    let asking = send(&life, Append { length: Length::new(1000), ..range(id, 0, 0) }, &[]).await;
+    assert_eq!(asking.unwrap().stage().name(), "completed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_ended_ends_its_requests() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = create(&life, 1000).await;
+    let mut feeds = Vec::new();
+    for start in [0, 300, 600] {
+        let mut feed = life.engine.append(range(id, start, 300)).await.unwrap();
+        feed_all(&mut feed, &[1; 100]).await;
+        feeds.push(feed);
+    }
+    life.engine.cancel(id).await.unwrap();
+    for feed in feeds {
+        let ended = feed.finish(BodyEnd::Complete).await;
+        assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
+    }
+    assert!(world.files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_keeps_what_arrived_of_every_range() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(12).bytes(90_000);
+    let id = create(&life, source.len()).await;
+    let mut feeds: Vec<Feed> = Vec::new();
+    for start in [0, 30_000, 60_000] {
+        let mut feed = life.engine.append(range(id, start, 30_000)).await.unwrap();
+        feed_all(&mut feed, &source[start..start + 10_000]).await;
+        feeds.push(feed);
+    }
+    until("the bytes are taken", async || (life.engine.received_bytes(id) == Some(30_000)).then_some(())).await;
+    assert!(life.engine.shut_down(std::time::Duration::from_secs(10)).await);
+    for feed in feeds {
+        let ended = feed.finish(BodyEnd::Complete).await;
+        assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::ShuttingDown))), "{ended:?}");
+    }
+    life.die();
+    let life = world.live().await;
+    assert_eq!(pairs(&life, id).await, [(0, 10_000), (30_000, 40_000), (60_000, 70_000)]);
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_committed_ranges_stand() {
+    for (operation, cause) in [
+        (Operation::Open, Cause::BROKEN_DISK),
+        (Operation::Write, Cause::NO_SPACE),
+        (Operation::Checkpoint, Cause::BROKEN_DISK),
+        (Operation::Sync, Cause::BROKEN_DISK),
+    ] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = Seeded::new(13).bytes(300 * KIB);
+            let id = create(&life, source.len()).await;
+            put(&life, id, 100 * KIB, &source[100 * KIB..200 * KIB]).await.unwrap();
+            life.at_rest(id).await;
+            life.faults.fail(operation, Calls::Nth(life.faults.calls(operation) + 1), cause);
+            // Both hear of it: the second either while it is sent or because it came when the first had failed.
+            let (first, second) = tokio::join!(
+                put(&life, id, 0, &source[..50 * KIB]),
+                put(&life, id, 200 * KIB, &source[200 * KIB..250 * KIB]),
+            );
+            assert!(first.is_err() || second.is_err(), "{operation:?}");
+            life.at_rest(id).await;
+            let found = life.find(id).await;
+            assert!(
+                found.record().received.pairs().iter().any(|(start, end)| *start <= 100 * 1024 && *end >= 200 * 1024)
+            );
+            completes(&life, id, &source).await;
+        }
+    }
+    for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
+        for effect in [Effect::Nothing, Effect::Done] {
+            let world = World::on_disk();
+            let life = world.live().await;
+            let source = Seeded::new(14).bytes(300 * KIB);
+            let id = create(&life, source.len()).await;
+            put(&life, id, 100 * KIB, &source[100 * KIB..200 * KIB]).await.unwrap();
+            life.at_rest(id).await;
+            life.records.fail_next(effect, trouble);
+            put(&life, id, 250 * KIB, &source[250 * KIB..]).await.expect_err("the commit failed");
+            completes(&life, id, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_while_bytes_are_replaced_leaves_a_digest_of_what_is_there() {
+    for operation in [Operation::Write, Operation::Sync] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = Seeded::new(15).bytes(100 * KIB);
+        let id = create(&life, source.len()).await;
+        put(&life, id, 0, &vec![0; 64 * KIB]).await.unwrap();
+        life.at_rest(id).await;
+        let hold = life.faults.hold(operation);
+        let replacing = checked(id, 0, 64 * KIB, &source[..64 * KIB]);
+        tokio::select! {
+            outcome = send(&life, replacing, &source[..64 * KIB]) => panic!("{operation:?} was passed: {outcome:?}"),
+            () = hold.reached() => {}
+        }
+        life.die();
+        let life = world.live().await;
+        put(&life, id, 64 * KIB, &source[64 * KIB..]).await.unwrap();
+        let upload = life.find(id).await;
+        assert_eq!(upload.stage().name(), "completed");
+        let bytes = life.read(id).await;
+        assert_eq!(upload.record().digests, [digest(Algorithm::Crc32c, &bytes)], "{operation:?}");
+    }
+}
+
+/// Requests of every kind at once, cut anywhere, and the program killed now and then: every range is answered, and in
+/// the end the file is the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
+    for seed in 0..24 {
+        let medium = if seed % 2 == 0 { Medium::Disk } else { Medium::both()[0].clone() };
+        let world = World::on(medium);
+        let mut random = Seeded::new(1_000 + seed);
+        let source = random.bytes(20 * KIB + random.clone().below(300 * KIB));
+        let mut life = world.live().await;
+        let id = create(&life, source.len()).await;
+        let mut promised: Vec<(u64, u64)> = Vec::new();
+        for _ in 0..6 {
+            let requests: Vec<(usize, usize, usize)> = (0..6)
+                .map(|_| {
+                    let start = random.below(source.len());
+                    let end = start + 1 + random.below((source.len() - start).min(80 * KIB));
+                    (start, end, random.below(6))
+                })
+                .collect();
+            let sending = requests.iter().map(async |(start, end, kind)| {
+                let part = &source[*start..*end];
+                let outcome = match kind {
+                    0 => {
+                        cut(&life, range(id, *start, part.len()), &part[..part.len() / 2]).await;
+                        return None;
+                    }
+                    1 => {
+                        cut(&life, checked(id, *start, part.len(), part), &part[..part.len() / 2]).await;
+                        return None;
+                    }
+                    2 => {
+                        // What it says is true is not what it sends.
+                        let mut wrong = part.to_vec();
+                        wrong[part.len() / 2] ^= 1;
+                        let outcome = send(&life, checked(id, *start, part.len(), part), &wrong).await;
+                        assert!(!matches!(&outcome, Ok(upload) if upload.stage().takes_bytes()), "seed {seed}");
+                        return None;
+                    }
+                    3 => send(&life, checked(id, *start, part.len(), part), part).await,
+                    _ => put(&life, id, *start, part).await,
+                };
+                match outcome {
+                    Ok(_) => Some((*start as u64, *end as u64)),
+                    Err(EngineError::Unavailable(_)) => None,
+                    Err(EngineError::Rejected(Rejection::AlreadyComplete(_))) => None,
+                    Err(error) => panic!("seed {seed}: {error:?}"),
+                }
+            });
+            promised.extend(futures::future::join_all(sending).await.into_iter().flatten());
+            let received = life.find(id).await.record().received.clone();
+            for (start, end) in &promised {
+                assert!(
+                    received.stretches(*start, *end).iter().all(|stretch| stretch.there),
+                    "seed {seed}: taken back"
+                );
+            }
+            if random.below(3) == 0 {
+                life.die();
+                life = world.live().await;
+                life.engine.recover().await;
+            }
+        }
+        completes(&life, id, &source).await;
+    }
+}
