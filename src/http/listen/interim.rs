@@ -71,7 +71,6 @@ impl Interim {
     /// not while the client leaves too much unread.
     ///
     /// Names and values cannot break out of their lines: their types allow no control characters.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the dialect that sends it is built on this"))]
     pub(crate) fn send_104(&self, fields: &[(HeaderName, HeaderValue)]) -> bool {
         let mut response = b"HTTP/1.1 104 Upload Resumption Supported\r\n".to_vec();
         for (name, value) in fields {
