@@ -16,7 +16,6 @@ use crate::domain::upload::Upload;
 use crate::engine::command::Append;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
-use crate::engine::command::EngineError;
 use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
@@ -75,7 +74,7 @@ pub(super) async fn start(
         wanted_digests: vec![Algorithm::Md5],
         promised_digests: described.promised_digests,
     };
-    let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, request))?;
+    let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
     let session = format!("{origin}{}", shared.location(upload.id()));
     Ok(reply::google::started(&upload, &session, flavour))
 }
@@ -178,12 +177,7 @@ async fn append(
     shared: &Shared,
 ) -> Result<Upload, Refusal> {
     let checksum = command.checksum.clone();
-    let refuse = |error| match error {
-        EngineError::Rejected(Rejection::ChecksumMismatch(_)) => {
-            reply::append_problem(error, checksum.as_ref(), request).into()
-        }
-        _ => reply::google::refusal(error, request),
-    };
+    let refuse = |error| reply::google::refusal(error, checksum.as_ref(), request);
     let feed = shared.engine.append(command).await.map_err(refuse)?;
     pumped(request, payload, feed, unframed, shared, refuse).await
 }
@@ -201,7 +195,7 @@ pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared)
     if upload.stage() == Stage::Completed {
         return Err(reply::google::kept().into());
     }
-    shared.engine.cancel(id).await.map_err(|error| reply::google::refusal(error, request))?;
+    shared.engine.cancel(id).await.map_err(|error| reply::google::refusal(error, None, request))?;
     Ok(reply::google::cancelled(&upload))
 }
 

@@ -174,6 +174,7 @@ async fn a_form_too_long_leaves_nothing() {
     let answer = post(&mut client, &form(&[file("a", &[b'x'; 101])])).await;
     assert_eq!((answer.status, answer.problem().as_str(), answer.header("location")), (413, "over-limit", None));
     wait_until_nothing_is_stored(&app).await;
+    assert_eq!(known_uploads(&mut client).await[0]["stage"], "terminated", "nobody waits for more of it");
     let answer = post(&mut client, &form(&[file("a", &[b'x'; 100])])).await;
     assert_eq!(answer.status, 201, "and one of just that size is taken: {answer:?}");
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Offset;
 use crate::domain::time::Timestamp;
@@ -160,7 +161,11 @@ impl Refusal {
 }
 
 /// Google's libraries try again after 408, 429, 500, 502, 503 and 504, and after nothing else.
-pub(in crate::protocol::ranged) fn refusal(error: EngineError, request: &HttpRequest) -> Refusal {
+pub(in crate::protocol::ranged) fn refusal(
+    error: EngineError,
+    content: Option<&Digest>,
+    request: &HttpRequest,
+) -> Refusal {
     let soon = Duration::from_secs(1);
     let problem = match error {
         EngineError::NoSpace => {
@@ -178,7 +183,7 @@ pub(in crate::protocol::ranged) fn refusal(error: EngineError, request: &HttpReq
             Problem::bad_request("digest-mismatch", rejection.to_string())
         }
         EngineError::Rejected(_) | EngineError::Unavailable(_) | EngineError::Failed { .. } => {
-            reply::engine_problem(error, request)
+            reply::append_problem(error, content, request)
         }
     };
     Refusal::Problem(problem)
