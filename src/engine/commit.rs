@@ -1,8 +1,8 @@
 //! The only place that makes the bytes of an upload durable and commits them.
 //!
-//! A [`Committer`] is what a writer has while it holds a lease: the upload as committed, the blob it writes to, and the
+//! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to, and the
 //! one checkpoint that may be on its way. What is to be covered is said by the two loops that move bytes,
-//! [`append`](mod@crate::engine::append) for bytes in order and [`ranges`](crate::engine::ranges) for bytes in any.
+//! [`append`](mod@crate::engine::append) for bytes in order and [`ranges`](mod@crate::engine::ranges) for bytes in any.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -31,14 +31,14 @@ use crate::state::UploadStore;
 
 pub mod append;
 pub mod command;
-mod commit;
+pub mod commit;
 pub mod concatenate;
 pub mod digest;
 pub mod feed;
 pub mod lease;
 pub mod metrics;
-mod pieces;
-mod ranges;
+pub mod pieces;
+pub mod ranges;
 pub mod read;
 pub mod settle;
 pub mod sweep;
