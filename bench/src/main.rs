@@ -131,7 +131,7 @@ fn scenarios(matches: &ArgMatches) -> anyhow::Result<Vec<&'static scenario::Scen
     wanted
         .map(|wanted| {
             let found = scenario::ALL.iter().find(|scenario| scenario.number.to_string() == *wanted);
-            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 12"))
+            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 13"))
         })
         .collect()
 }

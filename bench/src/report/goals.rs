@@ -3,6 +3,7 @@
 use crate::report::numbers::Numbers;
 use crate::results::Metric;
 use crate::scenario::bystander;
+use crate::scenario::dialects;
 use crate::scenario::records;
 use crate::scenario::status;
 use crate::scenario::tls;
@@ -45,6 +46,7 @@ pub(crate) fn judge(scenario: u8, numbers: Numbers<'_>) -> Vec<Verdict> {
         10 => vec![below(numbers, "", Metric::MessageMs, 50.0)],
         11 => tls_and_h2(numbers),
         12 => many_records(numbers),
+        13 => other_dialects(numbers),
         _ => Vec::new(),
     }
 }
@@ -123,6 +125,19 @@ fn tls_and_h2(numbers: Numbers<'_>) -> Vec<Verdict> {
         verdicts.push(at_least(format!("{h2}: at least 0.8 × HTTP/1.1"), rate(h2), rate(h1), 0.8));
     }
     verdicts
+}
+
+fn other_dialects(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let median = |variant, metric| numbers.median(Longshore, variant, metric);
+    let cpu = |variant| median(variant, Metric::CpuSecondsPerGb);
+    let leaner = |form, than| at_most(format!("{form}: CPU at most 1.05 × {than}"), cpu(form), cpu(than), 1.05);
+    let (parallel, one) = (median(dialects::PARALLEL, Metric::MbPerSecond), median(dialects::TUS, Metric::MbPerSecond));
+    vec![
+        at_least(format!("{}: at least 1.0 × {}", dialects::PARALLEL, dialects::TUS), parallel, one, 1.0),
+        leaner(dialects::IETF, dialects::TUS),
+        leaner(dialects::RANGED, dialects::TUS),
+        leaner(dialects::GOOGLE, dialects::TUS_MD5),
+    ]
 }
 
 fn many_records(numbers: Numbers<'_>) -> Vec<Verdict> {

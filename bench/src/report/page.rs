@@ -69,7 +69,7 @@ pub(crate) fn plots(results: &Results) -> Vec<(String, String)> {
 /// What a scenario is about: these are drawn and compared; the other numbers are in the table.
 fn primary(scenario: u8) -> &'static [Metric] {
     match scenario {
-        1 => &[Metric::MbPerSecond, Metric::CpuSecondsPerGb],
+        1 | 13 => &[Metric::MbPerSecond, Metric::CpuSecondsPerGb],
         3 => &[Metric::MbPerSecond, Metric::SpreadRatio],
         4 => &[Metric::UploadsPerSecond],
         5 => &[Metric::KibPerUpload],

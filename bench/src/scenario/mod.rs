@@ -7,6 +7,7 @@ mod asking;
 pub(crate) mod bystander;
 mod cache;
 mod completion;
+pub(crate) mod dialects;
 mod eight;
 mod load;
 mod one;
@@ -27,7 +28,7 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Lab, &mut Notebook) -> anyhow::Result<()>,
 }
 
-pub(crate) const ALL: [Scenario; 12] = [
+pub(crate) const ALL: [Scenario; 13] = [
     Scenario {
         number: 1,
         title: "One upload in one request",
@@ -110,5 +111,12 @@ pub(crate) const ALL: [Scenario; 12] = [
         title: "A million records",
         what: "Longshore's status and lists with 1,000, 100,000 and 1,000,000 upload records, and how long it takes to start.",
         run: records::run,
+    },
+    Scenario {
+        number: 13,
+        title: "Other dialects, and ranges in parallel",
+        what: "The 2 GiB upload in one request of each dialect, and in ranges of 16 MiB from eight connections at once. \
+               Google's clients want an MD5, so their uploads are compared with one of tus that wants one too.",
+        run: dialects::run,
     },
 ];
