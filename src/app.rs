@@ -147,6 +147,7 @@ fn engine_settings(config: &Config) -> engine::Settings {
         checkpoint_every: config.storage.checkpoint_every,
         checkpoint_rate: config.storage.checkpoint_rate,
         checkpoint_bytes: config.storage.checkpoint_bytes,
+        keep_open: config.storage.keep_open,
         min_free_bytes: config.storage.min_free_bytes,
         digests: config.storage.digests.clone(),
         stall_after: config.limits.stall_after,

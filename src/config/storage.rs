@@ -22,6 +22,7 @@ pub struct Storage {
     pub checkpoint_every: Duration,
     pub checkpoint_rate: u32,
     pub checkpoint_bytes: u64,
+    pub keep_open: Duration,
     pub min_free_bytes: u64,
     /// Besides CRC-32C, which is computed always and never listed here.
     pub digests: Vec<Algorithm>,
@@ -47,6 +48,7 @@ impl Storage {
             checkpoint_rate: from.count("storage.checkpoint_rate", 1..=1_000_000),
             checkpoint_every: from.duration("storage.checkpoint_every", ms(50)..=minutes(1)),
             checkpoint_bytes: from.size("storage.checkpoint_size", 64 * KIB..=16 * GIB),
+            keep_open: from.duration("storage.keep_open", Duration::ZERO..=minutes(1)),
             min_free_bytes: from.size("storage.min_free_space", 0..=900 * TIB),
             digests: from.list("storage.digests", digests),
         }

@@ -49,6 +49,13 @@ impl Metadata {
         is_media_type(text).then(|| text.to_owned())
     }
 
+    /// The content codings of the bytes as their client gave them (`contentEncoding`), if they can stand in a header.
+    pub fn content_encoding(&self) -> Option<&str> {
+        let is_token = |part: &str| !part.is_empty() && part.bytes().all(is_token_byte);
+        self.text("contentEncoding")
+            .filter(|text| text.len() <= 255 && text.split(',').all(|part| is_token(part.trim_matches(' '))))
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok()).filter(|text| !text.is_empty())
     }
@@ -111,6 +118,16 @@ mod tests {
         }
         for bad in ["video", "video/", "/mp4", "video/mp4\r\nX: y", "video/mp4; =", "vidéo/mp4", "a/b/c d"] {
             assert_eq!(metadata("filetype", bad).content_type(), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn content_codings_must_be_able_to_stand_in_a_header() {
+        for good in ["gzip", "br, x-own"] {
+            assert_eq!(metadata("contentEncoding", good).content_encoding(), Some(good));
+        }
+        for bad in ["", "gzip\r\nX: y", "gzip,", "g zip", "gz\"ip", "gzip;q=1"] {
+            assert_eq!(metadata("contentEncoding", bad).content_encoding(), None, "{bad:?}");
         }
     }
 

@@ -10,6 +10,7 @@
 //! - Committed: the truth, with the events it caused.
 //! - Sealed but not settled: the sweeper carries on at the next start.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,6 @@ use crate::engine::digest::Running;
 use crate::engine::feed::Fed;
 use crate::engine::feed::Feed;
 use crate::engine::feed::Intake;
-use crate::engine::lease::Held;
 use crate::engine::lease::NotJoined;
 use crate::engine::lease::Order;
 use crate::engine::settle::unless_failed;
@@ -87,6 +87,15 @@ impl Engine {
 
     async fn begin_in_order(&self, command: &Append) -> Result<Begun, EngineError> {
         let inner = &self.0;
+        if let Some(parked) = inner.leases.resume(command.id).await {
+            return match inner.admit(parked.committer.upload.clone(), command) {
+                Ok(upload) => self.begin_with(parked, upload, command).await,
+                Err(rejection) => {
+                    self.spawn(parked.wait());
+                    Err(rejection.into())
+                }
+            };
+        }
         let held = match inner.leases.try_take(command.id) {
             Some(held) => held,
             None => {
@@ -94,25 +103,87 @@ impl Engine {
                 inner.leases.take(command.id, Some(at), inner.settings.takeover_timeout).await?
             }
         };
-        let upload = inner.admit(inner.find(command.id).await?, command)?;
-        let at = upload.offset();
+        let found = inner.find(command.id).await?;
+        let upload = inner.admit(found.clone(), command)?;
         if upload.dialect().takes_any_order() {
-            return Ok(Begun::InAnyOrder(at));
+            return Ok(Begun::InAnyOrder(upload.offset()));
         }
+        let record = found.record();
+        let digests = Running::resume(&record.wanted_digests, &record.running_digests)
+            .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Arc::new(source) })?;
+        self.begin_with(Parked { committer: Committer::new(Arc::clone(inner), held, found), digests }, upload, command)
+            .await
+    }
+
+    async fn begin_with(&self, mut parked: Parked, upload: Upload, command: &Append) -> Result<Begun, EngineError> {
+        let inner = &self.0;
+        let at = upload.offset();
         let known_bytes = at.get() - command.place.offset().get();
         let count = command.count.map(|count| count.saturating_sub(known_bytes));
         if count != Some(0) {
             inner.check_room_for(&upload, count.unwrap_or(0)).await?;
         }
-        let (feed, intake) = Feed::new(inner.pool.clone(), at.get(), count, Arc::clone(&held.progress));
+        parked.committer.upload = upload;
+        let (feed, intake) = Feed::new(inner.pool.clone(), at.get(), count, parked.committer.progress());
         let feed = feed.passing_over(known_bytes);
-        let writer = Writer::new(Arc::clone(inner), held, upload, command)?;
+        let writer = Writer::new(parked, command);
         self.spawn(async move {
             let Intake { pieces, outcome } = intake;
+            let (ended, parked) = writer.run(pieces).await;
             // A caller that is gone needs no answer.
-            let _ = outcome.send(writer.run(pieces).await);
+            let _ = outcome.send(ended);
+            if let Some(parked) = parked {
+                parked.wait().await;
+            }
         });
         Ok(Begun::Feeding(feed))
+    }
+}
+
+/// An upload whose request is over, kept open a moment for the next one: it finds its file open, its digests running,
+/// and nothing to look up.
+pub(super) struct Parked {
+    committer: Committer,
+    digests: Running,
+}
+
+impl fmt::Debug for Parked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parked").field("upload", &self.committer.upload.id()).finish_non_exhaustive()
+    }
+}
+
+impl Parked {
+    /// Waits for the next request, but not for long.
+    async fn wait(mut self) {
+        let until = Instant::now() + self.committer.inner.settings.keep_open;
+        loop {
+            match tokio::time::timeout_at(until, self.committer.call()).await {
+                Err(_) | Ok(Call::Stop | Call::Committed(_)) => break,
+                Ok(Call::Order(Order::Resume(answer))) => match answer.send(self) {
+                    Ok(()) => return,
+                    // Whoever asked has gone.
+                    Err(parked) => self = parked,
+                },
+                // In all of these, whoever asked may have gone.
+                Ok(Call::Order(Order::Checkpoint(done))) => {
+                    let _ = done.send(());
+                }
+                Ok(Call::Order(Order::Join { answer, .. })) => {
+                    let _ = answer.send(Err(NotJoined::InOrder));
+                }
+                Ok(Call::Order(Order::Yield { at, answer })) => {
+                    let ours = self.committer.upload.offset();
+                    if at.is_none_or(|at| at == ours) {
+                        self.committer.close().await;
+                        let _ = answer.send(Ok(()));
+                        return;
+                    }
+                    let _ = answer.send(Err(ours));
+                }
+            }
+        }
+        self.committer.close().await;
     }
 }
 
@@ -204,14 +275,13 @@ enum Ending {
 }
 
 impl Writer {
-    fn new(inner: Arc<Inner>, held: Held, upload: Upload, command: &Append) -> Result<Self, EngineError> {
-        let record = upload.record();
-        let digests = Running::resume(&record.wanted_digests, &record.running_digests)
-            .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Arc::new(source) })?;
-        let offset = upload.offset();
+    fn new(parked: Parked, command: &Append) -> Self {
+        let Parked { committer, digests } = parked;
+        committer.unpark();
+        let offset = committer.upload.offset();
         let now = Instant::now();
-        Ok(Self {
-            committer: Committer::new(inner, held, upload),
+        Self {
+            committer,
             digests,
             ends: command.ends,
             overflow: command.overflow,
@@ -221,43 +291,44 @@ impl Writer {
             bytes_came_at: now,
             covered: offset,
             hold_until: now,
-        })
+        }
     }
 
-    async fn run(mut self, mut fed: mpsc::Receiver<Fed>) -> Result<Upload, EngineError> {
+    async fn run(mut self, mut fed: mpsc::Receiver<Fed>) -> (Result<Upload, EngineError>, Option<Parked>) {
         let ending = self.receive(&mut fed).await;
         drop(fed);
         // Boxed: it takes six times what receiving does, and thousands may be receiving.
         Box::pin(self.end(ending)).await
     }
 
-    async fn end(mut self, ending: Ending) -> Result<Upload, EngineError> {
-        match ending {
-            Ending::Body(end) => self.conclude(end).await,
-            Ending::Stop => {
-                self.conclude(BodyEnd::Cut).await?;
-                Err(EngineError::Unavailable(Unavailable::ShuttingDown))
-            }
+    async fn end(mut self, ending: Ending) -> (Result<Upload, EngineError>, Option<Parked>) {
+        let error = match ending {
+            Ending::Body(end) => return self.conclude(end).await,
+            Ending::Stop => match self.conclude(BodyEnd::Cut).await.0 {
+                Ok(_) => EngineError::Unavailable(Unavailable::ShuttingDown),
+                Err(error) => error,
+            },
             Ending::Yield(answer) => {
                 let upload = &self.committer.upload;
                 tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "a newer request takes over");
                 self.committer.abandon().await;
                 // The newer request waits for the lease anyway.
                 let _ = answer.send(Ok(()));
-                Err(EngineError::Unavailable(Unavailable::Superseded))
+                EngineError::Unavailable(Unavailable::Superseded)
             }
             Ending::Error(error) => {
                 self.committer.abandon().await;
                 let overflow =
                     matches!(error, EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_)));
                 if overflow && self.overflow == Overflow::Fatal {
-                    self.committer.fail_for_overflow().await?;
+                    self.committer.fail_for_overflow().await.err().unwrap_or(error)
                 } else {
                     self.committer.drop_leftovers().await;
+                    error
                 }
-                Err(error)
             }
-        }
+        };
+        (Err(error), None)
     }
 
     /// Takes in what comes until there is a reason to stop.
@@ -289,6 +360,8 @@ impl Writer {
                     let _ = answer.send(Err(NotJoined::InOrder));
                     Ok(())
                 }
+                // It came before this request had begun; whoever asked takes the lease in the ordinary way.
+                Step::Call(Call::Order(Order::Resume(_))) => Ok(()),
                 Step::Call(Call::Order(Order::Yield { at, answer })) => match self.on_yield(at).await {
                     Ok(Ok(())) => return Ending::Yield(answer),
                     Ok(Err(ours)) => {
@@ -418,32 +491,39 @@ impl Writer {
         Ok(if at.is_none_or(|at| at == ours) { Ok(()) } else { Err(ours) })
     }
 
-    /// Keeps what arrived, and carries a full upload through to its end.
-    async fn conclude(mut self, end: BodyEnd) -> Result<Upload, EngineError> {
-        if let Some((expected, hasher)) = self.checksum.take() {
-            // tus 1.0, Checksum: bytes that do not match, or not all of them, leave no trace.
-            let cut = end == BodyEnd::Cut;
-            if cut || hasher.finish() != expected {
-                self.committer.abandon().await;
-                self.committer.drop_leftovers().await;
-                return if cut {
-                    Ok(self.committer.upload)
-                } else {
-                    Err(Rejection::ChecksumMismatch(expected.algorithm()).into())
-                };
-            }
+    /// Keeps what arrived, and carries a full upload through to its end. One that goes on is kept open, if it may be.
+    async fn conclude(mut self, end: BodyEnd) -> (Result<Upload, EngineError>, Option<Parked>) {
+        if let Err(refusal) = self.settle_checksum(end) {
+            self.committer.abandon().await;
+            self.committer.drop_leftovers().await;
+            return (refusal.map_or(Ok(self.committer.upload), |rejection| Err(rejection.into())), None);
         }
         if let Err(error) = self.commit_rest(end).await {
             self.committer.abandon().await;
             self.committer.drop_leftovers().await;
-            return Err(error);
+            return (Err(error), None);
+        }
+        let upload = self.committer.upload.clone();
+        tracing::debug!(upload = %upload.id(), offset = upload.offset().get(), cut = end == BodyEnd::Cut, "append ended");
+        if end == BodyEnd::Complete && upload.stage().takes_bytes() && self.committer.park() {
+            return (Ok(upload), Some(Parked { committer: self.committer, digests: self.digests }));
         }
         self.committer.close().await;
         let (inner, held, upload) = self.committer.into_parts();
-        tracing::debug!(upload = %upload.id(), offset = upload.offset().get(), cut = end == BodyEnd::Cut, "append ended");
         let settled = inner.settle(upload).await.and_then(unless_failed);
         drop(held);
-        settled
+        (settled, None)
+    }
+
+    /// Whether the bytes of this request count. tus 1.0, Checksum: bytes that do not match, or not all of them, leave no
+    /// trace; a request that was cut is not refused, it only brought nothing.
+    fn settle_checksum(&mut self, end: BodyEnd) -> Result<(), Option<Rejection>> {
+        let Some((expected, hasher)) = self.checksum.take() else { return Ok(()) };
+        match end {
+            BodyEnd::Cut => Err(None),
+            BodyEnd::Complete if hasher.finish() == expected => Ok(()),
+            BodyEnd::Complete => Err(Some(Rejection::ChecksumMismatch(expected.algorithm()))),
+        }
     }
 
     async fn commit_rest(&mut self, end: BodyEnd) -> Result<(), EngineError> {

@@ -22,6 +22,7 @@ use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::EngineError;
 use crate::engine::lease::Held;
+use crate::engine::lease::LiveProgress;
 use crate::engine::lease::Order;
 use crate::engine::lease::RateMeter;
 
@@ -56,6 +57,7 @@ pub(super) struct Covering {
 }
 
 /// What happens to a writer by itself.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
 pub(super) enum Call {
     Order(Order),
     Stop,
@@ -103,7 +105,17 @@ impl Committer {
         }
     }
 
-    pub(super) fn progress(&self) -> Arc<crate::engine::lease::LiveProgress> {
+    /// Keeps what is open for the next request, if there is room for that and anything is open.
+    pub(super) fn park(&self) -> bool {
+        !self.inner.settings.keep_open.is_zero() && self.blob.is_some() && self.held.park()
+    }
+
+    /// Writes again.
+    pub(super) fn unpark(&self) {
+        self.held.unpark();
+    }
+
+    pub(super) fn progress(&self) -> Arc<LiveProgress> {
         Arc::clone(&self.held.progress)
     }
 

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Offset;
+use crate::engine::append::Parked;
 use crate::engine::command::Append;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
@@ -26,7 +29,14 @@ use crate::engine::feed::Feed;
 
 /// Who holds which upload.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Arc<Mutex<HashMap<UploadId, Live>>>);
+pub(super) struct Leases {
+    live: Arc<Mutex<HashMap<UploadId, Live>>>,
+    /// How many of them are only kept for the next request.
+    parked: Arc<AtomicUsize>,
+}
+
+/// How many uploads may be kept open between their requests. Each has an open file.
+const MAX_PARKED: usize = 64;
 
 /// A way to talk to the holder of a lease.
 #[derive(Debug, Clone)]
@@ -41,6 +51,8 @@ pub(super) struct Live {
 pub(super) enum Order {
     /// Commit what is there, then answer; go on.
     Checkpoint(oneshot::Sender<()>),
+    /// Hand everything over to the next request. Only a writer that is parked does.
+    Resume(oneshot::Sender<Parked>),
     /// Take the bytes of one more request. Only a writer that takes bytes in any order does.
     Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
     /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
@@ -60,6 +72,7 @@ pub(super) enum NotJoined {
 pub(super) struct Held {
     id: UploadId,
     leases: Arc<Mutex<HashMap<UploadId, Live>>>,
+    parked: Arc<AtomicUsize>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) progress: Arc<LiveProgress>,
     ended: CancellationToken,
@@ -67,15 +80,24 @@ pub(super) struct Held {
 
 impl Leases {
     pub(super) fn live(&self, id: UploadId) -> Option<Live> {
-        lock(&self.0).get(&id).cloned()
+        lock(&self.live).get(&id).cloned()
     }
 
     pub(super) fn progress(&self, id: UploadId) -> Option<Arc<LiveProgress>> {
-        lock(&self.0).get(&id).map(|live| Arc::clone(&live.progress))
+        lock(&self.live).get(&id).map(|live| Arc::clone(&live.progress))
     }
 
+    /// How many uploads are being written.
     pub(super) fn count(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.live).len().saturating_sub(self.parked.load(Ordering::Relaxed))
+    }
+
+    /// What the last request has left open for the next one, if it has.
+    pub(super) async fn resume(&self, id: UploadId) -> Option<Parked> {
+        let live = self.live(id).filter(|live| live.progress.is_parked())?;
+        let (answer, answered) = oneshot::channel();
+        live.orders.send(Order::Resume(answer)).await.ok()?;
+        answered.await.ok()
     }
 
     /// Takes the lease of an upload that nobody else can know of yet.
@@ -85,7 +107,7 @@ impl Leases {
 
     /// Takes the lease if it is free.
     pub(super) fn try_take(&self, id: UploadId) -> Option<Held> {
-        let mut leases = lock(&self.0);
+        let mut leases = lock(&self.live);
         if leases.contains_key(&id) {
             return None;
         }
@@ -94,7 +116,8 @@ impl Leases {
         leases.insert(id, live.clone());
         Some(Held {
             id,
-            leases: Arc::clone(&self.0),
+            leases: Arc::clone(&self.live),
+            parked: Arc::clone(&self.parked),
             orders: received_orders,
             progress: live.progress,
             ended: live.ended,
@@ -162,8 +185,28 @@ impl Live {
     }
 }
 
+impl Held {
+    /// Keeps the lease for the next request, without counting as a writer. Says whether there is room for that.
+    pub(super) fn park(&self) -> bool {
+        let room = |parked: usize| (parked < MAX_PARKED).then_some(parked + 1);
+        let parked = self.parked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        if parked {
+            self.progress.is_parked.store(true, Ordering::Release);
+        }
+        parked
+    }
+
+    /// Writes again.
+    pub(super) fn unpark(&self) {
+        if self.progress.is_parked.swap(false, Ordering::AcqRel) {
+            self.parked.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
+        self.unpark();
         lock(&self.leases).remove(&self.id);
         self.ended.cancel();
     }
@@ -183,6 +226,7 @@ pub(super) struct LiveProgress {
     /// When bytes last came, in milliseconds after `began`.
     accepted_at_ms: AtomicU64,
     bytes_per_second: AtomicU64,
+    is_parked: AtomicBool,
 }
 
 impl Default for LiveProgress {
@@ -193,6 +237,7 @@ impl Default for LiveProgress {
             committed_bytes: AtomicU64::default(),
             accepted_at_ms: AtomicU64::default(),
             bytes_per_second: AtomicU64::default(),
+            is_parked: AtomicBool::default(),
         }
     }
 }
@@ -212,6 +257,10 @@ impl LiveProgress {
 
     pub(super) fn commit(&self, offset_bytes: u64) {
         self.committed_bytes.store(offset_bytes, Ordering::Relaxed);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.is_parked.load(Ordering::Acquire)
     }
 
     /// A smoothed rate; zero until there is one, and when bytes have ceased to come.

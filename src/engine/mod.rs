@@ -72,6 +72,8 @@ pub struct Settings {
     pub checkpoint_rate: u32,
     /// A long append commits at least after so many bytes.
     pub checkpoint_bytes: u64,
+    /// How long an upload is kept open for its next request.
+    pub keep_open: Duration,
     /// Room the storage must keep for everything else.
     pub min_free_bytes: u64,
     /// Digests to compute of every upload, besides CRC-32C.

@@ -101,6 +101,8 @@ struct Assembly {
     /// When `fresh` began to gather.
     gathering_since: Instant,
     bytes_came_at: Instant,
+    /// Since when nobody has sent anything, and the upload is only kept open.
+    parked_since: Option<Instant>,
 }
 
 /// One request.
@@ -128,6 +130,7 @@ struct Checked {
     replacing: Vec<(u64, Bytes)>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
 enum Step {
     Call(Call),
     Fed(usize, Option<Fed>),
@@ -139,6 +142,8 @@ enum Duty {
     Checkpoint,
     /// No byte for so long that others should know.
     Stall,
+    /// No request for so long that the next may open the upload anew.
+    Leave,
 }
 
 enum Ending {
@@ -191,6 +196,7 @@ impl Assembly {
             declared: false,
             gathering_since: now,
             bytes_came_at: now,
+            parked_since: None,
         })
     }
 
@@ -218,6 +224,8 @@ impl Assembly {
             self.committer.upload = upload;
             self.declared = true;
         }
+        self.parked_since = None;
+        self.committer.unpark();
         self.supersede(|lane| lane.claims(start, end.unwrap_or(start)));
         let (feed, intake) = Feed::new(inner.pool.clone(), start, command.count, self.committer.progress());
         let Intake { pieces, outcome } = intake;
@@ -279,13 +287,13 @@ impl Assembly {
             if self.is_whole() && !unsure {
                 return Ending::Whole;
             }
-            if self.lanes.is_empty() && !self.committer.is_pending() {
-                return Ending::Idle;
-            }
             if self.commit_is_wanted()
                 && let Err(error) = self.start_checkpoint().await
             {
                 return Ending::Error(error);
+            }
+            if self.lanes.is_empty() && !self.committer.is_pending() && !self.park() {
+                return Ending::Idle;
             }
             let done = match self.next_step().await {
                 Step::Call(Call::Stop) => return Ending::Stop,
@@ -297,6 +305,8 @@ impl Assembly {
                     let _ = answer.send(joined.map_err(NotJoined::Refused));
                     Ok(())
                 }
+                // Nothing is handed over: it can be joined.
+                Step::Call(Call::Order(Order::Resume(_))) => Ok(()),
                 Step::Call(Call::Order(Order::Yield { at, answer })) => match self.on_yield(at).await {
                     Ok(Ok(())) => return Ending::Yield(answer),
                     Ok(Err(ours)) => {
@@ -312,6 +322,7 @@ impl Assembly {
                     self.committer.begin_stall();
                     Ok(())
                 }
+                Step::Due(Duty::Leave) => return Ending::Idle,
             };
             if let Err(error) = done {
                 return Ending::Error(error);
@@ -341,11 +352,22 @@ impl Assembly {
             return false;
         }
         let gathered: u64 = self.fresh.iter().map(|(start, end)| end - start).sum();
-        let awaited = self.lanes.iter().any(|lane| !lane.is_open());
+        let awaited = self.lanes.is_empty() || self.lanes.iter().any(|lane| !lane.is_open());
         awaited || gathered >= self.committer.inner.settings.checkpoint_bytes
     }
 
+    /// Whether the upload is kept open for the next request.
+    fn park(&mut self) -> bool {
+        if self.parked_since.is_none() && self.committer.park() {
+            self.parked_since = Some(Instant::now());
+        }
+        self.parked_since.is_some()
+    }
+
     fn next_duty(&self) -> Option<(Instant, Duty)> {
+        if let Some(since) = self.parked_since {
+            return Some((since + self.committer.inner.settings.keep_open, Duty::Leave));
+        }
         let upload = &self.committer.upload;
         if self.committer.is_pending() || self.is_whole() {
             return None;

@@ -2,6 +2,7 @@
 //! reads committed rows and the live counters of running appends.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::id::UploadId;
@@ -75,6 +76,11 @@ impl Engine {
         });
         let expired = live.is_none() && upload.is_expired(self.0.expiry_now());
         Status { upload, expired, live }
+    }
+
+    /// How long an unfinished upload is kept if nothing more comes; `None` when it does not expire.
+    pub fn time_left(&self, upload: &Upload) -> Option<Duration> {
+        upload.record().expires_at.map(|at| at.since(self.0.expiry_now()))
     }
 
     /// Bytes taken in by a running append, if one is running.

@@ -4,6 +4,10 @@
 //! it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes is read and
 //! thrown away for a bounded time before the connection closes. The HTTP layer announces that it closes (`Connection:
 //! close`) with every answer to a body that has not all come; only one that has all come lets the connection live on.
+//!
+//! A client may wait to be told before it sends the body (`Expect: 100-continue`). It is told when somebody asks for
+//! the body and none of it is there. So whoever refuses without a look at the body refuses before the client has sent
+//! any, and there is nothing to wait for afterwards.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -37,6 +41,7 @@ use crate::engine::command::Unavailable;
 use crate::engine::feed::Feed;
 use crate::http::listen::inflow::Inflow;
 use crate::http::listen::inflow::Taker;
+use crate::http::listen::interim::Interim;
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::BodySize;
 
@@ -196,12 +201,15 @@ pub(super) struct Inlet(Rc<RefCell<Shared>>);
 struct Shared {
     payload: Payload,
     ended: bool,
+    /// While the client waits to be told to send: what tells it.
+    held_back: Option<Interim>,
 }
 
 impl Inlet {
     /// Puts itself between a request and its body.
     pub(super) fn tap(request: &mut ServiceRequest) -> Self {
-        let inlet = Self(Rc::new(RefCell::new(Shared { payload: request.take_payload(), ended: false })));
+        let held_back = request.head().expect().then(|| Interim::of(request)).flatten();
+        let inlet = Self(Rc::new(RefCell::new(Shared { payload: request.take_payload(), ended: false, held_back })));
         request.set_payload(Payload::Stream { payload: Box::pin(inlet.clone()) });
         inlet
     }
@@ -209,6 +217,11 @@ impl Inlet {
     /// Whether the whole body has been read.
     pub(super) fn is_spent(&self) -> bool {
         self.0.borrow().ended
+    }
+
+    /// Whether the client still waits to be told to send the body.
+    fn is_held_back(&self) -> bool {
+        self.0.borrow().held_back.is_some()
     }
 }
 
@@ -220,6 +233,10 @@ impl Stream for Inlet {
         let polled = Pin::new(&mut shared.payload).poll_next(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             shared.ended = true;
+        }
+        // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any more.
+        if shared.held_back.as_ref().is_some_and(|interim| polled.is_ready() || interim.send_continue()) {
+            shared.held_back = None;
         }
         polled
     }
@@ -248,6 +265,7 @@ impl Draining {
             match Pin::new(&mut self.inlet).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending if self.inlet.is_held_back() => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -15,7 +15,7 @@ use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
 use crate::http::error::Problem;
-use crate::protocol::tus::reply::imf_fixdate;
+use crate::protocol::state::imf_fixdate;
 
 const CACHE_CONTROL: &str = "private, no-cache";
 
@@ -74,6 +74,9 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
     if let Wanted::Range(first, last) = wanted {
         response.status(StatusCode::PARTIAL_CONTENT);
         response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}")));
+    }
+    if let Some(coding) = upload.record().metadata.content_encoding() {
+        response.insert_header((header::CONTENT_ENCODING, coding));
     }
     let content_type = upload.record().metadata.content_type();
     response

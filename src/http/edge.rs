@@ -56,6 +56,9 @@ pub(super) async fn edge(
     let id = chosen_id(request.headers()).unwrap_or_else(new_request_id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let inlet = Inlet::tap(&mut request);
+    if carries_body(request.headers()) {
+        detach(request.headers_mut());
+    }
 
     let mut response = match refused(&request, &shared) {
         Some(refusal) => request.into_response(refusal),
@@ -76,7 +79,7 @@ pub(super) async fn edge(
         "answered"
     );
     // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its body is.
-    if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(&http) {
+    if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(http.headers()) {
         answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, shared.drain_timeout)));
     }
     Ok(ServiceResponse::new(http, answer))
@@ -152,8 +155,46 @@ fn add_cors(request: &HttpRequest, cors: &Cors, headers: &mut HeaderMap) {
     }
 }
 
-fn carries_body(request: &HttpRequest) -> bool {
-    let headers = request.headers();
+/// Copies header fields out of the buffer they were read into, into a map that is no larger than it must be.
+///
+/// The buffer is the connection's. While a field shares it, bytes of the body need another one beside it, for as long as
+/// the body takes.
+fn detach(headers: &mut HeaderMap) {
+    let mut detached = HeaderMap::with_capacity(headers.len_keys());
+    for (name, value) in headers.iter() {
+        // Whatever the parser let pass can be copied; should it not be so one day, sharing does no harm.
+        let copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+        detached.append(name.clone(), copy);
+    }
+    *headers = detached;
+}
+
+fn carries_body(headers: &HeaderMap) -> bool {
     let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
     length.is_some_and(|length| length != b"0") || headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn detached_fields_are_the_same_and_share_nothing() {
+        let buffer = Bytes::from(b"first second 5".to_vec());
+        let mut headers = HeaderMap::new();
+        for (name, place) in [("upload-offset", 13..14), ("upload-metadata", 0..5), ("upload-metadata", 6..12)] {
+            let value = HeaderValue::from_maybe_shared(buffer.slice(place)).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        assert!(!buffer.is_unique());
+        detach(&mut headers);
+        assert!(buffer.is_unique());
+        let values = |name: &str| headers.get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        assert_eq!(
+            (values("upload-offset"), values("upload-metadata")),
+            (vec![&b"5"[..]], vec![&b"first"[..], b"second"])
+        );
+    }
 }

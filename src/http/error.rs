@@ -30,7 +30,7 @@ pub struct Problem {
     /// A sentence for people.
     detail: String,
     /// What programs need besides.
-    members: Map<String, Value>,
+    members: Vec<(&'static str, Value)>,
     headers: Vec<(HeaderName, String)>,
 }
 
@@ -46,12 +46,12 @@ struct Body<'a> {
     detail: &'a str,
     request_id: &'a str,
     #[serde(flatten)]
-    members: &'a Map<String, Value>,
+    members: Map<String, Value>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, kind: None, detail: detail.into(), members: Map::new(), headers: Vec::new() }
+        Self { status, code, kind: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
     }
 
     pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -86,8 +86,8 @@ impl Problem {
     }
 
     #[must_use]
-    pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.members.insert(name.to_owned(), value.into());
+    pub fn member(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((name, value.into()));
         self
     }
 
@@ -95,7 +95,7 @@ impl Problem {
     #[must_use]
     pub fn list<const N: usize>(
         self,
-        name: &str,
+        name: &'static str,
         entries: impl IntoIterator<Item = [(&'static str, String); N]>,
     ) -> Self {
         let object =
@@ -135,7 +135,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             request_id,
-            members: &self.members,
+            members: self.members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         };
         serde_json::to_string(&body).expect("a struct of strings, numbers and JSON is JSON")
     }

@@ -233,6 +233,7 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
     json!({
         "id": record.id.to_string(),
         "stage": stage.name(),
+        "protocol": record.dialect.name(),
         "role": record.role.name(),
         "offset": offset,
         "received": received,

@@ -83,13 +83,9 @@ fn read(fields: &dyn Fields, field: &'static str) -> Result<Vec<Digest>, BadDige
 }
 
 fn digest(algorithm: Algorithm, entry: &ListEntry) -> Option<Digest> {
-    match entry {
-        ListEntry::Item(item) => match &item.bare_item {
-            BareItem::ByteSequence(value) => Digest::new(algorithm, value.clone()),
-            _ => None,
-        },
-        ListEntry::InnerList(_) => None,
-    }
+    let ListEntry::Item(item) = entry else { return None };
+    let BareItem::ByteSequence(value) = &item.bare_item else { return None };
+    Digest::new(algorithm, value.clone())
 }
 
 fn names(members: &Dictionary) -> Vec<String> {

@@ -10,5 +10,6 @@ pub mod dispatch;
 pub mod fields;
 pub mod ietf;
 pub mod ranged;
+pub mod state;
 pub mod structured;
 pub mod tus;

@@ -12,18 +12,12 @@ use crate::protocol::fields::Fields;
 
 /// An Integer, parameters left aside.
 pub fn integer(fields: &dyn Fields, name: &str) -> Option<i64> {
-    match item(fields, name)? {
-        BareItem::Integer(value) => Some(value.into()),
-        _ => None,
-    }
+    if let BareItem::Integer(value) = item(fields, name)? { Some(value.into()) } else { None }
 }
 
 /// A Boolean, parameters left aside.
 pub fn boolean(fields: &dyn Fields, name: &str) -> Option<bool> {
-    match item(fields, name)? {
-        BareItem::Boolean(value) => Some(value),
-        _ => None,
-    }
+    if let BareItem::Boolean(value) = item(fields, name)? { Some(value) } else { None }
 }
 
 /// A Dictionary; `None` when the field is not there or has no members.

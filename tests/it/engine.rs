@@ -787,3 +787,71 @@ async fn an_upload_whose_bytes_someone_took_away_fails_instead_of_hanging() {
     assert_eq!(upload.stage().name(), "failed");
     assert_eq!(upload.record().failure.as_ref().unwrap().code, "bytes-missing");
 }
+
+/// An engine that keeps uploads open between their requests for longer than any test takes.
+async fn that_keeps_open(world: &World) -> Life {
+    world.live_with(|settings| settings.keep_open = Duration::from_secs(60)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_request_finds_the_upload_open() {
+    for medium in Medium::both() {
+        let world = World::on(medium);
+        let life = that_keeps_open(&world).await;
+        let source = source(300 * KIB);
+        let id = life.create(source.len()).await;
+        for (start, end) in [(0, 70_000), (70_000, 70_001), (70_001, 200_000)] {
+            let upload = life.append(id, start, &source[start..end]).await.unwrap();
+            assert_eq!(upload.offset(), offset(end));
+            assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(end));
+            // A request that is refused changes nothing, and the next finds the upload as open as before.
+            let refused = life.append(id, start + 1_000_000, &[]).await;
+            assert!(matches!(refused, Err(EngineError::Rejected(Rejection::WrongOffset { .. }))), "{refused:?}");
+        }
+        assert_eq!(life.faults.calls(Operation::Open), 1);
+        completes(&life, id, &source).await;
+        assert_eq!(life.faults.calls(Operation::Open), 1);
+        assert!(!life.engine.is_live(id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_kept_open_is_in_nobodys_way() {
+    let world = World::on_disk();
+    let life = world
+        .live_with(|settings| {
+            settings.keep_open = Duration::from_secs(60);
+            settings.max_active_uploads = 1;
+        })
+        .await;
+    let source = source(100_000);
+    let (first, second, third) = (life.create(100_000).await, life.create(100_000).await, life.create(100_000).await);
+    for id in [first, second, third] {
+        life.append(id, 0, &source[..50_000]).await.unwrap();
+        assert!(life.engine.is_live(id), "it is kept");
+    }
+    life.engine.cancel(first).await.unwrap();
+    assert_eq!(world.files().len(), 2);
+    // It takes nothing with it when the program stops, or dies.
+    assert!(life.engine.shut_down(Duration::from_secs(10)).await);
+    life.die();
+    let life = that_keeps_open(&world).await;
+    completes(&life, second, &source).await;
+    life.append(third, 50_000, &source[50_000..60_000]).await.unwrap();
+    life.die();
+    let life = world.live().await;
+    completes(&life, third, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_uploads_are_kept_open_than_there_is_room_for() {
+    let world = World::on_disk();
+    let life = that_keeps_open(&world).await;
+    let mut kept = 0;
+    for _ in 0..70 {
+        let id = life.create(100).await;
+        life.append(id, 0, b"some").await.unwrap();
+        kept += usize::from(life.engine.is_live(id));
+    }
+    assert!((1..=64).contains(&kept), "{kept}");
+}

@@ -278,6 +278,21 @@ async fn a_fast_client_far_away_may_send_further_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn however_much_a_slow_client_sends_it_may_send_no_further_ahead() {
+    let server = Encrypted::start().await;
+    let mut client = server.client().await;
+    let path = client.create(1 << 30).await;
+    let mut patch = client.begin_patch(&path, 0, None).await;
+    let piece = source(64 * 1024);
+    for sent in 1..=48 {
+        patch.send(piece.clone()).await.unwrap();
+        wait_until_taken(server.beside, &path, sent * piece.len() as u64).await;
+    }
+    // What it used up is given back when half of the window is.
+    assert!(patch.room().await <= MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn how_far_is_shared_by_all_connections() {
     let server = Encrypted::with(|config| {
         config.http2.max_connections = 2;

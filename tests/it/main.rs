@@ -10,12 +10,15 @@ mod support;
 
 mod auth;
 mod connections;
+mod crosstalk;
 mod disks;
 mod downloads;
 mod early;
 mod engine;
 mod events;
 mod http2;
+mod ietf;
+mod interim;
 mod listeners;
 mod memory;
 mod operations;

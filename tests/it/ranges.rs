@@ -306,6 +306,7 @@ async fn what_is_out_of_order_is_refused_and_changes_nothing() {
     // A longer body than announced: what the range holds is taken.
     let outcome = send(&life, range(id, 4096, 4096), &[6; 5000]).await;
     assert_eq!(rejected(outcome), Rejection::BeyondRange { end: 8192 });
+    life.at_rest(id).await;
     let other = Append { dialect: Dialect::Tus, ..range(id, 8192, 4096) };
     assert_eq!(rejected(send(&life, other, &[]).await), Rejection::OtherDialect(Dialect::Ranged));
     let other_length = Append { length: Length::new(99_999), ..range(id, 8192, 4096) };
@@ -525,6 +526,22 @@ async fn a_death_while_bytes_are_replaced_leaves_a_digest_of_what_is_there() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_range_finds_the_upload_open() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.keep_open = std::time::Duration::from_secs(60)).await;
+    let source = Seeded::new(18).bytes(90_000);
+    let id = create(&life, source.len()).await;
+    for start in [60_000, 0] {
+        put(&life, id, start, &source[start..start + 30_000]).await.unwrap();
+        assert!(life.engine.is_live(id), "it is kept");
+        assert_eq!(life.engine.inspect(id).await.unwrap().upload.received_bytes() % 30_000, 0);
+    }
+    put(&life, id, 30_000, &source[30_000..60_000]).await.unwrap();
+    assert_eq!(life.faults.calls(Operation::Open), 1);
+    is_complete(&life, id, &source).await;
+}
+
 /// Requests of every kind at once, cut anywhere, and the program killed now and then: every range is answered, and in
 /// the end the file is the source.
 #[tokio::test(flavor = "multi_thread")]
@@ -534,7 +551,9 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
         let world = World::on(medium);
         let mut random = Seeded::new(1_000 + seed);
         let source = random.bytes(20 * KIB + random.clone().below(300 * KIB));
-        let mut life = world.live().await;
+        // The disk may be busy with other tests.
+        let patient = |settings: &mut Settings| settings.takeover_timeout = std::time::Duration::from_secs(60);
+        let mut life = world.live_with(patient).await;
         let id = create(&life, source.len()).await;
         let mut promised: Vec<(u64, u64)> = Vec::new();
         for _ in 0..6 {
@@ -584,7 +603,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
             }
             if random.below(3) == 0 {
                 life.die();
-                life = world.live().await;
+                life = world.live_with(patient).await;
                 life.engine.recover().await;
             }
         }

@@ -24,9 +24,10 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 22] = [
     "id",
     "stage",
+    "protocol",
     "role",
     "offset",
     "received",
@@ -133,7 +134,7 @@ async fn an_upload_that_was_only_announced() {
     let path = create(&mut client, &[("Upload-Length", "1000"), ("Upload-Metadata", metadata)]).await;
     let status = status(&mut client, &path).await;
     assert_eq!(status["stage"], "created");
-    assert_eq!(status["role"], "single");
+    assert_eq!((&status["protocol"], &status["role"]), (&json!("tus"), &json!("single")));
     assert_eq!((&status["offset"], &status["received"]), (&json!(0), &json!(0)));
     assert_eq!((&status["length"], &status["percent"]), (&json!(1000), &json!(0.0)));
     assert_eq!((&status["bytes_per_second"], &status["eta_seconds"]), (&Value::Null, &Value::Null));

@@ -292,7 +292,7 @@ async fn an_upload_can_be_terminated_to_make_room_on_a_full_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_went_missing_are_an_error_and_no_success() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(|config| config.storage.keep_open = Duration::ZERO).await;
     let mut client = app.client().await;
     let (open, done) = (client.create(8).await, client.create(4).await);
     assert_eq!(client.patch(&open, 0, b"half").await.status, 204);

@@ -1,21 +1,16 @@
 //! One connection from its acceptance to its end.
 
-use std::convert::Infallible;
-use std::future::ready;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix_http::HttpService;
 use actix_http::Request;
-use actix_http::h1;
 use actix_server::GracefulShutdownSignal;
 use actix_service::IntoServiceFactory;
 use actix_service::Service;
 use actix_service::ServiceFactory;
 use actix_service::boxed;
 use actix_service::boxed::RcService;
-use actix_service::fn_factory;
 use actix_service::map_config;
 use actix_web::App;
 use actix_web::body::BoxBody;
@@ -29,9 +24,11 @@ use crate::http::Shared;
 use crate::http::listen::Role;
 use crate::http::listen::Settings;
 use crate::http::listen::full;
+use crate::http::listen::http1::Http1;
+use crate::http::listen::http1::Spoken;
+use crate::http::listen::http1::http1;
 use crate::http::listen::http2;
 use crate::http::listen::http2::Patience;
-use crate::http::listen::inflow::Metered;
 use crate::http::listen::places::Places;
 use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
@@ -42,8 +39,6 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What answers requests.
 pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
 
-type Http1 = h1::H1ServiceHandler<Metered<Wire>, Answers, BoxBody, h1::ExpectHandler, h1::UpgradeHandler>;
-
 /// What the connections of one worker thread share.
 #[derive(Clone)]
 pub(super) struct Connections(Rc<Inner>);
@@ -53,7 +48,7 @@ struct Inner {
     places: Places,
     stopping: GracefulShutdownSignal,
     answers: Answers,
-    http1: Http1,
+    http1: Http1<Wire>,
 }
 
 impl Connections {
@@ -64,7 +59,7 @@ impl Connections {
         stopping: GracefulShutdownSignal,
     ) -> Result<Self, ()> {
         let answers = answers(shared, settings.role).await?;
-        let http1 = http1(&settings, Rc::clone(&answers), stopping.clone()).await?;
+        let http1 = http1(settings.header_timeout, settings.keep_alive, Rc::clone(&answers), stopping.clone()).await?;
         Ok(Self(Rc::new(Inner { settings, places, stopping, answers, http1 })))
     }
 
@@ -96,7 +91,7 @@ impl Connections {
     }
 
     async fn serve_http1(&self, wire: Wire, peer: Option<SocketAddr>) {
-        if let Err(error) = self.0.http1.call((Metered::new(wire), peer)).await {
+        if let Err(error) = self.0.http1.call((Spoken::new(wire), peer)).await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }
@@ -124,23 +119,6 @@ async fn answers(shared: web::Data<Shared>, role: Role) -> Result<Answers, ()> {
     let app = App::new().app_data(shared).configure(routes);
     let app = map_config(app.into_factory(), |()| AppConfig::default());
     Ok(boxed::rc_service(app.new_service(()).await?))
-}
-
-async fn http1(settings: &Settings, answers: Answers, stopping: GracefulShutdownSignal) -> Result<Http1, ()> {
-    let answers = fn_factory(move || ready(Ok::<_, Infallible>(Rc::clone(&answers))));
-    let service = HttpService::build()
-        .client_request_timeout(settings.header_timeout)
-        .client_disconnect_timeout(CLOSE_TIMEOUT)
-        .keep_alive(settings.keep_alive)
-        .on_connect_ext(|wire: &Metered<Wire>, data| {
-            data.insert(wire.inflow().clone());
-        })
-        // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
-        .graceful_shutdown_signal(move || {
-            let stopping = stopping.clone();
-            async move { stopping.notified().await }
-        });
-    service.h1(answers).new_service(()).await
 }
 
 /// Small answers go out at once, and a connection ends whose peer takes nothing for so long, be it gone or just not

@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
@@ -14,8 +13,14 @@ use std::task::Poll;
 use std::task::Waker;
 
 use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
+use tokio::io::AsyncReadExt;
 use tokio::io::ReadBuf;
+
+/// Who allows no more than this is slow, and is to hold little.
+const SLOW_BYTES: usize = 4 * 1024;
+
+/// With less room than this, actix-http wants 8 KiB before it reads on.
+const LOW_ROOM_BYTES: usize = 1024;
 
 /// What may be read of one connection. Clones speak of the same one.
 #[derive(Clone, Default)]
@@ -36,6 +41,26 @@ impl Inflow {
     pub(crate) fn take_over(&self) -> Taker {
         self.set(Some(0));
         Taker(self.clone())
+    }
+
+    /// Reads as much as is allowed. Pending when nothing is, until it is.
+    pub(super) fn poll_read(
+        &self,
+        stream: Pin<&mut impl AsyncRead>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let allowance = self.0.allowance_bytes.get();
+        if allowance == Some(0) {
+            self.0.reader.set(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let mut stream = stream.take(read_at_once(buf.remaining(), allowance));
+        let polled = Pin::new(&mut stream).poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        self.0.allowance_bytes.set(allowance.map(|allowance| allowance.saturating_sub(read)));
+        polled
     }
 
     fn set(&self, allowance_bytes: Option<usize>) {
@@ -61,92 +86,105 @@ impl Drop for Taker {
     }
 }
 
-/// A connection that is read as its [`Inflow`] allows.
-pub(super) struct Metered<S> {
-    stream: S,
-    inflow: Inflow,
-}
-
-impl<S> Metered<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, inflow: Inflow::default() }
-    }
-
-    pub(super) fn inflow(&self) -> &Inflow {
-        &self.inflow
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let allowance = self.inflow.0.allowance_bytes.get();
-        if allowance == Some(0) {
-            self.inflow.0.reader.set(Some(cx.waker().clone()));
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        self.inflow.0.allowance_bytes.set(allowance.map(|allowance| allowance.saturating_sub(read)));
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+/// How much of the `room` in the HTTP layer's buffer is filled in one go.
+///
+/// The buffer grows to twice its size, and stays so, when what was just read does not fit into the room left beside it.
+/// That is good for a fast upload. For a slow one it would be half of all the memory it takes.
+fn read_at_once(room: usize, allowance_bytes: Option<usize>) -> u64 {
+    let slow = allowance_bytes.is_some_and(|bytes| bytes <= SLOW_BYTES);
+    let most = match room {
+        _ if !slow => room,
+        _ if room >= 2 * LOW_ROOM_BYTES => room - LOW_ROOM_BYTES,
+        _ => (room / 2).max(1),
+    };
+    most as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use futures::FutureExt;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
+    /// A stream that is read as it is allowed.
+    struct Metered<S> {
+        stream: S,
+        inflow: Inflow,
+    }
+
+    impl<S> Metered<S> {
+        fn new(stream: S) -> Self {
+            Self { stream, inflow: Inflow::default() }
+        }
+    }
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let this = &mut *self;
+            this.inflow.poll_read(Pin::new(&mut this.stream), cx, buf)
+        }
+    }
+
     #[test]
     fn no_more_is_read_than_allowed_and_one_read_beyond() {
-        let mut stream = Metered::new(&[7_u8; 100][..]);
-        let mut buffer = [0; 10];
-        assert_eq!(stream.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(10)), "there is no limit yet");
-        let taker = stream.inflow().take_over();
+        let mut stream = Metered::new(&[7_u8; 100_000][..]);
+        let mut buffer = [0; 6_000];
+        assert_eq!(stream.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(6_000)), "there is no limit yet");
+        let taker = stream.inflow.take_over();
         assert!(stream.read(&mut buffer).now_or_never().is_none());
-        taker.allow(15);
-        for left in [5, 0] {
+        taker.allow(10_000);
+        for left in [4_000, 0] {
             assert!(stream.read(&mut buffer).now_or_never().is_some(), "{left} are left");
         }
         assert!(stream.read(&mut buffer).now_or_never().is_none());
         drop(taker);
         let mut rest = Vec::new();
         assert!(stream.read_to_end(&mut rest).now_or_never().is_some());
-        assert_eq!(rest.len(), 70);
+        assert_eq!(rest.len(), 100_000 - 6_000 - 6_000 - (6_000 - LOW_ROOM_BYTES));
+    }
+
+    /// Reads drops of a slow upload as actix-http does, and gives the size of its buffer then.
+    async fn buffer_after(drop_bytes: usize, slow: bool) -> usize {
+        const BUFFER_BYTES: usize = 8 * 1024;
+        let (mut near, far) = tokio::io::duplex(BUFFER_BYTES);
+        let mut stream = Metered::new(far);
+        let taker = stream.inflow.take_over();
+        let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
+        let mut largest = 0;
+        for _ in 0..100 {
+            // The runtime lets a task read so often before others have their turn.
+            tokio::task::yield_now().await;
+            near.write_all(&vec![7; drop_bytes]).await.unwrap();
+            taker.allow(if slow { SLOW_BYTES } else { BUFFER_BYTES });
+            loop {
+                let room = buffer.capacity() - buffer.len();
+                if room < LOW_ROOM_BYTES {
+                    buffer.reserve(BUFFER_BYTES - room);
+                }
+                largest = largest.max(buffer.capacity());
+                if stream.read_buf(&mut buffer).now_or_never().is_none() {
+                    break;
+                }
+            }
+            assert_eq!(buffer.split().freeze().len(), drop_bytes);
+        }
+        largest
+    }
+
+    #[tokio::test]
+    async fn the_buffer_of_a_slow_upload_does_not_grow() {
+        for drop_bytes in [1, 100, 999, 1_000, 1_024] {
+            assert_eq!(buffer_after(drop_bytes, true).await, 8 * 1024, "{drop_bytes}");
+        }
+        assert!(buffer_after(1_000, false).await > 8 * 1024, "otherwise there is nothing to avoid");
     }
 
     #[tokio::test]
     async fn a_reader_that_waits_is_woken() {
         let mut stream = Metered::new(&b"bytes"[..]);
-        let taker = stream.inflow().take_over();
+        let taker = stream.inflow.take_over();
         let mut buffer = [0; 10];
         let (read, ()) = tokio::join!(stream.read(&mut buffer), async {
             tokio::task::yield_now().await;

@@ -1,8 +1,9 @@
 //! How far ahead the peers of HTTP/2 may send.
 //!
 //! What a peer sends ahead the server has to hold, and an upload can only be as fast as its window divided by the
-//! round trip time. So every connection begins with a small window, and earns a larger one by filling what it has
-//! within one round trip, out of a budget that all connections share.
+//! round trip time. So every connection begins with a small window, and earns a larger one by having half of it taken
+//! within one round trip, out of a budget that all connections share. It is granted as soon as that has happened, not
+//! when the round trip is over: on a long line it would come one round trip late each time.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -27,6 +28,12 @@ pub const FIRST_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// The shortest time between two looks at how much comes. Round trips on a local network are shorter and tell nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// No round trip is believed to take longer. The peer says when it ends, and could gather half a window at leisure.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// How many times as large a window becomes; the second where the budget has no room for the first.
+const STEPS: [u32; 2] = [4, 2];
 
 /// What connections may be granted beyond their first window. Clones share it.
 #[derive(Debug, Clone)]
@@ -66,66 +73,104 @@ pub(super) struct Window {
     budget: Budget,
     taken: Taken,
     ping: Option<PingPong>,
-    /// When the last look began, what had been taken by then, and whether its answer is still on the way.
-    looked_at: Instant,
-    taken_then: u64,
-    looking: bool,
+    /// Whether the answer to the last ping is still on the way.
+    pinging: bool,
+    /// How it was when something came last.
+    before: Moment,
+    look: Look,
+}
+
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    taken: u64,
+}
+
+/// A look at how much comes, until a ping is answered. It begins with what came just before the ping: that may have been
+/// all that the window allows.
+struct Look {
+    since: Moment,
+    /// It has led to a larger window, and tells nothing about that one.
+    spent: bool,
 }
 
 impl Window {
     pub(super) fn new(connection: &mut Connection<&mut Wire, Bytes>, taken: Taken, most: u32, budget: Budget) -> Self {
+        let now = Moment::now(0);
         Self {
             bytes: FIRST_WINDOW_BYTES,
             most,
             budget,
             taken,
             ping: connection.ping_pong(),
-            looked_at: Instant::now(),
-            taken_then: 0,
-            looking: false,
+            pinging: false,
+            before: now,
+            look: Look::since(now),
         }
     }
 
     /// Ready when the connection has earned a larger window. Wants to be polled whenever something comes.
     pub(super) fn poll_earned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ping) = &mut self.ping else { return Poll::Pending };
-        while self.bytes < self.most {
-            if self.looking {
-                let answered = ready!(ping.poll_pong(cx)).is_ok();
-                self.looking = false;
-                let came = self.taken.0.get() - self.taken_then;
-                // The protocol's own bookkeeping lets the peer go on when half of a window is taken.
-                if answered && came >= u64::from(self.bytes / 2) {
-                    return Poll::Ready(());
-                }
-            }
-            let worth_a_look = self.taken.0.get() > self.taken_then && self.looked_at.elapsed() >= LOOK_EVERY;
-            // A connection that cannot be pinged is about to end.
-            if !worth_a_look || ping.send_ping(Ping::opaque()).is_err() {
-                break;
-            }
-            self.looked_at = Instant::now();
-            self.taken_then = self.taken.0.get();
-            self.looking = true;
+        if self.bytes >= self.most {
+            return Poll::Pending;
         }
-        Poll::Pending
+        let now = Moment::now(self.taken.0.get());
+        let before = std::mem::replace(&mut self.before, now);
+        if self.pinging && !self.look.tells_fast(now, self.bytes) {
+            // After an error the next ping fails too.
+            let _answered = ready!(ping.poll_pong(cx));
+            self.pinging = false;
+        }
+        if !self.pinging && self.look.is_old(now) && ping.send_ping(Ping::opaque()).is_ok() {
+            self.look = Look::since(before);
+            self.pinging = true;
+            // It cannot be answered yet; this asks to be woken then.
+            let _unanswered = ping.poll_pong(cx);
+        }
+        if !self.pinging || !self.look.tells_fast(now, self.bytes) {
+            return Poll::Pending;
+        }
+        self.look.spent = true;
+        Poll::Ready(())
     }
 
-    /// Doubles the window, if the budget allows.
+    /// Makes the window larger, as far as the budget allows.
     pub(super) fn grow(&mut self, connection: &mut Connection<&mut Wire, Bytes>) {
-        let larger = self.bytes.saturating_mul(2).min(self.most);
-        let more = larger - self.bytes;
-        if !self.budget.take(more) {
-            return;
-        }
+        let mut sizes = STEPS.iter().map(|step| self.bytes.saturating_mul(*step).min(self.most));
+        let Some(larger) = sizes.find(|larger| self.budget.take(larger - self.bytes)) else { return };
         // The peer may not have agreed to the last change yet; then there is another look.
         match connection.set_initial_window_size(larger) {
             Ok(()) => {
                 connection.set_target_window_size(larger);
                 self.bytes = larger;
             }
-            Err(_) => self.budget.give_back(more),
+            Err(_) => self.budget.give_back(larger - self.bytes),
         }
+    }
+}
+
+impl Moment {
+    fn now(taken: u64) -> Self {
+        Self { at: Instant::now(), taken }
+    }
+}
+
+impl Look {
+    fn since(moment: Moment) -> Self {
+        Self { since: moment, spent: false }
+    }
+
+    /// Whether half of the window was taken since it began. That is when the protocol's own bookkeeping lets the peer
+    /// go on.
+    fn tells_fast(&self, now: Moment, window_bytes: u32) -> bool {
+        let came = now.taken - self.since.taken;
+        !self.spent && came >= u64::from(window_bytes / 2) && now.at - self.since.at <= LONGEST_LOOK
+    }
+
+    /// Whether it is time for another one, and something has come to look at.
+    fn is_old(&self, now: Moment) -> bool {
+        now.taken > self.since.taken && now.at - self.since.at >= LOOK_EVERY
     }
 }
 
@@ -145,5 +190,19 @@ mod tests {
         assert!(budget.take(60) && !budget.clone().take(41) && budget.take(40) && !budget.take(1));
         budget.give_back(60);
         assert!(budget.take(60));
+    }
+    #[test]
+    fn half_a_window_in_a_round_trip_is_fast_once_and_not_at_leisure() {
+        let began = Moment::now(1_000);
+        let later = |after, taken| Moment { at: began.at + after, taken };
+        let mut look = Look::since(began);
+        assert!(!look.is_old(later(LOOK_EVERY / 2, 2_000)), "it has just begun");
+        assert!(look.is_old(later(LOOK_EVERY, 1_001)) && !look.is_old(later(LOOK_EVERY, 1_000)));
+        assert!(!look.tells_fast(later(LONGEST_LOOK, 1_499), 1_000));
+        assert!(look.tells_fast(later(LONGEST_LOOK, 1_500), 1_000));
+        let leisurely = later(LONGEST_LOOK + LOOK_EVERY, 10_000);
+        assert!(!look.tells_fast(leisurely, 1_000), "the answer to its ping may have been held back");
+        look.spent = true;
+        assert!(!look.tells_fast(later(LOOK_EVERY, 1_500), 1_000));
     }
 }

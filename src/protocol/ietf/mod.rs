@@ -1,32 +1,269 @@
-//! Resumable Uploads for HTTP, the IETF draft.
+//! Resumable Uploads for HTTP: the IETF draft in its versions, and the RFC it becomes.
+//!
+//! An upload completes when its client says so, not when its length is reached. A client learns the URL of its upload
+//! before it has sent the body, from an interim response, where the version and the connection allow one.
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::web;
 
+use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
 use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::upload::Dialect;
+use crate::domain::upload::Role;
+use crate::domain::upload::Upload;
+use crate::engine::command::Append;
+use crate::engine::command::Create;
+use crate::engine::command::Ends;
+use crate::engine::command::EngineError;
 use crate::http::Shared;
+use crate::http::body;
+use crate::http::body::HeaderFields;
+use crate::http::download;
 use crate::http::error::Problem;
+use crate::http::listen::interim::Interim;
+use crate::protocol::digests;
+use crate::protocol::ranged;
+
+mod disposition;
+pub mod draft;
+mod reply;
+pub mod wire;
+
+use draft::Draft;
+use wire::Creation;
+use wire::WireError;
+
+const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
 /// A creation, or a plain upload if its marks turn out to be none.
 pub(crate) async fn create(
-    _request: &HttpRequest,
-    _payload: web::Payload,
-    _shared: &Shared,
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
-    Err(Problem::not_found())
+    let exchange = Exchange::new(request, shared);
+    let count = body::announced_size(request).known();
+    let understood = wire::creation(&exchange.draft, &exchange.fields(), count, shared.max_metadata_bytes);
+    let answer = match (understood, request.method().as_str()) {
+        (Ok(Some(creation)), "POST" | "PUT" | "PATCH") => exchange.create(creation, count, payload).await,
+        // The draft, 4.1.2: without a readable `Upload-Complete` it is a request like any other.
+        (Ok(None), "POST" | "PUT") => return ranged::plain(request, None, payload, shared).await,
+        (Ok(None), "PATCH") => Err(exchange.completeness_missing()),
+        (Ok(_), _) => Err(Problem::method_not_allowed("OPTIONS, POST, PUT, PATCH")),
+        (Err(error), _) => Err(exchange.creation_refused(&error)),
+    };
+    exchange.versioned(answer)
 }
 
 /// A request to one upload.
 pub(crate) async fn resource(
-    _request: &HttpRequest,
-    _id: UploadId,
-    _payload: web::Payload,
-    _shared: &Shared,
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
-    Err(Problem::not_found())
+    let exchange = Exchange::new(request, shared);
+    let answer = match request.method().as_str() {
+        "HEAD" => exchange.head(id).await,
+        "GET" => exchange.get(id).await,
+        "PATCH" => exchange.append(id, payload).await,
+        "DELETE" => exchange.cancel(id).await,
+        _ => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
+    };
+    exchange.versioned(answer)
 }
 
 /// Adds to the answer to OPTIONS what clients of this dialect look for.
-pub(crate) fn add_options(_headers: &mut HeaderMap, _shared: &Shared) {}
+pub(crate) fn add_options(headers: &mut HeaderMap, shared: &Shared) {
+    let settings = shared.engine.settings();
+    let draft = Draft::of(&Vec::new(), &[]);
+    let limit = wire::limit(&draft, settings.max_upload_bytes, Some(settings.unfinished_expiry));
+    reply::add_options(headers, &limit);
+}
+
+/// One request and what its version wants.
+struct Exchange<'a> {
+    request: &'a HttpRequest,
+    shared: &'a Shared,
+    draft: Draft,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(request: &'a HttpRequest, shared: &'a Shared) -> Self {
+        let fields = HeaderFields(request.headers());
+        Self { request, shared, draft: Draft::of(&fields, &shared.protocols.ietf_interop_versions) }
+    }
+
+    fn fields(&self) -> HeaderFields<'_> {
+        HeaderFields(self.request.headers())
+    }
+
+    async fn create(
+        &self,
+        creation: Creation,
+        count: Option<u64>,
+        payload: web::Payload,
+    ) -> Result<HttpResponse, Problem> {
+        let engine = &self.shared.engine;
+        let refuse = |error| reply::refused(error, &self.draft, &self.limit(None), self.request);
+        let max_bytes = engine.settings().max_upload_bytes;
+        if count.is_some_and(|count| count > max_bytes) {
+            return Err(refuse(Rejection::OverLimit(max_bytes).into()));
+        }
+        let empty = creation.length.is_some_and(|length| length.get() == 0);
+        let command = Create {
+            dialect: Dialect::Ietf,
+            role: Role::Single,
+            // One of no bytes would be complete at once, though its client may not have said so yet.
+            length: creation.length.filter(|_| !empty),
+            metadata: creation.metadata,
+            metadata_as_sent: None,
+            wanted_digests: creation.wanted_digests,
+            promised_digests: creation.promised_digests,
+        };
+        let upload = engine.create(command).await.map_err(refuse)?;
+        let location = self.shared.location(upload.id());
+        let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
+        if only_created {
+            return Ok(self.created(&upload, &[]));
+        }
+        if let Some(interim) = self.interim() {
+            interim.send_104(&reply::begun(&self.draft, &location, &self.limit(Some(&upload))));
+        }
+        let command = Append {
+            dialect: Dialect::Ietf,
+            length: creation.length,
+            ends: creation.ends,
+            checksum: creation.checksum.clone(),
+            overflow: self.draft.overflow,
+            ..Append::at(upload.id(), upload.offset(), count)
+        };
+        match self.pump(command, payload).await {
+            Ok(upload) => Ok(self.created(&upload, &[])),
+            Err(error) => {
+                let (problem, alive) = self.append_refused(error, upload.id(), creation.checksum.as_ref()).await;
+                // A client that has seen no interim response can go on nevertheless.
+                Err(if alive { problem.with(header::LOCATION, location) } else { problem })
+            }
+        }
+    }
+
+    async fn append(&self, id: UploadId, payload: web::Payload) -> Result<HttpResponse, Problem> {
+        let count = body::announced_size(self.request).known();
+        let appending = wire::append(&self.draft, &self.fields(), count)
+            .map_err(|error| reply::open(reply::wire_problem(&error, &self.draft), &self.draft))?;
+        let command = Append {
+            dialect: Dialect::Ietf,
+            length: appending.length,
+            ends: appending.ends,
+            checksum: appending.checksum.clone(),
+            overflow: self.draft.overflow,
+            ..Append::at(id, appending.at, count)
+        };
+        match self.pump(command, payload).await {
+            Ok(upload) if upload.is_settled() => Ok(self.created(&upload, &digests::wanted(&self.fields()))),
+            Ok(upload) => Ok(reply::appended(&self.draft, &upload, &self.limit(Some(&upload)))),
+            Err(error) => Err(self.append_refused(error, id, appending.checksum.as_ref()).await.0),
+        }
+    }
+
+    async fn pump(&self, command: Append, payload: web::Payload) -> Result<Upload, EngineError> {
+        let feed = self.shared.engine.append(command).await?;
+        let interim = self.interim();
+        let tell = |offset_bytes| {
+            if let Some(interim) = &interim {
+                interim.send_104(&reply::progress(&self.draft, offset_bytes));
+            }
+        };
+        let tell: Option<&dyn Fn(u64)> = if interim.is_some() { Some(&tell) } else { None };
+        body::pump_and_tell(self.request, payload, feed, self.shared.idle_timeout, tell).await
+    }
+
+    async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        self.check_query()?;
+        self.offset(id).await
+    }
+
+    async fn offset(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        let found = self.shared.engine.inspect(id).await.map_err(|error| self.refused(error))?;
+        match found.gone() {
+            Some(how) => Err(self.refused(Rejection::Gone(how).into())),
+            None => Ok(reply::offset(&self.draft, &found.upload, &self.limit(Some(&found.upload)))),
+        }
+    }
+
+    async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        let Some(found) = self.shared.engine.download(id).await.map_err(|error| self.refused(error))? else {
+            return self.offset(id).await;
+        };
+        let upload = found.upload.clone();
+        let mut response = download::serve(self.request, found).await.map_err(|error| self.refused(error))?;
+        reply::add_offset(response.headers_mut(), &self.draft, &upload, &self.limit(Some(&upload)));
+        Ok(response)
+    }
+
+    async fn cancel(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        self.check_query()?;
+        self.shared.engine.cancel(id).await.map_err(|error| self.refused(error))?;
+        Ok(reply::cancelled())
+    }
+
+    fn created(&self, upload: &Upload, wanted: &[Algorithm]) -> HttpResponse {
+        let location = self.shared.location(upload.id());
+        reply::created(&self.draft, upload, &location, &self.limit(Some(upload)), wanted)
+    }
+
+    fn check_query(&self) -> Result<(), Problem> {
+        wire::check_query(&self.draft, &self.fields()).map_err(|bad| reply::wire_problem(&bad.into(), &self.draft))
+    }
+
+    fn completeness_missing(&self) -> Problem {
+        let bad = wire::completeness_missing(&self.draft);
+        reply::wire_problem(&bad.into(), &self.draft)
+    }
+
+    fn creation_refused(&self, error: &WireError) -> Problem {
+        let problem = reply::wire_problem(error, &self.draft);
+        match error {
+            WireError::InconsistentLength { .. } => problem,
+            // There is no upload to be gone on with.
+            WireError::Field(_) | WireError::Digests(_) | WireError::MediaType | WireError::TooLarge { .. } => {
+                reply::final_word(problem, &self.draft)
+            }
+        }
+    }
+
+    fn refused(&self, error: EngineError) -> Problem {
+        reply::refused(error, &self.draft, &self.limit(None), self.request)
+    }
+
+    /// The refusal of bytes, and whether the upload can be gone on with.
+    async fn append_refused(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
+        let upload = self.shared.engine.status(id).await.ok().filter(|found| !found.expired).map(|found| found.upload);
+        let limit = self.limit(upload.as_ref());
+        let alive = upload.as_ref().is_some_and(|upload| upload.stage().takes_bytes());
+        (reply::append_refused(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)
+    }
+
+    /// The way to tell the client something before the answer, if its version has interim responses.
+    fn interim(&self) -> Option<Interim> {
+        self.draft.interop.and_then(|_| Interim::of(self.request))
+    }
+
+    fn limit(&self, upload: Option<&Upload>) -> String {
+        let engine = &self.shared.engine;
+        let left = upload.and_then(|upload| engine.time_left(upload));
+        wire::limit(&self.draft, engine.settings().max_upload_bytes, left)
+    }
+
+    fn versioned(&self, answer: Result<HttpResponse, Problem>) -> Result<HttpResponse, Problem> {
+        let mut answer = answer.unwrap_or_else(|problem| problem.respond(self.request));
+        reply::add_version(answer.headers_mut(), &self.draft);
+        Ok(answer)
+    }
+}

@@ -1,7 +1,5 @@
 //! Outcomes and rejections in the words of tus 1.0.
 
-use std::time::SystemTime;
-
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::body;
@@ -11,24 +9,18 @@ use actix_web::http::header;
 use actix_web::http::header::HeaderName;
 
 use crate::domain::rejection::Rejection;
-use crate::domain::time::Timestamp;
-use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::protocol::digests;
+use crate::protocol::state;
+use crate::protocol::state::UPLOAD_EXPIRES;
+use crate::protocol::state::UPLOAD_OFFSET;
 use crate::protocol::tus::wire;
 use crate::protocol::tus::wire::Checksum;
 use crate::protocol::tus::wire::WireError;
 
-const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
-const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
-const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
-const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
-const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 
 /// tus 1.0, Core, OPTIONS: what this server can do.
@@ -44,14 +36,14 @@ pub(super) fn options(max_upload_bytes: u64) -> HttpResponse {
 pub(super) fn created(upload: &Upload, location: &str) -> HttpResponse {
     let mut response = HttpResponse::Created();
     response.insert_header((header::LOCATION, location)).insert_header((UPLOAD_OFFSET, upload.offset().get()));
-    expires(&mut response, upload);
+    state::tell_expiry(&mut response, upload);
     response.finish()
 }
 
 pub(super) fn appended(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
-    expires(&mut response, upload);
+    state::tell_expiry(&mut response, upload);
     response.finish()
 }
 
@@ -62,7 +54,7 @@ pub(super) fn terminated() -> HttpResponse {
 /// tus 1.0, Core, HEAD.
 pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
     let mut response = HttpResponse::Ok();
-    state(&mut response, upload);
+    state::tell(&mut response, upload);
     match *asked_with {
         // RFC 9110, 8.6: no length but the one GET would have.
         Method::HEAD => response.body(body::None::new()),
@@ -81,59 +73,16 @@ pub(super) fn still_open() -> Problem {
 /// The answer to GET while there is nothing to download yet.
 pub(super) fn not_yet(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
-    state(&mut response, upload);
+    state::tell(&mut response, upload);
     response.finish()
-}
-
-fn state(response: &mut actix_web::HttpResponseBuilder, upload: &Upload) {
-    response.insert_header((header::CACHE_CONTROL, "no-store"));
-    let record = upload.record();
-    match &record.role {
-        Role::Single => {}
-        Role::Partial => {
-            response.insert_header((UPLOAD_CONCAT, "partial"));
-        }
-        Role::Final { as_sent, .. } => {
-            response.insert_header((UPLOAD_CONCAT, as_sent.as_str()));
-        }
-    }
-    // tus 1.0, Concatenation: a final upload shows an offset only once it is whole.
-    if !upload.is_final() || upload.is_settled() {
-        response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
-    }
-    match record.length {
-        Some(length) => response.insert_header((UPLOAD_LENGTH, length.get())),
-        None => response.insert_header((UPLOAD_DEFER_LENGTH, "1")),
-    };
-    if let Some(metadata) = &record.metadata_as_sent {
-        response.insert_header((UPLOAD_METADATA, metadata.as_str()));
-    }
-    expires(response, upload);
-}
-
-fn expires(response: &mut actix_web::HttpResponseBuilder, upload: &Upload) {
-    if let Some(at) = expiry(upload) {
-        response.insert_header((UPLOAD_EXPIRES, at));
-    }
 }
 
 /// A refused PATCH. tus 1.0, Expiration: every answer to a PATCH tells when the upload expires.
 pub(super) fn not_appended(problem: Problem, upload: &Upload) -> Problem {
-    match expiry(upload) {
+    match state::expiry(upload) {
         Some(at) => problem.with(UPLOAD_EXPIRES, at),
         None => problem,
     }
-}
-
-/// tus 1.0, Expiration: told while the upload is unfinished.
-fn expiry(upload: &Upload) -> Option<String> {
-    let record = upload.record();
-    record.expires_at.filter(|_| record.stage != Stage::Completed).map(imf_fixdate)
-}
-
-pub(crate) fn imf_fixdate(at: Timestamp) -> String {
-    let since_1970 = at.since(Timestamp::from_unix_ms(0));
-    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_1970)
 }
 
 pub(super) fn wire_problem(error: &WireError) -> Problem {

@@ -329,6 +329,11 @@ fn refuse_trailer_checksum(fields: &dyn Fields) -> Result<(), WireError> {
     if promised { Err(WireError::ChecksumTrailer) } else { Ok(()) }
 }
 
+/// The metadata of a request, if it has any that can be read.
+pub fn metadata(fields: &dyn Fields) -> Option<Metadata> {
+    parse_metadata(&joined(fields, "upload-metadata").ok()??).ok()
+}
+
 /// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank before it.
 fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
     let bad = |problem: &'static str| BadField::new("upload-metadata", problem);

@@ -20,6 +20,8 @@ pub struct Client {
     pub stream: TcpStream,
     pub address: SocketAddr,
     unread: Vec<u8>,
+    /// Interim responses that came before the latest answer.
+    pub interim: Vec<Answer>,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         stream.set_nodelay(true).unwrap();
-        Self { stream, address, unread: Vec::new() }
+        Self { stream, address, unread: Vec::new(), interim: Vec::new() }
     }
 
     /// Sends a whole request and reads its answer. `Content-Length` is added when there is a body or the method has one.
@@ -103,6 +105,7 @@ impl Client {
 
     /// Sends the head of a request and nothing of its body.
     pub async fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
+        self.interim.clear();
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -155,22 +158,14 @@ impl Client {
     }
 
     async fn read_answer(&mut self, method: &str) -> Option<Answer> {
-        let head = loop {
-            let head = self.read_until(b"\r\n\r\n").await?;
-            if !head.starts_with(b"HTTP/1.1 1") {
-                break String::from_utf8(head).unwrap();
+        let mut answer = loop {
+            let head = self.read_head().await?;
+            if head.status >= 200 {
+                break head;
             }
+            self.interim.push(head);
         };
-        let mut lines = head.split("\r\n");
-        let mut status_line = lines.next()?.splitn(3, ' ').skip(1);
-        let status: u16 = status_line.next()?.parse().unwrap();
-        let reason = status_line.next().unwrap_or_default().to_owned();
-        let headers: Vec<(String, String)> = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
-        let mut answer = Answer { status, reason, headers, body: Vec::new() };
-        if method == "HEAD" || matches!(status, 204 | 304) {
+        if method == "HEAD" || matches!(answer.status, 204 | 304) {
             return Some(answer);
         }
         if answer.header("transfer-encoding").is_some() {
@@ -187,6 +182,27 @@ impl Client {
         let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
         answer.body = self.read_exactly(length).await?;
         Some(answer)
+    }
+
+    /// Reads one interim response.
+    pub async fn next_interim(&mut self) -> Answer {
+        let head = tokio::time::timeout(PATIENCE, self.read_head()).await.expect("an interim response in time");
+        let head = head.expect("the connection lives");
+        assert!(head.status < 200, "no answer yet: {head:?}");
+        head
+    }
+
+    async fn read_head(&mut self) -> Option<Answer> {
+        let head = String::from_utf8(self.read_until(b"\r\n\r\n").await?).unwrap();
+        let mut lines = head.split("\r\n");
+        let mut status_line = lines.next()?.splitn(3, ' ').skip(1);
+        let status: u16 = status_line.next()?.parse().unwrap();
+        let reason = status_line.next().unwrap_or_default().to_owned();
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        Some(Answer { status, reason, headers, body: Vec::new() })
     }
 
     /// Reads up to and with `end`; for streams of events too.
@@ -228,7 +244,7 @@ impl Answer {
     /// The last part of a problem's type.
     pub fn problem(&self) -> String {
         let r#type = self.json()["type"].as_str().expect("a problem has a type").to_owned();
-        r#type.rsplit(':').next().unwrap().to_owned()
+        r#type.rsplit([':', '#']).next().unwrap().to_owned()
     }
 
     /// What every answer to a tus client owes.
@@ -257,6 +273,6 @@ impl Client {
     pub async fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
-        Some(Self { stream, address, unread: Vec::new() })
+        Some(Self { stream, address, unread: Vec::new(), interim: Vec::new() })
     }
 }

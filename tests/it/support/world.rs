@@ -107,6 +107,7 @@ impl World {
             checkpoint_every: Duration::from_secs(60),
             checkpoint_rate: 1000,
             checkpoint_bytes: 64 * 1024,
+            keep_open: Duration::ZERO,
             min_free_bytes: 0,
             digests: Vec::new(),
             stall_after: Duration::from_secs(30),
@@ -232,6 +233,10 @@ impl Drop for Life {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+        // A commit that was handed over may still be done, as in a real death, but not in the life after.
+        let records = Arc::clone(&self.records);
+        let closing = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        std::thread::spawn(move || closing.block_on(records.close())).join().unwrap();
         if let Medium::Memory(store) = &self.medium {
             store.crash();
         }

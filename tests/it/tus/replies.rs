@@ -79,11 +79,13 @@ async fn the_main_exchanges_read_as_they_should() {
 const EXPECTED: &str = r#"
 OPTIONS /files
 204 No Content
+accept-patch: application/partial-upload, application/offset+octet-stream
 date: <time>
 tus-checksum-algorithm: sha1,sha256,sha512,md5,crc32,crc32c
 tus-extension: creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation
 tus-max-size: 1000000
 tus-version: 1.0.0
+upload-limit: max-size=1000000, max-age=86400
 vary: Origin
 x-content-type-options: nosniff
 x-request-id: <request>

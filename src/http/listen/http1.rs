@@ -1,0 +1,181 @@
+//! HTTP/1.1: actix-http speaks it, with two layers of ours around the application and one around the stream.
+//!
+//! Below, a connection is read as its taker has room (`inflow.rs`), and interim responses are put between the answers
+//! (`interim.rs`). Above, requests get their turn.
+//!
+//! `Expect: 100-continue`: actix-http asks a service of its own whether such a request may go on, says `100 Continue`
+//! if so, and calls the application after that. Nobody can refuse by then without having asked for the body. So here
+//! the application itself is that service. It answers, and its answer takes the way of a refusal, which is the way of
+//! any answer; actix-http never says `100`. It is said where a body that has not come is first read: see `body.rs`.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use actix_http::HttpService;
+use actix_http::Request;
+use actix_http::Response;
+use actix_http::h1;
+use actix_server::GracefulShutdownSignal;
+use actix_service::Service;
+use actix_service::ServiceFactory;
+use actix_service::fn_factory;
+use actix_service::forward_ready;
+use actix_web::body::BoxBody;
+use actix_web::dev::ServiceResponse;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+
+use crate::http::listen::connection::Answers;
+use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::inflow::Inflow;
+use crate::http::listen::interim::Interleaver;
+use crate::http::listen::interim::Turn;
+
+/// Serves connections over HTTP/1.1.
+pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, BoxBody, Instead, h1::UpgradeHandler>;
+
+pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    header_timeout: Duration,
+    keep_alive: Duration,
+    answers: Answers,
+    stopping: GracefulShutdownSignal,
+) -> Result<Http1<S>, ()> {
+    let in_turn = InTurn { answers };
+    let instead = Instead(in_turn.clone());
+    let service = HttpService::build()
+        .client_request_timeout(header_timeout)
+        .client_disconnect_timeout(CLOSE_TIMEOUT)
+        .keep_alive(keep_alive)
+        .on_connect_ext(|stream: &Spoken<S>, data| {
+            data.insert(stream.inflow.clone());
+            data.insert(stream.interleaver.interims().clone());
+        })
+        .expect(fn_factory(move || ready(Ok::<_, Infallible>(instead.clone()))))
+        // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
+        .graceful_shutdown_signal(move || {
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
+        });
+    service.h1(fn_factory(move || ready(Ok::<_, Infallible>(in_turn.clone())))).new_service(()).await
+}
+
+/// A connection over which HTTP/1.1 is spoken.
+pub(super) struct Spoken<S> {
+    stream: S,
+    inflow: Inflow,
+    interleaver: Interleaver,
+}
+
+impl<S> Spoken<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, inflow: Inflow::default(), interleaver: Interleaver::default() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.inflow.poll_read(Pin::new(&mut this.stream), cx, buf)
+    }
+}
+
+/// The dispatcher makes one buffer of what it writes, so there is no vectored writing to hand on.
+impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        ready!(this.interleaver.poll_finish(Pin::new(&mut this.stream), cx))?;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.interleaver.poll_write_queued(Pin::new(&mut this.stream), cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The application, called with one request after the other.
+#[derive(Clone)]
+pub(super) struct InTurn {
+    answers: Answers,
+}
+
+/// An answer in the making, and the time for interim responses, which it ends.
+pub(super) struct Answering {
+    answer: LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
+    turn: Option<Turn>,
+}
+
+impl Service<Request> for InTurn {
+    type Response = ServiceResponse<BoxBody>;
+    type Error = actix_web::Error;
+    type Future = Answering;
+
+    forward_ready!(answers);
+
+    fn call(&self, request: Request) -> Self::Future {
+        let turn = Turn::begin(&request);
+        Answering { answer: self.answers.call(request), turn }
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<ServiceResponse<BoxBody>, actix_web::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(self.answer.poll_unpin(cx));
+        // Not left to whoever drops this future.
+        self.turn = None;
+        Poll::Ready(answer)
+    }
+}
+
+/// The application in the place of the service that lets requests with `Expect` go on: it lets none go on and gives
+/// the answer instead.
+#[derive(Clone)]
+pub(super) struct Instead(InTurn);
+
+/// Whatever the application answered.
+pub(super) struct Answered(Box<Response<BoxBody>>);
+
+impl From<actix_web::Error> for Answered {
+    fn from(error: actix_web::Error) -> Self {
+        Self(Box::new(error.into()))
+    }
+}
+
+impl From<Answered> for Response<BoxBody> {
+    fn from(Answered(answer): Answered) -> Self {
+        *answer
+    }
+}
+
+impl Service<Request> for Instead {
+    type Response = Request;
+    type Error = Answered;
+    type Future = futures::future::Map<Answering, fn(<Answering as Future>::Output) -> Result<Request, Answered>>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx).map_err(Answered::from)
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        self.0.call(request).map(|answer| Err(Answered(Box::new(answer?.into()))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Resumable Uploads for HTTP, item by item. `ietf 47` is number 47 of section 2 of the protocol requirements.
+
+use serde_json::Value;
+
+use crate::support::client::Answer;
+use crate::support::client::Client;
+
+mod append;
+mod bad_input;
+mod cancellation;
+mod creation;
+mod digests;
+mod discovery;
+mod interim;
+mod phone;
+mod property;
+mod retrieval;
+
+pub const PARTIAL: (&str, &str) = ("Content-Type", "application/partial-upload");
+pub const END: (&str, &str) = ("Upload-Complete", "?1");
+pub const MORE: (&str, &str) = ("Upload-Complete", "?0");
+
+/// Every interop number that the default configuration speaks.
+pub const NUMBERS: [&str; 7] = ["3", "5", "6", "7", "8", "9", "10"];
+
+/// The field that names a version.
+pub fn version(number: &str) -> (&str, &str) {
+    ("Upload-Draft-Interop-Version", number)
+}
+
+/// The field that says, in a version, whether the upload ends.
+pub fn end_in(number: &str, end: bool) -> (&'static str, &'static str) {
+    match (number, end) {
+        ("3", true) => ("Upload-Incomplete", "?0"),
+        ("3", false) => ("Upload-Incomplete", "?1"),
+        (_, true) => END,
+        (_, false) => MORE,
+    }
+}
+
+/// A creation, with what every answer in this dialect owes.
+pub async fn create(client: &mut Client, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    send(client, "POST", "/files", headers, body).await
+}
+
+/// Any request, with what every answer in this dialect owes.
+pub async fn send(client: &mut Client, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let answer = client.request(method, path, headers, body).await;
+    assert_eq!(answer.header("tus-resumable"), None, "protocols.md 5.4: only tus clients are told of tus: {answer:?}");
+    answer
+}
+
+/// Begins an upload without data, and gives its path.
+pub async fn begin(client: &mut Client, length: Option<u64>) -> String {
+    let length = length.map(|length| length.to_string());
+    let mut headers = vec![MORE];
+    headers.extend(length.as_deref().map(|length| ("Upload-Length", length)));
+    let answer = create(client, &headers, b"").await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    location(&answer)
+}
+
+pub fn location(answer: &Answer) -> String {
+    answer.header("location").unwrap_or_else(|| panic!("it says where: {answer:?}")).to_owned()
+}
+
+/// An append by a client of the finished RFC.
+pub async fn append(client: &mut Client, path: &str, at: usize, end: bool, body: &[u8]) -> Answer {
+    let at = at.to_string();
+    send(client, "PATCH", path, &[PARTIAL, ("Upload-Offset", &at), end_in("", end)], body).await
+}
+
+/// Begins an append of chunks.
+pub async fn begin_chunked(client: &mut Client, path: &str, headers: &[(&str, &str)]) {
+    let mut all = vec![PARTIAL, ("Transfer-Encoding", "chunked")];
+    all.extend_from_slice(headers);
+    client.send_head("PATCH", path, &all).await;
+}
+
+/// The offset, and whether the upload is complete.
+pub async fn offset(client: &mut Client, path: &str) -> (usize, bool) {
+    let answer = send(client, "HEAD", path, &[version("8")], b"").await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let complete = match answer.header("upload-complete") {
+        Some("?1") => true,
+        Some("?0") => false,
+        _ => panic!("ietf 40: {answer:?}"),
+    };
+    (answer.header("upload-offset").expect("ietf 40").parse().unwrap(), complete)
+}
+
+/// One number of `Upload-Limit`.
+pub fn limit(answer: &Answer, name: &str) -> Option<u64> {
+    let limit = answer.header("upload-limit").unwrap_or_else(|| panic!("it tells the limit: {answer:?}"));
+    let members = limit.split(", ").map(|member| member.split_once('=').expect("ietf 6: a dictionary of numbers"));
+    let found: Vec<u64> =
+        members.filter(|(known, _)| *known == name).map(|(_, value)| value.parse().unwrap()).collect();
+    assert!(found.len() <= 1, "{limit}");
+    found.first().copied()
+}
+
+/// The bytes of a completed upload.
+pub async fn download(client: &mut Client, path: &str) -> Vec<u8> {
+    let answer = client.get(path).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
+
+/// How many uploads of this dialect there are.
+pub async fn count(client: &mut Client) -> usize {
+    let answer = client.get("/api/v1/uploads").await.json();
+    let uploads = answer["uploads"].as_array().unwrap().iter();
+    uploads.filter(|upload: &&Value| upload["protocol"] == "ietf").count()
+}
+
+/// The full type of a problem.
+pub fn kind(answer: &Answer) -> String {
+    answer.json()["type"].as_str().unwrap().to_owned()
+}
+
+pub const MISMATCHING_OFFSET: &str = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset";
+pub const COMPLETED: &str = "https://iana.org/assignments/http-problem-types#completed-upload";
+pub const INCONSISTENT_LENGTH: &str = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
