@@ -16,10 +16,11 @@ use crate::support::sse::Sse;
 const TOKEN: &str = "correct-horse-battery-staple";
 const GUESS: &str = "incorrect-horse-battery-stapl";
 
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "/",
     "/files",
     "/files/",
+    "/upload/storage/v1/b/films/o",
     "/files/01a2003c-6e4b-7707-8707-070707070707",
     "/api/v1/uploads",
     "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707",

@@ -63,6 +63,7 @@ pub(super) async fn start(
         // Where uploads are found begins with it already.
         _ => String::new(),
     };
+    let named = digests::promised(&fields).map_err(|error| refuse(error.into()))?;
     let described = described(request, flavour, bucket, payload, shared).await?;
     let command = Create {
         dialect: Dialect::Google,
@@ -71,8 +72,8 @@ pub(super) async fn start(
         metadata: described.metadata,
         metadata_as_sent: None,
         // Its clients compare one of the two digests they know when all is done.
-        wanted_digests: vec![Algorithm::Md5],
-        promised_digests: described.promised_digests,
+        wanted_digests: [vec![Algorithm::Md5], digests::wanted(&fields)].concat(),
+        promised_digests: [described.promised_digests, named].concat(),
     };
     let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
     let session = format!("{origin}{}", shared.location(upload.id()));

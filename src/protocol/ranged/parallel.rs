@@ -36,6 +36,8 @@ pub(super) async fn start(
     payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
+    let fields = HeaderFields(request.headers());
+    let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let json = small_body(request, payload, shared).await?;
     let described =
         creation::plain(&json, shared.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
@@ -45,8 +47,8 @@ pub(super) async fn start(
         length: described.length,
         metadata: described.metadata,
         metadata_as_sent: None,
-        wanted_digests: Vec::new(),
-        promised_digests: described.promised_digests,
+        wanted_digests: digests::wanted(&fields),
+        promised_digests: [described.promised_digests, named].concat(),
     };
     let upload = shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))?;
     Ok(reply::started(&upload, shared))

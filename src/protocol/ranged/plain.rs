@@ -106,17 +106,19 @@ async fn create(
     request: &HttpRequest,
     length: Option<Length>,
     metadata: Metadata,
-    promised: Option<Digest>,
+    content: Option<Digest>,
     shared: &Shared,
 ) -> Result<Upload, Problem> {
+    let fields = HeaderFields(request.headers());
+    let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let command = Create {
         dialect: Dialect::Ranged,
         role: Role::Single,
         length,
         metadata,
         metadata_as_sent: None,
-        wanted_digests: Vec::new(),
-        promised_digests: promised.into_iter().collect(),
+        wanted_digests: digests::wanted(&fields),
+        promised_digests: content.into_iter().chain(named).collect(),
     };
     shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))
 }

@@ -154,3 +154,27 @@ async fn a_session_of_our_own_must_have_the_digests_it_was_described_with() {
         assert_eq!(told["stage"], stage);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digests_of_the_whole_are_named_and_asked_for_in_header_fields_too() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    for (of, stage) in [(&b"hello"[..], "completed"), (b"other", "failed")] {
+        let named = content_digest(of);
+        let headers = [("Repr-Digest", named.as_str()), ("Want-Repr-Digest", "sha-512=1")];
+        let google = client.request("POST", START, &headers, b"").await;
+        let ours = client.request("POST", "/files", &[headers[0], headers[1], JSON], b"{}").await;
+        for session in [google, ours] {
+            let path = path_of(&session);
+            put(&mut client, &path, "bytes 0-4/5", b"hello").await;
+            let status = client.status(&path).await;
+            assert_eq!(status["stage"], stage, "protocols.md 4: {status}");
+            assert!(status["digests"]["sha512"].is_string(), "protocols.md 4: it was asked for: {status}");
+        }
+        client.request("PUT", "/files/a", &headers, b"hello").await;
+        let newest = crate::tus::known_uploads(&mut client).await[0].clone();
+        assert_eq!(newest["stage"], stage, "protocols.md 4: a plain file");
+    }
+    let wrong = client.request("PUT", "/files/a", &[("Repr-Digest", "sha-256=x")], b"hello").await;
+    assert_eq!(wrong.status, 400, "protocols.md 4");
+}
