@@ -25,6 +25,7 @@ use crate::domain::rejection::Rejection;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::NewUpload;
 use crate::domain::upload::ProgressPolicy;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::state::Outbox;
 use crate::state::UploadStore;
@@ -215,12 +216,26 @@ impl Engine {
 
     /// Ends an upload and removes its bytes. A running append is cut first.
     pub async fn cancel(&self, id: UploadId) -> Result<(), EngineError> {
+        self.cancel_if(id, |_| Ok(())).await
+    }
+
+    /// The same, but one that is complete stays.
+    pub async fn cancel_unfinished(&self, id: UploadId) -> Result<(), EngineError> {
+        self.cancel_if(id, |upload| match (upload.stage(), upload.length()) {
+            (Stage::Completed, Some(length)) => Err(Rejection::AlreadyComplete(length)),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn cancel_if(&self, id: UploadId, may_end: fn(&Upload) -> Result<(), Rejection>) -> Result<(), EngineError> {
         self.0.find(id).await?;
         let engine = self.clone();
         let cancelling = self.spawn(async move {
             let inner = &engine.0;
             let held = inner.leases.take(id, None, inner.settings.takeover_timeout).await?;
             let mut upload = inner.find(id).await?;
+            may_end(&upload)?;
             upload.terminate(inner.now())?;
             let upload = inner.commit(upload).await?;
             tracing::info!(upload = %id, "upload terminated");

@@ -433,6 +433,19 @@ async fn an_upload_that_is_ended_ends_its_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_complete_can_be_kept_from_being_cancelled() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let (open, done) = (create(&life, 1000).await, create(&life, 1000).await);
+    put(&life, done, 0, &[1; 1000]).await.unwrap();
+    life.engine.cancel_unfinished(open).await.unwrap();
+    let refused = life.engine.cancel_unfinished(done).await;
+    assert!(matches!(refused, Err(EngineError::Rejected(Rejection::AlreadyComplete(_)))), "{refused:?}");
+    assert!(life.read(done).await == [1; 1000]);
+    life.engine.cancel(done).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stopping_keeps_what_arrived_of_every_range() {
     let world = World::on_disk();
     let life = world.live().await;

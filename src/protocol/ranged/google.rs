@@ -16,6 +16,7 @@ use crate::domain::upload::Upload;
 use crate::engine::command::Append;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
+use crate::engine::command::EngineError;
 use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
@@ -193,11 +194,11 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse
 /// Cancels a session. What is complete is no session any more, and stays.
 pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Refusal> {
     let upload = look(request, id, shared).await?;
-    if upload.stage() == Stage::Completed {
-        return Err(reply::google::kept().into());
+    match shared.engine.cancel_unfinished(id).await {
+        Ok(()) => Ok(reply::google::cancelled(&upload)),
+        Err(EngineError::Rejected(Rejection::AlreadyComplete(_))) => Err(reply::google::kept().into()),
+        Err(error) => Err(reply::google::refusal(error, None, request)),
     }
-    shared.engine.cancel(id).await.map_err(|error| reply::google::refusal(error, None, request))?;
-    Ok(reply::google::cancelled(&upload))
 }
 
 /// Whether a request to Google's own address starts a session, and nothing else Google has there.
