@@ -99,7 +99,11 @@ impl Engine {
         let held = match inner.leases.try_take(command.id) {
             Some(held) => held,
             None => {
-                let at = inner.admit(inner.find(command.id).await?, command)?.offset();
+                let upload = inner.admit(inner.find(command.id).await?, command)?;
+                let at = upload.offset();
+                if upload.dialect().takes_any_order() {
+                    return Ok(Begun::InAnyOrder(at));
+                }
                 inner.leases.take(command.id, Some(at), inner.settings.takeover_timeout).await?
             }
         };

@@ -95,9 +95,7 @@ impl Leases {
     /// What the last request has left open for the next one, if it has.
     pub(super) async fn resume(&self, id: UploadId) -> Option<Parked> {
         let live = self.live(id).filter(|live| live.progress.is_parked())?;
-        let (answer, answered) = oneshot::channel();
-        live.orders.send(Order::Resume(answer)).await.ok()?;
-        answered.await.ok()
+        live.ask(Order::Resume).await
     }
 
     /// Takes the lease of an upload that nobody else can know of yet.
@@ -141,13 +139,25 @@ impl Leases {
 }
 
 impl Live {
+    /// Gives an order and waits for what comes of it. `None`: the writer has ended, or does not take it.
+    ///
+    /// An order may get into the channel just when the writer lets go of it. Nobody takes it out then, not even to drop
+    /// it, so the end of the writer is waited for as well.
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (answer, mut answered) = oneshot::channel();
+        self.orders.send(order(answer)).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            () = self.ended.cancelled() => answered.try_recv().ok(),
+        }
+    }
+
     /// Asks the writer to end, and waits until it has.
     async fn make_way(&self, at: Option<Offset>) -> Result<(), Rejection> {
-        let (answer, answered) = oneshot::channel();
         // A writer that takes no orders any more is about to end by itself.
-        if self.orders.send(Order::Yield { at, answer }).await.is_ok()
-            && let (Some(theirs), Ok(Err(ours))) = (at, answered.await)
-        {
+        let answer = self.ask(|answer| Order::Yield { at, answer }).await;
+        if let (Some(theirs), Some(Err(ours))) = (at, answer) {
             return Err(Rejection::WrongOffset { ours, theirs });
         }
         self.ended.cancelled().await;
@@ -156,25 +166,20 @@ impl Live {
 
     /// Hands a request to the writer. `None`: it has ended.
     pub(super) async fn join(&self, command: Append) -> Option<Result<Feed, NotJoined>> {
-        let (answer, answered) = oneshot::channel();
-        let order = Order::Join { command: Box::new(command), answer };
-        if self.orders.send(order).await.is_ok()
-            && let Ok(answer) = answered.await
-        {
-            return Some(answer);
+        let command = Box::new(command);
+        let answer = self.ask(|answer| Order::Join { command, answer }).await;
+        if answer.is_none() {
+            self.ended.cancelled().await;
         }
-        self.ended.cancelled().await;
-        None
+        answer
     }
 
     /// Asks the writer to commit what it has; waits until it did, ended, or took too long.
     pub(super) async fn checkpoint(&self, patience: Duration) {
-        let (done, was_done) = oneshot::channel();
         let asked = async {
-            if self.orders.send(Order::Checkpoint(done)).await.is_ok() && was_done.await.is_ok() {
-                return;
+            if self.ask(Order::Checkpoint).await.is_none() {
+                self.ended.cancelled().await;
             }
-            self.ended.cancelled().await;
         };
         // Too slow: the committed row still tells the truth, only a little older.
         let _ = tokio::time::timeout(patience, asked).await;
@@ -363,6 +368,19 @@ mod tests {
         let _first = leases.reserve(id());
         let taken = leases.take(id(), None, Duration::from_secs(5)).await;
         assert!(matches!(taken, Err(EngineError::Unavailable(Unavailable::Held))));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_order_to_a_writer_that_is_just_leaving_is_not_waited_for_for_ever() {
+        for _ in 0..50_000 {
+            let leases = Arc::new(Leases::default());
+            let held = leases.reserve(id());
+            let live = leases.live(id()).expect("it is held");
+            let asking = tokio::spawn(async move { live.ask(Order::Checkpoint).await });
+            drop(held);
+            let answer = tokio::time::timeout(Duration::from_secs(30), asking).await.expect("an end to the waiting");
+            assert_eq!(answer.unwrap(), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

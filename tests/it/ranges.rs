@@ -565,7 +565,10 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
         let mut random = Seeded::new(1_000 + seed);
         let source = random.bytes(20 * KIB + random.clone().below(300 * KIB));
         // The disk may be busy with other tests.
-        let patient = |settings: &mut Settings| settings.takeover_timeout = std::time::Duration::from_secs(60);
+        let patient = |settings: &mut Settings| {
+            settings.takeover_timeout = std::time::Duration::from_secs(60);
+            settings.cross_dialects = true;
+        };
         let mut life = world.live_with(patient).await;
         let id = create(&life, source.len()).await;
         let mut promised: Vec<(u64, u64)> = Vec::new();
@@ -574,7 +577,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
                 .map(|_| {
                     let start = random.below(source.len());
                     let end = start + 1 + random.below((source.len() - start).min(80 * KIB));
-                    (start, end, random.below(6))
+                    (start, end, random.below(7))
                 })
                 .collect();
             let sending = requests.iter().map(async |(start, end, kind)| {
@@ -597,6 +600,16 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
                         return None;
                     }
                     3 => send(&life, checked(id, *start, part.len(), part), part).await,
+                    4 => {
+                        // Another dialect goes on where the upload is without a gap.
+                        let at = life.committed(id).await;
+                        let end = source.len().min(at + 30 * KIB);
+                        match life.append(id, at, &source[at..end]).await {
+                            Ok(_) => return Some((at as u64, end as u64)),
+                            Err(EngineError::Rejected(Rejection::WrongOffset { .. })) => return None,
+                            outcome => outcome,
+                        }
+                    }
                     _ => put(&life, id, *start, part).await,
                 };
                 match outcome {
