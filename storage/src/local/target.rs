@@ -21,6 +21,9 @@ use super::turns::KnownBlob;
 use crate::BlobKey;
 use crate::Error;
 use crate::Result;
+use crate::pool::BLOCK_BYTES;
+use crate::pool::DIRECT_MIN_BYTES;
+use crate::pool::MAX_BUFFER_BYTES;
 
 /// Writes are numbered from 1 as they begin.
 type Number = u64;
@@ -122,6 +125,17 @@ impl Target {
     /// Waits until nothing is under way.
     pub(super) async fn landed(&self) {
         self.until(|flight| flight.under_way.is_empty()).await;
+    }
+
+    /// The fewest bytes that are worth a direct write.
+    ///
+    /// Where nobody waits for the disk, a direct write would be the only reason to: what is small, such as a request of
+    /// 1 MiB, is done once it is in the page cache. A large upload comes in full buffers and does not wait for each.
+    pub(super) fn direct_min_bytes(&self) -> usize {
+        match self.data.durability() {
+            Durability::Strict => DIRECT_MIN_BYTES,
+            Durability::Relaxed => MAX_BUFFER_BYTES - 2 * BLOCK_BYTES,
+        }
     }
 
     /// Notes that a write begins. It is under way until what is given back is told how it ended, or is dropped.

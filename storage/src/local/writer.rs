@@ -24,7 +24,6 @@ use crate::Error;
 use crate::Result;
 use crate::durable_end;
 use crate::pool::BLOCK_BYTES;
-use crate::pool::DIRECT_MIN_BYTES;
 
 #[derive(Debug)]
 pub(super) struct LocalWriter {
@@ -55,9 +54,10 @@ impl BlobWriter for LocalWriter {
         // From here on nothing waits: a call that is dropped has taken nothing.
         self.end = self.end.max(end);
         let write = self.target.begin(blocks_around(offset..end));
+        let least_bytes = self.target.direct_min_bytes();
         // Nobody waits for the task: the write itself tells the target how it ended.
         blocking::start(move || {
-            let outcome = match whole_blocks(&chunk, offset) {
+            let outcome = match whole_blocks(&chunk, offset, least_bytes) {
                 Some(whole) => write_around(write.file(), write.direct(), &chunk, offset, whole),
                 None => write.file().write_all_at(&chunk, offset),
             };
@@ -98,12 +98,13 @@ fn write_around(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64, w
     file.write_all_at(&chunk[whole.end..], end)
 }
 
-/// The part of a chunk that can be written directly: whole blocks in the file that lie on such borders in memory too.
-fn whole_blocks(chunk: &[u8], offset: u64) -> Option<Range<usize>> {
+/// The part of a chunk that can be written directly: whole blocks in the file that lie on such borders in memory too,
+/// at least so many bytes.
+fn whole_blocks(chunk: &[u8], offset: u64, least_bytes: usize) -> Option<Range<usize>> {
     let block = BLOCK_BYTES as u64;
     let end = offset + chunk.len() as u64;
     let (first, last) = (offset.next_multiple_of(block), end - end % block);
-    let size = last.checked_sub(first).filter(|size| *size >= DIRECT_MIN_BYTES as u64)?;
+    let size = last.checked_sub(first).filter(|size| *size >= least_bytes as u64)?;
     let start = usize::try_from(first - offset).ok()?;
     let whole = start..start + usize::try_from(size).ok()?;
     chunk[whole.clone()].as_ptr().addr().is_multiple_of(BLOCK_BYTES).then_some(whole)
@@ -112,6 +113,7 @@ fn whole_blocks(chunk: &[u8], offset: u64) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::DIRECT_MIN_BYTES;
     use crate::pool::MAX_BUFFER_BYTES;
     use crate::pool::Pool;
 
@@ -129,8 +131,9 @@ mod tests {
             let mut buffer = pool.take(at, MAX_BUFFER_BYTES).await;
             buffer.fill(&vec![1; size]);
             let chunk = buffer.freeze();
-            assert_eq!(whole_blocks(&chunk, at), expected, "{size} bytes at {at}");
-            assert_eq!(whole_blocks(&chunk, at + 1), None, "memory for another place");
+            assert_eq!(whole_blocks(&chunk, at, DIRECT_MIN_BYTES), expected, "{size} bytes at {at}");
+            assert_eq!(whole_blocks(&chunk, at, size + 1), None, "too small");
+            assert_eq!(whole_blocks(&chunk, at + 1, DIRECT_MIN_BYTES), None, "memory for another place");
         }
     }
 
@@ -144,7 +147,7 @@ mod tests {
         for (offset, size) in [(0_u64, 65_536_usize), (100, 250_000), (4096, 200_001), (4095, 65_537)] {
             let lead = usize::try_from(offset).unwrap_or(0) % BLOCK_BYTES;
             let chunk = &memory[aligned + lead..][..size.min(memory.len() - aligned - lead)];
-            let whole = whole_blocks(chunk, offset).ok_or(io::ErrorKind::InvalidData)?;
+            let whole = whole_blocks(chunk, offset, DIRECT_MIN_BYTES).ok_or(io::ErrorKind::InvalidData)?;
             // Any handle will do for how the pieces fit together.
             write_around(&file, Some(&file), chunk, offset, whole)?;
             let mut found = vec![0; chunk.len()];
