@@ -45,9 +45,9 @@ impl ReceivedRanges {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Whether bytes on one side of `place` are there and on the other are not. Both ends of nothing at all are none.
-    pub fn has_border_at(&self, place: u64) -> bool {
-        self.0.iter().any(|(start, end)| *start == place || *end == place)
+    /// Whether `place` lies within bytes that are there, or at an end of them: a range that ends there makes no new border.
+    pub fn touches(&self, place: u64) -> bool {
+        self.0.iter().any(|(start, end)| (*start..=*end).contains(&place))
     }
 
     /// How many ranges there would be with the bytes from `start` to `end`.

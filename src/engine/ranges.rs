@@ -250,8 +250,7 @@ impl Assembly {
         let ranges = self.committer.inner.settings.ranges;
         let alignment = ranges.alignment_bytes;
         let last = upload.length().map(|length| length.get());
-        let fits =
-            |place: u64| place.is_multiple_of(alignment) || Some(place) == last || self.there.has_border_at(place);
+        let fits = |place: u64| place.is_multiple_of(alignment) || Some(place) == last || self.there.touches(place);
         if !fits(start) || end.is_some_and(|end| !fits(end)) {
             return Err(Rejection::Misaligned { alignment });
         }
