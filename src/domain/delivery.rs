@@ -1,42 +1,11 @@
 //! Deliveries: one event on its way to one endpoint, with every attempt made.
 
-use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::domain::event::EventFilter;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::id::{DeliveryId, EventId, UploadId};
 use crate::domain::time::Timestamp;
-
-/// The stable name of an endpoint, from the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointId(String);
-
-impl EndpointId {
-    /// Accepts 1 to 64 of `a-z A-Z 0-9 _ -`.
-    pub fn new(name: impl Into<String>) -> Option<Self> {
-        let name = name.into();
-        let fits = (1..=64).contains(&name.len());
-        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-        (fits && plain).then_some(Self(name))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Who is told about which events. The state store writes a delivery for each in the commit that made the event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subscription {
-    pub endpoint: EndpointId,
-    pub filter: EventFilter,
-}
 
 /// Where a delivery stands.
 ///
@@ -45,8 +14,11 @@ pub struct Subscription {
 ///    │         ▲  │        │ └───► dead        attempts or time used up
 ///    │         └──┼────────┘ backing off
 ///    ├────────────┴──► superseded              progress overtaken by later news
-///    └────────────┴──► paused                  its endpoint was disabled
+///    ├────────────┴──► paused                  its endpoint was stopped
+///    └────────────┴──► cancelled               its endpoint was removed, or a test that failed
 /// ```
+///
+/// One that is over becomes ready again when it is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
     /// An earlier event of the same upload has not had its first attempt at this endpoint yet.
@@ -60,13 +32,23 @@ pub enum DeliveryState {
     Dead,
     /// A progress report that later news made pointless.
     Superseded,
-    /// Kept while its endpoint is disabled.
+    /// Kept while its endpoint is stopped.
     Paused,
+    /// Nobody is waiting for it any more.
+    Cancelled,
 }
 
 impl DeliveryState {
-    pub const ALL: [Self; 7] =
-        [Self::Waiting, Self::Ready, Self::Leased, Self::Succeeded, Self::Dead, Self::Superseded, Self::Paused];
+    pub const ALL: [Self; 8] = [
+        Self::Waiting,
+        Self::Ready,
+        Self::Leased,
+        Self::Succeeded,
+        Self::Dead,
+        Self::Superseded,
+        Self::Paused,
+        Self::Cancelled,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,6 +59,7 @@ impl DeliveryState {
             Self::Dead => "dead",
             Self::Superseded => "superseded",
             Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -85,11 +68,43 @@ impl DeliveryState {
     }
 }
 
-/// What a progress report may be dropped for, and other events may not.
+/// What may become of a delivery that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryClass {
+    /// It is tried by the schedule, and then a dead letter.
     Normal,
+    /// It is dropped soon, and as soon as there is later news (webhooks.md C4, C5).
     Progress,
+    /// It is tried once: somebody waits for the result.
+    Test,
+    /// News of the sending itself; giving it up is no news.
+    Notice,
+}
+
+/// Why an attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// The schedule.
+    Auto,
+    /// Somebody asked for the delivery to be sent again.
+    Manual,
+    Test,
+}
+
+impl Trigger {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Manual, Self::Test];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+            Self::Test => "test",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trigger| trigger.name() == name)
+    }
 }
 
 /// How an attempt ended.
@@ -103,6 +118,8 @@ pub enum AttemptOutcome {
     /// The name did not resolve.
     Dns,
     Tls,
+    /// Every address of the receiver is one that must not be called (webhooks.md S5).
+    Blocked,
     /// Anything else that kept the exchange from finishing.
     Transport,
     /// Given up by us while shutting down; does not count.
@@ -124,6 +141,7 @@ impl AttemptOutcome {
             Self::Reset => Some("reset"),
             Self::Dns => Some("dns"),
             Self::Tls => Some("tls"),
+            Self::Blocked => Some("blocked_ip"),
             Self::Transport => Some("transport"),
             Self::Aborted => Some("aborted"),
         }
@@ -132,9 +150,14 @@ impl AttemptOutcome {
     pub const fn status(self) -> Option<u16> {
         match self {
             Self::Status(status) => Some(status),
-            Self::Timeout | Self::Refused | Self::Reset | Self::Dns | Self::Tls | Self::Transport | Self::Aborted => {
-                None
-            }
+            Self::Timeout
+            | Self::Refused
+            | Self::Reset
+            | Self::Dns
+            | Self::Tls
+            | Self::Blocked
+            | Self::Transport
+            | Self::Aborted => None,
         }
     }
 
@@ -147,10 +170,22 @@ impl AttemptOutcome {
             (None, Some("reset")) => Self::Reset,
             (None, Some("dns")) => Self::Dns,
             (None, Some("tls")) => Self::Tls,
+            (None, Some("blocked_ip")) => Self::Blocked,
             (None, Some("aborted")) => Self::Aborted,
             (None, _) => Self::Transport,
         }
     }
+}
+
+/// Where the time of an attempt went. What did not happen, or cannot be told, is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Looking up the name.
+    pub dns: Option<Duration>,
+    /// Opening a connection, TLS included; a connection kept from before takes none.
+    pub connect: Option<Duration>,
+    /// From the beginning to the first byte of the answer.
+    pub first_byte: Option<Duration>,
 }
 
 /// One try at sending, as it is recorded.
@@ -158,9 +193,15 @@ impl AttemptOutcome {
 pub struct Attempt {
     /// Counts from 1 within the delivery.
     pub number: u32,
+    pub trigger: Trigger,
     pub started_at: Timestamp,
     pub took: Duration,
+    pub timings: Timings,
+    /// The address it went to.
+    pub remote: Option<IpAddr>,
     pub outcome: AttemptOutcome,
+    /// Those of the answer that help to find out why; a fixed few.
+    pub response_headers: Vec<(String, String)>,
     /// The first bytes of the answer's body, at most 4 KiB.
     pub response_body: Vec<u8>,
     /// A short reason when there is more to say than the outcome: where a redirect pointed, say.
@@ -173,7 +214,8 @@ pub struct DeliveryRecord {
     pub id: DeliveryId,
     pub event: EventId,
     pub event_name: String,
-    pub upload: UploadId,
+    /// `None` for news that is not of an upload.
+    pub upload: Option<UploadId>,
     pub sequence: u64,
     pub endpoint: EndpointId,
     pub state: DeliveryState,

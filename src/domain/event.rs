@@ -20,10 +20,19 @@ pub enum EventKind {
     Failed,
     Expired,
     Terminated,
+    /// A backend has reported a stage of its own.
+    Processing,
+    /// A test of an endpoint.
+    Ping,
+    /// A delivery was given up.
+    Exhausted,
+    /// An endpoint has been failing for long and will be disabled if it goes on.
+    EndpointFailing,
+    EndpointDisabled,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Created,
         Self::Receiving,
         Self::Progress,
@@ -36,6 +45,11 @@ impl EventKind {
         Self::Failed,
         Self::Expired,
         Self::Terminated,
+        Self::Processing,
+        Self::Ping,
+        Self::Exhausted,
+        Self::EndpointFailing,
+        Self::EndpointDisabled,
     ];
 
     /// The name receivers see, such as `upload.completed`.
@@ -53,7 +67,17 @@ impl EventKind {
             Self::Failed => "upload.failed",
             Self::Expired => "upload.expired",
             Self::Terminated => "upload.terminated",
+            Self::Processing => "upload.processing",
+            Self::Ping => "webhook.ping",
+            Self::Exhausted => "delivery.exhausted",
+            Self::EndpointFailing => "endpoint.failing",
+            Self::EndpointDisabled => "endpoint.disabled",
         }
+    }
+
+    /// Whether it tells of an upload; else it tells of the sending itself.
+    pub const fn is_of_upload(self) -> bool {
+        !matches!(self, Self::Ping | Self::Exhausted | Self::EndpointFailing | Self::EndpointDisabled)
     }
 
     pub fn by_name(name: &str) -> Option<Self> {
@@ -94,9 +118,9 @@ impl EventFilter {
         Ok(Self(patterns))
     }
 
-    /// Every event but `upload.progress`, which must be asked for (webhooks.md C1: off by default).
+    /// Every event of uploads but `upload.progress`, which must be asked for (webhooks.md C1: off by default).
     pub fn all_but_progress() -> Self {
-        let wanted = EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Progress);
+        let wanted = EventKind::ALL.into_iter().filter(|kind| kind.is_of_upload() && *kind != EventKind::Progress);
         Self(wanted.map(|kind| kind.name().to_owned()).collect())
     }
 
@@ -130,8 +154,9 @@ mod tests {
         let exact = filter(&["upload.completed", "upload.failed"]).unwrap();
         assert!(exact.wants(EventKind::Completed) && exact.wants(EventKind::Failed));
         assert!(!exact.wants(EventKind::Created));
-        for all in ["*", "upload.*"] {
-            assert!(EventKind::ALL.into_iter().all(|kind| filter(&[all]).unwrap().wants(kind)), "{all}");
+        for kind in EventKind::ALL {
+            assert!(filter(&["*"]).unwrap().wants(kind), "{kind:?}");
+            assert_eq!(filter(&["upload.*"]).unwrap().wants(kind), kind.is_of_upload(), "{kind:?}");
         }
         assert!(filter(&[]).is_ok_and(|none| !none.wants(EventKind::Created)));
     }
@@ -147,7 +172,7 @@ mod tests {
     fn progress_must_be_asked_for() {
         let filter = EventFilter::all_but_progress();
         for kind in EventKind::ALL {
-            assert_eq!(filter.wants(kind), kind != EventKind::Progress);
+            assert_eq!(filter.wants(kind), kind.is_of_upload() && kind != EventKind::Progress);
             assert_eq!(EventKind::by_name(kind.name()), Some(kind));
         }
     }

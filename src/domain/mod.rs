@@ -7,11 +7,14 @@
 
 pub mod checksum;
 pub mod delivery;
+pub mod endpoint;
 pub mod event;
+pub mod facts;
 pub mod id;
 pub mod metadata;
 pub mod ranges;
 pub mod rejection;
+pub mod report;
 pub mod size;
 pub mod time;
 pub mod upload;

@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use crate::domain::checksum::{Algorithm, Digest};
 use crate::domain::event::{Event, EventKind};
+use crate::domain::facts::Facts;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::ranges::ReceivedRanges;
 use crate::domain::rejection::Rejection;
+use crate::domain::report::Report;
 use crate::domain::size::{Length, Offset};
 use crate::domain::time::Timestamp;
 
@@ -184,6 +186,17 @@ pub struct Failure {
     pub code: String,
     /// A sentence for people.
     pub message: String,
+    /// The HTTP status its client is to be told, where the application has chosen one; from 400 to 499.
+    pub status: Option<u16>,
+}
+
+/// What the application has set for one upload when it was asked before its creation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The most bytes it may have, where that is less than everyone may.
+    pub max_bytes: Option<u64>,
+    /// It expires then if it is not complete, whatever its client does.
+    pub expires_by: Option<Timestamp>,
 }
 
 /// Everything known of an upload, as stored. Only [`Upload`] changes it.
@@ -202,6 +215,7 @@ pub struct Record {
     pub metadata: Metadata,
     /// The metadata as the client wrote it, to be echoed unchanged.
     pub metadata_as_sent: Option<String>,
+    pub terms: Terms,
     /// Digests to compute besides CRC-32C, which is always computed.
     pub wanted_digests: Vec<Algorithm>,
     /// Digests of the whole upload that the client has promised.
@@ -210,6 +224,12 @@ pub struct Record {
     pub running_digests: Vec<u8>,
     /// Digests of the whole upload, from `received` on.
     pub digests: Vec<Digest>,
+    /// What the bytes are, from `verified` on.
+    pub facts: Option<Facts>,
+    /// When the application, asked before completion, said yes. Asked once; the answer stays.
+    pub accepted_at: Option<Timestamp>,
+    /// Stages of their own that backends have reported, in the order they first did.
+    pub reports: Vec<Report>,
     /// What the storage needs to go on writing; `None` before the first byte. Made and read by the storage.
     pub resume: Option<Vec<u8>>,
     pub bytes: Bytes,
@@ -235,6 +255,7 @@ pub struct NewUpload {
     pub length: Option<Length>,
     pub metadata: Metadata,
     pub metadata_as_sent: Option<String>,
+    pub terms: Terms,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
     pub expires_at: Timestamp,
@@ -282,10 +303,14 @@ impl Upload {
             length: new.length,
             metadata: new.metadata,
             metadata_as_sent: new.metadata_as_sent,
+            terms: new.terms,
             wanted_digests: new.wanted_digests,
             promised_digests: new.promised_digests,
             running_digests: Vec::new(),
             digests: Vec::new(),
+            facts: None,
+            accepted_at: None,
+            reports: Vec::new(),
             resume: None,
             bytes: Bytes::Kept,
             timeline: Vec::new(),
@@ -501,7 +526,7 @@ impl Upload {
             None => self.enter(Stage::Verified, EventKind::Verified, now),
             Some(algorithm) => {
                 let message = format!("the {} digest promised by the client does not match", algorithm.name());
-                self.fail(Failure { code: "digest-mismatch".to_owned(), message }, now);
+                self.fail(Failure { code: "digest-mismatch".to_owned(), message, status: None }, now);
             }
         }
     }
@@ -617,6 +642,7 @@ mod tests {
             length: length.and_then(Length::new),
             metadata: Metadata::default(),
             metadata_as_sent: None,
+            terms: Terms::default(),
             wanted_digests: vec![],
             promised_digests: vec![],
             expires_at: LATER,

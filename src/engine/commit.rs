@@ -260,7 +260,7 @@ impl Committer {
     pub(super) async fn fail_for_overflow(&mut self) -> Result<(), EngineError> {
         let mut upload = self.inner.find(self.upload.id()).await?;
         let message = "more data arrived than the upload can have".to_owned();
-        upload.fail(Failure { code: "too-long".to_owned(), message }, self.inner.now());
+        upload.fail(Failure { code: "too-long".to_owned(), message, status: None }, self.inner.now());
         let failed = self.inner.commit(upload).await?;
         self.inner.remove_bytes(failed).await;
         Ok(())

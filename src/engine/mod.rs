@@ -26,6 +26,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::upload::NewUpload;
 use crate::domain::upload::ProgressPolicy;
 use crate::domain::upload::Stage;
+use crate::domain::upload::Terms;
 use crate::domain::upload::Upload;
 use crate::state::Outbox;
 use crate::state::UploadStore;
@@ -287,6 +288,7 @@ impl Inner {
             length: command.length,
             metadata: command.metadata,
             metadata_as_sent: command.metadata_as_sent,
+            terms: Terms::default(),
             wanted_digests,
             promised_digests: command.promised_digests,
             expires_at: self.expires_at(now),

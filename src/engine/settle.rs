@@ -103,7 +103,7 @@ impl Inner {
     async fn lose(&self, mut upload: Upload, error: &storage::Error) -> Result<Upload, EngineError> {
         tracing::error!(upload = %upload.id(), error = error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
         let message = "its bytes are no longer on the storage".to_owned();
-        upload.fail(Failure { code: "bytes-missing".to_owned(), message }, self.now());
+        upload.fail(Failure { code: "bytes-missing".to_owned(), message, status: None }, self.now());
         self.commit(upload).await
     }
 

@@ -7,14 +7,21 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde::Serializer;
+use serde_json::Value;
+use serde_json::json;
 
 use crate::domain::checksum::Digest;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::event::Event;
+use crate::domain::event::EventKind;
+use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
+use crate::domain::time::Timestamp;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Record;
 use crate::domain::upload::Stage;
+use crate::state::Notice;
 
 /// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
 const TARGET_BYTES: usize = 20_000;
@@ -34,6 +41,48 @@ pub fn value_json(bytes: &[u8]) -> serde_json::Value {
         Ok(text) => serde_json::Value::from(text),
         Err(_) => serde_json::json!({ "base64": STANDARD.encode(bytes) }),
     }
+}
+
+/// What an endpoint is told that wants little: it asks for the rest. Always the same for the same event.
+pub(super) fn thin_body(kind: EventKind, at: Timestamp, upload: UploadId, sequence: i64) -> String {
+    let data = json!({ "upload_id": upload.to_string(), "sequence": sequence });
+    plain_body(kind, at, data)
+}
+
+/// What is left of an event when what its client said was taken out.
+pub(super) fn expunged_body(kind: EventKind, at: Timestamp, upload: UploadId, sequence: i64) -> String {
+    let data = json!({ "upload_id": upload.to_string(), "sequence": sequence, "expunged": true });
+    plain_body(kind, at, data)
+}
+
+pub(super) fn ping_body(endpoint: &EndpointId, at: Timestamp) -> String {
+    plain_body(EventKind::Ping, at, json!({ "endpoint": endpoint.as_str() }))
+}
+
+pub(super) fn notice_body(notice: &Notice, at: Timestamp) -> String {
+    let data = match notice {
+        Notice::Exhausted { delivery, endpoint, event, upload, attempts } => json!({
+            "endpoint": endpoint.as_str(),
+            "delivery_id": delivery.to_string(),
+            "event_id": format!("evt_{event}"),
+            "upload_id": upload.map(|upload| upload.to_string()),
+            "attempts": attempts,
+        }),
+        Notice::EndpointFailing { endpoint, since, percent } => json!({
+            "endpoint": endpoint.as_str(),
+            "failing_since": since.to_string(),
+            "percent": percent,
+        }),
+        Notice::EndpointDisabled { endpoint, because } => json!({
+            "endpoint": endpoint.as_str(),
+            "reason": because.name(),
+        }),
+    };
+    plain_body(notice.kind(), at, data)
+}
+
+fn plain_body(kind: EventKind, at: Timestamp, data: Value) -> String {
+    json!({ "type": kind.name(), "timestamp": at.to_string(), "data": data }).to_string()
 }
 
 #[derive(Serialize)]
@@ -114,6 +163,7 @@ mod tests {
     use crate::domain::upload::Dialect;
     use crate::domain::upload::NewUpload;
     use crate::domain::upload::Role;
+    use crate::domain::upload::Terms;
     use crate::domain::upload::Upload;
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
@@ -127,6 +177,7 @@ mod tests {
             length: Length::new(11),
             metadata: Metadata::new(metadata).unwrap(),
             metadata_as_sent: None,
+            terms: Terms::default(),
             wanted_digests: vec![],
             promised_digests: vec![],
             expires_at: NOW,
@@ -173,7 +224,7 @@ mod tests {
     #[test]
     fn a_body_stays_within_its_bounds() {
         let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
-        record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000) });
+        record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), status: None });
         let body = event_body(&record, &event(EventKind::Failed, Stage::Ended(Ended::Failed)));
         assert!(body.len() <= TARGET_BYTES, "{} bytes", body.len());
         let json: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -186,7 +237,7 @@ mod tests {
     #[test]
     fn only_the_failure_itself_tells_the_error() {
         let mut record = record(vec![]);
-        record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned() });
+        record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: None });
         let error = |kind, stage| {
             let json: serde_json::Value = serde_json::from_str(&event_body(&record, &event(kind, stage))).unwrap();
             json["data"]["error"].clone()

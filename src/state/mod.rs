@@ -16,9 +16,11 @@ use tokio::sync::Notify;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::DeliveryRecord;
-use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
-use crate::domain::delivery::Subscription;
+use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::DisabledBecause;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::Health;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
@@ -30,11 +32,15 @@ use crate::domain::upload::Upload;
 #[cfg(test)]
 mod conformance;
 mod event_body;
+mod facts_json;
 mod sqlite;
+mod terms_json;
 
 pub use event_body::value_json;
+pub use facts_json::facts_json;
 pub use sqlite::SqliteSettings;
 pub use sqlite::SqliteStore;
+pub use terms_json::terms_json;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -46,6 +52,9 @@ pub enum Error {
     /// The database is of another, newer version of this program.
     #[error("the database was written by a newer version: it has migration {found}, this program knows up to {known}")]
     TooNew { found: i64, known: i64 },
+    /// The endpoint was changed by someone else since it was read, or one of this name is there. Nothing was written.
+    #[error("endpoint {0} was changed in the meantime")]
+    EndpointConflict(EndpointId),
     /// No room for the commit; it may come back.
     #[error("no room left to {operation}")]
     NoSpace { operation: &'static str },
@@ -145,31 +154,74 @@ pub struct LoggedEvent {
     pub body: Bytes,
 }
 
-/// Deliveries and their attempts.
+/// Endpoints, deliveries to them, and attempts.
 #[async_trait]
 pub trait Outbox: fmt::Debug + Send + Sync + 'static {
-    /// Called once at start. Notes these endpoints as the ones that get deliveries from now on, makes paused
-    /// deliveries of theirs ready again, and takes back every lease: no other process can hold one.
-    async fn open_for(&self, subscriptions: Vec<Subscription>, now: Timestamp) -> Result<()>;
+    /// Called once at start, with the endpoints of the configuration. They take the place of those it had before; one
+    /// that the server had stopped gets another chance, one that an operator paused stays paused. What is not delivered
+    /// to an endpoint that is no longer named waits for it to come back. Takes back every lease: no other process can
+    /// hold one.
+    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()>;
+
+    /// All endpoints there are, by name.
+    async fn endpoints(&self) -> Result<Vec<Endpoint>>;
+
+    /// Writes an endpoint: a new one has version 0, any other the version it was read at. Its unfinished deliveries go
+    /// on or stop with its state. Gives it back as written; on [`Error::EndpointConflict`] nothing has changed.
+    async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint>;
+
+    /// Removes an endpoint and cancels its unfinished deliveries. Says whether it was there.
+    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool>;
 
     /// Leases due deliveries, for each endpoint at most as many as it has slots, oldest due first.
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>>;
 
-    /// Writes attempts and what becomes of their deliveries; lets the next waiting delivery of the same endpoint and
-    /// upload go. A settlement whose lease is no longer held records its attempt and moves nothing.
-    async fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> Result<()>;
+    /// Writes attempts, what becomes of their deliveries, and how their endpoints are doing; lets the next waiting
+    /// delivery of the same endpoint and upload go. A settlement whose lease is no longer held records its attempt and
+    /// moves nothing.
+    async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()>;
 
     /// When the next delivery to one of these endpoints becomes due, be it ready or leased by a worker that died.
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>>;
 
-    /// Stops an endpoint: its unfinished deliveries are paused, and new ones are born paused.
-    async fn pause_endpoint(&self, endpoint: &EndpointId, now: Timestamp) -> Result<()>;
+    /// Writes news of the sending itself, with a delivery for everyone who wants it.
+    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()>;
+
+    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to the caller. `None` when there
+    /// is no such endpoint.
+    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>>;
 
     /// Deliveries that match, newest first, with their attempts.
     async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>>;
 
-    /// How many deliveries are in each unfinished state.
-    async fn backlog(&self) -> Result<Vec<(DeliveryState, u64)>>;
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
+
+    /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
+    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
+
+    /// Writes a job that sends many deliveries again.
+    async fn begin_replay(&self, job: ReplayJob) -> Result<()>;
+
+    /// All jobs that are kept, newest first.
+    async fn replay_jobs(&self) -> Result<Vec<ReplayJob>>;
+
+    /// Does the next piece of a running job, at most `limit` events of it, in one transaction with its place. Gives the
+    /// job as it is then; `None` when there is no such job.
+    async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>>;
+
+    /// Stops a job where it is. Says whether it was running.
+    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool>;
+
+    /// How many deliveries are in each unfinished state, of one endpoint or of all.
+    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog>;
+
+    /// Takes what an upload's client said out of every event of it: what is left says what happened and when. Says how
+    /// many events that were.
+    async fn expunge(&self, upload: UploadId) -> Result<u64>;
+
+    /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, and
+    /// events that no delivery needs. Says how many rows went; zero when nothing is left to remove.
+    async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
 
     /// Rings after every commit that made a delivery ready. May ring for nothing.
     fn bell(&self) -> Arc<Notify>;
@@ -185,12 +237,26 @@ pub struct Claim {
     pub event: EventId,
     pub kind: EventKind,
     pub class: DeliveryClass,
-    pub upload: UploadId,
+    pub trigger: Trigger,
+    /// `None` for news that is not of an upload.
+    pub upload: Option<UploadId>,
     /// When the event occurred.
     pub occurred_at: Timestamp,
+    /// When this delivery began: with its event, or when it was last asked for again.
+    pub begun_at: Timestamp,
     /// Attempts made and counted so far.
     pub attempts: u32,
+    /// How many of them were before it was last asked for again.
+    pub attempts_before: u32,
+    /// As this endpoint gets it: whole, or what a thin one is told.
     pub body: Bytes,
+}
+
+/// What came of some claims, and what is known of their endpoints since.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    pub settlements: Vec<Settlement>,
+    pub health: Vec<(EndpointId, Health)>,
 }
 
 /// What came of a claim.
@@ -210,6 +276,134 @@ pub enum Verdict {
     Dead,
     /// The endpoint was stopped; the delivery waits with it.
     Paused,
+    /// A test that failed.
+    Cancelled,
+}
+
+/// News of the sending itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// webhooks.md R14.
+    Exhausted { delivery: DeliveryId, endpoint: EndpointId, event: EventId, upload: Option<UploadId>, attempts: u32 },
+    /// webhooks.md E8.
+    EndpointFailing { endpoint: EndpointId, since: Timestamp, percent: u8 },
+    EndpointDisabled { endpoint: EndpointId, because: DisabledBecause },
+}
+
+impl Notice {
+    pub(crate) const fn kind(&self) -> EventKind {
+        match self {
+            Self::Exhausted { .. } => EventKind::Exhausted,
+            Self::EndpointFailing { .. } => EventKind::EndpointFailing,
+            Self::EndpointDisabled { .. } => EventKind::EndpointDisabled,
+        }
+    }
+}
+
+/// What came of asking for a delivery to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replayed {
+    /// It is due now, or waits with its stopped endpoint.
+    Queued,
+    /// It is being sent at this moment.
+    UnderWay,
+    /// It has succeeded, and nobody forced it.
+    HasSucceeded,
+    /// Its endpoint was removed.
+    NoEndpoint,
+    NoDelivery,
+}
+
+/// Names a job that sends deliveries again.
+pub type ReplayId = DeliveryId;
+
+/// Many deliveries sent again, oldest first, a piece at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayJob {
+    pub id: ReplayId,
+    pub endpoint: EndpointId,
+    pub what: ReplayWhat,
+    /// Only events from then on.
+    pub from: Timestamp,
+    /// Only events before then.
+    pub before: Timestamp,
+    pub state: ReplayState,
+    /// Events looked at so far end here.
+    pub cursor: EventPosition,
+    /// Deliveries made due so far.
+    pub queued: u64,
+    pub created_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Which events of a time range a job sends again. What is unfinished is never touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayWhat {
+    /// Deliveries that were given up.
+    Dead,
+    /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
+    Missed,
+    /// The same, and what has succeeded.
+    Everything,
+}
+
+impl ReplayWhat {
+    pub const ALL: [Self; 3] = [Self::Dead, Self::Missed, Self::Everything];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Missed => "missed",
+            Self::Everything => "everything",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|what| what.name() == name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayState {
+    Running,
+    Done,
+    Cancelled,
+}
+
+impl ReplayState {
+    pub const ALL: [Self; 3] = [Self::Running, Self::Done, Self::Cancelled];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// Unfinished deliveries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    pub waiting: u64,
+    pub ready: u64,
+    pub leased: u64,
+    pub paused: u64,
+    /// When the oldest of those that are ready became due.
+    pub oldest_due: Option<Timestamp>,
+}
+
+/// What is old enough to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Horizon {
+    /// Deliveries that ended before then, and events from before then.
+    pub finished: Timestamp,
+    /// Deliveries given up before then.
+    pub dead: Timestamp,
 }
 
 /// Which deliveries to list. Every condition given must hold.

@@ -122,7 +122,7 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
             }
             match step {
                 6 => upload.complete(now),
-                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned() }, now),
+                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), status: None }, now),
                 8 | 9 => upload.terminate(now).unwrap(),
                 _ => {}
             }

@@ -23,6 +23,7 @@ use crate::domain::upload::Durable;
 use crate::domain::upload::NewUpload;
 use crate::domain::upload::ProgressPolicy;
 use crate::domain::upload::Role;
+use crate::domain::upload::Terms;
 use crate::domain::upload::Upload;
 use crate::state::Claim;
 use crate::state::DeliveryQuery;
@@ -135,6 +136,7 @@ pub(super) fn asked(number: u8) -> NewUpload {
         length: Length::new(10_000),
         metadata: Metadata::default(),
         metadata_as_sent: None,
+        terms: Terms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: now.plus(Duration::from_secs(3_600)),

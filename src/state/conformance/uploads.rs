@@ -5,7 +5,12 @@ use futures::future::join_all;
 use super::*;
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
+use crate::domain::facts::Facts;
+use crate::domain::facts::Media;
+use crate::domain::facts::Track;
+use crate::domain::facts::TrackKind;
 use crate::domain::ranges::ReceivedRanges;
+use crate::domain::report::Report;
 use crate::domain::size::MAX_BYTES;
 use crate::domain::upload::Bytes;
 use crate::domain::upload::Failure;
@@ -29,6 +34,21 @@ fn odd_metadata() -> Metadata {
     Metadata::new(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect()).unwrap()
 }
 
+fn odd_facts() -> Facts {
+    let video = Track {
+        kind: TrackKind::Video,
+        codec: "avc1.640028".to_owned(),
+        width: Some(1920),
+        height: Some(u32::MAX),
+        frames_per_1000_s: Some(29_970),
+        channels: None,
+        sample_rate_hz: None,
+    };
+    let bare = Track { kind: TrackKind::Other, width: None, height: None, frames_per_1000_s: None, ..video.clone() };
+    let media = Media { duration_ms: Some(u64::MAX), tracks: vec![bare, video] };
+    Facts { content_type: "video/mp4".to_owned(), media: Some(media) }
+}
+
 fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
     let digest = |algorithm: Algorithm| Digest::new(algorithm, vec![0xa0 ^ number; algorithm.digest_bytes()]).unwrap();
     Record {
@@ -44,9 +64,16 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         running_digests: vec![0, 255, 1],
         digests: Algorithm::ALL.into_iter().map(digest).collect(),
         resume: Some(vec![]),
+        terms: Terms { max_bytes: Some(MAX_BYTES), expires_by: Some(at(9)) },
+        facts: Some(odd_facts()),
+        accepted_at: Some(at(2)),
+        reports: vec![
+            Report { name: "transcoding".to_owned(), percent: Some(40), message: Some("\0 \"so\"".to_owned()), at: at(3) },
+            Report { name: "x".to_owned(), percent: None, message: None, at: at(4) },
+        ],
         bytes: Bytes::Removed,
         timeline: vec![(Stage::Created, at(-5)), (Stage::Receiving, at(-4)), (stage, NOW)],
-        failure: Some(Failure { code: "broken".to_owned(), message: "a \"sentence\"\0".to_owned() }),
+        failure: Some(Failure { code: "broken".to_owned(), message: "a \"sentence\"\0".to_owned(), status: Some(422) }),
         created_at: at(-5),
         updated_at: at(3),
         expires_at: None,
@@ -91,6 +118,7 @@ pub(in crate::state) async fn every_field_survives<P: Place>(place: P) {
             role: expected.role.clone(),
             metadata: expected.metadata.clone(),
             metadata_as_sent: expected.metadata_as_sent.clone(),
+            terms: expected.terms.clone(),
             created_at: expected.created_at,
             ..other
         };

@@ -1,5 +1,7 @@
 //! Attempts: recorded as they end, together with what becomes of their deliveries.
 
+use std::time::Duration;
+
 use rusqlite::OptionalExtension;
 use rusqlite::Row;
 use rusqlite::params;
@@ -8,14 +10,21 @@ use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
+use crate::state::Notice;
+use crate::state::Settled;
 use crate::state::Settlement;
 use crate::state::Verdict;
 use crate::state::sqlite::claims::class_of;
+use crate::state::sqlite::endpoints;
 use crate::state::sqlite::lanes;
+use crate::state::sqlite::notices;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::integer;
+use crate::state::sqlite::rows::json;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
@@ -23,7 +32,7 @@ use crate::state::sqlite::writer::Work;
 const LATE: &str = "late";
 
 pub(super) struct Settle {
-    pub(super) settlements: Vec<Settlement>,
+    pub(super) settled: Settled,
     pub(super) now: Timestamp,
 }
 
@@ -32,8 +41,11 @@ impl Work for Settle {
     type Output = ();
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        for settlement in &self.settlements {
+        for settlement in &self.settled.settlements {
             settle(desk, settlement, self.now)?;
+        }
+        for (endpoint, health) in &self.settled.health {
+            endpoints::note_health(desk, endpoint, *health)?;
         }
         Ok(())
     }
@@ -45,7 +57,10 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
     };
     record(desk, settlement, settlement.attempt.note.clone())?;
     let (state, next_at) = held.next(settlement.verdict);
-    let finished_at = matches!(state, DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded);
+    let finished_at = matches!(
+        state,
+        DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled
+    );
     let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
     desk.execute(
         "UPDATE deliveries SET state = ?2, attempts = attempts + ?3, next_at_ms = coalesce(?4, next_at_ms),
@@ -60,14 +75,21 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
         ],
     )?;
     desk.made_ready |= state == DeliveryState::Ready;
-    if held.endpoint_is_paused { Ok(()) } else { lanes::go_on(desk, &held.endpoint, held.upload, now) }
+    if state == DeliveryState::Dead && held.class == DeliveryClass::Normal {
+        notices::log(desk, &held.exhausted(settlement), now)?;
+    }
+    match held.upload {
+        Some(upload) if !held.endpoint_is_stopped => lanes::go_on(desk, held.endpoint.as_str(), upload, now),
+        _ => Ok(()),
+    }
 }
 
 /// A delivery whose lease the settlement still holds.
 struct Held {
-    endpoint: String,
-    endpoint_is_paused: bool,
-    upload: UploadId,
+    endpoint: EndpointId,
+    endpoint_is_stopped: bool,
+    event: EventId,
+    upload: Option<UploadId>,
     class: DeliveryClass,
     /// Whether the upload has told something later.
     overtaken: bool,
@@ -79,40 +101,51 @@ impl Held {
     fn next(&self, verdict: Verdict) -> (DeliveryState, Option<Timestamp>) {
         match (verdict, self.class) {
             (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
+            (Verdict::Cancelled, _) => (DeliveryState::Cancelled, None),
             (Verdict::Dead, DeliveryClass::Progress) => (DeliveryState::Superseded, None),
             (Verdict::RetryAt(_) | Verdict::Paused, DeliveryClass::Progress) if self.overtaken => {
                 (DeliveryState::Superseded, None)
             }
-            (Verdict::Dead, DeliveryClass::Normal) => (DeliveryState::Dead, None),
-            (Verdict::RetryAt(at), _) if self.endpoint_is_paused => (DeliveryState::Paused, Some(at)),
+            (Verdict::Dead, _) => (DeliveryState::Dead, None),
+            (Verdict::RetryAt(at), _) if self.endpoint_is_stopped => (DeliveryState::Paused, Some(at)),
             (Verdict::RetryAt(at), _) => (DeliveryState::Ready, Some(at)),
             (Verdict::Paused, _) => (DeliveryState::Paused, None),
+        }
+    }
+
+    fn exhausted(&self, settlement: &Settlement) -> Notice {
+        Notice::Exhausted {
+            delivery: settlement.delivery,
+            endpoint: self.endpoint.clone(),
+            event: self.event,
+            upload: self.upload,
+            attempts: settlement.attempt.number,
         }
     }
 }
 
 fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
+    let subscribers = desk.subscribers()?;
     let mut statement = desk.connection.prepare_cached(
-        "SELECT endpoint,
-             EXISTS (SELECT 1 FROM endpoints
-                 WHERE endpoints.id = deliveries.endpoint AND paused_at_ms IS NOT NULL),
-             upload_id, kind,
+        "SELECT endpoint, event_id, upload_id, kind,
              EXISTS (SELECT 1 FROM events
                  WHERE events.upload_id = deliveries.upload_id AND events.sequence > deliveries.sequence)
          FROM deliveries WHERE id = ?1 AND lease = ?2",
     )?;
+    let held = |row: &Row<'_>| {
+        let mut columns = Columns::of(row);
+        let endpoint = columns.endpoint()?;
+        Ok(Held {
+            // One that is not there now has nothing to stop: what is left waits for it as it is.
+            endpoint_is_stopped: subscribers.iter().any(|one| one.id == endpoint && !one.is_enabled),
+            endpoint,
+            event: EventId::from_bytes(columns.next()?),
+            upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
+            class: class_of(columns.kind()?),
+            overtaken: columns.next()?,
+        })
+    };
     statement.query_one(params![settlement.delivery.as_bytes(), settlement.lease], held).optional()
-}
-
-fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
-    let mut columns = Columns::of(row);
-    Ok(Held {
-        endpoint: columns.next()?,
-        endpoint_is_paused: columns.next()?,
-        upload: UploadId::from_bytes(columns.next()?),
-        class: class_of(columns.kind()?),
-        overtaken: columns.next()?,
-    })
 }
 
 fn late_note(attempt: &Attempt) -> String {
@@ -125,18 +158,27 @@ fn late_note(attempt: &Attempt) -> String {
 /// Recording the same attempt again changes nothing.
 fn record(desk: &mut Desk, settlement: &Settlement, note: Option<String>) -> rusqlite::Result<()> {
     let attempt = &settlement.attempt;
+    let took_us = |took: Duration| integer(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    let headers = &attempt.response_headers;
     let recorded = desk.execute(
-        "INSERT INTO attempts (delivery_id, number, started_at_ms, took_us, status, error, response_body, note)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+        "INSERT INTO attempts (delivery_id, number, started_at_ms, took_us, status, error, response_body, note, trigger,
+             dns_us, connect_us, first_byte_us, remote, response_headers)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING",
         params![
             settlement.delivery.as_bytes(),
             attempt.number,
             attempt.started_at.unix_ms(),
-            integer(u64::try_from(attempt.took.as_micros()).unwrap_or(u64::MAX)),
+            took_us(attempt.took),
             attempt.outcome.status(),
             attempt.outcome.error_class(),
             attempt.response_body,
-            note
+            note,
+            attempt.trigger.name(),
+            attempt.timings.dns.map(took_us),
+            attempt.timings.connect.map(took_us),
+            attempt.timings.first_byte.map(took_us),
+            attempt.remote.map(|address| address.to_string()),
+            (!headers.is_empty()).then(|| json(headers)),
         ],
     );
     recorded.map(drop)

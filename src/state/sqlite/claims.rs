@@ -8,13 +8,18 @@ use rusqlite::Row;
 use rusqlite::params;
 
 use crate::domain::delivery::DeliveryClass;
-use crate::domain::delivery::EndpointId;
+use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::Payload;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
+use crate::state::event_body::thin_body;
+use crate::state::sqlite::endpoints::Subscriber;
+use crate::state::sqlite::notices;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
@@ -30,22 +35,35 @@ impl Work for ClaimDue {
     type Output = Vec<Claim>;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Vec<Claim>> {
+        let subscribers = desk.subscribers()?;
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
-            claims.extend(claim(desk, endpoint, *slots, self.now, self.now.plus(self.lease))?);
+            // What is not there, or stopped, gets nothing.
+            if let Some(subscriber) = subscribers.iter().find(|one| one.id == *endpoint && one.is_enabled) {
+                claims.extend(claim(desk, subscriber, *slots, self.now, self.now.plus(self.lease))?);
+            }
         }
         Ok(claims)
     }
 }
 
+/// The columns of a claimed delivery, as [`due_claim`] reads them.
+macro_rules! claim_columns {
+    () => {
+        "id, lease, endpoint, event_id, kind, upload_id,
+         (SELECT occurred_at_ms FROM events WHERE position = event_position), trigger, begun_at_ms, attempts,
+         attempts_before, (SELECT body FROM events WHERE position = event_position), next_at_ms, sequence"
+    };
+}
+
 fn claim(
-    desk: &mut Desk,
-    endpoint: &EndpointId,
+    desk: &Desk,
+    subscriber: &Subscriber,
     slots: u32,
     now: Timestamp,
     until: Timestamp,
 ) -> rusqlite::Result<Vec<Claim>> {
-    let mut statement = desk.connection.prepare_cached(
+    let mut statement = desk.connection.prepare_cached(concat!(
         "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
          WHERE id IN (SELECT id FROM (
              SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
@@ -54,23 +72,32 @@ fn claim(
              SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
                  WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3)
              ORDER BY next_at_ms, sequence LIMIT ?3))
-         AND NOT EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND paused_at_ms IS NOT NULL)
-         RETURNING id, lease, endpoint, event_id, kind, upload_id,
-             (SELECT occurred_at_ms FROM events WHERE position = event_position), attempts,
-             (SELECT body FROM events WHERE position = event_position), next_at_ms, sequence",
-    )?;
-    let values = params![endpoint.as_str(), now.unix_ms(), slots, until.unix_ms()];
+         RETURNING ",
+        claim_columns!(),
+    ))?;
+    let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms()];
     let claimed = statement.query_map(values, due_claim)?;
     let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
     claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
-    Ok(claims.into_iter().map(|(claim, _, _)| claim).collect())
+    Ok(claims.into_iter().map(|(claim, _, sequence)| as_told(subscriber, claim, sequence)).collect())
+}
+
+/// A claim with the body this endpoint gets.
+fn as_told(subscriber: &Subscriber, claim: Claim, sequence: i64) -> Claim {
+    match (subscriber.terms.payload, claim.upload) {
+        (Payload::Thin, Some(upload)) => {
+            let body = thin_body(claim.kind, claim.occurred_at, upload, sequence);
+            Claim { body: body.into(), ..claim }
+        }
+        (Payload::Full | Payload::Thin, _) => claim,
+    }
 }
 
 /// The claim, and what it is ordered by.
 fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
     let mut columns = Columns::of(row);
     let (delivery, lease, endpoint) = (columns.next()?, columns.next()?, columns.endpoint()?);
-    let (event, kind, upload) = (columns.next()?, columns.kind()?, columns.next()?);
+    let (event, kind) = (columns.next()?, columns.kind()?);
     let claim = Claim {
         delivery: DeliveryId::from_bytes(delivery),
         lease,
@@ -78,14 +105,46 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
         event: EventId::from_bytes(event),
         kind,
         class: class_of(kind),
-        upload: UploadId::from_bytes(upload),
+        upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
         occurred_at: columns.instant()?,
+        trigger: columns.named(Trigger::by_name)?,
+        begun_at: columns.instant()?,
         attempts: columns.next()?,
+        attempts_before: columns.next()?,
         body: columns.body()?,
     };
     Ok((claim, columns.next()?, columns.next()?))
 }
 
 pub(super) fn class_of(kind: EventKind) -> DeliveryClass {
-    if kind == EventKind::Progress { DeliveryClass::Progress } else { DeliveryClass::Normal }
+    match kind {
+        EventKind::Progress => DeliveryClass::Progress,
+        EventKind::Ping => DeliveryClass::Test,
+        EventKind::Exhausted | EventKind::EndpointFailing | EventKind::EndpointDisabled => DeliveryClass::Notice,
+        _ => DeliveryClass::Normal,
+    }
+}
+
+/// Writes a test event for an endpoint and leases its delivery. `None` when there is no such endpoint.
+pub(super) struct TestEndpoint {
+    pub(super) endpoint: EndpointId,
+    pub(super) now: Timestamp,
+    pub(super) lease: Duration,
+}
+
+impl Work for TestEndpoint {
+    const OPERATION: &'static str = "record a test event";
+    type Output = Option<Claim>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<Claim>> {
+        let subscribers = desk.subscribers()?;
+        let Some(subscriber) = subscribers.iter().find(|one| one.id == self.endpoint) else { return Ok(None) };
+        let delivery = notices::log_ping(desk, subscriber, self.now)?;
+        let mut statement = desk.connection.prepare_cached(concat!(
+            "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?2 WHERE id = ?1 RETURNING ",
+            claim_columns!(),
+        ))?;
+        let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms()];
+        statement.query_one(values, due_claim).map(|(claim, _, _)| Some(claim))
+    }
 }

@@ -1,14 +1,14 @@
 //! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
-use std::sync::Arc;
-
 use rusqlite::params;
 
+use crate::domain::delivery::Trigger;
 use crate::domain::event::Event;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Record;
 use crate::domain::upload::Upload;
@@ -17,6 +17,7 @@ use crate::state::LoggedEvent;
 use crate::state::Result;
 use crate::state::event_body::event_body;
 use crate::state::sqlite::SqliteStore;
+use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::lanes;
 use crate::state::sqlite::lanes::NewDelivery;
 use crate::state::sqlite::rows;
@@ -29,6 +30,8 @@ use crate::state::sqlite::writer::Desk;
 #[derive(Debug)]
 pub(super) struct News {
     upload: UploadId,
+    /// Some endpoints want only uploads with certain metadata. Empty when there are no events.
+    metadata: Metadata,
     events: Vec<NewEvent>,
 }
 
@@ -43,18 +46,26 @@ struct NewEvent {
 
 impl News {
     pub(super) fn of(upload: &Upload) -> Self {
-        let events = upload.news().iter().map(|event| NewEvent::new(upload.record(), event));
-        Self { upload: upload.id(), events: events.collect() }
+        let events: Vec<_> = upload.news().iter().map(|event| NewEvent::new(upload.record(), event)).collect();
+        // A checkpoint without news copies nothing.
+        let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
+        Self { upload: upload.id(), metadata, events }
     }
 
     pub(super) fn log(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        let subscribers = desk.subscribers()?;
+        let interested = subscribers.iter().filter(|one| one.terms.wants_upload(&self.metadata));
+        let interested: Vec<&Subscriber> = interested.collect();
         // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
         let mut may_be_overtaken = true;
         for event in &self.events {
             if may_be_overtaken {
                 lanes::supersede_progress(desk, self.upload, event.at)?;
             }
-            event.log(desk, self.upload)?;
+            event.log(desk, self.upload, &interested)?;
             may_be_overtaken = event.kind == EventKind::Progress;
         }
         Ok(())
@@ -72,7 +83,7 @@ impl NewEvent {
         }
     }
 
-    fn log(&self, desk: &mut Desk, upload: UploadId) -> rusqlite::Result<()> {
+    fn log(&self, desk: &mut Desk, upload: UploadId, interested: &[&Subscriber]) -> rusqlite::Result<()> {
         desk.execute(
             "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
@@ -85,16 +96,16 @@ impl NewEvent {
             ],
         )?;
         let position = desk.connection.last_insert_rowid();
-        let subscriptions = Arc::clone(&desk.subscriptions);
-        for subscription in subscriptions.iter().filter(|subscription| subscription.filter.wants(self.kind)) {
+        for endpoint in interested.iter().filter(|one| one.terms.filter.wants(self.kind)) {
             let delivery = NewDelivery {
                 id: DeliveryId::new(self.at, random_in_order(self.sequence)),
                 event_position: position,
                 event: self.id,
                 kind: self.kind.name(),
-                endpoint: &subscription.endpoint,
-                upload,
+                endpoint,
+                upload: Some(upload),
                 sequence: integer(self.sequence),
+                trigger: Trigger::Auto,
                 now: self.at,
             };
             lanes::join(desk, &delivery)?;
@@ -105,7 +116,7 @@ impl NewEvent {
 
 /// The random part of an id, beginning with the event's sequence, so that the ids of events that one commit made in
 /// one millisecond sort as they happened (RFC 9562, 6.2).
-fn random_in_order(sequence: u64) -> [u8; 10] {
+pub(super) fn random_in_order(sequence: u64) -> [u8; 10] {
     let mut random: [u8; 10] = rand::random();
     let [.., high, low] = sequence.to_be_bytes();
     random[..2].copy_from_slice(&[high & 0x0f, low]);
@@ -118,7 +129,11 @@ const OF_UPLOAD: &str = concat!(
     " FROM events WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3"
 );
 
-const SINCE: &str = concat!("SELECT ", event_columns!(), " FROM events WHERE position > ?1 ORDER BY position LIMIT ?2");
+const SINCE: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2"
+);
 
 const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 

@@ -2,17 +2,45 @@
 //!
 //! In a lane, first attempts go out in the order of the events, one at a time (webhooks.md G6): what comes later
 //! waits until the first attempt of everything before it is over. A delivery that has had its first attempt and backs
-//! off holds nobody back. Progress that was overtaken is dropped (webhooks.md C3, C4), and whoever changes a lane
+//! off holds nobody back. An endpoint can ask for more order than that, or for none (webhooks.md G7). Progress that was overtaken is dropped (webhooks.md C3, C4), and whoever changes a lane
 //! lets it go on afterwards, so nothing waits for what will never come.
 
 use rusqlite::params;
 
-use crate::domain::delivery::EndpointId;
+use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::Ordering;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
+use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::writer::Desk;
+
+/// Inserts a delivery in a state; says whether it is ready.
+macro_rules! insert_as {
+    ($state:literal) => {
+        concat!(
+            "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, trigger, attempts,
+                 attempts_before, begun_at_ms, next_at_ms, created_at_ms, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9, 0, 0, ?8, ?8, ?8, ",
+            $state,
+            ") RETURNING state = 'ready'"
+        )
+    };
+}
+
+/// One for each state, because each has an index of its own.
+macro_rules! cancel_from {
+    ($state:literal) => {
+        concat!(
+            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL
+             WHERE endpoint = ?1 AND state = '",
+            $state,
+            "'"
+        )
+    };
+}
 
 /// What a new delivery is made of.
 #[derive(Debug)]
@@ -21,36 +49,42 @@ pub(super) struct NewDelivery<'a> {
     pub(super) event_position: i64,
     pub(super) event: EventId,
     pub(super) kind: &'static str,
-    pub(super) endpoint: &'a EndpointId,
-    pub(super) upload: UploadId,
+    pub(super) endpoint: &'a Subscriber,
+    /// `None` for news that is not of an upload, which is in no lane.
+    pub(super) upload: Option<UploadId>,
     pub(super) sequence: i64,
+    pub(super) trigger: Trigger,
     pub(super) now: Timestamp,
 }
 
 /// Adds a delivery to the end of its lane: paused with its endpoint, waiting its turn, or ready now.
 pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<()> {
-    let mut statement = desk.connection.prepare_cached(
-        "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, attempts,
-             next_at_ms, created_at_ms, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?8, CASE
-             WHEN EXISTS (SELECT 1 FROM endpoints WHERE id = ?5 AND paused_at_ms IS NOT NULL) THEN 'paused'
-             WHEN EXISTS (SELECT 1 FROM deliveries
-                 WHERE upload_id = ?6 AND endpoint = ?5 AND attempts = 0 AND finished_at_ms IS NULL
-                     AND state IN ('waiting', 'ready', 'leased')) THEN 'waiting'
-             ELSE 'ready' END)
-         RETURNING state = 'ready'",
-    )?;
+    let mut statement = desk.connection.prepare_cached(match (new.endpoint.is_enabled, new.endpoint.terms.ordering) {
+        (false, _) => insert_as!("'paused'"),
+        (true, Ordering::None) => insert_as!("'ready'"),
+        (true, Ordering::PerUpload) => insert_as!(
+            "CASE WHEN EXISTS (SELECT 1 FROM deliveries
+                 WHERE upload_id = ?6 AND endpoint = ?5 AND finished_at_ms IS NULL AND attempts = 0
+                     AND state IN ('waiting', 'ready', 'leased')) THEN 'waiting' ELSE 'ready' END"
+        ),
+        (true, Ordering::Strict) => insert_as!(
+            "CASE WHEN EXISTS (SELECT 1 FROM deliveries
+                 WHERE upload_id = ?6 AND endpoint = ?5 AND finished_at_ms IS NULL) THEN 'waiting' ELSE 'ready' END"
+        ),
+    })?;
     let values = params![
         new.id.as_bytes(),
         new.event_position,
         new.event.as_bytes(),
         new.kind,
-        new.endpoint.as_str(),
-        new.upload.as_bytes(),
+        new.endpoint.id.as_str(),
+        new.upload.as_ref().map(UploadId::as_bytes),
         new.sequence,
-        new.now.unix_ms()
+        new.now.unix_ms(),
+        new.trigger.name(),
     ];
     let is_ready: bool = statement.query_one(values, |row| row.get(0))?;
+    drop(statement);
     desk.made_ready |= is_ready;
     Ok(())
 }
@@ -71,43 +105,79 @@ pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timesta
     Ok(())
 }
 
-/// Makes the first waiting delivery of a lane ready, if nothing before it is still to have its first attempt.
+/// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
 pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Timestamp) -> rusqlite::Result<()> {
     let next = desk.execute(
-        "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
-         WHERE id = (SELECT id FROM deliveries
-                 WHERE upload_id = ?1 AND endpoint = ?2 AND state = 'waiting' ORDER BY sequence LIMIT 1)
-             AND NOT EXISTS (SELECT 1 FROM deliveries
-                 WHERE upload_id = ?1 AND endpoint = ?2 AND attempts = 0 AND finished_at_ms IS NULL
-                     AND state IN ('ready', 'leased'))",
+        match desk.ordering_of(endpoint)? {
+            Ordering::PerUpload | Ordering::None => {
+                "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
+                 WHERE id = (SELECT id FROM deliveries
+                         WHERE upload_id = ?1 AND endpoint = ?2 AND state = 'waiting' ORDER BY sequence LIMIT 1)
+                     AND NOT EXISTS (SELECT 1 FROM deliveries
+                         WHERE upload_id = ?1 AND endpoint = ?2 AND finished_at_ms IS NULL AND attempts = 0
+                             AND state IN ('ready', 'leased'))"
+            }
+            Ordering::Strict => {
+                "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
+                 WHERE id = (SELECT id FROM deliveries
+                         WHERE upload_id = ?1 AND endpoint = ?2 AND state = 'waiting' ORDER BY sequence LIMIT 1)
+                     AND NOT EXISTS (SELECT 1 FROM deliveries
+                         WHERE upload_id = ?1 AND endpoint = ?2 AND finished_at_ms IS NULL
+                             AND state IN ('ready', 'leased'))"
+            }
+        },
         params![upload.as_bytes(), endpoint, now.unix_ms()],
     )?;
     desk.made_ready |= next > 0;
     Ok(())
 }
 
+/// Has an endpoint's unfinished deliveries follow its state and its order: all stop, or all that may go on do.
+pub(super) fn follow(
+    desk: &mut Desk,
+    endpoint: &EndpointId,
+    is_enabled: bool,
+    ordering: Ordering,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    if is_enabled { resume(desk, endpoint, ordering, now) } else { pause(desk, endpoint) }
+}
+
 /// Lets an endpoint's paused deliveries go on: those that have had their first attempt at once, the others in order.
-pub(super) fn resume(desk: &mut Desk, endpoint: &EndpointId, now: Timestamp) -> rusqlite::Result<()> {
-    desk.execute(
+fn resume(desk: &mut Desk, endpoint: &EndpointId, ordering: Ordering, now: Timestamp) -> rusqlite::Result<()> {
+    let resumed = desk.execute(
         "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2
          WHERE endpoint = ?1 AND state = 'paused'",
         params![endpoint.as_str(), now.unix_ms()],
     )?;
-    // Of each lane the first that is still to have its first attempt; later ones see it before them and stay.
+    // Of each lane the first that has nothing to wait for; later ones see it before them and stay.
     let first = desk.execute(
-        "UPDATE deliveries SET state = 'ready', next_at_ms = ?2
-         WHERE endpoint = ?1 AND state = 'waiting' AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier
-                 WHERE earlier.upload_id = deliveries.upload_id AND earlier.endpoint = ?1
-                     AND earlier.attempts = 0 AND earlier.finished_at_ms IS NULL
-                     AND earlier.sequence < deliveries.sequence)",
+        match ordering {
+            Ordering::None => {
+                "UPDATE deliveries SET state = 'ready', next_at_ms = ?2 WHERE endpoint = ?1 AND state = 'waiting'"
+            }
+            Ordering::PerUpload => {
+                "UPDATE deliveries SET state = 'ready', next_at_ms = ?2
+                 WHERE endpoint = ?1 AND state = 'waiting' AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier
+                         WHERE earlier.upload_id = deliveries.upload_id AND earlier.endpoint = ?1
+                             AND earlier.finished_at_ms IS NULL AND earlier.attempts = 0
+                             AND earlier.sequence < deliveries.sequence)"
+            }
+            Ordering::Strict => {
+                "UPDATE deliveries SET state = 'ready', next_at_ms = ?2
+                 WHERE endpoint = ?1 AND state = 'waiting' AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier
+                         WHERE earlier.upload_id = deliveries.upload_id AND earlier.endpoint = ?1
+                             AND earlier.finished_at_ms IS NULL AND earlier.sequence < deliveries.sequence)"
+            }
+        },
         params![endpoint.as_str(), now.unix_ms()],
     )?;
-    desk.made_ready |= first > 0;
+    desk.made_ready |= resumed + first > 0;
     Ok(())
 }
 
 /// Pauses what an endpoint has not been sent. What is being sent now is settled first and may then be paused too.
-pub(super) fn pause(desk: &mut Desk, endpoint: &EndpointId) -> rusqlite::Result<()> {
+fn pause(desk: &mut Desk, endpoint: &EndpointId) -> rusqlite::Result<()> {
     // Two statements, because each has an index of its own and the finished ones are never walked.
     for sql in [
         "UPDATE deliveries SET state = 'paused' WHERE endpoint = ?1 AND state = 'ready'",
@@ -117,3 +187,12 @@ pub(super) fn pause(desk: &mut Desk, endpoint: &EndpointId) -> rusqlite::Result<
     }
     Ok(())
 }
+
+/// Ends every unfinished delivery to an endpoint that is no more.
+pub(super) fn cancel(desk: &mut Desk, endpoint: &EndpointId, now: Timestamp) -> rusqlite::Result<()> {
+    for sql in [cancel_from!("ready"), cancel_from!("waiting"), cancel_from!("leased"), cancel_from!("paused")] {
+        desk.execute(sql, params![endpoint.as_str(), now.unix_ms()])?;
+    }
+    Ok(())
+}
+

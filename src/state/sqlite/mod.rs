@@ -23,13 +23,17 @@ use crate::state::Result;
 mod attempts;
 mod claims;
 mod connection;
+mod endpoints;
 mod events;
 mod lanes;
 mod listing;
 mod migrate;
+mod notices;
 mod outbox;
 mod query;
 mod readers;
+mod replay;
+mod retention;
 mod rows;
 #[cfg(test)]
 mod tests;

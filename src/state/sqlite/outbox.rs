@@ -11,44 +11,77 @@ use tokio::sync::Notify;
 
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
-use crate::domain::delivery::Subscription;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
+use crate::state::Backlog;
 use crate::state::Claim;
 use crate::state::DeliveryQuery;
+use crate::state::Error;
+use crate::state::Horizon;
+use crate::state::Notice;
 use crate::state::Outbox;
+use crate::state::ReplayId;
+use crate::state::ReplayJob;
+use crate::state::Replayed;
 use crate::state::Result;
-use crate::state::Settlement;
+use crate::state::Settled;
 use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::attempts::Settle;
 use crate::state::sqlite::claims::ClaimDue;
-use crate::state::sqlite::lanes;
+use crate::state::sqlite::claims::TestEndpoint;
+use crate::state::sqlite::endpoints;
+use crate::state::sqlite::endpoints::OpenFor;
+use crate::state::sqlite::endpoints::PutEndpoint;
+use crate::state::sqlite::endpoints::RemoveEndpoint;
+use crate::state::sqlite::notices::Announce;
 use crate::state::sqlite::query::AFTER_ALL;
 use crate::state::sqlite::query::Query;
+use crate::state::sqlite::replay;
+use crate::state::sqlite::replay::AdvanceReplay;
+use crate::state::sqlite::replay::BeginReplay;
+use crate::state::sqlite::replay::CancelReplay;
+use crate::state::sqlite::replay::Replay;
+use crate::state::sqlite::retention::Expunge;
 use crate::state::sqlite::rows;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::attempt_columns;
-use crate::state::sqlite::writer::Desk;
-use crate::state::sqlite::writer::Work;
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
 const MAX_ATTEMPTS_SHOWN: u32 = 100;
 
 #[async_trait]
 impl Outbox for SqliteStore {
-    async fn open_for(&self, subscriptions: Vec<Subscription>, now: Timestamp) -> Result<()> {
-        self.writer.write(OpenFor { subscriptions: subscriptions.into(), now }).await
+    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
+        self.writer.write(OpenFor { configured, now }).await
+    }
+
+    async fn endpoints(&self) -> Result<Vec<Endpoint>> {
+        let all = self.readers.read("list endpoints", |connection| {
+            connection.prepare_cached(endpoints::ALL)?.query_map([], endpoints::endpoint)?.collect()
+        });
+        all.await
+    }
+
+    async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
+        let written = Endpoint { version: endpoint.version + 1, ..endpoint.clone() };
+        let won = self.writer.write(PutEndpoint { endpoint, now }).await?;
+        if won { Ok(written) } else { Err(Error::EndpointConflict(written.id)) }
+    }
+
+    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.writer.write(RemoveEndpoint { id: id.clone(), now }).await
     }
 
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
         self.writer.write(ClaimDue { slots: slots.to_vec(), now, lease }).await
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> Result<()> {
-        self.writer.write(Settle { settlements, now }).await
+    async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {
+        self.writer.write(Settle { settled, now }).await
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
@@ -63,8 +96,12 @@ impl Outbox for SqliteStore {
         earliest.await
     }
 
-    async fn pause_endpoint(&self, endpoint: &EndpointId, now: Timestamp) -> Result<()> {
-        self.writer.write(PauseEndpoint { endpoint: endpoint.clone(), now }).await
+    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
+        self.writer.write(Announce { notice, now }).await
+    }
+
+    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>> {
+        self.writer.write(TestEndpoint { endpoint: id.clone(), now, lease }).await
     }
 
     async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>> {
@@ -72,8 +109,48 @@ impl Outbox for SqliteStore {
         self.readers.read("list deliveries", move |connection| read_deliveries(connection, &query)).await
     }
 
-    async fn backlog(&self) -> Result<Vec<(DeliveryState, u64)>> {
-        self.readers.read("count unfinished deliveries", |connection| read_backlog(connection)).await
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+        let mut query = Query::new(DELIVERIES);
+        query.push(" WHERE id = ").bind(id.as_bytes().to_vec());
+        let found = self.readers.read("find a delivery", move |connection| read_deliveries(connection, &query));
+        Ok(found.await?.pop())
+    }
+
+    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
+        self.writer.write(Replay { delivery: id, force, now }).await
+    }
+
+    async fn begin_replay(&self, job: ReplayJob) -> Result<()> {
+        self.writer.write(BeginReplay(job)).await
+    }
+
+    async fn replay_jobs(&self) -> Result<Vec<ReplayJob>> {
+        let jobs = self.readers.read("list replays", |connection| {
+            connection.prepare_cached(replay::JOBS)?.query_map([], replay::job)?.collect()
+        });
+        jobs.await
+    }
+
+    async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>> {
+        self.writer.write(AdvanceReplay { id, limit, now }).await
+    }
+
+    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool> {
+        self.writer.write(CancelReplay { id, now }).await
+    }
+
+    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
+        let endpoint = endpoint.cloned();
+        let count = move |connection: &mut Connection| read_backlog(connection, endpoint.as_ref());
+        self.readers.read("count unfinished deliveries", count).await
+    }
+
+    async fn expunge(&self, upload: UploadId) -> Result<u64> {
+        self.writer.write(Expunge(upload)).await
+    }
+
+    async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
+        self.prune_piece(horizon, limit).await
     }
 
     fn bell(&self) -> Arc<Notify> {
@@ -81,11 +158,15 @@ impl Outbox for SqliteStore {
     }
 }
 
+const DELIVERIES: &str =
+    "SELECT id, event_id, kind, upload_id, sequence, endpoint, state, created_at_ms, next_at_ms, finished_at_ms
+         FROM deliveries";
+
 const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
          SELECT min(next_at_ms) AS due_ms FROM deliveries WHERE endpoint = ?1 AND state = 'ready'
          UNION ALL
          SELECT min(lease_until_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'leased')
-     WHERE NOT EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND paused_at_ms IS NOT NULL)";
+     WHERE EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND present = 1 AND state = 'enabled')";
 
 fn next_due_of(connection: &Connection, endpoint: &EndpointId) -> rusqlite::Result<Option<Timestamp>> {
     let mut statement = connection.prepare_cached(NEXT_DUE)?;
@@ -106,20 +187,42 @@ fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Resu
     Ok(deliveries)
 }
 
-/// Every count is the size of a partial index.
-fn read_backlog(connection: &Connection) -> rusqlite::Result<Vec<(DeliveryState, u64)>> {
-    let mut statement = connection.prepare_cached(BACKLOG)?;
-    statement.query_one([], |row| {
+/// Every count is the size of a partial index, or of a part of one.
+fn read_backlog(connection: &Connection, endpoint: Option<&EndpointId>) -> rusqlite::Result<Backlog> {
+    let named = match endpoint {
+        Some(endpoint) => vec![endpoint.clone()],
+        None => {
+            let all = endpoints::subscribers(connection)?;
+            all.iter().filter(|one| one.is_enabled).map(|one| one.id.clone()).collect()
+        }
+    };
+    let mut oldest_due = None;
+    for endpoint in &named {
+        let due: Option<Timestamp> = connection
+            .prepare_cached("SELECT min(next_at_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'ready'")?
+            .query_one([endpoint.as_str()], |row| Columns::of(row).maybe_instant())?;
+        oldest_due = oldest_due.into_iter().chain(due).min();
+    }
+    let counts = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
-        let unfinished = [DeliveryState::Waiting, DeliveryState::Ready, DeliveryState::Leased, DeliveryState::Paused];
-        unfinished.into_iter().map(|state| Ok((state, columns.count()?))).collect()
-    })
+        let (waiting, ready) = (columns.count()?, columns.count()?);
+        Ok(Backlog { waiting, ready, leased: columns.count()?, paused: columns.count()?, oldest_due })
+    };
+    match endpoint {
+        Some(endpoint) => connection.prepare_cached(BACKLOG_OF_ONE)?.query_one([endpoint.as_str()], counts),
+        None => connection.prepare_cached(BACKLOG)?.query_one([], counts),
+    }
 }
 
 const BACKLOG: &str = "SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting'),
          (SELECT count(*) FROM deliveries WHERE state = 'ready'),
          (SELECT count(*) FROM deliveries WHERE state = 'leased'),
          (SELECT count(*) FROM deliveries WHERE state = 'paused')";
+
+const BACKLOG_OF_ONE: &str = "SELECT (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'waiting'),
+         (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'ready'),
+         (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'leased'),
+         (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'paused')";
 
 const ATTEMPTS: &str = concat!(
     "SELECT ",
@@ -128,10 +231,7 @@ const ATTEMPTS: &str = concat!(
 );
 
 fn deliveries_query(query: &DeliveryQuery) -> Query {
-    let mut sql = Query::new(
-        "SELECT id, event_id, kind, upload_id, sequence, endpoint, state, created_at_ms, next_at_ms, finished_at_ms
-         FROM deliveries",
-    );
+    let mut sql = Query::new(DELIVERIES);
     if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
         sql.push(" INDEXED BY deliveries_").push(state.name());
     }
@@ -160,14 +260,15 @@ fn has_index(state: DeliveryState) -> bool {
     match state {
         DeliveryState::Waiting | DeliveryState::Ready | DeliveryState::Leased => true,
         DeliveryState::Paused | DeliveryState::Dead => true,
-        DeliveryState::Succeeded | DeliveryState::Superseded => false,
+        DeliveryState::Succeeded | DeliveryState::Superseded | DeliveryState::Cancelled => false,
     }
 }
 
 /// A delivery without its attempts.
 fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
     let mut columns = Columns::of(row);
-    let (id, event, event_name, upload) = (columns.next()?, columns.next()?, columns.next()?, columns.next()?);
+    let (id, event, event_name) = (columns.next()?, columns.next()?, columns.next()?);
+    let upload: Option<_> = columns.next()?;
     let (sequence, endpoint) = (columns.count()?, columns.endpoint()?);
     let state = columns.named(DeliveryState::by_name)?;
     let (created_at, next_at) = (columns.instant()?, columns.instant()?);
@@ -175,7 +276,7 @@ fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
         id: DeliveryId::from_bytes(id),
         event: EventId::from_bytes(event),
         event_name,
-        upload: UploadId::from_bytes(upload),
+        upload: upload.map(UploadId::from_bytes),
         sequence,
         endpoint,
         state,
@@ -184,51 +285,4 @@ fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
         finished_at: columns.maybe_instant()?,
         attempts: Vec::new(),
     })
-}
-
-struct OpenFor {
-    subscriptions: Arc<[Subscription]>,
-    now: Timestamp,
-}
-
-impl Work for OpenFor {
-    const OPERATION: &'static str = "open the outbox";
-    type Output = ();
-
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        desk.execute(
-            "UPDATE deliveries SET state = 'ready', next_at_ms = ?1, lease = NULL, lease_until_ms = NULL
-             WHERE state = 'leased'",
-            [self.now.unix_ms()],
-        )?;
-        for subscription in self.subscriptions.iter() {
-            desk.execute(
-                "INSERT INTO endpoints (id) VALUES (?1) ON CONFLICT DO UPDATE SET paused_at_ms = NULL",
-                [subscription.endpoint.as_str()],
-            )?;
-            lanes::resume(desk, &subscription.endpoint, self.now)?;
-        }
-        desk.subscriptions = Arc::clone(&self.subscriptions);
-        desk.made_ready = true;
-        Ok(())
-    }
-}
-
-struct PauseEndpoint {
-    endpoint: EndpointId,
-    now: Timestamp,
-}
-
-impl Work for PauseEndpoint {
-    const OPERATION: &'static str = "pause an endpoint";
-    type Output = ();
-
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        desk.execute(
-            "INSERT INTO endpoints (id, paused_at_ms) VALUES (?1, ?2)
-             ON CONFLICT DO UPDATE SET paused_at_ms = coalesce(paused_at_ms, excluded.paused_at_ms)",
-            params![self.endpoint.as_str(), self.now.unix_ms()],
-        )?;
-        lanes::pause(desk, &self.endpoint)
-    }
 }

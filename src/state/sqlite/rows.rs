@@ -14,17 +14,23 @@ use rusqlite::types::FromSql;
 use rusqlite::types::Type;
 use rusqlite::types::Value as Column;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
-use crate::domain::delivery::EndpointId;
+use crate::domain::delivery::Timings;
+use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointTerms;
 use crate::domain::event::EventKind;
+use crate::domain::facts::Facts;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::ranges::ReceivedRanges;
+use crate::domain::report::Report;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::time::Timestamp;
@@ -34,9 +40,13 @@ use crate::domain::upload::Failure;
 use crate::domain::upload::Record;
 use crate::domain::upload::Role;
 use crate::domain::upload::Stage;
+use crate::domain::upload::Terms;
 use crate::domain::upload::Upload;
 use crate::state::EventPosition;
 use crate::state::LoggedEvent;
+use crate::state::facts_json::facts_from_json;
+use crate::state::facts_json::facts_json;
+use crate::state::terms_json::terms_from_json;
 use crate::state::value_json;
 
 /// The columns of `uploads` and `upload_origins`, as [`upload`] reads them.
@@ -45,7 +55,7 @@ macro_rules! upload_columns {
         "id, version, dialect, role, parts, parts_as_sent, stage, received, length, metadata, metadata_as_sent,
          wanted_digests, promised_digests, running_digests, digests, resume, bytes_kept, timeline, failure_code,
          failure_message, created_at_ms, updated_at_ms, expires_at_ms, next_sequence, last_progress_offset,
-         last_progress_at_ms"
+         last_progress_at_ms, failure_status, facts, accepted_at_ms, reports, max_bytes, expires_by_ms"
     };
 }
 pub(super) use upload_columns;
@@ -61,7 +71,8 @@ pub(super) use event_columns;
 /// The columns of `attempts`, as [`attempt`] reads them.
 macro_rules! attempt_columns {
     () => {
-        "number, started_at_ms, took_us, status, error, response_body, note"
+        "number, started_at_ms, took_us, status, error, response_body, note, trigger, dns_us, connect_us, first_byte_us,
+         remote, response_headers"
     };
 }
 pub(super) use attempt_columns;
@@ -77,9 +88,9 @@ pub(super) fn integer(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The parts of an upload that change, in the order `?1` to `?21` of the statements that write them. The version is
+/// The parts of an upload that change, in the order `?1` to `?25` of the statements that write them. The version is
 /// the one the commit makes.
-pub(super) fn upload_values(record: &Record) -> [Column; 21] {
+pub(super) fn upload_values(record: &Record) -> [Column; 25] {
     let (last_progress_offset, last_progress_at) = record.last_progress;
     [
         record.id.as_bytes().to_vec().into(),
@@ -103,11 +114,15 @@ pub(super) fn upload_values(record: &Record) -> [Column; 21] {
         integer(record.next_sequence).into(),
         integer(last_progress_offset.get()).into(),
         last_progress_at.unix_ms().into(),
+        record.failure.as_ref().and_then(|failure| failure.status).map(i64::from).into(),
+        record.facts.as_ref().map(|facts| facts_json(facts).to_string()).into(),
+        record.accepted_at.map(Timestamp::unix_ms).into(),
+        (!record.reports.is_empty()).then(|| reports_json(&record.reports)).into(),
     ]
 }
 
-/// The parts of an upload that never change, `?1` to `?6`.
-pub(super) fn origin_values(record: &Record) -> [Column; 6] {
+/// The parts of an upload that never change, `?1` to `?8`.
+pub(super) fn origin_values(record: &Record) -> [Column; 8] {
     let (parts, as_sent) = match &record.role {
         Role::Final { parts, as_sent } => {
             (Some(json(&parts.iter().map(ToString::to_string).collect::<Vec<_>>())), Some(as_sent.clone()))
@@ -122,6 +137,8 @@ pub(super) fn origin_values(record: &Record) -> [Column; 6] {
         as_sent.into(),
         json(&metadata).into(),
         record.metadata_as_sent.clone().into(),
+        record.terms.max_bytes.map(integer).into(),
+        record.terms.expires_by.map(Timestamp::unix_ms).into(),
     ]
 }
 
@@ -133,7 +150,7 @@ fn name(name: &'static str) -> Column {
 pub(super) fn upload(row: &Row<'_>) -> rusqlite::Result<Upload> {
     let mut columns = Columns::of(row);
     // Fields are read in the order they are written here, which is that of the columns.
-    Ok(Upload::from_record(Record {
+    let mut record = Record {
         id: UploadId::from_bytes(columns.next()?),
         version: columns.count()?,
         dialect: columns.named(Dialect::by_name)?,
@@ -156,7 +173,19 @@ pub(super) fn upload(row: &Row<'_>) -> rusqlite::Result<Upload> {
         expires_at: columns.maybe_instant()?,
         next_sequence: columns.count()?,
         last_progress: (columns.offset()?, columns.instant()?),
-    }))
+        facts: None,
+        accepted_at: None,
+        reports: Vec::new(),
+        terms: Terms::default(),
+    };
+    if let (Some(failure), status) = (&mut record.failure, columns.next()?) {
+        failure.status = status;
+    }
+    record.facts = columns.facts()?;
+    record.accepted_at = columns.maybe_instant()?;
+    record.reports = columns.reports()?;
+    record.terms = Terms { max_bytes: columns.maybe_count()?, expires_by: columns.maybe_instant()? };
+    Ok(Upload::from_record(record))
 }
 
 /// Reads an event from the columns of [`event_columns`].
@@ -180,7 +209,23 @@ pub(super) fn attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
     let took = Duration::from_micros(columns.count()?);
     let (status, error): (Option<u16>, Option<String>) = (columns.next()?, columns.next()?);
     let outcome = AttemptOutcome::from_parts(status, error.as_deref());
-    Ok(Attempt { number, started_at, took, outcome, response_body: columns.next()?, note: columns.next()? })
+    let (response_body, note) = (columns.next()?, columns.next()?);
+    let trigger = columns.named(Trigger::by_name)?;
+    let timings = Timings { dns: columns.span()?, connect: columns.span()?, first_byte: columns.span()? };
+    let remote = columns.next::<Option<String>>()?.and_then(|address| address.parse().ok());
+    let response_headers = columns.next::<Option<String>>()?.map(|text| columns.read_json(&text)).transpose()?;
+    Ok(Attempt {
+        number,
+        trigger,
+        started_at,
+        took,
+        timings,
+        remote,
+        outcome,
+        response_headers: response_headers.unwrap_or_default(),
+        response_body,
+        note,
+    })
 }
 
 /// The columns of a row, read from the left.
@@ -209,12 +254,30 @@ impl<'row> Columns<'row> {
         u64::try_from(self.next::<i64>()?).map_err(|_| self.unreadable())
     }
 
+    fn maybe_count(&mut self) -> rusqlite::Result<Option<u64>> {
+        let stored: Option<i64> = self.next()?;
+        stored.map(|count| u64::try_from(count).map_err(|_| self.unreadable())).transpose()
+    }
+
     pub(super) fn instant(&mut self) -> rusqlite::Result<Timestamp> {
         self.next().map(Timestamp::from_unix_ms)
     }
 
     pub(super) fn maybe_instant(&mut self) -> rusqlite::Result<Option<Timestamp>> {
         Ok(self.next::<Option<i64>>()?.map(Timestamp::from_unix_ms))
+    }
+
+    fn span(&mut self) -> rusqlite::Result<Option<Duration>> {
+        Ok(self.maybe_count()?.map(Duration::from_micros))
+    }
+
+    pub(super) fn terms(&mut self) -> rusqlite::Result<EndpointTerms> {
+        let value: Value = serde_json::from_str(self.text()?).map_err(|_| self.unreadable())?;
+        terms_from_json(&value).ok_or_else(|| self.unreadable())
+    }
+
+    fn read_json<T: serde::de::DeserializeOwned>(&self, text: &str) -> rusqlite::Result<T> {
+        serde_json::from_str(text).map_err(|_| self.unreadable())
     }
 
     pub(super) fn named<T>(&mut self, by_name: fn(&str) -> Option<T>) -> rusqlite::Result<T> {
@@ -236,7 +299,7 @@ impl<'row> Columns<'row> {
     fn list<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<Vec<T>> {
         match self.text()? {
             "[]" => Ok(Vec::new()),
-            text => serde_json::from_str(text).map_err(|_| self.unreadable()),
+            text => self.read_json(text),
         }
     }
 
@@ -250,7 +313,7 @@ impl<'row> Columns<'row> {
         names.iter().map(|name| Algorithm::by_name(name)).collect::<Option<_>>().ok_or_else(|| self.unreadable())
     }
 
-    fn metadata(&mut self) -> rusqlite::Result<Metadata> {
+    pub(super) fn metadata(&mut self) -> rusqlite::Result<Metadata> {
         let pairs = self.list::<(String, Value)>()?.into_iter();
         let read: Option<Vec<_>> = pairs.map(|(name, value)| value_bytes(value).map(|value| (name, value))).collect();
         read.and_then(|pairs| Metadata::new(pairs).ok()).ok_or_else(|| self.unreadable())
@@ -287,11 +350,27 @@ impl<'row> Columns<'row> {
 
     fn failure(&mut self) -> rusqlite::Result<Option<Failure>> {
         let (code, message): (Option<String>, Option<String>) = (self.next()?, self.next()?);
-        Ok(code.zip(message).map(|(code, message)| Failure { code, message }))
+        Ok(code.zip(message).map(|(code, message)| Failure { code, message, status: None }))
+    }
+
+    fn facts(&mut self) -> rusqlite::Result<Option<Facts>> {
+        let Some(text) = self.next::<Option<String>>()? else { return Ok(None) };
+        let facts = serde_json::from_str(&text).ok().and_then(|value| facts_from_json(&value));
+        facts.map(Some).ok_or_else(|| self.unreadable())
+    }
+
+    fn reports(&mut self) -> rusqlite::Result<Vec<Report>> {
+        let Some(text) = self.next::<Option<String>>()? else { return Ok(Vec::new()) };
+        let reports: Vec<(String, Option<u8>, Option<String>, i64)> = self.read_json(&text)?;
+        let read = |(name, percent, message, at_ms)| {
+            let at = Timestamp::from_unix_ms(at_ms);
+            Report { name, percent, message, at }
+        };
+        Ok(reports.into_iter().map(read).collect())
     }
 
     /// About the column read last.
-    fn unreadable(&self) -> rusqlite::Error {
+    pub(super) fn unreadable(&self) -> rusqlite::Error {
         let (place, row) = (self.next - 1, self.row.as_ref());
         let column = Unreadable(row.column_name(place).unwrap_or("without a name").to_owned());
         let kind = self.row.get_ref(place).map_or(Type::Null, |value| value.data_type());
@@ -305,6 +384,11 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
 
 fn digests_json(digests: &[Digest]) -> String {
     json(&digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect::<Vec<_>>())
+}
+
+fn reports_json(reports: &[Report]) -> String {
+    let tuple = |report: &Report| json!([report.name, report.percent, report.message, report.at.unix_ms()]);
+    json(&reports.iter().map(tuple).collect::<Vec<_>>())
 }
 
 fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {

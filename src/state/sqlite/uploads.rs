@@ -128,8 +128,8 @@ fn due_query(question: Due, skip: u32, limit: u32) -> Query {
 
 /// Says whether there was no such upload yet. If there was, it is left as it is.
 struct InsertUpload {
-    upload: [Value; 21],
-    origin: [Value; 6],
+    upload: [Value; 25],
+    origin: [Value; 8],
     id: UploadId,
     /// The pairs it can be found by.
     metadata: Vec<(String, Vec<u8>)>,
@@ -158,8 +158,10 @@ impl Work for InsertUpload {
         let inserted = desk.execute(
             "INSERT INTO uploads (id, version, stage, role, length, received, wanted_digests, promised_digests,
                  running_digests, digests, resume, bytes_kept, timeline, failure_code, failure_message, created_at_ms,
-                 updated_at_ms, expires_at_ms, next_sequence, last_progress_offset, last_progress_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
+                 updated_at_ms, expires_at_ms, next_sequence, last_progress_offset, last_progress_at_ms, failure_status,
+                 facts, accepted_at_ms, reports)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+                 ?22, ?23, ?24, ?25)
              ON CONFLICT DO NOTHING",
             params_from_iter(&self.upload),
         )?;
@@ -167,8 +169,9 @@ impl Work for InsertUpload {
             return Ok(false);
         }
         desk.execute(
-            "INSERT INTO upload_origins (id, dialect, parts, parts_as_sent, metadata, metadata_as_sent)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO upload_origins (id, dialect, parts, parts_as_sent, metadata, metadata_as_sent, max_bytes,
+                 expires_by_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params_from_iter(&self.origin),
         )?;
         for (key, value) in &self.metadata {
@@ -184,7 +187,7 @@ impl Work for InsertUpload {
 
 /// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
 struct CommitUpload {
-    upload: [Value; 21],
+    upload: [Value; 25],
     news: News,
 }
 
@@ -203,7 +206,8 @@ impl Work for CommitUpload {
             "UPDATE uploads SET version = ?2, stage = ?3, role = ?4, length = ?5, received = ?6, wanted_digests = ?7,
                  promised_digests = ?8, running_digests = ?9, digests = ?10, resume = ?11, bytes_kept = ?12,
                  timeline = ?13, failure_code = ?14, failure_message = ?15, created_at_ms = ?16, updated_at_ms = ?17,
-                 expires_at_ms = ?18, next_sequence = ?19, last_progress_offset = ?20, last_progress_at_ms = ?21
+                 expires_at_ms = ?18, next_sequence = ?19, last_progress_offset = ?20, last_progress_at_ms = ?21,
+                 failure_status = ?22, facts = ?23, accepted_at_ms = ?24, reports = ?25
              WHERE id = ?1 AND version = ?2 - 1",
             params_from_iter(&self.upload),
         )?;

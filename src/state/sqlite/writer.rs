@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
-use crate::domain::delivery::Subscription;
 use crate::state::Result;
 use crate::state::sqlite::closed;
+use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::failed_to_start;
 use crate::state::sqlite::shared_failure;
 
@@ -43,8 +43,9 @@ pub(super) trait Work: Send + 'static {
 #[derive(Debug)]
 pub(super) struct Desk {
     pub(super) connection: Connection,
-    /// Who gets deliveries of new events. Empty until the outbox is opened.
-    pub(super) subscriptions: Arc<[Subscription]>,
+    /// Who gets deliveries of new events, as far as it has been read. Forgotten by whoever changes it, and when
+    /// anything is undone.
+    pub(super) subscribers: Option<Arc<[Subscriber]>>,
     /// Whether a delivery became ready; the bell rings once that is committed.
     pub(super) made_ready: bool,
 }
@@ -74,7 +75,7 @@ impl Writer {
     pub(super) fn start(connection: Connection, batch_max: usize, bell: Arc<Notify>) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let transactions = Arc::new(AtomicU64::new(0));
-        let desk = Desk { connection, subscriptions: Arc::default(), made_ready: false };
+        let desk = Desk { connection, subscribers: None, made_ready: false };
         let clerk =
             Clerk { desk, messages, batch_max: batch_max.max(1), bell, transactions: Arc::clone(&transactions) };
         let thread = thread::Builder::new().name("state-writer".to_owned()).spawn(move || clerk.serve());
@@ -150,6 +151,9 @@ impl Clerk {
         self.desk.made_ready = false;
         let written =
             self.execute("BEGIN IMMEDIATE").and_then(|()| write(self, batch)).and_then(|()| self.execute("COMMIT"));
+        if written.is_err() {
+            self.desk.subscribers = None;
+        }
         if written.is_err() && !self.desk.connection.is_autocommit() {
             // Should this fail, the next transaction cannot begin, and its callers are told.
             let _ = self.execute("ROLLBACK");
@@ -165,6 +169,7 @@ impl Clerk {
         for job in batch {
             self.execute("SAVEPOINT job")?;
             if let Err(cause) = job.run(&mut self.desk) {
+                self.desk.subscribers = None;
                 // A full disk can end the whole transaction: no savepoint is left then, and the batch is lost.
                 self.execute("ROLLBACK TO job").map_err(|_| cause)?;
             }

@@ -1,0 +1,277 @@
+//! Sending again: one delivery, or all of a time range by a job that keeps its place.
+//!
+//! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a crash it goes on
+//! where it was and nothing is queued twice. What is unfinished is never touched, so a delivery that was asked for again
+//! and an automatic retry are the same delivery (webhooks.md L5).
+
+use rusqlite::OptionalExtension;
+use rusqlite::Row;
+use rusqlite::params;
+
+use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::Trigger;
+use crate::domain::event::EventKind;
+use crate::domain::id::DeliveryId;
+use crate::domain::id::EventId;
+use crate::domain::id::UploadId;
+use crate::domain::time::Timestamp;
+use crate::state::EventPosition;
+use crate::state::ReplayId;
+use crate::state::ReplayJob;
+use crate::state::ReplayState;
+use crate::state::ReplayWhat;
+use crate::state::Replayed;
+use crate::state::sqlite::endpoints::Subscriber;
+use crate::state::sqlite::events::random_in_order;
+use crate::state::sqlite::lanes;
+use crate::state::sqlite::lanes::NewDelivery;
+use crate::state::sqlite::rows::Columns;
+use crate::state::sqlite::rows::integer;
+use crate::state::sqlite::writer::Desk;
+use crate::state::sqlite::writer::Work;
+
+/// Sends one delivery again.
+pub(super) struct Replay {
+    pub(super) delivery: DeliveryId,
+    pub(super) force: bool,
+    pub(super) now: Timestamp,
+}
+
+impl Work for Replay {
+    const OPERATION: &'static str = "send a delivery again";
+    type Output = Replayed;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Replayed> {
+        let mut statement =
+            desk.connection.prepare_cached("SELECT endpoint, state, kind FROM deliveries WHERE id = ?1")?;
+        let read = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok((columns.endpoint()?, columns.named(DeliveryState::by_name)?))
+        };
+        let found = statement.query_one([self.delivery.as_bytes()], read).optional()?;
+        drop(statement);
+        let Some((endpoint, state)) = found else { return Ok(Replayed::NoDelivery) };
+        let subscribers = desk.subscribers()?;
+        let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint) else {
+            return Ok(Replayed::NoEndpoint);
+        };
+        match state {
+            DeliveryState::Leased => return Ok(Replayed::UnderWay),
+            DeliveryState::Succeeded if !self.force => return Ok(Replayed::HasSucceeded),
+            _ => {}
+        }
+        revive(desk, self.delivery, subscriber.is_enabled, self.now)?;
+        Ok(Replayed::Queued)
+    }
+}
+
+/// Makes a delivery due now, with the whole schedule before it again.
+fn revive(desk: &mut Desk, delivery: DeliveryId, is_enabled: bool, now: Timestamp) -> rusqlite::Result<()> {
+    desk.execute(
+        "UPDATE deliveries SET state = CASE WHEN ?2 THEN 'ready' ELSE 'paused' END, trigger = 'manual',
+             attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
+         WHERE id = ?1",
+        params![delivery.as_bytes(), is_enabled, now.unix_ms()],
+    )?;
+    desk.made_ready |= is_enabled;
+    Ok(())
+}
+
+const JOB: &str = "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
+     FROM replay_jobs WHERE id = ?1";
+
+/// The latest hundred: each stands for a person who asked.
+pub(super) const JOBS: &str =
+    "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
+     FROM replay_jobs ORDER BY id DESC LIMIT 100";
+
+pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<ReplayJob> {
+    let mut columns = Columns::of(row);
+    Ok(ReplayJob {
+        id: ReplayId::from_bytes(columns.next()?),
+        endpoint: columns.endpoint()?,
+        what: columns.named(ReplayWhat::by_name)?,
+        from: columns.instant()?,
+        before: columns.instant()?,
+        state: columns.named(ReplayState::by_name)?,
+        cursor: EventPosition(columns.next()?),
+        queued: columns.count()?,
+        created_at: columns.instant()?,
+        finished_at: columns.maybe_instant()?,
+    })
+}
+
+pub(super) struct BeginReplay(pub(super) ReplayJob);
+
+impl Work for BeginReplay {
+    const OPERATION: &'static str = "record a replay";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        let job = &self.0;
+        desk.execute(
+            "INSERT INTO replay_jobs (id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms,
+                 finished_at_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                job.id.as_bytes(),
+                job.endpoint.as_str(),
+                job.what.name(),
+                job.from.unix_ms(),
+                job.before.unix_ms(),
+                job.state.name(),
+                job.cursor.0,
+                integer(job.queued),
+                job.created_at.unix_ms(),
+                job.finished_at.map(Timestamp::unix_ms),
+            ],
+        )
+        .map(drop)
+    }
+}
+
+pub(super) struct CancelReplay {
+    pub(super) id: ReplayId,
+    pub(super) now: Timestamp,
+}
+
+impl Work for CancelReplay {
+    const OPERATION: &'static str = "stop a replay";
+    type Output = bool;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let stopped = desk.execute(
+            "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE id = ?1 AND state = 'running'",
+            params![self.id.as_bytes(), self.now.unix_ms()],
+        )?;
+        Ok(stopped > 0)
+    }
+}
+
+pub(super) struct AdvanceReplay {
+    pub(super) id: ReplayId,
+    pub(super) limit: u32,
+    pub(super) now: Timestamp,
+}
+
+impl Work for AdvanceReplay {
+    const OPERATION: &'static str = "carry on a replay";
+    type Output = Option<ReplayJob>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<ReplayJob>> {
+        let found = desk.connection.prepare_cached(JOB)?.query_one([self.id.as_bytes()], job).optional()?;
+        let Some(mut job) = found.filter(|job| job.state == ReplayState::Running) else { return Ok(found) };
+        let subscribers = desk.subscribers()?;
+        let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
+        let piece = piece_of_log(desk, job.cursor, self.limit)?;
+        let was_last = piece.len() < usize::try_from(self.limit).unwrap_or(usize::MAX);
+        for event in &piece {
+            job.cursor = EventPosition(event.position);
+            let in_range = event.occurred_at >= job.from && event.occurred_at < job.before;
+            if let Some(subscriber) = subscriber.filter(|_| in_range) {
+                job.queued += u64::from(queue(desk, subscriber, event, job.what, self.now)?);
+            }
+        }
+        if was_last || subscriber.is_none() {
+            job.state = if subscriber.is_some() { ReplayState::Done } else { ReplayState::Cancelled };
+            job.finished_at = Some(self.now);
+        }
+        desk.execute(
+            "UPDATE replay_jobs SET state = ?2, cursor = ?3, queued = ?4, finished_at_ms = ?5 WHERE id = ?1",
+            params![
+                job.id.as_bytes(),
+                job.state.name(),
+                job.cursor.0,
+                integer(job.queued),
+                job.finished_at.map(Timestamp::unix_ms),
+            ],
+        )?;
+        Ok(Some(job))
+    }
+}
+
+/// An event as a job sees it.
+struct Past {
+    position: i64,
+    id: EventId,
+    upload: UploadId,
+    sequence: i64,
+    kind: EventKind,
+    occurred_at: Timestamp,
+}
+
+fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<Past>> {
+    let mut statement = desk.connection.prepare_cached(
+        "SELECT position, id, upload_id, sequence, kind, occurred_at_ms FROM events
+         WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2",
+    )?;
+    let past = |row: &Row<'_>| {
+        let mut columns = Columns::of(row);
+        Ok(Past {
+            position: columns.next()?,
+            id: EventId::from_bytes(columns.next()?),
+            upload: UploadId::from_bytes(columns.next()?),
+            sequence: columns.next()?,
+            kind: columns.kind()?,
+            occurred_at: columns.instant()?,
+        })
+    };
+    statement.query_map(params![after.0, limit], past)?.collect()
+}
+
+/// Queues an event for an endpoint, if it is one to be sent again. Says whether it was.
+fn queue(
+    desk: &mut Desk,
+    subscriber: &Subscriber,
+    event: &Past,
+    what: ReplayWhat,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    // Old progress is of no use to anybody.
+    if event.kind == EventKind::Progress {
+        return Ok(false);
+    }
+    let found = desk
+        .connection
+        .prepare_cached(
+            "SELECT id, state FROM deliveries WHERE upload_id = ?1 AND endpoint = ?2 AND event_position = ?3",
+        )?
+        .query_one(params![event.upload.as_bytes(), subscriber.id.as_str(), event.position], |row| {
+            let mut columns = Columns::of(row);
+            Ok((DeliveryId::from_bytes(columns.next()?), columns.named(DeliveryState::by_name)?))
+        })
+        .optional()?;
+    match (found, what) {
+        (Some((id, DeliveryState::Dead)), _)
+        | (Some((id, DeliveryState::Cancelled)), ReplayWhat::Missed | ReplayWhat::Everything)
+        | (Some((id, DeliveryState::Succeeded)), ReplayWhat::Everything) => {
+            revive(desk, id, subscriber.is_enabled, now)?;
+            Ok(true)
+        }
+        (None, ReplayWhat::Missed | ReplayWhat::Everything) if wants(desk, subscriber, event)? => {
+            let delivery = NewDelivery {
+                id: DeliveryId::new(now, random_in_order(u64::try_from(event.sequence).unwrap_or_default())),
+                event_position: event.position,
+                event: event.id,
+                kind: event.kind.name(),
+                endpoint: subscriber,
+                upload: Some(event.upload),
+                sequence: event.sequence,
+                trigger: Trigger::Manual,
+                now,
+            };
+            lanes::join(desk, &delivery)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn wants(desk: &Desk, subscriber: &Subscriber, event: &Past) -> rusqlite::Result<bool> {
+    if !subscriber.terms.filter.wants(event.kind) || subscriber.terms.metadata.is_empty() {
+        return Ok(subscriber.terms.filter.wants(event.kind));
+    }
+    let mut statement = desk.connection.prepare_cached("SELECT metadata FROM upload_origins WHERE id = ?1")?;
+    let metadata = statement.query_one([event.upload.as_bytes()], |row| Columns::of(row).metadata()).optional()?;
+    Ok(metadata.is_some_and(|metadata| subscriber.terms.wants_upload(&metadata)))
+}
