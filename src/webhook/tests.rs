@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
 use crate::state::Verdict;

@@ -16,8 +16,8 @@ async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
 /// webhooks E6: kept, not dropped, and not sent.
 pub(in crate::state) async fn a_paused_endpoint_is_left_alone<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
-    store.pause_endpoint(&endpoint("a"), at(1)).await.unwrap();
-    store.pause_endpoint(&endpoint("a"), at(2)).await.unwrap();
+    disable(&*store, "a", at(1)).await;
+    disable(&*store, "a", at(2)).await;
     upload.terminate(at(3)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
@@ -32,8 +32,8 @@ pub(in crate::state) async fn what_is_being_sent_settles_into_the_pause<P: Place
     let claims = claim(&*store, "a", at(5)).await;
     assert_eq!(claims.len(), 2);
     let gone = settlement(&claims[0], AttemptOutcome::Status(410), Verdict::Paused);
-    store.settle(vec![gone], at(6)).await.unwrap();
-    store.pause_endpoint(&endpoint("a"), at(6)).await.unwrap();
+    settle(&*store, vec![gone], at(6)).await;
+    disable(&*store, "a", at(6)).await;
     retry(&*store, &claims[1], at(7), at(7)).await;
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
 
@@ -46,7 +46,7 @@ pub(in crate::state) async fn what_is_being_sent_settles_into_the_pause<P: Place
 
 pub(in crate::state) async fn opening_resumes_in_order<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
-    store.pause_endpoint(&endpoint("a"), at(1)).await.unwrap();
+    disable(&*store, "a", at(1)).await;
     upload.terminate(at(3)).unwrap();
     store.commit(upload).await.unwrap();
     store.close().await;

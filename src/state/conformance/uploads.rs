@@ -68,7 +68,12 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         facts: Some(odd_facts()),
         accepted_at: Some(at(2)),
         reports: vec![
-            Report { name: "transcoding".to_owned(), percent: Some(40), message: Some("\0 \"so\"".to_owned()), at: at(3) },
+            Report {
+                name: "transcoding".to_owned(),
+                percent: Some(40),
+                message: Some("\0 \"so\"".to_owned()),
+                at: at(3),
+            },
             Report { name: "x".to_owned(), percent: None, message: None, at: at(4) },
         ],
         bytes: Bytes::Removed,
