@@ -32,6 +32,10 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::delivery::Trigger;
 use crate::domain::endpoint::Endpoint as StoredEndpoint;
 use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Origin;
 use crate::domain::event::EventFilter;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
@@ -346,6 +350,23 @@ impl FakeOutbox {
         drop(rows);
         self.bell.notify_waiters();
         id
+    }
+
+    /// Stores endpoints, enabled.
+    pub(super) fn store_endpoints(&self, endpoints: &[Endpoint]) {
+        let now = wall_clock();
+        let stored = endpoints.iter().map(|endpoint| StoredEndpoint {
+            id: endpoint.id().clone(),
+            origin: Origin::Config,
+            terms: EndpointTerms::of(endpoint.url().as_str()),
+            sealed: Vec::new(),
+            state: EndpointState::Enabled,
+            health: Health::default(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        });
+        self.endpoints.lock().unwrap().extend(stored);
     }
 
     pub(super) fn add_for(&self, endpoint: &str) -> DeliveryId {

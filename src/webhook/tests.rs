@@ -51,6 +51,7 @@ fn impatient() -> Settings {
 impl Work {
     fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
         let (outbox, clock, stop) = (Arc::new(FakeOutbox::default()), TestClock::default(), CancellationToken::new());
+        outbox.store_endpoints(&endpoints);
         let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings, clock.clock()).unwrap();
         let metrics = sender.metrics().clone();
         let running = tokio::spawn(sender.run(stop.clone()));

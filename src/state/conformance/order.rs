@@ -8,7 +8,7 @@ use DeliveryState::*;
 async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let b = subscribed("b", &["upload.progress", "upload.terminated"]);
-    store.open_for(vec![subscribed("a", &["*"]), b], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"]), b], NOW).await.unwrap();
     let mut upload = store.insert(new_upload(0)).await.unwrap();
     receive(&mut upload, 1, NOW);
     let upload = store.commit(upload).await.unwrap();

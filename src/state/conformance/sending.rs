@@ -13,7 +13,7 @@ use crate::state::Backlog;
 
 async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"])], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..uploads {
         store.insert(new_upload(number)).await.unwrap();
     }
@@ -93,7 +93,7 @@ pub(in crate::state) async fn nothing_is_claimed_twice<P: Place>(place: P) {
 
 pub(in crate::state) async fn claims_keep_to_the_slots_oldest_first<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"]), subscribed("b", &["*"])], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in [5, 1, 3, 2, 4] {
         store.insert(new_upload(number)).await.unwrap();
     }
