@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::id::UploadId;
 use crate::engine::Engine;
+use crate::keyring::StageTokens;
 use crate::protocol::tus::wire;
 
 pub mod body;
@@ -42,6 +43,7 @@ pub struct Shared {
     /// What clients that connect directly speak: `http` or `https`.
     pub scheme: &'static str,
     pub token: Option<String>,
+    pub stage_tokens: StageTokens,
     pub cors: Cors,
     pub max_metadata_bytes: usize,
     pub protocols: Protocols,
