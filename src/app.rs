@@ -92,6 +92,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     outbox.open_for(configured.collect(), system_clock()).await.context("could not open the outbox")?;
     let drain_timeout = config.server.shutdown_timeout / 2;
     let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
+    let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let mut registry = Registry::with_prefix("longshore");
     engine.metrics().register(&mut registry);
@@ -180,8 +181,10 @@ fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &Ser
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: config.server.public_url.clone().unwrap_or_default(),
-        token: config.auth.token.as_ref().map(|token| token.expose().to_owned()),
-        stage_tokens: StageTokens::new(server_keys),
+        access: http::access::Access {
+            token: config.auth.token.as_ref().map(|token| http::access::Token::new(token.expose())),
+            stage_tokens: StageTokens::new(server_keys),
+        },
         cors: http::Cors {
             allow_origins,
             allow_credentials: config.cors.allow_credentials,
