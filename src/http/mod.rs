@@ -30,6 +30,7 @@ pub mod health;
 pub mod listen;
 pub(crate) mod query;
 mod reading;
+mod schemas;
 mod stages;
 pub mod status;
 
@@ -116,6 +117,8 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
         .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
+        .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
+        .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))
         .service(web::resource("/healthz").route(web::route().to(health::alive)))
         .service(web::resource("/readyz").route(web::route().to(health::ready)))
         .service(web::resource("/metrics").route(web::route().to(health::metrics)))

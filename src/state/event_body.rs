@@ -242,7 +242,10 @@ mod tests {
         let message = Some("half \"done\"".to_owned());
         event.report = Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, told_at: NOW });
         let body = event_body(&record(vec![]), &event);
-        assert!(body.contains(r#""report":{"name":"hls","percent":50,"message":"half \"done\""},"error":null"#), "{body}");
+        assert!(
+            body.contains(r#""report":{"name":"hls","percent":50,"message":"half \"done\""},"error":null"#),
+            "{body}"
+        );
     }
 
     /// webhooks P6: over 20 kB the metadata goes, and the body says so.
