@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use longshore::domain::report::NewReport;
+use longshore::domain::upload::Reported;
+use longshore::engine::command::EngineError;
+use longshore::engine::command::Unavailable;
+use longshore::engine::report::ReportError;
 use serde_json::Value;
 use serde_json::json;
+use storage::faults::Effect;
 
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
@@ -11,6 +17,8 @@ use crate::support::client::Client;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
 use crate::support::sse::Sse;
+use crate::support::world::Trouble;
+use crate::support::world::World;
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
@@ -392,4 +400,74 @@ async fn whoever_waits_for_a_change_is_told_of_a_report() {
         .expect("it is not kept waiting by those who wait");
     let answer = waiting.answer("GET").await;
     assert_eq!((answer.status, &answer.json()["reports"][0]["name"]), (200, &json!("hls")));
+}
+
+fn hls(percent: u64) -> NewReport {
+    NewReport::new("hls".to_owned(), Some(percent), None).unwrap()
+}
+
+/// Neither the writer that is settling nor the report loses its commit to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_waits_for_an_upload_that_is_being_settled() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = life.create(10).await;
+    life.append(id, 0, b"hello").await.unwrap();
+    life.records.hold(Effect::Done);
+    let writing = life.append(id, 5, b"world");
+    let reporting = async {
+        life.records.reached().await;
+        assert_eq!(life.find(id).await.stage().name(), "verified");
+        let engine = life.engine.clone();
+        let reporting = tokio::spawn(async move { engine.report(id, hls(1)).await });
+        // It is on its way now: it has begun, and cannot have ended.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!reporting.is_finished());
+        life.records.release();
+        reporting.await.unwrap()
+    };
+    let (written, reported) = tokio::join!(writing, reporting);
+    written.unwrap();
+    assert_eq!(reported.unwrap().1, Reported::Changed);
+    let way = ["created", "receiving", "received", "verified", "stored", "completed", "processing"];
+    assert_eq!(life.events(id).await, way);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_loses_its_commit_is_tried_again() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = life.create(0).await;
+    life.records.fail_next(Effect::Nothing, Trouble::Conflict);
+    assert_eq!(life.engine.report(id, hls(1)).await.unwrap().1, Reported::Changed);
+    // Done, though it was told otherwise: the second try finds nothing left to say.
+    life.records.fail_next(Effect::Done, Trouble::Conflict);
+    assert_eq!(life.engine.report(id, hls(100)).await.unwrap().1, Reported::Unchanged);
+    let events = life.events(id).await;
+    assert_eq!(events[events.len() - 2..], ["processing", "processing"]);
+
+    life.records.fail_next(Effect::Nothing, Trouble::Broken);
+    let failed = life.engine.report(id, hls(50)).await;
+    assert!(matches!(failed, Err(ReportError::Engine(EngineError::Failed { .. }))), "{failed:?}");
+    assert_eq!(life.find(id).await.record().reports[0].percent, Some(100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_does_not_wait_for_ever() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.takeover_timeout = Duration::from_millis(50)).await;
+    let id = life.create(5).await;
+    life.records.hold(Effect::Done);
+    let writing = life.append(id, 0, b"hello");
+    let reporting = async {
+        life.records.reached().await;
+        let refused = life.engine.report(id, hls(1)).await;
+        assert!(
+            matches!(refused, Err(ReportError::Engine(EngineError::Unavailable(Unavailable::Held)))),
+            "{refused:?}"
+        );
+        life.records.release();
+    };
+    tokio::join!(writing, reporting).0.unwrap();
+    assert!(life.find(id).await.record().reports.is_empty());
 }
