@@ -2,6 +2,7 @@
 //! nothing else.
 
 mod descriptors;
+mod keys;
 mod listeners;
 mod threads;
 
@@ -38,6 +39,8 @@ use crate::engine;
 use crate::engine::Engine;
 use crate::http;
 use crate::http::Shared;
+use crate::keyring::ServerKeys;
+use crate::keyring::StageTokens;
 use crate::state::Outbox;
 use crate::state::SqliteStore;
 use crate::state::UploadStore;
@@ -73,6 +76,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
     let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage))?;
+    let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock: engine::Clock = Arc::new(system_clock);
 
@@ -88,6 +92,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     outbox.open_for(configured.collect(), system_clock()).await.context("could not open the outbox")?;
     let drain_timeout = config.server.shutdown_timeout / 2;
     let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
+    let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let mut registry = Registry::with_prefix("longshore");
     engine.metrics().register(&mut registry);
@@ -96,7 +101,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.recover().await;
     engine.start_sweeping();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), registry));
+    let shared = web::Data::new(shared(&config, engine.clone(), registry, &server_keys));
     let listeners = Listeners::start(&config, shared)?;
     let stop_sending = CancellationToken::new();
     Ok(Running {
@@ -167,7 +172,7 @@ fn engine_settings(config: &Config) -> engine::Settings {
     }
 }
 
-fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
+fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &ServerKeys) -> Shared {
     let allow_origins = match &config.cors.allow_origins {
         AllowOrigins::Any => vec!["*".to_owned()],
         AllowOrigins::Listed(origins) => origins.clone(),
@@ -176,7 +181,10 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: config.server.public_url.clone().unwrap_or_default(),
-        token: config.auth.token.as_ref().map(|token| token.expose().to_owned()),
+        access: http::access::Access {
+            token: config.auth.token.as_ref().map(|token| http::access::Token::new(token.expose())),
+            stage_tokens: StageTokens::new(server_keys),
+        },
         cors: http::Cors {
             allow_origins,
             allow_credentials: config.cors.allow_credentials,

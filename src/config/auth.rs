@@ -6,6 +6,7 @@ use std::io::Read;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::secret::Secret;
+use crate::keyring::ServerKeys;
 
 /// The most a file with a secret may hold.
 const SECRET_FILE_MAX: u64 = 4096;
@@ -14,6 +15,8 @@ const SECRET_FILE_MAX: u64 = 4096;
 pub struct Auth {
     /// What `Authorization: Bearer` must carry. `None`: everyone may.
     pub token: Option<Secret>,
+    /// The keys of this server. `None`: they are in the data folder.
+    pub server_keys: Option<ServerKeys>,
 }
 
 impl Auth {
@@ -27,7 +30,7 @@ impl Auth {
         from.require(!both, &["auth.token", "auth.token_file"], |others| {
             format!("set together with {}; leave one of them empty", others.join(", "))
         });
-        Self { token: token.or(from_file) }
+        Self { token: token.or(from_file), server_keys: from.text("auth.server_key_file", optional_keys) }
     }
 }
 
@@ -44,6 +47,14 @@ fn check_token(text: &str) -> Judged<Option<Secret>> {
         16..=512 => Ok(Some(Secret::new(text))),
         _ => Err("too long; write at most 512 characters".to_owned()),
     }
+}
+
+fn optional_keys(path: &str) -> Judged<Option<ServerKeys>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let text = read_secret(path)?;
+    ServerKeys::parse(&text).map(Some).map_err(|why| why.to_string())
 }
 
 /// The text of a file without the newline at its end.

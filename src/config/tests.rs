@@ -20,6 +20,7 @@ use crate::config::layers::Layers;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
 use crate::domain::event::EventKind;
+use crate::keyring::ServerKeys;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -467,6 +468,23 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
         let lines = errors(&env(&[("LONGSHORE_AUTH_TOKEN_FILE", path)]));
         assert_eq!(lines, [format!("auth.token_file = \"{path}\" (from LONGSHORE_AUTH_TOKEN_FILE): {why}")]);
     }
+}
+
+#[test]
+fn server_keys_are_read_from_their_file_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let keys = ServerKeys::generate([7; 32], [1; 4]);
+    fs::write(&path, keys.to_text()).unwrap();
+    let path = path.to_str().unwrap();
+    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_SERVER_KEY_FILE", path)])).unwrap();
+    assert!(!format!("{resolved:?}").contains("BwcHBw"), "{resolved:?}");
+    assert_eq!(resolved.config.auth.server_keys, Some(keys));
+
+    fs::write(path, "secret\n").unwrap();
+    let lines = errors(&env(&[("LONGSHORE_AUTH_SERVER_KEY_FILE", path)]));
+    let shown = format!("auth.server_key_file = \"{path}\" (from LONGSHORE_AUTH_SERVER_KEY_FILE)");
+    assert_eq!(lines, [format!("{shown}: line 1 is not ID:BASE64")]);
 }
 
 // Endpoints.

@@ -16,6 +16,7 @@ use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::Timings;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
+use crate::keyring::StageTokens;
 use crate::state::Claim;
 use crate::state::Settlement;
 use crate::state::Verdict;
@@ -57,6 +58,7 @@ pub(super) struct Courier {
     pub(super) egress: Egress,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
+    pub(super) stage_tokens: Option<StageTokens>,
     pub(super) metrics: Metrics,
     /// Cancelled when the time to drain is over.
     pub(super) abort: CancellationToken,
@@ -70,7 +72,10 @@ impl Courier {
         let started_at = (self.clock)();
         let number = claim.attempts.saturating_add(1);
         let body = claim.body.clone();
-        let message = Prepared::new(&lane.endpoint, claim.event, claim.kind, number, started_at, body);
+        let mut message = Prepared::new(&lane.endpoint, claim.event, claim.kind, number, started_at, body);
+        if let Some((tokens, upload)) = self.stage_tokens.as_ref().zip(claim.upload) {
+            message = message.with_stage_token(&tokens.token(upload));
+        }
 
         let began = Instant::now();
         let answer = tokio::select! {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
+use crate::keyring::StageTokens;
 use crate::state;
 use crate::state::Claim;
 use crate::state::Outbox;
@@ -64,6 +65,7 @@ pub struct Sender {
     settings: Settings,
     clock: Clock,
     egress: Egress,
+    stage_tokens: Option<StageTokens>,
     metrics: Metrics,
 }
 
@@ -99,8 +101,15 @@ impl Sender {
             settings,
             clock,
             egress,
+            stage_tokens: None,
             metrics: Metrics::default(),
         })
+    }
+
+    /// Sends each receiver, with news of an upload, what it needs to report stages of that.
+    #[must_use]
+    pub fn with_stage_tokens(self, tokens: StageTokens) -> Self {
+        Self { stage_tokens: Some(tokens), ..self }
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -136,6 +145,7 @@ impl Sender {
                 egress: self.egress,
                 settings: self.settings,
                 clock: self.clock,
+                stage_tokens: self.stage_tokens,
                 metrics: self.metrics,
                 abort,
                 results,

@@ -76,6 +76,15 @@ impl Prepared {
         }
         Self { headers, body }
     }
+
+    /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not a part of
+    /// the body: bodies are shown to others too.
+    pub(super) fn with_stage_token(mut self, token: &str) -> Self {
+        let mut token = text(token);
+        token.set_sensitive(true);
+        self.headers.insert(HeaderName::from_static("webhook-stage-token"), token);
+        self
+    }
 }
 
 fn text(value: &str) -> HeaderValue {

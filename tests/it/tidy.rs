@@ -7,15 +7,16 @@ use std::path::PathBuf;
 /// Each layer, and the other layers it may name. See ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("keyring", &["domain"]),
     ("state", &["domain"]),
     ("engine", &["domain", "state"]),
     ("protocol", &["domain", "engine", "http"]),
-    ("http", &["domain", "engine", "protocol"]),
-    ("webhook", &["domain", "state"]),
-    ("config", &["domain"]),
+    ("http", &["domain", "keyring", "engine", "protocol"]),
+    ("webhook", &["domain", "keyring", "state"]),
+    ("config", &["domain", "keyring"]),
     ("telemetry", &["config"]),
-    ("cli", &["config", "webhook"]),
-    ("app", &["domain", "state", "engine", "protocol", "http", "webhook", "config"]),
+    ("cli", &["config", "keyring", "webhook"]),
+    ("app", &["domain", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
 ];
