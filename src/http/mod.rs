@@ -17,10 +17,10 @@ use prometheus_client::registry::Registry;
 use crate::domain::id::UploadId;
 use crate::engine::Engine;
 use crate::protocol::tus::wire;
+use crate::webhook::Admin;
 
 pub mod access;
 pub mod body;
-pub mod deliveries;
 pub mod download;
 mod edge;
 pub mod error;
@@ -33,6 +33,7 @@ mod reading;
 mod schemas;
 mod stages;
 pub mod status;
+mod webhooks;
 
 use access::Access;
 use error::Problem;
@@ -47,6 +48,7 @@ pub struct Shared {
     pub scheme: &'static str,
     pub access: Access,
     pub cors: Cors,
+    pub webhooks: Admin,
     pub max_metadata_bytes: usize,
     pub protocols: Protocols,
     pub idle_timeout: Duration,
@@ -116,9 +118,9 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
         .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
-        .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
         .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
         .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))
+        .configure(webhooks::resources)
         .service(web::resource("/healthz").route(web::route().to(health::alive)))
         .service(web::resource("/readyz").route(web::route().to(health::ready)))
         .service(web::resource("/metrics").route(web::route().to(health::metrics)))

@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state", &["domain"]),
     ("engine", &["domain", "state"]),
     ("protocol", &["domain", "engine", "http"]),
-    ("http", &["domain", "keyring", "engine", "protocol"]),
+    ("http", &["domain", "keyring", "engine", "protocol", "webhook"]),
     ("webhook", &["domain", "keyring", "state"]),
     ("config", &["domain", "keyring"]),
     ("telemetry", &["config"]),
