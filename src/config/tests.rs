@@ -20,6 +20,7 @@ use crate::config::layers::Layers;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
 use crate::domain::event::EventKind;
+use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -471,6 +472,34 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
 }
 
 #[test]
+fn admin_keys_are_hashes_and_never_shown() {
+    let hash = AdminKeyHash::of(b"lsk_one").to_string();
+    let list = format!("{hash},{}", AdminKeyHash::of(b"lsk_two"));
+    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)])).unwrap();
+    assert_eq!(resolved.config.auth.admin_keys.len(), 2);
+    assert!(resolved.config.auth.admin_keys[0].is_of(b"lsk_one"));
+    assert!(!resolved.to_toml().contains(&hash[..20]), "{}", resolved.to_toml());
+    assert!(Resolved::read(&Inputs::default()).unwrap().to_toml().contains("\nadmin_keys = []\n"));
+
+    let shown = "auth.admin_keys = \"(hidden)\" (from LONGSHORE_AUTH_ADMIN_KEYS)";
+    let too_many = vec![hash.as_str(); 101].join(",");
+    for (list, why) in [
+        (
+            format!("{hash},lsk_secret"),
+            "item 2 is an API key itself; write its hash, which `longshore admin-key` prints beside a key",
+        ),
+        (
+            "secret".to_owned(),
+            "item 1 is not the hash of an API key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits",
+        ),
+        (too_many, "too many; give at most 100"),
+    ] {
+        let lines = errors(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)]));
+        assert_eq!(lines, [format!("{shown}: {why}")]);
+    }
+}
+
+#[test]
 fn server_keys_are_read_from_their_file_and_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
@@ -496,7 +525,11 @@ fn an_endpoint_needs_only_a_url_and_a_secret() {
     assert_eq!(endpoint.url, "https://backend.example.com/hooks");
     assert_eq!(endpoint.name.as_str(), "ep-8378f65a", "made from the url, the same at every start");
     for kind in EventKind::ALL {
-        assert_eq!(endpoint.events.wants(kind), kind.is_of_upload() && kind != EventKind::Progress, "webhooks C1: progress is asked for");
+        assert_eq!(
+            endpoint.events.wants(kind),
+            kind.is_of_upload() && kind != EventKind::Progress,
+            "webhooks C1: progress is asked for"
+        );
     }
 }
 
