@@ -31,13 +31,13 @@ pub(super) const KEY_VARIABLE: &str = "LONGSHORE_ADMIN_KEY";
 
 const EXAMPLES: &str = "\
 Examples:
-  longshore webhooks listen                                     receive events here, verify and print them
-  longshore webhooks endpoints                                  who is told, and how they are doing
-  longshore webhooks endpoints add https://app.example.com/hooks --events upload.completed,upload.failed
-  longshore webhooks test backend                               send a signed test event and show the answer
-  longshore webhooks deliveries --state dead                    what was given up, with every attempt
+  longshore webhooks listen                      receive events here, verify and print them
+  longshore webhooks endpoints                   who is told, and how they are doing
+  longshore webhooks endpoints add https://app.example.com/hooks --name app
+  longshore webhooks test app                    send a signed test event, show the answer
+  longshore webhooks deliveries --state dead     what was given up, with every attempt
   longshore webhooks replay 01a2025f-b3f5-7a58-a3bf-c2fa230bfed2
-  longshore webhooks replay --endpoint backend --what missed --from 2026-11-20T00:00:00Z";
+  longshore webhooks replay --endpoint app --what missed --from 2026-11-20T00:00:00Z";
 
 pub(super) fn command() -> Command {
     Command::new("webhooks")
