@@ -39,6 +39,9 @@ use crate::engine;
 use crate::engine::Engine;
 use crate::http;
 use crate::http::Shared;
+use crate::http::access::Access;
+use crate::http::access::Reach;
+use crate::http::access::Token;
 use crate::keyring::ServerKeys;
 use crate::keyring::StageTokens;
 use crate::state::Outbox;
@@ -181,9 +184,11 @@ fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &Ser
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: config.server.public_url.clone().unwrap_or_default(),
-        access: http::access::Access {
-            token: config.auth.token.as_ref().map(|token| http::access::Token::new(token.expose())),
+        access: Access {
+            token: config.auth.token.as_ref().map(|token| Token::new(token.expose())),
+            admin_keys: config.auth.admin_keys.clone(),
             stage_tokens: StageTokens::new(server_keys),
+            reach: reach(config),
         },
         cors: http::Cors {
             allow_origins,
@@ -207,6 +212,13 @@ fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &Ser
         readiness: http::health::Readiness::default(),
         streams: Arc::default(),
     }
+}
+
+/// A public address says that something passes on what comes from elsewhere.
+fn reach(config: &Config) -> Reach {
+    let mut listens = [Some(config.server.listen), config.server.read_listen].into_iter().flatten();
+    let near = listens.all(|address| address.ip().to_canonical().is_loopback()) && config.server.public_url.is_none();
+    if near { Reach::ThisMachine } else { Reach::Network }
 }
 
 fn webhook_sender(

@@ -20,6 +20,7 @@ use crate::config::layers::Layers;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
 use crate::domain::event::EventKind;
+use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -467,6 +468,34 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
         fs::write(path, content).unwrap();
         let lines = errors(&env(&[("LONGSHORE_AUTH_TOKEN_FILE", path)]));
         assert_eq!(lines, [format!("auth.token_file = \"{path}\" (from LONGSHORE_AUTH_TOKEN_FILE): {why}")]);
+    }
+}
+
+#[test]
+fn admin_keys_are_hashes_and_never_shown() {
+    let hash = AdminKeyHash::of(b"lsk_one").to_string();
+    let list = format!("{hash},{}", AdminKeyHash::of(b"lsk_two"));
+    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)])).unwrap();
+    assert_eq!(resolved.config.auth.admin_keys.len(), 2);
+    assert!(resolved.config.auth.admin_keys[0].is_of(b"lsk_one"));
+    assert!(!resolved.to_toml().contains(&hash[..20]), "{}", resolved.to_toml());
+    assert!(Resolved::read(&Inputs::default()).unwrap().to_toml().contains("\nadmin_keys = []\n"));
+
+    let shown = "auth.admin_keys = \"(hidden)\" (from LONGSHORE_AUTH_ADMIN_KEYS)";
+    let too_many = vec![hash.as_str(); 101].join(",");
+    for (list, why) in [
+        (
+            format!("{hash},lsk_secret"),
+            "item 2 is an API key itself; write its hash, which `longshore admin-key` prints beside a key",
+        ),
+        (
+            "secret".to_owned(),
+            "item 1 is not the hash of an API key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits",
+        ),
+        (too_many, "too many; give at most 100"),
+    ] {
+        let lines = errors(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)]));
+        assert_eq!(lines, [format!("{shown}: {why}")]);
     }
 }
 

@@ -361,7 +361,7 @@ impl<'row> Columns<'row> {
 
     fn reports(&mut self) -> rusqlite::Result<Vec<Report>> {
         let Some(text) = self.next::<Option<String>>()? else { return Ok(Vec::new()) };
-        let reports: Vec<(String, Option<u8>, Option<String>, i64, i64)> = self.read_json(&text)?;
+        let reports: Vec<StoredReport> = self.read_json(&text)?;
         let read = |(name, percent, message, at_ms, told_at_ms)| {
             let (at, told_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(told_at_ms));
             Report { name, percent, message, at, told_at }
@@ -377,6 +377,9 @@ impl<'row> Columns<'row> {
         rusqlite::Error::FromSqlConversionFailure(place, kind, Box::new(column))
     }
 }
+
+/// Name, percentage, message, when it came, and when an event last told of it.
+type StoredReport = (String, Option<u8>, Option<String>, i64, i64);
 
 pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("lists of strings and numbers are always JSON")
