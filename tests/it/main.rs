@@ -37,3 +37,4 @@ mod tls;
 mod trouble;
 mod tus;
 mod webhooks;
+mod webhooks_admin;
