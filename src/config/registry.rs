@@ -81,7 +81,7 @@ fn list_items(words: &str) -> impl Iterator<Item = &str> {
 
 /// Secrets are told by their names, here and in the blocks of endpoints.
 pub(super) fn is_secret(leaf: &str) -> bool {
-    matches!(leaf, "token" | "secret")
+    matches!(leaf, "token" | "secret" | "old_secrets" | "private_key" | "headers")
 }
 
 /// All keys, in the order of the default file.
