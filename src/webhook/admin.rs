@@ -358,6 +358,12 @@ impl Admin {
         Ok((stored, job))
     }
 
+    /// Drops everything that waits for an endpoint, for whoever resumes it and wants only what comes.
+    pub async fn cancel_backlog(&self, id: &EndpointId) -> Result<()> {
+        self.0.stored(id).await?;
+        Ok(self.0.parts.outbox.cancel_backlog(id, self.0.now()).await?)
+    }
+
     /// Pauses every endpoint that is not stopped. Says how many those were.
     pub async fn pause_all(&self) -> Result<usize> {
         let mut paused = 0;

@@ -55,9 +55,18 @@ pub use admin::Shown;
 pub use admin::Tested;
 pub use beat::Beat;
 pub use beat::Unwell;
+// What its operators' words are made of, for those who know the sender and not the outbox.
+pub use crate::state::Backlog;
+pub use crate::state::ReplayId;
+pub use crate::state::ReplayJob;
+pub use crate::state::ReplayState;
+pub use crate::state::ReplayWhat;
+pub use crate::state::Replayed;
+pub use crate::state::terms_json;
 pub use courier::Clock;
 pub use ed25519::InvalidPrivateKey;
 pub use ed25519::PrivateKey;
+pub use egress::install_tls_provider;
 pub use endpoint::Endpoint;
 pub use endpoint::InvalidEndpoint;
 pub use health::HealthRules;

@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("webhook", &["domain", "keyring", "state"]),
     ("config", &["domain", "keyring"]),
     ("telemetry", &["config"]),
-    ("cli", &["config", "keyring"]),
+    ("cli", &["config", "keyring", "webhook"]),
     ("app", &["domain", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
@@ -26,14 +26,14 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["state"]),
     // The configuration has a module of that name.
     ("storage", &["engine", "app", "config"]),
-    ("actix_web", &["protocol", "http", "app"]),
+    ("actix_web", &["protocol", "http", "app", "cli"]),
     ("actix_http", &["http"]),
     ("actix_service", &["http"]),
     ("actix_server", &["http", "app"]),
-    ("reqwest", &["webhook", "config"]),
+    ("reqwest", &["webhook", "config", "cli"]),
     ("serde", &["http", "protocol", "state", "webhook", "config"]),
-    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry"]),
-    ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
+    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
+    ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 
 #[test]
