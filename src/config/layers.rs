@@ -86,7 +86,27 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) const FIELDS: [&str; 5] = ["name", "url", "secret", "secret_file", "events"];
+    pub(super) const FIELDS: [&str; 19] = [
+        "name",
+        "url",
+        "secret",
+        "secret_file",
+        "old_secrets",
+        "private_key",
+        "private_key_file",
+        "events",
+        "metadata",
+        "description",
+        "ordering",
+        "payload",
+        "signing",
+        "max_in_flight",
+        "max_per_second",
+        "timeout",
+        "retry_schedule",
+        "auto_disable",
+        "headers",
+    ];
 }
 
 #[derive(Debug)]

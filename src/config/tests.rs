@@ -98,7 +98,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 55);
+    assert_eq!(ranges, 63);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn the_example_endpoint_works_once_its_comment_marks_are_gone() {
     let config = Config::read(&file(&text)).unwrap();
     let [endpoint] = config.webhooks.endpoints.as_slice() else { panic!("{:?}", config.webhooks.endpoints) };
     assert_eq!(endpoint.name.as_str(), "backend");
-    assert!(endpoint.events.wants(EventKind::Completed) && !endpoint.events.wants(EventKind::Created));
+    assert!(endpoint.terms.filter.wants(EventKind::Completed) && !endpoint.terms.filter.wants(EventKind::Created));
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn secrets_are_hidden_wherever_they_could_be_shown() {
     };
     let resolved = Resolved::read(&inputs).unwrap();
     assert_eq!(resolved.config.auth.token.as_ref().map(Secret::expose), Some(token));
-    assert_eq!(resolved.config.webhooks.endpoints[0].secret.expose(), SECRET);
+    assert_eq!(resolved.config.webhooks.endpoints[0].secrets[0].expose(), SECRET);
     for shown in [format!("{resolved:?}"), resolved.to_toml()] {
         for hidden in [token, &SECRET[6..], "hunter2"] {
             assert!(!shown.contains(hidden), "{shown}");
@@ -526,7 +526,7 @@ fn an_endpoint_needs_only_a_url_and_a_secret() {
     assert_eq!(endpoint.name.as_str(), "ep-8378f65a", "made from the url, the same at every start");
     for kind in EventKind::ALL {
         assert_eq!(
-            endpoint.events.wants(kind),
+            endpoint.terms.filter.wants(kind),
             kind.is_of_upload() && kind != EventKind::Progress,
             "webhooks C1: progress is asked for"
         );
@@ -539,7 +539,7 @@ fn a_signing_secret_can_come_from_a_file() {
     let path = folder.path().join("secret");
     fs::write(&path, format!("{SECRET}\n")).unwrap();
     let text = endpoint(&format!("secret_file = {:?}", path.to_str().unwrap()));
-    assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secret, Secret::new(SECRET));
+    assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secrets, [Secret::new(SECRET)]);
     fs::write(&path, "whsec_AAAA").unwrap();
     assert!(file_error(&text).ends_with("its secret is of 3 bytes; it must have 24 to 64"), "{}", file_error(&text));
 }

@@ -13,15 +13,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::endpoint::DisabledBecause;
 use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointState;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
 use crate::state::Verdict;
+use crate::webhook::Admin;
+use crate::webhook::EgressRules;
 use crate::webhook::Endpoint;
 use crate::webhook::Error;
 use crate::webhook::Metrics;
+use crate::webhook::Parts;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
+use crate::webhook::gate::Lookup;
+use crate::webhook::gate::system_lookup;
 use crate::webhook::testing::FakeOutbox;
 use crate::webhook::testing::Receiver;
 use crate::webhook::testing::SECRET;
@@ -29,11 +36,13 @@ use crate::webhook::testing::Script;
 use crate::webhook::testing::TestClock;
 use crate::webhook::testing::claim;
 use crate::webhook::testing::endpoint;
+use crate::webhook::testing::vault;
 
 /// A sender at work.
 struct Work {
     outbox: Arc<FakeOutbox>,
     metrics: Metrics,
+    admin: Admin,
     clock: TestClock,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -48,19 +57,28 @@ fn impatient() -> Settings {
     Settings { timeout: Duration::from_millis(400), ..settings() }
 }
 
+fn parts(outbox: &Arc<FakeOutbox>, clock: &TestClock, settings: Settings, rules: EgressRules) -> Parts {
+    let (outbox, clock) = (Arc::clone(outbox) as _, clock.clock());
+    Parts { outbox, rules: Arc::new(rules), vault: vault(), settings, clock }
+}
+
 impl Work {
-    fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
+    async fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
+        Self::begin_with(endpoints, settings, EgressRules::default(), system_lookup()).await
+    }
+
+    async fn begin_with(endpoints: Vec<Endpoint>, settings: Settings, rules: EgressRules, lookup: Lookup) -> Self {
         let (outbox, clock, stop) = (Arc::new(FakeOutbox::default()), TestClock::default(), CancellationToken::new());
-        outbox.store_endpoints(&endpoints);
-        let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings, clock.clock()).unwrap();
-        let metrics = sender.metrics().clone();
+        let parts = parts(&outbox, &clock, settings, rules);
+        let sender = Sender::open_with(parts, endpoints, lookup).await.unwrap();
+        let (metrics, admin) = (sender.metrics().clone(), sender.admin().clone());
         let running = tokio::spawn(sender.run(stop.clone()));
-        Self { outbox, metrics, clock, stop, running }
+        Self { outbox, metrics, admin, clock, stop, running }
     }
 
     /// One endpoint, `app`, at this receiver.
-    fn with(receiver: &Receiver, settings: Settings) -> Self {
-        Self::begin(vec![endpoint("app", &receiver.url())], settings)
+    async fn with(receiver: &Receiver, settings: Settings) -> Self {
+        Self::begin(vec![endpoint("app", &receiver.url())], settings).await
     }
 
     async fn end(self) {
@@ -73,7 +91,7 @@ impl Work {
 /// Sends one delivery to a receiver that does this, and gives its first attempt.
 async fn attempt_at(script: Script, settings: Settings) -> (crate::domain::delivery::Attempt, Verdict) {
     let receiver = Receiver::start([script]).await;
-    let work = Work::with(&receiver, settings);
+    let work = Work::with(&receiver, settings).await;
     let id = work.outbox.add_for("app");
     let attempt = work.outbox.attempted(id, 1).await.last().clone();
     work.end().await;
@@ -91,7 +109,7 @@ fn retry_at(verdict: Verdict) -> Timestamp {
 #[tokio::test]
 async fn a_delivery_arrives_signed_and_whole() {
     let receiver = Receiver::start([Script::Status(204)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let body = r#"{"type":"upload.completed","data":{"filename":"Grüße.mp4"}}"#;
     let claim = Claim { body: body.into(), ..claim() };
     let event = claim.event;
@@ -117,7 +135,7 @@ async fn a_delivery_arrives_signed_and_whole() {
 #[tokio::test]
 async fn a_retry_is_the_same_message_at_a_new_time() {
     let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let id = work.outbox.add_for("app");
     for attempt in 1..=3 {
         work.outbox.attempted(id, attempt).await;
@@ -146,7 +164,7 @@ async fn a_retry_is_the_same_message_at_a_new_time() {
 #[tokio::test]
 async fn a_delivery_dies_when_its_attempts_are_used_up() {
     let receiver = Receiver::start([Script::Status(500)]).await;
-    let work = Work::with(&receiver, Settings { schedule: vec![Duration::from_secs(20)], ..settings() });
+    let work = Work::with(&receiver, Settings { schedule: vec![Duration::from_secs(20)], ..settings() }).await;
     let id = work.outbox.add_for("app");
     work.outbox.attempted(id, 1).await;
     work.clock.put_forward(Duration::from_secs(25));
@@ -176,15 +194,16 @@ async fn a_redirect_is_a_failure_and_leads_nowhere() {
 #[tokio::test]
 async fn a_receiver_that_is_gone_is_left_alone() {
     let disable = Script::Answer { status: 503, headers: vec![("webhook-delivery", "disable".into())], body: vec![] };
-    for last_word in [Script::Status(410), disable] {
+    let last_words = [(Script::Status(410), DisabledBecause::Gone), (disable, DisabledBecause::Asked)];
+    for (last_word, expected) in last_words {
         let receiver = Receiver::start([last_word]).await;
         let other = Receiver::start([Script::Status(200)]).await;
         let endpoints = vec![endpoint("app", &receiver.url()), endpoint("other", &other.url())];
-        let work = Work::begin(endpoints, settings());
+        let work = Work::begin(endpoints, settings()).await;
         let first = work.outbox.add_for("app");
-        work.outbox.until(|| work.outbox.is_paused("app")).await;
-        assert_eq!(work.outbox.row(first).last().1, Verdict::Paused);
-        assert_eq!(work.metrics.endpoints_paused.get(), 1);
+        assert_eq!(work.outbox.attempted(first, 1).await.state, DeliveryState::Paused);
+        let state = work.outbox.stored("app").state;
+        assert!(matches!(state, EndpointState::Disabled { because, .. } if because == expected), "{state:?}");
 
         // The fake makes it ready although the endpoint is paused; the sender must not even ask for it.
         let second = work.outbox.add_for("app");
@@ -246,7 +265,7 @@ async fn a_body_without_an_end_does_not_undo_a_success() {
 #[tokio::test]
 async fn a_gigabyte_of_answer_is_not_read() {
     let receiver = Receiver::start([Script::Gigabyte(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     assert_eq!((row.state, row.last().0.response_body.len()), (DeliveryState::Succeeded, 4096));
     work.end().await;
@@ -284,7 +303,7 @@ async fn a_receiver_that_cannot_be_reached_is_recorded_as_such() {
         (format!("https://{plain_address}/"), AttemptOutcome::Tls),
         (format!("http://{too_long}.example/"), AttemptOutcome::Dns),
     ] {
-        let work = Work::begin(vec![endpoint("app", &url)], settings());
+        let work = Work::begin(vec![endpoint("app", &url)], settings()).await;
         let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
         assert_eq!(row.outcomes(), [outcome], "{url}: {:?}", row.last().0.note);
         work.end().await;
@@ -296,7 +315,7 @@ async fn a_receiver_that_cannot_be_reached_is_recorded_as_such() {
 async fn a_dead_idle_connection_costs_no_attempt() {
     for dying in [Script::Close, Script::Reset] {
         let receiver = Receiver::start([Script::Status(200), dying, Script::Status(200)]).await;
-        let work = Work::with(&receiver, settings());
+        let work = Work::with(&receiver, settings()).await;
         work.outbox.attempted(work.outbox.add_for("app"), 1).await;
         let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
         assert_eq!((row.state, row.outcomes()), (DeliveryState::Succeeded, vec![AttemptOutcome::Status(200)]));
@@ -313,7 +332,7 @@ async fn a_dead_idle_connection_costs_no_attempt() {
 #[tokio::test]
 async fn a_fresh_connection_that_dies_is_an_attempt() {
     let receiver = Receiver::start([Script::Close, Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     assert_eq!(row.outcomes(), [AttemptOutcome::Reset]);
     assert_eq!(receiver.received().len(), 1);
@@ -325,7 +344,7 @@ async fn a_fresh_connection_that_dies_is_an_attempt() {
 async fn credentials_of_a_url_are_sent_as_a_header() {
     let receiver = Receiver::start([Script::Status(200)]).await;
     let url = receiver.url().replace("http://", "http://user:p%40ss@");
-    let work = Work::begin(vec![endpoint("app", &url)], settings());
+    let work = Work::begin(vec![endpoint("app", &url)], settings()).await;
     work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     assert_eq!(receiver.received()[0].header("authorization"), "Basic dXNlcjpwQHNz");
     assert_eq!(receiver.received()[0].header("host"), receiver.address.to_string());
@@ -349,7 +368,7 @@ async fn a_hanging_receiver_holds_up_no_other() {
         drain_timeout: Duration::ZERO,
         ..settings()
     };
-    let work = Work::begin(endpoints, limits);
+    let work = Work::begin(endpoints, limits).await;
     for _ in 0..100 {
         work.outbox.add_for("hanging");
     }
@@ -374,7 +393,7 @@ async fn endpoints_take_turns_when_slots_are_short() {
     let receiver = Receiver::start([Script::Status(200)]).await;
     let names: Vec<String> = (0..7).map(|n| format!("e{n}")).collect();
     let endpoints = names.iter().map(|name| endpoint(name, &receiver.url())).collect();
-    let work = Work::begin(endpoints, Settings { max_in_flight: 2, ..settings() });
+    let work = Work::begin(endpoints, Settings { max_in_flight: 2, ..settings() }).await;
     for name in names.iter().cycle().take(70) {
         work.outbox.add_for(name);
     }
@@ -388,7 +407,7 @@ async fn endpoints_take_turns_when_slots_are_short() {
 #[tokio::test]
 async fn first_attempts_of_an_upload_keep_their_order() {
     let receiver = Receiver::start([Script::Status(200), Script::Status(500), Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let first = claim();
     let ids: Vec<_> =
         (0..6).map(|_| Claim { upload: first.upload, ..claim() }).map(|claim| work.outbox.add(claim)).collect();
@@ -405,7 +424,7 @@ async fn first_attempts_of_an_upload_keep_their_order() {
 #[tokio::test]
 async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     work.outbox.writes_fail.store(true, Ordering::SeqCst);
     let first = work.outbox.add_for("app");
     work.outbox.failed(2).await;
@@ -427,7 +446,7 @@ async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
 #[tokio::test]
 async fn the_sender_outlives_an_outage_of_the_store() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     work.outbox.claims_fail.store(true, Ordering::SeqCst);
     let id = work.outbox.add_for("app");
     work.outbox.failed(3).await;
@@ -449,7 +468,7 @@ async fn a_lease_that_ran_out_is_claimed_again() {
 
     let stop = CancellationToken::new();
     let endpoints = vec![endpoint("app", &receiver.url())];
-    let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings(), clock.clock()).unwrap();
+    let sender = Sender::open(parts(&outbox, &clock, settings(), EgressRules::default()), endpoints).await.unwrap();
     let running = tokio::spawn(sender.run(stop.clone()));
     assert_eq!(outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
     stop.cancel();
@@ -466,7 +485,7 @@ async fn stopping_records_every_delivery_in_flight() {
         timeout: Duration::from_secs(30),
         ..settings()
     };
-    let work = Work::with(&receiver, limits);
+    let work = Work::with(&receiver, limits).await;
     let ids: Vec<_> = (0..3).map(|_| work.outbox.add_for("app")).collect();
     receiver.heard(2).await;
     let outbox = Arc::clone(&work.outbox);
@@ -485,7 +504,7 @@ async fn stopping_records_every_delivery_in_flight() {
 #[tokio::test]
 async fn stopping_waits_for_an_answer_that_comes_in_time() {
     let receiver = Receiver::start([Script::StalledBody(200)]).await;
-    let work = Work::with(&receiver, Settings { timeout: Duration::from_secs(1), ..settings() });
+    let work = Work::with(&receiver, Settings { timeout: Duration::from_secs(1), ..settings() }).await;
     let id = work.outbox.add_for("app");
     receiver.heard(1).await;
     let outbox = Arc::clone(&work.outbox);
@@ -495,13 +514,14 @@ async fn stopping_waits_for_an_answer_that_comes_in_time() {
 
 #[tokio::test]
 async fn a_sender_needs_sound_settings_and_names() {
-    let new = |endpoints, settings| {
-        Sender::new(Arc::new(FakeOutbox::default()), endpoints, settings, TestClock::default().clock())
+    let open = async |endpoints, settings| {
+        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        Sender::open(parts(&outbox, &clock, settings, EgressRules::default()), endpoints).await
     };
     let short = Settings { lease: Duration::from_secs(10), ..settings() };
-    assert!(matches!(new(vec![], short), Err(Error::Settings(_))));
+    assert!(matches!(open(vec![], short).await, Err(Error::Settings(_))));
     let twice = vec![endpoint("app", "http://a.example"), endpoint("app", "http://b.example")];
-    assert!(matches!(new(twice, settings()), Err(Error::TwoOfOneName(_))));
-    let sender = new(vec![endpoint("app", "http://user:pass@a.example")], settings()).unwrap();
+    assert!(matches!(open(twice, settings()).await, Err(Error::TwoOfOneName(_))));
+    let sender = open(vec![endpoint("app", "http://user:pass@a.example")], settings()).await.unwrap();
     assert!(!format!("{sender:?}").contains("pass"));
 }

@@ -31,8 +31,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix_service", &["http"]),
     ("actix_server", &["http", "app"]),
     ("reqwest", &["webhook", "config", "cli"]),
-    ("serde", &["http", "protocol", "state", "config"]),
-    ("serde_json", &["http", "protocol", "state", "telemetry", "cli"]),
+    ("serde", &["http", "protocol", "state", "webhook", "config"]),
+    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 
