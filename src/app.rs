@@ -106,7 +106,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.recover().await;
     engine.start_sweeping();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), registry, &server_keys));
+    let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys));
     let listeners = Listeners::start(&config, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     let stop_sending = CancellationToken::new();
@@ -179,7 +179,13 @@ fn engine_settings(config: &Config) -> engine::Settings {
     }
 }
 
-fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &ServerKeys) -> Shared {
+fn shared(
+    config: &Config,
+    engine: Engine,
+    sender: &webhook::Sender,
+    registry: Registry,
+    server_keys: &ServerKeys,
+) -> Shared {
     let allow_origins = match &config.cors.allow_origins {
         AllowOrigins::Any => vec!["*".to_owned()],
         AllowOrigins::Listed(origins) => origins.clone(),
@@ -194,6 +200,8 @@ fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &Ser
             stage_tokens: StageTokens::new(server_keys),
             reach: reach(config),
         },
+        webhooks: sender.admin().clone(),
+        beat: sender.beat().clone(),
         cors: http::Cors {
             allow_origins,
             allow_credentials: config.cors.allow_credentials,

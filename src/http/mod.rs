@@ -18,6 +18,7 @@ use crate::domain::id::UploadId;
 use crate::engine::Engine;
 use crate::protocol::tus::wire;
 use crate::webhook::Admin;
+use crate::webhook::Beat;
 
 pub mod access;
 pub mod body;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub access: Access,
     pub cors: Cors,
     pub webhooks: Admin,
+    /// Whether webhooks are being sent.
+    pub beat: Beat,
     pub max_metadata_bytes: usize,
     pub protocols: Protocols,
     pub idle_timeout: Duration,

@@ -104,7 +104,11 @@ async fn an_endpoint_is_made_changed_and_removed() {
     assert_eq!(ask(&mut client, "DELETE", "/endpoints/made", Value::Null).await.status, 404);
     upload(&mut client).await;
     let all = deliveries_until(&mut client, "limit=100", |_| true).await;
-    assert_eq!((all.len(), other.heard().len()), (7, 1), "six of the first upload, one of the second, none of the third");
+    assert_eq!(
+        (all.len(), other.heard().len()),
+        (7, 1),
+        "six of the first upload, one of the second, none of the third"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -257,8 +257,8 @@ fn to_json(report: &Report) -> Value {
     let fields = [
         terms_json(&endpoint.terms),
         json!({
-            "headers": view.header_names,
-            "keys": view.keys.iter().map(key_json).collect::<Vec<_>>(),
+            "headers": report.headers,
+            "keys": report.keys.iter().map(key_json).collect::<Vec<_>>(),
             "health": {
                 "consecutive_failures": health.consecutive_failures,
                 "failing_since": text(health.failing_since),
