@@ -602,7 +602,22 @@ async fn a_delivery_is_told_field_by_field() {
     }
     let attempt = delivery["attempts"][0].as_object().unwrap();
     let names: Vec<&String> = attempt.keys().collect();
-    assert_eq!(names, ["number", "started_at", "duration_ms", "status", "error", "note", "response_body"]);
+    let expected = [
+        "number",
+        "trigger",
+        "started_at",
+        "duration_ms",
+        "dns_ms",
+        "connect_ms",
+        "first_byte_ms",
+        "remote_address",
+        "status",
+        "error",
+        "note",
+        "response_headers",
+        "response_body",
+    ];
+    assert_eq!(names, expected);
     assert_eq!(attempt["response_body"], "thanks");
 }
 

@@ -34,7 +34,7 @@ async fn started() -> (TestApp, Client) {
 }
 
 fn url_of(receiver: &Scripted) -> String {
-    format!("http://{}/hooks", receiver.address)
+    format!("http://{}/hook", receiver.address)
 }
 
 async fn ask(client: &mut Client, method: &str, path: &str, body: Value) -> Answer {
@@ -326,7 +326,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (json!({ "url": "not a url" }), "invalid-endpoint"),
         (json!({ "url": "ftp://example.com/" }), "invalid-endpoint"),
         (json!({ "url": "https://user:pass@example.com/" }), "invalid-endpoint"),
-        (json!({ "url": "http://example.com/" }), "invalid-endpoint"),
+        (json!({ "url": "http://192.0.2.1/" }), "invalid-endpoint"),
         (json!({ "url": "https://10.0.0.1/" }), "invalid-endpoint"),
         (json!({ "url": "https://[::1]/" }), "invalid-endpoint"),
         (json!({ "url": "https://0x7f.1:22/" }), "invalid-endpoint"),
