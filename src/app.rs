@@ -103,7 +103,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.recover().await;
     engine.start_sweeping();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), registry, &server_keys));
+    let shared = web::Data::new(shared(&config, engine.clone(), registry, &server_keys, sender.beat().clone()));
     let listeners = Listeners::start(&config, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     let stop_sending = CancellationToken::new();
@@ -176,7 +176,13 @@ fn engine_settings(config: &Config) -> engine::Settings {
     }
 }
 
-fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &ServerKeys) -> Shared {
+fn shared(
+    config: &Config,
+    engine: Engine,
+    registry: Registry,
+    server_keys: &ServerKeys,
+    beat: webhook::Beat,
+) -> Shared {
     let allow_origins = match &config.cors.allow_origins {
         AllowOrigins::Any => vec!["*".to_owned()],
         AllowOrigins::Listed(origins) => origins.clone(),
@@ -207,6 +213,7 @@ fn shared(config: &Config, engine: Engine, registry: Registry, server_keys: &Ser
         max_page: config.status.max_page,
         registry: Arc::new(registry),
         readiness: http::health::Readiness::default(),
+        sending: Box::new(move || beat.check().map_err(|why| why.to_string())),
         streams: Arc::default(),
     }
 }

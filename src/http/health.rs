@@ -19,12 +19,13 @@ pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
     unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Uploads can be taken now: the data folder and the database were tried.
+/// Uploads can be taken now and webhooks are being sent: the data folder and the database were tried, and the sender
+/// shows signs of life.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
     }
-    match shared.readiness.get(&shared.engine).await {
+    match shared.readiness.get(&shared.engine).await.and_then(|()| (shared.sending)()) {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
         Err(detail) => Problem::try_again("not-ready", detail, Duration::from_secs(5)).respond(&request),
     }

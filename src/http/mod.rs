@@ -55,6 +55,8 @@ pub struct Shared {
     pub max_page: u32,
     pub registry: Arc<Registry>,
     pub readiness: health::Readiness,
+    /// Whether webhooks are being sent, and if not, why.
+    pub sending: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// Clients waiting for events now.
     pub streams: Arc<AtomicUsize>,
 }

@@ -35,3 +35,4 @@ mod tls;
 mod trouble;
 mod tus;
 mod webhooks;
+mod webhooks_sending;
