@@ -19,11 +19,16 @@ use crate::config::keys;
 use crate::config::layers::Layers;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Ordering;
+use crate::domain::endpoint::Payload;
+use crate::domain::endpoint::Signing;
 use crate::domain::event::EventKind;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const PRIVATE_KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
 
 fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -610,6 +615,68 @@ fn each_wrong_field_of_an_endpoint_says_what_to_write() {
         file_error("webhooks.endpoints = [\"https://a.example\"]"),
         "webhooks.endpoints (from longshore.toml, line 1): write each endpoint as a [[webhooks.endpoints]] block"
     );
+}
+
+#[test]
+fn an_endpoint_can_have_terms_of_its_own() {
+    let fields = format!(
+        "secret = \"{SECRET}\"\nold_secrets = [\"{SECRET}\"]\nprivate_key = \"{PRIVATE_KEY}\"\n\
+         metadata = {{ tenant = \"a\" }}\nheaders = {{ X-Token = \"t0p\" }}\ndescription = \"the app\"\n\
+         ordering = \"strict\"\npayload = \"thin\"\nmax_in_flight = 3\nmax_per_second = 7\ntimeout = \"9s\"\n\
+         retry_schedule = [\"1s\", \"2s\"]\nauto_disable = false"
+    );
+    let resolved = Resolved::read(&file(&endpoint(&fields))).unwrap();
+    let endpoint = &resolved.config.webhooks.endpoints[0];
+    assert_eq!((endpoint.secrets.len(), endpoint.private_key.is_some()), (2, true));
+    assert_eq!(endpoint.headers, [("X-Token".to_owned(), Secret::new("t0p"))]);
+    let terms = EndpointTerms {
+        description: "the app".to_owned(),
+        metadata: vec![("tenant".to_owned(), "a".to_owned())],
+        ordering: Ordering::Strict,
+        payload: Payload::Thin,
+        signing: Signing::Both,
+        max_in_flight: Some(3),
+        max_per_second: Some(7),
+        timeout: Some(Duration::from_secs(9)),
+        retry_schedule: Some(vec![Duration::from_secs(1), Duration::from_secs(2)]),
+        auto_disable: false,
+        ..EndpointTerms::of("https://backend.example.com/hooks")
+    };
+    assert_eq!(endpoint.terms, terms);
+    let shown = format!("{}{endpoint:?}", resolved.to_toml());
+    for secret in [SECRET, PRIVATE_KEY, "t0p"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn each_wrong_term_of_an_endpoint_says_what_to_write() {
+    let good = format!("secret = \"{SECRET}\"\n");
+    for (fields, told) in [
+        ("signing = \"both\"", "its private key is missing; write private_key or private_key_file"),
+        ("signing = \"md5\"", "unknown; write one of hmac, ed25519, both"),
+        ("ordering = \"fifo\"", "unknown; write one of per_upload, strict, none"),
+        ("payload = \"tiny\"", "unknown; write one of full, thin"),
+        ("private_key = \"whsk_AAAA\"", "of 3 bytes; it must have 32"),
+        ("old_secrets = [\"x\"]", "one of them is not a signing secret"),
+        ("metadata = { a = 1 }", "not a table of texts"),
+        ("headers = { \"a b\" = \"x\" }", "\"a b\" is not the name of one"),
+        ("headers = { Host = \"x\" }", "Host is set by the server itself"),
+        ("headers = { webhook-id = \"x\" }", "webhook-id is set by the server itself"),
+        ("headers = { x = \"a\\nb\" }", "characters a header cannot have"),
+        ("timeout = \"31s\"", "out of range; write a value from 1s to 30s"),
+        ("retry_schedule = []", "empty; write at least one wait"),
+        ("max_per_second = 0", "out of range; write a value from 1 to 10000"),
+        ("max_in_flight = 600", "its max_in_flight is more than webhooks.max_in_flight"),
+        ("auto_disable = \"no\"", "write true or false"),
+    ] {
+        let line = file_error(&endpoint(&format!("{good}{fields}")));
+        assert!(line.contains(told), "{line}");
+    }
+    let short = format!("[webhooks]\nlease = \"20s\"\ntimeout = \"15s\"\n{}timeout = \"16s\"", endpoint(&good));
+    assert!(file_error(&short).contains("below webhooks.lease by at least 5s"));
+    assert!(file_error("webhooks.allow_networks = [\"10.0.0.1/8\"]").contains("the network is 10.0.0.0/8"));
+    assert!(file_error("webhooks.keep_dead = \"1d\"").contains("too short; it cannot be less than"));
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl Loop {
     fn rooms(&self) -> Rooms {
         let lanes = self.shared.lanes.all();
         let (now, instant) = (self.now(), Instant::now());
-        let (mut with_room, mut next): (Vec<(usize, &Arc<Lane>, u32)>, Option<Duration>) = (Vec::new(), None);
+        let (mut with_room, mut next) = (Vec::new(), None::<Duration>);
         for place in 0..lanes.len() {
             let at = (self.turn + place) % lanes.len();
             match lanes[at].room(&self.shared.courier.settings, now, instant) {

@@ -189,15 +189,9 @@ impl Egress {
         ready.as_ref()
     }
 
-    fn client_for(&self, endpoint: &Endpoint) -> Result<&Client, Answer> {
+    fn client_for(&self, endpoint: &Endpoint) -> Result<&Client, &String> {
         let origin = endpoint.stored().origin;
-        if !endpoint.is_https() {
-            return Ok(&self.plain[index(origin)]);
-        }
-        self.prepare_tls(origin).map_err(|why| {
-            let note = shortened(&format!("could not prepare TLS: {why}"));
-            Answer::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO)
-        })
+        if endpoint.is_https() { self.prepare_tls(origin) } else { Ok(&self.plain[index(origin)]) }
     }
 
     /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
@@ -212,7 +206,10 @@ impl Egress {
         }
         let client = match self.client_for(endpoint) {
             Ok(client) => client,
-            Err(answer) => return answer,
+            Err(why) => {
+                let note = shortened(&format!("could not prepare TLS: {why}"));
+                return Answer::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO);
+            }
         };
         let trace = Arc::new(Trace::new(port));
         let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(client, endpoint, message)).await;

@@ -38,3 +38,4 @@ mod trouble;
 mod tus;
 mod webhooks;
 mod webhooks_admin;
+mod webhooks_sending;
