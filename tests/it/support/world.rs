@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use longshore::domain::hook::HookCall;
 use longshore::domain::id::UploadId;
 use longshore::domain::metadata::Metadata;
 use longshore::domain::size::Length;
@@ -32,6 +33,7 @@ use longshore::engine::feed::Feed;
 use longshore::state;
 use longshore::state::Due;
 use longshore::state::EventPosition;
+use longshore::state::HookCallQuery;
 use longshore::state::LoggedEvent;
 use longshore::state::Outbox;
 use longshore::state::SqliteSettings;
@@ -405,6 +407,14 @@ impl UploadStore for FaultyRecords {
 
     async fn newest_event(&self) -> state::Result<EventPosition> {
         self.inner.newest_event().await
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
+        self.inner.record_hook_call(call).await
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
+        self.inner.hook_calls(query).await
     }
 
     async fn check(&self) -> state::Result<()> {
