@@ -189,6 +189,7 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
             range_alignment_bytes: config.protocols.range_alignment_bytes,
             range_size_bytes: config.protocols.range_size_bytes,
         },
+        forward_headers: None,
         idle_timeout: config.limits.idle_timeout,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
+use crate::domain::hook::HookCall;
 use crate::domain::id::UploadId;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
@@ -17,6 +18,7 @@ use crate::engine::watch::Bell;
 
 pub use crate::state::DeliveryQuery;
 pub use crate::state::EventPosition;
+pub use crate::state::HookCallQuery;
 pub use crate::state::LoggedEvent;
 pub use crate::state::UploadQuery;
 pub use crate::state::value_json;
@@ -120,6 +122,11 @@ impl Engine {
 
     pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>, EngineError> {
         Ok(self.0.outbox.deliveries(query).await?)
+    }
+
+    /// What the application was asked, newest first.
+    pub async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
+        Ok(self.0.uploads.hook_calls(query).await?)
     }
 
     /// Tries the storage and the database.

@@ -254,6 +254,7 @@ pub fn new_upload(role: Role, length: usize) -> Create {
         metadata_as_sent: None,
         wanted_digests: Vec::new(),
         promised_digests: Vec::new(),
+        caller: None,
     }
 }
 
