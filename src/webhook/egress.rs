@@ -240,7 +240,7 @@ enum BodyEnd {
 
 /// reqwest is built without a TLS provider and takes the one of the process. Whoever is first to install one wins,
 /// and any will do.
-fn install_tls_provider() {
+pub(super) fn install_tls_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error says that another thread was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -248,7 +248,7 @@ fn install_tls_provider() {
 }
 
 /// The class of an error, by the types in its chain of causes.
-fn classify(error: &reqwest::Error) -> AttemptOutcome {
+pub(super) fn classify(error: &reqwest::Error) -> AttemptOutcome {
     if error.is_timeout() {
         return AttemptOutcome::Timeout;
     }
@@ -288,7 +288,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'stat
     })
 }
 
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     causes(error).last().map(|cause| shortened(&cause.to_string())).unwrap_or_default()
 }
 

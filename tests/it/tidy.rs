@@ -30,8 +30,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix_service", &["http"]),
     ("actix_server", &["http", "app"]),
     ("reqwest", &["webhook", "config"]),
-    ("serde", &["http", "protocol", "state", "config"]),
-    ("serde_json", &["http", "protocol", "state", "telemetry"]),
+    ("serde", &["http", "protocol", "state", "webhook", "config"]),
+    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
 ];
 
