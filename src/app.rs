@@ -2,6 +2,7 @@
 //! nothing else.
 
 mod descriptors;
+mod hooks;
 mod listeners;
 mod threads;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use actix_web::http::header::HeaderName;
 use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -84,12 +86,19 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         let _here = upload_threads.enter();
         Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs))
     };
+    let mut registry = Registry::with_prefix("longshore");
+    let engine = match hooks::application(&config.hooks)? {
+        Some((application, metrics)) => {
+            metrics.register(&mut registry);
+            engine.asking(application)
+        }
+        None => engine,
+    };
     let configured = config.webhooks.endpoints.iter().map(|endpoint| configured_endpoint(endpoint, system_clock()));
     outbox.open_for(configured.collect(), system_clock()).await.context("could not open the outbox")?;
     let drain_timeout = config.server.shutdown_timeout / 2;
     let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
 
-    let mut registry = Registry::with_prefix("longshore");
     engine.metrics().register(&mut registry);
     sender.metrics().register(&mut registry);
 
@@ -189,7 +198,7 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
             range_alignment_bytes: config.protocols.range_alignment_bytes,
             range_size_bytes: config.protocols.range_size_bytes,
         },
-        forward_headers: None,
+        forward_headers: forward_headers(&config.hooks),
         idle_timeout: config.limits.idle_timeout,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,
@@ -200,6 +209,12 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
         readiness: http::health::Readiness::default(),
         streams: Arc::default(),
     }
+}
+
+/// `None` when the application is asked nothing, so that nothing is gathered for it.
+fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
+    let names = config.forward_headers.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok());
+    (!config.urls.is_empty()).then(|| names.collect())
 }
 
 fn webhook_sender(

@@ -30,6 +30,7 @@ use longshore::engine::command::BodyEnd;
 use longshore::engine::command::Create;
 use longshore::engine::command::EngineError;
 use longshore::engine::feed::Feed;
+use longshore::engine::hooks::Hooks;
 use longshore::state;
 use longshore::state::Due;
 use longshore::state::EventPosition;
@@ -101,6 +102,15 @@ impl World {
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
     pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
+        self.start(change, None).await
+    }
+
+    /// The same, and an application is asked.
+    pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
+        self.start(|_| {}, Some(hooks)).await
+    }
+
+    async fn start(&self, change: impl FnOnce(&mut Settings), hooks: Option<Arc<dyn Hooks>>) -> Life {
         let mut settings = Settings {
             max_upload_bytes: 1 << 30,
             max_active_uploads: 100,
@@ -134,7 +144,8 @@ impl World {
             let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
-            (Engine::new(settings, clock, uploads, outbox, blobs), records)
+            let engine = Engine::new(settings, clock, uploads, outbox, blobs);
+            (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();
         Life { engine, faults, records, runtime: Some(runtime), medium: self.medium.clone() }
