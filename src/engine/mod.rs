@@ -202,14 +202,7 @@ impl Engine {
         if let Some(live) = inner.leases.live(id) {
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
-        let mut upload = inner.find(id).await?;
-        if upload.is_settling() {
-            inner.wait_until_settled(id).await;
-            upload = inner.find(id).await?;
-            if upload.is_settling() {
-                return Err(EngineError::Unavailable(Unavailable::Settling));
-            }
-        }
+        let upload = inner.find_settled(id).await?;
         Ok(Inspection { gone: upload.gone(inner.expiry_now()), upload })
     }
 
@@ -388,10 +381,18 @@ impl Inner {
         Ok(committed)
     }
 
-    /// Waits until nobody holds the upload any more, for as long as a takeover may take.
-    async fn wait_until_settled(&self, id: UploadId) {
-        if let Some(live) = self.leases.live(id) {
-            live.ended(self.settings.takeover_timeout).await;
+    /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may take, also
+    /// when nobody is at it just now: the sweeper may be about to.
+    async fn find_settled(&self, id: UploadId) -> Result<Upload, EngineError> {
+        let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
+        let mut bell = self.watch.upload(id);
+        loop {
+            let upload = self.find(id).await?;
+            if !upload.is_settling() {
+                return Ok(upload);
+            }
+            let rang = tokio::time::timeout_at(deadline, bell.rang()).await;
+            rang.map_err(|_| EngineError::Unavailable(Unavailable::Settling))?;
         }
     }
 }

@@ -193,7 +193,7 @@ async fn append(
 }
 
 async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    let found = shared.engine.inspect(id).await.map_err(|error| reply::offset_unknown(error, request))?;
     match found.gone {
         Some(why) => Err(reply::rejection_problem(why)),
         // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.

@@ -55,7 +55,7 @@ async fn a_no_reaches_the_client_of_every_dialect_and_nothing_is_created() {
     let mut client = app.client().await;
     for (reply, status, message) in [
         (json("200 OK", r#"{"reject": {"status": 402, "message": "your plan is\nfull"}}"#), 402, "your plan is full"),
-        (json("413 Too Large", r#"{"message": "too much"}"#), 413, "too much"),
+        (json("413 Too Large", r#"{"message": "it is too much"}"#), 413, "it is too much"),
         (Reply::Status("403 Forbidden"), 403, "the application has refused this upload"),
     ] {
         application.always(reply);
@@ -256,17 +256,17 @@ async fn every_verdict_is_kept_with_what_was_said() {
     let turn = AtomicUsize::new(0);
     application.decide(move |_| match turn.fetch_add(1, Ordering::Relaxed) {
         0 => json("200 OK", "{}"),
-        1 => json("403 Forbidden", r#"{"message": "no"}"#),
+        1 => json("403 Forbidden", r#"{"message": "not for you"}"#),
         _ => Reply::Body("500 Oops", vec![b'x'; 10_000]),
     });
     let accepted = client.create(5).await;
-    is_refused(&client.tus("POST", "/files", &[("Upload-Length", "5")], b"").await, 403, "no", "the second");
+    is_refused(&client.tus("POST", "/files", &[("Upload-Length", "5")], b"").await, 403, "not for you", "the second");
     is_put_off(&client.tus("POST", "/files", &[("Upload-Length", "5")], b"").await, "the third");
     let kept = calls(&mut client, "").await;
     let told = |name: &str| kept.iter().map(|call| call[name].clone()).collect::<Vec<_>>();
     assert_eq!(told("outcome"), [json!("bad_status"), json!("rejected"), json!("accepted")]);
     assert_eq!(told("status"), [json!(500), json!(403), json!(200)]);
-    assert_eq!(told("message"), [json!("500 is neither a yes nor a no"), json!("no"), json!(null)]);
+    assert_eq!(told("message"), [json!("500 is neither a yes nor a no"), json!("not for you"), json!(null)]);
     assert_eq!(kept[0]["response_body"].as_str().unwrap().len(), 4096);
     let ids: Vec<_> = application.heard().iter().rev().map(|request| json!(request.id)).collect();
     assert_eq!(told("decision"), ids);

@@ -1,7 +1,5 @@
 //! When every byte is there, before an upload completes.
 
-use std::time::Duration;
-
 use longshore::config::Config;
 use serde_json::json;
 use tempfile::TempDir;
@@ -121,14 +119,17 @@ async fn a_part_is_not_asked_about_but_what_is_made_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_application_is_silent_nobody_is_told_of_success_and_then_everybody() {
-    let (application, app) = pair(&ASKED, "timeout = \"1s\"\nbreaker_failures = 1000").await;
+    let application = Scripted::start(SECRET).await;
+    let file = asking(&application, &ASKED, "breaker_failures = 1000\n[limits]\ntakeover_timeout = \"100ms\"");
+    let app = TestApp::from_file(&file, |_| {}).await;
     let mut client = app.client().await;
     for way in ways() {
         application.always(Reply::Status("500 Oops"));
         let (answer, path) = way.upload(&mut client, &application).await;
         is_put_off(&answer, way.name);
         let head = client.request("HEAD", &path, way.marks(), b"").await;
-        assert_eq!(head.status, 503, "{}: {head:?}", way.name);
+        // tus-js-client asks again after 423 only.
+        assert_eq!(head.status, if way.name.starts_with("tus") { 423 } else { 503 }, "{}: {head:?}", way.name);
         assert_eq!(client.get(&path).await.status, 503, "{}", way.name);
         assert_eq!(client.status(&path).await["stage"], "verified", "{}", way.name);
         application.always(Reply::Status("204 No Content"));
@@ -275,7 +276,5 @@ async fn many_that_wait_do_not_wait_for_each_other() {
     for path in &paths[1..] {
         wait_for_stage(client.address, path, "completed").await;
     }
-    let waited =
-        tokio::time::timeout(Duration::from_secs(1), wait_for_stage(client.address, &paths[0], "completed")).await;
-    assert!(waited.is_err());
+    assert_eq!(client.status(&paths[0]).await["stage"], "verified");
 }

@@ -81,8 +81,8 @@ async fn a_hook_that_is_gone_puts_every_dialect_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_means_yes_only_where_that_is_set() {
     let application = Scripted::start(SECRET).await;
-    application.always(Reply::Status("500 Oops"));
     for (open, created, ended) in [("pre_create", 201, 503), ("pre_terminate", 503, 204)] {
+        application.always(Reply::Status("500 Oops"));
         let file = asking(&application, &["pre_create", "pre_terminate"], &format!("fail_open = [\"{open}\"]"));
         let app = TestApp::from_file(&file, |_| {}).await;
         let mut client = app.client().await;
