@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("webhook", &["domain", "state"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "webhook"]),
     ("app", &["domain", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
@@ -25,14 +25,14 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["state"]),
     // The configuration has a module of that name.
     ("storage", &["engine", "app", "config"]),
-    ("actix_web", &["protocol", "http", "app"]),
+    ("actix_web", &["protocol", "http", "app", "cli"]),
     ("actix_http", &["http"]),
     ("actix_service", &["http"]),
     ("actix_server", &["http", "app"]),
-    ("reqwest", &["webhook", "config"]),
+    ("reqwest", &["webhook", "config", "cli"]),
     ("serde", &["http", "protocol", "state", "webhook", "config"]),
-    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry"]),
-    ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
+    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
+    ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 
 #[test]
