@@ -12,6 +12,7 @@ mod cors;
 mod database;
 mod endpoint;
 mod error;
+mod hooks;
 mod http2;
 mod inputs;
 mod layers;
@@ -39,6 +40,7 @@ pub use cors::Cors;
 pub use database::Database;
 pub use endpoint::Endpoint;
 pub use error::ConfigErrors;
+pub use hooks::Hooks;
 pub use http2::Http2;
 pub use inputs::Inputs;
 pub use limits::Limits;
@@ -75,6 +77,7 @@ pub struct Config {
     pub database: Database,
     pub status: Status,
     pub webhooks: Webhooks,
+    pub hooks: Hooks,
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
@@ -97,6 +100,7 @@ impl Config {
             database: Database::read(reader),
             status: Status::read(reader),
             webhooks: Webhooks::read(reader),
+            hooks: Hooks::read(reader),
             auth: Auth::read(reader),
             cors: Cors::read(reader),
             log: Log::read(reader),
