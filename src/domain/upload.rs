@@ -186,7 +186,8 @@ pub struct Failure {
     pub code: String,
     /// A sentence for people.
     pub message: String,
-    /// The HTTP status its client is to be told, where the application has chosen one; from 400 to 499.
+    /// The HTTP status its client is to be told, where a policy or the application has refused the upload; from 400
+    /// to 499.
     pub status: Option<u16>,
 }
 
@@ -399,6 +400,18 @@ impl Upload {
         expires && self.record.expires_at.is_some_and(|at| at <= now)
     }
 
+    /// What is said to whoever asks for an upload that has ended, always the same: of one that was refused, why.
+    pub fn ended(&self) -> Option<Rejection> {
+        let Stage::Ended(how) = self.record.stage else { return None };
+        let refusal = self.record.failure.as_ref().filter(|failure| failure.status.is_some());
+        Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
+    }
+
+    /// The same, and of one whose time has passed though nobody has recorded it yet.
+    pub fn gone(&self, now: Timestamp) -> Option<Rejection> {
+        self.ended().or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
+    }
+
     /// Events not yet committed.
     pub fn news(&self) -> &[Event] {
         &self.news
@@ -435,11 +448,8 @@ impl Upload {
     }
 
     fn check_open(&self, now: Timestamp) -> Result<(), Rejection> {
-        if let Stage::Ended(how) = self.record.stage {
-            return Err(Rejection::Gone(how));
-        }
-        if self.is_expired(now) {
-            return Err(Rejection::Gone(Ended::Expired));
+        if let Some(why) = self.gone(now) {
+            return Err(why);
         }
         if self.is_final() { Err(Rejection::IsFinal) } else { Ok(()) }
     }
@@ -660,6 +670,25 @@ mod tests {
 
     fn kinds(upload: &Upload) -> Vec<EventKind> {
         upload.news().iter().map(|event| event.kind).collect()
+    }
+
+    #[test]
+    fn an_upload_that_was_refused_says_why_for_good() {
+        let failure = |status| Failure { code: "type-not-allowed".to_owned(), message: "no".to_owned(), status };
+        let mut refused = new_upload(Some(10), Role::Single);
+        assert_eq!(refused.gone(NOW), None);
+        refused.fail(failure(Some(415)), NOW);
+        assert_eq!(refused.ended(), Some(Rejection::Refused(failure(Some(415)))));
+        assert_eq!(refused.gone(LATER), refused.ended());
+        assert_eq!(
+            refused.check_append(Offset::ZERO, Some(1), LIMIT, NOW),
+            Err(Rejection::Refused(failure(Some(415))))
+        );
+
+        let mut broken = new_upload(Some(10), Role::Single);
+        assert_eq!(broken.gone(LATER), Some(Rejection::Gone(Ended::Expired)));
+        broken.fail(failure(None), NOW);
+        assert_eq!(broken.ended(), Some(Rejection::Gone(Ended::Failed)));
     }
 
     #[test]

@@ -11,9 +11,7 @@ use crate::domain::rejection::Rejection;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::upload::Dialect;
-use crate::domain::upload::Ended;
 use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::state;
 
@@ -113,18 +111,8 @@ pub enum Overflow {
 #[derive(Debug, Clone)]
 pub struct Inspection {
     pub upload: Upload,
-    /// Its time has passed, though the sweeper has not recorded it yet.
-    pub expired: bool,
-}
-
-impl Inspection {
-    /// How the upload has ended, if it has.
-    pub fn gone(&self) -> Option<Ended> {
-        match self.upload.stage() {
-            Stage::Ended(how) => Some(how),
-            _ => self.expired.then_some(Ended::Expired),
-        }
-    }
+    /// Why there is nothing to go on with, if it has ended or its time has passed.
+    pub gone: Option<Rejection>,
 }
 
 /// How the bytes of a request ended.

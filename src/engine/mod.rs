@@ -212,7 +212,7 @@ impl Engine {
                 return Err(EngineError::Unavailable(Unavailable::Settling));
             }
         }
-        Ok(Inspection { expired: upload.is_expired(inner.expiry_now()), upload })
+        Ok(Inspection { gone: upload.gone(inner.expiry_now()), upload })
     }
 
     /// Ends an upload and removes its bytes. A running append is cut first.

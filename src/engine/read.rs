@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Ended;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
@@ -135,13 +133,14 @@ impl Engine {
     /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
     pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
         let upload = self.0.find(id).await?;
+        if let Some(why) = upload.gone(self.0.expiry_now()) {
+            return Err(why.into());
+        }
         match upload.stage() {
             Stage::Completed => Ok(Some(Download { upload, engine: self.clone() })),
-            Stage::Ended(how) => Err(Rejection::Gone(how).into()),
-            _ if upload.is_expired(self.0.expiry_now()) => Err(Rejection::Gone(Ended::Expired).into()),
             Stage::Received if !upload.is_partial() => Err(EngineError::Unavailable(Unavailable::Settling)),
             Stage::Verified | Stage::Stored => Err(EngineError::Unavailable(Unavailable::Settling)),
-            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => Ok(None),
+            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received | Stage::Ended(_) => Ok(None),
         }
     }
 }

@@ -19,15 +19,9 @@ use crate::engine::digest::Running;
 
 /// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
 pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
-    match upload.stage() {
-        Stage::Ended(how) => Err(upload.broken_promise().map_or(Rejection::Gone(how), Rejection::BrokenPromise).into()),
-        Stage::Created
-        | Stage::Receiving
-        | Stage::Stalled
-        | Stage::Received
-        | Stage::Verified
-        | Stage::Stored
-        | Stage::Completed => Ok(upload),
+    match upload.ended() {
+        Some(why) => Err(upload.broken_promise().map_or(why, Rejection::BrokenPromise).into()),
+        None => Ok(upload),
     }
 }
 

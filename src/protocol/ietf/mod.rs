@@ -191,8 +191,8 @@ impl<'a> Exchange<'a> {
 
     async fn offset(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         let found = self.shared.engine.inspect(id).await.map_err(|error| self.refused(error))?;
-        match found.gone() {
-            Some(how) => Err(self.refused(Rejection::Gone(how).into())),
+        match found.gone {
+            Some(why) => Err(self.refused(why.into())),
             None => Ok(reply::offset(&self.draft, &found.upload, &self.limit(Some(&found.upload)))),
         }
     }

@@ -13,7 +13,6 @@ use actix_web::http::Method;
 use actix_web::web;
 
 use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
@@ -152,8 +151,8 @@ async fn found(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<U
 /// An upload as it is, with what live requests have brought.
 async fn look(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Upload, Problem> {
     let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
-    match found.gone() {
-        Some(how) => Err(reply::rejection_problem(Rejection::Gone(how))),
+    match found.gone {
+        Some(why) => Err(reply::rejection_problem(why)),
         None => Ok(found.upload),
     }
 }

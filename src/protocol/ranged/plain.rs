@@ -146,7 +146,7 @@ async fn not_stored(
     shared: &Shared,
 ) -> Problem {
     let too_long = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
-    let failed = matches!(error, EngineError::Rejected(Rejection::BrokenPromise(_)));
+    let failed = matches!(error, EngineError::Rejected(Rejection::BrokenPromise(_) | Rejection::Refused(_)));
     let problem = reply::append_problem(error, content, request);
     if too_long {
         discard(upload, shared).await;

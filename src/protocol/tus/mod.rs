@@ -139,8 +139,9 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
                 shared.engine.cancel(upload.id()).await.map_err(refuse)?;
                 return Err(refuse(error));
             }
-            // The upload exists: its client may go on with it.
-            Err(refuse(error).with(header::LOCATION, location))
+            let over = matches!(error, EngineError::Rejected(Rejection::Refused(_)));
+            // Else the upload exists: its client may go on with it.
+            if over { Err(refuse(error)) } else { Err(refuse(error).with(header::LOCATION, location)) }
         }
     }
 }
@@ -187,8 +188,8 @@ async fn append(
 
 async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
-    match found.gone() {
-        Some(how) => Err(reply::rejection_problem(Rejection::Gone(how))),
+    match found.gone {
+        Some(why) => Err(reply::rejection_problem(why)),
         // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
         None if found.upload.is_full() && found.upload.stage().takes_bytes() => Err(reply::still_open()),
         None => Ok(reply::head(&found.upload, request.method())),

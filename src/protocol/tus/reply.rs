@@ -122,8 +122,9 @@ pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, re
 
 pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
     let detail = rejection.to_string();
-    let problem = |status, code| Problem::new(status, code, detail);
+    let problem = |status, code: &'static str| Problem::new(status, code, detail);
     match rejection {
+        Rejection::Refused(failure) => Problem::refused(&failure),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
         Rejection::WrongOffset { ours, .. } => {
