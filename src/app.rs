@@ -26,7 +26,11 @@ use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
-use crate::domain::delivery::Subscription;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Origin;
 use crate::domain::event::EventKind;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::ProgressPolicy;
@@ -80,12 +84,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         let _here = upload_threads.enter();
         Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs))
     };
-    let subscriptions = config
-        .webhooks
-        .endpoints
-        .iter()
-        .map(|endpoint| Subscription { endpoint: endpoint.name.clone(), filter: endpoint.events.clone() });
-    outbox.open_for(subscriptions.collect(), system_clock()).await.context("could not open the outbox")?;
+    let configured = config.webhooks.endpoints.iter().map(|endpoint| configured_endpoint(endpoint, system_clock()));
+    outbox.open_for(configured.collect(), system_clock()).await.context("could not open the outbox")?;
     let drain_timeout = config.server.shutdown_timeout / 2;
     let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
 
@@ -229,6 +229,21 @@ fn webhook_sender(
     });
     let endpoints = endpoints.collect::<anyhow::Result<Vec<_>>>()?;
     Ok(webhook::Sender::new(outbox, endpoints, settings, clock)?)
+}
+
+fn configured_endpoint(endpoint: &config::Endpoint, now: Timestamp) -> Endpoint {
+    let terms = EndpointTerms { filter: endpoint.events.clone(), ..EndpointTerms::of(endpoint.url.as_str()) };
+    Endpoint {
+        id: endpoint.name.clone(),
+        origin: Origin::Config,
+        terms,
+        sealed: Vec::new(),
+        state: EndpointState::Enabled,
+        health: Health::default(),
+        version: 0,
+        created_at: now,
+        updated_at: now,
+    }
 }
 
 fn system_clock() -> Timestamp {

@@ -18,7 +18,7 @@ use crate::config::reader::text;
 use crate::config::registry::ENDPOINTS;
 use crate::config::secret::HIDDEN;
 use crate::config::secret::Secret;
-use crate::domain::delivery::EndpointId;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::event::EventFilter;
 
 /// One receiver of events.

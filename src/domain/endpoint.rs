@@ -195,9 +195,14 @@ named! {
 pub enum EndpointState {
     Enabled,
     /// Stopped by an operator.
-    Paused { since: Timestamp },
+    Paused {
+        since: Timestamp,
+    },
     /// Stopped by the server.
-    Disabled { since: Timestamp, because: DisabledBecause },
+    Disabled {
+        since: Timestamp,
+        because: DisabledBecause,
+    },
 }
 
 impl EndpointState {

@@ -185,7 +185,7 @@ impl From<state::Error> for EngineError {
             // Another writer committed first, which the lease makes rare: the client asks again and finds the truth.
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
-            state::Error::TooNew { .. } | state::Error::Failed { .. } => {
+            state::Error::EndpointConflict(_) | state::Error::TooNew { .. } | state::Error::Failed { .. } => {
                 Self::Failed { operation: "use the database", source: Arc::new(source) }
             }
         }

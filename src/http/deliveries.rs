@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::event::EventKind;
 use crate::engine::read::DeliveryQuery;
 use crate::http::Shared;
@@ -73,7 +73,7 @@ fn to_json(delivery: &DeliveryRecord) -> Value {
         "id": delivery.id.to_string(),
         "event_id": format!("evt_{}", delivery.event),
         "type": delivery.event_name,
-        "upload_id": delivery.upload.to_string(),
+        "upload_id": delivery.upload.map(|upload| upload.to_string()),
         "sequence": delivery.sequence,
         "endpoint": delivery.endpoint.as_str(),
         "state": delivery.state.name(),

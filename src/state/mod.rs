@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::DeliveryRecord;
+use crate::domain::delivery::DeliveryState;
 use crate::domain::delivery::Trigger;
 use crate::domain::endpoint::DisabledBecause;
 use crate::domain::endpoint::Endpoint;
@@ -284,10 +285,23 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// webhooks.md R14.
-    Exhausted { delivery: DeliveryId, endpoint: EndpointId, event: EventId, upload: Option<UploadId>, attempts: u32 },
+    Exhausted {
+        delivery: DeliveryId,
+        endpoint: EndpointId,
+        event: EventId,
+        upload: Option<UploadId>,
+        attempts: u32,
+    },
     /// webhooks.md E8.
-    EndpointFailing { endpoint: EndpointId, since: Timestamp, percent: u8 },
-    EndpointDisabled { endpoint: EndpointId, because: DisabledBecause },
+    EndpointFailing {
+        endpoint: EndpointId,
+        since: Timestamp,
+        percent: u8,
+    },
+    EndpointDisabled {
+        endpoint: EndpointId,
+        because: DisabledBecause,
+    },
 }
 
 impl Notice {

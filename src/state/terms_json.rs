@@ -42,7 +42,9 @@ pub(super) fn terms_from_json(value: &Value) -> Option<EndpointTerms> {
         url: text("url")?.to_owned(),
         description: text("description")?.to_owned(),
         filter: EventFilter::new(patterns.collect::<Option<_>>()?).ok()?,
-        metadata: metadata.map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect::<Option<_>>()?,
+        metadata: metadata
+            .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect::<Option<_>>()?,
         ordering: Ordering::by_name(text("ordering")?)?,
         payload: Payload::by_name(text("payload")?)?,
         signing: Signing::by_name(text("signing")?)?,

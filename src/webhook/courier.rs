@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
-use crate::domain::delivery::EndpointId;
+use crate::domain::delivery::Timings;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
 use crate::state::Settlement;
@@ -83,9 +84,13 @@ impl Courier {
         log_attempt(lane, &claim, &answer, verdict);
         let attempt = Attempt {
             number,
+            trigger: claim.trigger,
             started_at,
             took: answer.took,
+            timings: Timings::default(),
+            remote: None,
             outcome: answer.outcome,
+            response_headers: Vec::new(),
             response_body: answer.body,
             note: answer.note,
         };
@@ -112,6 +117,7 @@ impl Courier {
         });
         let verdict = match ruling {
             Ruling::Succeeded => Verdict::Succeeded,
+            _ if claim.class == DeliveryClass::Test => Verdict::Cancelled,
             Ruling::GiveUp => Verdict::Dead,
             // Old progress is of no use when the endpoint comes back.
             Ruling::StopEndpoint if claim.class == DeliveryClass::Progress => Verdict::Dead,
@@ -126,12 +132,13 @@ impl Courier {
 /// One failure is news, the ones after it are not, and neither is a success unless something had failed.
 fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
     let endpoint = lane.endpoint.id();
-    let (delivery, upload, event) = (claim.delivery, claim.upload, claim.kind.name());
+    let (delivery, event) = (claim.delivery, claim.kind.name());
+    let upload = claim.upload.map(tracing::field::display);
     if answer.outcome.is_success() {
         if lane.failing.swap(false, Ordering::Relaxed) {
             tracing::info!(%endpoint, "the receiver answers again");
         }
-        tracing::debug!(%endpoint, %delivery, %upload, event, took_ms = answer.took.as_millis(), "delivered");
+        tracing::debug!(%endpoint, %delivery, upload, event, took_ms = answer.took.as_millis(), "delivered");
         return;
     }
     if answer.outcome == AttemptOutcome::Aborted {
@@ -144,13 +151,14 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
         Verdict::RetryAt(at) => format!("next attempt at {at}"),
         Verdict::Dead => "given up".to_owned(),
         Verdict::Paused => "waits with its endpoint".to_owned(),
+        Verdict::Cancelled => "was a test".to_owned(),
         Verdict::Succeeded => "done".to_owned(),
     };
     if lane.failing.swap(true, Ordering::Relaxed) {
-        tracing::debug!(%endpoint, %delivery, %upload, event, attempt, status, error, note, next, "could not deliver");
+        tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "could not deliver");
     } else {
         tracing::warn!(
-            %endpoint, %delivery, %upload, event, attempt, status, error, note, next,
+            %endpoint, %delivery, upload, event, attempt, status, error, note, next,
             "could not deliver; further failures of this endpoint are logged at debug until it answers again"
         );
     }

@@ -21,7 +21,7 @@ use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::delivery::EndpointId;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
 use crate::state;
 use crate::state::Claim;

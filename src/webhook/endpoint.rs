@@ -9,8 +9,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use crate::domain::delivery::EndpointId;
-use crate::domain::delivery::Subscription;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::event::EventFilter;
 use crate::webhook::retry;
 use crate::webhook::sign::Secret;
@@ -55,11 +54,6 @@ impl Endpoint {
 
     pub fn id(&self) -> &EndpointId {
         &self.id
-    }
-
-    /// What the state store needs to know of it.
-    pub fn subscription(&self) -> Subscription {
-        Subscription { endpoint: self.id.clone(), filter: self.filter.clone() }
     }
 
     pub(super) fn url(&self) -> &Url {

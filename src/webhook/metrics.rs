@@ -69,9 +69,10 @@ impl Metrics {
         let verdict = match (verdict, class) {
             (Verdict::Succeeded, _) => "succeeded",
             (Verdict::RetryAt(_), _) => "retry",
-            (Verdict::Dead, DeliveryClass::Normal) => "dead",
             (Verdict::Dead, DeliveryClass::Progress) => "superseded",
+            (Verdict::Dead, _) => "dead",
             (Verdict::Paused, _) => "paused",
+            (Verdict::Cancelled, _) => "cancelled",
         };
         self.settled.get_or_create(&VerdictLabel { verdict }).inc();
     }

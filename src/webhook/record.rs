@@ -14,9 +14,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::DeliveryClass;
-use crate::domain::delivery::EndpointId;
+use crate::domain::endpoint::DisabledBecause;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointState;
 use crate::state;
 use crate::state::Outbox;
+use crate::state::Settled;
 use crate::state::Settlement;
 use crate::webhook::courier::Clock;
 use crate::webhook::metrics::Metrics;
@@ -67,7 +71,8 @@ impl Recorder {
 
     async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
         let settlements: Vec<Settlement> = batch.iter().map(|outcome| outcome.settlement.clone()).collect();
-        let write = || self.outbox.settle(settlements.clone(), (self.clock)());
+        let settled = Settled { settlements, health: Vec::new() };
+        let write = || self.outbox.settle(settled.clone(), (self.clock)());
         if !self.until_written(write, tries).await {
             let deliveries = batch.len();
             tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
@@ -78,8 +83,16 @@ impl Recorder {
         }
         for endpoint in batch.iter().filter_map(|outcome| outcome.stops.as_ref()) {
             // Not written, it means that the endpoint is tried again at the next start, as it would be anyway.
-            self.until_written(|| self.outbox.pause_endpoint(endpoint, (self.clock)()), tries).await;
+            self.until_written(|| self.stop_endpoint(endpoint), tries).await;
         }
+    }
+
+    async fn stop_endpoint(&self, id: &EndpointId) -> state::Result<()> {
+        let stored = self.outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id);
+        let Some(stored) = stored.filter(|stored| stored.state.is_enabled()) else { return Ok(()) };
+        let now = (self.clock)();
+        let state = EndpointState::Disabled { since: now, because: DisabledBecause::Gone };
+        self.outbox.put_endpoint(Endpoint { state, updated_at: now, ..stored }, now).await.map(drop)
     }
 
     /// Tries until it works, or until the program ends.
@@ -128,6 +141,8 @@ mod tests {
 
     use crate::domain::delivery::Attempt;
     use crate::domain::delivery::AttemptOutcome;
+    use crate::domain::delivery::Timings;
+    use crate::domain::delivery::Trigger;
     use crate::state::Verdict;
     use crate::webhook::testing::FakeOutbox;
     use crate::webhook::testing::TestClock;
@@ -139,7 +154,18 @@ mod tests {
         outbox.add(claim);
         let outcome = AttemptOutcome::Status(200);
         let (started_at, took) = (TestClock::default().clock()(), Duration::ZERO);
-        let attempt = Attempt { number: 1, started_at, took, outcome, response_body: Vec::new(), note: None };
+        let attempt = Attempt {
+            number: 1,
+            trigger: Trigger::Auto,
+            started_at,
+            took,
+            timings: Timings::default(),
+            remote: None,
+            outcome,
+            response_headers: Vec::new(),
+            response_body: Vec::new(),
+            note: None,
+        };
         let settlement = Settlement { delivery, lease, attempt, verdict: Verdict::Succeeded };
         Outcome { settlement, class: DeliveryClass::Normal, stops: None }
     }

@@ -29,8 +29,13 @@ use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
-use crate::domain::delivery::Subscription;
+use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::Endpoint as StoredEndpoint;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Origin;
 use crate::domain::event::EventFilter;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
@@ -38,10 +43,17 @@ use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state;
+use crate::state::Backlog;
 use crate::state::Claim;
 use crate::state::DeliveryQuery;
+use crate::state::Horizon;
+use crate::state::Notice;
 use crate::state::Outbox;
-use crate::state::Settlement;
+use crate::state::ReplayId;
+use crate::state::ReplayJob;
+use crate::state::ReplayState;
+use crate::state::Replayed;
+use crate::state::Settled;
 use crate::state::Verdict;
 use crate::webhook::Clock;
 use crate::webhook::Endpoint;
@@ -65,9 +77,12 @@ pub(super) fn claim() -> Claim {
         event: EventId::new(now, rand::random()),
         kind: EventKind::Completed,
         class: DeliveryClass::Normal,
-        upload: UploadId::new(now, rand::random()),
+        trigger: Trigger::Auto,
+        upload: Some(UploadId::new(now, rand::random())),
         occurred_at: now,
+        begun_at: now,
         attempts: 0,
+        attempts_before: 0,
         body: Bytes::from_static(br#"{"type":"upload.completed"}"#),
     }
 }
@@ -292,7 +307,10 @@ pub(super) struct FakeOutbox {
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
     failures: AtomicU64,
-    paused: Mutex<Vec<EndpointId>>,
+    /// As they are stored. Those that nobody stored are enabled.
+    endpoints: Mutex<Vec<StoredEndpoint>>,
+    pub(super) notices: Mutex<Vec<Notice>>,
+    jobs: Mutex<Vec<ReplayJob>>,
 }
 
 #[derive(Debug, Clone)]
@@ -334,6 +352,23 @@ impl FakeOutbox {
         id
     }
 
+    /// Stores endpoints, enabled.
+    pub(super) fn store_endpoints(&self, endpoints: &[Endpoint]) {
+        let now = wall_clock();
+        let stored = endpoints.iter().map(|endpoint| StoredEndpoint {
+            id: endpoint.id().clone(),
+            origin: Origin::Config,
+            terms: EndpointTerms::of(endpoint.url().as_str()),
+            sealed: Vec::new(),
+            state: EndpointState::Enabled,
+            health: Health::default(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        });
+        self.endpoints.lock().unwrap().extend(stored);
+    }
+
     pub(super) fn add_for(&self, endpoint: &str) -> DeliveryId {
         self.add(Claim { endpoint: EndpointId::new(endpoint).unwrap(), ..claim() })
     }
@@ -352,7 +387,8 @@ impl FakeOutbox {
     }
 
     pub(super) fn is_paused(&self, endpoint: &str) -> bool {
-        self.paused.lock().unwrap().iter().any(|paused| paused.as_str() == endpoint)
+        let endpoints = self.endpoints.lock().unwrap();
+        endpoints.iter().any(|stored| stored.id.as_str() == endpoint && !stored.state.is_enabled())
     }
 
     /// Waits until so many attempts at the delivery are recorded.
@@ -389,8 +425,44 @@ impl FakeOutbox {
 
 #[async_trait]
 impl Outbox for FakeOutbox {
-    async fn open_for(&self, _: Vec<Subscription>, _: Timestamp) -> state::Result<()> {
+    async fn open_for(&self, configured: Vec<StoredEndpoint>, _: Timestamp) -> state::Result<()> {
+        *self.endpoints.lock().unwrap() = configured;
         Ok(())
+    }
+
+    async fn endpoints(&self) -> state::Result<Vec<StoredEndpoint>> {
+        Ok(self.endpoints.lock().unwrap().clone())
+    }
+
+    async fn put_endpoint(&self, endpoint: StoredEndpoint, _: Timestamp) -> state::Result<StoredEndpoint> {
+        self.fails(&self.writes_fail, "record an endpoint")?;
+        let written = StoredEndpoint { version: endpoint.version + 1, ..endpoint };
+        let mut endpoints = self.endpoints.lock().unwrap();
+        let before = endpoints.iter().position(|stored| stored.id == written.id);
+        if before.map_or(0, |at| endpoints[at].version) + 1 != written.version {
+            return Err(state::Error::EndpointConflict(written.id));
+        }
+        match before {
+            Some(at) => endpoints[at] = written.clone(),
+            None => endpoints.push(written.clone()),
+        }
+        drop(endpoints);
+        if !written.state.is_enabled() {
+            for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.claim.endpoint == written.id) {
+                if matches!(row.state, DeliveryState::Ready | DeliveryState::Waiting) {
+                    row.state = DeliveryState::Paused;
+                }
+            }
+        }
+        self.changed();
+        Ok(written)
+    }
+
+    async fn remove_endpoint(&self, id: &EndpointId, _: Timestamp) -> state::Result<bool> {
+        let mut endpoints = self.endpoints.lock().unwrap();
+        let before = endpoints.len();
+        endpoints.retain(|stored| stored.id != *id);
+        Ok(endpoints.len() < before)
     }
 
     async fn claim_due(
@@ -414,10 +486,15 @@ impl Outbox for FakeOutbox {
         Ok(claims)
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> state::Result<()> {
+    async fn settle(&self, settled: Settled, now: Timestamp) -> state::Result<()> {
         self.fails(&self.writes_fail, "settle deliveries")?;
+        for (id, health) in settled.health {
+            if let Some(stored) = self.endpoints.lock().unwrap().iter_mut().find(|stored| stored.id == id) {
+                stored.health = health;
+            }
+        }
         let mut rows = self.rows.lock().unwrap();
-        for settlement in settlements {
+        for settlement in settled.settlements {
             let row = rows.iter_mut().find(|row| row.claim.delivery == settlement.delivery).unwrap();
             row.attempts.push((settlement.attempt.clone(), settlement.verdict));
             if row.state != DeliveryState::Leased || row.claim.lease != settlement.lease {
@@ -429,6 +506,7 @@ impl Outbox for FakeOutbox {
                 Verdict::RetryAt(at) => (DeliveryState::Ready, at),
                 Verdict::Dead => (DeliveryState::Dead, now),
                 Verdict::Paused => (DeliveryState::Paused, now),
+                Verdict::Cancelled => (DeliveryState::Cancelled, now),
             };
             let claim = row.claim.clone();
             let waiting = |row: &&mut Row| row.same_lane(&claim) && row.state == DeliveryState::Waiting;
@@ -448,24 +526,72 @@ impl Outbox for FakeOutbox {
         Ok(rows.iter().filter(open).filter(|row| endpoints.contains(&row.claim.endpoint)).map(|row| row.due).min())
     }
 
-    async fn pause_endpoint(&self, endpoint: &EndpointId, _: Timestamp) -> state::Result<()> {
-        self.fails(&self.writes_fail, "pause an endpoint")?;
-        for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.claim.endpoint == *endpoint) {
-            if matches!(row.state, DeliveryState::Ready | DeliveryState::Waiting) {
-                row.state = DeliveryState::Paused;
-            }
-        }
-        self.paused.lock().unwrap().push(endpoint.clone());
+    async fn announce(&self, notice: Notice, _: Timestamp) -> state::Result<()> {
+        self.notices.lock().unwrap().push(notice);
         self.changed();
         Ok(())
+    }
+
+    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> state::Result<Option<Claim>> {
+        let claim = Claim {
+            endpoint: id.clone(),
+            lease: rand::random(),
+            kind: EventKind::Ping,
+            class: DeliveryClass::Test,
+            trigger: Trigger::Test,
+            upload: None,
+            ..claim()
+        };
+        let row =
+            Row { claim: claim.clone(), state: DeliveryState::Leased, due: now.plus(lease), attempts: Vec::new() };
+        self.rows.lock().unwrap().push(row);
+        Ok(Some(claim))
     }
 
     async fn deliveries(&self, _: &DeliveryQuery) -> state::Result<Vec<DeliveryRecord>> {
         Ok(Vec::new())
     }
 
-    async fn backlog(&self) -> state::Result<Vec<(DeliveryState, u64)>> {
-        Ok(Vec::new())
+    async fn delivery(&self, _: DeliveryId) -> state::Result<Option<DeliveryRecord>> {
+        Ok(None)
+    }
+
+    async fn replay(&self, _: DeliveryId, _: bool, _: Timestamp) -> state::Result<Replayed> {
+        Ok(Replayed::NoDelivery)
+    }
+
+    async fn begin_replay(&self, job: ReplayJob) -> state::Result<()> {
+        self.jobs.lock().unwrap().push(job);
+        Ok(())
+    }
+
+    async fn replay_jobs(&self) -> state::Result<Vec<ReplayJob>> {
+        Ok(self.jobs.lock().unwrap().clone())
+    }
+
+    async fn advance_replay(&self, id: ReplayId, _: u32, now: Timestamp) -> state::Result<Option<ReplayJob>> {
+        let mut jobs = self.jobs.lock().unwrap();
+        let job = jobs.iter_mut().find(|job| job.id == id);
+        Ok(job.map(|job| {
+            (job.state, job.finished_at) = (ReplayState::Done, Some(now));
+            job.clone()
+        }))
+    }
+
+    async fn cancel_replay(&self, _: ReplayId, _: Timestamp) -> state::Result<bool> {
+        Ok(false)
+    }
+
+    async fn backlog(&self, _: Option<&EndpointId>) -> state::Result<Backlog> {
+        Ok(Backlog::default())
+    }
+
+    async fn expunge(&self, _: UploadId) -> state::Result<u64> {
+        Ok(0)
+    }
+
+    async fn prune(&self, _: Horizon, _: u32) -> state::Result<u64> {
+        Ok(0)
     }
 
     fn bell(&self) -> Arc<Notify> {

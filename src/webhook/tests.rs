@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
 use crate::state::Verdict;
@@ -51,6 +51,7 @@ fn impatient() -> Settings {
 impl Work {
     fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
         let (outbox, clock, stop) = (Arc::new(FakeOutbox::default()), TestClock::default(), CancellationToken::new());
+        outbox.store_endpoints(&endpoints);
         let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings, clock.clock()).unwrap();
         let metrics = sender.metrics().clone();
         let running = tokio::spawn(sender.run(stop.clone()));

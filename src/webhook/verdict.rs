@@ -33,14 +33,16 @@ pub(super) fn judge(claim: &Claim, answer: &Answer, settings: &Settings, now: Ti
         return Ruling::GiveUp;
     }
     let (schedule, expiry): (&[Duration], Duration) = match claim.class {
-        DeliveryClass::Normal => (&settings.schedule, settings.delivery_expiry),
+        DeliveryClass::Normal | DeliveryClass::Test | DeliveryClass::Notice => {
+            (&settings.schedule, settings.delivery_expiry)
+        }
         DeliveryClass::Progress => (&retry::PROGRESS_SCHEDULE, retry::PROGRESS_EXPIRY),
     };
-    let failures = claim.attempts.saturating_add(1);
+    let failures = (claim.attempts - claim.attempts_before).saturating_add(1);
     let asked = answer.retry_after.map(|wait| wait.from(now));
     retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.jitter_percent)
         .map(|wait| now.plus(wait))
-        .filter(|at| *at <= claim.occurred_at.plus(expiry))
+        .filter(|at| *at <= claim.begun_at.plus(expiry))
         .map_or(Ruling::GiveUp, Ruling::RetryAt)
 }
 
@@ -64,7 +66,7 @@ mod tests {
     }
 
     fn claim(class: DeliveryClass, attempts: u32) -> Claim {
-        Claim { class, attempts, occurred_at: at(0), ..testing::claim() }
+        Claim { class, attempts, occurred_at: at(0), begun_at: at(0), ..testing::claim() }
     }
 
     /// webhooks R1.

@@ -259,6 +259,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
         length: Length::new(1_000),
         metadata: Metadata::default(),
         metadata_as_sent: None,
+        terms: longshore::domain::upload::Terms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: later,

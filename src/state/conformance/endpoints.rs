@@ -6,7 +6,7 @@ use DeliveryState::*;
 
 async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"]), subscribed("b", &["*"])], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(new_upload(0)).await.unwrap();
     receive(&mut upload, 1, NOW);
     let upload = store.commit(upload).await.unwrap();
@@ -16,8 +16,8 @@ async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
 /// webhooks E6: kept, not dropped, and not sent.
 pub(in crate::state) async fn a_paused_endpoint_is_left_alone<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
-    store.pause_endpoint(&endpoint("a"), at(1)).await.unwrap();
-    store.pause_endpoint(&endpoint("a"), at(2)).await.unwrap();
+    disable(&*store, "a", at(1)).await;
+    disable(&*store, "a", at(2)).await;
     upload.terminate(at(3)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
@@ -32,13 +32,13 @@ pub(in crate::state) async fn what_is_being_sent_settles_into_the_pause<P: Place
     let claims = claim(&*store, "a", at(5)).await;
     assert_eq!(claims.len(), 2);
     let gone = settlement(&claims[0], AttemptOutcome::Status(410), Verdict::Paused);
-    store.settle(vec![gone], at(6)).await.unwrap();
-    store.pause_endpoint(&endpoint("a"), at(6)).await.unwrap();
+    settle(&*store, vec![gone], at(6)).await;
+    disable(&*store, "a", at(6)).await;
     retry(&*store, &claims[1], at(7), at(7)).await;
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
 
     // What had its first attempt before the pause goes at once and holds nobody back.
-    store.open_for(vec![subscribed("a", &["*"])], at(8)).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"])], at(8)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready]);
     let attempts: Vec<_> = claim(&*store, "a", at(8)).await.iter().map(|claim| claim.attempts).collect();
     assert_eq!(attempts, [1, 1, 0]);
@@ -46,12 +46,12 @@ pub(in crate::state) async fn what_is_being_sent_settles_into_the_pause<P: Place
 
 pub(in crate::state) async fn opening_resumes_in_order<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
-    store.pause_endpoint(&endpoint("a"), at(1)).await.unwrap();
+    disable(&*store, "a", at(1)).await;
     upload.terminate(at(3)).unwrap();
     store.commit(upload).await.unwrap();
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"])], at(4)).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"])], at(4)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Waiting]);
     for sequence in 1..=3 {
         let due = claim(&*store, "a", at(5)).await;
@@ -66,7 +66,7 @@ pub(in crate::state) async fn opening_takes_back_every_lease<P: Place>(place: P)
     claim(&*store, "b", at(1)).await;
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"])], at(2)).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting]);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting]);
     let again = claim(&*store, "a", at(2)).await.remove(0);
@@ -77,11 +77,11 @@ pub(in crate::state) async fn opening_takes_back_every_lease<P: Place>(place: P)
 
 pub(in crate::state) async fn deliveries_of_endpoints_no_longer_named_stay<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
-    store.open_for(vec![subscribed("a", &["*"])], at(1)).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"])], at(1)).await.unwrap();
     upload.terminate(at(2)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await.len(), 3);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting], "nothing new, nothing lost");
-    store.open_for(vec![subscribed("b", &["*"])], at(3)).await.unwrap();
+    store.open_for(vec![subscribed("b", &["upload.*"])], at(3)).await.unwrap();
     assert_eq!(claimed(&*store, "b", at(4)).await, [1]);
 }

@@ -10,8 +10,14 @@ use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::delivery::EndpointId;
-use crate::domain::delivery::Subscription;
+use crate::domain::delivery::Timings;
+use crate::domain::endpoint::DisabledBecause;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Origin;
 use crate::domain::event::EventFilter;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
@@ -28,6 +34,7 @@ use crate::domain::upload::Upload;
 use crate::state::Claim;
 use crate::state::DeliveryQuery;
 use crate::state::Outbox;
+use crate::state::Settled;
 use crate::state::Settlement;
 use crate::state::UploadStore;
 use crate::state::Verdict;
@@ -121,9 +128,41 @@ pub(super) fn endpoint(name: &str) -> EndpointId {
     EndpointId::new(name).unwrap()
 }
 
-pub(super) fn subscribed(name: &str, patterns: &[&str]) -> Subscription {
+pub(super) fn subscribed(name: &str, patterns: &[&str]) -> Endpoint {
     let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-    Subscription { endpoint: endpoint(name), filter: EventFilter::new(patterns).unwrap() }
+    subscribed_to(name, EventFilter::new(patterns).unwrap())
+}
+
+pub(super) fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
+    Endpoint {
+        id: endpoint(name),
+        origin: Origin::Config,
+        terms: EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hooks") },
+        sealed: vec![],
+        state: EndpointState::Enabled,
+        health: Health::default(),
+        version: 0,
+        created_at: NOW,
+        updated_at: NOW,
+    }
+}
+
+/// The endpoint as it is stored.
+pub(super) async fn stored<S: Outbox>(store: &S, name: &str) -> Endpoint {
+    store.endpoints().await.unwrap().into_iter().find(|stored| stored.id.as_str() == name).unwrap()
+}
+
+pub(super) async fn put_state<S: Outbox>(store: &S, name: &str, state: EndpointState, now: Timestamp) {
+    let changed = Endpoint { state, updated_at: now, ..stored(store, name).await };
+    store.put_endpoint(changed, now).await.unwrap();
+}
+
+pub(super) async fn pause<S: Outbox>(store: &S, name: &str, now: Timestamp) {
+    put_state(store, name, EndpointState::Paused { since: now }, now).await;
+}
+
+pub(super) async fn disable<S: Outbox>(store: &S, name: &str, now: Timestamp) {
+    put_state(store, name, EndpointState::Disabled { since: now, because: DisabledBecause::Gone }, now).await;
 }
 
 /// What a client asks for: an upload of ten thousand bytes, created `number` seconds after [`NOW`].
@@ -201,21 +240,29 @@ pub(super) fn sequence_of(claim: &Claim) -> u64 {
 pub(super) fn settlement(claim: &Claim, outcome: AttemptOutcome, verdict: Verdict) -> Settlement {
     let attempt = Attempt {
         number: claim.attempts + 1,
+        trigger: claim.trigger,
         started_at: NOW,
         took: Duration::from_micros(1_500),
+        timings: Timings { dns: None, connect: Some(Duration::from_micros(7)), first_byte: Some(Duration::ZERO) },
+        remote: Some("::1".parse().unwrap()),
         outcome,
+        response_headers: vec![("server".to_owned(), "\"x\"".to_owned())],
         response_body: vec![0xff, 0, b'x'],
         note: None,
     };
     Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict }
 }
 
+pub(super) async fn settle<S: Outbox>(store: &S, settlements: Vec<Settlement>, now: Timestamp) {
+    store.settle(Settled { settlements, health: vec![] }, now).await.unwrap();
+}
+
 pub(super) async fn succeed<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
-    store.settle(vec![settlement(claim, AttemptOutcome::Status(204), Verdict::Succeeded)], now).await.unwrap();
+    settle(store, vec![settlement(claim, AttemptOutcome::Status(204), Verdict::Succeeded)], now).await;
 }
 
 pub(super) async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, now: Timestamp) {
-    store.settle(vec![settlement(claim, AttemptOutcome::Timeout, Verdict::RetryAt(when))], now).await.unwrap();
+    settle(store, vec![settlement(claim, AttemptOutcome::Timeout, Verdict::RetryAt(when))], now).await;
 }
 
 /// Every delivery to an endpoint, in the order of the events.

@@ -7,11 +7,13 @@ use futures::future::join_all;
 
 use super::*;
 use crate::domain::delivery::DeliveryClass;
+use crate::domain::delivery::Trigger;
 use crate::domain::event::EventKind;
+use crate::state::Backlog;
 
 async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"])], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..uploads {
         store.insert(new_upload(number)).await.unwrap();
     }
@@ -20,7 +22,7 @@ async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
 
 pub(in crate::state) async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
     let store = place.open().await;
-    let all_but_progress = Subscription { endpoint: endpoint("most"), filter: EventFilter::all_but_progress() };
+    let all_but_progress = subscribed_to("most", EventFilter::all_but_progress());
     let none = subscribed("none", &[]);
     store.open_for(vec![subscribed("all", &["upload.*"]), all_but_progress, none], NOW).await.unwrap();
     let mut upload = store.insert(new_upload(0)).await.unwrap();
@@ -55,9 +57,12 @@ pub(in crate::state) async fn a_claim_tells_everything<P: Place>(place: P) {
             event: event.id,
             kind: event.kind,
             class,
-            upload: event.upload,
+            trigger: Trigger::Auto,
+            upload: Some(event.upload),
             occurred_at: when,
+            begun_at: when,
             attempts: 0,
+            attempts_before: 0,
             body: event.body.clone(),
         };
         assert_eq!(claims, [expected]);
@@ -88,14 +93,14 @@ pub(in crate::state) async fn nothing_is_claimed_twice<P: Place>(place: P) {
 
 pub(in crate::state) async fn claims_keep_to_the_slots_oldest_first<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["*"]), subscribed("b", &["*"])], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in [5, 1, 3, 2, 4] {
         store.insert(new_upload(number)).await.unwrap();
     }
     let slots = [(endpoint("a"), 2), (endpoint("b"), 1), (endpoint("unknown"), 9)];
     let claims = store.claim_due(&slots, at(4), LEASE).await.unwrap();
     let got: Vec<_> = claims.iter().map(|claim| (claim.endpoint.as_str(), claim.upload)).collect();
-    let [one, two] = [new_upload(1).id(), new_upload(2).id()];
+    let [one, two] = [new_upload(1).id(), new_upload(2).id()].map(Some);
     assert_eq!(got, [("a", one), ("a", two), ("b", one)]);
     assert_eq!(store.claim_due(&[(endpoint("a"), 0)], at(4), LEASE).await.unwrap(), []);
     assert_eq!(claim(&*store, "a", at(4)).await.len(), 2, "the fifth is not due before its second");
@@ -125,12 +130,12 @@ pub(in crate::state) async fn a_late_settlement_moves_nothing<P: Place>(place: P
     let second = claim(&*store, "a", at(70)).await.remove(0);
     let mut late = settlement(&first, AttemptOutcome::Status(500), Verdict::Dead);
     late.attempt.started_at = at(10);
-    store.settle(vec![late.clone()], at(71)).await.unwrap();
+    settle(&*store, vec![late.clone()], at(71)).await;
     assert_eq!(states_at(&*store, "a").await, [DeliveryState::Leased]);
     succeed(&*store, &second, at(72)).await;
     late.attempt.started_at = at(11);
     late.attempt.note = Some("said so".to_owned());
-    store.settle(vec![late], at(73)).await.unwrap();
+    settle(&*store, vec![late], at(73)).await;
     let delivery = deliveries_to(&*store, "a").await.remove(0);
     assert_eq!((delivery.state, delivery.finished_at), (DeliveryState::Succeeded, Some(at(72))));
     let notes: Vec<_> = delivery.attempts.iter().map(|attempt| attempt.note.as_deref()).collect();
@@ -142,7 +147,7 @@ pub(in crate::state) async fn attempts_are_recorded_once<P: Place>(place: P) {
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let failed = settlement(&first, AttemptOutcome::Dns, Verdict::RetryAt(at(5)));
     for _ in 0..3 {
-        store.settle(vec![failed.clone(), failed.clone()], at(2)).await.unwrap();
+        settle(&*store, vec![failed.clone(), failed.clone()], at(2)).await;
     }
     let delivery = deliveries_to(&*store, "a").await.remove(0);
     assert_eq!(delivery.attempts, [failed.attempt]);
@@ -175,7 +180,7 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
     let store = opened(&place, 4).await;
     let claims = claim(&*store, "a", at(10)).await;
     retry(&*store, &claims[0], at(20), at(11)).await;
-    store.settle(vec![settlement(&claims[1], AttemptOutcome::Tls, Verdict::Dead)], at(12)).await.unwrap();
+    settle(&*store, vec![settlement(&claims[1], AttemptOutcome::Tls, Verdict::Dead)], at(12)).await;
     succeed(&*store, &claims[2], at(13)).await;
 
     let all = DeliveryQuery { limit: 100, ..DeliveryQuery::default() };
@@ -199,7 +204,7 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         (DeliveryQuery { endpoint: Some(endpoint("a")), ..only(DeliveryState::Leased) }, vec![3]),
     ] {
         let listed = store.deliveries(&query).await.unwrap();
-        let uploads: Vec<u8> = listed.iter().map(|delivery| delivery.upload.as_bytes()[15]).collect();
+        let uploads: Vec<u8> = listed.iter().map(|delivery| delivery.upload.unwrap().as_bytes()[15]).collect();
         assert_eq!(uploads, expected, "{query:?}");
     }
     let backing_off = store.deliveries(&only(DeliveryState::Ready)).await.unwrap().remove(0);
@@ -207,7 +212,7 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         id: claims[0].delivery,
         event: claims[0].event,
         event_name: "upload.created".to_owned(),
-        upload: new_upload(0).id(),
+        upload: Some(new_upload(0).id()),
         sequence: 1,
         endpoint: endpoint("a"),
         state: DeliveryState::Ready,
@@ -217,7 +222,8 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::Dead).attempt],
     };
     assert_eq!(backing_off, expected);
-    let backlog = store.backlog().await.unwrap();
-    use DeliveryState::*;
-    assert_eq!(backlog, [(Waiting, 0), (Ready, 1), (Leased, 1), (Paused, 0)]);
+    let expected = Backlog { waiting: 0, ready: 1, leased: 1, paused: 0, oldest_due: Some(at(20)) };
+    assert_eq!(store.backlog(None).await.unwrap(), expected);
+    assert_eq!(store.backlog(Some(&endpoint("a"))).await.unwrap(), expected);
+    assert_eq!(store.backlog(Some(&endpoint("b"))).await.unwrap(), Backlog::default());
 }

@@ -59,19 +59,20 @@ pub(super) struct NewDelivery<'a> {
 
 /// Adds a delivery to the end of its lane: paused with its endpoint, waiting its turn, or ready now.
 pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<()> {
-    let mut statement = desk.connection.prepare_cached(match (new.endpoint.is_enabled, new.endpoint.terms.ordering) {
-        (false, _) => insert_as!("'paused'"),
-        (true, Ordering::None) => insert_as!("'ready'"),
-        (true, Ordering::PerUpload) => insert_as!(
-            "CASE WHEN EXISTS (SELECT 1 FROM deliveries
+    let mut statement =
+        desk.connection.prepare_cached(match (new.endpoint.is_enabled, new.endpoint.terms.ordering) {
+            (false, _) => insert_as!("'paused'"),
+            (true, Ordering::None) => insert_as!("'ready'"),
+            (true, Ordering::PerUpload) => insert_as!(
+                "CASE WHEN EXISTS (SELECT 1 FROM deliveries
                  WHERE upload_id = ?6 AND endpoint = ?5 AND finished_at_ms IS NULL AND attempts = 0
                      AND state IN ('waiting', 'ready', 'leased')) THEN 'waiting' ELSE 'ready' END"
-        ),
-        (true, Ordering::Strict) => insert_as!(
-            "CASE WHEN EXISTS (SELECT 1 FROM deliveries
+            ),
+            (true, Ordering::Strict) => insert_as!(
+                "CASE WHEN EXISTS (SELECT 1 FROM deliveries
                  WHERE upload_id = ?6 AND endpoint = ?5 AND finished_at_ms IS NULL) THEN 'waiting' ELSE 'ready' END"
-        ),
-    })?;
+            ),
+        })?;
     let values = params![
         new.id.as_bytes(),
         new.event_position,
@@ -107,8 +108,9 @@ pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timesta
 
 /// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
 pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Timestamp) -> rusqlite::Result<()> {
+    let ordering = desk.ordering_of(endpoint)?;
     let next = desk.execute(
-        match desk.ordering_of(endpoint)? {
+        match ordering {
             Ordering::PerUpload | Ordering::None => {
                 "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
                  WHERE id = (SELECT id FROM deliveries
@@ -195,4 +197,3 @@ pub(super) fn cancel(desk: &mut Desk, endpoint: &EndpointId, now: Timestamp) -> 
     }
     Ok(())
 }
-

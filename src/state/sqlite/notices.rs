@@ -73,6 +73,9 @@ fn deliver(
 ) -> rusqlite::Result<DeliveryId> {
     let id = DeliveryId::new(now, rand::random());
     let kind = kind.name();
-    lanes::join(desk, &NewDelivery { id, event_position, event, kind, endpoint, upload: None, sequence: 0, trigger, now })?;
+    lanes::join(
+        desk,
+        &NewDelivery { id, event_position, event, kind, endpoint, upload: None, sequence: 0, trigger, now },
+    )?;
     Ok(id)
 }

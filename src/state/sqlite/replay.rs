@@ -42,8 +42,7 @@ impl Work for Replay {
     type Output = Replayed;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Replayed> {
-        let mut statement =
-            desk.connection.prepare_cached("SELECT endpoint, state, kind FROM deliveries WHERE id = ?1")?;
+        let mut statement = desk.connection.prepare_cached("SELECT endpoint, state FROM deliveries WHERE id = ?1")?;
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok((columns.endpoint()?, columns.named(DeliveryState::by_name)?))
@@ -160,7 +159,10 @@ impl Work for AdvanceReplay {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<ReplayJob>> {
         let found = desk.connection.prepare_cached(JOB)?.query_one([self.id.as_bytes()], job).optional()?;
-        let Some(mut job) = found.filter(|job| job.state == ReplayState::Running) else { return Ok(found) };
+        let Some(mut job) = found else { return Ok(None) };
+        if job.state != ReplayState::Running {
+            return Ok(Some(job));
+        }
         let subscribers = desk.subscribers()?;
         let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
         let piece = piece_of_log(desk, job.cursor, self.limit)?;

@@ -71,8 +71,7 @@ fn find_old(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::
 }
 
 fn oldest_event(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
-    let mut statement =
-        connection.prepare_cached("SELECT occurred_at_ms FROM events ORDER BY position LIMIT 1")?;
+    let mut statement = connection.prepare_cached("SELECT occurred_at_ms FROM events ORDER BY position LIMIT 1")?;
     statement.query_one([], |row| Columns::of(row).instant()).optional()
 }
 

@@ -81,7 +81,7 @@ async fn a_newer_database_is_left_as_it_is() {
 
     let before = std::fs::read(place.path()).unwrap();
     let refused = SqliteStore::open(&place.path(), SqliteSettings::default()).await;
-    assert!(matches!(refused, Err(Error::TooNew { found: 9, known: 1 })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::TooNew { found: 9, .. })), "{refused:?}");
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
 }
 

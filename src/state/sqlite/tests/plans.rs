@@ -92,7 +92,7 @@ async fn every_statement_goes_by_an_index() {
 }
 
 async fn write_everything(store: &SqliteStore) {
-    store.open_for(vec![subscribed("a", &["*"]), subscribed("b", &["*"])], NOW).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(new_upload(1)).await.unwrap();
     receive(&mut upload, 5_000, at(2));
     let mut upload = store.commit(upload).await.unwrap();
@@ -101,10 +101,10 @@ async fn write_everything(store: &SqliteStore) {
     let sent = claim(store, "a", at(4)).await;
     succeed(store, &sent[0], at(4)).await;
     for sent in claim(store, "a", at(5)).await {
-        store.settle(vec![settlement(&sent, AttemptOutcome::Timeout, Verdict::Dead)], at(5)).await.unwrap();
+        settle(store, vec![settlement(&sent, AttemptOutcome::Timeout, Verdict::Dead)], at(5)).await;
     }
-    store.pause_endpoint(&endpoint("b"), at(6)).await.unwrap();
-    store.open_for(vec![subscribed("b", &["*"])], at(7)).await.unwrap();
+    pause(store, "b", at(6)).await;
+    store.open_for(vec![subscribed("b", &["upload.*"])], at(7)).await.unwrap();
     store.check().await.unwrap();
 }
 
@@ -123,7 +123,8 @@ async fn ask_everything(store: &SqliteStore) {
     store.events_since(EventPosition(0), 10).await.unwrap();
     store.newest_event().await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
-    store.backlog().await.unwrap();
+    store.backlog(None).await.unwrap();
+    store.backlog(Some(&endpoint("a"))).await.unwrap();
 }
 
 /// Every mix of conditions.
