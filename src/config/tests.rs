@@ -96,7 +96,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 55);
+    assert_eq!(ranges, 59);
 }
 
 #[test]

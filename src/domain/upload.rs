@@ -547,6 +547,12 @@ impl Upload {
         self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
     }
 
+    /// Takes note of what the bytes are, which `verify` or a refusal then tells.
+    pub fn learn(&mut self, facts: Facts) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
+        self.record.facts = Some(facts);
+    }
+
     /// Marks an upload whose bytes are at their final name.
     pub fn store(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");

@@ -22,6 +22,7 @@ use crate::domain::upload::Failure;
 use crate::domain::upload::Record;
 use crate::domain::upload::Stage;
 use crate::state::Notice;
+use crate::state::facts_json::facts_json;
 
 /// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
 const TARGET_BYTES: usize = 20_000;
@@ -109,6 +110,7 @@ struct Data<'a> {
     truncated: bool,
     #[serde(serialize_with = "digests_object")]
     digests: &'a [Digest],
+    facts: Option<Value>,
     error: Option<Problem<'a>>,
 }
 
@@ -132,10 +134,19 @@ fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String
         metadata,
         truncated: metadata.is_none(),
         digests: &event.digests,
+        facts: upload.facts.as_ref().filter(|_| knows_facts(event.stage)).map(facts_json),
         error: failure.map(problem),
     };
     let body = Body { kind: event.kind.name(), timestamp: event.at.to_string(), data };
     serde_json::to_string(&body).expect("strings and numbers are always JSON")
+}
+
+/// Whether the bytes had been looked into by then: events of one commit are written together.
+fn knows_facts(stage: Stage) -> bool {
+    match stage {
+        Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => false,
+        Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => true,
+    }
 }
 
 fn problem(failure: &Failure) -> Problem<'_> {
@@ -215,7 +226,7 @@ mod tests {
             r#""upload_id":"01a2003c-6e4b-7707-8707-070707070707","sequence":6,"stage":"completed","#,
             r#""offset":11,"length":11,"role":"single","filename":"one \"two\".mp4","content_type":"video/mp4","#,
             r#""metadata":{"filename":"one \"two\".mp4","filetype":"video/mp4","a":"grün","raw":{"base64":"/wA="}},"#,
-            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"error":null}}"#,
+            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"facts":null,"error":null}}"#,
         );
         assert_eq!(body, expected);
     }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("state", &["domain"]),
-    ("engine", &["domain", "state"]),
+    ("media", &["domain"]),
+    ("engine", &["domain", "state", "media"]),
     ("protocol", &["domain", "engine", "http"]),
     ("http", &["domain", "engine", "protocol"]),
     ("webhook", &["domain", "state"]),
@@ -32,6 +33,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("reqwest", &["webhook", "config"]),
     ("serde", &["http", "protocol", "state", "config"]),
     ("serde_json", &["http", "protocol", "state", "telemetry"]),
+    ("mp4_atom", &["media"]),
+    ("matroska_demuxer", &["media"]),
+    ("infer", &["media"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
 ];
 
