@@ -312,6 +312,16 @@ impl Notice {
             Self::EndpointDisabled { .. } => EventKind::EndpointDisabled,
         }
     }
+
+    /// Whether an endpoint can make use of it: one that is in trouble is not told so.
+    pub(crate) fn is_for(&self, endpoint: &EndpointId) -> bool {
+        match self {
+            Self::Exhausted { .. } => true,
+            Self::EndpointFailing { endpoint: subject, .. } | Self::EndpointDisabled { endpoint: subject, .. } => {
+                subject != endpoint
+            }
+        }
+    }
 }
 
 /// What came of asking for a delivery to be sent again.

@@ -85,7 +85,7 @@ async fn tried(client: &mut Client) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_arrow_of_the_stage_diagram_is_told() {
     let receiver = Scripted::start(SECRET).await;
-    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |config| {
+    let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
         config.limits.stall_after = Duration::from_millis(300);
         config.limits.unfinished_expiry = Duration::from_secs(2);
         config.webhooks.progress_every = Duration::ZERO;
@@ -168,7 +168,7 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_keep_their_schema_whatever_the_upload() {
     let receiver = Scripted::start(SECRET).await;
-    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |config| {
+    let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
         config.limits.max_metadata_bytes = 64 * 1024;
     })
     .await;
@@ -230,7 +230,7 @@ async fn first_attempts_keep_their_order_at_an_endpoint_that_fails_them() {
         1 => Reply::Status("500 Oops"),
         _ => Reply::Status("204 No Content"),
     });
-    let app = TestApp::from_file(&receiver.endpoint("picky", "['*']"), |config| {
+    let app = TestApp::from_file(&receiver.endpoint("picky", "['upload.*']"), |config| {
         quick(config);
         config.webhooks.retry_schedule = vec![Duration::from_millis(1_500); 3];
     })
@@ -294,7 +294,7 @@ async fn a_receiver_that_only_fails_gets_as_many_attempts_as_the_schedule_has() 
 async fn progress_that_was_overtaken_is_not_sent() {
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Hold);
-    let app = TestApp::from_file(&receiver.endpoint("page", "['*']"), |config| {
+    let app = TestApp::from_file(&receiver.endpoint("page", "['upload.*']"), |config| {
         config.webhooks.progress_every = Duration::ZERO;
         config.webhooks.progress_min_bytes = 1;
     })
@@ -329,7 +329,7 @@ async fn progress_is_made_seldom_and_only_for_those_who_ask() {
     };
     let receiver = Scripted::start(SECRET).await;
     let hourly = |config: &mut Config| config.webhooks.progress_every = Duration::from_secs(3_600);
-    let app = TestApp::from_file(&receiver.endpoint("page", "['*']"), hourly).await;
+    let app = TestApp::from_file(&receiver.endpoint("page", "['upload.*']"), hourly).await;
     patch_all(&app).await;
     assert_eq!(kinds(&receiver.wait_for_kind("upload.completed").await), WHOLE_WAY);
 
@@ -347,7 +347,7 @@ async fn progress_is_made_seldom_and_only_for_those_who_ask() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_the_clients_request_headers_is_told() {
     let receiver = Scripted::start(SECRET).await;
-    let app = TestApp::from_file(&receiver.endpoint("all", "['*']"), |_| {}).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |_| {}).await;
     let mut client = app.client().await;
     let headers = [
         ("Upload-Length", "3"),
@@ -467,7 +467,7 @@ async fn gone_pauses_the_endpoint_until_the_next_start_and_no_other() {
     let gone = Scripted::start(SECRET).await;
     let other = Scripted::start(SECOND_SECRET).await;
     gone.always(Reply::Status("410 Gone"));
-    let file = gone.endpoint("gone", "['*']") + &other.endpoint("other", "['*']");
+    let file = gone.endpoint("gone", "['upload.*']") + &other.endpoint("other", "['upload.*']");
     let mut app = TestApp::from_file(&file, quick).await;
     let mut client = app.client().await;
     let before = client.create(11).await;
@@ -495,7 +495,7 @@ async fn a_hanging_endpoint_holds_up_no_other() {
     let hanging = Scripted::start(SECRET).await;
     let healthy = Scripted::start(SECOND_SECRET).await;
     hanging.always(Reply::Hang);
-    let file = hanging.endpoint("hanging", "['*']") + &healthy.endpoint("healthy", "['*']");
+    let file = hanging.endpoint("hanging", "['upload.*']") + &healthy.endpoint("healthy", "['upload.*']");
     let app = TestApp::from_file(&file, |config| config.webhooks.max_in_flight_per_endpoint = 2).await;
     let mut client = app.client().await;
     for _ in 0..10 {
@@ -510,7 +510,7 @@ async fn a_hanging_endpoint_holds_up_no_other() {
 async fn the_delivery_log_is_filtered_and_paged() {
     let (one, two) = (Scripted::start(SECRET).await, Scripted::start(SECOND_SECRET).await);
     two.always(Reply::Status("500 Oops"));
-    let file = one.endpoint("one", "['*']") + &two.endpoint("two", "['upload.completed']");
+    let file = one.endpoint("one", "['upload.*']") + &two.endpoint("two", "['upload.completed']");
     let app = TestApp::from_file(&file, |config| {
         quick(config);
         config.webhooks.retry_schedule = vec![Duration::from_millis(20)];
@@ -640,7 +640,7 @@ async fn a_kill_while_a_receiver_hangs_loses_no_event() {
     let folder = TempDir::new().unwrap();
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Hang);
-    let flags = configure(folder.path(), &receiver.endpoint("backend", "['*']"));
+    let flags = configure(folder.path(), &receiver.endpoint("backend", "['upload.*']"));
     let process = start(folder.path(), &flags);
     let mut client = process.client().await;
     let paths = vec![upload(&mut client).await, upload(&mut client).await, upload(&mut client).await];
@@ -668,7 +668,7 @@ async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
     let folder = TempDir::new().unwrap();
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Hold);
-    let flags = configure(folder.path(), &receiver.endpoint("backend", "['*']"));
+    let flags = configure(folder.path(), &receiver.endpoint("backend", "['upload.*']"));
     let process = start(folder.path(), &flags);
     let paths = vec![upload(&mut process.client().await).await];
     receiver.wait_for_count(1).await;
@@ -690,7 +690,7 @@ async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
 async fn kills_at_any_moment_lose_no_event() {
     let folder = TempDir::new().unwrap();
     let receiver = Scripted::start(SECRET).await;
-    let flags = configure(folder.path(), &receiver.endpoint("backend", "['*']"));
+    let flags = configure(folder.path(), &receiver.endpoint("backend", "['upload.*']"));
     let mut paths = Vec::new();
     for round in 0..8 {
         let process = start(folder.path(), &flags);
@@ -713,7 +713,7 @@ async fn kills_at_any_moment_lose_no_event() {
 async fn what_happens_while_the_receiver_is_dead_is_told_when_it_is_back() {
     let receiver = Scripted::start(SECRET).await;
     let address = receiver.address;
-    let file = receiver.endpoint("backend", "['*']");
+    let file = receiver.endpoint("backend", "['upload.*']");
     drop(receiver);
     let app = TestApp::from_file(&file, |config| {
         quick(config);

@@ -42,7 +42,9 @@ use crate::state::Verdict;
 pub(super) mod endpoints;
 pub(super) mod events;
 pub(super) mod lists;
+pub(super) mod managing;
 pub(super) mod order;
+pub(super) mod replay;
 pub(super) mod sending;
 pub(super) mod uploads;
 
@@ -107,6 +109,24 @@ macro_rules! conformance_suite {
             endpoints::opening_resumes_in_order
             endpoints::opening_takes_back_every_lease
             endpoints::deliveries_of_endpoints_no_longer_named_stay
+            managing::an_endpoint_survives
+            managing::an_endpoint_is_changed_by_its_version
+            managing::new_endpoints_hear_at_once_and_removed_ones_no_more
+            managing::a_start_undoes_only_what_the_server_did
+            managing::metadata_chooses_who_hears
+            managing::a_strict_endpoint_waits_for_every_event
+            managing::an_endpoint_can_do_without_order
+            managing::a_change_of_order_reaches_what_waits
+            managing::a_thin_endpoint_is_told_little
+            managing::notices_go_to_those_who_want_them
+            managing::a_test_is_for_one_endpoint
+            replay::one_delivery_is_sent_again
+            replay::a_job_sends_the_dead_again
+            replay::a_job_sends_what_was_missed
+            replay::a_job_sends_everything
+            replay::a_job_goes_on_where_it_was
+            replay::words_can_be_taken_out
+            replay::what_is_old_goes
         }
     };
     ($place:ty; $($file:ident::$check:ident)*) => {

@@ -34,7 +34,8 @@ impl Work for Announce {
 pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite::Result<()> {
     let kind = notice.kind();
     let subscribers = desk.subscribers()?;
-    let mut interested = subscribers.iter().filter(|one| one.terms.filter.wants(kind)).peekable();
+    let wants = |one: &&Subscriber| one.terms.filter.wants(kind) && notice.is_for(&one.id);
+    let mut interested = subscribers.iter().filter(wants).peekable();
     if interested.peek().is_none() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Forgetting: what is old enough goes, a piece at a time, and what an upload's client said goes when asked.
 //!
-//! What to remove is found by a reader, so that looking for it never keeps anyone from writing.
+//! What to remove is found by a reader, so that looking for it never keeps anyone from writing: it walks the log from its
+//! beginning, past what must stay.
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
@@ -54,7 +55,7 @@ fn find_old(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::
     let events = if oldest_event(connection)?.is_some_and(|oldest| oldest < horizon.finished) {
         connection
             .prepare_cached(
-                "SELECT position FROM events WHERE occurred_at_ms < ?1 AND NOT EXISTS (SELECT 1 FROM deliveries
+                "SELECT position FROM events WHERE position > 0 AND occurred_at_ms < ?1 AND NOT EXISTS (SELECT 1 FROM deliveries
                      WHERE deliveries.upload_id IS events.upload_id AND event_position = position)
                  ORDER BY position LIMIT ?2",
             )?
@@ -71,7 +72,8 @@ fn find_old(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::
 }
 
 fn oldest_event(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
-    let mut statement = connection.prepare_cached("SELECT occurred_at_ms FROM events ORDER BY position LIMIT 1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT occurred_at_ms FROM events WHERE position > 0 ORDER BY position LIMIT 1")?;
     statement.query_one([], |row| Columns::of(row).instant()).optional()
 }
 

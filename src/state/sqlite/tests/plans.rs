@@ -12,12 +12,25 @@ use rusqlite::trace::TraceEventCodes;
 use super::TemporaryFile;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
+use crate::domain::id::DeliveryId;
 use crate::domain::upload::Stage;
 use crate::state::DeliveryQuery;
 use crate::state::Due;
 use crate::state::EventPosition;
+use crate::state::Horizon;
+use crate::state::Notice;
 use crate::state::Outbox;
+use crate::state::ReplayId;
+use crate::state::ReplayJob;
+use crate::state::ReplayState;
+use crate::state::ReplayWhat;
+use crate::state::Settled;
 use crate::state::UploadQuery;
 use crate::state::UploadStore;
 use crate::state::Verdict;
@@ -27,7 +40,7 @@ use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::writer;
 
 /// Tables of a few rows, whatever happens.
-const SMALL: [&str; 2] = ["health", "endpoints"];
+const SMALL: [&str; 3] = ["health", "endpoints", "replay_jobs"];
 
 /// How statements begin that sort a few rows: as many as were asked for, or the backlog that was asked for.
 const SORTING: [&str; 2] = [
@@ -106,6 +119,56 @@ async fn write_everything(store: &SqliteStore) {
     pause(store, "b", at(6)).await;
     store.open_for(vec![subscribed("b", &["upload.*"])], at(7)).await.unwrap();
     store.check().await.unwrap();
+    manage_endpoints(store).await;
+    send_again_and_forget(store).await;
+}
+
+async fn manage_endpoints(store: &SqliteStore) {
+    for ordering in [Ordering::None, Ordering::Strict, Ordering::PerUpload] {
+        for state in [EndpointState::Paused { since: NOW }, EndpointState::Enabled] {
+            let before = stored(store, "b").await;
+            let terms = EndpointTerms { ordering, ..before.terms.clone() };
+            store.put_endpoint(Endpoint { terms, state, ..before }, at(8)).await.unwrap();
+        }
+        store.insert(new_upload(9)).await.ok();
+        let mut upload = store.find(new_upload(9).id()).await.unwrap().unwrap();
+        receive(&mut upload, 10, at(9));
+        store.commit(upload).await.unwrap();
+        if let Some(sent) = claim(store, "b", at(1_000)).await.first() {
+            succeed(store, sent, at(10)).await;
+        }
+    }
+    disable(store, "b", at(11)).await;
+    store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();
+    store.test_endpoint(&endpoint("b"), at(12), LEASE).await.unwrap();
+    let health = vec![(endpoint("b"), Health::default())];
+    store.settle(Settled { settlements: vec![], health }, at(12)).await.unwrap();
+}
+
+async fn send_again_and_forget(store: &SqliteStore) {
+    let job = ReplayJob {
+        id: ReplayId::new(NOW, [0; 10]),
+        endpoint: endpoint("b"),
+        what: ReplayWhat::Everything,
+        from: NOW,
+        before: at(1_000),
+        state: ReplayState::Running,
+        cursor: EventPosition(0),
+        queued: 0,
+        created_at: NOW,
+        finished_at: None,
+    };
+    let id = job.id;
+    store.begin_replay(job).await.unwrap();
+    store.advance_replay(id, 100, at(13)).await.unwrap();
+    store.cancel_replay(id, at(13)).await.unwrap();
+    store.replay_jobs().await.unwrap();
+    for delivery in deliveries_to(store, "b").await {
+        store.replay(delivery.id, true, at(13)).await.unwrap();
+    }
+    store.expunge(new_upload(9).id()).await.unwrap();
+    store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
+    while store.prune(Horizon { finished: at(2_000), dead: at(2_000) }, 3).await.unwrap() > 0 {}
 }
 
 async fn ask_everything(store: &SqliteStore) {
@@ -123,6 +186,8 @@ async fn ask_everything(store: &SqliteStore) {
     store.events_since(EventPosition(0), 10).await.unwrap();
     store.newest_event().await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
+    store.endpoints().await.unwrap();
+    store.delivery(DeliveryId::new(NOW, [0; 10])).await.unwrap();
     store.backlog(None).await.unwrap();
     store.backlog(Some(&endpoint("a"))).await.unwrap();
 }

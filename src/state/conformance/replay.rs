@@ -1,0 +1,202 @@
+//! Sending again, and forgetting.
+
+use super::*;
+
+use DeliveryState::*;
+
+use crate::domain::delivery::Trigger;
+use crate::domain::id::DeliveryId;
+use crate::state::EventPosition;
+use crate::state::Horizon;
+use crate::state::ReplayId;
+use crate::state::ReplayJob;
+use crate::state::ReplayState;
+use crate::state::ReplayWhat;
+use crate::state::Replayed;
+
+async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
+    settle(store, vec![settlement(claim, AttemptOutcome::Status(500), Verdict::Dead)], now).await;
+}
+
+/// webhooks L3, L4, L5.
+pub(in crate::state) async fn one_delivery_is_sent_again<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    store.insert(new_upload(0)).await.unwrap();
+    let first = claim(&*store, "a", at(1)).await.remove(0);
+    let id = first.delivery;
+    let replay = async |force, now| store.replay(id, force, now).await.unwrap();
+    assert_eq!(replay(true, at(1)).await, Replayed::UnderWay);
+    retry(&*store, &first, at(500), at(2)).await;
+
+    // The automatic retry and this one are the same delivery.
+    assert_eq!(replay(false, at(3)).await, Replayed::Queued);
+    let second = claim(&*store, "a", at(3)).await.remove(0);
+    let expected = Claim {
+        lease: second.lease,
+        trigger: Trigger::Manual,
+        begun_at: at(3),
+        attempts: 1,
+        attempts_before: 1,
+        ..first
+    };
+    assert_eq!(second, expected);
+    give_up(&*store, &second, at(4)).await;
+    assert_eq!(replay(false, at(5)).await, Replayed::Queued);
+    let third = claim(&*store, "a", at(5)).await.remove(0);
+    assert_eq!((third.attempts, third.attempts_before), (2, 2));
+    succeed(&*store, &third, at(6)).await;
+
+    assert_eq!(replay(false, at(7)).await, Replayed::HasSucceeded);
+    assert_eq!(states_at(&*store, "a").await, [Succeeded]);
+    assert_eq!(replay(true, at(7)).await, Replayed::Queued);
+    assert_eq!(states_at(&*store, "a").await, [Ready]);
+    pause(&*store, "a", at(8)).await;
+    assert_eq!(replay(false, at(9)).await, Replayed::Queued);
+    assert_eq!(states_at(&*store, "a").await, [Paused], "with its endpoint");
+    assert_eq!(store.delivery(id).await.unwrap().unwrap().finished_at, None);
+    store.open_for(vec![], at(10)).await.unwrap();
+    assert_eq!(replay(true, at(10)).await, Replayed::NoEndpoint);
+    let unknown = DeliveryId::new(NOW, [3; 10]);
+    assert_eq!(store.replay(unknown, true, at(10)).await.unwrap(), Replayed::NoDelivery);
+}
+
+fn job(what: ReplayWhat, from: Timestamp, before: Timestamp) -> ReplayJob {
+    ReplayJob {
+        id: ReplayId::new(at(50), rand::random()),
+        endpoint: endpoint("a"),
+        what,
+        from,
+        before,
+        state: ReplayState::Running,
+        cursor: EventPosition(0),
+        queued: 0,
+        created_at: at(50),
+        finished_at: None,
+    }
+}
+
+/// Six uploads, created a second after each other, whose first events have fared differently at `a`.
+async fn fared<P: Place>(place: &P) -> Arc<P::Store> {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.insert(new_upload(0)).await.unwrap();
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    for number in 1..=5 {
+        store.insert(new_upload(number)).await.unwrap();
+    }
+    let claims = claim(&*store, "a", at(5)).await;
+    succeed(&*store, &claims[0], at(5)).await;
+    give_up(&*store, &claims[1], at(5)).await;
+    give_up(&*store, &claims[2], at(5)).await;
+    retry(&*store, &claims[3], at(500), at(5)).await;
+    assert_eq!(states_at(&*store, "a").await, [Succeeded, Dead, Dead, Ready, Leased]);
+    store
+}
+
+async fn run<S: Outbox>(store: &S, job: &ReplayJob) -> ReplayJob {
+    loop {
+        let now = store.advance_replay(job.id, 2, at(60)).await.unwrap().unwrap();
+        if now.state != ReplayState::Running {
+            return now;
+        }
+    }
+}
+
+pub(in crate::state) async fn a_job_sends_the_dead_again<P: Place>(place: P) {
+    let store = fared(&place).await;
+    let dead = job(ReplayWhat::Dead, at(3), at(100));
+    store.begin_replay(dead.clone()).await.unwrap();
+    assert_eq!(store.replay_jobs().await.unwrap(), [dead.clone()]);
+    let done = run(&*store, &dead).await;
+    assert_eq!((done.state, done.queued, done.finished_at), (ReplayState::Done, 1, Some(at(60))));
+    assert_eq!(store.replay_jobs().await.unwrap(), [done]);
+    assert_eq!(states_at(&*store, "a").await, [Succeeded, Dead, Ready, Ready, Leased], "the second was before");
+    let due = claim(&*store, "a", at(60)).await;
+    assert_eq!(due.iter().map(|claim| claim.trigger).collect::<Vec<_>>(), [Trigger::Manual]);
+}
+
+pub(in crate::state) async fn a_job_sends_what_was_missed<P: Place>(place: P) {
+    let store = fared(&place).await;
+    let missed = job(ReplayWhat::Missed, NOW, at(100));
+    store.begin_replay(missed.clone()).await.unwrap();
+    assert_eq!(run(&*store, &missed).await.queued, 3, "two that died and one from before the endpoint was there");
+    assert_eq!(states_at(&*store, "a").await, [Ready, Succeeded, Ready, Ready, Ready, Leased]);
+    let again = job(ReplayWhat::Missed, NOW, at(100));
+    store.begin_replay(again.clone()).await.unwrap();
+    assert_eq!(run(&*store, &again).await.queued, 0, "nothing is queued twice");
+}
+
+pub(in crate::state) async fn a_job_sends_everything<P: Place>(place: P) {
+    let store = fared(&place).await;
+    let everything = job(ReplayWhat::Everything, NOW, at(3));
+    store.begin_replay(everything.clone()).await.unwrap();
+    assert_eq!(run(&*store, &everything).await.queued, 3);
+    assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready, Dead, Ready, Leased], "the fourth is too late");
+}
+
+pub(in crate::state) async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
+    let store = fared(&place).await;
+    let dead = job(ReplayWhat::Dead, NOW, at(100));
+    store.begin_replay(dead.clone()).await.unwrap();
+    let begun = store.advance_replay(dead.id, 3, at(60)).await.unwrap().unwrap();
+    assert_eq!((begun.state, begun.queued), (ReplayState::Running, 1));
+    store.close().await;
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], at(61)).await.unwrap();
+    assert_eq!(store.replay_jobs().await.unwrap(), [begun]);
+    assert_eq!(run(&*store, &dead).await.queued, 2);
+
+    let other = job(ReplayWhat::Dead, NOW, at(100));
+    store.begin_replay(other.clone()).await.unwrap();
+    assert!(store.cancel_replay(other.id, at(62)).await.unwrap());
+    assert!(!store.cancel_replay(other.id, at(63)).await.unwrap());
+    let stopped = store.advance_replay(other.id, 3, at(64)).await.unwrap().unwrap();
+    assert_eq!((stopped.state, stopped.finished_at), (ReplayState::Cancelled, Some(at(62))));
+    assert_eq!(store.advance_replay(ReplayId::new(NOW, [0; 10]), 3, at(64)).await.unwrap(), None);
+}
+
+/// webhooks L7.
+pub(in crate::state) async fn words_can_be_taken_out<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let secret = vec![("name".to_owned(), b"private".to_vec())];
+    let asked = NewUpload { metadata: Metadata::new(secret).unwrap(), ..asked(0) };
+    let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+    receive(&mut upload, 1, NOW);
+    store.commit(upload).await.unwrap();
+    let other = store.insert(new_upload(1)).await.unwrap();
+    assert_eq!(store.expunge(new_upload(0).id()).await.unwrap(), 2);
+    for event in store.events_of(new_upload(0).id(), 0, 10).await.unwrap() {
+        let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
+        let id = new_upload(0).id().to_string();
+        let left = serde_json::json!({ "upload_id": id, "sequence": event.sequence, "expunged": true });
+        assert_eq!((&body["type"], &body["data"]), (&event.kind.name().into(), &left));
+    }
+    let untouched = store.events_of(other.id(), 0, 10).await.unwrap();
+    assert!(std::str::from_utf8(&untouched[0].body).unwrap().contains("\"metadata\""));
+}
+
+/// webhooks L6.
+pub(in crate::state) async fn what_is_old_goes<P: Place>(place: P) {
+    let store = fared(&place).await;
+    let count = async || (deliveries_to(&*store, "a").await.len(), deliveries_to(&*store, "b").await.len());
+    for sent in claim(&*store, "b", at(5)).await {
+        succeed(&*store, &sent, at(5)).await;
+    }
+    let all = async |horizon| while store.prune(horizon, 2).await.unwrap() > 0 {};
+    all(Horizon { finished: at(5), dead: at(5) }).await;
+    assert_eq!(count().await, (5, 6), "nothing ended before then");
+    all(Horizon { finished: at(6), dead: at(5) }).await;
+    // Dead letters stay longer, and what is unfinished stays.
+    assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Ready, Leased]);
+    assert_eq!(deliveries_to(&*store, "b").await, []);
+    let left = store.events_since(EventPosition(0), 100).await.unwrap();
+    let numbers: Vec<_> = left.iter().map(|event| event.upload.as_bytes()[15]).collect();
+    assert_eq!(numbers, [2, 3, 4, 5], "events that a delivery needs stay");
+    all(Horizon { finished: at(6), dead: at(6) }).await;
+    assert_eq!(states_at(&*store, "a").await, [Ready, Leased]);
+    assert_eq!(claim(&*store, "a", at(500)).await.len(), 2);
+    // A bookmark in the log stays good.
+    assert_eq!(store.newest_event().await.unwrap(), left.last().unwrap().position);
+}
