@@ -78,7 +78,14 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     let (mut at, end) = (0, window.size_bytes());
     let mut movie: Option<Movie> = None;
     let mut indexed_ms = None;
-    while let Some(found) = walk.next(&mut at, end)? {
+    loop {
+        let found = match walk.next(&mut at, end) {
+            Ok(Some(found)) => found,
+            // What is behind the movie was only an index, if at all.
+            Err(Stop::Unreadable) if movie.is_some() => break,
+            Ok(None) => break,
+            Err(stop) => return Err(stop),
+        };
         match &found.kind {
             b"moov" => movie = Some(walk.movie(found.body)?),
             b"sidx" => indexed_ms = walk.body(&found)?.and_then(|body| indexed(&body)),

@@ -12,6 +12,9 @@
 //! files say), [`isobmff`] and [`matroska`] (how the containers say it), [`codec`] (the names of codecs). It knows
 //! the domain, and nothing of storage, HTTP or tasks.
 
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+
 pub mod codec;
 pub mod isobmff;
 pub mod matroska;
@@ -22,3 +25,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod window;
+
+/// What `work` has to say, unless it panics: not all of it was written here.
+fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    // Whatever it has touched is thrown away with it.
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}

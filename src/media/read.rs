@@ -1,12 +1,11 @@
 //! What a media file says of itself, read out of its headers.
 
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 
 use crate::domain::facts::Facts;
 use crate::domain::facts::Media;
 use crate::domain::facts::TrackKind;
+use crate::media::contained;
 use crate::media::isobmff;
 use crate::media::matroska;
 use crate::media::sniff::Container;
@@ -30,7 +29,7 @@ pub fn read(sniffed: Sniffed, window: &Window) -> Reading {
     let Some(container) = sniffed.container else { return Reading::Done(typed(sniffed)) };
     // The libraries tell the log of whatever they do not know. It is no concern of the operator's what clients send.
     let quietly = || tracing::dispatcher::with_default(&tracing::Dispatch::none(), || media(container, window));
-    match catch_unwind(AssertUnwindSafe(quietly)).unwrap_or(Err(Stop::Unreadable)) {
+    match contained(quietly).unwrap_or(Err(Stop::Unreadable)) {
         Ok(media) => Reading::Done(Facts { content_type: refined(sniffed.content_type, &media), media: Some(media) }),
         Err(Stop::Needs(range)) => Reading::Needs(range),
         Err(Stop::Unreadable) => Reading::Done(typed(sniffed)),

@@ -4,8 +4,7 @@
 //! others are left to the signatures of the crate `infer`. What none of them knows is text if it could be: UTF-8
 //! without the bytes that text does not have (WHATWG MIME Sniffing, 3, "binary data byte").
 
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
+use crate::media::contained;
 
 /// What nothing is known about.
 pub const UNKNOWN: &str = "application/octet-stream";
@@ -35,8 +34,8 @@ const EBML_BYTES: usize = 256;
 
 /// Looks at the beginning of a file.
 pub fn sniff(head: &[u8]) -> Sniffed {
-    let sniffed = catch_unwind(AssertUnwindSafe(|| iso_bmff(head).or_else(|| ebml(head)).or_else(|| other(head))));
-    sniffed.ok().flatten().unwrap_or(Sniffed { content_type: UNKNOWN, container: None })
+    let sniffed = contained(|| iso_bmff(head).or_else(|| ebml(head)).or_else(|| other(head)));
+    sniffed.flatten().unwrap_or(Sniffed { content_type: UNKNOWN, container: None })
 }
 
 fn iso_bmff(head: &[u8]) -> Option<Sniffed> {

@@ -7,7 +7,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 /// Bytes are fetched in blocks of this size. Most headers of media files lie within one.
-pub const BLOCK_BYTES: u64 = 64 << 10;
+pub const BLOCK_BYTES: u64 = BLOCK as u64;
+const BLOCK: usize = 64 << 10;
 
 /// Why a reader did not get to the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Window {
         self.left_bytes = self.left_bytes.saturating_sub(bytes.len() as u64);
         let mut index = at / BLOCK_BYTES;
         while !bytes.is_empty() {
-            let block = bytes.split_to(bytes.len().min(BLOCK_BYTES as usize));
+            let block = bytes.split_to(bytes.len().min(BLOCK));
             self.blocks.insert(index, block);
             index += 1;
         }
