@@ -69,3 +69,60 @@ fn refusal(code: &str, message: String, status: u16) -> Failure {
 fn seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::facts::Media;
+
+    fn facts(content_type: &str, duration_ms: Option<u64>) -> Facts {
+        Facts { content_type: content_type.to_owned(), media: Some(Media { duration_ms, tracks: vec![] }) }
+    }
+
+    fn pattern(text: &str) -> TypePattern {
+        TypePattern::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_is_a_type_or_all_of_a_kind() {
+        for (text, fitting, other) in [
+            ("video/mp4", "video/mp4", "video/mp4v"),
+            ("Video/MP4", "video/mp4", "audio/mp4"),
+            ("video/*", "video/webm", "videos/webm"),
+            ("image/svg+xml", "image/svg+xml", "image/svg"),
+        ] {
+            assert!(pattern(text).fits(fitting) && !pattern(text).fits(other), "{text}");
+        }
+        for wrong in ["", "video", "video/", "/mp4", "*/*", "*", "video/mp4; codecs=x", "video/m*", "a/b/c", "vidéo/x"]
+        {
+            assert_eq!(TypePattern::new(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_refused_with_its_reason() {
+        let policy = Policy {
+            allowed_types: vec![pattern("video/*"), pattern("audio/mp4")],
+            max_duration: Some(Duration::from_secs(60)),
+            max_sizes: vec![(pattern("video/webm"), 5), (pattern("video/*"), 10)],
+        };
+        let said = |facts: Facts, size| {
+            let failure = policy.objection(&facts, size)?;
+            assert!(failure.message.len() > 20 && failure.status.is_some(), "{failure:?}");
+            Some((failure.code, failure.status?))
+        };
+        let refused = |code: &str, status| Some((code.to_owned(), status));
+        assert_eq!(said(facts("video/mp4", Some(60_000)), 10), None);
+        assert_eq!(said(facts("video/mp4", None), 10), None, "it does not say how long it is");
+        assert_eq!(said(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
+        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", 422));
+        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", 413));
+        assert_eq!(said(facts("video/webm", Some(1)), 6), refused("too-large-for-type", 413), "the first that fits");
+        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", 415));
+        assert_eq!(
+            said(Facts { content_type: "audio/mp3".to_owned(), media: None }, 1),
+            refused("type-not-allowed", 415)
+        );
+        assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
+    }
+}

@@ -1,7 +1,7 @@
 //! One upload: its stages and every legal move between them.
 //!
 //! ```text
-//!             first byte      all bytes         digests       at its final place
+//!             first byte      all bytes      digests, facts   at its final place
 //!  created ──► receiving ──► received ──► verified ──► stored ──► completed
 //!     │            │  ▲           │           │           │           │
 //!     │            ▼  │           └───────────┴───────────┴──► failed │
@@ -36,7 +36,7 @@ pub enum Stage {
     Stalled,
     /// Every byte is durable.
     Received,
-    /// The promised digests match.
+    /// The promised digests match, and it is known what the bytes are.
     Verified,
     /// The bytes are at their final name.
     Stored,

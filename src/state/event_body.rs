@@ -167,6 +167,10 @@ mod tests {
     use super::*;
     use crate::domain::checksum::Algorithm;
     use crate::domain::event::EventKind;
+    use crate::domain::facts::Facts;
+    use crate::domain::facts::Media;
+    use crate::domain::facts::Track;
+    use crate::domain::facts::TrackKind;
     use crate::domain::id::UploadId;
     use crate::domain::size::Length;
     use crate::domain::size::Offset;
@@ -236,6 +240,17 @@ mod tests {
     fn a_body_stays_within_its_bounds() {
         let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
         record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), status: None });
+        let most = Track {
+            kind: TrackKind::Video,
+            codec: "x".repeat(40),
+            width: Some(u32::MAX),
+            height: Some(u32::MAX),
+            frames_per_1000_s: Some(u32::MAX),
+            channels: Some(u32::MAX),
+            sample_rate_hz: Some(u32::MAX),
+        };
+        let media = Media { duration_ms: Some(u64::MAX), tracks: vec![most; 32] };
+        record.facts = Some(Facts { content_type: "application/octet-stream".to_owned(), media: Some(media) });
         let body = event_body(&record, &event(EventKind::Failed, Stage::Ended(Ended::Failed)));
         assert!(body.len() <= TARGET_BYTES, "{} bytes", body.len());
         let json: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -243,6 +258,26 @@ mod tests {
         assert_eq!(json["data"]["metadata"], serde_json::json!({}));
         assert_eq!(json["data"]["filename"], "v.mp4");
         assert_eq!(json["data"]["error"]["code"], "broken");
+    }
+
+    /// Events of one commit are written together, but each tells what was true right after it.
+    #[test]
+    fn facts_are_told_from_verified_on() {
+        let mut record = record(vec![]);
+        let facts = |record: &Record, kind, stage| {
+            let json: serde_json::Value = serde_json::from_str(&event_body(record, &event(kind, stage))).unwrap();
+            json["data"]["facts"].clone()
+        };
+        assert!(facts(&record, EventKind::Verified, Stage::Verified).is_null());
+        record.facts = Some(Facts { content_type: "text/plain".to_owned(), media: None });
+        assert!(facts(&record, EventKind::Received, Stage::Received).is_null());
+        for (kind, stage) in [
+            (EventKind::Verified, Stage::Verified),
+            (EventKind::Completed, Stage::Completed),
+            (EventKind::Failed, Stage::Ended(Ended::Failed)),
+        ] {
+            assert_eq!(facts(&record, kind, stage), serde_json::json!({ "content_type": "text/plain" }));
+        }
     }
 
     #[test]
