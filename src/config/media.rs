@@ -43,7 +43,7 @@ impl Media {
         ];
         for (key, unused) in judged {
             from.require(media.enabled || unused, &[key, "media.enabled"], |others| {
-                format!("cannot be judged without looking into the bytes; it needs {}", others.join(", "))
+                format!("needs the bytes to be looked into; it has no use with {}", others.join(", "))
             });
         }
         media

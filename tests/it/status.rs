@@ -24,7 +24,7 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 23] = [
     "id",
     "stage",
     "protocol",
@@ -43,6 +43,7 @@ const FIELDS: [&str; 22] = [
     "stages",
     "digests",
     "content_type",
+    "facts",
     "filename",
     "metadata",
     "error",
