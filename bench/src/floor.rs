@@ -1,14 +1,13 @@
 //! The floor: a server that speaks just enough tus and does nothing but receive, and one that also writes directly.
 //!
-//! One thread per connection, plain `recv` into a large buffer. It checks nothing and remembers nothing, so no real
-//! server can be faster on the same machine by more than chance.
+//! One thread per connection, plain `recv` into a large buffer, through TLS if there is a certificate. It checks nothing
+//! and remembers nothing, so no real server can be faster on the same machine by more than chance.
 
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
-use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -23,6 +22,13 @@ use anyhow::Context;
 use rustix::fs::FallocateFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustls::ServerConfig;
+use rustls::ServerConnection;
+use rustls::StreamOwned;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::version::TLS13;
 
 use crate::wire;
 
@@ -36,27 +42,46 @@ const ALIGNMENT: usize = 4096;
 const IN_FLIGHT: usize = 3;
 
 /// Listens until it is killed. Without a folder it throws the bytes away.
-pub(crate) fn serve(port: u16, folder: Option<PathBuf>) -> anyhow::Result<()> {
+pub(crate) fn serve(port: u16, folder: Option<PathBuf>, tls: Option<Arc<ServerConfig>>) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("could not listen")?;
     let folder = folder.map(Arc::new);
     let created = Arc::new(AtomicU64::new(0));
     for socket in listener.incoming() {
         let (socket, folder, created) = (socket?, folder.clone(), Arc::clone(&created));
         socket.set_nodelay(true)?;
+        let tls = tls.clone();
         // A connection that breaks is an ordinary ending.
-        thread::spawn(move || Connection { socket, pending: Vec::new(), folder, created }.serve().ok());
+        thread::spawn(move || match tls.map(ServerConnection::new) {
+            None => Connection { socket, pending: Vec::new(), folder, created }.serve().ok(),
+            Some(session) => {
+                let socket = StreamOwned::new(session.ok()?, socket);
+                Connection { socket, pending: Vec::new(), folder, created }.serve().ok()
+            }
+        });
     }
     Ok(())
 }
 
-struct Connection {
-    socket: TcpStream,
+/// What a server needs to speak TLS with this certificate.
+pub(crate) fn tls(certificate: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
+    let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(key)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(Arc::new(config))
+}
+
+struct Connection<S> {
+    socket: S,
     pending: Vec<u8>,
     folder: Option<Arc<PathBuf>>,
     created: Arc<AtomicU64>,
 }
 
-impl Connection {
+impl<S: Read + Write> Connection<S> {
     fn serve(mut self) -> anyhow::Result<()> {
         while let Some(head) = self.head()? {
             let number = |name| wire::header(&head, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);

@@ -226,6 +226,9 @@ impl Kit {
     fn floor(&self, name: &str, place: &Place<'_>) -> Command {
         let mut command = Command::new(&self.myself);
         command.args([name, "--port", &place.port.to_string(), "--dir"]).arg(place.folder);
+        if let Some(tls) = &place.setup.tls {
+            command.arg("--certificate").arg(&tls.certificate).arg("--key").arg(&tls.key);
+        }
         command
     }
 }

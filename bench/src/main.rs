@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Some(("report", matches)) => report::write(&path(matches, "out")),
         Some((name @ ("sink" | "bare"), matches)) => {
             let folder = (name == "bare").then(|| path(matches, "dir"));
-            floor::serve(*matches.get_one::<u16>("port").expect("it is required"), folder)
+            serve_floor(matches, folder)
         }
         _ => unreachable!("a subcommand is required"),
     };
@@ -66,12 +66,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn serve_floor(matches: &ArgMatches, folder: Option<PathBuf>) -> anyhow::Result<()> {
+    let tls = match matches.contains_id("certificate") {
+        true => Some(floor::tls(&path(matches, "certificate"), &path(matches, "key"))?),
+        false => None,
+    };
+    floor::serve(*matches.get_one::<u16>("port").expect("it is required"), folder, tls)
+}
+
 fn command() -> Command {
     let out = Arg::new("out").long("out").value_name("DIR").default_value("docs").help("Where benchmarks.md goes");
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("PATH").help(help);
     let floor = |name: &'static str, about: &'static str| {
         let port = Arg::new("port").long("port").value_parser(clap::value_parser!(u16)).required(true);
-        Command::new(name).about(about).arg(port).arg(text("dir", "The folder to write to").default_value("."))
+        let folder = text("dir", "The folder to write to").default_value(".");
+        let key = text("key", "Its private key").requires("certificate");
+        let certificate = text("certificate", "Speak TLS 1.3 with this certificate").requires("key");
+        Command::new(name).about(about).args([port, folder, certificate, key])
     };
     let run = Command::new("run")
         .about("Measure, and keep the numbers in OUT/benchmarks/results.json")

@@ -10,6 +10,7 @@ mod serve;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -34,7 +35,8 @@ Examples:
   longshore serve --config longshore.toml
   longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
   longshore config --config longshore.toml        what is in force, and from where
-  longshore health                                exit 0 if the server is ready, else 1";
+  longshore health                                exit 0 if the server is ready, else 1
+  longshore webhooks listen                       receive events here, verify and print them";
 
 /// Everything that can be typed.
 pub fn command() -> Command {
@@ -49,6 +51,7 @@ pub fn command() -> Command {
         .subcommand(serve::command())
         .subcommand(config::command())
         .subcommand(health::command())
+        .subcommand(webhooks::command())
 }
 
 /// Runs what was typed; `serve` is how the program serves, and returns once it has stopped.
@@ -58,6 +61,7 @@ pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches, &env, serve),
         Some(("config", matches)) => config::run(matches, &env, &mut io::stdout().lock()),
         Some(("health", matches)) => health::run(matches, &env, &mut io::stdout().lock()),
+        Some(("webhooks", matches)) => webhooks::run(matches, &own_variables(), &mut io::stdout()),
         _ => unreachable!("clap demands a known subcommand"),
     });
     match outcome {
@@ -66,9 +70,19 @@ pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// The variables of this process that are meant for us.
+/// The variables that are for the command line and no keys of the configuration.
+const NOT_KEYS: [&str; 2] = [webhooks::SERVER_VARIABLE, webhooks::KEY_VARIABLE];
+
+fn own_variables() -> BTreeMap<String, String> {
+    NOT_KEYS.into_iter().filter_map(|name| env::var(name).ok().map(|value| (name.to_owned(), value))).collect()
+}
+
+/// The variables of this process that are keys of the configuration.
 pub fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
-    let ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(VARIABLE_PREFIX);
+    let ours = |name: &std::ffi::OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with(VARIABLE_PREFIX) && !NOT_KEYS.contains(&name.as_ref())
+    };
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         let name = name.to_string_lossy().into_owned();
         let value =
@@ -85,6 +99,8 @@ enum Failure {
     Serving(anyhow::Error),
     /// One line that is all there is to say.
     NotReady(String),
+    /// What was typed means nothing.
+    NotUnderstood(String),
 }
 
 impl Failure {
@@ -95,6 +111,7 @@ impl Failure {
             }
             Self::Serving(error) => (format!("longshore: {error:#}"), 1),
             Self::NotReady(reason) => (format!("not ready: {reason}"), 1),
+            Self::NotUnderstood(reason) => (format!("longshore: {reason}"), 2),
         };
         // Nobody is left to tell if stderr is closed.
         drop(writeln!(io::stderr().lock(), "{text}"));

@@ -59,6 +59,7 @@ pub use storage::Durability;
 pub use storage::Storage;
 pub use tls::Tls;
 pub use tls::TlsFiles;
+pub use units::parse_duration;
 pub use webhooks::Webhooks;
 
 use layers::Layers;

@@ -174,6 +174,9 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// Removes an endpoint and cancels its unfinished deliveries. Says whether it was there.
     async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool>;
 
+    /// Cancels every unfinished delivery to an endpoint.
+    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()>;
+
     /// Leases due deliveries, for each endpoint at most as many as it has slots, oldest due first.
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>>;
 

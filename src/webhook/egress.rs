@@ -240,7 +240,7 @@ enum BodyEnd {
 
 /// reqwest is built without a TLS provider and takes the one of the process. Whoever is first to install one wins,
 /// and any will do.
-fn install_tls_provider() {
+pub fn install_tls_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error says that another thread was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -28,6 +28,7 @@ mod verdict;
 pub use courier::Clock;
 pub use delivery::Error;
 pub use delivery::Sender;
+pub use egress::install_tls_provider;
 pub use endpoint::Endpoint;
 pub use endpoint::InvalidEndpoint;
 pub use endpoint::InvalidSettings;

@@ -465,6 +465,15 @@ impl Outbox for FakeOutbox {
         Ok(endpoints.len() < before)
     }
 
+    async fn cancel_backlog(&self, id: &EndpointId, _: Timestamp) -> state::Result<()> {
+        for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.claim.endpoint == *id) {
+            if matches!(row.state, DeliveryState::Ready | DeliveryState::Waiting | DeliveryState::Paused) {
+                row.state = DeliveryState::Cancelled;
+            }
+        }
+        Ok(())
+    }
+
     async fn claim_due(
         &self,
         slots: &[(EndpointId, u32)],

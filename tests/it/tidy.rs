@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("webhook", &["domain", "state"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "webhook"]),
     ("app", &["domain", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
@@ -26,17 +26,17 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["state"]),
     // The configuration has a module of that name.
     ("storage", &["engine", "app", "config"]),
-    ("actix_web", &["protocol", "http", "app"]),
+    ("actix_web", &["protocol", "http", "app", "cli"]),
     ("actix_http", &["http"]),
     ("actix_service", &["http"]),
     ("actix_server", &["http", "app"]),
-    ("reqwest", &["webhook", "config"]),
+    ("reqwest", &["webhook", "config", "cli"]),
     ("serde", &["http", "protocol", "state", "config"]),
-    ("serde_json", &["http", "protocol", "state", "telemetry"]),
+    ("serde_json", &["http", "protocol", "state", "telemetry", "cli"]),
     ("mp4_atom", &["media"]),
     ("matroska_demuxer", &["media"]),
     ("infer", &["media"]),
-    ("tokio", &["state", "engine", "http", "webhook", "app", "main"]),
+    ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 
 #[test]

@@ -120,6 +120,13 @@ fn bystander(numbers: Numbers<'_>, variant: &str) -> Verdict {
 fn tls_and_h2(numbers: Numbers<'_>) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> =
         [tls::H1, tls::H2].into_iter().map(|form| faster(numbers, Longshore, form, Metric::MbPerSecond, 1.2)).collect();
+    let rate = |subject| numbers.median(subject, tls::H1, Metric::MbPerSecond);
+    verdicts.push(at_most(
+        "TLS, HTTP/1.1: within 1.3 × of the bare loop's rate over TLS".to_owned(),
+        rate(Subject::Bare),
+        rate(Longshore),
+        1.3,
+    ));
     for (h1, h2) in tls::FAR {
         let rate = |form| numbers.median(Longshore, form, Metric::MbPerSecond);
         verdicts.push(at_least(format!("{h2}: at least 0.8 × HTTP/1.1"), rate(h2), rate(h1), 0.8));

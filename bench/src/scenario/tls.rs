@@ -35,6 +35,9 @@ const WINDOWS: [u64; 2] = [1 << 30, 6 << 20];
 
 const SUBJECTS: [Subject; 3] = [Subject::Longshore, Subject::Tusd, Subject::TusNode];
 
+/// What generator, TLS and disk leave to any server. They speak HTTP/1.1 only.
+const FLOORS: [Subject; 2] = [Subject::Sink, Subject::Bare];
+
 /// Those that can do the far line in a reasonable time.
 const FAR_SUBJECTS: [Subject; 2] = [Subject::Longshore, Subject::Tusd];
 
@@ -56,7 +59,8 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     let certificate = Arc::new(Certificate::make(lab.kit.scratch())?);
     let setup = Setup { tls: Some(Arc::clone(&certificate)), ..Setup::default() };
     for variant in [H1, H2] {
-        lab.take_turns(&subjects, u32::MAX, book, |subject, round, book| {
+        let floors = if variant == H1 { &FLOORS[..] } else { &[] };
+        lab.take_turns(&[&subjects[..], floors].concat(), u32::MAX, book, |subject, round, book| {
             let outcome = lab.start(subject, &setup, book).and_then(|server| {
                 let line = Form { h2: variant == H2, through: None };
                 measure(lab, &server, &certificate, &line, lab.plan.big)

@@ -107,7 +107,7 @@ pub(in crate::state) async fn a_job_sends_the_dead_again<P: Place>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplayWhat::Dead, at(3), at(100));
     store.begin_replay(dead.clone()).await.unwrap();
-    assert_eq!(store.replay_jobs().await.unwrap(), [dead.clone()]);
+    assert_eq!(store.replay_jobs().await.unwrap(), std::slice::from_ref(&dead));
     let done = run(&*store, &dead).await;
     assert_eq!((done.state, done.queued, done.finished_at), (ReplayState::Done, 1, Some(at(60))));
     assert_eq!(store.replay_jobs().await.unwrap(), [done]);

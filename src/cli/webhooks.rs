@@ -1,0 +1,370 @@
+//! `longshore webhooks`: manages the endpoints and deliveries of a running server through its API, and receives events
+//! to look at.
+
+mod api;
+mod listen;
+mod show;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Arg;
+use clap::ArgAction;
+use clap::ArgMatches;
+use clap::Command;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::cli::Failure;
+use crate::cli::print;
+use crate::cli::webhooks::api::Api;
+use crate::config::parse_duration;
+
+/// Names the server to ask, where the flag does not.
+pub(super) const SERVER_VARIABLE: &str = "LONGSHORE_SERVER";
+
+/// Holds the admin key, where no file does.
+pub(super) const KEY_VARIABLE: &str = "LONGSHORE_ADMIN_KEY";
+
+const EXAMPLES: &str = "\
+Examples:
+  longshore webhooks listen                      receive events here, verify and print them
+  longshore webhooks endpoints                   who is told, and how they are doing
+  longshore webhooks endpoints add https://app.example.com/hooks --name app
+  longshore webhooks test app                    send a signed test event, show the answer
+  longshore webhooks deliveries --state dead     what was given up, with every attempt
+  longshore webhooks replay 01a2025f-b3f5-7a58-a3bf-c2fa230bfed2
+  longshore webhooks replay --endpoint app --what missed --from 2026-11-20T00:00:00Z";
+
+pub(super) fn command() -> Command {
+    Command::new("webhooks")
+        .about("See and manage who is told of events; receive them to look at")
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .args(connection_flags())
+        .subcommand(endpoints())
+        .subcommand(deliveries())
+        .subcommand(replay())
+        .subcommand(
+            Command::new("test")
+                .about("Send a signed test event to an endpoint and show what came back; exit 1 if it failed")
+                .arg(Arg::new("endpoint").required(true).value_name("NAME").help("The endpoint")),
+        )
+        .subcommand(listen::command())
+}
+
+fn connection_flags() -> [Arg; 3] {
+    [
+        flag("server", "URL", "Where the server is [default: http://127.0.0.1:8080, or LONGSHORE_SERVER]").global(true),
+        flag("key-file", "FILE", "A file with the admin key; LONGSHORE_ADMIN_KEY may hold the key itself")
+            .value_parser(clap::value_parser!(PathBuf))
+            .global(true),
+        switch("json", "Print the server's answer as it is").global(true),
+    ]
+}
+
+fn endpoints() -> Command {
+    let name = || Arg::new("name").required(true).value_name("NAME").help("The endpoint");
+    Command::new("endpoints")
+        .about("List endpoints, or change them")
+        .subcommand(Command::new("show").about("All that is known of one").arg(name()))
+        .subcommand(
+            Command::new("add")
+                .about("Make an endpoint; its secret is shown once")
+                .arg(Arg::new("url").required(true).value_name("URL").help("Where to send events"))
+                .arg(flag("name", "NAME", "What to call it [default: made up]"))
+                .args(term_flags()),
+        )
+        .subcommand(
+            Command::new("set")
+                .about("Change an endpoint")
+                .arg(name())
+                .arg(flag("url", "URL", "Where to send events"))
+                .args(term_flags()),
+        )
+        .subcommand(Command::new("remove").about("Remove an endpoint; what it was not sent is cancelled").arg(name()))
+        .subcommand(Command::new("pause").about("Send nothing until it is resumed; nothing is lost").arg(name()))
+        .subcommand(
+            Command::new("resume")
+                .about("Send again, first what has waited")
+                .arg(name())
+                .arg(switch("drop-waiting", "Cancel what has waited instead of sending it")),
+        )
+        .subcommand(
+            Command::new("rotate")
+                .about("Make a new secret, shown once; the old one goes on signing for a while")
+                .arg(name())
+                .arg(duration_flag("overlap", "How long the old one goes on signing, from 0s to 7d [default: 24h]")),
+        )
+}
+
+/// What may be said of an endpoint.
+fn term_flags() -> Vec<Arg> {
+    vec![
+        flag("events", "A,B,...", "Which events: names, upload.* or * [default: all of uploads but progress]"),
+        flag("description", "TEXT", "For people"),
+        flag("metadata", "KEY=VALUE", "Only uploads with this metadata; may be given several times")
+            .action(ArgAction::Append),
+        flag("ordering", "ORDER", "per_upload, strict or none [default: per_upload]"),
+        flag("payload", "PAYLOAD", "full or thin [default: full]"),
+        flag("signing", "KIND", "hmac, ed25519 or both [default: hmac]"),
+        count_flag("max-in-flight", "How many deliveries may be on their way at once"),
+        count_flag("max-per-second", "How many attempts may begin in a second"),
+        duration_flag("timeout", "For a whole attempt, from 1s to 30s"),
+        flag("retry-schedule", "A,B,...", "The wait after each failure, such as 5s,5m,1h"),
+        flag("header", "NAME: VALUE", "Sent with every delivery; may be given several times").action(ArgAction::Append),
+        flag("auto-disable", "true|false", "Whether to stop it when everything has failed for days")
+            .value_parser(clap::value_parser!(bool)),
+    ]
+}
+
+fn deliveries() -> Command {
+    Command::new("deliveries")
+        .about("List deliveries, newest first, with their attempts")
+        .args([
+            flag("endpoint", "NAME", "Only to this endpoint"),
+            flag("upload", "ID", "Only of this upload"),
+            flag("event", "TYPE", "Only events of this type"),
+            flag("state", "STATE", "Only in this state: ready, waiting, leased, succeeded, dead, paused, ..."),
+            count_flag("limit", "How many [default: 20]"),
+        ])
+        .subcommand(
+            Command::new("show")
+                .about("One delivery with everything that is known of its attempts")
+                .arg(Arg::new("id").required(true).value_name("ID").help("The delivery")),
+        )
+}
+
+fn replay() -> Command {
+    Command::new("replay")
+        .about("Send one delivery again, or all of a time range as a job of the server")
+        .arg(Arg::new("id").value_name("ID").help("The delivery").conflicts_with_all(["endpoint", "jobs", "cancel"]))
+        .arg(switch("force", "Also if it has succeeded"))
+        .args([
+            flag("endpoint", "NAME", "Send many again, to this endpoint"),
+            flag("what", "WHAT", "dead: what was given up; missed: and what it never got; everything [default: dead]"),
+            flag("from", "TIME", "Only events from then on, such as 2026-11-21T00:00:00Z"),
+            flag("before", "TIME", "Only events before then [default: now]"),
+            flag("cancel", "JOB", "Stop a job where it is"),
+        ])
+        .arg(switch("jobs", "List the jobs there are"))
+}
+
+fn flag(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn count_flag(name: &'static str, help: &'static str) -> Arg {
+    flag(name, "NUMBER", help).value_parser(clap::value_parser!(u32))
+}
+
+fn duration_flag(name: &'static str, help: &'static str) -> Arg {
+    flag(name, "DURATION", help).value_parser(duration)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a number and a unit, such as 15s or 24h".to_owned())
+}
+
+pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mut dyn Write) -> Result<(), Failure> {
+    let (asked, typed) = matches.subcommand().expect("clap demands a subcommand");
+    if asked == "listen" {
+        return listen::run(typed);
+    }
+    let api = Api::new(typed, env)?;
+    let answer = match asked {
+        "endpoints" => ask_endpoints(&api, typed)?,
+        "deliveries" => ask_deliveries(&api, typed)?,
+        "replay" => ask_replay(&api, typed)?,
+        "test" => api.post(&format!("/endpoints/{}/test", text(typed, "endpoint")), None)?,
+        _ => unreachable!("clap demands a known subcommand"),
+    };
+    let raw = typed.get_flag("json");
+    print(out, &if raw { show::pretty(&answer) } else { show::readable(&answer) })?;
+    // The exit code of a test is its result.
+    match answer["attempts"][0]["status"].as_u64() {
+        _ if asked != "test" => Ok(()),
+        Some(200..=299) => Ok(()),
+        _ => Err(Failure::Serving(anyhow::anyhow!("the receiver did not accept the test"))),
+    }
+}
+
+fn ask_endpoints(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
+    let Some((action, typed)) = typed.subcommand() else { return api.get("/endpoints") };
+    if action == "add" {
+        let mut body = terms(typed)?;
+        body.insert("url".to_owned(), text(typed, "url").into());
+        if let Some(name) = typed.get_one::<String>("name") {
+            body.insert("id".to_owned(), name.as_str().into());
+        }
+        return api.post("/endpoints", Some(body.into()));
+    }
+    let path = format!("/endpoints/{}", text(typed, "name"));
+    match action {
+        "show" => api.get(&path),
+        "set" => {
+            let mut body = terms(typed)?;
+            if let Some(url) = typed.get_one::<String>("url") {
+                body.insert("url".to_owned(), url.as_str().into());
+            }
+            api.patch(&path, body.into())
+        }
+        "remove" => api.delete(&path),
+        "pause" => api.post(&format!("{path}/pause"), None),
+        "resume" => {
+            let backlog = if typed.get_flag("drop-waiting") { "cancel" } else { "send" };
+            api.post(&format!("{path}/resume"), Some(json!({ "backlog": backlog })))
+        }
+        "rotate" => {
+            let overlap = typed.get_one::<Duration>("overlap");
+            api.post(&format!("{path}/rotate"), Some(json!({ "overlap_ms": overlap.copied().map(milliseconds) })))
+        }
+        _ => unreachable!("clap demands a known subcommand"),
+    }
+}
+
+/// What was typed of an endpoint, as the API takes it. What was not typed is left out.
+fn terms(typed: &ArgMatches) -> Result<Map<String, Value>, Failure> {
+    let mut body = Map::new();
+    for name in ["description", "ordering", "payload", "signing"] {
+        if let Some(value) = typed.get_one::<String>(name) {
+            body.insert(name.to_owned(), value.as_str().into());
+        }
+    }
+    for (name, field) in [("max-in-flight", "max_in_flight"), ("max-per-second", "max_per_second")] {
+        if let Some(count) = typed.get_one::<u32>(name) {
+            body.insert(field.to_owned(), (*count).into());
+        }
+    }
+    if let Some(events) = typed.get_one::<String>("events") {
+        body.insert("events".to_owned(), events.split(',').map(str::trim).collect());
+    }
+    if let Some(timeout) = typed.get_one::<Duration>("timeout") {
+        body.insert("timeout_ms".to_owned(), milliseconds(*timeout).into());
+    }
+    if let Some(schedule) = typed.get_one::<String>("retry-schedule") {
+        let waits =
+            schedule.split(',').map(|wait| duration(wait.trim()).map(milliseconds)).collect::<Result<Vec<_>, _>>();
+        let waits = waits.map_err(|why| not_understood(&format!("--retry-schedule {schedule}: {why}")))?;
+        body.insert("retry_schedule_ms".to_owned(), waits.into());
+    }
+    if let Some(auto_disable) = typed.get_one::<bool>("auto-disable") {
+        body.insert("auto_disable".to_owned(), (*auto_disable).into());
+    }
+    for (name, field, separator) in [("metadata", "metadata", '='), ("header", "headers", ':')] {
+        if let Some(pairs) = typed.get_many::<String>(name) {
+            let split = |pair: &String| {
+                let (key, value) = pair.split_once(separator)?;
+                Some((key.trim().to_owned(), Value::from(value.trim())))
+            };
+            let pairs: Option<Map<String, Value>> = pairs.map(split).collect();
+            let pairs =
+                pairs.ok_or_else(|| not_understood(&format!("--{name}: write a name, {separator} and a value")))?;
+            body.insert(field.to_owned(), pairs.into());
+        }
+    }
+    Ok(body)
+}
+
+fn ask_deliveries(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
+    if let Some(("show", typed)) = typed.subcommand() {
+        return api.get(&format!("/deliveries/{}", text(typed, "id")));
+    }
+    let mut query = vec![("limit", typed.get_one::<u32>("limit").map_or("20".to_owned(), u32::to_string))];
+    for name in ["endpoint", "upload", "event", "state"] {
+        query.extend(typed.get_one::<String>(name).map(|value| (name, value.clone())));
+    }
+    api.get_with("/deliveries", &query)
+}
+
+fn ask_replay(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
+    let words = |name| typed.get_one::<String>(name).map(String::as_str);
+    if typed.get_flag("jobs") {
+        return api.get("/replays");
+    }
+    if let Some(job) = words("cancel") {
+        return api.delete(&format!("/replays/{job}"));
+    }
+    match (words("id"), words("endpoint")) {
+        (Some(id), _) => {
+            api.post(&format!("/deliveries/{id}/replay"), Some(json!({ "force": typed.get_flag("force") })))
+        }
+        (None, Some(endpoint)) => {
+            let mut body = Map::new();
+            body.insert("what".to_owned(), words("what").unwrap_or("dead").into());
+            for name in ["from", "before"] {
+                if let Some(time) = words(name) {
+                    body.insert(name.to_owned(), time.into());
+                }
+            }
+            api.post(&format!("/endpoints/{endpoint}/replay"), Some(body.into()))
+        }
+        (None, None) => Err(not_understood("name a delivery, or an endpoint with --endpoint")),
+    }
+}
+
+fn text<'a>(typed: &'a ArgMatches, name: &str) -> &'a str {
+    typed.get_one::<String>(name).expect("clap demands it")
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn not_understood(why: &str) -> Failure {
+    Failure::NotUnderstood(why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(line: &str) -> ArgMatches {
+        command().try_get_matches_from(line.split_whitespace()).unwrap()
+    }
+
+    #[test]
+    fn terms_are_sent_as_typed_and_nothing_else() {
+        let line = "webhooks endpoints add https://x/y --name a --events upload.completed,upload.failed --timeout 5s \
+                    --retry-schedule 5s,5m --metadata user=7 --metadata kind=a=b --header x-a:b --max-per-second 3 \
+                    --auto-disable false --signing both";
+        let matches = typed(line);
+        let add = matches.subcommand().unwrap().1.subcommand().unwrap().1;
+        let expected = json!({
+            "signing": "both",
+            "max_per_second": 3,
+            "events": ["upload.completed", "upload.failed"],
+            "timeout_ms": 5_000,
+            "retry_schedule_ms": [5_000, 300_000],
+            "auto_disable": false,
+            "metadata": { "user": "7", "kind": "a=b" },
+            "headers": { "x-a": "b" },
+        });
+        assert_eq!(Value::from(terms(add).unwrap()), expected);
+        let bare = typed("webhooks endpoints set a");
+        let bare = bare.subcommand().unwrap().1.subcommand().unwrap().1;
+        assert_eq!(Value::from(terms(bare).unwrap()), json!({}));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        for (line, word) in [
+            ("webhooks endpoints set a --retry-schedule 5s,soon", "--retry-schedule"),
+            ("webhooks endpoints set a --metadata user", "--metadata"),
+        ] {
+            let matches = typed(line);
+            let set = matches.subcommand().unwrap().1.subcommand().unwrap().1;
+            assert!(matches!(terms(set), Err(Failure::NotUnderstood(why)) if why.contains(word)), "{line}");
+        }
+        assert!(command().try_get_matches_from(["webhooks", "endpoints", "set", "a", "--timeout", "long"]).is_err());
+    }
+}

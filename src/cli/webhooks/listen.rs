@@ -1,0 +1,218 @@
+//! `longshore webhooks listen`: a small receiver for the first look at events. It checks every signature as a real
+//! receiver should, and prints what it got.
+
+use std::io;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use actix_web::App;
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::HttpServer;
+use actix_web::http::StatusCode;
+use actix_web::web;
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Arg;
+use clap::ArgMatches;
+use clap::Command;
+use serde_json::Value;
+
+use crate::cli::Failure;
+use crate::cli::webhooks::flag;
+use crate::cli::webhooks::switch;
+use crate::webhook::Secret;
+use crate::webhook::sign;
+
+/// Standard Webhooks: how old, or how far ahead, a message may be.
+const TOLERANCE: Duration = Duration::from_mins(5);
+
+/// More than any event has.
+const BODY_MAX_BYTES: usize = 1 << 20;
+
+pub(super) fn command() -> Command {
+    Command::new("listen")
+        .about("Receive events on this machine, verify their signatures and print them")
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_name("ADDR:PORT")
+                .default_value("127.0.0.1:9000")
+                .value_parser(clap::value_parser!(SocketAddr))
+                .help("Where to receive"),
+        )
+        .arg(flag("secret", "SECRET", "What the deliveries are signed with [default: a new one, printed at the start]"))
+        .arg(switch("body", "Print whole bodies"))
+        .arg(
+            Arg::new("answer")
+                .long("answer")
+                .value_name("STATUS")
+                .default_value("204")
+                .value_parser(clap::value_parser!(u16).range(200..=599))
+                .help("What to answer to events that verify; 500 shows how retries look"),
+        )
+}
+
+struct Listener {
+    secret: Secret,
+    answer: StatusCode,
+    whole: bool,
+}
+
+pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
+    let text = typed.get_one::<String>("secret").cloned().unwrap_or_else(new_secret);
+    let secret: Secret = text.parse().map_err(|why| Failure::NotUnderstood(format!("--secret: {why}")))?;
+    let answer = typed.get_one::<u16>("answer").and_then(|status| StatusCode::from_u16(*status).ok());
+    let listener = web::Data::new(Listener {
+        secret,
+        answer: answer.unwrap_or(StatusCode::NO_CONTENT),
+        whole: typed.get_flag("body"),
+    });
+    let address = *typed.get_one::<SocketAddr>("listen").expect("it has a default");
+    let serve = async {
+        let app = move || {
+            App::new()
+                .app_data(listener.clone())
+                .app_data(web::PayloadConfig::new(BODY_MAX_BYTES))
+                .default_service(web::route().to(receive))
+        };
+        let server = HttpServer::new(app).workers(1).bind(address);
+        let server = server.with_context(|| format!("could not listen on {address}"))?;
+        let at = server.addrs().first().copied().unwrap_or(address);
+        say(&introduction(at, &text));
+        server.run().await.context("could not go on listening")
+    };
+    actix_web::rt::System::new().block_on(serve).map_err(Failure::Serving)
+}
+
+fn introduction(at: SocketAddr, secret: &str) -> String {
+    format!(
+        "listening on http://{at}; put this into the server's configuration file and start it:\n\n\
+         [[webhooks.endpoints]]\nname = \"listen\"\nurl = \"http://{at}/\"\nsecret = \"{secret}\"\nevents = [\"*\"]\n\n\
+         Ctrl-C ends it.\n"
+    )
+}
+
+fn new_secret() -> String {
+    format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>()))
+}
+
+async fn receive(request: HttpRequest, body: web::Bytes, listener: web::Data<Listener>) -> HttpResponse {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let message = Message {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signatures: header("webhook-signature"),
+        body: &body,
+    };
+    if let Err(why) = message.verify(&listener.secret, unix_seconds()) {
+        say(&format!("REFUSED  {} {}: {why}", request.method(), request.path()));
+        return HttpResponse::BadRequest().body(why);
+    }
+    let event: Value = serde_json::from_slice(&body).unwrap_or_default();
+    say(&line(&event, header("webhook-attempt")));
+    if listener.whole {
+        say(&format!("{event:#}"));
+    }
+    HttpResponse::build(listener.answer).finish()
+}
+
+/// A delivery as it came.
+struct Message<'a> {
+    id: &'a str,
+    timestamp: &'a str,
+    signatures: &'a str,
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// As Standard Webhooks says: recent, and one of the signatures fits.
+    fn verify(&self, secret: &Secret, now: i64) -> Result<(), &'static str> {
+        let sent: i64 = self.timestamp.parse().map_err(|_| "it has no webhook-timestamp, so it is no webhook")?;
+        if now.abs_diff(sent) > TOLERANCE.as_secs() {
+            return Err("its timestamp is more than five minutes off; is a clock wrong?");
+        }
+        let expected = sign(secret, self.id, sent, self.body);
+        let fits = self.signatures.split(' ').any(|one| constant_time_eq(one.as_bytes(), expected.as_bytes()));
+        if fits { Ok(()) } else { Err("no signature fits the secret that this listener has") }
+    }
+}
+
+fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
+    bool::from(subtle::ConstantTimeEq::ct_eq(one, other))
+}
+
+/// An event in one line: when, what, which upload, how far.
+fn line(event: &Value, attempt: &str) -> String {
+    let (data, text) = (&event["data"], |value: &Value| value.as_str().unwrap_or("-").to_owned());
+    let far = match (data["offset"].as_u64(), data["length"].as_u64()) {
+        (Some(offset), Some(length)) => format!("{offset} of {length} bytes"),
+        (Some(offset), None) => format!("{offset} bytes"),
+        _ => String::new(),
+    };
+    let again = if matches!(attempt, "" | "1") { String::new() } else { format!("  attempt {attempt}") };
+    let line = format!(
+        "{}  {:<18} {} #{}  {far}{again}",
+        text(&event["timestamp"]),
+        text(&event["type"]),
+        text(&data["upload_id"]),
+        data["sequence"],
+    );
+    line.replace(char::is_control, " ")
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell if stdout is closed.
+    let mut out = io::stdout().lock();
+    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_795_300_290;
+
+    #[test]
+    fn only_what_is_signed_and_recent_passes() {
+        let secret: Secret = new_secret().parse().unwrap();
+        let body = br#"{"type":"upload.created"}"#;
+        let good = sign(&secret, "evt_1", NOW, body);
+        let verify = |id, timestamp: i64, signatures: &str, body: &[u8]| {
+            let timestamp = timestamp.to_string();
+            Message { id, timestamp: &timestamp, signatures, body }.verify(&secret, NOW)
+        };
+        assert_eq!(verify("evt_1", NOW, &good, body), Ok(()));
+        assert_eq!(verify("evt_1", NOW, &format!("v1,AAAA v9,x {good}"), body), Ok(()));
+        for (id, timestamp, signature, body) in [
+            ("evt_2", NOW, good.as_str(), &body[..]),
+            ("evt_1", NOW + 1, &good, body),
+            ("evt_1", NOW, &good, b"{}"),
+            ("evt_1", NOW, "", body),
+            ("evt_1", NOW, &good[..good.len() - 1], body),
+        ] {
+            assert!(verify(id, timestamp, signature, body).is_err(), "{id} {timestamp} {signature}");
+        }
+        for off in [NOW - 301, NOW + 301] {
+            assert!(verify("evt_1", off, &sign(&secret, "evt_1", off, body), body).is_err(), "{off}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let event = serde_json::json!({
+            "type": "upload.progress", "timestamp": "2026-11-21T22:31:30.123Z",
+            "data": { "upload_id": "01a2", "sequence": 3, "offset": 5, "length": 10 },
+        });
+        let expected = "2026-11-21T22:31:30.123Z  upload.progress    01a2 #3  5 of 10 bytes  attempt 2";
+        assert_eq!(line(&event, "2"), expected);
+    }
+}
