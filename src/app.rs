@@ -186,6 +186,12 @@ fn engine_settings(config: &Config) -> engine::Settings {
             max_parallel: config.limits.max_parallel_ranges,
             max_replaced_bytes: config.limits.max_replaced_bytes,
         },
+        media: config.media.enabled.then(|| engine::MediaSettings {
+            read_limit_bytes: config.media.read_limit_bytes,
+            timeout: config.media.timeout,
+            max_at_once: config.media.max_at_once,
+            policy: config.media.policy.clone(),
+        }),
     }
 }
 

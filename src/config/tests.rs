@@ -104,7 +104,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 67);
+    assert_eq!(ranges, 71);
 }
 
 #[test]
@@ -252,6 +252,13 @@ fn each_wrong_value_says_what_to_write() {
             "\"sha-256\" is not a digest; write any of crc32, md5, sha1, sha256 and sha512",
         ),
         ("storage.digests = [\"md5\", \"MD5\"]", "\"MD5\" is there twice; write each digest once"),
+        ("media.read_limit = \"1KiB\"", "out of range; write a value from 64KiB to 1GiB"),
+        ("media.allowed_types = [\"mp4\"]", "\"mp4\" is not a media type; write one such as video/mp4, or video/*"),
+        ("media.max_sizes = [\"video/*\"]", "\"video/*\" is not a type and a size; write them such as video/*=10GiB"),
+        (
+            "media.max_sizes = [\"video=10GiB\"]",
+            "\"video\" is not a media type; write one such as video/mp4, or video/*",
+        ),
         ("webhooks.retry_schedule = []", "empty; write at least one wait, such as 5s"),
         ("webhooks.retry_schedule = [\"5s\", \"8d\"]", "\"8d\" is out of range; write a value from 1s to 7d"),
         (
@@ -377,6 +384,11 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
         file_error("http2.memory = \"63MiB\""),
         "http2.memory = \"63MiB\" (from longshore.toml, line 1): too little; each connection needs 1MiB of it, and there \
          are http2.max_connections = 64 (default)"
+    );
+    assert_eq!(
+        file_error("[media]\nenabled = false\nmax_duration = \"1h\""),
+        "media.max_duration = \"1h\" (from longshore.toml, line 3): needs the bytes to be looked into; it has no \
+         use with media.enabled = false (from longshore.toml, line 2)"
     );
     assert_eq!(
         file_error("cors.allow_credentials = true"),

@@ -1,7 +1,7 @@
 //! One upload: its stages and every legal move between them.
 //!
 //! ```text
-//!             first byte      all bytes         digests       at its final place
+//!             first byte      all bytes      digests, facts   at its final place
 //!  created ──► receiving ──► received ──► verified ──► stored ──► completed
 //!     │            │  ▲           │           │           │           │
 //!     │            ▼  │           └───────────┴───────────┴──► failed │
@@ -37,7 +37,7 @@ pub enum Stage {
     Stalled,
     /// Every byte is durable.
     Received,
-    /// The promised digests match.
+    /// The promised digests match, and it is known what the bytes are.
     Verified,
     /// The bytes are at their final name.
     Stored,
@@ -579,6 +579,12 @@ impl Upload {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is asked about");
         self.record.accepted_at = Some(now);
         self.record.updated_at = now;
+    }
+
+    /// Takes note of what the bytes are, which `verify` or a refusal then tells.
+    pub fn learn(&mut self, facts: Facts) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
+        self.record.facts = Some(facts);
     }
 
     /// Marks an upload whose bytes are at their final name.

@@ -22,6 +22,7 @@ pub use crate::state::EventPosition;
 pub use crate::state::HookCallQuery;
 pub use crate::state::LoggedEvent;
 pub use crate::state::UploadQuery;
+pub use crate::state::facts_json;
 pub use crate::state::value_json;
 
 /// An upload as it is now, with what a running append has taken in beyond the committed bytes.
