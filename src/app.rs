@@ -2,6 +2,7 @@
 //! nothing else.
 
 mod descriptors;
+mod hooks;
 mod keys;
 mod listeners;
 mod threads;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use actix_web::http::header::HeaderName;
 use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -35,6 +37,9 @@ use crate::engine;
 use crate::engine::Engine;
 use crate::http;
 use crate::http::Shared;
+use crate::http::access::Access;
+use crate::http::access::Reach;
+use crate::http::access::Token;
 use crate::keyring::ServerKeys;
 use crate::keyring::StageTokens;
 use crate::state::Outbox;
@@ -97,13 +102,21 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let mut registry = Registry::with_prefix("longshore");
+    let engine = match hooks::application(&config.hooks)? {
+        Some((application, metrics)) => {
+            metrics.register(&mut registry);
+            engine.asking(application)
+        }
+        None => engine,
+    };
+
     engine.metrics().register(&mut registry);
     sender.metrics().register(&mut registry);
 
     engine.recover().await;
     engine.start_sweeping();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), registry, &server_keys, sender.beat().clone()));
+    let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys));
     let listeners = Listeners::start(&config, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     let stop_sending = CancellationToken::new();
@@ -173,15 +186,21 @@ fn engine_settings(config: &Config) -> engine::Settings {
             max_parallel: config.limits.max_parallel_ranges,
             max_replaced_bytes: config.limits.max_replaced_bytes,
         },
+        media: config.media.enabled.then(|| engine::MediaSettings {
+            read_limit_bytes: config.media.read_limit_bytes,
+            timeout: config.media.timeout,
+            max_at_once: config.media.max_at_once,
+            policy: config.media.policy.clone(),
+        }),
     }
 }
 
 fn shared(
     config: &Config,
     engine: Engine,
+    sender: &webhook::Sender,
     registry: Registry,
     server_keys: &ServerKeys,
-    beat: webhook::Beat,
 ) -> Shared {
     let allow_origins = match &config.cors.allow_origins {
         AllowOrigins::Any => vec!["*".to_owned()],
@@ -191,8 +210,14 @@ fn shared(
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: config.server.public_url.clone().unwrap_or_default(),
-        token: config.auth.token.as_ref().map(|token| token.expose().to_owned()),
-        stage_tokens: StageTokens::new(server_keys),
+        access: Access {
+            token: config.auth.token.as_ref().map(|token| Token::new(token.expose())),
+            admin_keys: config.auth.admin_keys.clone(),
+            stage_tokens: StageTokens::new(server_keys),
+            reach: reach(config),
+        },
+        webhooks: sender.admin().clone(),
+        beat: sender.beat().clone(),
         cors: http::Cors {
             allow_origins,
             allow_credentials: config.cors.allow_credentials,
@@ -205,6 +230,7 @@ fn shared(
             range_alignment_bytes: config.protocols.range_alignment_bytes,
             range_size_bytes: config.protocols.range_size_bytes,
         },
+        forward_headers: forward_headers(&config.hooks),
         idle_timeout: config.limits.idle_timeout,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,
@@ -213,9 +239,21 @@ fn shared(
         max_page: config.status.max_page,
         registry: Arc::new(registry),
         readiness: http::health::Readiness::default(),
-        sending: Box::new(move || beat.check().map_err(|why| why.to_string())),
         streams: Arc::default(),
     }
+}
+
+/// A public address says that something passes on what comes from elsewhere.
+fn reach(config: &Config) -> Reach {
+    let mut listens = [Some(config.server.listen), config.server.read_listen].into_iter().flatten();
+    let near = listens.all(|address| address.ip().to_canonical().is_loopback()) && config.server.public_url.is_none();
+    if near { Reach::ThisMachine } else { Reach::Network }
+}
+
+/// `None` when the application is asked nothing, so that nothing is gathered for it.
+fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
+    let names = config.forward_headers.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok());
+    (!config.urls.is_empty()).then(|| names.collect())
 }
 
 fn egress_rules(config: &config::Webhooks) -> Arc<webhook::EgressRules> {

@@ -55,7 +55,8 @@ pub(super) struct Setting {
 impl Setting {
     /// The value as TOML, unless it must not be shown. An empty secret is none.
     pub(super) fn shown(&self) -> String {
-        let hide = self.secret && self.value.as_str() != Some("");
+        let empty = self.value.as_str() == Some("") || self.value.as_array().is_some_and(Vec::is_empty);
+        let hide = self.secret && !empty;
         if hide { one_line(&Value::from(HIDDEN)) } else { one_line(&self.value) }
     }
 }
