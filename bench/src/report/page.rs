@@ -79,6 +79,7 @@ fn primary(scenario: u8) -> &'static [Metric] {
         9 => &[Metric::AcceptedP99Ms],
         10 => &[Metric::MessageMs],
         12 => &[Metric::P99Ms, Metric::StartUpSeconds],
+        14 => &[Metric::Lost, Metric::DelayMs],
         _ => &[Metric::MbPerSecond],
     }
 }
