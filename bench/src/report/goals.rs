@@ -180,9 +180,18 @@ fn webhooks(numbers: Numbers<'_>) -> Vec<Verdict> {
     verdicts.push(beside_a_queue(numbers));
     verdicts.push(patching(numbers));
     verdicts.push(progress(numbers));
-    let forms = [webhooks::WELL, webhooks::SLOW, webhooks::DEAD, webhooks::KILLED];
-    verdicts.extend(forms.into_iter().map(|form| bounded(numbers, form, Metric::Lost, Bound::AtMost(0.0))));
+    verdicts.extend([webhooks::WELL, webhooks::SLOW, webhooks::DEAD, webhooks::KILLED].map(|form| lost(numbers, form)));
     verdicts
+}
+
+fn lost(numbers: Numbers<'_>, variant: &str) -> Verdict {
+    let own = |metric| numbers.median(Longshore, variant, metric);
+    let both = own(Metric::Lost).zip(own(Metric::Expected));
+    Verdict {
+        goal: format!("{variant}: nothing lost"),
+        measured: both.map_or_else(missing, |(lost, all)| format!("{} of {}", figure(lost), figure(all))),
+        met: both.map(|(lost, _)| lost == 0.0),
+    }
 }
 
 /// Milliseconds are what the clock of the messages tells, so one more of them is no difference.
