@@ -125,8 +125,8 @@ impl Kit {
 
     fn short(&self, word: &OsStr) -> String {
         let word = word.to_string_lossy();
-        match word.strip_prefix(&*self.scratch.to_string_lossy()) {
-            Some(inside) if inside.ends_with(".pem") => inside.trim_start_matches('/').to_owned(),
+        match word.strip_prefix(&format!("{}/", self.scratch.display())) {
+            Some(inside) if inside.ends_with(".pem") => inside.to_owned(),
             Some(inside) => format!("DIR{}", ending(inside)),
             None if word.starts_with('/') => word.rsplit('/').next().unwrap_or(&word).to_owned(),
             None => word.into_owned(),

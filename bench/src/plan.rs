@@ -36,7 +36,8 @@ pub(crate) struct Plan {
     /// Upload records in the database (12).
     pub(crate) records: [u64; 3],
     pub(crate) questions: u32,
-    /// How long uploads make messages as fast as they can, and how long those are counted afterwards (14).
+    /// How long uploads fill the queue of messages, how long they go on, and how long messages are counted afterwards (14).
+    pub(crate) filling: Duration,
     pub(crate) sustained: Duration,
     pub(crate) draining: Duration,
     /// How long events and PATCHes come at a pace (14).
@@ -73,6 +74,7 @@ impl Plan {
             far: GIB / 2,
             records: [1_000, 100_000, 1_000_000],
             questions: 3_000,
+            filling: Duration::from_secs(6),
             sustained: Duration::from_secs(20),
             draining: Duration::from_secs(10),
             paced: Duration::from_secs(20),
@@ -105,6 +107,7 @@ impl Plan {
             far: 64 * MIB,
             records: [1_000, 5_000, 10_000],
             questions: 200,
+            filling: Duration::from_secs(2),
             sustained: Duration::from_secs(4),
             draining: Duration::from_secs(3),
             paced: Duration::from_secs(4),

@@ -1,6 +1,5 @@
 //! How many messages a second go out, while uploads go on and after.
 
-use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -26,18 +25,17 @@ pub(crate) const DRAINING: &str = "sustained, queue drains";
 
 const MOST_ROUNDS: u32 = 3;
 
-/// The first part of the uploads, in which the queue fills.
-const FILLING: Duration = Duration::from_secs(1);
-
 /// A rate over less time than this says nothing.
 const SHORTEST: f64 = 0.5;
 
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {
     book.note(format!(
-        "Sustained: one endpoint for every event, uploads of {} KiB from {} connections as fast as they are taken, for \
-         {} s; then no uploads, for at most {} s more. Counted where they arrive.",
+        "Sustained: one endpoint for every event, uploads of {} KiB from {} connections as fast as they are taken. For {} s \
+         the receiver keeps its answers back, so that there is a queue; the next {} s are counted; then the uploads end, and \
+         at most {} s more are counted. Messages are counted where they arrive.",
         SMALL >> 10,
         storm::CONNECTIONS,
+        lab.plan.filling.as_secs(),
         lab.plan.sustained.as_secs(),
         lab.plan.draining.as_secs()
     ));
@@ -60,19 +58,23 @@ fn measure(lab: &Lab, subject: Subject, book: &mut Notebook) -> anyhow::Result<(
     let before = receiver.count();
     let mut request = tus::creation_head(&server.target, SMALL as u64, SMALL as u64).into_bytes();
     request.extend_from_slice(lab.payload.head(SMALL));
-    let steady = Instant::now() + FILLING;
+    receiver.feel(Mood::Slow(lab.plan.filling));
+    let earlier = storm::run_for(&server, request.clone(), SMALL, lab.plan.filling)?.count();
+    receiver.feel(Mood::Well);
+    let steady = Instant::now();
     let uploads = storm::run_for(&server, request, SMALL, lab.plan.sustained)?.count();
     let ended = Instant::now();
-    let total = before + uploads * each;
+    let total = before + (earlier + uploads) * each;
     let left = total - receiver.count().min(total);
     let arrived = receiver.arrivals()?.iter().filter(|arrival| (steady..ended).contains(&arrival.at)).count();
-    let rate = arrived as f64 / (ended - steady).as_secs_f64();
+    let seconds = (ended - steady).as_secs_f64();
+    let rate = arrived as f64 / seconds;
     if (left as f64) < rate {
-        book.note("While uploads went on, the queue was empty now and then: their rate is told, not the sender's.");
+        book.note("The queue was empty before the uploads ended: the rate beside them is theirs, not the sender's.");
     }
     let uploading = Values::from([
         (Metric::DeliveriesPerSecond, rate),
-        (Metric::UploadsPerSecond, uploads as f64 / (ended - steady + FILLING).as_secs_f64()),
+        (Metric::UploadsPerSecond, uploads as f64 / seconds),
         (Metric::Backlog, left as f64),
     ]);
 
