@@ -1,5 +1,7 @@
 //! What an endpoint that hears everything costs those who upload.
 
+use anyhow::Context;
+
 use crate::lab::Lab;
 use crate::lab::Notebook;
 use crate::process;
@@ -103,7 +105,7 @@ impl Uploads {
     /// Where the piece of this turn belongs.
     fn place(&self, slot: usize, turn: u64) -> anyhow::Result<(&str, u64)> {
         let planned = self.0[slot].iter().rev().find(|planned| planned.from <= turn);
-        let planned = planned.ok_or_else(|| anyhow::anyhow!("no upload is planned for turn {turn}"))?;
+        let planned = planned.with_context(|| format!("no upload is planned for turn {turn}"))?;
         Ok((&planned.path, (turn - planned.from) * PIECE))
     }
 }

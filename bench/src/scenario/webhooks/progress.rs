@@ -1,8 +1,10 @@
 //! How many progress events come of many uploads that get many small PATCHes.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -109,13 +111,13 @@ struct Clients {
 
 impl Clients {
     /// Gives how many PATCHes were answered.
-    async fn run(self, address: std::net::SocketAddr, count: usize) -> anyhow::Result<u64> {
-        let all = std::sync::Arc::new(self);
+    async fn run(self, address: SocketAddr, count: usize) -> anyhow::Result<u64> {
+        let all = Arc::new(self);
         let mut tasks = JoinSet::new();
         for _ in 0..count {
             let socket = TcpStream::connect(address).await.context("could not connect")?;
             socket.set_nodelay(true)?;
-            let all = std::sync::Arc::clone(&all);
+            let all = Arc::clone(&all);
             tasks.spawn(async move { all.one(socket).await });
         }
         let mut patches = 0;
