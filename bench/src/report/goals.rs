@@ -215,7 +215,7 @@ fn patching(numbers: Numbers<'_>) -> Verdict {
     Verdict {
         goal: "an endpoint for everything raises PATCH p99 by at most 5 ms".to_owned(),
         measured: both.map_or_else(missing, |(told, untold)| {
-            format!("{} to {}: {} more", figure(told), figure(untold), figure(told - untold))
+            format!("{} to {}: {:+.2} ms", figure(told), figure(untold), told - untold)
         }),
         met: both.map(|(told, untold)| told - untold <= 5.0),
     }
