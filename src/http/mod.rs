@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::http::header::HeaderName;
 use actix_web::middleware::from_fn;
 use actix_web::web;
 use prometheus_client::registry::Registry;
@@ -17,20 +18,28 @@ use prometheus_client::registry::Registry;
 use crate::domain::id::UploadId;
 use crate::engine::Engine;
 use crate::protocol::tus::wire;
+use crate::webhook::Admin;
+use crate::webhook::Beat;
 
+pub mod access;
 pub mod body;
-pub mod deliveries;
+pub(crate) mod caller;
 pub mod download;
 mod edge;
 pub mod error;
 pub mod events;
 mod files;
 pub mod health;
+mod hook_calls;
 pub mod listen;
 pub(crate) mod query;
 mod reading;
+mod schemas;
+mod stages;
 pub mod status;
+mod webhooks;
 
+use access::Access;
 use error::Problem;
 
 /// What every request handler may use.
@@ -41,10 +50,15 @@ pub struct Shared {
     pub public_url: String,
     /// What clients that connect directly speak: `http` or `https`.
     pub scheme: &'static str,
-    pub token: Option<String>,
+    pub access: Access,
     pub cors: Cors,
+    pub webhooks: Admin,
+    /// Whether webhooks are being sent.
+    pub beat: Beat,
     pub max_metadata_bytes: usize,
     pub protocols: Protocols,
+    /// Header fields of a client's request that the application may see when it is asked; `None` when it is not.
+    pub forward_headers: Option<Vec<HeaderName>>,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
     pub long_poll_max: Duration,
@@ -110,8 +124,12 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
         .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
+        .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
-        .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
+        .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
+        .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))
+        .service(web::resource("/api/v1/webhooks/hooks").route(web::route().to(hook_calls::list)))
+        .configure(webhooks::resources)
         .service(web::resource("/healthz").route(web::route().to(health::alive)))
         .service(web::resource("/readyz").route(web::route().to(health::ready)))
         .service(web::resource("/metrics").route(web::route().to(health::metrics)))

@@ -89,12 +89,17 @@ pub(in crate::state) async fn new_endpoints_hear_at_once_and_removed_ones_no_mor
     let mut upload = store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Leased, Waiting]);
 
+    store.cancel_backlog(&endpoint("a"), at(2)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled]);
+    store.insert(new_upload(8)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled, Ready]);
+
     assert!(store.remove_endpoint(&endpoint("a"), at(3)).await.unwrap());
     assert!(!store.remove_endpoint(&endpoint("a"), at(3)).await.unwrap());
     upload.bytes_removed(at(4));
     store.commit(upload).await.unwrap();
     store.insert(new_upload(9)).await.unwrap();
-    assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled]);
+    assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled, Cancelled]);
     assert_eq!(store.endpoints().await.unwrap(), []);
 }
 

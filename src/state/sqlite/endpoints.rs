@@ -209,6 +209,20 @@ impl Work for RemoveEndpoint {
     }
 }
 
+pub(super) struct CancelBacklog {
+    pub(super) id: EndpointId,
+    pub(super) now: Timestamp,
+}
+
+impl Work for CancelBacklog {
+    const OPERATION: &'static str = "cancel deliveries";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        lanes::cancel(desk, &self.id, self.now)
+    }
+}
+
 /// Writes how an endpoint is doing.
 pub(super) fn note_health(desk: &Desk, id: &EndpointId, health: Health) -> rusqlite::Result<()> {
     desk.execute(

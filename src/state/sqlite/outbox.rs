@@ -34,6 +34,7 @@ use crate::state::sqlite::attempts::Settle;
 use crate::state::sqlite::claims::ClaimDue;
 use crate::state::sqlite::claims::TestEndpoint;
 use crate::state::sqlite::endpoints;
+use crate::state::sqlite::endpoints::CancelBacklog;
 use crate::state::sqlite::endpoints::OpenFor;
 use crate::state::sqlite::endpoints::PutEndpoint;
 use crate::state::sqlite::endpoints::RemoveEndpoint;
@@ -74,6 +75,10 @@ impl Outbox for SqliteStore {
 
     async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool> {
         self.writer.write(RemoveEndpoint { id: id.clone(), now }).await
+    }
+
+    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()> {
+        self.writer.write(CancelBacklog { id: id.clone(), now }).await
     }
 
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
