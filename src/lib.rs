@@ -16,6 +16,7 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod keyring;
 pub mod protocol;
 pub mod state;
 pub mod telemetry;

@@ -12,6 +12,7 @@ pub mod event;
 pub mod facts;
 pub mod id;
 pub mod metadata;
+pub mod network;
 pub mod ranges;
 pub mod rejection;
 pub mod report;

@@ -6,8 +6,9 @@
 //! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (bytes in order),
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
-//! [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`] (status, lists, events,
-//! downloads), [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
+//! [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what time and crashes leave to do),
+//! [`read`] (status, lists, events, downloads), [`watch`] (who wants to know of changes), [`digest`] and [`pieces`]
+//! (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::domain::upload::ProgressPolicy;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Terms;
 use crate::domain::upload::Upload;
+use crate::state;
 use crate::state::Outbox;
 use crate::state::UploadStore;
 
@@ -42,6 +44,7 @@ pub mod metrics;
 pub mod pieces;
 pub mod ranges;
 pub mod read;
+pub mod report;
 pub mod settle;
 pub mod sweep;
 pub mod watch;
@@ -346,6 +349,11 @@ impl Inner {
     }
 
     async fn commit(&self, upload: Upload) -> Result<Upload, EngineError> {
+        Ok(self.try_commit(upload).await?)
+    }
+
+    /// The same, for one who can do something about a conflict.
+    async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let kinds = kinds_of_news(&upload);
         let committed = self.uploads.commit(upload).await?;
         self.metrics.count(&kinds);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
+use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Ended;
@@ -122,6 +123,10 @@ impl Engine {
 
     pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>, EngineError> {
         Ok(self.0.outbox.deliveries(query).await?)
+    }
+
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
+        Ok(self.0.outbox.delivery(id).await?)
     }
 
     /// Tries the storage and the database.

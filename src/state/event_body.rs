@@ -16,6 +16,7 @@ use crate::domain::event::Event;
 use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
+use crate::domain::report::Report;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
@@ -109,7 +110,16 @@ struct Data<'a> {
     truncated: bool,
     #[serde(serialize_with = "digests_object")]
     digests: &'a [Digest],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Reported<'a>>,
     error: Option<Problem<'a>>,
+}
+
+#[derive(Serialize)]
+struct Reported<'a> {
+    name: &'a str,
+    percent: Option<u8>,
+    message: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -132,10 +142,15 @@ fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String
         metadata,
         truncated: metadata.is_none(),
         digests: &event.digests,
+        report: event.report.as_ref().map(reported),
         error: failure.map(problem),
     };
     let body = Body { kind: event.kind.name(), timestamp: event.at.to_string(), data };
     serde_json::to_string(&body).expect("strings and numbers are always JSON")
+}
+
+fn reported(report: &Report) -> Reported<'_> {
+    Reported { name: &report.name, percent: report.percent, message: report.message.as_deref() }
 }
 
 fn problem(failure: &Failure) -> Problem<'_> {
@@ -197,6 +212,7 @@ mod tests {
                 Digest::new(Algorithm::Crc32c, vec![0xc9, 0x94, 0x65, 0xaa]).unwrap(),
                 Digest::new(Algorithm::Md5, (0..16).collect()).unwrap(),
             ],
+            report: None,
         }
     }
 
@@ -218,6 +234,18 @@ mod tests {
             r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"error":null}}"#,
         );
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_report_is_in_the_event_that_tells_of_it() {
+        let mut event = event(EventKind::Processing, Stage::Completed);
+        let message = Some("half \"done\"".to_owned());
+        event.report = Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, told_at: NOW });
+        let body = event_body(&record(vec![]), &event);
+        assert!(
+            body.contains(r#""report":{"name":"hls","percent":50,"message":"half \"done\""},"error":null"#),
+            "{body}"
+        );
     }
 
     /// webhooks P6: over 20 kB the metadata goes, and the body says so.

@@ -24,7 +24,7 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 23] = [
     "id",
     "stage",
     "protocol",
@@ -41,6 +41,7 @@ const FIELDS: [&str; 22] = [
     "updated_at",
     "expires_at",
     "stages",
+    "reports",
     "digests",
     "content_type",
     "filename",

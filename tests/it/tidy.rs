@@ -7,15 +7,16 @@ use std::path::PathBuf;
 /// Each layer, and the other layers it may name. See ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("keyring", &["domain"]),
     ("state", &["domain"]),
     ("engine", &["domain", "state"]),
     ("protocol", &["domain", "engine", "http"]),
-    ("http", &["domain", "engine", "protocol"]),
-    ("webhook", &["domain", "state"]),
-    ("config", &["domain"]),
+    ("http", &["domain", "keyring", "engine", "protocol", "webhook"]),
+    ("webhook", &["domain", "keyring", "state"]),
+    ("config", &["domain", "keyring"]),
     ("telemetry", &["config"]),
-    ("cli", &["config", "webhook"]),
-    ("app", &["domain", "state", "engine", "protocol", "http", "webhook", "config"]),
+    ("cli", &["config", "keyring", "webhook"]),
+    ("app", &["domain", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
 ];
@@ -30,8 +31,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix_service", &["http"]),
     ("actix_server", &["http", "app"]),
     ("reqwest", &["webhook", "config", "cli"]),
-    ("serde", &["http", "protocol", "state", "config"]),
-    ("serde_json", &["http", "protocol", "state", "telemetry", "cli"]),
+    ("serde", &["http", "protocol", "state", "webhook", "config"]),
+    ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 
