@@ -11,9 +11,10 @@ export class Schemas {
 
   static async of(server) {
     const schemas = new Schemas();
-    const { schemas: urls } = await fetchJson(`${server.url}/api/v1/webhooks/schemas`);
-    schemas.#urls = urls;
-    const waiting = Object.values(urls);
+    const list = `${server.url}/api/v1/webhooks/schemas`;
+    const { schemas: listed } = await fetchJson(list);
+    schemas.#urls = Object.fromEntries(Object.entries(listed).map(([type, url]) => [type, new URL(url, list).href]));
+    const waiting = Object.values(schemas.#urls);
     for (const seen = new Set(); waiting.length > 0; ) {
       const url = waiting.pop();
       if (seen.has(url)) continue;

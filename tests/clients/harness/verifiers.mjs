@@ -8,7 +8,11 @@ import { Webhook as SvixWebhook } from 'svix';
 /** By package: makes a verifier of a secret, `whsec_…`. */
 export const HMAC = {
   standardwebhooks: (secret) => (body, headers) => new StandardWebhook(secret).verify(body, headers),
-  svix: (secret) => (body, headers) => new SvixWebhook(secret).verify(body, headers),
+  // It gives nothing; it throws if need be.
+  svix: (secret) => (body, headers) => {
+    new SvixWebhook(secret).verify(body, headers);
+    return JSON.parse(body);
+  },
 };
 
 /** As the libraries have it. */
