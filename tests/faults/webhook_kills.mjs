@@ -10,7 +10,7 @@
 
 import assert from 'node:assert/strict';
 import { parseArgs } from 'node:util';
-import { administer, administered, deliveries, status } from '../clients/harness/api.mjs';
+import { administer, administered, deliveries, list } from '../clients/harness/api.mjs';
 import { noise, random } from '../clients/harness/bytes.mjs';
 import { Proxy } from '../clients/harness/proxy.mjs';
 import { Receiver, newSecret } from '../clients/harness/receiver.mjs';
@@ -49,8 +49,7 @@ const MOMENTS = {
   halfway: (trial) => ({
     async before() {
       const held = trial.proxy.cutAfter(trial.dice.between(200, METADATA_BYTES), 'stall');
-      trial.beginUploads();
-      await held;
+      await Promise.all([held, trial.uploads()]);
     },
     down() {
       trial.proxy.cutAll('rst');
@@ -106,11 +105,12 @@ const MOMENTS = {
       async before() {
         trial.secrets.push(secret);
         receivers.second.verifyWith(...trial.secrets.map(HMAC.standardwebhooks));
-        trial.beginUploads();
+        if (dice.chance(0.5)) await trial.uploads();
+        else trial.beginUploads();
         for (const one of dice.chance(0.5) ? [change, rotation] : [rotation, change]) {
           one.does().then((answer) => (one.answer = answer), () => {}); // A lost answer says nothing.
         }
-        await sleep(dice.between(0, 40));
+        await sleep(dice.between(0, 150));
       },
       async up() {
         const { url: found, keys } = await shown();
@@ -190,9 +190,11 @@ class Trial {
   acknowledged = [];
   round = 0;
   counts = { rounds: 0, uploads: 0, unanswered: 0, events: 0, arrivals: 0, repeats: 0 };
+  /** All uploads there are, as the server lists them. */
+  #uploads = [];
   /** What clients are asking for just now. */
   #asked = [];
-  /** From when to when a kill took. */
+  /** From when a kill began until the server was about to start again. */
   #kills = [];
   /** By endpoint, how many requests had come when all was delivered for the last time, and how many were looked at. */
   #settled = {};
@@ -246,11 +248,13 @@ class Trial {
     this.#behaveWell();
     const { before, down, up } = MOMENTS[this.moment](this);
     await before();
-    const sent = Date.now();
+    const kill = { sent: Date.now() };
+    this.#kills.push(kill);
     await this.server.kill();
-    this.#kills.push({ sent, dead: Date.now() });
     this.#behaveWell();
     await down?.();
+    await sleep(20); // What had arrived by then is noted before anything new can come.
+    kill.over = Date.now();
     await this.server.restart();
     await Promise.all(this.#asked.splice(0));
     await up?.();
@@ -321,22 +325,24 @@ class Trial {
     return {};
   }
 
-  /** Waits until all uploads are complete and all that there is to tell of them is told. */
+  /** Waits until no upload is on its way to completion and all that there is to tell is told. */
   async settle() {
-    for (const id of this.acknowledged) {
-      await until(`${id} to be complete`, async () => (await status(this.server, id)).stage === 'completed', PATIENCE);
-    }
+    this.#uploads = await until('every upload to be at rest', async () => {
+      const found = await list(this.server, 'limit=500');
+      return found.every(({ stage }) => ['created', 'receiving', 'completed'].includes(stage)) && found;
+    }, PATIENCE);
+    const stages = new Map(this.#uploads.map(({ id, stage }) => [id, stage]));
+    for (const id of this.acknowledged) assert.equal(stages.get(id), 'completed', `${id} was acknowledged`);
     const open = async () => {
       const states = ['waiting', 'ready', 'leased', 'paused', 'dead'];
       return (await Promise.all(states.map((state) => deliveries(this.server, `state=${state}&limit=500`)))).flat();
     };
     let left = [];
-    const heard = () => Object.values(this.receivers).map((receiver) => receiver.requests.length);
     try {
       await until('every event to be delivered', async () => (left = await open()).length === 0, PATIENCE);
     } catch (error) {
       const what = left.slice(0, 5).map((delivery) => JSON.stringify(delivery)).join('\n');
-      throw new Error(`${error.message}; heard ${heard()}; left are ${left.length}:\n${what}`);
+      throw new Error(`${error.message}; left are ${left.length}:\n${what}`);
     }
   }
 
@@ -349,13 +355,19 @@ class Trial {
       assert.equal(entry.body, body, `${entry.id} has the same bytes each time, at ${name} too`);
       this.#bodies.set(entry.id, body);
     }
-    for (const id of this.acknowledged) {
-      const say = `of ${id} at ${name}`;
-      const accepted = receiver.accepted(id).sort((a, b) => a.sequence - b.sequence);
-      assert.deepEqual(accepted.map(({ type }) => type), TYPES, `events ${say}`);
-      assert.deepEqual(accepted.map(({ sequence }) => sequence), [1, 2, 3, 4, 5, 6], `sequences ${say}`);
-      const firsts = [...new Set(receiver.requests.filter(({ uploadId }) => uploadId === id).map(({ sequence }) => sequence))];
-      assert.deepEqual(firsts, [1, 2, 3, 4, 5, 6], `the order of first arrivals ${say}`);
+    const requests = new Map(this.#uploads.map(({ id }) => [id, []]));
+    for (const entry of receiver.requests) requests.get(entry.uploadId).push(entry);
+    for (const { id, stage } of this.#uploads) {
+      const say = `of ${id}, which is ${stage}, at ${name}`;
+      const heard = requests.get(id);
+      const accepted = [...new Map(heard.filter(({ status }) => status === 200).map((entry) => [entry.id, entry])).values()];
+      accepted.sort((a, b) => a.sequence - b.sequence);
+      const types = TYPES.slice(0, TYPES.indexOf(`upload.${stage}`) + 1);
+      const sequences = types.map((_, i) => i + 1);
+      assert.deepEqual(accepted.map(({ type }) => type), types, `events ${say}`);
+      assert.deepEqual(accepted.map(({ sequence }) => sequence), sequences, `sequences ${say}`);
+      const firsts = new Set(heard.map(({ sequence }) => sequence));
+      assert.deepEqual([...firsts], sequences, `the order of first arrivals ${say}`);
     }
     this.#checkRepeats(name, receiver);
   }
@@ -371,7 +383,7 @@ class Trial {
       if (!before || place < settled) continue;
       const say = `${entry.type} of ${entry.uploadId} came to ${name} again`;
       assert.ok(before.place >= settled, `${say} after all had been recorded`);
-      const kill = this.#kills.find(({ sent, dead }) => before.answeredAt <= dead && sent <= entry.at);
+      const kill = this.#kills.find(({ over }) => before.at <= over && over <= entry.at);
       assert.ok(kill, `${say} without a kill in between`);
       const unrecorded = kill.sent - before.answeredAt;
       assert.ok(unrecorded < RECORDED_WITHIN_MS, `${say}; it was accepted ${unrecorded} ms before the kill`);
