@@ -17,6 +17,7 @@ pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod keyring;
+pub mod media;
 pub mod protocol;
 pub mod state;
 pub mod telemetry;

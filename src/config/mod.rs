@@ -12,11 +12,13 @@ mod cors;
 mod database;
 mod endpoint;
 mod error;
+mod hooks;
 mod http2;
 mod inputs;
 mod layers;
 mod limits;
 mod log;
+mod media;
 mod protocols;
 mod reader;
 mod registry;
@@ -39,11 +41,13 @@ pub use cors::Cors;
 pub use database::Database;
 pub use endpoint::Endpoint;
 pub use error::ConfigErrors;
+pub use hooks::Hooks;
 pub use http2::Http2;
 pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::Format;
 pub use log::Log;
+pub use media::Media;
 pub use protocols::Protocols;
 pub use registry::CONFIG_VARIABLE;
 pub use registry::DEFAULTS;
@@ -73,8 +77,10 @@ pub struct Config {
     pub protocols: Protocols,
     pub storage: Storage,
     pub database: Database,
+    pub media: Media,
     pub status: Status,
     pub webhooks: Webhooks,
+    pub hooks: Hooks,
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
@@ -95,8 +101,10 @@ impl Config {
             protocols: Protocols::read(reader),
             storage: Storage::read(reader),
             database: Database::read(reader),
+            media: Media::read(reader),
             status: Status::read(reader),
             webhooks: Webhooks::read(reader),
+            hooks: Hooks::read(reader),
             auth: Auth::read(reader),
             cors: Cors::read(reader),
             log: Log::read(reader),

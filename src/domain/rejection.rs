@@ -2,9 +2,9 @@
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::size::{Length, Offset};
-use crate::domain::upload::{Dialect, Ended};
+use crate::domain::upload::{Dialect, Ended, Failure};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     #[error("there is no such upload")]
     NotFound,
@@ -44,6 +44,9 @@ pub enum Rejection {
     ChecksumMismatch(Algorithm),
     #[error("the upload has failed: its {} digest is not the one promised at its creation", .0.name())]
     BrokenPromise(Algorithm),
+    /// A policy, or the application, has said no, and why.
+    #[error("{}", .0.message)]
+    Refused(Failure),
     #[error("a final upload is made of its parts and takes no data")]
     IsFinal,
     #[error("upload {0} in the list is not there")]

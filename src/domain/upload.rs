@@ -1,7 +1,7 @@
 //! One upload: its stages and every legal move between them.
 //!
 //! ```text
-//!             first byte      all bytes         digests       at its final place
+//!             first byte      all bytes      digests, facts   at its final place
 //!  created ──► receiving ──► received ──► verified ──► stored ──► completed
 //!     │            │  ▲           │           │           │           │
 //!     │            ▼  │           └───────────┴───────────┴──► failed │
@@ -37,7 +37,7 @@ pub enum Stage {
     Stalled,
     /// Every byte is durable.
     Received,
-    /// The promised digests match.
+    /// The promised digests match, and it is known what the bytes are.
     Verified,
     /// The bytes are at their final name.
     Stored,
@@ -187,7 +187,8 @@ pub struct Failure {
     pub code: String,
     /// A sentence for people.
     pub message: String,
-    /// The HTTP status its client is to be told, where the application has chosen one; from 400 to 499.
+    /// The HTTP status its client is to be told, where a policy or the application has refused the upload; from 400
+    /// to 499.
     pub status: Option<u16>,
 }
 
@@ -326,11 +327,12 @@ impl Upload {
             failure: None,
             created_at: now,
             updated_at: now,
-            expires_at: Some(new.expires_at),
+            expires_at: None,
             next_sequence: 1,
             last_progress: (Offset::ZERO, now),
         };
         let mut upload = Self { record, news: Vec::new() };
+        upload.live_until(new.expires_at);
         upload.enter(Stage::Created, EventKind::Created, now);
         upload
     }
@@ -408,6 +410,28 @@ impl Upload {
         expires && self.record.expires_at.is_some_and(|at| at <= now)
     }
 
+    /// Whether the time is over that the application has set, be bytes arriving or not.
+    pub fn has_outlived_its_terms(&self, now: Timestamp) -> bool {
+        self.record.stage.takes_bytes() && self.record.terms.expires_by.is_some_and(|by| by <= now)
+    }
+
+    /// The most bytes it may have, where all uploads may have `max_bytes`.
+    pub fn most_bytes(&self, max_bytes: u64) -> u64 {
+        self.record.terms.max_bytes.map_or(max_bytes, |own| own.min(max_bytes))
+    }
+
+    /// What is said to whoever asks for an upload that has ended, always the same: of one that was refused, why.
+    pub fn ended(&self) -> Option<Rejection> {
+        let Stage::Ended(how) = self.record.stage else { return None };
+        let refusal = self.record.failure.as_ref().filter(|failure| failure.status.is_some());
+        Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
+    }
+
+    /// The same, and of one whose time has passed though nobody has recorded it yet.
+    pub fn gone(&self, now: Timestamp) -> Option<Rejection> {
+        self.ended().or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
+    }
+
     /// Events not yet committed.
     pub fn news(&self) -> &[Event] {
         &self.news
@@ -422,7 +446,7 @@ impl Upload {
     }
 
     /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
-    /// the most an upload of yet unknown length may hold.
+    /// the most any upload of yet unknown length may hold.
     pub fn check_append(
         &self,
         at: Offset,
@@ -444,17 +468,15 @@ impl Upload {
     }
 
     fn check_open(&self, now: Timestamp) -> Result<(), Rejection> {
-        if let Stage::Ended(how) = self.record.stage {
-            return Err(Rejection::Gone(how));
-        }
-        if self.is_expired(now) {
-            return Err(Rejection::Gone(Ended::Expired));
+        if let Some(why) = self.gone(now) {
+            return Err(why);
         }
         if self.is_final() { Err(Rejection::IsFinal) } else { Ok(()) }
     }
 
     fn check_fits(&self, at: Offset, count: Option<u64>, max_bytes: u64) -> Result<(), Rejection> {
         let end = at.plus(count.unwrap_or(0));
+        let max_bytes = self.most_bytes(max_bytes);
         match self.record.length {
             // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
             Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => {
@@ -468,6 +490,7 @@ impl Upload {
 
     /// Sets a deferred length. Saying the known length again is fine.
     pub fn declare_length(&mut self, length: Length, max_bytes: u64) -> Result<(), Rejection> {
+        let max_bytes = self.most_bytes(max_bytes);
         match self.record.length {
             Some(ours) if ours == length => Ok(()),
             Some(ours) => Err(Rejection::LengthChanged { ours, theirs: length }),
@@ -499,7 +522,7 @@ impl Upload {
         }
         self.record.running_digests = durable.running_digests;
         self.record.resume = Some(durable.resume);
-        self.record.expires_at = Some(durable.expires_at);
+        self.live_until(durable.expires_at);
         self.record.updated_at = now;
         match self.record.stage {
             Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
@@ -516,8 +539,13 @@ impl Upload {
     /// Extends the life of an open upload whose client has been heard of without new bytes.
     pub fn touch(&mut self, running_digests: Vec<u8>, expires_at: Timestamp, now: Timestamp) {
         self.record.running_digests = running_digests;
-        self.record.expires_at = Some(expires_at);
+        self.live_until(expires_at);
         self.record.updated_at = now;
+    }
+
+    /// Sets when it expires, if the application has not set an earlier time.
+    fn live_until(&mut self, at: Timestamp) {
+        self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
     }
 
     /// Marks an upload whose every byte is durable, with the digests of the whole.
@@ -544,6 +572,19 @@ impl Upload {
     pub fn broken_promise(&self) -> Option<Algorithm> {
         let has = |promised: &&Digest| self.record.digests.contains(promised);
         self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
+    }
+
+    /// Takes note that the application, asked before completion, has said yes.
+    pub fn accept(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is asked about");
+        self.record.accepted_at = Some(now);
+        self.record.updated_at = now;
+    }
+
+    /// Takes note of what the bytes are, which `verify` or a refusal then tells.
+    pub fn learn(&mut self, facts: Facts) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
+        self.record.facts = Some(facts);
     }
 
     /// Marks an upload whose bytes are at their final name.
@@ -685,8 +726,8 @@ mod tests {
     const LATER: Timestamp = Timestamp::from_unix_ms(9_000_000);
     const LIMIT: u64 = 1_000;
 
-    fn new_upload(length: Option<u64>, role: Role) -> Upload {
-        let new = NewUpload {
+    fn asked(length: Option<u64>, role: Role) -> NewUpload {
+        NewUpload {
             id: UploadId::new(NOW, [0; 10]),
             dialect: Dialect::Tus,
             role,
@@ -697,8 +738,11 @@ mod tests {
             wanted_digests: vec![],
             promised_digests: vec![],
             expires_at: LATER,
-        };
-        Upload::create(new, NOW)
+        }
+    }
+
+    fn new_upload(length: Option<u64>, role: Role) -> Upload {
+        Upload::create(asked(length, role), NOW)
     }
 
     fn offset(bytes: u64) -> Offset {
@@ -711,6 +755,25 @@ mod tests {
 
     fn kinds(upload: &Upload) -> Vec<EventKind> {
         upload.news().iter().map(|event| event.kind).collect()
+    }
+
+    #[test]
+    fn an_upload_that_was_refused_says_why_for_good() {
+        let failure = |status| Failure { code: "type-not-allowed".to_owned(), message: "no".to_owned(), status };
+        let mut refused = new_upload(Some(10), Role::Single);
+        assert_eq!(refused.gone(NOW), None);
+        refused.fail(failure(Some(415)), NOW);
+        assert_eq!(refused.ended(), Some(Rejection::Refused(failure(Some(415)))));
+        assert_eq!(refused.gone(LATER), refused.ended());
+        assert_eq!(
+            refused.check_append(Offset::ZERO, Some(1), LIMIT, NOW),
+            Err(Rejection::Refused(failure(Some(415))))
+        );
+
+        let mut broken = new_upload(Some(10), Role::Single);
+        assert_eq!(broken.gone(LATER), Some(Rejection::Gone(Ended::Expired)));
+        broken.fail(failure(None), NOW);
+        assert_eq!(broken.ended(), Some(Rejection::Gone(Ended::Failed)));
     }
 
     #[test]
@@ -805,6 +868,21 @@ mod tests {
         assert_eq!(upload.declare_length(length(4), LIMIT), Ok(()));
         assert!(matches!(upload.declare_length(length(5), LIMIT), Err(Rejection::LengthChanged { .. })));
         assert!(upload.is_full());
+    }
+
+    #[test]
+    fn what_the_application_has_set_holds_for_bytes_and_time() {
+        let terms = Terms { max_bytes: Some(100), expires_by: Some(Timestamp::from_unix_ms(2_000_000)) };
+        let new = NewUpload { terms: terms.clone(), ..asked(None, Role::Single) };
+        let mut upload = Upload::create(new, NOW);
+        assert_eq!(upload.record().expires_at, terms.expires_by);
+        assert_eq!(upload.check_append(Offset::ZERO, Some(101), LIMIT, NOW), Err(Rejection::OverLimit(100)));
+        assert_eq!(upload.declare_length(Length::new(101).unwrap(), LIMIT), Err(Rejection::OverLimit(100)));
+        assert_eq!(upload.declare_length(Length::new(51).unwrap(), 50), Err(Rejection::OverLimit(50)));
+        upload.receive(durable(0, 4), None, NOW);
+        upload.touch(Vec::new(), LATER, NOW);
+        assert_eq!(upload.record().expires_at, terms.expires_by, "bytes do not put it off");
+        assert!(!upload.has_outlived_its_terms(NOW) && upload.has_outlived_its_terms(LATER));
     }
 
     #[test]

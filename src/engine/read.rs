@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
+use crate::domain::hook::HookCall;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Ended;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
@@ -20,8 +19,10 @@ use crate::engine::watch::Bell;
 
 pub use crate::state::DeliveryQuery;
 pub use crate::state::EventPosition;
+pub use crate::state::HookCallQuery;
 pub use crate::state::LoggedEvent;
 pub use crate::state::UploadQuery;
+pub use crate::state::facts_json;
 pub use crate::state::value_json;
 
 /// An upload as it is now, with what a running append has taken in beyond the committed bytes.
@@ -129,6 +130,11 @@ impl Engine {
         Ok(self.0.outbox.delivery(id).await?)
     }
 
+    /// What the application was asked, newest first.
+    pub async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
+        Ok(self.0.uploads.hook_calls(query).await?)
+    }
+
     /// Tries the storage and the database.
     pub async fn check(&self) -> Result<(), EngineError> {
         self.0.check_open_for_business()?;
@@ -140,13 +146,14 @@ impl Engine {
     /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
     pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
         let upload = self.0.find(id).await?;
+        if let Some(why) = upload.gone(self.0.expiry_now()) {
+            return Err(why.into());
+        }
         match upload.stage() {
             Stage::Completed => Ok(Some(Download { upload, engine: self.clone() })),
-            Stage::Ended(how) => Err(Rejection::Gone(how).into()),
-            _ if upload.is_expired(self.0.expiry_now()) => Err(Rejection::Gone(Ended::Expired).into()),
             Stage::Received if !upload.is_partial() => Err(EngineError::Unavailable(Unavailable::Settling)),
             Stage::Verified | Stage::Stored => Err(EngineError::Unavailable(Unavailable::Settling)),
-            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => Ok(None),
+            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received | Stage::Ended(_) => Ok(None),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! sentence with the request's id. Trouble that may pass is 5xx with `Retry-After`, never a 4xx: clients give up on
 //! those, and some forget the upload.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::HttpMessage;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
+use crate::domain::upload::Failure;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
 
@@ -24,7 +26,7 @@ use crate::engine::command::Unavailable;
 pub struct Problem {
     status: StatusCode,
     /// A stable word for programs, such as `wrong-offset`.
-    code: &'static str,
+    code: Cow<'static, str>,
     /// The registered type that says the same, where there is one.
     kind: Option<&'static str>,
     /// A sentence for people.
@@ -50,8 +52,15 @@ struct Body<'a> {
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, kind: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { status, code: code.into(), kind: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+    }
+
+    /// What a policy or the application has refused, with its reasons.
+    pub fn refused(failure: &Failure) -> Self {
+        let chosen = failure.status.and_then(|status| StatusCode::from_u16(status).ok());
+        let status = chosen.filter(StatusCode::is_client_error).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        Self::new(status, failure.code.clone(), failure.message.clone())
     }
 
     pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -155,8 +164,11 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
                 Unavailable::Held => "held",
                 Unavailable::Settling => "settling",
                 Unavailable::Idle => "incomplete-body",
+                Unavailable::Undecided => "application-unavailable",
             };
-            Problem::try_again(code, why.to_string(), soon)
+            // An application that could not be asked is seldom back within a second.
+            let after = if why == Unavailable::Undecided { 5 * soon } else { soon };
+            Problem::try_again(code, why.to_string(), after)
         }
         EngineError::NoSpace => Problem::new(
             StatusCode::INSUFFICIENT_STORAGE,

@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::engine::command::EngineError;
 use crate::engine::read::Status;
 use crate::engine::read::UploadQuery;
+use crate::engine::read::facts_json;
 use crate::engine::read::value_json;
 use crate::http::Shared;
 use crate::http::error::Problem;
@@ -251,6 +252,7 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
         "reports": record.reports.iter().map(stages::to_json).collect::<Vec<_>>(),
         "digests": digests,
         "content_type": record.metadata.content_type(),
+        "facts": record.facts.as_ref().map(facts_json),
         "filename": record.metadata.file_name(),
         "metadata": metadata,
         "error": error,

@@ -278,6 +278,7 @@ async fn concatenate(
         metadata_as_sent: None,
         wanted_digests: wanted,
         promised_digests: Vec::new(),
+        caller: None,
     };
     life.engine.concatenate(command).await
 }
@@ -598,7 +599,7 @@ async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
     life.wait_for_stage(live, "receiving").await;
     world.pass(Duration::from_secs(61));
     let gone = life.engine.inspect(abandoned).await.unwrap();
-    assert!(gone.gone().is_some(), "tus 72: gone at once, before anybody has swept");
+    assert!(gone.gone.is_some(), "tus 72: gone at once, before anybody has swept");
     life.engine.start_sweeping();
     life.wait_for_stage(abandoned, "expired").await;
     until("its bytes are removed", async || (world.files().len() == 1).then_some(())).await;

@@ -16,6 +16,8 @@ mod downloads;
 mod early;
 mod engine;
 mod events;
+mod facts;
+mod hooks;
 mod http2;
 mod ietf;
 mod interim;

@@ -24,7 +24,7 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 23] = [
+const FIELDS: [&str; 24] = [
     "id",
     "stage",
     "protocol",
@@ -44,6 +44,7 @@ const FIELDS: [&str; 23] = [
     "reports",
     "digests",
     "content_type",
+    "facts",
     "filename",
     "metadata",
     "error",

@@ -9,7 +9,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("keyring", &["domain"]),
     ("state", &["domain"]),
-    ("engine", &["domain", "state"]),
+    ("media", &["domain"]),
+    ("engine", &["domain", "state", "media"]),
     ("protocol", &["domain", "engine", "http"]),
     ("http", &["domain", "keyring", "engine", "protocol", "webhook"]),
     ("webhook", &["domain", "keyring", "state"]),
@@ -33,6 +34,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("reqwest", &["webhook", "config", "cli"]),
     ("serde", &["http", "protocol", "state", "webhook", "config"]),
     ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
+    ("mp4_atom", &["media"]),
+    ("matroska_demuxer", &["media"]),
+    ("infer", &["media"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 

@@ -202,26 +202,29 @@ pub(super) fn append_refused(
         Ok(problem) => return open(problem, draft),
         Err(rejection) => rejection,
     };
-    match (rejection, checksum, upload) {
+    match (&rejection, checksum, upload) {
         (Rejection::ChecksumMismatch(_), Some(checksum), _) => {
             open(digests::reply::mismatched(digests::CONTENT_DIGEST, checksum), draft)
         }
         (Rejection::BrokenPromise(algorithm), _, Some(upload)) => {
-            let promised = upload.record().promised_digests.iter().find(|promised| promised.algorithm() == algorithm);
+            let promised = upload.record().promised_digests.iter().find(|promised| promised.algorithm() == *algorithm);
             let problem = match promised {
                 Some(promised) => digests::reply::mismatched(digests::REPR_DIGEST, promised),
                 None => rejection_problem(rejection, draft, limit, Some(upload)),
             };
             final_word(problem, draft)
         }
+        (Rejection::Refused(_), _, _) => rejection_problem(rejection, draft, limit, upload),
         _ => open(rejection_problem(rejection, draft, limit, upload), draft),
     }
 }
 
 fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: Option<&Upload>) -> Problem {
     let detail = rejection.to_string();
-    let problem = |status, code| Problem::new(status, code, detail);
+    let problem = |status, code: &'static str| Problem::new(status, code, detail);
     match rejection {
+        // Draft, 4.2.3: the application has said its last word, and nothing is to be gone on with.
+        Rejection::Refused(failure) => final_word(Problem::refused(&failure), draft),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-gone"),
         Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),

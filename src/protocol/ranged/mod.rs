@@ -13,14 +13,15 @@ use actix_web::http::Method;
 use actix_web::web;
 
 use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Upload;
+use crate::engine::command::Cancel;
 use crate::engine::command::EngineError;
 use crate::engine::feed::Feed;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::download;
 use crate::http::error::Problem;
 
@@ -139,7 +140,8 @@ async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<
         let cancelled = google::cancel(request, id, shared).await;
         return Ok(cancelled.unwrap_or_else(|refusal| refusal.respond(request)));
     }
-    shared.engine.cancel(id).await.map_err(refuse)?;
+    let command = Cancel { id, caller: caller(request, shared) };
+    shared.engine.cancel(command).await.map_err(refuse)?;
     Ok(reply::terminated())
 }
 
@@ -152,8 +154,8 @@ async fn found(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<U
 /// An upload as it is, with what live requests have brought.
 async fn look(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Upload, Problem> {
     let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
-    match found.gone() {
-        Some(how) => Err(reply::rejection_problem(Rejection::Gone(how))),
+    match found.gone {
+        Some(why) => Err(reply::rejection_problem(why)),
         None => Ok(found.upload),
     }
 }

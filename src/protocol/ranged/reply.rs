@@ -196,6 +196,7 @@ pub(super) fn append_problem(error: EngineError, content: Option<&Digest>, reque
 pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
     let detail = rejection.to_string();
     let (status, code) = match rejection {
+        Rejection::Refused(failure) => return Problem::refused(&failure),
         Rejection::NotFound => (StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) => (StatusCode::GONE, "upload-gone"),
         Rejection::WrongOffset { .. } => (StatusCode::CONFLICT, "wrong-offset"),

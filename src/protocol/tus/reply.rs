@@ -11,6 +11,7 @@ use actix_web::http::header::HeaderName;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
 use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::protocol::digests;
@@ -70,6 +71,17 @@ pub(super) fn still_open() -> Problem {
     Problem::new(StatusCode::LOCKED, "still-open", detail)
 }
 
+/// Why HEAD cannot tell an offset. While all bytes are there and it is not decided yet what becomes of them it is 423,
+/// for the same reason: after a 5xx, tus-js-client starts over too.
+pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
+    match error {
+        EngineError::Unavailable(why @ Unavailable::Settling) => {
+            Problem::new(StatusCode::LOCKED, "settling", why.to_string()).with(header::RETRY_AFTER, "1")
+        }
+        _ => engine_problem(error, request),
+    }
+}
+
 /// The answer to GET while there is nothing to download yet.
 pub(super) fn not_yet(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
@@ -122,8 +134,9 @@ pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, re
 
 pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
     let detail = rejection.to_string();
-    let problem = |status, code| Problem::new(status, code, detail);
+    let problem = |status, code: &'static str| Problem::new(status, code, detail);
     match rejection {
+        Rejection::Refused(failure) => Problem::refused(&failure),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
         Rejection::WrongOffset { ours, .. } => {

@@ -74,6 +74,12 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
                 }
                 true
             }
+            "items" => {
+                for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+                    check(value, rule, root, &format!("{at}/{index}"), wrong);
+                }
+                true
+            }
             "additionalProperties" => {
                 let described = |name: &str| schema["properties"].get(name).is_some();
                 for (name, value) in value.as_object().into_iter().flatten().filter(|(name, _)| !described(name)) {
@@ -112,7 +118,9 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
 fn is_a(value: &Value, name: &str) -> bool {
     match name {
         "object" => value.is_object(),
+        "array" => value.is_array(),
         "string" => value.is_string(),
+        "number" => value.is_number(),
         "integer" => value.is_i64() || value.is_u64(),
         "null" => value.is_null(),
         other => panic!("the type {other} is not known here"),
