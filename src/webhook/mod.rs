@@ -9,6 +9,8 @@
 //!    ▲       claims         │ sends one
 //!    └──── record ◄─────────┘ and asks verdict, which asks retry
 //! ```
+//!
+//! Beside it, [`hooks`] asks the application what may happen. It shares how messages are signed, and nothing else.
 
 mod courier;
 mod delivery;
