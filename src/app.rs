@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod hooks;
+mod keys;
 mod listeners;
 mod threads;
 
@@ -28,11 +29,7 @@ use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
-use crate::domain::endpoint::Endpoint;
-use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
-use crate::domain::endpoint::Health;
-use crate::domain::endpoint::Origin;
 use crate::domain::event::EventKind;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::ProgressPolicy;
@@ -40,6 +37,11 @@ use crate::engine;
 use crate::engine::Engine;
 use crate::http;
 use crate::http::Shared;
+use crate::http::access::Access;
+use crate::http::access::Reach;
+use crate::http::access::Token;
+use crate::keyring::ServerKeys;
+use crate::keyring::StageTokens;
 use crate::state::Outbox;
 use crate::state::SqliteStore;
 use crate::state::UploadStore;
@@ -75,6 +77,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
     let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage))?;
+    let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock: engine::Clock = Arc::new(system_clock);
 
@@ -86,6 +89,18 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         let _here = upload_threads.enter();
         Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs))
     };
+    let rules = egress_rules(&config.webhooks);
+    let parts = webhook::Parts {
+        outbox,
+        rules: Arc::clone(&rules),
+        vault: webhook::Vault::new(&server_keys),
+        settings: sender_settings(&config.webhooks, config.server.shutdown_timeout / 2),
+        clock,
+    };
+    let configured = configured_endpoints(&config.webhooks.endpoints, &rules)?;
+    let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
+    let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
+
     let mut registry = Registry::with_prefix("longshore");
     let engine = match hooks::application(&config.hooks)? {
         Some((application, metrics)) => {
@@ -94,10 +109,6 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         }
         None => engine,
     };
-    let configured = config.webhooks.endpoints.iter().map(|endpoint| configured_endpoint(endpoint, system_clock()));
-    outbox.open_for(configured.collect(), system_clock()).await.context("could not open the outbox")?;
-    let drain_timeout = config.server.shutdown_timeout / 2;
-    let sender = webhook_sender(&config.webhooks, outbox, clock, drain_timeout)?;
 
     engine.metrics().register(&mut registry);
     sender.metrics().register(&mut registry);
@@ -105,8 +116,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.recover().await;
     engine.start_sweeping();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), registry));
+    let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys));
     let listeners = Listeners::start(&config, shared)?;
+    rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     let stop_sending = CancellationToken::new();
     Ok(Running {
         listeners,
@@ -147,7 +159,8 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
 }
 
 fn engine_settings(config: &Config) -> engine::Settings {
-    let wants_progress = config.webhooks.endpoints.iter().any(|endpoint| endpoint.events.wants(EventKind::Progress));
+    let wants_progress =
+        config.webhooks.endpoints.iter().any(|endpoint| endpoint.terms.filter.wants(EventKind::Progress));
     engine::Settings {
         max_upload_bytes: config.limits.max_upload_bytes,
         max_active_uploads: config.limits.max_active_uploads,
@@ -173,10 +186,22 @@ fn engine_settings(config: &Config) -> engine::Settings {
             max_parallel: config.limits.max_parallel_ranges,
             max_replaced_bytes: config.limits.max_replaced_bytes,
         },
+        media: config.media.enabled.then(|| engine::MediaSettings {
+            read_limit_bytes: config.media.read_limit_bytes,
+            timeout: config.media.timeout,
+            max_at_once: config.media.max_at_once,
+            policy: config.media.policy.clone(),
+        }),
     }
 }
 
-fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
+fn shared(
+    config: &Config,
+    engine: Engine,
+    sender: &webhook::Sender,
+    registry: Registry,
+    server_keys: &ServerKeys,
+) -> Shared {
     let allow_origins = match &config.cors.allow_origins {
         AllowOrigins::Any => vec!["*".to_owned()],
         AllowOrigins::Listed(origins) => origins.clone(),
@@ -185,7 +210,14 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: config.server.public_url.clone().unwrap_or_default(),
-        token: config.auth.token.as_ref().map(|token| token.expose().to_owned()),
+        access: Access {
+            token: config.auth.token.as_ref().map(|token| Token::new(token.expose())),
+            admin_keys: config.auth.admin_keys.clone(),
+            stage_tokens: StageTokens::new(server_keys),
+            reach: reach(config),
+        },
+        webhooks: sender.admin().clone(),
+        beat: sender.beat().clone(),
         cors: http::Cors {
             allow_origins,
             allow_credentials: config.cors.allow_credentials,
@@ -211,55 +243,69 @@ fn shared(config: &Config, engine: Engine, registry: Registry) -> Shared {
     }
 }
 
+/// A public address says that something passes on what comes from elsewhere.
+fn reach(config: &Config) -> Reach {
+    let mut listens = [Some(config.server.listen), config.server.read_listen].into_iter().flatten();
+    let near = listens.all(|address| address.ip().to_canonical().is_loopback()) && config.server.public_url.is_none();
+    if near { Reach::ThisMachine } else { Reach::Network }
+}
+
 /// `None` when the application is asked nothing, so that nothing is gathered for it.
 fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
     let names = config.forward_headers.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok());
     (!config.urls.is_empty()).then(|| names.collect())
 }
 
-fn webhook_sender(
-    config: &config::Webhooks,
-    outbox: Arc<dyn Outbox>,
-    clock: engine::Clock,
-    drain_timeout: Duration,
-) -> anyhow::Result<webhook::Sender> {
+fn egress_rules(config: &config::Webhooks) -> Arc<webhook::EgressRules> {
+    Arc::new(webhook::EgressRules::new(config.allow_networks.clone(), config.https_only))
+}
+
+fn sender_settings(config: &config::Webhooks, drain_timeout: Duration) -> webhook::Settings {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    let settings = webhook::Settings {
+    webhook::Settings {
         timeout: config.timeout,
         connect_timeout: config.connect_timeout,
         schedule: config.retry_schedule.clone(),
         jitter_percent: config.retry_jitter_percent,
         lease: config.lease,
         max_in_flight: count(config.max_in_flight),
-        max_in_flight_per_endpoint: count(config.max_in_flight_per_endpoint),
+        max_in_flight_per_endpoint: config.max_in_flight_per_endpoint,
         response_limit: bytes(config.response_limit_bytes),
         response_kept: bytes(config.response_kept_bytes),
         delivery_expiry: config.delivery_expiry,
         drain_timeout,
-    };
-    let endpoints = config.endpoints.iter().map(|endpoint| {
-        let secret = endpoint.secret.expose().parse()?;
-        let (name, filter) = (endpoint.name.clone(), endpoint.events.clone());
-        Ok(webhook::Endpoint::new(name, &endpoint.url, vec![secret], filter)?)
-    });
-    let endpoints = endpoints.collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(webhook::Sender::new(outbox, endpoints, settings, clock)?)
+        health: webhook::HealthRules {
+            breaker_failures: config.breaker_failures,
+            breaker_pause: config.breaker_pause,
+            disable_after: config.disable_after,
+        },
+        max_endpoints: count(config.max_endpoints),
+        replay_rate: config.replay_rate,
+        keep_finished: config.keep_finished,
+        keep_dead: config.keep_dead,
+        max_due_age: config.max_due_age.unwrap_or_default(),
+    }
 }
 
-fn configured_endpoint(endpoint: &config::Endpoint, now: Timestamp) -> Endpoint {
-    let terms = EndpointTerms { filter: endpoint.events.clone(), ..EndpointTerms::of(endpoint.url.as_str()) };
-    Endpoint {
-        id: endpoint.name.clone(),
-        origin: Origin::Config,
-        terms,
-        sealed: Vec::new(),
-        state: EndpointState::Enabled,
-        health: Health::default(),
-        version: 0,
-        created_at: now,
-        updated_at: now,
-    }
+fn configured_endpoints(
+    endpoints: &[config::Endpoint],
+    rules: &webhook::EgressRules,
+) -> anyhow::Result<Vec<webhook::Endpoint>> {
+    let endpoint = |endpoint: &config::Endpoint| {
+        configured_endpoint(endpoint, rules).with_context(|| format!("could not use endpoint {}", endpoint.name))
+    };
+    endpoints.iter().map(endpoint).collect()
+}
+
+fn configured_endpoint(endpoint: &config::Endpoint, rules: &webhook::EgressRules) -> anyhow::Result<webhook::Endpoint> {
+    let keys = endpoint.secrets.iter().chain(&endpoint.private_key).map(|key| webhook::Key::parse(key.expose()));
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    let headers: Vec<(String, String)> =
+        endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+    let terms = EndpointTerms { url: endpoint.url.clone(), ..endpoint.terms.clone() };
+    let (name, now) = (endpoint.name.clone(), system_clock());
+    Ok(webhook::Endpoint::configured(name, terms, webhook::Keys::lasting(keys, now), &headers, rules, now)?)
 }
 
 fn system_clock() -> Timestamp {

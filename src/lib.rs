@@ -16,6 +16,8 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod keyring;
+pub mod media;
 pub mod protocol;
 pub mod state;
 pub mod telemetry;

@@ -4,6 +4,7 @@
 //! keys of the configuration. Exit codes: 0 done, 1 failed, 2 not understood (wrong usage or configuration); a
 //! health check knows only 0 and 1, because container engines reserve 2.
 
+mod admin_key;
 mod config;
 mod health;
 mod serve;
@@ -36,6 +37,7 @@ Examples:
   longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
   longshore config --config longshore.toml        what is in force, and from where
   longshore health                                exit 0 if the server is ready, else 1
+  longshore admin-key                             a key for managing webhooks, and its line for the file
   longshore webhooks listen                       receive events here, verify and print them";
 
 /// Everything that can be typed.
@@ -51,6 +53,7 @@ pub fn command() -> Command {
         .subcommand(serve::command())
         .subcommand(config::command())
         .subcommand(health::command())
+        .subcommand(admin_key::command())
         .subcommand(webhooks::command())
 }
 
@@ -61,6 +64,7 @@ pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches, &env, serve),
         Some(("config", matches)) => config::run(matches, &env, &mut io::stdout().lock()),
         Some(("health", matches)) => health::run(matches, &env, &mut io::stdout().lock()),
+        Some(("admin-key", _)) => admin_key::run(&mut io::stdout().lock()),
         Some(("webhooks", matches)) => webhooks::run(matches, &own_variables(), &mut io::stdout()),
         _ => unreachable!("clap demands a known subcommand"),
     });

@@ -13,12 +13,15 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use crate::cli::Failure;
+use crate::cli::admin_key;
 use crate::cli::command;
 use crate::cli::config;
 use crate::cli::health;
 use crate::cli::load;
 use crate::cli::serve;
+use crate::config::Config;
 use crate::config::DEFAULTS;
+use crate::config::Inputs;
 use crate::config::Reach;
 use crate::config::keys;
 
@@ -109,6 +112,21 @@ fn config_prints_the_defaults_or_what_is_in_force() {
     let in_force = printed("longshore config --workers 3");
     assert!(in_force.contains("\nworkers = 3  # from --workers\n"), "{in_force}");
     assert!(in_force.contains("\ntoken = \"(hidden)\"  # from LONGSHORE_AUTH_TOKEN\n"), "{in_force}");
+}
+
+#[test]
+fn an_admin_key_is_printed_with_the_line_that_lets_the_server_know_it() {
+    let printed = || {
+        let mut out = Vec::new();
+        admin_key::run(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let text = printed();
+    assert_ne!(text, printed(), "each is another");
+    let (key, file) = text.split_once('\n').unwrap();
+    let inputs = Inputs { file: Some(("printed.toml".into(), file.to_owned())), ..Inputs::default() };
+    let [hash] = Config::read(&inputs).unwrap().auth.admin_keys.try_into().unwrap();
+    assert!(key.starts_with("lsk_") && hash.is_of(key.as_bytes()));
 }
 
 /// A server that takes one request and answers with these bytes, then closes; it gives the request back.

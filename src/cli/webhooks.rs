@@ -301,6 +301,7 @@ fn ask_replay(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
         (None, Some(endpoint)) => {
             let mut body = Map::new();
             body.insert("what".to_owned(), words("what").unwrap_or("dead").into());
+            body.insert("force".to_owned(), typed.get_flag("force").into());
             for name in ["from", "before"] {
                 if let Some(time) = words(name) {
                     body.insert(name.to_owned(), time.into());

@@ -6,6 +6,11 @@ use std::io::Read;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::secret::Secret;
+use crate::keyring::AdminKeyHash;
+use crate::keyring::ServerKeys;
+
+/// Each is compared with whatever a request brings.
+const MAX_ADMIN_KEYS: usize = 100;
 
 /// The most a file with a secret may hold.
 const SECRET_FILE_MAX: u64 = 4096;
@@ -14,6 +19,10 @@ const SECRET_FILE_MAX: u64 = 4096;
 pub struct Auth {
     /// What `Authorization: Bearer` must carry. `None`: everyone may.
     pub token: Option<Secret>,
+    /// What opens the administration of webhooks, and everything else.
+    pub admin_keys: Vec<AdminKeyHash>,
+    /// The keys of this server. `None`: they are in the data folder.
+    pub server_keys: Option<ServerKeys>,
 }
 
 impl Auth {
@@ -27,7 +36,11 @@ impl Auth {
         from.require(!both, &["auth.token", "auth.token_file"], |others| {
             format!("set together with {}; leave one of them empty", others.join(", "))
         });
-        Self { token: token.or(from_file) }
+        Self {
+            token: token.or(from_file),
+            admin_keys: from.list("auth.admin_keys", admin_keys),
+            server_keys: from.text("auth.server_key_file", optional_keys),
+        }
     }
 }
 
@@ -44,6 +57,22 @@ fn check_token(text: &str) -> Judged<Option<Secret>> {
         16..=512 => Ok(Some(Secret::new(text))),
         _ => Err("too long; write at most 512 characters".to_owned()),
     }
+}
+
+fn admin_keys(hashes: Vec<&str>) -> Judged<Vec<AdminKeyHash>> {
+    if hashes.len() > MAX_ADMIN_KEYS {
+        return Err(format!("too many; give at most {MAX_ADMIN_KEYS}"));
+    }
+    let read = |(number, hash): (usize, &str)| hash.parse().map_err(|why| format!("item {number} is {why}"));
+    (1..).zip(hashes).map(read).collect()
+}
+
+fn optional_keys(path: &str) -> Judged<Option<ServerKeys>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let text = read_secret(path)?;
+    ServerKeys::parse(&text).map(Some).map_err(|why| why.to_string())
 }
 
 /// The text of a file without the newline at its end.

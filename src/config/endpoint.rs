@@ -1,10 +1,13 @@
 //! The endpoints that are told about events: blocks of the file, checked one by one and together.
 
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::Url;
+use reqwest::header::HeaderName;
 use sha2::Digest as _;
 use sha2::Sha256;
 use toml::Value;
@@ -13,13 +16,29 @@ use crate::config::auth::read_secret;
 use crate::config::layers::Block;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
+use crate::config::reader::count;
+use crate::config::reader::duration_item;
 use crate::config::reader::list;
 use crate::config::reader::text;
 use crate::config::registry::ENDPOINTS;
 use crate::config::secret::HIDDEN;
 use crate::config::secret::Secret;
+use crate::config::units::number_text;
+use crate::config::units::range_text;
+use crate::config::units::secs;
+use crate::config::webhooks::retry_schedule;
 use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Ordering;
+use crate::domain::endpoint::Payload;
+use crate::domain::endpoint::Signing;
+use crate::domain::endpoint::is_reserved_header;
 use crate::domain::event::EventFilter;
+
+/// How many secrets may sign beside the current one.
+const MAX_OLD_SECRETS: usize = 10;
+
+const TIMEOUT: RangeInclusive<Duration> = secs(1)..=secs(30);
 
 /// One receiver of events.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,9 +47,14 @@ pub struct Endpoint {
     pub name: EndpointId,
     /// Absolute, http or https. It may carry a user and password, so it is not shown as it is.
     pub url: String,
-    /// `whsec_` and 24 to 64 bytes in base64.
-    pub secret: Secret,
-    pub events: EventFilter,
+    /// `whsec_` and 24 to 64 bytes in base64 each; the current one first.
+    pub secrets: Vec<Secret>,
+    /// `whsk_` and 32 or 64 bytes in base64.
+    pub private_key: Option<Secret>,
+    /// Sent with every message.
+    pub headers: Vec<(String, Secret)>,
+    /// The url in them carries no user and no password.
+    pub terms: EndpointTerms,
 }
 
 /// Hides a url that carries a password.
@@ -40,8 +64,10 @@ impl fmt::Debug for Endpoint {
         f.debug_struct("Endpoint")
             .field("name", &self.name)
             .field("url", &url)
-            .field("secret", &self.secret)
-            .field("events", &self.events)
+            .field("secrets", &self.secrets)
+            .field("private_key", &self.private_key)
+            .field("headers", &self.headers)
+            .field("terms", &self.terms)
             .finish()
     }
 }
@@ -79,30 +105,95 @@ struct BlockReader<'a> {
 impl BlockReader<'_> {
     fn endpoint(mut self) -> Option<Endpoint> {
         let url = self.required("url", |value| text(value).and_then(url));
-        let secret = self.secret();
-        let events = self.optional("events", |value| list(value).and_then(events));
         let name = self.optional("name", |value| text(value).and_then(name));
-        let url = url?;
+        let keys = self.keys();
+        let headers = self.optional("headers", headers);
+        let terms = self.terms();
+        let (url, (secrets, private_key, signing)) = (url?, keys?);
         Some(Endpoint {
             name: name?.unwrap_or_else(|| name_of(&url)),
+            secrets,
+            private_key,
+            headers: headers?.unwrap_or_default(),
+            terms: EndpointTerms { url: without_user(&url), signing, ..terms? },
             url: url.into(),
-            secret: secret?,
-            events: events?.unwrap_or_else(EventFilter::all_but_progress),
         })
     }
 
-    /// Exactly one of the two ways to give the secret.
-    fn secret(&mut self) -> Option<Secret> {
-        let (given, file) = (self.block.fields.get("secret"), self.block.fields.get("secret_file"));
-        match (given, file) {
-            (Some(_), Some(_)) => self.refuse_block("secret and secret_file are both set; remove one of them"),
-            (None, None) => self.refuse_block("its secret is missing; write secret or secret_file"),
-            (Some(_), None) => self.required("secret", |value| text(value).and_then(signing_secret)),
-            (None, Some(_)) => self.required("secret_file", |value| {
-                let secret = read_secret(text(value)?)?;
-                signing_secret(&secret).map_err(|why| format!("its secret is {why}"))
-            }),
+    /// All but what depends on the url and the keys.
+    fn terms(&mut self) -> Option<EndpointTerms> {
+        let filter = self.optional("events", |value| list(value).and_then(events));
+        let metadata = self.optional("metadata", pairs);
+        let description = self.optional("description", |value| text(value).map(str::to_owned));
+        let ordering = self.optional("ordering", |value| {
+            one_of(text(value)?, Ordering::by_name, Ordering::ALL.iter().map(|known| known.name()))
+        });
+        let payload = self.optional("payload", |value| {
+            one_of(text(value)?, Payload::by_name, Payload::ALL.iter().map(|known| known.name()))
+        });
+        let counted = |value: &Value| count(value, &(1..=10_000), &range_text(&(1..=10_000), number_text));
+        let max_in_flight = self.optional("max_in_flight", counted);
+        let max_per_second = self.optional("max_per_second", counted);
+        let timeout = self.optional("timeout", |value| duration_item(text(value)?, &TIMEOUT));
+        let schedule = self.optional("retry_schedule", |value| list(value).and_then(retry_schedule));
+        let auto_disable =
+            self.optional("auto_disable", |value| value.as_bool().ok_or_else(|| "write true or false".to_owned()));
+        let as_unsaid = EndpointTerms::of("");
+        Some(EndpointTerms {
+            url: String::new(),
+            description: description?.unwrap_or_default(),
+            filter: filter?.unwrap_or(as_unsaid.filter),
+            metadata: metadata?.unwrap_or_default(),
+            ordering: ordering?.unwrap_or(as_unsaid.ordering),
+            payload: payload?.unwrap_or(as_unsaid.payload),
+            signing: as_unsaid.signing,
+            max_in_flight: max_in_flight?,
+            max_per_second: max_per_second?,
+            timeout: timeout?,
+            retry_schedule: schedule?,
+            auto_disable: auto_disable?.unwrap_or(as_unsaid.auto_disable),
+        })
+    }
+
+    /// What signs, and how: with what is there, unless it says so itself.
+    fn keys(&mut self) -> Option<(Vec<Secret>, Option<Secret>, Signing)> {
+        let secret = self.given_or_in_file("secret", "secret_file", signing_secret);
+        let private_key = self.given_or_in_file("private_key", "private_key_file", private_key);
+        let old = self.optional("old_secrets", |value| list(value).and_then(old_secrets));
+        let signing = self.optional("signing", |value| {
+            one_of(text(value)?, Signing::by_name, Signing::ALL.iter().map(|known| known.name()))
+        });
+        let (secret, private_key, old) = (secret?, private_key?, old?.unwrap_or_default());
+        let signing = signing?.unwrap_or(match (&secret, &private_key) {
+            (None, Some(_)) => Signing::Ed25519,
+            (Some(_), Some(_)) => Signing::Both,
+            (_, None) => Signing::Hmac,
+        });
+        if secret.is_none() && signing != Signing::Ed25519 {
+            return self.refuse_block("its secret is missing; write secret or secret_file");
         }
+        if private_key.is_none() && signing != Signing::Hmac {
+            return self.refuse_block("its private key is missing; write private_key or private_key_file");
+        }
+        Some((secret.into_iter().chain(old).collect(), private_key, signing))
+    }
+
+    /// At most one of the two ways to give a secret.
+    fn given_or_in_file(
+        &mut self,
+        given: &str,
+        file: &str,
+        parse: impl Fn(&str) -> Judged<Secret>,
+    ) -> Option<Option<Secret>> {
+        if self.block.fields.contains_key(given) && self.block.fields.contains_key(file) {
+            return self.refuse_block(&format!("{given} and {file} are both set; remove one of them"));
+        }
+        let here = self.optional(given, |value| text(value).and_then(&parse))?;
+        let there = self.optional(file, |value| {
+            let found = read_secret(text(value)?)?;
+            parse(&found).map_err(|why| format!("its secret is {why}"))
+        })?;
+        Some(here.or(there))
     }
 
     fn required<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Judged<T>) -> Option<T> {
@@ -140,6 +231,57 @@ pub(super) fn signing_secret(text: &str) -> Judged<Secret> {
         Some(bytes) => Err(format!("of {bytes} bytes; it must have 24 to 64")),
         None => Err("not a signing secret; write whsec_ and then 24 to 64 bytes in standard base64".to_owned()),
     }
+}
+
+/// Standard Webhooks: a seed of 32 bytes, or with its public key behind it.
+fn private_key(text: &str) -> Judged<Secret> {
+    let bytes = text.strip_prefix("whsk_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
+    match bytes.map(|bytes| bytes.len()) {
+        Some(32 | 64) => Ok(Secret::new(text)),
+        Some(bytes) => Err(format!("of {bytes} bytes; it must have 32, or 64 with the public key behind them")),
+        None => Err("not a private key; write whsk_ and then 32 or 64 bytes in standard base64".to_owned()),
+    }
+}
+
+fn old_secrets(texts: Vec<&str>) -> Judged<Vec<Secret>> {
+    if texts.len() > MAX_OLD_SECRETS {
+        return Err(format!("too long; write at most {MAX_OLD_SECRETS} secrets"));
+    }
+    texts.into_iter().map(|text| signing_secret(text).map_err(|why| format!("one of them is {why}"))).collect()
+}
+
+/// A table of names and texts.
+fn pairs(value: &Value) -> Judged<Vec<(String, String)>> {
+    let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    let found = value.as_table().and_then(|table| table.iter().map(pair).collect());
+    found.ok_or_else(|| "not a table of texts; write such as { tenant = \"a\" }".to_owned())
+}
+
+fn headers(value: &Value) -> Judged<Vec<(String, Secret)>> {
+    let header = |(name, value): (String, String)| {
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(format!("no headers: {name:?} is not the name of one"));
+        }
+        if is_reserved_header(&name) {
+            return Err(format!("not all to be set: {name} is set by the server itself"));
+        }
+        if !value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+            return Err(format!("not all headers: the value of {name} has characters a header cannot have"));
+        }
+        Ok((name, Secret::new(value)))
+    };
+    pairs(value)?.into_iter().map(header).collect()
+}
+
+fn one_of<T>(text: &str, by_name: impl Fn(&str) -> Option<T>, names: impl Iterator<Item = &'static str>) -> Judged<T> {
+    by_name(text).ok_or_else(|| format!("unknown; write one of {}", names.collect::<Vec<_>>().join(", ")))
+}
+
+fn without_user(url: &Url) -> String {
+    let mut url = url.clone();
+    // Both work on every URL that has a host.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.into()
 }
 
 fn events(patterns: Vec<&str>) -> Judged<EventFilter> {

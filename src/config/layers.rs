@@ -55,7 +55,8 @@ pub(super) struct Setting {
 impl Setting {
     /// The value as TOML, unless it must not be shown. An empty secret is none.
     pub(super) fn shown(&self) -> String {
-        let hide = self.secret && self.value.as_str() != Some("");
+        let empty = self.value.as_str() == Some("") || self.value.as_array().is_some_and(Vec::is_empty);
+        let hide = self.secret && !empty;
         if hide { one_line(&Value::from(HIDDEN)) } else { one_line(&self.value) }
     }
 }
@@ -85,7 +86,27 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) const FIELDS: [&str; 5] = ["name", "url", "secret", "secret_file", "events"];
+    pub(super) const FIELDS: [&str; 19] = [
+        "name",
+        "url",
+        "secret",
+        "secret_file",
+        "old_secrets",
+        "private_key",
+        "private_key_file",
+        "events",
+        "metadata",
+        "description",
+        "ordering",
+        "payload",
+        "signing",
+        "max_in_flight",
+        "max_per_second",
+        "timeout",
+        "retry_schedule",
+        "auto_disable",
+        "headers",
+    ];
 }
 
 #[derive(Debug)]

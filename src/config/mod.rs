@@ -18,6 +18,7 @@ mod inputs;
 mod layers;
 mod limits;
 mod log;
+mod media;
 mod protocols;
 mod reader;
 mod registry;
@@ -46,6 +47,7 @@ pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::Format;
 pub use log::Log;
+pub use media::Media;
 pub use protocols::Protocols;
 pub use registry::CONFIG_VARIABLE;
 pub use registry::DEFAULTS;
@@ -75,6 +77,7 @@ pub struct Config {
     pub protocols: Protocols,
     pub storage: Storage,
     pub database: Database,
+    pub media: Media,
     pub status: Status,
     pub webhooks: Webhooks,
     pub hooks: Hooks,
@@ -98,6 +101,7 @@ impl Config {
             protocols: Protocols::read(reader),
             storage: Storage::read(reader),
             database: Database::read(reader),
+            media: Media::read(reader),
             status: Status::read(reader),
             webhooks: Webhooks::read(reader),
             hooks: Hooks::read(reader),

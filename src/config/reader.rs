@@ -148,7 +148,7 @@ fn size(value: &Value, range: &RangeInclusive<u64>, range_text: &str) -> Judged<
     within(bytes.ok_or_else(hint)?, range, range_text)
 }
 
-fn count<T>(value: &Value, range: &RangeInclusive<T>, range_text: &str) -> Judged<T>
+pub(super) fn count<T>(value: &Value, range: &RangeInclusive<T>, range_text: &str) -> Judged<T>
 where
     T: TryFrom<i64> + PartialOrd + Display,
 {

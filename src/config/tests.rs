@@ -19,10 +19,17 @@ use crate::config::keys;
 use crate::config::layers::Layers;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Ordering;
+use crate::domain::endpoint::Payload;
+use crate::domain::endpoint::Signing;
 use crate::domain::event::EventKind;
 use crate::domain::hook::Hook;
+use crate::keyring::AdminKeyHash;
+use crate::keyring::ServerKeys;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const PRIVATE_KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
 
 fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -97,7 +104,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 59);
+    assert_eq!(ranges, 71);
 }
 
 #[test]
@@ -123,7 +130,7 @@ fn the_example_endpoint_works_once_its_comment_marks_are_gone() {
     let config = Config::read(&file(&text)).unwrap();
     let [endpoint] = config.webhooks.endpoints.as_slice() else { panic!("{:?}", config.webhooks.endpoints) };
     assert_eq!(endpoint.name.as_str(), "backend");
-    assert!(endpoint.events.wants(EventKind::Completed) && !endpoint.events.wants(EventKind::Created));
+    assert!(endpoint.terms.filter.wants(EventKind::Completed) && !endpoint.terms.filter.wants(EventKind::Created));
 }
 
 #[test]
@@ -245,6 +252,13 @@ fn each_wrong_value_says_what_to_write() {
             "\"sha-256\" is not a digest; write any of crc32, md5, sha1, sha256 and sha512",
         ),
         ("storage.digests = [\"md5\", \"MD5\"]", "\"MD5\" is there twice; write each digest once"),
+        ("media.read_limit = \"1KiB\"", "out of range; write a value from 64KiB to 1GiB"),
+        ("media.allowed_types = [\"mp4\"]", "\"mp4\" is not a media type; write one such as video/mp4, or video/*"),
+        ("media.max_sizes = [\"video/*\"]", "\"video/*\" is not a type and a size; write them such as video/*=10GiB"),
+        (
+            "media.max_sizes = [\"video=10GiB\"]",
+            "\"video\" is not a media type; write one such as video/mp4, or video/*",
+        ),
         ("webhooks.retry_schedule = []", "empty; write at least one wait, such as 5s"),
         ("webhooks.retry_schedule = [\"5s\", \"8d\"]", "\"8d\" is out of range; write a value from 1s to 7d"),
         (
@@ -372,6 +386,11 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
          are http2.max_connections = 64 (default)"
     );
     assert_eq!(
+        file_error("[media]\nenabled = false\nmax_duration = \"1h\""),
+        "media.max_duration = \"1h\" (from longshore.toml, line 3): needs the bytes to be looked into; it has no \
+         use with media.enabled = false (from longshore.toml, line 2)"
+    );
+    assert_eq!(
         file_error("cors.allow_credentials = true"),
         "cors.allow_credentials = true (from longshore.toml, line 1): would let every web page act for its visitors \
          with cors.allow_origins = [\"*\"] (default); list the origins you trust"
@@ -463,7 +482,7 @@ fn secrets_are_hidden_wherever_they_could_be_shown() {
     };
     let resolved = Resolved::read(&inputs).unwrap();
     assert_eq!(resolved.config.auth.token.as_ref().map(Secret::expose), Some(token));
-    assert_eq!(resolved.config.webhooks.endpoints[0].secret.expose(), SECRET);
+    assert_eq!(resolved.config.webhooks.endpoints[0].secrets[0].expose(), SECRET);
     for shown in [format!("{resolved:?}"), resolved.to_toml()] {
         for hidden in [token, &SECRET[6..], "hunter2"] {
             assert!(!shown.contains(hidden), "{shown}");
@@ -511,6 +530,51 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
     }
 }
 
+#[test]
+fn admin_keys_are_hashes_and_never_shown() {
+    let hash = AdminKeyHash::of(b"lsk_one").to_string();
+    let list = format!("{hash},{}", AdminKeyHash::of(b"lsk_two"));
+    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)])).unwrap();
+    assert_eq!(resolved.config.auth.admin_keys.len(), 2);
+    assert!(resolved.config.auth.admin_keys[0].is_of(b"lsk_one"));
+    assert!(!resolved.to_toml().contains(&hash[..20]), "{}", resolved.to_toml());
+    assert!(Resolved::read(&Inputs::default()).unwrap().to_toml().contains("\nadmin_keys = []\n"));
+
+    let shown = "auth.admin_keys = \"(hidden)\" (from LONGSHORE_AUTH_ADMIN_KEYS)";
+    let too_many = vec![hash.as_str(); 101].join(",");
+    for (list, why) in [
+        (
+            format!("{hash},lsk_secret"),
+            "item 2 is an API key itself; write its hash, which `longshore admin-key` prints beside a key",
+        ),
+        (
+            "secret".to_owned(),
+            "item 1 is not the hash of an API key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits",
+        ),
+        (too_many, "too many; give at most 100"),
+    ] {
+        let lines = errors(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)]));
+        assert_eq!(lines, [format!("{shown}: {why}")]);
+    }
+}
+
+#[test]
+fn server_keys_are_read_from_their_file_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let keys = ServerKeys::generate([7; 32], [1; 4]);
+    fs::write(&path, keys.to_text()).unwrap();
+    let path = path.to_str().unwrap();
+    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_SERVER_KEY_FILE", path)])).unwrap();
+    assert!(!format!("{resolved:?}").contains("BwcHBw"), "{resolved:?}");
+    assert_eq!(resolved.config.auth.server_keys, Some(keys));
+
+    fs::write(path, "secret\n").unwrap();
+    let lines = errors(&env(&[("LONGSHORE_AUTH_SERVER_KEY_FILE", path)]));
+    let shown = format!("auth.server_key_file = \"{path}\" (from LONGSHORE_AUTH_SERVER_KEY_FILE)");
+    assert_eq!(lines, [format!("{shown}: line 1 is not ID:BASE64")]);
+}
+
 // Endpoints.
 
 #[test]
@@ -521,7 +585,7 @@ fn an_endpoint_needs_only_a_url_and_a_secret() {
     assert_eq!(endpoint.name.as_str(), "ep-8378f65a", "made from the url, the same at every start");
     for kind in EventKind::ALL {
         assert_eq!(
-            endpoint.events.wants(kind),
+            endpoint.terms.filter.wants(kind),
             kind.is_of_upload() && kind != EventKind::Progress,
             "webhooks C1: progress is asked for"
         );
@@ -534,7 +598,7 @@ fn a_signing_secret_can_come_from_a_file() {
     let path = folder.path().join("secret");
     fs::write(&path, format!("{SECRET}\n")).unwrap();
     let text = endpoint(&format!("secret_file = {:?}", path.to_str().unwrap()));
-    assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secret, Secret::new(SECRET));
+    assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secrets, [Secret::new(SECRET)]);
     fs::write(&path, "whsec_AAAA").unwrap();
     assert!(file_error(&text).ends_with("its secret is of 3 bytes; it must have 24 to 64"), "{}", file_error(&text));
 }
@@ -605,6 +669,68 @@ fn each_wrong_field_of_an_endpoint_says_what_to_write() {
         file_error("webhooks.endpoints = [\"https://a.example\"]"),
         "webhooks.endpoints (from longshore.toml, line 1): write each endpoint as a [[webhooks.endpoints]] block"
     );
+}
+
+#[test]
+fn an_endpoint_can_have_terms_of_its_own() {
+    let fields = format!(
+        "secret = \"{SECRET}\"\nold_secrets = [\"{SECRET}\"]\nprivate_key = \"{PRIVATE_KEY}\"\n\
+         metadata = {{ tenant = \"a\" }}\nheaders = {{ X-Token = \"t0p\" }}\ndescription = \"the app\"\n\
+         ordering = \"strict\"\npayload = \"thin\"\nmax_in_flight = 3\nmax_per_second = 7\ntimeout = \"9s\"\n\
+         retry_schedule = [\"1s\", \"2s\"]\nauto_disable = false"
+    );
+    let resolved = Resolved::read(&file(&endpoint(&fields))).unwrap();
+    let endpoint = &resolved.config.webhooks.endpoints[0];
+    assert_eq!((endpoint.secrets.len(), endpoint.private_key.is_some()), (2, true));
+    assert_eq!(endpoint.headers, [("X-Token".to_owned(), Secret::new("t0p"))]);
+    let terms = EndpointTerms {
+        description: "the app".to_owned(),
+        metadata: vec![("tenant".to_owned(), "a".to_owned())],
+        ordering: Ordering::Strict,
+        payload: Payload::Thin,
+        signing: Signing::Both,
+        max_in_flight: Some(3),
+        max_per_second: Some(7),
+        timeout: Some(Duration::from_secs(9)),
+        retry_schedule: Some(vec![Duration::from_secs(1), Duration::from_secs(2)]),
+        auto_disable: false,
+        ..EndpointTerms::of("https://backend.example.com/hooks")
+    };
+    assert_eq!(endpoint.terms, terms);
+    let shown = format!("{}{endpoint:?}", resolved.to_toml());
+    for secret in [SECRET, PRIVATE_KEY, "t0p"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn each_wrong_term_of_an_endpoint_says_what_to_write() {
+    let good = format!("secret = \"{SECRET}\"\n");
+    for (fields, told) in [
+        ("signing = \"both\"", "its private key is missing; write private_key or private_key_file"),
+        ("signing = \"md5\"", "unknown; write one of hmac, ed25519, both"),
+        ("ordering = \"fifo\"", "unknown; write one of per_upload, strict, none"),
+        ("payload = \"tiny\"", "unknown; write one of full, thin"),
+        ("private_key = \"whsk_AAAA\"", "of 3 bytes; it must have 32"),
+        ("old_secrets = [\"x\"]", "one of them is not a signing secret"),
+        ("metadata = { a = 1 }", "not a table of texts"),
+        ("headers = { \"a b\" = \"x\" }", "\"a b\" is not the name of one"),
+        ("headers = { Host = \"x\" }", "Host is set by the server itself"),
+        ("headers = { webhook-id = \"x\" }", "webhook-id is set by the server itself"),
+        ("headers = { x = \"a\\nb\" }", "characters a header cannot have"),
+        ("timeout = \"31s\"", "out of range; write a value from 1s to 30s"),
+        ("retry_schedule = []", "empty; write at least one wait"),
+        ("max_per_second = 0", "out of range; write a value from 1 to 10000"),
+        ("max_in_flight = 600", "its max_in_flight is more than webhooks.max_in_flight"),
+        ("auto_disable = \"no\"", "write true or false"),
+    ] {
+        let line = file_error(&endpoint(&format!("{good}{fields}")));
+        assert!(line.contains(told), "{line}");
+    }
+    let short = format!("[webhooks]\nlease = \"20s\"\ntimeout = \"15s\"\n{}timeout = \"16s\"", endpoint(&good));
+    assert!(file_error(&short).contains("below webhooks.lease by at least 5s"));
+    assert!(file_error("webhooks.allow_networks = [\"10.0.0.1/8\"]").contains("the network is 10.0.0.0/8"));
+    assert!(file_error("webhooks.keep_dead = \"1d\"").contains("too short; it cannot be less than"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::config::units::hours;
 use crate::config::units::minutes;
 use crate::config::units::ms;
 use crate::config::units::secs;
+use crate::domain::network::Network;
 
 /// How much longer than an attempt its lease must last, or two senders could hold one delivery.
 const LEASE_MARGIN: Duration = secs(5);
@@ -36,6 +37,18 @@ pub struct Webhooks {
     pub response_limit_bytes: u64,
     pub response_kept_bytes: u64,
     pub delivery_expiry: Duration,
+    /// So many failures in a row open an endpoint's circuit breaker; 0: it never opens.
+    pub breaker_failures: u32,
+    pub breaker_pause: Duration,
+    pub disable_after: Duration,
+    /// `None`: something may be due for ever.
+    pub max_due_age: Option<Duration>,
+    pub replay_rate: u32,
+    pub keep_finished: Duration,
+    pub keep_dead: Duration,
+    pub max_endpoints: u32,
+    pub allow_networks: Vec<Network>,
+    pub https_only: bool,
     pub progress_every: Duration,
     pub progress_min_bytes: u64,
     /// Their names differ.
@@ -55,6 +68,16 @@ impl Webhooks {
             response_limit_bytes: from.size("webhooks.response_limit", KIB..=16 * MIB),
             response_kept_bytes: from.size("webhooks.response_kept", 0..=64 * KIB),
             delivery_expiry: from.duration("webhooks.delivery_expiry", minutes(1)..=days(30)),
+            breaker_failures: from.count("webhooks.breaker_failures", 0..=1_000),
+            breaker_pause: from.duration("webhooks.breaker_pause", secs(1)..=hours(1)),
+            disable_after: from.duration("webhooks.disable_after", hours(1)..=days(30)),
+            max_due_age: Some(from.duration("webhooks.max_due_age", secs(0)..=days(7))).filter(|age| !age.is_zero()),
+            replay_rate: from.count("webhooks.replay_rate", 1..=10_000),
+            keep_finished: from.duration("webhooks.keep_finished", hours(1)..=days(3650)),
+            keep_dead: from.duration("webhooks.keep_dead", hours(1)..=days(3650)),
+            max_endpoints: from.count("webhooks.max_endpoints", 1..=1_000),
+            allow_networks: from.list("webhooks.allow_networks", networks),
+            https_only: from.boolean("webhooks.https_only"),
             progress_every: from.duration("webhooks.progress_every", secs(1)..=hours(1)),
             progress_min_bytes: from.size("webhooks.progress_min_size", 1..=TIB),
             endpoints: read_endpoints(from),
@@ -75,10 +98,29 @@ impl Webhooks {
         from.require(share, &["webhooks.max_in_flight_per_endpoint", "webhooks.max_in_flight"], at_most);
         let kept = self.response_kept_bytes <= self.response_limit_bytes;
         from.require(kept, &["webhooks.response_kept", "webhooks.response_limit"], at_most);
+        let dead = self.keep_dead >= self.keep_finished;
+        from.require(dead, &["webhooks.keep_dead", "webhooks.keep_finished"], |others| {
+            format!("too short; it cannot be less than {}", others.join(", "))
+        });
+        for endpoint in &self.endpoints {
+            let terms = &endpoint.terms;
+            if terms.timeout.is_some_and(|timeout| self.lease < timeout + LEASE_MARGIN) {
+                let name = &endpoint.name;
+                from.refuse_line(format!("endpoint {name}: its timeout must be below webhooks.lease by at least 5s"));
+            }
+            if terms.max_in_flight.is_some_and(|count| count > self.max_in_flight) {
+                let name = &endpoint.name;
+                from.refuse_line(format!("endpoint {name}: its max_in_flight is more than webhooks.max_in_flight"));
+            }
+        }
     }
 }
 
-fn retry_schedule(items: Vec<&str>) -> Judged<Vec<Duration>> {
+fn networks(items: Vec<&str>) -> Judged<Vec<Network>> {
+    items.into_iter().map(|item| item.parse().map_err(|why| format!("{item:?} is {why}"))).collect()
+}
+
+pub(super) fn retry_schedule(items: Vec<&str>) -> Judged<Vec<Duration>> {
     match items.len() {
         0 => Err("empty; write at least one wait, such as 5s".to_owned()),
         1..=100 => items.into_iter().map(|item| duration_item(item, &WAIT)).collect(),

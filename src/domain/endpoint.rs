@@ -48,7 +48,7 @@ pub struct Endpoint {
 }
 
 /// Where an endpoint was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// It stands in the configuration and is changed only there.
     Config,
@@ -120,6 +120,26 @@ impl EndpointTerms {
         };
         self.metadata.iter().all(has)
     }
+}
+
+/// Whether a header is the sender's own, so that no operator may set it (webhooks.md H12). Takes any letter case.
+pub fn is_reserved_header(name: &str) -> bool {
+    const NAMES: [&str; 11] = [
+        "host",
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "user-agent",
+        "accept-encoding",
+        "http2-settings",
+    ];
+    const PREFIXES: [&str; 4] = ["content-", "webhook-", "longshore-", "proxy-"];
+    let name = name.to_ascii_lowercase();
+    NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 macro_rules! named {

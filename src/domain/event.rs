@@ -1,6 +1,7 @@
 //! What happened to an upload, and who wants to hear of it.
 
 use crate::domain::checksum::Digest;
+use crate::domain::report::Report;
 use crate::domain::size::{Length, Offset};
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Stage;
@@ -97,6 +98,8 @@ pub struct Event {
     pub length: Option<Length>,
     /// Digests of the whole upload, once they are known.
     pub digests: Vec<Digest>,
+    /// What a backend has reported, if that is the event.
+    pub report: Option<Report>,
 }
 
 /// Which events an endpoint wants: names, or prefixes ending in `.*`, or `*` for all.

@@ -13,6 +13,8 @@ pub mod facts;
 pub mod hook;
 pub mod id;
 pub mod metadata;
+pub mod network;
+pub mod policy;
 pub mod ranges;
 pub mod rejection;
 pub mod report;

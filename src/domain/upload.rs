@@ -1,7 +1,7 @@
 //! One upload: its stages and every legal move between them.
 //!
 //! ```text
-//!             first byte      all bytes         digests       at its final place
+//!             first byte      all bytes      digests, facts   at its final place
 //!  created ──► receiving ──► received ──► verified ──► stored ──► completed
 //!     │            │  ▲           │           │           │           │
 //!     │            ▼  │           └───────────┴───────────┴──► failed │
@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A move changes the upload and notes the event that tells of it; the state store writes both in one transaction.
-//! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one.
+//! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From `received` on,
+//! backends may report stages of their own; these are beside the way and change no stage.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::ranges::ReceivedRanges;
 use crate::domain::rejection::Rejection;
-use crate::domain::report::Report;
+use crate::domain::report::{MAX_STAGES, NewReport, News, Report, ReportRefused};
 use crate::domain::size::{Length, Offset};
 use crate::domain::time::Timestamp;
 
@@ -36,7 +37,7 @@ pub enum Stage {
     Stalled,
     /// Every byte is durable.
     Received,
-    /// The promised digests match.
+    /// The promised digests match, and it is known what the bytes are.
     Verified,
     /// The bytes are at their final name.
     Stored,
@@ -279,6 +280,14 @@ pub struct ProgressPolicy {
     pub every: Duration,
     /// Unless a hundredth of the length has come in, at least this many bytes have.
     pub min_bytes: u64,
+}
+
+/// What came of a backend's report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    Changed,
+    /// It was known already.
+    Unchanged,
 }
 
 /// The longest timeline kept; an upload that stalls over and over forgets its oldest stalls.
@@ -572,6 +581,12 @@ impl Upload {
         self.record.updated_at = now;
     }
 
+    /// Takes note of what the bytes are, which `verify` or a refusal then tells.
+    pub fn learn(&mut self, facts: Facts) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
+        self.record.facts = Some(facts);
+    }
+
     /// Marks an upload whose bytes are at their final name.
     pub fn store(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");
@@ -613,6 +628,43 @@ impl Upload {
         }
     }
 
+    /// Takes note of what a backend says of a stage of its own. Saying it again changes nothing.
+    pub fn report(&mut self, new: NewReport, now: Timestamp) -> Result<Reported, ReportRefused> {
+        self.check_reportable(now)?;
+        let place = self.record.reports.iter().position(|report| report.name == new.name());
+        let before = place.and_then(|place| self.record.reports.get(place));
+        if before.is_none() && self.record.reports.len() >= MAX_STAGES {
+            return Err(ReportRefused::TooMany);
+        }
+        let news = new.news_after(before, now);
+        let told_at = before.filter(|_| news == News::Quiet).map_or(now, |before| before.told_at);
+        if news == News::None {
+            return Ok(Reported::Unchanged);
+        }
+        let report = new.into_report(now, told_at);
+        match place {
+            Some(place) => self.record.reports[place] = report.clone(),
+            None => self.record.reports.push(report.clone()),
+        }
+        self.record.updated_at = now;
+        if news == News::ToTell {
+            self.tell_with(EventKind::Processing, Some(report), now);
+        }
+        Ok(Reported::Changed)
+    }
+
+    /// Whether backends may report stages of their own now.
+    pub fn check_reportable(&self, now: Timestamp) -> Result<(), ReportRefused> {
+        match self.record.stage {
+            Stage::Created | Stage::Receiving | Stage::Stalled => Err(ReportRefused::TooEarly(self.record.stage)),
+            Stage::Ended(how) => Err(ReportRefused::Ended(how)),
+            Stage::Received | Stage::Verified | Stage::Stored | Stage::Completed if self.is_expired(now) => {
+                Err(ReportRefused::Ended(Ended::Expired))
+            }
+            Stage::Received | Stage::Verified | Stage::Stored | Stage::Completed => Ok(()),
+        }
+    }
+
     /// Takes note that the bytes of an ended upload are gone.
     pub fn bytes_removed(&mut self, now: Timestamp) {
         self.record.bytes = Bytes::Removed;
@@ -638,6 +690,10 @@ impl Upload {
     }
 
     fn tell(&mut self, kind: EventKind, now: Timestamp) {
+        self.tell_with(kind, None, now);
+    }
+
+    fn tell_with(&mut self, kind: EventKind, report: Option<Report>, now: Timestamp) {
         self.news.push(Event {
             sequence: self.record.next_sequence,
             kind,
@@ -646,6 +702,7 @@ impl Upload {
             offset: self.offset(),
             length: self.record.length,
             digests: self.record.digests.clone(),
+            report,
         });
         self.record.next_sequence += 1;
         self.record.last_progress = (Offset::new(self.received_bytes()).unwrap_or_default(), now);
@@ -837,6 +894,66 @@ mod tests {
         upload.complete(NOW);
         assert_eq!(upload.terminate(NOW), Ok(()));
         assert_eq!(upload.terminate(NOW), Err(Rejection::Gone(Ended::Terminated)));
+    }
+
+    fn report(name: &str, percent: u64) -> NewReport {
+        NewReport::new(name.to_owned(), Some(percent), None).unwrap()
+    }
+
+    #[test]
+    fn reports_are_told_and_kept_in_the_order_they_first_came() {
+        let mut upload = new_upload(Some(0), Role::Single);
+        upload.seal(vec![], NOW);
+        assert_eq!(upload.report(report("b", 1), NOW), Ok(Reported::Changed));
+        upload.verify(NOW);
+        upload.store(NOW);
+        upload.complete(NOW);
+        let soon = Timestamp::from_unix_ms(NOW.unix_ms() + 10);
+        assert_eq!(upload.report(report("a", 2), soon), Ok(Reported::Changed));
+        assert_eq!(upload.report(report("b", 3), soon), Ok(Reported::Changed));
+        assert_eq!(upload.report(report("b", 3), LATER), Ok(Reported::Unchanged));
+
+        let kept = upload.record().reports.iter().map(|report| (report.name.as_str(), report.percent, report.at));
+        assert_eq!(kept.collect::<Vec<_>>(), [("b", Some(3), soon), ("a", Some(2), soon)]);
+        assert_eq!((upload.stage(), upload.record().updated_at), (Stage::Completed, soon));
+        use EventKind::*;
+        assert_eq!(kinds(&upload), [Created, Received, Processing, Verified, Stored, Completed, Processing]);
+        let told = upload.news().iter().filter_map(|event| event.report.as_ref().map(|report| report.name.as_str()));
+        assert_eq!(told.collect::<Vec<_>>(), ["b", "a"], "and the second word on b was too soon after the first");
+        assert!(upload.news().iter().map(|event| event.sequence).eq(1..=7));
+
+        assert_eq!(upload.report(report("b", 4), LATER), Ok(Reported::Changed));
+        assert_eq!(kinds(&upload).len(), 8);
+    }
+
+    #[test]
+    fn reports_are_taken_from_the_last_byte_until_the_end() {
+        let refused = |upload: &Upload, now| upload.clone().report(report("a", 1), now).err();
+        let mut upload = new_upload(Some(10), Role::Partial);
+        assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Created)));
+        upload.receive(durable(0, 4), None, NOW);
+        assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Receiving)));
+        upload.stall(NOW);
+        assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Stalled)));
+        upload.receive(durable(4, 10), None, NOW);
+        upload.seal(vec![], NOW);
+        assert_eq!(refused(&upload, NOW), None);
+        assert_eq!(refused(&upload, LATER), Some(ReportRefused::Ended(Ended::Expired)));
+        upload.terminate(NOW).unwrap();
+        let before = upload.clone();
+        assert_eq!(upload.report(report("a", 1), NOW), Err(ReportRefused::Ended(Ended::Terminated)));
+        assert_eq!(upload, before);
+    }
+
+    #[test]
+    fn an_upload_has_a_bounded_number_of_reported_stages() {
+        let mut upload = new_upload(Some(0), Role::Single);
+        upload.seal(vec![], NOW);
+        for number in 0..MAX_STAGES {
+            assert_eq!(upload.report(report(&format!("stage-{number}"), 1), NOW), Ok(Reported::Changed));
+        }
+        assert_eq!(upload.report(report("another", 1), NOW), Err(ReportRefused::TooMany));
+        assert_eq!(upload.report(report("stage-0", 100), NOW), Ok(Reported::Changed), "those that are there go on");
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Inner {
             upload.receive(durable, None, now);
         }
         upload.seal(digests, now);
-        upload.verify(now);
+        self.verify(&mut upload).await.map_err(EngineError::storage)?;
         self.commit(upload).await
     }
 

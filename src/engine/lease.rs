@@ -179,6 +179,10 @@ impl Live {
         // Too slow: the committed row still tells the truth, only a little older.
         let _ = tokio::time::timeout(patience, asked).await;
     }
+
+    pub(super) async fn ended(&self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.ended.cancelled()).await;
+    }
 }
 
 impl Held {

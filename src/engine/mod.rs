@@ -6,8 +6,9 @@
 //! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (bytes in order),
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
-//! [`concatenate`](mod@concatenate), [`sweep`] (what time and crashes leave to do), [`read`] (status, lists, events,
-//! downloads), [`hooks`] (asking the application), [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
+//! [`examine`] (what the bytes are), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
+//! time and crashes leave to do), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
+//! [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
+use crate::domain::policy::Policy;
 use crate::domain::rejection::Rejection;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::NewUpload;
@@ -38,6 +41,7 @@ pub mod command;
 pub mod commit;
 pub mod concatenate;
 pub mod digest;
+pub mod examine;
 pub mod feed;
 pub mod hooks;
 pub mod lease;
@@ -45,6 +49,7 @@ pub mod metrics;
 pub mod pieces;
 pub mod ranges;
 pub mod read;
+pub mod report;
 pub mod settle;
 pub mod sweep;
 pub mod watch;
@@ -97,6 +102,8 @@ pub struct Settings {
     /// Whether an upload created in one dialect may go on in another.
     pub cross_dialects: bool,
     pub ranges: RangeSettings,
+    /// `None` when nobody wants to know what the bytes are.
+    pub media: Option<MediaSettings>,
 }
 
 /// What is asked of bytes that come in any order.
@@ -110,6 +117,18 @@ pub struct RangeSettings {
     pub max_parallel: usize,
     /// The most a range with a checksum may replace of what came before without one and differs.
     pub max_replaced_bytes: u64,
+}
+
+/// How uploads that have all their bytes are looked into, and which of them are not wanted.
+#[derive(Debug, Clone)]
+pub struct MediaSettings {
+    /// The most that is read of one upload for that.
+    pub read_limit_bytes: u64,
+    /// How long it may take; what takes longer has no facts but its type.
+    pub timeout: Duration,
+    /// How many media files may be read at once.
+    pub max_at_once: usize,
+    pub policy: Policy,
 }
 
 /// The engine. Cloning it is cheap and gives the same one.
@@ -131,6 +150,8 @@ struct Inner {
     leases: Leases,
     watch: Watch,
     metrics: Metrics,
+    /// Permission to read the headers of a media file.
+    examiners: Semaphore,
     /// Where append tasks run: apart from the threads that serve the network.
     runtime: tokio::runtime::Handle,
     stop: CancellationToken,
@@ -156,7 +177,6 @@ impl Engine {
     ) -> Self {
         Self(Arc::new(Inner {
             pool: storage::pool::Pool::new(settings.buffer_bytes),
-            settings,
             clock,
             uploads,
             outbox,
@@ -166,10 +186,12 @@ impl Engine {
             leases: Leases::default(),
             watch: Watch::default(),
             metrics: Metrics::default(),
+            examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),
             runtime: tokio::runtime::Handle::current(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             jumped_ahead_ms: AtomicU64::default(),
+            settings,
         }))
     }
 
@@ -378,6 +400,11 @@ impl Inner {
     }
 
     async fn commit(&self, upload: Upload) -> Result<Upload, EngineError> {
+        Ok(self.try_commit(upload).await?)
+    }
+
+    /// The same, for one who can do something about a conflict.
+    async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let kinds = kinds_of_news(&upload);
         let committed = self.uploads.commit(upload).await?;
         self.metrics.count(&kinds);

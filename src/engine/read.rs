@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::hook::HookCall;
+use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
@@ -21,6 +22,7 @@ pub use crate::state::EventPosition;
 pub use crate::state::HookCallQuery;
 pub use crate::state::LoggedEvent;
 pub use crate::state::UploadQuery;
+pub use crate::state::facts_json;
 pub use crate::state::value_json;
 
 /// An upload as it is now, with what a running append has taken in beyond the committed bytes.
@@ -122,6 +124,10 @@ impl Engine {
 
     pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>, EngineError> {
         Ok(self.0.outbox.deliveries(query).await?)
+    }
+
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
+        Ok(self.0.outbox.delivery(id).await?)
     }
 
     /// What the application was asked, newest first.

@@ -47,7 +47,7 @@ impl Inner {
         }
         upload.seal(digests, now);
         if !upload.is_partial() || upload.broken_promise().is_some() {
-            upload.verify(now);
+            self.verify(upload).await.map_err(EngineError::storage)?;
         }
         Ok(())
     }
@@ -58,10 +58,11 @@ impl Inner {
     pub(super) async fn settle(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
         loop {
             upload = match upload.stage() {
-                Stage::Received if !upload.is_partial() => {
-                    upload.verify(self.now());
-                    self.commit(upload).await?
-                }
+                Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
+                    Ok(()) => self.commit(upload).await?,
+                    Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, &error).await?,
+                    Err(error) => return Err(EngineError::storage(error)),
+                },
                 Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
                 Stage::Verified => {
                     let resume = upload.record().resume.clone().map(Resume::from_bytes);

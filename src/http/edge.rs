@@ -1,5 +1,5 @@
-//! What every request and every answer goes through, in this order: a request id and one log line, CORS, the shared
-//! token, the route, and last the reading of a body that nobody read.
+//! What every request and every answer goes through, in this order: a request id and one log line, CORS, who may, the
+//! route, and last the reading of a body that nobody read.
 
 use actix_web::Error;
 use actix_web::HttpMessage;
@@ -10,7 +10,6 @@ use actix_web::body::MessageBody;
 use actix_web::dev::ServiceRequest;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
-use actix_web::http::StatusCode;
 use actix_web::http::Version;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
@@ -18,7 +17,6 @@ use actix_web::http::header::HeaderName;
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::Next;
 use actix_web::web;
-use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
 use crate::domain::upload::Dialect;
@@ -60,8 +58,11 @@ pub(super) async fn edge(
         detach(request.headers_mut());
     }
 
-    let mut response = match refused(&request, &shared) {
-        Some(refusal) => request.into_response(refusal),
+    let mut response = match shared.access.refuse(&request) {
+        Some(refusal) => {
+            let refusal = refusal.respond(request.request());
+            request.into_response(refusal)
+        }
         None => next.call(request).await?.map_into_boxed_body(),
     };
     if let Some(error) = response.response().error() {
@@ -83,21 +84,6 @@ pub(super) async fn edge(
         answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, shared.drain_timeout)));
     }
     Ok(ServiceResponse::new(http, answer))
-}
-
-/// The refusal of a request that lacks the shared token. Preflights and health checks never carry it.
-fn refused(request: &ServiceRequest, shared: &Shared) -> Option<HttpResponse> {
-    let token = shared.token.as_ref()?;
-    if request.method() == Method::OPTIONS || matches!(request.path(), "/healthz" | "/readyz") {
-        return None;
-    }
-    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
-    if bool::from(given.ct_eq(token.as_bytes())) {
-        return None;
-    }
-    let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send Authorization: Bearer <token>");
-    Some(problem.with(header::WWW_AUTHENTICATE, "Bearer").respond(request.request()))
 }
 
 /// A request id sent along is kept if it is one, so that logs of several servers can be joined.

@@ -21,7 +21,9 @@ use tokio::time::Instant;
 
 use crate::domain::id::UploadId;
 use crate::domain::size::parse_bytes;
+use crate::domain::time::Timestamp;
 use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::EventPosition;
 use crate::engine::read::LoggedEvent;
@@ -44,8 +46,8 @@ const MOST_REPLAYED: u64 = 500;
 /// How many uploads in progress a snapshot of everything shows.
 const SNAPSHOT_UPLOADS: u32 = 100;
 
-/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more can happen, and asking again then is answered
-/// with 204, which keeps browsers from reconnecting.
+/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with `?until=ended` only when
+/// nothing more can be reported either. Asking again then is answered with 204, which keeps browsers from reconnecting.
 pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
@@ -58,20 +60,22 @@ pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: 
 
 async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     let id = status::parse_id(id)?;
-    let seen = last_event_id(request)?;
+    let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
     let seat = Seat::take(&shared)?;
     let bell = shared.engine.bell(id);
     let status = shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
     let newest = status.upload.record().next_sequence - 1;
-    if seen.is_some_and(|seen| seen >= newest) && status.upload.is_settled() {
+    if seen.is_some_and(|seen| seen >= newest) && until.is_reached_by(&status.upload) {
         return Ok(HttpResponse::NoContent().finish());
     }
     let resumed = seen.filter(|seen| can_resume(*seen, newest));
     let mut ready = VecDeque::new();
+    let mut quiet = Quiet::default();
     if resumed.is_none() {
+        quiet.are_shown(&status.upload);
         ready.push_back(message("snapshot", Some(&newest.to_string()), &status::to_json(&status, &shared).to_string()));
     }
-    let source = Source::One { id, seen: resumed.unwrap_or(newest), told_received: None };
+    let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
     Ok(Stream { shared, source, bell, ready, look: true, ended: false, _seat: seat }.respond())
 }
 
@@ -93,7 +97,7 @@ pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> H
 }
 
 async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
-    let seen = last_event_id(request)?;
+    let Ask { seen, .. } = ask(request, &["last_event_id"])?;
     let seat = Seat::take(&shared)?;
     let bell = shared.engine.bell_for_all();
     let refuse = |error| status::problem(error, request);
@@ -122,23 +126,51 @@ async fn snapshot_of_all(shared: &Shared, newest: EventPosition) -> Result<Bytes
     Ok(message("snapshot", Some(&newest.0.to_string()), &json!({ "uploads": uploads }).to_string()))
 }
 
-/// Where to go on, from the header or, for pages that cannot set it, from the query.
-fn last_event_id(request: &HttpRequest) -> Result<Option<u64>, Problem> {
+/// What a client wants of a stream.
+#[derive(Debug, Default)]
+struct Ask {
+    /// Where to go on.
+    seen: Option<u64>,
+    until: Until,
+}
+
+/// When the stream of one upload ends.
+#[derive(Debug, Clone, Copy, Default)]
+enum Until {
+    /// Nothing more happens by itself: it has completed, or ended.
+    #[default]
+    Settled,
+    /// Nobody can add anything, not even a backend.
+    Ended,
+}
+
+impl Until {
+    fn is_reached_by(self, upload: &Upload) -> bool {
+        match self {
+            Self::Settled => upload.is_settled(),
+            Self::Ended => matches!(upload.stage(), Stage::Ended(_)),
+        }
+    }
+}
+
+/// The place to go on from may stand in the header or, for pages that cannot set it, in the query.
+fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
+    let mut ask = Ask::default();
     let mut seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     for (name, value) in Query::parse(request.query_string())?.pairs() {
-        match name {
-            "last_event_id" => seen = seen.or_else(|| Some(value.to_owned())),
-            _ => return Err(query::unknown(name, "last_event_id")),
+        match (name, value) {
+            _ if !known.contains(&name) => return Err(query::unknown(name, &known.join(", "))),
+            ("last_event_id", _) => seen = seen.or_else(|| Some(value.to_owned())),
+            (_, "settled") => ask.until = Until::Settled,
+            (_, "ended") => ask.until = Until::Ended,
+            _ => return Err(query::bad(name, value, "settled, ended")),
         }
     }
-    match seen.as_deref() {
-        None | Some("") => Ok(None),
-        Some(text) => {
-            let id =
-                parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"))?;
-            Ok(Some(id))
-        }
+    if let Some(text) = seen.as_deref().filter(|text| !text.is_empty()) {
+        let id = parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"));
+        ask.seen = Some(id?);
     }
+    Ok(ask)
 }
 
 /// One of the bounded number of clients that may wait for events, on a stream or a long-poll.
@@ -173,8 +205,36 @@ struct Stream {
 }
 
 enum Source {
-    One { id: UploadId, seen: u64, told_received: Option<u64> },
+    One { id: UploadId, seen: u64, until: Until, told_received: Option<u64>, quiet: Quiet },
     All { seen: EventPosition },
+}
+
+/// Reports of backends that came too close on others to make an event. They are shown too, but not each by itself.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// When the latest that was shown came.
+    shown: Option<Timestamp>,
+    /// When those since then are to be shown.
+    due: Option<Instant>,
+}
+
+impl Quiet {
+    fn are_shown(&mut self, upload: &Upload) {
+        *self = Self { shown: Self::latest(upload), due: None };
+    }
+
+    /// Whether it is time to show some; takes note of those that are to be shown later.
+    fn are_due(&mut self, upload: &Upload) -> bool {
+        let now = Instant::now();
+        if Self::latest(upload) <= self.shown {
+            return false;
+        }
+        *self.due.get_or_insert(now + PROGRESS_EVERY) <= now
+    }
+
+    fn latest(upload: &Upload) -> Option<Timestamp> {
+        upload.record().reports.iter().filter(|report| report.at != report.told_at).map(|report| report.at).max()
+    }
 }
 
 impl Stream {
@@ -204,10 +264,11 @@ impl Stream {
                 continue;
             }
             let heartbeat = Instant::now() + self.shared.heartbeat;
-            let progress = matches!(self.source, Source::One { .. });
+            let (is_live, quiet_due) = self.timers();
             tokio::select! {
                 () = self.bell.rang() => self.look = true,
-                () = tokio::time::sleep(PROGRESS_EVERY), if progress && self.is_live() => self.look = true,
+                () = tokio::time::sleep(PROGRESS_EVERY), if is_live => self.look = true,
+                () = tokio::time::sleep_until(quiet_due.unwrap_or(heartbeat)), if quiet_due.is_some() => self.look = true,
                 () = self.shared.engine.stopping() => return None,
                 () = tokio::time::sleep_until(heartbeat) => {
                     self.look = true;
@@ -217,17 +278,18 @@ impl Stream {
         }
     }
 
-    fn is_live(&self) -> bool {
-        match self.source {
-            Source::One { id, .. } => self.shared.engine.is_live(id),
-            Source::All { .. } => false,
+    /// Whether bytes are coming in, and when quiet reports are to be shown.
+    fn timers(&self) -> (bool, Option<Instant>) {
+        match &self.source {
+            Source::One { id, quiet, .. } => (self.shared.engine.is_live(*id), quiet.due),
+            Source::All { .. } => (false, None),
         }
     }
 
     async fn gather(&mut self) -> Result<(), EngineError> {
         let engine = &self.shared.engine;
         match &mut self.source {
-            Source::One { id, seen, told_received } => {
+            Source::One { id, seen, until, told_received, quiet } => {
                 let status = engine.status(*id).await?;
                 let events = engine.events_of(*id, *seen, BATCH).await?;
                 self.look = events.len() == BATCH as usize;
@@ -236,15 +298,17 @@ impl Stream {
                     self.ready.push_back(event_message(event, &event.sequence.to_string()));
                 }
                 let received = status.live.map(|live| live.received_bytes);
-                if received.is_some() && received != *told_received {
+                let has_bytes = received.is_some() && received != *told_received;
+                if has_bytes || quiet.are_due(&status.upload) {
                     *told_received = received;
+                    quiet.are_shown(&status.upload);
                     self.ready.push_back(message(
                         "progress",
                         None,
                         &status::to_json(&status, &self.shared).to_string(),
                     ));
                 }
-                self.ended = status.upload.is_settled() && *seen + 1 >= status.upload.record().next_sequence;
+                self.ended = until.is_reached_by(&status.upload) && *seen + 1 >= status.upload.record().next_sequence;
             }
             Source::All { seen } => {
                 let events = engine.events_since(*seen, BATCH).await?;

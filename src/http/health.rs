@@ -19,12 +19,14 @@ pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
     unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Uploads can be taken now: the data folder and the database were tried.
+/// Uploads can be taken now, and webhooks are being sent: the data folder and the database were tried.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
     }
-    match shared.readiness.get(&shared.engine).await {
+    let ready = shared.readiness.get(&shared.engine).await;
+    // A server that takes uploads and tells nobody is no use either.
+    match ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string())) {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
         Err(detail) => Problem::try_again("not-ready", detail, Duration::from_secs(5)).respond(&request),
     }

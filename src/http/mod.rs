@@ -18,10 +18,12 @@ use prometheus_client::registry::Registry;
 use crate::domain::id::UploadId;
 use crate::engine::Engine;
 use crate::protocol::tus::wire;
+use crate::webhook::Admin;
+use crate::webhook::Beat;
 
+pub mod access;
 pub mod body;
 pub(crate) mod caller;
-pub mod deliveries;
 pub mod download;
 mod edge;
 pub mod error;
@@ -32,8 +34,12 @@ mod hook_calls;
 pub mod listen;
 pub(crate) mod query;
 mod reading;
+mod schemas;
+mod stages;
 pub mod status;
+mod webhooks;
 
+use access::Access;
 use error::Problem;
 
 /// What every request handler may use.
@@ -44,8 +50,11 @@ pub struct Shared {
     pub public_url: String,
     /// What clients that connect directly speak: `http` or `https`.
     pub scheme: &'static str,
-    pub token: Option<String>,
+    pub access: Access,
     pub cors: Cors,
+    pub webhooks: Admin,
+    /// Whether webhooks are being sent.
+    pub beat: Beat,
     pub max_metadata_bytes: usize,
     pub protocols: Protocols,
     /// Header fields of a client's request that the application may see when it is asked; `None` when it is not.
@@ -115,9 +124,12 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
         .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
+        .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
-        .service(web::resource("/api/v1/webhooks/deliveries").route(web::route().to(deliveries::list)))
+        .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
+        .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))
         .service(web::resource("/api/v1/webhooks/hooks").route(web::route().to(hook_calls::list)))
+        .configure(webhooks::resources)
         .service(web::resource("/healthz").route(web::route().to(health::alive)))
         .service(web::resource("/readyz").route(web::route().to(health::ready)))
         .service(web::resource("/metrics").route(web::route().to(health::metrics)))

@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::engine::command::EngineError;
 use crate::engine::read::Status;
 use crate::engine::read::UploadQuery;
+use crate::engine::read::facts_json;
 use crate::engine::read::value_json;
 use crate::http::Shared;
 use crate::http::error::Problem;
@@ -27,6 +28,7 @@ use crate::http::error::common;
 use crate::http::events::Seat;
 use crate::http::query;
 use crate::http::query::Query;
+use crate::http::stages;
 use crate::http::unless_reading;
 
 /// While bytes arrive, a waiting client is told of progress no more often than this.
@@ -247,8 +249,10 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
         "updated_at": record.updated_at.to_string(),
         "expires_at": record.expires_at.map(|at| at.to_string()),
         "stages": at_stages,
+        "reports": record.reports.iter().map(stages::to_json).collect::<Vec<_>>(),
         "digests": digests,
         "content_type": record.metadata.content_type(),
+        "facts": record.facts.as_ref().map(facts_json),
         "filename": record.metadata.file_name(),
         "metadata": metadata,
         "error": error,

@@ -16,12 +16,14 @@ use crate::domain::event::Event;
 use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
+use crate::domain::report::Report;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Record;
 use crate::domain::upload::Stage;
 use crate::state::Notice;
+use crate::state::facts_json::facts_json;
 
 /// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
 const TARGET_BYTES: usize = 20_000;
@@ -109,7 +111,17 @@ struct Data<'a> {
     truncated: bool,
     #[serde(serialize_with = "digests_object")]
     digests: &'a [Digest],
+    facts: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Reported<'a>>,
     error: Option<Problem<'a>>,
+}
+
+#[derive(Serialize)]
+struct Reported<'a> {
+    name: &'a str,
+    percent: Option<u8>,
+    message: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -132,10 +144,24 @@ fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String
         metadata,
         truncated: metadata.is_none(),
         digests: &event.digests,
+        facts: upload.facts.as_ref().filter(|_| knows_facts(event.stage)).map(facts_json),
+        report: event.report.as_ref().map(reported),
         error: failure.map(problem),
     };
     let body = Body { kind: event.kind.name(), timestamp: event.at.to_string(), data };
     serde_json::to_string(&body).expect("strings and numbers are always JSON")
+}
+
+fn reported(report: &Report) -> Reported<'_> {
+    Reported { name: &report.name, percent: report.percent, message: report.message.as_deref() }
+}
+
+/// Whether the bytes had been looked into by then: events of one commit are written together.
+fn knows_facts(stage: Stage) -> bool {
+    match stage {
+        Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => false,
+        Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => true,
+    }
 }
 
 fn problem(failure: &Failure) -> Problem<'_> {
@@ -156,6 +182,10 @@ mod tests {
     use super::*;
     use crate::domain::checksum::Algorithm;
     use crate::domain::event::EventKind;
+    use crate::domain::facts::Facts;
+    use crate::domain::facts::Media;
+    use crate::domain::facts::Track;
+    use crate::domain::facts::TrackKind;
     use crate::domain::id::UploadId;
     use crate::domain::size::Length;
     use crate::domain::size::Offset;
@@ -197,6 +227,7 @@ mod tests {
                 Digest::new(Algorithm::Crc32c, vec![0xc9, 0x94, 0x65, 0xaa]).unwrap(),
                 Digest::new(Algorithm::Md5, (0..16).collect()).unwrap(),
             ],
+            report: None,
         }
     }
 
@@ -215,9 +246,21 @@ mod tests {
             r#""upload_id":"01a2003c-6e4b-7707-8707-070707070707","sequence":6,"stage":"completed","#,
             r#""offset":11,"length":11,"role":"single","filename":"one \"two\".mp4","content_type":"video/mp4","#,
             r#""metadata":{"filename":"one \"two\".mp4","filetype":"video/mp4","a":"grün","raw":{"base64":"/wA="}},"#,
-            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"error":null}}"#,
+            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"facts":null,"error":null}}"#,
         );
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_report_is_in_the_event_that_tells_of_it() {
+        let mut event = event(EventKind::Processing, Stage::Completed);
+        let message = Some("half \"done\"".to_owned());
+        event.report = Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, told_at: NOW });
+        let body = event_body(&record(vec![]), &event);
+        assert!(
+            body.contains(r#""report":{"name":"hls","percent":50,"message":"half \"done\""},"error":null"#),
+            "{body}"
+        );
     }
 
     /// webhooks P6: over 20 kB the metadata goes, and the body says so.
@@ -225,6 +268,17 @@ mod tests {
     fn a_body_stays_within_its_bounds() {
         let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
         record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), status: None });
+        let most = Track {
+            kind: TrackKind::Video,
+            codec: "x".repeat(40),
+            width: Some(u32::MAX),
+            height: Some(u32::MAX),
+            frames_per_1000_s: Some(u32::MAX),
+            channels: Some(u32::MAX),
+            sample_rate_hz: Some(u32::MAX),
+        };
+        let media = Media { duration_ms: Some(u64::MAX), tracks: vec![most; 32] };
+        record.facts = Some(Facts { content_type: "application/octet-stream".to_owned(), media: Some(media) });
         let body = event_body(&record, &event(EventKind::Failed, Stage::Ended(Ended::Failed)));
         assert!(body.len() <= TARGET_BYTES, "{} bytes", body.len());
         let json: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -232,6 +286,26 @@ mod tests {
         assert_eq!(json["data"]["metadata"], serde_json::json!({}));
         assert_eq!(json["data"]["filename"], "v.mp4");
         assert_eq!(json["data"]["error"]["code"], "broken");
+    }
+
+    /// Events of one commit are written together, but each tells what was true right after it.
+    #[test]
+    fn facts_are_told_from_verified_on() {
+        let mut record = record(vec![]);
+        let facts = |record: &Record, kind, stage| {
+            let json: serde_json::Value = serde_json::from_str(&event_body(record, &event(kind, stage))).unwrap();
+            json["data"]["facts"].clone()
+        };
+        assert!(facts(&record, EventKind::Verified, Stage::Verified).is_null());
+        record.facts = Some(Facts { content_type: "text/plain".to_owned(), media: None });
+        assert!(facts(&record, EventKind::Received, Stage::Received).is_null());
+        for (kind, stage) in [
+            (EventKind::Verified, Stage::Verified),
+            (EventKind::Completed, Stage::Completed),
+            (EventKind::Failed, Stage::Ended(Ended::Failed)),
+        ] {
+            assert_eq!(facts(&record, kind, stage), serde_json::json!({ "content_type": "text/plain" }));
+        }
     }
 
     #[test]

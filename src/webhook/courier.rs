@@ -1,62 +1,45 @@
 //! One attempt at one delivery, from the claim to what is to be recorded.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
-use crate::domain::delivery::Timings;
-use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::DisabledBecause;
 use crate::domain::time::Timestamp;
+use crate::keyring::StageTokens;
 use crate::state::Claim;
+use crate::state::Notice;
 use crate::state::Settlement;
 use crate::state::Verdict;
 use crate::webhook::egress::Answer;
 use crate::webhook::egress::Egress;
 use crate::webhook::egress::Prepared;
-use crate::webhook::endpoint::Endpoint;
-use crate::webhook::endpoint::Settings;
+use crate::webhook::health::Breaker;
+use crate::webhook::lanes::Lane;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::record::Outcome;
+use crate::webhook::record::Stop;
+use crate::webhook::settings::Settings;
 use crate::webhook::verdict::Ruling;
 use crate::webhook::verdict::judge;
+use crate::webhook::verdict::sign;
 
 /// Tells the time of day.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// An endpoint and how it is doing.
-pub(super) struct Lane {
-    pub(super) endpoint: Endpoint,
-    pub(super) slots: Arc<Semaphore>,
-    /// The last attempt failed; the next failure is no news.
-    failing: AtomicBool,
-    /// The receiver wants no more; nothing is claimed for it until the next start.
-    stopped: AtomicBool,
-}
-
-impl Lane {
-    pub(super) fn new(endpoint: Endpoint, slots: Arc<Semaphore>) -> Self {
-        Self { endpoint, slots, failing: AtomicBool::new(false), stopped: AtomicBool::new(false) }
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-}
 
 /// What every delivery needs on its way.
 pub(super) struct Courier {
     pub(super) egress: Egress,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
+    pub(super) stage_tokens: Option<StageTokens>,
     pub(super) metrics: Metrics,
     /// Cancelled when the time to drain is over.
     pub(super) abort: CancellationToken,
@@ -64,78 +47,128 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    /// One attempt. The slots are held until its result is handed over, which bounds the results that wait.
-    pub(super) async fn deliver(&self, lane: &Lane, claim: Claim, slots: [OwnedSemaphorePermit; 2]) {
+    /// One attempt. The slots are held until its result is handed over, which bounds the results that wait. Who waits
+    /// for the attempt gets it once it is recorded.
+    pub(super) async fn deliver<S>(
+        &self,
+        lane: &Arc<Lane>,
+        claim: Claim,
+        slots: S,
+        waiting: Option<oneshot::Sender<Attempt>>,
+    ) {
         let _in_flight = InFlight::counted(&self.metrics);
+        let endpoint = lane.endpoint();
         let started_at = (self.clock)();
         let number = claim.attempts.saturating_add(1);
         let body = claim.body.clone();
-        let message = Prepared::new(&lane.endpoint, claim.event, claim.kind, number, started_at, body);
+        let mut message = Prepared::new(&endpoint, claim.event, claim.kind, number, started_at, body);
+        if let Some((tokens, upload)) = self.stage_tokens.as_ref().zip(claim.upload) {
+            message = message.with_stage_token(&tokens.token(upload));
+        }
 
         let began = Instant::now();
         let answer = tokio::select! {
             biased;
-            answer = self.egress.send(&lane.endpoint, message) => answer,
+            answer = self.egress.send(&endpoint, message) => answer,
             () = self.abort.cancelled() => Answer::without_response(AttemptOutcome::Aborted, None, began.elapsed()),
         };
         self.metrics.count_attempt(answer.outcome, answer.took);
 
-        let (verdict, stops) = self.settle_for(lane, &claim, &answer);
-        log_attempt(lane, &claim, &answer, verdict);
-        let attempt = Attempt {
-            number,
-            trigger: claim.trigger,
-            started_at,
-            took: answer.took,
-            timings: Timings::default(),
-            remote: None,
-            outcome: answer.outcome,
-            response_headers: Vec::new(),
-            response_body: answer.body,
-            note: answer.note,
+        let now = (self.clock)();
+        let ruling = match (answer.outcome, claim.class) {
+            (AttemptOutcome::Aborted, DeliveryClass::Test) => Ruling::Over,
+            (AttemptOutcome::Aborted, _) => Ruling::RetryAt(now),
+            _ => judge(&claim, endpoint.terms(), &answer, &self.settings, now, rand::random()),
         };
-        let settlement = Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict };
-        let outcome = Outcome { settlement, class: claim.class, stops };
+        let verdict = verdict_of(ruling, claim.class, now);
+        log_attempt(lane, &claim, &answer, verdict);
+        self.metrics.count_times(&claim, verdict, started_at, now);
+        let (notice, stop) = self.note_health(lane, &claim, &answer, ruling, now);
+        let settlement = Settlement {
+            delivery: claim.delivery,
+            lease: claim.lease,
+            attempt: attempt(&claim, number, started_at, answer),
+            verdict,
+        };
+        let stop = stop.map(|because| Stop { because, url: endpoint.terms().url.clone() });
+        let outcome = Outcome { settlement, class: claim.class, lane: Arc::clone(lane), notice, stop, waiting };
         // The recorder listens until the last sender is gone, and this is one.
         let _ = self.results.send(outcome).await;
         drop(slots);
     }
 
-    /// What becomes of the delivery, and which endpoint is to be stopped with it.
-    fn settle_for(&self, lane: &Lane, claim: &Claim, answer: &Answer) -> (Verdict, Option<EndpointId>) {
-        let now = (self.clock)();
-        let ruling = match answer.outcome {
-            AttemptOutcome::Aborted => Ruling::RetryAt(now),
-            _ => judge(claim, answer, &self.settings, now, rand::random()),
+    /// What the attempt says of its endpoint: news for operators, and whether the endpoint is to be stopped.
+    fn note_health(
+        &self,
+        lane: &Lane,
+        claim: &Claim,
+        answer: &Answer,
+        ruling: Ruling,
+        now: Timestamp,
+    ) -> (Option<Notice>, Option<DisabledBecause>) {
+        if answer.outcome == AttemptOutcome::Aborted {
+            return (None, None);
+        }
+        if matches!(answer.outcome, AttemptOutcome::Status(502 | 504)) {
+            lane.tighten();
+        }
+        let came = lane.note(sign(claim, answer, ruling), &self.settings.health, now, rand::random());
+        let endpoint = lane.id();
+        match came.breaker {
+            Some(Breaker::Opened { until }) => {
+                self.metrics.breakers_opened.inc();
+                tracing::warn!(%endpoint, %until, "the receiver keeps failing; nothing is sent to it until then");
+            }
+            Some(Breaker::Closed) => tracing::info!(%endpoint, "the receiver answers; everything is sent to it again"),
+            None => {}
+        }
+        let since = lane.health().failing_since.unwrap_or(now);
+        let notice = came.warn.map(|percent| Notice::EndpointFailing { endpoint: endpoint.clone(), since, percent });
+        let stop = match ruling {
+            Ruling::StopEndpoint(because) => Some(because),
+            _ if came.disable => Some(DisabledBecause::Failing),
+            _ => None,
         };
-        let stops = (ruling == Ruling::StopEndpoint && !lane.stopped.swap(true, Ordering::Relaxed)).then(|| {
-            let endpoint = lane.endpoint.id();
-            let reason = answer.outcome.status().map_or("no status".to_owned(), |status| status.to_string());
-            tracing::warn!(%endpoint, reason, "the receiver wants no more; its deliveries wait until the next start");
-            self.metrics.endpoints_paused.inc();
-            endpoint.clone()
-        });
-        let verdict = match ruling {
-            Ruling::Succeeded => Verdict::Succeeded,
-            _ if claim.class == DeliveryClass::Test => Verdict::Cancelled,
-            Ruling::GiveUp => Verdict::Dead,
-            // Old progress is of no use when the endpoint comes back.
-            Ruling::StopEndpoint if claim.class == DeliveryClass::Progress => Verdict::Dead,
-            Ruling::StopEndpoint => Verdict::Paused,
-            Ruling::RetryAt(_) if lane.is_stopped() => Verdict::Paused,
-            Ruling::RetryAt(at) => Verdict::RetryAt(at),
-        };
-        (verdict, stops)
+        (notice, stop)
+    }
+}
+
+/// What becomes of the delivery. What was to go to an endpoint that is being stopped is due at once: the outbox keeps it
+/// with the endpoint, and if the endpoint goes on after all, it is sent.
+const fn verdict_of(ruling: Ruling, class: DeliveryClass, now: Timestamp) -> Verdict {
+    match (ruling, class) {
+        (Ruling::Succeeded, _) => Verdict::Succeeded,
+        (Ruling::Over, _) => Verdict::Cancelled,
+        (Ruling::GiveUp, _) => Verdict::Dead,
+        // Old progress is of no use when the endpoint comes back.
+        (Ruling::StopEndpoint(_), DeliveryClass::Progress) => Verdict::Dead,
+        (Ruling::StopEndpoint(_), _) => Verdict::RetryAt(now),
+        (Ruling::RetryAt(at), _) => Verdict::RetryAt(at),
+    }
+}
+
+fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer) -> Attempt {
+    Attempt {
+        number,
+        trigger: claim.trigger,
+        started_at,
+        took: answer.took,
+        timings: answer.timings,
+        remote: answer.remote,
+        outcome: answer.outcome,
+        response_headers: answer.headers,
+        response_body: answer.body,
+        note: answer.note,
     }
 }
 
 /// One failure is news, the ones after it are not, and neither is a success unless something had failed.
 fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
-    let endpoint = lane.endpoint.id();
+    let endpoint = lane.id();
     let (delivery, event) = (claim.delivery, claim.kind.name());
     let upload = claim.upload.map(tracing::field::display);
     if answer.outcome.is_success() {
-        if lane.failing.swap(false, Ordering::Relaxed) {
+        if lane.is_failing.swap(false, Ordering::Relaxed) {
             tracing::info!(%endpoint, "the receiver answers again");
         }
         tracing::debug!(%endpoint, %delivery, upload, event, took_ms = answer.took.as_millis(), "delivered");
@@ -154,7 +187,7 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
         Verdict::Cancelled => "was a test".to_owned(),
         Verdict::Succeeded => "done".to_owned(),
     };
-    if lane.failing.swap(true, Ordering::Relaxed) {
+    if lane.is_failing.swap(true, Ordering::Relaxed) {
         tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "could not deliver");
     } else {
         tracing::warn!(

@@ -1,17 +1,18 @@
 //! The loop: claim what is due and start sending it.
 //!
 //! Each endpoint has a number of slots of its own inside those of all, so that a receiver that hangs holds up nobody
-//! else. A claim is asked only for endpoints with a free slot. Whatever fails, the loop goes on; it ends by its stop
-//! signal alone.
+//! else. A claim is asked only for endpoints with a free slot, a closed breaker and a token of their rate: what is not
+//! claimed uses up no attempt. Whatever fails, the loop goes on; it ends by its stop signal alone.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::futures::Notified;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::task::JoinSet;
@@ -21,23 +22,19 @@ use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::delivery::Attempt;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::time::Timestamp;
 use crate::state;
 use crate::state::Claim;
 use crate::state::Outbox;
-use crate::webhook::courier::Clock;
+use crate::webhook::beat::Beat;
 use crate::webhook::courier::Courier;
-use crate::webhook::courier::Lane;
-use crate::webhook::egress::Egress;
-use crate::webhook::endpoint::Endpoint;
-use crate::webhook::endpoint::InvalidSettings;
-use crate::webhook::endpoint::Settings;
-use crate::webhook::metrics::Metrics;
+use crate::webhook::lanes::Lane;
+use crate::webhook::lanes::Lanes;
+use crate::webhook::lanes::Room;
 use crate::webhook::outage::Outage;
 use crate::webhook::outage::around;
-use crate::webhook::record::LAST_TRIES;
-use crate::webhook::record::Recorder;
 use crate::webhook::record::Recording;
 
 /// How often to look for due deliveries when nothing rings. The bell makes it fast, looking makes it right.
@@ -46,138 +43,65 @@ const POLL: Duration = Duration::from_secs(1);
 /// The shortest sleep, so that a delivery which is due but cannot be claimed does not keep the loop spinning.
 const SHORTEST_NAP: Duration = Duration::from_millis(10);
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Settings(#[from] InvalidSettings),
-    #[error("two endpoints are called {0}")]
-    TwoOfOneName(EndpointId),
-    #[error("could not set up the client for webhooks")]
-    Client(#[source] reqwest::Error),
+/// A delivery that is leased already, and who waits for its one attempt.
+#[derive(Debug)]
+pub(super) struct Test {
+    pub(super) claim: Claim,
+    pub(super) waiting: oneshot::Sender<Attempt>,
 }
 
-/// Sends deliveries until told to stop. Before it runs, [`Outbox::open_for`] must have been told of its endpoints.
-pub struct Sender {
-    outbox: Arc<dyn Outbox>,
-    lanes: Vec<Arc<Lane>>,
-    slots: Arc<Semaphore>,
-    settings: Settings,
-    clock: Clock,
-    egress: Egress,
-    metrics: Metrics,
+pub(super) struct Dispatcher {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) recording: watch::Receiver<Recording>,
+    pub(super) tests: mpsc::Receiver<Test>,
+    pub(super) courier: Arc<Courier>,
+    pub(super) beat: Beat,
 }
 
-impl fmt::Debug for Sender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoints: Vec<&Endpoint> = self.lanes.iter().map(|lane| &lane.endpoint).collect();
-        f.debug_struct("Sender")
-            .field("endpoints", &endpoints)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+impl Dispatcher {
+    /// Goes on until `stop`, then gives what is in flight the drain timeout.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        Loop { shared: self, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
     }
 }
 
-impl Sender {
-    pub fn new(
-        outbox: Arc<dyn Outbox>,
-        endpoints: Vec<Endpoint>,
-        settings: Settings,
-        clock: Clock,
-    ) -> Result<Self, Error> {
-        settings.check()?;
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            if endpoints[..index].iter().any(|other| other.id() == endpoint.id()) {
-                return Err(Error::TwoOfOneName(endpoint.id().clone()));
-            }
-        }
-        let egress = Egress::new(&settings, endpoints.iter().any(Endpoint::is_https)).map_err(Error::Client)?;
-        let lane = |endpoint| Arc::new(Lane::new(endpoint, semaphore(settings.max_in_flight_per_endpoint)));
-        Ok(Self {
-            outbox,
-            lanes: endpoints.into_iter().map(lane).collect(),
-            slots: semaphore(settings.max_in_flight),
-            settings,
-            clock,
-            egress,
-            metrics: Metrics::default(),
-        })
-    }
-
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout, and returns once every
-    /// result is written.
-    pub async fn run(self, stop: CancellationToken) {
-        if self.lanes.is_empty() {
-            return stop.cancelled().await;
-        }
-        let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
-        let (state, recording) = watch::channel(Recording::Works);
-        let abort = CancellationToken::new();
-        let recorder = Recorder {
-            outbox: Arc::clone(&self.outbox),
-            clock: Arc::clone(&self.clock),
-            metrics: self.metrics.clone(),
-            state,
-            closing: abort.clone(),
-            last_tries: LAST_TRIES,
-        };
-        let dispatcher = Dispatcher {
-            outbox: self.outbox,
-            lanes: self.lanes,
-            slots: self.slots,
-            turn: 0,
-            hungry: Vec::new(),
-            recording,
-            tasks: JoinSet::new(),
-            courier: Arc::new(Courier {
-                egress: self.egress,
-                settings: self.settings,
-                clock: self.clock,
-                metrics: self.metrics,
-                abort,
-                results,
-            }),
-        };
-        // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
-        tokio::join!(dispatcher.run(stop), recorder.run(incoming));
-    }
-}
-
-fn semaphore(slots: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)))
-}
-
-struct Dispatcher {
-    outbox: Arc<dyn Outbox>,
-    lanes: Vec<Arc<Lane>>,
-    slots: Arc<Semaphore>,
+struct Loop {
+    shared: Dispatcher,
     /// Whose turn it is to be served first, should there not be enough slots for all.
     turn: usize,
     /// Those that had no slot left when deliveries were last claimed.
     hungry: Vec<Arc<Lane>>,
-    recording: watch::Receiver<Recording>,
     tasks: JoinSet<()>,
-    courier: Arc<Courier>,
 }
 
-impl Dispatcher {
+/// What there is room for at a moment.
+struct Rooms {
+    /// How many deliveries to ask for, for each endpoint with room, together no more than there are slots in all.
+    slots: Vec<(EndpointId, u32)>,
+    /// When the first of those that must wait has room.
+    next: Option<Duration>,
+    /// Whose turn it is after these.
+    turn: usize,
+}
+
+impl Loop {
     async fn run(mut self, stop: CancellationToken) {
         let mut outage = Outage::none("claim deliveries");
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                works = self.recording.wait_for(|recording| *recording == Recording::Works) => {
+                works = self.shared.recording.wait_for(|recording| *recording == Recording::Works) => {
                     if works.is_err() { break }
                 }
             }
-            let bell = self.outbox.bell();
+            let bell = self.shared.outbox.bell();
             let mut rung = std::pin::pin!(bell.notified());
             // Armed before looking: what becomes ready from here on wakes us.
             rung.as_mut().enable();
+            self.shared.beat.looked();
             let pause = match self.claim_due().await {
                 Ok(nap) => {
                     outage.over();
@@ -196,69 +120,81 @@ impl Dispatcher {
 
     /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
-        let slots = self.free_slots();
+        let rooms = self.rooms();
         // Those that were not asked for this time come first the next time.
-        self.turn = (self.turn + slots.len()) % self.lanes.len();
-        if !slots.is_empty() {
-            let lease = self.courier.settings.lease;
-            for claim in self.outbox.claim_due(&slots, self.now(), lease).await? {
-                self.start(claim);
+        self.turn = rooms.turn;
+        if !rooms.slots.is_empty() {
+            let lease = self.shared.courier.settings.lease;
+            for claim in self.shared.outbox.claim_due(&rooms.slots, self.now(), lease).await? {
+                self.start(claim, None);
             }
         }
         self.note_hungry_lanes();
         let poll = around(POLL, rand::random());
-        let idle: Vec<EndpointId> = self.lanes_with_room().map(|lane| lane.endpoint.id().clone()).collect();
-        if idle.is_empty() || self.slots.available_permits() == 0 {
-            return Ok(poll);
+        let left = self.rooms();
+        let nap = left.next.unwrap_or(poll).clamp(SHORTEST_NAP, poll);
+        let idle: Vec<EndpointId> = left.slots.into_iter().map(|(id, _)| id).collect();
+        if idle.is_empty() {
+            return Ok(nap);
         }
-        let next = self.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
-        Ok(next.unwrap_or(poll).clamp(SHORTEST_NAP, poll))
+        let next = self.shared.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
+        Ok(next.unwrap_or(nap).clamp(SHORTEST_NAP, nap))
     }
 
-    /// How many deliveries to ask for, for each endpoint with room, together no more than there are slots in all.
-    fn free_slots(&self) -> Vec<(EndpointId, u32)> {
-        let lanes: Vec<&Arc<Lane>> = self.lanes_with_room().collect();
-        let mut left = self.slots.available_permits();
-        let mut slots = Vec::new();
-        for (index, lane) in lanes.iter().enumerate() {
+    /// Shares the slots that are free out among the endpoints with room, the one whose turn it is first.
+    fn rooms(&self) -> Rooms {
+        let lanes = self.shared.lanes.all();
+        let (now, instant) = (self.now(), Instant::now());
+        let (mut with_room, mut next) = (Vec::new(), None::<Duration>);
+        for place in 0..lanes.len() {
+            let at = (self.turn + place) % lanes.len();
+            match lanes[at].room(&self.shared.courier.settings, now, instant) {
+                Room::For(room) => with_room.push((at, &lanes[at], room)),
+                Room::In(wait) => next = Some(next.map_or(wait, |next| next.min(wait))),
+                Room::None => {}
+            }
+        }
+        let mut left = self.shared.slots.available_permits();
+        let (mut slots, mut turn) = (Vec::new(), self.turn);
+        for (index, (at, lane, room)) in with_room.iter().enumerate() {
             if left == 0 {
                 break;
             }
-            let share = left.div_ceil(lanes.len() - index).min(lane.slots.available_permits());
-            slots.push((lane.endpoint.id().clone(), u32::try_from(share).unwrap_or(u32::MAX)));
-            left -= share;
+            let fair = left.div_ceil(with_room.len() - index);
+            let share = u32::try_from(fair).unwrap_or(u32::MAX).min(*room);
+            slots.push((lane.id().clone(), share));
+            left -= usize::try_from(share).unwrap_or(left).min(left);
+            turn = at + 1;
         }
-        slots
-    }
-
-    /// The endpoints that could take a delivery if there are slots in all, the one whose turn it is first.
-    fn lanes_with_room(&self) -> impl Iterator<Item = &Arc<Lane>> {
-        let (later, first) = self.lanes.split_at(self.turn);
-        let has_room = |lane: &&Arc<Lane>| !lane.is_stopped() && lane.slots.available_permits() > 0;
-        first.iter().chain(later).filter(has_room)
+        Rooms { slots, next, turn }
     }
 
     /// Notes the endpoints for which more could be due than there was room for.
     fn note_hungry_lanes(&mut self) {
-        let exhausted = self.slots.available_permits() == 0;
-        let hungry = |lane: &&Arc<Lane>| !lane.is_stopped() && (exhausted || lane.slots.available_permits() == 0);
-        self.hungry = self.lanes.iter().filter(hungry).cloned().collect();
+        let (now, instant) = (self.now(), Instant::now());
+        let exhausted = self.shared.slots.available_permits() == 0;
+        let settings = &self.shared.courier.settings;
+        let hungry =
+            |lane: &&Arc<Lane>| lane.is_enabled() && (exhausted || lane.room(settings, now, instant) == Room::None);
+        self.hungry = self.shared.lanes.all().iter().filter(hungry).cloned().collect();
     }
 
-    /// Sleeps until there may be something to claim: the bell rang, something is due, or a slot came free where more
-    /// was waiting for one.
+    /// Sleeps until there may be something to claim: the bell rang, something is due, an endpoint was changed, or a
+    /// slot came free where more was waiting for one. Meanwhile sends what somebody tries out.
     async fn wait(&mut self, nap: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
         let until = Instant::now() + nap;
         loop {
+            let lanes = Arc::clone(&self.shared.lanes);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = rung.as_mut() => return,
                 () = sleep_until(until) => return,
+                () = lanes.changed() => return,
+                Some(test) = self.shared.tests.recv() => self.start(test.claim, Some(test.waiting)),
                 Some(ended) = self.tasks.join_next() => {
                     noted(ended);
-                    let has_room = |lane: &Arc<Lane>| lane.slots.available_permits() > 0;
-                    if self.slots.available_permits() > 0 && self.hungry.iter().any(has_room) {
+                    if self.shared.slots.available_permits() > 0 && self.is_there_room_for_the_hungry() {
                         return;
                     }
                 }
@@ -266,25 +202,33 @@ impl Dispatcher {
         }
     }
 
-    fn start(&mut self, claim: Claim) {
-        let Some(lane) = self.lanes.iter().find(|lane| *lane.endpoint.id() == claim.endpoint) else {
+    fn is_there_room_for_the_hungry(&self) -> bool {
+        let (now, instant) = (self.now(), Instant::now());
+        let settings = &self.shared.courier.settings;
+        self.hungry.iter().any(|lane| matches!(lane.room(settings, now, instant), Room::For(_)))
+    }
+
+    fn start(&mut self, claim: Claim, waiting: Option<oneshot::Sender<Attempt>>) {
+        let Some(lane) = self.shared.lanes.find(&claim.endpoint) else {
+            // It was removed a moment ago, and its deliveries with it.
             let (delivery, endpoint) = (claim.delivery, claim.endpoint);
-            tracing::error!(%delivery, %endpoint, "was given a delivery to an endpoint that is not configured");
+            tracing::debug!(%delivery, %endpoint, "a delivery was claimed whose endpoint is gone");
             return;
         };
-        // Only this loop takes permits, and it asked for no more claims than there were.
-        let permits = (Arc::clone(&self.slots).try_acquire_owned(), Arc::clone(&lane.slots).try_acquire_owned());
-        let (Ok(slot), Ok(own_slot)) = permits else {
+        // A test may go beyond the slots of all: somebody waits for it, and there is one of it.
+        let slot: Option<OwnedSemaphorePermit> = Arc::clone(&self.shared.slots).try_acquire_owned().ok();
+        if slot.is_none() && waiting.is_none() {
             tracing::error!(delivery = %claim.delivery, "was given more deliveries than asked for");
             return;
-        };
-        let (courier, lane) = (Arc::clone(&self.courier), Arc::clone(lane));
-        self.tasks.spawn(async move { courier.deliver(&lane, claim, [slot, own_slot]).await });
+        }
+        let courier = Arc::clone(&self.shared.courier);
+        let slots = (slot, lane.take());
+        self.tasks.spawn(async move { courier.deliver(&lane, claim, slots, waiting).await });
     }
 
     /// Waits for what is in flight, then gives it up; every task hands over a result either way.
     async fn drain(mut self) {
-        let drain_timeout = self.courier.settings.drain_timeout;
+        let drain_timeout = self.shared.courier.settings.drain_timeout;
         let tasks = &mut self.tasks;
         let finished = async {
             while let Some(ended) = tasks.join_next().await {
@@ -295,14 +239,14 @@ impl Dispatcher {
             let deliveries = self.tasks.len();
             tracing::warn!(deliveries, "gave up deliveries that were still being sent; they are sent again later");
         }
-        self.courier.abort.cancel();
+        self.shared.courier.abort.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             noted(ended);
         }
     }
 
     fn now(&self) -> Timestamp {
-        (self.courier.clock)()
+        (self.shared.courier.clock)()
     }
 }
 

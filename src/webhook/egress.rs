@@ -1,37 +1,53 @@
 //! The outgoing client: one exchange with a receiver, and what came of it.
 //!
-//! It promises to come back within the timeout, whatever the receiver does, and to read no more of an answer than
-//! allowed. It never follows a redirect, never uses a proxy of the environment, keeps no cookies and changes no byte
-//! of the body it was given. It knows nothing of retries.
+//! It promises to come back within the timeout, whatever the receiver does, to read no more of an answer than allowed,
+//! and to send nothing to an address that the rules refuse. It never follows a redirect, never uses a proxy of the
+//! environment, keeps no cookies and changes no byte of the body it was given. It knows nothing of retries.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Client;
+use reqwest::ClientBuilder;
 use reqwest::Response;
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::CONTENT_LENGTH;
 use reqwest::header::CONTENT_TYPE;
+use reqwest::header::DATE;
 use reqwest::header::HeaderMap;
 use reqwest::header::HeaderName;
 use reqwest::header::HeaderValue;
 use reqwest::header::LOCATION;
 use reqwest::header::RETRY_AFTER;
+use reqwest::header::SERVER;
 use tokio::time::Instant;
 use tokio::time::timeout_at;
 
 use crate::domain::delivery::AttemptOutcome;
+use crate::domain::delivery::Timings;
+use crate::domain::endpoint::Origin;
 use crate::domain::event::EventKind;
 use crate::domain::id::EventId;
 use crate::domain::time::Timestamp;
+use crate::webhook::address::EgressRules;
+use crate::webhook::address::literal;
 use crate::webhook::endpoint::Endpoint;
-use crate::webhook::endpoint::Settings;
+use crate::webhook::gate::Blocked;
+use crate::webhook::gate::EXCHANGE;
+use crate::webhook::gate::Gate;
+use crate::webhook::gate::Lookup;
+use crate::webhook::gate::TimeConnecting;
+use crate::webhook::gate::Trace;
 use crate::webhook::retry::RetryAfter;
-use crate::webhook::sign;
+use crate::webhook::settings::Settings;
 
 /// Shorter than the five seconds after which common servers close an idle connection.
 const POOL_IDLE: Duration = Duration::from_secs(4);
@@ -39,8 +55,22 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// A second try on another connection begins within this time or not at all.
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
-/// Of notes, in characters.
+/// Of notes and of headers that are kept, in characters.
 const NOTE_LIMIT: usize = 200;
+
+const DELIVERY_WISH: HeaderName = HeaderName::from_static("webhook-delivery");
+
+/// What is kept of an answer's headers: what helps to find out why, and holds no secret.
+const KEPT_HEADERS: [HeaderName; 8] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    RETRY_AFTER,
+    LOCATION,
+    SERVER,
+    DATE,
+    HeaderName::from_static("x-request-id"),
+    DELIVERY_WISH,
+];
 
 /// A message ready to be sent: signed for this attempt, the body as it was stored.
 #[derive(Debug, Clone)]
@@ -61,20 +91,27 @@ impl Prepared {
         let id = format!("evt_{event}");
         // Standard Webhooks: whole seconds, and those of this attempt; receivers reject what is older than 5 minutes.
         let unix_seconds = now.unix_ms().div_euclid(1000);
-        let mut signature = text(&sign::sign_with_all(endpoint.secrets(), &id, unix_seconds, &body));
+        let mut signature = text(&endpoint.sign(&id, now, &body));
         signature.set_sensitive(true);
 
-        let mut headers = HeaderMap::with_capacity(8);
+        // The endpoint's own come first: what is ours cannot be overridden.
+        let mut headers = endpoint.headers().clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(HeaderName::from_static("webhook-id"), text(&id));
         headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(unix_seconds));
         headers.insert(HeaderName::from_static("webhook-signature"), signature);
         headers.insert(HeaderName::from_static("webhook-attempt"), HeaderValue::from(attempt));
         headers.insert(HeaderName::from_static("webhook-event-type"), HeaderValue::from_static(kind.name()));
-        if let Some(authorization) = endpoint.authorization() {
-            headers.insert(AUTHORIZATION, authorization.clone());
-        }
         Self { headers, body }
+    }
+
+    /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not a part of
+    /// the body: bodies are shown to others too.
+    pub(super) fn with_stage_token(mut self, token: &str) -> Self {
+        let mut token = text(token);
+        token.set_sensitive(true);
+        self.headers.insert(HeaderName::from_static("webhook-stage-token"), token);
+        self
     }
 }
 
@@ -89,9 +126,13 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<RetryAfter>,
     pub(super) wish: Option<Wish>,
     pub(super) note: Option<String>,
+    /// Those of [`KEPT_HEADERS`].
+    pub(super) headers: Vec<(String, String)>,
     /// The first bytes of the body.
     pub(super) body: Vec<u8>,
     pub(super) took: Duration,
+    pub(super) timings: Timings,
+    pub(super) remote: Option<IpAddr>,
 }
 
 /// What a receiver asks for in its `webhook-delivery` header.
@@ -105,55 +146,89 @@ pub(super) enum Wish {
 
 impl Answer {
     pub(super) fn without_response(outcome: AttemptOutcome, note: Option<String>, took: Duration) -> Self {
-        Self { outcome, retry_after: None, wish: None, note, body: Vec::new(), took }
+        Self {
+            outcome,
+            retry_after: None,
+            wish: None,
+            note,
+            headers: Vec::new(),
+            body: Vec::new(),
+            took,
+            timings: Timings::default(),
+            remote: None,
+        }
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Egress {
-    client: Client,
-    timeout: Duration,
-    response_limit: usize,
-    response_kept: usize,
-    /// When each receiver last left a connection fit for reuse, by scheme, host and port.
-    warm: Mutex<HashMap<String, Instant>>,
+    rules: Arc<EgressRules>,
+    settings: Settings,
+    lookup: Lookup,
+    /// One for each kind of endpoint, so that no connection is shared by endpoints that may go to different places.
+    plain: [Client; 2],
+    secure: [OnceLock<Result<Client, String>>; 2],
+    /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
+    warm: Mutex<HashMap<(Origin, String), Instant>>,
 }
 
 impl Egress {
-    /// `https`: whether any endpoint needs the certificates of the platform. Without one they are not looked for, and
-    /// a machine that has none can still send.
-    pub(super) fn new(settings: &Settings, https: bool) -> reqwest::Result<Self> {
+    pub(super) fn new(settings: Settings, rules: Arc<EgressRules>, lookup: Lookup) -> reqwest::Result<Self> {
         install_tls_provider();
-        let mut builder = Client::builder()
-            .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .http1_only()
-            .connect_timeout(settings.connect_timeout)
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(settings.max_in_flight_per_endpoint);
-        if !https {
-            builder = builder.tls_certs_only([]);
-        }
-        Ok(Self {
-            client: builder.build()?,
-            timeout: settings.timeout,
-            response_limit: settings.response_limit,
-            response_kept: settings.response_kept,
-            warm: Mutex::default(),
-        })
+        let plain = |origin| client(&settings, gate(&rules, origin, false, &lookup)).tls_certs_only([]).build();
+        let plain = [plain(Origin::Config)?, plain(Origin::Api)?];
+        Ok(Self { rules, settings, lookup, plain, secure: Default::default(), warm: Mutex::default() })
     }
 
-    /// Sends the message and waits for the answer, at most as long as the timeout in all.
-    pub(super) async fn send(&self, endpoint: &Endpoint, message: Prepared) -> Answer {
-        let began = Instant::now();
-        let deadline = began + self.timeout;
-        let origin = endpoint.url().origin().ascii_serialization();
-        let reusable = self.has_idle_connection(&origin, began);
+    /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without an endpoint
+    /// that uses TLS they are not looked for, and a machine that has none can still send.
+    pub(super) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
+        let ready = self.secure[index(origin)].get_or_init(|| {
+            let built = client(&self.settings, gate(&self.rules, origin, true, &self.lookup)).build();
+            built.map_err(|error| root_cause(&error))
+        });
+        ready.as_ref()
+    }
 
-        let mut exchange = timeout_at(deadline, self.request(endpoint, message.clone())).await;
+    fn client_for(&self, endpoint: &Endpoint) -> Result<&Client, &String> {
+        let origin = endpoint.stored().origin;
+        if endpoint.is_https() { self.prepare_tls(origin) } else { Ok(&self.plain[index(origin)]) }
+    }
+
+    /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
+    pub(super) async fn send(&self, endpoint: &Endpoint, message: Prepared) -> Answer {
+        let port = endpoint.url().port_or_known_default().unwrap_or_default();
+        // A resolver is asked only for names.
+        if let Some(address) = literal(endpoint.url()) {
+            let place = SocketAddr::new(address, port);
+            if self.rules.check_address(place, endpoint.is_https(), endpoint.stored().origin).is_err() {
+                return blocked(Duration::ZERO);
+            }
+        }
+        let client = match self.client_for(endpoint) {
+            Ok(client) => client,
+            Err(why) => {
+                let note = shortened(&format!("could not prepare TLS: {why}"));
+                return Answer::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO);
+            }
+        };
+        let trace = Arc::new(Trace::new(port));
+        let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(client, endpoint, message)).await;
+        let seen = trace.seen();
+        answer.timings.connect = seen.connect;
+        // A name that was looked up for a connection that nobody needed in the end took nobody's time.
+        let was_needed = seen.connect.is_some() || answer.timings.first_byte.is_none();
+        answer.timings.dns = seen.dns.filter(|_| was_needed);
+        answer
+    }
+
+    async fn exchange(&self, client: &Client, endpoint: &Endpoint, message: Prepared) -> Answer {
+        let began = Instant::now();
+        let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout);
+        let deadline = began + timeout;
+        let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
+        let reusable = self.has_idle_connection(&receiver, began);
+
+        let mut exchange = timeout_at(deadline, request(client, endpoint, message.clone())).await;
         if let Ok(Err(error)) = &exchange
             && reusable
             && !error.is_connect()
@@ -162,40 +237,49 @@ impl Egress {
         {
             // hyper sends again by itself only when nothing of the request was written. Here the receiver closed an
             // idle connection while our request was on its way.
-            exchange = timeout_at(deadline, self.request(endpoint, message)).await;
+            exchange = timeout_at(deadline, request(client, endpoint, message)).await;
         }
         match exchange {
-            Ok(Ok(response)) => self.read(response, deadline, began, origin).await,
-            Ok(Err(error)) => Answer::without_response(classify(&error), Some(root_cause(&error)), began.elapsed()),
+            Ok(Ok(response)) => self.read(response, deadline, began, receiver).await,
+            Ok(Err(error)) => match classify(&error) {
+                AttemptOutcome::Blocked => blocked(began.elapsed()),
+                outcome => Answer::without_response(outcome, Some(root_cause(&error)), began.elapsed()),
+            },
             Err(_) => {
-                let note = format!("no answer within {:?}", self.timeout);
+                let note = format!("no answer within {timeout:?}");
                 Answer::without_response(AttemptOutcome::Timeout, Some(note), began.elapsed())
             }
         }
     }
 
-    async fn request(&self, endpoint: &Endpoint, message: Prepared) -> reqwest::Result<Response> {
-        let request = self.client.post(endpoint.url().clone()).headers(message.headers).body(message.body);
-        request.send().await.map_err(reqwest::Error::without_url)
-    }
-
     /// Reads what is to be read of the answer. Its status counts, even if the body never ends.
-    async fn read(&self, mut response: Response, deadline: Instant, began: Instant, origin: String) -> Answer {
+    async fn read(
+        &self,
+        mut response: Response,
+        deadline: Instant,
+        began: Instant,
+        receiver: (Origin, String),
+    ) -> Answer {
+        let first_byte = began.elapsed();
         let status = response.status();
-        let header = |name| response.headers().get(name).map(|value: &HeaderValue| printable(value.as_bytes()));
-        let retry_after = header(RETRY_AFTER).and_then(|value| RetryAfter::parse(&value));
-        let wish = header(HeaderName::from_static("webhook-delivery")).and_then(|value| match value.trim() {
+        let remote = response.remote_addr().map(|remote| remote.ip().to_canonical());
+        let header =
+            |name: &HeaderName| response.headers().get(name).map(|value: &HeaderValue| printable(value.as_bytes()));
+        let retry_after = header(&RETRY_AFTER).and_then(|value| RetryAfter::parse(&value));
+        let wish = header(&DELIVERY_WISH).and_then(|value| match value.trim() {
             "abort-message" => Some(Wish::AbortMessage),
             "disable" => Some(Wish::Disable),
             _ => None,
         });
-        let redirect = header(LOCATION).filter(|_| status.is_redirection());
+        let redirect = header(&LOCATION).filter(|_| status.is_redirection());
+        let headers =
+            KEPT_HEADERS.iter().filter_map(|name| Some((name.to_string(), shortened(&header(name)?)))).collect();
 
         let mut body = Vec::new();
         let end = timeout_at(deadline, self.read_body(&mut response, &mut body)).await;
         let cut = match end {
             Ok(Ok(BodyEnd::Whole)) => {
-                self.note_idle_connection(origin);
+                self.note_idle_connection(receiver);
                 None
             }
             Ok(Ok(BodyEnd::Limit)) => None,
@@ -207,30 +291,73 @@ impl Egress {
             retry_after,
             wish,
             note: redirect.map(|location| shortened(&format!("redirects to {location}"))).or(cut),
+            headers,
             body,
             took: began.elapsed(),
+            timings: Timings { first_byte: Some(first_byte), ..Timings::default() },
+            remote,
         }
     }
 
     async fn read_body(&self, response: &mut Response, kept: &mut Vec<u8>) -> reqwest::Result<BodyEnd> {
-        let mut left = self.response_limit;
+        let mut left = self.settings.response_limit;
         while left > 0 {
             let Some(chunk) = response.chunk().await? else { return Ok(BodyEnd::Whole) };
-            let room = self.response_kept.min(self.response_limit).saturating_sub(kept.len());
+            let room = self.settings.response_kept.min(self.settings.response_limit).saturating_sub(kept.len());
             kept.extend_from_slice(&chunk[..room.min(chunk.len())]);
             left = left.saturating_sub(chunk.len());
         }
         Ok(BodyEnd::Limit)
     }
 
-    fn has_idle_connection(&self, origin: &str, now: Instant) -> bool {
+    fn has_idle_connection(&self, receiver: &(Origin, String), now: Instant) -> bool {
         let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.get(origin).is_some_and(|since| now.duration_since(*since) <= POOL_IDLE)
+        warm.get(receiver).is_some_and(|since| now.duration_since(*since) <= POOL_IDLE)
     }
 
-    fn note_idle_connection(&self, origin: String) {
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner).insert(origin, Instant::now());
+    fn note_idle_connection(&self, receiver: (Origin, String)) {
+        let now = Instant::now();
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.retain(|_, since| now.duration_since(*since) <= POOL_IDLE);
+        warm.insert(receiver, now);
     }
+}
+
+const fn index(origin: Origin) -> usize {
+    match origin {
+        Origin::Config => 0,
+        Origin::Api => 1,
+    }
+}
+
+fn gate(rules: &Arc<EgressRules>, origin: Origin, is_secure: bool, lookup: &Lookup) -> Gate {
+    Gate { rules: Arc::clone(rules), origin, is_secure, lookup: Arc::clone(lookup) }
+}
+
+fn client(settings: &Settings, gate: Gate) -> ClientBuilder {
+    let idle = usize::try_from(settings.max_in_flight_per_endpoint).unwrap_or(usize::MAX);
+    Client::builder()
+        .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .http1_only()
+        .dns_resolver(Arc::new(gate))
+        .connector_layer(TimeConnecting)
+        .connect_timeout(settings.connect_timeout)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(idle)
+}
+
+async fn request(client: &Client, endpoint: &Endpoint, message: Prepared) -> reqwest::Result<Response> {
+    let request = client.post(endpoint.url().clone()).headers(message.headers).body(message.body);
+    request.send().await.map_err(reqwest::Error::without_url)
+}
+
+/// Says the same of every address that is refused (webhooks.md S10).
+fn blocked(took: Duration) -> Answer {
+    Answer::without_response(AttemptOutcome::Blocked, Some(Blocked.to_string()), took)
 }
 
 enum BodyEnd {
@@ -251,6 +378,9 @@ pub fn install_tls_provider() {
 pub(super) fn classify(error: &reqwest::Error) -> AttemptOutcome {
     if error.is_timeout() {
         return AttemptOutcome::Timeout;
+    }
+    if causes(error).any(<dyn StdError>::is::<Blocked>) {
+        return AttemptOutcome::Blocked;
     }
     if error.is_dns() {
         return AttemptOutcome::Dns;

@@ -1,4 +1,4 @@
-//! Where deliveries go, and within which limits they are sent.
+//! An endpoint as the sender uses it: what is stored of it, together with what is secret.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,69 +7,159 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
+use reqwest::header::AUTHORIZATION;
+use reqwest::header::HeaderMap;
+use reqwest::header::HeaderName;
 use reqwest::header::HeaderValue;
 
+use crate::domain::endpoint::Endpoint as Stored;
 use crate::domain::endpoint::EndpointId;
-use crate::domain::event::EventFilter;
-use crate::webhook::retry;
-use crate::webhook::sign::Secret;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Origin;
+use crate::domain::endpoint::is_reserved_header;
+use crate::domain::time::Timestamp;
+use crate::webhook::address::EgressRules;
+use crate::webhook::address::RefusedUrl;
+use crate::webhook::keys::InvalidKey;
+use crate::webhook::keys::Keys;
+use crate::webhook::settings::InvalidSettings;
+use crate::webhook::settings::Settings;
+use crate::webhook::vault::Private;
+
+/// How many headers of its own an endpoint may have.
+const MAX_HEADERS: usize = 20;
+
+/// How long the value of one may be, in bytes.
+const MAX_HEADER_VALUE: usize = 1024;
+
+const MAX_URL: usize = 2048;
+const MAX_DESCRIPTION: usize = 500;
+const MAX_METADATA: usize = 16;
+const MAX_METADATA_TEXT: usize = 1024;
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+const WAITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+const MAX_WAITS: usize = 100;
+const MAX_RATE: u32 = 10_000;
 
 /// One receiver. That it exists proves its address is one we can send to and its messages can be signed.
 #[derive(Clone)]
 pub struct Endpoint {
-    id: EndpointId,
-    /// Without user-info and fragment.
+    pub(super) stored: Stored,
     url: Url,
-    /// From the user-info of the configured URL; so that no log and no error carries it.
-    authorization: Option<HeaderValue>,
-    /// Newest first; never empty.
-    secrets: Vec<Secret>,
-    filter: EventFilter,
+    pub(super) private: Private,
 }
 
-/// Why an endpoint cannot be. Does not repeat the URL, which may hold a password.
+/// Why an endpoint cannot be. Repeats neither the URL nor a header, which may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    #[error("the URL of endpoint {0} is not a URL")]
-    NotAUrl(EndpointId),
-    #[error("the URL of endpoint {0} must begin with http:// or https:// and name a host")]
-    Scheme(EndpointId),
-    #[error("endpoint {0} has no secret to sign with")]
-    NoSecret(EndpointId),
+    #[error("its URL cannot be used: {0}")]
+    Url(#[from] RefusedUrl),
+    #[error("its URL is longer than {MAX_URL} bytes")]
+    LongUrl,
+    #[error("its keys cannot be used: {0}")]
+    Key(#[from] InvalidKey),
+    #[error("{0:?} is not the name of a header")]
+    HeaderName(String),
+    #[error("the header {0} is set by the server itself")]
+    ReservedHeader(String),
+    #[error("the value of the header {0} has characters a header cannot have, or over {MAX_HEADER_VALUE} of them")]
+    HeaderValue(String),
+    #[error("the header {0} is there twice, or its URL carries credentials as well")]
+    HeaderTwice(String),
+    #[error("it has more than {MAX_HEADERS} headers")]
+    ManyHeaders,
+    #[error("its description is longer than {MAX_DESCRIPTION} characters")]
+    Description,
+    #[error("its metadata filter has more than {MAX_METADATA} pairs, or a text of more than {MAX_METADATA_TEXT} bytes")]
+    Metadata,
+    #[error("its filter matches no event")]
+    NoEvents,
+    #[error("its timeout must be from 1 to 30 seconds")]
+    Timeout,
+    #[error(transparent)]
+    Lease(#[from] InvalidSettings),
+    #[error("its retry schedule must have from 1 to {MAX_WAITS} waits, each from 1 second to 7 days")]
+    Schedule,
+    #[error("max_in_flight must be from 1 to {0}")]
+    InFlight(usize),
+    #[error("max_per_second must be from 1 to {MAX_RATE}")]
+    Rate,
 }
 
 impl Endpoint {
-    pub fn new(id: EndpointId, url: &str, secrets: Vec<Secret>, filter: EventFilter) -> Result<Self, InvalidEndpoint> {
-        let Ok(mut url) = Url::parse(url) else { return Err(InvalidEndpoint::NotAUrl(id)) };
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(InvalidEndpoint::Scheme(id));
+    /// An endpoint of the configuration. User and password of its URL become a header (webhooks.md S12).
+    pub fn configured(
+        id: EndpointId,
+        terms: EndpointTerms,
+        keys: Keys,
+        headers: &[(String, String)],
+        rules: &EgressRules,
+        now: Timestamp,
+    ) -> Result<Self, InvalidEndpoint> {
+        let mut url = rules.check_url(&terms.url, Origin::Config)?;
+        let mut headers = read_headers(headers)?;
+        if let Some(authorization) = take_credentials(&mut url)
+            && headers.insert(AUTHORIZATION, authorization).is_some()
+        {
+            return Err(InvalidEndpoint::HeaderTwice(AUTHORIZATION.to_string()));
         }
-        if secrets.is_empty() {
-            return Err(InvalidEndpoint::NoSecret(id));
-        }
-        let authorization = take_credentials(&mut url);
         url.set_fragment(None);
-        Ok(Self { id, url, authorization, secrets, filter })
+        keys.check(terms.signing, now)?;
+        let stored = Stored {
+            id,
+            origin: Origin::Config,
+            terms: EndpointTerms { url: url.as_str().to_owned(), ..terms },
+            sealed: Vec::new(),
+            state: EndpointState::Enabled,
+            health: Health::default(),
+            version: 0,
+            created_at: now,
+            updated_at: now,
+        };
+        Ok(Self { stored, url, private: Private { keys, headers } })
+    }
+
+    /// What is stored, with its secrets. A URL is not judged again here but whenever it is called.
+    pub(super) fn new(stored: Stored, private: Private) -> Result<Self, RefusedUrl> {
+        let url = Url::parse(&stored.terms.url).map_err(|_| RefusedUrl::NotAUrl)?;
+        Ok(Self { stored, url, private })
+    }
+
+    /// The same with other words of its operator, or another state.
+    pub(super) fn with(&self, stored: Stored) -> Result<Self, RefusedUrl> {
+        Self::new(stored, self.private.clone())
     }
 
     pub fn id(&self) -> &EndpointId {
-        &self.id
+        &self.stored.id
+    }
+
+    /// What the state store needs to know of it.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    pub(super) fn terms(&self) -> &EndpointTerms {
+        &self.stored.terms
     }
 
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    pub(super) fn authorization(&self) -> Option<&HeaderValue> {
-        self.authorization.as_ref()
-    }
-
-    pub(super) fn secrets(&self) -> &[Secret] {
-        &self.secrets
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.private.headers
     }
 
     pub(super) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
+    }
+
+    /// The value of `webhook-signature` for a message sent now.
+    pub(super) fn sign(&self, message: &str, now: Timestamp, body: &[u8]) -> String {
+        self.private.keys.sign(self.terms().signing, message, now, body)
     }
 }
 
@@ -79,12 +169,78 @@ impl fmt::Debug for Endpoint {
         let mut url = self.url.clone();
         url.set_query(None);
         f.debug_struct("Endpoint")
-            .field("id", &self.id)
+            .field("id", &self.stored.id)
             .field("url", &url.as_str())
-            .field("secrets", &self.secrets.len())
-            .field("filter", &self.filter)
+            .field("filter", &self.stored.terms.filter)
             .finish_non_exhaustive()
     }
+}
+
+/// Checks what an operator has said, and gives it as it is stored: the URL as a parser writes it.
+pub(super) fn checked_terms(
+    terms: EndpointTerms,
+    origin: Origin,
+    rules: &EgressRules,
+    settings: &Settings,
+) -> Result<EndpointTerms, InvalidEndpoint> {
+    if terms.url.len() > MAX_URL {
+        return Err(InvalidEndpoint::LongUrl);
+    }
+    let mut url = rules.check_url(&terms.url, origin)?;
+    url.set_fragment(None);
+    if terms.description.chars().count() > MAX_DESCRIPTION {
+        return Err(InvalidEndpoint::Description);
+    }
+    let is_short = |(name, value): &(String, String)| name.len().max(value.len()) <= MAX_METADATA_TEXT;
+    if terms.metadata.len() > MAX_METADATA || !terms.metadata.iter().all(is_short) {
+        return Err(InvalidEndpoint::Metadata);
+    }
+    if terms.filter.patterns().is_empty() {
+        return Err(InvalidEndpoint::NoEvents);
+    }
+    if let Some(timeout) = terms.timeout {
+        if !TIMEOUTS.contains(&timeout) {
+            return Err(InvalidEndpoint::Timeout);
+        }
+        settings.check_timeout(timeout)?;
+    }
+    let fits =
+        |waits: &Vec<Duration>| (1..=MAX_WAITS).contains(&waits.len()) && waits.iter().all(|wait| WAITS.contains(wait));
+    if !terms.retry_schedule.as_ref().is_none_or(fits) {
+        return Err(InvalidEndpoint::Schedule);
+    }
+    let in_flight = terms.max_in_flight.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    if in_flight.is_some_and(|count| !(1..=settings.max_in_flight).contains(&count)) {
+        return Err(InvalidEndpoint::InFlight(settings.max_in_flight));
+    }
+    if terms.max_per_second.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
+        return Err(InvalidEndpoint::Rate);
+    }
+    Ok(EndpointTerms { url: url.into(), ..terms })
+}
+
+/// Reads the headers an operator wants sent with every message (webhooks.md H12).
+pub(super) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, InvalidEndpoint> {
+    if pairs.len() > MAX_HEADERS {
+        return Err(InvalidEndpoint::ManyHeaders);
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let bad_name = |_| InvalidEndpoint::HeaderName(name.clone());
+        let known = HeaderName::from_bytes(name.as_bytes()).map_err(bad_name)?;
+        if is_reserved_header(known.as_str()) {
+            return Err(InvalidEndpoint::ReservedHeader(known.to_string()));
+        }
+        let plain =
+            value.len() <= MAX_HEADER_VALUE && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        let bad_value = || InvalidEndpoint::HeaderValue(known.to_string());
+        let mut value = HeaderValue::from_str(value).ok().filter(|_| plain).ok_or_else(bad_value)?;
+        value.set_sensitive(true);
+        if headers.insert(known.clone(), value).is_some() {
+            return Err(InvalidEndpoint::HeaderTwice(known.to_string()));
+        }
+    }
+    Ok(headers)
 }
 
 /// Takes the user-info out of the URL and gives it as the value of an `Authorization` header.
@@ -103,96 +259,30 @@ fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// How long a settlement may take after the last moment an exchange can end. Within it the lease must still hold,
-/// or another claim of the delivery could send it a second time.
-pub const LEASE_MARGIN: Duration = Duration::from_secs(2);
-
-/// The limits of sending, for all endpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// For one whole exchange: name lookup, connecting, TLS, headers and body.
-    pub timeout: Duration,
-    /// For the part before the request is sent.
-    pub connect_timeout: Duration,
-    /// The wait after each failure; when it is used up, so are the attempts.
-    pub schedule: Vec<Duration>,
-    pub jitter_percent: u8,
-    /// How long a claim keeps others off a delivery.
-    pub lease: Duration,
-    pub max_in_flight: usize,
-    pub max_in_flight_per_endpoint: usize,
-    /// How much of an answer's body is read, in bytes.
-    pub response_limit: usize,
-    /// How much of it is kept, in bytes.
-    pub response_kept: usize,
-    /// No attempt is planned for later than this after the event.
-    pub delivery_expiry: Duration,
-    /// How long exchanges may go on after the signal to stop.
-    pub drain_timeout: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(15),
-            connect_timeout: Duration::from_secs(5),
-            schedule: retry::DEFAULT_SCHEDULE.to_vec(),
-            jitter_percent: 20,
-            lease: Duration::from_secs(60),
-            max_in_flight: 512,
-            max_in_flight_per_endpoint: 16,
-            response_limit: 64 << 10,
-            response_kept: 4 << 10,
-            delivery_expiry: Duration::from_hours(96),
-            drain_timeout: Duration::from_secs(20),
-        }
-    }
-}
-
-/// Settings that would break a promise.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSettings {
-    #[error(
-        "the lease of a delivery ({lease:?}) must be longer than the timeout of an exchange ({timeout:?}) \
-         by at least {LEASE_MARGIN:?}, or a delivery could be sent twice at the same time"
-    )]
-    ShortLease { lease: Duration, timeout: Duration },
-    #[error("the retry jitter is at most {max} per cent, not {0}", max = retry::MAX_JITTER_PERCENT)]
-    Jitter(u8),
-    #[error("at least one delivery must be allowed in flight")]
-    NothingInFlight,
-}
-
-impl Settings {
-    pub fn check(&self) -> Result<(), InvalidSettings> {
-        if self.lease < self.timeout.saturating_add(LEASE_MARGIN) {
-            return Err(InvalidSettings::ShortLease { lease: self.lease, timeout: self.timeout });
-        }
-        if self.jitter_percent > retry::MAX_JITTER_PERCENT {
-            return Err(InvalidSettings::Jitter(self.jitter_percent));
-        }
-        if self.max_in_flight == 0 || self.max_in_flight_per_endpoint == 0 {
-            return Err(InvalidSettings::NothingInFlight);
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn endpoint(url: &str) -> Result<Endpoint, InvalidEndpoint> {
-        let secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".parse().unwrap();
-        Endpoint::new(EndpointId::new("app").unwrap(), url, vec![secret], EventFilter::all_but_progress())
+    use crate::domain::endpoint::Signing;
+    use crate::domain::event::EventFilter;
+    use crate::webhook::keys::Key;
+    use crate::webhook::testing::SECRET;
+    use crate::webhook::testing::wall_clock;
+
+    fn made(url: &str, headers: &[(&str, &str)]) -> Result<Endpoint, InvalidEndpoint> {
+        let keys = Keys::lasting([Key::parse(SECRET).unwrap()], wall_clock());
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let id = EndpointId::new("app").unwrap();
+        Endpoint::configured(id, EndpointTerms::of(url), keys, &headers, &EgressRules::default(), wall_clock())
     }
 
     /// webhooks S12.
     #[test]
     fn credentials_become_a_header_and_are_not_shown() {
-        let endpoint = endpoint("https://us%40er:p%3Ass@example.com/hook?token=t0p#part").unwrap();
+        let endpoint = made("https://us%40er:p%3Ass@example.com/hook?token=t0p#part", &[]).unwrap();
         assert_eq!(endpoint.url().as_str(), "https://example.com/hook?token=t0p");
-        let header = endpoint.authorization().unwrap();
+        assert_eq!(endpoint.stored().terms.url, endpoint.url().as_str());
+        let header = &endpoint.headers()[AUTHORIZATION];
         assert_eq!(header.to_str().unwrap(), format!("Basic {}", STANDARD.encode("us@er:p:ss")));
         let shown = format!("{endpoint:?} {header:?}");
         for secret in ["p%3Ass", "p:ss", "us@er", "t0p", "C2FV"] {
@@ -203,35 +293,92 @@ mod tests {
 
     #[test]
     fn a_user_without_a_password_is_a_credential_too() {
-        let endpoint = endpoint("http://key@127.0.0.1:9/").unwrap();
-        assert_eq!(endpoint.authorization().unwrap().to_str().unwrap(), format!("Basic {}", STANDARD.encode("key:")));
+        let endpoint = made("http://key@127.0.0.1:9/", &[]).unwrap();
+        let expected = format!("Basic {}", STANDARD.encode("key:"));
+        assert_eq!(endpoint.headers()[AUTHORIZATION].to_str().unwrap(), expected);
+        let both = made("http://key@127.0.0.1:9/", &[("Authorization", "Bearer x")]);
+        assert_eq!(both.unwrap_err(), InvalidEndpoint::HeaderTwice("authorization".to_owned()));
     }
 
     #[test]
-    fn only_http_addresses_are_endpoints() {
-        let id = || EndpointId::new("app").unwrap();
-        for good in ["http://localhost:8080", "https://[::1]/x", "HTTP://example.com"] {
-            assert!(endpoint(good).is_ok(), "{good}");
+    fn only_what_can_be_signed_is_an_endpoint() {
+        let id = EndpointId::new("app").unwrap();
+        for signing in Signing::ALL {
+            let terms = EndpointTerms { signing: *signing, ..EndpointTerms::of("http://localhost") };
+            let unsigned =
+                Endpoint::configured(id.clone(), terms, Keys::default(), &[], &EgressRules::default(), wall_clock());
+            assert!(matches!(unsigned.unwrap_err(), InvalidEndpoint::Key(InvalidKey::Missing(_))));
         }
-        for bad in ["", "example.com/hook", "/hook", "http://"] {
-            assert_eq!(endpoint(bad).unwrap_err(), InvalidEndpoint::NotAUrl(id()), "{bad}");
+        assert_eq!(made("ftp://example.com", &[]).unwrap_err(), InvalidEndpoint::Url(RefusedUrl::Scheme));
+    }
+
+    /// webhooks H12.
+    #[test]
+    fn headers_of_the_server_are_its_own() {
+        for name in [
+            "Host",
+            "content-type",
+            "Content-Length",
+            "Connection",
+            "Transfer-Encoding",
+            "webhook-id",
+            "Webhook-X",
+            "longshore-x",
+            "User-Agent",
+            "Expect",
+            "TE",
+            "Upgrade",
+            "Proxy-Authorization",
+        ] {
+            let refused = made("http://localhost", &[(name, "x")]).unwrap_err();
+            assert_eq!(refused, InvalidEndpoint::ReservedHeader(name.to_ascii_lowercase()));
         }
-        for bad in ["ftp://example.com", "file:///etc/passwd", "mailto:a@example.com"] {
-            assert_eq!(endpoint(bad).unwrap_err(), InvalidEndpoint::Scheme(id()), "{bad}");
+        for (name, value) in [("x y", "v"), ("", "v"), ("é", "v")] {
+            let refused = made("http://localhost", &[(name, value)]).unwrap_err();
+            assert_eq!(refused, InvalidEndpoint::HeaderName(name.to_owned()));
         }
-        let unsigned = Endpoint::new(id(), "http://localhost", vec![], EventFilter::all_but_progress());
-        assert_eq!(unsigned.unwrap_err(), InvalidEndpoint::NoSecret(id()));
+        for value in ["a\r\nb: c", "é", "a\0"] {
+            let refused = made("http://localhost", &[("x-token", value)]).unwrap_err();
+            assert_eq!(refused, InvalidEndpoint::HeaderValue("x-token".to_owned()));
+        }
+        let endpoint = made("http://localhost", &[("X-Token", "t0p secret")]).unwrap();
+        assert_eq!(endpoint.headers()["x-token"], "t0p secret");
+        assert!(!format!("{:?}", endpoint.headers()).contains("t0p"));
     }
 
     #[test]
-    fn a_lease_that_could_end_during_an_exchange_is_refused() {
-        assert_eq!(Settings::default().check(), Ok(()));
-        let timeout = Duration::from_secs(15);
-        let short = Settings { lease: timeout + LEASE_MARGIN - Duration::from_millis(1), ..Settings::default() };
-        assert_eq!(short.check(), Err(InvalidSettings::ShortLease { lease: short.lease, timeout }));
-        let wild = Settings { jitter_percent: 51, ..Settings::default() };
-        assert_eq!(wild.check(), Err(InvalidSettings::Jitter(51)));
-        let idle = Settings { max_in_flight_per_endpoint: 0, ..Settings::default() };
-        assert_eq!(idle.check(), Err(InvalidSettings::NothingInFlight));
+    fn terms_have_bounds() {
+        let good = EndpointTerms::of("https://example.com/hook#part");
+        let check = |terms: EndpointTerms| {
+            checked_terms(terms, Origin::Api, &EgressRules::new(vec![], true), &Settings::default())
+        };
+        assert_eq!(check(good.clone()).unwrap().url, "https://example.com/hook");
+        let secs = Duration::from_secs;
+        for (terms, why) in [
+            (EndpointTerms { url: "http://example.com".to_owned(), ..good.clone() }, RefusedUrl::NotHttps.into()),
+            (
+                EndpointTerms { url: format!("https://e/{}", "x".repeat(2048)), ..good.clone() },
+                InvalidEndpoint::LongUrl,
+            ),
+            (EndpointTerms { timeout: Some(secs(31)), ..good.clone() }, InvalidEndpoint::Timeout),
+            (EndpointTerms { retry_schedule: Some(vec![]), ..good.clone() }, InvalidEndpoint::Schedule),
+            (EndpointTerms { retry_schedule: Some(vec![secs(0)]), ..good.clone() }, InvalidEndpoint::Schedule),
+            (EndpointTerms { retry_schedule: Some(vec![secs(1); 101]), ..good.clone() }, InvalidEndpoint::Schedule),
+            (EndpointTerms { max_in_flight: Some(0), ..good.clone() }, InvalidEndpoint::InFlight(512)),
+            (EndpointTerms { max_in_flight: Some(513), ..good.clone() }, InvalidEndpoint::InFlight(512)),
+            (EndpointTerms { max_per_second: Some(0), ..good.clone() }, InvalidEndpoint::Rate),
+            (EndpointTerms { description: "x".repeat(501), ..good.clone() }, InvalidEndpoint::Description),
+            (EndpointTerms { filter: EventFilter::new(vec![]).unwrap(), ..good.clone() }, InvalidEndpoint::NoEvents),
+            (
+                EndpointTerms { metadata: vec![("k".to_owned(), "v".to_owned()); 17], ..good.clone() },
+                InvalidEndpoint::Metadata,
+            ),
+        ] {
+            assert_eq!(check(terms).unwrap_err(), why);
+        }
+        let short = Settings { lease: secs(20), ..Settings::default() };
+        let slow = EndpointTerms { timeout: Some(secs(19)), ..good };
+        let refused = checked_terms(slow, Origin::Api, &EgressRules::default(), &short).unwrap_err();
+        assert!(matches!(refused, InvalidEndpoint::Lease(InvalidSettings::ShortLease { .. })), "{refused}");
     }
 }

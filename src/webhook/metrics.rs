@@ -1,5 +1,6 @@
 //! What operators can watch of the sender. Labels have few values: no endpoint, no upload.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,6 +12,9 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
+use crate::domain::time::Timestamp;
+use crate::state::Backlog;
+use crate::state::Claim;
 use crate::state::Verdict;
 
 /// Counts of the sender. Clones count together.
@@ -19,8 +23,14 @@ pub struct Metrics {
     attempts: Family<OutcomeLabel, Counter>,
     settled: Family<VerdictLabel, Counter>,
     duration: Histogram,
+    first_attempt: Histogram,
+    end_to_end: Histogram,
+    queue: Family<StateLabel, Gauge>,
+    endpoints: Family<StateLabel, Gauge>,
     pub(super) in_flight: Gauge,
-    pub(super) endpoints_paused: Gauge,
+    pub(super) oldest_due: Gauge<f64, AtomicU64>,
+    pub(super) breakers_opened: Counter,
+    pub(super) outbox_write: Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +43,11 @@ struct VerdictLabel {
     verdict: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let seconds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0];
@@ -40,8 +55,14 @@ impl Default for Metrics {
             attempts: Family::default(),
             settled: Family::default(),
             duration: Histogram::new(seconds),
+            first_attempt: Histogram::new([0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0]),
+            end_to_end: Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 36_000.0, 360_000.0]),
+            queue: Family::default(),
+            endpoints: Family::default(),
             in_flight: Gauge::default(),
-            endpoints_paused: Gauge::default(),
+            oldest_due: Gauge::default(),
+            breakers_opened: Counter::default(),
+            outbox_write: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
     }
 }
@@ -52,8 +73,51 @@ impl Metrics {
         registry.register("webhook_deliveries_settled", "Settled claims of deliveries", self.settled.clone());
         registry.register("webhook_attempt_duration_seconds", "How long attempts took", self.duration.clone());
         registry.register("webhook_in_flight", "Deliveries being sent now", self.in_flight.clone());
-        let paused = "Endpoints that asked for no more deliveries and get none until the next start";
-        registry.register("webhook_endpoints_paused", paused, self.endpoints_paused.clone());
+        let first = "From the event to the beginning of the first attempt";
+        registry.register("webhook_first_attempt_delay_seconds", first, self.first_attempt.clone());
+        let whole = "From the event to the answer that took it";
+        registry.register("webhook_end_to_end_seconds", whole, self.end_to_end.clone());
+        let queue = "Unfinished deliveries by state, counted now and then";
+        registry.register("webhook_queue", queue, self.queue.clone());
+        let oldest = "How long the oldest delivery has been due that could be sent, looked at now and then";
+        registry.register("webhook_oldest_due_seconds", oldest, self.oldest_due.clone());
+        let endpoints = "Endpoints by state; those whose circuit breaker is open count as open";
+        registry.register("webhook_endpoints", endpoints, self.endpoints.clone());
+        let opened = "Circuit breakers that opened";
+        registry.register("webhook_breakers_opened", opened, self.breakers_opened.clone());
+        let write = "How long it took to write down results, waiting for a database that fails included";
+        registry.register("webhook_outbox_write_seconds", write, self.outbox_write.clone());
+    }
+
+    /// Counts how long a delivery has taken: to its first attempt, and to its end.
+    pub(super) fn count_times(&self, claim: &Claim, verdict: Verdict, started_at: Timestamp, now: Timestamp) {
+        if claim.class == DeliveryClass::Test {
+            return;
+        }
+        if claim.attempts == claim.attempts_before {
+            self.first_attempt.observe(started_at.since(claim.begun_at).as_secs_f64());
+        }
+        if verdict == Verdict::Succeeded {
+            self.end_to_end.observe(now.since(claim.begun_at).as_secs_f64());
+        }
+    }
+
+    pub(super) fn show_queue(&self, backlog: &Backlog) {
+        let states = [
+            ("waiting", backlog.waiting),
+            ("ready", backlog.ready),
+            ("leased", backlog.leased),
+            ("paused", backlog.paused),
+        ];
+        for (state, count) in states {
+            self.queue.get_or_create(&StateLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(super) fn show_endpoints(&self, states: [(&'static str, i64); 4]) {
+        for (state, count) in states {
+            self.endpoints.get_or_create(&StateLabel { state }).set(count);
+        }
     }
 
     pub(super) fn count_attempt(&self, outcome: AttemptOutcome, took: Duration) {
@@ -92,6 +156,8 @@ fn status_class(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
+    use crate::webhook::testing;
+
     #[test]
     fn counts_come_out_under_their_names() {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
@@ -101,6 +167,13 @@ mod tests {
         metrics.count_attempt(AttemptOutcome::Timeout, Duration::from_secs(15));
         metrics.count_settled(Verdict::Dead, DeliveryClass::Progress);
         metrics.in_flight.inc();
+        metrics.show_queue(&Backlog { ready: 7, ..Backlog::default() });
+        metrics.show_endpoints([("enabled", 2), ("open", 1), ("paused", 0), ("disabled", 0)]);
+        metrics.oldest_due.set(1.5);
+        let (claim, second) = (testing::claim(), Duration::from_secs(1));
+        let begun = claim.begun_at;
+        metrics.count_times(&claim, Verdict::Succeeded, begun, begun.plus(second));
+        metrics.count_times(&Claim { attempts: 1, ..claim }, Verdict::Dead, begun, begun.plus(second));
 
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -111,7 +184,12 @@ mod tests {
             r#"webhook_deliveries_settled_total{verdict="superseded"} 1"#,
             r#"webhook_attempt_duration_seconds_bucket{le="0.01"} 2"#,
             "webhook_in_flight 1",
-            "webhook_endpoints_paused 0",
+            r#"webhook_queue{state="ready"} 7"#,
+            r#"webhook_endpoints{state="open"} 1"#,
+            "webhook_oldest_due_seconds 1.5",
+            "webhook_first_attempt_delay_seconds_count 1",
+            r#"webhook_end_to_end_seconds_bucket{le="1.0"} 1"#,
+            "webhook_breakers_opened_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

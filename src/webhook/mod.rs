@@ -6,40 +6,82 @@
 //!
 //! ```text
 //! outbox ──► delivery ──► courier ──► egress ──► receiver
-//!    ▲       claims         │ sends one
-//!    └──── record ◄─────────┘ and asks verdict, which asks retry
+//!    ▲       claims         │ sends one  └ asks address, whether it may
+//!    │          └ lanes     │
+//!    └──── record ◄─────────┘ and asks verdict, which asks retry, and health
 //! ```
 //!
-//! Beside it, [`hooks`] asks the application what may happen. It shares how messages are signed, and nothing else.
+//! Beside it, `admin` is for those who change endpoints, `upkeep` does what has time, and [`hooks`] asks the application
+//! what may happen; it shares how messages are signed, and nothing else.
 
+mod address;
+mod admin;
+mod beat;
 mod courier;
 mod delivery;
+mod ed25519;
 mod egress;
 mod endpoint;
+mod gate;
+mod health;
 mod hooks;
+mod keys;
+mod lanes;
 mod metrics;
 mod outage;
+mod pace;
 mod record;
 mod retry;
+mod sender;
+mod settings;
 mod sign;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod upkeep;
+mod vault;
 mod verdict;
 
+pub use address::EgressRules;
+pub use address::RefusedUrl;
+pub use admin::Admin;
+pub use admin::AdminError;
+pub use admin::Change;
+pub use admin::KeyReport;
+pub use admin::NewEndpoint;
+pub use admin::ReplayRequest;
+pub use admin::Report;
+pub use admin::Rotation;
+pub use admin::Shown;
+pub use admin::Tested;
+pub use beat::Beat;
+pub use beat::Unwell;
+// What its operators' words are made of, for those who know the sender and not the outbox.
+pub use crate::state::Backlog;
+pub use crate::state::ReplayId;
+pub use crate::state::ReplayJob;
+pub use crate::state::ReplayState;
+pub use crate::state::ReplayWhat;
+pub use crate::state::Replayed;
+pub use crate::state::terms_json;
 pub use courier::Clock;
-pub use delivery::Error;
-pub use delivery::Sender;
+pub use ed25519::InvalidPrivateKey;
+pub use ed25519::PrivateKey;
 pub use egress::install_tls_provider;
 pub use endpoint::Endpoint;
 pub use endpoint::InvalidEndpoint;
-pub use endpoint::InvalidSettings;
-pub use endpoint::LEASE_MARGIN;
-pub use endpoint::Settings;
+pub use health::HealthRules;
 pub use hooks::HookMetrics;
 pub use hooks::HookSettings;
 pub use hooks::Hooks;
+pub use keys::DEFAULT_OVERLAP;
+pub use keys::InvalidKey;
+pub use keys::Key;
+pub use keys::KeyKind;
+pub use keys::Keys;
+pub use keys::MAX_OLD_KEYS;
+pub use keys::MAX_OVERLAP;
 pub use metrics::Metrics;
 pub use retry::DEFAULT_SCHEDULE;
 pub use retry::MAX_JITTER_PERCENT;
@@ -47,7 +89,15 @@ pub use retry::PROGRESS_EXPIRY;
 pub use retry::PROGRESS_SCHEDULE;
 pub use retry::RetryAfter;
 pub use retry::next_attempt;
+pub use sender::Error;
+pub use sender::Parts;
+pub use sender::Sender;
+pub use settings::InvalidSettings;
+pub use settings::LEASE_MARGIN;
+pub use settings::Settings;
 pub use sign::InvalidSecret;
 pub use sign::Secret;
 pub use sign::sign;
 pub use sign::sign_with_all;
+pub use vault::Unreadable;
+pub use vault::Vault;

@@ -1,28 +1,37 @@
-//! Writes down what came of deliveries.
+//! Writes down what came of deliveries, and how their endpoints are doing.
 //!
 //! Results that come in while a write is under way go into the next one together. While writing fails nothing is
 //! dropped: the same results are tried again until they are written, and nobody claims deliveries meanwhile, since a
 //! lease could run out and a message that was received be sent again.
+//!
+//! An endpoint that is to be stopped is stopped before the attempt is written that stops it: should the program die in
+//! between, the delivery is tried again by whoever resumes the endpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::delivery::Attempt;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::endpoint::DisabledBecause;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::Endpoint as Stored;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::Health;
 use crate::state;
+use crate::state::Notice;
 use crate::state::Outbox;
 use crate::state::Settled;
 use crate::state::Settlement;
 use crate::webhook::courier::Clock;
+use crate::webhook::lanes::Lane;
+use crate::webhook::lanes::Lanes;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::outage::Outage;
 
@@ -38,8 +47,21 @@ pub(super) const LAST_TRIES: Duration = Duration::from_secs(5);
 pub(super) struct Outcome {
     pub(super) settlement: Settlement,
     pub(super) class: DeliveryClass,
+    pub(super) lane: Arc<Lane>,
+    /// News for operators that came of it.
+    pub(super) notice: Option<Notice>,
     /// The endpoint is to be stopped as well.
-    pub(super) stops: Option<EndpointId>,
+    pub(super) stop: Option<Stop>,
+    /// Who waits for the attempt.
+    pub(super) waiting: Option<oneshot::Sender<Attempt>>,
+}
+
+/// An end to all deliveries of an endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Stop {
+    pub(super) because: DisabledBecause,
+    /// Where the attempt went that said so. An endpoint that has another by now is not meant.
+    pub(super) url: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +72,7 @@ pub(super) enum Recording {
 
 pub(super) struct Recorder {
     pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) state: watch::Sender<Recording>,
@@ -70,29 +93,60 @@ impl Recorder {
     }
 
     async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
-        let settlements: Vec<Settlement> = batch.iter().map(|outcome| outcome.settlement.clone()).collect();
-        let settled = Settled { settlements, health: Vec::new() };
-        let write = || self.outbox.settle(settled.clone(), (self.clock)());
-        if !self.until_written(write, tries).await {
+        // News comes before the attempt that made it: written twice is better than never.
+        for notice in batch.iter().filter_map(|outcome| outcome.notice.as_ref()) {
+            self.until_written(|| self.outbox.announce(notice.clone(), (self.clock)()), tries).await;
+        }
+        for (lane, stop) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.stop.as_ref()?))) {
+            self.until_written(|| self.stop_endpoint(lane, stop), tries).await;
+        }
+        let health = unwritten_health(&batch);
+        let settled = Settled {
+            settlements: batch.iter().map(|outcome| outcome.settlement.clone()).collect(),
+            health: health.iter().map(|(lane, health)| (lane.id().clone(), *health)).collect(),
+        };
+        let began = Instant::now();
+        if !self.until_written(|| self.outbox.settle(settled.clone(), (self.clock)()), tries).await {
             let deliveries = batch.len();
             tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
             return;
         }
-        for outcome in &batch {
-            self.metrics.count_settled(outcome.settlement.verdict, outcome.class);
+        self.metrics.outbox_write.observe(began.elapsed().as_secs_f64());
+        for (lane, health) in health {
+            lane.has_written(health);
         }
-        for endpoint in batch.iter().filter_map(|outcome| outcome.stops.as_ref()) {
-            // Not written, it means that the endpoint is tried again at the next start, as it would be anyway.
-            self.until_written(|| self.stop_endpoint(endpoint), tries).await;
+        for outcome in batch {
+            self.metrics.count_settled(outcome.settlement.verdict, outcome.class);
+            if let Some(waiting) = outcome.waiting {
+                // Whoever asked may have gone.
+                let _ = waiting.send(outcome.settlement.attempt);
+            }
         }
     }
 
-    async fn stop_endpoint(&self, id: &EndpointId) -> state::Result<()> {
-        let stored = self.outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id);
-        let Some(stored) = stored.filter(|stored| stored.state.is_enabled()) else { return Ok(()) };
-        let now = (self.clock)();
-        let state = EndpointState::Disabled { since: now, because: DisabledBecause::Gone };
-        self.outbox.put_endpoint(Endpoint { state, updated_at: now, ..stored }, now).await.map(drop)
+    /// Disables an endpoint, unless somebody has stopped or moved it meanwhile.
+    async fn stop_endpoint(&self, lane: &Lane, stop: &Stop) -> state::Result<()> {
+        loop {
+            let stored = find(&*self.outbox, lane.id()).await?;
+            let is_meant = |stored: &Stored| stored.state.is_enabled() && stored.terms.url == stop.url;
+            let Some(stored) = stored.filter(is_meant) else { return Ok(()) };
+            let now = (self.clock)();
+            let state = EndpointState::Disabled { since: now, because: stop.because };
+            let disabled = Stored { state, health: lane.health(), updated_at: now, ..stored };
+            match self.outbox.put_endpoint(disabled, now).await {
+                Ok(written) => {
+                    let (endpoint, because) = (lane.id(), stop.because.name());
+                    tracing::warn!(%endpoint, because, "the endpoint was disabled; its deliveries wait until it is resumed");
+                    if let Ok(changed) = lane.endpoint().with(written) {
+                        self.lanes.put(changed);
+                    }
+                    return Ok(());
+                }
+                // Somebody was faster: look again at what there is now.
+                Err(state::Error::EndpointConflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Tries until it works, or until the program ends.
@@ -127,6 +181,22 @@ impl Recorder {
     }
 }
 
+async fn find(outbox: &dyn Outbox, id: &EndpointId) -> state::Result<Option<Stored>> {
+    Ok(outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id))
+}
+
+/// Each lane of the batch once, with its health, if that has changed.
+fn unwritten_health(batch: &[Outcome]) -> Vec<(Arc<Lane>, Health)> {
+    let mut health: Vec<(Arc<Lane>, Health)> = Vec::new();
+    for lane in batch.iter().map(|outcome| &outcome.lane) {
+        if health.iter().any(|(known, _)| known.id() == lane.id()) {
+            continue;
+        }
+        health.extend(lane.unwritten_health().map(|now| (Arc::clone(lane), now)));
+    }
+    health
+}
+
 struct Tries {
     outage: Outage,
     /// When the last one is due, known once the program is to end.
@@ -139,7 +209,6 @@ mod tests {
 
     use std::sync::atomic::Ordering;
 
-    use crate::domain::delivery::Attempt;
     use crate::domain::delivery::AttemptOutcome;
     use crate::domain::delivery::Timings;
     use crate::domain::delivery::Trigger;
@@ -147,6 +216,7 @@ mod tests {
     use crate::webhook::testing::FakeOutbox;
     use crate::webhook::testing::TestClock;
     use crate::webhook::testing::claim;
+    use crate::webhook::testing::endpoint;
 
     fn success(outbox: &FakeOutbox) -> Outcome {
         let claim = claim();
@@ -167,13 +237,15 @@ mod tests {
             note: None,
         };
         let settlement = Settlement { delivery, lease, attempt, verdict: Verdict::Succeeded };
-        Outcome { settlement, class: DeliveryClass::Normal, stops: None }
+        let lane = Arc::new(Lane::new(endpoint("app", "http://localhost/")));
+        Outcome { settlement, class: DeliveryClass::Normal, lane, notice: None, stop: None, waiting: None }
     }
 
     fn recorder(outbox: &Arc<FakeOutbox>) -> (Recorder, watch::Receiver<Recording>) {
         let (state, recording) = watch::channel(Recording::Works);
         let recorder = Recorder {
             outbox: Arc::clone(outbox) as _,
+            lanes: Arc::default(),
             clock: TestClock::default().clock(),
             metrics: Metrics::default(),
             state,

@@ -43,6 +43,18 @@ impl FromStr for Secret {
     }
 }
 
+impl Secret {
+    /// One that nobody can guess.
+    pub(super) fn generate() -> Self {
+        Self(rand::random::<[u8; 32]>().to_vec())
+    }
+
+    /// As receivers are given it. Whoever calls this sees to it that it is not shown to others.
+    pub(super) fn expose(&self) -> String {
+        format!("{PREFIX}{}", STANDARD.encode(&self.0))
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(redacted)")

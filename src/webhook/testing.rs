@@ -32,16 +32,13 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::delivery::Trigger;
 use crate::domain::endpoint::Endpoint as StoredEndpoint;
 use crate::domain::endpoint::EndpointId;
-use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
-use crate::domain::endpoint::Health;
-use crate::domain::endpoint::Origin;
-use crate::domain::event::EventFilter;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
+use crate::keyring::ServerKeys;
 use crate::state;
 use crate::state::Backlog;
 use crate::state::Claim;
@@ -56,7 +53,11 @@ use crate::state::Replayed;
 use crate::state::Settled;
 use crate::state::Verdict;
 use crate::webhook::Clock;
+use crate::webhook::EgressRules;
 use crate::webhook::Endpoint;
+use crate::webhook::Key;
+use crate::webhook::Keys;
+use crate::webhook::Vault;
 
 pub(super) const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -64,8 +65,21 @@ pub(super) const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn endpoint(name: &str, url: &str) -> Endpoint {
-    let filter = EventFilter::all_but_progress();
-    Endpoint::new(EndpointId::new(name).unwrap(), url, vec![SECRET.parse().unwrap()], filter).unwrap()
+    endpoint_with(name, url, |_| {})
+}
+
+/// An endpoint of the configuration.
+pub(super) fn endpoint_with(name: &str, url: &str, change: impl FnOnce(&mut EndpointTerms)) -> Endpoint {
+    let (id, now) = (EndpointId::new(name).unwrap(), wall_clock());
+    let keys = Keys::lasting([Key::parse(SECRET).unwrap()], now);
+    let mut terms = EndpointTerms::of(url);
+    change(&mut terms);
+    Endpoint::configured(id, terms, keys, &[], &EgressRules::default(), now).unwrap()
+}
+
+/// Always the same server key.
+pub(super) fn vault() -> Vault {
+    Vault::new(&ServerKeys::generate([7; 32], [7; 4]))
 }
 
 pub(super) fn claim() -> Claim {
@@ -311,6 +325,9 @@ pub(super) struct FakeOutbox {
     endpoints: Mutex<Vec<StoredEndpoint>>,
     pub(super) notices: Mutex<Vec<Notice>>,
     jobs: Mutex<Vec<ReplayJob>>,
+    jobs_done: Mutex<Vec<ReplayId>>,
+    old_rows: AtomicU64,
+    prunes: Mutex<Vec<u64>>,
 }
 
 #[derive(Debug, Clone)]
@@ -352,21 +369,24 @@ impl FakeOutbox {
         id
     }
 
-    /// Stores endpoints, enabled.
-    pub(super) fn store_endpoints(&self, endpoints: &[Endpoint]) {
-        let now = wall_clock();
-        let stored = endpoints.iter().map(|endpoint| StoredEndpoint {
-            id: endpoint.id().clone(),
-            origin: Origin::Config,
-            terms: EndpointTerms::of(endpoint.url().as_str()),
-            sealed: Vec::new(),
-            state: EndpointState::Enabled,
-            health: Health::default(),
-            version: 1,
-            created_at: now,
-            updated_at: now,
-        });
-        self.endpoints.lock().unwrap().extend(stored);
+    /// Replays that have come to their end, in that order.
+    pub(super) fn jobs_done(&self) -> Vec<ReplayId> {
+        self.jobs_done.lock().unwrap().clone()
+    }
+
+    /// From now on so many rows are old.
+    pub(super) fn set_old_rows(&self, count: u64) {
+        self.old_rows.store(count, Ordering::SeqCst);
+    }
+
+    /// How many rows each call has removed.
+    pub(super) fn prunes(&self) -> Vec<u64> {
+        self.prunes.lock().unwrap().clone()
+    }
+
+    pub(super) fn stored(&self, endpoint: &str) -> StoredEndpoint {
+        let endpoints = self.endpoints.lock().unwrap();
+        endpoints.iter().find(|stored| stored.id.as_str() == endpoint).unwrap().clone()
     }
 
     pub(super) fn add_for(&self, endpoint: &str) -> DeliveryId {
@@ -384,11 +404,6 @@ impl FakeOutbox {
     pub(super) fn rows_for(&self, endpoint: &str) -> Vec<Row> {
         let rows = self.rows.lock().unwrap();
         rows.iter().filter(|row| row.claim.endpoint.as_str() == endpoint).cloned().collect()
-    }
-
-    pub(super) fn is_paused(&self, endpoint: &str) -> bool {
-        let endpoints = self.endpoints.lock().unwrap();
-        endpoints.iter().any(|stored| stored.id.as_str() == endpoint && !stored.state.is_enabled())
     }
 
     /// Waits until so many attempts at the delivery are recorded.
@@ -426,7 +441,9 @@ impl FakeOutbox {
 #[async_trait]
 impl Outbox for FakeOutbox {
     async fn open_for(&self, configured: Vec<StoredEndpoint>, _: Timestamp) -> state::Result<()> {
-        *self.endpoints.lock().unwrap() = configured;
+        let written =
+            configured.into_iter().map(|endpoint| StoredEndpoint { version: endpoint.version + 1, ..endpoint });
+        *self.endpoints.lock().unwrap() = written.collect();
         Ok(())
     }
 
@@ -502,6 +519,10 @@ impl Outbox for FakeOutbox {
                 stored.health = health;
             }
         }
+        let is_stopped = |id: &EndpointId| {
+            let endpoints = self.endpoints.lock().unwrap();
+            endpoints.iter().any(|stored| stored.id == *id && !stored.state.is_enabled())
+        };
         let mut rows = self.rows.lock().unwrap();
         for settlement in settled.settlements {
             let row = rows.iter_mut().find(|row| row.claim.delivery == settlement.delivery).unwrap();
@@ -512,6 +533,7 @@ impl Outbox for FakeOutbox {
             row.claim.attempts += u32::from(settlement.attempt.outcome != AttemptOutcome::Aborted);
             (row.state, row.due) = match settlement.verdict {
                 Verdict::Succeeded => (DeliveryState::Succeeded, now),
+                Verdict::RetryAt(at) if is_stopped(&row.claim.endpoint) => (DeliveryState::Paused, at),
                 Verdict::RetryAt(at) => (DeliveryState::Ready, at),
                 Verdict::Dead => (DeliveryState::Dead, now),
                 Verdict::Paused => (DeliveryState::Paused, now),
@@ -581,10 +603,14 @@ impl Outbox for FakeOutbox {
     async fn advance_replay(&self, id: ReplayId, _: u32, now: Timestamp) -> state::Result<Option<ReplayJob>> {
         let mut jobs = self.jobs.lock().unwrap();
         let job = jobs.iter_mut().find(|job| job.id == id);
-        Ok(job.map(|job| {
+        let job = job.map(|job| {
             (job.state, job.finished_at) = (ReplayState::Done, Some(now));
             job.clone()
-        }))
+        });
+        drop(jobs);
+        self.jobs_done.lock().unwrap().push(id);
+        self.changed();
+        Ok(job)
     }
 
     async fn cancel_replay(&self, _: ReplayId, _: Timestamp) -> state::Result<bool> {
@@ -599,8 +625,12 @@ impl Outbox for FakeOutbox {
         Ok(0)
     }
 
-    async fn prune(&self, _: Horizon, _: u32) -> state::Result<u64> {
-        Ok(0)
+    async fn prune(&self, _: Horizon, limit: u32) -> state::Result<u64> {
+        let removed = self.old_rows.load(Ordering::SeqCst).min(u64::from(limit));
+        self.old_rows.fetch_sub(removed, Ordering::SeqCst);
+        self.prunes.lock().unwrap().push(removed);
+        self.changed();
+        Ok(removed)
     }
 
     fn bell(&self) -> Arc<Notify> {

@@ -1,9 +1,15 @@
 //! The sender against receivers on real sockets.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt as _;
+use ring::signature::ED25519;
+use ring::signature::UnparsedPublicKey;
 use standardwebhooks::Webhook;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -13,15 +19,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::endpoint::DisabledBecause;
 use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Health;
+use crate::domain::endpoint::Signing;
 use crate::domain::time::Timestamp;
 use crate::state::Claim;
+use crate::state::Notice;
 use crate::state::Verdict;
+use crate::webhook::Admin;
+use crate::webhook::AdminError;
+use crate::webhook::Change;
+use crate::webhook::EgressRules;
 use crate::webhook::Endpoint;
 use crate::webhook::Error;
+use crate::webhook::HealthRules;
 use crate::webhook::Metrics;
+use crate::webhook::NewEndpoint;
+use crate::webhook::Parts;
+use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
+use crate::webhook::Shown;
+use crate::webhook::gate::Lookup;
+use crate::webhook::gate::system_lookup;
 use crate::webhook::testing::FakeOutbox;
 use crate::webhook::testing::Receiver;
 use crate::webhook::testing::SECRET;
@@ -29,11 +52,14 @@ use crate::webhook::testing::Script;
 use crate::webhook::testing::TestClock;
 use crate::webhook::testing::claim;
 use crate::webhook::testing::endpoint;
+use crate::webhook::testing::endpoint_with;
+use crate::webhook::testing::vault;
 
 /// A sender at work.
 struct Work {
     outbox: Arc<FakeOutbox>,
     metrics: Metrics,
+    admin: Admin,
     clock: TestClock,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -48,19 +74,28 @@ fn impatient() -> Settings {
     Settings { timeout: Duration::from_millis(400), ..settings() }
 }
 
+fn parts(outbox: &Arc<FakeOutbox>, clock: &TestClock, settings: Settings, rules: EgressRules) -> Parts {
+    let (outbox, clock) = (Arc::clone(outbox) as _, clock.clock());
+    Parts { outbox, rules: Arc::new(rules), vault: vault(), settings, clock }
+}
+
 impl Work {
-    fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
+    async fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
+        Self::begin_with(endpoints, settings, EgressRules::default(), system_lookup()).await
+    }
+
+    async fn begin_with(endpoints: Vec<Endpoint>, settings: Settings, rules: EgressRules, lookup: Lookup) -> Self {
         let (outbox, clock, stop) = (Arc::new(FakeOutbox::default()), TestClock::default(), CancellationToken::new());
-        outbox.store_endpoints(&endpoints);
-        let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings, clock.clock()).unwrap();
-        let metrics = sender.metrics().clone();
+        let parts = parts(&outbox, &clock, settings, rules);
+        let sender = Sender::open_with(parts, endpoints, lookup).await.unwrap();
+        let (metrics, admin) = (sender.metrics().clone(), sender.admin().clone());
         let running = tokio::spawn(sender.run(stop.clone()));
-        Self { outbox, metrics, clock, stop, running }
+        Self { outbox, metrics, admin, clock, stop, running }
     }
 
     /// One endpoint, `app`, at this receiver.
-    fn with(receiver: &Receiver, settings: Settings) -> Self {
-        Self::begin(vec![endpoint("app", &receiver.url())], settings)
+    async fn with(receiver: &Receiver, settings: Settings) -> Self {
+        Self::begin(vec![endpoint("app", &receiver.url())], settings).await
     }
 
     async fn end(self) {
@@ -73,7 +108,7 @@ impl Work {
 /// Sends one delivery to a receiver that does this, and gives its first attempt.
 async fn attempt_at(script: Script, settings: Settings) -> (crate::domain::delivery::Attempt, Verdict) {
     let receiver = Receiver::start([script]).await;
-    let work = Work::with(&receiver, settings);
+    let work = Work::with(&receiver, settings).await;
     let id = work.outbox.add_for("app");
     let attempt = work.outbox.attempted(id, 1).await.last().clone();
     work.end().await;
@@ -91,7 +126,7 @@ fn retry_at(verdict: Verdict) -> Timestamp {
 #[tokio::test]
 async fn a_delivery_arrives_signed_and_whole() {
     let receiver = Receiver::start([Script::Status(204)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let body = r#"{"type":"upload.completed","data":{"filename":"Grüße.mp4"}}"#;
     let claim = Claim { body: body.into(), ..claim() };
     let event = claim.event;
@@ -117,7 +152,7 @@ async fn a_delivery_arrives_signed_and_whole() {
 #[tokio::test]
 async fn a_retry_is_the_same_message_at_a_new_time() {
     let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let id = work.outbox.add_for("app");
     for attempt in 1..=3 {
         work.outbox.attempted(id, attempt).await;
@@ -146,7 +181,7 @@ async fn a_retry_is_the_same_message_at_a_new_time() {
 #[tokio::test]
 async fn a_delivery_dies_when_its_attempts_are_used_up() {
     let receiver = Receiver::start([Script::Status(500)]).await;
-    let work = Work::with(&receiver, Settings { schedule: vec![Duration::from_secs(20)], ..settings() });
+    let work = Work::with(&receiver, Settings { schedule: vec![Duration::from_secs(20)], ..settings() }).await;
     let id = work.outbox.add_for("app");
     work.outbox.attempted(id, 1).await;
     work.clock.put_forward(Duration::from_secs(25));
@@ -176,15 +211,16 @@ async fn a_redirect_is_a_failure_and_leads_nowhere() {
 #[tokio::test]
 async fn a_receiver_that_is_gone_is_left_alone() {
     let disable = Script::Answer { status: 503, headers: vec![("webhook-delivery", "disable".into())], body: vec![] };
-    for last_word in [Script::Status(410), disable] {
+    let last_words = [(Script::Status(410), DisabledBecause::Gone), (disable, DisabledBecause::Asked)];
+    for (last_word, expected) in last_words {
         let receiver = Receiver::start([last_word]).await;
         let other = Receiver::start([Script::Status(200)]).await;
         let endpoints = vec![endpoint("app", &receiver.url()), endpoint("other", &other.url())];
-        let work = Work::begin(endpoints, settings());
+        let work = Work::begin(endpoints, settings()).await;
         let first = work.outbox.add_for("app");
-        work.outbox.until(|| work.outbox.is_paused("app")).await;
-        assert_eq!(work.outbox.row(first).last().1, Verdict::Paused);
-        assert_eq!(work.metrics.endpoints_paused.get(), 1);
+        assert_eq!(work.outbox.attempted(first, 1).await.state, DeliveryState::Paused);
+        let state = work.outbox.stored("app").state;
+        assert!(matches!(state, EndpointState::Disabled { because, .. } if because == expected), "{state:?}");
 
         // The fake makes it ready although the endpoint is paused; the sender must not even ask for it.
         let second = work.outbox.add_for("app");
@@ -246,7 +282,7 @@ async fn a_body_without_an_end_does_not_undo_a_success() {
 #[tokio::test]
 async fn a_gigabyte_of_answer_is_not_read() {
     let receiver = Receiver::start([Script::Gigabyte(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     assert_eq!((row.state, row.last().0.response_body.len()), (DeliveryState::Succeeded, 4096));
     work.end().await;
@@ -284,7 +320,7 @@ async fn a_receiver_that_cannot_be_reached_is_recorded_as_such() {
         (format!("https://{plain_address}/"), AttemptOutcome::Tls),
         (format!("http://{too_long}.example/"), AttemptOutcome::Dns),
     ] {
-        let work = Work::begin(vec![endpoint("app", &url)], settings());
+        let work = Work::begin(vec![endpoint("app", &url)], settings()).await;
         let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
         assert_eq!(row.outcomes(), [outcome], "{url}: {:?}", row.last().0.note);
         work.end().await;
@@ -296,7 +332,7 @@ async fn a_receiver_that_cannot_be_reached_is_recorded_as_such() {
 async fn a_dead_idle_connection_costs_no_attempt() {
     for dying in [Script::Close, Script::Reset] {
         let receiver = Receiver::start([Script::Status(200), dying, Script::Status(200)]).await;
-        let work = Work::with(&receiver, settings());
+        let work = Work::with(&receiver, settings()).await;
         work.outbox.attempted(work.outbox.add_for("app"), 1).await;
         let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
         assert_eq!((row.state, row.outcomes()), (DeliveryState::Succeeded, vec![AttemptOutcome::Status(200)]));
@@ -313,7 +349,7 @@ async fn a_dead_idle_connection_costs_no_attempt() {
 #[tokio::test]
 async fn a_fresh_connection_that_dies_is_an_attempt() {
     let receiver = Receiver::start([Script::Close, Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     assert_eq!(row.outcomes(), [AttemptOutcome::Reset]);
     assert_eq!(receiver.received().len(), 1);
@@ -325,7 +361,7 @@ async fn a_fresh_connection_that_dies_is_an_attempt() {
 async fn credentials_of_a_url_are_sent_as_a_header() {
     let receiver = Receiver::start([Script::Status(200)]).await;
     let url = receiver.url().replace("http://", "http://user:p%40ss@");
-    let work = Work::begin(vec![endpoint("app", &url)], settings());
+    let work = Work::begin(vec![endpoint("app", &url)], settings()).await;
     work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     assert_eq!(receiver.received()[0].header("authorization"), "Basic dXNlcjpwQHNz");
     assert_eq!(receiver.received()[0].header("host"), receiver.address.to_string());
@@ -349,7 +385,7 @@ async fn a_hanging_receiver_holds_up_no_other() {
         drain_timeout: Duration::ZERO,
         ..settings()
     };
-    let work = Work::begin(endpoints, limits);
+    let work = Work::begin(endpoints, limits).await;
     for _ in 0..100 {
         work.outbox.add_for("hanging");
     }
@@ -374,7 +410,7 @@ async fn endpoints_take_turns_when_slots_are_short() {
     let receiver = Receiver::start([Script::Status(200)]).await;
     let names: Vec<String> = (0..7).map(|n| format!("e{n}")).collect();
     let endpoints = names.iter().map(|name| endpoint(name, &receiver.url())).collect();
-    let work = Work::begin(endpoints, Settings { max_in_flight: 2, ..settings() });
+    let work = Work::begin(endpoints, Settings { max_in_flight: 2, ..settings() }).await;
     for name in names.iter().cycle().take(70) {
         work.outbox.add_for(name);
     }
@@ -388,7 +424,7 @@ async fn endpoints_take_turns_when_slots_are_short() {
 #[tokio::test]
 async fn first_attempts_of_an_upload_keep_their_order() {
     let receiver = Receiver::start([Script::Status(200), Script::Status(500), Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     let first = claim();
     let ids: Vec<_> =
         (0..6).map(|_| Claim { upload: first.upload, ..claim() }).map(|claim| work.outbox.add(claim)).collect();
@@ -405,7 +441,7 @@ async fn first_attempts_of_an_upload_keep_their_order() {
 #[tokio::test]
 async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     work.outbox.writes_fail.store(true, Ordering::SeqCst);
     let first = work.outbox.add_for("app");
     work.outbox.failed(2).await;
@@ -427,7 +463,7 @@ async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
 #[tokio::test]
 async fn the_sender_outlives_an_outage_of_the_store() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let work = Work::with(&receiver, settings());
+    let work = Work::with(&receiver, settings()).await;
     work.outbox.claims_fail.store(true, Ordering::SeqCst);
     let id = work.outbox.add_for("app");
     work.outbox.failed(3).await;
@@ -449,7 +485,7 @@ async fn a_lease_that_ran_out_is_claimed_again() {
 
     let stop = CancellationToken::new();
     let endpoints = vec![endpoint("app", &receiver.url())];
-    let sender = Sender::new(Arc::clone(&outbox) as _, endpoints, settings(), clock.clock()).unwrap();
+    let sender = Sender::open(parts(&outbox, &clock, settings(), EgressRules::default()), endpoints).await.unwrap();
     let running = tokio::spawn(sender.run(stop.clone()));
     assert_eq!(outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
     stop.cancel();
@@ -466,7 +502,7 @@ async fn stopping_records_every_delivery_in_flight() {
         timeout: Duration::from_secs(30),
         ..settings()
     };
-    let work = Work::with(&receiver, limits);
+    let work = Work::with(&receiver, limits).await;
     let ids: Vec<_> = (0..3).map(|_| work.outbox.add_for("app")).collect();
     receiver.heard(2).await;
     let outbox = Arc::clone(&work.outbox);
@@ -485,7 +521,7 @@ async fn stopping_records_every_delivery_in_flight() {
 #[tokio::test]
 async fn stopping_waits_for_an_answer_that_comes_in_time() {
     let receiver = Receiver::start([Script::StalledBody(200)]).await;
-    let work = Work::with(&receiver, Settings { timeout: Duration::from_secs(1), ..settings() });
+    let work = Work::with(&receiver, Settings { timeout: Duration::from_secs(1), ..settings() }).await;
     let id = work.outbox.add_for("app");
     receiver.heard(1).await;
     let outbox = Arc::clone(&work.outbox);
@@ -495,13 +531,347 @@ async fn stopping_waits_for_an_answer_that_comes_in_time() {
 
 #[tokio::test]
 async fn a_sender_needs_sound_settings_and_names() {
-    let new = |endpoints, settings| {
-        Sender::new(Arc::new(FakeOutbox::default()), endpoints, settings, TestClock::default().clock())
+    let open = async |endpoints, settings| {
+        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        Sender::open(parts(&outbox, &clock, settings, EgressRules::default()), endpoints).await
     };
     let short = Settings { lease: Duration::from_secs(10), ..settings() };
-    assert!(matches!(new(vec![], short), Err(Error::Settings(_))));
+    assert!(matches!(open(vec![], short).await, Err(Error::Settings(_))));
     let twice = vec![endpoint("app", "http://a.example"), endpoint("app", "http://b.example")];
-    assert!(matches!(new(twice, settings()), Err(Error::TwoOfOneName(_))));
-    let sender = new(vec![endpoint("app", "http://user:pass@a.example")], settings()).unwrap();
+    assert!(matches!(open(twice, settings()).await, Err(Error::TwoOfOneName(_))));
+    let sender = open(vec![endpoint("app", "http://user:pass@a.example")], settings()).await.unwrap();
     assert!(!format!("{sender:?}").contains("pass"));
+}
+
+/// Loopback is open to endpoints made by API.
+fn open_rules() -> EgressRules {
+    EgressRules::new(vec!["127.0.0.0/8".parse().unwrap()], true)
+}
+
+fn no_names() -> Lookup {
+    names(&[])
+}
+
+/// Every name has these addresses.
+fn names(addresses: &[&str]) -> Lookup {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Arc::new(move |_| {
+        let addresses = addresses.clone();
+        Box::pin(async move { Ok(addresses) })
+    })
+}
+
+fn made_by_api(url: &str) -> NewEndpoint {
+    let terms = EndpointTerms::of(url);
+    NewEndpoint { id: EndpointId::new("app"), terms, headers: Vec::new(), key: None }
+}
+
+/// A sender without endpoints of the configuration.
+async fn with_api(rules: EgressRules, lookup: Lookup) -> Work {
+    Work::begin_with(Vec::new(), settings(), rules, lookup).await
+}
+
+/// Everything an attempt leaves behind (webhooks L1).
+#[tokio::test]
+async fn an_attempt_says_where_its_time_went_and_what_came_back() {
+    let headers = vec![
+        ("content-type", "text/plain".to_owned()),
+        ("server", "test".to_owned()),
+        ("x-request-id", "r".repeat(300)),
+        ("set-cookie", "secret=1".to_owned()),
+    ];
+    let receiver = Receiver::start([Script::Answer { status: 200, headers, body: b"ok".to_vec() }]).await;
+    let url = format!("http://app.example:{}/hook", receiver.address.port());
+    let work = Work::begin_with(vec![endpoint("app", &url)], settings(), open_rules(), names(&["127.0.0.1"])).await;
+    let first = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().0.clone();
+    let kept: Vec<&str> = first.response_headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(kept, ["content-type", "content-length", "server", "x-request-id"], "and no cookie");
+    assert_eq!(first.response_headers[3].1.len(), 200);
+    assert_eq!(first.remote, Some(receiver.address.ip()));
+    let timings = first.timings;
+    assert!(timings.dns.is_some() && timings.connect.is_some(), "{timings:?}");
+    assert!(timings.first_byte.unwrap() >= timings.dns.unwrap() + timings.connect.unwrap(), "{timings:?}");
+    assert!(first.took >= timings.first_byte.unwrap());
+
+    let second = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().0.clone();
+    let timings = second.timings;
+    assert_eq!((timings.dns, timings.connect), (None, None), "the connection was there");
+    assert!(timings.first_byte.is_some());
+    work.end().await;
+}
+
+/// webhooks S5: of a mixed answer only what is allowed is called, and of a bad one nothing: no packet reaches anybody.
+#[tokio::test]
+async fn a_name_leads_only_to_addresses_that_are_allowed() {
+    let allowed = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = allowed.local_addr().unwrap().port();
+    let Ok(refused) = TcpListener::bind(("127.0.0.2", port)).await else { panic!("{port} is taken on 127.0.0.2") };
+    let only_one = || EgressRules::new(vec!["127.0.0.1".parse().unwrap()], true);
+    for (addresses, outcome) in [
+        (&["127.0.0.2", "::1", "10.0.0.1", "127.0.0.1"][..], AttemptOutcome::Reset),
+        (&["127.0.0.2", "::ffff:127.0.0.2", "169.254.169.254", "::1"][..], AttemptOutcome::Blocked),
+    ] {
+        let work = with_api(only_one(), names(addresses)).await;
+        work.admin.create(made_by_api(&format!("http://app.example:{port}/"))).await.unwrap();
+        let id = work.outbox.add_for("app");
+        if outcome == AttemptOutcome::Reset {
+            // Hears the request and hangs up.
+            drop(allowed.accept().await.unwrap());
+        }
+        let attempt = work.outbox.attempted(id, 1).await.last().0.clone();
+        assert_eq!(attempt.outcome, outcome, "{attempt:?}");
+        work.end().await;
+    }
+    assert!(refused.accept().now_or_never().is_none(), "nobody has knocked");
+    assert!(allowed.accept().now_or_never().is_none());
+}
+
+/// webhooks S1, S10: what was fine when it was registered is judged again, and the record tells nothing of the target.
+#[tokio::test]
+async fn a_name_that_changes_its_mind_gets_nowhere() {
+    let here = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (open, closed) = (here.local_addr().unwrap().port(), closed_port().await);
+    let mut notes = Vec::new();
+    for port in [open, closed] {
+        let work = with_api(EgressRules::new(vec![], true), names(&["127.0.0.1"])).await;
+        work.admin.create(made_by_api(&format!("https://rebind.example:{port}/"))).await.unwrap();
+        let attempt = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().0.clone();
+        assert_eq!((attempt.outcome, attempt.remote), (AttemptOutcome::Blocked, None));
+        assert!(attempt.response_body.is_empty() && attempt.timings.connect.is_none());
+        notes.push(attempt.note);
+        work.end().await;
+    }
+    assert_eq!(notes[0], notes[1], "whether something listens there or not");
+    assert!(here.accept().now_or_never().is_none(), "nobody has knocked");
+}
+
+/// webhooks S7, as an attempt: endpoints of the configuration, too.
+#[tokio::test]
+async fn the_server_itself_is_never_called() {
+    let own = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = own.local_addr().unwrap();
+    for url in [format!("http://{address}/"), format!("http://localhost:{}/", address.port())] {
+        let rules = open_rules();
+        rules.set_own(vec![address]);
+        let configured = vec![endpoint("app", &url)];
+        let work = Work::begin_with(configured, settings(), rules, names(&["127.0.0.1"])).await;
+        let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+        assert_eq!(row.outcomes(), [AttemptOutcome::Blocked], "{url}");
+        work.end().await;
+    }
+    assert!(own.accept().now_or_never().is_none(), "nobody has knocked");
+}
+
+/// webhooks H6, H12: signatures of both kinds, and headers of the endpoint's own that change none of ours.
+#[tokio::test]
+async fn an_endpoint_gets_both_signatures_and_its_own_headers() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let work = with_api(open_rules(), no_names()).await;
+    let mut new = made_by_api(&receiver.url());
+    new.terms.signing = Signing::Both;
+    new.headers = vec![("X-Token".to_owned(), "t0p".to_owned())];
+    let (_, shown) = work.admin.create(new).await.unwrap();
+    let (secret, public) = (shown.secret.unwrap(), shown.public_key.unwrap());
+    work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    let request = receiver.received()[0].clone();
+    Webhook::new(&secret).unwrap().verify(&request.body, &request.headers).unwrap();
+
+    let signature = request.header("webhook-signature").split(' ').find_map(|one| one.strip_prefix("v1a,")).unwrap();
+    let decoded = |text: &str| STANDARD.decode(text).unwrap();
+    let key = UnparsedPublicKey::new(&ED25519, decoded(public.strip_prefix("whpk_").unwrap()));
+    let signed = [request.header("webhook-id"), ".", request.header("webhook-timestamp"), "."].concat();
+    key.verify(&[signed.as_bytes(), &request.body].concat(), &decoded(signature)).unwrap();
+    assert_eq!(request.header("x-token"), "t0p");
+    assert_eq!(work.admin.public_key(&app()).await.unwrap(), Some(public));
+    work.end().await;
+}
+
+/// webhooks H10, A4: a change counts from the next attempt on, also for what was queued before it.
+#[tokio::test]
+async fn a_change_counts_from_the_next_attempt_on() {
+    let (old, new) = (Receiver::start([Script::Status(500)]).await, Receiver::start([Script::Status(200)]).await);
+    let work = with_api(open_rules(), no_names()).await;
+    let (stored, first) = work.admin.create(made_by_api(&old.url())).await.unwrap();
+    let id = work.outbox.add_for("app");
+    work.outbox.attempted(id, 1).await;
+
+    let rotation = Rotation { key: None, kind: None, overlap: Duration::from_secs(60) };
+    let (rotated, second) = work.admin.rotate(&app(), rotation).await.unwrap();
+    let stale = Change { version: stored.version, terms: stored.terms.clone(), headers: None };
+    assert!(matches!(work.admin.update(&app(), stale).await, Err(AdminError::Changed(_))));
+    let terms = EndpointTerms { url: new.url(), ..rotated.terms };
+    work.admin.update(&app(), Change { version: rotated.version, terms, headers: None }).await.unwrap();
+    work.clock.put_forward(Duration::from_secs(30));
+    work.outbox.ring();
+    assert_eq!(work.outbox.attempted(id, 2).await.state, DeliveryState::Succeeded);
+    // The receiver's library has a clock of its own and wants it to be right within five minutes.
+    let request = new.received()[0].clone();
+    for shown in [&first, &second] {
+        let holder = Webhook::new(shown.secret.as_ref().unwrap()).unwrap();
+        holder.verify(&request.body, &request.headers).unwrap();
+    }
+    assert_eq!(old.received().len(), 1);
+
+    work.clock.put_forward(Duration::from_secs(60));
+    work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    let request = new.received()[1].clone();
+    let verify =
+        |shown: &Shown| Webhook::new(shown.secret.as_ref().unwrap()).unwrap().verify(&request.body, &request.headers);
+    assert!(verify(&first).is_err() && verify(&second).is_ok(), "the overlap is over");
+    work.end().await;
+}
+
+/// webhooks R3, R11: terms of an endpoint's own.
+#[tokio::test]
+async fn an_endpoint_has_a_timeout_and_a_schedule_of_its_own() {
+    let receiver = Receiver::start([Script::Hang]).await;
+    let own = endpoint_with("app", &receiver.url(), |terms| {
+        terms.timeout = Some(Duration::from_millis(300));
+        terms.retry_schedule = Some(vec![Duration::from_hours(1)]);
+    });
+    let work = Work::begin(vec![own], settings()).await;
+    let (attempt, verdict) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
+    assert_eq!(attempt.outcome, AttemptOutcome::Timeout);
+    assert!(attempt.took < settings().timeout, "{:?}", attempt.took);
+    assert!(retry_at(verdict).since(attempt.started_at) >= Duration::from_mins(48));
+    work.end().await;
+}
+
+/// webhooks E4, R13: nothing is sent while the breaker is open, nothing is used up, and one delivery tries it out.
+#[tokio::test]
+async fn an_endpoint_that_keeps_failing_is_spared() {
+    let mut script = vec![Script::Status(500); 10];
+    script.push(Script::Status(200));
+    let receiver = Receiver::start(script).await;
+    let limits = Settings { max_in_flight_per_endpoint: 5, schedule: vec![Duration::from_hours(9)], ..settings() };
+    let work = Work::with(&receiver, limits).await;
+    for _ in 0..10 {
+        let id = work.outbox.add_for("app");
+        work.outbox.attempted(id, 1).await;
+    }
+    assert_eq!(work.metrics.breakers_opened.get(), 1);
+    let waiting: Vec<_> = (0..20).map(|_| work.outbox.add_for("app")).collect();
+    let open_until = work.outbox.stored("app").health.open_until.expect("it is written down");
+    work.outbox.ring();
+    assert!(waiting.iter().all(|id| work.outbox.row(*id).attempts.is_empty()));
+
+    work.clock.put_forward(open_until.since(crate::webhook::testing::wall_clock()));
+    work.outbox.ring();
+    for id in waiting {
+        assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(200)]);
+    }
+    assert_eq!(work.outbox.stored("app").health, Health::default());
+    assert_eq!(receiver.received().len(), 30);
+    work.end().await;
+}
+
+/// webhooks E5, E8: warned of, and then disabled; what is not delivered is kept.
+#[tokio::test]
+async fn an_endpoint_that_fails_for_days_is_disabled() {
+    let receiver = Receiver::start([Script::Status(500)]).await;
+    let rules =
+        HealthRules { breaker_failures: 0, disable_after: Duration::from_secs(1_000), ..HealthRules::default() };
+    let limits = Settings { schedule: vec![], health: rules, ..settings() };
+    let forgiving = endpoint_with("other", &receiver.url(), |terms| terms.auto_disable = false);
+    let work = Work::begin(vec![endpoint("app", &receiver.url()), forgiving], limits).await;
+    for seconds in [0, 500, 100, 400] {
+        work.clock.put_forward(Duration::from_secs(seconds));
+        for name in ["app", "other"] {
+            let id = work.outbox.add(Claim { begun_at: work.clock.clock()(), ..for_endpoint(name) });
+            work.outbox.attempted(id, 1).await;
+        }
+    }
+    let told: Vec<u8> = work.outbox.notices.lock().unwrap().iter().map(percent_of).collect();
+    assert_eq!(told, [50, 100]);
+    let state = work.outbox.stored("app").state;
+    assert!(matches!(state, EndpointState::Disabled { because: DisabledBecause::Failing, .. }), "{state:?}");
+    assert_eq!(work.outbox.stored("other").state, EndpointState::Enabled);
+
+    let (resumed, _) = work.admin.resume(&app(), None).await.unwrap();
+    assert_eq!((resumed.state, resumed.health), (EndpointState::Enabled, Health::default()));
+    let id = work.outbox.add(Claim { begun_at: work.clock.clock()(), ..for_endpoint("app") });
+    assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(500)]);
+    assert_eq!(work.outbox.stored("app").state, EndpointState::Enabled, "it begins anew");
+    work.end().await;
+}
+
+fn for_endpoint(name: &str) -> Claim {
+    Claim { endpoint: EndpointId::new(name).unwrap(), ..claim() }
+}
+
+fn percent_of(notice: &Notice) -> u8 {
+    match notice {
+        Notice::EndpointFailing { endpoint, percent, .. } if *endpoint == app() => *percent,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn app() -> EndpointId {
+    EndpointId::new("app").unwrap()
+}
+
+/// webhooks A5: a test takes the way of every message, whatever the state of its endpoint, and changes nothing.
+#[tokio::test]
+async fn a_test_goes_the_way_of_every_message() {
+    let receiver = Receiver::start([Script::Status(200), Script::Status(410), Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings()).await;
+    let tested = work.admin.test(&app()).await.unwrap();
+    assert_eq!(tested.attempt.outcome, AttemptOutcome::Status(200));
+    assert_eq!(work.outbox.row(tested.delivery).state, DeliveryState::Succeeded, "it is recorded by then");
+    let request = receiver.received()[0].clone();
+    Webhook::new(SECRET).unwrap().verify(&request.body, &request.headers).unwrap();
+    assert_eq!(request.header("webhook-event-type"), "webhook.ping");
+
+    let refused = work.admin.test(&app()).await.unwrap();
+    assert_eq!(refused.attempt.outcome, AttemptOutcome::Status(410));
+    assert_eq!(work.outbox.row(refused.delivery).state, DeliveryState::Cancelled);
+    assert_eq!(work.outbox.stored("app").state, EndpointState::Enabled);
+
+    work.admin.pause(&app()).await.unwrap();
+    let paused = work.admin.test(&app()).await.unwrap();
+    assert_eq!(paused.attempt.outcome, AttemptOutcome::Status(200));
+    let missing = EndpointId::new("missing").unwrap();
+    assert!(matches!(work.admin.test(&missing).await, Err(AdminError::NoSuchEndpoint(_))));
+    work.end().await;
+}
+
+/// webhooks A5: a refused address is refused to a test, too.
+#[tokio::test]
+async fn a_test_obeys_the_rules_of_addresses() {
+    let work = with_api(EgressRules::new(vec![], true), names(&["10.0.0.1"])).await;
+    work.admin.create(made_by_api("https://internal.example/")).await.unwrap();
+    assert_eq!(work.admin.test(&app()).await.unwrap().attempt.outcome, AttemptOutcome::Blocked);
+    work.end().await;
+}
+
+/// webhooks E6, O7.
+#[tokio::test]
+async fn a_paused_endpoint_gets_nothing_until_it_is_resumed() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let work = Work::begin(vec![endpoint("app", &receiver.url()), endpoint("b", &receiver.url())], settings()).await;
+    assert_eq!(work.admin.pause_all().await.unwrap(), 2);
+    let ids = [work.outbox.add_for("app"), work.outbox.add_for("b")];
+    work.outbox.ring();
+    assert_eq!(work.admin.resume_all().await.unwrap(), 2);
+    assert_eq!(work.admin.resume_all().await.unwrap(), 0);
+    for id in ids {
+        assert_eq!(work.outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
+    }
+    assert_eq!(receiver.received().len(), 2);
+    work.end().await;
+}
+
+/// A sender that is stopped answers whoever still asks it to try something out.
+#[tokio::test]
+async fn nobody_waits_for_a_sender_that_has_stopped() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings()).await;
+    let admin = work.admin.clone();
+    work.end().await;
+    assert!(matches!(admin.test(&app()).await, Err(AdminError::NotSending)));
+}
+
+async fn closed_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    listener.local_addr().unwrap().port()
 }

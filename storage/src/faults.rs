@@ -55,6 +55,15 @@ pub enum Calls {
     From(u64),
 }
 
+impl Calls {
+    fn include(self, number: u64) -> bool {
+        match self {
+            Self::Nth(nth) => number == nth,
+            Self::From(first) => number >= first,
+        }
+    }
+}
+
 /// Whether a broken call has done its work all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -91,8 +100,21 @@ pub struct Faults(Arc<watch::Sender<Plan>>);
 struct Plan {
     calls: Vec<(Operation, u64)>,
     faults: Vec<Fault>,
-    /// Operations that are held, with how many calls are waiting.
-    holds: Vec<(Operation, usize)>,
+    holds: Vec<Held>,
+}
+
+/// Calls that are held, and how many of them are waiting.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    operation: Operation,
+    calls: Calls,
+    waiting: usize,
+}
+
+impl Held {
+    fn holds(&self, operation: Operation, number: u64) -> bool {
+        self.operation == operation && self.calls.include(number)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -131,7 +153,13 @@ impl Faults {
     /// Holds every call of `operation` from now on, until what is given back is dropped.
     #[must_use = "dropping the hold lets go"]
     pub fn hold(&self, operation: Operation) -> Hold {
-        self.0.send_modify(|plan| plan.holds.push((operation, 0)));
+        self.hold_calls(operation, Calls::From(1))
+    }
+
+    /// The same with only these calls.
+    #[must_use = "dropping the hold lets go"]
+    pub fn hold_calls(&self, operation: Operation, calls: Calls) -> Hold {
+        self.0.send_modify(|plan| plan.holds.push(Held { operation, calls, waiting: 0 }));
         Hold { faults: self.clone(), operation }
     }
 
@@ -144,9 +172,9 @@ impl Faults {
         let mut number = 0;
         self.0.send_modify(|plan| {
             number = plan.add_call(operation);
-            plan.holds.iter_mut().filter(|(held, _)| *held == operation).for_each(|(_, waiting)| *waiting += 1);
+            plan.holds.iter_mut().filter(|held| held.holds(operation, number)).for_each(|held| held.waiting += 1);
         });
-        self.until(|plan| plan.holds.iter().all(|(held, _)| *held != operation)).await;
+        self.until(|plan| !plan.holds.iter().any(|held| held.holds(operation, number))).await;
         self.0.borrow().fault(operation, number)
     }
 
@@ -201,11 +229,7 @@ impl Plan {
     }
 
     fn fault(&self, operation: Operation, number: u64) -> Option<Fault> {
-        let breaks = |calls| match calls {
-            Calls::Nth(nth) => number == nth,
-            Calls::From(first) => number >= first,
-        };
-        self.faults.iter().find(|fault| fault.operation == operation && breaks(fault.calls)).copied()
+        self.faults.iter().find(|fault| fault.operation == operation && fault.calls.include(number)).copied()
     }
 }
 
@@ -236,7 +260,7 @@ pub struct Hold {
 impl Hold {
     /// Waits until a call has come and is held.
     pub async fn reached(&self) {
-        let waiting = |plan: &Plan| plan.holds.iter().any(|(held, waiting)| *held == self.operation && *waiting > 0);
+        let waiting = |plan: &Plan| plan.holds.iter().any(|held| held.operation == self.operation && held.waiting > 0);
         self.faults.until(waiting).await;
     }
 
@@ -247,7 +271,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.faults.0.send_modify(|plan| {
-            let mine = plan.holds.iter().position(|(held, _)| *held == self.operation);
+            let mine = plan.holds.iter().position(|held| held.operation == self.operation);
             mine.map(|position| plan.holds.remove(position));
         });
     }

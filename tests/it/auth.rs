@@ -5,9 +5,12 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 
+use longshore::keyring::AdminKey;
+use longshore::keyring::AdminKeyHash;
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
+use crate::support::client::Client;
 use crate::support::client::OCTETS;
 use crate::support::client::TUS;
 use crate::support::process::Process;
@@ -16,7 +19,7 @@ use crate::support::sse::Sse;
 const TOKEN: &str = "correct-horse-battery-staple";
 const GUESS: &str = "incorrect-horse-battery-stapl";
 
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 15] = [
     "/",
     "/files",
     "/files/",
@@ -25,8 +28,11 @@ const PATHS: [&str; 12] = [
     "/api/v1/uploads",
     "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707",
     "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/events",
+    "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/stages",
     "/api/v1/events",
     "/api/v1/webhooks/deliveries",
+    "/api/v1/webhooks/schemas",
+    "/api/v1/webhooks/schemas/upload.created",
     "/metrics",
     "/nothing/here",
 ];
@@ -101,7 +107,8 @@ async fn the_right_token_opens_everything() {
     assert_eq!(client.tus("HEAD", &path, &[token], b"").await.status, 200);
     assert_eq!(client.request("GET", &path, &[token], b"").await.body, b"hello world");
     let status = path.replace("/files/", "/api/v1/uploads/");
-    for path in [status.as_str(), "/api/v1/uploads", "/api/v1/webhooks/deliveries", "/metrics"] {
+    let schema = "/api/v1/webhooks/schemas/upload.created";
+    for path in [status.as_str(), "/api/v1/uploads", "/api/v1/webhooks/deliveries", schema, "/metrics"] {
         assert_eq!(client.request("GET", path, &[token], b"").await.status, 200, "{path}");
     }
     assert_eq!(client.request("GET", "/nothing/here", &[token], b"").await.status, 404);
@@ -156,4 +163,105 @@ async fn the_token_is_never_logged() {
     for secret in [TOKEN, GUESS] {
         assert!(!logged.contains(secret), "{logged}");
     }
+}
+
+const ADMINISTRATION: &str = "/api/v1/webhooks/deliveries";
+
+fn bearer(key: &str) -> String {
+    format!("Bearer {key}")
+}
+
+async fn get_with(client: &mut Client, path: &str, key: &str) -> u16 {
+    client.request("GET", path, &[("Authorization", &bearer(key))], b"").await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_key_opens_the_administration_and_all_else() {
+    let keys = [AdminKey::generate([1; 32]), AdminKey::generate([2; 32])];
+    let hashes = keys.each_ref().map(|key| AdminKeyHash::of(key.expose().as_bytes()).to_string());
+    for token in ["", TOKEN] {
+        let toml = format!("[auth]\ntoken = \"{token}\"\nadmin_keys = {hashes:?}\n");
+        let app = TestApp::from_file(&toml, |_| {}).await;
+        let mut client = app.client().await;
+        for key in keys.each_ref().map(AdminKey::expose) {
+            for path in [ADMINISTRATION, "/api/v1/uploads", "/api/v1/webhooks/schemas", "/metrics"] {
+                assert_eq!(get_with(&mut client, path, key).await, 200, "{path}");
+            }
+        }
+        let stranger = AdminKey::generate([3; 32]);
+        for wrong in [stranger.expose(), &hashes[0], &hashes[0][7..], "", GUESS] {
+            assert_eq!(get_with(&mut client, ADMINISTRATION, wrong).await, 401, "{wrong}");
+        }
+        // Another spelling leads to the same handler, and to the same question.
+        for path in [ADMINISTRATION, "/api/v1/webhook%73/deliveries", "/api/v1/%77ebhooks/d%65liveries"] {
+            assert_eq!(client.get(path).await.status, 401, "{path}");
+        }
+        let shared = client.request("GET", ADMINISTRATION, &[("Authorization", &bearer(TOKEN))], b"").await;
+        let elsewhere =
+            [client.get("/api/v1/uploads").await.status, client.get("/api/v1/webhooks/schemas").await.status];
+        if token.is_empty() {
+            assert_eq!((shared.status, elsewhere), (401, [200, 200]));
+        } else {
+            assert_eq!((shared.status, elsewhere), (403, [401, 401]));
+            assert_eq!(shared.json()["type"], "urn:longshore:problem:admin-key-needed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_the_administration_is_open_to_this_machine_only() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    assert_eq!(client.get(ADMINISTRATION).await.status, 200);
+    for (name, value) in [
+        ("Forwarded", "for=192.0.2.1"),
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("Origin", "https://page.example"),
+        ("Origin", "null"),
+    ] {
+        let refused = client.request("GET", ADMINISTRATION, &[(name, value)], b"").await;
+        assert_eq!(refused.status, 403, "{name}: {value}");
+        let problem = refused.json();
+        assert_eq!(problem["type"], "urn:longshore:problem:no-admin-key");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("longshore admin-key") && detail.contains("auth.admin_keys"), "{detail}");
+        assert_eq!(client.request("GET", "/api/v1/uploads", &[(name, value)], b"").await.status, 200);
+    }
+    let own = format!("http://{}", app.address());
+    assert_eq!(client.request("GET", ADMINISTRATION, &[("Origin", &own)], b"").await.status, 200);
+    client.send(b"GET /api/v1/webhooks/deliveries HTTP/1.1\r\nHost: page.example\r\n\r\n").await;
+    assert_eq!(client.answer("GET").await.status, 403, "a name that was made to mean this machine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_the_administration_is_closed_where_others_can_connect() {
+    let everywhere = "0.0.0.0:0".parse().unwrap();
+    for change in 0..3 {
+        let app = TestApp::from_file(&format!("[auth]\ntoken = \"{TOKEN}\"\n"), |config| match change {
+            0 => config.server.listen = everywhere,
+            1 => config.server.read_listen = Some(everywhere),
+            _ => config.server.public_url = Some("https://uploads.example".to_owned()),
+        })
+        .await;
+        let port = app.address().port();
+        let mut client = Client::connect(([127, 0, 0, 1], port).into()).await;
+        assert_eq!(get_with(&mut client, ADMINISTRATION, TOKEN).await, 403, "{change}");
+        assert_eq!(get_with(&mut client, ADMINISTRATION, GUESS).await, 401, "{change}");
+        assert_eq!(get_with(&mut client, "/api/v1/webhooks/schemas", TOKEN).await, 200, "{change}");
+        assert_eq!(get_with(&mut client, "/api/v1/uploads", TOKEN).await, 200, "{change}");
+    }
+}
+
+/// What `longshore admin-key` prints is what a server takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_made_by_the_command_line_works() {
+    let made = Command::new(env!("CARGO_BIN_EXE_longshore")).arg("admin-key").output().unwrap();
+    assert!(made.status.success());
+    let printed = String::from_utf8(made.stdout).unwrap();
+    let (key, toml) = printed.split_once('\n').unwrap();
+    assert!(key.starts_with("lsk_") && !toml.contains(key), "{printed}");
+    let app = TestApp::from_file(toml, |_| {}).await;
+    let mut client = app.client().await;
+    assert_eq!(get_with(&mut client, ADMINISTRATION, key).await, 200);
+    assert_eq!(client.get(ADMINISTRATION).await.status, 401);
 }

@@ -179,7 +179,9 @@ async fn counters_count_in_the_open_metrics_format() {
         (r#"longshore_webhook_attempts_total{outcome="2xx"}"#, 3.0),
         ("longshore_webhook_attempt_duration_seconds_count", 3.0),
         ("longshore_webhook_in_flight", 0.0),
-        ("longshore_webhook_endpoints_paused", 0.0),
+        ("longshore_webhook_first_attempt_delay_seconds_count", 3.0),
+        ("longshore_webhook_end_to_end_seconds_count", 3.0),
+        ("longshore_webhook_breakers_opened_total", 0.0),
     ] {
         assert_eq!(samples.get(series), Some(&expected), "{series}: {samples:#?}");
     }

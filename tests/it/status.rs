@@ -24,7 +24,7 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 24] = [
     "id",
     "stage",
     "protocol",
@@ -41,8 +41,10 @@ const FIELDS: [&str; 22] = [
     "updated_at",
     "expires_at",
     "stages",
+    "reports",
     "digests",
     "content_type",
+    "facts",
     "filename",
     "metadata",
     "error",

@@ -7,15 +7,17 @@ use std::path::PathBuf;
 /// Each layer, and the other layers it may name. See ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("keyring", &["domain"]),
     ("state", &["domain"]),
-    ("engine", &["domain", "state"]),
+    ("media", &["domain"]),
+    ("engine", &["domain", "state", "media"]),
     ("protocol", &["domain", "engine", "http"]),
-    ("http", &["domain", "engine", "protocol"]),
-    ("webhook", &["domain", "state"]),
-    ("config", &["domain"]),
+    ("http", &["domain", "keyring", "engine", "protocol", "webhook"]),
+    ("webhook", &["domain", "keyring", "state"]),
+    ("config", &["domain", "keyring"]),
     ("telemetry", &["config"]),
-    ("cli", &["config", "webhook"]),
-    ("app", &["domain", "state", "engine", "protocol", "http", "webhook", "config"]),
+    ("cli", &["config", "keyring", "webhook"]),
+    ("app", &["domain", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
 ];
@@ -32,6 +34,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("reqwest", &["webhook", "config", "cli"]),
     ("serde", &["http", "protocol", "state", "webhook", "config"]),
     ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
+    ("mp4_atom", &["media"]),
+    ("matroska_demuxer", &["media"]),
+    ("infer", &["media"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];
 

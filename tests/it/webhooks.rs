@@ -17,7 +17,7 @@ use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
 use crate::support::schema::check_event;
-use crate::support::schema::published_types;
+use crate::support::schema::published_upload_types;
 use crate::support::scripted::Reply;
 use crate::support::scripted::Request;
 use crate::support::scripted::Scripted;
@@ -36,6 +36,8 @@ fn quick(config: &mut Config) {
     config.webhooks.connect_timeout = Duration::from_millis(500);
     config.webhooks.retry_schedule = vec![Duration::from_millis(100); 5];
     config.webhooks.retry_jitter_percent = 0;
+    // Tests of retries want them all.
+    config.webhooks.breaker_failures = 0;
 }
 
 fn kinds(heard: &[Request]) -> Vec<&str> {
@@ -107,7 +109,12 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
     client.patch(&long, 20, &[1; 10]).await;
     told("upload.resumed").await;
     client.patch(&long, 30, &[1; 70]).await;
-    told("upload.completed").await;
+    let heard = told("upload.completed").await;
+    let bearer = format!("Bearer {}", about(&heard, &long)[0].headers["webhook-stage-token"]);
+    let stages = format!("{}/stages", long.replace("/files/", "/api/v1/uploads/"));
+    let report = br#"{"name": "transcoding", "percent": 40}"#;
+    assert_eq!(client.request("POST", &stages, &[("Authorization", &bearer)], report).await.status, 200);
+    told("upload.processing").await;
     assert_eq!(client.tus("DELETE", &long, &[], b"").await.status, 204);
     let heard = told("upload.terminated").await;
     let expected = [
@@ -120,6 +127,7 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
         "upload.verified",
         "upload.stored",
         "upload.completed",
+        "upload.processing",
         "upload.terminated",
     ];
     // On a slow machine it may stall, and tell progress, more than once.
@@ -159,7 +167,7 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
     let mut told: Vec<String> = kinds(&heard).into_iter().map(str::to_owned).collect();
     told.sort();
     told.dedup();
-    assert_eq!(told, published_types(), "webhooks P2, P4: these types and no others, each with its schema");
+    assert_eq!(told, published_upload_types(), "webhooks P2, P4: these types and no others, each with its schema");
     let failed = heard.iter().find(|request| request.kind() == "upload.failed").unwrap();
     assert_eq!(failed.json["data"]["error"]["code"], "digest-mismatch");
 }
@@ -596,7 +604,22 @@ async fn a_delivery_is_told_field_by_field() {
     }
     let attempt = delivery["attempts"][0].as_object().unwrap();
     let names: Vec<&String> = attempt.keys().collect();
-    assert_eq!(names, ["number", "started_at", "duration_ms", "status", "error", "note", "response_body"]);
+    let expected = [
+        "number",
+        "trigger",
+        "started_at",
+        "duration_ms",
+        "dns_ms",
+        "connect_ms",
+        "first_byte_ms",
+        "remote_address",
+        "status",
+        "error",
+        "note",
+        "response_headers",
+        "response_body",
+    ];
+    assert_eq!(names, expected);
     assert_eq!(attempt["response_body"], "thanks");
 }
 

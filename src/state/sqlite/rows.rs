@@ -361,10 +361,10 @@ impl<'row> Columns<'row> {
 
     fn reports(&mut self) -> rusqlite::Result<Vec<Report>> {
         let Some(text) = self.next::<Option<String>>()? else { return Ok(Vec::new()) };
-        let reports: Vec<(String, Option<u8>, Option<String>, i64)> = self.read_json(&text)?;
-        let read = |(name, percent, message, at_ms)| {
-            let at = Timestamp::from_unix_ms(at_ms);
-            Report { name, percent, message, at }
+        let reports: Vec<StoredReport> = self.read_json(&text)?;
+        let read = |(name, percent, message, at_ms, told_at_ms)| {
+            let (at, told_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(told_at_ms));
+            Report { name, percent, message, at, told_at }
         };
         Ok(reports.into_iter().map(read).collect())
     }
@@ -378,6 +378,9 @@ impl<'row> Columns<'row> {
     }
 }
 
+/// Name, percentage, message, when it came, and when an event last told of it.
+type StoredReport = (String, Option<u8>, Option<String>, i64, i64);
+
 pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("lists of strings and numbers are always JSON")
 }
@@ -387,7 +390,10 @@ fn digests_json(digests: &[Digest]) -> String {
 }
 
 fn reports_json(reports: &[Report]) -> String {
-    let tuple = |report: &Report| json!([report.name, report.percent, report.message, report.at.unix_ms()]);
+    let tuple = |report: &Report| {
+        let Report { name, percent, message, at, told_at } = report;
+        json!([name, percent, message, at.unix_ms(), told_at.unix_ms()])
+    };
     json(&reports.iter().map(tuple).collect::<Vec<_>>())
 }
 

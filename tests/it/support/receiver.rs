@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::support::schema::check_event;
+
 pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 /// A receiver on a free port.
@@ -129,5 +131,6 @@ fn parse(bytes: &[u8]) -> Option<(Delivery, usize)> {
     }
     Webhook::new(SECRET).unwrap().verify(body, &signed).expect("webhooks H5: the signature verifies");
     let delivery = Delivery { body: serde_json::from_slice(body).expect("webhooks P1: the body is JSON") };
+    check_event(&delivery.body);
     Some((delivery, end))
 }

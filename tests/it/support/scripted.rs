@@ -1,6 +1,6 @@
 //! A webhook receiver that does as it is told: answers, hangs, drips, resets. It keeps every request byte for byte.
 //!
-//! Signatures are verified with the receiver's own secret, whatever it then does.
+//! Signatures are verified with the receiver's own secret, and bodies against their schemas, whatever it then does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::task::JoinSet;
+
+use crate::support::schema::check_event;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -285,5 +287,6 @@ fn parse(bytes: &[u8], secret: &str) -> Option<(Request, usize)> {
     }
     Webhook::new(secret).unwrap().verify(&raw, &signed).expect("webhooks H5: the signature verifies");
     let json = serde_json::from_slice(&raw).expect("webhooks P1: the body is JSON");
+    check_event(&json);
     Some((Request { id: headers["webhook-id"].clone(), headers, raw, json }, end))
 }

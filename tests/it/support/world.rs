@@ -128,6 +128,7 @@ impl World {
             progress: None,
             cross_dialects: false,
             ranges: RangeSettings { alignment_bytes: 1, max_ranges: 100, max_parallel: 8, max_replaced_bytes: 1 << 20 },
+            media: None,
         };
         change(&mut settings);
         let faults = Faults::new();

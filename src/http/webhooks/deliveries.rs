@@ -2,8 +2,10 @@
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
-use actix_web::http::header;
+use actix_web::http::StatusCode;
 use actix_web::web;
+use serde::Deserialize;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -12,20 +14,27 @@ use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::event::EventKind;
+use crate::domain::id::DeliveryId;
 use crate::engine::read::DeliveryQuery;
+use crate::engine::read::value_json;
 use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::query;
 use crate::http::query::Query;
 use crate::http::status;
-use crate::http::unless_reading;
+use crate::http::webhooks::milliseconds;
+use crate::http::webhooks::problem;
+use crate::http::webhooks::read;
+use crate::http::webhooks::respond;
+use crate::http::webhooks::unless;
+use crate::webhook::Replayed;
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
+    if let Some(answer) = unless(&request, &["GET"]) {
         return answer;
     }
-    answer(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+    respond(&request, answer(&request, &shared).await)
 }
 
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
@@ -34,9 +43,72 @@ async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, 
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (deliveries, last) = status::page(found.iter().map(to_json), full);
     let next = last.and_then(|last| found.get(last)).map(|delivery| delivery.id.to_string());
-    Ok(HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .json(json!({ "deliveries": deliveries, "next": next })))
+    Ok(HttpResponse::Ok().json(json!({ "deliveries": deliveries, "next": next })))
+}
+
+/// `GET /api/v1/webhooks/deliveries/{id}`
+pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["GET"]) {
+        return answer;
+    }
+    let answer = async { shown(&request, parse_id(&id)?, &shared).await };
+    respond(&request, answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToReplay {
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
+pub(super) async fn replay(
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["POST"]) {
+        return answer;
+    }
+    let answer = async {
+        let id = parse_id(&id)?;
+        let said: ToReplay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
+        match shared.webhooks.replay(id, said.force).await.map_err(|error| problem(error, &request))? {
+            Replayed::Queued | Replayed::UnderWay => {
+                let mut answer = shown(&request, id, &shared).await?;
+                *answer.status_mut() = StatusCode::ACCEPTED;
+                Ok(answer)
+            }
+            Replayed::NoDelivery => Err(no_such_delivery()),
+            Replayed::HasSucceeded => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "has-succeeded",
+                r#"this delivery has succeeded; to send it again all the same, say {"force": true}"#,
+            )),
+            Replayed::NoEndpoint => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "endpoint-removed",
+                "the endpoint of this delivery is not there any more; make one of its name to send it again",
+            )),
+        }
+    };
+    respond(&request, answer.await)
+}
+
+pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let found = shared.engine.delivery(id).await.map_err(|error| status::problem(error, request))?;
+    let found = found.ok_or_else(no_such_delivery)?;
+    Ok(HttpResponse::Ok().json(to_json(&found)))
+}
+
+fn parse_id(text: &str) -> Result<DeliveryId, Problem> {
+    text.parse().map_err(|_| no_such_delivery())
+}
+
+fn no_such_delivery() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no-such-delivery", "there is no such delivery, or it was removed as old")
 }
 
 fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
@@ -68,7 +140,7 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
     Ok(wanted)
 }
 
-fn to_json(delivery: &DeliveryRecord) -> Value {
+pub(super) fn to_json(delivery: &DeliveryRecord) -> Value {
     json!({
         "id": delivery.id.to_string(),
         "event_id": format!("evt_{}", delivery.event),
@@ -87,11 +159,17 @@ fn to_json(delivery: &DeliveryRecord) -> Value {
 fn attempt_json(attempt: &Attempt) -> Value {
     json!({
         "number": attempt.number,
+        "trigger": attempt.trigger.name(),
         "started_at": attempt.started_at.to_string(),
         "duration_ms": u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
+        "dns_ms": milliseconds(attempt.timings.dns),
+        "connect_ms": milliseconds(attempt.timings.connect),
+        "first_byte_ms": milliseconds(attempt.timings.first_byte),
+        "remote_address": attempt.remote.map(|address| address.to_string()),
         "status": attempt.outcome.status(),
         "error": attempt.outcome.error_class(),
         "note": attempt.note,
-        "response_body": String::from_utf8_lossy(&attempt.response_body),
+        "response_headers": attempt.response_headers.iter().cloned().map(|(name, value)| (name, value.into())).collect::<Map<_, _>>(),
+        "response_body": value_json(&attempt.response_body),
     })
 }

@@ -1,0 +1,99 @@
+//! The server's own keys: from the file the configuration names, or from one in the data folder, which is made at the
+//! first start.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::config::Auth;
+use crate::keyring::ServerKeys;
+
+const FILE_NAME: &str = "longshore.key";
+
+/// What the file is called until all of it is on the disk.
+const UNFINISHED_NAME: &str = "longshore.key.new";
+
+/// The keys of this server. The data folder belongs to this process already, so nobody else makes them meanwhile.
+pub(super) fn open(config: &Auth, data_dir: &Path) -> anyhow::Result<ServerKeys> {
+    match &config.server_keys {
+        Some(keys) => Ok(keys.clone()),
+        None => open_in(data_dir).with_context(|| format!("could not use {}", data_dir.join(FILE_NAME).display())),
+    }
+}
+
+fn open_in(data_dir: &Path) -> anyhow::Result<ServerKeys> {
+    let path = data_dir.join(FILE_NAME);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            warn_if_open_to_others(&path)?;
+            Ok(ServerKeys::parse(&text)?)
+        }
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            let keys = ServerKeys::generate(rand::random(), rand::random());
+            write(data_dir, keys.to_text().as_bytes())?;
+            Ok(keys)
+        }
+        Err(why) => Err(why.into()),
+    }
+}
+
+/// Writes the file so that it is there whole or not at all, whatever ends the process, and stays there.
+fn write(data_dir: &Path, text: &[u8]) -> io::Result<()> {
+    let unfinished = data_dir.join(UNFINISHED_NAME);
+    match fs::remove_file(&unfinished) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, data_dir.join(FILE_NAME))?;
+    File::open(data_dir)?.sync_all()
+}
+
+fn warn_if_open_to_others(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!("others on this machine may read or change {}; run chmod 600 on it", path.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_are_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        // What a start that was cut short has left behind.
+        fs::write(folder.path().join(UNFINISHED_NAME), "0a:").unwrap();
+        let auth = crate::config::Config::default().auth;
+        let made = open(&auth, folder.path()).unwrap();
+        let mode = fs::metadata(folder.path().join(FILE_NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing unfinished is left");
+        assert_eq!(open(&auth, folder.path()).unwrap(), made);
+
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(open(&auth, other.path()).unwrap(), made, "each server has its own");
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_an_error_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        fs::write(&path, "").unwrap();
+        let error = open(&crate::config::Config::default().auth, folder.path()).unwrap_err();
+        let said = format!("{error:#}");
+        assert!(said.starts_with("could not use ") && said.ends_with("on a line of its own"), "{said}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    }
+}

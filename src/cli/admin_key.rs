@@ -1,0 +1,26 @@
+//! `longshore admin-key`: makes a key for managing webhooks.
+
+use std::io::Write;
+
+use clap::Command;
+
+use crate::cli::Failure;
+use crate::cli::print;
+use crate::keyring::AdminKey;
+use crate::keyring::AdminKeyHash;
+
+pub(super) fn command() -> Command {
+    Command::new("admin-key")
+        .about("Make a key for managing webhooks, and the line that lets the server know it")
+        .after_help("The key is on the first line. It is kept nowhere: only its hash belongs in the configuration.")
+}
+
+pub(super) fn run(out: &mut dyn Write) -> Result<(), Failure> {
+    let key = AdminKey::generate(rand::random());
+    let hash = AdminKeyHash::of(key.expose().as_bytes());
+    let text = format!(
+        "{}\n\n# The line above is the key, shown this once. This goes into the configuration:\n[auth]\nadmin_keys = [\"{hash}\"]\n",
+        key.expose()
+    );
+    print(out, &text)
+}

@@ -1,0 +1,128 @@
+//! What is not wanted, whatever else is in order with it.
+
+use std::time::Duration;
+
+use crate::domain::facts::Facts;
+use crate::domain::upload::Failure;
+
+/// Which uploads are refused once it is known what they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Types that may be; all may where there are none.
+    pub allowed_types: Vec<TypePattern>,
+    /// The longest media. What does not say how long it is passes.
+    pub max_duration: Option<Duration>,
+    /// The most bytes of a type. The first that fits counts.
+    pub max_sizes: Vec<(TypePattern, u64)>,
+}
+
+/// `video/mp4`, or `video/*` for all of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypePattern(String);
+
+impl TypePattern {
+    /// `None` for what is no media type.
+    pub fn new(text: &str) -> Option<Self> {
+        let word = |word: &str| {
+            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+        };
+        let (kind, rest) = text.split_once('/')?;
+        (word(kind) && (rest == "*" || word(rest))).then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    fn fits(&self, content_type: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => content_type.starts_with(prefix),
+            None => self.0 == content_type,
+        }
+    }
+}
+
+impl Policy {
+    /// Why an upload with these facts and this size is refused, if it is.
+    pub fn objection(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
+        let Facts { content_type, media } = facts;
+        if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
+            let message = format!("by its content the upload is {content_type}, which is not accepted here");
+            return Some(refusal("type-not-allowed", message, 415));
+        }
+        let limit = self.max_sizes.iter().find(|(pattern, _)| pattern.fits(content_type));
+        if let Some((_, limit)) = limit.filter(|(_, limit)| size_bytes > *limit) {
+            let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
+            return Some(refusal("too-large-for-type", message, 413));
+        }
+        let duration = media.as_ref().and_then(|media| media.duration_ms).map(Duration::from_millis);
+        let (max, duration) = self.max_duration.zip(duration)?;
+        (duration > max).then(|| {
+            let message =
+                format!("it lasts {} s, and at most {} s are accepted here", seconds(duration), max.as_secs());
+            refusal("media-too-long", message, 422)
+        })
+    }
+}
+
+fn refusal(code: &str, message: String, status: u16) -> Failure {
+    Failure { code: code.to_owned(), message, status: Some(status) }
+}
+
+/// Never less than it is.
+fn seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::facts::Media;
+
+    fn facts(content_type: &str, duration_ms: Option<u64>) -> Facts {
+        Facts { content_type: content_type.to_owned(), media: Some(Media { duration_ms, tracks: vec![] }) }
+    }
+
+    fn pattern(text: &str) -> TypePattern {
+        TypePattern::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_is_a_type_or_all_of_a_kind() {
+        for (text, fitting, other) in [
+            ("video/mp4", "video/mp4", "video/mp4v"),
+            ("Video/MP4", "video/mp4", "audio/mp4"),
+            ("video/*", "video/webm", "videos/webm"),
+            ("image/svg+xml", "image/svg+xml", "image/svg"),
+        ] {
+            assert!(pattern(text).fits(fitting) && !pattern(text).fits(other), "{text}");
+        }
+        for wrong in ["", "video", "video/", "/mp4", "*/*", "*", "video/mp4; codecs=x", "video/m*", "a/b/c", "vidéo/x"]
+        {
+            assert_eq!(TypePattern::new(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_refused_with_its_reason() {
+        let policy = Policy {
+            allowed_types: vec![pattern("video/*"), pattern("audio/mp4")],
+            max_duration: Some(Duration::from_secs(60)),
+            max_sizes: vec![(pattern("video/webm"), 5), (pattern("video/*"), 10)],
+        };
+        let said = |facts: Facts, size| {
+            let failure = policy.objection(&facts, size)?;
+            assert!(failure.message.len() > 20 && failure.status.is_some(), "{failure:?}");
+            Some((failure.code, failure.status?))
+        };
+        let refused = |code: &str, status| Some((code.to_owned(), status));
+        assert_eq!(said(facts("video/mp4", Some(60_000)), 10), None);
+        assert_eq!(said(facts("video/mp4", None), 10), None, "it does not say how long it is");
+        assert_eq!(said(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
+        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", 422));
+        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", 413));
+        assert_eq!(said(facts("video/webm", Some(1)), 6), refused("too-large-for-type", 413), "the first that fits");
+        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", 415));
+        assert_eq!(
+            said(Facts { content_type: "audio/mp3".to_owned(), media: None }, 1),
+            refused("type-not-allowed", 415)
+        );
+        assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! The server's own keys, and what is made of them.
+//!
+//! Owns the form of a key file, the keys for single purposes that are derived from those in it, and the two kinds of
+//! text that such keys or chance make: tokens for reporting stages, and keys of the admin API. Promises that no key
+//! prints itself. Reads no file, makes no random bytes and asks nobody who they are: that is for those who use it.
+
+mod admin;
+mod keys;
+mod stage_token;
+
+pub use admin::AdminKey;
+pub use admin::AdminKeyHash;
+pub use admin::InvalidHash;
+pub use keys::DerivedKey;
+pub use keys::DerivedKeys;
+pub use keys::InvalidKeys;
+pub use keys::ServerKeys;
+pub use stage_token::StageTokens;

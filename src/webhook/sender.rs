@@ -1,0 +1,246 @@
+//! The sender as a whole: opened on an outbox, handed out to those who watch and change it, and run until told to stop.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::endpoint::Endpoint as Stored;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::endpoint::Origin;
+use crate::keyring::StageTokens;
+use crate::state;
+use crate::state::Outbox;
+use crate::webhook::address::EgressRules;
+use crate::webhook::admin::Admin;
+use crate::webhook::beat::Beat;
+use crate::webhook::courier::Clock;
+use crate::webhook::courier::Courier;
+use crate::webhook::delivery::Dispatcher;
+use crate::webhook::delivery::Test;
+use crate::webhook::egress::Egress;
+use crate::webhook::endpoint::Endpoint;
+use crate::webhook::gate::Lookup;
+use crate::webhook::gate::system_lookup;
+use crate::webhook::lanes::Lanes;
+use crate::webhook::metrics::Metrics;
+use crate::webhook::record::LAST_TRIES;
+use crate::webhook::record::Recorder;
+use crate::webhook::record::Recording;
+use crate::webhook::settings::InvalidSettings;
+use crate::webhook::settings::Settings;
+use crate::webhook::upkeep::Upkeep;
+use crate::webhook::vault::Vault;
+
+/// Tests that may wait to be sent.
+const WAITING_TESTS: usize = 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    #[error("two endpoints are called {0}")]
+    TwoOfOneName(EndpointId),
+    #[error("an endpoint of the configuration is called {0}, and one made by API is too")]
+    NameTaken(EndpointId),
+    #[error("could not set up the client for webhooks")]
+    Client(#[source] reqwest::Error),
+    #[error("could not set up TLS for webhooks: {0}")]
+    Tls(String),
+    #[error("could not open the outbox")]
+    Outbox(#[from] state::Error),
+}
+
+/// What a sender works with.
+pub struct Parts {
+    pub outbox: Arc<dyn Outbox>,
+    pub rules: Arc<EgressRules>,
+    pub vault: Vault,
+    pub settings: Settings,
+    pub clock: Clock,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Sends deliveries until told to stop.
+pub struct Sender {
+    outbox: Arc<dyn Outbox>,
+    lanes: Arc<Lanes>,
+    slots: Arc<Semaphore>,
+    settings: Settings,
+    clock: Clock,
+    egress: Egress,
+    stage_tokens: Option<StageTokens>,
+    metrics: Metrics,
+    beat: Beat,
+    admin: Admin,
+    tests: mpsc::Receiver<Test>,
+    replays: Arc<Notify>,
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints: Vec<_> = self.lanes.all().iter().map(|lane| lane.endpoint()).collect();
+        f.debug_struct("Sender")
+            .field("endpoints", &endpoints)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    /// Tells the outbox of the endpoints of the configuration, and takes over those that were made by API.
+    pub async fn open(parts: Parts, configured: Vec<Endpoint>) -> Result<Self, Error> {
+        Self::open_with(parts, configured, system_lookup()).await
+    }
+
+    pub(super) async fn open_with(parts: Parts, configured: Vec<Endpoint>, lookup: Lookup) -> Result<Self, Error> {
+        let Parts { outbox, rules, vault, settings, clock } = parts;
+        settings.check()?;
+        for (index, endpoint) in configured.iter().enumerate() {
+            if configured[..index].iter().any(|other| other.id() == endpoint.id()) {
+                return Err(Error::TwoOfOneName(endpoint.id().clone()));
+            }
+        }
+        let egress = Egress::new(settings.clone(), Arc::clone(&rules), lookup).map_err(Error::Client)?;
+        if configured.iter().any(Endpoint::is_https) {
+            egress.prepare_tls(Origin::Config).map_err(|why| Error::Tls(why.clone()))?;
+        }
+        let endpoints = open_endpoints(&*outbox, &vault, configured, &clock).await?;
+        let lanes = Arc::new(Lanes::new(endpoints));
+        let (trials, tests) = mpsc::channel(WAITING_TESTS);
+        let (beat, replays) = (Beat::new(settings.max_due_age), Arc::new(Notify::new()));
+        let admin = Admin::new(
+            Parts { outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: Arc::clone(&clock) },
+            Arc::clone(&lanes),
+            trials,
+            Arc::clone(&replays),
+        );
+        let slots = Arc::new(Semaphore::new(settings.max_in_flight.min(Semaphore::MAX_PERMITS)));
+        let (metrics, stage_tokens) = (Metrics::default(), None);
+        Ok(Self { outbox, lanes, slots, settings, clock, egress, stage_tokens, metrics, beat, admin, tests, replays })
+    }
+
+    /// Sends each receiver, with news of an upload, what it needs to report stages of that.
+    #[must_use]
+    pub fn with_stage_tokens(self, tokens: StageTokens) -> Self {
+        Self { stage_tokens: Some(tokens), ..self }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// For those who change endpoints and ask for deliveries again.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// For those who want to know whether it is well.
+    pub fn beat(&self) -> &Beat {
+        &self.beat
+    }
+
+    /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout, and returns once every
+    /// result is written.
+    pub async fn run(self, stop: CancellationToken) {
+        let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
+        let (state, recording) = watch::channel(Recording::Works);
+        let abort = CancellationToken::new();
+        let upkeep = Upkeep {
+            outbox: Arc::clone(&self.outbox),
+            lanes: Arc::clone(&self.lanes),
+            settings: self.settings.clone(),
+            clock: Arc::clone(&self.clock),
+            metrics: self.metrics.clone(),
+            beat: self.beat.clone(),
+            replays: self.replays,
+        };
+        let recorder = Recorder {
+            outbox: Arc::clone(&self.outbox),
+            lanes: Arc::clone(&self.lanes),
+            clock: Arc::clone(&self.clock),
+            metrics: self.metrics.clone(),
+            state,
+            closing: abort.clone(),
+            last_tries: LAST_TRIES,
+        };
+        let dispatcher = Dispatcher {
+            outbox: self.outbox,
+            lanes: self.lanes,
+            slots: self.slots,
+            recording,
+            tests: self.tests,
+            beat: self.beat,
+            courier: Arc::new(Courier {
+                egress: self.egress,
+                settings: self.settings,
+                clock: self.clock,
+                stage_tokens: self.stage_tokens,
+                metrics: self.metrics,
+                abort,
+                results,
+            }),
+        };
+        // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
+        tokio::join!(dispatcher.run(stop.clone()), recorder.run(incoming), upkeep.run(stop));
+    }
+}
+
+/// Writes the endpoints of the configuration, and reads all there are.
+async fn open_endpoints(
+    outbox: &dyn Outbox,
+    vault: &Vault,
+    configured: Vec<Endpoint>,
+    clock: &Clock,
+) -> Result<Vec<Endpoint>, Error> {
+    for stored in outbox.endpoints().await? {
+        if stored.origin == Origin::Api && configured.iter().any(|endpoint| *endpoint.id() == stored.id) {
+            return Err(Error::NameTaken(stored.id));
+        }
+    }
+    outbox.open_for(configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock()).await?;
+    let mut endpoints = Vec::new();
+    for stored in outbox.endpoints().await? {
+        let opened = match configured.iter().find(|endpoint| *endpoint.id() == stored.id) {
+            Some(endpoint) => endpoint.with(stored).ok(),
+            None => open_sealed(outbox, vault, stored, clock).await?,
+        };
+        endpoints.extend(opened);
+    }
+    Ok(endpoints)
+}
+
+/// An endpoint made by API, sealed under the newest key from now on. `None` when its secrets cannot be read: then its
+/// deliveries wait until they can.
+async fn open_sealed(
+    outbox: &dyn Outbox,
+    vault: &Vault,
+    stored: Stored,
+    clock: &Clock,
+) -> Result<Option<Endpoint>, Error> {
+    let id = stored.id.clone();
+    let private = match vault.open(&id, &stored.sealed) {
+        Ok(private) => private,
+        Err(why) => {
+            tracing::error!(endpoint = %id, "nothing is sent to an endpoint whose secrets cannot be read: {why}");
+            return Ok(None);
+        }
+    };
+    let stored = if vault.is_current(&stored.sealed) {
+        stored
+    } else {
+        let sealed = vault.seal(&id, &private, clock());
+        tracing::info!(endpoint = %id, "its secrets are encrypted under the newest server key from now on");
+        outbox.put_endpoint(Stored { sealed, ..stored }, clock()).await?
+    };
+    Ok(Endpoint::new(stored, private).ok())
+}

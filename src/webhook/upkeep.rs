@@ -1,0 +1,230 @@
+//! What goes on beside sending: replays, forgetting what is old, and looking at the queue.
+//!
+//! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
+//! where the outbox says it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::endpoint::EndpointId;
+use crate::state;
+use crate::state::Horizon;
+use crate::state::Outbox;
+use crate::state::ReplayJob;
+use crate::state::ReplayState;
+use crate::webhook::beat::Beat;
+use crate::webhook::courier::Clock;
+use crate::webhook::lanes::Lanes;
+use crate::webhook::metrics::Metrics;
+use crate::webhook::outage::Outage;
+use crate::webhook::settings::Settings;
+
+/// How often to look for replays that nobody rang for: those of before the start.
+const LOOK_FOR_REPLAYS: Duration = Duration::from_secs(30);
+
+/// Between two pieces of a replay, and of forgetting.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// How often old rows are looked for; the first time this long after the start, when there is other work.
+const FORGET_EVERY: Duration = Duration::from_hours(1);
+const FORGET_FIRST: Duration = Duration::from_mins(1);
+
+/// How many rows are removed in one transaction.
+const PIECE: u32 = 500;
+
+/// How often the queue is looked at.
+const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
+
+pub(super) struct Upkeep {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) beat: Beat,
+    /// Rings when a replay was begun.
+    pub(super) replays: Arc<Notify>,
+}
+
+impl Upkeep {
+    /// Goes on until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.replay() => {}
+            () = self.forget() => {}
+            () = self.look() => {}
+        }
+    }
+
+    async fn replay(&self) {
+        let mut outage = Outage::none("carry on a replay");
+        loop {
+            let pause = match self.replay_piece().await {
+                Ok(Some(pause)) => {
+                    outage.over();
+                    pause
+                }
+                Ok(None) => {
+                    outage.over();
+                    // Whether it rang or not, it is looked.
+                    let _ = timeout(LOOK_FOR_REPLAYS, self.replays.notified()).await;
+                    continue;
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Does a piece of the oldest replay, and says how long to wait before the next. `None` without a replay.
+    async fn replay_piece(&self) -> state::Result<Option<Duration>> {
+        let jobs = self.outbox.replay_jobs().await?;
+        let running = jobs.into_iter().filter(|job| job.state == ReplayState::Running);
+        let Some(before) = running.min_by_key(|job| (job.created_at, job.id)) else { return Ok(None) };
+        let rate = self.settings.replay_rate.max(1);
+        let limit = rate.div_ceil(4).min(PIECE);
+        let after = self.outbox.advance_replay(before.id, limit, (self.clock)()).await?;
+        if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
+            tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
+        }
+        Ok(Some(pause_after(&before, after.as_ref(), rate)))
+    }
+
+    async fn forget(&self) {
+        let mut outage = Outage::none("remove old deliveries");
+        sleep(FORGET_FIRST).await;
+        loop {
+            let now = (self.clock)();
+            let horizon =
+                Horizon { finished: now.minus(self.settings.keep_finished), dead: now.minus(self.settings.keep_dead) };
+            let pause = match self.outbox.prune(horizon, PIECE).await {
+                Ok(0) => {
+                    outage.over();
+                    FORGET_EVERY
+                }
+                Ok(_) => BREATH,
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Shows operators the queue, and notices what is not sent although it could be.
+    async fn look(&self) {
+        let mut outage = Outage::none("look at the queue of webhooks");
+        loop {
+            let pause = match self.look_once().await {
+                Ok(()) => {
+                    outage.over();
+                    LOOK_AT_QUEUE
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    async fn look_once(&self) -> state::Result<()> {
+        self.metrics.show_endpoints(self.lanes.count_states());
+        let lanes = self.lanes.all();
+        let sent_to = lanes.iter().filter(|lane| lane.is_enabled() && !lane.is_spared());
+        let sent_to: Vec<EndpointId> = sent_to.map(|lane| lane.id().clone()).collect();
+        let now = (self.clock)();
+        let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| now.since(due));
+        self.beat.set_oldest_due(oldest);
+        self.metrics.oldest_due.set(oldest.as_secs_f64());
+        self.metrics.show_queue(&self.outbox.backlog(None).await?);
+        Ok(())
+    }
+}
+
+/// As long as what was queued takes at the rate. Events that were only looked at cost next to nothing.
+fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Duration {
+    let queued = after.map_or(0, |after| after.queued.saturating_sub(before.queued));
+    let queued = u32::try_from(queued).unwrap_or(u32::MAX);
+    Duration::from_secs_f64(f64::from(queued) / f64::from(rate)).max(BREATH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::domain::id::DeliveryId;
+    use crate::state::EventPosition;
+    use crate::state::ReplayWhat;
+    use crate::webhook::testing::FakeOutbox;
+    use crate::webhook::testing::TestClock;
+    use crate::webhook::testing::wall_clock;
+
+    fn job(queued: u64) -> ReplayJob {
+        let now = wall_clock();
+        ReplayJob {
+            id: DeliveryId::new(now, rand::random()),
+            endpoint: EndpointId::new("app").unwrap(),
+            what: ReplayWhat::Dead,
+            from: now,
+            before: now,
+            state: ReplayState::Running,
+            cursor: EventPosition(0),
+            queued,
+            created_at: now,
+            finished_at: None,
+        }
+    }
+
+    fn upkeep(outbox: &Arc<FakeOutbox>) -> Upkeep {
+        Upkeep {
+            outbox: Arc::clone(outbox) as _,
+            lanes: Arc::default(),
+            settings: Settings::default(),
+            clock: TestClock::default().clock(),
+            metrics: Metrics::default(),
+            beat: Beat::new(Duration::ZERO),
+            replays: Arc::default(),
+        }
+    }
+
+    /// webhooks L3: rate-limited.
+    #[test]
+    fn a_replay_rests_for_what_it_has_queued() {
+        assert_eq!(pause_after(&job(10), Some(&job(60)), 200), Duration::from_millis(250));
+        assert_eq!(pause_after(&job(10), Some(&job(10)), 200), BREATH, "nothing was queued");
+        assert_eq!(pause_after(&job(10), None, 200), BREATH, "it is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replays_are_carried_on_oldest_first_until_they_end() {
+        let outbox = Arc::new(FakeOutbox::default());
+        let (first, second) = (job(0), ReplayJob { created_at: wall_clock().plus(Duration::from_secs(1)), ..job(0) });
+        for job in [&second, &first] {
+            state::Outbox::begin_replay(&*outbox, job.clone()).await.unwrap();
+        }
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
+        outbox.until(|| outbox.jobs_done() == [first.id, second.id]).await;
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    /// webhooks L6: pieces, until nothing is left, and again an hour later.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_is_removed_in_pieces() {
+        let outbox = Arc::new(FakeOutbox::default());
+        outbox.set_old_rows(1_200);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
+        sleep(FORGET_FIRST).await;
+        outbox.until(|| outbox.prunes() == [500, 500, 200, 0]).await;
+        outbox.set_old_rows(1);
+        sleep(FORGET_EVERY).await;
+        outbox.until(|| outbox.prunes() == [500, 500, 200, 0, 1, 0]).await;
+        stop.cancel();
+        running.await.unwrap();
+    }
+}

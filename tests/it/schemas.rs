@@ -1,0 +1,82 @@
+//! The schemas of events, as the server serves them.
+
+use serde_json::Value;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+
+const INDEX: &str = "/api/v1/webhooks/schemas";
+
+/// Follows `$ref`s from file to file, as a validator that was given this address would.
+async fn resolves(client: &mut Client, url: String) {
+    let answer = client.get(&url).await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/schema+json")), "{url}");
+    let mut found = vec![answer.json()];
+    let mut files = Vec::new();
+    while let Some(value) = found.pop() {
+        match value {
+            Value::Object(members) => {
+                files.extend(
+                    members.get("$ref").and_then(Value::as_str).filter(|to| !to.starts_with('#')).map(str::to_owned),
+                );
+                found.extend(members.into_iter().map(|(_, value)| value));
+            }
+            Value::Array(items) => found.extend(items),
+            _ => {}
+        }
+    }
+    let folder = url.rsplit_once('/').unwrap().0.to_owned();
+    for file in files {
+        Box::pin(resolves(client, format!("{folder}/{file}"))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_schema_is_served_with_all_that_it_refers_to() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let index = client.get(INDEX).await;
+    assert_eq!((index.status, index.header("content-type")), (200, Some("application/json")));
+    let index = index.json();
+    let schemas = index["schemas"].as_object().unwrap();
+    assert!(schemas.contains_key("upload.completed") && schemas.contains_key("webhook.ping"), "{schemas:?}");
+    for (kind, url) in schemas {
+        let url = url.as_str().unwrap();
+        let schema = client.get(url).await.json();
+        assert_eq!(schema["properties"]["type"]["const"], kind.as_str(), "{url}");
+        let file = client.get(&format!("{url}.schema.json")).await;
+        assert_eq!(file.json(), schema, "under the name of its file too");
+        resolves(&mut client, url.to_owned()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_known_is_not_sent_again() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    for path in [INDEX.to_owned(), format!("{INDEX}/upload.completed")] {
+        let first = client.get(&path).await;
+        let tag = first.header("etag").unwrap().to_owned();
+        assert_eq!(first.header("cache-control"), Some("max-age=3600"));
+        let list = format!("\"x\", {tag}");
+        for known in [tag.as_str(), list.as_str()] {
+            let again = client.request("GET", &path, &[("If-None-Match", known)], b"").await;
+            assert_eq!((again.status, again.header("etag"), again.body.len()), (304, Some(tag.as_str()), 0));
+        }
+        assert_eq!(client.request("GET", &path, &[("If-None-Match", "\"x\"")], b"").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_type_is_said_to_be_none() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    for name in
+        ["upload", "upload.nothing", ".schema.json", "upload.completed.schema.json.schema.json", "..%2Fwebhooks"]
+    {
+        let answer = client.get(&format!("{INDEX}/{name}")).await;
+        assert_eq!(answer.status, 404, "{name}");
+        assert_eq!(answer.json()["type"], "urn:longshore:problem:no-such-type", "{name}");
+    }
+    assert_eq!(client.request("POST", INDEX, &[], b"").await.status, 405);
+}

@@ -1,0 +1,450 @@
+//! Webhooks administered over HTTP: endpoints made, changed, rotated, paused, tried out; deliveries sent again; and
+//! every way to ask for it wrongly.
+
+use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::client::Answer;
+use crate::support::client::Client;
+use crate::support::process::Process;
+use crate::support::receiver::SECRET;
+use crate::support::scripted::Reply;
+use crate::support::scripted::Scripted;
+use crate::support::scripted::closed_port;
+
+const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Receivers of tests are on loopback, where only an operator lets them be.
+const OPEN_TO_LOOPBACK: &str = "[webhooks]\nallow_networks = ['127.0.0.0/8']\n";
+
+async fn started() -> (TestApp, Client) {
+    let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
+        config.webhooks.retry_schedule = vec![Duration::from_millis(50)];
+        config.webhooks.retry_jitter_percent = 0;
+    })
+    .await;
+    let client = app.client().await;
+    (app, client)
+}
+
+fn url_of(receiver: &Scripted) -> String {
+    format!("http://{}/hook", receiver.address)
+}
+
+async fn ask(client: &mut Client, method: &str, path: &str, body: Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let headers = [("Content-Type", "application/json")];
+    client.request(method, &format!("/api/v1/webhooks{path}"), &headers, body.as_bytes()).await
+}
+
+async fn done(client: &mut Client, method: &str, path: &str, body: Value) -> Value {
+    let answer = ask(client, method, path, body).await;
+    assert!((200..300).contains(&answer.status), "{method} {path}: {answer:?}");
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    if answer.status == 204 { Value::Null } else { answer.json() }
+}
+
+/// An endpoint for this receiver, which knows [`SECRET`].
+async fn make(client: &mut Client, name: &str, receiver: &Scripted) -> Value {
+    done(client, "POST", "/endpoints", json!({ "id": name, "url": url_of(receiver), "secret": SECRET })).await
+}
+
+async fn upload(client: &mut Client) -> String {
+    let path = client.create(11).await;
+    assert_eq!(client.patch(&path, 0, b"hello world").await.status, 204);
+    path
+}
+
+async fn deliveries_until(client: &mut Client, query: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let began = Instant::now();
+    loop {
+        let found = done(client, "GET", &format!("/deliveries?{query}"), Value::Null).await;
+        let found = found["deliveries"].as_array().unwrap().clone();
+        if enough(&found) {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain: {found:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// webhooks A1, A4, H9.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_made_changed_and_removed() {
+    let (_app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    let made = make(&mut client, "made", &receiver).await;
+    assert_eq!(made["secret"], SECRET, "once");
+    assert_eq!((&made["origin"], &made["state"]), (&json!("api"), &json!("enabled")));
+    upload(&mut client).await;
+    receiver.wait_for_kind("upload.completed").await;
+
+    for path in ["/endpoints", "/endpoints/made"] {
+        let shown = done(&mut client, "GET", path, Value::Null).await.to_string();
+        assert!(shown.contains("\"made\"") && !shown.contains(SECRET), "{shown}");
+    }
+    let other = Scripted::start(SECRET).await;
+    let change = json!({ "url": url_of(&other), "events": ["upload.created"], "max_in_flight": 1, "timeout_ms": 2000 });
+    let changed = done(&mut client, "PATCH", "/endpoints/made", change).await;
+    assert_eq!((&changed["events"], &changed["max_in_flight"]), (&json!(["upload.created"]), &json!(1)));
+    assert_eq!(changed["ordering"], "per_upload", "what was not said stays");
+    let undone = done(&mut client, "PATCH", "/endpoints/made", json!({ "max_in_flight": null })).await;
+    assert_eq!((&undone["max_in_flight"], &undone["timeout_ms"]), (&Value::Null, &json!(2000)));
+    upload(&mut client).await;
+    other.wait_for_count(1).await;
+
+    done(&mut client, "DELETE", "/endpoints/made", Value::Null).await;
+    assert_eq!(ask(&mut client, "GET", "/endpoints/made", Value::Null).await.status, 404);
+    assert_eq!(ask(&mut client, "DELETE", "/endpoints/made", Value::Null).await.status, 404);
+    upload(&mut client).await;
+    let all = deliveries_until(&mut client, "limit=100", |_| true).await;
+    assert_eq!(
+        (all.len(), other.heard().len()),
+        (7, 1),
+        "six of the first upload, one of the second, none of the third"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_outlives_a_restart() {
+    let (mut app, mut client) = started().await;
+    let receiver = Scripted::start(OTHER_SECRET).await;
+    let body = json!({ "url": url_of(&receiver), "secret": OTHER_SECRET, "headers": { "X-Team": "video" } });
+    let made = done(&mut client, "POST", "/endpoints", body).await;
+    assert_eq!(made["headers"], json!(["x-team"]), "names, not values");
+    let path = format!("/endpoints/{}", made["id"].as_str().unwrap());
+    app.restart().await;
+    let mut client = app.client().await;
+    let found = done(&mut client, "GET", &path, Value::Null).await;
+    assert_eq!(found["url"], made["url"]);
+    upload(&mut client).await;
+    let heard = receiver.wait_for_kind("upload.completed").await;
+    assert_eq!(heard[0].headers["x-team"], "video");
+    let database = std::fs::read(app.data_dir().join("longshore.db")).unwrap();
+    let wal = std::fs::read(app.data_dir().join("longshore.db-wal")).unwrap_or_default();
+    for secret in [&OTHER_SECRET[6..], "video"] {
+        let found = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!found(&database) && !found(&wal), "webhooks S11: nothing secret is readable in the database");
+    }
+}
+
+/// webhooks H10: during the overlap a receiver with either secret accepts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_secret_signs_beside_the_old_one() {
+    let (_app, mut client) = started().await;
+    let old = Scripted::start(SECRET).await;
+    make(&mut client, "rotated", &old).await;
+    let rotated = done(&mut client, "POST", "/endpoints/rotated/rotate", json!({ "overlap_ms": 60_000 })).await;
+    let new_secret = rotated["secret"].as_str().unwrap().to_owned();
+    assert_ne!(new_secret, SECRET);
+    assert_eq!(rotated["keys"].as_array().unwrap().len(), 2);
+    assert!(rotated["keys"][1]["expires_at"].is_string(), "{rotated}");
+    client.create(1).await;
+    let heard = old.wait_for_count(1).await;
+    assert_eq!(heard[0].headers["webhook-signature"].split(' ').count(), 2);
+
+    let new = Scripted::start(&new_secret).await;
+    done(&mut client, "PATCH", "/endpoints/rotated", json!({ "url": url_of(&new) })).await;
+    client.create(1).await;
+    new.wait_for_count(1).await;
+    done(&mut client, "POST", "/endpoints/rotated/rotate", json!({ "overlap_ms": 0, "secret": OTHER_SECRET })).await;
+    let newest = Scripted::start(OTHER_SECRET).await;
+    done(&mut client, "PATCH", "/endpoints/rotated", json!({ "url": url_of(&newest) })).await;
+    client.create(1).await;
+    let heard = newest.wait_for_count(1).await;
+    let signatures = heard[0].headers["webhook-signature"].split(' ').count();
+    assert_eq!(signatures, 2, "the one that was replaced at once is gone, the one before it has its minute");
+}
+
+/// webhooks A5.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_tried_out() {
+    let (_app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    make(&mut client, "tried", &receiver).await;
+    let tested = done(&mut client, "POST", "/endpoints/tried/test", Value::Null).await;
+    assert_eq!((&tested["type"], &tested["state"]), (&json!("webhook.ping"), &json!("succeeded")));
+    assert_eq!((&tested["attempts"][0]["status"], &tested["attempts"][0]["trigger"]), (&json!(204), &json!("test")));
+    assert_eq!(tested["attempts"][0]["remote_address"], "127.0.0.1");
+
+    done(&mut client, "POST", "/endpoints/tried/pause", Value::Null).await;
+    receiver.always(Reply::Status("500 Oops"));
+    let failed = done(&mut client, "POST", "/endpoints/tried/test", Value::Null).await;
+    assert_eq!((&failed["state"], &failed["attempts"][0]["status"]), (&json!("cancelled"), &json!(500)));
+    assert_eq!(receiver.heard().len(), 2, "also while it is paused, and once");
+}
+
+/// webhooks E6, O7.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_keeps_and_a_resume_sends_or_drops() {
+    let (_app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    make(&mut client, "paused", &receiver).await;
+    let paused = done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
+    assert_eq!(paused["state"], "paused");
+    client.create(1).await;
+    deliveries_until(&mut client, "state=paused", |found| found.len() == 1).await;
+    assert_eq!(done(&mut client, "GET", "/endpoints/paused", Value::Null).await["backlog"]["paused"], 1);
+    assert_eq!(done(&mut client, "POST", "/endpoints/paused/resume", Value::Null).await["state"], "enabled");
+    receiver.wait_for_count(1).await;
+
+    done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
+    client.create(1).await;
+    done(&mut client, "POST", "/endpoints/paused/resume", json!({ "backlog": "cancel" })).await;
+    deliveries_until(&mut client, "state=cancelled", |found| found.len() == 1).await;
+    assert_eq!(done(&mut client, "POST", "/pause", Value::Null).await, json!({ "paused": 1 }));
+    client.create(1).await;
+    deliveries_until(&mut client, "state=paused", |found| found.len() == 1).await;
+    assert_eq!(done(&mut client, "POST", "/resume", Value::Null).await, json!({ "resumed": 1 }));
+    receiver.wait_for_count(2).await;
+}
+
+/// webhooks L3, L4.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_died_is_sent_again_and_what_succeeded_only_by_force() {
+    let (_app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Status("500 Oops"));
+    make(&mut client, "again", &receiver).await;
+    client.create(1).await;
+    let dead = deliveries_until(&mut client, "state=dead", |found| found.len() == 1).await;
+    receiver.always(Reply::Status("204 No Content"));
+    let path = format!("/deliveries/{}", dead[0]["id"].as_str().unwrap());
+    assert_eq!(ask(&mut client, "POST", &format!("{path}/replay"), Value::Null).await.status, 202);
+    deliveries_until(&mut client, "state=succeeded", |found| found.len() == 1).await;
+    let heard = receiver.heard();
+    assert_eq!(heard.iter().map(|request| request.attempt()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(heard.iter().all(|request| request.id == heard[0].id && request.raw == heard[0].raw), "webhooks H2, P7");
+    let shown = done(&mut client, "GET", &path, Value::Null).await;
+    assert_eq!(shown["attempts"][2]["trigger"], "manual");
+
+    let refused = ask(&mut client, "POST", &format!("{path}/replay"), Value::Null).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (409, "has-succeeded"));
+    let forced = ask(&mut client, "POST", &format!("{path}/replay"), json!({ "force": true })).await;
+    assert_eq!(forced.status, 202);
+    receiver.wait_for_count(4).await;
+}
+
+/// webhooks L3: events of before the endpoint was there, in a job that can be watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_sends_what_an_endpoint_has_missed() {
+    let (_app, mut client) = started().await;
+    let paths = [upload(&mut client).await, upload(&mut client).await];
+    let receiver = Scripted::start(SECRET).await;
+    make(&mut client, "late", &receiver).await;
+    let begun = done(&mut client, "POST", "/endpoints/late/replay", json!({ "what": "missed" })).await;
+    let heard = receiver.wait_for_count(12).await;
+    for path in &paths {
+        let sequences: Vec<u64> =
+            heard.iter().filter(|it| path.ends_with(it.upload())).map(|request| request.sequence()).collect();
+        assert_eq!(sequences, [1, 2, 3, 4, 5, 6], "oldest first");
+    }
+    let place = format!("/replays/{}", begun["id"].as_str().unwrap());
+    let began = Instant::now();
+    let job = loop {
+        let job = done(&mut client, "GET", &place, Value::Null).await;
+        if job["state"] == "done" {
+            break job;
+        }
+        assert!(began.elapsed() < PATIENCE, "{job}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(job["queued"], 12);
+    assert_eq!(done(&mut client, "GET", "/replays", Value::Null).await["replays"], json!([job]));
+    assert_eq!(ask(&mut client, "DELETE", &place, Value::Null).await.status, 404, "it has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_of_the_configuration_are_read_only() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("fixed", "['upload.*']"), |_| {}).await;
+    let mut client = app.client().await;
+    for (method, path, body) in [
+        ("PATCH", "/endpoints/fixed", json!({ "description": "x" })),
+        ("DELETE", "/endpoints/fixed", Value::Null),
+        ("POST", "/endpoints/fixed/rotate", Value::Null),
+    ] {
+        let refused = ask(&mut client, method, path, body).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (409, "read-only"), "{method} {path}");
+    }
+    let taken = json!({ "id": "fixed", "url": "https://example.com/" });
+    let refused = ask(&mut client, "POST", "/endpoints", taken).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (409, "name-taken"));
+    for action in ["pause", "resume", "test"] {
+        done(&mut client, "POST", &format!("/endpoints/fixed/{action}"), Value::Null).await;
+    }
+    assert_eq!(receiver.heard().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_can_be_made_to_depend_on_what_was_read() {
+    let (_app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    make(&mut client, "tagged", &receiver).await;
+    let read = ask(&mut client, "GET", "/endpoints/tagged", Value::Null).await;
+    let tag = read.header("etag").unwrap().to_owned();
+    let mut change = async |description: &str| {
+        let headers = [("Content-Type", "application/json"), ("If-Match", tag.as_str())];
+        let body = json!({ "description": description }).to_string();
+        client.request("PATCH", "/api/v1/webhooks/endpoints/tagged", &headers, body.as_bytes()).await
+    };
+    assert_eq!(change("one").await.status, 200);
+    let late = change("two").await;
+    assert_eq!((late.status, late.problem().as_str()), (412, "changed"));
+}
+
+/// webhooks L7.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_said_can_be_taken_out_of_events() {
+    let (app, mut client) = started().await;
+    let metadata = [("Upload-Length", "5"), ("Upload-Metadata", "name c2VjcmV0")];
+    let path = client.tus("POST", "/files", &metadata, b"").await.header("location").unwrap().to_owned();
+    let id = path.rsplit('/').next().unwrap();
+    assert_eq!(done(&mut client, "POST", "/expunge", json!({ "upload_id": id })).await, json!({ "events": 1 }));
+    let mut stream = app.client().await;
+    stream.send_head("GET", &format!("/api/v1/uploads/{id}/events"), &[("Last-Event-ID", "0")]).await;
+    let shown = stream.read_until(b"expunged").await.expect("the event says that it was emptied");
+    assert!(!String::from_utf8_lossy(&shown).contains("\"name\":\"secret\""));
+}
+
+/// Every way to ask wrongly is answered with what to change, and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_are_told_what_is_wrong() {
+    let (app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    make(&mut client, "there", &receiver).await;
+    let own = format!("http://{}/files", app.address());
+    let good = "https://example.com/hooks";
+    for (body, code) in [
+        (json!({}), "bad-field"),
+        (json!({ "url": "not a url" }), "invalid-endpoint"),
+        (json!({ "url": "ftp://example.com/" }), "invalid-endpoint"),
+        (json!({ "url": "https://user:pass@example.com/" }), "invalid-endpoint"),
+        (json!({ "url": "http://192.0.2.1/" }), "invalid-endpoint"),
+        (json!({ "url": "https://10.0.0.1/" }), "invalid-endpoint"),
+        (json!({ "url": "https://[::1]/" }), "invalid-endpoint"),
+        (json!({ "url": "https://0x7f.1:22/" }), "invalid-endpoint"),
+        (json!({ "url": "https://169.254.169.254/latest" }), "invalid-endpoint"),
+        (json!({ "url": "https://example.com:22/" }), "invalid-endpoint"),
+        (json!({ "url": own }), "invalid-endpoint"),
+        (json!({ "url": good, "id": "no spaces" }), "bad-field"),
+        (json!({ "url": good, "id": "there" }), "name-taken"),
+        (json!({ "url": good, "secret": "hunter2" }), "bad-field"),
+        (json!({ "url": good, "secret": "whsec_c2hvcnQ=" }), "bad-field"),
+        (json!({ "url": good, "events": [] }), "bad-field"),
+        (json!({ "url": good, "events": ["upload.done"] }), "bad-field"),
+        (json!({ "url": good, "ordering": "fifo" }), "bad-field"),
+        (json!({ "url": good, "signing": "rsa" }), "bad-field"),
+        (json!({ "url": good, "payload": "none" }), "bad-field"),
+        (json!({ "url": good, "timeout_ms": 5 }), "invalid-endpoint"),
+        (json!({ "url": good, "timeout_ms": 3_600_000 }), "invalid-endpoint"),
+        (json!({ "url": good, "retry_schedule_ms": [] }), "invalid-endpoint"),
+        (json!({ "url": good, "retry_schedule_ms": [1] }), "invalid-endpoint"),
+        (json!({ "url": good, "max_in_flight": 0 }), "invalid-endpoint"),
+        (json!({ "url": good, "max_per_second": 0 }), "invalid-endpoint"),
+        (json!({ "url": good, "headers": { "Host": "x" } }), "invalid-endpoint"),
+        (json!({ "url": good, "headers": { "webhook-id": "x" } }), "invalid-endpoint"),
+        (json!({ "url": good, "headers": { "x": "a\r\nb: c" } }), "invalid-endpoint"),
+        (json!({ "url": good, "colour": "red" }), "bad-body"),
+        (json!({ "url": good, "timeout_ms": "5s" }), "bad-body"),
+        (json!(["url", good]), "bad-body"),
+    ] {
+        let refused = ask(&mut client, "POST", "/endpoints", body.clone()).await;
+        assert!(matches!(refused.status, 400 | 409 | 422), "{body}: {refused:?}");
+        assert_eq!(refused.problem(), code, "{body}: {refused:?}");
+        assert!(refused.json()["detail"].as_str().unwrap().len() > 15, "{refused:?}");
+    }
+    let large = json!({ "url": good, "description": "x".repeat(100_000) });
+    assert_eq!(ask(&mut client, "POST", "/endpoints", large).await.status, 413);
+    for (method, path, body, status, code) in [
+        ("PATCH", "/endpoints/there", json!({ "id": "other" }), 422, "bad-field"),
+        ("PATCH", "/endpoints/there", json!({ "secret": SECRET }), 422, "bad-field"),
+        ("PATCH", "/endpoints/there", json!({ "url": "https://127.0.0.1:22/" }), 422, "invalid-endpoint"),
+        ("GET", "/endpoints/no%20name", Value::Null, 404, "no-such-endpoint"),
+        ("POST", "/endpoints/nobody/test", Value::Null, 404, "no-such-endpoint"),
+        ("POST", "/endpoints/nobody/replay", Value::Null, 404, "no-such-endpoint"),
+        ("POST", "/endpoints/there/explode", Value::Null, 404, "not-found"),
+        ("GET", "/endpoints/there/test", Value::Null, 405, "method-not-allowed"),
+        ("PUT", "/endpoints", json!({}), 405, "method-not-allowed"),
+        ("POST", "/endpoints/there/rotate", json!({ "overlap_ms": 700_000_000 }), 422, "invalid-key"),
+        ("POST", "/endpoints/there/rotate", json!({ "kind": "rsa" }), 422, "bad-field"),
+        ("POST", "/endpoints/there/resume", json!({ "backlog": "keep" }), 422, "bad-field"),
+        ("POST", "/endpoints/there/replay", json!({ "what": "all" }), 422, "bad-field"),
+        ("POST", "/endpoints/there/replay", json!({ "what": "everything" }), 409, "needs-force"),
+        ("POST", "/endpoints/there/replay", json!({ "from": "yesterday" }), 422, "bad-field"),
+        (
+            "POST",
+            "/endpoints/there/replay",
+            json!({ "from": "2026-11-22T00:00:00Z", "before": "2026-11-21T00:00:00Z" }),
+            422,
+            "empty-range",
+        ),
+        ("GET", "/deliveries/x", Value::Null, 404, "no-such-delivery"),
+        ("GET", "/deliveries/01a2007f-5d0e-7d02-8a11-0c9be2f4a5d6", Value::Null, 404, "no-such-delivery"),
+        ("GET", "/deliveries?cursor=evt_1", Value::Null, 400, "bad-query"),
+        ("GET", "/deliveries?status=dead", Value::Null, 400, "bad-query"),
+        ("GET", "/replays/x", Value::Null, 404, "not-found"),
+        ("POST", "/expunge", json!({ "upload_id": "x" }), 422, "bad-field"),
+        ("POST", "/expunge", Value::Null, 400, "bad-body"),
+    ] {
+        let refused = ask(&mut client, method, path, body.clone()).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (status, code), "{method} {path} {body}: {refused:?}");
+    }
+    let left = done(&mut client, "GET", "/endpoints", Value::Null).await;
+    assert_eq!(left["endpoints"].as_array().unwrap().len(), 1, "nothing was made");
+    assert_eq!(left["endpoints"][0]["version"], 1, "nothing was changed");
+    assert_eq!(receiver.heard().len(), 0);
+}
+
+/// The command line against a running server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_manages_all_of_it() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let server = Process::start(folder.path(), &["--webhooks-allow-networks", "127.0.0.0/8"]);
+    let address = server.address().to_string();
+    let run = |line: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .arg("webhooks")
+            .args(line.split_whitespace())
+            .env("LONGSHORE_SERVER", format!("http://{address}"))
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(run("endpoints").1, "no endpoints\n");
+    let nobody = closed_port().await;
+    let (code, made, wrong) = run(&format!("endpoints add http://{nobody}/ --name cli --events upload.created"));
+    assert_eq!(code, Some(0), "{wrong}");
+    let secret = made.lines().find_map(|line| line.strip_prefix("secret: ")).expect("the secret is shown");
+    let (code, _, wrong) = run("test cli");
+    assert_eq!(code, Some(1), "nobody listens there: {wrong}");
+
+    let receiver = Scripted::start(secret).await;
+    assert_eq!(run(&format!("endpoints set cli --url {}", url_of(&receiver))).0, Some(0));
+    assert_eq!(run("test cli").0, Some(0));
+    let mut client = server.client().await;
+    client.create(1).await;
+    receiver.wait_for_count(2).await;
+    let (_, listed, _) = run("deliveries --event upload.created --json");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let id = listed["deliveries"][0]["id"].as_str().unwrap();
+    let (code, _, wrong) = run(&format!("replay {id}"));
+    assert!(code == Some(1) && wrong.contains("--force") || wrong.contains("force"), "{wrong}");
+    assert_eq!(run(&format!("replay {id} --force")).0, Some(0));
+    receiver.wait_for_count(3).await;
+    assert_eq!(run("endpoints pause cli").0, Some(0));
+    assert!(run("endpoints").1.contains("paused"));
+    assert_eq!(run("endpoints resume cli").0, Some(0));
+    assert_eq!(run("replay --endpoint cli --what missed").0, Some(0));
+    assert!(run("replay --jobs").1.contains("missed"));
+    assert_eq!(run("endpoints remove cli").0, Some(0));
+    let (code, _, wrong) = run("endpoints show cli");
+    assert_eq!((code, wrong.as_str()), (Some(1), "longshore: the server refuses with 404: there is no endpoint cli\n"));
+}

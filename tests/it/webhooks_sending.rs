@@ -1,0 +1,221 @@
+//! The sender of the real server: terms of single endpoints, what spares a receiver and the server itself, and signs of
+//! life.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::Instant;
+
+use longshore::config::Config;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use crate::support::app::TestApp;
+use crate::support::client::Client;
+use crate::support::receiver::SECRET;
+use crate::support::scripted::Reply;
+use crate::support::scripted::Scripted;
+use crate::support::scripted::closed_port;
+use crate::support::tls::Certificate;
+use crate::support::world::until;
+
+const OLD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const PRIVATE_KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
+
+/// Asks for the deliveries until there is one that fits.
+async fn delivery(client: &mut Client, query: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let answer = client.get(&format!("/api/v1/webhooks/deliveries?{query}")).await.json();
+        if let Some(found) = answer["deliveries"].as_array().unwrap().iter().find(|found| fits(found)) {
+            return found.clone();
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain: {answer:#}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn was_tried(delivery: &Value) -> bool {
+    !delivery["attempts"].as_array().unwrap().is_empty()
+}
+
+/// The outcome of the first attempt to tell of a creation.
+async fn first_error(url: &str, change: impl FnOnce(&mut Config)) -> Value {
+    let file = format!("[[webhooks.endpoints]]\nurl = '{url}'\nsecret = '{SECRET}'\nevents = ['upload.created']\n");
+    let app = TestApp::from_file(&file, change).await;
+    let mut client = app.client().await;
+    client.create(5).await;
+    delivery(&mut client, "event=upload.created", was_tried).await["attempts"][0].clone()
+}
+
+/// webhooks P6, H6, H10, H12, A2: what a block of the configuration can ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_of_the_configuration_has_terms_of_its_own() {
+    let (all, some) = (Scripted::start(OLD_SECRET).await, Scripted::start(SECRET).await);
+    let url = |receiver: &Scripted| format!("http://{}/hook", receiver.address);
+    let file = format!(
+        "[[webhooks.endpoints]]\nname = 'thin'\nurl = '{}'\nsecret = '{SECRET}'\nold_secrets = ['{OLD_SECRET}']\n\
+         private_key = '{PRIVATE_KEY}'\npayload = 'thin'\nheaders = {{ x-token = 't0p' }}\n\
+         [[webhooks.endpoints]]\nname = 'tenant'\nurl = '{}'\nsecret = '{SECRET}'\nmetadata = {{ tenant = 'a' }}\n\
+         ordering = 'none'\nmax_in_flight = 1\nmax_per_second = 100\n",
+        url(&all),
+        url(&some),
+    );
+    let app = TestApp::from_file(&file, |_| {}).await;
+    let mut client = app.client().await;
+    for tenant in ["YQ==", "Yg=="] {
+        let metadata = format!("tenant {tenant}");
+        let headers = [("Upload-Length", "0"), ("Upload-Metadata", metadata.as_str())];
+        assert_eq!(client.tus("POST", "/files", &headers, b"").await.status, 201);
+    }
+    let heard = all.wait_for(|heard| heard.iter().filter(|one| one.kind() == "upload.completed").count() == 2).await;
+    for request in &heard {
+        assert_eq!(request.headers["x-token"], "t0p");
+        let signatures: Vec<&str> = request.headers["webhook-signature"].split(' ').collect();
+        let versions: Vec<&str> = signatures.iter().map(|one| one.split(',').next().unwrap()).collect();
+        assert_eq!(versions, ["v1", "v1", "v1a"], "both secrets and the key");
+        assert!(request.json["data"].get("metadata").is_none(), "thin: {:#}", request.json);
+    }
+    let selected = some.wait_for(|heard| heard.iter().any(|one| one.kind() == "upload.completed")).await;
+    assert!(selected.iter().all(|request| request.json["data"]["metadata"]["tenant"] == "a"));
+}
+
+/// webhooks E4: an open breaker survives a restart, and no attempt is used up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_keeps_failing_is_spared_also_after_a_restart() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Status("500 Oops"));
+    let mut app = TestApp::from_file(&receiver.endpoint("app", "['upload.created']"), |config| {
+        config.webhooks.breaker_failures = 3;
+        config.webhooks.breaker_pause = Duration::from_secs(600);
+    })
+    .await;
+    let mut client = app.client().await;
+    for _ in 0..3 {
+        let path = client.create(5).await;
+        let upload = format!("upload={}", path.rsplit('/').next().unwrap());
+        delivery(&mut client, &upload, was_tried).await;
+    }
+    let sent = receiver.heard().len();
+    app.restart().await;
+    receiver.always(Reply::Status("204 No Content"));
+    let mut client = app.client().await;
+    client.create(5).await;
+    let waiting = delivery(&mut client, "state=ready", |found| !was_tried(found)).await;
+    assert_eq!(waiting["type"], "upload.created");
+    let metrics = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("longshore_webhook_endpoints{state=\"open\"} 1"), "{metrics}");
+    assert_eq!(receiver.heard().len(), sent);
+}
+
+/// webhooks S7: not even when the configuration says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_is_not_its_own_receiver() {
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let own = closed_port().await;
+        let url = format!("http://{host}:{}/files", own.port());
+        let attempt = first_error(&url, |config| config.server.listen = own).await;
+        assert_eq!((&attempt["error"], &attempt["status"]), (&Value::from("blocked_ip"), &Value::Null), "{host}");
+    }
+}
+
+/// webhooks S6: the configuration may name private addresses, but not where clouds keep secrets.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_where_clouds_keep_secrets_is_refused_at_the_start() {
+    for url in ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/", "http://2852039166/"] {
+        let file = format!("[[webhooks.endpoints]]\nname = 'bad'\nurl = '{url}'\nsecret = '{SECRET}'\n");
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = longshore::config::Inputs {
+            file: Some(("test.toml".into(), file)),
+            ..longshore::config::Inputs::default()
+        };
+        let mut config = Config::read(&inputs).unwrap();
+        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.data_dir = folder.path().join("data");
+        let error = longshore::app::start(config).await.expect_err("it does not start");
+        let told = format!("{error:#}");
+        assert!(told.contains("endpoint bad") && told.contains("secrets of machines"), "{told}");
+    }
+}
+
+/// webhooks R1: a certificate nobody vouches for, and a server that speaks something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_tls_is_a_failure_of_its_own_class() {
+    let certificate = Certificate::new();
+    let untrusted = TestApp::with(|config| certificate.configure(config)).await;
+    let attempt = first_error(&format!("https://{}/hook", untrusted.address()), |_| {}).await;
+    assert_eq!(attempt["error"], "tls", "{attempt:#}");
+    let plain = TestApp::start().await;
+    let attempt = first_error(&format!("https://{}/hook", plain.address()), |_| {}).await;
+    assert_eq!(attempt["error"], "tls", "{attempt:#}");
+}
+
+/// A receiver that is slow to take connections, but takes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_accepts_late_gets_its_message() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let file = format!("[[webhooks.endpoints]]\nurl = '{url}'\nsecret = '{SECRET}'\nevents = ['upload.created']\n");
+    let app = TestApp::from_file(&file, |_| {}).await;
+    let mut client = app.client().await;
+    client.create(5).await;
+    delivery(&mut client, "state=leased", |_| true).await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut some = [0; 64];
+    assert!(stream.read(&mut some).await.unwrap() > 0);
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    let told = delivery(&mut client, "state=succeeded", was_tried).await;
+    assert_eq!(told["attempts"][0]["status"], 204);
+}
+
+/// webhooks R5: a proxy that cannot reach its receiver gets less and less at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_gateway_is_spared_by_halves() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Status("502 Bad Gateway"));
+    let app = TestApp::from_file(&receiver.endpoint("app", "['upload.created']"), |config| {
+        config.webhooks.breaker_failures = 0;
+        config.webhooks.max_in_flight_per_endpoint = 4;
+    })
+    .await;
+    let mut client = app.client().await;
+    for _ in 0..2 {
+        let path = client.create(5).await;
+        let upload = format!("upload={}", path.rsplit('/').next().unwrap());
+        delivery(&mut client, &upload, was_tried).await;
+    }
+    receiver.always(Reply::Hang);
+    for _ in 0..4 {
+        client.create(5).await;
+    }
+    delivery(&mut client, "state=leased", |_| true).await;
+    let asked = client.get("/api/v1/webhooks/deliveries?state=leased").await.json();
+    assert_eq!(asked["deliveries"].as_array().unwrap().len(), 1, "of four slots one is left: {asked:#}");
+}
+
+/// webhooks O3.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_and_not_sent_makes_the_server_unready() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Hold);
+    let app = TestApp::from_file(&receiver.endpoint("app", "['upload.created']"), |config| {
+        config.webhooks.max_in_flight_per_endpoint = 1;
+        config.webhooks.max_due_age = Some(Duration::from_millis(200));
+        config.webhooks.timeout = Duration::from_secs(30);
+    })
+    .await;
+    let mut client = app.client().await;
+    assert_eq!(client.get("/readyz").await.status, 200);
+    client.create(5).await;
+    client.create(5).await;
+    receiver.wait_for_count(1).await;
+    let unready = until("it is not ready", async || {
+        let answer = app.client().await.get("/readyz").await;
+        (answer.status == 503).then_some(answer)
+    });
+    let told = unready.await.json();
+    assert!(told["detail"].as_str().unwrap().contains("a webhook has been due"), "{told:#}");
+    receiver.release();
+    until("it is ready again", async || (app.client().await.get("/readyz").await.status == 200).then_some(())).await;
+}
