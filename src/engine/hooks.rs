@@ -95,15 +95,18 @@ impl Inner {
     /// Asks whether a verified upload may be finished, and commits the verdict: it is asked about only once.
     pub(super) async fn decide(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
         let Some(hooks) = self.asker(Hook::PreFinish) else { return Ok(upload) };
-        let caller = match behalf {
-            Behalf::Client(caller) => caller.as_deref(),
-            Behalf::Sweeper => None,
-            Behalf::Recovery => return Err(EngineError::Unavailable(Unavailable::Undecided)),
+        let asked = match behalf {
+            Behalf::Client(caller) => self.ask(hooks, Hook::PreFinish, &upload, caller.as_deref()).await,
+            Behalf::Sweeper => self.ask(hooks, Hook::PreFinish, &upload, None).await,
+            Behalf::Recovery => Err(EngineError::Unavailable(Unavailable::Undecided)),
         };
-        match self.ask(hooks, Hook::PreFinish, &upload, caller).await {
+        match asked {
             Ok(_) => upload.accept(self.now()),
             Err(EngineError::Rejected(Rejection::Refused(failure))) => upload.fail(failure, self.now()),
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.undecided.notify_one();
+                return Err(error);
+            }
         }
         self.commit(upload).await
     }

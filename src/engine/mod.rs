@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -142,6 +143,8 @@ struct Inner {
     blobs: Arc<dyn storage::BlobStore>,
     /// `None`: the application is asked nothing.
     hooks: Option<Arc<dyn Hooks>>,
+    /// Rings when an upload waits for the application's word and there was none.
+    undecided: Notify,
     /// Memory for bytes on their way in.
     pool: storage::pool::Pool,
     leases: Leases,
@@ -179,6 +182,7 @@ impl Engine {
             outbox,
             blobs,
             hooks: None,
+            undecided: Notify::new(),
             leases: Leases::default(),
             watch: Watch::default(),
             metrics: Metrics::default(),

@@ -21,6 +21,9 @@ const CLOCK_JUMP: Duration = Duration::from_secs(30);
 /// How many uploads one question brings at a time.
 const BATCH: u32 = 200;
 
+/// An upload that waits for the application is asked about again this soon: its client waits too.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// How many uploads are dealt with at once. Some wait for the application, and must not hold up all others.
 const AT_ONCE: usize = 8;
 
@@ -46,6 +49,11 @@ impl Engine {
                 tokio::select! {
                     () = inner.stop.cancelled() => return,
                     _ = pace.tick() => {}
+                    () = inner.undecided.notified() => {
+                        tokio::time::sleep(ASK_AGAIN_AFTER.min(every)).await;
+                        inner.sweep(Due::Unsettled, &Behalf::Sweeper).await;
+                        continue;
+                    }
                 }
                 let now = inner.now();
                 inner.mind_the_clock(seen.0.elapsed(), now.since(seen.1));

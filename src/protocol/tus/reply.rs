@@ -74,12 +74,10 @@ pub(super) fn still_open() -> Problem {
 /// Why HEAD cannot tell an offset. While all bytes are there and it is not decided yet what becomes of them it is 423,
 /// for the same reason: after a 5xx, tus-js-client starts over too.
 pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
-    match error {
-        EngineError::Unavailable(why @ Unavailable::Settling) => {
-            Problem::new(StatusCode::LOCKED, "settling", why.to_string()).with(header::RETRY_AFTER, "1")
-        }
-        _ => engine_problem(error, request),
+    if let EngineError::Unavailable(why @ Unavailable::Settling) = error {
+        return Problem::new(StatusCode::LOCKED, "settling", why.to_string()).with(header::RETRY_AFTER, "1");
     }
+    engine_problem(error, request)
 }
 
 /// The answer to GET while there is nothing to download yet.
