@@ -45,6 +45,7 @@ pub(super) mod hook_calls;
 pub(super) mod lists;
 pub(super) mod managing;
 pub(super) mod order;
+pub(super) mod rebuild;
 pub(super) mod replay;
 pub(super) mod sending;
 pub(super) mod uploads;
@@ -122,6 +123,7 @@ macro_rules! conformance_suite {
             managing::a_thin_endpoint_is_told_little
             managing::notices_go_to_those_who_want_them
             managing::a_test_is_for_one_endpoint
+            rebuild::replaying_the_log_rebuilds_the_rows
             replay::one_delivery_is_sent_again
             replay::a_job_sends_the_dead_again
             replay::a_job_sends_what_was_missed

@@ -1,0 +1,134 @@
+//! The log tells all: whoever has read every event of an upload knows what its row says (webhooks.md G3).
+
+use proptest::strategy::Strategy;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use serde_json::Value;
+use serde_json::json;
+
+use super::*;
+use crate::domain::checksum::Algorithm;
+use crate::domain::checksum::Digest;
+use crate::domain::facts::Facts;
+use crate::domain::report::NewReport;
+use crate::domain::upload::Failure;
+use crate::domain::upload::Record;
+use crate::domain::upload::Stage;
+use crate::state::facts_json;
+
+const LIVES: u32 = 60;
+
+/// What a row says, in the words of events.
+fn told_by_row(record: &Record) -> Value {
+    let failed = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
+    json!({
+        "stage": record.stage.name(),
+        "offset": record.received.contiguous().get(),
+        "length": record.length.map(|length| length.get()),
+        "role": record.role.name(),
+        "metadata": record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_of(value))).collect::<serde_json::Map<_, _>>(),
+        "digests": record.digests.iter().map(|it| (it.algorithm().name().to_owned(), it.hex().into())).collect::<serde_json::Map<_, _>>(),
+        "facts": record.facts.as_ref().map(facts_json),
+        "error": failed,
+        "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
+        "reports": record.reports.iter().map(|it| json!([it.name, it.percent])).collect::<Vec<_>>(),
+        "next_sequence": record.next_sequence,
+    })
+}
+
+fn value_of(bytes: &[u8]) -> Value {
+    crate::state::value_json(bytes)
+}
+
+/// The same, from nothing but the bodies of events.
+fn told_by_log(bodies: &[Value]) -> Value {
+    let (mut timeline, mut reports): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    let mut stage = Value::Null;
+    for body in bodies {
+        let data = &body["data"];
+        // News from within a stage is no entry of it.
+        if body["type"] != "upload.progress" && body["type"] != "upload.processing" {
+            timeline.push(json!([data["stage"], body["timestamp"]]));
+        }
+        stage = data["stage"].clone();
+        if let Some(report) = data.get("report") {
+            let told = json!([report["name"], report["percent"]]);
+            match reports.iter_mut().find(|known| known[0] == told[0]) {
+                Some(known) => *known = told,
+                None => reports.push(told),
+            }
+        }
+    }
+    let last = &bodies.last().expect("an upload begins with an event")["data"];
+    json!({
+        "stage": stage,
+        "offset": last["offset"],
+        "length": last["length"],
+        "role": last["role"],
+        "metadata": last["metadata"],
+        "digests": last["digests"],
+        "facts": last["facts"],
+        "error": last["error"],
+        "timeline": timeline,
+        "reports": reports,
+        "next_sequence": bodies.len() + 1,
+    })
+}
+
+/// One step in the life of an upload, whichever makes sense where it stands.
+fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
+    let failure = || Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: Some(422) };
+    match (upload.stage(), choice) {
+        (Stage::Created | Stage::Receiving | Stage::Stalled, 0..=3) => {
+            // Whatever is received is told: any byte is progress here.
+            let bytes = (u64::from(choice) + 1) * 2_500;
+            receive(upload, bytes.min(10_000 - upload.offset().get()), now);
+            if upload.is_full() {
+                let digest = Digest::new(Algorithm::Crc32c, vec![choice; 4]).unwrap();
+                upload.seal(vec![digest], now);
+            }
+        }
+        (Stage::Receiving, 4) => upload.stall(now),
+        (Stage::Created | Stage::Receiving | Stage::Stalled, 5) => upload.expire(now),
+        (Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Completed, 6) => drop(upload.terminate(now)),
+        (Stage::Received, 0..=5) => {
+            upload.learn(Facts { content_type: "video/mp4".to_owned(), media: None });
+            upload.verify(now);
+        }
+        (Stage::Received | Stage::Verified | Stage::Stored, 6) => upload.fail(failure(), now),
+        (Stage::Verified, _) => upload.store(now),
+        (Stage::Stored, _) => upload.complete(now),
+        (Stage::Completed, _) => {
+            let report = NewReport::new(format!("stage{}", choice % 3), Some(u64::from(choice)), None).unwrap();
+            drop(upload.report(report, now));
+        }
+        _ => {}
+    }
+}
+
+pub(in crate::state) async fn replaying_the_log_rebuilds_the_rows<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![], NOW).await.unwrap();
+    let mut runner = TestRunner::default();
+    let steps = proptest::collection::vec(0_u8..8, 0..25);
+    let mut stages = std::collections::BTreeSet::new();
+    for life in 0..LIVES {
+        let steps = steps.new_tree(&mut runner).unwrap().current();
+        let metadata = vec![("name".to_owned(), vec![0xff, b'x']), ("user".to_owned(), b"7".to_vec())];
+        let id = UploadId::new(at(i64::from(life)), rand::random());
+        let asked = NewUpload { id, metadata: Metadata::new(metadata).unwrap(), ..asked(0) };
+        let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+        for (second, step) in (1..).zip(&steps) {
+            // Each second apart, so that no report is too soon after another to be told.
+            live(&mut upload, *step, at(second * 2));
+            upload = store.commit(upload).await.unwrap();
+        }
+        let row = store.find(id).await.unwrap().unwrap();
+        let log = store.events_of(id, 0, 1_000).await.unwrap();
+        let bodies: Vec<Value> = log.iter().map(|event| serde_json::from_slice(&event.body).unwrap()).collect();
+        assert!(log.iter().map(|event| event.sequence).eq(1..=log.len() as u64), "webhooks P5: without a gap");
+        assert_eq!(told_by_log(&bodies), told_by_row(row.record()), "after {steps:?}");
+        stages.insert(row.stage());
+    }
+    assert!(stages.len() >= 6, "the lives were too much alike: {stages:?}");
+}
