@@ -2,6 +2,7 @@
 //! nothing else.
 
 mod descriptors;
+mod hooks;
 mod keys;
 mod listeners;
 mod threads;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use actix_web::http::header::HeaderName;
 use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -100,6 +102,14 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let mut registry = Registry::with_prefix("longshore");
+    let engine = match hooks::application(&config.hooks)? {
+        Some((application, metrics)) => {
+            metrics.register(&mut registry);
+            engine.asking(application)
+        }
+        None => engine,
+    };
+
     engine.metrics().register(&mut registry);
     sender.metrics().register(&mut registry);
 
@@ -220,6 +230,7 @@ fn shared(
             range_alignment_bytes: config.protocols.range_alignment_bytes,
             range_size_bytes: config.protocols.range_size_bytes,
         },
+        forward_headers: forward_headers(&config.hooks),
         idle_timeout: config.limits.idle_timeout,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,
@@ -237,6 +248,12 @@ fn reach(config: &Config) -> Reach {
     let mut listens = [Some(config.server.listen), config.server.read_listen].into_iter().flatten();
     let near = listens.all(|address| address.ip().to_canonical().is_loopback()) && config.server.public_url.is_none();
     if near { Reach::ThisMachine } else { Reach::Network }
+}
+
+/// `None` when the application is asked nothing, so that nothing is gathered for it.
+fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
+    let names = config.forward_headers.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok());
+    (!config.urls.is_empty()).then(|| names.collect())
 }
 
 fn egress_rules(config: &config::Webhooks) -> Arc<webhook::EgressRules> {

@@ -13,7 +13,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 
+use crate::server::Hook;
 use crate::server::Place;
+use crate::server::Setup;
 use crate::subject::Subject;
 
 /// Signs nothing of value; a receiver of the benchmark does not look at it.
@@ -123,8 +125,8 @@ impl Kit {
 
     fn short(&self, word: &OsStr) -> String {
         let word = word.to_string_lossy();
-        match word.strip_prefix(&*self.scratch.to_string_lossy()) {
-            Some(inside) if inside.ends_with(".pem") => inside.trim_start_matches('/').to_owned(),
+        match word.strip_prefix(&format!("{}/", self.scratch.display())) {
+            Some(inside) if inside.ends_with(".pem") => inside.to_owned(),
             Some(inside) => format!("DIR{}", ending(inside)),
             None if word.starts_with('/') => word.rsplit('/').next().unwrap_or(&word).to_owned(),
             None => word.into_owned(),
@@ -169,14 +171,7 @@ impl Kit {
             writeln!(text, "[tls]\ncertificate_file = \"{certificate}\"\nprivate_key_file = \"{key}\"")
                 .expect("a string takes everything");
         }
-        if let Some(hook) = place.setup.hook {
-            writeln!(
-                text,
-                "[[webhooks.endpoints]]\nname = \"bench\"\nurl = \"http://{hook}/\"\nsecret = \"{SECRET}\"\n\
-                 events = [\"upload.completed\"]"
-            )
-            .expect("a string takes everything");
-        }
+        text += &webhook_settings(place.setup);
         text += "[log]\nlevel = \"warn\"\n";
         text
     }
@@ -198,8 +193,13 @@ impl Kit {
             command.arg("-tls-certificate").arg(&tls.certificate).arg("-tls-key").arg(&tls.key);
             command.args(["-tls-mode", "tls13"]);
         }
-        if let Some(hook) = place.setup.hook {
-            command.args(["-hooks-http", &format!("http://{hook}/"), "-hooks-enabled-events", "post-finish"]);
+        if let Some(hook) = place.setup.hooks.first() {
+            let events: Vec<&str> = hook.events.iter().map(|event| tusd_event(event)).collect();
+            command.args(["-hooks-http", &format!("http://{}/", hook.address)]);
+            command.args(["-hooks-enabled-events", &events.join(",")]);
+        }
+        if let Some(tries) = place.setup.tusd_tries {
+            command.args(["-hooks-http-retry", &tries.to_string()]);
         }
         command
     }
@@ -230,6 +230,31 @@ impl Kit {
             command.arg("--certificate").arg(&tls.certificate).arg("--key").arg(&tls.key);
         }
         command
+    }
+}
+
+fn webhook_settings(setup: &Setup) -> String {
+    let mut text = String::new();
+    if let Some(waits) = setup.retry_schedule {
+        writeln!(text, "[webhooks]\nretry_schedule = {waits:?}").expect("a string takes everything");
+    }
+    for Hook { name, address, events } in &setup.hooks {
+        writeln!(
+            text,
+            "[[webhooks.endpoints]]\nname = \"{name}\"\nurl = \"http://{address}/\"\nsecret = \"{SECRET}\"\n\
+             events = {events:?}"
+        )
+        .expect("a string takes everything");
+    }
+    text
+}
+
+/// What tusd calls an event of Longshore's.
+fn tusd_event(event: &str) -> &str {
+    match event {
+        "upload.created" => "post-create",
+        "upload.completed" => "post-finish",
+        other => other,
     }
 }
 

@@ -33,6 +33,7 @@ mod machine;
 mod payload;
 mod plan;
 mod process;
+mod receiver;
 mod report;
 mod results;
 mod scenario;
@@ -142,7 +143,7 @@ fn scenarios(matches: &ArgMatches) -> anyhow::Result<Vec<&'static scenario::Scen
     wanted
         .map(|wanted| {
             let found = scenario::ALL.iter().find(|scenario| scenario.number.to_string() == *wanted);
-            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 13"))
+            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 14"))
         })
         .collect()
 }

@@ -36,6 +36,21 @@ pub(crate) struct Plan {
     /// Upload records in the database (12).
     pub(crate) records: [u64; 3],
     pub(crate) questions: u32,
+    /// How long uploads fill the queue of messages, how long they go on, and how long messages are counted afterwards (14).
+    pub(crate) filling: Duration,
+    pub(crate) sustained: Duration,
+    pub(crate) draining: Duration,
+    /// How long events and PATCHes come at a pace (14).
+    pub(crate) paced: Duration,
+    /// Deliveries that cannot be sent (14).
+    pub(crate) overdue: u64,
+    /// Uploads that tell their progress, and for how long (14).
+    pub(crate) progressing: usize,
+    pub(crate) progress: Duration,
+    /// How long uploads are told of, how long nobody hears it, and how long is waited for what is missing (14).
+    pub(crate) telling: Duration,
+    pub(crate) outage: Duration,
+    pub(crate) patience: Duration,
 }
 
 impl Plan {
@@ -59,6 +74,16 @@ impl Plan {
             far: GIB / 2,
             records: [1_000, 100_000, 1_000_000],
             questions: 3_000,
+            filling: Duration::from_secs(6),
+            sustained: Duration::from_secs(20),
+            draining: Duration::from_secs(10),
+            paced: Duration::from_secs(20),
+            overdue: 1_000_000,
+            progressing: 2_000,
+            progress: Duration::from_secs(25),
+            telling: Duration::from_secs(20),
+            outage: Duration::from_secs(10),
+            patience: Duration::from_secs(120),
         }
     }
 
@@ -82,6 +107,17 @@ impl Plan {
             far: 64 * MIB,
             records: [1_000, 5_000, 10_000],
             questions: 200,
+            filling: Duration::from_secs(2),
+            sustained: Duration::from_secs(4),
+            draining: Duration::from_secs(3),
+            paced: Duration::from_secs(4),
+            overdue: 20_000,
+            progressing: 200,
+            progress: Duration::from_secs(12),
+            telling: Duration::from_secs(8),
+            outage: Duration::from_secs(4),
+            // What a killed server had on its way is held for it for a minute.
+            patience: Duration::from_secs(75),
         }
     }
 }

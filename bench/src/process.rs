@@ -5,6 +5,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
+/// The niceness of threads that stand for clients and receivers on other machines: they are not to wait for the processor.
+pub(crate) const URGENT: i32 = -10;
+
 /// Processor seconds used so far, by the process, its threads and its children.
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let mut ticks = 0;

@@ -63,6 +63,7 @@ pub(crate) enum Metric {
     /// Slowest upload's time over that of the fastest, of uploads that ran together.
     SpreadRatio,
     P50Ms,
+    P95Ms,
     P99Ms,
     P999Ms,
     /// The 99th percentile just before, with nothing else going on.
@@ -99,6 +100,22 @@ pub(crate) enum Metric {
     /// From the last byte sent to the arrival of the message.
     MessageMs,
     StartUpSeconds,
+    /// Messages that reached the receiver.
+    DeliveriesPerSecond,
+    /// Processor time of the server, per 1,000 messages.
+    CpuSecondsPerThousand,
+    /// Messages that were still to be sent when the uploads ended.
+    Backlog,
+    RequestsPerSecond,
+    /// Progress events written to the database: the most in any five seconds, over five.
+    RowsPerSecond,
+    /// Messages that had to come, those that came, those that did not, and what came more than once.
+    Expected,
+    Arrived,
+    Lost,
+    Duplicates,
+    /// From sending a request to the arrival of its message.
+    DelayMs,
     /// The most resident memory there was.
     PeakMib,
 }
@@ -115,6 +132,7 @@ impl Metric {
             Self::CpuMsPerUpload => "CPU ms per upload",
             Self::SpreadRatio => "spread",
             Self::P50Ms => "p50, ms",
+            Self::P95Ms => "p95, ms",
             Self::P99Ms => "p99, ms",
             Self::P999Ms => "p99.9, ms",
             Self::QuietP99Ms => "quiet p99, ms",
@@ -136,16 +154,36 @@ impl Metric {
             Self::Refusals => "refusals per cut",
             Self::MessageMs => "last byte to message, ms",
             Self::StartUpSeconds => "start-up, s",
+            Self::DeliveriesPerSecond => "deliveries/s",
+            Self::CpuSecondsPerThousand => "CPU s per 1,000 deliveries",
+            Self::Backlog => "queue at the end",
+            Self::RequestsPerSecond => "requests/s",
+            Self::RowsPerSecond => "progress rows/s",
+            Self::Expected => "expected",
+            Self::Arrived => "arrived",
+            Self::Lost => "lost",
+            Self::Duplicates => "twice",
+            Self::DelayMs => "median delay, ms",
         }
     }
 
     /// Whether more of it is better; nothing where neither is.
     pub(crate) fn more_is_better(self) -> Option<bool> {
         match self {
-            Self::MbPerSecond | Self::MbPerSecondSynced | Self::UploadsPerSecond | Self::Alive | Self::HitPercent => {
-                Some(true)
-            }
-            Self::Requests | Self::LoadMbPerSecond | Self::IdleMib | Self::Connections => None,
+            Self::MbPerSecond
+            | Self::MbPerSecondSynced
+            | Self::UploadsPerSecond
+            | Self::Alive
+            | Self::HitPercent
+            | Self::DeliveriesPerSecond
+            | Self::Arrived => Some(true),
+            Self::Requests
+            | Self::LoadMbPerSecond
+            | Self::IdleMib
+            | Self::Connections
+            | Self::Backlog
+            | Self::RequestsPerSecond
+            | Self::Expected => None,
             _ => Some(false),
         }
     }

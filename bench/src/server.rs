@@ -27,12 +27,25 @@ use crate::tus::Target;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A receiver, and what it is told; tusd takes one.
+#[derive(Debug, Clone)]
+pub(crate) struct Hook {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    /// As Longshore calls them.
+    pub(crate) events: &'static [&'static str],
+}
+
 /// How a scenario wants its server.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Setup {
     pub(crate) tls: Option<Arc<Certificate>>,
-    /// Where to tell of a finished upload.
-    pub(crate) hook: Option<SocketAddr>,
+    /// Who is told of what.
+    pub(crate) hooks: Vec<Hook>,
+    /// When Longshore tries again, instead of its own waits.
+    pub(crate) retry_schedule: Option<&'static [&'static str]>,
+    /// How often tusd tries to reach its hook, instead of three times.
+    pub(crate) tusd_tries: Option<u32>,
     /// A SHA-256 of every upload; only Longshore computes one.
     pub(crate) sha256: bool,
     /// So many uploads at once are expected; a server that has limits gets limits above it.

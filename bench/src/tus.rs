@@ -49,14 +49,22 @@ impl Client {
     /// Creates an upload and gives its path.
     pub(crate) fn create(&mut self, length: u64) -> anyhow::Result<String> {
         let head = creation_head(&self.target, length, 0);
-        let answer = self.exchange("POST", &head, |_| Ok(()))?.expect(&[201])?;
+        let answer = self.exchange("POST", head.as_bytes(), |_| Ok(()))?.expect(&[201])?;
+        location(&answer)
+    }
+
+    /// Creates an upload together with all its bytes and gives its path.
+    pub(crate) fn create_whole(&mut self, payload: &Payload, size: usize) -> anyhow::Result<String> {
+        let mut request = creation_head(&self.target, size as u64, size as u64).into_bytes();
+        request.extend_from_slice(payload.head(size));
+        let answer = self.exchange("POST", &request, |_| Ok(()))?.expect(&[201])?;
         location(&answer)
     }
 
     /// Appends `count` bytes at `offset` and gives the offset after them.
     pub(crate) fn append(&mut self, path: &str, offset: u64, payload: &Payload, count: u64) -> anyhow::Result<u64> {
         let head = append_head(path, offset, count);
-        let answer = self.exchange("PATCH", &head, |wire| wire.send_payload(payload, count))?;
+        let answer = self.exchange("PATCH", head.as_bytes(), |wire| wire.send_payload(payload, count))?;
         let after = answer.expect(&[200, 204])?.number("upload-offset")?;
         ensure!(after == offset + count, "sent up to {}, but the server is at {after}", offset + count);
         Ok(after)
@@ -78,24 +86,24 @@ impl Client {
     /// A request without a body.
     pub(crate) fn ask(&mut self, method: &str, path: &str) -> anyhow::Result<Answer> {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nTus-Resumable: 1.0.0\r\n\r\n");
-        self.exchange(method, &head, |_| Ok(()))
+        self.exchange(method, head.as_bytes(), |_| Ok(()))
     }
 
     /// Sends a small append without judging the answer, as a reconnecting client does.
     pub(crate) fn try_append(&mut self, path: &str, offset: u64, bytes: &[u8]) -> anyhow::Result<Answer> {
         let head = append_head(path, offset, bytes.len() as u64);
-        self.exchange("PATCH", &head, |wire| wire.send(bytes))
+        self.exchange("PATCH", head.as_bytes(), |wire| wire.send(bytes))
     }
 
     fn exchange(
         &mut self,
         method: &str,
-        head: &str,
+        head: &[u8],
         body: impl FnOnce(&mut Wire) -> std::io::Result<()>,
     ) -> anyhow::Result<Answer> {
         let wire = self.wire()?;
         // A server that refuses may stop reading before it answers; what it says matters more than the broken pipe.
-        let sent = wire.send(head.as_bytes()).and_then(|()| body(wire));
+        let sent = wire.send(head).and_then(|()| body(wire));
         let answer = wire.answer(method);
         let broken = match &answer {
             Ok(answer) => sent.is_err() || !answer.keeps(),

@@ -224,7 +224,7 @@ fn url(text: &str) -> Judged<Url> {
 }
 
 /// Standard Webhooks: 24 to 64 bytes in standard, padded base64. Receivers misread the URL-safe alphabet.
-fn signing_secret(text: &str) -> Judged<Secret> {
+pub(super) fn signing_secret(text: &str) -> Judged<Secret> {
     let bytes = text.strip_prefix("whsec_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
     match bytes.map(|bytes| bytes.len()) {
         Some(24..=64) => Ok(Secret::new(text)),

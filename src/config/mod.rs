@@ -12,6 +12,7 @@ mod cors;
 mod database;
 mod endpoint;
 mod error;
+mod hooks;
 mod http2;
 mod inputs;
 mod layers;
@@ -40,6 +41,7 @@ pub use cors::Cors;
 pub use database::Database;
 pub use endpoint::Endpoint;
 pub use error::ConfigErrors;
+pub use hooks::Hooks;
 pub use http2::Http2;
 pub use inputs::Inputs;
 pub use limits::Limits;
@@ -78,6 +80,7 @@ pub struct Config {
     pub media: Media,
     pub status: Status,
     pub webhooks: Webhooks,
+    pub hooks: Hooks,
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
@@ -101,6 +104,7 @@ impl Config {
             media: Media::read(reader),
             status: Status::read(reader),
             webhooks: Webhooks::read(reader),
+            hooks: Hooks::read(reader),
             auth: Auth::read(reader),
             cors: Cors::read(reader),
             log: Log::read(reader),

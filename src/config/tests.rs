@@ -24,6 +24,7 @@ use crate::domain::endpoint::Ordering;
 use crate::domain::endpoint::Payload;
 use crate::domain::endpoint::Signing;
 use crate::domain::event::EventKind;
+use crate::domain::hook::Hook;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
 
@@ -103,7 +104,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 67);
+    assert_eq!(ranges, 71);
 }
 
 #[test]
@@ -264,6 +265,32 @@ fn each_wrong_value_says_what_to_write() {
             "webhooks.retry_schedule = [\"soon\"]",
             "\"soon\" is not a duration; write a number and a unit, such as 60s, 5m or 24h, from 1s to 7d",
         ),
+        (
+            "hooks.pre_create = \"backend:9000/hooks\"",
+            "not an absolute http or https URL; write one such as http://127.0.0.1:9000/hooks",
+        ),
+        (
+            "hooks.pre_finish = \"http://a:b@example.com/\"",
+            "carries a user or a password; leave them out, questions are signed with hooks.secret",
+        ),
+        (
+            "hooks.pre_terminate = \"http://example.com/\"",
+            "needs a secret to sign with; set hooks.secret or, better, hooks.secret_file",
+        ),
+        ("hooks.timeout = \"16s\"", "out of range; write a value from 1s to 15s"),
+        (
+            "hooks.fail_open = [\"pre-create\"]",
+            "\"pre-create\" is no hook; write pre_create, pre_finish or pre_terminate",
+        ),
+        (
+            "hooks.forward_headers = [\"Authorization: Bearer\"]",
+            "\"Authorization: Bearer\" is not the name of a header field; write names such as authorization",
+        ),
+        (
+            "hooks.reject_statuses = [\"409\"]",
+            "\"409\" is no status that every client takes for the end; write any of 400, 401, 402, 403, 404, 406, 410, \
+             413, 415, 422, 451",
+        ),
         ("cors.allow_credentials = \"yes\"", "write true or false"),
         ("cors.allow_origins = [\"*\", \"https://a.example\"]", "\"*\" means all; write it alone, or leave it out"),
         (
@@ -286,6 +313,21 @@ fn each_wrong_value_says_what_to_write() {
         let (key, value) = line.split_once(" = ").unwrap();
         assert_eq!(file_error(line), format!("{key} = {value} (from longshore.toml, line 1): {why}"));
     }
+}
+
+#[test]
+fn hooks_are_read_with_their_secret_from_either_place() {
+    let asked = format!(
+        "[hooks]\npre_create = \"http://127.0.0.1:9000/hooks\"\nsecret = \"{SECRET}\"\nforward_headers = [\"Cookie\"]"
+    );
+    let hooks = Config::read(&file(&asked)).unwrap().hooks;
+    assert!(hooks.asks(Hook::PreCreate) && !hooks.asks(Hook::PreFinish) && !hooks.asks(Hook::PreTerminate));
+    assert_eq!((hooks.secret.unwrap().expose(), hooks.forward_headers), (SECRET, vec!["cookie".to_owned()]));
+    let shown = Resolved::read(&file(&asked)).unwrap().to_toml();
+    assert!(!shown.contains(&SECRET[6..]), "{shown}");
+    let both = format!("{asked}\nsecret_file = \"/dev/null\"");
+    let why = errors(&file(&both)).join("\n");
+    assert!(why.contains("its secret is not a signing secret"), "{why}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -26,6 +27,11 @@ macro_rules! uuid_v7_id {
 
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
+            }
+
+            /// Whether it is of the form and the variant that all of ours are: UUID version 7.
+            pub fn is_v7(&self) -> bool {
+                self.0.get_version_num() == 7 && self.0.get_variant() == uuid::Variant::RFC4122
             }
 
             /// The instant inside the identifier, in whole milliseconds.
@@ -60,6 +66,10 @@ macro_rules! uuid_v7_id {
     };
 }
 
+/// How far the time in the identifier of an upload may lie from its creation: the application may have chosen it, with
+/// a clock of its own and a little earlier. Lists by time of creation look this much further.
+pub const ID_SLACK: Duration = Duration::from_mins(10);
+
 uuid_v7_id! {
     /// Names one upload, in URLs, in stored file names and in the state store.
     UploadId
@@ -73,6 +83,11 @@ uuid_v7_id! {
 uuid_v7_id! {
     /// Names one delivery: one event on its way to one endpoint.
     DeliveryId
+}
+
+uuid_v7_id! {
+    /// Names one call of a blocking hook.
+    HookCallId
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +104,8 @@ mod tests {
         let id = UploadId::new(now, [7; 10]);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.made_at(), now);
+        assert!(id.is_v7());
+        assert!(!"9b2e1c54-8f0a-4d53-9c6f-0f6a5d3f2b11".parse::<UploadId>().unwrap().is_v7());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod facts;
+pub mod hook;
 pub mod id;
 pub mod metadata;
 pub mod network;

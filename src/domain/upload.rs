@@ -327,11 +327,12 @@ impl Upload {
             failure: None,
             created_at: now,
             updated_at: now,
-            expires_at: Some(new.expires_at),
+            expires_at: None,
             next_sequence: 1,
             last_progress: (Offset::ZERO, now),
         };
         let mut upload = Self { record, news: Vec::new() };
+        upload.live_until(new.expires_at);
         upload.enter(Stage::Created, EventKind::Created, now);
         upload
     }
@@ -409,6 +410,16 @@ impl Upload {
         expires && self.record.expires_at.is_some_and(|at| at <= now)
     }
 
+    /// Whether the time is over that the application has set, be bytes arriving or not.
+    pub fn has_outlived_its_terms(&self, now: Timestamp) -> bool {
+        self.record.stage.takes_bytes() && self.record.terms.expires_by.is_some_and(|by| by <= now)
+    }
+
+    /// The most bytes it may have, where all uploads may have `max_bytes`.
+    pub fn most_bytes(&self, max_bytes: u64) -> u64 {
+        self.record.terms.max_bytes.map_or(max_bytes, |own| own.min(max_bytes))
+    }
+
     /// What is said to whoever asks for an upload that has ended, always the same: of one that was refused, why.
     pub fn ended(&self) -> Option<Rejection> {
         let Stage::Ended(how) = self.record.stage else { return None };
@@ -435,7 +446,7 @@ impl Upload {
     }
 
     /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
-    /// the most an upload of yet unknown length may hold.
+    /// the most any upload of yet unknown length may hold.
     pub fn check_append(
         &self,
         at: Offset,
@@ -465,6 +476,7 @@ impl Upload {
 
     fn check_fits(&self, at: Offset, count: Option<u64>, max_bytes: u64) -> Result<(), Rejection> {
         let end = at.plus(count.unwrap_or(0));
+        let max_bytes = self.most_bytes(max_bytes);
         match self.record.length {
             // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
             Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => {
@@ -478,6 +490,7 @@ impl Upload {
 
     /// Sets a deferred length. Saying the known length again is fine.
     pub fn declare_length(&mut self, length: Length, max_bytes: u64) -> Result<(), Rejection> {
+        let max_bytes = self.most_bytes(max_bytes);
         match self.record.length {
             Some(ours) if ours == length => Ok(()),
             Some(ours) => Err(Rejection::LengthChanged { ours, theirs: length }),
@@ -509,7 +522,7 @@ impl Upload {
         }
         self.record.running_digests = durable.running_digests;
         self.record.resume = Some(durable.resume);
-        self.record.expires_at = Some(durable.expires_at);
+        self.live_until(durable.expires_at);
         self.record.updated_at = now;
         match self.record.stage {
             Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
@@ -526,8 +539,13 @@ impl Upload {
     /// Extends the life of an open upload whose client has been heard of without new bytes.
     pub fn touch(&mut self, running_digests: Vec<u8>, expires_at: Timestamp, now: Timestamp) {
         self.record.running_digests = running_digests;
-        self.record.expires_at = Some(expires_at);
+        self.live_until(expires_at);
         self.record.updated_at = now;
+    }
+
+    /// Sets when it expires, if the application has not set an earlier time.
+    fn live_until(&mut self, at: Timestamp) {
+        self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
     }
 
     /// Marks an upload whose every byte is durable, with the digests of the whole.
@@ -554,6 +572,13 @@ impl Upload {
     pub fn broken_promise(&self) -> Option<Algorithm> {
         let has = |promised: &&Digest| self.record.digests.contains(promised);
         self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
+    }
+
+    /// Takes note that the application, asked before completion, has said yes.
+    pub fn accept(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is asked about");
+        self.record.accepted_at = Some(now);
+        self.record.updated_at = now;
     }
 
     /// Takes note of what the bytes are, which `verify` or a refusal then tells.
@@ -701,8 +726,8 @@ mod tests {
     const LATER: Timestamp = Timestamp::from_unix_ms(9_000_000);
     const LIMIT: u64 = 1_000;
 
-    fn new_upload(length: Option<u64>, role: Role) -> Upload {
-        let new = NewUpload {
+    fn asked(length: Option<u64>, role: Role) -> NewUpload {
+        NewUpload {
             id: UploadId::new(NOW, [0; 10]),
             dialect: Dialect::Tus,
             role,
@@ -713,8 +738,11 @@ mod tests {
             wanted_digests: vec![],
             promised_digests: vec![],
             expires_at: LATER,
-        };
-        Upload::create(new, NOW)
+        }
+    }
+
+    fn new_upload(length: Option<u64>, role: Role) -> Upload {
+        Upload::create(asked(length, role), NOW)
     }
 
     fn offset(bytes: u64) -> Offset {
@@ -840,6 +868,21 @@ mod tests {
         assert_eq!(upload.declare_length(length(4), LIMIT), Ok(()));
         assert!(matches!(upload.declare_length(length(5), LIMIT), Err(Rejection::LengthChanged { .. })));
         assert!(upload.is_full());
+    }
+
+    #[test]
+    fn what_the_application_has_set_holds_for_bytes_and_time() {
+        let terms = Terms { max_bytes: Some(100), expires_by: Some(Timestamp::from_unix_ms(2_000_000)) };
+        let new = NewUpload { terms: terms.clone(), ..asked(None, Role::Single) };
+        let mut upload = Upload::create(new, NOW);
+        assert_eq!(upload.record().expires_at, terms.expires_by);
+        assert_eq!(upload.check_append(Offset::ZERO, Some(101), LIMIT, NOW), Err(Rejection::OverLimit(100)));
+        assert_eq!(upload.declare_length(Length::new(101).unwrap(), LIMIT), Err(Rejection::OverLimit(100)));
+        assert_eq!(upload.declare_length(Length::new(51).unwrap(), 50), Err(Rejection::OverLimit(50)));
+        upload.receive(durable(0, 4), None, NOW);
+        upload.touch(Vec::new(), LATER, NOW);
+        assert_eq!(upload.record().expires_at, terms.expires_by, "bytes do not put it off");
+        assert!(!upload.has_outlived_its_terms(NOW) && upload.has_outlived_its_terms(LATER));
     }
 
     #[test]

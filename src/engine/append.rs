@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::checksum::Digest;
+use crate::domain::hook::Caller;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
@@ -42,6 +43,7 @@ use crate::engine::digest::Running;
 use crate::engine::feed::Fed;
 use crate::engine::feed::Feed;
 use crate::engine::feed::Intake;
+use crate::engine::hooks::Behalf;
 use crate::engine::lease::NotJoined;
 use crate::engine::lease::Order;
 use crate::engine::settle::unless_failed;
@@ -241,6 +243,7 @@ struct Writer {
     digests: Running,
     ends: Ends,
     overflow: Overflow,
+    caller: Option<Arc<Caller>>,
     /// Of this request: what it should be, and what it is so far.
     checksum: Option<(Digest, Hasher)>,
     /// Everything below is handed to the blob writer.
@@ -289,6 +292,7 @@ impl Writer {
             digests,
             ends: command.ends,
             overflow: command.overflow,
+            caller: command.caller.clone(),
             checksum: command.checksum.clone().map(Hasher::towards),
             accepted: offset,
             gathering_since: now,
@@ -420,7 +424,7 @@ impl Writer {
         match self.committer.upload.length() {
             Some(length) => end.filter(|end| length.admits(*end)).ok_or(Rejection::BeyondLength(length)),
             None => {
-                let max_bytes = self.committer.inner.settings.max_upload_bytes;
+                let max_bytes = self.committer.upload.most_bytes(self.committer.inner.settings.max_upload_bytes);
                 end.filter(|end| end.get() <= max_bytes).ok_or(Rejection::OverLimit(max_bytes))
             }
         }
@@ -514,7 +518,7 @@ impl Writer {
         }
         self.committer.close().await;
         let (inner, held, upload) = self.committer.into_parts();
-        let settled = inner.settle(upload).await.and_then(unless_failed);
+        let settled = inner.settle(upload, &Behalf::Client(self.caller)).await.and_then(unless_failed);
         drop(held);
         (settled, None)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
+use crate::domain::hook::Caller;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::rejection::Rejection;
@@ -29,6 +30,22 @@ pub struct Create {
     pub wanted_digests: Vec<Algorithm>,
     /// Digests the whole upload must turn out to have.
     pub promised_digests: Vec<Digest>,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
+}
+
+/// The end of an upload that its client does not want any more.
+#[derive(Debug, Clone)]
+pub struct Cancel {
+    pub id: UploadId,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
+}
+
+impl From<UploadId> for Cancel {
+    fn from(id: UploadId) -> Self {
+        Self { id, caller: None }
+    }
 }
 
 /// Bytes for an upload.
@@ -48,6 +65,8 @@ pub struct Append {
     /// Digests the whole upload must turn out to have, when promised with this request.
     pub promised_digests: Vec<Digest>,
     pub overflow: Overflow,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
 }
 
 impl Append {
@@ -63,6 +82,7 @@ impl Append {
             checksum: None,
             promised_digests: Vec::new(),
             overflow: Overflow::Refused,
+            caller: None,
         }
     }
 }
@@ -157,6 +177,8 @@ pub enum Unavailable {
     Held,
     #[error("all data is here and is being put in its place")]
     Settling,
+    #[error("the application could not be asked whether this may be done")]
+    Undecided,
     #[error("the client sent nothing for too long")]
     Idle,
 }
@@ -172,6 +194,11 @@ impl EngineError {
                 Self::Failed { operation: "use the storage", source: Arc::new(source) }
             }
         }
+    }
+
+    /// What the application has chosen for an upload cannot be.
+    pub(in crate::engine) fn chosen_badly(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Failed { operation: "create an upload as the application wants it", source: Arc::new(source) }
     }
 
     pub(in crate::engine) fn task_died(source: tokio::task::JoinError) -> Self {

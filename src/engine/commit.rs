@@ -15,7 +15,9 @@ use storage::Resume;
 use tokio::sync::oneshot;
 
 use crate::domain::checksum::Digest;
+use crate::domain::rejection::Rejection;
 use crate::domain::upload::Durable;
+use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Upload;
 use crate::engine::Inner;
@@ -144,6 +146,10 @@ impl Committer {
 
     /// Makes everything written so far durable, and commits what it covers.
     async fn checkpoint(&mut self, covering: Covering) -> Result<Pending, EngineError> {
+        // A client that goes on sending must not outlast the time its upload was given.
+        if self.upload.has_outlived_its_terms(self.inner.expiry_now()) {
+            return Err(Rejection::Gone(Ended::Expired).into());
+        }
         let durable = match covering.ranges.is_empty() {
             true => None,
             false => Some(self.blob().await?.checkpoint().await.map_err(EngineError::storage)?),

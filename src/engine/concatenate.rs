@@ -3,10 +3,13 @@
 //! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies in the
 //! middle, the record fails and its bytes are removed: no half-written final is ever readable, and the parts stay.
 
+use std::sync::Arc;
+
 use storage::Part;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
+use crate::domain::hook::Caller;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::rejection::Rejection;
@@ -25,6 +28,8 @@ use crate::engine::command::Create;
 use crate::engine::command::EngineError;
 use crate::engine::digest;
 use crate::engine::digest::Running;
+use crate::engine::hooks::Behalf;
+use crate::engine::hooks::IdIsTaken;
 use crate::engine::settle::unless_failed;
 
 /// A final upload to be made.
@@ -39,6 +44,8 @@ pub struct Concatenate {
     pub metadata_as_sent: Option<String>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
 }
 
 impl Engine {
@@ -80,7 +87,7 @@ impl Inner {
     }
 
     async fn make_final(&self, command: Concatenate, parts: Vec<Upload>, total: Offset) -> Result<Upload, EngineError> {
-        let now = self.now();
+        let caller = command.caller;
         let new = self.new_upload(
             Create {
                 dialect: command.dialect,
@@ -90,13 +97,15 @@ impl Inner {
                 metadata_as_sent: command.metadata_as_sent,
                 wanted_digests: command.wanted_digests,
                 promised_digests: command.promised_digests,
+                caller: None,
             },
-            now,
+            self.now(),
         );
-        let held = self.leases.reserve(new.id);
-        let upload = self.insert(Upload::create(new, now)).await?;
+        let new = self.permit(new, caller.as_deref()).await?;
+        let held = self.leases.try_take(new.id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
+        let upload = self.insert(Upload::create(new, self.now())).await?;
         let settled = match self.join(upload.clone(), &parts, total).await {
-            Ok(joined) => self.settle(joined).await.and_then(unless_failed),
+            Ok(joined) => self.settle(joined, &Behalf::Client(caller)).await.and_then(unless_failed),
             Err(error) => {
                 self.undo_final(upload).await;
                 Err(error)

@@ -98,11 +98,6 @@ impl Leases {
         live.ask(Order::Resume).await
     }
 
-    /// Takes the lease of an upload that nobody else can know of yet.
-    pub(super) fn reserve(&self, id: UploadId) -> Held {
-        self.try_take(id).expect("a new id is held by nobody")
-    }
-
     /// Takes the lease if it is free.
     pub(super) fn try_take(&self, id: UploadId) -> Option<Held> {
         let mut leases = lock(&self.live);
@@ -331,7 +326,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_newest_request_ends_the_writer_before_it() {
         let leases = Leases::default();
-        let mut first = leases.reserve(id());
+        let mut first = leases.try_take(id()).unwrap();
         let taking = leases.take(id(), None, Duration::from_secs(5));
         let yielding = async {
             let Some(Order::Yield { answer, .. }) = first.orders.recv().await else { panic!("no order") };
@@ -348,7 +343,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_at_the_wrong_offset_disturbs_nobody() {
         let leases = Leases::default();
-        let mut first = leases.reserve(id());
+        let mut first = leases.try_take(id()).unwrap();
         let theirs = Offset::new(7).unwrap();
         let taking = leases.take(id(), Some(theirs), Duration::from_secs(5));
         let refusing = async {
@@ -365,7 +360,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_hangs_is_not_waited_for_for_ever() {
         let leases = Leases::default();
-        let _first = leases.reserve(id());
+        let _first = leases.try_take(id()).unwrap();
         let taken = leases.take(id(), None, Duration::from_secs(5)).await;
         assert!(matches!(taken, Err(EngineError::Unavailable(Unavailable::Held))));
     }
@@ -374,7 +369,7 @@ mod tests {
     async fn an_order_to_a_writer_that_is_just_leaving_is_not_waited_for_for_ever() {
         for _ in 0..50_000 {
             let leases = Arc::new(Leases::default());
-            let held = leases.reserve(id());
+            let held = leases.try_take(id()).unwrap();
             let live = leases.live(id()).expect("it is held");
             let asking = tokio::spawn(async move { live.ask(Order::Checkpoint).await });
             drop(held);

@@ -7,8 +7,8 @@
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
 //! [`examine`] (what the bytes are), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
-//! time and crashes leave to do), [`read`] (status, lists, events, downloads), [`watch`] (who wants to know of changes),
-//! [`digest`] and [`pieces`] (what the bytes add up to).
+//! time and crashes leave to do), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
+//! [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,7 @@ pub mod concatenate;
 pub mod digest;
 pub mod examine;
 pub mod feed;
+pub mod hooks;
 pub mod lease;
 pub mod metrics;
 pub mod pieces;
@@ -52,10 +54,14 @@ pub mod settle;
 pub mod sweep;
 pub mod watch;
 
+use command::Cancel;
 use command::Create;
 use command::EngineError;
 use command::Inspection;
 use command::Unavailable;
+use hooks::Behalf;
+use hooks::Hooks;
+use hooks::IdIsTaken;
 use lease::Leases;
 use metrics::Metrics;
 use watch::Watch;
@@ -135,6 +141,10 @@ struct Inner {
     uploads: Arc<dyn UploadStore>,
     outbox: Arc<dyn Outbox>,
     blobs: Arc<dyn storage::BlobStore>,
+    /// `None`: the application is asked nothing.
+    hooks: Option<Arc<dyn Hooks>>,
+    /// Rings when an upload waits for the application's word and there was none.
+    undecided: Notify,
     /// Memory for bytes on their way in.
     pool: storage::pool::Pool,
     leases: Leases,
@@ -171,6 +181,8 @@ impl Engine {
             uploads,
             outbox,
             blobs,
+            hooks: None,
+            undecided: Notify::new(),
             leases: Leases::default(),
             watch: Watch::default(),
             metrics: Metrics::default(),
@@ -201,20 +213,9 @@ impl Engine {
             }
             inner.check_room(length.get()).await?;
         }
-        let now = inner.now();
-        let mut upload = Upload::create(inner.new_upload(command, now), now);
-        if upload.is_full() {
-            inner.seal(&mut upload, Vec::new(), now).await?;
-        }
         // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
         let engine = self.clone();
-        let creating = self.spawn(async move {
-            let held = engine.0.leases.reserve(upload.id());
-            let upload = engine.0.insert(upload).await?;
-            let settled = engine.0.settle(upload).await.and_then(settle::unless_failed);
-            drop(held);
-            settled
-        });
+        let creating = self.spawn(async move { engine.0.create(command).await });
         creating.await.map_err(EngineError::task_died)?
     }
 
@@ -227,45 +228,43 @@ impl Engine {
         if let Some(live) = inner.leases.live(id) {
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
-        let mut upload = inner.find(id).await?;
-        if upload.is_settling() {
-            inner.wait_until_settled(id).await;
-            upload = inner.find(id).await?;
-            if upload.is_settling() {
-                return Err(EngineError::Unavailable(Unavailable::Settling));
-            }
-        }
+        let upload = inner.find_settled(id).await?;
         Ok(Inspection { gone: upload.gone(inner.expiry_now()), upload })
     }
 
-    /// Ends an upload and removes its bytes. A running append is cut first.
-    pub async fn cancel(&self, id: UploadId) -> Result<(), EngineError> {
-        self.cancel_if(id, |_| Ok(())).await
+    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first.
+    pub async fn cancel(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
+        self.cancel_if(command.into(), |_| Ok(())).await
     }
 
     /// The same, but one that is complete stays.
-    pub async fn cancel_unfinished(&self, id: UploadId) -> Result<(), EngineError> {
-        self.cancel_if(id, |upload| match (upload.stage(), upload.length()) {
+    pub async fn cancel_unfinished(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
+        self.cancel_if(command.into(), |upload| match (upload.stage(), upload.length()) {
             (Stage::Completed, Some(length)) => Err(Rejection::AlreadyComplete(length)),
             _ => Ok(()),
         })
         .await
     }
 
-    async fn cancel_if(&self, id: UploadId, may_end: fn(&Upload) -> Result<(), Rejection>) -> Result<(), EngineError> {
-        self.0.find(id).await?;
+    /// Ends an upload that its creation has failed to fill and that no client goes on with. Nobody is asked.
+    pub async fn discard(&self, id: UploadId) -> Result<(), EngineError> {
+        let engine = self.clone();
+        let discarding = self.spawn(async move { engine.0.end(id, |_| Ok(())).await });
+        discarding.await.map_err(EngineError::task_died)?
+    }
+
+    async fn cancel_if(
+        &self,
+        command: Cancel,
+        may_end: fn(&Upload) -> Result<(), Rejection>,
+    ) -> Result<(), EngineError> {
+        let Cancel { id, caller } = command;
+        let upload = self.0.find(id).await?;
+        may_end(&upload)?;
         let engine = self.clone();
         let cancelling = self.spawn(async move {
-            let inner = &engine.0;
-            let held = inner.leases.take(id, None, inner.settings.takeover_timeout).await?;
-            let mut upload = inner.find(id).await?;
-            may_end(&upload)?;
-            upload.terminate(inner.now())?;
-            let upload = inner.commit(upload).await?;
-            tracing::info!(upload = %id, "upload terminated");
-            inner.remove_bytes(upload).await;
-            drop(held);
-            Ok(())
+            engine.0.permit_ending(&upload, caller.as_deref()).await?;
+            engine.0.end(id, may_end).await
         });
         cancelling.await.map_err(EngineError::task_died)?
     }
@@ -285,6 +284,34 @@ impl Engine {
 }
 
 impl Inner {
+    async fn create(&self, mut command: Create) -> Result<Upload, EngineError> {
+        let caller = command.caller.take();
+        let new = self.new_upload(command, self.now());
+        let new = self.permit(new, caller.as_deref()).await?;
+        let (id, now) = (new.id, self.now());
+        let mut upload = Upload::create(new, now);
+        if upload.is_full() {
+            self.seal(&mut upload, Vec::new(), now).await?;
+        }
+        let held = self.leases.try_take(id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
+        let upload = self.insert(upload).await?;
+        let settled = self.settle(upload, &Behalf::Client(caller)).await.and_then(settle::unless_failed);
+        drop(held);
+        settled
+    }
+
+    async fn end(&self, id: UploadId, may_end: fn(&Upload) -> Result<(), Rejection>) -> Result<(), EngineError> {
+        let held = self.leases.take(id, None, self.settings.takeover_timeout).await?;
+        let mut upload = self.find(id).await?;
+        may_end(&upload)?;
+        upload.terminate(self.now())?;
+        let upload = self.commit(upload).await?;
+        tracing::info!(upload = %id, "upload terminated");
+        self.remove_bytes(upload).await;
+        drop(held);
+        Ok(())
+    }
+
     fn now(&self) -> Timestamp {
         (self.clock)()
     }
@@ -361,7 +388,11 @@ impl Inner {
 
     async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
         let kinds = kinds_of_news(&upload);
-        let committed = self.uploads.insert(upload).await?;
+        let committed = match self.uploads.insert(upload).await {
+            // One of our own is new: the application has chosen it.
+            Err(state::Error::Conflict(_)) => return Err(EngineError::chosen_badly(IdIsTaken)),
+            inserted => inserted?,
+        };
         self.metrics.count(&kinds);
         tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
         self.watch.changed(committed.id());
@@ -381,10 +412,18 @@ impl Inner {
         Ok(committed)
     }
 
-    /// Waits until nobody holds the upload any more, for as long as a takeover may take.
-    async fn wait_until_settled(&self, id: UploadId) {
-        if let Some(live) = self.leases.live(id) {
-            live.ended(self.settings.takeover_timeout).await;
+    /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may take, also
+    /// when nobody is at it just now: the sweeper may be about to.
+    async fn find_settled(&self, id: UploadId) -> Result<Upload, EngineError> {
+        let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
+        let mut bell = self.watch.upload(id);
+        loop {
+            let upload = self.find(id).await?;
+            if !upload.is_settling() {
+                return Ok(upload);
+            }
+            let rang = tokio::time::timeout_at(deadline, bell.rang()).await;
+            rang.map_err(|_| EngineError::Unavailable(Unavailable::Settling))?;
         }
     }
 }

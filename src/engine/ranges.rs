@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::checksum::Digest;
+use crate::domain::hook::Caller;
 use crate::domain::ranges::ReceivedRanges;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Offset;
@@ -46,6 +47,7 @@ use crate::engine::digest::Hasher;
 use crate::engine::feed::Fed;
 use crate::engine::feed::Feed;
 use crate::engine::feed::Intake;
+use crate::engine::hooks::Behalf;
 use crate::engine::lease::Held;
 use crate::engine::lease::NotJoined;
 use crate::engine::lease::Order;
@@ -98,6 +100,8 @@ struct Assembly {
     done: u64,
     /// Something was declared that is not committed.
     declared: bool,
+    /// Of the request that came last.
+    caller: Option<Arc<Caller>>,
     /// When `fresh` began to gather.
     gathering_since: Instant,
     bytes_came_at: Instant,
@@ -194,6 +198,7 @@ impl Assembly {
             begun: 0,
             done: 0,
             declared: false,
+            caller: None,
             gathering_since: now,
             bytes_came_at: now,
             parked_since: None,
@@ -225,6 +230,7 @@ impl Assembly {
             self.declared = true;
         }
         self.parked_since = None;
+        self.caller.clone_from(&command.caller);
         self.committer.unpark();
         self.supersede(|lane| lane.claims(start, end.unwrap_or(start)));
         let (feed, intake) = Feed::new(inner.pool.clone(), start, command.count, self.committer.progress());
@@ -427,7 +433,7 @@ impl Assembly {
     /// Where `count` more bytes of a request end, if they may be there.
     fn end_of(&self, lane: &Lane, count: u64) -> Result<u64, Rejection> {
         let end = lane.at.saturating_add(count);
-        let max_bytes = self.committer.inner.settings.max_upload_bytes;
+        let max_bytes = self.committer.upload.most_bytes(self.committer.inner.settings.max_upload_bytes);
         match (lane.end, self.committer.upload.length()) {
             (Some(own_end), _) if end > own_end => Err(Rejection::BeyondRange { end: own_end }),
             (_, Some(length)) if end > length.get() => Err(Rejection::BeyondLength(length)),
@@ -620,7 +626,7 @@ impl Assembly {
         self.committer.close().await;
         let (inner, held, upload) = self.committer.into_parts();
         tracing::debug!(upload = %upload.id(), received_bytes = upload.received_bytes(), "no more ranges for now");
-        let settled = inner.settle(upload).await.and_then(unless_failed);
+        let settled = inner.settle(upload, &Behalf::Client(self.caller)).await.and_then(unless_failed);
         drop(held);
         settled
     }

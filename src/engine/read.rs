@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::domain::delivery::DeliveryRecord;
+use crate::domain::hook::HookCall;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
 use crate::domain::upload::Stage;
@@ -18,6 +19,7 @@ use crate::engine::watch::Bell;
 
 pub use crate::state::DeliveryQuery;
 pub use crate::state::EventPosition;
+pub use crate::state::HookCallQuery;
 pub use crate::state::LoggedEvent;
 pub use crate::state::UploadQuery;
 pub use crate::state::facts_json;
@@ -126,6 +128,11 @@ impl Engine {
 
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
         Ok(self.0.outbox.delivery(id).await?)
+    }
+
+    /// What the application was asked, newest first.
+    pub async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
+        Ok(self.0.uploads.hook_calls(query).await?)
     }
 
     /// Tries the storage and the database.

@@ -16,6 +16,7 @@ use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::EngineError;
 use crate::engine::digest::Running;
+use crate::engine::hooks::Behalf;
 
 /// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
 pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
@@ -51,9 +52,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Carries an upload that has all its bytes on until nothing more happens by itself. The caller holds its lease.
+    /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the application is to
+    /// be asked and has no answer. The caller holds its lease.
     /// One that is still open, or rests, is given back as it is.
-    pub(super) async fn settle(&self, mut upload: Upload) -> Result<Upload, EngineError> {
+    pub(super) async fn settle(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
         loop {
             upload = match upload.stage() {
                 Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
@@ -61,6 +63,7 @@ impl Inner {
                     Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, &error).await?,
                     Err(error) => return Err(EngineError::storage(error)),
                 },
+                Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
                 Stage::Verified => {
                     let resume = upload.record().resume.clone().map(Resume::from_bytes);
                     let key = blob_key(upload.id());

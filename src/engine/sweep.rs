@@ -5,10 +5,14 @@
 use std::error::Error;
 use std::time::Duration;
 
+use futures::StreamExt;
+
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
 use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
+use crate::engine::hooks::Behalf;
 use crate::state::Due;
 
 /// A clock that is ahead by more than this between two sweeps has jumped.
@@ -17,10 +21,17 @@ const CLOCK_JUMP: Duration = Duration::from_secs(30);
 /// How many uploads one question brings at a time.
 const BATCH: u32 = 200;
 
+/// An upload that waits for the application is asked about again this soon: its client waits too.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How many uploads are dealt with at once. Some wait for the application, and must not hold up all others.
+const AT_ONCE: usize = 8;
+
 impl Engine {
     /// Finishes or undoes what the last run of the program left half-done. Called before anything is served.
     pub async fn recover(&self) {
-        let found = self.0.sweep(Due::Unsettled).await + self.0.sweep(Due::Removable).await;
+        let behalf = Behalf::Recovery;
+        let found = self.0.sweep(Due::Unsettled, &behalf).await + self.0.sweep(Due::Removable, &behalf).await;
         if found > 0 {
             tracing::info!(uploads = found, "finished what the last run left half-done");
         }
@@ -38,6 +49,11 @@ impl Engine {
                 tokio::select! {
                     () = inner.stop.cancelled() => return,
                     _ = pace.tick() => {}
+                    () = inner.undecided.notified() => {
+                        tokio::time::sleep(ASK_AGAIN_AFTER.min(every)).await;
+                        inner.sweep(Due::Unsettled, &Behalf::Sweeper).await;
+                        continue;
+                    }
                 }
                 let now = inner.now();
                 inner.mind_the_clock(seen.0.elapsed(), now.since(seen.1));
@@ -48,7 +64,7 @@ impl Engine {
                     Due::Silent { since: now.minus(inner.settings.stall_after) },
                     Due::Removable,
                 ] {
-                    inner.sweep(question).await;
+                    inner.sweep(question, &Behalf::Sweeper).await;
                 }
             }
         });
@@ -71,7 +87,7 @@ impl Inner {
     }
 
     /// Deals with everything one question brings; says how many uploads that were.
-    async fn sweep(&self, question: Due) -> usize {
+    async fn sweep(&self, question: Due, behalf: &Behalf) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
             // What would not move is passed over, so that it neither comes back at once nor hides what is behind it.
@@ -86,28 +102,35 @@ impl Inner {
                 }
             };
             let was_last = due.len() < BATCH as usize;
-            for upload in due {
-                if self.stop.is_cancelled() {
-                    return moved;
-                }
-                let id = upload.id();
-                match self.deal_with(question, upload).await {
-                    Ok(true) => moved += 1,
-                    Ok(false) => unmoved += 1,
-                    Err(error) => {
-                        unmoved += 1;
-                        tracing::warn!(upload = %id, error = &error as &dyn Error, "could not tidy up an upload; will try again");
-                    }
-                }
+            let dealing = futures::stream::iter(due).map(|upload| self.try_to_deal_with(question, upload, behalf));
+            let mut dealing = dealing.buffer_unordered(AT_ONCE);
+            while let Some(has_moved) = dealing.next().await {
+                if has_moved { moved += 1 } else { unmoved += 1 }
             }
-            if was_last {
+            if was_last || self.stop.is_cancelled() {
                 return moved;
             }
         }
     }
 
+    async fn try_to_deal_with(&self, question: Due, upload: Upload, behalf: &Behalf) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
+        let id = upload.id();
+        match self.deal_with(question, upload, behalf).await {
+            Ok(has_moved) => has_moved,
+            // That the application had no answer was logged where it was asked.
+            Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
+            Err(error) => {
+                tracing::warn!(upload = %id, error = &error as &dyn Error, "could not tidy up an upload; will try again");
+                false
+            }
+        }
+    }
+
     /// Whether the upload has moved on.
-    async fn deal_with(&self, question: Due, found: Upload) -> Result<bool, EngineError> {
+    async fn deal_with(&self, question: Due, found: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
         // What was found may have changed before the lease was taken.
         let mut upload = self.find(found.id()).await?;
@@ -118,7 +141,7 @@ impl Inner {
         match question {
             Due::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
             Due::Unsettled => {
-                self.settle(upload).await?;
+                self.settle(upload, behalf).await?;
             }
             Due::Expired { .. } => {
                 upload.expire(now);

@@ -164,8 +164,11 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
                 Unavailable::Held => "held",
                 Unavailable::Settling => "settling",
                 Unavailable::Idle => "incomplete-body",
+                Unavailable::Undecided => "application-unavailable",
             };
-            Problem::try_again(code, why.to_string(), soon)
+            // An application that could not be asked is seldom back within a second.
+            let after = if why == Unavailable::Undecided { 5 * soon } else { soon };
+            Problem::try_again(code, why.to_string(), after)
         }
         EngineError::NoSpace => Problem::new(
             StatusCode::INSUFFICIENT_STORAGE,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::http::header::HeaderName;
 use actix_web::middleware::from_fn;
 use actix_web::web;
 use prometheus_client::registry::Registry;
@@ -22,12 +23,14 @@ use crate::webhook::Beat;
 
 pub mod access;
 pub mod body;
+pub(crate) mod caller;
 pub mod download;
 mod edge;
 pub mod error;
 pub mod events;
 mod files;
 pub mod health;
+mod hook_calls;
 pub mod listen;
 pub(crate) mod query;
 mod reading;
@@ -54,6 +57,8 @@ pub struct Shared {
     pub beat: Beat,
     pub max_metadata_bytes: usize,
     pub protocols: Protocols,
+    /// Header fields of a client's request that the application may see when it is asked; `None` when it is not.
+    pub forward_headers: Option<Vec<HeaderName>>,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
     pub long_poll_max: Duration,
@@ -123,6 +128,7 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
         .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
         .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))
+        .service(web::resource("/api/v1/webhooks/hooks").route(web::route().to(hook_calls::list)))
         .configure(webhooks::resources)
         .service(web::resource("/healthz").route(web::route().to(health::alive)))
         .service(web::resource("/readyz").route(web::route().to(health::ready)))

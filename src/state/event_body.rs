@@ -152,16 +152,16 @@ fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String
     serde_json::to_string(&body).expect("strings and numbers are always JSON")
 }
 
+fn reported(report: &Report) -> Reported<'_> {
+    Reported { name: &report.name, percent: report.percent, message: report.message.as_deref() }
+}
+
 /// Whether the bytes had been looked into by then: events of one commit are written together.
 fn knows_facts(stage: Stage) -> bool {
     match stage {
         Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => false,
         Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => true,
     }
-}
-
-fn reported(report: &Report) -> Reported<'_> {
-    Reported { name: &report.name, percent: report.percent, message: report.message.as_deref() }
 }
 
 fn problem(failure: &Failure) -> Problem<'_> {

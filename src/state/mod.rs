@@ -23,8 +23,10 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::Health;
 use crate::domain::event::EventKind;
+use crate::domain::hook::HookCall;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
+use crate::domain::id::HookCallId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Stage;
@@ -104,6 +106,12 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// The position of the newest event.
     async fn newest_event(&self) -> Result<EventPosition>;
 
+    /// Writes down what came of asking the application. Writing the same call again changes nothing.
+    async fn record_hook_call(&self, call: HookCall) -> Result<()>;
+
+    /// Calls that match, newest first.
+    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>>;
+
     /// Tries whether the store reads and writes now.
     async fn check(&self) -> Result<()>;
 
@@ -136,6 +144,15 @@ pub struct UploadQuery {
     pub metadata: Vec<(String, Vec<u8>)>,
     /// Only uploads older than this one: the cursor of the page before.
     pub before: Option<UploadId>,
+    pub limit: u32,
+}
+
+/// Which calls of hooks to list. Every condition given must hold.
+#[derive(Debug, Clone, Default)]
+pub struct HookCallQuery {
+    pub upload: Option<UploadId>,
+    /// Only calls older than this one: the cursor of the page before.
+    pub before: Option<HookCallId>,
     pub limit: u32,
 }
 
@@ -223,8 +240,8 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// many events that were.
     async fn expunge(&self, upload: UploadId) -> Result<u64>;
 
-    /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, and
-    /// events that no delivery needs. Says how many rows went; zero when nothing is left to remove.
+    /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, events
+    /// that no delivery needs, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
 
     /// Rings after every commit that made a delivery ready. May ring for nothing.
@@ -427,7 +444,7 @@ pub struct Backlog {
 /// What is old enough to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
-    /// Deliveries that ended before then, and events from before then.
+    /// Deliveries that ended before then, and events and calls of hooks from before then.
     pub finished: Timestamp,
     /// Deliveries given up before then.
     pub dead: Timestamp,

@@ -4,6 +4,9 @@
 //! next attempt on it counts, also for deliveries that were queued before it (webhooks.md A4). Endpoints of the
 //! configuration can be paused, resumed and tried out; all else about them is said in the configuration.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -375,7 +375,7 @@ pub fn install_tls_provider() {
 }
 
 /// The class of an error, by the types in its chain of causes.
-fn classify(error: &reqwest::Error) -> AttemptOutcome {
+pub(super) fn classify(error: &reqwest::Error) -> AttemptOutcome {
     if error.is_timeout() {
         return AttemptOutcome::Timeout;
     }
@@ -418,7 +418,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'stat
     })
 }
 
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     causes(error).last().map(|cause| shortened(&cause.to_string())).unwrap_or_default()
 }
 

@@ -11,7 +11,8 @@
 //!    └──── record ◄─────────┘ and asks verdict, which asks retry, and health
 //! ```
 //!
-//! Beside it, `admin` is for those who change endpoints, and `upkeep` does what has time.
+//! Beside it, `admin` is for those who change endpoints, `upkeep` does what has time, and [`hooks`] asks the application
+//! what may happen; it shares how messages are signed, and nothing else.
 
 mod address;
 mod admin;
@@ -23,6 +24,7 @@ mod egress;
 mod endpoint;
 mod gate;
 mod health;
+mod hooks;
 mod keys;
 mod lanes;
 mod metrics;
@@ -70,6 +72,9 @@ pub use egress::install_tls_provider;
 pub use endpoint::Endpoint;
 pub use endpoint::InvalidEndpoint;
 pub use health::HealthRules;
+pub use hooks::HookMetrics;
+pub use hooks::HookSettings;
+pub use hooks::Hooks;
 pub use keys::DEFAULT_OVERLAP;
 pub use keys::InvalidKey;
 pub use keys::Key;

@@ -278,6 +278,7 @@ async fn concatenate(
         metadata_as_sent: None,
         wanted_digests: wanted,
         promised_digests: Vec::new(),
+        caller: None,
     };
     life.engine.concatenate(command).await
 }

@@ -17,6 +17,7 @@ mod early;
 mod engine;
 mod events;
 mod facts;
+mod hooks;
 mod http2;
 mod ietf;
 mod interim;

@@ -7,6 +7,7 @@ use crate::scenario::dialects;
 use crate::scenario::records;
 use crate::scenario::status;
 use crate::scenario::tls;
+use crate::scenario::webhooks;
 use crate::subject::Subject;
 use crate::words::figure;
 
@@ -47,6 +48,7 @@ pub(crate) fn judge(scenario: u8, numbers: Numbers<'_>) -> Vec<Verdict> {
         11 => tls_and_h2(numbers),
         12 => many_records(numbers),
         13 => other_dialects(numbers),
+        14 => webhooks(numbers),
         _ => Vec::new(),
     }
 }
@@ -168,6 +170,75 @@ fn many_records(numbers: Numbers<'_>) -> Vec<Verdict> {
     verdicts
 }
 
+fn webhooks(numbers: Numbers<'_>) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> = [webhooks::UPLOADING, webhooks::DRAINING]
+        .into_iter()
+        .map(|form| bounded(numbers, form, Metric::DeliveriesPerSecond, Bound::AtLeast(1_000.0)))
+        .collect();
+    verdicts.push(bounded(numbers, webhooks::PACED, Metric::P50Ms, Bound::AtMost(20.0)));
+    verdicts.push(bounded(numbers, webhooks::PACED, Metric::P95Ms, Bound::AtMost(100.0)));
+    verdicts.push(beside_a_queue(numbers));
+    verdicts.push(patching(numbers));
+    verdicts.push(progress(numbers));
+    verdicts.extend([webhooks::WELL, webhooks::SLOW, webhooks::DEAD, webhooks::KILLED].map(|form| lost(numbers, form)));
+    verdicts
+}
+
+fn lost(numbers: Numbers<'_>, variant: &str) -> Verdict {
+    let own = |metric| numbers.median(Longshore, variant, metric);
+    let both = own(Metric::Lost).zip(own(Metric::Expected));
+    Verdict {
+        goal: format!("{variant}: nothing lost"),
+        measured: both.map_or_else(missing, |(lost, all)| format!("{} of {}", figure(lost), figure(all))),
+        met: both.map(|(lost, _)| lost == 0.0),
+    }
+}
+
+fn beside_a_queue(numbers: Numbers<'_>) -> Verdict {
+    let p50 = |form| numbers.median(Longshore, form, Metric::P50Ms);
+    let (beside, alone) = (p50(webhooks::OVERDUE), p50(webhooks::PACED));
+    let goal = format!("{}: p50 at most 1.1 × that without, or 1 ms more", webhooks::OVERDUE);
+    Verdict {
+        met: beside.zip(alone).map(|(beside, alone)| is_as_soon(beside, alone)),
+        ..compare(goal, beside, alone, |_| false)
+    }
+}
+
+/// Milliseconds are what the messages tell the time in, so one more of them is no difference.
+fn is_as_soon(beside_ms: f64, alone_ms: f64) -> bool {
+    beside_ms <= alone_ms * 1.1 || beside_ms - alone_ms <= 1.0
+}
+
+fn patching(numbers: Numbers<'_>) -> Verdict {
+    let p99 = |form| numbers.median(Longshore, form, Metric::P99Ms);
+    let both = p99(webhooks::TOLD).zip(p99(webhooks::UNTOLD));
+    Verdict {
+        goal: "an endpoint for everything raises PATCH p99 by at most 5 ms".to_owned(),
+        measured: both.map_or_else(missing, |(told, untold)| {
+            format!("{} to {}: {:+.2} ms", figure(told), figure(untold), told - untold)
+        }),
+        met: both.map(|(told, untold)| told - untold <= 5.0),
+    }
+}
+
+/// An upload tells its progress every five seconds at most.
+fn progress(numbers: Numbers<'_>) -> Verdict {
+    let own = |metric| numbers.median(Longshore, webhooks::PROGRESS, metric);
+    let both = own(Metric::RowsPerSecond).zip(own(Metric::Connections));
+    Verdict {
+        goal: "progress rows/s at most a fifth of the uploads: 2,000 of 10,000".to_owned(),
+        measured: both.map_or_else(missing, |(rows, uploads)| {
+            format!(
+                "{} of {}: {} of 10,000",
+                figure(rows),
+                figure(uploads),
+                figure((rows / uploads * 10_000.0).round())
+            )
+        }),
+        met: both.map(|(rows, uploads)| rows <= uploads / 5.0),
+    }
+}
+
 /// Whether the load generator had something left when it drove the fastest server.
 fn generator(numbers: Numbers<'_>, metric: Metric) -> Verdict {
     let servers = numbers.subjects("").into_iter().filter(|subject| subject.is_peer() || subject.is_longshore());
@@ -196,6 +267,27 @@ fn below(numbers: Numbers<'_>, variant: &str, metric: Metric, limit: f64) -> Ver
         goal: format!("{form}{} below {limit}", metric.label()),
         measured: own.map_or_else(missing, figure),
         met: own.map(|own| own < limit),
+    }
+}
+
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+fn bounded(numbers: Numbers<'_>, variant: &str, metric: Metric, bound: Bound) -> Verdict {
+    let own = numbers.median(Longshore, variant, metric);
+    let (words, limit) = match bound {
+        Bound::AtLeast(limit) => ("at least", limit),
+        Bound::AtMost(limit) => ("at most", limit),
+    };
+    Verdict {
+        goal: format!("{variant}: {} {words} {}", metric.label(), figure(limit)),
+        measured: own.map_or_else(missing, figure),
+        met: own.map(|own| match bound {
+            Bound::AtLeast(limit) => own >= limit,
+            Bound::AtMost(limit) => own <= limit,
+        }),
     }
 }
 
@@ -237,5 +329,12 @@ mod tests {
         assert_eq!(at_most(String::new(), Some(1.0), Some(2.0), 0.5).met, Some(true));
         assert_eq!(at_most(String::new(), Some(1.1), Some(2.0), 0.5).met, Some(false));
         assert_eq!(at_most(String::new(), None, Some(2.0), 0.5).met, None);
+    }
+
+    #[test]
+    fn a_millisecond_more_is_as_soon() {
+        assert!(is_as_soon(3.0, 2.0));
+        assert!(is_as_soon(21.9, 20.0));
+        assert!(!is_as_soon(22.1, 20.0));
     }
 }

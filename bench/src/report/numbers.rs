@@ -22,8 +22,10 @@ impl<'a> Numbers<'a> {
         Subject::ALL.into_iter().filter(was).collect()
     }
 
-    pub(crate) fn metrics(self) -> Vec<Metric> {
-        let mut metrics: Vec<Metric> = self.0.samples.iter().flat_map(|sample| sample.values.keys().copied()).collect();
+    /// What was counted in this form.
+    pub(crate) fn metrics(self, variant: &str) -> Vec<Metric> {
+        let of_it = self.0.samples.iter().filter(|sample| sample.variant == variant);
+        let mut metrics: Vec<Metric> = of_it.flat_map(|sample| sample.values.keys().copied()).collect();
         metrics.sort_unstable();
         metrics.dedup();
         metrics

@@ -79,6 +79,7 @@ fn primary(scenario: u8) -> &'static [Metric] {
         9 => &[Metric::AcceptedP99Ms],
         10 => &[Metric::MessageMs],
         12 => &[Metric::P99Ms, Metric::StartUpSeconds],
+        14 => &[Metric::Lost, Metric::DelayMs],
         _ => &[Metric::MbPerSecond],
     }
 }
@@ -163,7 +164,7 @@ fn section(scenario: &Scenario, measured: &Measured) -> String {
         line(&mut out, format_args!("- {}: {}, {}", verdict.goal, verdict.measured, word(&verdict)));
     }
     out += "\n";
-    out += &table(scenario.number, numbers);
+    out += &tables(scenario.number, numbers);
     for note in &measured.notes {
         line(&mut out, format_args!("{note}\n"));
     }
@@ -180,13 +181,26 @@ fn section(scenario: &Scenario, measured: &Measured) -> String {
     out
 }
 
-fn table(scenario: u8, numbers: Numbers<'_>) -> String {
-    let metrics = numbers.metrics();
-    let variants = numbers.variants();
+/// One table for all forms that have the same numbers, so that no row is mostly empty.
+fn tables(scenario: u8, numbers: Numbers<'_>) -> String {
+    let mut groups: Vec<(Vec<Metric>, Vec<&str>)> = Vec::new();
+    for variant in numbers.variants() {
+        let metrics = numbers.metrics(variant);
+        match groups.iter_mut().find(|(known, _)| *known == metrics) {
+            Some((_, variants)) => variants.push(variant),
+            None => groups.push((metrics, vec![variant])),
+        }
+    }
+    let measured = groups.iter().filter(|(metrics, _)| !metrics.is_empty());
+    measured.map(|(metrics, variants)| table(scenario, numbers, metrics, variants)).collect()
+}
+
+fn table(scenario: u8, numbers: Numbers<'_>, metrics: &[Metric], variants: &[&str]) -> String {
     let forms = variants.iter().any(|variant| !variant.is_empty());
-    let compared: Vec<Metric> = primary(scenario).iter().copied().filter(|metric| compared(numbers, *metric)).collect();
+    let compared = |metric: &Metric| primary(scenario).contains(metric) && is_compared(numbers, variants, *metric);
+    let compared: Vec<Metric> = metrics.iter().copied().filter(compared).collect();
     let mut heads = if forms { vec!["", ""] } else { vec![""] };
-    for metric in &metrics {
+    for metric in metrics {
         heads.push(metric.label());
         if compared.contains(metric) {
             heads.push("× Longshore");
@@ -195,9 +209,9 @@ fn table(scenario: u8, numbers: Numbers<'_>) -> String {
     let mut out = format!("| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
     for variant in variants {
         for subject in numbers.subjects(variant) {
-            let mut cells = if forms { vec![variant.to_owned()] } else { Vec::new() };
+            let mut cells = if forms { vec![(*variant).to_owned()] } else { Vec::new() };
             cells.push(subject.label().to_owned());
-            for metric in &metrics {
+            for metric in metrics {
                 cells.push(cell(numbers, subject, variant, *metric));
                 if compared.contains(metric) {
                     cells.push(ratio(numbers, subject, variant, *metric));
@@ -209,15 +223,15 @@ fn table(scenario: u8, numbers: Numbers<'_>) -> String {
     out + "\n"
 }
 
-/// Whether there is anybody to compare with.
-fn compared(numbers: Numbers<'_>, metric: Metric) -> bool {
-    let others = |variant| {
+/// Whether anybody can be compared with Longshore; nothing is a multiple of zero.
+fn is_compared(numbers: Numbers<'_>, variants: &[&str], metric: Metric) -> bool {
+    let others = |variant: &&str| {
         numbers
             .subjects(variant)
             .into_iter()
-            .any(|subject| subject != Subject::Longshore && numbers.median(subject, variant, metric).is_some())
+            .any(|subject| subject != Subject::Longshore && !ratio(numbers, subject, variant, metric).is_empty())
     };
-    numbers.variants().into_iter().any(others)
+    variants.iter().any(others)
 }
 
 fn cell(numbers: Numbers<'_>, subject: Subject, variant: &str, metric: Metric) -> String {

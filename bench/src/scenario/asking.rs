@@ -12,9 +12,6 @@ use std::time::Instant;
 use crate::process;
 use crate::stats::Times;
 
-/// The threads that ask stand for clients on other machines: they are not to wait for the processor.
-const URGENT: i32 = -10;
-
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) connections: usize,
@@ -30,7 +27,7 @@ impl Pace {
         ask: impl Fn(&mut C, u64) -> anyhow::Result<()> + Sync,
     ) -> anyhow::Result<Times> {
         let one = |number: usize| {
-            process::nice(URGENT);
+            process::nice(process::URGENT);
             let mut connection = connect(number);
             let mut times = Times::default();
             let began = Instant::now();

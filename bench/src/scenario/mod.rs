@@ -19,6 +19,7 @@ pub(crate) mod status;
 mod storm;
 pub(crate) mod tls;
 mod trickle;
+pub(crate) mod webhooks;
 
 pub(crate) struct Scenario {
     pub(crate) number: u8,
@@ -28,7 +29,7 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Lab, &mut Notebook) -> anyhow::Result<()>,
 }
 
-pub(crate) const ALL: [Scenario; 13] = [
+pub(crate) const ALL: [Scenario; 14] = [
     Scenario {
         number: 1,
         title: "One upload in one request",
@@ -118,5 +119,13 @@ pub(crate) const ALL: [Scenario; 13] = [
         what: "The 2 GiB upload in one request of each dialect, and in ranges of 16 MiB from eight connections at once. \
                Google's clients want an MD5, so their uploads are compared with one of tus that wants one too.",
         run: dialects::run,
+    },
+    Scenario {
+        number: 14,
+        title: "Webhooks",
+        what: "How many messages a second reach a receiver, how soon, and beside an endpoint with a million that cannot be \
+               sent; what they cost those who upload; how often progress is told; and what is lost when the receiver is \
+               slow or dead, or the server is killed, beside tusd's HTTP hooks.",
+        run: webhooks::run,
     },
 ];

@@ -24,7 +24,7 @@ use crate::subject::Subject;
 use crate::tus;
 use crate::wire;
 
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 const SIZE: usize = 64 << 10;
 
 const SUBJECTS: [Subject; 6] =
@@ -44,8 +44,7 @@ fn measure(lab: &Lab, server: &Running) -> anyhow::Result<Values> {
     process::forget_peak(server.pid())?;
     let cpu = process::cpu_seconds(server.pid())?;
     let began = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut times = runtime.block_on(storm(server, request.into(), lab.plan.storm))?;
+    let mut times = run_for(server, request, SIZE, lab.plan.storm)?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = process::cpu_seconds(server.pid())? - cpu;
     let uploads = times.count() as f64;
@@ -58,7 +57,13 @@ fn measure(lab: &Lab, server: &Running) -> anyhow::Result<Values> {
     ]))
 }
 
-async fn storm(server: &Running, request: Bytes, how_long: Duration) -> anyhow::Result<Times> {
+/// Sends the request, which creates an upload of `size` with its bytes, again and again on all connections.
+pub(super) fn run_for(server: &Running, request: Vec<u8>, size: usize, how_long: Duration) -> anyhow::Result<Times> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(storm(server, request.into(), size, how_long))
+}
+
+async fn storm(server: &Running, request: Bytes, size: usize, how_long: Duration) -> anyhow::Result<Times> {
     let address = server.target.address;
     let until = Instant::now() + how_long;
     let mut tasks = JoinSet::new();
@@ -74,7 +79,7 @@ async fn storm(server: &Running, request: Bytes, how_long: Duration) -> anyhow::
                     None => TcpStream::connect(address).await.context("could not connect")?,
                 };
                 open.set_nodelay(true)?;
-                if upload(&mut open, &request).await? {
+                if upload(&mut open, &request, size).await? {
                     socket = Some(open);
                 }
                 times.add(began.elapsed());
@@ -90,20 +95,21 @@ async fn storm(server: &Running, request: Bytes, how_long: Duration) -> anyhow::
 }
 
 /// One upload; says whether the connection may be used again.
-async fn upload(socket: &mut TcpStream, request: &[u8]) -> anyhow::Result<bool> {
-    socket.write_all(request).await.context("could not send an upload")?;
-    let mut head = Vec::with_capacity(2048);
-    loop {
-        let count = socket.read_buf(&mut head).await.context("could not read an answer")?;
-        ensure!(count > 0, "the server closed the connection instead of answering");
-        // All of these servers answer a creation with a head alone.
-        if wire::find(&head, b"\r\n\r\n").is_some() {
-            break;
-        }
-    }
-    let head = String::from_utf8_lossy(&head);
+async fn upload(socket: &mut TcpStream, request: &[u8], size: usize) -> anyhow::Result<bool> {
+    let head = exchange(socket, request).await?;
     ensure!(head.starts_with("HTTP/1.1 201"), "unexpected answer: {}", head.lines().next().unwrap_or_default());
     let offset = wire::header(&head, "upload-offset").context("no Upload-Offset in the answer")?;
-    ensure!(offset == SIZE.to_string(), "only {offset} bytes were taken");
+    ensure!(offset == size.to_string(), "only {offset} bytes were taken");
     Ok(!wire::header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")))
+}
+
+/// Sends a request and gives the head of the answer. All of these servers answer with a head alone.
+pub(super) async fn exchange(socket: &mut TcpStream, request: &[u8]) -> anyhow::Result<String> {
+    socket.write_all(request).await.context("could not send a request")?;
+    let mut head = Vec::with_capacity(2048);
+    while wire::find(&head, b"\r\n\r\n").is_none() {
+        let count = socket.read_buf(&mut head).await.context("could not read an answer")?;
+        ensure!(count > 0, "the server closed the connection instead of answering");
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
 }

@@ -154,14 +154,13 @@ fn line(event: &Value, attempt: &str) -> String {
         _ => String::new(),
     };
     let again = if matches!(attempt, "" | "1") { String::new() } else { format!("  attempt {attempt}") };
-    let line = format!(
-        "{}  {:<18} {} #{}  {far}{again}",
-        text(&event["timestamp"]),
-        text(&event["type"]),
-        text(&data["upload_id"]),
-        data["sequence"],
-    );
-    line.replace(char::is_control, " ")
+    let about = match data["sequence"].as_u64() {
+        Some(sequence) => format!("{} #{sequence}", text(&data["upload_id"])),
+        // News of the sending itself.
+        None => data.to_string(),
+    };
+    let line = format!("{}  {:<18} {about}  {far}{again}", text(&event["timestamp"]), text(&event["type"]));
+    line.replace(char::is_control, " ").trim_end().to_owned()
 }
 
 fn unix_seconds() -> i64 {
@@ -214,5 +213,7 @@ mod tests {
         });
         let expected = "2026-11-21T22:31:30.123Z  upload.progress    01a2 #3  5 of 10 bytes  attempt 2";
         assert_eq!(line(&event, "2"), expected);
+        let ping = serde_json::json!({ "type": "webhook.ping", "timestamp": "t", "data": { "endpoint": "a\u{1b}" } });
+        assert_eq!(line(&ping, "1"), r#"t  webhook.ping       {"endpoint":"a\u001b"}"#);
     }
 }

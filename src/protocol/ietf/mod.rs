@@ -17,12 +17,14 @@ use crate::domain::upload::Dialect;
 use crate::domain::upload::Role;
 use crate::domain::upload::Upload;
 use crate::engine::command::Append;
+use crate::engine::command::Cancel;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
 use crate::engine::command::EngineError;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::download;
 use crate::http::error::Problem;
 use crate::http::listen::interim::Interim;
@@ -125,6 +127,7 @@ impl<'a> Exchange<'a> {
             metadata_as_sent: None,
             wanted_digests: creation.wanted_digests,
             promised_digests: creation.promised_digests,
+            caller: caller(self.request, self.shared),
         };
         let upload = engine.create(command).await.map_err(refuse)?;
         let location = self.shared.location(upload.id());
@@ -141,6 +144,7 @@ impl<'a> Exchange<'a> {
             ends: creation.ends,
             checksum: creation.checksum.clone(),
             overflow: self.draft.overflow,
+            caller: caller(self.request, self.shared),
             ..Append::at(upload.id(), upload.offset(), count)
         };
         match self.pump(command, payload).await {
@@ -163,6 +167,7 @@ impl<'a> Exchange<'a> {
             ends: appending.ends,
             checksum: appending.checksum.clone(),
             overflow: self.draft.overflow,
+            caller: caller(self.request, self.shared),
             ..Append::at(id, appending.at, count)
         };
         match self.pump(command, payload).await {
@@ -209,7 +214,8 @@ impl<'a> Exchange<'a> {
 
     async fn cancel(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
-        self.shared.engine.cancel(id).await.map_err(|error| self.refused(error))?;
+        let command = Cancel { id, caller: caller(self.request, self.shared) };
+        self.shared.engine.cancel(command).await.map_err(|error| self.refused(error))?;
         Ok(reply::cancelled())
     }
 
@@ -258,7 +264,8 @@ impl<'a> Exchange<'a> {
     fn limit(&self, upload: Option<&Upload>) -> String {
         let engine = &self.shared.engine;
         let left = upload.and_then(|upload| engine.time_left(upload));
-        wire::limit(&self.draft, engine.settings().max_upload_bytes, left)
+        let max_bytes = engine.settings().max_upload_bytes;
+        wire::limit(&self.draft, upload.map_or(max_bytes, |upload| upload.most_bytes(max_bytes)), left)
     }
 
     fn versioned(&self, answer: Result<HttpResponse, Problem>) -> Result<HttpResponse, Problem> {

@@ -14,6 +14,7 @@ use crate::domain::upload::Role;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::Append;
+use crate::engine::command::Cancel;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
 use crate::engine::command::EngineError;
@@ -21,6 +22,7 @@ use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::http::query::Query;
 use crate::protocol::digests;
@@ -75,6 +77,7 @@ pub(super) async fn start(
         // Its clients compare one of the two digests they know when all is done.
         wanted_digests: [vec![Algorithm::Md5], digests::wanted(&fields)].concat(),
         promised_digests: [described.promised_digests, named].concat(),
+        caller: caller(request, shared),
     };
     let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
     let session = format!("{origin}{}", shared.location(upload.id()));
@@ -124,7 +127,8 @@ pub(super) async fn put(
     if upload.stage() == Stage::Completed {
         return Ok(reply::google::object(&upload, shared));
     }
-    let command = Append { dialect: Dialect::Google, ..Append::at(upload.id(), Offset::ZERO, None) };
+    let (dialect, caller) = (Dialect::Google, caller(request, shared));
+    let command = Append { dialect, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
     let upload = match carried {
         Carried::Question { total } => {
             let found = look(request, upload.id(), shared).await?;
@@ -194,7 +198,8 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse
 /// Cancels a session. What is complete is no session any more, and stays.
 pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Refusal> {
     let upload = look(request, id, shared).await?;
-    match shared.engine.cancel_unfinished(id).await {
+    let command = Cancel { id, caller: caller(request, shared) };
+    match shared.engine.cancel_unfinished(command).await {
         Ok(()) => Ok(reply::google::cancelled(&upload)),
         Err(EngineError::Rejected(Rejection::AlreadyComplete(_))) => Err(reply::google::kept().into()),
         Err(error) => Err(reply::google::refusal(error, None, request)),

@@ -15,11 +15,13 @@ use actix_web::web;
 use crate::domain::id::UploadId;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Upload;
+use crate::engine::command::Cancel;
 use crate::engine::command::EngineError;
 use crate::engine::feed::Feed;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::download;
 use crate::http::error::Problem;
 
@@ -138,7 +140,8 @@ async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<
         let cancelled = google::cancel(request, id, shared).await;
         return Ok(cancelled.unwrap_or_else(|refusal| refusal.respond(request)));
     }
-    shared.engine.cancel(id).await.map_err(refuse)?;
+    let command = Cancel { id, caller: caller(request, shared) };
+    shared.engine.cancel(command).await.map_err(refuse)?;
     Ok(reply::terminated())
 }
 

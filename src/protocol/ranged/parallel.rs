@@ -18,6 +18,7 @@ use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::protocol::digests;
 use crate::protocol::ranged::creation;
@@ -49,6 +50,7 @@ pub(super) async fn start(
         metadata_as_sent: None,
         wanted_digests: digests::wanted(&fields),
         promised_digests: [described.promised_digests, named].concat(),
+        caller: caller(request, shared),
     };
     let upload = shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))?;
     Ok(reply::started(&upload, shared))
@@ -65,7 +67,8 @@ pub(super) async fn put(
     let refuse = |error: wire::WireError| reply::wire_problem(&error);
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
     let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
-    let command = Append { dialect: Dialect::Ranged, checksum, ..Append::at(upload.id(), Offset::ZERO, None) };
+    let (dialect, caller) = (Dialect::Ranged, caller(request, shared));
+    let command = Append { dialect, checksum, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
     if upload.stage() == Stage::Completed {
         // Its client may not have heard the last answer.
         check_repeated(&upload, carried).map_err(reply::rejection_problem)?;

@@ -28,6 +28,7 @@ use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::protocol::digests;
 use crate::protocol::fields::BadField;
@@ -119,6 +120,7 @@ async fn create(
         metadata_as_sent: None,
         wanted_digests: digests::wanted(&fields),
         promised_digests: content.into_iter().chain(named).collect(),
+        caller: caller(request, shared),
     };
     shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))
 }
@@ -131,7 +133,8 @@ async fn append(
     shared: &Shared,
 ) -> Result<Upload, EngineError> {
     let (dialect, place) = (Dialect::Ranged, Place::Anywhere(Offset::ZERO));
-    let command = Append { dialect, place, ends: Ends::Here, ..Append::at(upload.id(), Offset::ZERO, count) };
+    let caller = caller(request, shared);
+    let command = Append { dialect, place, caller, ends: Ends::Here, ..Append::at(upload.id(), Offset::ZERO, count) };
     let feed = shared.engine.append(command).await?;
     body::pump_and_tell(request, payload, feed, shared.idle_timeout, None).await
 }
@@ -155,7 +158,7 @@ async fn not_stored(
 }
 
 async fn discard(upload: &Upload, shared: &Shared) {
-    if let Err(error) = shared.engine.cancel(upload.id()).await {
+    if let Err(error) = shared.engine.discard(upload.id()).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(upload = %upload.id(), error, "could not remove a refused upload; it will expire");
     }

@@ -12,12 +12,14 @@ use crate::domain::upload::Dialect;
 use crate::domain::upload::Role;
 use crate::domain::upload::Upload;
 use crate::engine::command::Append;
+use crate::engine::command::Cancel;
 use crate::engine::command::Create;
 use crate::engine::command::EngineError;
 use crate::engine::concatenate::Concatenate;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::body::HeaderFields;
+use crate::http::caller::caller;
 use crate::http::download;
 use crate::http::error::Problem;
 
@@ -97,6 +99,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
                 metadata_as_sent: creation.metadata_as_sent,
                 wanted_digests: creation.wanted_digests,
                 promised_digests: creation.promised_digests,
+                caller: caller(request, shared),
             };
             let upload = shared.engine.concatenate(command).await.map_err(refuse)?;
             return Ok(reply::created(&upload, &shared.location(upload.id())));
@@ -116,6 +119,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
         metadata_as_sent: creation.metadata_as_sent,
         wanted_digests: creation.wanted_digests,
         promised_digests: creation.promised_digests,
+        caller: caller(request, shared),
     };
     let upload = shared.engine.create(command).await.map_err(refuse)?;
     let location = shared.location(upload.id());
@@ -123,7 +127,8 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
         return Ok(reply::created(&upload, &location));
     }
     let checksum = creation.checksum.as_ref().map(|checksum| checksum.digest().clone());
-    let command = Append { checksum, ..Append::at(upload.id(), upload.offset(), size.known()) };
+    let caller = caller(request, shared);
+    let command = Append { checksum, caller, ..Append::at(upload.id(), upload.offset(), size.known()) };
     let refuse = |error| reply::append_problem(error, creation.checksum.as_ref(), request);
     match append(command, request, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
@@ -136,7 +141,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
             );
             if overflow {
                 // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
-                shared.engine.cancel(upload.id()).await.map_err(refuse)?;
+                shared.engine.discard(upload.id()).await.map_err(refuse)?;
                 return Err(refuse(error));
             }
             let over = matches!(error, EngineError::Rejected(Rejection::Refused(_)));
@@ -171,7 +176,8 @@ async fn patched(
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
     let checksum = patch.checksum.as_ref().map(|checksum| checksum.digest().clone());
-    let command = Append { length: patch.length, checksum, ..Append::at(id, patch.at, size.known()) };
+    let (length, caller) = (patch.length, caller(request, shared));
+    let command = Append { length, checksum, caller, ..Append::at(id, patch.at, size.known()) };
     let appended = append(command, request, payload, shared).await;
     appended.map_err(|error| reply::append_problem(error, patch.checksum.as_ref(), request))
 }
@@ -187,7 +193,7 @@ async fn append(
 }
 
 async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    let found = shared.engine.inspect(id).await.map_err(|error| reply::offset_unknown(error, request))?;
     match found.gone {
         Some(why) => Err(reply::rejection_problem(why)),
         // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
@@ -197,7 +203,8 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Ht
 }
 
 async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
-    shared.engine.cancel(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    let command = Cancel { id, caller: caller(request, shared) };
+    shared.engine.cancel(command).await.map_err(|error| reply::engine_problem(error, request))?;
     Ok(reply::terminated())
 }
 

@@ -11,6 +11,7 @@ use actix_web::http::header::HeaderName;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
 use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::protocol::digests;
@@ -68,6 +69,15 @@ pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
 pub(super) fn still_open() -> Problem {
     let detail = "the upload has all its bytes, but the protocol it was created in has not ended it yet";
     Problem::new(StatusCode::LOCKED, "still-open", detail)
+}
+
+/// Why HEAD cannot tell an offset. While all bytes are there and it is not decided yet what becomes of them it is 423,
+/// for the same reason: after a 5xx, tus-js-client starts over too.
+pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
+    if let EngineError::Unavailable(why @ Unavailable::Settling) = error {
+        return Problem::new(StatusCode::LOCKED, "settling", why.to_string()).with(header::RETRY_AFTER, "1");
+    }
+    engine_problem(error, request)
 }
 
 /// The answer to GET while there is nothing to download yet.

@@ -41,6 +41,7 @@ use crate::state::Verdict;
 
 pub(super) mod endpoints;
 pub(super) mod events;
+pub(super) mod hook_calls;
 pub(super) mod lists;
 pub(super) mod managing;
 pub(super) mod order;
@@ -86,6 +87,7 @@ macro_rules! conformance_suite {
             events::a_change_and_its_news_are_one
             events::events_come_in_pages
             events::every_commit_of_a_crowd_is_logged_in_order
+            hook_calls::hook_calls_are_listed_newest_first
             order::first_attempts_go_out_in_order
             order::a_delivery_that_backs_off_holds_nobody_back
             order::an_aborted_attempt_does_not_count

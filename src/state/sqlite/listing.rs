@@ -4,11 +4,10 @@
 //! uploads, of those with a pair of metadata, or of each stage asked for. What else is asked for is looked up for each
 //! upload on the way. Of several conditions the one that fewest uploads meet is walked.
 
-use std::time::Duration;
-
 use rusqlite::Connection;
 use rusqlite::params;
 
+use crate::domain::id::ID_SLACK;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
@@ -19,9 +18,6 @@ use crate::state::sqlite::query::AFTER_ALL;
 use crate::state::sqlite::query::Query;
 use crate::state::sqlite::rows;
 use crate::state::sqlite::rows::upload_columns;
-
-/// How far the time in an identifier may lie from the time of creation. Both are taken while one request is served.
-const ID_SLACK: Duration = Duration::from_secs(10);
 
 /// What more uploads than this have in common is common; how many they are is not looked up.
 const COMMON: u32 = 1_000;

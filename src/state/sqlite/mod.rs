@@ -25,6 +25,7 @@ mod claims;
 mod connection;
 mod endpoints;
 mod events;
+mod hook_calls;
 mod lanes;
 mod listing;
 mod migrate;

@@ -26,13 +26,20 @@ struct Old {
     deliveries: Vec<[u8; 16]>,
     events: Vec<i64>,
     jobs: Vec<[u8; 16]>,
+    calls: Vec<[u8; 16]>,
+}
+
+impl Old {
+    fn is_empty(&self) -> bool {
+        self.deliveries.is_empty() && self.events.is_empty() && self.jobs.is_empty() && self.calls.is_empty()
+    }
 }
 
 impl SqliteStore {
     pub(super) async fn prune_piece(&self, horizon: Horizon, limit: u32) -> Result<u64> {
         let find = move |connection: &mut Connection| find_old(connection, horizon, limit);
         let old = self.readers.read("find what is old", find).await?;
-        if old.deliveries.is_empty() && old.events.is_empty() && old.jobs.is_empty() {
+        if old.is_empty() {
             return Ok(0);
         }
         self.writer.write(Prune { old, horizon }).await
@@ -68,7 +75,11 @@ fn find_old(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::
         .prepare_cached("SELECT id FROM replay_jobs WHERE id < ?1 AND state <> 'running' ORDER BY id LIMIT ?2")?
         .query_map(params![from_then_on.as_bytes(), limit], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Old { deliveries, events, jobs })
+    let calls = connection
+        .prepare_cached("SELECT id FROM hook_calls WHERE id < ?1 ORDER BY id LIMIT ?2")?
+        .query_map(params![from_then_on.as_bytes(), limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Old { deliveries, events, jobs, calls })
 }
 
 fn oldest_event(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
@@ -108,6 +119,9 @@ impl Work for Prune {
         }
         for id in &self.old.jobs {
             gone += desk.execute("DELETE FROM replay_jobs WHERE id = ?1", [id])?;
+        }
+        for id in &self.old.calls {
+            gone += desk.execute("DELETE FROM hook_calls WHERE id = ?1", [id])?;
         }
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
     }

@@ -9,11 +9,13 @@ use rusqlite::params;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 
+use crate::domain::hook::HookCall;
 use crate::domain::id::UploadId;
 use crate::domain::upload::Upload;
 use crate::state::Due;
 use crate::state::Error;
 use crate::state::EventPosition;
+use crate::state::HookCallQuery;
 use crate::state::LoggedEvent;
 use crate::state::Result;
 use crate::state::UploadQuery;
@@ -72,6 +74,14 @@ impl UploadStore for SqliteStore {
 
     async fn newest_event(&self) -> Result<EventPosition> {
         self.read_newest_event().await
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> Result<()> {
+        self.write_hook_call(call).await
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+        self.read_hook_calls(query).await
     }
 
     async fn check(&self) -> Result<()> {

@@ -58,6 +58,24 @@ export function deliveries(server, query = '') {
   return pages(`${server.url}/api/v1/webhooks/deliveries?${query}`, 'deliveries');
 }
 
+/** Asks the administration of webhooks: `{status, headers, body}`, whatever the answer is. */
+export async function administer(server, method, path, body, headers = {}) {
+  const response = await fetch(`${server.url}/api/v1/webhooks${path}`, {
+    method,
+    headers: { ...headers, ...(body && { 'Content-Type': 'application/json' }) },
+    body: body && JSON.stringify(body),
+  });
+  const text = await response.text();
+  return { status: response.status, headers: response.headers, body: text ? JSON.parse(text) : undefined };
+}
+
+/** The body of an answer that must be a success. */
+export async function administered(server, method, path, body) {
+  const answer = await administer(server, method, path, body);
+  assert.ok(answer.status < 300, `${method} ${path} answered ${answer.status}: ${JSON.stringify(answer.body)}`);
+  return answer.body;
+}
+
 /** `{status, offset, length, headers}` as tus HEAD tells them. */
 export async function head(uploadUrl) {
   const response = await ask(uploadUrl, { method: 'HEAD', headers: TUS });

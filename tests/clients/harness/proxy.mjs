@@ -38,7 +38,10 @@ export class Proxy {
     return `${this.url}/files`;
   }
 
-  /** Cuts the connection that carries the `bytes`-th byte from now, `how` being 'fin' or 'rst'. Resolves when done. */
+  /**
+   * Cuts the connection that carries the `bytes`-th byte from now, `how` being 'fin' or 'rst', or with 'stall' lets
+   * nothing through after it. Resolves when done.
+   */
   cutAfter(bytes, how, direction = 'up') {
     const count = direction === 'up' ? this.sent : this.received;
     return new Promise((done) => this.#cuts.push({ at: count + bytes, how, direction, done }));
@@ -93,12 +96,20 @@ export class Proxy {
         this.#add(direction, rest.length);
         if (!to.write(rest)) await once(to, 'drain');
         if (direction === 'up' && this.rate) await sleep((rest.length * 1000) / this.rate);
-        if (cut) {
-          this.#cuts.splice(this.#cuts.indexOf(cut), 1);
+        if (!cut) continue;
+        this.#cuts.splice(this.#cuts.indexOf(cut), 1);
+        if (cut.how !== 'stall') {
           this.#cut(pair, cut.how);
           cut.done();
           return;
         }
+        this.stall();
+        cut.done();
+        await this.#stalled.freed;
+        if (to.destroyed) return;
+        const held = chunk.subarray(rest.length);
+        this.#add(direction, held.length);
+        to.write(held);
       }
       to.end();
     } catch {

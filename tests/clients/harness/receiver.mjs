@@ -4,8 +4,8 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { randomBytes } from 'node:crypto';
-import { Webhook } from 'standardwebhooks';
 import { until } from './until.mjs';
+import { HMAC, anyOf } from './verifiers.mjs';
 
 export function newSecret() {
   return `whsec_${randomBytes(32).toString('base64')}`;
@@ -14,18 +14,22 @@ export function newSecret() {
 export class Receiver {
   #http;
   #behave = () => 200;
-  /** Every verified request: `{id, type, uploadId, sequence, at, attempt, status, event}`, in order of arrival. */
+  #verify;
+  /**
+   * Every verified request: `{id, type, uploadId, sequence, at, attempt, status, headers, body, event}`, in order of
+   * arrival. `status` is 0 until it is answered.
+   */
   requests = [];
   /** What could not be verified, with the reason. */
   refused = [];
   path = '/hook';
   port = 0;
 
-  /** With a node:test context `t`, the receiver ends with the test. */
-  static async start({ secret = newSecret(), t } = {}) {
+  /** `verify` is a verifier to use instead of the library. With a node:test context `t`, it ends with the test. */
+  static async start({ secret = newSecret(), verify, t } = {}) {
     const receiver = new Receiver();
     receiver.secret = secret;
-    receiver.verifier = new Webhook(secret);
+    receiver.verifyWith(verify ?? HMAC.standardwebhooks(secret));
     await receiver.up();
     t?.after(() => receiver.down());
     return receiver;
@@ -43,6 +47,11 @@ export class Receiver {
   /** What to answer: a status, 'hang', or a function of the delivery (its `event`, and the raw request and answer). */
   behave(how) {
     this.#behave = typeof how === 'function' ? how : () => how;
+  }
+
+  /** From now on, what one of these verifiers accepts is accepted. */
+  verifyWith(...verifiers) {
+    this.#verify = anyOf(verifiers);
   }
 
   get isUp() {
@@ -104,7 +113,7 @@ export class Receiver {
     const body = Buffer.concat(chunks).toString('utf8');
     let event;
     try {
-      event = this.verifier.verify(body, request.headers);
+      event = this.#verify(body, request.headers);
       const sentType = request.headers['content-type'] ?? '';
       if (request.method !== 'POST' || !sentType.startsWith('application/json')) {
         throw new Error(`${request.method} with content type ${sentType}`);
@@ -122,6 +131,7 @@ export class Receiver {
       sequence: event.data.sequence,
       at: Date.now(),
       status: 0,
+      headers: request.headers,
       body,
       event,
     };

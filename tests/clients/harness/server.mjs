@@ -17,7 +17,7 @@ const BINARY = resolve(ROOT, process.env.LONGSHORE_BIN ?? join(TARGET, 'release'
 const SCRATCH = join(ROOT, 'target', 'test-data');
 
 /** How long a start may take; a debug build that recovers many uploads on a busy machine is slow. */
-const START_LIMIT_MS = 30_000;
+const START_LIMIT_MS = 90_000;
 
 /** A new empty folder for one test, below `target/`, so on a real disk and ignored by git. */
 export async function scratchFolder(name) {

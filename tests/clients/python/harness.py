@@ -127,12 +127,13 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 try:
                     event = Webhook(receiver.secret).verify(body, dict(self.headers))
-                    receiver.events.append((self.headers["webhook-id"], event))
-                    self.send_response(204)
                 except Exception as error:
                     receiver.refused.append((repr(error), dict(self.headers), body))
                     self.send_response(400)
-                self.end_headers()
+                    self.end_headers()
+                    return
+                receiver.events.append((self.headers["webhook-id"], event))
+                receiver.reply(self)
 
             def log_message(self, *_):
                 pass
@@ -140,6 +141,10 @@ class Receiver:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/hook"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def reply(self, handler):
+        handler.send_response(204)
+        handler.end_headers()
 
     def config(self):
         return f'[[webhooks.endpoints]]\nname = "python"\nurl = "{self.url}"\nsecret = "{self.secret}"\n'

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use longshore::domain::hook::HookCall;
 use longshore::domain::id::UploadId;
 use longshore::domain::metadata::Metadata;
 use longshore::domain::size::Length;
@@ -29,9 +30,11 @@ use longshore::engine::command::BodyEnd;
 use longshore::engine::command::Create;
 use longshore::engine::command::EngineError;
 use longshore::engine::feed::Feed;
+use longshore::engine::hooks::Hooks;
 use longshore::state;
 use longshore::state::Due;
 use longshore::state::EventPosition;
+use longshore::state::HookCallQuery;
 use longshore::state::LoggedEvent;
 use longshore::state::Outbox;
 use longshore::state::SqliteSettings;
@@ -99,6 +102,15 @@ impl World {
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
     pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
+        self.start(change, None).await
+    }
+
+    /// The same, and an application is asked.
+    pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
+        self.start(|_| {}, Some(hooks)).await
+    }
+
+    async fn start(&self, change: impl FnOnce(&mut Settings), hooks: Option<Arc<dyn Hooks>>) -> Life {
         let mut settings = Settings {
             max_upload_bytes: 1 << 30,
             max_active_uploads: 100,
@@ -133,7 +145,8 @@ impl World {
             let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
-            (Engine::new(settings, clock, uploads, outbox, blobs), records)
+            let engine = Engine::new(settings, clock, uploads, outbox, blobs);
+            (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();
         Life { engine, faults, records, runtime: Some(runtime), medium: self.medium.clone() }
@@ -253,6 +266,7 @@ pub fn new_upload(role: Role, length: usize) -> Create {
         metadata_as_sent: None,
         wanted_digests: Vec::new(),
         promised_digests: Vec::new(),
+        caller: None,
     }
 }
 
@@ -406,6 +420,14 @@ impl UploadStore for FaultyRecords {
 
     async fn newest_event(&self) -> state::Result<EventPosition> {
         self.inner.newest_event().await
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
+        self.inner.record_hook_call(call).await
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
+        self.inner.hook_calls(query).await
     }
 
     async fn check(&self) -> state::Result<()> {

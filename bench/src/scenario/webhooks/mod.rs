@@ -1,0 +1,65 @@
+//! Scenario 14: webhooks. How many a second, how soon, what they cost uploads, and what gets lost when things break.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::ensure;
+
+use crate::lab::Lab;
+use crate::lab::Notebook;
+use crate::receiver::News;
+use crate::receiver::Receiver;
+use crate::server::Hook;
+use crate::server::Running;
+
+mod latency;
+mod loss;
+mod patching;
+mod progress;
+mod sustained;
+
+pub(crate) use latency::OVERDUE;
+pub(crate) use latency::PACED;
+pub(crate) use loss::DEAD;
+pub(crate) use loss::KILLED;
+pub(crate) use loss::SLOW;
+pub(crate) use loss::WELL;
+pub(crate) use patching::TOLD;
+pub(crate) use patching::UNTOLD;
+pub(crate) use progress::PROGRESS;
+pub(crate) use sustained::DRAINING;
+pub(crate) use sustained::UPLOADING;
+
+/// Every event there is of an upload, progress included.
+const EVERYTHING: &[&str] = &["upload.*"];
+
+/// An upload that is there for its events.
+const SMALL: usize = 4 << 10;
+
+/// A healthy receiver has heard everything long before.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
+    sustained::run(lab, book);
+    latency::run(lab, book);
+    patching::run(lab, book);
+    progress::run(lab, book);
+    loss::run(lab, book);
+    Ok(())
+}
+
+fn endpoint(receiver: &Receiver) -> Hook {
+    Hook { name: "bench", address: receiver.address, events: EVERYTHING }
+}
+
+/// Uploads once and gives how many messages that makes. Afterwards all connections are there.
+fn messages_of_one(lab: &Lab, server: &Running, receiver: &Receiver) -> anyhow::Result<usize> {
+    let before = receiver.count();
+    server.client().create_whole(&lab.payload, SMALL)?;
+    let until = Instant::now() + PATIENCE;
+    // An upload's messages come in order, and this is the last.
+    while !receiver.arrivals()?.iter().skip(before).any(|arrival| arrival.news == News::Completed) {
+        ensure!(receiver.wait_for(receiver.count() + 1, until), "no message came that the upload is complete");
+    }
+    Ok(receiver.count() - before)
+}

@@ -1,0 +1,67 @@
+//! What the application was asked before moves of uploads, and what it said.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::web;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::domain::hook::HookCall;
+use crate::engine::read::HookCallQuery;
+use crate::http::Shared;
+use crate::http::error::Problem;
+use crate::http::query;
+use crate::http::query::Query;
+use crate::http::status;
+use crate::http::unless_reading;
+
+/// `GET /api/v1/webhooks/hooks`, newest first.
+pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    answer(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let wanted = call_query(request.query_string(), shared.max_page)?;
+    let found = shared.engine.hook_calls(&wanted).await.map_err(|error| status::problem(error, request))?;
+    let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let (calls, last) = status::page(found.iter().map(to_json), full);
+    let next = last.and_then(|last| found.get(last)).map(|call| call.id.to_string());
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .json(json!({ "calls": calls, "next": next })))
+}
+
+fn call_query(text: &str, max_page: u32) -> Result<HookCallQuery, Problem> {
+    let mut wanted = HookCallQuery { limit: 100.min(max_page), ..HookCallQuery::default() };
+    for (name, value) in Query::parse(text)?.pairs() {
+        match name {
+            "upload" => wanted.upload = Some(query::upload_id(name, value)?),
+            "cursor" => {
+                let id = value.parse().map_err(|_| query::bad(name, value, "it must be the id of a call"));
+                wanted.before = Some(id?);
+            }
+            "limit" => wanted.limit = query::limit(value, max_page)?,
+            _ => return Err(query::unknown(name, "upload, cursor, limit")),
+        }
+    }
+    Ok(wanted)
+}
+
+fn to_json(call: &HookCall) -> Value {
+    json!({
+        "id": call.id.to_string(),
+        "hook": call.hook.name(),
+        "upload_id": call.upload.to_string(),
+        "decision": call.decision,
+        "started_at": call.started_at.to_string(),
+        "duration_ms": u64::try_from(call.took.as_millis()).unwrap_or(u64::MAX),
+        "outcome": call.outcome.name(),
+        "status": call.status,
+        "message": call.message,
+        "response_body": String::from_utf8_lossy(&call.response_body),
+    })
+}

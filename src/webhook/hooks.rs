@@ -1,0 +1,215 @@
+//! Blocking hooks: asks the application, signed, within a bounded time, and understands what it says.
+//!
+//! Hooks are not events: they are asked directly and never through the outbox, they have a pool and circuit breakers of
+//! their own, and what is not a clear yes or no is no verdict. Nothing is kept here; whoever asks keeps the calls.
+
+mod answer;
+mod breaker;
+mod exchange;
+mod metrics;
+mod question;
+
+use std::time::Duration;
+
+use reqwest::Url;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
+
+use crate::domain::hook::Asked;
+use crate::domain::hook::CallOutcome;
+use crate::domain::hook::Hook;
+use crate::domain::hook::HookCall;
+use crate::domain::hook::Question;
+use crate::domain::hook::Verdict;
+use crate::domain::hook::Wishes;
+use crate::domain::id::HookCallId;
+use crate::webhook::sign::Secret;
+
+pub use metrics::HookMetrics;
+
+use answer::Understood;
+use breaker::Breaker;
+use exchange::Answered;
+use exchange::Exchange;
+use exchange::Trouble;
+
+/// How much of an answer is kept.
+const KEPT_BYTES: usize = 4 << 10;
+
+/// How hooks are asked.
+#[derive(Debug, Clone)]
+pub struct HookSettings {
+    /// Where each hook is; one that is not there is not asked. `http` or `https`.
+    pub urls: Vec<(Hook, Url)>,
+    pub secret: Secret,
+    /// For a whole call, waiting for a free place included.
+    pub timeout: Duration,
+    /// How many calls may be under way at once.
+    pub max_in_flight: usize,
+    /// After so many failures in a row a hook is left alone for a while.
+    pub breaker_failures: u32,
+    /// For how long.
+    pub breaker_pause: Duration,
+    /// Hooks whose silence means yes.
+    pub fail_open: Vec<Hook>,
+    /// Statuses that are a no by themselves.
+    pub reject_statuses: Vec<u16>,
+}
+
+/// The application, as far as it can be asked.
+#[derive(Debug)]
+pub struct Hooks {
+    targets: Vec<Target>,
+    places: Semaphore,
+    exchange: Exchange,
+    settings: HookSettings,
+    metrics: HookMetrics,
+}
+
+/// One hook.
+#[derive(Debug)]
+struct Target {
+    hook: Hook,
+    url: Url,
+    breaker: Breaker,
+}
+
+/// Why no call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shed {
+    BreakerOpen,
+    /// No place became free in time.
+    Overloaded,
+}
+
+impl Shed {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::BreakerOpen => "breaker_open",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+impl Hooks {
+    pub fn new(settings: HookSettings) -> reqwest::Result<Self> {
+        let target = |(hook, url): &(Hook, Url)| Target {
+            hook: *hook,
+            url: url.clone(),
+            breaker: Breaker::new(settings.breaker_failures, settings.breaker_pause),
+        };
+        let https = settings.urls.iter().any(|(_, url)| url.scheme() == "https");
+        Ok(Self {
+            targets: settings.urls.iter().map(target).collect(),
+            places: Semaphore::new(settings.max_in_flight),
+            exchange: Exchange::new(settings.max_in_flight, https)?,
+            metrics: HookMetrics::default(),
+            settings,
+        })
+    }
+
+    pub fn metrics(&self) -> &HookMetrics {
+        &self.metrics
+    }
+
+    pub fn wants(&self, hook: Hook) -> bool {
+        self.target(hook).is_some()
+    }
+
+    fn target(&self, hook: Hook) -> Option<&Target> {
+        self.targets.iter().find(|target| target.hook == hook)
+    }
+
+    /// Asks one question. Comes back within the timeout.
+    pub async fn ask(&self, question: Question) -> Asked {
+        let Some(target) = self.target(question.hook) else { return Asked::by_nobody() };
+        let (verdict, call) = match self.call(target, &question).await {
+            Ok((understood, call)) => {
+                self.metrics.count_call(call.hook, call.outcome, call.took);
+                (understood, Some(call))
+            }
+            Err(shed) => {
+                self.metrics.count_shed(question.hook, shed.name());
+                tracing::debug!(hook = question.hook.name(), upload = %question.upload.id(), why = shed.name(), "a hook was not called");
+                (None, None)
+            }
+        };
+        let open = verdict.is_none() && self.settings.fail_open.contains(&question.hook);
+        if open {
+            tracing::warn!(hook = question.hook.name(), upload = %question.upload.id(), "went on without a verdict, as hooks.fail_open says");
+        }
+        Asked { verdict: verdict.or(open.then(|| Verdict::Accepted(Wishes::default()))), call }
+    }
+
+    async fn call(&self, target: &Target, question: &Question) -> Result<(Option<Verdict>, HookCall), Shed> {
+        let deadline = Instant::now() + self.settings.timeout;
+        if target.breaker.is_open(Instant::now()) {
+            return Err(Shed::BreakerOpen);
+        }
+        let place = timeout_at(deadline, self.places.acquire()).await;
+        let _place = place.map_err(|_| Shed::Overloaded)?.expect("it is never closed");
+        let began = Instant::now();
+        let pass = target.breaker.admit(began).ok_or(Shed::BreakerOpen)?;
+        let message = question::signed(question, &self.settings.secret);
+        let answered = self.exchange.send(&target.url, message, deadline).await;
+        let (understood, call) = self.understand(question, answered, began.elapsed());
+        pass.settle(call.outcome.is_verdict(), Instant::now());
+        self.metrics.note_breaker(target.hook, target.breaker.is_open(Instant::now()));
+        if !call.outcome.is_verdict() {
+            tracing::warn!(hook = target.hook.name(), upload = %call.upload, outcome = call.outcome.name(), status = call.status, why = call.message, "a hook gave no verdict");
+        }
+        Ok((understood, call))
+    }
+
+    fn understand(
+        &self,
+        question: &Question,
+        answered: Result<Answered, Trouble>,
+        took: Duration,
+    ) -> (Option<Verdict>, HookCall) {
+        let mut call = HookCall {
+            id: HookCallId::new(question.asked_at, rand::random()),
+            hook: question.hook,
+            upload: question.upload.id(),
+            decision: question.decision.clone(),
+            started_at: question.asked_at,
+            took,
+            outcome: CallOutcome::Accepted,
+            status: None,
+            message: None,
+            response_body: Vec::new(),
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(Trouble::Timeout) => {
+                call.outcome = CallOutcome::Timeout;
+                call.message = Some(format!("no whole answer within {:?}", self.settings.timeout));
+                return (None, call);
+            }
+            Err(Trouble::Unreachable(why)) => {
+                (call.outcome, call.message) = (CallOutcome::Unreachable, Some(why));
+                return (None, call);
+            }
+        };
+        call.status = Some(answered.status);
+        call.response_body = answered.body[..answered.body.len().min(KEPT_BYTES)].to_vec();
+        match answer::understand(question.hook, &answered, &self.settings.reject_statuses, question.asked_at) {
+            Understood::Verdict(verdict) => {
+                if let Verdict::Rejected(failure) = &verdict {
+                    (call.outcome, call.message) = (CallOutcome::Rejected, Some(failure.message.clone()));
+                }
+                (Some(verdict), call)
+            }
+            Understood::BadStatus => {
+                call.outcome = CallOutcome::BadStatus;
+                call.message = Some(format!("{} is neither a yes nor a no", answered.status));
+                (None, call)
+            }
+            Understood::BadAnswer(why) => {
+                (call.outcome, call.message) = (CallOutcome::BadAnswer, Some(why));
+                (None, call)
+            }
+        }
+    }
+}

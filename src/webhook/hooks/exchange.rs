@@ -1,0 +1,134 @@
+//! One exchange with the application: the question sent, and its answer read, within a deadline and up to a size.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Client;
+use reqwest::Response;
+use reqwest::Url;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::header::HeaderMap;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
+
+use crate::domain::delivery::AttemptOutcome;
+use crate::webhook::egress::classify;
+use crate::webhook::egress::install_tls_provider;
+use crate::webhook::egress::root_cause;
+
+/// The most that is read of an answer.
+pub(super) const LIMIT_BYTES: usize = 16 << 10;
+
+/// Shorter than the five seconds after which common servers close an idle connection.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// A question, signed.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) media_type: String,
+    pub(super) body: Vec<u8>,
+    /// There was more than may be read.
+    pub(super) too_large: bool,
+}
+
+/// Why nothing, or not all, came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    Timeout,
+    Unreachable(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Exchange {
+    client: Client,
+    /// When each receiver last left a connection fit for reuse, by scheme, host and port.
+    warm: Mutex<HashMap<String, Instant>>,
+}
+
+impl Exchange {
+    /// `https`: whether the certificates of the platform are needed.
+    pub(super) fn new(max_in_flight: usize, https: bool) -> reqwest::Result<Self> {
+        install_tls_provider();
+        let mut builder = Client::builder()
+            .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .http1_only()
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(max_in_flight);
+        if !https {
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(Self { client: builder.build()?, warm: Mutex::default() })
+    }
+
+    pub(super) async fn send(&self, url: &Url, message: Message, deadline: Instant) -> Result<Answered, Trouble> {
+        let origin = url.origin().ascii_serialization();
+        let reusable = self.is_warm(&origin);
+        let exchange = async {
+            let mut sent = self.request(url, message.clone()).await;
+            if let Err(error) = &sent
+                && reusable
+                && !error.is_connect()
+                && classify(error) == AttemptOutcome::Reset
+            {
+                // The application closed an idle connection while our request was on its way. It has the same question
+                // to answer either way.
+                sent = self.request(url, message).await;
+            }
+            let answered = read(sent.map_err(trouble)?).await?;
+            if !answered.too_large {
+                self.note_warm(origin);
+            }
+            Ok(answered)
+        };
+        timeout_at(deadline, exchange).await.unwrap_or(Err(Trouble::Timeout))
+    }
+
+    async fn request(&self, url: &Url, message: Message) -> reqwest::Result<Response> {
+        let request = self.client.post(url.clone()).headers(message.headers).body(message.body);
+        request.send().await.map_err(reqwest::Error::without_url)
+    }
+
+    fn is_warm(&self, origin: &str) -> bool {
+        let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.get(origin).is_some_and(|since| since.elapsed() <= POOL_IDLE)
+    }
+
+    fn note_warm(&self, origin: String) {
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner).insert(origin, Instant::now());
+    }
+}
+
+/// Reads an answer as far as may be.
+async fn read(mut response: Response) -> Result<Answered, Trouble> {
+    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let mut answered = Answered { status: response.status().as_u16(), media_type, body: Vec::new(), too_large: false };
+    while let Some(chunk) = response.chunk().await.map_err(|error| trouble(error.without_url()))? {
+        let room = LIMIT_BYTES - answered.body.len();
+        answered.body.extend_from_slice(&chunk[..room.min(chunk.len())]);
+        if chunk.len() > room {
+            answered.too_large = true;
+            break;
+        }
+    }
+    Ok(answered)
+}
+
+fn trouble(error: reqwest::Error) -> Trouble {
+    Trouble::Unreachable(root_cause(&error))
+}

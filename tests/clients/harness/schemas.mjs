@@ -1,0 +1,58 @@
+// Bodies judged by the schemas that the server itself serves, with a validator that others wrote (ajv).
+
+import assert from 'node:assert/strict';
+import Ajv2020 from 'ajv/dist/2020.js';
+import addFormats from 'ajv-formats';
+
+/** The schemas of a server, with all that they refer to. */
+export class Schemas {
+  #ajv = addFormats(new Ajv2020({ allErrors: true, strict: true, strictTypes: false, strictRequired: false }));
+  #urls;
+
+  static async of(server) {
+    const schemas = new Schemas();
+    const list = `${server.url}/api/v1/webhooks/schemas`;
+    const { schemas: listed } = await fetchJson(list);
+    schemas.#urls = Object.fromEntries(Object.entries(listed).map(([type, url]) => [type, new URL(url, list).href]));
+    const waiting = Object.values(schemas.#urls);
+    for (const seen = new Set(); waiting.length > 0; ) {
+      const url = waiting.pop();
+      if (seen.has(url)) continue;
+      seen.add(url);
+      const schema = await fetchJson(url);
+      schemas.#ajv.addSchema(schema, url);
+      waiting.push(...references(schema).map((reference) => new URL(reference, url).href));
+    }
+    return schemas;
+  }
+
+  get types() {
+    return Object.keys(this.#urls);
+  }
+
+  /** What is wrong with an event, by the schema of its type; nothing if all is well. */
+  errors(event) {
+    const url = this.#urls[event.type];
+    if (!url) return `there is no schema for ${event.type}`;
+    const judge = this.#ajv.getSchema(url);
+    return judge(event) ? undefined : this.#ajv.errorsText(judge.errors, { separator: '\n' });
+  }
+
+  check(event) {
+    assert.equal(this.errors(event), undefined, JSON.stringify(event));
+  }
+}
+
+async function fetchJson(url) {
+  const response = await fetch(url);
+  assert.equal(response.status, 200, `GET ${url}`);
+  assert.match(response.headers.get('content-type'), /^application\/(schema\+)?json/);
+  return response.json();
+}
+
+/** Every `$ref` to another schema, however deep. */
+function references(schema) {
+  if (typeof schema !== 'object' || schema === null) return [];
+  const own = typeof schema.$ref === 'string' && !schema.$ref.startsWith('#') ? [schema.$ref.split('#')[0]] : [];
+  return [...own, ...Object.values(schema).flatMap(references)];
+}

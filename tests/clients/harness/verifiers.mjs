@@ -1,0 +1,53 @@
+// What receivers verify webhooks with: libraries that others wrote, and for ed25519, which those do not know, node's own
+// cryptography. A verifier is a function of the body as text and the headers; it gives the event or throws.
+
+import { createPublicKey, verify } from 'node:crypto';
+import { Webhook as StandardWebhook } from 'standardwebhooks';
+import { Webhook as SvixWebhook } from 'svix';
+
+/** By package: makes a verifier of a secret, `whsec_…`. */
+export const HMAC = {
+  standardwebhooks: (secret) => (body, headers) => new StandardWebhook(secret).verify(body, headers),
+  // It gives nothing; it throws if need be.
+  svix: (secret) => (body, headers) => {
+    new SvixWebhook(secret).verify(body, headers);
+    return JSON.parse(body);
+  },
+};
+
+/** As the libraries have it. */
+const TOLERANCE_S = 300;
+
+/** A verifier of `v1a`, of a public key: `whpk_` and its 32 bytes in base64. */
+export function ed25519(publicKey) {
+  const raw = Buffer.from(publicKey.replace(/^whpk_/, ''), 'base64');
+  if (!publicKey.startsWith('whpk_') || raw.length !== 32) throw new Error(`not a public key: ${publicKey}`);
+  const key = createPublicKey({ key: { kty: 'OKP', crv: 'Ed25519', x: raw.toString('base64url') }, format: 'jwk' });
+  return (body, headers) => {
+    const { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signatures } = headers;
+    if (!/^\d+$/.test(timestamp)) throw new Error(`not a timestamp: ${timestamp}`);
+    if (Math.abs(Date.now() / 1000 - Number(timestamp)) > TOLERANCE_S) throw new Error('too old, or too new');
+    const signed = Buffer.from(`${id}.${timestamp}.${body}`);
+    const fits = signatures.split(' ').some((signature) => {
+      const [version, text] = signature.split(',');
+      return version === 'v1a' && verify(null, signed, key, Buffer.from(text, 'base64'));
+    });
+    if (!fits) throw new Error('no signature fits');
+    return JSON.parse(body);
+  };
+}
+
+/** Accepts what one of several accepts, as a receiver does whose secret is being replaced. */
+export function anyOf(verifiers) {
+  return (body, headers) => {
+    const errors = [];
+    for (const one of verifiers) {
+      try {
+        return one(body, headers);
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    throw new AggregateError(errors, errors.map(String).join('; '));
+  };
+}

@@ -1,0 +1,112 @@
+// tus-js-client and an application that is asked before uploads are created and finished: its no is a failure, and while
+// it cannot be asked the client waits by itself.
+
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { assertStored, list } from '../harness/api.mjs';
+import { digestOf, noise } from '../harness/bytes.mjs';
+import { Receiver } from '../harness/receiver.mjs';
+import { Server } from '../harness/server.mjs';
+import { uploadAll } from './client.mjs';
+
+const bytes = noise(700_001);
+const source = digestOf(bytes);
+
+/** An answer of the application in JSON. */
+function saying(answer) {
+  return (_entry, _request, response) => {
+    response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(answer));
+  };
+}
+
+const refusing = (message) => saying({ reject: { status: 422, message } });
+
+/** An application and a server that asks it. `hooks` are further settings. */
+async function start(t, name, hooks, more = {}) {
+  const application = await Receiver.start({ t });
+  const urls = Object.fromEntries(hooks.map((hook) => [hook, application.url]));
+  const server = await Server.start({ name, t, config: { hooks: { secret: application.secret, ...urls }, ...more } });
+  return { application, server };
+}
+
+for (const protocol of ['tus-v1', 'ietf-draft-03', 'ietf-draft-05']) {
+  describe(`tus-js-client with ${protocol} and an application that is asked`, () => {
+    /** Uploads, and notes what was sent and answered. */
+    function upload(server, options = {}) {
+      const answers = [];
+      const done = uploadAll(bytes, {
+        protocol,
+        endpoint: server.endpoint,
+        onAfterResponse: (request, response) => answers.push(`${request.getMethod()} ${response.getStatus()}`),
+        ...options,
+      });
+      return { answers, done };
+    }
+
+    for (const uploadDataDuringCreation of [false, true]) {
+      const how = uploadDataDuringCreation ? 'sent with the creation' : 'sent after the creation';
+
+      test(`takes a no before the creation for a failure, ${how}`, async (t) => {
+        const { application, server } = await start(t, 'refused-creation', ['pre_create']);
+        application.behave(refusing('your plan is full'));
+        const { answers, done } = upload(server, { uploadDataDuringCreation });
+        await assert.rejects(done, /your plan is full/);
+        assert.deepEqual(answers, ['POST 422'], 'and does not try again');
+        assert.deepEqual(await list(server), []);
+      });
+
+      test(`takes a no before completion for a failure, ${how}`, async (t) => {
+        const { application, server } = await start(t, 'refused-finish', ['pre_finish']);
+        application.behave(refusing('not a video'));
+        const { answers, done } = upload(server, { uploadDataDuringCreation });
+        await assert.rejects(done, /not a video/);
+        assert.equal(answers.at(-1), uploadDataDuringCreation ? 'POST 422' : 'PATCH 422');
+        const [told, ...others] = await list(server);
+        assert.deepEqual([told.stage, told.error.code, others], ['failed', 'rejected-by-application', []]);
+      });
+    }
+
+    test('waits by itself until the application can be asked before the creation', async (t) => {
+      const { application, server } = await start(t, 'outage-creation', ['pre_create']);
+      application.behave(() => (application.requests.length < 4 ? 500 : 204));
+      const { answers, done } = upload(server);
+      await assertStored(server, await done, source);
+      assert.deepEqual(answers.slice(0, 4), ['POST 503', 'POST 503', 'POST 503', 'POST 201']);
+    });
+
+    // With the delays it has by default, against a server with its defaults.
+    test('waits by itself until the application can be asked before completion', async (t) => {
+      const { application, server } = await start(t, 'outage-finish', ['pre_finish']);
+      application.behave(() => (application.requests.length < 2 ? 500 : 204));
+      const { answers, done } = upload(server, { retryDelays: [0, 1000, 3000, 5000] });
+      await assertStored(server, await done, source);
+      assert.ok(answers.includes('PATCH 503'), `${answers}`);
+      assert.equal((await list(server)).length, 1, `nothing was sent twice: ${answers}`);
+    });
+
+    test('is not told of success when the late answer is no', async (t) => {
+      const { application, server } = await start(t, 'late-refusal', ['pre_finish']);
+      application.behave((...question) => (application.requests.length < 2 ? 500 : refusing('not a video')(...question)));
+      const { answers, done } = upload(server);
+      await assert.rejects(done, /not a video/);
+      assert.ok(answers.includes('PATCH 503'), `${answers}`);
+      for (const told of await list(server)) assert.equal(told.stage, 'failed', `${answers}`);
+    });
+  });
+}
+
+// Longer than HEAD waits. In the drafts of the IETF only 5xx says that trouble may pass, and after that this client starts
+// over; so this is for tus alone.
+test('tus-js-client waits by itself through a longer outage', async (t) => {
+  const limits = { takeover_timeout: '100ms', sweep_every: '300ms' };
+  const { application, server } = await start(t, 'long-outage', ['pre_finish'], { limits });
+  application.behave(() => (application.requests.length < 4 ? 500 : 204));
+  const answers = [];
+  const url = await uploadAll(bytes, {
+    endpoint: server.endpoint,
+    onAfterResponse: (request, response) => answers.push(`${request.getMethod()} ${response.getStatus()}`),
+  });
+  await assertStored(server, url, source);
+  assert.ok(answers.includes('HEAD 423'), `${answers}`);
+  assert.equal((await list(server)).length, 1, 'nothing was sent twice');
+});
