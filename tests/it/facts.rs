@@ -23,6 +23,7 @@ use crate::support::app::TestApp;
 use crate::support::client::Answer;
 use crate::support::client::OCTETS;
 use crate::support::film::film;
+use crate::support::receiver::Delivery;
 use crate::support::receiver::Receiver;
 use crate::support::schema::check_event;
 use crate::support::world::Life;
@@ -71,7 +72,9 @@ async fn what_a_film_is_stands_in_its_status_and_in_events_from_verified_on() {
                 heard.iter().any(|one| one.kind() == "upload.completed" && one.body["data"]["upload_id"] == id)
             })
             .await;
-        for event in heard.iter().filter(|one| one.body["data"]["upload_id"] == id) {
+        let of_this = heard.iter().filter(|one| one.body["data"]["upload_id"] == id);
+        assert!(of_this.clone().map(Delivery::kind).eq(WHOLE_WAY.map(|kind| format!("upload.{kind}"))), "{heard:?}");
+        for event in of_this {
             check_event(&event.body);
             let known = ["upload.verified", "upload.stored", "upload.completed"].contains(&event.kind());
             assert_eq!(event.body["data"]["facts"], if known { facts() } else { Value::Null }, "{}", event.kind());
@@ -407,25 +410,20 @@ async fn a_slow_look_does_not_delay_others() {
     let bytes = film(10_000, 200_000, false);
     let (slow, next) = (life.create(bytes.len()).await, life.create(bytes.len()).await);
     let hold = life.faults.hold_calls(Operation::Read, Calls::Nth(2));
-    let looked_into = async {
-        hold.reached().await;
+    let second = async {
+        until("the first is held", async || (life.faults.calls(Operation::Read) == 2).then_some(())).await;
+        life.append(next, 0, &bytes).await
+    };
+    let meanwhile = async {
+        until("the second has a type", async || (life.faults.calls(Operation::Read) == 3).then_some(())).await;
         let text = life.create(TEXT.len()).await;
         assert_eq!(life.append(text, 0, TEXT).await.unwrap().stage().name(), "completed");
+        assert_eq!(life.find(next).await.stage().name(), "created", "its headers wait their turn");
+        assert_eq!(life.faults.calls(Operation::Read), 4);
         hold.release();
     };
-    let in_turn = async {
-        hold_is_reached(&life, 3).await;
-        life.find(next).await.stage().name()
-    };
-    let (slow, next, stood_at, ()) =
-        tokio::join!(life.append(slow, 0, &bytes), life.append(next, 0, &bytes), in_turn, looked_into);
+    let (slow, next, ()) = tokio::join!(life.append(slow, 0, &bytes), second, meanwhile);
     assert_eq!((slow.unwrap().stage().name(), next.unwrap().stage().name()), ("completed", "completed"));
-    assert_ne!(stood_at, "completed", "only one is looked into at once");
-}
-
-/// Waits until so many reads have begun.
-async fn hold_is_reached(life: &Life, reads: u64) {
-    until("so much was read", async || (life.faults.calls(Operation::Read) >= reads).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
