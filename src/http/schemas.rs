@@ -49,6 +49,9 @@ schemas! {
     "delivery.exhausted",
     "endpoint.failing",
     "endpoint.disabled",
+    "hook.pre_create",
+    "hook.pre_finish",
+    "hook.pre_terminate",
 }
 
 /// `GET /api/v1/webhooks/schemas`: where the schema of each type is.
@@ -91,11 +94,14 @@ fn serve(headers: &HeaderMap, content_type: &'static str, text: &str) -> HttpRes
 mod tests {
     use super::*;
     use crate::domain::event::EventKind;
+    use crate::domain::hook::Hook;
 
     #[test]
     fn every_type_has_a_schema_and_every_schema_is_served() {
         let mut names: Vec<&str> = SCHEMAS.iter().map(|(name, _)| *name).collect();
-        let mut expected: Vec<&str> = EventKind::ALL.map(EventKind::name).into_iter().chain([COMMON]).collect();
+        let questions = Hook::ALL.map(Hook::message_type);
+        let events = EventKind::ALL.map(EventKind::name);
+        let mut expected: Vec<&str> = events.into_iter().chain(questions).chain([COMMON]).collect();
         names.sort_unstable();
         expected.sort_unstable();
         assert_eq!(names, expected, "webhooks P4");
