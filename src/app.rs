@@ -13,6 +13,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -30,7 +31,6 @@ use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
 use crate::domain::endpoint::EndpointTerms;
-use crate::domain::event::EventKind;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::ProgressPolicy;
 use crate::engine;
@@ -84,22 +84,24 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
     let upload_threads = UploadThreads::start(&config).context("could not start the threads for uploads")?;
-    let engine = {
-        // What the engine begins runs on the threads it is made on.
-        let _here = upload_threads.enter();
-        Engine::new(engine_settings(&config), Arc::clone(&clock), uploads, Arc::clone(&outbox), Arc::new(blobs))
-    };
     let rules = egress_rules(&config.webhooks);
     let parts = webhook::Parts {
-        outbox,
+        outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
         settings: sender_settings(&config.webhooks, config.server.shutdown_timeout / 2),
-        clock,
+        clock: Arc::clone(&clock),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules)?;
     let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
+
+    let settings = engine_settings(&config, sender.progress_wanted());
+    let engine = {
+        // What the engine begins runs on the threads it is made on.
+        let _here = upload_threads.enter();
+        Engine::new(settings, clock, uploads, outbox, Arc::new(blobs))
+    };
 
     let mut registry = Registry::with_prefix("longshore");
     let engine = match hooks::application(&config.hooks)? {
@@ -158,9 +160,7 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
     opened.with_context(|| format!("could not open the database {}", path.display()))
 }
 
-fn engine_settings(config: &Config) -> engine::Settings {
-    let wants_progress =
-        config.webhooks.endpoints.iter().any(|endpoint| endpoint.terms.filter.wants(EventKind::Progress));
+fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine::Settings {
     engine::Settings {
         max_upload_bytes: config.limits.max_upload_bytes,
         max_active_uploads: config.limits.max_active_uploads,
@@ -175,9 +175,12 @@ fn engine_settings(config: &Config) -> engine::Settings {
         stall_after: config.limits.stall_after,
         unfinished_expiry: config.limits.unfinished_expiry,
         sweep_every: config.limits.sweep_every,
-        progress: wants_progress.then_some(ProgressPolicy {
-            every: config.webhooks.progress_every,
-            min_bytes: config.webhooks.progress_min_bytes,
+        progress: Some(engine::Progress {
+            policy: ProgressPolicy {
+                every: config.webhooks.progress_every,
+                min_bytes: config.webhooks.progress_min_bytes,
+            },
+            is_wanted: progress_wanted,
         }),
         cross_dialects: config.protocols.cross_dialects,
         ranges: engine::RangeSettings {

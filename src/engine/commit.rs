@@ -170,7 +170,7 @@ impl Committer {
             match resume {
                 Some(resume) => {
                     let durable = Durable { ranges, running_digests, resume, expires_at };
-                    next.receive(durable, inner.settings.progress, now);
+                    next.receive(durable, inner.settings.progress(), now);
                 }
                 None => next.touch(running_digests, expires_at, now),
             }

@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -97,13 +98,28 @@ pub struct Settings {
     /// An unfinished upload without activity for so long expires.
     pub unfinished_expiry: Duration,
     pub sweep_every: Duration,
-    /// `None` when nobody listens to progress.
-    pub progress: Option<ProgressPolicy>,
+    /// `None` when nobody will ever listen to progress.
+    pub progress: Option<Progress>,
     /// Whether an upload created in one dialect may go on in another.
     pub cross_dialects: bool,
     pub ranges: RangeSettings,
     /// `None` when nobody wants to know what the bytes are.
     pub media: Option<MediaSettings>,
+}
+
+/// When progress is told.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    pub policy: ProgressPolicy,
+    /// Whether somebody listens at this moment; it changes while the engine runs.
+    pub is_wanted: Arc<AtomicBool>,
+}
+
+impl Settings {
+    fn progress(&self) -> Option<ProgressPolicy> {
+        let wanted = self.progress.as_ref().filter(|progress| progress.is_wanted.load(Ordering::Relaxed));
+        wanted.map(|progress| progress.policy)
+    }
 }
 
 /// What is asked of bytes that come in any order.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::Health;
+use crate::domain::event::EventKind;
 use crate::domain::time::Timestamp;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::health::Consequence;
@@ -187,12 +188,19 @@ impl Drop for Slot {
 pub(super) struct Lanes {
     lanes: RwLock<Arc<[Arc<Lane>]>>,
     changed: Notify,
+    /// Whether one of them is sent to and wants progress (webhooks.md C1).
+    progress_wanted: Arc<AtomicBool>,
 }
 
 impl Lanes {
     pub(super) fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        let lanes = endpoints.into_iter().map(|endpoint| Arc::new(Lane::new(endpoint))).collect();
-        Self { lanes: RwLock::new(lanes), changed: Notify::new() }
+        let lanes: Arc<[Arc<Lane>]> = endpoints.into_iter().map(|endpoint| Arc::new(Lane::new(endpoint))).collect();
+        let progress_wanted = Arc::new(AtomicBool::new(wants_progress(&lanes)));
+        Self { lanes: RwLock::new(lanes), changed: Notify::new(), progress_wanted }
+    }
+
+    pub(super) fn progress_wanted(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.progress_wanted)
     }
 
     pub(super) fn all(&self) -> Arc<[Arc<Lane>]> {
@@ -210,6 +218,7 @@ impl Lanes {
             Some(lane) => lane.change(endpoint),
             None => *lanes = lanes.iter().cloned().chain([Arc::new(Lane::new(endpoint))]).collect(),
         }
+        self.progress_wanted.store(wants_progress(&lanes), Ordering::Relaxed);
         drop(lanes);
         self.changed.notify_one();
     }
@@ -217,6 +226,7 @@ impl Lanes {
     pub(super) fn remove(&self, id: &EndpointId) {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         *lanes = lanes.iter().filter(|lane| lane.id() != id).cloned().collect();
+        self.progress_wanted.store(wants_progress(&lanes), Ordering::Relaxed);
     }
 
     /// Waits until an endpoint was put.
@@ -235,6 +245,13 @@ impl Lanes {
     }
 }
 
+fn wants_progress(lanes: &[Arc<Lane>]) -> bool {
+    lanes.iter().any(|lane| {
+        let endpoint = lane.endpoint();
+        endpoint.stored().state.is_enabled() && endpoint.terms().filter.wants(EventKind::Progress)
+    })
+}
+
 fn state_of(lane: &Lane) -> &'static str {
     match lane.endpoint().stored().state {
         EndpointState::Enabled if lane.is_spared() => "open",
@@ -248,7 +265,9 @@ mod tests {
 
     use crate::domain::endpoint::Endpoint as Stored;
     use crate::domain::endpoint::EndpointTerms;
+    use crate::domain::event::EventFilter;
     use crate::webhook::testing::endpoint;
+    use crate::webhook::testing::endpoint_with;
     use crate::webhook::testing::wall_clock;
 
     fn lane(change: impl FnOnce(&mut EndpointTerms)) -> Arc<Lane> {
@@ -326,6 +345,26 @@ mod tests {
         assert_eq!(room(&lane), Room::For(16));
         lanes.remove(lane.id());
         assert_eq!(lanes.all().len(), 0);
+    }
+
+    /// webhooks C1.
+    #[test]
+    fn progress_is_wanted_while_somebody_who_wants_it_is_sent_to() {
+        let lanes = Lanes::new([endpoint("app", "http://localhost/")]);
+        let wanted = lanes.progress_wanted();
+        assert!(!wanted.load(Ordering::Relaxed));
+        let other = endpoint_with("page", "http://localhost/", |terms| {
+            terms.filter = EventFilter::new(vec!["upload.progress".to_owned()]).unwrap();
+        });
+        lanes.put(other);
+        assert!(wanted.load(Ordering::Relaxed));
+        let lane = lanes.find(&EndpointId::new("page").unwrap()).unwrap();
+        lanes.put(stored(&lane, EndpointState::Paused { since: wall_clock() }, 2));
+        assert!(!wanted.load(Ordering::Relaxed));
+        lanes.put(stored(&lane, EndpointState::Enabled, 3));
+        assert!(wanted.load(Ordering::Relaxed));
+        lanes.remove(lane.id());
+        assert!(!wanted.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
@@ -142,6 +143,11 @@ impl Sender {
     /// For those who change endpoints and ask for deliveries again.
     pub fn admin(&self) -> &Admin {
         &self.admin
+    }
+
+    /// Whether anybody wants to hear of progress, at any moment.
+    pub fn progress_wanted(&self) -> Arc<AtomicBool> {
+        self.lanes.progress_wanted()
     }
 
     /// For those who want to know whether it is well.

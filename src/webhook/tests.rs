@@ -616,7 +616,7 @@ async fn a_name_leads_only_to_addresses_that_are_allowed() {
         let id = work.outbox.add_for("app");
         if outcome == AttemptOutcome::Reset {
             // Hears the request and hangs up.
-            drop(allowed.accept().await.unwrap());
+            drop(timeout(Duration::from_secs(30), allowed.accept()).await.expect("it is called").unwrap());
         }
         let attempt = work.outbox.attempted(id, 1).await.last().0.clone();
         assert_eq!(attempt.outcome, outcome, "{attempt:?}");

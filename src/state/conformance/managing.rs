@@ -110,12 +110,15 @@ pub(in crate::state) async fn a_start_undoes_only_what_the_server_did<P: Place>(
     store.open_for(configured(), NOW).await.unwrap();
     pause(&*store, "a", at(1)).await;
     disable(&*store, "b", at(1)).await;
+    let failing = Health { exhausted: 2, failing_since: Some(NOW), ..Health::default() };
+    store.settle(Settled { settlements: vec![], health: vec![(endpoint("b"), failing)] }, at(1)).await.unwrap();
     store.insert(new_upload(0)).await.unwrap();
     store.close().await;
     let store = place.open().await;
     store.open_for(configured(), at(2)).await.unwrap();
     assert_eq!(stored(&*store, "a").await.state, EndpointState::Paused { since: at(1) });
     assert_eq!(stored(&*store, "b").await.state, EndpointState::Enabled);
+    assert_eq!(stored(&*store, "b").await.health, Health::default(), "with no failures to its name");
     assert_eq!(states_at(&*store, "a").await, [Paused]);
     assert_eq!(states_at(&*store, "b").await, [Ready]);
 }

@@ -98,7 +98,8 @@ impl Work for OpenFor {
                 Some(paused @ EndpointState::Paused { .. }) => paused,
                 Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
             };
-            let health = before.filter(|_| state == EndpointState::Enabled).map_or(endpoint.health, |it| it.health);
+            // Who gets another chance begins anew.
+            let health = before.filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
             write(desk, &Endpoint { state, health, ..endpoint.clone() })?;
             lanes::follow(desk, &endpoint.id, state.is_enabled(), endpoint.terms.ordering, self.now)?;
         }
