@@ -14,6 +14,7 @@ import { parseArgs } from 'node:util';
 import { deliveries, download, events, head, list } from '../clients/harness/api.mjs';
 import { digestOf, noise, random } from '../clients/harness/bytes.mjs';
 import { Receiver } from '../clients/harness/receiver.mjs';
+import { Schemas } from '../clients/harness/schemas.mjs';
 import { Server } from '../clients/harness/server.mjs';
 import { sleep, until } from '../clients/harness/until.mjs';
 import { assertEventsArrived, assertStory } from './stories.mjs';
@@ -276,8 +277,10 @@ async function assertEvents(uploads) {
     assertEventsArrived(plain, arrived.plain[upload.id], upload.id);
     told.events += log.length;
   }
+  const schemas = await Schemas.of(server);
   for (const [name, receiver] of Object.entries(receivers)) {
     assert.deepEqual(receiver.refused, [], `every delivery to ${name} is verified`);
+    for (const { event } of receiver.accepted()) schemas.check(event);
     told.arrived += receiver.requests.length;
     told.again += receiver.requests.length - receiver.accepted().length;
   }

@@ -20,6 +20,7 @@ import { deliveries, head, idOf, status } from '../clients/harness/api.mjs';
 import { digestOfFile } from '../clients/harness/bytes.mjs';
 import { Proxy } from '../clients/harness/proxy.mjs';
 import { Receiver } from '../clients/harness/receiver.mjs';
+import { Schemas } from '../clients/harness/schemas.mjs';
 import { Server } from '../clients/harness/server.mjs';
 import { sleep, until, within } from '../clients/harness/until.mjs';
 import { UploadProcess } from '../clients/node/client.mjs';
@@ -218,6 +219,8 @@ try {
 
   assert.deepEqual(watch.backwards, [], 'the offset went backwards');
   assert.deepEqual(receiver.refused, [], 'every webhook is verified');
+  const schemas = await Schemas.of(server);
+  for (const { event } of receiver.requests) schemas.check(event);
   assertStory(told, log);
   const overtaken = assertEventsArrived(log, receiver.accepted(id), id);
 

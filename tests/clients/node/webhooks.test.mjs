@@ -17,6 +17,10 @@ const PATCH = { ...TUS, 'Content-Type': 'application/offset+octet-stream' };
 const LIBRARIES = Object.keys(HMAC);
 const UPLOADED = ['created', 'receiving', 'received', 'verified', 'stored', 'completed'].map((stage) => `upload.${stage}`);
 
+/** How these begin. */
+const GIF = Buffer.from('GIF89a');
+const PNG = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+
 /** Receivers of these tests are on loopback, where the API lets them be only when told so. */
 const webhooks = { allow_networks: ['127.0.0.0/8'], progress_every: '1s', progress_min_size: '1B', retry_schedule: ['1s'], retry_jitter_percent: 0 };
 
@@ -179,11 +183,15 @@ describe('bodies', () => {
   test('of every type are as their schema says, in full and thin', async (t) => {
     const config = {
       limits: { stall_after: '1s', unfinished_expiry: '4s', sweep_every: '500ms' },
-      webhooks,
+      media: { allowed_types: ['application/octet-stream', 'text/plain', 'image/gif'] },
+      webhooks: { ...webhooks, endpoints: [] },
     };
+    // One is of the configuration, the other is made through the API.
+    const receiver = await Receiver.start({ t, verify: (body) => JSON.parse(body) });
+    const full = { receiver, endpoint: { id: 'full', secret: receiver.secret } };
+    config.webhooks.endpoints.push(receiver.endpoint({ name: 'full', events: ['*'] }));
     const server = await Server.start({ name: 'schemas', t, config });
     const schemas = await Schemas.of(server);
-    const full = await listening(server, t, { id: 'full', events: ['*'] });
     const thin = await listening(server, t, { id: 'thin', events: ['*'], payload: 'thin' });
 
     await everyEndOfAnUpload(server, full.receiver);
@@ -213,6 +221,15 @@ describe('bodies', () => {
       const other = thin.receiver.accepted(entry.uploadId).find(({ id }) => id === entry.id);
       if (entry.type !== 'upload.progress') assert.ok(other, `${entry.type} has one id at every endpoint`);
     }
+  });
+
+  test('of progress come to an endpoint that was made while the server ran', async (t) => {
+    const server = await Server.start({ name: 'progress', t, config: { webhooks } });
+    const schemas = await Schemas.of(server);
+    const { receiver } = await listening(server, t, { events: ['upload.progress'] });
+    const url = await create(server, 100);
+    await tellProgress(server, url, receiver);
+    schemas.check(receiver.requests[0].event);
   });
 
   test('that are not as they should be are told apart by the schemas', async (t) => {
@@ -249,6 +266,15 @@ function patch(url, offset, body) {
   return fetch(url, { method: 'PATCH', headers: { ...PATCH, 'Upload-Offset': String(offset) }, body });
 }
 
+/** Sends a byte now and then until progress is told, which is once a second and while nothing newer overtakes it. */
+async function tellProgress(server, url, receiver) {
+  await until('progress to be told', async () => {
+    const { offset } = await head(url);
+    if (offset < 60) await patch(url, offset, bytes.subarray(offset, offset + 1));
+    return receiver.types(idOf(url)).includes('upload.progress');
+  }, { every: 300 });
+}
+
 /** One upload that stalls, goes on, completes, is worked on by a backend and deleted; one that fails; one that expires. */
 async function everyEndOfAnUpload(server, receiver) {
   const name = `${Buffer.from('Übung.bin').toString('base64')}`;
@@ -256,12 +282,7 @@ async function everyEndOfAnUpload(server, receiver) {
   const told = (type) => receiver.hear(type, idOf(long));
   await patch(long, 0, bytes.subarray(0, 10));
   await told('upload.receiving');
-  // Progress is told once a second, and only while nothing newer overtakes it.
-  await until('progress to be told', async () => {
-    const { offset } = await head(long);
-    if (offset < 60) await patch(long, offset, bytes.subarray(offset, offset + 1));
-    return receiver.types(idOf(long)).includes('upload.progress');
-  }, { every: 300 });
+  await tellProgress(server, long, receiver);
   await told('upload.stalled');
   const { offset } = await head(long);
   await patch(long, offset, bytes.subarray(offset, 70));
@@ -286,6 +307,15 @@ async function everyEndOfAnUpload(server, receiver) {
   const large = Buffer.alloc(5500, 1).toString('base64');
   const talkative = await create(server, 5, { 'Upload-Metadata': `large ${large}` });
   await patch(talkative, 0, bytes.subarray(0, 5));
+  // What the bytes are is told; and refused, where they are not what the server is for.
+  const [gif, png] = [GIF, PNG].map((start) => Buffer.concat([start, Buffer.alloc(100)]));
+  const [liked, disliked] = [await create(server, gif.length), await create(server, png.length)];
+  await patch(liked, 0, gif);
+  await patch(disliked, 0, png);
+  const verified = await receiver.hear('upload.verified', idOf(liked));
+  assert.equal(verified.event.data.facts.content_type, 'image/gif');
+  const refused = await receiver.hear('upload.failed', idOf(disliked));
+  assert.equal(refused.event.data.error.code, 'type-not-allowed');
   await receiver.hear('upload.failed', idOf(broken));
   await receiver.hear('upload.expired', idOf(forgotten));
   const { event } = await receiver.hear('upload.completed', idOf(talkative));
