@@ -90,7 +90,7 @@ fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
         }
         (Stage::Receiving, 4) => upload.stall(now),
         (Stage::Created | Stage::Receiving | Stage::Stalled, 5) => upload.expire(now),
-        (Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Completed, 6) => drop(upload.terminate(now)),
+        (Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Completed, 6) => upload.terminate(now).unwrap(),
         (Stage::Received, 0..=5) => {
             upload.learn(Facts { content_type: "video/mp4".to_owned(), media: None });
             upload.verify(now);
@@ -100,7 +100,7 @@ fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
         (Stage::Stored, _) => upload.complete(now),
         (Stage::Completed, _) => {
             let report = NewReport::new(format!("stage{}", choice % 3), Some(u64::from(choice)), None).unwrap();
-            drop(upload.report(report, now));
+            upload.report(report, now).unwrap();
         }
         _ => {}
     }
