@@ -137,6 +137,7 @@ const server = await Server.start({
       connect_timeout: '1s',
       lease: '6s',
       retry_schedule: Array(100).fill('1s'),
+      breaker_pause: '1s',
       retry_jitter_percent: 0,
       progress_every: '1s',
       progress_min_size: '1MiB',

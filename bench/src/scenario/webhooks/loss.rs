@@ -119,6 +119,12 @@ fn explain(lab: &Lab, book: &mut Notebook) {
          second apart, as it comes. In a row of its own it may make 20, which fill the time it gives a hook.",
         SCHEDULE.join(", ")
     ));
+    if lab.kit.knows("webhooks.breaker_pause") {
+        book.note(
+            "Longshore's circuit breaker is on, as it comes: it leaves an endpoint that failed ten times in a row alone for \
+             30 to 60 s, which is most of the delay where the receiver was dead.",
+        );
+    }
 }
 
 fn in_a_folder(lab: &Lab, subject: Subject, trouble: Trouble, book: Option<&mut Notebook>) -> anyhow::Result<Values> {
