@@ -16,6 +16,9 @@ use crate::http::query::Query;
 use crate::http::status;
 use crate::http::unless_reading;
 
+/// What cursors of this list begin with.
+const LIST: &str = "calls";
+
 /// `GET /api/v1/webhooks/hooks`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
@@ -29,7 +32,7 @@ async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, 
     let found = shared.engine.hook_calls(&wanted).await.map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (calls, last) = status::page(found.iter().map(to_json), full);
-    let next = last.and_then(|last| found.get(last)).map(|call| call.id.to_string());
+    let next = last.and_then(|last| found.get(last)).map(|call| query::cursor_to(LIST, call.id));
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .json(json!({ "calls": calls, "next": next })))
@@ -40,10 +43,7 @@ fn call_query(text: &str, max_page: u32) -> Result<HookCallQuery, Problem> {
     for (name, value) in Query::parse(text)?.pairs() {
         match name {
             "upload" => wanted.upload = Some(query::upload_id(name, value)?),
-            "cursor" => {
-                let id = value.parse().map_err(|_| query::bad(name, value, "it must be the id of a call"));
-                wanted.before = Some(id?);
-            }
+            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => return Err(query::unknown(name, "upload, cursor, limit")),
         }

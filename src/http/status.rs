@@ -36,6 +36,9 @@ pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 const DEFAULT_PAGE: u32 = 100;
 
+/// What cursors of the list of uploads begin with.
+const LIST: &str = "uploads";
+
 /// A page ends with the item that brings it to this size.
 const PAGE_BYTES: usize = 1 << 20;
 
@@ -129,7 +132,7 @@ async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpRespo
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
     let full = uploads.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (shown, last) = page(uploads.iter().map(|status| to_json(status, shared)), full);
-    let next = last.and_then(|last| uploads.get(last)).map(|status| status.upload.id().to_string());
+    let next = last.and_then(|last| uploads.get(last)).map(|status| query::cursor_to(LIST, status.upload.id()));
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .json(json!({ "uploads": shown, "next": next })))
@@ -166,7 +169,7 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
             }
             "created_from" => wanted.created_from = Some(query::time(name, value)?),
             "created_before" => wanted.created_before = Some(query::time(name, value)?),
-            "cursor" => wanted.before = Some(query::upload_id(name, value)?),
+            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => match name.strip_prefix("metadata.") {
                 Some(_) if wanted.metadata.len() >= MAX_CONDITIONS => {

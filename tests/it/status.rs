@@ -442,7 +442,7 @@ async fn a_parameter_that_is_not_understood_is_refused_with_what_is_allowed() {
         (&all, "limit=1001", "from 1 to 1000"),
         (&all, "limit=-1", "from 1 to 1000"),
         (&all, "limit=99999999999999999999", "from 1 to 1000"),
-        (&all, "cursor=x", "the id of an upload"),
+        (&all, "cursor=x", "`next` of a page of this list"),
         (&all, "created_from=yesterday", "2026-11-21T22:31:30Z"),
         (&all, "created_before=2026-13-01T00:00:00Z", "2026-11-21T22:31:30Z"),
         (&all, "colour=red", "stage, created_from, created_before, metadata.<key>, cursor, limit"),

@@ -559,7 +559,8 @@ async fn the_delivery_log_is_filtered_and_paged() {
         ("event=upload.done", "upload.completed"),
         ("upload=x", "id of an upload"),
         ("endpoint=a%20b", "name of an endpoint"),
-        ("cursor=x", "id of a delivery"),
+        ("cursor=x", "`next` of a page of this list"),
+        ("cursor=uploads_01a2007f-5d0e-7d02-8a11-0c9be2f4a5d6", "`next` of a page of this list"),
         ("limit=0", "from 1 to 1000"),
         ("colour=red", "endpoint, upload, event, state, cursor, limit"),
     ] {

@@ -29,6 +29,9 @@ use crate::http::webhooks::respond;
 use crate::http::webhooks::unless;
 use crate::webhook::Replayed;
 
+/// What cursors of this list begin with.
+const LIST: &str = "deliveries";
+
 /// `GET /api/v1/webhooks/deliveries`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless(&request, &["GET"]) {
@@ -42,7 +45,7 @@ async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, 
     let found = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (deliveries, last) = status::page(found.iter().map(to_json), full);
-    let next = last.and_then(|last| found.get(last)).map(|delivery| delivery.id.to_string());
+    let next = last.and_then(|last| found.get(last)).map(|delivery| query::cursor_to(LIST, delivery.id));
     Ok(HttpResponse::Ok().json(json!({ "deliveries": deliveries, "next": next })))
 }
 
@@ -129,10 +132,7 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
                 let known = DeliveryState::ALL.map(DeliveryState::name).join(", ");
                 wanted.state = Some(DeliveryState::by_name(value).ok_or_else(|| query::bad(name, value, &known))?);
             }
-            "cursor" => {
-                let id = value.parse().map_err(|_| query::bad(name, value, "it must be the id of a delivery"));
-                wanted.before = Some(id?);
-            }
+            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => return Err(query::unknown(name, "endpoint, upload, event, state, cursor, limit")),
         }
