@@ -230,7 +230,7 @@ async function report(sent, disk, lag) {
   const dead = (await deliveries(server, 'state=dead&limit=500')).length;
 
   const rate = (events) => `${events} (${(events / sent.seconds).toFixed(0)}/s)`;
-  const [start, end] = [sent.memory[0], sent.memory.at(-1)];
+  const quarters = [0, 0.25, 0.5, 0.75, 1].map((share) => mib(sent.memory[Math.floor(share * (sent.memory.length - 1))]));
   const quarter = Math.max(1, Math.floor(sent.memory.length / 4));
   const [settled, last] = [median(sent.memory.slice(quarter, 2 * quarter)), median(sent.memory.slice(-quarter))];
   const lines = {
@@ -241,7 +241,7 @@ async function report(sent, disk, lag) {
     'first attempt after': `p50 ${p50} ms, p95 ${p95} ms, p99 ${p99} ms (aim ${AIM_MS} ms), most ${latencies.at(-1)} ms`,
     'the disk alone': `p50 ${percentile(disk.times, 0.5)} ms, p99 ${percentile(disk.times, 0.99)} ms, most ${disk.times.at(-1)} ms`,
     'for the hanging one': `${rate(forHanging)}; attempts ${hanging.arrivals}, backlog ${shown.backlog.total}, given up ${dead}`,
-    'memory of the server': `${mib(start)} at the start, ${mib(end)} at the end, most ${mib(Math.max(...sent.memory))}`,
+    'memory of the server': `${quarters.join(', ')} from start to end, most ${mib(Math.max(...sent.memory))}`,
   };
   for (const [what, value] of Object.entries(lines)) console.log(`  ${what.padEnd(22)} ${value}`);
   if (p99 > AIM_MS) {
