@@ -269,6 +269,8 @@ pub struct Claim {
     pub attempts: u32,
     /// How many of them were before it was last asked for again.
     pub attempts_before: u32,
+    /// Whether somebody had claimed it before and let the lease run out.
+    pub is_taken_over: bool,
     /// As this endpoint gets it: whole, or what a thin one is told.
     pub body: Bytes,
 }

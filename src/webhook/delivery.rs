@@ -222,6 +222,9 @@ impl Loop {
             return;
         }
         let courier = Arc::clone(&self.shared.courier);
+        if claim.is_taken_over {
+            courier.metrics.leases_expired.inc();
+        }
         let slots = (slot, lane.take());
         self.tasks.spawn(async move { courier.deliver(&lane, claim, slots, waiting).await });
     }

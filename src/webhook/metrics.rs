@@ -29,6 +29,7 @@ pub struct Metrics {
     endpoints: Family<StateLabel, Gauge>,
     pub(super) in_flight: Gauge,
     pub(super) oldest_due: Gauge<f64, AtomicU64>,
+    pub(super) leases_expired: Counter,
     pub(super) breakers_opened: Counter,
     pub(super) outbox_write: Histogram,
 }
@@ -62,6 +63,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             oldest_due: Gauge::default(),
             breakers_opened: Counter::default(),
+            leases_expired: Counter::default(),
             outbox_write: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
     }
@@ -83,6 +85,8 @@ impl Metrics {
         registry.register("webhook_oldest_due_seconds", oldest, self.oldest_due.clone());
         let endpoints = "Endpoints by state; those whose circuit breaker is open count as open";
         registry.register("webhook_endpoints", endpoints, self.endpoints.clone());
+        let expired = "Claims of deliveries whose sender before had let its lease run out";
+        registry.register("webhook_leases_expired", expired, self.leases_expired.clone());
         let opened = "Circuit breakers that opened";
         registry.register("webhook_breakers_opened", opened, self.breakers_opened.clone());
         let write = "How long it took to write down results, waiting for a database that fails included";
@@ -190,6 +194,7 @@ mod tests {
             "webhook_first_attempt_delay_seconds_count 1",
             r#"webhook_end_to_end_seconds_bucket{le="1.0"} 1"#,
             "webhook_breakers_opened_total 0",
+            "webhook_leases_expired_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -97,6 +97,7 @@ pub(super) fn claim() -> Claim {
         begun_at: now,
         attempts: 0,
         attempts_before: 0,
+        is_taken_over: false,
         body: Bytes::from_static(br#"{"type":"upload.completed"}"#),
     }
 }

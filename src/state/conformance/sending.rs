@@ -63,6 +63,7 @@ pub(in crate::state) async fn a_claim_tells_everything<P: Place>(place: P) {
             begun_at: when,
             attempts: 0,
             attempts_before: 0,
+            is_taken_over: false,
             body: event.body.clone(),
         };
         assert_eq!(claims, [expected]);
@@ -114,7 +115,7 @@ pub(in crate::state) async fn an_expired_lease_goes_to_another<P: Place>(place: 
     let second = claim(&*store, "a", at(70)).await.remove(0);
     assert_eq!(second.delivery, first.delivery);
     assert_ne!(second.lease, first.lease);
-    assert_eq!(second.attempts, 0);
+    assert_eq!((second.attempts, first.is_taken_over, second.is_taken_over), (0, false, true));
 
     // An expired lease is not left behind while there are newer deliveries.
     for number in 1..9 {

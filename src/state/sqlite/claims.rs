@@ -63,6 +63,7 @@ fn claim(
     now: Timestamp,
     until: Timestamp,
 ) -> rusqlite::Result<Vec<Claim>> {
+    let run_out = run_out_leases(desk, subscriber, slots, now)?;
     let mut statement = desk.connection.prepare_cached(concat!(
         "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
          WHERE id IN (SELECT id FROM (
@@ -79,7 +80,19 @@ fn claim(
     let claimed = statement.query_map(values, due_claim)?;
     let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
     claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
+    for (claim, _, _) in &mut claims {
+        claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
+    }
     Ok(claims.into_iter().map(|(claim, _, sequence)| as_told(subscriber, claim, sequence)).collect())
+}
+
+/// Deliveries whose sender has let its lease run out: hardly ever any.
+fn run_out_leases(desk: &Desk, subscriber: &Subscriber, slots: u32, now: Timestamp) -> rusqlite::Result<Vec<[u8; 16]>> {
+    let mut statement = desk.connection.prepare_cached(
+        "SELECT id FROM deliveries
+         WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3",
+    )?;
+    statement.query_map(params![subscriber.id.as_str(), now.unix_ms(), slots], |row| row.get(0))?.collect()
 }
 
 /// A claim with the body this endpoint gets.
@@ -111,6 +124,7 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
         begun_at: columns.instant()?,
         attempts: columns.next()?,
         attempts_before: columns.next()?,
+        is_taken_over: false,
         body: columns.body()?,
     };
     Ok((claim, columns.next()?, columns.next()?))
