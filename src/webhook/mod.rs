@@ -11,7 +11,7 @@
 //!    └──── record ◄─────────┘ and asks verdict, which asks retry, and health
 //! ```
 //!
-//! Beside it, `admin` is for those who change endpoints, `upkeep` does what has time, and [`hooks`] asks the application
+//! Beside it, `admin` is for those who change endpoints, `upkeep` does what has time, and `hooks` asks the application
 //! what may happen; it shares how messages are signed, and nothing else.
 
 mod address;

@@ -256,7 +256,8 @@ class Trial {
     await this.server.kill();
     this.#behaveWell();
     await down?.();
-    await sleep(20); // What had arrived by then is noted before anything new can come.
+    // What had arrived by then is noted before anything new can come.
+    await Promise.all(Object.values(this.receivers).map((receiver) => receiver.left()));
     kill.over = Date.now();
     await this.server.restart();
     await Promise.all(this.#asked.splice(0));

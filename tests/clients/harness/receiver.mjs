@@ -68,6 +68,12 @@ export class Receiver {
     this.port = http.address().port;
   }
 
+  /** Waits until nobody is connected: whatever was sent by then has been noted. */
+  async left() {
+    const count = () => new Promise((done) => this.#http.getConnections((_error, open) => done(open)));
+    await until('everyone to have left the receiver', async () => (await count()) === 0);
+  }
+
   /** Stops listening: connections are refused. */
   async down() {
     const http = this.#http;
