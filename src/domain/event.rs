@@ -1,5 +1,7 @@
 //! What happened to an upload, and who wants to hear of it.
 
+use std::collections::HashSet;
+
 use crate::domain::checksum::Digest;
 use crate::domain::report::Report;
 use crate::domain::size::{Length, Offset};
@@ -112,7 +114,9 @@ pub struct NoSuchEvent(String);
 
 impl EventFilter {
     /// Fails when a pattern can match no event at all.
-    pub fn new(patterns: Vec<String>) -> Result<Self, NoSuchEvent> {
+    pub fn new(mut patterns: Vec<String>) -> Result<Self, NoSuchEvent> {
+        let mut seen = HashSet::new();
+        patterns.retain(|pattern| seen.insert(pattern.clone()));
         for pattern in &patterns {
             if !EventKind::ALL.into_iter().any(|kind| matches(pattern, kind.name())) {
                 return Err(NoSuchEvent(pattern.clone()));

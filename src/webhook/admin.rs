@@ -297,6 +297,7 @@ impl Admin {
     /// Removes an endpoint; what was not delivered to it is cancelled.
     pub async fn delete(&self, id: &EndpointId) -> Result<()> {
         let inner = &self.0;
+        let _writing = inner.lanes.write().await;
         inner.changeable(id).await?;
         if !inner.parts.outbox.remove_endpoint(id, inner.now()).await? {
             return Err(AdminError::NoSuchEndpoint(id.clone()));
@@ -349,7 +350,7 @@ impl Admin {
     ) -> Result<(Stored, Option<ReplayJob>)> {
         let resumed =
             |stored: &Stored, _| (!stored.state.is_enabled()).then_some((EndpointState::Enabled, Health::default()));
-        let stored = self.set_state(id, resumed).await?;
+        // What can be refused comes first: then nothing has changed.
         let job = match missed_since {
             Some(from) => {
                 let what = ReplayWhat::Missed;
@@ -358,6 +359,7 @@ impl Admin {
             }
             None => None,
         };
+        let stored = self.set_state(id, resumed).await?;
         Ok((stored, job))
     }
 
@@ -399,6 +401,7 @@ impl Admin {
     ) -> Result<Stored> {
         let inner = &self.0;
         for _ in 0..TRIES {
+            let _writing = inner.lanes.write().await;
             let stored = inner.stored(id).await?;
             let health = inner.lanes.find(id).map_or(stored.health, |lane| lane.health());
             let (stored, now) = (Stored { health, ..stored }, inner.now());
@@ -541,6 +544,7 @@ impl Inner {
     /// Writes an endpoint with its secrets and has the sender take it over.
     async fn write(&self, stored: Stored, private: Private) -> Result<Stored> {
         let now = self.now();
+        let _writing = self.lanes.write().await;
         let health = self.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
         let sealed = self.parts.vault.seal(&stored.id, &private, now);
         let written = self.parts.outbox.put_endpoint(Stored { sealed, health, ..stored }, now).await;

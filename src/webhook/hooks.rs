@@ -92,6 +92,15 @@ impl Shed {
     }
 }
 
+/// Whether nobody was there to answer, or said only that it cannot.
+fn is_silence(call: &HookCall) -> bool {
+    match call.outcome {
+        CallOutcome::Timeout | CallOutcome::Unreachable => true,
+        CallOutcome::BadStatus => call.status.is_some_and(|status| status >= 500),
+        CallOutcome::Accepted | CallOutcome::Rejected | CallOutcome::BadAnswer => false,
+    }
+}
+
 impl Hooks {
     pub fn new(settings: HookSettings) -> reqwest::Result<Self> {
         let target = |(hook, url): &(Hook, Url)| Target {
@@ -135,7 +144,9 @@ impl Hooks {
                 (None, None)
             }
         };
-        let open = verdict.is_none() && self.settings.fail_open.contains(&question.hook);
+        // Whoever was called and answered something else has not been silent: that is no yes.
+        let is_silent = call.as_ref().is_none_or(is_silence);
+        let open = verdict.is_none() && is_silent && self.settings.fail_open.contains(&question.hook);
         if open {
             tracing::warn!(hook = question.hook.name(), upload = %question.upload.id(), "went on without a verdict, as hooks.fail_open says");
         }
@@ -154,7 +165,7 @@ impl Hooks {
         let message = question::signed(question, &self.settings.secret);
         let answered = self.exchange.send(&target.url, message, deadline).await;
         let (understood, call) = self.understand(question, answered, began.elapsed());
-        pass.settle(call.outcome.is_verdict(), Instant::now());
+        pass.settle(!is_silence(&call), Instant::now());
         self.metrics.note_breaker(target.hook, target.breaker.is_open(Instant::now()));
         if !call.outcome.is_verdict() {
             tracing::warn!(hook = target.hook.name(), upload = %call.upload, outcome = call.outcome.name(), status = call.status, why = call.message, "a hook gave no verdict");

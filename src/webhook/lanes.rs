@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::MutexGuard as AsyncMutexGuard;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -187,6 +189,8 @@ impl Drop for Slot {
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: RwLock<Arc<[Arc<Lane>]>>,
+    /// Held by whoever writes an endpoint until the lanes know of it, so that they follow in the order of the writes.
+    writing: AsyncMutex<()>,
     changed: Notify,
     /// Whether one of them is sent to and wants progress (webhooks.md C1).
     progress_wanted: Arc<AtomicBool>,
@@ -196,11 +200,16 @@ impl Lanes {
     pub(super) fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let lanes: Arc<[Arc<Lane>]> = endpoints.into_iter().map(|endpoint| Arc::new(Lane::new(endpoint))).collect();
         let progress_wanted = Arc::new(AtomicBool::new(wants_progress(&lanes)));
-        Self { lanes: RwLock::new(lanes), changed: Notify::new(), progress_wanted }
+        Self { lanes: RwLock::new(lanes), writing: AsyncMutex::default(), changed: Notify::new(), progress_wanted }
     }
 
     pub(super) fn progress_wanted(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.progress_wanted)
+    }
+
+    /// To be held over a write of an endpoint and [`Self::put`] or [`Self::remove`].
+    pub(super) async fn write(&self) -> AsyncMutexGuard<'_, ()> {
+        self.writing.lock().await
     }
 
     pub(super) fn all(&self) -> Arc<[Arc<Lane>]> {

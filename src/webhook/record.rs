@@ -127,6 +127,7 @@ impl Recorder {
     /// Disables an endpoint, unless somebody has stopped or moved it meanwhile.
     async fn stop_endpoint(&self, lane: &Lane, stop: &Stop) -> state::Result<()> {
         loop {
+            let _writing = self.lanes.write().await;
             let stored = find(&*self.outbox, lane.id()).await?;
             let is_meant = |stored: &Stored| stored.state.is_enabled() && stored.terms.url == stop.url;
             let Some(stored) = stored.filter(is_meant) else { return Ok(()) };

@@ -212,12 +212,12 @@ async fn resume(
     let form = r#"nothing, {"backlog": "cancel"} or {"missed_since": "2026-11-21T00:00:00Z"}"#;
     let said: ToResume = read(request, payload, shared, form).await?;
     let refused = |error| problem(error, request);
+    let missed_since = replays::time("missed_since", said.missed_since)?;
     match said.backlog.as_deref() {
         None | Some("send") => {}
         Some("cancel") => shared.webhooks.cancel_backlog(id).await.map_err(refused)?,
         Some(_) => return Err(bad("backlog", "it must be send or cancel")),
     }
-    let missed_since = replays::time("missed_since", said.missed_since)?;
     shared.webhooks.resume(id, missed_since).await.map_err(refused)?;
     shown(request, id, shared).await
 }

@@ -103,6 +103,18 @@ pub(in crate::state) async fn new_endpoints_hear_at_once_and_removed_ones_no_mor
     assert_eq!(store.endpoints().await.unwrap(), []);
 }
 
+/// What was for the endpoint of that name in the configuration is not for another that takes the name.
+pub(in crate::state) async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.insert(new_upload(0)).await.unwrap();
+    store.open_for(vec![], at(1)).await.unwrap();
+    store.put_endpoint(made("a"), at(2)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Cancelled]);
+    store.insert(new_upload(1)).await.unwrap();
+    assert_eq!(claimed(&*store, "a", at(3)).await, [1]);
+}
+
 /// A pause is an operator's word and outlives a restart; what the server stopped itself gets another chance.
 pub(in crate::state) async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
     let store = place.open().await;

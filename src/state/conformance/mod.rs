@@ -116,6 +116,7 @@ macro_rules! conformance_suite {
             managing::an_endpoint_is_changed_by_its_version
             managing::new_endpoints_hear_at_once_and_removed_ones_no_more
             managing::a_start_undoes_only_what_the_server_did
+            managing::a_new_endpoint_inherits_nothing
             managing::metadata_chooses_who_hears
             managing::a_strict_endpoint_waits_for_every_event
             managing::an_endpoint_can_do_without_order
@@ -125,6 +126,9 @@ macro_rules! conformance_suite {
             managing::a_test_is_for_one_endpoint
             rebuild::replaying_the_log_rebuilds_the_rows
             replay::one_delivery_is_sent_again
+            replay::what_waits_is_not_sent_before_its_turn
+            replay::strict_order_outlives_replays_and_pauses
+            replay::a_running_job_is_never_out_of_sight
             replay::a_job_sends_the_dead_again
             replay::a_job_sends_what_was_missed
             replay::a_job_sends_everything

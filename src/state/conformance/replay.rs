@@ -5,6 +5,7 @@ use super::*;
 use DeliveryState::*;
 
 use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::Ordering;
 use crate::domain::id::DeliveryId;
 use crate::state::EventPosition;
 use crate::state::Horizon;
@@ -59,6 +60,58 @@ pub(in crate::state) async fn one_delivery_is_sent_again<P: Place>(place: P) {
     assert_eq!(replay(true, at(10)).await, Replayed::NoEndpoint);
     let unknown = DeliveryId::new(NOW, [3; 10]);
     assert_eq!(store.replay(unknown, true, at(10)).await.unwrap(), Replayed::NoDelivery);
+}
+
+/// What waits its turn is sent anyway, and asking does not let it jump the queue.
+pub(in crate::state) async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    complete(&mut upload, NOW);
+    store.commit(upload).await.unwrap();
+    let second = deliveries_to(&*store, "a").await.remove(1);
+    assert_eq!(store.replay(second.id, true, at(1)).await.unwrap(), Replayed::Queued);
+    assert_eq!(claimed(&*store, "a", at(1)).await, [1]);
+}
+
+/// webhooks G7: also what is sent again, and what a pause held up.
+pub(in crate::state) async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
+    let store = place.open().await;
+    let plain = subscribed("a", &["upload.*"]);
+    let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
+    store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    complete(&mut upload, NOW);
+    store.commit(upload).await.unwrap();
+    for second in 1..=6 {
+        let due = claim(&*store, "a", at(second)).await;
+        give_up(&*store, &due[0], at(second)).await;
+    }
+    assert_eq!(states_at(&*store, "a").await, [Dead; 6]);
+    let dead = job(ReplayWhat::Dead, NOW, at(100));
+    store.begin_replay(dead.clone()).await.unwrap();
+    assert_eq!(run(&*store, &dead).await.queued, 6);
+    assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Waiting, Waiting, Waiting, Waiting]);
+    pause(&*store, "a", at(70)).await;
+    put_state(&*store, "a", EndpointState::Enabled, at(71)).await;
+    for sequence in 1..=6 {
+        let due = claim(&*store, "a", at(72)).await;
+        assert_eq!(due.iter().map(sequence_of).collect::<Vec<_>>(), [sequence]);
+        succeed(&*store, &due[0], at(72)).await;
+    }
+}
+
+pub(in crate::state) async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let first = ReplayJob { id: ReplayId::new(NOW, [0; 10]), ..job(ReplayWhat::Dead, NOW, at(100)) };
+    store.begin_replay(first.clone()).await.unwrap();
+    for _ in 0..101 {
+        let done = ReplayJob { state: ReplayState::Done, ..job(ReplayWhat::Dead, NOW, at(100)) };
+        store.begin_replay(done).await.unwrap();
+    }
+    let shown = store.replay_jobs().await.unwrap();
+    assert_eq!((shown.len(), shown.last()), (101, Some(&first)));
 }
 
 fn job(what: ReplayWhat, from: Timestamp, before: Timestamp) -> ReplayJob {

@@ -173,6 +173,10 @@ impl Work for PutEndpoint {
         if present.unwrap_or(0) != endpoint.version {
             return Ok(false);
         }
+        if present.is_none() {
+            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
+            lanes::cancel(desk, &endpoint.id, self.now)?;
+        }
         let was_enabled = desk.subscribers()?.iter().any(|one| one.id == endpoint.id && one.is_enabled);
         write(desk, endpoint)?;
         desk.subscribers = None;

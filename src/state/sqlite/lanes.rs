@@ -145,11 +145,19 @@ pub(super) fn follow(
     if is_enabled { resume(desk, endpoint, ordering, now) } else { pause(desk, endpoint) }
 }
 
-/// Lets an endpoint's paused deliveries go on: those that have had their first attempt at once, the others in order.
+/// Lets an endpoint's paused deliveries go on: those that have had their first attempt at once, the others in order; with
+/// strict order all of them in order.
 fn resume(desk: &mut Desk, endpoint: &EndpointId, ordering: Ordering, now: Timestamp) -> rusqlite::Result<()> {
     let resumed = desk.execute(
-        "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2
-         WHERE endpoint = ?1 AND state = 'paused'",
+        match ordering {
+            Ordering::PerUpload | Ordering::None => {
+                "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2
+                 WHERE endpoint = ?1 AND state = 'paused'"
+            }
+            Ordering::Strict => {
+                "UPDATE deliveries SET state = 'waiting', next_at_ms = ?2 WHERE endpoint = ?1 AND state = 'paused'"
+            }
+        },
         params![endpoint.as_str(), now.unix_ms()],
     )?;
     // Of each lane the first that has nothing to wait for; later ones see it before them and stay.

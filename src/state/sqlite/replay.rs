@@ -10,6 +10,7 @@ use rusqlite::params;
 
 use crate::domain::delivery::DeliveryState;
 use crate::domain::delivery::Trigger;
+use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
@@ -57,32 +58,42 @@ impl Work for Replay {
         match state {
             DeliveryState::Leased => return Ok(Replayed::UnderWay),
             DeliveryState::Succeeded if !self.force => return Ok(Replayed::HasSucceeded),
-            _ => {}
+            // It will be sent anyway, in its order or with its endpoint.
+            DeliveryState::Waiting | DeliveryState::Paused => return Ok(Replayed::Queued),
+            DeliveryState::Ready | DeliveryState::Succeeded | DeliveryState::Dead => {}
+            DeliveryState::Superseded | DeliveryState::Cancelled => {}
         }
-        revive(desk, self.delivery, subscriber.is_enabled, self.now)?;
+        revive(desk, self.delivery, subscriber, self.now)?;
         Ok(Replayed::Queued)
     }
 }
 
-/// Makes a delivery due now, with the whole schedule before it again.
-fn revive(desk: &mut Desk, delivery: DeliveryId, is_enabled: bool, now: Timestamp) -> rusqlite::Result<()> {
+/// Makes a delivery due now, or as soon as strict order lets it, with the whole schedule before it again.
+fn revive(desk: &mut Desk, delivery: DeliveryId, endpoint: &Subscriber, now: Timestamp) -> rusqlite::Result<()> {
+    let is_strict = endpoint.terms.ordering == Ordering::Strict;
     desk.execute(
-        "UPDATE deliveries SET state = CASE WHEN ?2 THEN 'ready' ELSE 'paused' END, trigger = 'manual',
-             attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
+        "UPDATE deliveries SET state = CASE
+                 WHEN NOT ?2 THEN 'paused'
+                 WHEN ?4 AND EXISTS (SELECT 1 FROM deliveries AS other
+                     WHERE other.upload_id = deliveries.upload_id AND other.endpoint = deliveries.endpoint
+                         AND other.finished_at_ms IS NULL AND other.id <> ?1) THEN 'waiting'
+                 ELSE 'ready' END,
+             trigger = 'manual', attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
          WHERE id = ?1",
-        params![delivery.as_bytes(), is_enabled, now.unix_ms()],
+        params![delivery.as_bytes(), endpoint.is_enabled, now.unix_ms(), is_strict],
     )?;
-    desk.made_ready |= is_enabled;
+    desk.made_ready |= endpoint.is_enabled;
     Ok(())
 }
 
 const JOB: &str = "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
      FROM replay_jobs WHERE id = ?1";
 
-/// The latest hundred: each stands for a person who asked.
+/// Those that run, and the latest hundred: each stands for a person who asked.
 pub(super) const JOBS: &str =
     "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
-     FROM replay_jobs ORDER BY id DESC LIMIT 100";
+     FROM replay_jobs
+     WHERE state = 'running' OR id IN (SELECT id FROM replay_jobs ORDER BY id DESC LIMIT 100) ORDER BY id DESC";
 
 pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<ReplayJob> {
     let mut columns = Columns::of(row);
@@ -247,7 +258,7 @@ fn queue(
         (Some((id, DeliveryState::Dead)), _)
         | (Some((id, DeliveryState::Cancelled)), ReplayWhat::Missed | ReplayWhat::Everything)
         | (Some((id, DeliveryState::Succeeded)), ReplayWhat::Everything) => {
-            revive(desk, id, subscriber.is_enabled, now)?;
+            revive(desk, id, subscriber, now)?;
             Ok(true)
         }
         (None, ReplayWhat::Missed | ReplayWhat::Everything) if wants(desk, subscriber, event)? => {
