@@ -196,6 +196,14 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
 
     done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
     client.create(1).await;
+    for refused in
+        [json!({ "backlog": "cancel", "missed_since": "yesterday" }), json!({ "missed_since": "2126-01-01T00:00:00Z" })]
+    {
+        let answer = ask(&mut client, "POST", "/endpoints/paused/resume", refused).await;
+        assert_eq!(answer.status, 422, "{answer:?}");
+    }
+    let unchanged = done(&mut client, "GET", "/endpoints/paused", Value::Null).await;
+    assert_eq!((&unchanged["state"], &unchanged["backlog"]["paused"]), (&json!("paused"), &json!(1)));
     done(&mut client, "POST", "/endpoints/paused/resume", json!({ "backlog": "cancel" })).await;
     deliveries_until(&mut client, "state=cancelled", |found| found.len() == 1).await;
     assert_eq!(done(&mut client, "POST", "/pause", Value::Null).await, json!({ "paused": 1 }));

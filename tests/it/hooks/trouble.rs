@@ -97,6 +97,26 @@ async fn silence_means_yes_only_where_that_is_set() {
     }
 }
 
+/// What was said and cannot be understood may have been a no, however often it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_not_silence() {
+    let application = Scripted::start(SECRET).await;
+    let file = asking(&application, &["pre_create"], "fail_open = [\"pre_create\"]\nbreaker_failures = 3");
+    let app = TestApp::from_file(&file, |_| {}).await;
+    let mut client = app.client().await;
+    let long = format!(r#"{{"reject":{{"message":"{}"}}}}"#, "x".repeat(20_000));
+    for body in [r#"{"reject":{"status":409}}"#, r#"{"reject":{"code":7}}"#, "no", &long] {
+        application.always(Reply::Body("200 OK", body.as_bytes().to_vec()));
+        is_put_off(&try_to_create(&mut client).await, body);
+    }
+    for status in ["401 Who", "404 What", "302 There"] {
+        application.always(Reply::Status(status));
+        is_put_off(&try_to_create(&mut client).await, status);
+    }
+    application.always(Reply::Body("200 OK", br#"{"reject":{}}"#.to_vec()));
+    assert_eq!(try_to_create(&mut client).await.status, 403, "it was asked all the same");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_complete_without_a_word_where_that_is_set() {
     let application = Scripted::start(SECRET).await;
