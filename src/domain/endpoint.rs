@@ -47,6 +47,23 @@ pub struct Endpoint {
     pub updated_at: Timestamp,
 }
 
+impl Endpoint {
+    /// One that nobody has written yet, and that nothing is held against.
+    pub fn new(id: EndpointId, origin: Origin, terms: EndpointTerms, now: Timestamp) -> Self {
+        Self {
+            id,
+            origin,
+            terms,
+            sealed: Vec::new(),
+            state: EndpointState::Enabled,
+            health: Health::default(),
+            version: 0,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
 /// Where an endpoint was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {

@@ -86,6 +86,11 @@ uuid_v7_id! {
 }
 
 uuid_v7_id! {
+    /// Names a job that sends deliveries again.
+    ReplayId
+}
+
+uuid_v7_id! {
     /// Names one call of a blocking hook.
     HookCallId
 }

@@ -39,6 +39,7 @@ mod facts_json;
 mod sqlite;
 mod terms_json;
 
+pub use crate::domain::id::ReplayId;
 pub use event_body::value_json;
 pub use facts_json::facts_json;
 pub use sqlite::SqliteSettings;
@@ -359,9 +360,6 @@ pub enum Replayed {
     NoEndpoint,
     NoDelivery,
 }
-
-/// Names a job that sends deliveries again.
-pub type ReplayId = DeliveryId;
 
 /// Many deliveries sent again, oldest first, a piece at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]

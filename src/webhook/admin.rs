@@ -257,17 +257,7 @@ impl Admin {
         if by_api >= inner.parts.settings.max_endpoints {
             return Err(AdminError::TooManyEndpoints(by_api));
         }
-        let stored = Stored {
-            id: id.clone(),
-            origin: Origin::Api,
-            terms,
-            sealed: Vec::new(),
-            state: EndpointState::Enabled,
-            health: Health::default(),
-            version: 0,
-            created_at: now,
-            updated_at: now,
-        };
+        let stored = Stored::new(id, Origin::Api, terms, now);
         let shown = shown(&private.keys, stored.terms.signing, now);
         let written = inner.write(stored, private).await.map_err(|error| match error {
             AdminError::Changed(id) => AdminError::Exists(id),

@@ -4,15 +4,12 @@
 //! and to send nothing to an address that the rules refuse. It never follows a redirect, never uses a proxy of the
 //! environment, keeps no cookies and changes no byte of the body it was given. It knows nothing of retries.
 
-use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::OnceLock;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +36,8 @@ use crate::domain::id::EventId;
 use crate::domain::time::Timestamp;
 use crate::webhook::address::EgressRules;
 use crate::webhook::address::literal;
+use crate::webhook::client::Warm;
+use crate::webhook::client::builder;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::gate::Blocked;
 use crate::webhook::gate::EXCHANGE;
@@ -48,9 +47,6 @@ use crate::webhook::gate::TimeConnecting;
 use crate::webhook::gate::Trace;
 use crate::webhook::retry::RetryAfter;
 use crate::webhook::settings::Settings;
-
-/// Shorter than the five seconds after which common servers close an idle connection.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// A second try on another connection begins within this time or not at all.
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
@@ -168,7 +164,7 @@ pub(super) struct Egress {
     plain: [Client; 2],
     secure: [OnceLock<Result<Client, String>>; 2],
     /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
-    warm: Mutex<HashMap<(Origin, String), Instant>>,
+    warm: Warm<(Origin, String)>,
 }
 
 impl Egress {
@@ -176,7 +172,7 @@ impl Egress {
         install_tls_provider();
         let plain = |origin| client(&settings, gate(&rules, origin, false, &lookup)).tls_certs_only([]).build();
         let plain = [plain(Origin::Config)?, plain(Origin::Api)?];
-        Ok(Self { rules, settings, lookup, plain, secure: Default::default(), warm: Mutex::default() })
+        Ok(Self { rules, settings, lookup, plain, secure: Default::default(), warm: Warm::default() })
     }
 
     /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without an endpoint
@@ -226,7 +222,7 @@ impl Egress {
         let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout);
         let deadline = began + timeout;
         let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
-        let reusable = self.has_idle_connection(&receiver, began);
+        let reusable = self.warm.is(&receiver, began);
 
         let mut exchange = timeout_at(deadline, request(client, endpoint, message.clone())).await;
         if let Ok(Err(error)) = &exchange
@@ -279,7 +275,7 @@ impl Egress {
         let end = timeout_at(deadline, self.read_body(&mut response, &mut body)).await;
         let cut = match end {
             Ok(Ok(BodyEnd::Whole)) => {
-                self.note_idle_connection(receiver);
+                self.warm.note(receiver, Instant::now());
                 None
             }
             Ok(Ok(BodyEnd::Limit)) => None,
@@ -309,18 +305,6 @@ impl Egress {
         }
         Ok(BodyEnd::Limit)
     }
-
-    fn has_idle_connection(&self, receiver: &(Origin, String), now: Instant) -> bool {
-        let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.get(receiver).is_some_and(|since| now.duration_since(*since) <= POOL_IDLE)
-    }
-
-    fn note_idle_connection(&self, receiver: (Origin, String)) {
-        let now = Instant::now();
-        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.retain(|_, since| now.duration_since(*since) <= POOL_IDLE);
-        warm.insert(receiver, now);
-    }
 }
 
 const fn index(origin: Origin) -> usize {
@@ -336,18 +320,7 @@ fn gate(rules: &Arc<EgressRules>, origin: Origin, is_secure: bool, lookup: &Look
 
 fn client(settings: &Settings, gate: Gate) -> ClientBuilder {
     let idle = usize::try_from(settings.max_in_flight_per_endpoint).unwrap_or(usize::MAX);
-    Client::builder()
-        .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_proxy()
-        .http1_only()
-        .dns_resolver(Arc::new(gate))
-        .connector_layer(TimeConnecting)
-        .connect_timeout(settings.connect_timeout)
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(idle)
+    builder(idle).dns_resolver(Arc::new(gate)).connector_layer(TimeConnecting).connect_timeout(settings.connect_timeout)
 }
 
 async fn request(client: &Client, endpoint: &Endpoint, message: Prepared) -> reqwest::Result<Response> {

@@ -14,9 +14,7 @@ use reqwest::header::HeaderValue;
 
 use crate::domain::endpoint::Endpoint as Stored;
 use crate::domain::endpoint::EndpointId;
-use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
-use crate::domain::endpoint::Health;
 use crate::domain::endpoint::Origin;
 use crate::domain::endpoint::is_reserved_header;
 use crate::domain::time::Timestamp;
@@ -107,17 +105,7 @@ impl Endpoint {
         }
         url.set_fragment(None);
         keys.check(terms.signing, now)?;
-        let stored = Stored {
-            id,
-            origin: Origin::Config,
-            terms: EndpointTerms { url: url.as_str().to_owned(), ..terms },
-            sealed: Vec::new(),
-            state: EndpointState::Enabled,
-            health: Health::default(),
-            version: 0,
-            created_at: now,
-            updated_at: now,
-        };
+        let stored = Stored::new(id, Origin::Config, EndpointTerms { url: url.as_str().to_owned(), ..terms }, now);
         Ok(Self { stored, url, private: Private { keys, headers } })
     }
 

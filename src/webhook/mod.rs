@@ -17,6 +17,7 @@
 mod address;
 mod admin;
 mod beat;
+mod client;
 mod courier;
 mod delivery;
 mod ed25519;

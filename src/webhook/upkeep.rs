@@ -155,7 +155,7 @@ fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Dura
 mod tests {
     use super::*;
 
-    use crate::domain::id::DeliveryId;
+    use crate::domain::id::ReplayId;
     use crate::state::EventPosition;
     use crate::state::ReplayWhat;
     use crate::webhook::testing::FakeOutbox;
@@ -165,7 +165,7 @@ mod tests {
     fn job(queued: u64) -> ReplayJob {
         let now = wall_clock();
         ReplayJob {
-            id: DeliveryId::new(now, rand::random()),
+            id: ReplayId::new(now, rand::random()),
             endpoint: EndpointId::new("app").unwrap(),
             what: ReplayWhat::Dead,
             from: now,

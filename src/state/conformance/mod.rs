@@ -162,17 +162,8 @@ pub(super) fn subscribed(name: &str, patterns: &[&str]) -> Endpoint {
 }
 
 pub(super) fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
-    Endpoint {
-        id: endpoint(name),
-        origin: Origin::Config,
-        terms: EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hooks") },
-        sealed: vec![],
-        state: EndpointState::Enabled,
-        health: Health::default(),
-        version: 0,
-        created_at: NOW,
-        updated_at: NOW,
-    }
+    let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
+    Endpoint::new(endpoint(name), Origin::Config, terms, NOW)
 }
 
 /// The endpoint as it is stored.

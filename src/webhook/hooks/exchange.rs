@@ -1,10 +1,5 @@
 //! One exchange with the application: the question sent, and its answer read, within a deadline and up to a size.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::Duration;
-
 use bytes::Bytes;
 use reqwest::Client;
 use reqwest::Response;
@@ -15,15 +10,14 @@ use tokio::time::Instant;
 use tokio::time::timeout_at;
 
 use crate::domain::delivery::AttemptOutcome;
+use crate::webhook::client::Warm;
+use crate::webhook::client::builder;
 use crate::webhook::egress::classify;
 use crate::webhook::egress::install_tls_provider;
 use crate::webhook::egress::root_cause;
 
 /// The most that is read of an answer.
 pub(super) const LIMIT_BYTES: usize = 16 << 10;
-
-/// Shorter than the five seconds after which common servers close an idle connection.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// A question, signed.
 #[derive(Debug, Clone)]
@@ -52,32 +46,24 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) struct Exchange {
     client: Client,
-    /// When each receiver last left a connection fit for reuse, by scheme, host and port.
-    warm: Mutex<HashMap<String, Instant>>,
+    /// By scheme, host and port.
+    warm: Warm<String>,
 }
 
 impl Exchange {
     /// `https`: whether the certificates of the platform are needed.
     pub(super) fn new(max_in_flight: usize, https: bool) -> reqwest::Result<Self> {
         install_tls_provider();
-        let mut builder = Client::builder()
-            .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .http1_only()
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(max_in_flight);
+        let mut builder = builder(max_in_flight);
         if !https {
             builder = builder.tls_certs_only([]);
         }
-        Ok(Self { client: builder.build()?, warm: Mutex::default() })
+        Ok(Self { client: builder.build()?, warm: Warm::default() })
     }
 
     pub(super) async fn send(&self, url: &Url, message: Message, deadline: Instant) -> Result<Answered, Trouble> {
         let origin = url.origin().ascii_serialization();
-        let reusable = self.is_warm(&origin);
+        let reusable = self.warm.is(&origin, Instant::now());
         let exchange = async {
             let mut sent = self.request(url, message.clone()).await;
             if let Err(error) = &sent
@@ -91,7 +77,7 @@ impl Exchange {
             }
             let answered = read(sent.map_err(trouble)?).await?;
             if !answered.too_large {
-                self.note_warm(origin);
+                self.warm.note(origin, Instant::now());
             }
             Ok(answered)
         };
@@ -101,15 +87,6 @@ impl Exchange {
     async fn request(&self, url: &Url, message: Message) -> reqwest::Result<Response> {
         let request = self.client.post(url.clone()).headers(message.headers).body(message.body);
         request.send().await.map_err(reqwest::Error::without_url)
-    }
-
-    fn is_warm(&self, origin: &str) -> bool {
-        let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.get(origin).is_some_and(|since| since.elapsed() <= POOL_IDLE)
-    }
-
-    fn note_warm(&self, origin: String) {
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner).insert(origin, Instant::now());
     }
 }
 
