@@ -89,7 +89,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
-        settings: sender_settings(&config.webhooks, config.server.shutdown_timeout / 2),
+        settings: sender_settings(&config.webhooks, config.hooks.keep_calls, config.server.shutdown_timeout / 2),
         clock: Arc::clone(&clock),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules)?;
@@ -263,7 +263,7 @@ fn egress_rules(config: &config::Webhooks) -> Arc<webhook::EgressRules> {
     Arc::new(webhook::EgressRules::new(config.allow_networks.clone(), config.https_only))
 }
 
-fn sender_settings(config: &config::Webhooks, drain_timeout: Duration) -> webhook::Settings {
+fn sender_settings(config: &config::Webhooks, keep_hook_calls: u64, drain_timeout: Duration) -> webhook::Settings {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     webhook::Settings {
@@ -287,6 +287,7 @@ fn sender_settings(config: &config::Webhooks, drain_timeout: Duration) -> webhoo
         replay_rate: config.replay_rate,
         keep_finished: config.keep_finished,
         keep_dead: config.keep_dead,
+        keep_hook_calls,
         max_due_age: config.max_due_age.unwrap_or_default(),
     }
 }

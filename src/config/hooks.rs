@@ -40,6 +40,8 @@ pub struct Hooks {
     pub forward_headers: Vec<String>,
     /// Statuses that mean no without further words.
     pub reject_statuses: Vec<u16>,
+    /// How many calls are remembered.
+    pub keep_calls: u64,
 }
 
 impl Hooks {
@@ -58,6 +60,7 @@ impl Hooks {
             fail_open: from.list("hooks.fail_open", fail_open),
             forward_headers: from.list("hooks.forward_headers", forward_headers),
             reject_statuses: from.list("hooks.reject_statuses", reject_statuses),
+            keep_calls: from.count::<u32>("hooks.keep_calls", 1..=100_000_000).into(),
         };
         for (_, key) in KEYS.iter().filter(|(hook, _)| hooks.asks(*hook)) {
             let signed = hooks.secret.is_some();

@@ -104,7 +104,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 71);
+    assert_eq!(ranges, 72);
 }
 
 #[test]

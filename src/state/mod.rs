@@ -189,7 +189,8 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// on or stop with its state. Gives it back as written; on [`Error::EndpointConflict`] nothing has changed.
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint>;
 
-    /// Removes an endpoint and cancels its unfinished deliveries. Says whether it was there.
+    /// Removes an endpoint and cancels its unfinished deliveries, also one that the configuration no longer names. Says
+    /// whether there was one.
     async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool>;
 
     /// Cancels every unfinished delivery to an endpoint.
@@ -444,10 +445,16 @@ pub struct Backlog {
 /// What is old enough to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
-    /// Deliveries that ended before then, and events and calls of hooks from before then.
+    /// Deliveries that ended before then, and events and calls of hooks from before then. The deliveries of an event go
+    /// together.
     pub finished: Timestamp,
     /// Deliveries given up before then.
     pub dead: Timestamp,
+    /// Deliveries made before then, to endpoints that the configuration no longer names, are cancelled.
+    pub abandoned: Timestamp,
+    /// Of calls of hooks, the latest so many are kept. At least 1.
+    pub most_hook_calls: u64,
+    pub now: Timestamp,
 }
 
 /// Which deliveries to list. Every condition given must hold.

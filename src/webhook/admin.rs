@@ -284,11 +284,15 @@ impl Admin {
         inner.write(Stored { terms, updated_at: now, ..stored }, private).await
     }
 
-    /// Removes an endpoint; what was not delivered to it is cancelled.
+    /// Removes an endpoint, or what is left of one that the configuration no longer names; what was not delivered to it
+    /// is cancelled.
     pub async fn delete(&self, id: &EndpointId) -> Result<()> {
         let inner = &self.0;
         let _writing = inner.lanes.write().await;
-        inner.changeable(id).await?;
+        match inner.changeable(id).await {
+            Ok(_) | Err(AdminError::NoSuchEndpoint(_)) => {}
+            Err(error) => return Err(error),
+        }
         if !inner.parts.outbox.remove_endpoint(id, inner.now()).await? {
             return Err(AdminError::NoSuchEndpoint(id.clone()));
         }

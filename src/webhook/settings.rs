@@ -40,6 +40,8 @@ pub struct Settings {
     pub keep_finished: Duration,
     /// How long deliveries that were given up are kept.
     pub keep_dead: Duration,
+    /// How many of the latest calls of hooks are kept; at least 1.
+    pub keep_hook_calls: u64,
     /// The sender is unwell when something has been due for longer; zero: it may be due for ever.
     pub max_due_age: Duration,
 }
@@ -63,6 +65,7 @@ impl Default for Settings {
             replay_rate: 200,
             keep_finished: Duration::from_hours(30 * 24),
             keep_dead: Duration::from_hours(90 * 24),
+            keep_hook_calls: 100_000,
             max_due_age: Duration::ZERO,
         }
     }

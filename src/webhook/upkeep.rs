@@ -101,8 +101,13 @@ impl Upkeep {
         sleep(FORGET_FIRST).await;
         loop {
             let now = (self.clock)();
-            let horizon =
-                Horizon { finished: now.minus(self.settings.keep_finished), dead: now.minus(self.settings.keep_dead) };
+            let horizon = Horizon {
+                finished: now.minus(self.settings.keep_finished),
+                dead: now.minus(self.settings.keep_dead),
+                abandoned: now.minus(self.settings.delivery_expiry),
+                most_hook_calls: self.settings.keep_hook_calls,
+                now,
+            };
             let pause = match self.outbox.prune(horizon, PIECE).await {
                 Ok(0) => {
                     outage.over();

@@ -7,17 +7,20 @@ use std::time::Instant;
 
 use longshore::config::Config;
 use serde_json::Value;
+use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::process::Process;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Reply;
 use crate::support::scripted::Scripted;
 use crate::support::scripted::closed_port;
 use crate::support::tls::Certificate;
+use crate::support::tls::wrapped;
 use crate::support::world::until;
 
 const OLD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -149,6 +152,29 @@ async fn bad_tls_is_a_failure_of_its_own_class() {
     let plain = TestApp::start().await;
     let attempt = first_error(&format!("https://{}/hook", plain.address()), |_| {}).await;
     assert_eq!(attempt["error"], "tls", "{attempt:#}");
+}
+
+/// The certificates of the platform are what is trusted; here the test says which these are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_with_a_trusted_certificate_is_sent_to() {
+    let receiver = Scripted::start(SECRET).await;
+    let certificate = Certificate::new();
+    let address = wrapped(&certificate, receiver.address).await;
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = certificate.write(folder.path()).certificate;
+    let file = folder.path().join("longshore.toml");
+    let text = format!(
+        "[webhooks]\n[[webhooks.endpoints]]\nname = 'secure'\nurl = 'https://{address}/hook'\nsecret = '{SECRET}'\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut command = Process::command(&folder.path().join("data"), &["--config", file.to_str().unwrap()]);
+    let process = Process::spawn(command.env("SSL_CERT_FILE", &trusted).env_remove("SSL_CERT_DIR"));
+    let mut client = process.client().await;
+    client.create(5).await;
+    receiver.wait_for_kind("upload.created").await;
+    let told = delivery(&mut client, "state=succeeded", was_tried).await;
+    let attempt = &told["attempts"][0];
+    assert_eq!((&attempt["status"], &attempt["error"]), (&json!(204), &Value::Null), "{attempt:#}");
 }
 
 /// A receiver that is slow to take connections, but takes them.

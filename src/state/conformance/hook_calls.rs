@@ -7,7 +7,6 @@ use crate::domain::hook::Hook;
 use crate::domain::hook::HookCall;
 use crate::domain::id::HookCallId;
 use crate::state::HookCallQuery;
-use crate::state::Horizon;
 
 fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {
     HookCall {
@@ -44,7 +43,11 @@ pub(in crate::state) async fn hook_calls_are_listed_newest_first<P: Place>(place
     let of_one = listed(HookCallQuery { upload: Some(calls[1].upload), ..all.clone() }).await;
     assert_eq!(of_one, [calls[5].clone(), calls[3].clone(), calls[1].clone()]);
 
-    let horizon = Horizon { finished: at(4), dead: at(4) };
-    while store.prune(horizon, 3).await.unwrap() > 0 {}
+    let prune = async |horizon| while store.prune(horizon, 3).await.unwrap() > 0 {};
+    prune(Horizon { most_hook_calls: 6, ..horizon(NOW) }).await;
+    assert_eq!(listed(all.clone()).await, newest_first, "so many may stay");
+    prune(Horizon { most_hook_calls: 5, ..horizon(NOW) }).await;
+    assert_eq!(listed(all.clone()).await, newest_first[..5], "one too many");
+    prune(horizon(at(4))).await;
     assert_eq!(listed(all).await, newest_first[..2], "what is old goes");
 }

@@ -115,6 +115,60 @@ pub(in crate::state) async fn a_new_endpoint_inherits_nothing<P: Place>(place: P
     assert_eq!(claimed(&*store, "a", at(3)).await, [1]);
 }
 
+/// One that the configuration does not name for a while finds what waits for it; after that, or when an operator says
+/// so, it is cancelled, and can be replayed.
+pub(in crate::state) async fn what_waits_for_nobody_ends<P: Place>(place: P) {
+    let store = place.open().await;
+    let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
+    store.open_for(configured(), NOW).await.unwrap();
+    for number in 0..4 {
+        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        receive(&mut upload, 1, at(i64::from(number)));
+        store.commit(upload).await.unwrap();
+    }
+    store.open_for(vec![subscribed("b", &["upload.*"])], at(10)).await.unwrap();
+    assert_eq!(claimed(&*store, "a", at(10)).await, [0_u64; 0]);
+    let untouched = states_at(&*store, "b").await;
+    let prune = async |abandoned| {
+        let horizon = Horizon { abandoned, ..horizon(NOW) };
+        while store.prune(horizon, 1).await.unwrap() > 0 {}
+    };
+    prune(at(2)).await;
+    let two_and_two = [Cancelled, Cancelled, Cancelled, Cancelled, Ready, Waiting, Ready, Waiting];
+    assert_eq!(states_at(&*store, "a").await, two_and_two, "the old ones");
+    assert_eq!(states_at(&*store, "b").await, untouched);
+    store.open_for(configured(), at(11)).await.unwrap();
+    prune(at(100)).await;
+    assert_eq!(states_at(&*store, "a").await, two_and_two, "it is there again");
+    assert_eq!(claim(&*store, "a", at(12)).await.len(), 2);
+
+    store.open_for(vec![], at(13)).await.unwrap();
+    assert!(store.remove_endpoint(&endpoint("a"), at(14)).await.unwrap());
+    assert!(!store.remove_endpoint(&endpoint("a"), at(14)).await.unwrap());
+    assert_eq!(states_at(&*store, "a").await, [Cancelled; 8]);
+    assert_eq!(states_at(&*store, "b").await, untouched);
+}
+
+/// What was being sent when the server died waits, as the rest does, while its endpoint is stopped.
+pub(in crate::state) async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.put_endpoint(made("b"), NOW).await.unwrap();
+    store.insert(new_upload(0)).await.unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(claim(&*store, name, at(1)).await.len(), 1);
+        pause(&*store, name, at(1)).await;
+    }
+    store.close().await;
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(states_at(&*store, name).await, [Paused], "{name}");
+        put_state(&*store, name, EndpointState::Enabled, at(3)).await;
+        assert_eq!(claim(&*store, name, at(3)).await.len(), 1, "{name}");
+    }
+}
+
 /// A pause is an operator's word and outlives a restart; what the server stopped itself gets another chance.
 pub(in crate::state) async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
     let store = place.open().await;

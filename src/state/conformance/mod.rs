@@ -33,6 +33,7 @@ use crate::domain::upload::Terms;
 use crate::domain::upload::Upload;
 use crate::state::Claim;
 use crate::state::DeliveryQuery;
+use crate::state::Horizon;
 use crate::state::Outbox;
 use crate::state::Settled;
 use crate::state::Settlement;
@@ -117,6 +118,8 @@ macro_rules! conformance_suite {
             managing::new_endpoints_hear_at_once_and_removed_ones_no_more
             managing::a_start_undoes_only_what_the_server_did
             managing::a_new_endpoint_inherits_nothing
+            managing::what_waits_for_nobody_ends
+            managing::a_start_leaves_what_is_stopped_at_rest
             managing::metadata_chooses_who_hears
             managing::a_strict_endpoint_waits_for_every_event
             managing::an_endpoint_can_do_without_order
@@ -164,6 +167,11 @@ pub(super) fn subscribed(name: &str, patterns: &[&str]) -> Endpoint {
 pub(super) fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
     let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
     Endpoint::new(endpoint(name), Origin::Config, terms, NOW)
+}
+
+/// What ended before then may go, whatever it is.
+pub(super) fn horizon(before: Timestamp) -> Horizon {
+    Horizon { finished: before, dead: before, abandoned: before, most_hook_calls: 100, now: at(5_000) }
 }
 
 /// The endpoint as it is stored.

@@ -8,7 +8,6 @@ use crate::domain::delivery::Trigger;
 use crate::domain::endpoint::Ordering;
 use crate::domain::id::DeliveryId;
 use crate::state::EventPosition;
-use crate::state::Horizon;
 use crate::state::ReplayId;
 use crate::state::ReplayJob;
 use crate::state::ReplayState;
@@ -238,18 +237,27 @@ pub(in crate::state) async fn what_is_old_goes<P: Place>(place: P) {
         succeed(&*store, &sent, at(5)).await;
     }
     let all = async |horizon| while store.prune(horizon, 2).await.unwrap() > 0 {};
-    all(Horizon { finished: at(5), dead: at(5) }).await;
+    all(horizon(at(5))).await;
     assert_eq!(count().await, (5, 6), "nothing ended before then");
-    all(Horizon { finished: at(6), dead: at(5) }).await;
-    // Dead letters stay longer, and what is unfinished stays.
+    all(Horizon { dead: at(5), ..horizon(at(6)) }).await;
+    // Dead letters stay longer, and what is unfinished stays; and with them what arrived elsewhere.
     assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Ready, Leased]);
-    assert_eq!(deliveries_to(&*store, "b").await, []);
-    let left = store.events_since(EventPosition(0), 100).await.unwrap();
-    let numbers: Vec<_> = left.iter().map(|event| event.upload.as_bytes()[15]).collect();
-    assert_eq!(numbers, [2, 3, 4, 5], "events that a delivery needs stay");
-    all(Horizon { finished: at(6), dead: at(6) }).await;
+    assert_eq!(states_at(&*store, "b").await, [Succeeded; 4]);
+    let numbers = async || {
+        let left = store.events_since(EventPosition(0), 100).await.unwrap();
+        left.iter().map(|event| event.upload.as_bytes()[15]).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers().await, [2, 3, 4, 5], "events that a delivery needs stay");
+    let mut missed = job(ReplayWhat::Missed, NOW, at(100));
+    missed.endpoint = endpoint("b");
+    store.begin_replay(missed.clone()).await.unwrap();
+    assert_eq!(run(&*store, &missed).await.queued, 0, "what arrived is not taken for missed");
+    all(horizon(at(6))).await;
     assert_eq!(states_at(&*store, "a").await, [Ready, Leased]);
+    assert_eq!(states_at(&*store, "b").await, [Succeeded; 2]);
+    assert_eq!(numbers().await, [4, 5]);
     assert_eq!(claim(&*store, "a", at(500)).await.len(), 2);
     // A bookmark in the log stays good.
+    let left = store.events_since(EventPosition(0), 100).await.unwrap();
     assert_eq!(store.newest_event().await.unwrap(), left.last().unwrap().position);
 }

@@ -87,7 +87,9 @@ impl Work for OpenFor {
             [self.now.unix_ms()],
         )?;
         desk.execute(
-            "UPDATE deliveries SET state = 'ready', next_at_ms = ?1, lease = NULL, lease_until_ms = NULL
+            "UPDATE deliveries SET next_at_ms = ?1, lease = NULL, lease_until_ms = NULL,
+                 state = CASE WHEN EXISTS (SELECT 1 FROM endpoints
+                     WHERE endpoints.id = deliveries.endpoint AND endpoints.state <> 'enabled') THEN 'paused' ELSE 'ready' END
              WHERE state = 'leased'",
             [self.now.unix_ms()],
         )?;
@@ -200,7 +202,7 @@ impl Work for RemoveEndpoint {
     type Output = bool;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let removed = desk.execute("DELETE FROM endpoints WHERE id = ?1 AND present = 1", [self.id.as_str()])?;
+        let removed = desk.execute("DELETE FROM endpoints WHERE id = ?1", [self.id.as_str()])?;
         if removed == 0 {
             return Ok(false);
         }

@@ -2,8 +2,9 @@
 //!
 //! In a lane, first attempts go out in the order of the events, one at a time (webhooks.md G6): what comes later
 //! waits until the first attempt of everything before it is over. A delivery that has had its first attempt and backs
-//! off holds nobody back. An endpoint can ask for more order than that, or for none (webhooks.md G7). Progress that was overtaken is dropped (webhooks.md C3, C4), and whoever changes a lane
-//! lets it go on afterwards, so nothing waits for what will never come.
+//! off holds nobody back. An endpoint can ask for more order than that, or for none (webhooks.md G7). Progress that was
+//! overtaken is dropped (webhooks.md C3, C4), and whoever changes a lane lets it go on afterwards, so nothing waits for
+//! what will never come.
 
 use rusqlite::params;
 

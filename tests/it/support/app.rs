@@ -62,6 +62,11 @@ impl TestApp {
         Client::connect(self.address()).await
     }
 
+    /// Changes what [`Self::restart`] and [`Self::start_again`] start with.
+    pub fn config(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
     pub fn data_dir(&self) -> &Path {
         &self.config.server.data_dir
     }

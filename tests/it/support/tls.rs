@@ -9,11 +9,15 @@ use longshore::config::Config;
 use longshore::config::TlsFiles;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
+use rustls::ServerConfig;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -60,6 +64,32 @@ impl Certificate {
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
+}
+
+/// An address with this certificate that leads to a server without TLS.
+pub async fn wrapped(certificate: &Certificate, server: SocketAddr) -> SocketAddr {
+    let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der.clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((encrypted, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut encrypted = acceptor.accept(encrypted).await.expect("the client trusts it");
+                let mut plain = TcpStream::connect(server).await.expect("the server listens");
+                // Either side may end it as it likes.
+                let _ = tokio::io::copy_bidirectional(&mut encrypted, &mut plain).await;
+            });
+        }
+    });
+    address
 }
 
 /// Connects; an error if the two do not agree.

@@ -23,7 +23,6 @@ use crate::domain::upload::Stage;
 use crate::state::DeliveryQuery;
 use crate::state::Due;
 use crate::state::EventPosition;
-use crate::state::Horizon;
 use crate::state::Notice;
 use crate::state::Outbox;
 use crate::state::ReplayId;
@@ -168,7 +167,7 @@ async fn send_again_and_forget(store: &SqliteStore) {
     }
     store.expunge(new_upload(9).id()).await.unwrap();
     store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
-    while store.prune(Horizon { finished: at(2_000), dead: at(2_000) }, 3).await.unwrap() > 0 {}
+    while store.prune(horizon(at(2_000)), 3).await.unwrap() > 0 {}
 }
 
 async fn ask_everything(store: &SqliteStore) {
