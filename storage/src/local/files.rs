@@ -9,6 +9,8 @@ use rustix::fs::Advice;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::Durability;
+use super::blocking;
 use super::folder::DataFolder;
 use super::folder::parent;
 use super::folder::remove_if_there;
@@ -189,9 +191,19 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
     }
     data.within(parent(&to)?, || fs::rename(&from, &to))?;
     if data.takes_direct_writes() {
-        // What went through the page cache all the same leaves it to readers of other files. It is only advice.
-        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        leave_page_cache(file, data.durability());
     }
     // The new name and the old one are one change to the file system: this takes both to the disk.
     data.sync_folder(parent(&to)?)
+}
+
+/// Leaves the page cache to readers of other files. It is only advice.
+fn leave_page_cache(file: File, durability: Durability) {
+    let advise = move || rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from);
+    match durability {
+        // All is on the disk, so this takes no time.
+        Durability::Strict => drop(advise()),
+        // This has the disk begin to write, which nobody is to wait for.
+        Durability::Relaxed => drop(blocking::start(advise)),
+    }
 }
