@@ -66,7 +66,12 @@ pub(super) enum Begun {
 
 impl Engine {
     /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes nothing.
-    pub async fn append(&self, mut command: Append) -> Result<Feed, EngineError> {
+    pub async fn append(&self, command: Append) -> Result<Feed, EngineError> {
+        // Boxed: it takes four times what sending bytes does, and its caller may send for hours.
+        Box::pin(self.begin(command)).await
+    }
+
+    async fn begin(&self, mut command: Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
         inner.check_open_for_business()?;
         // One that takes over a live upload adds none.
