@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::HeaderName;
+use tokio::sync::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -189,6 +190,23 @@ pub struct ReplayRequest {
     pub force: bool,
 }
 
+/// How an endpoint that was stopped goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resumption {
+    /// What has waited for it is cancelled, for whoever wants only what comes. One that is not stopped keeps what it has,
+    /// so that asking twice drops nothing that came after.
+    pub drops_backlog: bool,
+    /// What it has missed since then besides, such as events of the time it was not there, is queued too.
+    pub missed_since: Option<Timestamp>,
+}
+
+/// A replay that may be.
+enum Planned {
+    /// One that was asked for before and runs.
+    Running(ReplayJob),
+    New(ReplayJob),
+}
+
 /// Changes endpoints and asks for deliveries again. Clones speak for the same sender.
 #[derive(Clone)]
 pub struct Admin(Arc<Inner>);
@@ -198,6 +216,8 @@ struct Inner {
     lanes: Arc<Lanes>,
     trials: mpsc::Sender<Test>,
     replays: Arc<Notify>,
+    /// Held by what depends on what else there is, from looking until writing.
+    looking: Mutex<()>,
 }
 
 impl fmt::Debug for Admin {
@@ -208,7 +228,7 @@ impl fmt::Debug for Admin {
 
 impl Admin {
     pub(super) fn new(parts: Parts, lanes: Arc<Lanes>, trials: mpsc::Sender<Test>, replays: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner { parts, lanes, trials, replays }))
+        Self(Arc::new(Inner { parts, lanes, trials, replays, looking: Mutex::default() }))
     }
 
     /// Whether an endpoint made by API may have this URL, as far as the URL tells.
@@ -335,32 +355,31 @@ impl Admin {
         self.set_state(id, paused).await
     }
 
-    /// Lets an endpoint go on with everything that waits for it. `missed_since`: what it has missed since then besides,
-    /// such as events of the time it was not there, is queued too, by the replay that is given.
-    pub async fn resume(
-        &self,
-        id: &EndpointId,
-        missed_since: Option<Timestamp>,
-    ) -> Result<(Stored, Option<ReplayJob>)> {
-        let resumed =
-            |stored: &Stored, _| (!stored.state.is_enabled()).then_some((EndpointState::Enabled, Health::default()));
+    /// Lets an endpoint go on. Gives the replay of what it has missed, if that was asked for.
+    pub async fn resume(&self, id: &EndpointId, how: Resumption) -> Result<(Stored, Option<ReplayJob>)> {
+        let inner = &self.0;
+        let _looking = inner.looking.lock().await;
+        let was_stopped = !inner.stored(id).await?.state.is_enabled();
         // What can be refused comes first: then nothing has changed.
-        let job = match missed_since {
+        let planned = match how.missed_since {
             Some(from) => {
                 let what = ReplayWhat::Missed;
                 let missed = ReplayRequest { endpoint: id.clone(), what, from, before: None, force: false };
-                Some(self.begin_replay(missed).await?)
+                Some(inner.planned(missed).await?)
             }
             None => None,
         };
-        let stored = self.set_state(id, resumed).await?;
-        Ok((stored, job))
-    }
-
-    /// Drops everything that waits for an endpoint, for whoever resumes it and wants only what comes.
-    pub async fn cancel_backlog(&self, id: &EndpointId) -> Result<()> {
-        self.0.stored(id).await?;
-        Ok(self.0.parts.outbox.cancel_backlog(id, self.0.now()).await?)
+        // It is cancelled before the replay begins, or what that queues would be cancelled with it.
+        if how.drops_backlog && was_stopped {
+            inner.parts.outbox.cancel_backlog(id, inner.now()).await?;
+        }
+        let job = match planned {
+            Some(planned) => Some(inner.begun(planned).await?),
+            None => None,
+        };
+        let resumed =
+            |stored: &Stored, _| (!stored.state.is_enabled()).then_some((EndpointState::Enabled, Health::default()));
+        Ok((self.set_state(id, resumed).await?, job))
     }
 
     /// Pauses every endpoint that is not stopped. Says how many those were.
@@ -380,7 +399,7 @@ impl Admin {
         let mut resumed = 0;
         for stored in self.0.parts.outbox.endpoints().await? {
             if matches!(stored.state, EndpointState::Paused { .. }) {
-                self.resume(&stored.id, None).await?;
+                self.resume(&stored.id, Resumption::default()).await?;
                 resumed += 1;
             }
         }
@@ -442,42 +461,9 @@ impl Admin {
 
     /// Begins to send many deliveries again. Asking twice for the same while it runs gives the same replay.
     pub async fn begin_replay(&self, wanted: ReplayRequest) -> Result<ReplayJob> {
-        let (inner, now) = (&self.0, self.0.now());
-        if wanted.what == ReplayWhat::Everything && !wanted.force {
-            return Err(AdminError::NeedsForce);
-        }
-        let before = wanted.before.unwrap_or(now);
-        if wanted.from >= before {
-            return Err(AdminError::EmptyRange);
-        }
-        inner.stored(&wanted.endpoint).await?;
-        let jobs = inner.parts.outbox.replay_jobs().await?;
-        let mut running = jobs.into_iter().filter(|job| job.state == ReplayState::Running).collect::<Vec<_>>();
-        let is_same = |job: &ReplayJob| {
-            (&job.endpoint, job.what, job.from) == (&wanted.endpoint, wanted.what, wanted.from)
-                && wanted.before.is_none_or(|before| job.before == before)
-        };
-        if let Some(at) = running.iter().position(is_same) {
-            return Ok(running.swap_remove(at));
-        }
-        if running.len() >= MAX_RUNNING_REPLAYS {
-            return Err(AdminError::TooManyReplays);
-        }
-        let job = ReplayJob {
-            id: ReplayId::new(now, rand::random()),
-            endpoint: wanted.endpoint,
-            what: wanted.what,
-            from: wanted.from,
-            before,
-            state: ReplayState::Running,
-            cursor: EventPosition(0),
-            queued: 0,
-            created_at: now,
-            finished_at: None,
-        };
-        inner.parts.outbox.begin_replay(job.clone()).await?;
-        inner.replays.notify_one();
-        Ok(job)
+        let _looking = self.0.looking.lock().await;
+        let planned = self.0.planned(wanted).await?;
+        self.0.begun(planned).await
     }
 
     /// The replays that are kept, newest first.
@@ -513,6 +499,54 @@ impl Inner {
         match stored.origin {
             Origin::Api => Ok(stored),
             Origin::Config => Err(AdminError::Configured(id.clone())),
+        }
+    }
+
+    /// The replay that was asked for, if it may be. Nothing is written yet.
+    async fn planned(&self, wanted: ReplayRequest) -> Result<Planned> {
+        let now = self.now();
+        if wanted.what == ReplayWhat::Everything && !wanted.force {
+            return Err(AdminError::NeedsForce);
+        }
+        let before = wanted.before.unwrap_or(now);
+        if wanted.from >= before {
+            return Err(AdminError::EmptyRange);
+        }
+        self.stored(&wanted.endpoint).await?;
+        let jobs = self.parts.outbox.replay_jobs().await?;
+        let mut running = jobs.into_iter().filter(|job| job.state == ReplayState::Running).collect::<Vec<_>>();
+        let is_same = |job: &ReplayJob| {
+            (&job.endpoint, job.what, job.from) == (&wanted.endpoint, wanted.what, wanted.from)
+                && wanted.before.is_none_or(|before| job.before == before)
+        };
+        if let Some(at) = running.iter().position(is_same) {
+            return Ok(Planned::Running(running.swap_remove(at)));
+        }
+        if running.len() >= MAX_RUNNING_REPLAYS {
+            return Err(AdminError::TooManyReplays);
+        }
+        Ok(Planned::New(ReplayJob {
+            id: ReplayId::new(now, rand::random()),
+            endpoint: wanted.endpoint,
+            what: wanted.what,
+            from: wanted.from,
+            before,
+            state: ReplayState::Running,
+            cursor: EventPosition(0),
+            queued: 0,
+            created_at: now,
+            finished_at: None,
+        }))
+    }
+
+    async fn begun(&self, planned: Planned) -> Result<ReplayJob> {
+        match planned {
+            Planned::Running(job) => Ok(job),
+            Planned::New(job) => {
+                self.parts.outbox.begin_replay(job.clone()).await?;
+                self.replays.notify_one();
+                Ok(job)
+            }
         }
     }
 

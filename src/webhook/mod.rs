@@ -53,6 +53,7 @@ pub use admin::KeyReport;
 pub use admin::NewEndpoint;
 pub use admin::ReplayRequest;
 pub use admin::Report;
+pub use admin::Resumption;
 pub use admin::Rotation;
 pub use admin::Shown;
 pub use admin::Tested;

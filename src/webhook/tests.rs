@@ -39,6 +39,7 @@ use crate::webhook::HealthRules;
 use crate::webhook::Metrics;
 use crate::webhook::NewEndpoint;
 use crate::webhook::Parts;
+use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
@@ -787,7 +788,7 @@ async fn an_endpoint_that_fails_for_days_is_disabled() {
     assert!(matches!(state, EndpointState::Disabled { because: DisabledBecause::Failing, .. }), "{state:?}");
     assert_eq!(work.outbox.stored("other").state, EndpointState::Enabled);
 
-    let (resumed, _) = work.admin.resume(&app(), None).await.unwrap();
+    let (resumed, _) = work.admin.resume(&app(), Resumption::default()).await.unwrap();
     assert_eq!((resumed.state, resumed.health), (EndpointState::Enabled, Health::default()));
     let id = work.outbox.add(Claim { begun_at: work.clock.clock()(), ..for_endpoint("app") });
     assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(500)]);

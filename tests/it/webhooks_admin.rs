@@ -196,9 +196,11 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
 
     done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
     client.create(1).await;
-    for refused in
-        [json!({ "backlog": "cancel", "missed_since": "yesterday" }), json!({ "missed_since": "2126-01-01T00:00:00Z" })]
-    {
+    for refused in [
+        json!({ "backlog": "cancel", "missed_since": "yesterday" }),
+        json!({ "backlog": "cancel", "missed_since": "2126-01-01T00:00:00Z" }),
+        json!({ "missed_since": "2126-01-01T00:00:00Z" }),
+    ] {
         let answer = ask(&mut client, "POST", "/endpoints/paused/resume", refused).await;
         assert_eq!(answer.status, 422, "{answer:?}");
     }
@@ -211,6 +213,19 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
     deliveries_until(&mut client, "state=paused", |found| found.len() == 1).await;
     assert_eq!(done(&mut client, "POST", "/resume", Value::Null).await, json!({ "resumed": 1 }));
     receiver.wait_for_count(2).await;
+
+    done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
+    client.create(1).await;
+    let both = json!({ "backlog": "cancel", "missed_since": "2020-01-01T00:00:00Z" });
+    done(&mut client, "POST", "/endpoints/paused/resume", both).await;
+    // What was cancelled just now, and the time before.
+    receiver.wait_for_count(4).await;
+
+    receiver.always(Reply::Hang);
+    client.create(1).await;
+    receiver.wait_for_count(5).await;
+    done(&mut client, "POST", "/endpoints/paused/resume", json!({ "backlog": "cancel" })).await;
+    deliveries_until(&mut client, "state=leased", |found| found.len() == 1).await;
 }
 
 /// webhooks L3, L4.

@@ -33,6 +33,7 @@ use crate::webhook::KeyKind;
 use crate::webhook::KeyReport;
 use crate::webhook::NewEndpoint;
 use crate::webhook::Report;
+use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Shown;
 use crate::webhook::terms_json;
@@ -213,12 +214,12 @@ async fn resume(
     let said: ToResume = read(request, payload, shared, form).await?;
     let refused = |error| problem(error, request);
     let missed_since = replays::time("missed_since", said.missed_since)?;
-    match said.backlog.as_deref() {
-        None | Some("send") => {}
-        Some("cancel") => shared.webhooks.cancel_backlog(id).await.map_err(refused)?,
+    let drops_backlog = match said.backlog.as_deref() {
+        None | Some("send") => false,
+        Some("cancel") => true,
         Some(_) => return Err(bad("backlog", "it must be send or cancel")),
-    }
-    shared.webhooks.resume(id, missed_since).await.map_err(refused)?;
+    };
+    shared.webhooks.resume(id, Resumption { drops_backlog, missed_since }).await.map_err(refused)?;
     shown(request, id, shared).await
 }
 

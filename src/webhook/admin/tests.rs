@@ -31,6 +31,7 @@ use crate::webhook::NewEndpoint;
 use crate::webhook::Parts;
 use crate::webhook::RefusedUrl;
 use crate::webhook::ReplayRequest;
+use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
@@ -203,8 +204,9 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     let paused = admin.pause(&id("static")).await.unwrap();
     assert!(matches!(paused.state, EndpointState::Paused { .. }));
     assert_eq!(admin.pause(&id("static")).await.unwrap().version, paused.version, "it is paused already");
-    let (resumed, job) =
-        admin.resume(&id("static"), Some(place.clock.clock()().minus(Duration::from_hours(1)))).await.unwrap();
+    let hour_ago = place.clock.clock()().minus(Duration::from_hours(1));
+    let how = Resumption { missed_since: Some(hour_ago), ..Resumption::default() };
+    let (resumed, job) = admin.resume(&id("static"), how).await.unwrap();
     assert_eq!(resumed.state, EndpointState::Enabled);
     assert_eq!(job.map(|job| job.what), Some(ReplayWhat::Missed));
     admin.create(new("app")).await.unwrap();
