@@ -82,7 +82,7 @@ fn endpoints() -> Command {
         )
         .subcommand(
             Command::new("set")
-                .about("Change an endpoint")
+                .about("Change an endpoint; a secret that a new --signing needs is made and shown once")
                 .arg(name())
                 .arg(flag("url", "URL", "Where to send events"))
                 .args(term_flags()),

@@ -25,7 +25,6 @@ use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
 use crate::domain::endpoint::Health;
 use crate::domain::endpoint::Origin;
-use crate::domain::endpoint::Signing;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
@@ -278,7 +277,7 @@ impl Admin {
             return Err(AdminError::TooManyEndpoints(by_api));
         }
         let stored = Stored::new(id, Origin::Api, terms, now);
-        let shown = shown(&private.keys, stored.terms.signing, now);
+        let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
         let written = inner.write(stored, private).await.map_err(|error| match error {
             AdminError::Changed(id) => AdminError::Exists(id),
             error => error,
@@ -286,9 +285,9 @@ impl Admin {
         Ok((written, shown))
     }
 
-    /// Changes what an endpoint was told. Keys that other signatures need are made; they are read with the endpoint, and
-    /// a secret is told by rotating it.
-    pub async fn update(&self, id: &EndpointId, change: Change) -> Result<Stored> {
+    /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver needs of
+    /// those is told here and never again.
+    pub async fn update(&self, id: &EndpointId, change: Change) -> Result<(Stored, Shown)> {
         let (inner, now) = (&self.0, self.0.now());
         let stored = inner.changeable(id).await?;
         if stored.version != change.version {
@@ -300,8 +299,10 @@ impl Admin {
             Some(headers) => read_headers(&headers)?,
             None => private.headers,
         };
+        let missing = private.keys.missing(terms.signing, now);
         let private = Private { keys: private.keys.completed(terms.signing, now), headers };
-        inner.write(Stored { terms, updated_at: now, ..stored }, private).await
+        let shown = shown(&private.keys, &missing, now);
+        Ok((inner.write(Stored { terms, updated_at: now, ..stored }, private).await?, shown))
     }
 
     /// Removes an endpoint, or what is left of one that the configuration no longer names; what was not delivered to it
@@ -601,8 +602,9 @@ fn made_up_id(now: Timestamp) -> EndpointId {
     EndpointId::new(format!("ep_{unique}")).expect("hexadecimal digits make a name")
 }
 
-fn shown(keys: &Keys, signing: Signing, now: Timestamp) -> Shown {
-    let current = kinds_of(signing).iter().filter_map(|kind| keys.current(*kind, now));
+/// What the receiver needs of the current keys of these kinds.
+fn shown(keys: &Keys, kinds: &[KeyKind], now: Timestamp) -> Shown {
+    let current = kinds.iter().filter_map(|kind| keys.current(*kind, now));
     current.map(shown_key).fold(Shown::default(), |shown, key| Shown {
         secret: shown.secret.or(key.secret),
         public_key: shown.public_key.or(key.public_key),

@@ -156,18 +156,20 @@ impl Keys {
         self.live(now).map(|held| &held.key).find(|key| key.kind() == kind)
     }
 
+    /// The kinds of signatures wanted that there is no key for.
+    pub(super) fn missing(&self, signing: Signing, now: Timestamp) -> Vec<KeyKind> {
+        kinds_of(signing).iter().copied().filter(|kind| self.current(*kind, now).is_none()).collect()
+    }
+
     /// Whether there is a key for every kind of signature wanted.
     pub(super) fn check(&self, signing: Signing, now: Timestamp) -> Result<(), InvalidKey> {
-        let missing = kinds_of(signing).iter().find(|kind| self.current(**kind, now).is_none());
-        missing.map_or(Ok(()), |kind| Err(InvalidKey::Missing(*kind)))
+        self.missing(signing, now).first().map_or(Ok(()), |kind| Err(InvalidKey::Missing(*kind)))
     }
 
     /// Makes what is missing for these signatures.
     pub(super) fn completed(mut self, signing: Signing, now: Timestamp) -> Self {
-        for kind in kinds_of(signing) {
-            if self.current(*kind, now).is_none() {
-                self.0.insert(0, Held { key: Key::generate(*kind), created_at: now, expires_at: None });
-            }
+        for kind in self.missing(signing, now) {
+            self.0.insert(0, Held { key: Key::generate(kind), created_at: now, expires_at: None });
         }
         self
     }

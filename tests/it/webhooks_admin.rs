@@ -162,6 +162,27 @@ async fn a_rotated_secret_signs_beside_the_old_one() {
     assert_eq!(signatures, 2, "the one that was replaced at once is gone, the one before it has its minute");
 }
 
+/// webhooks H9: a secret that only a change made necessary is shown with that change, or nobody could verify.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_signing_shows_the_key_it_makes() {
+    let (_app, mut client) = started().await;
+    let body = json!({ "id": "signed", "url": "http://127.0.0.1:9000/", "signing": "ed25519" });
+    let made = done(&mut client, "POST", "/endpoints", body).await;
+    assert_eq!((made["secret"].is_null(), made["public_key"].is_string()), (true, true), "{made}");
+    let changed = done(&mut client, "PATCH", "/endpoints/signed", json!({ "signing": "both" })).await;
+    let secret = changed["secret"].as_str().expect("the new secret is shown");
+    assert!(changed["public_key"].is_null(), "what was there is not new: {changed}");
+
+    let receiver = Scripted::start(secret).await;
+    let moved = done(&mut client, "PATCH", "/endpoints/signed", json!({ "url": url_of(&receiver) })).await;
+    assert_eq!(moved.get("secret"), None, "once");
+    client.create(1).await;
+    let heard = receiver.wait_for_count(1).await;
+    assert_eq!(heard[0].headers["webhook-signature"].split(' ').count(), 2);
+    let back = done(&mut client, "PATCH", "/endpoints/signed", json!({ "signing": "hmac" })).await;
+    assert_eq!(back.get("secret"), None, "nothing was made");
+}
+
 /// webhooks A5.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_tried_out() {

@@ -129,7 +129,14 @@ async fn change(
         let terms = said.of(before.endpoint.terms.clone())?;
         let change = Change { version: before.endpoint.version, terms, headers: said.header_pairs() };
         match shared.webhooks.update(id, change).await {
-            Ok(_) => return shown(request, id, shared).await,
+            Ok((_, receiver_needs)) if receiver_needs == Shown::default() => return shown(request, id, shared).await,
+            Ok((_, receiver_needs)) => {
+                let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+                let mut answer = HttpResponse::Ok();
+                return Ok(answer
+                    .insert_header((header::ETAG, tag(&report)))
+                    .json(with_keys(&report, &receiver_needs)));
+            }
             // Without a condition, what was said holds whatever came in between.
             Err(AdminError::Changed(_)) if known.is_none() => {}
             Err(error) => return Err(problem(error, request)),

@@ -35,6 +35,7 @@ use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
+use crate::webhook::Shown;
 use crate::webhook::Vault;
 use crate::webhook::testing::SECRET;
 use crate::webhook::testing::TestClock;
@@ -143,14 +144,16 @@ async fn a_change_must_know_what_it_changes() {
     let (stored, _) = admin.create(new("app")).await.unwrap();
     let terms = EndpointTerms { description: "new".to_owned(), signing: Signing::Both, ..stored.terms.clone() };
     let change = Change { version: stored.version, terms, headers: Some(vec![("x-a".to_owned(), "1".to_owned())]) };
-    let changed = admin.update(&id("app"), change.clone()).await.unwrap();
+    let (changed, shown) = admin.update(&id("app"), change.clone()).await.unwrap();
     assert_eq!((changed.version, changed.terms.description.as_str()), (2, "new"));
     assert!(matches!(admin.update(&id("app"), change).await, Err(AdminError::Changed(_))), "it was read before");
-    assert!(admin.public_key(&id("app")).await.unwrap().is_some(), "the key it needs now was made");
+    let public_key = admin.public_key(&id("app")).await.unwrap();
+    assert!(public_key.is_some(), "the key it needs now was made");
+    assert_eq!(shown, Shown { secret: None, public_key }, "and the one it had is not shown again");
     assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
 
     let keep = Change { version: 2, terms: changed.terms, headers: None };
-    admin.update(&id("app"), keep).await.unwrap();
+    assert_eq!(admin.update(&id("app"), keep).await.unwrap().1, Shown::default(), "nothing was made");
     assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
 }
 
