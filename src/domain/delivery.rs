@@ -127,6 +127,18 @@ pub enum AttemptOutcome {
 }
 
 impl AttemptOutcome {
+    /// Every way to end without an answer.
+    pub const ERRORS: [Self; 8] = [
+        Self::Timeout,
+        Self::Refused,
+        Self::Reset,
+        Self::Dns,
+        Self::Tls,
+        Self::Blocked,
+        Self::Transport,
+        Self::Aborted,
+    ];
+
     /// webhooks.md R1: 200 to 299 and nothing else is a success.
     pub fn is_success(self) -> bool {
         matches!(self, Self::Status(200..=299))
@@ -163,17 +175,8 @@ impl AttemptOutcome {
 
     /// The inverse of [`Self::status`] and [`Self::error_class`].
     pub fn from_parts(status: Option<u16>, error_class: Option<&str>) -> Self {
-        match (status, error_class) {
-            (Some(status), _) => Self::Status(status),
-            (None, Some("timeout")) => Self::Timeout,
-            (None, Some("refused")) => Self::Refused,
-            (None, Some("reset")) => Self::Reset,
-            (None, Some("dns")) => Self::Dns,
-            (None, Some("tls")) => Self::Tls,
-            (None, Some("blocked_ip")) => Self::Blocked,
-            (None, Some("aborted")) => Self::Aborted,
-            (None, _) => Self::Transport,
-        }
+        let error = || Self::ERRORS.into_iter().find(|error| error.error_class() == error_class);
+        status.map(Self::Status).or_else(error).unwrap_or(Self::Transport)
     }
 }
 

@@ -538,6 +538,14 @@ async fn the_delivery_log_is_filtered_and_paged() {
         (format!("upload={}", id_of(&paths[0])), 7),
         (format!("upload={}&state=dead", id_of(&paths[0])), 1),
         ("state=ready".to_owned(), 0),
+        ("status=2xx".to_owned(), 12),
+        ("status=5xx".to_owned(), 2),
+        ("status=500&state=dead".to_owned(), 2),
+        ("status=503".to_owned(), 0),
+        ("error=timeout".to_owned(), 0),
+        ("from=2026-01-01T00:00:00Z".to_owned(), 14),
+        ("from=2026-01-01T00:00:00Z&before=2026-01-02T00:00:00Z".to_owned(), 0),
+        ("before=2126-01-01T00:00:00Z&status=5xx".to_owned(), 2),
     ] {
         assert_eq!(deliveries(&mut client, &query).await.len(), count, "{query}");
     }
@@ -562,7 +570,11 @@ async fn the_delivery_log_is_filtered_and_paged() {
         ("cursor=x", "`next` of a page of this list"),
         ("cursor=uploads_01a2007f-5d0e-7d02-8a11-0c9be2f4a5d6", "`next` of a page of this list"),
         ("limit=0", "from 1 to 1000"),
-        ("colour=red", "endpoint, upload, event, state, cursor, limit"),
+        ("status=6xx", "such as 503"),
+        ("error=bad", "blocked_ip"),
+        ("from=yesterday", "write a time such as"),
+        ("before=1", "write a time such as"),
+        ("colour=red", "endpoint, upload, event, state, status, error, from, before, cursor, limit"),
     ] {
         let answer = client.get(&format!("/api/v1/webhooks/deliveries?{wrong}")).await;
         assert_eq!(answer.status, 400, "{wrong}");

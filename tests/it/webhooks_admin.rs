@@ -523,6 +523,21 @@ async fn the_command_line_manages_all_of_it() {
     assert!(code == Some(1) && wrong.contains("--force") || wrong.contains("force"), "{wrong}");
     assert_eq!(run(&format!("replay {id} --force")).0, Some(0));
     receiver.wait_for_count(3).await;
+    let ids = |line: &str| {
+        let listed: Value = serde_json::from_str(&run(&format!("deliveries --json {line}")).1).unwrap();
+        let ids = listed["deliveries"].as_array().unwrap().iter().map(|found| found["id"].clone()).collect::<Vec<_>>();
+        (ids, listed["next"].clone())
+    };
+    let (all, _) = ids("");
+    assert_eq!(all.len(), 3, "two tests and a creation");
+    assert_eq!(ids("--status 2xx --from 2026-01-01T00:00:00Z").0.len(), 2);
+    assert_eq!(ids("--error refused --before 2126-01-01T00:00:00Z").0, all[2..]);
+    let (first, next) = ids("--limit 2");
+    let (second, _) = ids(&format!("--limit 2 --cursor {}", next.as_str().unwrap()));
+    assert_eq!([first, second].concat(), all);
+    let page = run("deliveries --limit 2").1;
+    assert!(page.ends_with(&format!("older ones: --cursor {}\n", next.as_str().unwrap())), "{page}");
+    assert_eq!(run("deliveries --status dead").0, Some(1));
     assert_eq!(run("endpoints pause cli").0, Some(0));
     assert!(run("endpoints").1.contains("paused"));
     assert_eq!(run("endpoints resume cli").0, Some(0));
