@@ -7,6 +7,10 @@ use crate::domain::endpoint::EndpointId;
 use crate::domain::id::{DeliveryId, EventId, UploadId};
 use crate::domain::time::Timestamp;
 
+/// How much longer than an attempt may take its lease must last: until the attempt is recorded, nobody else may claim the
+/// delivery, or it could be sent twice at the same time.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
 /// Where a delivery stands.
 ///
 /// ```text

@@ -95,7 +95,6 @@ pub use sender::Error;
 pub use sender::Parts;
 pub use sender::Sender;
 pub use settings::InvalidSettings;
-pub use settings::LEASE_MARGIN;
 pub use settings::Settings;
 pub use sign::InvalidSecret;
 pub use sign::Secret;
