@@ -8,9 +8,11 @@
 mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Url;
 use reqwest::header::HeaderName;
 use tokio::sync::Mutex;
 use tokio::sync::Notify;
@@ -38,11 +40,13 @@ use crate::state::ReplayState;
 use crate::state::ReplayWhat;
 use crate::state::Replayed;
 use crate::webhook::address::RefusedUrl;
+use crate::webhook::address::literal;
 use crate::webhook::delivery::Test;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::InvalidEndpoint;
 use crate::webhook::endpoint::checked_terms;
 use crate::webhook::endpoint::read_headers;
+use crate::webhook::gate::Lookup;
 use crate::webhook::keys::Held;
 use crate::webhook::keys::InvalidKey;
 use crate::webhook::keys::Key;
@@ -62,6 +66,9 @@ const MAX_RUNNING_REPLAYS: usize = 20;
 
 /// Beyond the time an attempt may take: until it is begun, and until it is recorded.
 const TEST_MARGIN: Duration = Duration::from_secs(10);
+
+/// How long the name of a new endpoint may take to be looked up; one that takes longer is taken as it is.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +220,7 @@ pub struct Admin(Arc<Inner>);
 struct Inner {
     parts: Parts,
     lanes: Arc<Lanes>,
+    lookup: Lookup,
     trials: mpsc::Sender<Test>,
     replays: Arc<Notify>,
     /// Held by what depends on what else there is, from looking until writing.
@@ -226,8 +234,14 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    pub(super) fn new(parts: Parts, lanes: Arc<Lanes>, trials: mpsc::Sender<Test>, replays: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner { parts, lanes, trials, replays, looking: Mutex::default() }))
+    pub(super) fn new(
+        parts: Parts,
+        lanes: Arc<Lanes>,
+        lookup: Lookup,
+        trials: mpsc::Sender<Test>,
+        replays: Arc<Notify>,
+    ) -> Self {
+        Self(Arc::new(Inner { parts, lanes, lookup, trials, replays, looking: Mutex::default() }))
     }
 
     /// Whether an endpoint made by API may have this URL, as far as the URL tells.
@@ -264,7 +278,7 @@ impl Admin {
     /// Makes an endpoint. What its receiver needs is told here and never again.
     pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, Shown)> {
         let (inner, now) = (&self.0, self.0.now());
-        let terms = inner.checked(new.terms)?;
+        let terms = inner.checked(new.terms).await?;
         let keys = Keys::lasting(new.key, now).completed(terms.signing, now);
         let private = Private { keys, headers: read_headers(&new.headers)? };
         let id = new.id.unwrap_or_else(|| made_up_id(now));
@@ -293,7 +307,7 @@ impl Admin {
         if stored.version != change.version {
             return Err(AdminError::Changed(id.clone()));
         }
-        let terms = inner.checked(change.terms)?;
+        let terms = inner.checked(change.terms).await?;
         let private = inner.readable(&stored)?;
         let headers = match change.headers {
             Some(headers) => read_headers(&headers)?,
@@ -551,8 +565,29 @@ impl Inner {
         }
     }
 
-    fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
-        Ok(checked_terms(terms, Origin::Api, &self.parts.rules, &self.parts.settings)?)
+    async fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
+        let terms = checked_terms(terms, Origin::Api, &self.parts.rules, &self.parts.settings)?;
+        if self.leads_here(&terms.url).await {
+            return Err(InvalidEndpoint::Url(RefusedUrl::Own).into());
+        }
+        Ok(terms)
+    }
+
+    /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call; here it only
+    /// spares its operator an endpoint that will never be called.
+    async fn leads_here(&self, url: &str) -> bool {
+        let rules = &self.parts.rules;
+        let Ok(url) = Url::parse(url) else { return false };
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+        if literal(&url).is_some() || !rules.is_own_port(port) {
+            return false;
+        }
+        let found = timeout(LOOKUP_TIMEOUT, (self.lookup)(host.to_owned())).await;
+        let is_own = |address| {
+            let place = SocketAddr::new(address, port);
+            rules.check_address(place, url.scheme() == "https", Origin::Api) == Err(RefusedUrl::Own)
+        };
+        found.is_ok_and(|found| found.is_ok_and(|addresses| addresses.into_iter().any(is_own)))
     }
 
     fn private(&self, stored: &Stored) -> std::result::Result<Private, Unreadable> {

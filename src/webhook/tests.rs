@@ -36,9 +36,11 @@ use crate::webhook::EgressRules;
 use crate::webhook::Endpoint;
 use crate::webhook::Error;
 use crate::webhook::HealthRules;
+use crate::webhook::InvalidEndpoint;
 use crate::webhook::Metrics;
 use crate::webhook::NewEndpoint;
 use crate::webhook::Parts;
+use crate::webhook::RefusedUrl;
 use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Sender;
@@ -661,6 +663,21 @@ async fn the_server_itself_is_never_called() {
         work.end().await;
     }
     assert!(own.accept().now_or_never().is_none(), "nobody has knocked");
+}
+
+/// webhooks S7: whoever gives the server a name is told that it is one.
+#[tokio::test]
+async fn a_name_that_leads_here_makes_no_endpoint() {
+    let rules = open_rules();
+    rules.set_own(vec!["127.0.0.1:8080".parse().unwrap()]);
+    let work = with_api(rules, names(&["192.0.2.1", "127.0.0.1"])).await;
+    let refused = work.admin.create(made_by_api("https://machine.example:8080/")).await.unwrap_err();
+    assert!(matches!(refused, AdminError::Invalid(InvalidEndpoint::Url(RefusedUrl::Own))), "{refused}");
+    let (stored, _) = work.admin.create(made_by_api("https://machine.example:8443/")).await.unwrap();
+    let terms = EndpointTerms::of("https://machine.example:8080/");
+    let moved = work.admin.update(&app(), Change { version: stored.version, terms, headers: None }).await;
+    assert!(matches!(moved, Err(AdminError::Invalid(_))), "{moved:?}");
+    work.end().await;
 }
 
 /// webhooks H6, H12: signatures of both kinds, and headers of the endpoint's own that change none of ours.

@@ -5,6 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
+use longshore::keyring::AdminKey;
+use longshore::keyring::AdminKeyHash;
 use serde_json::Value;
 use serde_json::json;
 
@@ -417,6 +419,8 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (json!({ "url": "https://169.254.169.254/latest" }), "invalid-endpoint"),
         (json!({ "url": "https://example.com:22/" }), "invalid-endpoint"),
         (json!({ "url": own }), "invalid-endpoint"),
+        (json!({ "url": format!("http://localhost:{}/files", app.address().port()) }), "invalid-endpoint"),
+        (json!({ "url": format!("http://app.localhost:{}/", app.address().port()) }), "invalid-endpoint"),
         (json!({ "url": good, "id": "no spaces" }), "bad-field"),
         (json!({ "url": good, "id": "there" }), "name-taken"),
         (json!({ "url": good, "secret": "hunter2" }), "bad-field"),
@@ -484,6 +488,31 @@ async fn wrong_requests_are_told_what_is_wrong() {
     assert_eq!(left["endpoints"].as_array().unwrap().len(), 1, "nothing was made");
     assert_eq!(left["endpoints"][0]["version"], 1, "nothing was changed");
     assert_eq!(receiver.heard().len(), 0);
+}
+
+/// webhooks S7: neither by a name of loopback, nor by the one that clients know the server by.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_cannot_have_a_name_of_the_server() {
+    let key = AdminKey::generate([7; 32]);
+    let bearer = format!("Bearer {}", key.expose());
+    let app = TestApp::with(|config| {
+        config.server.public_url = Some("https://uploads.example.com".to_owned());
+        config.auth.admin_keys = vec![AdminKeyHash::of(key.expose().as_bytes())];
+    })
+    .await;
+    let mut client = app.client().await;
+    for (url, status) in [
+        ("https://uploads.example.com/files", 422),
+        ("https://UPLOADS.example.com.:443/", 422),
+        ("https://localhost/", 422),
+        ("https://hooks.localhost/", 422),
+        ("https://app.example.com/hooks", 201),
+    ] {
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let body = json!({ "url": url }).to_string();
+        let answer = client.request("POST", "/api/v1/webhooks/endpoints", &headers, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{url}: {answer:?}");
+    }
 }
 
 /// The command line against a running server.
