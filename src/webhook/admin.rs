@@ -87,6 +87,8 @@ pub enum AdminError {
     Invalid(#[from] InvalidEndpoint),
     #[error("the key cannot be used: {0}")]
     Key(#[from] InvalidKey),
+    #[error("another endpoint has this secret; give each one of its own, or give none and have one made")]
+    SecretTaken,
     #[error("the secrets of endpoint {0} cannot be read: {1}")]
     Unreadable(EndpointId, Unreadable),
     #[error("no webhooks are being sent now; try again later")]
@@ -279,9 +281,9 @@ impl Admin {
     pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, Shown)> {
         let (inner, now) = (&self.0, self.0.now());
         let terms = inner.checked(new.terms).await?;
-        let keys = Keys::lasting(new.key, now).completed(terms.signing, now);
-        let private = Private { keys, headers: read_headers(&new.headers)? };
+        let headers = read_headers(&new.headers)?;
         let id = new.id.unwrap_or_else(|| made_up_id(now));
+        let _looking = inner.looking.lock().await;
         let endpoints = inner.parts.outbox.endpoints().await?;
         if endpoints.iter().any(|stored| stored.id == id) {
             return Err(AdminError::Exists(id));
@@ -290,6 +292,8 @@ impl Admin {
         if by_api >= inner.parts.settings.max_endpoints {
             return Err(AdminError::TooManyEndpoints(by_api));
         }
+        inner.check_unshared(new.key.as_ref(), &endpoints)?;
+        let private = Private { keys: Keys::lasting(new.key, now).completed(terms.signing, now), headers };
         let stored = Stored::new(id, Origin::Api, terms, now);
         let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
         let written = inner.write(stored, private).await.map_err(|error| match error {
@@ -338,8 +342,12 @@ impl Admin {
     /// Gives an endpoint a new key (webhooks.md H10). What its receiver needs is told here and never again.
     pub async fn rotate(&self, id: &EndpointId, rotation: Rotation) -> Result<(Stored, Shown)> {
         let inner = &self.0;
+        let _looking = inner.looking.lock().await;
+        let mut others = inner.parts.outbox.endpoints().await?;
+        others.retain(|stored| stored.id != *id);
         for _ in 0..TRIES {
             let stored = inner.changeable(id).await?;
+            inner.check_unshared(rotation.key.as_ref(), &others)?;
             let now = inner.now();
             let private = inner.readable(&stored)?;
             let kind = rotation.kind.unwrap_or(kinds_of(stored.terms.signing)[0]);
@@ -603,6 +611,16 @@ impl Inner {
 
     fn readable(&self, stored: &Stored) -> Result<Private> {
         self.private(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
+    }
+
+    /// Refuses a key that one of these has (webhooks.md H9), as far as their secrets can be read. Says nothing of whose it
+    /// is.
+    fn check_unshared(&self, key: Option<&Key>, others: &[Stored]) -> Result<()> {
+        let Some(key) = key else { return Ok(()) };
+        let now = self.now();
+        let private = others.iter().filter_map(|stored| self.private(stored).ok());
+        let is_taken = private.fold(false, |taken, private| taken | private.keys.holds(key, now));
+        if is_taken { Err(AdminError::SecretTaken) } else { Ok(()) }
     }
 
     /// Writes an endpoint with its secrets and has the sender take it over.

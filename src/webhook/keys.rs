@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use subtle::ConstantTimeEq as _;
+
 use crate::domain::endpoint::Signing;
 use crate::domain::time::Timestamp;
 use crate::webhook::ed25519::InvalidPrivateKey;
@@ -109,6 +111,11 @@ impl Key {
         }
     }
 
+    /// Whether both are the same key. How long that takes tells nothing of them.
+    fn is(&self, other: &Self) -> bool {
+        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+    }
+
     fn sign(&self, id: &str, unix_seconds: i64, body: &[u8]) -> String {
         match self {
             Self::Hmac(secret) => sign(secret, id, unix_seconds, body),
@@ -154,6 +161,11 @@ impl Keys {
     /// The newest key of a kind.
     pub(super) fn current(&self, kind: KeyKind, now: Timestamp) -> Option<&Key> {
         self.live(now).map(|held| &held.key).find(|key| key.kind() == kind)
+    }
+
+    /// Whether one of those that have not expired is this one.
+    pub(super) fn holds(&self, key: &Key, now: Timestamp) -> bool {
+        self.live(now).fold(false, |found, held| found | held.key.is(key))
     }
 
     /// The kinds of signatures wanted that there is no key for.

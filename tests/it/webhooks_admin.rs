@@ -425,6 +425,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (json!({ "url": good, "id": "there" }), "name-taken"),
         (json!({ "url": good, "secret": "hunter2" }), "bad-field"),
         (json!({ "url": good, "secret": "whsec_c2hvcnQ=" }), "bad-field"),
+        (json!({ "url": good, "secret": SECRET }), "secret-taken"),
         (json!({ "url": good, "events": [] }), "bad-field"),
         (json!({ "url": good, "events": ["upload.done"] }), "bad-field"),
         (json!({ "url": good, "ordering": "fifo" }), "bad-field"),

@@ -236,6 +236,38 @@ async fn a_rotation_shows_the_new_key_once() {
     assert!(matches!(admin.rotate(&id("app"), long).await, Err(AdminError::Key(InvalidKey::Overlap))));
 }
 
+/// webhooks H9: who may forge messages to one endpoint may not to another.
+#[tokio::test]
+async fn no_two_endpoints_have_one_secret() {
+    let place = Place::new();
+    let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
+    let admin = sender.admin();
+    let with = |name: &str, key: &Key| NewEndpoint { key: Some(key.clone()), ..new(name) };
+    let rotated_to = |key: &Key| Rotation { key: Some(key.clone()), ..rotation(None) };
+    let of_the_file = Key::parse(SECRET).unwrap();
+    let [first, second] = [Key::generate(KeyKind::Hmac), Key::generate(KeyKind::Ed25519)];
+    admin.create(with("a", &first)).await.unwrap();
+    for taken in [&of_the_file, &first] {
+        let refused = admin.create(with("b", taken)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::SecretTaken), "{refused}");
+        assert!(!refused.to_string().contains("static") && !refused.to_string().contains("endpoint a"), "{refused}");
+    }
+    admin.create(new("b")).await.unwrap();
+    admin.rotate(&id("a"), rotated_to(&second)).await.unwrap();
+    for taken in [&of_the_file, &first, &second] {
+        let refused = admin.rotate(&id("b"), rotated_to(taken)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::SecretTaken), "{refused}");
+    }
+    let known = admin.rotate(&id("a"), rotated_to(&first)).await.unwrap_err();
+    assert!(matches!(known, AdminError::Key(InvalidKey::Known)), "its own: {known}");
+    store.close().await;
+    drop(sender);
+
+    // What cannot be read cannot be compared.
+    let (sender, _) = place.open(KEY_TWO, vec![]).await.unwrap();
+    sender.admin().create(with("c", &first)).await.unwrap();
+}
+
 /// webhooks L3, L4.
 #[tokio::test]
 async fn a_replay_is_begun_once_and_can_be_stopped() {
