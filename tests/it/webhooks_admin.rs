@@ -9,11 +9,13 @@ use longshore::keyring::AdminKey;
 use longshore::keyring::AdminKeyHash;
 use serde_json::Value;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
 use crate::support::client::Client;
 use crate::support::process::Process;
+use crate::support::program::Program;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Reply;
 use crate::support::scripted::Scripted;
@@ -516,10 +518,63 @@ async fn an_endpoint_cannot_have_a_name_of_the_server() {
     }
 }
 
+/// The first five minutes: a listener, a server that is told of it as the listener says, and an upload.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_prints_what_it_hears() {
+    let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0"]);
+    let told = printed(&listener, "Ctrl-C");
+    let block = told.split_once("\n\n").and_then(|(_, rest)| rest.split_once("\n\nCtrl-C")).expect("a block to copy").0;
+    let (_folder, server) = server_with(block);
+    let path = server.client().await.create(1).await;
+    let heard = printed(&listener, "upload.created");
+    let line = heard.lines().find(|line| line.contains("upload.created")).unwrap();
+    let id = path.rsplit('/').next().unwrap();
+    assert!(line.contains(&format!("{id} #1  0 of 1 bytes")), "{line}");
+}
+
+/// webhooks H6: one that has the public key only, and one whose key is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_verifies_with_a_public_key() {
+    let private = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
+    let public = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    let other = "whpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (key, line) in [(public, "upload.created"), (other, "REFUSED  POST /: no signature fits")] {
+        let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0", "--public-key", key]);
+        let told = printed(&listener, "Ctrl-C");
+        let url = told.split_whitespace().find(|word| word.starts_with("http://")).expect("it says where it listens");
+        let block = format!("[[webhooks.endpoints]]\nurl = \"{url}/\"\nprivate_key = \"{private}\"\n");
+        let (_folder, server) = server_with(&block);
+        server.client().await.create(1).await;
+        printed(&listener, line);
+    }
+}
+
+/// A server whose configuration file has this block.
+fn server_with(block: &str) -> (TempDir, Process) {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("longshore.toml");
+    std::fs::write(&file, block).unwrap();
+    let server = Process::start(&folder.path().join("data"), &["--config", file.to_str().unwrap()]);
+    (folder, server)
+}
+
+/// Waits until the program has printed this; gives all it has printed.
+fn printed(program: &Program, text: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let printed = program.stdout();
+        if printed.contains(text) {
+            return printed;
+        }
+        assert!(began.elapsed() < PATIENCE, "{text:?} was not printed: {printed} {}", program.stderr());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The command line against a running server.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_manages_all_of_it() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = TempDir::new().unwrap();
     let server = Process::start(folder.path(), &["--webhooks-allow-networks", "127.0.0.0/8"]);
     let address = server.address().to_string();
     let run = |line: &str| {
