@@ -101,6 +101,5 @@ pub use settings::Settings;
 pub use sign::InvalidSecret;
 pub use sign::Secret;
 pub use sign::sign;
-pub use sign::sign_with_all;
 pub use vault::Unreadable;
 pub use vault::Vault;
