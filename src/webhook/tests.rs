@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -646,6 +647,28 @@ async fn a_name_that_changes_its_mind_gets_nowhere() {
     }
     assert_eq!(notes[0], notes[1], "whether something listens there or not");
     assert!(here.accept().now_or_never().is_none(), "nobody has knocked");
+}
+
+/// webhooks S1: what is judged is what is called. The name is looked up once; a second look would find an address that is
+/// not allowed, and somebody who listens there.
+#[tokio::test]
+async fn a_name_is_looked_up_once_and_called_as_it_was_judged() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let port = receiver.address.port();
+    let Ok(trap) = TcpListener::bind(("127.0.0.2", port)).await else { panic!("{port} is taken on 127.0.0.2") };
+    let looked_up = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looked_up);
+    let rebinding: Lookup = Arc::new(move |_| {
+        let address = if counted.fetch_add(1, Ordering::SeqCst) == 0 { "127.0.0.1" } else { "127.0.0.2" };
+        Box::pin(async move { Ok(vec![address.parse().unwrap()]) })
+    });
+    let work = with_api(EgressRules::new(vec!["127.0.0.1".parse().unwrap()], true), rebinding).await;
+    work.admin.create(made_by_api(&format!("http://rebind.example:{port}/hook"))).await.unwrap();
+    let attempt = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().0.clone();
+    assert_eq!((attempt.outcome, attempt.remote), (AttemptOutcome::Status(200), Some(receiver.address.ip())));
+    assert_eq!(looked_up.load(Ordering::SeqCst), 1);
+    assert!(trap.accept().now_or_never().is_none(), "nobody has knocked");
+    work.end().await;
 }
 
 /// webhooks S7, as an attempt: endpoints of the configuration, too.
