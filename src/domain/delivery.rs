@@ -213,6 +213,8 @@ pub struct Attempt {
     pub response_body: Vec<u8>,
     /// A short reason when there is more to say than the outcome: where a redirect pointed, say.
     pub note: Option<String>,
+    /// When the next attempt was planned for, if there was to be one.
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 /// A delivery with its attempts, for people and programs to read.

@@ -527,7 +527,13 @@ async fn the_delivery_log_is_filtered_and_paged() {
     let mut client = app.client().await;
     let paths = [upload(&mut client).await, upload(&mut client).await];
     deliveries_until(&mut client, "state=succeeded", |found| found.len() == 12).await;
-    deliveries_until(&mut client, "state=dead", |found| found.len() == 2).await;
+    let dead = deliveries_until(&mut client, "state=dead", |found| found.len() == 2).await;
+    for attempts in dead.iter().map(|delivery| &delivery["attempts"]) {
+        let planned = attempts[0]["next_attempt_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let made = attempts[1]["started_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        assert!(planned <= made, "webhooks L1: {attempts:#}");
+        assert_eq!(attempts[1]["next_attempt_at"], Value::Null, "it was given up");
+    }
     for (query, count) in [
         ("".to_owned(), 14),
         ("endpoint=one".to_owned(), 12),
@@ -629,11 +635,13 @@ async fn a_delivery_is_told_field_by_field() {
         "status",
         "error",
         "note",
+        "next_attempt_at",
         "response_headers",
         "response_body",
     ];
     assert_eq!(names, expected);
     assert_eq!(attempt["response_body"], "thanks");
+    assert_eq!(attempt["next_attempt_at"], Value::Null, "there is none after a success");
 }
 
 /// The configuration of a real program that sends to this receiver.

@@ -195,6 +195,7 @@ fn attempt_json(attempt: &Attempt) -> Value {
         "status": attempt.outcome.status(),
         "error": attempt.outcome.error_class(),
         "note": attempt.note,
+        "next_attempt_at": attempt.next_attempt_at.map(|at| at.to_string()),
         "response_headers": attempt.response_headers.iter().cloned().map(|(name, value)| (name, value.into())).collect::<Map<_, _>>(),
         "response_body": value_json(&attempt.response_body),
     })

@@ -232,7 +232,7 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         created_at: NOW,
         next_attempt_at: Some(at(20)),
         finished_at: None,
-        attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::Dead).attempt],
+        attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::RetryAt(at(20))).attempt],
     };
     assert_eq!(backing_off, expected);
     let expected = Backlog { waiting: 0, ready: 1, leased: 1, paused: 0, oldest_due: Some(at(20)) };
