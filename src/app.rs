@@ -84,7 +84,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
     let upload_threads = UploadThreads::start(&config).context("could not start the threads for uploads")?;
-    let rules = egress_rules(&config.webhooks);
+    let rules = egress_rules(&config);
     let parts = webhook::Parts {
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
@@ -259,8 +259,12 @@ fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
     (!config.urls.is_empty()).then(|| names.collect())
 }
 
-fn egress_rules(config: &config::Webhooks) -> Arc<webhook::EgressRules> {
-    Arc::new(webhook::EgressRules::new(config.allow_networks.clone(), config.https_only))
+fn egress_rules(config: &Config) -> Arc<webhook::EgressRules> {
+    let rules = webhook::EgressRules::new(config.webhooks.allow_networks.clone(), config.webhooks.https_only);
+    Arc::new(match &config.server.public_url {
+        Some(url) => rules.with_public_url(url),
+        None => rules,
+    })
 }
 
 fn sender_settings(config: &config::Webhooks, keep_hook_calls: u64, drain_timeout: Duration) -> webhook::Settings {

@@ -36,6 +36,7 @@ Examples:
   longshore webhooks endpoints add https://app.example.com/hooks --name app
   longshore webhooks test app                    send a signed test event, show the answer
   longshore webhooks deliveries --state dead     what was given up, with every attempt
+  longshore webhooks deliveries --status 5xx --from 2026-11-20T00:00:00Z
   longshore webhooks replay 01a2025f-b3f5-7a58-a3bf-c2fa230bfed2
   longshore webhooks replay --endpoint app --what missed --from 2026-11-20T00:00:00Z";
 
@@ -82,7 +83,7 @@ fn endpoints() -> Command {
         )
         .subcommand(
             Command::new("set")
-                .about("Change an endpoint")
+                .about("Change an endpoint; a secret that a new --signing needs is made and shown once")
                 .arg(name())
                 .arg(flag("url", "URL", "Where to send events"))
                 .args(term_flags()),
@@ -131,7 +132,16 @@ fn deliveries() -> Command {
             flag("upload", "ID", "Only of this upload"),
             flag("event", "TYPE", "Only events of this type"),
             flag("state", "STATE", "Only in this state: ready, waiting, leased, succeeded, dead, paused, ..."),
+            flag("status", "STATUS", "Only those last answered with this status, such as 5xx or 503"),
+            flag(
+                "error",
+                "ERROR",
+                "Only those whose last attempt had no answer: timeout, refused, reset, dns, tls, ...",
+            ),
+            flag("from", "TIME", "Only those made from then on, such as 2026-11-21T00:00:00Z"),
+            flag("before", "TIME", "Only those made before then"),
             count_flag("limit", "How many [default: 20]"),
+            flag("cursor", "CURSOR", "Where the page before has ended, as it was printed"),
         ])
         .subcommand(
             Command::new("show")
@@ -280,7 +290,7 @@ fn ask_deliveries(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
         return api.get(&format!("/deliveries/{}", text(typed, "id")));
     }
     let mut query = vec![("limit", typed.get_one::<u32>("limit").map_or("20".to_owned(), u32::to_string))];
-    for name in ["endpoint", "upload", "event", "state"] {
+    for name in ["endpoint", "upload", "event", "state", "status", "error", "from", "before", "cursor"] {
         query.extend(typed.get_one::<String>(name).map(|value| (name, value.clone())));
     }
     api.get_with("/deliveries", &query)

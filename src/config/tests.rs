@@ -728,7 +728,7 @@ fn each_wrong_term_of_an_endpoint_says_what_to_write() {
         assert!(line.contains(told), "{line}");
     }
     let short = format!("[webhooks]\nlease = \"20s\"\ntimeout = \"15s\"\n{}timeout = \"16s\"", endpoint(&good));
-    assert!(file_error(&short).contains("below webhooks.lease by at least 5s"));
+    assert!(file_error(&short).contains("its timeout can be 15s at most; webhooks.lease must exceed it by 5s"));
     assert!(file_error("webhooks.allow_networks = [\"10.0.0.1/8\"]").contains("the network is 10.0.0.0/8"));
     assert!(file_error("webhooks.keep_dead = \"1d\"").contains("too short; it cannot be less than"));
 }

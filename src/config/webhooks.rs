@@ -12,14 +12,13 @@ use crate::config::units::KIB;
 use crate::config::units::MIB;
 use crate::config::units::TIB;
 use crate::config::units::days;
+use crate::config::units::duration_text;
 use crate::config::units::hours;
 use crate::config::units::minutes;
 use crate::config::units::ms;
 use crate::config::units::secs;
+use crate::domain::delivery::LEASE_MARGIN;
 use crate::domain::network::Network;
-
-/// How much longer than an attempt its lease must last, or two senders could hold one delivery.
-const LEASE_MARGIN: Duration = secs(5);
 
 const WAIT: RangeInclusive<Duration> = secs(1)..=days(7);
 
@@ -88,7 +87,9 @@ impl Webhooks {
 
     /// The rules that hold between keys.
     fn require_sense(&self, from: &mut Reader) {
-        let exceeds = |others: &[String]| format!("too short; it must exceed {} by at least 5s", others.join(", "));
+        let margin = duration_text(LEASE_MARGIN);
+        let exceeds =
+            |others: &[String]| format!("too short; it must exceed {} by at least {margin}", others.join(", "));
         let at_most = |others: &[String]| format!("too much; it cannot be more than {}", others.join(", "));
         let lasts = self.lease >= self.timeout + LEASE_MARGIN;
         from.require(lasts, &["webhooks.lease", "webhooks.timeout"], exceeds);
@@ -105,8 +106,10 @@ impl Webhooks {
         for endpoint in &self.endpoints {
             let terms = &endpoint.terms;
             if terms.timeout.is_some_and(|timeout| self.lease < timeout + LEASE_MARGIN) {
-                let name = &endpoint.name;
-                from.refuse_line(format!("endpoint {name}: its timeout must be below webhooks.lease by at least 5s"));
+                let (name, most) = (&endpoint.name, duration_text(self.lease.saturating_sub(LEASE_MARGIN)));
+                from.refuse_line(format!(
+                    "endpoint {name}: its timeout can be {most} at most; webhooks.lease must exceed it by {margin}"
+                ));
             }
             if terms.max_in_flight.is_some_and(|count| count > self.max_in_flight) {
                 let name = &endpoint.name;

@@ -7,6 +7,10 @@ use crate::domain::endpoint::EndpointId;
 use crate::domain::id::{DeliveryId, EventId, UploadId};
 use crate::domain::time::Timestamp;
 
+/// How much longer than an attempt may take its lease must last: until the attempt is recorded, nobody else may claim the
+/// delivery, or it could be sent twice at the same time.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
 /// Where a delivery stands.
 ///
 /// ```text
@@ -127,6 +131,18 @@ pub enum AttemptOutcome {
 }
 
 impl AttemptOutcome {
+    /// Every way to end without an answer.
+    pub const ERRORS: [Self; 8] = [
+        Self::Timeout,
+        Self::Refused,
+        Self::Reset,
+        Self::Dns,
+        Self::Tls,
+        Self::Blocked,
+        Self::Transport,
+        Self::Aborted,
+    ];
+
     /// webhooks.md R1: 200 to 299 and nothing else is a success.
     pub fn is_success(self) -> bool {
         matches!(self, Self::Status(200..=299))
@@ -163,17 +179,8 @@ impl AttemptOutcome {
 
     /// The inverse of [`Self::status`] and [`Self::error_class`].
     pub fn from_parts(status: Option<u16>, error_class: Option<&str>) -> Self {
-        match (status, error_class) {
-            (Some(status), _) => Self::Status(status),
-            (None, Some("timeout")) => Self::Timeout,
-            (None, Some("refused")) => Self::Refused,
-            (None, Some("reset")) => Self::Reset,
-            (None, Some("dns")) => Self::Dns,
-            (None, Some("tls")) => Self::Tls,
-            (None, Some("blocked_ip")) => Self::Blocked,
-            (None, Some("aborted")) => Self::Aborted,
-            (None, _) => Self::Transport,
-        }
+        let error = || Self::ERRORS.into_iter().find(|error| error.error_class() == error_class);
+        status.map(Self::Status).or_else(error).unwrap_or(Self::Transport)
     }
 }
 
@@ -206,6 +213,8 @@ pub struct Attempt {
     pub response_body: Vec<u8>,
     /// A short reason when there is more to say than the outcome: where a redirect pointed, say.
     pub note: Option<String>,
+    /// When the next attempt was planned for, if there was to be one.
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 /// A delivery with its attempts, for people and programs to read.

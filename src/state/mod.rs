@@ -6,6 +6,7 @@
 //! token as bytes it cannot read.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::domain::delivery::Attempt;
+use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
@@ -464,6 +466,13 @@ pub struct DeliveryQuery {
     pub upload: Option<UploadId>,
     pub kind: Option<EventKind>,
     pub state: Option<DeliveryState>,
+    pub created_from: Option<Timestamp>,
+    /// Excluded.
+    pub created_before: Option<Timestamp>,
+    /// The latest attempt was answered with one of these statuses.
+    pub last_status: Option<RangeInclusive<u16>>,
+    /// The latest attempt ended with this error, one of [`AttemptOutcome::ERRORS`].
+    pub last_error: Option<AttemptOutcome>,
     /// Only deliveries older than this one: the cursor of the page before.
     pub before: Option<DeliveryId>,
     pub limit: u32,

@@ -94,12 +94,21 @@ pub struct EgressRules {
     allow_networks: Vec<Network>,
     https_only: bool,
     own: RwLock<Vec<SocketAddr>>,
+    /// The host and the port that clients know this server by.
+    public: Option<(String, u16)>,
 }
 
 impl EgressRules {
     /// `allow_networks` are open to endpoints made by API, also without TLS. `https_only` is for those, too.
     pub fn new(allow_networks: Vec<Network>, https_only: bool) -> Self {
-        Self { allow_networks, https_only, own: RwLock::default() }
+        Self { allow_networks, https_only, own: RwLock::default(), public: None }
+    }
+
+    /// What clients reach this server by, where that is not an address of its own: endpoints made by API cannot have it.
+    #[must_use]
+    pub fn with_public_url(self, url: &str) -> Self {
+        let url = Url::parse(url).ok();
+        Self { public: url.and_then(|url| Some((host_name(&url)?.to_owned(), url.port_or_known_default()?))), ..self }
     }
 
     /// Where this server listens, once it is known.
@@ -121,17 +130,34 @@ impl EgressRules {
             if !(port == 80 || port == 443 || port >= 1024) || REFUSED_PORTS.contains(&port) {
                 return Err(RefusedUrl::Port(port));
             }
+            let is_this = |(host, own): &(String, u16)| host_name(&url) == Some(host.as_str()) && port == *own;
+            if self.public.as_ref().is_some_and(is_this) {
+                return Err(RefusedUrl::Own);
+            }
         }
         let is_secure = url.scheme() == "https";
-        match literal(&url) {
-            Some(address) => self.check_address(SocketAddr::new(address, port), is_secure, origin)?,
-            // Only an open network may be called without TLS; there being none, no address of the name can be.
-            None if origin == Origin::Api && self.https_only && !is_secure && self.allow_networks.is_empty() => {
-                return Err(RefusedUrl::NotHttps);
-            }
-            None => {}
+        let leads_to = match literal(&url) {
+            Some(address) => vec![address],
+            None if origin == Origin::Api && is_loopback_name(&url) => LOOPBACK.to_vec(),
+            None => Vec::new(),
+        };
+        let judged = leads_to.iter().map(|to| self.check_address(SocketAddr::new(*to, port), is_secure, origin));
+        let judged: Vec<Result<(), RefusedUrl>> = judged.collect();
+        match judged.first() {
+            _ if judged.contains(&Err(RefusedUrl::Own)) => return Err(RefusedUrl::Own),
+            Some(Err(why)) if !judged.contains(&Ok(())) => return Err(*why),
+            _ => {}
+        }
+        // Only an open network may be called without TLS; there being none, no address of a name can be.
+        if origin == Origin::Api && self.https_only && !is_secure && self.allow_networks.is_empty() {
+            return Err(RefusedUrl::NotHttps);
         }
         Ok(url)
+    }
+
+    /// Whether this server listens on this port, so that a name with it may lead here.
+    pub(super) fn is_own_port(&self, port: u16) -> bool {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own.port() == port)
     }
 
     /// Whether an endpoint of this origin may be called at this address.
@@ -162,6 +188,19 @@ impl EgressRules {
             connects_to_self || listens_at == address || (listens_at.is_unspecified() && is_of_this_machine(address))
         })
     }
+}
+
+/// Where names of loopback lead.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// RFC 6761, 6.3: these names are of loopback, whoever looks them up.
+fn is_loopback_name(url: &Url) -> bool {
+    host_name(url).is_some_and(|host| host == "localhost" || host.ends_with(".localhost"))
+}
+
+/// The host in lower case, without the dot that names may end with.
+fn host_name(url: &Url) -> Option<&str> {
+    url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host))
 }
 
 /// The address a URL names without a name. The parser has made one of every odd way to write it.
@@ -328,6 +367,9 @@ mod tests {
             ("https://169.254.169.254/latest", Metadata),
             ("https://[::ffff:a9fe:a9fe]/", Metadata),
             ("https://[fd00:ec2::254]/", Metadata),
+            ("https://localhost/", Private),
+            ("https://LOCALHOST./", Private),
+            ("https://app.localhost/", Private),
             ("https://1.2.3.256/", NotAUrl),
             ("http://8.8.8.8/", NotHttps),
             ("http://example.com/", NotHttps),
@@ -339,7 +381,9 @@ mod tests {
         ] {
             assert_eq!(refused(&rules, url, Api), Some(why), "{url}");
         }
-        for url in ["https://8.8.8.8/", "https://example.com./", "https://[2a00::1]:8443/", "https://localhost/"] {
+        for url in
+            ["https://8.8.8.8/", "https://example.com./", "https://[2a00::1]:8443/", "https://localhost.example/"]
+        {
             assert_eq!(refused(&rules, url, Api), None, "{url}: what a name resolves to is judged later");
         }
     }
@@ -398,5 +442,24 @@ mod tests {
         }
         assert_eq!(refused(&wide, "http://127.0.0.1:9090/", Config), None);
         assert_eq!(refused(&wide, "http://203.0.113.9:8080/", Config), None, "not an address of this machine");
+    }
+
+    /// webhooks S7: by name, too.
+    #[test]
+    fn the_names_of_the_server_are_refused_to_the_api() {
+        let open = rules(&["127.0.0.0/8"], &["127.0.0.1:8080"]).with_public_url("https://Uploads.example.com/up");
+        for url in [
+            "http://localhost:8080/",
+            "http://app.localhost:8080/",
+            "https://uploads.example.com/files",
+            "https://uploads.example.com.:443/",
+        ] {
+            assert_eq!(refused(&open, url, Api), Some(Own), "{url}");
+        }
+        for url in ["http://localhost:9000/", "https://uploads.example.com:8443/", "https://app.example.com/"] {
+            assert_eq!(refused(&open, url, Api), None, "{url}");
+        }
+        assert_eq!(refused(&open, "https://uploads.example.com/hooks", Config), None, "the operator's own word");
+        assert!(open.is_own_port(8080) && !open.is_own_port(443));
     }
 }

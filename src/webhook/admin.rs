@@ -8,10 +8,13 @@
 mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Url;
 use reqwest::header::HeaderName;
+use tokio::sync::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -24,7 +27,6 @@ use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
 use crate::domain::endpoint::Health;
 use crate::domain::endpoint::Origin;
-use crate::domain::endpoint::Signing;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
@@ -38,11 +40,13 @@ use crate::state::ReplayState;
 use crate::state::ReplayWhat;
 use crate::state::Replayed;
 use crate::webhook::address::RefusedUrl;
+use crate::webhook::address::literal;
 use crate::webhook::delivery::Test;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::InvalidEndpoint;
 use crate::webhook::endpoint::checked_terms;
 use crate::webhook::endpoint::read_headers;
+use crate::webhook::gate::Lookup;
 use crate::webhook::keys::Held;
 use crate::webhook::keys::InvalidKey;
 use crate::webhook::keys::Key;
@@ -63,6 +67,9 @@ const MAX_RUNNING_REPLAYS: usize = 20;
 /// Beyond the time an attempt may take: until it is begun, and until it is recorded.
 const TEST_MARGIN: Duration = Duration::from_secs(10);
 
+/// How long the name of a new endpoint may take to be looked up; one that takes longer is taken as it is.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -80,6 +87,8 @@ pub enum AdminError {
     Invalid(#[from] InvalidEndpoint),
     #[error("the key cannot be used: {0}")]
     Key(#[from] InvalidKey),
+    #[error("another endpoint has this secret; give each one of its own, or give none and have one made")]
+    SecretTaken,
     #[error("the secrets of endpoint {0} cannot be read: {1}")]
     Unreadable(EndpointId, Unreadable),
     #[error("no webhooks are being sent now; try again later")]
@@ -189,6 +198,23 @@ pub struct ReplayRequest {
     pub force: bool,
 }
 
+/// How an endpoint that was stopped goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resumption {
+    /// What has waited for it is cancelled, for whoever wants only what comes. One that is not stopped keeps what it has,
+    /// so that asking twice drops nothing that came after.
+    pub drops_backlog: bool,
+    /// What it has missed since then besides, such as events of the time it was not there, is queued too.
+    pub missed_since: Option<Timestamp>,
+}
+
+/// A replay that may be.
+enum Planned {
+    /// One that was asked for before and runs.
+    Running(ReplayJob),
+    New(ReplayJob),
+}
+
 /// Changes endpoints and asks for deliveries again. Clones speak for the same sender.
 #[derive(Clone)]
 pub struct Admin(Arc<Inner>);
@@ -196,8 +222,11 @@ pub struct Admin(Arc<Inner>);
 struct Inner {
     parts: Parts,
     lanes: Arc<Lanes>,
+    lookup: Lookup,
     trials: mpsc::Sender<Test>,
     replays: Arc<Notify>,
+    /// Held by what depends on what else there is, from looking until writing.
+    looking: Mutex<()>,
 }
 
 impl fmt::Debug for Admin {
@@ -207,8 +236,14 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    pub(super) fn new(parts: Parts, lanes: Arc<Lanes>, trials: mpsc::Sender<Test>, replays: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner { parts, lanes, trials, replays }))
+    pub(super) fn new(
+        parts: Parts,
+        lanes: Arc<Lanes>,
+        lookup: Lookup,
+        trials: mpsc::Sender<Test>,
+        replays: Arc<Notify>,
+    ) -> Self {
+        Self(Arc::new(Inner { parts, lanes, lookup, trials, replays, looking: Mutex::default() }))
     }
 
     /// Whether an endpoint made by API may have this URL, as far as the URL tells.
@@ -245,10 +280,10 @@ impl Admin {
     /// Makes an endpoint. What its receiver needs is told here and never again.
     pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, Shown)> {
         let (inner, now) = (&self.0, self.0.now());
-        let terms = inner.checked(new.terms)?;
-        let keys = Keys::lasting(new.key, now).completed(terms.signing, now);
-        let private = Private { keys, headers: read_headers(&new.headers)? };
+        let terms = inner.checked(new.terms).await?;
+        let headers = read_headers(&new.headers)?;
         let id = new.id.unwrap_or_else(|| made_up_id(now));
+        let _looking = inner.looking.lock().await;
         let endpoints = inner.parts.outbox.endpoints().await?;
         if endpoints.iter().any(|stored| stored.id == id) {
             return Err(AdminError::Exists(id));
@@ -257,8 +292,10 @@ impl Admin {
         if by_api >= inner.parts.settings.max_endpoints {
             return Err(AdminError::TooManyEndpoints(by_api));
         }
+        inner.check_unshared(new.key.as_ref(), &endpoints)?;
+        let private = Private { keys: Keys::lasting(new.key, now).completed(terms.signing, now), headers };
         let stored = Stored::new(id, Origin::Api, terms, now);
-        let shown = shown(&private.keys, stored.terms.signing, now);
+        let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
         let written = inner.write(stored, private).await.map_err(|error| match error {
             AdminError::Changed(id) => AdminError::Exists(id),
             error => error,
@@ -266,22 +303,24 @@ impl Admin {
         Ok((written, shown))
     }
 
-    /// Changes what an endpoint was told. Keys that other signatures need are made; they are read with the endpoint, and
-    /// a secret is told by rotating it.
-    pub async fn update(&self, id: &EndpointId, change: Change) -> Result<Stored> {
+    /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver needs of
+    /// those is told here and never again.
+    pub async fn update(&self, id: &EndpointId, change: Change) -> Result<(Stored, Shown)> {
         let (inner, now) = (&self.0, self.0.now());
         let stored = inner.changeable(id).await?;
         if stored.version != change.version {
             return Err(AdminError::Changed(id.clone()));
         }
-        let terms = inner.checked(change.terms)?;
+        let terms = inner.checked(change.terms).await?;
         let private = inner.readable(&stored)?;
         let headers = match change.headers {
             Some(headers) => read_headers(&headers)?,
             None => private.headers,
         };
+        let missing = private.keys.missing(terms.signing, now);
         let private = Private { keys: private.keys.completed(terms.signing, now), headers };
-        inner.write(Stored { terms, updated_at: now, ..stored }, private).await
+        let shown = shown(&private.keys, &missing, now);
+        Ok((inner.write(Stored { terms, updated_at: now, ..stored }, private).await?, shown))
     }
 
     /// Removes an endpoint, or what is left of one that the configuration no longer names; what was not delivered to it
@@ -303,8 +342,12 @@ impl Admin {
     /// Gives an endpoint a new key (webhooks.md H10). What its receiver needs is told here and never again.
     pub async fn rotate(&self, id: &EndpointId, rotation: Rotation) -> Result<(Stored, Shown)> {
         let inner = &self.0;
+        let _looking = inner.looking.lock().await;
+        let mut others = inner.parts.outbox.endpoints().await?;
+        others.retain(|stored| stored.id != *id);
         for _ in 0..TRIES {
             let stored = inner.changeable(id).await?;
+            inner.check_unshared(rotation.key.as_ref(), &others)?;
             let now = inner.now();
             let private = inner.readable(&stored)?;
             let kind = rotation.kind.unwrap_or(kinds_of(stored.terms.signing)[0]);
@@ -335,32 +378,31 @@ impl Admin {
         self.set_state(id, paused).await
     }
 
-    /// Lets an endpoint go on with everything that waits for it. `missed_since`: what it has missed since then besides,
-    /// such as events of the time it was not there, is queued too, by the replay that is given.
-    pub async fn resume(
-        &self,
-        id: &EndpointId,
-        missed_since: Option<Timestamp>,
-    ) -> Result<(Stored, Option<ReplayJob>)> {
-        let resumed =
-            |stored: &Stored, _| (!stored.state.is_enabled()).then_some((EndpointState::Enabled, Health::default()));
+    /// Lets an endpoint go on. Gives the replay of what it has missed, if that was asked for.
+    pub async fn resume(&self, id: &EndpointId, how: Resumption) -> Result<(Stored, Option<ReplayJob>)> {
+        let inner = &self.0;
+        let _looking = inner.looking.lock().await;
+        let was_stopped = !inner.stored(id).await?.state.is_enabled();
         // What can be refused comes first: then nothing has changed.
-        let job = match missed_since {
+        let planned = match how.missed_since {
             Some(from) => {
                 let what = ReplayWhat::Missed;
                 let missed = ReplayRequest { endpoint: id.clone(), what, from, before: None, force: false };
-                Some(self.begin_replay(missed).await?)
+                Some(inner.planned(missed).await?)
             }
             None => None,
         };
-        let stored = self.set_state(id, resumed).await?;
-        Ok((stored, job))
-    }
-
-    /// Drops everything that waits for an endpoint, for whoever resumes it and wants only what comes.
-    pub async fn cancel_backlog(&self, id: &EndpointId) -> Result<()> {
-        self.0.stored(id).await?;
-        Ok(self.0.parts.outbox.cancel_backlog(id, self.0.now()).await?)
+        // It is cancelled before the replay begins, or what that queues would be cancelled with it.
+        if how.drops_backlog && was_stopped {
+            inner.parts.outbox.cancel_backlog(id, inner.now()).await?;
+        }
+        let job = match planned {
+            Some(planned) => Some(inner.begun(planned).await?),
+            None => None,
+        };
+        let resumed =
+            |stored: &Stored, _| (!stored.state.is_enabled()).then_some((EndpointState::Enabled, Health::default()));
+        Ok((self.set_state(id, resumed).await?, job))
     }
 
     /// Pauses every endpoint that is not stopped. Says how many those were.
@@ -380,7 +422,7 @@ impl Admin {
         let mut resumed = 0;
         for stored in self.0.parts.outbox.endpoints().await? {
             if matches!(stored.state, EndpointState::Paused { .. }) {
-                self.resume(&stored.id, None).await?;
+                self.resume(&stored.id, Resumption::default()).await?;
                 resumed += 1;
             }
         }
@@ -442,42 +484,9 @@ impl Admin {
 
     /// Begins to send many deliveries again. Asking twice for the same while it runs gives the same replay.
     pub async fn begin_replay(&self, wanted: ReplayRequest) -> Result<ReplayJob> {
-        let (inner, now) = (&self.0, self.0.now());
-        if wanted.what == ReplayWhat::Everything && !wanted.force {
-            return Err(AdminError::NeedsForce);
-        }
-        let before = wanted.before.unwrap_or(now);
-        if wanted.from >= before {
-            return Err(AdminError::EmptyRange);
-        }
-        inner.stored(&wanted.endpoint).await?;
-        let jobs = inner.parts.outbox.replay_jobs().await?;
-        let mut running = jobs.into_iter().filter(|job| job.state == ReplayState::Running).collect::<Vec<_>>();
-        let is_same = |job: &ReplayJob| {
-            (&job.endpoint, job.what, job.from) == (&wanted.endpoint, wanted.what, wanted.from)
-                && wanted.before.is_none_or(|before| job.before == before)
-        };
-        if let Some(at) = running.iter().position(is_same) {
-            return Ok(running.swap_remove(at));
-        }
-        if running.len() >= MAX_RUNNING_REPLAYS {
-            return Err(AdminError::TooManyReplays);
-        }
-        let job = ReplayJob {
-            id: ReplayId::new(now, rand::random()),
-            endpoint: wanted.endpoint,
-            what: wanted.what,
-            from: wanted.from,
-            before,
-            state: ReplayState::Running,
-            cursor: EventPosition(0),
-            queued: 0,
-            created_at: now,
-            finished_at: None,
-        };
-        inner.parts.outbox.begin_replay(job.clone()).await?;
-        inner.replays.notify_one();
-        Ok(job)
+        let _looking = self.0.looking.lock().await;
+        let planned = self.0.planned(wanted).await?;
+        self.0.begun(planned).await
     }
 
     /// The replays that are kept, newest first.
@@ -516,8 +525,77 @@ impl Inner {
         }
     }
 
-    fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
-        Ok(checked_terms(terms, Origin::Api, &self.parts.rules, &self.parts.settings)?)
+    /// The replay that was asked for, if it may be. Nothing is written yet.
+    async fn planned(&self, wanted: ReplayRequest) -> Result<Planned> {
+        let now = self.now();
+        if wanted.what == ReplayWhat::Everything && !wanted.force {
+            return Err(AdminError::NeedsForce);
+        }
+        let before = wanted.before.unwrap_or(now);
+        if wanted.from >= before {
+            return Err(AdminError::EmptyRange);
+        }
+        self.stored(&wanted.endpoint).await?;
+        let jobs = self.parts.outbox.replay_jobs().await?;
+        let mut running = jobs.into_iter().filter(|job| job.state == ReplayState::Running).collect::<Vec<_>>();
+        let is_same = |job: &ReplayJob| {
+            (&job.endpoint, job.what, job.from) == (&wanted.endpoint, wanted.what, wanted.from)
+                && wanted.before.is_none_or(|before| job.before == before)
+        };
+        if let Some(at) = running.iter().position(is_same) {
+            return Ok(Planned::Running(running.swap_remove(at)));
+        }
+        if running.len() >= MAX_RUNNING_REPLAYS {
+            return Err(AdminError::TooManyReplays);
+        }
+        Ok(Planned::New(ReplayJob {
+            id: ReplayId::new(now, rand::random()),
+            endpoint: wanted.endpoint,
+            what: wanted.what,
+            from: wanted.from,
+            before,
+            state: ReplayState::Running,
+            cursor: EventPosition(0),
+            queued: 0,
+            created_at: now,
+            finished_at: None,
+        }))
+    }
+
+    async fn begun(&self, planned: Planned) -> Result<ReplayJob> {
+        match planned {
+            Planned::Running(job) => Ok(job),
+            Planned::New(job) => {
+                self.parts.outbox.begin_replay(job.clone()).await?;
+                self.replays.notify_one();
+                Ok(job)
+            }
+        }
+    }
+
+    async fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
+        let terms = checked_terms(terms, Origin::Api, &self.parts.rules, &self.parts.settings)?;
+        if self.leads_here(&terms.url).await {
+            return Err(InvalidEndpoint::Url(RefusedUrl::Own).into());
+        }
+        Ok(terms)
+    }
+
+    /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call; here it only
+    /// spares its operator an endpoint that will never be called.
+    async fn leads_here(&self, url: &str) -> bool {
+        let rules = &self.parts.rules;
+        let Ok(url) = Url::parse(url) else { return false };
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+        if literal(&url).is_some() || !rules.is_own_port(port) {
+            return false;
+        }
+        let found = timeout(LOOKUP_TIMEOUT, (self.lookup)(host.to_owned())).await;
+        let is_own = |address| {
+            let place = SocketAddr::new(address, port);
+            rules.check_address(place, url.scheme() == "https", Origin::Api) == Err(RefusedUrl::Own)
+        };
+        found.is_ok_and(|found| found.is_ok_and(|addresses| addresses.into_iter().any(is_own)))
     }
 
     fn private(&self, stored: &Stored) -> std::result::Result<Private, Unreadable> {
@@ -533,6 +611,16 @@ impl Inner {
 
     fn readable(&self, stored: &Stored) -> Result<Private> {
         self.private(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
+    }
+
+    /// Refuses a key that one of these has (webhooks.md H9), as far as their secrets can be read. Says nothing of whose it
+    /// is.
+    fn check_unshared(&self, key: Option<&Key>, others: &[Stored]) -> Result<()> {
+        let Some(key) = key else { return Ok(()) };
+        let now = self.now();
+        let private = others.iter().filter_map(|stored| self.private(stored).ok());
+        let is_taken = private.fold(false, |taken, private| taken | private.keys.holds(key, now));
+        if is_taken { Err(AdminError::SecretTaken) } else { Ok(()) }
     }
 
     /// Writes an endpoint with its secrets and has the sender take it over.
@@ -567,8 +655,9 @@ fn made_up_id(now: Timestamp) -> EndpointId {
     EndpointId::new(format!("ep_{unique}")).expect("hexadecimal digits make a name")
 }
 
-fn shown(keys: &Keys, signing: Signing, now: Timestamp) -> Shown {
-    let current = kinds_of(signing).iter().filter_map(|kind| keys.current(*kind, now));
+/// What the receiver needs of the current keys of these kinds.
+fn shown(keys: &Keys, kinds: &[KeyKind], now: Timestamp) -> Shown {
+    let current = kinds.iter().filter_map(|kind| keys.current(*kind, now));
     current.map(shown_key).fold(Shown::default(), |shown, key| Shown {
         secret: shown.secret.or(key.secret),
         public_key: shown.public_key.or(key.public_key),

@@ -87,7 +87,7 @@ impl Courier {
         let settlement = Settlement {
             delivery: claim.delivery,
             lease: claim.lease,
-            attempt: attempt(&claim, number, started_at, answer),
+            attempt: attempt(&claim, number, started_at, answer, verdict),
             verdict,
         };
         let stop = stop.map(|because| Stop { because, url: endpoint.terms().url.clone() });
@@ -147,7 +147,7 @@ const fn verdict_of(ruling: Ruling, class: DeliveryClass, now: Timestamp) -> Ver
     }
 }
 
-fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer) -> Attempt {
+fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, verdict: Verdict) -> Attempt {
     Attempt {
         number,
         trigger: claim.trigger,
@@ -159,6 +159,10 @@ fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer) ->
         response_headers: answer.headers,
         response_body: answer.body,
         note: answer.note,
+        next_attempt_at: match verdict {
+            Verdict::RetryAt(at) => Some(at),
+            Verdict::Succeeded | Verdict::Dead | Verdict::Paused | Verdict::Cancelled => None,
+        },
     }
 }
 

@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::signature::ED25519;
 use ring::signature::Ed25519KeyPair;
 use ring::signature::KeyPair;
+use ring::signature::UnparsedPublicKey;
 
 const PREFIX: &str = "whsk_";
 const PUBLIC_PREFIX: &str = "whpk_";
+const VERSION: &str = "v1a,";
 const SEED: usize = 32;
 
 /// The private key of one endpoint's signatures.
@@ -59,8 +62,7 @@ impl PrivateKey {
 
     /// The signature of one message: `v1a,` and the base64 of the signature of `id.timestamp.body`.
     pub fn sign(&self, id: &str, unix_seconds: i64, body: &[u8]) -> String {
-        let message = [format!("{id}.{unix_seconds}.").as_bytes(), body].concat();
-        format!("v1a,{}", STANDARD.encode(self.pair.sign(&message)))
+        format!("{VERSION}{}", STANDARD.encode(self.pair.sign(&signed(id, unix_seconds, body))))
     }
 }
 
@@ -84,6 +86,40 @@ impl FromStr for PrivateKey {
     }
 }
 
+/// What the receiver of an endpoint verifies its messages with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey([u8; SEED]);
+
+/// Why a text is not a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a public key is `whpk_` and then 32 bytes in standard base64 with its padding")]
+pub struct InvalidPublicKey;
+
+impl FromStr for PublicKey {
+    type Err = InvalidPublicKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPublicKey> {
+        let encoded = text.strip_prefix(PUBLIC_PREFIX).ok_or(InvalidPublicKey)?;
+        let bytes = STANDARD.decode(encoded).map_err(|_| InvalidPublicKey)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidPublicKey)
+    }
+}
+
+impl PublicKey {
+    /// Whether this is the signature of a message, as [`PrivateKey::sign`] makes it.
+    pub fn verifies(&self, signature: &str, id: &str, unix_seconds: i64, body: &[u8]) -> bool {
+        let signature = signature.strip_prefix(VERSION).and_then(|encoded| STANDARD.decode(encoded).ok());
+        let message = signed(id, unix_seconds, body);
+        let key = UnparsedPublicKey::new(&ED25519, &self.0);
+        signature.is_some_and(|signature| key.verify(&message, &signature).is_ok())
+    }
+}
+
+/// What is signed: `id.timestamp.body`.
+fn signed(id: &str, unix_seconds: i64, body: &[u8]) -> Vec<u8> {
+    [format!("{id}.{unix_seconds}.").as_bytes(), body].concat()
+}
+
 impl PartialEq for PrivateKey {
     fn eq(&self, other: &Self) -> bool {
         self.seed == other.seed
@@ -101,9 +137,6 @@ impl fmt::Debug for PrivateKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use ring::signature::ED25519;
-    use ring::signature::UnparsedPublicKey;
 
     /// A published pair of keys, and what it signs (webhooks H6, H8).
     const KNOWN: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
@@ -133,6 +166,28 @@ mod tests {
         let public = UnparsedPublicKey::new(&ED25519, public);
         assert!(public.verify(b"evt_1.7.{}", &signature).is_ok());
         assert!(public.verify(b"evt_1.8.{}", &signature).is_err());
+    }
+
+    #[test]
+    fn a_public_key_verifies_what_its_private_key_signed() {
+        let key: PrivateKey = KNOWN.parse().unwrap();
+        let public: PublicKey = KNOWN_PUBLIC.parse().unwrap();
+        let signature = key.sign("evt_1", 7, b"{}");
+        assert!(public.verifies(&signature, "evt_1", 7, b"{}"));
+        for (signature, id, at, body) in [
+            (signature.as_str(), "evt_2", 7, &b"{}"[..]),
+            (&signature, "evt_1", 8, b"{}"),
+            (&signature, "evt_1", 7, b"{ }"),
+            (&signature[..signature.len() - 4], "evt_1", 7, b"{}"),
+            (&signature.replace("v1a,", "v1,"), "evt_1", 7, b"{}"),
+            (&PrivateKey::generate().sign("evt_1", 7, b"{}"), "evt_1", 7, b"{}"),
+            ("", "evt_1", 7, b"{}"),
+        ] {
+            assert!(!public.verifies(signature, id, at, body), "{signature} {id} {at}");
+        }
+        for wrong in ["whpk_", "whpk_AAAA", "1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=", KNOWN, KNOWN_SEED] {
+            assert_eq!(wrong.parse::<PublicKey>(), Err(InvalidPublicKey), "{wrong}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use reqwest::header::HeaderMap;
 use reqwest::header::HeaderName;
 use reqwest::header::HeaderValue;
 
+use crate::domain::delivery::LEASE_MARGIN;
 use crate::domain::endpoint::Endpoint as Stored;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::EndpointTerms;
@@ -22,7 +23,6 @@ use crate::webhook::address::EgressRules;
 use crate::webhook::address::RefusedUrl;
 use crate::webhook::keys::InvalidKey;
 use crate::webhook::keys::Keys;
-use crate::webhook::settings::InvalidSettings;
 use crate::webhook::settings::Settings;
 use crate::webhook::vault::Private;
 
@@ -76,8 +76,8 @@ pub enum InvalidEndpoint {
     NoEvents,
     #[error("its timeout must be from 1 to 30 seconds")]
     Timeout,
-    #[error(transparent)]
-    Lease(#[from] InvalidSettings),
+    #[error("its timeout can be {0:?} at most: webhooks.lease has to outlast it by {LEASE_MARGIN:?}")]
+    OutlastsLease(Duration),
     #[error("its retry schedule must have from 1 to {MAX_WAITS} waits, each from 1 second to 7 days")]
     Schedule,
     #[error("max_in_flight must be from 1 to {0}")]
@@ -190,7 +190,9 @@ pub(super) fn checked_terms(
         if !TIMEOUTS.contains(&timeout) {
             return Err(InvalidEndpoint::Timeout);
         }
-        settings.check_timeout(timeout)?;
+        if timeout > settings.longest_timeout() {
+            return Err(InvalidEndpoint::OutlastsLease(settings.longest_timeout()));
+        }
     }
     let fits =
         |waits: &Vec<Duration>| (1..=MAX_WAITS).contains(&waits.len()) && waits.iter().all(|wait| WAITS.contains(wait));
@@ -365,8 +367,13 @@ mod tests {
             assert_eq!(check(terms).unwrap_err(), why);
         }
         let short = Settings { lease: secs(20), ..Settings::default() };
-        let slow = EndpointTerms { timeout: Some(secs(19)), ..good };
-        let refused = checked_terms(slow, Origin::Api, &EgressRules::default(), &short).unwrap_err();
-        assert!(matches!(refused, InvalidEndpoint::Lease(InvalidSettings::ShortLease { .. })), "{refused}");
+        let within = |timeout| {
+            let terms = EndpointTerms { timeout: Some(timeout), ..good.clone() };
+            checked_terms(terms, Origin::Api, &EgressRules::default(), &short).map(drop)
+        };
+        assert_eq!(within(secs(15)), Ok(()));
+        let refused = within(Duration::from_millis(15_001)).unwrap_err();
+        assert_eq!(refused, InvalidEndpoint::OutlastsLease(secs(15)));
+        assert!(refused.to_string().contains("can be 15s at most"), "{refused}");
     }
 }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use subtle::ConstantTimeEq as _;
+
 use crate::domain::endpoint::Signing;
 use crate::domain::time::Timestamp;
 use crate::webhook::ed25519::InvalidPrivateKey;
@@ -109,6 +111,11 @@ impl Key {
         }
     }
 
+    /// Whether both are the same key. How long that takes tells nothing of them.
+    fn is(&self, other: &Self) -> bool {
+        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+    }
+
     fn sign(&self, id: &str, unix_seconds: i64, body: &[u8]) -> String {
         match self {
             Self::Hmac(secret) => sign(secret, id, unix_seconds, body),
@@ -156,18 +163,25 @@ impl Keys {
         self.live(now).map(|held| &held.key).find(|key| key.kind() == kind)
     }
 
+    /// Whether one of those that have not expired is this one.
+    pub(super) fn holds(&self, key: &Key, now: Timestamp) -> bool {
+        self.live(now).fold(false, |found, held| found | held.key.is(key))
+    }
+
+    /// The kinds of signatures wanted that there is no key for.
+    pub(super) fn missing(&self, signing: Signing, now: Timestamp) -> Vec<KeyKind> {
+        kinds_of(signing).iter().copied().filter(|kind| self.current(*kind, now).is_none()).collect()
+    }
+
     /// Whether there is a key for every kind of signature wanted.
     pub(super) fn check(&self, signing: Signing, now: Timestamp) -> Result<(), InvalidKey> {
-        let missing = kinds_of(signing).iter().find(|kind| self.current(**kind, now).is_none());
-        missing.map_or(Ok(()), |kind| Err(InvalidKey::Missing(*kind)))
+        self.missing(signing, now).first().map_or(Ok(()), |kind| Err(InvalidKey::Missing(*kind)))
     }
 
     /// Makes what is missing for these signatures.
     pub(super) fn completed(mut self, signing: Signing, now: Timestamp) -> Self {
-        for kind in kinds_of(signing) {
-            if self.current(*kind, now).is_none() {
-                self.0.insert(0, Held { key: Key::generate(*kind), created_at: now, expires_at: None });
-            }
+        for kind in self.missing(signing, now) {
+            self.0.insert(0, Held { key: Key::generate(kind), created_at: now, expires_at: None });
         }
         self
     }
@@ -216,6 +230,13 @@ pub(super) const fn kinds_of(signing: Signing) -> &'static [KeyKind] {
 mod tests {
     use super::*;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use reqwest::header::HeaderMap;
+    use standardwebhooks::Webhook;
+
+    use crate::webhook::testing::wall_clock;
+
     const HOUR: Duration = Duration::from_hours(1);
 
     fn at(hours: u64) -> Timestamp {
@@ -245,6 +266,38 @@ mod tests {
         let hmac = Keys::default().completed(Signing::Hmac, at(0));
         assert_eq!(hmac.check(Signing::Both, at(0)), Err(InvalidKey::Missing(KeyKind::Ed25519)));
         assert_eq!(hmac.check(Signing::Hmac, at(0)), Ok(()));
+    }
+
+    /// webhooks H4, H10, H11: each holder of one live secret accepts the list, and nobody else does.
+    #[test]
+    fn an_independent_receiver_accepts_the_list_of_signatures() {
+        let secrets = [32, 24, 64].map(|count| format!("whsec_{}", STANDARD.encode(vec![7; count])));
+        let [newest, older, expired] = secrets.each_ref().map(|text| Key::parse(text).unwrap());
+        let now = wall_clock();
+        let keys = Keys::lasting([expired], now).rotated(older, Duration::ZERO, now).unwrap();
+        let keys = keys.rotated(newest.clone(), HOUR, now).unwrap();
+        let (body, at) = (r#"{"type":"upload.completed","name":"Füße"}"#.as_bytes(), now.unix_ms() / 1000);
+        let list = keys.sign(Signing::Hmac, "evt_0", now, body);
+        assert!(list.split(' ').count() == 2 && list.split(' ').all(|token| token.starts_with("v1,")), "{list}");
+        assert_eq!(list.split(' ').next(), Some(newest.sign("evt_0", at, body).as_str()), "newest first");
+
+        let verify = |secret: &str, id: &str, at: i64, body: &[u8]| {
+            let signed = [
+                ("webhook-id", id.to_owned()),
+                ("webhook-timestamp", at.to_string()),
+                ("webhook-signature", list.clone()),
+            ];
+            let mut headers = HeaderMap::new();
+            for (name, value) in signed {
+                headers.insert(name, value.parse().unwrap());
+            }
+            Webhook::new(secret).unwrap().verify(body, &headers).is_ok()
+        };
+        assert!(verify(&secrets[0], "evt_0", at, body) && verify(&secrets[1], "evt_0", at, body));
+        assert!(!verify(&secrets[2], "evt_0", at, body), "it was replaced at once");
+        assert!(!verify(&secrets[0], "evt_0", at, b"{}"), "another body");
+        assert!(!verify(&secrets[0], "evt_1", at, body), "another id");
+        assert!(!verify(&secrets[0], "evt_0", at - 1, body), "another time");
     }
 
     /// webhooks H10: newest first; the old one signs for the overlap and not a moment longer.

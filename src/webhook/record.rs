@@ -236,6 +236,7 @@ mod tests {
             response_headers: Vec::new(),
             response_body: Vec::new(),
             note: None,
+            next_attempt_at: None,
         };
         let settlement = Settlement { delivery, lease, attempt, verdict: Verdict::Succeeded };
         let lane = Arc::new(Lane::new(endpoint("app", "http://localhost/")));

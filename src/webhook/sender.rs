@@ -111,7 +111,7 @@ impl Sender {
                 return Err(Error::TwoOfOneName(endpoint.id().clone()));
             }
         }
-        let egress = Egress::new(settings.clone(), Arc::clone(&rules), lookup).map_err(Error::Client)?;
+        let egress = Egress::new(settings.clone(), Arc::clone(&rules), Arc::clone(&lookup)).map_err(Error::Client)?;
         if configured.iter().any(Endpoint::is_https) {
             egress.prepare_tls(Origin::Config).map_err(|why| Error::Tls(why.clone()))?;
         }
@@ -122,6 +122,7 @@ impl Sender {
         let admin = Admin::new(
             Parts { outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: Arc::clone(&clock) },
             Arc::clone(&lanes),
+            lookup,
             trials,
             Arc::clone(&replays),
         );

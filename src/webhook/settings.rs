@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
+use crate::domain::delivery::LEASE_MARGIN;
 use crate::webhook::health::HealthRules;
 use crate::webhook::retry;
-
-/// How long a settlement may take after the last moment an exchange can end. Within it the lease must still hold,
-/// or another claim of the delivery could send it a second time.
-pub const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
 /// Settings that count where an endpoint has none of its own, and those that no endpoint has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +84,9 @@ pub enum InvalidSettings {
 
 impl Settings {
     pub fn check(&self) -> Result<(), InvalidSettings> {
-        self.check_timeout(self.timeout)?;
+        if self.timeout > self.longest_timeout() {
+            return Err(InvalidSettings::ShortLease { lease: self.lease, timeout: self.timeout });
+        }
         if self.jitter_percent > retry::MAX_JITTER_PERCENT {
             return Err(InvalidSettings::Jitter(self.jitter_percent));
         }
@@ -97,12 +96,9 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether a lease outlasts an exchange that takes as long as this.
-    pub(super) fn check_timeout(&self, timeout: Duration) -> Result<(), InvalidSettings> {
-        if self.lease < timeout.saturating_add(LEASE_MARGIN) {
-            return Err(InvalidSettings::ShortLease { lease: self.lease, timeout });
-        }
-        Ok(())
+    /// How long an exchange may take at most, so that the lease outlasts it.
+    pub(super) fn longest_timeout(&self) -> Duration {
+        self.lease.saturating_sub(LEASE_MARGIN)
     }
 }
 

@@ -69,38 +69,14 @@ pub fn sign(secret: &Secret, id: &str, unix_seconds: i64, body: &[u8]) -> String
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-/// The value of `webhook-signature`: one signature for each secret, newest first, so that a receiver which still
-/// has the older secret accepts the message too.
-pub fn sign_with_all(secrets: &[Secret], id: &str, unix_seconds: i64, body: &[u8]) -> String {
-    let signatures: Vec<String> = secrets.iter().map(|secret| sign(secret, id, unix_seconds, body)).collect();
-    // Standard Webhooks: the list is separated by spaces; receivers reject one joined by commas.
-    signatures.join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use reqwest::header::HeaderMap;
-    use standardwebhooks::Webhook;
 
     const KNOWN: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
     fn secret_of(byte: u8, count: usize) -> String {
         format!("whsec_{}", STANDARD.encode(vec![byte; count]))
-    }
-
-    fn headers(id: &str, unix_seconds: i64, signature: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert("webhook-id", id.parse().unwrap());
-        headers.insert("webhook-timestamp", unix_seconds.to_string().parse().unwrap());
-        headers.insert("webhook-signature", signature.parse().unwrap());
-        headers
-    }
-
-    fn now() -> i64 {
-        let since = std::time::UNIX_EPOCH.elapsed().unwrap();
-        i64::try_from(since.as_secs()).unwrap()
     }
 
     /// The published vector (webhooks H5).
@@ -109,27 +85,6 @@ mod tests {
         let body = br#"{"email":"test@example.com","username":"test_user"}"#;
         let signature = sign(&KNOWN.parse().unwrap(), "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", 1_649_367_553, body);
         assert_eq!(signature, "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=");
-    }
-
-    /// webhooks H4, H10, H11: each holder of one live secret accepts the list, and nobody else does.
-    #[test]
-    fn an_independent_receiver_accepts_a_list_of_signatures() {
-        let texts = [secret_of(1, 32), secret_of(2, 24), secret_of(3, 64)];
-        let secrets: Vec<Secret> = texts.iter().map(|text| text.parse().unwrap()).collect();
-        let (id, at, body) = ("evt_0", now(), r#"{"type":"upload.completed","name":"Füße"}"#.as_bytes());
-        let list = sign_with_all(&secrets, id, at, body);
-        assert!(list.split(' ').all(|token| token.starts_with("v1,")), "{list}");
-        assert_eq!(list.split(' ').next(), Some(sign(&secrets[0], id, at, body).as_str()));
-
-        for text in &texts {
-            Webhook::new(text).unwrap().verify(body, &headers(id, at, &list)).unwrap();
-        }
-        let stranger = Webhook::new(&secret_of(4, 32)).unwrap();
-        assert!(stranger.verify(body, &headers(id, at, &list)).is_err());
-        let holder = Webhook::new(&texts[0]).unwrap();
-        assert!(holder.verify(b"{}", &headers(id, at, &list)).is_err(), "another body");
-        assert!(holder.verify(body, &headers("evt_1", at, &list)).is_err(), "another id");
-        assert!(holder.verify(body, &headers(id, at - 1, &list)).is_err(), "another time");
     }
 
     /// webhooks H7.

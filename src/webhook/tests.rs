@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -36,9 +37,12 @@ use crate::webhook::EgressRules;
 use crate::webhook::Endpoint;
 use crate::webhook::Error;
 use crate::webhook::HealthRules;
+use crate::webhook::InvalidEndpoint;
 use crate::webhook::Metrics;
 use crate::webhook::NewEndpoint;
 use crate::webhook::Parts;
+use crate::webhook::RefusedUrl;
+use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
@@ -645,6 +649,28 @@ async fn a_name_that_changes_its_mind_gets_nowhere() {
     assert!(here.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
+/// webhooks S1: what is judged is what is called. The name is looked up once; a second look would find an address that is
+/// not allowed, and somebody who listens there.
+#[tokio::test]
+async fn a_name_is_looked_up_once_and_called_as_it_was_judged() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let port = receiver.address.port();
+    let Ok(trap) = TcpListener::bind(("127.0.0.2", port)).await else { panic!("{port} is taken on 127.0.0.2") };
+    let looked_up = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looked_up);
+    let rebinding: Lookup = Arc::new(move |_| {
+        let address = if counted.fetch_add(1, Ordering::SeqCst) == 0 { "127.0.0.1" } else { "127.0.0.2" };
+        Box::pin(async move { Ok(vec![address.parse().unwrap()]) })
+    });
+    let work = with_api(EgressRules::new(vec!["127.0.0.1".parse().unwrap()], true), rebinding).await;
+    work.admin.create(made_by_api(&format!("http://rebind.example:{port}/hook"))).await.unwrap();
+    let attempt = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().0.clone();
+    assert_eq!((attempt.outcome, attempt.remote), (AttemptOutcome::Status(200), Some(receiver.address.ip())));
+    assert_eq!(looked_up.load(Ordering::SeqCst), 1);
+    assert!(trap.accept().now_or_never().is_none(), "nobody has knocked");
+    work.end().await;
+}
+
 /// webhooks S7, as an attempt: endpoints of the configuration, too.
 #[tokio::test]
 async fn the_server_itself_is_never_called() {
@@ -660,6 +686,21 @@ async fn the_server_itself_is_never_called() {
         work.end().await;
     }
     assert!(own.accept().now_or_never().is_none(), "nobody has knocked");
+}
+
+/// webhooks S7: whoever gives the server a name is told that it is one.
+#[tokio::test]
+async fn a_name_that_leads_here_makes_no_endpoint() {
+    let rules = open_rules();
+    rules.set_own(vec!["127.0.0.1:8080".parse().unwrap()]);
+    let work = with_api(rules, names(&["192.0.2.1", "127.0.0.1"])).await;
+    let refused = work.admin.create(made_by_api("https://machine.example:8080/")).await.unwrap_err();
+    assert!(matches!(refused, AdminError::Invalid(InvalidEndpoint::Url(RefusedUrl::Own))), "{refused}");
+    let (stored, _) = work.admin.create(made_by_api("https://machine.example:8443/")).await.unwrap();
+    let terms = EndpointTerms::of("https://machine.example:8080/");
+    let moved = work.admin.update(&app(), Change { version: stored.version, terms, headers: None }).await;
+    assert!(matches!(moved, Err(AdminError::Invalid(_))), "{moved:?}");
+    work.end().await;
 }
 
 /// webhooks H6, H12: signatures of both kinds, and headers of the endpoint's own that change none of ours.
@@ -787,7 +828,7 @@ async fn an_endpoint_that_fails_for_days_is_disabled() {
     assert!(matches!(state, EndpointState::Disabled { because: DisabledBecause::Failing, .. }), "{state:?}");
     assert_eq!(work.outbox.stored("other").state, EndpointState::Enabled);
 
-    let (resumed, _) = work.admin.resume(&app(), None).await.unwrap();
+    let (resumed, _) = work.admin.resume(&app(), Resumption::default()).await.unwrap();
     assert_eq!((resumed.state, resumed.health), (EndpointState::Enabled, Health::default()));
     let id = work.outbox.add(Claim { begun_at: work.clock.clock()(), ..for_endpoint("app") });
     assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(500)]);

@@ -527,7 +527,13 @@ async fn the_delivery_log_is_filtered_and_paged() {
     let mut client = app.client().await;
     let paths = [upload(&mut client).await, upload(&mut client).await];
     deliveries_until(&mut client, "state=succeeded", |found| found.len() == 12).await;
-    deliveries_until(&mut client, "state=dead", |found| found.len() == 2).await;
+    let dead = deliveries_until(&mut client, "state=dead", |found| found.len() == 2).await;
+    for attempts in dead.iter().map(|delivery| &delivery["attempts"]) {
+        let planned = attempts[0]["next_attempt_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let made = attempts[1]["started_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        assert!(planned <= made, "webhooks L1: {attempts:#}");
+        assert_eq!(attempts[1]["next_attempt_at"], Value::Null, "it was given up");
+    }
     for (query, count) in [
         ("".to_owned(), 14),
         ("endpoint=one".to_owned(), 12),
@@ -538,6 +544,14 @@ async fn the_delivery_log_is_filtered_and_paged() {
         (format!("upload={}", id_of(&paths[0])), 7),
         (format!("upload={}&state=dead", id_of(&paths[0])), 1),
         ("state=ready".to_owned(), 0),
+        ("status=2xx".to_owned(), 12),
+        ("status=5xx".to_owned(), 2),
+        ("status=500&state=dead".to_owned(), 2),
+        ("status=503".to_owned(), 0),
+        ("error=timeout".to_owned(), 0),
+        ("from=2026-01-01T00:00:00Z".to_owned(), 14),
+        ("from=2026-01-01T00:00:00Z&before=2026-01-02T00:00:00Z".to_owned(), 0),
+        ("before=2126-01-01T00:00:00Z&status=5xx".to_owned(), 2),
     ] {
         assert_eq!(deliveries(&mut client, &query).await.len(), count, "{query}");
     }
@@ -562,7 +576,11 @@ async fn the_delivery_log_is_filtered_and_paged() {
         ("cursor=x", "`next` of a page of this list"),
         ("cursor=uploads_01a2007f-5d0e-7d02-8a11-0c9be2f4a5d6", "`next` of a page of this list"),
         ("limit=0", "from 1 to 1000"),
-        ("colour=red", "endpoint, upload, event, state, cursor, limit"),
+        ("status=6xx", "such as 503"),
+        ("error=bad", "blocked_ip"),
+        ("from=yesterday", "write a time such as"),
+        ("before=1", "write a time such as"),
+        ("colour=red", "endpoint, upload, event, state, status, error, from, before, cursor, limit"),
     ] {
         let answer = client.get(&format!("/api/v1/webhooks/deliveries?{wrong}")).await;
         assert_eq!(answer.status, 400, "{wrong}");
@@ -617,11 +635,13 @@ async fn a_delivery_is_told_field_by_field() {
         "status",
         "error",
         "note",
+        "next_attempt_at",
         "response_headers",
         "response_body",
     ];
     assert_eq!(names, expected);
     assert_eq!(attempt["response_body"], "thanks");
+    assert_eq!(attempt["next_attempt_at"], Value::Null, "there is none after a success");
 }
 
 /// The configuration of a real program that sends to this receiver.

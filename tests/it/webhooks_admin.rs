@@ -5,13 +5,17 @@ use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
+use longshore::keyring::AdminKey;
+use longshore::keyring::AdminKeyHash;
 use serde_json::Value;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
 use crate::support::client::Client;
 use crate::support::process::Process;
+use crate::support::program::Program;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Reply;
 use crate::support::scripted::Scripted;
@@ -162,6 +166,27 @@ async fn a_rotated_secret_signs_beside_the_old_one() {
     assert_eq!(signatures, 2, "the one that was replaced at once is gone, the one before it has its minute");
 }
 
+/// webhooks H9: a secret that only a change made necessary is shown with that change, or nobody could verify.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_signing_shows_the_key_it_makes() {
+    let (_app, mut client) = started().await;
+    let body = json!({ "id": "signed", "url": "http://127.0.0.1:9000/", "signing": "ed25519" });
+    let made = done(&mut client, "POST", "/endpoints", body).await;
+    assert_eq!((made["secret"].is_null(), made["public_key"].is_string()), (true, true), "{made}");
+    let changed = done(&mut client, "PATCH", "/endpoints/signed", json!({ "signing": "both" })).await;
+    let secret = changed["secret"].as_str().expect("the new secret is shown");
+    assert!(changed["public_key"].is_null(), "what was there is not new: {changed}");
+
+    let receiver = Scripted::start(secret).await;
+    let moved = done(&mut client, "PATCH", "/endpoints/signed", json!({ "url": url_of(&receiver) })).await;
+    assert_eq!(moved.get("secret"), None, "once");
+    client.create(1).await;
+    let heard = receiver.wait_for_count(1).await;
+    assert_eq!(heard[0].headers["webhook-signature"].split(' ').count(), 2);
+    let back = done(&mut client, "PATCH", "/endpoints/signed", json!({ "signing": "hmac" })).await;
+    assert_eq!(back.get("secret"), None, "nothing was made");
+}
+
 /// webhooks A5.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_tried_out() {
@@ -196,9 +221,11 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
 
     done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
     client.create(1).await;
-    for refused in
-        [json!({ "backlog": "cancel", "missed_since": "yesterday" }), json!({ "missed_since": "2126-01-01T00:00:00Z" })]
-    {
+    for refused in [
+        json!({ "backlog": "cancel", "missed_since": "yesterday" }),
+        json!({ "backlog": "cancel", "missed_since": "2126-01-01T00:00:00Z" }),
+        json!({ "missed_since": "2126-01-01T00:00:00Z" }),
+    ] {
         let answer = ask(&mut client, "POST", "/endpoints/paused/resume", refused).await;
         assert_eq!(answer.status, 422, "{answer:?}");
     }
@@ -211,6 +238,19 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
     deliveries_until(&mut client, "state=paused", |found| found.len() == 1).await;
     assert_eq!(done(&mut client, "POST", "/resume", Value::Null).await, json!({ "resumed": 1 }));
     receiver.wait_for_count(2).await;
+
+    done(&mut client, "POST", "/endpoints/paused/pause", Value::Null).await;
+    client.create(1).await;
+    let both = json!({ "backlog": "cancel", "missed_since": "2020-01-01T00:00:00Z" });
+    done(&mut client, "POST", "/endpoints/paused/resume", both).await;
+    // What was cancelled just now, and the time before.
+    receiver.wait_for_count(4).await;
+
+    receiver.always(Reply::Hang);
+    client.create(1).await;
+    receiver.wait_for_count(5).await;
+    done(&mut client, "POST", "/endpoints/paused/resume", json!({ "backlog": "cancel" })).await;
+    deliveries_until(&mut client, "state=leased", |found| found.len() == 1).await;
 }
 
 /// webhooks L3, L4.
@@ -381,10 +421,13 @@ async fn wrong_requests_are_told_what_is_wrong() {
         (json!({ "url": "https://169.254.169.254/latest" }), "invalid-endpoint"),
         (json!({ "url": "https://example.com:22/" }), "invalid-endpoint"),
         (json!({ "url": own }), "invalid-endpoint"),
+        (json!({ "url": format!("http://localhost:{}/files", app.address().port()) }), "invalid-endpoint"),
+        (json!({ "url": format!("http://app.localhost:{}/", app.address().port()) }), "invalid-endpoint"),
         (json!({ "url": good, "id": "no spaces" }), "bad-field"),
         (json!({ "url": good, "id": "there" }), "name-taken"),
         (json!({ "url": good, "secret": "hunter2" }), "bad-field"),
         (json!({ "url": good, "secret": "whsec_c2hvcnQ=" }), "bad-field"),
+        (json!({ "url": good, "secret": SECRET }), "secret-taken"),
         (json!({ "url": good, "events": [] }), "bad-field"),
         (json!({ "url": good, "events": ["upload.done"] }), "bad-field"),
         (json!({ "url": good, "ordering": "fifo" }), "bad-field"),
@@ -450,10 +493,88 @@ async fn wrong_requests_are_told_what_is_wrong() {
     assert_eq!(receiver.heard().len(), 0);
 }
 
+/// webhooks S7: neither by a name of loopback, nor by the one that clients know the server by.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_cannot_have_a_name_of_the_server() {
+    let key = AdminKey::generate([7; 32]);
+    let bearer = format!("Bearer {}", key.expose());
+    let app = TestApp::with(|config| {
+        config.server.public_url = Some("https://uploads.example.com".to_owned());
+        config.auth.admin_keys = vec![AdminKeyHash::of(key.expose().as_bytes())];
+    })
+    .await;
+    let mut client = app.client().await;
+    for (url, status) in [
+        ("https://uploads.example.com/files", 422),
+        ("https://UPLOADS.example.com.:443/", 422),
+        ("https://localhost/", 422),
+        ("https://hooks.localhost/", 422),
+        ("https://app.example.com/hooks", 201),
+    ] {
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let body = json!({ "url": url }).to_string();
+        let answer = client.request("POST", "/api/v1/webhooks/endpoints", &headers, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{url}: {answer:?}");
+    }
+}
+
+/// The first five minutes: a listener, a server that is told of it as the listener says, and an upload.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_prints_what_it_hears() {
+    let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0"]);
+    let told = printed(&listener, "Ctrl-C");
+    let block = told.split_once("\n\n").and_then(|(_, rest)| rest.split_once("\n\nCtrl-C")).expect("a block to copy").0;
+    let (_folder, server) = server_with(block);
+    let path = server.client().await.create(1).await;
+    let heard = printed(&listener, "upload.created");
+    let line = heard.lines().find(|line| line.contains("upload.created")).unwrap();
+    let id = path.rsplit('/').next().unwrap();
+    assert!(line.contains(&format!("{id} #1  0 of 1 bytes")), "{line}");
+}
+
+/// webhooks H6: one that has the public key only, and one whose key is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_verifies_with_a_public_key() {
+    let private = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
+    let public = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    let other = "whpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (key, line) in [(public, "upload.created"), (other, "REFUSED  POST /: no signature fits")] {
+        let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0", "--public-key", key]);
+        let told = printed(&listener, "Ctrl-C");
+        let url = told.split_whitespace().find(|word| word.starts_with("http://")).expect("it says where it listens");
+        let block = format!("[[webhooks.endpoints]]\nurl = \"{url}/\"\nprivate_key = \"{private}\"\n");
+        let (_folder, server) = server_with(&block);
+        server.client().await.create(1).await;
+        printed(&listener, line);
+    }
+}
+
+/// A server whose configuration file has this block.
+fn server_with(block: &str) -> (TempDir, Process) {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("longshore.toml");
+    std::fs::write(&file, block).unwrap();
+    let server = Process::start(&folder.path().join("data"), &["--config", file.to_str().unwrap()]);
+    (folder, server)
+}
+
+/// Waits until the program has printed this; gives all it has printed.
+fn printed(program: &Program, text: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let printed = program.stdout();
+        if printed.contains(text) {
+            return printed;
+        }
+        assert!(began.elapsed() < PATIENCE, "{text:?} was not printed: {printed} {}", program.stderr());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The command line against a running server.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_manages_all_of_it() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = TempDir::new().unwrap();
     let server = Process::start(folder.path(), &["--webhooks-allow-networks", "127.0.0.0/8"]);
     let address = server.address().to_string();
     let run = |line: &str| {
@@ -487,6 +608,21 @@ async fn the_command_line_manages_all_of_it() {
     assert!(code == Some(1) && wrong.contains("--force") || wrong.contains("force"), "{wrong}");
     assert_eq!(run(&format!("replay {id} --force")).0, Some(0));
     receiver.wait_for_count(3).await;
+    let ids = |line: &str| {
+        let listed: Value = serde_json::from_str(&run(&format!("deliveries --json {line}")).1).unwrap();
+        let ids = listed["deliveries"].as_array().unwrap().iter().map(|found| found["id"].clone()).collect::<Vec<_>>();
+        (ids, listed["next"].clone())
+    };
+    let (all, _) = ids("");
+    assert_eq!(all.len(), 3, "two tests and a creation");
+    assert_eq!(ids("--status 2xx --from 2026-01-01T00:00:00Z").0.len(), 2);
+    assert_eq!(ids("--error refused --before 2126-01-01T00:00:00Z").0, all[2..]);
+    let (first, next) = ids("--limit 2");
+    let (second, _) = ids(&format!("--limit 2 --cursor {}", next.as_str().unwrap()));
+    assert_eq!([first, second].concat(), all);
+    let page = run("deliveries --limit 2").1;
+    assert!(page.ends_with(&format!("older ones: --cursor {}\n", next.as_str().unwrap())), "{page}");
+    assert_eq!(run("deliveries --status dead").0, Some(1));
     assert_eq!(run("endpoints pause cli").0, Some(0));
     assert!(run("endpoints").1.contains("paused"));
     assert_eq!(run("endpoints resume cli").0, Some(0));

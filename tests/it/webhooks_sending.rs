@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use futures::FutureExt as _;
 use longshore::config::Config;
 use serde_json::Value;
 use serde_json::json;
@@ -175,6 +176,36 @@ async fn a_receiver_with_a_trusted_certificate_is_sent_to() {
     let told = delivery(&mut client, "state=succeeded", was_tried).await;
     let attempt = &told["attempts"][0];
     assert_eq!((&attempt["status"], &attempt["error"]), (&json!(204), &Value::Null), "{attempt:#}");
+}
+
+/// webhooks S8: no message goes where the environment would send it, with TLS or without.
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_of_the_environment_are_not_used() {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (plain, secure) = (Scripted::start(SECRET).await, Scripted::start(SECRET).await);
+    let certificate = Certificate::new();
+    let behind_tls = wrapped(&certificate, secure.address).await;
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = certificate.write(folder.path()).certificate;
+    let file = folder.path().join("longshore.toml");
+    let text = plain.endpoint("plain", "['upload.created']")
+        + &format!("[[webhooks.endpoints]]\nname = 'secure'\nurl = 'https://{behind_tls}/hook'\nsecret = '{SECRET}'\n");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Process::command(&folder.path().join("data"), &["--config", file.to_str().unwrap()]);
+    command.env("SSL_CERT_FILE", &trusted).env_remove("SSL_CERT_DIR");
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        command.env(name, format!("http://{}", proxy.local_addr().unwrap()));
+    }
+    command.env_remove("NO_PROXY").env_remove("no_proxy").env_remove("REQUEST_METHOD");
+    let process = Process::spawn(&mut command);
+    process.client().await.create(5).await;
+    let heard = async { tokio::join!(plain.wait_for_kind("upload.created"), secure.wait_for_kind("upload.created")) };
+    tokio::select! {
+        biased;
+        asked = proxy.accept() => panic!("the proxy was asked: {asked:?}"),
+        _ = heard => {}
+    }
+    assert!(proxy.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
 /// A receiver that is slow to take connections, but takes them.

@@ -1,6 +1,7 @@
 //! `longshore webhooks listen`: a small receiver for the first look at events. It checks every signature as a real
 //! receiver should, and prints what it got.
 
+use std::fmt::Display;
 use std::io;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use serde_json::Value;
 use crate::cli::Failure;
 use crate::cli::webhooks::flag;
 use crate::cli::webhooks::switch;
+use crate::webhook::PublicKey;
 use crate::webhook::Secret;
 use crate::webhook::sign;
 
@@ -44,7 +46,12 @@ pub(super) fn command() -> Command {
                 .value_parser(clap::value_parser!(SocketAddr))
                 .help("Where to receive"),
         )
-        .arg(flag("secret", "SECRET", "What the deliveries are signed with [default: a new one, printed at the start]"))
+        .arg(flag(
+            "secret",
+            "SECRET",
+            "What messages are signed with by v1 [default: a new one, printed at the start, if no public key is given]",
+        ))
+        .arg(flag("public-key", "KEY", "What messages signed by v1a (ed25519) are verified with: whpk_ and base64"))
         .arg(switch("body", "Print whole bodies"))
         .arg(
             Arg::new("answer")
@@ -57,17 +64,35 @@ pub(super) fn command() -> Command {
 }
 
 struct Listener {
-    secret: Secret,
+    keys: Keys,
     answer: StatusCode,
     whole: bool,
 }
 
+/// What messages are verified with; at least one of the two.
+struct Keys {
+    secret: Option<Secret>,
+    public: Option<PublicKey>,
+}
+
 pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
-    let text = typed.get_one::<String>("secret").cloned().unwrap_or_else(new_secret);
-    let secret: Secret = text.parse().map_err(|why| Failure::NotUnderstood(format!("--secret: {why}")))?;
+    let public = typed.get_one::<String>("public-key");
+    let secret = typed.get_one::<String>("secret").cloned().or_else(|| public.is_none().then(new_secret));
+    let not_understood = |flag: &str, why: &dyn Display| Failure::NotUnderstood(format!("--{flag}: {why}"));
+    let keys = Keys {
+        secret: secret
+            .as_deref()
+            .map(str::parse::<Secret>)
+            .transpose()
+            .map_err(|why| not_understood("secret", &why))?,
+        public: public
+            .map(|text| text.parse::<PublicKey>())
+            .transpose()
+            .map_err(|why| not_understood("public-key", &why))?,
+    };
     let answer = typed.get_one::<u16>("answer").and_then(|status| StatusCode::from_u16(*status).ok());
     let listener = web::Data::new(Listener {
-        secret,
+        keys,
         answer: answer.unwrap_or(StatusCode::NO_CONTENT),
         whole: typed.get_flag("body"),
     });
@@ -82,13 +107,17 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
         let server = HttpServer::new(app).workers(1).bind(address);
         let server = server.with_context(|| format!("could not listen on {address}"))?;
         let at = server.addrs().first().copied().unwrap_or(address);
-        say(&introduction(at, &text));
+        say(&introduction(at, secret.as_deref()));
         server.run().await.context("could not go on listening")
     };
     actix_web::rt::System::new().block_on(serve).map_err(Failure::Serving)
 }
 
-fn introduction(at: SocketAddr, secret: &str) -> String {
+/// With a secret, all that a server needs to send here.
+fn introduction(at: SocketAddr, secret: Option<&str>) -> String {
+    let Some(secret) = secret else {
+        return format!("listening on http://{at} for what fits the public key.\n\nCtrl-C ends it.\n");
+    };
     format!(
         "listening on http://{at}; put this into the server's configuration file and start it:\n\n\
          [[webhooks.endpoints]]\nname = \"listen\"\nurl = \"http://{at}/\"\nsecret = \"{secret}\"\nevents = [\"*\"]\n\n\
@@ -108,7 +137,7 @@ async fn receive(request: HttpRequest, body: web::Bytes, listener: web::Data<Lis
         signatures: header("webhook-signature"),
         body: &body,
     };
-    if let Err(why) = message.verify(&listener.secret, unix_seconds()) {
+    if let Err(why) = message.verify(&listener.keys, unix_seconds()) {
         say(&format!("REFUSED  {} {}: {why}", request.method(), request.path()));
         return HttpResponse::BadRequest().body(why);
     }
@@ -130,14 +159,17 @@ struct Message<'a> {
 
 impl Message<'_> {
     /// As Standard Webhooks says: recent, and one of the signatures fits.
-    fn verify(&self, secret: &Secret, now: i64) -> Result<(), &'static str> {
+    fn verify(&self, keys: &Keys, now: i64) -> Result<(), &'static str> {
         let sent: i64 = self.timestamp.parse().map_err(|_| "it has no webhook-timestamp, so it is no webhook")?;
         if now.abs_diff(sent) > TOLERANCE.as_secs() {
             return Err("its timestamp is more than five minutes off; is a clock wrong?");
         }
-        let expected = sign(secret, self.id, sent, self.body);
-        let fits = self.signatures.split(' ').any(|one| constant_time_eq(one.as_bytes(), expected.as_bytes()));
-        if fits { Ok(()) } else { Err("no signature fits the secret that this listener has") }
+        let expected = keys.secret.as_ref().map(|secret| sign(secret, self.id, sent, self.body));
+        let fits = self.signatures.split(' ').any(|one| {
+            expected.as_ref().is_some_and(|expected| constant_time_eq(one.as_bytes(), expected.as_bytes()))
+                || keys.public.is_some_and(|key| key.verifies(one, self.id, sent, self.body))
+        });
+        if fits { Ok(()) } else { Err("no signature fits what this listener was given (--secret, --public-key)") }
     }
 }
 
@@ -178,16 +210,19 @@ fn say(text: &str) {
 mod tests {
     use super::*;
 
+    use crate::webhook::PrivateKey;
+
     const NOW: i64 = 1_795_300_290;
 
     #[test]
     fn only_what_is_signed_and_recent_passes() {
         let secret: Secret = new_secret().parse().unwrap();
+        let keys = Keys { secret: Some(secret.clone()), public: None };
         let body = br#"{"type":"upload.created"}"#;
         let good = sign(&secret, "evt_1", NOW, body);
         let verify = |id, timestamp: i64, signatures: &str, body: &[u8]| {
             let timestamp = timestamp.to_string();
-            Message { id, timestamp: &timestamp, signatures, body }.verify(&secret, NOW)
+            Message { id, timestamp: &timestamp, signatures, body }.verify(&keys, NOW)
         };
         assert_eq!(verify("evt_1", NOW, &good, body), Ok(()));
         assert_eq!(verify("evt_1", NOW, &format!("v1,AAAA v9,x {good}"), body), Ok(()));
@@ -202,6 +237,27 @@ mod tests {
         }
         for off in [NOW - 301, NOW + 301] {
             assert!(verify("evt_1", off, &sign(&secret, "evt_1", off, body), body).is_err(), "{off}");
+        }
+    }
+
+    #[test]
+    fn either_kind_of_signature_is_enough() {
+        let private: PrivateKey = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=".parse().unwrap();
+        let secret: Secret = new_secret().parse().unwrap();
+        let (v1, v1a) = (sign(&secret, "evt_1", NOW, b"{}"), private.sign("evt_1", NOW, b"{}"));
+        let public: PublicKey = private.public().parse().unwrap();
+        let timestamp = NOW.to_string();
+        for (secret, public, passing) in [
+            (Some(&secret), None, [true, false, true]),
+            (None, Some(public), [false, true, true]),
+            (Some(&secret), Some(public), [true, true, true]),
+        ] {
+            let keys = Keys { secret: secret.cloned(), public };
+            let both = format!("{v1} {v1a}");
+            for (signatures, passes) in [&v1, &v1a, &both].into_iter().zip(passing) {
+                let message = Message { id: "evt_1", timestamp: &timestamp, signatures, body: b"{}" };
+                assert_eq!(message.verify(&keys, NOW).is_ok(), passes, "{signatures}");
+            }
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) fn readable(answer: &Value) -> String {
     }
     if let Some(deliveries) = answer["deliveries"].as_array() {
         let header = &["DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
-        return table("no deliveries", deliveries, header, |it| {
+        let page = table("no deliveries", deliveries, header, |it| {
             let attempts = it["attempts"].as_array().map_or(&[][..], Vec::as_slice);
             vec![
                 word(&it["id"]),
@@ -42,6 +42,10 @@ pub(super) fn readable(answer: &Value) -> String {
                 attempts.last().map(result).unwrap_or_default(),
             ]
         });
+        return match answer["next"].as_str() {
+            Some(_) => format!("{page}older ones: --cursor {}\n", word(&answer["next"])),
+            None => page,
+        };
     }
     if let Some(jobs) = answer["replays"].as_array() {
         return table("no replays", jobs, &["JOB", "ENDPOINT", "WHAT", "STATE", "QUEUED", "CREATED"], |it| {
@@ -144,6 +148,8 @@ x        disabled (gone)  u            a,b       0        2026-11-21T22:31:30Z
 ";
         assert_eq!(readable(&answer), expected);
         assert_eq!(readable(&json!({ "deliveries": [] })), "no deliveries\n");
+        let page = readable(&json!({ "deliveries": [{ "id": "d" }], "next": "deliveries_d" }));
+        assert_eq!(page.lines().last(), Some("older ones: --cursor deliveries_d"));
     }
 
     /// What a receiver answered must not move the cursor of a terminal.

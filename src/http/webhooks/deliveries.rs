@@ -1,5 +1,7 @@
 //! Which webhooks went where, and what came of every attempt.
 
+use std::ops::RangeInclusive;
+
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -10,6 +12,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::domain::delivery::Attempt;
+use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::endpoint::EndpointId;
@@ -31,6 +34,9 @@ use crate::webhook::Replayed;
 
 /// What cursors of this list begin with.
 const LIST: &str = "deliveries";
+
+/// What the list takes.
+const KNOWN: &str = "endpoint, upload, event, state, status, error, from, before, cursor, limit";
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
@@ -132,12 +138,32 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
                 let known = DeliveryState::ALL.map(DeliveryState::name).join(", ");
                 wanted.state = Some(DeliveryState::by_name(value).ok_or_else(|| query::bad(name, value, &known))?);
             }
+            "status" => wanted.last_status = Some(statuses(name, value)?),
+            "error" => {
+                let classes = AttemptOutcome::ERRORS.map(|error| error.error_class().unwrap_or_default());
+                let error = AttemptOutcome::ERRORS.into_iter().find(|error| error.error_class() == Some(value));
+                wanted.last_error = Some(error.ok_or_else(|| query::bad(name, value, &classes.join(", ")))?);
+            }
+            "from" => wanted.created_from = Some(query::time(name, value)?),
+            "before" => wanted.created_before = Some(query::time(name, value)?),
             "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
             "limit" => wanted.limit = query::limit(value, max_page)?,
-            _ => return Err(query::unknown(name, "endpoint, upload, event, state, cursor, limit")),
+            _ => return Err(query::unknown(name, KNOWN)),
         }
     }
     Ok(wanted)
+}
+
+/// A class such as `5xx`, or one status.
+fn statuses(name: &str, value: &str) -> Result<RangeInclusive<u16>, Problem> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let found = match value.strip_suffix("xx") {
+        Some(class) => {
+            number(class).filter(|class| (1..=5).contains(class)).map(|class| class * 100..=class * 100 + 99)
+        }
+        None => number(value).filter(|status| (100..=599).contains(status)).map(|status| status..=status),
+    };
+    found.ok_or_else(|| query::bad(name, value, "it must be 1xx, 2xx, 3xx, 4xx, 5xx, or one status such as 503"))
 }
 
 pub(super) fn to_json(delivery: &DeliveryRecord) -> Value {
@@ -169,7 +195,23 @@ fn attempt_json(attempt: &Attempt) -> Value {
         "status": attempt.outcome.status(),
         "error": attempt.outcome.error_class(),
         "note": attempt.note,
+        "next_attempt_at": attempt.next_attempt_at.map(|at| at.to_string()),
         "response_headers": attempt.response_headers.iter().cloned().map(|(name, value)| (name, value.into())).collect::<Map<_, _>>(),
         "response_body": value_json(&attempt.response_body),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_statuses_is_a_range() {
+        for (value, expected) in [("2xx", 200..=299), ("5xx", 500..=599), ("410", 410..=410)] {
+            assert_eq!(statuses("status", value).ok(), Some(expected), "{value}");
+        }
+        for wrong in ["", "xx", "0xx", "6xx", "55xx", "+5xx", "5XX", "99", "600", "dead"] {
+            assert!(statuses("status", wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -33,6 +33,7 @@ use crate::webhook::KeyKind;
 use crate::webhook::KeyReport;
 use crate::webhook::NewEndpoint;
 use crate::webhook::Report;
+use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Shown;
 use crate::webhook::terms_json;
@@ -128,7 +129,14 @@ async fn change(
         let terms = said.of(before.endpoint.terms.clone())?;
         let change = Change { version: before.endpoint.version, terms, headers: said.header_pairs() };
         match shared.webhooks.update(id, change).await {
-            Ok(_) => return shown(request, id, shared).await,
+            Ok((_, receiver_needs)) if receiver_needs == Shown::default() => return shown(request, id, shared).await,
+            Ok((_, receiver_needs)) => {
+                let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+                let mut answer = HttpResponse::Ok();
+                return Ok(answer
+                    .insert_header((header::ETAG, tag(&report)))
+                    .json(with_keys(&report, &receiver_needs)));
+            }
             // Without a condition, what was said holds whatever came in between.
             Err(AdminError::Changed(_)) if known.is_none() => {}
             Err(error) => return Err(problem(error, request)),
@@ -213,12 +221,12 @@ async fn resume(
     let said: ToResume = read(request, payload, shared, form).await?;
     let refused = |error| problem(error, request);
     let missed_since = replays::time("missed_since", said.missed_since)?;
-    match said.backlog.as_deref() {
-        None | Some("send") => {}
-        Some("cancel") => shared.webhooks.cancel_backlog(id).await.map_err(refused)?,
+    let drops_backlog = match said.backlog.as_deref() {
+        None | Some("send") => false,
+        Some("cancel") => true,
         Some(_) => return Err(bad("backlog", "it must be send or cancel")),
-    }
-    shared.webhooks.resume(id, missed_since).await.map_err(refused)?;
+    };
+    shared.webhooks.resume(id, Resumption { drops_backlog, missed_since }).await.map_err(refused)?;
     shown(request, id, shared).await
 }
 

@@ -157,6 +157,7 @@ fn problem(error: AdminError, request: &HttpRequest) -> Problem {
         AdminError::TooManyReplays => (StatusCode::CONFLICT, "too-many-replays"),
         AdminError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-endpoint"),
         AdminError::Key(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-key"),
+        AdminError::SecretTaken => (StatusCode::CONFLICT, "secret-taken"),
         AdminError::Unreadable(..) => (StatusCode::CONFLICT, "secrets-unreadable"),
         AdminError::NeedsForce => (StatusCode::CONFLICT, "needs-force"),
         AdminError::EmptyRange => (StatusCode::UNPROCESSABLE_ENTITY, "empty-range"),

@@ -276,6 +276,10 @@ pub(super) fn settlement(claim: &Claim, outcome: AttemptOutcome, verdict: Verdic
         response_headers: vec![("server".to_owned(), "\"x\"".to_owned())],
         response_body: vec![0xff, 0, b'x'],
         note: None,
+        next_attempt_at: match verdict {
+            Verdict::RetryAt(at) => Some(at),
+            _ => None,
+        },
     };
     Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict }
 }

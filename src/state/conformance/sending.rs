@@ -203,6 +203,18 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         (only(DeliveryState::Superseded), vec![]),
         (DeliveryQuery { upload: Some(new_upload(1).id()), ..only(DeliveryState::Dead) }, vec![1]),
         (DeliveryQuery { endpoint: Some(endpoint("a")), ..only(DeliveryState::Leased) }, vec![3]),
+        (DeliveryQuery { created_from: Some(at(2)), ..all.clone() }, vec![3, 2]),
+        (DeliveryQuery { created_before: Some(at(2)), ..all.clone() }, vec![1, 0]),
+        (DeliveryQuery { created_from: Some(at(1)), created_before: Some(at(2)), ..all.clone() }, vec![1]),
+        (DeliveryQuery { created_from: Some(at(1)), created_before: Some(at(1)), ..all.clone() }, vec![]),
+        (DeliveryQuery { created_from: Some(at(1)), before: Some(claims[3].delivery), ..all.clone() }, vec![2, 1]),
+        (DeliveryQuery { created_before: Some(at(3)), upload: Some(new_upload(2).id()), ..all.clone() }, vec![2]),
+        (DeliveryQuery { created_before: Some(at(2)), ..only(DeliveryState::Leased) }, vec![]),
+        (DeliveryQuery { last_status: Some(200..=299), ..all.clone() }, vec![2]),
+        (DeliveryQuery { last_status: Some(205..=299), ..all.clone() }, vec![]),
+        (DeliveryQuery { last_error: Some(AttemptOutcome::Tls), ..all.clone() }, vec![1]),
+        (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..only(DeliveryState::Ready) }, vec![0]),
+        (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..only(DeliveryState::Dead) }, vec![]),
     ] {
         let listed = store.deliveries(&query).await.unwrap();
         let uploads: Vec<u8> = listed.iter().map(|delivery| delivery.upload.unwrap().as_bytes()[15]).collect();
@@ -220,11 +232,21 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         created_at: NOW,
         next_attempt_at: Some(at(20)),
         finished_at: None,
-        attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::Dead).attempt],
+        attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::RetryAt(at(20))).attempt],
     };
     assert_eq!(backing_off, expected);
     let expected = Backlog { waiting: 0, ready: 1, leased: 1, paused: 0, oldest_due: Some(at(20)) };
     assert_eq!(store.backlog(None).await.unwrap(), expected);
     assert_eq!(store.backlog(Some(&endpoint("a"))).await.unwrap(), expected);
     assert_eq!(store.backlog(Some(&endpoint("b"))).await.unwrap(), Backlog::default());
+
+    let again = claim(&*store, "a", at(20)).await.remove(0);
+    settle(&*store, vec![settlement(&again, AttemptOutcome::Status(503), Verdict::RetryAt(at(90)))], at(21)).await;
+    for (query, expected) in [
+        (DeliveryQuery { last_status: Some(500..=599), ..all.clone() }, vec![claims[0].delivery]),
+        (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..all.clone() }, vec![]),
+    ] {
+        let listed: Vec<_> = store.deliveries(&query).await.unwrap().into_iter().map(|found| found.id).collect();
+        assert_eq!(listed, expected, "the latest attempt counts: {query:?}");
+    }
 }

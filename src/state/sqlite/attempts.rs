@@ -53,10 +53,12 @@ impl Work for Settle {
 
 fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite::Result<()> {
     let Some(held) = held_delivery(desk, settlement)? else {
-        return record(desk, settlement, Some(late_note(&settlement.attempt)));
+        return record(desk, settlement, Some(late_note(&settlement.attempt)), None);
     };
-    record(desk, settlement, settlement.attempt.note.clone())?;
     let (state, next_at) = held.next(settlement.verdict);
+    // What was planned counts as far as the delivery goes along with it.
+    let planned = next_at.and(settlement.attempt.next_attempt_at);
+    record(desk, settlement, settlement.attempt.note.clone(), planned)?;
     let finished_at = matches!(
         state,
         DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled
@@ -156,14 +158,19 @@ fn late_note(attempt: &Attempt) -> String {
 }
 
 /// Recording the same attempt again changes nothing.
-fn record(desk: &mut Desk, settlement: &Settlement, note: Option<String>) -> rusqlite::Result<()> {
+fn record(
+    desk: &mut Desk,
+    settlement: &Settlement,
+    note: Option<String>,
+    next_attempt_at: Option<Timestamp>,
+) -> rusqlite::Result<()> {
     let attempt = &settlement.attempt;
     let took_us = |took: Duration| integer(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     let headers = &attempt.response_headers;
     let recorded = desk.execute(
         "INSERT INTO attempts (delivery_id, number, started_at_ms, took_us, status, error, response_body, note, trigger,
-             dns_us, connect_us, first_byte_us, remote, response_headers)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING",
+             dns_us, connect_us, first_byte_us, remote, response_headers, next_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
         params![
             settlement.delivery.as_bytes(),
             attempt.number,
@@ -179,6 +186,7 @@ fn record(desk: &mut Desk, settlement: &Settlement, note: Option<String>) -> rus
             attempt.timings.first_byte.map(took_us),
             attempt.remote.map(|address| address.to_string()),
             (!headers.is_empty()).then(|| json(headers)),
+            next_attempt_at.map(Timestamp::unix_ms),
         ],
     );
     recorded.map(drop)

@@ -8,7 +8,6 @@ use rusqlite::Connection;
 use rusqlite::params;
 
 use crate::domain::id::ID_SLACK;
-use crate::domain::time::Timestamp;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::state::Result;
@@ -16,6 +15,7 @@ use crate::state::UploadQuery;
 use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::query::AFTER_ALL;
 use crate::state::sqlite::query::Query;
+use crate::state::sqlite::query::first_id_of;
 use crate::state::sqlite::rows;
 use crate::state::sqlite::rows::upload_columns;
 
@@ -136,12 +136,6 @@ fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str) {
         sql.push(" AND ").push(id).push(" >= ").bind(first_id_of(from.minus(ID_SLACK)));
         sql.push(" AND created_at_ms >= ").bind(from.unix_ms());
     }
-}
-
-/// What every identifier made at this instant or later is not below: its first 48 bits, in milliseconds.
-fn first_id_of(at: Timestamp) -> Vec<u8> {
-    let unix_ms = at.unix_ms().clamp(0, (1 << 48) - 1);
-    unix_ms.to_be_bytes()[2..].to_vec()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use rusqlite::Row;
 use rusqlite::params;
 use tokio::sync::Notify;
 
+use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::endpoint::Endpoint;
@@ -41,6 +42,7 @@ use crate::state::sqlite::endpoints::RemoveEndpoint;
 use crate::state::sqlite::notices::Announce;
 use crate::state::sqlite::query::AFTER_ALL;
 use crate::state::sqlite::query::Query;
+use crate::state::sqlite::query::first_id_of;
 use crate::state::sqlite::replay;
 use crate::state::sqlite::replay::AdvanceReplay;
 use crate::state::sqlite::replay::BeginReplay;
@@ -229,6 +231,12 @@ const BACKLOG_OF_ONE: &str = "SELECT (SELECT count(*) FROM deliveries WHERE endp
          (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'leased'),
          (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'paused')";
 
+const LAST_STATUS: &str =
+    "SELECT status FROM attempts WHERE delivery_id = deliveries.id ORDER BY number DESC, started_at_ms DESC LIMIT 1";
+
+const LAST_ERROR: &str =
+    "SELECT error FROM attempts WHERE delivery_id = deliveries.id ORDER BY number DESC, started_at_ms DESC LIMIT 1";
+
 const ATTEMPTS: &str = concat!(
     "SELECT ",
     attempt_columns!(),
@@ -240,9 +248,14 @@ fn deliveries_query(query: &DeliveryQuery) -> Query {
     if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
         sql.push(" INDEXED BY deliveries_").push(state.name());
     }
-    // Always there, so that a list without conditions is a walk from a place, too.
-    let before = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
-    sql.push(" WHERE id < ").bind(before);
+    // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with the time of
+    // its delivery.
+    let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
+    let end = query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor));
+    sql.push(" WHERE id < ").bind(end);
+    if let Some(from) = query.created_from {
+        sql.push(" AND id >= ").bind(first_id_of(from));
+    }
     if let Some(endpoint) = &query.endpoint {
         sql.push(" AND endpoint = ").bind(endpoint.as_str().to_owned());
     }
@@ -255,6 +268,13 @@ fn deliveries_query(query: &DeliveryQuery) -> Query {
     if let Some(state) = query.state {
         // As text, not as a parameter: only so does the planner see that a partial index fits.
         sql.push(" AND state = '").push(state.name()).push("'");
+    }
+    if let Some(statuses) = &query.last_status {
+        sql.push(" AND (").push(LAST_STATUS).push(") BETWEEN ").bind(*statuses.start());
+        sql.push(" AND ").bind(*statuses.end());
+    }
+    if let Some(error) = query.last_error.and_then(AttemptOutcome::error_class) {
+        sql.push(" AND (").push(LAST_ERROR).push(") = ").bind(error.to_owned());
     }
     sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit);
     sql

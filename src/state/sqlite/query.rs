@@ -5,8 +5,16 @@ use rusqlite::Row;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 
+use crate::domain::time::Timestamp;
+
 /// Sorts after every identifier: where a list without a cursor begins.
 pub(super) const AFTER_ALL: [u8; 17] = [0xff; 17];
+
+/// What every identifier made at this instant or later is not below: its first 48 bits, in milliseconds.
+pub(super) fn first_id_of(at: Timestamp) -> Vec<u8> {
+    let unix_ms = at.unix_ms().clamp(0, (1 << 48) - 1);
+    unix_ms.to_be_bytes()[2..].to_vec()
+}
 
 /// A statement that grows. What comes from outside goes in as values, never as text.
 #[derive(Debug)]

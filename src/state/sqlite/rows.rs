@@ -72,7 +72,7 @@ pub(super) use event_columns;
 macro_rules! attempt_columns {
     () => {
         "number, started_at_ms, took_us, status, error, response_body, note, trigger, dns_us, connect_us, first_byte_us,
-         remote, response_headers"
+         remote, response_headers, next_at_ms"
     };
 }
 pub(super) use attempt_columns;
@@ -225,6 +225,7 @@ pub(super) fn attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
         response_headers: response_headers.unwrap_or_default(),
         response_body,
         note,
+        next_attempt_at: columns.maybe_instant()?,
     })
 }
 

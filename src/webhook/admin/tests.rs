@@ -31,9 +31,11 @@ use crate::webhook::NewEndpoint;
 use crate::webhook::Parts;
 use crate::webhook::RefusedUrl;
 use crate::webhook::ReplayRequest;
+use crate::webhook::Resumption;
 use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
+use crate::webhook::Shown;
 use crate::webhook::Vault;
 use crate::webhook::testing::SECRET;
 use crate::webhook::testing::TestClock;
@@ -142,14 +144,16 @@ async fn a_change_must_know_what_it_changes() {
     let (stored, _) = admin.create(new("app")).await.unwrap();
     let terms = EndpointTerms { description: "new".to_owned(), signing: Signing::Both, ..stored.terms.clone() };
     let change = Change { version: stored.version, terms, headers: Some(vec![("x-a".to_owned(), "1".to_owned())]) };
-    let changed = admin.update(&id("app"), change.clone()).await.unwrap();
+    let (changed, shown) = admin.update(&id("app"), change.clone()).await.unwrap();
     assert_eq!((changed.version, changed.terms.description.as_str()), (2, "new"));
     assert!(matches!(admin.update(&id("app"), change).await, Err(AdminError::Changed(_))), "it was read before");
-    assert!(admin.public_key(&id("app")).await.unwrap().is_some(), "the key it needs now was made");
+    let public_key = admin.public_key(&id("app")).await.unwrap();
+    assert!(public_key.is_some(), "the key it needs now was made");
+    assert_eq!(shown, Shown { secret: None, public_key }, "and the one it had is not shown again");
     assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
 
     let keep = Change { version: 2, terms: changed.terms, headers: None };
-    admin.update(&id("app"), keep).await.unwrap();
+    assert_eq!(admin.update(&id("app"), keep).await.unwrap().1, Shown::default(), "nothing was made");
     assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
 }
 
@@ -203,8 +207,9 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     let paused = admin.pause(&id("static")).await.unwrap();
     assert!(matches!(paused.state, EndpointState::Paused { .. }));
     assert_eq!(admin.pause(&id("static")).await.unwrap().version, paused.version, "it is paused already");
-    let (resumed, job) =
-        admin.resume(&id("static"), Some(place.clock.clock()().minus(Duration::from_hours(1)))).await.unwrap();
+    let hour_ago = place.clock.clock()().minus(Duration::from_hours(1));
+    let how = Resumption { missed_since: Some(hour_ago), ..Resumption::default() };
+    let (resumed, job) = admin.resume(&id("static"), how).await.unwrap();
     assert_eq!(resumed.state, EndpointState::Enabled);
     assert_eq!(job.map(|job| job.what), Some(ReplayWhat::Missed));
     admin.create(new("app")).await.unwrap();
@@ -229,6 +234,38 @@ async fn a_rotation_shows_the_new_key_once() {
     assert!(public.public_key.is_some() && public.secret.is_none());
     let long = Rotation { overlap: Duration::from_hours(8 * 24), ..rotation(None) };
     assert!(matches!(admin.rotate(&id("app"), long).await, Err(AdminError::Key(InvalidKey::Overlap))));
+}
+
+/// webhooks H9: who may forge messages to one endpoint may not to another.
+#[tokio::test]
+async fn no_two_endpoints_have_one_secret() {
+    let place = Place::new();
+    let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
+    let admin = sender.admin();
+    let with = |name: &str, key: &Key| NewEndpoint { key: Some(key.clone()), ..new(name) };
+    let rotated_to = |key: &Key| Rotation { key: Some(key.clone()), ..rotation(None) };
+    let of_the_file = Key::parse(SECRET).unwrap();
+    let [first, second] = [Key::generate(KeyKind::Hmac), Key::generate(KeyKind::Ed25519)];
+    admin.create(with("a", &first)).await.unwrap();
+    for taken in [&of_the_file, &first] {
+        let refused = admin.create(with("b", taken)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::SecretTaken), "{refused}");
+        assert!(!refused.to_string().contains("static") && !refused.to_string().contains("endpoint a"), "{refused}");
+    }
+    admin.create(new("b")).await.unwrap();
+    admin.rotate(&id("a"), rotated_to(&second)).await.unwrap();
+    for taken in [&of_the_file, &first, &second] {
+        let refused = admin.rotate(&id("b"), rotated_to(taken)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::SecretTaken), "{refused}");
+    }
+    let known = admin.rotate(&id("a"), rotated_to(&first)).await.unwrap_err();
+    assert!(matches!(known, AdminError::Key(InvalidKey::Known)), "its own: {known}");
+    store.close().await;
+    drop(sender);
+
+    // What cannot be read cannot be compared.
+    let (sender, _) = place.open(KEY_TWO, vec![]).await.unwrap();
+    sender.admin().create(with("c", &first)).await.unwrap();
 }
 
 /// webhooks L3, L4.

@@ -209,11 +209,15 @@ fn upload_queries() -> impl Iterator<Item = UploadQuery> {
 fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
     let states = [None].into_iter().chain(DeliveryState::ALL.map(Some));
     states.flat_map(|state| {
-        (0..8_u8).map(move |mix| DeliveryQuery {
+        (0..128_u8).map(move |mix| DeliveryQuery {
             endpoint: (mix & 1 != 0).then(|| endpoint("a")),
             upload: (mix & 2 != 0).then(|| new_upload(1).id()),
             kind: (mix & 4 != 0).then_some(EventKind::Created),
             state,
+            created_from: (mix & 8 != 0).then_some(NOW),
+            created_before: (mix & 16 != 0).then_some(NOW),
+            last_status: (mix & 32 != 0).then_some(500..=599),
+            last_error: (mix & 64 != 0).then_some(AttemptOutcome::Timeout),
             before: None,
             limit: 10,
         })
