@@ -319,6 +319,10 @@ pub(super) struct FakeOutbox {
     changed: watch::Sender<u64>,
     /// While set, claiming fails.
     pub(super) claims_fail: AtomicBool,
+    /// While set, claiming never comes back.
+    pub(super) claims_hang: AtomicBool,
+    /// While set, the bell rings at every claim: somebody is always committing something.
+    pub(super) is_never_quiet: AtomicBool,
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
     failures: AtomicU64,
@@ -366,7 +370,7 @@ impl FakeOutbox {
         let state = if blocked { DeliveryState::Waiting } else { DeliveryState::Ready };
         rows.push(Row { due: claim.occurred_at, claim, state, attempts: Vec::new() });
         drop(rows);
-        self.bell.notify_waiters();
+        self.bell.notify_one();
         id
     }
 
@@ -395,7 +399,7 @@ impl FakeOutbox {
     }
 
     pub(super) fn ring(&self) {
-        self.bell.notify_waiters();
+        self.bell.notify_one();
     }
 
     pub(super) fn row(&self, id: DeliveryId) -> Row {
@@ -499,6 +503,13 @@ impl Outbox for FakeOutbox {
         lease: Duration,
     ) -> state::Result<Vec<Claim>> {
         self.fails(&self.claims_fail, "claim deliveries")?;
+        if self.claims_hang.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if self.is_never_quiet.load(Ordering::SeqCst) {
+            self.ring();
+            tokio::task::yield_now().await;
+        }
         let mut rows = self.rows.lock().unwrap();
         let mut claims = Vec::new();
         for (endpoint, count) in slots {
@@ -547,7 +558,7 @@ impl Outbox for FakeOutbox {
             }
         }
         drop(rows);
-        self.bell.notify_waiters();
+        self.bell.notify_one();
         self.changed();
         Ok(())
     }

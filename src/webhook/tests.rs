@@ -835,6 +835,22 @@ async fn a_test_goes_the_way_of_every_message() {
     work.end().await;
 }
 
+/// webhooks A5: under load too, when the bell has rung again at every look.
+#[tokio::test]
+async fn a_test_does_not_wait_for_a_quiet_moment() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let limits = Settings { timeout: Duration::from_secs(2), lease: Duration::from_secs(5), ..settings() };
+    let work = Work::with(&receiver, limits).await;
+    work.outbox.is_never_quiet.store(true, Ordering::SeqCst);
+    let ids: Vec<_> = (0..500).map(|_| work.outbox.add_for("app")).collect();
+    let tested = work.admin.test(&app()).await.expect("it is sent before its time is over");
+    assert_eq!(tested.attempt.outcome, AttemptOutcome::Status(200));
+    for id in ids {
+        assert_eq!(work.outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
+    }
+    work.end().await;
+}
+
 /// webhooks A5: a refused address is refused to a test, too.
 #[tokio::test]
 async fn a_test_obeys_the_rules_of_addresses() {
