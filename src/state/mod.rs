@@ -242,6 +242,11 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// many events that were.
     async fn expunge(&self, upload: UploadId) -> Result<u64>;
 
+    /// Gives up a piece of the deliveries that began before then and have waited ever since, ready or for their turn: dead,
+    /// or superseded if they tell of progress. What waits with a stopped endpoint is kept. Says how many those were; zero
+    /// when nothing is left to give up.
+    async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64>;
+
     /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, events
     /// that no delivery needs, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
@@ -265,7 +270,7 @@ pub struct Claim {
     pub upload: Option<UploadId>,
     /// When the event occurred.
     pub occurred_at: Timestamp,
-    /// When this delivery began: with its event, or when it was last asked for again.
+    /// When this delivery began: with its event, when it was last asked for again, or when its stopped endpoint went on.
     pub begun_at: Timestamp,
     /// Attempts made and counted so far.
     pub attempts: u32,

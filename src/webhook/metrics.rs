@@ -31,6 +31,7 @@ pub struct Metrics {
     pub(super) oldest_due: Gauge<f64, AtomicU64>,
     pub(super) leases_expired: Counter,
     pub(super) breakers_opened: Counter,
+    pub(super) expired: Counter,
     pub(super) outbox_write: Histogram,
 }
 
@@ -64,6 +65,7 @@ impl Default for Metrics {
             oldest_due: Gauge::default(),
             breakers_opened: Counter::default(),
             leases_expired: Counter::default(),
+            expired: Counter::default(),
             outbox_write: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
     }
@@ -89,6 +91,8 @@ impl Metrics {
         registry.register("webhook_leases_expired", expired, self.leases_expired.clone());
         let opened = "Circuit breakers that opened";
         registry.register("webhook_breakers_opened", opened, self.breakers_opened.clone());
+        let given_up = "Deliveries that were given up because they had waited too long";
+        registry.register("webhook_deliveries_expired", given_up, self.expired.clone());
         let write = "How long it took to write down results, waiting for a database that fails included";
         registry.register("webhook_outbox_write_seconds", write, self.outbox_write.clone());
     }
@@ -195,6 +199,7 @@ mod tests {
             r#"webhook_end_to_end_seconds_bucket{le="1.0"} 1"#,
             "webhook_breakers_opened_total 0",
             "webhook_leases_expired_total 0",
+            "webhook_deliveries_expired_total 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -637,6 +637,19 @@ impl Outbox for FakeOutbox {
         Ok(0)
     }
 
+    async fn expire(&self, begun_before: Timestamp, limit: u32, _: Timestamp) -> state::Result<u64> {
+        let mut rows = self.rows.lock().unwrap();
+        let is_old = |row: &&mut Row| row.state == DeliveryState::Ready && row.claim.begun_at < begun_before;
+        let mut ended = 0;
+        for row in rows.iter_mut().filter(is_old).take(usize::try_from(limit).unwrap()) {
+            row.state = DeliveryState::Dead;
+            ended += 1;
+        }
+        drop(rows);
+        self.changed();
+        Ok(ended)
+    }
+
     async fn prune(&self, _: Horizon, limit: u32) -> state::Result<u64> {
         let removed = self.old_rows.load(Ordering::SeqCst).min(u64::from(limit));
         self.old_rows.fetch_sub(removed, Ordering::SeqCst);

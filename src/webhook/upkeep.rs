@@ -1,4 +1,4 @@
-//! What goes on beside sending: replays, forgetting what is old, and looking at the queue.
+//! What goes on beside sending: replays, giving up and forgetting what is old, and looking at the queue.
 //!
 //! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
 //! where the outbox says it was.
@@ -34,6 +34,13 @@ const BREATH: Duration = Duration::from_millis(20);
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_FIRST: Duration = Duration::from_mins(1);
 
+/// How often is looked for what has waited too long; the first time this long after the start, so that what waited only
+/// for that is sent.
+const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
+
+/// How many deliveries are given up in one transaction: each may be news for somebody.
+const GIVE_UP_PIECE: u32 = 100;
+
 /// How many rows are removed in one transaction.
 const PIECE: u32 = 500;
 
@@ -57,6 +64,7 @@ impl Upkeep {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.replay() => {}
+            () = self.give_up() => {}
             () = self.forget() => {}
             () = self.look() => {}
         }
@@ -94,6 +102,34 @@ impl Upkeep {
             tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
         }
         Ok(Some(pause_after(&before, after.as_ref(), rate)))
+    }
+
+    /// Ends what has waited past its time, for whatever (webhooks.md R13).
+    async fn give_up(&self) {
+        let mut outage = Outage::none("give up old deliveries");
+        let mut deliveries = 0;
+        sleep(GIVE_UP_EVERY).await;
+        loop {
+            let now = (self.clock)();
+            let begun_before = now.minus(self.settings.delivery_expiry);
+            let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, now).await {
+                Ok(0) => {
+                    outage.over();
+                    if deliveries > 0 {
+                        tracing::warn!(deliveries, "gave up deliveries that had waited for webhooks.delivery_expiry");
+                    }
+                    deliveries = 0;
+                    GIVE_UP_EVERY
+                }
+                Ok(count) => {
+                    deliveries += count;
+                    self.metrics.expired.inc_by(count);
+                    BREATH
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
     }
 
     async fn forget(&self) {
@@ -160,11 +196,15 @@ fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Dura
 mod tests {
     use super::*;
 
+    use crate::domain::delivery::DeliveryState;
+    use crate::domain::id::DeliveryId;
     use crate::domain::id::ReplayId;
+    use crate::state::Claim;
     use crate::state::EventPosition;
     use crate::state::ReplayWhat;
     use crate::webhook::testing::FakeOutbox;
     use crate::webhook::testing::TestClock;
+    use crate::webhook::testing::claim;
     use crate::webhook::testing::wall_clock;
 
     fn job(queued: u64) -> ReplayJob {
@@ -213,6 +253,28 @@ mod tests {
         let stop = CancellationToken::new();
         let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
         outbox.until(|| outbox.jobs_done() == [first.id, second.id]).await;
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    /// webhooks R13: in pieces, and again a minute later.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_too_long_is_given_up() {
+        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        let stop = CancellationToken::new();
+        let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
+        let (expiry, expired) = (upkeep.settings.delivery_expiry, upkeep.metrics.expired.clone());
+        let running = tokio::spawn(upkeep.run(stop.clone()));
+        let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
+        clock.put_forward(expiry + Duration::from_secs(1));
+        let young = outbox.add(Claim { begun_at: clock.clock()(), ..claim() });
+        let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
+        sleep(GIVE_UP_EVERY).await;
+        outbox.until(|| old.iter().all(is_dead)).await;
+        assert_eq!((outbox.row(young).state, expired.get()), (DeliveryState::Ready, 250));
+        clock.put_forward(expiry + Duration::from_secs(1));
+        sleep(GIVE_UP_EVERY).await;
+        outbox.until(|| is_dead(&young)).await;
         stop.cancel();
         running.await.unwrap();
     }

@@ -154,6 +154,10 @@ impl Outbox for SqliteStore {
         self.writer.write(Expunge(upload)).await
     }
 
+    async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
+        self.expire_piece(begun_before, limit, now).await
+    }
+
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
         self.prune_piece(horizon, limit).await
     }

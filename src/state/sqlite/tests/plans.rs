@@ -166,6 +166,8 @@ async fn send_again_and_forget(store: &SqliteStore) {
         store.replay(delivery.id, true, at(13)).await.unwrap();
     }
     store.expunge(new_upload(9).id()).await.unwrap();
+    store.insert(new_upload(10)).await.unwrap();
+    assert!(store.expire(at(2_000), 3, at(2_000)).await.unwrap() > 0);
     store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
     while store.prune(horizon(at(2_000)), 3).await.unwrap() > 0 {}
 }
