@@ -222,14 +222,14 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
 
-    /// Writes a job that sends many deliveries again.
+    /// Writes a job that sends many deliveries again. It begins shortly before the first event of its range.
     async fn begin_replay(&self, job: ReplayJob) -> Result<()>;
 
     /// All jobs that are kept, newest first.
     async fn replay_jobs(&self) -> Result<Vec<ReplayJob>>;
 
-    /// Does the next piece of a running job, at most `limit` events of it, in one transaction with its place. Gives the
-    /// job as it is then; `None` when there is no such job.
+    /// Does the next piece of a running job, in one transaction with its place: looks at a number of events and queues at
+    /// most `limit` deliveries, at least 1. Gives the job as it is then; `None` when there is no such job.
     async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>>;
 
     /// Stops a job where it is. Says whether it was running.

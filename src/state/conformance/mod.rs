@@ -141,6 +141,7 @@ macro_rules! conformance_suite {
             replay::a_job_sends_what_was_missed
             replay::a_job_sends_everything
             replay::a_job_goes_on_where_it_was
+            replay::a_job_goes_straight_to_its_range
             replay::words_can_be_taken_out
             replay::what_is_old_goes
         }
