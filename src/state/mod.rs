@@ -251,6 +251,10 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// that no delivery needs, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
 
+    /// How many deliveries of progress were dropped since the store was opened: for later news, or because their attempts or
+    /// their time were used up.
+    fn superseded(&self) -> u64;
+
     /// Rings after every commit that made a delivery ready. May ring for nothing.
     fn bell(&self) -> Arc<Notify>;
 }
@@ -304,8 +308,6 @@ pub enum Verdict {
     Succeeded,
     RetryAt(Timestamp),
     Dead,
-    /// The endpoint was stopped; the delivery waits with it.
-    Paused,
     /// A test that failed.
     Cancelled,
 }

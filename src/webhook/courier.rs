@@ -183,7 +183,6 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
     let next = match verdict {
         Verdict::RetryAt(at) => format!("next attempt at {at}"),
         Verdict::Dead => "given up".to_owned(),
-        Verdict::Paused => "waits with its endpoint".to_owned(),
         Verdict::Cancelled => "was a test".to_owned(),
         Verdict::Succeeded => "done".to_owned(),
     };

@@ -333,6 +333,7 @@ pub(super) struct FakeOutbox {
     jobs_done: Mutex<Vec<ReplayId>>,
     old_rows: AtomicU64,
     prunes: Mutex<Vec<u64>>,
+    pub(super) superseded: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -548,7 +549,6 @@ impl Outbox for FakeOutbox {
                 Verdict::RetryAt(at) if is_stopped(&row.claim.endpoint) => (DeliveryState::Paused, at),
                 Verdict::RetryAt(at) => (DeliveryState::Ready, at),
                 Verdict::Dead => (DeliveryState::Dead, now),
-                Verdict::Paused => (DeliveryState::Paused, now),
                 Verdict::Cancelled => (DeliveryState::Cancelled, now),
             };
             let claim = row.claim.clone();
@@ -656,6 +656,10 @@ impl Outbox for FakeOutbox {
         self.prunes.lock().unwrap().push(removed);
         self.changed();
         Ok(removed)
+    }
+
+    fn superseded(&self) -> u64 {
+        self.superseded.load(Ordering::SeqCst)
     }
 
     fn bell(&self) -> Arc<Notify> {

@@ -185,6 +185,7 @@ impl Upkeep {
         let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| now.since(due));
         self.beat.set_oldest_due(oldest);
         self.metrics.oldest_due.set(oldest.as_secs_f64());
+        self.metrics.show_superseded(self.outbox.superseded());
         self.metrics.show_queue(&self.outbox.backlog(None).await?);
         Ok(())
     }

@@ -85,7 +85,7 @@ pub(in crate::state) async fn old_progress_is_dropped_without_a_word<P: Place>(p
     receive(&mut upload, 1_000, at(1));
     store.commit(upload).await.unwrap();
     assert_eq!(expire(&*store, at(2), at(3)).await, 1);
-    assert_eq!(states_at(&*store, "a").await, [Superseded]);
+    assert_eq!((states_at(&*store, "a").await, store.superseded()), (vec![Superseded], 1));
 }
 
 /// webhooks E6: what a stopped endpoint keeps has all its time when the endpoint goes on. What waits for one that is not

@@ -74,8 +74,10 @@ impl Work for Expire {
             let Some(ended) = self.end(desk, *id)? else { continue };
             count += 1;
             lanes.extend(ended.upload.map(|upload| (ended.endpoint.clone(), upload)));
-            if class_of(ended.kind) == DeliveryClass::Normal {
-                notices::log(desk, &ended.exhausted(*id), self.now)?;
+            match class_of(ended.kind) {
+                DeliveryClass::Normal => notices::log(desk, &ended.exhausted(*id), self.now)?,
+                DeliveryClass::Progress => desk.superseded += 1,
+                DeliveryClass::Notice | DeliveryClass::Test => {}
             }
         }
         // Only now, so that nothing is made ready which this piece ends.

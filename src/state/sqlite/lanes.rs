@@ -101,6 +101,7 @@ pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timesta
     let overtaken = statement.query_map(params![upload.as_bytes(), now.unix_ms()], |row| row.get(0))?;
     let lanes: Vec<String> = overtaken.collect::<rusqlite::Result<_>>()?;
     drop(statement);
+    desk.superseded += u64::try_from(lanes.len()).unwrap_or_default();
     for endpoint in lanes {
         go_on(desk, &endpoint, upload, now)?;
     }

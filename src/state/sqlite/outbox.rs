@@ -162,6 +162,10 @@ impl Outbox for SqliteStore {
         self.prune_piece(horizon, limit).await
     }
 
+    fn superseded(&self) -> u64 {
+        self.writer.superseded()
+    }
+
     fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.bell)
     }

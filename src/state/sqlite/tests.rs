@@ -125,6 +125,7 @@ async fn failed_work_is_undone_alone() {
 
         fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
             desk.execute("UPDATE health SET checks = checks + 100", [])?;
+            desk.superseded += 100;
             desk.execute("INSERT INTO nowhere VALUES (1)", []).map(drop)
         }
     }
@@ -148,6 +149,7 @@ async fn failed_work_is_undone_alone() {
     let checks =
         |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |row| row.get::<_, i64>(0));
     assert_eq!(store.readers.read("look", checks).await.unwrap(), 0);
+    assert_eq!(store.superseded(), 0);
 }
 
 /// The work goes on without its caller.
