@@ -235,7 +235,7 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// Stops a job where it is. Says whether it was running.
     async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool>;
 
-    /// How many deliveries are in each unfinished state, of one endpoint or of all.
+    /// How many deliveries are in each unfinished state, of one endpoint or of all; no further than [`Backlog::MOST`].
     async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
     /// Takes what an upload's client said out of every event of it: what is left says what happened and when. Says how
@@ -438,15 +438,22 @@ impl ReplayState {
     }
 }
 
-/// Unfinished deliveries.
+/// Unfinished deliveries. Counting walks over them, so it ends somewhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
+    /// Whether there are more in some state than its number says, which is [`Self::MOST`] then.
+    pub has_more: bool,
     pub waiting: u64,
     pub ready: u64,
     pub leased: u64,
     pub paused: u64,
     /// When the oldest of those that are ready became due.
     pub oldest_due: Option<Timestamp>,
+}
+
+impl Backlog {
+    /// In each state it is counted so far.
+    pub const MOST: u32 = 100_000;
 }
 
 /// What is old enough to be removed.

@@ -83,7 +83,7 @@ impl Metrics {
         registry.register("webhook_first_attempt_delay_seconds", first, self.first_attempt.clone());
         let whole = "From the event to the answer that took it";
         registry.register("webhook_end_to_end_seconds", whole, self.end_to_end.clone());
-        let queue = "Unfinished deliveries by state, counted now and then";
+        let queue = "Unfinished deliveries by state, counted now and then, and no further than 100000";
         registry.register("webhook_queue", queue, self.queue.clone());
         let oldest = "How long the oldest delivery has been due that could be sent, looked at now and then";
         registry.register("webhook_oldest_due_seconds", oldest, self.oldest_due.clone());
