@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
@@ -47,9 +48,22 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    /// One attempt. The slots are held until its result is handed over, which bounds the results that wait. Who waits
-    /// for the attempt gets it once it is recorded.
+    /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds the results
+    /// that wait. Who waits for the attempt gets it once it is recorded.
     pub(super) async fn deliver<S>(
+        &self,
+        lane: &Arc<Lane>,
+        claim: Claim,
+        slots: S,
+        waiting: Option<oneshot::Sender<Attempt>>,
+    ) {
+        let Claim { delivery, event, attempts, .. } = claim;
+        let (endpoint, attempt) = (lane.id(), attempts.saturating_add(1));
+        let span = tracing::debug_span!("webhook_attempt", %delivery, %event, %endpoint, attempt);
+        self.attempt(lane, claim, slots, waiting).instrument(span).await;
+    }
+
+    async fn attempt<S>(
         &self,
         lane: &Arc<Lane>,
         claim: Claim,

@@ -1,7 +1,9 @@
 //! The sender against receivers on real sockets.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,6 +22,15 @@ use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Event;
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::span::Attributes;
+use tracing::span::Id;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
@@ -988,6 +999,46 @@ async fn nobody_waits_for_a_sender_that_has_stopped() {
     let admin = work.admin.clone();
     work.end().await;
     assert!(matches!(admin.test(&app()).await, Err(AdminError::NotSending)));
+}
+
+/// webhooks O2: an attempt has a span, and what happens in it is in the span.
+#[tokio::test]
+async fn an_attempt_has_a_span() {
+    let spans = Spans::default();
+    let subscriber = tracing_subscriber::registry().with(spans.clone());
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let receiver = Receiver::start([Script::Status(500)]).await;
+    let work = Work::with(&receiver, settings()).await;
+    let id = work.outbox.add_for("app");
+    let event = work.outbox.attempted(id, 1).await.claim.event;
+    work.end().await;
+    let expected = format!("webhook_attempt delivery={id} event={event} endpoint=app attempt=1");
+    let seen = spans.0.lock().unwrap();
+    assert_eq!(seen.iter().filter(|line| **line == expected).count(), 1, "{seen:?}");
+    assert!(seen.contains(&"in webhook_attempt: could not deliver".to_owned()), "{seen:?}");
+}
+
+/// Notes each span with its fields, and each message that is in one.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
+    fn on_new_span(&self, span: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        let mut line = span.metadata().name().to_owned();
+        span.record(&mut |field: &Field, value: &dyn fmt::Debug| line += &format!(" {field}={value:?}"));
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let Some(span) = context.event_span(event) else { return };
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" {
+                let said = format!("{value:?}");
+                let line = format!("in {}: {}", span.name(), said.split(';').next().unwrap_or_default());
+                self.0.lock().unwrap().push(line);
+            }
+        });
+    }
 }
 
 async fn closed_port() -> u16 {
