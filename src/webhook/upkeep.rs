@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::endpoint::EndpointId;
+use crate::domain::time::Timestamp;
 use crate::state;
 use crate::state::Horizon;
 use crate::state::Outbox;
@@ -40,6 +42,9 @@ const FORGET_FIRST: Duration = Duration::from_mins(1);
 /// How often is looked for what has waited too long; the first time this long after the start, so that what waited only
 /// for that is sent.
 const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
+
+/// A clock that is ahead by more than this between two looks has jumped.
+const CLOCK_JUMP: Duration = Duration::from_secs(30);
 
 /// How many deliveries are given up in one transaction: each may be news for somebody.
 const GIVE_UP_PIECE: u32 = 100;
@@ -113,10 +118,11 @@ impl Upkeep {
     async fn give_up(&self) {
         let mut outage = Outage::none("give up old deliveries");
         let mut deliveries = 0;
+        let mut jumps = Jumps::none((self.clock)());
         sleep(GIVE_UP_EVERY).await;
         loop {
             let now = (self.clock)();
-            let begun_before = now.minus(self.settings.delivery_expiry);
+            let begun_before = now.minus(self.settings.delivery_expiry.saturating_add(jumps.noted(now)));
             let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, now).await {
                 Ok(0) => {
                     outage.over();
@@ -188,6 +194,29 @@ impl Upkeep {
         self.metrics.show_superseded(self.outbox.superseded());
         self.metrics.show_queue(&self.outbox.backlog(None).await?);
         Ok(())
+    }
+}
+
+/// How far the wall clock went ahead of the time that really passed: a machine slept, or the clock was set. Nothing could
+/// be sent in time that was not there, so nothing is given up for it.
+struct Jumps {
+    seen: (Instant, Timestamp),
+    ahead: Duration,
+}
+
+impl Jumps {
+    fn none(now: Timestamp) -> Self {
+        Self { seen: (Instant::now(), now), ahead: Duration::ZERO }
+    }
+
+    /// All of it so far.
+    fn noted(&mut self, now: Timestamp) -> Duration {
+        let ahead = now.since(self.seen.1).saturating_sub(self.seen.0.elapsed());
+        self.seen = (Instant::now(), now);
+        if ahead > CLOCK_JUMP {
+            self.ahead = self.ahead.saturating_add(ahead);
+        }
+        self.ahead
     }
 }
 
@@ -280,26 +309,40 @@ mod tests {
         running.await.unwrap();
     }
 
-    /// webhooks R13: in pieces, and again a minute later.
+    /// webhooks R13: in pieces, and not for time that never passed.
     #[tokio::test(start_paused = true)]
     async fn what_has_waited_too_long_is_given_up() {
         let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
         let stop = CancellationToken::new();
         let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
         let (expiry, expired) = (upkeep.settings.delivery_expiry, upkeep.metrics.expired.clone());
-        let running = tokio::spawn(upkeep.run(stop.clone()));
         let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
         clock.put_forward(expiry + Duration::from_secs(1));
         let young = outbox.add(Claim { begun_at: clock.clock()(), ..claim() });
+        let running = tokio::spawn(upkeep.run(stop.clone()));
         let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
         sleep(GIVE_UP_EVERY).await;
         outbox.until(|| old.iter().all(is_dead)).await;
-        assert_eq!((outbox.row(young).state, expired.get()), (DeliveryState::Ready, 250));
         clock.put_forward(expiry + Duration::from_secs(1));
-        sleep(GIVE_UP_EVERY).await;
-        outbox.until(|| is_dead(&young)).await;
+        sleep(3 * GIVE_UP_EVERY).await;
+        assert_eq!((is_dead(&young), expired.get()), (false, 250), "the clock was set");
         stop.cancel();
         running.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_passed_is_no_jump() {
+        let begin = wall_clock();
+        let mut jumps = Jumps::none(begin);
+        let mut by_the_clock = Duration::ZERO;
+        for (passed, ahead, noted) in [(3_600, 0, 0), (60, 29, 0), (60, 31, 31), (60, 0, 31), (0, 1_000, 1_031)] {
+            sleep(Duration::from_secs(passed)).await;
+            by_the_clock += Duration::from_secs(passed + ahead);
+            let found = jumps.noted(begin.plus(by_the_clock));
+            assert!(found.abs_diff(Duration::from_secs(noted)) < Duration::from_millis(50), "{found:?}, not {noted} s");
+        }
+        let before = jumps.ahead;
+        assert_eq!(jumps.noted(begin), before, "it was set back");
     }
 
     /// webhooks L6: pieces, until nothing is left, and again an hour later.
