@@ -321,7 +321,7 @@ pub(super) struct FakeOutbox {
     pub(super) claims_fail: AtomicBool,
     /// While set, claiming never comes back.
     pub(super) claims_hang: AtomicBool,
-    /// While set, the bell rings at every claim: somebody is always committing something.
+    /// While set, the bell has rung again whenever somebody listens: something is always being committed.
     pub(super) is_never_quiet: AtomicBool,
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
@@ -507,10 +507,6 @@ impl Outbox for FakeOutbox {
         if self.claims_hang.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        if self.is_never_quiet.load(Ordering::SeqCst) {
-            self.ring();
-            tokio::task::yield_now().await;
-        }
         let mut rows = self.rows.lock().unwrap();
         let mut claims = Vec::new();
         for (endpoint, count) in slots {
@@ -663,6 +659,9 @@ impl Outbox for FakeOutbox {
     }
 
     fn bell(&self) -> Arc<Notify> {
+        if self.is_never_quiet.load(Ordering::SeqCst) {
+            self.ring();
+        }
         Arc::clone(&self.bell)
     }
 }

@@ -238,7 +238,11 @@ pub(in crate::state) async fn a_job_goes_straight_to_its_range<P: Place>(place: 
     let (cursor, once) = begin(hour(58), hour(100)).await;
     assert_eq!((cursor, once.state, once.queued), (58 * in_each_hour, ReplayState::Done, 2), "the end of the log");
     let (cursor, once) = begin(hour(30), hour(32)).await;
-    assert_eq!((cursor, once.state, once.queued), (30 * in_each_hour, ReplayState::Done, 2), "no further than its range");
+    assert_eq!(
+        (cursor, once.state, once.queued),
+        (30 * in_each_hour, ReplayState::Done, 2),
+        "no further than its range"
+    );
     assert_eq!(once.cursor.0, 33 * in_each_hour, "and a little, should the log be out of order there");
     let (cursor, once) = begin(hour(200), hour(300)).await;
     assert_eq!((cursor, once.state, once.queued), (60 * in_each_hour, ReplayState::Done, 0), "nothing is as new");

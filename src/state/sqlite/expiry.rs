@@ -69,11 +69,11 @@ impl Work for Expire {
     type Output = u64;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
-        let (mut count, mut lanes) = (0, BTreeSet::new());
+        let (mut count, mut changed) = (0, BTreeSet::new());
         for id in &self.old {
             let Some(ended) = self.end(desk, *id)? else { continue };
             count += 1;
-            lanes.extend(ended.upload.map(|upload| (ended.endpoint.clone(), upload)));
+            changed.extend(ended.upload.map(|upload| (ended.endpoint.clone(), upload)));
             match class_of(ended.kind) {
                 DeliveryClass::Normal => notices::log(desk, &ended.exhausted(*id), self.now)?,
                 DeliveryClass::Progress => desk.superseded += 1,
@@ -81,7 +81,7 @@ impl Work for Expire {
             }
         }
         // Only now, so that nothing is made ready which this piece ends.
-        for (endpoint, upload) in lanes {
+        for (endpoint, upload) in changed {
             lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
         }
         Ok(count)

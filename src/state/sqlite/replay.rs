@@ -154,9 +154,9 @@ impl Work for BeginReplay {
 /// The last place in the log that everything older than this is before, or at.
 fn place_before(desk: &Desk, then: Timestamp) -> rusqlite::Result<EventPosition> {
     let newest: i64 = desk.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
-    let mut statement = desk.connection.prepare_cached(
-        "SELECT position, occurred_at_ms FROM events WHERE position >= ?1 ORDER BY position LIMIT 1",
-    )?;
+    let mut statement = desk
+        .connection
+        .prepare_cached("SELECT position, occurred_at_ms FROM events WHERE position >= ?1 ORDER BY position LIMIT 1")?;
     let (mut first, mut end) = (1, newest.saturating_add(1));
     while first < end {
         let middle = first + (end - first) / 2;

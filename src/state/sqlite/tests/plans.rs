@@ -137,6 +137,8 @@ async fn manage_endpoints(store: &SqliteStore) {
             succeed(store, sent, at(10)).await;
         }
     }
+    store.insert(new_upload(7)).await.unwrap();
+    assert_eq!(store.expire(at(10), 1, at(11)).await.unwrap(), 1);
     disable(store, "b", at(11)).await;
     store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();
     store.test_endpoint(&endpoint("b"), at(12), LEASE).await.unwrap();
@@ -166,8 +168,6 @@ async fn send_again_and_forget(store: &SqliteStore) {
         store.replay(delivery.id, true, at(13)).await.unwrap();
     }
     store.expunge(new_upload(9).id()).await.unwrap();
-    store.insert(new_upload(10)).await.unwrap();
-    assert!(store.expire(at(2_000), 3, at(2_000)).await.unwrap() > 0);
     store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
     while store.prune(horizon(at(2_000)), 3).await.unwrap() > 0 {}
 }
