@@ -63,13 +63,7 @@ impl Courier {
         self.attempt(lane, claim, slots, waiting).instrument(span).await;
     }
 
-    async fn attempt<S>(
-        &self,
-        lane: &Arc<Lane>,
-        claim: Claim,
-        slots: S,
-        waiting: Option<oneshot::Sender<Attempt>>,
-    ) {
+    async fn attempt<S>(&self, lane: &Arc<Lane>, claim: Claim, slots: S, waiting: Option<oneshot::Sender<Attempt>>) {
         let _in_flight = InFlight::counted(&self.metrics);
         let endpoint = lane.endpoint();
         let started_at = (self.clock)();

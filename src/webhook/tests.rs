@@ -954,7 +954,8 @@ async fn a_test_obeys_the_rules_of_addresses() {
 /// webhooks E6, O7. The outbox of the test makes deliveries ready though their endpoint is paused; nobody asks for them.
 #[tokio::test]
 async fn a_paused_endpoint_gets_nothing_until_it_is_resumed() {
-    let (receiver, witness) = (Receiver::start([Script::Status(200)]).await, Receiver::start([Script::Status(200)]).await);
+    let (receiver, witness) =
+        (Receiver::start([Script::Status(200)]).await, Receiver::start([Script::Status(200)]).await);
     let endpoints = [("app", &receiver), ("b", &receiver), ("witness", &witness)];
     let endpoints = endpoints.map(|(name, receiver)| endpoint(name, &receiver.url())).to_vec();
     let work = Work::begin(endpoints, settings()).await;
