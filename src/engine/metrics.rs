@@ -1,16 +1,20 @@
 //! What the engine counts.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::domain::event::EventKind;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
     pub(super) bytes_received: Counter,
     events: Family<EventLabel, Counter>,
+    commit: Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -18,13 +22,27 @@ struct EventLabel {
     r#type: &'static str,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            bytes_received: Counter::default(),
+            events: Family::default(),
+            commit: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+        }
+    }
+}
+
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("upload_bytes_received", "Bytes taken from clients", self.bytes_received.clone());
         registry.register("upload_events", "Events of uploads, by type", self.events.clone());
+        let commit = "How long commits of uploads took, with their events and the deliveries of these";
+        registry.register("upload_commit_seconds", commit, self.commit.clone());
     }
 
-    pub(super) fn count(&self, kinds: &[EventKind]) {
+    /// Counts a commit that took so long, and the events in it.
+    pub(super) fn count(&self, kinds: &[EventKind], took: Duration) {
+        self.commit.observe(took.as_secs_f64());
         for kind in kinds {
             self.events.get_or_create(&EventLabel { r#type: kind.name() }).inc();
         }

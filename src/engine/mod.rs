@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
@@ -403,13 +404,13 @@ impl Inner {
     }
 
     async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
-        let kinds = kinds_of_news(&upload);
+        let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let committed = match self.uploads.insert(upload).await {
             // One of our own is new: the application has chosen it.
             Err(state::Error::Conflict(_)) => return Err(EngineError::chosen_badly(IdIsTaken)),
             inserted => inserted?,
         };
-        self.metrics.count(&kinds);
+        self.metrics.count(&kinds, began.elapsed());
         tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
         self.watch.changed(committed.id());
         Ok(committed)
@@ -421,9 +422,9 @@ impl Inner {
 
     /// The same, for one who can do something about a conflict.
     async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
-        let kinds = kinds_of_news(&upload);
+        let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let committed = self.uploads.commit(upload).await?;
-        self.metrics.count(&kinds);
+        self.metrics.count(&kinds, began.elapsed());
         self.watch.changed(committed.id());
         Ok(committed)
     }

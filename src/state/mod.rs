@@ -224,29 +224,38 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
 
-    /// Writes a job that sends many deliveries again.
+    /// Writes a job that sends many deliveries again. It begins shortly before the first event of its range.
     async fn begin_replay(&self, job: ReplayJob) -> Result<()>;
 
     /// All jobs that are kept, newest first.
     async fn replay_jobs(&self) -> Result<Vec<ReplayJob>>;
 
-    /// Does the next piece of a running job, at most `limit` events of it, in one transaction with its place. Gives the
-    /// job as it is then; `None` when there is no such job.
+    /// Does the next piece of a running job, in one transaction with its place: looks at a number of events and queues at
+    /// most `limit` deliveries, at least 1. Gives the job as it is then; `None` when there is no such job.
     async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>>;
 
     /// Stops a job where it is. Says whether it was running.
     async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool>;
 
-    /// How many deliveries are in each unfinished state, of one endpoint or of all.
+    /// How many deliveries are in each unfinished state, of one endpoint or of all; no further than [`Backlog::MOST`].
     async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
     /// Takes what an upload's client said out of every event of it: what is left says what happened and when. Says how
     /// many events that were.
     async fn expunge(&self, upload: UploadId) -> Result<u64>;
 
+    /// Gives up a piece of the deliveries that began before then and have waited ever since, ready or for their turn: dead,
+    /// or superseded if they tell of progress. What waits with a stopped endpoint is kept. Says how many those were; zero
+    /// when nothing is left to give up.
+    async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64>;
+
     /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, events
     /// that no delivery needs, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
+
+    /// How many deliveries of progress were dropped since the store was opened: for later news, or because their attempts or
+    /// their time were used up.
+    fn superseded(&self) -> u64;
 
     /// Rings after every commit that made a delivery ready. May ring for nothing.
     fn bell(&self) -> Arc<Notify>;
@@ -267,7 +276,7 @@ pub struct Claim {
     pub upload: Option<UploadId>,
     /// When the event occurred.
     pub occurred_at: Timestamp,
-    /// When this delivery began: with its event, or when it was last asked for again.
+    /// When this delivery began: with its event, when it was last asked for again, or when its stopped endpoint went on.
     pub begun_at: Timestamp,
     /// Attempts made and counted so far.
     pub attempts: u32,
@@ -301,8 +310,6 @@ pub enum Verdict {
     Succeeded,
     RetryAt(Timestamp),
     Dead,
-    /// The endpoint was stopped; the delivery waits with it.
-    Paused,
     /// A test that failed.
     Cancelled,
 }
@@ -433,15 +440,22 @@ impl ReplayState {
     }
 }
 
-/// Unfinished deliveries.
+/// Unfinished deliveries. Counting walks over them, so it ends somewhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
+    /// Whether there are more in some state than its number says, which is [`Self::MOST`] then.
+    pub has_more: bool,
     pub waiting: u64,
     pub ready: u64,
     pub leased: u64,
     pub paused: u64,
     /// When the oldest of those that are ready became due.
     pub oldest_due: Option<Timestamp>,
+}
+
+impl Backlog {
+    /// In each state it is counted so far.
+    pub const MOST: u32 = 100_000;
 }
 
 /// What is old enough to be removed.

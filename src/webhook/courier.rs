@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
@@ -47,8 +48,8 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    /// One attempt. The slots are held until its result is handed over, which bounds the results that wait. Who waits
-    /// for the attempt gets it once it is recorded.
+    /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds the results
+    /// that wait. Who waits for the attempt gets it once it is recorded.
     pub(super) async fn deliver<S>(
         &self,
         lane: &Arc<Lane>,
@@ -56,6 +57,13 @@ impl Courier {
         slots: S,
         waiting: Option<oneshot::Sender<Attempt>>,
     ) {
+        let Claim { delivery, event, attempts, .. } = claim;
+        let (endpoint, attempt) = (lane.id(), attempts.saturating_add(1));
+        let span = tracing::debug_span!("webhook_attempt", %delivery, %event, %endpoint, attempt);
+        self.attempt(lane, claim, slots, waiting).instrument(span).await;
+    }
+
+    async fn attempt<S>(&self, lane: &Arc<Lane>, claim: Claim, slots: S, waiting: Option<oneshot::Sender<Attempt>>) {
         let _in_flight = InFlight::counted(&self.metrics);
         let endpoint = lane.endpoint();
         let started_at = (self.clock)();
@@ -161,7 +169,7 @@ fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, ve
         note: answer.note,
         next_attempt_at: match verdict {
             Verdict::RetryAt(at) => Some(at),
-            Verdict::Succeeded | Verdict::Dead | Verdict::Paused | Verdict::Cancelled => None,
+            Verdict::Succeeded | Verdict::Dead | Verdict::Cancelled => None,
         },
     }
 }
@@ -187,7 +195,6 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
     let next = match verdict {
         Verdict::RetryAt(at) => format!("next attempt at {at}"),
         Verdict::Dead => "given up".to_owned(),
-        Verdict::Paused => "waits with its endpoint".to_owned(),
         Verdict::Cancelled => "was a test".to_owned(),
         Verdict::Succeeded => "done".to_owned(),
     };

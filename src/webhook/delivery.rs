@@ -120,6 +120,7 @@ impl Loop {
 
     /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
+        self.tend();
         let rooms = self.rooms();
         // Those that were not asked for this time come first the next time.
         self.turn = rooms.turn;
@@ -139,6 +140,17 @@ impl Loop {
         }
         let next = self.shared.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
         Ok(next.unwrap_or(nap).clamp(SHORTEST_NAP, nap))
+    }
+
+    /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every look, and then
+    /// there is no wait in which it could be done.
+    fn tend(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            noted(ended);
+        }
+        while let Ok(test) = self.shared.tests.try_recv() {
+            self.start(test.claim, Some(test.waiting));
+        }
     }
 
     /// Shares the slots that are free out among the endpoints with room, the one whose turn it is first.
@@ -256,5 +268,66 @@ impl Loop {
 fn noted(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "sending a delivery ended abnormally; it is sent again when its lease has run out");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::webhook::EgressRules;
+    use crate::webhook::Metrics;
+    use crate::webhook::Settings;
+    use crate::webhook::egress::Egress;
+    use crate::webhook::gate::system_lookup;
+    use crate::webhook::record::Outcome;
+    use crate::webhook::testing::FakeOutbox;
+    use crate::webhook::testing::Receiver;
+    use crate::webhook::testing::Script;
+    use crate::webhook::testing::TestClock;
+    use crate::webhook::testing::endpoint;
+
+    /// A loop with one endpoint, which somebody else turns, and what comes of its deliveries.
+    fn begun(outbox: &Arc<FakeOutbox>, receiver: &Receiver) -> (Loop, mpsc::Receiver<Outcome>) {
+        let settings = Settings::default();
+        let egress = Egress::new(settings.clone(), Arc::new(EgressRules::default()), system_lookup()).unwrap();
+        let (results, outcomes) = mpsc::channel(8);
+        let courier = Courier {
+            egress,
+            clock: TestClock::default().clock(),
+            stage_tokens: None,
+            metrics: Metrics::default(),
+            abort: CancellationToken::new(),
+            results,
+            settings,
+        };
+        let shared = Dispatcher {
+            outbox: Arc::clone(outbox) as _,
+            lanes: Arc::new(Lanes::new([endpoint("app", &receiver.url())])),
+            slots: Arc::new(Semaphore::new(512)),
+            recording: watch::channel(Recording::Works).1,
+            tests: mpsc::channel(1).1,
+            courier: Arc::new(courier),
+            beat: Beat::new(Duration::ZERO),
+        };
+        (Loop { shared, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }, outcomes)
+    }
+
+    /// Under load one look follows the other, and nothing ever waits for a task to end.
+    #[tokio::test]
+    async fn what_has_ended_is_not_kept() {
+        let receiver = Receiver::start([Script::Status(200)]).await;
+        let outbox = Arc::new(FakeOutbox::default());
+        let (mut sending, mut outcomes) = begun(&outbox, &receiver);
+        for _ in 0..200 {
+            outbox.add_for("app");
+        }
+        let mut most = 0;
+        for _ in 0..200 {
+            sending.claim_due().await.unwrap();
+            most = most.max(sending.tasks.len());
+            outcomes.recv().await.unwrap();
+        }
+        assert!((16..=32).contains(&most), "of 16 slots {most} were kept");
     }
 }

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub(super) oldest_due: Gauge<f64, AtomicU64>,
     pub(super) leases_expired: Counter,
     pub(super) breakers_opened: Counter,
+    pub(super) expired: Counter,
+    superseded: Counter,
     pub(super) outbox_write: Histogram,
 }
 
@@ -64,6 +66,8 @@ impl Default for Metrics {
             oldest_due: Gauge::default(),
             breakers_opened: Counter::default(),
             leases_expired: Counter::default(),
+            expired: Counter::default(),
+            superseded: Counter::default(),
             outbox_write: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
     }
@@ -79,7 +83,7 @@ impl Metrics {
         registry.register("webhook_first_attempt_delay_seconds", first, self.first_attempt.clone());
         let whole = "From the event to the answer that took it";
         registry.register("webhook_end_to_end_seconds", whole, self.end_to_end.clone());
-        let queue = "Unfinished deliveries by state, counted now and then";
+        let queue = "Unfinished deliveries by state, counted now and then, and no further than 100000";
         registry.register("webhook_queue", queue, self.queue.clone());
         let oldest = "How long the oldest delivery has been due that could be sent, looked at now and then";
         registry.register("webhook_oldest_due_seconds", oldest, self.oldest_due.clone());
@@ -89,6 +93,10 @@ impl Metrics {
         registry.register("webhook_leases_expired", expired, self.leases_expired.clone());
         let opened = "Circuit breakers that opened";
         registry.register("webhook_breakers_opened", opened, self.breakers_opened.clone());
+        let given_up = "Deliveries that were given up because they had waited too long";
+        registry.register("webhook_deliveries_expired", given_up, self.expired.clone());
+        let superseded = "Deliveries of progress that were dropped, most of them for later news, counted now and then";
+        registry.register("webhook_superseded", superseded, self.superseded.clone());
         let write = "How long it took to write down results, waiting for a database that fails included";
         registry.register("webhook_outbox_write_seconds", write, self.outbox_write.clone());
     }
@@ -104,6 +112,11 @@ impl Metrics {
         if verdict == Verdict::Succeeded {
             self.end_to_end.observe(now.since(claim.begun_at).as_secs_f64());
         }
+    }
+
+    /// `total`: of all the time.
+    pub(super) fn show_superseded(&self, total: u64) {
+        self.superseded.inc_by(total.saturating_sub(self.superseded.get()));
     }
 
     pub(super) fn show_queue(&self, backlog: &Backlog) {
@@ -139,7 +152,6 @@ impl Metrics {
             (Verdict::RetryAt(_), _) => "retry",
             (Verdict::Dead, DeliveryClass::Progress) => "superseded",
             (Verdict::Dead, _) => "dead",
-            (Verdict::Paused, _) => "paused",
             (Verdict::Cancelled, _) => "cancelled",
         };
         self.settled.get_or_create(&VerdictLabel { verdict }).inc();
@@ -174,6 +186,8 @@ mod tests {
         metrics.show_queue(&Backlog { ready: 7, ..Backlog::default() });
         metrics.show_endpoints([("enabled", 2), ("open", 1), ("paused", 0), ("disabled", 0)]);
         metrics.oldest_due.set(1.5);
+        metrics.show_superseded(3);
+        metrics.show_superseded(5);
         let (claim, second) = (testing::claim(), Duration::from_secs(1));
         let begun = claim.begun_at;
         metrics.count_times(&claim, Verdict::Succeeded, begun, begun.plus(second));
@@ -195,6 +209,8 @@ mod tests {
             r#"webhook_end_to_end_seconds_bucket{le="1.0"} 1"#,
             "webhook_breakers_opened_total 0",
             "webhook_leases_expired_total 0",
+            "webhook_deliveries_expired_total 0",
+            "webhook_superseded_total 5",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

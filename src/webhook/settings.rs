@@ -31,7 +31,7 @@ pub struct Settings {
     pub health: HealthRules,
     /// How many endpoints may be made by API.
     pub max_endpoints: usize,
-    /// How many deliveries of a replay are queued in a second.
+    /// How many deliveries all replays together queue in a second.
     pub replay_rate: u32,
     /// How long deliveries are kept once they ended, and events.
     pub keep_finished: Duration,

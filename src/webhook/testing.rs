@@ -319,6 +319,10 @@ pub(super) struct FakeOutbox {
     changed: watch::Sender<u64>,
     /// While set, claiming fails.
     pub(super) claims_fail: AtomicBool,
+    /// While set, claiming never comes back.
+    pub(super) claims_hang: AtomicBool,
+    /// While set, the bell has rung again whenever somebody listens: something is always being committed.
+    pub(super) is_never_quiet: AtomicBool,
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
     failures: AtomicU64,
@@ -329,6 +333,7 @@ pub(super) struct FakeOutbox {
     jobs_done: Mutex<Vec<ReplayId>>,
     old_rows: AtomicU64,
     prunes: Mutex<Vec<u64>>,
+    pub(super) superseded: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -366,7 +371,7 @@ impl FakeOutbox {
         let state = if blocked { DeliveryState::Waiting } else { DeliveryState::Ready };
         rows.push(Row { due: claim.occurred_at, claim, state, attempts: Vec::new() });
         drop(rows);
-        self.bell.notify_waiters();
+        self.bell.notify_one();
         id
     }
 
@@ -395,7 +400,7 @@ impl FakeOutbox {
     }
 
     pub(super) fn ring(&self) {
-        self.bell.notify_waiters();
+        self.bell.notify_one();
     }
 
     pub(super) fn row(&self, id: DeliveryId) -> Row {
@@ -499,6 +504,9 @@ impl Outbox for FakeOutbox {
         lease: Duration,
     ) -> state::Result<Vec<Claim>> {
         self.fails(&self.claims_fail, "claim deliveries")?;
+        if self.claims_hang.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let mut rows = self.rows.lock().unwrap();
         let mut claims = Vec::new();
         for (endpoint, count) in slots {
@@ -537,7 +545,6 @@ impl Outbox for FakeOutbox {
                 Verdict::RetryAt(at) if is_stopped(&row.claim.endpoint) => (DeliveryState::Paused, at),
                 Verdict::RetryAt(at) => (DeliveryState::Ready, at),
                 Verdict::Dead => (DeliveryState::Dead, now),
-                Verdict::Paused => (DeliveryState::Paused, now),
                 Verdict::Cancelled => (DeliveryState::Cancelled, now),
             };
             let claim = row.claim.clone();
@@ -547,7 +554,7 @@ impl Outbox for FakeOutbox {
             }
         }
         drop(rows);
-        self.bell.notify_waiters();
+        self.bell.notify_one();
         self.changed();
         Ok(())
     }
@@ -626,6 +633,19 @@ impl Outbox for FakeOutbox {
         Ok(0)
     }
 
+    async fn expire(&self, begun_before: Timestamp, limit: u32, _: Timestamp) -> state::Result<u64> {
+        let mut rows = self.rows.lock().unwrap();
+        let is_old = |row: &&mut Row| row.state == DeliveryState::Ready && row.claim.begun_at < begun_before;
+        let mut ended = 0;
+        for row in rows.iter_mut().filter(is_old).take(usize::try_from(limit).unwrap()) {
+            row.state = DeliveryState::Dead;
+            ended += 1;
+        }
+        drop(rows);
+        self.changed();
+        Ok(ended)
+    }
+
     async fn prune(&self, _: Horizon, limit: u32) -> state::Result<u64> {
         let removed = self.old_rows.load(Ordering::SeqCst).min(u64::from(limit));
         self.old_rows.fetch_sub(removed, Ordering::SeqCst);
@@ -634,7 +654,14 @@ impl Outbox for FakeOutbox {
         Ok(removed)
     }
 
+    fn superseded(&self) -> u64 {
+        self.superseded.load(Ordering::SeqCst)
+    }
+
     fn bell(&self) -> Arc<Notify> {
+        if self.is_never_quiet.load(Ordering::SeqCst) {
+            self.ring();
+        }
         Arc::clone(&self.bell)
     }
 }

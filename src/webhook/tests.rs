@@ -1,7 +1,9 @@
 //! The sender against receivers on real sockets.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,9 +16,22 @@ use ring::signature::UnparsedPublicKey;
 use standardwebhooks::Webhook;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Event;
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::span::Attributes;
+use tracing::span::Id;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryState;
@@ -47,6 +62,7 @@ use crate::webhook::Rotation;
 use crate::webhook::Sender;
 use crate::webhook::Settings;
 use crate::webhook::Shown;
+use crate::webhook::Unwell;
 use crate::webhook::gate::Lookup;
 use crate::webhook::gate::system_lookup;
 use crate::webhook::testing::FakeOutbox;
@@ -269,6 +285,42 @@ async fn a_receiver_that_does_not_answer_times_out() {
     }
 }
 
+/// webhooks R11: the timeout is for looking up the name, too, and so is the time for connecting.
+#[tokio::test]
+async fn a_lookup_that_hangs_times_out() {
+    let limit = impatient().timeout;
+    for limits in [impatient(), Settings { connect_timeout: limit, ..settings() }] {
+        let lookup: Lookup = Arc::new(|_| Box::pin(std::future::pending()));
+        let endpoints = vec![endpoint("app", "http://hangs.example/")];
+        let work = Work::begin_with(endpoints, limits, EgressRules::default(), lookup).await;
+        let (attempt, verdict) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
+        assert_eq!((attempt.outcome, attempt.remote), (AttemptOutcome::Timeout, None));
+        assert!(attempt.took >= limit && attempt.took < settings().timeout, "{:?}", attempt.took);
+        assert!(retry_at(verdict).since(attempt.started_at) >= Duration::from_secs(60), "webhooks R5");
+        work.end().await;
+    }
+}
+
+/// webhooks R11: its line of connections is full, and it takes none.
+#[tokio::test]
+async fn a_receiver_that_accepts_nobody_times_out() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut line = Vec::new();
+    while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        line.push(connected.unwrap());
+        assert!(line.len() < 100, "the line has no end");
+    }
+    let limits = Settings { connect_timeout: Duration::from_millis(300), ..settings() };
+    let work = Work::begin(vec![endpoint("app", &format!("http://{address}/"))], limits).await;
+    let (attempt, _) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
+    assert_eq!(attempt.outcome, AttemptOutcome::Timeout);
+    assert!(attempt.took < settings().timeout, "{:?}", attempt.took);
+    work.end().await;
+}
+
 /// webhooks R12: the status was said, the body does not matter.
 #[tokio::test]
 async fn a_body_without_an_end_does_not_undo_a_success() {
@@ -405,6 +457,45 @@ async fn a_hanging_receiver_holds_up_no_other() {
     assert!(healthy.iter().all(|receiver| receiver.received().len() == 20));
     assert_eq!(hanging.received().len(), 3);
     assert!(work.outbox.rows_for("hanging").iter().all(|row| row.attempts.is_empty()));
+    work.end().await;
+}
+
+/// webhooks E1: what each endpoint may have at once does not add up to more than all may have.
+#[tokio::test]
+async fn all_endpoints_together_have_a_limit() {
+    let (hanging, other) = (Receiver::start([Script::Hang]).await, Receiver::start([Script::Status(200)]).await);
+    let names = ["a", "b", "c"];
+    let mut endpoints = names.map(|name| endpoint(name, &hanging.url())).to_vec();
+    endpoints.push(endpoint("other", &other.url()));
+    let limits = Settings { timeout: Duration::from_secs(30), drain_timeout: Duration::ZERO, ..settings() };
+    let work = Work::begin(endpoints, Settings { max_in_flight: 5, ..limits }).await;
+    for name in names.iter().cycle().take(30) {
+        work.outbox.add_for(name);
+    }
+    hanging.heard(5).await;
+    // Whoever tries an endpoint out need not wait for a slot; by then the loop has looked again.
+    work.outbox.ring();
+    work.admin.test(&EndpointId::new("other").unwrap()).await.unwrap();
+    let rows: Vec<_> = names.iter().flat_map(|name| work.outbox.rows_for(name)).collect();
+    let leased = rows.iter().filter(|row| row.state == DeliveryState::Leased).count();
+    assert_eq!((leased, hanging.received().len(), other.received().len()), (5, 5, 1));
+    work.end().await;
+}
+
+/// webhooks E7, R13: however much waits, a receiver gets it at its rate, and waiting uses up no attempt.
+#[tokio::test]
+async fn a_receiver_gets_no_more_in_a_second_than_it_wants() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let limited = endpoint_with("app", &receiver.url(), |terms| terms.max_per_second = Some(50));
+    let work = Work::begin(vec![limited], settings()).await;
+    let began = Instant::now();
+    let ids: Vec<_> = (0..100).map(|_| work.outbox.add_for("app")).collect();
+    for id in ids {
+        assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(200)]);
+    }
+    // Five may go at once, and one every 20 ms after them.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(95 * 20 - 10), "a hundred in {took:?}");
     work.end().await;
 }
 
@@ -876,6 +967,22 @@ async fn a_test_goes_the_way_of_every_message() {
     work.end().await;
 }
 
+/// webhooks A5: under load too, when the bell has rung again at every look.
+#[tokio::test]
+async fn a_test_does_not_wait_for_a_quiet_moment() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let limits = Settings { timeout: Duration::from_secs(2), lease: Duration::from_secs(5), ..settings() };
+    let work = Work::with(&receiver, limits).await;
+    work.outbox.is_never_quiet.store(true, Ordering::SeqCst);
+    let ids: Vec<_> = (0..500).map(|_| work.outbox.add_for("app")).collect();
+    let tested = work.admin.test(&app()).await.expect("it is sent before its time is over");
+    assert_eq!(tested.attempt.outcome, AttemptOutcome::Status(200));
+    for id in ids {
+        assert_eq!(work.outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
+    }
+    work.end().await;
+}
+
 /// webhooks A5: a refused address is refused to a test, too.
 #[tokio::test]
 async fn a_test_obeys_the_rules_of_addresses() {
@@ -885,14 +992,20 @@ async fn a_test_obeys_the_rules_of_addresses() {
     work.end().await;
 }
 
-/// webhooks E6, O7.
+/// webhooks E6, O7. The outbox of the test makes deliveries ready though their endpoint is paused; nobody asks for them.
 #[tokio::test]
 async fn a_paused_endpoint_gets_nothing_until_it_is_resumed() {
-    let receiver = Receiver::start([Script::Status(200)]).await;
-    let work = Work::begin(vec![endpoint("app", &receiver.url()), endpoint("b", &receiver.url())], settings()).await;
-    assert_eq!(work.admin.pause_all().await.unwrap(), 2);
+    let (receiver, witness) =
+        (Receiver::start([Script::Status(200)]).await, Receiver::start([Script::Status(200)]).await);
+    let endpoints = [("app", &receiver), ("b", &receiver), ("witness", &witness)];
+    let endpoints = endpoints.map(|(name, receiver)| endpoint(name, &receiver.url())).to_vec();
+    let work = Work::begin(endpoints, settings()).await;
+    assert_eq!(work.admin.pause_all().await.unwrap(), 3);
     let ids = [work.outbox.add_for("app"), work.outbox.add_for("b")];
-    work.outbox.ring();
+    work.admin.resume(&EndpointId::new("witness").unwrap(), Resumption::default()).await.unwrap();
+    work.outbox.attempted(work.outbox.add_for("witness"), 1).await;
+    assert!(ids.iter().all(|id| work.outbox.row(*id).state == DeliveryState::Ready));
+    assert_eq!((receiver.received().len(), witness.received().len()), (0, 1));
     assert_eq!(work.admin.resume_all().await.unwrap(), 2);
     assert_eq!(work.admin.resume_all().await.unwrap(), 0);
     for id in ids {
@@ -900,6 +1013,24 @@ async fn a_paused_endpoint_gets_nothing_until_it_is_resumed() {
     }
     assert_eq!(receiver.received().len(), 2);
     work.end().await;
+}
+
+/// webhooks O3: a loop that hangs is noticed, whatever else goes on beside it.
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_hangs_is_noticed() {
+    let (outbox, clock, stop) = (Arc::new(FakeOutbox::default()), TestClock::default(), CancellationToken::new());
+    let parts = parts(&outbox, &clock, settings(), EgressRules::default());
+    let sender = Sender::open(parts, vec![endpoint("app", "http://127.0.0.1:9/")]).await.unwrap();
+    let beat = sender.beat().clone();
+    let running = tokio::spawn(sender.run(stop));
+    sleep(Duration::from_mins(2)).await;
+    assert_eq!(beat.check(), Ok(()), "it has nothing to send and goes on looking");
+    outbox.claims_hang.store(true, Ordering::SeqCst);
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(beat.check(), Ok(()));
+    sleep(Duration::from_secs(4)).await;
+    assert!(matches!(beat.check(), Err(Unwell::Silent(_))), "{:?}", beat.check());
+    running.abort();
 }
 
 /// A sender that is stopped answers whoever still asks it to try something out.
@@ -910,6 +1041,46 @@ async fn nobody_waits_for_a_sender_that_has_stopped() {
     let admin = work.admin.clone();
     work.end().await;
     assert!(matches!(admin.test(&app()).await, Err(AdminError::NotSending)));
+}
+
+/// webhooks O2: an attempt has a span, and what happens in it is in the span.
+#[tokio::test]
+async fn an_attempt_has_a_span() {
+    let spans = Spans::default();
+    let subscriber = tracing_subscriber::registry().with(spans.clone());
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let receiver = Receiver::start([Script::Status(500)]).await;
+    let work = Work::with(&receiver, settings()).await;
+    let id = work.outbox.add_for("app");
+    let event = work.outbox.attempted(id, 1).await.claim.event;
+    work.end().await;
+    let expected = format!("webhook_attempt delivery={id} event={event} endpoint=app attempt=1");
+    let seen = spans.0.lock().unwrap();
+    assert_eq!(seen.iter().filter(|line| **line == expected).count(), 1, "{seen:?}");
+    assert!(seen.contains(&"in webhook_attempt: could not deliver".to_owned()), "{seen:?}");
+}
+
+/// Notes each span with its fields, and each message that is in one.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
+    fn on_new_span(&self, span: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        let mut line = span.metadata().name().to_owned();
+        span.record(&mut |field: &Field, value: &dyn fmt::Debug| line += &format!(" {field}={value:?}"));
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let Some(span) = context.event_span(event) else { return };
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" {
+                let said = format!("{value:?}");
+                let line = format!("in {}: {}", span.name(), said.split(';').next().unwrap_or_default());
+                self.0.lock().unwrap().push(line);
+            }
+        });
+    }
 }
 
 async fn closed_port() -> u16 {

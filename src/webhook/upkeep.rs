@@ -1,4 +1,4 @@
-//! What goes on beside sending: replays, forgetting what is old, and looking at the queue.
+//! What goes on beside sending: replays, giving up and forgetting what is old, and looking at the queue.
 //!
 //! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
 //! where the outbox says it was.
@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::endpoint::EndpointId;
+use crate::domain::time::Timestamp;
 use crate::state;
 use crate::state::Horizon;
 use crate::state::Outbox;
@@ -30,9 +32,22 @@ const LOOK_FOR_REPLAYS: Duration = Duration::from_secs(30);
 /// Between two pieces of a replay, and of forgetting.
 const BREATH: Duration = Duration::from_millis(20);
 
+/// The most deliveries that a piece of a replay queues.
+const REPLAYED: u32 = 500;
+
 /// How often old rows are looked for; the first time this long after the start, when there is other work.
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_FIRST: Duration = Duration::from_mins(1);
+
+/// How often is looked for what has waited too long; the first time this long after the start, so that what waited only
+/// for that is sent.
+const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
+
+/// A clock that is ahead by more than this between two looks has jumped.
+const CLOCK_JUMP: Duration = Duration::from_secs(30);
+
+/// How many deliveries are given up in one transaction: each may be news for somebody.
+const GIVE_UP_PIECE: u32 = 100;
 
 /// How many rows are removed in one transaction.
 const PIECE: u32 = 500;
@@ -57,6 +72,7 @@ impl Upkeep {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.replay() => {}
+            () = self.give_up() => {}
             () = self.forget() => {}
             () = self.look() => {}
         }
@@ -64,8 +80,9 @@ impl Upkeep {
 
     async fn replay(&self) {
         let mut outage = Outage::none("carry on a replay");
+        let mut last = None;
         loop {
-            let pause = match self.replay_piece().await {
+            let pause = match self.replay_piece(&mut last).await {
                 Ok(Some(pause)) => {
                     outage.over();
                     pause
@@ -82,18 +99,48 @@ impl Upkeep {
         }
     }
 
-    /// Does a piece of the oldest replay, and says how long to wait before the next. `None` without a replay.
-    async fn replay_piece(&self) -> state::Result<Option<Duration>> {
+    /// Does a piece of the replay whose turn it is, after one for the endpoint `last`, and says how long to wait before
+    /// the next. `None` without a replay.
+    async fn replay_piece(&self, last: &mut Option<EndpointId>) -> state::Result<Option<Duration>> {
         let jobs = self.outbox.replay_jobs().await?;
-        let running = jobs.into_iter().filter(|job| job.state == ReplayState::Running);
-        let Some(before) = running.min_by_key(|job| (job.created_at, job.id)) else { return Ok(None) };
+        let Some(before) = next_in_turn(jobs, last.as_ref()) else { return Ok(None) };
+        *last = Some(before.endpoint.clone());
         let rate = self.settings.replay_rate.max(1);
-        let limit = rate.div_ceil(4).min(PIECE);
+        let limit = rate.div_ceil(4).min(REPLAYED);
         let after = self.outbox.advance_replay(before.id, limit, (self.clock)()).await?;
         if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
             tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
         }
         Ok(Some(pause_after(&before, after.as_ref(), rate)))
+    }
+
+    /// Ends what has waited past its time, for whatever (webhooks.md R13).
+    async fn give_up(&self) {
+        let mut outage = Outage::none("give up old deliveries");
+        let mut deliveries = 0;
+        let mut jumps = Jumps::none((self.clock)());
+        sleep(GIVE_UP_EVERY).await;
+        loop {
+            let now = (self.clock)();
+            let begun_before = now.minus(self.settings.delivery_expiry.saturating_add(jumps.noted(now)));
+            let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, now).await {
+                Ok(0) => {
+                    outage.over();
+                    if deliveries > 0 {
+                        tracing::warn!(deliveries, "gave up deliveries that had waited for webhooks.delivery_expiry");
+                    }
+                    deliveries = 0;
+                    GIVE_UP_EVERY
+                }
+                Ok(count) => {
+                    deliveries += count;
+                    self.metrics.expired.inc_by(count);
+                    BREATH
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
     }
 
     async fn forget(&self) {
@@ -144,9 +191,42 @@ impl Upkeep {
         let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| now.since(due));
         self.beat.set_oldest_due(oldest);
         self.metrics.oldest_due.set(oldest.as_secs_f64());
+        self.metrics.show_superseded(self.outbox.superseded());
         self.metrics.show_queue(&self.outbox.backlog(None).await?);
         Ok(())
     }
+}
+
+/// How far the wall clock went ahead of the time that really passed: a machine slept, or the clock was set. Nothing could
+/// be sent in time that was not there, so nothing is given up for it.
+struct Jumps {
+    seen: (Instant, Timestamp),
+    ahead: Duration,
+}
+
+impl Jumps {
+    fn none(now: Timestamp) -> Self {
+        Self { seen: (Instant::now(), now), ahead: Duration::ZERO }
+    }
+
+    /// All of it so far.
+    fn noted(&mut self, now: Timestamp) -> Duration {
+        let ahead = now.since(self.seen.1).saturating_sub(self.seen.0.elapsed());
+        self.seen = (Instant::now(), now);
+        if ahead > CLOCK_JUMP {
+            self.ahead = self.ahead.saturating_add(ahead);
+        }
+        self.ahead
+    }
+}
+
+/// Of each endpoint the oldest replay that runs; endpoints take turns by name, so that none waits for all of another's.
+fn next_in_turn(jobs: Vec<ReplayJob>, last: Option<&EndpointId>) -> Option<ReplayJob> {
+    let running = jobs.into_iter().filter(|job| job.state == ReplayState::Running);
+    running.min_by_key(|job| {
+        let had_its_turn = last.is_some_and(|last| job.endpoint <= *last);
+        (had_its_turn, job.endpoint.clone(), job.created_at, job.id)
+    })
 }
 
 /// As long as what was queued takes at the rate. Events that were only looked at cost next to nothing.
@@ -160,11 +240,15 @@ fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Dura
 mod tests {
     use super::*;
 
+    use crate::domain::delivery::DeliveryState;
+    use crate::domain::id::DeliveryId;
     use crate::domain::id::ReplayId;
+    use crate::state::Claim;
     use crate::state::EventPosition;
     use crate::state::ReplayWhat;
     use crate::webhook::testing::FakeOutbox;
     use crate::webhook::testing::TestClock;
+    use crate::webhook::testing::claim;
     use crate::webhook::testing::wall_clock;
 
     fn job(queued: u64) -> ReplayJob {
@@ -203,18 +287,62 @@ mod tests {
         assert_eq!(pause_after(&job(10), None, 200), BREATH, "it is gone");
     }
 
+    /// webhooks L3: of one endpoint oldest first; another's does not wait for all of them.
     #[tokio::test(start_paused = true)]
-    async fn replays_are_carried_on_oldest_first_until_they_end() {
+    async fn replays_are_carried_on_in_turn_until_they_end() {
         let outbox = Arc::new(FakeOutbox::default());
-        let (first, second) = (job(0), ReplayJob { created_at: wall_clock().plus(Duration::from_secs(1)), ..job(0) });
-        for job in [&second, &first] {
+        let of = |endpoint: &str, second: u64| ReplayJob {
+            endpoint: EndpointId::new(endpoint).unwrap(),
+            created_at: wall_clock().plus(Duration::from_secs(second)),
+            ..job(0)
+        };
+        let jobs = [of("a", 2), of("b", 3), of("a", 1), of("c", 0), of("c", 4)];
+        for job in &jobs {
             state::Outbox::begin_replay(&*outbox, job.clone()).await.unwrap();
         }
         let stop = CancellationToken::new();
         let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
-        outbox.until(|| outbox.jobs_done() == [first.id, second.id]).await;
+        let in_turn = [2, 1, 3, 0, 4].map(|at: usize| jobs[at].id);
+        outbox.until(|| outbox.jobs_done().len() == jobs.len()).await;
+        assert_eq!(outbox.jobs_done(), in_turn);
         stop.cancel();
         running.await.unwrap();
+    }
+
+    /// webhooks R13: in pieces, and not for time that never passed.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_too_long_is_given_up() {
+        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        let stop = CancellationToken::new();
+        let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
+        let (expiry, expired) = (upkeep.settings.delivery_expiry, upkeep.metrics.expired.clone());
+        let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
+        clock.put_forward(expiry + Duration::from_secs(1));
+        let young = outbox.add(Claim { begun_at: clock.clock()(), ..claim() });
+        let running = tokio::spawn(upkeep.run(stop.clone()));
+        let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
+        sleep(GIVE_UP_EVERY).await;
+        outbox.until(|| old.iter().all(is_dead)).await;
+        clock.put_forward(expiry + Duration::from_secs(1));
+        sleep(3 * GIVE_UP_EVERY).await;
+        assert_eq!((is_dead(&young), expired.get()), (false, 250), "the clock was set");
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_passed_is_no_jump() {
+        let begin = wall_clock();
+        let mut jumps = Jumps::none(begin);
+        let mut by_the_clock = Duration::ZERO;
+        for (passed, ahead, noted) in [(3_600, 0, 0), (60, 29, 0), (60, 31, 31), (60, 0, 31), (0, 1_000, 1_031)] {
+            sleep(Duration::from_secs(passed)).await;
+            by_the_clock += Duration::from_secs(passed + ahead);
+            let found = jumps.noted(begin.plus(by_the_clock));
+            assert!(found.abs_diff(Duration::from_secs(noted)) < Duration::from_millis(50), "{found:?}, not {noted} s");
+        }
+        let before = jumps.ahead;
+        assert_eq!(jumps.noted(begin), before, "it was set back");
     }
 
     /// webhooks L6: pieces, until nothing is left, and again an hour later.

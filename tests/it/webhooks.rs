@@ -23,6 +23,7 @@ use crate::support::scripted::Request;
 use crate::support::scripted::Scripted;
 use crate::support::scripted::closed_port;
 use crate::support::scripted::endpoint_at;
+use crate::support::world::until;
 
 const SECOND_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -323,6 +324,13 @@ async fn progress_that_was_overtaken_is_not_sent() {
     let superseded = deliveries(&mut client, "event=upload.progress&state=superseded").await;
     assert_eq!(superseded.len(), 8);
     assert!(superseded.iter().all(|delivery| delivery["attempts"].as_array().unwrap().is_empty()));
+    until("the dropped ones are counted (webhooks O1)", async || {
+        let page = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
+        let value = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)).expect("it is shown").trim();
+        assert!(value("longshore_upload_commit_seconds_count").parse::<u64>().unwrap() >= 11);
+        (value("longshore_webhook_superseded_total") == "8").then_some(())
+    })
+    .await;
 }
 
 /// webhooks C1, C2.

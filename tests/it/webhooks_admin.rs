@@ -253,6 +253,54 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
     deliveries_until(&mut client, "state=leased", |found| found.len() == 1).await;
 }
 
+/// webhooks E9: what an operator is told of an endpoint that is in trouble.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_tells_how_it_is_doing() {
+    let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
+        config.webhooks.retry_schedule = vec![Duration::from_millis(50)];
+        config.webhooks.retry_jitter_percent = 0;
+        config.webhooks.breaker_failures = 4;
+        config.webhooks.breaker_pause = Duration::from_mins(10);
+    })
+    .await;
+    let mut client = app.client().await;
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Status("500 Oops"));
+    let well = make(&mut client, "ill", &receiver).await;
+    let nothing = json!({
+        "total": 0, "waiting": 0, "ready": 0, "leased": 0, "paused": 0, "has_more": false, "oldest_due": null,
+    });
+    assert_eq!(well["backlog"], nothing);
+    let healthy =
+        json!({ "consecutive_failures": 0, "failing_since": null, "exhausted": 0, "breaker_open_until": null });
+    assert_eq!(well["health"], healthy);
+
+    // Two attempts each, and both are given up; for the third the breaker is open.
+    for count in 1..=2 {
+        client.create(1).await;
+        deliveries_until(&mut client, "state=dead", |found| found.len() == count).await;
+    }
+    client.create(1).await;
+    let waiting = deliveries_until(&mut client, "state=ready", |found| found.len() == 1).await.remove(0);
+    let dead = deliveries_until(&mut client, "state=dead", |found| found.len() == 2).await;
+    let ill = done(&mut client, "GET", "/endpoints/ill", Value::Null).await;
+    let due = &waiting["next_attempt_at"];
+    assert_eq!(due, &waiting["created_at"]);
+    let one = json!({
+        "total": 1, "waiting": 0, "ready": 1, "leased": 0, "paused": 0, "has_more": false, "oldest_due": due,
+    });
+    assert_eq!(ill["backlog"], one);
+    let health = &ill["health"];
+    let (since, until) = (health["failing_since"].clone(), health["breaker_open_until"].clone());
+    let expected =
+        json!({ "consecutive_failures": 4, "failing_since": since, "exhausted": 2, "breaker_open_until": until });
+    assert_eq!(health, &expected);
+    let started = |attempt: usize| dead[1]["attempts"][attempt]["started_at"].as_str().unwrap();
+    let since = since.as_str().unwrap();
+    assert!(started(0) <= since && since <= started(1), "since its first failure: {since}");
+    assert!(until.as_str().unwrap() > due.as_str().unwrap());
+}
+
 /// webhooks L3, L4.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_died_is_sent_again_and_what_succeeded_only_by_force() {

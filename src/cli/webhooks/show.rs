@@ -22,7 +22,7 @@ pub(super) fn readable(answer: &Value) -> String {
                     state(it),
                     word(&it["url"]),
                     words(&it["events"]),
-                    word(&it["backlog"]["total"]),
+                    backlog(&it["backlog"]),
                     word(&it["health"]["failing_since"]),
                 ]
             },
@@ -55,6 +55,12 @@ pub(super) fn readable(answer: &Value) -> String {
     let mut lines = String::new();
     tell(&mut lines, answer, 0);
     lines
+}
+
+/// What waits; it is not counted to its end.
+fn backlog(backlog: &Value) -> String {
+    let more = if backlog["has_more"] == true { "+" } else { "" };
+    format!("{}{more}", word(&backlog["total"]))
 }
 
 fn state(endpoint: &Value) -> String {
@@ -139,12 +145,12 @@ mod tests {
             { "id": "backend", "state": "enabled", "url": "https://a/b", "events": ["upload.*"], "backlog": { "total": 3 },
               "health": { "failing_since": null } },
             { "id": "x", "state": "disabled", "state_reason": "gone", "url": "u", "events": ["a", "b"],
-              "backlog": { "total": 0 }, "health": { "failing_since": "2026-11-21T22:31:30Z" } },
+              "backlog": { "total": 100_000, "has_more": true }, "health": { "failing_since": "2026-11-21T22:31:30Z" } },
         ] });
         let expected = "\
 NAME     STATE            URL          EVENTS    WAITING  FAILING SINCE
 backend  enabled          https://a/b  upload.*  3        -
-x        disabled (gone)  u            a,b       0        2026-11-21T22:31:30Z
+x        disabled (gone)  u            a,b       100000+  2026-11-21T22:31:30Z
 ";
         assert_eq!(readable(&answer), expected);
         assert_eq!(readable(&json!({ "deliveries": [] })), "no deliveries\n");

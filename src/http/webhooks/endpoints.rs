@@ -279,6 +279,7 @@ fn to_json(report: &Report) -> Value {
                 "ready": backlog.ready,
                 "leased": backlog.leased,
                 "paused": backlog.paused,
+                "has_more": backlog.has_more,
                 "oldest_due": text(backlog.oldest_due),
             },
             "version": endpoint.version,

@@ -42,6 +42,7 @@ use crate::state::Verdict;
 
 pub(super) mod endpoints;
 pub(super) mod events;
+pub(super) mod expiry;
 pub(super) mod hook_calls;
 pub(super) mod lists;
 pub(super) mod managing;
@@ -89,6 +90,10 @@ macro_rules! conformance_suite {
             events::a_change_and_its_news_are_one
             events::events_come_in_pages
             events::every_commit_of_a_crowd_is_logged_in_order
+            expiry::what_waits_too_long_is_given_up
+            expiry::a_lane_goes_on_behind_what_was_given_up
+            expiry::old_progress_is_dropped_without_a_word
+            expiry::what_is_kept_does_not_age
             hook_calls::hook_calls_are_listed_newest_first
             order::first_attempts_go_out_in_order
             order::a_delivery_that_backs_off_holds_nobody_back
@@ -136,6 +141,7 @@ macro_rules! conformance_suite {
             replay::a_job_sends_what_was_missed
             replay::a_job_sends_everything
             replay::a_job_goes_on_where_it_was
+            replay::a_job_goes_straight_to_its_range
             replay::words_can_be_taken_out
             replay::what_is_old_goes
         }

@@ -98,6 +98,7 @@ pub(in crate::state) async fn newer_progress_replaces_pending_progress<P: Place>
     }
     assert_eq!(states_at(&*store, "b").await, [Superseded, Superseded, Superseded, Ready]);
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Superseded, Superseded, Superseded, Waiting]);
+    assert_eq!(store.superseded(), 6, "webhooks O1");
     assert_eq!(drain(&*store, "a", at(9)).await, [1, 2, 6]);
 
     // What is being sent is left to end; the newest is kept behind it.
@@ -152,6 +153,7 @@ pub(in crate::state) async fn progress_is_never_a_dead_letter<P: Place>(place: P
     settle(&*store, vec![settlement(&sent, AttemptOutcome::Status(500), Verdict::Dead)], at(2)).await;
     let ended = deliveries_to(&*store, "b").await.remove(0);
     assert_eq!((ended.state, ended.finished_at, ended.attempts.len()), (Superseded, Some(at(2)), 1));
+    assert_eq!(store.superseded(), 1);
 }
 
 pub(in crate::state) async fn overtaken_progress_is_not_sent_again<P: Place>(place: P) {
@@ -161,5 +163,6 @@ pub(in crate::state) async fn overtaken_progress_is_not_sent_again<P: Place>(pla
     progressed(&*store, upload, at(3)).await;
     retry(&*store, &sent, at(60), at(4)).await;
     assert_eq!(states_at(&*store, "b").await, [Superseded, Ready]);
+    assert_eq!(store.superseded(), 2, "at both endpoints");
     assert_eq!(drain(&*store, "b", at(4)).await, [4]);
 }

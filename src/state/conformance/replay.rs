@@ -191,13 +191,14 @@ pub(in crate::state) async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplayWhat::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();
-    let begun = store.advance_replay(dead.id, 3, at(60)).await.unwrap().unwrap();
+    let begun = store.advance_replay(dead.id, 1, at(60)).await.unwrap().unwrap();
     assert_eq!((begun.state, begun.queued), (ReplayState::Running, 1));
     store.close().await;
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], at(61)).await.unwrap();
     assert_eq!(store.replay_jobs().await.unwrap(), [begun]);
     assert_eq!(run(&*store, &dead).await.queued, 2);
+    assert_eq!(states_at(&*store, "a").await, [Succeeded, Ready, Ready, Ready, Ready]);
 
     let other = job(ReplayWhat::Dead, NOW, at(100));
     store.begin_replay(other.clone()).await.unwrap();
@@ -206,6 +207,50 @@ pub(in crate::state) async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     let stopped = store.advance_replay(other.id, 3, at(64)).await.unwrap().unwrap();
     assert_eq!((stopped.state, stopped.finished_at), (ReplayState::Cancelled, Some(at(62))));
     assert_eq!(store.advance_replay(ReplayId::new(NOW, [0; 10]), 3, at(64)).await.unwrap(), None);
+}
+
+/// webhooks L3: what is far outside of the range is not even looked at, and looking at much that is not queued takes few
+/// pieces.
+pub(in crate::state) async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![], NOW).await.unwrap();
+    let hour = |number: i64| at(number * 3_600);
+    for number in 0..60_i64 {
+        let made = hour(number);
+        let asked = NewUpload { id: UploadId::new(made, rand::random()), ..asked(0) };
+        let mut upload = Upload::create(asked, made);
+        for _ in 0..19 {
+            receive(&mut upload, 100, made);
+        }
+        store.insert(upload).await.unwrap();
+    }
+    let all = store.events_since(EventPosition(0), 10_000).await.unwrap();
+    let in_each_hour = i64::try_from(all.len()).unwrap() / 60;
+    assert!(in_each_hour >= 19);
+    store.open_for(vec![subscribed("a", &["upload.created"])], hour(60)).await.unwrap();
+    let begin = async |from, before| {
+        let missed = job(ReplayWhat::Missed, from, before);
+        store.begin_replay(missed.clone()).await.unwrap();
+        let begun = store.replay_jobs().await.unwrap().into_iter().find(|job| job.id == missed.id);
+        let once = store.advance_replay(missed.id, 1_000, hour(61)).await.unwrap().unwrap();
+        (begun.unwrap().cursor.0, once)
+    };
+    let (cursor, once) = begin(hour(58), hour(100)).await;
+    assert_eq!((cursor, once.state, once.queued), (58 * in_each_hour, ReplayState::Done, 2), "the end of the log");
+    let (cursor, once) = begin(hour(30), hour(32)).await;
+    assert_eq!(
+        (cursor, once.state, once.queued),
+        (30 * in_each_hour, ReplayState::Done, 2),
+        "no further than its range"
+    );
+    assert_eq!(once.cursor.0, 33 * in_each_hour, "and a little, should the log be out of order there");
+    let (cursor, once) = begin(hour(200), hour(300)).await;
+    assert_eq!((cursor, once.state, once.queued), (60 * in_each_hour, ReplayState::Done, 0), "nothing is as new");
+    let (cursor, once) = begin(hour(-9), hour(1)).await;
+    assert_eq!((cursor, once.state, once.queued), (0, ReplayState::Done, 1), "nothing is as old");
+    let (cursor, once) = begin(hour(40).plus(Duration::from_mins(9)), hour(41)).await;
+    let begun = 40 * in_each_hour;
+    assert_eq!((cursor, once.queued), (begun, 0), "and a little before it");
 }
 
 /// webhooks L7.

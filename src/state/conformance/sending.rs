@@ -235,7 +235,7 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::RetryAt(at(20))).attempt],
     };
     assert_eq!(backing_off, expected);
-    let expected = Backlog { waiting: 0, ready: 1, leased: 1, paused: 0, oldest_due: Some(at(20)) };
+    let expected = Backlog { ready: 1, leased: 1, oldest_due: Some(at(20)), ..Backlog::default() };
     assert_eq!(store.backlog(None).await.unwrap(), expected);
     assert_eq!(store.backlog(Some(&endpoint("a"))).await.unwrap(), expected);
     assert_eq!(store.backlog(Some(&endpoint("b"))).await.unwrap(), Backlog::default());

@@ -77,6 +77,7 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
         ],
     )?;
     desk.made_ready |= state == DeliveryState::Ready;
+    desk.superseded += u64::from(state == DeliveryState::Superseded);
     if state == DeliveryState::Dead && held.class == DeliveryClass::Normal {
         notices::log(desk, &held.exhausted(settlement), now)?;
     }
@@ -105,13 +106,10 @@ impl Held {
             (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
             (Verdict::Cancelled, _) => (DeliveryState::Cancelled, None),
             (Verdict::Dead, DeliveryClass::Progress) => (DeliveryState::Superseded, None),
-            (Verdict::RetryAt(_) | Verdict::Paused, DeliveryClass::Progress) if self.overtaken => {
-                (DeliveryState::Superseded, None)
-            }
+            (Verdict::RetryAt(_), DeliveryClass::Progress) if self.overtaken => (DeliveryState::Superseded, None),
             (Verdict::Dead, _) => (DeliveryState::Dead, None),
             (Verdict::RetryAt(at), _) if self.endpoint_is_stopped => (DeliveryState::Paused, Some(at)),
             (Verdict::RetryAt(at), _) => (DeliveryState::Ready, Some(at)),
-            (Verdict::Paused, _) => (DeliveryState::Paused, None),
         }
     }
 

@@ -135,7 +135,8 @@ const SINCE: &str = concat!(
     " FROM events WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2"
 );
 
-const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
+/// The position of the newest event; 0 without one.
+pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 
 impl SqliteStore {
     pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {

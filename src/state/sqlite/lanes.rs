@@ -101,6 +101,7 @@ pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timesta
     let overtaken = statement.query_map(params![upload.as_bytes(), now.unix_ms()], |row| row.get(0))?;
     let lanes: Vec<String> = overtaken.collect::<rusqlite::Result<_>>()?;
     drop(statement);
+    desk.superseded += u64::try_from(lanes.len()).unwrap_or_default();
     for endpoint in lanes {
         go_on(desk, &endpoint, upload, now)?;
     }
@@ -147,16 +148,18 @@ pub(super) fn follow(
 }
 
 /// Lets an endpoint's paused deliveries go on: those that have had their first attempt at once, the others in order; with
-/// strict order all of them in order.
+/// strict order all of them in order. They begin anew: the time they were kept for is not taken off theirs.
 fn resume(desk: &mut Desk, endpoint: &EndpointId, ordering: Ordering, now: Timestamp) -> rusqlite::Result<()> {
     let resumed = desk.execute(
         match ordering {
             Ordering::PerUpload | Ordering::None => {
-                "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2
+                "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2,
+                     begun_at_ms = ?2
                  WHERE endpoint = ?1 AND state = 'paused'"
             }
             Ordering::Strict => {
-                "UPDATE deliveries SET state = 'waiting', next_at_ms = ?2 WHERE endpoint = ?1 AND state = 'paused'"
+                "UPDATE deliveries SET state = 'waiting', next_at_ms = ?2, begun_at_ms = ?2
+                 WHERE endpoint = ?1 AND state = 'paused'"
             }
         },
         params![endpoint.as_str(), now.unix_ms()],

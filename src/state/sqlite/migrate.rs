@@ -14,13 +14,14 @@ use crate::state::sqlite::connection;
 use crate::state::sqlite::failed;
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/sqlite/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/sqlite/0002_facts_terms_reports.sql"),
     include_str!("../migrations/sqlite/0003_endpoints_and_replay.sql"),
     include_str!("../migrations/sqlite/0004_hook_calls.sql"),
     include_str!("../migrations/sqlite/0005_news_without_upload.sql"),
     include_str!("../migrations/sqlite/0006_next_attempt.sql"),
+    include_str!("../migrations/sqlite/0007_deliveries_by_age.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";

@@ -25,6 +25,7 @@ mod claims;
 mod connection;
 mod endpoints;
 mod events;
+mod expiry;
 mod hook_calls;
 mod lanes;
 mod listing;

@@ -148,7 +148,7 @@ impl Outbox for SqliteStore {
 
     async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
         let endpoint = endpoint.cloned();
-        let count = move |connection: &mut Connection| read_backlog(connection, endpoint.as_ref());
+        let count = move |connection: &mut Connection| read_backlog(connection, endpoint.as_ref(), Backlog::MOST);
         self.readers.read("count unfinished deliveries", count).await
     }
 
@@ -156,8 +156,16 @@ impl Outbox for SqliteStore {
         self.writer.write(Expunge(upload)).await
     }
 
+    async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
+        self.expire_piece(begun_before, limit, now).await
+    }
+
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
         self.prune_piece(horizon, limit).await
+    }
+
+    fn superseded(&self) -> u64 {
+        self.writer.superseded()
     }
 
     fn bell(&self) -> Arc<Notify> {
@@ -194,8 +202,32 @@ fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Resu
     Ok(deliveries)
 }
 
-/// Every count is the size of a partial index, or of a part of one.
-fn read_backlog(connection: &Connection, endpoint: Option<&EndpointId>) -> rusqlite::Result<Backlog> {
+/// One count for each state, because each has an index of its own.
+macro_rules! backlog_counts {
+    ($whose:literal) => {
+        concat!(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
+            $whose,
+            "state = 'waiting' LIMIT ?1)),
+                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
+            $whose,
+            "state = 'ready' LIMIT ?1)),
+                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
+            $whose,
+            "state = 'leased' LIMIT ?1)),
+                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
+            $whose,
+            "state = 'paused' LIMIT ?1))"
+        )
+    };
+}
+
+/// Every count is the size of a partial index, or of a part of one, but for what goes beyond `most`.
+pub(super) fn read_backlog(
+    connection: &Connection,
+    endpoint: Option<&EndpointId>,
+    most: u32,
+) -> rusqlite::Result<Backlog> {
     let named = match endpoint {
         Some(endpoint) => vec![endpoint.clone()],
         None => {
@@ -212,24 +244,19 @@ fn read_backlog(connection: &Connection, endpoint: Option<&EndpointId>) -> rusql
     }
     let counts = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
-        let (waiting, ready) = (columns.count()?, columns.count()?);
-        Ok(Backlog { waiting, ready, leased: columns.count()?, paused: columns.count()?, oldest_due })
+        Ok([columns.count()?, columns.count()?, columns.count()?, columns.count()?])
     };
-    match endpoint {
-        Some(endpoint) => connection.prepare_cached(BACKLOG_OF_ONE)?.query_one([endpoint.as_str()], counts),
-        None => connection.prepare_cached(BACKLOG)?.query_one([], counts),
-    }
+    let enough = i64::from(most) + 1;
+    let counted = match endpoint {
+        Some(endpoint) => connection
+            .prepare_cached(backlog_counts!("endpoint = ?2 AND "))?
+            .query_one(params![enough, endpoint.as_str()], counts)?,
+        None => connection.prepare_cached(backlog_counts!(""))?.query_one([enough], counts)?,
+    };
+    let [waiting, ready, leased, paused] = counted.map(|count| count.min(u64::from(most)));
+    let has_more = counted.into_iter().any(|count| count > u64::from(most));
+    Ok(Backlog { has_more, waiting, ready, leased, paused, oldest_due })
 }
-
-const BACKLOG: &str = "SELECT (SELECT count(*) FROM deliveries WHERE state = 'waiting'),
-         (SELECT count(*) FROM deliveries WHERE state = 'ready'),
-         (SELECT count(*) FROM deliveries WHERE state = 'leased'),
-         (SELECT count(*) FROM deliveries WHERE state = 'paused')";
-
-const BACKLOG_OF_ONE: &str = "SELECT (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'waiting'),
-         (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'ready'),
-         (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'leased'),
-         (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND state = 'paused')";
 
 const LAST_STATUS: &str =
     "SELECT status FROM attempts WHERE delivery_id = deliveries.id ORDER BY number DESC, started_at_ms DESC LIMIT 1";

@@ -1,8 +1,11 @@
 //! Sending again: one delivery, or all of a time range by a job that keeps its place.
 //!
 //! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a crash it goes on
-//! where it was and nothing is queued twice. What is unfinished is never touched, so a delivery that was asked for again
-//! and an automatic retry are the same delivery (webhooks.md L5).
+//! where it was and nothing is queued twice. It begins and ends where its range of time does, which is found by halving
+//! the log. What is unfinished is never touched, so a delivery that was asked for again and an automatic retry are the
+//! same delivery (webhooks.md L5).
+
+use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 use rusqlite::Row;
@@ -23,6 +26,7 @@ use crate::state::ReplayState;
 use crate::state::ReplayWhat;
 use crate::state::Replayed;
 use crate::state::sqlite::endpoints::Subscriber;
+use crate::state::sqlite::events;
 use crate::state::sqlite::events::random_in_order;
 use crate::state::sqlite::lanes;
 use crate::state::sqlite::lanes::NewDelivery;
@@ -30,6 +34,12 @@ use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::integer;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
+
+/// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put right.
+const DISORDER: Duration = Duration::from_mins(10);
+
+/// How many events a piece of a job looks at, whatever it queues of them.
+const MOST_LOOKED_AT: u32 = 500;
 
 /// Sends one delivery again.
 pub(super) struct Replay {
@@ -119,6 +129,7 @@ impl Work for BeginReplay {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         let job = &self.0;
+        let cursor = place_before(desk, job.from.minus(DISORDER))?.max(job.cursor);
         desk.execute(
             "INSERT INTO replay_jobs (id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms,
                  finished_at_ms)
@@ -130,7 +141,7 @@ impl Work for BeginReplay {
                 job.from.unix_ms(),
                 job.before.unix_ms(),
                 job.state.name(),
-                job.cursor.0,
+                cursor.0,
                 integer(job.queued),
                 job.created_at.unix_ms(),
                 job.finished_at.map(Timestamp::unix_ms),
@@ -138,6 +149,27 @@ impl Work for BeginReplay {
         )
         .map(drop)
     }
+}
+
+/// The last place in the log that everything older than this is before, or at.
+fn place_before(desk: &Desk, then: Timestamp) -> rusqlite::Result<EventPosition> {
+    let newest: i64 = desk.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
+    let mut statement = desk
+        .connection
+        .prepare_cached("SELECT position, occurred_at_ms FROM events WHERE position >= ?1 ORDER BY position LIMIT 1")?;
+    let (mut first, mut end) = (1, newest.saturating_add(1));
+    while first < end {
+        let middle = first + (end - first) / 2;
+        let read = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next::<i64>()?, columns.instant()?))
+        };
+        match statement.query_one([middle], read).optional()? {
+            Some((position, at)) if at < then => first = position.saturating_add(1),
+            Some(_) | None => end = middle,
+        }
+    }
+    Ok(EventPosition(first - 1))
 }
 
 pub(super) struct CancelReplay {
@@ -176,9 +208,15 @@ impl Work for AdvanceReplay {
         }
         let subscribers = desk.subscribers()?;
         let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
-        let piece = piece_of_log(desk, job.cursor, self.limit)?;
-        let was_last = piece.len() < usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let piece = piece_of_log(desk, job.cursor, MOST_LOOKED_AT)?;
+        let mut was_last = piece.len() < usize::try_from(MOST_LOOKED_AT).unwrap_or(usize::MAX);
+        let (end, enough) = (job.before.plus(DISORDER), job.queued + u64::from(self.limit));
         for event in &piece {
+            let is_behind = event.occurred_at >= end;
+            if is_behind || job.queued == enough {
+                was_last = is_behind;
+                break;
+            }
             job.cursor = EventPosition(event.position);
             let in_range = event.occurred_at >= job.from && event.occurred_at < job.before;
             if let Some(subscriber) = subscriber.filter(|_| in_range) {

@@ -9,11 +9,16 @@ mod durability;
 mod plans;
 
 use super::*;
+use crate::state::Backlog;
 use crate::state::EventPosition;
+use crate::state::Outbox;
 use crate::state::UploadStore;
+use crate::state::conformance::NOW;
 use crate::state::conformance::Place;
 use crate::state::conformance::conformance_suite;
+use crate::state::conformance::endpoint;
 use crate::state::conformance::new_upload;
+use crate::state::conformance::subscribed;
 
 #[derive(Debug)]
 struct TemporaryFile(tempfile::TempDir);
@@ -125,6 +130,7 @@ async fn failed_work_is_undone_alone() {
 
         fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
             desk.execute("UPDATE health SET checks = checks + 100", [])?;
+            desk.superseded += 100;
             desk.execute("INSERT INTO nowhere VALUES (1)", []).map(drop)
         }
     }
@@ -148,6 +154,25 @@ async fn failed_work_is_undone_alone() {
     let checks =
         |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |row| row.get::<_, i64>(0));
     assert_eq!(store.readers.read("look", checks).await.unwrap(), 0);
+    assert_eq!(store.superseded(), 0);
+}
+
+/// What is counted ends where it is told to, and says so.
+#[tokio::test]
+async fn a_backlog_is_not_counted_to_its_end() {
+    let place = TemporaryFile::new();
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.created"]), subscribed("b", &["upload.failed"])], NOW).await.unwrap();
+    for number in 0..3 {
+        store.insert(new_upload(number)).await.unwrap();
+    }
+    for (most, has_more, ready) in [(2, true, 2), (3, false, 3), (4, false, 3)] {
+        for whose in [None, Some(endpoint("a"))] {
+            let count = move |connection: &mut Connection| outbox::read_backlog(connection, whose.as_ref(), most);
+            let backlog = store.readers.read("count", count).await.unwrap();
+            assert_eq!(backlog, Backlog { has_more, ready, oldest_due: Some(NOW), ..Backlog::default() });
+        }
+    }
 }
 
 /// The work goes on without its caller.

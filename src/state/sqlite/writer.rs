@@ -48,6 +48,8 @@ pub(super) struct Desk {
     pub(super) subscribers: Option<Arc<[Subscriber]>>,
     /// Whether a delivery became ready; the bell rings once that is committed.
     pub(super) made_ready: bool,
+    /// How many deliveries of progress the open transaction drops; counted once it is committed.
+    pub(super) superseded: u64,
 }
 
 impl Desk {
@@ -63,6 +65,7 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
     thread: Mutex<Option<thread::JoinHandle<Connection>>>,
     transactions: Arc<AtomicU64>,
+    superseded: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -74,12 +77,18 @@ enum Message {
 impl Writer {
     pub(super) fn start(connection: Connection, batch_max: usize, bell: Arc<Notify>) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
-        let transactions = Arc::new(AtomicU64::new(0));
-        let desk = Desk { connection, subscribers: None, made_ready: false };
-        let clerk =
-            Clerk { desk, messages, batch_max: batch_max.max(1), bell, transactions: Arc::clone(&transactions) };
+        let (transactions, superseded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let desk = Desk { connection, subscribers: None, made_ready: false, superseded: 0 };
+        let clerk = Clerk {
+            desk,
+            messages,
+            batch_max: batch_max.max(1),
+            bell,
+            transactions: Arc::clone(&transactions),
+            superseded: Arc::clone(&superseded),
+        };
         let thread = thread::Builder::new().name("state-writer".to_owned()).spawn(move || clerk.serve());
-        Ok(Self { queue, thread: Mutex::new(Some(thread.map_err(failed_to_start)?)), transactions })
+        Ok(Self { queue, thread: Mutex::new(Some(thread.map_err(failed_to_start)?)), transactions, superseded })
     }
 
     /// Has work written and answers once it is committed. The work goes on if the caller leaves.
@@ -102,6 +111,10 @@ impl Writer {
     pub(super) fn transactions(&self) -> u64 {
         self.transactions.load(Ordering::Relaxed)
     }
+
+    pub(super) fn superseded(&self) -> u64 {
+        self.superseded.load(Ordering::Relaxed)
+    }
 }
 
 /// The writer's thread.
@@ -111,6 +124,7 @@ struct Clerk {
     batch_max: usize,
     bell: Arc<Notify>,
     transactions: Arc<AtomicU64>,
+    superseded: Arc<AtomicU64>,
 }
 
 impl Clerk {
@@ -138,6 +152,9 @@ impl Clerk {
             Err(error) if batch.len() == 1 => Some(error),
             Err(_) => self.transact(batch, Self::one_by_one).err(),
         };
+        if lost.is_none() {
+            self.superseded.fetch_add(self.desk.superseded, Ordering::Relaxed);
+        }
         if lost.is_none() && self.desk.made_ready {
             self.bell.notify_one();
         }
@@ -149,6 +166,7 @@ impl Clerk {
     fn transact(&mut self, batch: &mut Batch, write: fn(&mut Self, &mut Batch) -> Shared<()>) -> Shared<()> {
         self.transactions.fetch_add(1, Ordering::Relaxed);
         self.desk.made_ready = false;
+        self.desk.superseded = 0;
         let written =
             self.execute("BEGIN IMMEDIATE").and_then(|()| write(self, batch)).and_then(|()| self.execute("COMMIT"));
         if written.is_err() {
@@ -168,8 +186,10 @@ impl Clerk {
     fn one_by_one(&mut self, batch: &mut Batch) -> Shared<()> {
         for job in batch {
             self.execute("SAVEPOINT job")?;
+            let superseded = self.desk.superseded;
             if let Err(cause) = job.run(&mut self.desk) {
                 self.desk.subscribers = None;
+                self.desk.superseded = superseded;
                 // A full disk can end the whole transaction: no savepoint is left then, and the batch is lost.
                 self.execute("ROLLBACK TO job").map_err(|_| cause)?;
             }

@@ -137,6 +137,8 @@ async fn manage_endpoints(store: &SqliteStore) {
             succeed(store, sent, at(10)).await;
         }
     }
+    store.insert(new_upload(7)).await.unwrap();
+    assert_eq!(store.expire(at(10), 1, at(11)).await.unwrap(), 1);
     disable(store, "b", at(11)).await;
     store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();
     store.test_endpoint(&endpoint("b"), at(12), LEASE).await.unwrap();

@@ -1,0 +1,123 @@
+//! Giving up what has waited too long, although nothing was wrong with it: for a rate, a breaker, or its turn.
+//!
+//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint is left alone,
+//! and so is what waits for one that the configuration does not name; the one is an operator's to end, the other is
+//! cancelled when old rows are removed.
+
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension;
+use rusqlite::Row;
+use rusqlite::params;
+
+use crate::domain::delivery::DeliveryClass;
+use crate::domain::endpoint::EndpointId;
+use crate::domain::event::EventKind;
+use crate::domain::id::DeliveryId;
+use crate::domain::id::EventId;
+use crate::domain::id::UploadId;
+use crate::domain::time::Timestamp;
+use crate::state::Notice;
+use crate::state::Result;
+use crate::state::sqlite::SqliteStore;
+use crate::state::sqlite::claims::class_of;
+use crate::state::sqlite::lanes;
+use crate::state::sqlite::notices;
+use crate::state::sqlite::rows::Columns;
+use crate::state::sqlite::writer::Desk;
+use crate::state::sqlite::writer::Work;
+
+/// Names its partial index: should condition and index ever differ, the statement fails instead of crawling.
+const FIND: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
+     WHERE state IN ('ready', 'waiting') AND begun_at_ms < ?1 AND endpoint IN (SELECT id FROM endpoints WHERE present = 1)
+     ORDER BY begun_at_ms LIMIT ?2";
+
+/// Unless it was sent, asked for again or stopped since it was found. Old progress is of no use to anybody, and never a
+/// dead letter (webhooks.md C5).
+const END: &str = "UPDATE deliveries SET finished_at_ms = ?3,
+         state = CASE kind WHEN 'upload.progress' THEN 'superseded' ELSE 'dead' END
+     WHERE id = ?1 AND begun_at_ms < ?2 AND state IN ('ready', 'waiting')
+         AND endpoint IN (SELECT id FROM endpoints WHERE present = 1)
+     RETURNING endpoint, event_id, kind, upload_id, attempts";
+
+impl SqliteStore {
+    pub(super) async fn expire_piece(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
+        let find = move |connection: &mut Connection| find_old(connection, begun_before, limit);
+        let old = self.readers.read("find deliveries that waited too long", find).await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        self.writer.write(Expire { old, begun_before, now }).await
+    }
+}
+
+fn find_old(connection: &Connection, begun_before: Timestamp, limit: u32) -> rusqlite::Result<Vec<DeliveryId>> {
+    let mut statement = connection.prepare_cached(FIND)?;
+    let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
+    statement.query_map(params![begun_before.unix_ms(), limit], id)?.collect()
+}
+
+struct Expire {
+    old: Vec<DeliveryId>,
+    begun_before: Timestamp,
+    now: Timestamp,
+}
+
+impl Work for Expire {
+    const OPERATION: &'static str = "give up what waited too long";
+    type Output = u64;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+        let (mut count, mut changed) = (0, BTreeSet::new());
+        for id in &self.old {
+            let Some(ended) = self.end(desk, *id)? else { continue };
+            count += 1;
+            changed.extend(ended.upload.map(|upload| (ended.endpoint.clone(), upload)));
+            match class_of(ended.kind) {
+                DeliveryClass::Normal => notices::log(desk, &ended.exhausted(*id), self.now)?,
+                DeliveryClass::Progress => desk.superseded += 1,
+                DeliveryClass::Notice | DeliveryClass::Test => {}
+            }
+        }
+        // Only now, so that nothing is made ready which this piece ends.
+        for (endpoint, upload) in changed {
+            lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
+        }
+        Ok(count)
+    }
+}
+
+impl Expire {
+    fn end(&self, desk: &Desk, id: DeliveryId) -> rusqlite::Result<Option<Ended>> {
+        let ended = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok(Ended {
+                endpoint: columns.endpoint()?,
+                event: EventId::from_bytes(columns.next()?),
+                kind: columns.kind()?,
+                upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
+                attempts: columns.next()?,
+            })
+        };
+        let mut statement = desk.connection.prepare_cached(END)?;
+        let values = params![id.as_bytes(), self.begun_before.unix_ms(), self.now.unix_ms()];
+        statement.query_one(values, ended).optional()
+    }
+}
+
+/// A delivery that was given up unsent.
+struct Ended {
+    endpoint: EndpointId,
+    event: EventId,
+    kind: EventKind,
+    upload: Option<UploadId>,
+    attempts: u32,
+}
+
+impl Ended {
+    fn exhausted(&self, delivery: DeliveryId) -> Notice {
+        let Self { endpoint, event, upload, attempts, .. } = self;
+        Notice::Exhausted { delivery, endpoint: endpoint.clone(), event: *event, upload: *upload, attempts: *attempts }
+    }
+}
