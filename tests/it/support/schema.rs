@@ -105,6 +105,7 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
             "format" => match rule.as_str().unwrap() {
                 "date-time" => value.as_str().is_none_or(|text| text.parse::<jiff::Timestamp>().is_ok()),
                 "uuid" => value.as_str().is_none_or(|text| text.parse::<uuid::Uuid>().is_ok()),
+                "uri-reference" => value.as_str().is_none_or(|text| base().join(text).is_ok()),
                 other => panic!("the format {other} is not known here"),
             },
             other => panic!("the keyword {other} is not known here"),
@@ -113,6 +114,11 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
             wrong.push(format!("{at}: {value} against {}", json!({ keyword: rule })));
         }
     }
+}
+
+/// What references are taken from.
+fn base() -> reqwest::Url {
+    "http://server.example".parse().unwrap()
 }
 
 fn is_a(value: &Value, name: &str) -> bool {
