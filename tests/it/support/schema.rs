@@ -21,9 +21,18 @@ pub fn check_event(body: &Value) {
 
 /// Every type of events of uploads that a schema is published for.
 pub fn published_upload_types() -> Vec<String> {
+    published_types(|name| name.starts_with("upload."))
+}
+
+/// Every type of news that is not of an upload.
+pub fn published_news_types() -> Vec<String> {
+    published_types(|name| !["upload.", "hook."].iter().any(|kind| name.starts_with(kind)) && name.contains('.'))
+}
+
+fn published_types(wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let names = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let types = names.filter_map(|name| name.strip_suffix(".schema.json").map(str::to_owned));
-    let mut types: Vec<String> = types.filter(|name| name.starts_with("upload.")).collect();
+    let mut types: Vec<String> = types.filter(|name| wanted(name)).collect();
     types.sort();
     types
 }
