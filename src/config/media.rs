@@ -79,7 +79,7 @@ fn pattern(item: &str) -> Judged<TypePattern> {
 
 fn durations(items: Vec<&str>) -> Judged<Vec<(TypePattern, Option<Duration>)>> {
     let hint = |item: &str| format!("{item:?} is not a type and a duration; write them such as video/*=2h");
-    let judged = items.into_iter().map(|item| {
+    let judged = items.into_iter().map(|item| -> Judged<_> {
         let (kind, span) = item.split_once('=').ok_or_else(|| hint(item))?;
         Ok((pattern(kind.trim())?, limit(duration_item(span.trim(), &DURATIONS)?)))
     });

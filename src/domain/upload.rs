@@ -997,8 +997,12 @@ mod tests {
                 }
             }
             (1, _) => upload.stall(now),
-            (2, _) => drop(upload.terminate(now)),
-            (3, _) => drop(upload.report(report("hls", now.unix_ms().unsigned_abs() % 101), now)),
+            (2, _) => {
+                let _ = upload.terminate(now);
+            }
+            (3, _) => {
+                let _ = upload.report(report("hls", now.unix_ms().unsigned_abs() % 101), now);
+            }
             (4, _) if upload.is_expired(now) => upload.expire(now),
             (5, _) if upload.is_settled() => upload.bytes_removed(now),
             (6, Stage::Received | Stage::Verified | Stage::Stored) => {
