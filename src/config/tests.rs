@@ -255,7 +255,10 @@ fn each_wrong_value_says_what_to_write() {
         ("media.read_limit = \"1KiB\"", "out of range; write a value from 64KiB to 1GiB"),
         ("media.allowed_types = [\"mp4\"]", "\"mp4\" is not a media type; write one such as video/mp4, or video/*"),
         ("media.max_sizes = [\"video/*\"]", "\"video/*\" is not a type and a size; write them such as video/*=10GiB"),
-        ("media.max_durations = [\"video/*\"]", "\"video/*\" is not a type and a duration; write them such as video/*=2h"),
+        (
+            "media.max_durations = [\"video/*\"]",
+            "\"video/*\" is not a type and a duration; write them such as video/*=2h",
+        ),
         (
             "media.max_durations = [\"video=2h\"]",
             "\"video\" is not a media type; write one such as video/mp4, or video/*",

@@ -182,7 +182,10 @@ mod tests {
         let unread = Facts { content_type: "video/mp4".to_owned(), media: None };
         let failure = strict.objection(&unread, 1).expect("headers that cannot be read say nothing");
         assert_eq!((failure.code.as_str(), failure.status), ("duration-unknown", Some(422)));
-        assert_eq!(failure.message, "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here");
+        assert_eq!(
+            failure.message,
+            "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
+        );
         assert_eq!(Policy { requires_duration: true, ..Policy::default() }.objection(&unread, 1), None, "no maximum");
     }
 }

@@ -46,7 +46,8 @@ struct NewEvent {
 
 impl News {
     pub(super) fn of(upload: &Upload, status_root: &str) -> Self {
-        let events: Vec<_> = upload.news().iter().map(|event| NewEvent::new(upload.record(), event, status_root)).collect();
+        let events: Vec<_> =
+            upload.news().iter().map(|event| NewEvent::new(upload.record(), event, status_root)).collect();
         // A checkpoint without news copies nothing.
         let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
         Self { upload: upload.id(), metadata, events }
