@@ -106,6 +106,16 @@ async fn an_event_says_where_the_status_of_its_upload_is() {
             let said = (&data["stage"], &data["offset"], &data["length"]);
             assert_eq!(said, (&json!("completed"), &json!(0), &json!(0)), "{data:#}");
         }
+        // News that carries more than others has a thin form, too, and its own schema allows it.
+        let heard = thin.heard();
+        let token = &heard.iter().find(|one| one.upload() == id).unwrap().headers["webhook-stage-token"];
+        let authorized = ("Authorization", format!("Bearer {token}"));
+        let stages = format!("/api/v1/uploads/{id}/stages");
+        let report = br#"{"name": "hls"}"#;
+        let answer = client.request("POST", &stages, &[(authorized.0, &authorized.1)], report).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let reported = |one: &Request| one.upload() == id && one.kind() == "upload.processing";
+        thin.wait_for(|heard| heard.iter().any(reported)).await;
         if public_url.is_none() {
             assert_eq!(client.get(&told).await.json()["stage"], "completed");
         }
