@@ -155,6 +155,7 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
             config::Durability::Strict => crate::state::Durability::Strict,
             config::Durability::Relaxed => crate::state::Durability::Relaxed,
         },
+        status_root: http::status_root(public_url(config)),
     };
     let opened = SqliteStore::open(&path, settings).await;
     opened.with_context(|| format!("could not open the database {}", path.display()))
@@ -212,7 +213,7 @@ fn shared(
     Shared {
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
-        public_url: config.server.public_url.clone().unwrap_or_default(),
+        public_url: public_url(config).to_owned(),
         access: Access {
             token: config.auth.token.as_ref().map(|token| Token::new(token.expose())),
             admin_keys: config.auth.admin_keys.clone(),
@@ -244,6 +245,10 @@ fn shared(
         readiness: http::health::Readiness::default(),
         streams: Arc::default(),
     }
+}
+
+fn public_url(config: &Config) -> &str {
+    config.server.public_url.as_deref().unwrap_or_default()
 }
 
 /// A public address says that something passes on what comes from elsewhere.

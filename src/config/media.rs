@@ -1,9 +1,11 @@
 //! What uploads are looked into for, and which are not wanted.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
+use crate::config::reader::duration_item;
 use crate::config::units::GIB;
 use crate::config::units::KIB;
 use crate::config::units::days;
@@ -12,6 +14,8 @@ use crate::config::units::ms;
 use crate::config::units::parse_size;
 use crate::domain::policy::Policy;
 use crate::domain::policy::TypePattern;
+
+const DURATIONS: RangeInclusive<Duration> = Duration::ZERO..=days(365);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Media {
@@ -24,7 +28,7 @@ pub struct Media {
 
 impl Media {
     pub(super) fn read(from: &mut Reader) -> Self {
-        let max_duration = from.duration("media.max_duration", Duration::ZERO..=days(365));
+        let max_duration = from.duration("media.max_duration", DURATIONS);
         let media = Self {
             enabled: from.boolean("media.enabled"),
             read_limit_bytes: from.size("media.read_limit", 64 * KIB..=GIB),
@@ -32,13 +36,16 @@ impl Media {
             max_at_once: from.count("media.max_at_once", 1..=64),
             policy: Policy {
                 allowed_types: from.list("media.allowed_types", patterns),
-                max_duration: (!max_duration.is_zero()).then_some(max_duration),
+                max_duration: limit(max_duration),
+                max_durations: from.list("media.max_durations", durations),
+                requires_duration: from.boolean("media.require_duration"),
                 max_sizes: from.list("media.max_sizes", sizes),
             },
         };
         let judged = [
             ("media.allowed_types", media.policy.allowed_types.is_empty()),
             ("media.max_duration", media.policy.max_duration.is_none()),
+            ("media.max_durations", media.policy.max_durations.is_empty()),
             ("media.max_sizes", media.policy.max_sizes.is_empty()),
         ];
         for (key, unused) in judged {
@@ -46,8 +53,19 @@ impl Media {
                 format!("needs the bytes to be looked into; it has no use with {}", others.join(", "))
             });
         }
+        let Policy { max_duration, max_durations, requires_duration, .. } = &media.policy;
+        let is_limited = max_duration.is_some() || max_durations.iter().any(|(_, max)| max.is_some());
+        let keys = ["media.require_duration", "media.max_duration", "media.max_durations"];
+        from.require(is_limited || !requires_duration, &keys, |others| {
+            format!("has no use without a longest duration; there is none with {}", others.join(" and "))
+        });
         media
     }
+}
+
+/// Nothing is no limit.
+fn limit(span: Duration) -> Option<Duration> {
+    (!span.is_zero()).then_some(span)
 }
 
 fn patterns(items: Vec<&str>) -> Judged<Vec<TypePattern>> {
@@ -59,12 +77,21 @@ fn pattern(item: &str) -> Judged<TypePattern> {
         .ok_or_else(|| format!("{item:?} is not a media type; write one such as video/mp4, or video/*"))
 }
 
+fn durations(items: Vec<&str>) -> Judged<Vec<(TypePattern, Option<Duration>)>> {
+    let hint = |item: &str| format!("{item:?} is not a type and a duration; write them such as video/*=2h");
+    let judged = items.into_iter().map(|item| -> Judged<_> {
+        let (kind, span) = item.split_once('=').ok_or_else(|| hint(item))?;
+        Ok((pattern(kind.trim())?, limit(duration_item(span.trim(), &DURATIONS)?)))
+    });
+    judged.collect()
+}
+
 fn sizes(items: Vec<&str>) -> Judged<Vec<(TypePattern, u64)>> {
-    let limit = |item: &str| {
+    let sized = |item: &str| {
         let (kind, size) = item.split_once('=')?;
         Some((kind.trim().to_owned(), parse_size(size.trim())?))
     };
     let hint = |item: &str| format!("{item:?} is not a type and a size; write them such as video/*=10GiB");
-    let judged = items.into_iter().map(|item| limit(item).ok_or_else(|| hint(item)));
-    judged.map(|limit| limit.and_then(|(kind, bytes)| Ok((pattern(&kind)?, bytes)))).collect()
+    let judged = items.into_iter().map(|item| sized(item).ok_or_else(|| hint(item)));
+    judged.map(|sized| sized.and_then(|(kind, bytes)| Ok((pattern(&kind)?, bytes)))).collect()
 }

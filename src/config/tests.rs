@@ -256,6 +256,15 @@ fn each_wrong_value_says_what_to_write() {
         ("media.allowed_types = [\"mp4\"]", "\"mp4\" is not a media type; write one such as video/mp4, or video/*"),
         ("media.max_sizes = [\"video/*\"]", "\"video/*\" is not a type and a size; write them such as video/*=10GiB"),
         (
+            "media.max_durations = [\"video/*\"]",
+            "\"video/*\" is not a type and a duration; write them such as video/*=2h",
+        ),
+        (
+            "media.max_durations = [\"video=2h\"]",
+            "\"video\" is not a media type; write one such as video/mp4, or video/*",
+        ),
+        ("media.max_durations = [\"video/*=366d\"]", "\"366d\" is out of range; write a value from 0s to 365d"),
+        (
             "media.max_sizes = [\"video=10GiB\"]",
             "\"video\" is not a media type; write one such as video/mp4, or video/*",
         ),
@@ -389,6 +398,12 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
         file_error("[media]\nenabled = false\nmax_duration = \"1h\""),
         "media.max_duration = \"1h\" (from longshore.toml, line 3): needs the bytes to be looked into; it has no \
          use with media.enabled = false (from longshore.toml, line 2)"
+    );
+    assert_eq!(
+        file_error("[media]\nmax_durations = [\"video/*=0s\"]\nrequire_duration = true"),
+        "media.require_duration = true (from longshore.toml, line 3): has no use without a longest duration; there is \
+         none with media.max_duration = \"0s\" (default) and media.max_durations = [\"video/*=0s\"] (from \
+         longshore.toml, line 2)"
     );
     assert_eq!(
         file_error("cors.allow_credentials = true"),

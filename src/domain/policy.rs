@@ -10,8 +10,12 @@ use crate::domain::upload::Failure;
 pub struct Policy {
     /// Types that may be; all may where there are none.
     pub allowed_types: Vec<TypePattern>,
-    /// The longest media. What does not say how long it is passes.
+    /// The longest media of types that `max_durations` says nothing of.
     pub max_duration: Option<Duration>,
+    /// The longest media of a type; `None` where there is no limit. The first that fits counts.
+    pub max_durations: Vec<(TypePattern, Option<Duration>)>,
+    /// Whether media that may last only so long has to say how long it is.
+    pub requires_duration: bool,
     /// The most bytes of a type. The first that fits counts.
     pub max_sizes: Vec<(TypePattern, u64)>,
 }
@@ -51,14 +55,33 @@ impl Policy {
             let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
             return Some(refusal("too-large-for-type", message, 413));
         }
-        let duration = media.as_ref().and_then(|media| media.duration_ms).map(Duration::from_millis);
-        let (max, duration) = self.max_duration.zip(duration)?;
-        (duration > max).then(|| {
-            let message =
-                format!("it lasts {} s, and at most {} s are accepted here", seconds(duration), max.as_secs());
-            refusal("media-too-long", message, 422)
-        })
+        let max = self.max_duration_of(content_type)?;
+        let accepted = format!("at most {} s of {content_type} are accepted here", max.as_secs());
+        match media.as_ref().and_then(|media| media.duration_ms).map(Duration::from_millis) {
+            Some(duration) if duration > max => {
+                let message = format!("it lasts {} s, and {accepted}", seconds(duration));
+                Some(refusal("media-too-long", message, 422))
+            }
+            None if self.requires_duration => {
+                let message = format!("it does not say how long it lasts, and {accepted}");
+                Some(refusal("duration-unknown", message, 422))
+            }
+            Some(_) | None => None,
+        }
     }
+
+    /// How long this type may last at most, if that is limited.
+    fn max_duration_of(&self, content_type: &str) -> Option<Duration> {
+        match self.max_durations.iter().find(|(pattern, _)| pattern.fits(content_type)) {
+            Some((_, max)) => *max,
+            None => self.max_duration.filter(|_| lasts(content_type)),
+        }
+    }
+}
+
+/// Whether things of this type have a length in time.
+fn lasts(content_type: &str) -> bool {
+    ["audio/", "video/"].iter().any(|kind| content_type.starts_with(kind))
 }
 
 fn refusal(code: &str, message: String, status: u16) -> Failure {
@@ -105,6 +128,7 @@ mod tests {
             allowed_types: vec![pattern("video/*"), pattern("audio/mp4")],
             max_duration: Some(Duration::from_secs(60)),
             max_sizes: vec![(pattern("video/webm"), 5), (pattern("video/*"), 10)],
+            ..Policy::default()
         };
         let said = |facts: Facts, size| {
             let failure = policy.objection(&facts, size)?;
@@ -124,5 +148,44 @@ mod tests {
             refused("type-not-allowed", 415)
         );
         assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
+    }
+
+    #[test]
+    fn each_type_may_last_as_long_as_is_set_for_it() {
+        let minutes = |count: u64| Some(Duration::from_secs(60 * count));
+        let limits = vec![
+            (pattern("audio/wav"), minutes(1)),
+            (pattern("audio/*"), None),
+            (pattern("video/webm"), minutes(3)),
+            (pattern("application/mxf"), minutes(4)),
+        ];
+        let lenient = Policy { max_duration: minutes(2), max_durations: limits, ..Policy::default() };
+        let strict = Policy { requires_duration: true, ..lenient.clone() };
+        let code = |policy: &Policy, kind, ms| policy.objection(&facts(kind, ms), 1).map(|failure| failure.code);
+        for (kind, limit_s) in [
+            ("audio/wav", Some(60)),
+            ("audio/mpeg", None),
+            ("video/webm", Some(180)),
+            ("video/mp4", Some(120)),
+            ("application/mxf", Some(240)),
+            ("text/plain", None),
+        ] {
+            let most = limit_s.map_or(u64::MAX, |limit: u64| limit * 1_000);
+            for policy in [&lenient, &strict] {
+                assert_eq!(code(policy, kind, Some(most)), None, "{kind}");
+                let longer = most.checked_add(1).map(|ms| code(policy, kind, Some(ms)));
+                assert_eq!(longer, limit_s.map(|_| Some("media-too-long".to_owned())), "{kind}");
+            }
+            assert_eq!(code(&lenient, kind, None), None, "{kind}: it does not say, and need not");
+            assert_eq!(code(&strict, kind, None), limit_s.map(|_| "duration-unknown".to_owned()), "{kind}");
+        }
+        let unread = Facts { content_type: "video/mp4".to_owned(), media: None };
+        let failure = strict.objection(&unread, 1).expect("headers that cannot be read say nothing");
+        assert_eq!((failure.code.as_str(), failure.status), ("duration-unknown", Some(422)));
+        assert_eq!(
+            failure.message,
+            "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
+        );
+        assert_eq!(Policy { requires_duration: true, ..Policy::default() }.objection(&unread, 1), None, "no maximum");
     }
 }

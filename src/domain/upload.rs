@@ -10,6 +10,8 @@
 //! ```
 //!
 //! A move changes the upload and notes the event that tells of it; the state store writes both in one transaction.
+//! `failed`, `expired` and `terminated` are terminal: nothing follows them. `completed` is the last of the server's own
+//! work, after which an upload may still be worked on by backends, and be deleted.
 //! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From `received` on,
 //! backends may report stages of their own; these are beside the way and change no stage.
 
@@ -679,6 +681,7 @@ impl Upload {
     }
 
     fn enter(&mut self, stage: Stage, kind: EventKind, now: Timestamp) {
+        debug_assert!(!matches!(self.record.stage, Stage::Ended(_)), "nothing follows an end");
         self.record.stage = stage;
         self.record.updated_at = now;
         if self.record.timeline.len() >= MAX_TIMELINE {
@@ -719,6 +722,7 @@ impl Upload {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
 
     use super::*;
 
@@ -977,6 +981,68 @@ mod tests {
         upload.receive(durable(505, 511), policy, at(12));
         let progress: Vec<_> = upload.news().iter().filter(|e| e.kind == EventKind::Progress).collect();
         assert_eq!(progress.iter().map(|event| event.offset.get()).collect::<Vec<_>>(), [501, 511]);
+    }
+
+    /// A move in the life of an upload. Anyone may ask for most of them at any time; the others are made by whoever has
+    /// read where the upload stands.
+    fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
+        match (choice, upload.stage()) {
+            (0, _) => {
+                let at = upload.offset();
+                if upload.check_append(at, Some(3), LIMIT, now).is_ok() {
+                    upload.receive(durable(at.get(), at.get() + 3), None, now);
+                }
+                if upload.is_full() && upload.stage().takes_bytes() {
+                    upload.seal(vec![], now);
+                }
+            }
+            (1, _) => upload.stall(now),
+            (2, _) => {
+                let _ = upload.terminate(now);
+            }
+            (3, _) => {
+                let _ = upload.report(report("hls", now.unix_ms().unsigned_abs() % 101), now);
+            }
+            (4, _) if upload.is_expired(now) => upload.expire(now),
+            (5, _) if upload.is_settled() => upload.bytes_removed(now),
+            (6, Stage::Received | Stage::Verified | Stage::Stored) => {
+                upload.fail(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: None }, now);
+            }
+            (_, Stage::Received) if !upload.is_partial() => upload.verify(now),
+            (_, Stage::Verified) => upload.store(now),
+            (_, Stage::Stored) => upload.complete(now),
+            _ => {}
+        }
+    }
+
+    /// webhooks G8: whatever is asked for, and however often.
+    #[test]
+    fn nothing_follows_an_end() {
+        use EventKind::*;
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let moves = prop::collection::vec((0_u8..12, 1_i64..400_000), 1..60);
+        let (mut lasts, mut behind_completed) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        for life in 0..2_000 {
+            let role = if life % 4 == 0 { Role::Partial } else { Role::Single };
+            let mut upload = new_upload(Some(6), role);
+            let mut now = NOW;
+            let moves = moves.new_tree(&mut runner).unwrap().current();
+            for (choice, ms) in &moves {
+                now = Timestamp::from_unix_ms(now.unix_ms() + ms);
+                live(&mut upload, *choice, now);
+            }
+            let kinds = kinds(&upload);
+            let is_end = |kind: &EventKind| matches!(kind, Failed | Expired | Terminated);
+            let end = kinds.iter().position(is_end);
+            assert!(end.is_none_or(|end| end + 1 == kinds.len()), "{kinds:?} after {moves:?}");
+            assert_eq!(end.is_some(), matches!(upload.stage(), Stage::Ended(_)));
+            let behind: Vec<_> = kinds.iter().skip_while(|kind| **kind != Completed).skip(1).copied().collect();
+            assert!(behind.iter().all(|kind| matches!(kind, Processing | Terminated)), "{kinds:?} after {moves:?}");
+            lasts.extend(kinds.last().copied());
+            behind_completed.extend(behind);
+        }
+        assert!([Failed, Expired, Terminated, Completed].iter().all(|kind| lasts.contains(kind)), "{lasts:?}");
+        assert_eq!(behind_completed.len(), 2, "the lives were too short: {behind_completed:?}");
     }
 
     proptest! {

@@ -102,8 +102,13 @@ impl Shared {
 
     /// Where the status of an upload is.
     pub fn status_url(&self, id: UploadId) -> String {
-        format!("{}/api/v1/uploads/{id}", self.public_url)
+        format!("{}{id}", status_root(&self.public_url))
     }
+}
+
+/// What stands before the id in the address of an upload's status.
+pub fn status_root(public_url: &str) -> String {
+    format!("{public_url}/api/v1/uploads/")
 }
 
 /// The route table.

@@ -34,6 +34,7 @@ const EBML: u32 = 0x1a45_dfa3;
 const SEGMENT: u32 = 0x1853_8067;
 const INFO: u32 = 0x1549_a966;
 const TRACKS: u32 = 0x1654_ae6b;
+const TRACK_ENTRY: u32 = 0xae;
 const CLUSTER: u32 = 0x1f43_b675;
 
 /// A cluster of nothing, at time 0. The library wants one.
@@ -68,7 +69,7 @@ fn abridged(window: &Window) -> Result<Vec<u8>, Stop> {
         let Some(found) = element(window, at, segment.body.end)? else { break };
         match found.id {
             INFO => info = Some(element_of(INFO, &body(window, &found)?)),
-            TRACKS => tracks = Some(element_of(TRACKS, &body(window, &found)?)),
+            TRACKS => tracks = Some(element_of(TRACKS, &entries(window, &found)?)),
             CLUSTER => break,
             _ if found.is_open => break,
             _ => {}
@@ -107,6 +108,22 @@ fn element(window: &Window, at: u64, end: u64) -> Result<Option<Found>, Stop> {
 fn body<'w>(window: &'w Window, of: &Found) -> Result<std::borrow::Cow<'w, [u8]>, Stop> {
     let count = of.body.end - of.body.start;
     if of.is_open || count > MAX_BODY { Err(Stop::Unreadable) } else { window.get(of.body.start, count) }
+}
+
+/// As many tracks as are told. The library keeps a thousand bytes for each, and a track takes fifteen in a file.
+fn entries(window: &Window, tracks: &Found) -> Result<Vec<u8>, Stop> {
+    body(window, tracks)?;
+    let mut kept = Vec::new();
+    let (mut at, mut left) = (tracks.body.start, MAX_TRACKS);
+    for _ in 0..MAX_ELEMENTS {
+        let Some(found) = element(window, at, tracks.body.end)?.filter(|_| left > 0) else { break };
+        if found.id == TRACK_ENTRY {
+            kept.extend(element_of(TRACK_ENTRY, &body(window, &found)?));
+            left -= 1;
+        }
+        at = found.body.end;
+    }
+    Ok(kept)
 }
 
 /// Writes an element whose size takes eight bytes.

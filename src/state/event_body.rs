@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde::Serializer;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -31,10 +32,14 @@ const TARGET_BYTES: usize = 20_000;
 /// The most characters of a failure's message that are told.
 const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// The body of an event of this upload.
-pub(super) fn event_body(upload: &Record, event: &Event) -> String {
-    let full = render(upload, event, Some(&upload.metadata));
-    if full.len() <= TARGET_BYTES { full } else { render(upload, event, None) }
+/// What less than a full body still tells of an event, as the full one has it.
+const ESSENCE: [&str; 5] = ["stage", "offset", "length", "url", "expunged"];
+
+/// The body of an event of this upload. Its status is told at `status_root` with its id behind it.
+pub(super) fn event_body(upload: &Record, event: &Event, status_root: &str) -> String {
+    let url = format!("{status_root}{}", upload.id);
+    let full = render(upload, event, &url, Some(&upload.metadata));
+    if full.len() <= TARGET_BYTES { full } else { render(upload, event, &url, None) }
 }
 
 /// A metadata value as JSON: a string if it is UTF-8, else `{"base64": "..."}`.
@@ -45,16 +50,24 @@ pub fn value_json(bytes: &[u8]) -> serde_json::Value {
     }
 }
 
-/// What an endpoint is told that wants little: it asks for the rest. Always the same for the same event.
-pub(super) fn thin_body(kind: EventKind, at: Timestamp, upload: UploadId, sequence: i64) -> String {
-    let data = json!({ "upload_id": upload.to_string(), "sequence": sequence });
-    plain_body(kind, at, data)
+/// What an endpoint is told that wants little: it asks for the rest. Made of nothing but the full body as it was
+/// written, so it is the same on every attempt, whatever has become of the upload or the configuration since.
+pub(super) fn thin_body(kind: EventKind, at: Timestamp, upload: UploadId, sequence: i64, full: &[u8]) -> String {
+    plain_body(kind, at, essence(upload, sequence, full).into())
 }
 
 /// What is left of an event when what its client said was taken out.
-pub(super) fn expunged_body(kind: EventKind, at: Timestamp, upload: UploadId, sequence: i64) -> String {
-    let data = json!({ "upload_id": upload.to_string(), "sequence": sequence, "expunged": true });
-    plain_body(kind, at, data)
+pub(super) fn expunged_body(kind: EventKind, at: Timestamp, upload: UploadId, sequence: i64, full: &[u8]) -> String {
+    let mut data = essence(upload, sequence, full);
+    data.insert("expunged".to_owned(), Value::Bool(true));
+    plain_body(kind, at, data.into())
+}
+
+fn essence(upload: UploadId, sequence: i64, full: &[u8]) -> Map<String, Value> {
+    let full: Value = serde_json::from_slice(full).unwrap_or_default();
+    let told = ESSENCE.into_iter().filter_map(|name| Some((name.to_owned(), full["data"].get(name)?.clone())));
+    let which = [("upload_id", Value::from(upload.to_string())), ("sequence", Value::from(sequence))];
+    which.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(told).collect()
 }
 
 pub(super) fn ping_body(endpoint: &EndpointId, at: Timestamp) -> String {
@@ -115,6 +128,7 @@ struct Data<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<Reported<'a>>,
     error: Option<Problem<'a>>,
+    url: &'a str,
 }
 
 #[derive(Serialize)]
@@ -130,7 +144,7 @@ struct Problem<'a> {
     message: String,
 }
 
-fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String {
+fn render(upload: &Record, event: &Event, url: &str, metadata: Option<&Metadata>) -> String {
     let failure = upload.failure.as_ref().filter(|_| event.stage == Stage::Ended(Ended::Failed));
     let data = Data {
         upload_id: upload.id.to_string(),
@@ -147,6 +161,7 @@ fn render(upload: &Record, event: &Event, metadata: Option<&Metadata>) -> String
         facts: upload.facts.as_ref().filter(|_| knows_facts(event.stage)).map(facts_json),
         report: event.report.as_ref().map(reported),
         error: failure.map(problem),
+        url,
     };
     let body = Body { kind: event.kind.name(), timestamp: event.at.to_string(), data };
     serde_json::to_string(&body).expect("strings and numbers are always JSON")
@@ -198,6 +213,12 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
 
+    const ROOT: &str = "https://uploads.example/api/v1/uploads/";
+
+    fn event_body(upload: &Record, event: &Event) -> String {
+        super::event_body(upload, event, ROOT)
+    }
+
     fn record(metadata: Vec<(&str, Vec<u8>)>) -> Record {
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let new = NewUpload {
@@ -246,9 +267,33 @@ mod tests {
             r#""upload_id":"01a2003c-6e4b-7707-8707-070707070707","sequence":6,"stage":"completed","#,
             r#""offset":11,"length":11,"role":"single","filename":"one \"two\".mp4","content_type":"video/mp4","#,
             r#""metadata":{"filename":"one \"two\".mp4","filetype":"video/mp4","a":"grün","raw":{"base64":"/wA="}},"#,
-            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"facts":null,"error":null}}"#,
+            r#""digests":{"crc32c":"c99465aa","md5":"000102030405060708090a0b0c0d0e0f"},"facts":null,"error":null,"#,
+            r#""url":"https://uploads.example/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707"}}"#,
         );
         assert_eq!(body, expected);
+    }
+
+    /// webhooks P5, P7: which upload, how far it is and where to ask; of the frozen body and nothing else.
+    #[test]
+    fn less_than_a_full_body_is_cut_out_of_it() {
+        let record = record(vec![("filename", b"v.mp4".to_vec())]);
+        let event = event(EventKind::Completed, Stage::Completed);
+        let full = event_body(&record, &event);
+        let thin = |full: &str| thin_body(event.kind, NOW, record.id, 6, full.as_bytes());
+        let expected = concat!(
+            r#"{"type":"upload.completed","timestamp":"2026-11-21T22:31:30.123Z","data":{"#,
+            r#""upload_id":"01a2003c-6e4b-7707-8707-070707070707","sequence":6,"stage":"completed","offset":11,"#,
+            r#""length":11,"url":"https://uploads.example/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707"}}"#,
+        );
+        assert_eq!(thin(&full), expected);
+        let expunged = expunged_body(event.kind, NOW, record.id, 6, full.as_bytes());
+        assert_eq!(expunged, expected.replace(r#""}}"#, r#"","expunged":true}}"#));
+        assert_eq!(thin(&expunged), expunged, "there is nothing left to take out");
+        assert_eq!(expunged_body(event.kind, NOW, record.id, 6, expunged.as_bytes()), expunged);
+        // What a version without these fields has written says less, and is no reason to send nothing.
+        let old = r#"{"type":"upload.completed","data":{"upload_id":"x","sequence":1,"stage":"completed"}}"#;
+        assert!(thin(old).ends_with(r#""sequence":6,"stage":"completed"}}"#), "{}", thin(old));
+        assert!(thin("broken").ends_with(r#""sequence":6}}"#), "{}", thin("broken"));
     }
 
     #[test]

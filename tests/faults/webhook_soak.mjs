@@ -1,5 +1,6 @@
 // Real uploads for as long as is asked, told to nine healthy receivers and one that never answers. The hanging one must
-// not be felt by the others: nothing lost, nothing twice, and news within a second.
+// not be felt by the others: nothing lost, nothing twice, and news within a second (webhooks E2). It has no breaker, so it
+// is asked all the time, with all the attempts it may have at once, and each of them hangs until it is given up.
 //
 //     node tests/faults/webhook_soak.mjs [--minutes 1] [--durability relaxed]
 //
@@ -32,13 +33,13 @@ const EVERY_MS = (1000 * EVENTS_PER_UPLOAD) / EVENTS_PER_SECOND;
 /** So many uploads may be on their way at once; when the server is slower than that, the load says so instead of growing. */
 const MOST_AT_ONCE = 64;
 
-/**
- * The aim at the 99th percentile, and what fails the test, since the machine may be busy with other things. It does
- * not where the disk alone takes so long for one write.
- */
-const AIM_MS = 1000;
-const LIMIT_MS = 5000;
+/** What the 99th percentile must stay below. It is not judged where the disk alone takes so long for one write. */
+const LIMIT_MS = 1000;
 const SLOW_DISK_MS = 250;
+
+/** How the hanging one is asked: so many attempts at once, and so long for each. */
+const HANGING_AT_ONCE = 10;
+const HANGING_MS = 15_000;
 
 /** What is left of memory's growth when it has settled. */
 const GROWTH_LIMIT_BYTES = 96 << 20;
@@ -150,8 +151,9 @@ console.log(`webhook soak: ${options.minutes} min, ${EVENTS_PER_SECOND} events/s
 const healthy = await Promise.all(Array.from({ length: HEALTHY }, (_, i) => Ear.open(`healthy-${i}`, true)));
 const hanging = await Ear.open('hanging', false);
 const endpoint = (ear, metadata) => ({ ...ear.receiver.endpoint({ name: ear.name }), metadata });
-const endpoints = [...healthy.map((ear, i) => endpoint(ear, { group: String(i) })), endpoint(hanging, { slow: 'yes' })];
-const server = await Server.prepare({ name: 'webhook-soak', config: { log: { level: 'warn' }, storage: { durability: options.durability }, webhooks: { endpoints } } });
+const hung = { ...endpoint(hanging, { slow: 'yes' }), max_in_flight: HANGING_AT_ONCE, timeout: `${HANGING_MS}ms` };
+const endpoints = [...healthy.map((ear, i) => endpoint(ear, { group: String(i) })), hung];
+const server = await Server.prepare({ name: 'webhook-soak', config: { log: { level: 'warn' }, storage: { durability: options.durability }, webhooks: { breaker_failures: 0, endpoints } } });
 
 try {
   await server.restart();
@@ -238,16 +240,16 @@ async function report(sent, disk, lag) {
     'events': rate(sent.count * EVENTS_PER_UPLOAD),
     'for healthy endpoints': rate(forHealthy),
     'arrived there': `${latencies.length}, ${missing} lost, ${repeats} twice, ${refused} not verified`,
-    'first attempt after': `p50 ${p50} ms, p95 ${p95} ms, p99 ${p99} ms (aim ${AIM_MS} ms), most ${latencies.at(-1)} ms`,
+    'first attempt after': `p50 ${p50} ms, p95 ${p95} ms, p99 ${p99} ms (below ${LIMIT_MS} ms), most ${latencies.at(-1)} ms`,
     'the disk alone': `p50 ${percentile(disk.times, 0.5)} ms, p99 ${percentile(disk.times, 0.99)} ms, most ${disk.times.at(-1)} ms`,
     'for the hanging one': `${rate(forHanging)}; attempts ${hanging.arrivals}, backlog ${shown.backlog.total}, given up ${dead}`,
     'memory of the server': `${quarters.join(', ')} from start to end, most ${mib(Math.max(...sent.memory))}`,
   };
   for (const [what, value] of Object.entries(lines)) console.log(`  ${what.padEnd(22)} ${value}`);
-  if (p99 > AIM_MS) {
+  if (p99 >= LIMIT_MS) {
     const busy = (await readFile('/proc/loadavg', 'utf8')).split(' ', 3).join(' ');
     const late = (lag.percentile(99) / 1e6).toFixed(0);
-    console.log(`  the aim is missed; the load of the machine is ${busy}, and this script itself was ${late} ms late at p99`);
+    console.log(`  too late; the load of the machine is ${busy}, and this script itself was ${late} ms late at p99`);
   }
 
   assert.equal(sent.refused, 0, `uploads were refused: ${sent.error}`);
@@ -256,8 +258,17 @@ async function report(sent, disk, lag) {
   assert.equal(repeats, 0, 'events came twice');
   assert.equal(shown.backlog.total, forHanging, 'what the hanging one has not heard is kept for it');
   assert.equal(dead, 0);
+  // It may be asked a little less than could be: a first attempt waits for an upload, and the end cuts some off.
+  const rounds = Math.floor((sent.seconds * 1000) / HANGING_MS);
+  assert.ok(hanging.arrivals >= (rounds * HANGING_AT_ONCE) / 2, `the hanging one was asked only ${hanging.arrivals} times`);
   const isDiskSlow = options.durability === 'strict' && percentile(disk.times, 0.99) > SLOW_DISK_MS;
-  if (isDiskSlow && p99 >= LIMIT_MS) console.log('  that is not judged: the disk is too busy with others');
-  else assert.ok(p99 < LIMIT_MS, `p99 is ${p99} ms`);
+  if (isDiskSlow && p99 >= LIMIT_MS) {
+    console.log(`  ${'!'.repeat(100)}`);
+    console.log(`  NOT JUDGED: p99 is ${p99} ms, which would fail, but the disk alone took more than ${SLOW_DISK_MS} ms.`);
+    console.log('  The disk is too busy with others. Run it again when it is not, or with --durability relaxed.');
+    console.log(`  ${'!'.repeat(100)}`);
+  } else {
+    assert.ok(p99 < LIMIT_MS, `p99 is ${p99} ms`);
+  }
   assert.ok(last - settled < GROWTH_LIMIT_BYTES, `memory grows: from ${mib(settled)} to ${mib(last)} over half of the time`);
 }

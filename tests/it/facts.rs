@@ -263,6 +263,8 @@ async fn too_long_and_too_large_have_words_of_their_own() {
         config.media.policy = Policy {
             allowed_types: vec![],
             max_duration: Some(Duration::from_secs(60)),
+            max_durations: vec![(types(&["audio/mpeg"]).remove(0), Some(Duration::from_secs(30)))],
+            requires_duration: true,
             max_sizes: vec![(types(&["video/*"]).remove(0), 5_000)],
         };
     })
@@ -272,6 +274,8 @@ async fn too_long_and_too_large_have_words_of_their_own() {
         (film(60_000, 0, true), 204, ""),
         (film(60_001, 0, true), 422, "media-too-long"),
         (film(1_000, 5_000, true), 413, "too-large-for-type"),
+        (film(0, 0, true), 422, "duration-unknown"),
+        ([b"ID3\x04".as_slice(), &[0; 300]].concat(), 422, "duration-unknown"),
         (vec![b'a'; 9_000], 204, ""),
     ] {
         let path = client.create(bytes.len() as u64).await;
@@ -283,11 +287,14 @@ async fn too_long_and_too_large_have_words_of_their_own() {
             assert_eq!(client.status(&path).await["error"]["code"], code);
         }
     }
-    let heard = receiver.wait_for(|heard| heard.len() == 2).await;
+    let heard = receiver.wait_for(|heard| heard.len() == 4).await;
+    let mut told: Vec<&str> = Vec::new();
     for event in &heard {
         check_event(&event.body);
-        assert_eq!(event.body["data"]["facts"]["content_type"], "video/mp4", "backends hear what it was");
+        told.push(event.body["data"]["facts"]["content_type"].as_str().unwrap());
     }
+    told.sort_unstable();
+    assert_eq!(told, ["audio/mpeg", "video/mp4", "video/mp4", "video/mp4"], "backends hear what it was");
 }
 
 /// A refusal outlives the server.

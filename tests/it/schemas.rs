@@ -1,9 +1,28 @@
-//! The schemas of events, as the server serves them.
+//! The schemas of events, as the server serves them, and news that seldom comes.
 
+use std::time::Duration;
+
+use longshore::domain::endpoint::DisabledBecause;
+use longshore::domain::endpoint::Endpoint;
+use longshore::domain::endpoint::EndpointId;
+use longshore::domain::endpoint::EndpointTerms;
+use longshore::domain::endpoint::Origin;
+use longshore::domain::event::EventFilter;
+use longshore::domain::id::DeliveryId;
+use longshore::domain::id::EventId;
+use longshore::domain::id::UploadId;
+use longshore::domain::time::Timestamp;
+use longshore::state::Notice;
+use longshore::state::Outbox;
+use longshore::state::SqliteSettings;
+use longshore::state::SqliteStore;
+use longshore::state::UploadStore;
 use serde_json::Value;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::schema::check_event;
+use crate::support::schema::published_news_types;
 
 const INDEX: &str = "/api/v1/webhooks/schemas";
 
@@ -79,4 +98,47 @@ async fn what_is_no_type_is_said_to_be_none() {
         assert_eq!(answer.json()["type"], "urn:longshore:problem:no-such-type", "{name}");
     }
     assert_eq!(client.request("POST", INDEX, &[], b"").await.status, 405);
+}
+
+/// webhooks P4: also news that takes days of trouble to come about.
+#[tokio::test]
+async fn all_news_of_the_sending_is_as_its_schema_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("state.db"), SqliteSettings::default()).await.unwrap();
+    let now = Timestamp::from_unix_ms(1_795_300_290_123);
+    let endpoint = |name: &str| EndpointId::new(name).unwrap();
+    let filter = EventFilter::new(vec!["*".to_owned()]).unwrap();
+    let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hook") };
+    store.open_for(vec![Endpoint::new(endpoint("all"), Origin::Config, terms, now)], now).await.unwrap();
+
+    let exhausted = |upload| Notice::Exhausted {
+        delivery: DeliveryId::new(now, [1; 10]),
+        endpoint: endpoint("app"),
+        event: EventId::new(now, [2; 10]),
+        upload,
+        attempts: 0,
+    };
+    let disabled = |because| Notice::EndpointDisabled { endpoint: endpoint("app"), because };
+    let mut notices = vec![exhausted(None), exhausted(Some(UploadId::new(now, [3; 10])))];
+    notices.extend([0, 100].map(|percent| Notice::EndpointFailing { endpoint: endpoint("app"), since: now, percent }));
+    notices.extend(DisabledBecause::ALL.iter().copied().map(disabled));
+    let count = notices.len();
+    for notice in notices {
+        store.announce(notice, now).await.unwrap();
+    }
+
+    let lease = Duration::from_secs(60);
+    let mut claims = store.claim_due(&[(endpoint("all"), 100)], now, lease).await.unwrap();
+    assert_eq!(claims.len(), count);
+    claims.extend(store.test_endpoint(&endpoint("all"), now, lease).await.unwrap());
+    let mut told = Vec::new();
+    for claim in claims {
+        let body: Value = serde_json::from_slice(&claim.body).unwrap();
+        check_event(&body);
+        told.push(body["type"].as_str().unwrap().to_owned());
+    }
+    told.sort();
+    told.dedup();
+    assert_eq!(told, published_news_types(), "these and no others, each with its schema");
+    store.close().await;
 }

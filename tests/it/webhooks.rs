@@ -173,6 +173,53 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
     assert_eq!(failed.json["data"]["error"]["code"], "digest-mismatch");
 }
 
+/// webhooks G8: a terminal event is the last, whatever is asked of the upload then.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_told_of_what_has_ended() {
+    let receiver = Scripted::start(SECRET).await;
+    let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
+        config.limits.stall_after = Duration::from_millis(300);
+        config.limits.unfinished_expiry = Duration::from_secs(1);
+    })
+    .await;
+    let mut client = app.client().await;
+    let promise = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
+    let created = client.tus("POST", "/files", &[("Upload-Length", "5"), ("Repr-Digest", promise)], b"").await;
+    let broken = created.header("location").unwrap().to_owned();
+    client.patch(&broken, 0, b"bytes").await;
+    let deleted = client.create(5).await;
+    client.tus("DELETE", &deleted, &[], b"").await;
+    let forgotten = client.create(5).await;
+    client.patch(&forgotten, 0, b"by").await;
+
+    let ends = [(&broken, "upload.failed"), (&forgotten, "upload.expired"), (&deleted, "upload.terminated")];
+    for (path, last) in ends {
+        let is_last = |one: &Request| path.ends_with(one.upload()) && one.kind() == last;
+        let heard = receiver.wait_for(|heard| heard.iter().any(is_last)).await;
+        let bearer = format!("Bearer {}", about(&heard, path)[0].headers["webhook-stage-token"]);
+        let stages = format!("{}/stages", path.replace("/files/", "/api/v1/uploads/"));
+        for _ in 0..2 {
+            let said = [
+                client.head(path).await.status,
+                client.patch(path, 2, b"tes").await.status,
+                client.tus("DELETE", path, &[], b"").await.status,
+                client.request("POST", &stages, &[("Authorization", &bearer)], br#"{"name": "late"}"#).await.status,
+            ];
+            assert!(said.iter().all(|status| *status >= 400), "{last}: {said:?}");
+        }
+    }
+    // When the sweeper has ended another one, it has come past these.
+    let other = client.create(5).await;
+    receiver
+        .wait_for(|heard| about(heard, &other).last().is_some_and(|request| request.kind() == "upload.expired"))
+        .await;
+    for (path, last) in ends {
+        let told = deliveries(&mut client, &format!("upload={}", id_of(path))).await;
+        assert_eq!(told[0]["type"], last, "the newest is first");
+        assert_eq!(told[0]["sequence"], told.len(), "and has the last number: {told:#?}");
+    }
+}
+
 /// webhooks P4, P6: also when there is much to tell, or little.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_keep_their_schema_whatever_the_upload() {

@@ -18,6 +18,7 @@ use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Reply;
+use crate::support::scripted::Request;
 use crate::support::scripted::Scripted;
 use crate::support::scripted::closed_port;
 use crate::support::tls::Certificate;
@@ -83,6 +84,43 @@ async fn an_endpoint_of_the_configuration_has_terms_of_its_own() {
     }
     let selected = some.wait_for(|heard| heard.iter().any(|one| one.kind() == "upload.completed")).await;
     assert!(selected.iter().all(|request| request.json["data"]["metadata"]["tenant"] == "a"));
+}
+
+/// webhooks P5, P6: an event says where to ask for the rest, in full and thin.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_says_where_the_status_of_its_upload_is() {
+    let (full, thin) = (Scripted::start(SECRET).await, Scripted::start(SECRET).await);
+    let file = full.endpoint("full", "['upload.*']") + &thin.endpoint("thin", "['upload.*']") + "payload = 'thin'\n";
+    for public_url in [None, Some("https://uploads.example/here")] {
+        let app = TestApp::from_file(&file, |config| config.server.public_url = public_url.map(str::to_owned)).await;
+        let mut client = app.client().await;
+        let path = client.create(0).await;
+        let id = path.rsplit('/').next().unwrap();
+        let told = format!("{}/api/v1/uploads/{id}", public_url.unwrap_or_default());
+        for receiver in [&full, &thin] {
+            let last = |one: &Request| one.upload() == id && one.kind() == "upload.completed";
+            let heard = receiver.wait_for(|heard| heard.iter().any(last)).await;
+            for request in heard.iter().filter(|one| one.upload() == id) {
+                assert_eq!(request.json["data"]["url"], told.as_str(), "{:#}", request.json);
+            }
+            let data = &heard.iter().find(|one| last(one)).unwrap().json["data"];
+            let said = (&data["stage"], &data["offset"], &data["length"]);
+            assert_eq!(said, (&json!("completed"), &json!(0), &json!(0)), "{data:#}");
+        }
+        // News that carries more than others has a thin form, too, and its own schema allows it.
+        let heard = thin.heard();
+        let token = &heard.iter().find(|one| one.upload() == id).unwrap().headers["webhook-stage-token"];
+        let authorized = ("Authorization", format!("Bearer {token}"));
+        let stages = format!("/api/v1/uploads/{id}/stages");
+        let report = br#"{"name": "hls"}"#;
+        let answer = client.request("POST", &stages, &[(authorized.0, &authorized.1)], report).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let reported = |one: &Request| one.upload() == id && one.kind() == "upload.processing";
+        thin.wait_for(|heard| heard.iter().any(reported)).await;
+        if public_url.is_none() {
+            assert_eq!(client.get(&told).await.json()["stage"], "completed");
+        }
+    }
 }
 
 /// webhooks E4: an open breaker survives a restart, and no attempt is used up.

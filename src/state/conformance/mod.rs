@@ -133,6 +133,7 @@ macro_rules! conformance_suite {
             managing::notices_go_to_those_who_want_them
             managing::a_test_is_for_one_endpoint
             rebuild::replaying_the_log_rebuilds_the_rows
+            rebuild::the_log_rebuilds_all_but_what_is_in_flight
             replay::one_delivery_is_sent_again
             replay::what_waits_is_not_sent_before_its_turn
             replay::strict_order_outlives_replays_and_pauses

@@ -267,7 +267,16 @@ pub(in crate::state) async fn words_can_be_taken_out<P: Place>(place: P) {
     for event in store.events_of(new_upload(0).id(), 0, 10).await.unwrap() {
         let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
         let id = new_upload(0).id().to_string();
-        let left = serde_json::json!({ "upload_id": id, "sequence": event.sequence, "expunged": true });
+        let (stage, offset) = if event.sequence == 1 { ("created", 0) } else { ("receiving", 1) };
+        let left = serde_json::json!({
+            "upload_id": id,
+            "sequence": event.sequence,
+            "stage": stage,
+            "offset": offset,
+            "length": 10_000,
+            "url": format!("/api/v1/uploads/{id}"),
+            "expunged": true,
+        });
         assert_eq!((&body["type"], &body["data"]), (&event.kind.name().into(), &left));
     }
     let untouched = store.events_of(other.id(), 0, 10).await.unwrap();

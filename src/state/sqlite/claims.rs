@@ -99,7 +99,7 @@ fn run_out_leases(desk: &Desk, subscriber: &Subscriber, slots: u32, now: Timesta
 fn as_told(subscriber: &Subscriber, claim: Claim, sequence: i64) -> Claim {
     match (subscriber.terms.payload, claim.upload) {
         (Payload::Thin, Some(upload)) => {
-            let body = thin_body(claim.kind, claim.occurred_at, upload, sequence);
+            let body = thin_body(claim.kind, claim.occurred_at, upload, sequence, &claim.body);
             Claim { body: body.into(), ..claim }
         }
         (Payload::Full | Payload::Thin, _) => claim,

@@ -45,8 +45,9 @@ struct NewEvent {
 }
 
 impl News {
-    pub(super) fn of(upload: &Upload) -> Self {
-        let events: Vec<_> = upload.news().iter().map(|event| NewEvent::new(upload.record(), event)).collect();
+    pub(super) fn of(upload: &Upload, status_root: &str) -> Self {
+        let events: Vec<_> =
+            upload.news().iter().map(|event| NewEvent::new(upload.record(), event, status_root)).collect();
         // A checkpoint without news copies nothing.
         let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
         Self { upload: upload.id(), metadata, events }
@@ -73,13 +74,13 @@ impl News {
 }
 
 impl NewEvent {
-    fn new(upload: &Record, event: &Event) -> Self {
+    fn new(upload: &Record, event: &Event, status_root: &str) -> Self {
         Self {
             id: EventId::new(event.at, random_in_order(event.sequence)),
             kind: event.kind,
             at: event.at,
             sequence: event.sequence,
-            body: event_body(upload, event),
+            body: event_body(upload, event, status_root),
         }
     }
 

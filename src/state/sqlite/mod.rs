@@ -46,7 +46,7 @@ use readers::Readers;
 use writer::Writer;
 
 /// How the database is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteSettings {
     /// The most commits written in one transaction.
     pub group_commit_max: usize,
@@ -54,13 +54,16 @@ pub struct SqliteSettings {
     pub read_connections: u32,
     /// What an answered commit outlives.
     pub durability: Durability,
+    /// Events say that the status of their upload is told here, with its id behind it.
+    pub status_root: String,
 }
 
 const OPEN: &str = "open the database";
 
 impl Default for SqliteSettings {
     fn default() -> Self {
-        Self { group_commit_max: 128, read_connections: 4, durability: Durability::Strict }
+        let status_root = "/api/v1/uploads/".to_owned();
+        Self { group_commit_max: 128, read_connections: 4, durability: Durability::Strict, status_root }
     }
 }
 
@@ -68,6 +71,7 @@ impl Default for SqliteSettings {
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
+    status_root: String,
     /// Which file the database was when it was opened, whatever has its name later.
     file: (u64, u64),
     writer: Writer,
@@ -93,7 +97,8 @@ impl SqliteStore {
         let file = identity(&path).map_err(|source| Error::Failed { operation: OPEN, source: source.into() })?;
         let bell = Arc::new(Notify::new());
         let writer = Writer::start(writing, settings.group_commit_max, Arc::clone(&bell))?;
-        Ok(Arc::new(Self { path, file, writer, readers: Readers::start(reading)?, bell }))
+        let readers = Readers::start(reading)?;
+        Ok(Arc::new(Self { path, status_root: settings.status_root, file, writer, readers, bell }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.

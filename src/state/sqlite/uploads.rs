@@ -38,13 +38,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 impl UploadStore for SqliteStore {
     async fn insert(&self, upload: Upload) -> Result<Upload> {
         let id = upload.id();
-        let is_new = self.writer.write(InsertUpload::new(&upload)).await?;
+        let is_new = self.writer.write(InsertUpload::new(&upload, &self.status_root)).await?;
         if is_new { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
     async fn commit(&self, upload: Upload) -> Result<Upload> {
         let id = upload.id();
-        let is_unchanged = self.writer.write(CommitUpload::new(&upload)).await?;
+        let is_unchanged = self.writer.write(CommitUpload::new(&upload, &self.status_root)).await?;
         if is_unchanged { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
@@ -147,7 +147,7 @@ struct InsertUpload {
 }
 
 impl InsertUpload {
-    fn new(upload: &Upload) -> Self {
+    fn new(upload: &Upload, status_root: &str) -> Self {
         let record = upload.record();
         let pairs = record.metadata.pairs().iter();
         Self {
@@ -155,7 +155,7 @@ impl InsertUpload {
             origin: rows::origin_values(record),
             id: upload.id(),
             metadata: pairs.filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES).cloned().collect(),
-            news: News::of(upload),
+            news: News::of(upload, status_root),
         }
     }
 }
@@ -202,8 +202,8 @@ struct CommitUpload {
 }
 
 impl CommitUpload {
-    fn new(upload: &Upload) -> Self {
-        Self { upload: rows::upload_values(upload.record()), news: News::of(upload) }
+    fn new(upload: &Upload, status_root: &str) -> Self {
+        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root) }
     }
 }
 

@@ -57,7 +57,7 @@ impl Place {
 
     async fn store(&self) -> Arc<SqliteStore> {
         let durability = state::Durability::Relaxed;
-        let settings = SqliteSettings { group_commit_max: 64, read_connections: 2, durability };
+        let settings = SqliteSettings { read_connections: 2, durability, ..SqliteSettings::default() };
         SqliteStore::open(&self.folder.path().join("state.db"), settings).await.unwrap()
     }
 

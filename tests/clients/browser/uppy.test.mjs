@@ -10,9 +10,10 @@ import { after, before, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { chromium } from 'playwright-core';
-import { assertStored, head } from '../harness/api.mjs';
+import { assertStored, head, list } from '../harness/api.mjs';
 import { digestOf, noise } from '../harness/bytes.mjs';
 import { Proxy } from '../harness/proxy.mjs';
+import { Receiver } from '../harness/receiver.mjs';
 import { Server } from '../harness/server.mjs';
 import { sleep, until } from '../harness/until.mjs';
 
@@ -92,7 +93,7 @@ describe('Uppy in Chromium, from another origin', () => {
   });
 
   const origin = () => `http://127.0.0.1:${site.address().port}`;
-  const addressOfPage = () => `${origin()}/?endpoint=${encodeURIComponent(proxy.endpoint)}`;
+  const addressOfPage = (endpoint = proxy.endpoint) => `${origin()}/?endpoint=${encodeURIComponent(endpoint)}`;
   const seen = () => page.evaluate(() => window.seen);
   const choose = () => page.setInputFiles('#file', file);
   const sentMoreThan = (count) => until(`${count} bytes to be sent`, async () => (await seen()).url && proxy.sent - count > 0);
@@ -184,6 +185,30 @@ describe('Uppy in Chromium, from another origin', () => {
     await server.restart();
     const url = await success();
     await assertStored(server, url, source);
+  });
+
+  test('takes a no of the application, or of the server, for a failure', async (t) => {
+    const application = await Receiver.start({ t });
+    application.behave((_question, _request, response) => {
+      response.writeHead(200, { 'Content-Type': 'application/json' });
+      response.end(JSON.stringify({ reject: { status: 422, message: 'not a video' } }));
+    });
+    for (const [config, code] of [
+      [{ hooks: { secret: application.secret, pre_finish: application.url } }, 'rejected-by-application'],
+      [{ media: { allowed_types: ['video/*'] } }, 'type-not-allowed'],
+    ]) {
+      const refusing = await Server.start({ name: 'refusing', t, config });
+      await page.goto(addressOfPage(refusing.endpoint));
+      await choose();
+      const { failed, done } = await until('Uppy to fail', async () => {
+        const now = await seen();
+        return (now.failed || now.done) && now;
+      }, { timeout: 30_000 });
+      assert.deepEqual([done, typeof failed], [undefined, 'string'], code);
+      const [told, ...others] = await list(refusing);
+      assert.deepEqual([told.stage, told.error.code, others], ['failed', code, []]);
+    }
+    assert.deepEqual(application.requests.map(({ type }) => type), ['hook.pre_finish']);
   });
 
   test('may read the headers it needs, on errors too', async () => {

@@ -1,11 +1,14 @@
-// A webhook receiver that verifies what it gets with the Standard Webhooks library, remembers it, and can be told to
-// be down, to hang, or to answer badly.
+// A webhook receiver that verifies what it gets with the Standard Webhooks library, judges it by the published schemas,
+// remembers it, and can be told to be down, to hang, or to answer badly.
 
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { randomBytes } from 'node:crypto';
+import { Schemas } from './schemas.mjs';
 import { until } from './until.mjs';
 import { HMAC, anyOf } from './verifiers.mjs';
+
+const schemas = await Schemas.published();
 
 export function newSecret() {
   return `whsec_${randomBytes(32).toString('base64')}`;
@@ -20,7 +23,7 @@ export class Receiver {
    * arrival. `status` is 0 until it is answered.
    */
   requests = [];
-  /** What could not be verified, with the reason. */
+  /** What could not be verified, or is not as its schema says (webhooks P4), with the reason. */
   refused = [];
   path = '/hook';
   port = 0;
@@ -123,6 +126,12 @@ export class Receiver {
       const sentType = request.headers['content-type'] ?? '';
       if (request.method !== 'POST' || !sentType.startsWith('application/json')) {
         throw new Error(`${request.method} with content type ${sentType}`);
+      }
+      const wrong = schemas.errors(event);
+      if (wrong) {
+        // Whoever waits for this event waits in vain, and should be told why.
+        console.error(`a body is not as its schema says: ${wrong}\n${body}`);
+        throw new Error(wrong);
       }
     } catch (error) {
       this.refused.push({ error: String(error), headers: request.headers, body });

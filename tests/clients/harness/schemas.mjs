@@ -1,25 +1,42 @@
-// Bodies judged by the schemas that the server itself serves, with a validator that others wrote (ajv).
+// Bodies judged by the schemas that are published, or that a server serves, with a validator that others wrote (ajv).
 
 import assert from 'node:assert/strict';
+import { readFile, readdir } from 'node:fs/promises';
 import Ajv2020 from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 
-/** The schemas of a server, with all that they refer to. */
+const PUBLISHED = new URL('../../../docs/events/', import.meta.url);
+const ENDING = '.schema.json';
+
+/** Schemas by type, with all that they refer to. */
 export class Schemas {
   #ajv = addFormats(new Ajv2020({ allErrors: true, strict: true, strictTypes: false, strictRequired: false }));
   #urls;
 
+  /** Those of docs/events. */
+  static async published() {
+    const names = (await readdir(PUBLISHED)).filter((name) => name.endsWith(ENDING) && name !== `event${ENDING}`);
+    const urls = Object.fromEntries(names.map((name) => [name.slice(0, -ENDING.length), new URL(name, PUBLISHED).href]));
+    return this.#gathered(urls, async (url) => JSON.parse(await readFile(new URL(url), 'utf8')));
+  }
+
+  /** Those that a server serves. */
   static async of(server) {
-    const schemas = new Schemas();
     const list = `${server.url}/api/v1/webhooks/schemas`;
     const { schemas: listed } = await fetchJson(list);
-    schemas.#urls = Object.fromEntries(Object.entries(listed).map(([type, url]) => [type, new URL(url, list).href]));
+    const urls = Object.entries(listed).map(([type, url]) => [type, new URL(url, list).href]);
+    return this.#gathered(Object.fromEntries(urls), fetchJson);
+  }
+
+  static async #gathered(urls, load) {
+    const schemas = new Schemas();
+    schemas.#urls = urls;
     const waiting = Object.values(schemas.#urls);
     for (const seen = new Set(); waiting.length > 0; ) {
       const url = waiting.pop();
       if (seen.has(url)) continue;
       seen.add(url);
-      const schema = await fetchJson(url);
+      const schema = await load(url);
       schemas.#ajv.addSchema(schema, url);
       waiting.push(...references(schema).map((reference) => new URL(reference, url).href));
     }

@@ -1,16 +1,19 @@
-// tus-js-client and an application that is asked before uploads are created and finished: its no is a failure, and while
-// it cannot be asked the client waits by itself.
+// tus-js-client and an application that is asked before uploads are created, finished and deleted: its no is a failure,
+// and while it cannot be asked the client waits by itself. So is the no of the server's own policy.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { assertStored, list } from '../harness/api.mjs';
+import { assertStored, idOf, list, status } from '../harness/api.mjs';
 import { digestOf, noise } from '../harness/bytes.mjs';
 import { Receiver } from '../harness/receiver.mjs';
 import { Server } from '../harness/server.mjs';
-import { uploadAll } from './client.mjs';
+import { startUpload, uploadAll } from './client.mjs';
 
 const bytes = noise(700_001);
 const source = digestOf(bytes);
+
+/** Begins as MP3 does, and does not say how long it is. */
+const song = Buffer.concat([Buffer.from('ID3\x04\0\0\0\0\0\0', 'latin1'), bytes]);
 
 /** An answer of the application in JSON. */
 function saying(answer) {
@@ -32,9 +35,9 @@ async function start(t, name, hooks, more = {}) {
 for (const protocol of ['tus-v1', 'ietf-draft-03', 'ietf-draft-05']) {
   describe(`tus-js-client with ${protocol} and an application that is asked`, () => {
     /** Uploads, and notes what was sent and answered. */
-    function upload(server, options = {}) {
+    function upload(server, options = {}, file = bytes) {
       const answers = [];
-      const done = uploadAll(bytes, {
+      const done = uploadAll(file, {
         protocol,
         endpoint: server.endpoint,
         onAfterResponse: (request, response) => answers.push(`${request.getMethod()} ${response.getStatus()}`),
@@ -63,6 +66,20 @@ for (const protocol of ['tus-v1', 'ietf-draft-03', 'ietf-draft-05']) {
         assert.equal(answers.at(-1), uploadDataDuringCreation ? 'POST 422' : 'PATCH 422');
         const [told, ...others] = await list(server);
         assert.deepEqual([told.stage, told.error.code, others], ['failed', 'rejected-by-application', []]);
+      });
+
+      test(`takes a no for what it is for a failure, ${how}`, async (t) => {
+        for (const [media, file, answer, code] of [
+          [{ allowed_types: ['video/*'] }, bytes, 415, 'type-not-allowed'],
+          [{ max_durations: ['audio/*=1m'], require_duration: true }, song, 422, 'duration-unknown'],
+        ]) {
+          const server = await Server.start({ name: code, t, config: { media } });
+          const { answers, done } = upload(server, { uploadDataDuringCreation }, file);
+          await assert.rejects(done, new RegExp(code));
+          assert.equal(answers.at(-1), `${uploadDataDuringCreation ? 'POST' : 'PATCH'} ${answer}`);
+          const [told, ...others] = await list(server);
+          assert.deepEqual([told.stage, told.error.code, others], ['failed', code, []]);
+        }
       });
     }
 
@@ -109,4 +126,44 @@ test('tus-js-client waits by itself through a longer outage', async (t) => {
   await assertStored(server, url, source);
   assert.ok(answers.includes('HEAD 423'), `${answers}`);
   assert.equal((await list(server)).length, 1, 'nothing was sent twice');
+});
+
+describe('tus-js-client that is not let go of an upload', () => {
+  const kept = /it is still needed/;
+
+  async function keeping(t) {
+    const { application, server } = await start(t, 'kept', ['pre_terminate']);
+    application.behave(refusing('it is still needed'));
+    return { application, server };
+  }
+
+  test('is told so, and may delete it when the application has changed its mind', async (t) => {
+    const { application, server } = await keeping(t);
+    const { upload, done } = startUpload(bytes, { endpoint: server.endpoint });
+    const url = await done;
+    await assert.rejects(upload.abort(true), kept);
+    await assertStored(server, url, source);
+    assert.deepEqual(application.requests.map(({ type }) => type), ['hook.pre_terminate'], 'it does not try again');
+    application.behave(204);
+    await upload.abort(true);
+    assert.equal((await status(server, idOf(url))).stage, 'terminated');
+  });
+
+  test('goes on with one that is unfinished', async (t) => {
+    const { server } = await keeping(t);
+    let upload;
+    const aborted = new Promise((stopped) => {
+      // Where it stands after the first part.
+      const onChunkComplete = () => stopped(upload.abort(true).then(() => 'deleted', (error) => error));
+      const begun = startUpload(bytes, { endpoint: server.endpoint, chunkSize: 300_000, onChunkComplete });
+      upload = begun.upload;
+      begun.done.then(undefined, stopped);
+    });
+    assert.match(String(await aborted), kept);
+    const { stage, offset } = await status(server, idOf(upload.url));
+    assert.deepEqual([stage, offset > 0], ['receiving', true]);
+    const url = await uploadAll(bytes, { uploadUrl: upload.url });
+    assert.equal(url, upload.url);
+    await assertStored(server, url, source);
+  });
 });

@@ -215,8 +215,13 @@ describe('bodies', () => {
       }
     }
     const ofUpload = ({ type }) => type.startsWith('upload.');
-    for (const { event } of thin.receiver.requests.filter(ofUpload)) {
-      assert.deepEqual(Object.keys(event.data).sort(), ['sequence', 'upload_id']);
+    const THIN = ['upload_id', 'sequence', 'stage', 'offset', 'length', 'url'];
+    for (const { event, body } of thin.receiver.requests.filter(ofUpload)) {
+      assert.deepEqual(Object.keys(event.data), THIN);
+      const inFull = full.receiver.requests.find(({ id }) => id === event.id)?.event;
+      if (inFull) assert.deepEqual(event.data, Object.fromEntries(THIN.map((name) => [name, inFull.data[name]])), body);
+      const told = await fetch(new URL(event.data.url, server.url));
+      assert.equal((await told.json()).id, event.data.upload_id, 'the rest is told there');
     }
     for (const entry of full.receiver.accepted().filter(ofUpload)) {
       const other = thin.receiver.accepted(entry.uploadId).find(({ id }) => id === entry.id);

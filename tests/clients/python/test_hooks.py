@@ -1,7 +1,8 @@
-"""tuspy and Google's library, and an application that is asked before uploads are created and finished."""
+"""tuspy, Google's library and curl, and an application that is asked before uploads are created and finished."""
 
 import io
 import json
+import subprocess
 import unittest
 
 import requests
@@ -45,6 +46,11 @@ class Asked(unittest.TestCase):
         self.application = Application()
         self.addCleanup(self.application.dispose)
         self.server = Server("hooks", self.application.hooks(*hooks))
+        self.addCleanup(self.server.dispose)
+
+    def begin_choosy(self):
+        """A server that takes nothing but films."""
+        self.server = Server("choosy", '[media]\nallowed_types = ["video/*"]\n')
         self.addCleanup(self.server.dispose)
 
     def uploads(self):
@@ -142,6 +148,54 @@ class Google(Asked):
         with self.assertRaises(InvalidResponse):
             self.upload()
         self.assert_refused()
+
+
+class Curl(Asked):
+    """Whole files, sent in every way that curl has."""
+
+    WAYS = {
+        "PUT": lambda file, url: ["-T", file, f"{url}/a.mp4"],
+        "PUT of what is piped": lambda file, url: ["-T", "-", f"{url}/a.mp4"],
+        "POST": lambda file, url: ["--data-binary", f"@{file}", url],
+        "a form": lambda file, url: ["-F", f"file=@{file};type=video/mp4", url],
+    }
+
+    def assert_fails(self, way, status, code):
+        file = self.server.folder / "a.mp4"
+        file.write_bytes(DATA)
+        arguments = way(file, f"http://127.0.0.1:{self.server.port}/files")
+        command = ["curl", "-sS", "-w", "\n%{http_code}", *map(str, arguments)]
+        ran = subprocess.run(command, capture_output=True, check=False, input=DATA, timeout=60)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        body, told = ran.stdout.rsplit(b"\n", 1)
+        self.assertEqual((int(told), json.loads(body)["type"]), (status, f"urn:longshore:problem:{code}"))
+        # What scripts look at.
+        ran = subprocess.run([*command, "--fail"], capture_output=True, check=False, input=DATA, timeout=60)
+        self.assertEqual(ran.returncode, 22, ran.stderr)
+
+    def test_a_no_before_the_creation_is_a_failure(self):
+        for how, way in self.WAYS.items():
+            with self.subTest(how=how):
+                self.begin("pre_create")
+                self.application.answer = REFUSAL
+                self.assert_fails(way, 422, "rejected-by-application")
+                self.assertEqual(self.uploads(), [])
+
+    def test_a_no_before_completion_is_a_failure(self):
+        for how, way in self.WAYS.items():
+            with self.subTest(how=how):
+                self.begin("pre_finish")
+                self.application.answer = REFUSAL
+                self.assert_fails(way, 422, "rejected-by-application")
+                self.assert_refused()
+
+    def test_a_no_for_what_it_is_is_a_failure(self):
+        for how, way in self.WAYS.items():
+            with self.subTest(how=how):
+                self.begin_choosy()
+                self.assert_fails(way, 415, "type-not-allowed")
+                for told in self.uploads():
+                    self.assertEqual((told["stage"], told["error"]["code"]), ("failed", "type-not-allowed"))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ use crate::hooks::pair;
 use crate::hooks::ways;
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::client::TUS;
 use crate::support::moving::wait_for_stage;
 use crate::support::process::Process;
 use crate::support::receiver::Receiver;
@@ -181,6 +182,55 @@ async fn a_client_that_goes_meanwhile_changes_nothing() {
         assert_eq!(client.offset(path).await, 5);
     }
     assert_eq!(application.heard().len(), 2, "asked once each");
+}
+
+/// webhooks 3.8: the upload is held while the application thinks. A deletion waits for that, and not for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_comes_meanwhile_ends_nothing_before_the_answer() {
+    for (patience, too_early) in [("100ms", true), ("30s", false)] {
+        let more = format!("timeout = \"15s\"\n[limits]\ntakeover_timeout = \"{patience}\"");
+        let (application, app) = pair(&ASKED, &more).await;
+        application.always(Reply::Hold);
+        let mut writing = app.client().await;
+        let path = writing.create(5).await;
+        writing.begin_patch(&path, 0, 5).await;
+        writing.send(BYTES).await;
+        application.wait_for_count(1).await;
+
+        let mut client = app.client().await;
+        client.send_head("DELETE", &path, &[TUS]).await;
+        if too_early {
+            let answer = client.raw_answer("DELETE").await.unwrap();
+            assert_eq!((answer.status, answer.problem()), (503, "held".to_owned()), "{answer:?}");
+            assert!(answer.header("retry-after").is_some());
+            assert_eq!(client.status(&path).await["stage"], "verified", "nothing has happened to it");
+        }
+        application.release();
+        assert_eq!(writing.answer("PATCH").await.status, 204, "its client is told of the success that it was");
+        if too_early {
+            assert_eq!(client.status(&path).await["stage"], "completed");
+            client.send_head("DELETE", &path, &[TUS]).await;
+        }
+        assert_eq!(client.raw_answer("DELETE").await.unwrap().status, 204);
+        assert_eq!(client.status(&path).await["stage"], "terminated");
+        assert_eq!(application.heard().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_waits_for_a_verdict_can_be_deleted() {
+    let (application, app) = pair(&ASKED, "breaker_failures = 1000").await;
+    application.always(Reply::Status("500 Oops"));
+    let mut client = app.client().await;
+    let path = client.create(5).await;
+    is_put_off(&client.patch(&path, 0, BYTES).await, "down");
+    assert_eq!(client.tus("DELETE", &path, &[], b"").await.status, 204);
+    application.always(Reply::Status("204 No Content"));
+    // By when another is accepted, this one would have been asked about again.
+    let other = client.create(5).await;
+    assert_eq!(client.patch(&other, 0, BYTES).await.status, 204);
+    assert_eq!(client.status(&path).await["stage"], "terminated");
+    assert_eq!(client.head(&path).await.status, 410);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,9 +21,18 @@ pub fn check_event(body: &Value) {
 
 /// Every type of events of uploads that a schema is published for.
 pub fn published_upload_types() -> Vec<String> {
+    published_types(|name| name.starts_with("upload."))
+}
+
+/// Every type of news that is not of an upload.
+pub fn published_news_types() -> Vec<String> {
+    published_types(|name| !["upload.", "hook."].iter().any(|kind| name.starts_with(kind)) && name.contains('.'))
+}
+
+fn published_types(wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let names = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let types = names.filter_map(|name| name.strip_suffix(".schema.json").map(str::to_owned));
-    let mut types: Vec<String> = types.filter(|name| name.starts_with("upload.")).collect();
+    let mut types: Vec<String> = types.filter(|name| wanted(name)).collect();
     types.sort();
     types
 }
@@ -105,6 +114,7 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
             "format" => match rule.as_str().unwrap() {
                 "date-time" => value.as_str().is_none_or(|text| text.parse::<jiff::Timestamp>().is_ok()),
                 "uuid" => value.as_str().is_none_or(|text| text.parse::<uuid::Uuid>().is_ok()),
+                "uri-reference" => value.as_str().is_none_or(|text| base().join(text).is_ok()),
                 other => panic!("the format {other} is not known here"),
             },
             other => panic!("the keyword {other} is not known here"),
@@ -113,6 +123,11 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
             wrong.push(format!("{at}: {value} against {}", json!({ keyword: rule })));
         }
     }
+}
+
+/// What references are taken from.
+fn base() -> reqwest::Url {
+    "http://server.example".parse().unwrap()
 }
 
 fn is_a(value: &Value, name: &str) -> bool {

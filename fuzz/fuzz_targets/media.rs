@@ -1,0 +1,76 @@
+//! Any bytes whatever, looked into as the engine looks into an upload that has all of them.
+//!
+//! The sources of the reader are compiled in rather than the server: so it is built in seconds, and a reader that came to
+//! know more than the facts it finds would not compile.
+
+#![no_main]
+// The reader is the server's; not all of it is used here.
+#![allow(dead_code)]
+
+use std::ops::Range;
+use std::sync::Once;
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+
+use crate::domain::facts::Facts;
+use crate::media::read::Reading;
+use crate::media::read::read;
+use crate::media::sniff::sniff;
+use crate::media::window::Stop;
+use crate::media::window::Window;
+
+#[path = "../../src/domain"]
+mod domain {
+    pub mod facts;
+}
+#[path = "../../src/media/mod.rs"]
+mod media;
+
+/// The default of `media.read_limit`.
+const LIMIT_BYTES: u64 = 16 << 20;
+
+/// Each look but the last fetches at least one block.
+const MOST_LOOKS: u64 = LIMIT_BYTES / media::window::BLOCK_BYTES + 1;
+
+/// As many as events repeat.
+const MOST_TRACKS: usize = 32;
+
+/// A name of a codec is short, whatever the file says.
+const MOST_CODEC_BYTES: usize = 64;
+
+/// Once the fuzzer's own hook is gone, which ends the process at any panic. One in a library is a file that cannot be
+/// read, here as in the server; one that is not contained still ends it.
+static LIBRARIES_MAY_PANIC: Once = Once::new();
+
+fuzz_target!(|file: &[u8]| {
+    LIBRARIES_MAY_PANIC.call_once(|| drop(std::panic::take_hook()));
+    let facts = examine(file);
+    assert!(facts.content_type.contains('/') && facts.content_type.len() < 100, "{facts:?}");
+    for track in facts.media.iter().flat_map(|media| &media.tracks) {
+        assert!(!track.codec.is_empty() && track.codec.len() <= MOST_CODEC_BYTES, "{track:?}");
+    }
+    assert!(facts.media.is_none_or(|media| (1..=MOST_TRACKS).contains(&media.tracks.len())));
+});
+
+fn examine(file: &[u8]) -> Facts {
+    let mut window = Window::new(file.len() as u64, LIMIT_BYTES);
+    if let Err(Stop::Needs(range)) = window.head() {
+        fetch(file, range, &mut window);
+    }
+    let sniffed = sniff(&window.head().expect("it was fetched"));
+    for _ in 0..MOST_LOOKS {
+        match read(sniffed, &window) {
+            Reading::Done(facts) => return facts,
+            Reading::Needs(range) => fetch(file, range, &mut window),
+        }
+    }
+    panic!("more than {MOST_LOOKS} looks");
+}
+
+fn fetch(file: &[u8], range: Range<u64>, window: &mut Window) {
+    let at = |offset: u64| usize::try_from(offset).expect("it lies within the file");
+    let bytes = &file[at(range.start)..at(range.end)];
+    assert!(!bytes.is_empty(), "{range:?} brings nothing");
+    window.insert(range.start, Bytes::copy_from_slice(bytes));
+}
