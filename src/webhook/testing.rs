@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio::time::timeout;
 
@@ -323,6 +324,8 @@ pub(super) struct FakeOutbox {
     pub(super) claims_hang: AtomicBool,
     /// While set, the bell has rung again whenever somebody listens: something is always being committed.
     pub(super) is_never_quiet: AtomicBool,
+    /// While set, whoever removes an endpoint hears of it late.
+    pub(super) holds_removals: AtomicBool,
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
     failures: AtomicU64,
@@ -388,6 +391,10 @@ impl FakeOutbox {
     /// How many rows each call has removed.
     pub(super) fn prunes(&self) -> Vec<u64> {
         self.prunes.lock().unwrap().clone()
+    }
+
+    pub(super) fn has(&self, endpoint: &str) -> bool {
+        self.endpoints.lock().unwrap().iter().any(|stored| stored.id.as_str() == endpoint)
     }
 
     pub(super) fn stored(&self, endpoint: &str) -> StoredEndpoint {
@@ -482,10 +489,17 @@ impl Outbox for FakeOutbox {
     }
 
     async fn remove_endpoint(&self, id: &EndpointId, _: Timestamp) -> state::Result<bool> {
-        let mut endpoints = self.endpoints.lock().unwrap();
-        let before = endpoints.len();
-        endpoints.retain(|stored| stored.id != *id);
-        Ok(endpoints.len() < before)
+        let was_there = {
+            let mut endpoints = self.endpoints.lock().unwrap();
+            let before = endpoints.len();
+            endpoints.retain(|stored| stored.id != *id);
+            endpoints.len() < before
+        };
+        self.changed();
+        while self.holds_removals.load(Ordering::SeqCst) {
+            yield_now().await;
+        }
+        Ok(was_there)
     }
 
     async fn cancel_backlog(&self, id: &EndpointId, _: Timestamp) -> state::Result<()> {

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
@@ -666,6 +667,30 @@ async fn with_api(rules: EgressRules, lookup: Lookup) -> Work {
     Work::begin_with(Vec::new(), settings(), rules, lookup).await
 }
 
+/// Whoever removes an endpoint while another makes one of its name leaves one that is sent to.
+#[tokio::test]
+async fn an_endpoint_made_while_one_of_its_name_goes_is_sent_to() {
+    let receiver = Receiver::start([Script::Status(200)]).await;
+    let url = format!("http://app.example:{}/hook", receiver.address.port());
+    let work = with_api(open_rules(), names(&["127.0.0.1"])).await;
+    work.admin.create(made_by_api(&url)).await.unwrap();
+    work.outbox.holds_removals.store(true, Ordering::SeqCst);
+    let admin = work.admin.clone();
+    let removing = tokio::spawn(async move { admin.delete(&app()).await });
+    work.outbox.until(|| !work.outbox.has("app")).await;
+    let admin = work.admin.clone();
+    let making = tokio::spawn(async move { admin.create(made_by_api(&url)).await });
+    for _ in 0..1_000 {
+        yield_now().await;
+    }
+    work.outbox.holds_removals.store(false, Ordering::SeqCst);
+    removing.await.unwrap().unwrap();
+    making.await.unwrap().unwrap();
+    let sent = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    assert_eq!(sent.state, DeliveryState::Succeeded);
+    work.end().await;
+}
+
 /// Everything an attempt leaves behind (webhooks L1).
 #[tokio::test]
 async fn an_attempt_says_where_its_time_went_and_what_came_back() {
@@ -971,7 +996,7 @@ async fn a_test_goes_the_way_of_every_message() {
 #[tokio::test]
 async fn a_test_does_not_wait_for_a_quiet_moment() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let limits = Settings { timeout: Duration::from_secs(2), lease: Duration::from_secs(5), ..settings() };
+    let limits = Settings { timeout: Duration::from_secs(2), lease: Duration::from_secs(8), ..settings() };
     let work = Work::with(&receiver, limits).await;
     work.outbox.is_never_quiet.store(true, Ordering::SeqCst);
     let ids: Vec<_> = (0..500).map(|_| work.outbox.add_for("app")).collect();
