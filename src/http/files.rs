@@ -1,4 +1,7 @@
 //! The uploads themselves: brings each request to the dialect it is said in.
+//!
+//! A request holds the room of its handler as long as bytes come, and thousands may. So the room of each dialect but the
+//! smallest is a box of its own.
 
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
@@ -26,15 +29,15 @@ pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shar
         Spoken::Options => Ok(options(&shared)),
         Spoken::Ietf => {
             note(&request, Dialect::Ietf);
-            ietf::create(&request, payload, &shared).await
+            Box::pin(ietf::create(&request, payload, &shared)).await
         }
         Spoken::Ranged => {
             note(&request, Dialect::Google);
-            ranged::start(&request, payload, &shared).await
+            Box::pin(ranged::start(&request, payload, &shared)).await
         }
         Spoken::Plain => {
             note(&request, Dialect::Ranged);
-            ranged::plain(&request, None, payload, &shared).await
+            Box::pin(ranged::plain(&request, None, payload, &shared)).await
         }
         Spoken::Tus | Spoken::AsCreated => tus::collection(&request, payload, &shared).await,
         Spoken::Mixed => Err(mixed()),
@@ -66,7 +69,7 @@ pub(super) async fn resource(
 ) -> HttpResponse {
     let answer = match name.parse::<UploadId>() {
         Ok(id) => upload(&request, id, payload, &shared).await,
-        Err(_) => named(&request, &name, payload, &shared).await,
+        Err(_) => Box::pin(named(&request, &name, payload, &shared)).await,
     };
     answer.unwrap_or_else(|problem| problem.respond(&request))
 }
@@ -90,8 +93,8 @@ async fn upload(
     note(request, dialect);
     match dialect {
         Dialect::Tus => tus::resource(request, id, payload, shared).await,
-        Dialect::Ietf => ietf::resource(request, id, payload, shared).await,
-        Dialect::Google | Dialect::Ranged => ranged::resource(request, id, payload, shared).await,
+        Dialect::Ietf => Box::pin(ietf::resource(request, id, payload, shared)).await,
+        Dialect::Google | Dialect::Ranged => Box::pin(ranged::resource(request, id, payload, shared)).await,
     }
 }
 

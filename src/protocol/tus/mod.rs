@@ -58,7 +58,7 @@ pub(crate) async fn resource(
         Method::Head => head(request, id, shared).await,
         Method::Patch => patch(request, id, payload, shared).await,
         Method::Delete => delete(request, id, shared).await,
-        Method::Get => get(request, id, shared).await,
+        Method::Get => Box::pin(get(request, id, shared)).await,
         Method::Options | Method::Post => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
     }
 }
