@@ -17,6 +17,7 @@ use crate::engine::command::Unavailable;
 use crate::engine::lease::LiveProgress;
 use crate::engine::watch::Bell;
 
+pub use crate::state::DeliveryPage;
 pub use crate::state::DeliveryQuery;
 pub use crate::state::EventPosition;
 pub use crate::state::HookCallQuery;
@@ -122,7 +123,7 @@ impl Engine {
         Ok(self.0.uploads.newest_event().await?)
     }
 
-    pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>, EngineError> {
+    pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
         Ok(self.0.outbox.deliveries(query).await?)
     }
 

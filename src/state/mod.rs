@@ -217,7 +217,7 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>>;
 
     /// Deliveries that match, newest first, with their attempts.
-    async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>>;
+    async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage>;
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
 
@@ -471,6 +471,15 @@ pub struct Horizon {
     /// Of calls of hooks, the latest so many are kept. At least 1.
     pub most_hook_calls: u64,
     pub now: Timestamp,
+}
+
+/// Deliveries as they were asked for, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryPage {
+    pub found: Vec<DeliveryRecord>,
+    /// Ask for those before this one for more. A page that is not full may have it too: no question looks at more than a
+    /// bounded number of deliveries.
+    pub next: Option<DeliveryId>,
 }
 
 /// Which deliveries to list. Every condition given must hold.

@@ -215,6 +215,21 @@ enum Planned {
     New(ReplayJob),
 }
 
+impl Planned {
+    /// The same from the beginning, of everything until now.
+    fn anew(self, now: Timestamp) -> Self {
+        let (Self::Running(job) | Self::New(job)) = self;
+        Self::New(ReplayJob {
+            id: ReplayId::new(now, rand::random()),
+            before: now.plus(Duration::from_millis(1)),
+            cursor: EventPosition(0),
+            queued: 0,
+            created_at: now,
+            ..job
+        })
+    }
+}
+
 /// Changes endpoints and asks for deliveries again. Clones speak for the same sender.
 #[derive(Clone)]
 pub struct Admin(Arc<Inner>);
@@ -384,7 +399,7 @@ impl Admin {
         let _looking = inner.looking.lock().await;
         let was_stopped = !inner.stored(id).await?.state.is_enabled();
         // What can be refused comes first: then nothing has changed.
-        let planned = match how.missed_since {
+        let mut planned = match how.missed_since {
             Some(from) => {
                 let what = ReplayWhat::Missed;
                 let missed = ReplayRequest { endpoint: id.clone(), what, from, before: None, force: false };
@@ -392,9 +407,14 @@ impl Admin {
             }
             None => None,
         };
-        // It is cancelled before the replay begins, or what that queues would be cancelled with it.
+        // It is cancelled before the replay begins, or what that queues would be cancelled with it: also what one has
+        // queued that runs already. The range goes on to what was cancelled last.
         if how.drops_backlog && was_stopped {
+            if let Some(Planned::Running(job)) = &planned {
+                inner.parts.outbox.cancel_replay(job.id, inner.now()).await?;
+            }
             inner.parts.outbox.cancel_backlog(id, inner.now()).await?;
+            planned = planned.map(|planned| planned.anew(inner.now()));
         }
         let job = match planned {
             Some(planned) => Some(inner.begun(planned).await?),

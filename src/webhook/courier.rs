@@ -23,6 +23,7 @@ use crate::webhook::egress::Answer;
 use crate::webhook::egress::Egress;
 use crate::webhook::egress::Prepared;
 use crate::webhook::health::Breaker;
+use crate::webhook::jumps::Jumps;
 use crate::webhook::lanes::Lane;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::record::Outcome;
@@ -45,6 +46,7 @@ pub(super) struct Courier {
     /// Cancelled when the time to drain is over.
     pub(super) abort: CancellationToken,
     pub(super) results: mpsc::Sender<Outcome>,
+    pub(super) jumps: Arc<Jumps>,
 }
 
 impl Courier {
@@ -86,7 +88,10 @@ impl Courier {
         let ruling = match (answer.outcome, claim.class) {
             (AttemptOutcome::Aborted, DeliveryClass::Test) => Ruling::Over,
             (AttemptOutcome::Aborted, _) => Ruling::RetryAt(now),
-            _ => judge(&claim, endpoint.terms(), &answer, &self.settings, now, rand::random()),
+            _ => {
+                let expiry = self.jumps.prolonged(self.settings.delivery_expiry, now);
+                judge(&claim, endpoint.terms(), &answer, &self.settings, expiry, now, rand::random())
+            }
         };
         let verdict = verdict_of(ruling, claim.class, now);
         log_attempt(lane, &claim, &answer, verdict);

@@ -280,6 +280,7 @@ mod tests {
     use crate::webhook::Settings;
     use crate::webhook::egress::Egress;
     use crate::webhook::gate::system_lookup;
+    use crate::webhook::jumps::Jumps;
     use crate::webhook::record::Outcome;
     use crate::webhook::testing::FakeOutbox;
     use crate::webhook::testing::Receiver;
@@ -300,6 +301,7 @@ mod tests {
             abort: CancellationToken::new(),
             results,
             settings,
+            jumps: Arc::new(Jumps::none(TestClock::default().clock()())),
         };
         let shared = Dispatcher {
             outbox: Arc::clone(outbox) as _,

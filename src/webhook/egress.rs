@@ -219,7 +219,8 @@ impl Egress {
 
     async fn exchange(&self, client: &Client, endpoint: &Endpoint, message: Prepared) -> Answer {
         let began = Instant::now();
-        let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout);
+        // The lease may have been made shorter since the endpoint was made.
+        let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout).min(self.settings.longest_timeout());
         let deadline = began + timeout;
         let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
         let reusable = self.warm.is(&receiver, began);

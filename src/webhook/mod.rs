@@ -26,6 +26,7 @@ mod endpoint;
 mod gate;
 mod health;
 mod hooks;
+mod jumps;
 mod keys;
 mod lanes;
 mod metrics;

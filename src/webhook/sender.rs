@@ -27,6 +27,7 @@ use crate::webhook::egress::Egress;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::gate::Lookup;
 use crate::webhook::gate::system_lookup;
+use crate::webhook::jumps::Jumps;
 use crate::webhook::lanes::Lanes;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::record::LAST_TRIES;
@@ -162,6 +163,7 @@ impl Sender {
         let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
         let (state, recording) = watch::channel(Recording::Works);
         let abort = CancellationToken::new();
+        let jumps = Arc::new(Jumps::none((self.clock)()));
         let upkeep = Upkeep {
             outbox: Arc::clone(&self.outbox),
             lanes: Arc::clone(&self.lanes),
@@ -170,6 +172,7 @@ impl Sender {
             metrics: self.metrics.clone(),
             beat: self.beat.clone(),
             replays: self.replays,
+            jumps: Arc::clone(&jumps),
         };
         let recorder = Recorder {
             outbox: Arc::clone(&self.outbox),
@@ -195,6 +198,7 @@ impl Sender {
                 metrics: self.metrics,
                 abort,
                 results,
+                jumps,
             }),
         };
         // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
@@ -227,7 +231,7 @@ async fn open_endpoints(
 }
 
 /// An endpoint made by API, sealed under the newest key from now on. `None` when its secrets cannot be read: then its
-/// deliveries wait until they can.
+/// deliveries wait until they can, or have waited too long.
 async fn open_sealed(
     outbox: &dyn Outbox,
     vault: &Vault,

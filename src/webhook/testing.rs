@@ -43,6 +43,7 @@ use crate::keyring::ServerKeys;
 use crate::state;
 use crate::state::Backlog;
 use crate::state::Claim;
+use crate::state::DeliveryPage;
 use crate::state::DeliveryQuery;
 use crate::state::Horizon;
 use crate::state::Notice;
@@ -601,8 +602,8 @@ impl Outbox for FakeOutbox {
         Ok(Some(claim))
     }
 
-    async fn deliveries(&self, _: &DeliveryQuery) -> state::Result<Vec<DeliveryRecord>> {
-        Ok(Vec::new())
+    async fn deliveries(&self, _: &DeliveryQuery) -> state::Result<DeliveryPage> {
+        Ok(DeliveryPage { found: Vec::new(), next: None })
     }
 
     async fn delivery(&self, _: DeliveryId) -> state::Result<Option<DeliveryRecord>> {

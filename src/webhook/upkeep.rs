@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::endpoint::EndpointId;
-use crate::domain::time::Timestamp;
 use crate::state;
 use crate::state::Horizon;
 use crate::state::Outbox;
@@ -21,6 +19,7 @@ use crate::state::ReplayJob;
 use crate::state::ReplayState;
 use crate::webhook::beat::Beat;
 use crate::webhook::courier::Clock;
+use crate::webhook::jumps::Jumps;
 use crate::webhook::lanes::Lanes;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::outage::Outage;
@@ -39,12 +38,10 @@ const REPLAYED: u32 = 500;
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_FIRST: Duration = Duration::from_mins(1);
 
-/// How often is looked for what has waited too long; the first time this long after the start, so that what waited only
-/// for that is sent.
+/// How often is looked for what has waited too long; the first time a while after the start, so that what waited only for
+/// that is sent.
 const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
-
-/// A clock that is ahead by more than this between two looks has jumped.
-const CLOCK_JUMP: Duration = Duration::from_secs(30);
+const GIVE_UP_FIRST: Duration = Duration::from_mins(10);
 
 /// How many deliveries are given up in one transaction: each may be news for somebody.
 const GIVE_UP_PIECE: u32 = 100;
@@ -64,6 +61,7 @@ pub(super) struct Upkeep {
     pub(super) beat: Beat,
     /// Rings when a replay was begun.
     pub(super) replays: Arc<Notify>,
+    pub(super) jumps: Arc<Jumps>,
 }
 
 impl Upkeep {
@@ -118,11 +116,10 @@ impl Upkeep {
     async fn give_up(&self) {
         let mut outage = Outage::none("give up old deliveries");
         let mut deliveries = 0;
-        let mut jumps = Jumps::none((self.clock)());
-        sleep(GIVE_UP_EVERY).await;
+        sleep(GIVE_UP_FIRST).await;
         loop {
             let now = (self.clock)();
-            let begun_before = now.minus(self.settings.delivery_expiry.saturating_add(jumps.noted(now)));
+            let begun_before = now.minus(self.jumps.prolonged(self.settings.delivery_expiry, now));
             let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, now).await {
                 Ok(0) => {
                     outage.over();
@@ -151,7 +148,7 @@ impl Upkeep {
             let horizon = Horizon {
                 finished: now.minus(self.settings.keep_finished),
                 dead: now.minus(self.settings.keep_dead),
-                abandoned: now.minus(self.settings.delivery_expiry),
+                abandoned: now.minus(self.jumps.prolonged(self.settings.delivery_expiry, now)),
                 most_hook_calls: self.settings.keep_hook_calls,
                 now,
             };
@@ -194,29 +191,6 @@ impl Upkeep {
         self.metrics.show_superseded(self.outbox.superseded());
         self.metrics.show_queue(&self.outbox.backlog(None).await?);
         Ok(())
-    }
-}
-
-/// How far the wall clock went ahead of the time that really passed: a machine slept, or the clock was set. Nothing could
-/// be sent in time that was not there, so nothing is given up for it.
-struct Jumps {
-    seen: (Instant, Timestamp),
-    ahead: Duration,
-}
-
-impl Jumps {
-    fn none(now: Timestamp) -> Self {
-        Self { seen: (Instant::now(), now), ahead: Duration::ZERO }
-    }
-
-    /// All of it so far.
-    fn noted(&mut self, now: Timestamp) -> Duration {
-        let ahead = now.since(self.seen.1).saturating_sub(self.seen.0.elapsed());
-        self.seen = (Instant::now(), now);
-        if ahead > CLOCK_JUMP {
-            self.ahead = self.ahead.saturating_add(ahead);
-        }
-        self.ahead
     }
 }
 
@@ -276,6 +250,7 @@ mod tests {
             metrics: Metrics::default(),
             beat: Beat::new(Duration::ZERO),
             replays: Arc::default(),
+            jumps: Arc::new(Jumps::none(TestClock::default().clock()())),
         }
     }
 
@@ -314,35 +289,22 @@ mod tests {
     async fn what_has_waited_too_long_is_given_up() {
         let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
         let stop = CancellationToken::new();
-        let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
-        let (expiry, expired) = (upkeep.settings.delivery_expiry, upkeep.metrics.expired.clone());
         let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
+        let expiry = Settings::default().delivery_expiry;
         clock.put_forward(expiry + Duration::from_secs(1));
+        let jumps = Arc::new(Jumps::none(clock.clock()()));
+        let upkeep = Upkeep { clock: clock.clock(), jumps, ..upkeep(&outbox) };
+        let expired = upkeep.metrics.expired.clone();
         let young = outbox.add(Claim { begun_at: clock.clock()(), ..claim() });
         let running = tokio::spawn(upkeep.run(stop.clone()));
         let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
-        sleep(GIVE_UP_EVERY).await;
+        sleep(GIVE_UP_FIRST).await;
         outbox.until(|| old.iter().all(is_dead)).await;
         clock.put_forward(expiry + Duration::from_secs(1));
         sleep(3 * GIVE_UP_EVERY).await;
         assert_eq!((is_dead(&young), expired.get()), (false, 250), "the clock was set");
         stop.cancel();
         running.await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn time_that_passed_is_no_jump() {
-        let begin = wall_clock();
-        let mut jumps = Jumps::none(begin);
-        let mut by_the_clock = Duration::ZERO;
-        for (passed, ahead, noted) in [(3_600, 0, 0), (60, 29, 0), (60, 31, 31), (60, 0, 31), (0, 1_000, 1_031)] {
-            sleep(Duration::from_secs(passed)).await;
-            by_the_clock += Duration::from_secs(passed + ahead);
-            let found = jumps.noted(begin.plus(by_the_clock));
-            assert!(found.abs_diff(Duration::from_secs(noted)) < Duration::from_millis(50), "{found:?}, not {noted} s");
-        }
-        let before = jumps.ahead;
-        assert_eq!(jumps.noted(begin), before, "it was set back");
     }
 
     /// webhooks L6: pieces, until nothing is left, and again an hour later.

@@ -25,12 +25,14 @@ pub(super) enum Ruling {
     Over,
 }
 
-/// Judges the answer that came in `now`. `jitter` is a random number from 0 to 1.
+/// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery began. `jitter`
+/// is a random number from 0 to 1.
 pub(super) fn judge(
     claim: &Claim,
     terms: &EndpointTerms,
     answer: &Answer,
     settings: &Settings,
+    expiry: Duration,
     now: Timestamp,
     jitter: f64,
 ) -> Ruling {
@@ -53,7 +55,7 @@ pub(super) fn judge(
     let own = terms.retry_schedule.as_ref().unwrap_or(&settings.schedule);
     let (schedule, expiry): (&[Duration], Duration) = match claim.class {
         DeliveryClass::Progress => (&retry::PROGRESS_SCHEDULE, retry::PROGRESS_EXPIRY),
-        DeliveryClass::Normal | DeliveryClass::Notice | DeliveryClass::Test => (own, settings.delivery_expiry),
+        DeliveryClass::Normal | DeliveryClass::Notice | DeliveryClass::Test => (own, expiry),
     };
     // A delivery that was asked for again has the whole schedule before it.
     let failures = claim.attempts.saturating_sub(claim.attempts_before).saturating_add(1);
@@ -101,7 +103,8 @@ mod tests {
     }
 
     fn ruled(claim: &Claim, answer: &Answer, now: Timestamp) -> Ruling {
-        judge(claim, &EndpointTerms::of("http://localhost"), answer, &settings(), now, 0.5)
+        let settings = settings();
+        judge(claim, &EndpointTerms::of("http://localhost"), answer, &settings, settings.delivery_expiry, now, 0.5)
     }
 
     /// webhooks R1.
@@ -168,7 +171,7 @@ mod tests {
             EndpointTerms { retry_schedule: Some(vec![minute, minute * 2]), ..EndpointTerms::of("http://localhost") };
         let judged = |attempts, attempts_before| {
             let claim = Claim { attempts_before, begun_at: at(50), ..claim(DeliveryClass::Normal, attempts) };
-            judge(&claim, &terms, &answer(500), &settings(), at(60), 0.5)
+            judge(&claim, &terms, &answer(500), &settings(), settings().delivery_expiry, at(60), 0.5)
         };
         assert_eq!([judged(0, 0), judged(1, 0)], [Ruling::RetryAt(at(120)), Ruling::RetryAt(at(180))]);
         assert_eq!(judged(2, 0), Ruling::GiveUp);

@@ -48,10 +48,10 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let wanted = delivery_query(request.query_string(), shared.max_page)?;
-    let found = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
-    let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (deliveries, last) = status::page(found.iter().map(to_json), full);
-    let next = last.and_then(|last| found.get(last)).map(|delivery| query::cursor_to(LIST, delivery.id));
+    let page = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
+    let (deliveries, cut) = status::page(page.found.iter().map(to_json), false);
+    let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
+    let next = next.map(|next| query::cursor_to(LIST, next));
     Ok(HttpResponse::Ok().json(json!({ "deliveries": deliveries, "next": next })))
 }
 

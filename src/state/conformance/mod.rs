@@ -143,6 +143,8 @@ macro_rules! conformance_suite {
             replay::a_job_sends_everything
             replay::a_job_goes_on_where_it_was
             replay::a_job_goes_straight_to_its_range
+            replay::a_job_gets_over_a_clock_that_was_ahead
+            replay::what_was_never_sent_is_sent_again_in_order
             replay::words_can_be_taken_out
             replay::what_is_old_goes
         }
@@ -306,7 +308,7 @@ pub(super) async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, 
 /// Every delivery to an endpoint, in the order of the events.
 pub(super) async fn deliveries_to<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryRecord> {
     let query = DeliveryQuery { endpoint: Some(endpoint(name)), limit: 1_000, ..DeliveryQuery::default() };
-    let mut found = store.deliveries(&query).await.unwrap();
+    let mut found = store.deliveries(&query).await.unwrap().found;
     found.sort_by_key(|delivery| (delivery.upload, delivery.sequence));
     found
 }

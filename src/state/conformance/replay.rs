@@ -191,8 +191,8 @@ pub(in crate::state) async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplayWhat::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();
-    let begun = store.advance_replay(dead.id, 1, at(60)).await.unwrap().unwrap();
-    assert_eq!((begun.state, begun.queued), (ReplayState::Running, 1));
+    let begun = store.advance_replay(dead.id, 3, at(60)).await.unwrap().unwrap();
+    assert_eq!((begun.state, begun.queued), (ReplayState::Running, 1), "three were looked up");
     store.close().await;
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], at(61)).await.unwrap();
@@ -214,9 +214,9 @@ pub(in crate::state) async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
 pub(in crate::state) async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![], NOW).await.unwrap();
-    let hour = |number: i64| at(number * 3_600);
+    let day = |number: i64| at(number * 86_400);
     for number in 0..60_i64 {
-        let made = hour(number);
+        let made = day(number);
         let asked = NewUpload { id: UploadId::new(made, rand::random()), ..asked(0) };
         let mut upload = Upload::create(asked, made);
         for _ in 0..19 {
@@ -225,32 +225,71 @@ pub(in crate::state) async fn a_job_goes_straight_to_its_range<P: Place>(place: 
         store.insert(upload).await.unwrap();
     }
     let all = store.events_since(EventPosition(0), 10_000).await.unwrap();
-    let in_each_hour = i64::try_from(all.len()).unwrap() / 60;
-    assert!(in_each_hour >= 19);
-    store.open_for(vec![subscribed("a", &["upload.created"])], hour(60)).await.unwrap();
-    let begin = async |from, before| {
+    let each_day = i64::try_from(all.len()).unwrap() / 60;
+    assert!(each_day >= 19);
+    store.open_for(vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
+    // Where it begins and ends, in how many pieces, and what it queues.
+    let walk = async |from, before| {
         let missed = job(ReplayWhat::Missed, from, before);
         store.begin_replay(missed.clone()).await.unwrap();
-        let begun = store.replay_jobs().await.unwrap().into_iter().find(|job| job.id == missed.id);
-        let once = store.advance_replay(missed.id, 1_000, hour(61)).await.unwrap().unwrap();
-        (begun.unwrap().cursor.0, once)
+        let begun = store.replay_jobs().await.unwrap().into_iter().find(|job| job.id == missed.id).unwrap();
+        let (mut now, mut pieces) = (begun.clone(), 0);
+        while now.state == ReplayState::Running {
+            now = store.advance_replay(missed.id, 1_000, day(61)).await.unwrap().unwrap();
+            pieces += 1;
+        }
+        (begun.cursor.0, now.cursor.0, pieces, now.queued)
     };
-    let (cursor, once) = begin(hour(58), hour(100)).await;
-    assert_eq!((cursor, once.state, once.queued), (58 * in_each_hour, ReplayState::Done, 2), "the end of the log");
-    let (cursor, once) = begin(hour(30), hour(32)).await;
+    let end = 60 * each_day;
     assert_eq!(
-        (cursor, once.state, once.queued),
-        (30 * in_each_hour, ReplayState::Done, 2),
-        "no further than its range"
+        walk(day(58), day(100)).await,
+        (57 * each_day, end, 1, 2),
+        "from a day before, for clocks that were off"
     );
-    assert_eq!(once.cursor.0, 33 * in_each_hour, "and a little, should the log be out of order there");
-    let (cursor, once) = begin(hour(200), hour(300)).await;
-    assert_eq!((cursor, once.state, once.queued), (60 * in_each_hour, ReplayState::Done, 0), "nothing is as new");
-    let (cursor, once) = begin(hour(-9), hour(1)).await;
-    assert_eq!((cursor, once.state, once.queued), (0, ReplayState::Done, 1), "nothing is as old");
-    let (cursor, once) = begin(hour(40).plus(Duration::from_mins(9)), hour(41)).await;
-    let begun = 40 * in_each_hour;
-    assert_eq!((cursor, once.queued), (begun, 0), "and a little before it");
+    assert_eq!(walk(day(3), day(5)).await, (2 * each_day, 2 * each_day + 1_000, 2, 2), "not far behind its range");
+    assert_eq!(walk(day(200), day(300)).await, (end, end, 1, 0), "nothing is as new");
+    assert_eq!(walk(day(-9), day(1)).await, (0, 1_000, 2, 1), "nothing is as old");
+}
+
+/// Of a clock that was ahead for some hours nothing is left out.
+pub(in crate::state) async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![], NOW).await.unwrap();
+    for (number, seconds) in [(0, 10), (1, 4 * 3_600), (2, 20)] {
+        let made = at(seconds);
+        let asked = NewUpload { id: UploadId::new(made, [number; 10]), ..asked(0) };
+        store.insert(Upload::create(asked, made)).await.unwrap();
+    }
+    store.open_for(vec![subscribed("a", &["upload.created"])], at(30)).await.unwrap();
+    let missed = job(ReplayWhat::Missed, at(15), at(30));
+    store.begin_replay(missed.clone()).await.unwrap();
+    assert_eq!(run(&*store, &missed).await.queued, 1);
+    assert_eq!(deliveries_to(&*store, "a").await[0].upload.unwrap().as_bytes()[15], 2);
+}
+
+/// webhooks G6: what was given up unsent goes out in order when it is sent again.
+pub(in crate::state) async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    receive(&mut upload, 10_000, at(1));
+    store.commit(upload).await.unwrap();
+    while store.expire(at(50), 10, at(50)).await.unwrap() > 0 {}
+    assert!(states_at(&*store, "a").await.iter().all(|state| *state != Ready && *state != Waiting));
+    let dead = job(ReplayWhat::Dead, NOW, at(100));
+    store.begin_replay(dead.clone()).await.unwrap();
+    assert!(run(&*store, &dead).await.queued >= 2);
+    let (mut sent, mut at_once) = (Vec::new(), Vec::new());
+    loop {
+        let due = claim(&*store, "a", at(60)).await;
+        let Some(first) = due.first() else { break };
+        at_once.push(due.len());
+        sent.push(first.delivery);
+        succeed(&*store, first, at(60)).await;
+    }
+    assert!(at_once.iter().all(|count| *count == 1), "{at_once:?}");
+    let in_order: Vec<_> = deliveries_to(&*store, "a").await.into_iter().filter(|it| it.state == Succeeded).collect();
+    assert_eq!(sent, in_order.iter().map(|delivery| delivery.id).collect::<Vec<_>>());
 }
 
 /// webhooks L7.

@@ -216,11 +216,11 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..only(DeliveryState::Ready) }, vec![0]),
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..only(DeliveryState::Dead) }, vec![]),
     ] {
-        let listed = store.deliveries(&query).await.unwrap();
+        let listed = store.deliveries(&query).await.unwrap().found;
         let uploads: Vec<u8> = listed.iter().map(|delivery| delivery.upload.unwrap().as_bytes()[15]).collect();
         assert_eq!(uploads, expected, "{query:?}");
     }
-    let backing_off = store.deliveries(&only(DeliveryState::Ready)).await.unwrap().remove(0);
+    let backing_off = store.deliveries(&only(DeliveryState::Ready)).await.unwrap().found.remove(0);
     let expected = DeliveryRecord {
         id: claims[0].delivery,
         event: claims[0].event,
@@ -246,7 +246,7 @@ pub(in crate::state) async fn deliveries_are_listed_with_their_attempts<P: Place
         (DeliveryQuery { last_status: Some(500..=599), ..all.clone() }, vec![claims[0].delivery]),
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..all.clone() }, vec![]),
     ] {
-        let listed: Vec<_> = store.deliveries(&query).await.unwrap().into_iter().map(|found| found.id).collect();
+        let listed: Vec<_> = store.deliveries(&query).await.unwrap().found.into_iter().map(|found| found.id).collect();
         assert_eq!(listed, expected, "the latest attempt counts: {query:?}");
     }
 }

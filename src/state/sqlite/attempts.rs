@@ -56,8 +56,8 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
         return record(desk, settlement, Some(late_note(&settlement.attempt)), None);
     };
     let (state, next_at) = held.next(settlement.verdict);
-    // What was planned counts as far as the delivery goes along with it.
-    let planned = next_at.and(settlement.attempt.next_attempt_at);
+    // Of one that comes to rest with its endpoint nobody knows when it goes on.
+    let planned = settlement.attempt.next_attempt_at.filter(|_| state == DeliveryState::Ready);
     record(desk, settlement, settlement.attempt.note.clone(), planned)?;
     let finished_at = matches!(
         state,

@@ -32,9 +32,9 @@ pub(super) struct ClaimDue {
 
 impl Work for ClaimDue {
     const OPERATION: &'static str = "claim due deliveries";
-    type Output = Vec<Claim>;
+    type Output = Vec<Claimed>;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Vec<Claim>> {
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Vec<Claimed>> {
         let subscribers = desk.subscribers()?;
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
@@ -62,7 +62,7 @@ fn claim(
     slots: u32,
     now: Timestamp,
     until: Timestamp,
-) -> rusqlite::Result<Vec<Claim>> {
+) -> rusqlite::Result<Vec<Claimed>> {
     let run_out = run_out_leases(desk, subscriber, slots, now)?;
     let mut statement = desk.connection.prepare_cached(concat!(
         "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
@@ -83,7 +83,8 @@ fn claim(
     for (claim, _, _) in &mut claims {
         claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
     }
-    Ok(claims.into_iter().map(|(claim, _, sequence)| as_told(subscriber, claim, sequence)).collect())
+    let payload = subscriber.terms.payload;
+    Ok(claims.into_iter().map(|(claim, _, sequence)| Claimed { claim, sequence, payload }).collect())
 }
 
 /// Deliveries whose sender has let its lease run out: hardly ever any.
@@ -95,14 +96,25 @@ fn run_out_leases(desk: &Desk, subscriber: &Subscriber, slots: u32, now: Timesta
     statement.query_map(params![subscriber.id.as_str(), now.unix_ms(), slots], |row| row.get(0))?.collect()
 }
 
-/// A claim with the body this endpoint gets.
-fn as_told(subscriber: &Subscriber, claim: Claim, sequence: i64) -> Claim {
-    match (subscriber.terms.payload, claim.upload) {
-        (Payload::Thin, Some(upload)) => {
-            let body = thin_body(claim.kind, claim.occurred_at, upload, sequence, &claim.body);
-            Claim { body: body.into(), ..claim }
+/// A claim with the body as it is stored, and what the endpoint wants instead.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    claim: Claim,
+    sequence: i64,
+    payload: Payload,
+}
+
+impl Claimed {
+    /// The claim with the body this endpoint gets. It is worked out by whoever asked, not by the writer.
+    pub(super) fn told(self) -> Claim {
+        let Self { claim, sequence, payload } = self;
+        match (payload, claim.upload) {
+            (Payload::Thin, Some(upload)) => {
+                let body = thin_body(claim.kind, claim.occurred_at, upload, sequence, &claim.body);
+                Claim { body: body.into(), ..claim }
+            }
+            (Payload::Full | Payload::Thin, _) => claim,
         }
-        (Payload::Full | Payload::Thin, _) => claim,
     }
 }
 

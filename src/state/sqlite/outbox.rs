@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
+use rusqlite::OptionalExtension;
 use rusqlite::Row;
 use rusqlite::params;
 use tokio::sync::Notify;
@@ -20,6 +21,7 @@ use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::Backlog;
 use crate::state::Claim;
+use crate::state::DeliveryPage;
 use crate::state::DeliveryQuery;
 use crate::state::Error;
 use crate::state::Horizon;
@@ -33,6 +35,7 @@ use crate::state::Settled;
 use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::attempts::Settle;
 use crate::state::sqlite::claims::ClaimDue;
+use crate::state::sqlite::claims::Claimed;
 use crate::state::sqlite::claims::TestEndpoint;
 use crate::state::sqlite::endpoints;
 use crate::state::sqlite::endpoints::CancelBacklog;
@@ -84,7 +87,8 @@ impl Outbox for SqliteStore {
     }
 
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
-        self.writer.write(ClaimDue { slots: slots.to_vec(), now, lease }).await
+        let claimed = self.writer.write(ClaimDue { slots: slots.to_vec(), now, lease }).await?;
+        Ok(claimed.into_iter().map(Claimed::told).collect())
     }
 
     async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {
@@ -111,9 +115,9 @@ impl Outbox for SqliteStore {
         self.writer.write(TestEndpoint { endpoint: id.clone(), now, lease }).await
     }
 
-    async fn deliveries(&self, query: &DeliveryQuery) -> Result<Vec<DeliveryRecord>> {
-        let query = deliveries_query(query);
-        self.readers.read("list deliveries", move |connection| read_deliveries(connection, &query)).await
+    async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage> {
+        let query = query.clone();
+        self.readers.read("list deliveries", move |connection| read_page(connection, &query)).await
     }
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
@@ -270,16 +274,45 @@ const ATTEMPTS: &str = concat!(
     " FROM attempts WHERE delivery_id = ?1 ORDER BY number DESC, started_at_ms DESC LIMIT ?2"
 );
 
-fn deliveries_query(query: &DeliveryQuery) -> Query {
+/// The most deliveries that a question walks by, if it has no index of its own to go by.
+const MOST_WALKED: i64 = 20_000;
+
+fn read_page(connection: &mut Connection, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
+    let is_walk = query.upload.is_none() && !query.state.is_some_and(has_index);
+    let last = if is_walk { last_of_walk(connection, query)? } else { None };
+    let found = read_deliveries(connection, &deliveries_query(query, last))?;
+    let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let next = if is_full { found.last().map(|delivery| delivery.id) } else { last };
+    Ok(DeliveryPage { found, next })
+}
+
+/// Where a walk that is too long for one question ends.
+fn last_of_walk(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Option<DeliveryId>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id FROM deliveries WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1")?;
+    let last = statement.query_one(params![first_behind(query), MOST_WALKED], |row| row.get(0)).optional()?;
+    let is_wanted =
+        |last: &DeliveryId| query.created_from.is_none_or(|from| first_id_of(from) <= last.as_bytes().to_vec());
+    Ok(last.map(DeliveryId::from_bytes).filter(is_wanted))
+}
+
+/// The identifier that all that is asked for is before.
+fn first_behind(query: &DeliveryQuery) -> Vec<u8> {
+    let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
+    query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor))
+}
+
+fn deliveries_query(query: &DeliveryQuery, last: Option<DeliveryId>) -> Query {
     let mut sql = Query::new(DELIVERIES);
     if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
         sql.push(" INDEXED BY deliveries_").push(state.name());
     }
     // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with the time of
     // its delivery.
-    let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
-    let end = query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor));
-    sql.push(" WHERE id < ").bind(end);
+    sql.push(" WHERE id < ").bind(first_behind(query));
+    if let Some(last) = last {
+        sql.push(" AND id >= ").bind(last.as_bytes().to_vec());
+    }
     if let Some(from) = query.created_from {
         sql.push(" AND id >= ").bind(first_id_of(from));
     }

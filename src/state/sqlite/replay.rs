@@ -35,8 +35,9 @@ use crate::state::sqlite::rows::integer;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
-/// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put right.
-const DISORDER: Duration = Duration::from_mins(10);
+/// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put right:
+/// by an hour or two, or by a time zone.
+const DISORDER: Duration = Duration::from_hours(25);
 
 /// How many events a piece of a job looks at, whatever it queues of them.
 const MOST_LOOKED_AT: u32 = 500;
@@ -78,19 +79,27 @@ impl Work for Replay {
     }
 }
 
-/// Makes a delivery due now, or as soon as strict order lets it, with the whole schedule before it again.
+/// Makes a delivery due now, or as soon as the order of its endpoint lets it, with the whole schedule before it again.
 fn revive(desk: &mut Desk, delivery: DeliveryId, endpoint: &Subscriber, now: Timestamp) -> rusqlite::Result<()> {
-    let is_strict = endpoint.terms.ordering == Ordering::Strict;
+    let (is_strict, is_per_upload) = match endpoint.terms.ordering {
+        Ordering::Strict => (true, false),
+        Ordering::PerUpload => (false, true),
+        Ordering::None => (false, false),
+    };
     desk.execute(
         "UPDATE deliveries SET state = CASE
                  WHEN NOT ?2 THEN 'paused'
                  WHEN ?4 AND EXISTS (SELECT 1 FROM deliveries AS other
                      WHERE other.upload_id = deliveries.upload_id AND other.endpoint = deliveries.endpoint
                          AND other.finished_at_ms IS NULL AND other.id <> ?1) THEN 'waiting'
+                 WHEN ?5 AND attempts = 0 AND EXISTS (SELECT 1 FROM deliveries AS other
+                     WHERE other.upload_id = deliveries.upload_id AND other.endpoint = deliveries.endpoint
+                         AND other.finished_at_ms IS NULL AND other.attempts = 0 AND other.id <> ?1
+                         AND other.state IN ('waiting', 'ready', 'leased')) THEN 'waiting'
                  ELSE 'ready' END,
              trigger = 'manual', attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
          WHERE id = ?1",
-        params![delivery.as_bytes(), endpoint.is_enabled, now.unix_ms(), is_strict],
+        params![delivery.as_bytes(), endpoint.is_enabled, now.unix_ms(), is_strict, is_per_upload],
     )?;
     desk.made_ready |= endpoint.is_enabled;
     Ok(())
@@ -209,19 +218,22 @@ impl Work for AdvanceReplay {
         let subscribers = desk.subscribers()?;
         let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
         let piece = piece_of_log(desk, job.cursor, MOST_LOOKED_AT)?;
-        let mut was_last = piece.len() < usize::try_from(MOST_LOOKED_AT).unwrap_or(usize::MAX);
-        let (end, enough) = (job.before.plus(DISORDER), job.queued + u64::from(self.limit));
+        let end = job.before.plus(DISORDER);
+        let mut was_last = piece.len() < usize::try_from(MOST_LOOKED_AT).unwrap_or(usize::MAX)
+            || piece.iter().all(|event| event.occurred_at >= end);
+        let mut looked_up = 0;
         for event in &piece {
-            let is_behind = event.occurred_at >= end;
-            if is_behind || job.queued == enough {
-                was_last = is_behind;
-                break;
-            }
-            job.cursor = EventPosition(event.position);
             let in_range = event.occurred_at >= job.from && event.occurred_at < job.before;
-            if let Some(subscriber) = subscriber.filter(|_| in_range) {
+            // Old progress is of no use to anybody.
+            if let Some(subscriber) = subscriber.filter(|_| in_range && event.kind != EventKind::Progress) {
+                if looked_up == self.limit {
+                    was_last = false;
+                    break;
+                }
+                looked_up += 1;
                 job.queued += u64::from(queue(desk, subscriber, event, job.what, self.now)?);
             }
+            job.cursor = EventPosition(event.position);
         }
         if was_last || subscriber.is_none() {
             job.state = if subscriber.is_some() { ReplayState::Done } else { ReplayState::Cancelled };
@@ -278,10 +290,6 @@ fn queue(
     what: ReplayWhat,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    // Old progress is of no use to anybody.
-    if event.kind == EventKind::Progress {
-        return Ok(false);
-    }
     let found = desk
         .connection
         .prepare_cached(

@@ -4,7 +4,6 @@
 //! beginning, past what must stay. An event and its deliveries go together, so that a replay of what was missed does not
 //! take what was forgotten for it.
 
-use bytes::Bytes;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
 use rusqlite::Row;
@@ -250,15 +249,18 @@ impl Work for Expunge {
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
         let event = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.kind()?, columns.instant()?, columns.body()?))
+            Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.kind()?, columns.instant()?))
         };
-        let events: Vec<(i64, i64, EventKind, Timestamp, Bytes)> = desk
+        let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
             .connection
-            .prepare_cached("SELECT position, sequence, kind, occurred_at_ms, body FROM events WHERE upload_id = ?1")?
+            .prepare_cached("SELECT position, sequence, kind, occurred_at_ms FROM events WHERE upload_id = ?1")?
             .query_map([self.0.as_bytes()], event)?
             .collect::<rusqlite::Result<_>>()?;
-        for (position, sequence, kind, at, full) in &events {
-            let body = expunged_body(*kind, *at, self.0, *sequence, full);
+        // One body at a time: of a long upload they are many.
+        let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
+        for (position, sequence, kind, at) in &events {
+            let full = bodies.query_one([position], |row| Columns::of(row).body())?;
+            let body = expunged_body(*kind, *at, self.0, *sequence, &full);
             desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
         }
         Ok(u64::try_from(events.len()).unwrap_or(u64::MAX))
