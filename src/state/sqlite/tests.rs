@@ -9,7 +9,9 @@ mod durability;
 mod plans;
 
 use super::*;
+use crate::domain::event::EventKind;
 use crate::state::Backlog;
+use crate::state::DeliveryQuery;
 use crate::state::EventPosition;
 use crate::state::Outbox;
 use crate::state::UploadStore;
@@ -73,6 +75,39 @@ impl writer::Work for Wait {
 }
 
 conformance_suite!(TemporaryFile);
+
+/// A question that fits hardly anything walks by a bounded number of rows, and says where it stopped.
+#[tokio::test]
+async fn a_long_walk_is_made_in_stages() {
+    let place = TemporaryFile::new();
+    place.open().await.close().await;
+    let connection = Connection::open(place.path()).unwrap();
+    let fill =
+        "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, state, trigger,
+             attempts, attempts_before, begun_at_ms, next_at_ms, created_at_ms, finished_at_ms)
+         WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 50000)
+         SELECT unhex(printf('%032x', number)), number, randomblob(16), 'upload.created', 'a', randomblob(16), 1,
+             'succeeded', 'auto', 1, 0, 0, 0, 0, 0 FROM numbers";
+    connection.execute(fill, []).unwrap();
+    connection
+        .execute("UPDATE deliveries SET kind = 'upload.completed' WHERE event_position IN (1, 25000, 49999)", [])
+        .unwrap();
+    connection.close().unwrap();
+    let store = place.open().await;
+    let (mut before, mut pages) = (None, Vec::new());
+    loop {
+        let query = DeliveryQuery { kind: Some(EventKind::Completed), before, limit: 10, ..DeliveryQuery::default() };
+        let page = store.deliveries(&query).await.unwrap();
+        pages.push(page.found.len());
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [1, 1, 1], "20,000 at a time");
+    let recent = DeliveryQuery { created_from: Some(NOW), limit: 10, ..DeliveryQuery::default() };
+    assert_eq!(store.deliveries(&recent).await.unwrap().next, None, "all before are too old");
+}
 
 #[tokio::test]
 async fn a_newer_database_is_left_as_it_is() {

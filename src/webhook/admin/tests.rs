@@ -219,6 +219,27 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     assert!(matches!(taken, Err(Error::NameTaken(_))), "the configuration does not take an endpoint over");
 }
 
+/// What a replay has queued is dropped with the rest, so it begins anew.
+#[tokio::test]
+async fn a_resume_that_drops_what_waits_begins_its_replay_anew() {
+    let place = Place::new();
+    let admin = place.admin().await;
+    admin.create(new("app")).await.unwrap();
+    admin.pause(&id("app")).await.unwrap();
+    let from = place.clock.clock()().minus(Duration::from_hours(1));
+    let what = ReplayWhat::Missed;
+    let wanted = ReplayRequest { endpoint: id("app"), what, from, before: None, force: false };
+    let running = admin.begin_replay(wanted).await.unwrap();
+    let how = Resumption { drops_backlog: true, missed_since: Some(from) };
+    let begun = admin.resume(&id("app"), how).await.unwrap().1.unwrap();
+    assert_ne!(begun.id, running.id);
+    assert!(begun.before > running.before, "up to what was dropped last");
+    let states: Vec<_> = admin.replays().await.unwrap().into_iter().map(|job| (job.id, job.state)).collect();
+    assert!(
+        states.contains(&(running.id, ReplayState::Cancelled)) && states.contains(&(begun.id, ReplayState::Running))
+    );
+}
+
 /// webhooks H10.
 #[tokio::test]
 async fn a_rotation_shows_the_new_key_once() {
