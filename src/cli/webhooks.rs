@@ -121,6 +121,11 @@ fn term_flags() -> Vec<Arg> {
         flag("header", "NAME: VALUE", "Sent with every delivery; may be given several times").action(ArgAction::Append),
         flag("auto-disable", "true|false", "Whether to stop it when everything has failed for days")
             .value_parser(clap::value_parser!(bool)),
+        flag(
+            "ca-file",
+            "FILE",
+            "Who vouches for its certificate (PEM); empty for those whom the server's machine trusts",
+        ),
     ]
 }
 
@@ -269,6 +274,11 @@ fn terms(typed: &ArgMatches) -> Result<Map<String, Value>, Failure> {
     }
     if let Some(auto_disable) = typed.get_one::<bool>("auto-disable") {
         body.insert("auto_disable".to_owned(), (*auto_disable).into());
+    }
+    if let Some(path) = typed.get_one::<String>("ca-file") {
+        let pem = (!path.is_empty()).then(|| std::fs::read_to_string(path)).transpose();
+        let pem = pem.map_err(|error| not_understood(&format!("--ca-file {path}: {error}")))?;
+        body.insert("ca_certificates".to_owned(), pem.into());
     }
     for (name, field, separator) in [("metadata", "metadata", '='), ("header", "headers", ':')] {
         if let Some(pairs) = typed.get_many::<String>(name) {

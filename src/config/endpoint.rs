@@ -138,6 +138,7 @@ impl BlockReader<'_> {
         let schedule = self.optional("retry_schedule", |value| list(value).and_then(retry_schedule));
         let auto_disable =
             self.optional("auto_disable", |value| value.as_bool().ok_or_else(|| "write true or false".to_owned()));
+        let ca_certificates = self.optional("ca_file", |value| read_certificates(text(value)?));
         let as_unsaid = EndpointTerms::of("");
         Some(EndpointTerms {
             url: String::new(),
@@ -152,6 +153,7 @@ impl BlockReader<'_> {
             timeout: timeout?,
             retry_schedule: schedule?,
             auto_disable: auto_disable?.unwrap_or(as_unsaid.auto_disable),
+            ca_certificates: ca_certificates?,
         })
     }
 
@@ -221,6 +223,11 @@ fn url(text: &str) -> Judged<Url> {
     url.ok_or_else(|| {
         "not an absolute http or https URL; write one such as https://backend.example.com/hooks".to_owned()
     })
+}
+
+/// The text of a file. What is in it is judged where it is used.
+fn read_certificates(path: &str) -> Judged<String> {
+    std::fs::read_to_string(path).map_err(|why| format!("could not read the file: {why}"))
 }
 
 /// Standard Webhooks: 24 to 64 bytes in standard, padded base64. Receivers misread the URL-safe alphabet.

@@ -86,7 +86,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) const FIELDS: [&str; 19] = [
+    pub(super) const FIELDS: [&str; 20] = [
         "name",
         "url",
         "secret",
@@ -105,6 +105,7 @@ impl Block {
         "timeout",
         "retry_schedule",
         "auto_disable",
+        "ca_file",
         "headers",
     ];
 }

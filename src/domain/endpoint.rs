@@ -109,6 +109,8 @@ pub struct EndpointTerms {
     pub retry_schedule: Option<Vec<Duration>>,
     /// Whether it is disabled when everything has failed for days.
     pub auto_disable: bool,
+    /// Who vouches for its certificate, as PEM, in place of those whom the machine trusts (webhooks.md S9).
+    pub ca_certificates: Option<String>,
 }
 
 impl EndpointTerms {
@@ -127,6 +129,7 @@ impl EndpointTerms {
             timeout: None,
             retry_schedule: None,
             auto_disable: true,
+            ca_certificates: None,
         }
     }
 

@@ -28,6 +28,7 @@ pub fn terms_json(terms: &EndpointTerms) -> Value {
         "timeout_ms": terms.timeout.map(milliseconds),
         "retry_schedule_ms": terms.retry_schedule.as_ref().map(|waits| waits.iter().copied().map(milliseconds).collect::<Vec<_>>()),
         "auto_disable": terms.auto_disable,
+        "ca_certificates": terms.ca_certificates,
     })
 }
 
@@ -56,6 +57,7 @@ pub(super) fn terms_from_json(value: &Value) -> Option<EndpointTerms> {
             None => None,
         },
         auto_disable: value.get("auto_disable")?.as_bool()?,
+        ca_certificates: text("ca_certificates").map(str::to_owned),
     })
 }
 

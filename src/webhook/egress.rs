@@ -4,15 +4,19 @@
 //! and to send nothing to an address that the rules refuse. It never follows a redirect, never uses a proxy of the
 //! environment, keeps no cookies and changes no byte of the body it was given. It knows nothing of retries.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::Certificate;
 use reqwest::Client;
 use reqwest::ClientBuilder;
 use reqwest::Response;
@@ -30,6 +34,7 @@ use tokio::time::timeout_at;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::Timings;
+use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::Origin;
 use crate::domain::event::EventKind;
 use crate::domain::id::EventId;
@@ -163,6 +168,8 @@ pub(super) struct Egress {
     /// One for each kind of endpoint, so that no connection is shared by endpoints that may go to different places.
     plain: [Client; 2],
     secure: [OnceLock<Result<Client, String>>; 2],
+    /// Of endpoints that trust certificates of their own: these, and the client that does.
+    trusting: Mutex<HashMap<EndpointId, (String, Client)>>,
     /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
     warm: Warm<(Origin, String)>,
 }
@@ -172,7 +179,8 @@ impl Egress {
         install_tls_provider();
         let plain = |origin| client(&settings, gate(&rules, origin, false, &lookup)).tls_certs_only([]).build();
         let plain = [plain(Origin::Config)?, plain(Origin::Api)?];
-        Ok(Self { rules, settings, lookup, plain, secure: Default::default(), warm: Warm::default() })
+        let (secure, trusting, warm) = Default::default();
+        Ok(Self { rules, settings, lookup, plain, secure, trusting, warm })
     }
 
     /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without an endpoint
@@ -185,9 +193,27 @@ impl Egress {
         ready.as_ref()
     }
 
-    fn client_for(&self, endpoint: &Endpoint) -> Result<&Client, &String> {
+    fn client_for(&self, endpoint: &Endpoint) -> Result<Client, String> {
         let origin = endpoint.stored().origin;
-        if endpoint.is_https() { self.prepare_tls(origin) } else { Ok(&self.plain[index(origin)]) }
+        match &endpoint.terms().ca_certificates {
+            Some(pem) if endpoint.is_https() => self.client_trusting(endpoint, pem),
+            None if endpoint.is_https() => self.prepare_tls(origin).cloned().map_err(String::clone),
+            Some(_) | None => Ok(self.plain[index(origin)].clone()),
+        }
+    }
+
+    /// A client that trusts nobody else.
+    fn client_trusting(&self, endpoint: &Endpoint, pem: &str) -> Result<Client, String> {
+        let mut trusting = self.trusting.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored = endpoint.stored();
+        if let Some((_, client)) = trusting.get(&stored.id).filter(|(known, _)| known == pem) {
+            return Ok(client.clone());
+        }
+        let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| root_cause(&error))?;
+        let builder = client(&self.settings, gate(&self.rules, stored.origin, true, &self.lookup));
+        let client = builder.tls_certs_only(certificates).build().map_err(|error| root_cause(&error))?;
+        trusting.insert(stored.id.clone(), (pem.to_owned(), client.clone()));
+        Ok(client)
     }
 
     /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
@@ -208,7 +234,7 @@ impl Egress {
             }
         };
         let trace = Arc::new(Trace::new(port));
-        let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(client, endpoint, message)).await;
+        let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(&client, endpoint, message)).await;
         let seen = trace.seen();
         answer.timings.connect = seen.connect;
         // A name that was looked up for a connection that nobody needed in the end took nobody's time.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
+use reqwest::Certificate;
 use reqwest::Url;
 use reqwest::header::AUTHORIZATION;
 use reqwest::header::HeaderMap;
@@ -40,6 +41,9 @@ const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 const WAITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
 const MAX_WAITS: usize = 100;
 const MAX_RATE: u32 = 10_000;
+
+/// Half of what a request to the API may be.
+const MAX_CA_BYTES: usize = 32 << 10;
 
 /// One receiver. That it exists proves its address is one we can send to and its messages can be signed.
 #[derive(Clone)]
@@ -84,6 +88,10 @@ pub enum InvalidEndpoint {
     InFlight(usize),
     #[error("max_per_second must be from 1 to {MAX_RATE}")]
     Rate,
+    #[error("its CA certificates (ca_certificates, ca_file) must be certificates as PEM, {MAX_CA_BYTES} bytes at most")]
+    CaCertificates,
+    #[error("it has CA certificates, but its URL does not begin with https")]
+    CaWithoutTls,
 }
 
 impl Endpoint {
@@ -104,6 +112,7 @@ impl Endpoint {
             return Err(InvalidEndpoint::HeaderTwice(AUTHORIZATION.to_string()));
         }
         url.set_fragment(None);
+        check_ca(&terms, &url)?;
         keys.check(terms.signing, now)?;
         let stored = Stored::new(id, Origin::Config, EndpointTerms { url: url.as_str().to_owned(), ..terms }, now);
         Ok(Self { stored, url, private: Private { keys, headers } })
@@ -206,7 +215,20 @@ pub(super) fn checked_terms(
     if terms.max_per_second.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
         return Err(InvalidEndpoint::Rate);
     }
+    check_ca(&terms, &url)?;
     Ok(EndpointTerms { url: url.into(), ..terms })
+}
+
+fn check_ca(terms: &EndpointTerms, url: &Url) -> Result<(), InvalidEndpoint> {
+    let Some(pem) = &terms.ca_certificates else { return Ok(()) };
+    let found = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
+    if pem.len() > MAX_CA_BYTES || found.is_empty() {
+        return Err(InvalidEndpoint::CaCertificates);
+    }
+    if url.scheme() != "https" {
+        return Err(InvalidEndpoint::CaWithoutTls);
+    }
+    Ok(())
 }
 
 /// Reads the headers an operator wants sent with every message (webhooks.md H12).

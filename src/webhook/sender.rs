@@ -113,7 +113,8 @@ impl Sender {
             }
         }
         let egress = Egress::new(settings.clone(), Arc::clone(&rules), Arc::clone(&lookup)).map_err(Error::Client)?;
-        if configured.iter().any(Endpoint::is_https) {
+        let trusts_the_machine = |it: &Endpoint| it.is_https() && it.terms().ca_certificates.is_none();
+        if configured.iter().any(trusts_the_machine) {
             egress.prepare_tls(Origin::Config).map_err(|why| Error::Tls(why.clone()))?;
         }
         let endpoints = open_endpoints(&*outbox, &vault, configured, &clock).await?;

@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::support::app::TestApp;
+use crate::support::client::Answer;
 use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
@@ -244,6 +245,52 @@ async fn proxies_of_the_environment_are_not_used() {
         _ = heard => {}
     }
     assert!(proxy.accept().now_or_never().is_none(), "nobody has knocked");
+}
+
+/// webhooks S9: who vouches for a receiver is said for one endpoint, in the API and in the file, and nobody else is
+/// trusted there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_has_certificate_authorities_of_its_own() {
+    let receiver = Scripted::start(SECRET).await;
+    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let url = format!("https://{}/hook", wrapped(&certificate, receiver.address).await);
+    let folder = tempfile::tempdir().unwrap();
+    let ca = certificate.write(folder.path()).certificate;
+    let file = format!(
+        "[webhooks]\nallow_networks = ['127.0.0.0/8']\n[[webhooks.endpoints]]\nname = 'file'\nurl = '{url}'\n\
+         secret = '{SECRET}'\nca_file = '{}'\n",
+        ca.display()
+    );
+    let app = TestApp::from_file(&file, |_| {}).await;
+    let mut client = app.client().await;
+    let mut ask = async |method: &str, path: &str, body: Value| {
+        let headers = [("Content-Type", "application/json")];
+        client.request(method, &format!("/api/v1/webhooks{path}"), &headers, body.to_string().as_bytes()).await
+    };
+    let tested = |answer: &Answer| {
+        let attempt = answer.json()["attempts"][0].clone();
+        (attempt["status"].clone(), attempt["error"].clone())
+    };
+    let [well, distrusted] = [(json!(204), Value::Null), (Value::Null, json!("tls"))];
+    assert_eq!(tested(&ask("POST", "/endpoints/file/test", json!({})).await), well);
+
+    let receiver = Scripted::start(OLD_SECRET).await;
+    let url = format!("https://{}/hook", wrapped(&certificate, receiver.address).await);
+    let said = json!({ "id": "api", "url": url, "secret": OLD_SECRET, "ca_certificates": certificate.pem });
+    let made = ask("POST", "/endpoints", said).await;
+    assert_eq!((made.status, &made.json()["ca_certificates"]), (201, &json!(certificate.pem)));
+    assert_eq!(tested(&ask("POST", "/endpoints/api/test", json!({})).await), well);
+    for (said, expected) in
+        [(json!(other.pem), &distrusted), (json!(null), &distrusted), (json!(certificate.pem), &well)]
+    {
+        let changed = ask("PATCH", "/endpoints/api", json!({ "ca_certificates": said })).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        assert_eq!(tested(&ask("POST", "/endpoints/api/test", json!({})).await), *expected);
+    }
+    for (url, pem) in [(&*url, "no certificate"), ("http://127.0.0.1:9/", &*certificate.pem)] {
+        let refused = ask("PATCH", "/endpoints/api", json!({ "url": url, "ca_certificates": pem })).await;
+        assert_eq!(refused.status, 422, "{refused:?}");
+    }
 }
 
 /// A receiver that is slow to take connections, but takes them.

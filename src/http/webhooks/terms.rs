@@ -40,6 +40,8 @@ pub(super) struct Said {
     #[serde(default, deserialize_with = "said")]
     retry_schedule_ms: Option<Option<Vec<u64>>>,
     auto_disable: Option<bool>,
+    #[serde(default, deserialize_with = "said")]
+    ca_certificates: Option<Option<String>>,
 }
 
 /// How a body looks, for those who got it wrong.
@@ -85,6 +87,9 @@ impl Said {
                 waits.as_ref().map(|waits| waits.iter().copied().map(Duration::from_millis).collect());
         }
         terms.auto_disable = self.auto_disable.unwrap_or(terms.auto_disable);
+        if let Some(certificates) = &self.ca_certificates {
+            terms.ca_certificates.clone_from(certificates);
+        }
         Ok(terms)
     }
 

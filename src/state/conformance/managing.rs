@@ -32,6 +32,7 @@ fn odd(name: &str) -> Endpoint {
         timeout: Some(Duration::from_millis(1_500)),
         retry_schedule: Some(vec![Duration::from_secs(1), Duration::from_hours(24)]),
         auto_disable: false,
+        ca_certificates: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
     };
     let health = Health {
         consecutive_failures: 11,
