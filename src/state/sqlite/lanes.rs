@@ -91,6 +91,37 @@ pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<(
     Ok(())
 }
 
+/// Makes a delivery of before due now, or as soon as its lane lets it, with the whole schedule before it again.
+pub(super) fn rejoin(
+    desk: &mut Desk,
+    delivery: DeliveryId,
+    endpoint: &Subscriber,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut statement = desk.connection.prepare_cached(
+        "UPDATE deliveries SET state = CASE
+                 WHEN NOT ?2 THEN 'paused'
+                 WHEN upload_id IS NOT NULL AND (?4 OR ?5 AND attempts = 0) THEN 'waiting'
+                 ELSE 'ready' END,
+             trigger = 'manual', attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
+         WHERE id = ?1
+         RETURNING upload_id",
+    )?;
+    let (is_strict, is_per_upload) = match endpoint.terms.ordering {
+        Ordering::Strict => (true, false),
+        Ordering::PerUpload => (false, true),
+        Ordering::None => (false, false),
+    };
+    let values = params![delivery.as_bytes(), endpoint.is_enabled, now.unix_ms(), is_strict, is_per_upload];
+    let upload: Option<[u8; 16]> = statement.query_one(values, |row| row.get(0))?;
+    drop(statement);
+    desk.made_ready |= endpoint.is_enabled;
+    match upload {
+        Some(upload) => go_on(desk, endpoint.id.as_str(), UploadId::from_bytes(upload), now),
+        None => Ok(()),
+    }
+}
+
 /// Drops the progress of an upload that nobody is sending right now, at all endpoints, since there is later news.
 pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timestamp) -> rusqlite::Result<()> {
     let mut statement = desk.connection.prepare_cached(

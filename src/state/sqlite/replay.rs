@@ -13,7 +13,6 @@ use rusqlite::params;
 
 use crate::domain::delivery::DeliveryState;
 use crate::domain::delivery::Trigger;
-use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
@@ -74,35 +73,9 @@ impl Work for Replay {
             DeliveryState::Ready | DeliveryState::Succeeded | DeliveryState::Dead => {}
             DeliveryState::Superseded | DeliveryState::Cancelled => {}
         }
-        revive(desk, self.delivery, subscriber, self.now)?;
+        lanes::rejoin(desk, self.delivery, subscriber, self.now)?;
         Ok(Replayed::Queued)
     }
-}
-
-/// Makes a delivery due now, or as soon as the order of its endpoint lets it, with the whole schedule before it again.
-fn revive(desk: &mut Desk, delivery: DeliveryId, endpoint: &Subscriber, now: Timestamp) -> rusqlite::Result<()> {
-    let (is_strict, is_per_upload) = match endpoint.terms.ordering {
-        Ordering::Strict => (true, false),
-        Ordering::PerUpload => (false, true),
-        Ordering::None => (false, false),
-    };
-    desk.execute(
-        "UPDATE deliveries SET state = CASE
-                 WHEN NOT ?2 THEN 'paused'
-                 WHEN ?4 AND EXISTS (SELECT 1 FROM deliveries AS other
-                     WHERE other.upload_id = deliveries.upload_id AND other.endpoint = deliveries.endpoint
-                         AND other.finished_at_ms IS NULL AND other.id <> ?1) THEN 'waiting'
-                 WHEN ?5 AND attempts = 0 AND EXISTS (SELECT 1 FROM deliveries AS other
-                     WHERE other.upload_id = deliveries.upload_id AND other.endpoint = deliveries.endpoint
-                         AND other.finished_at_ms IS NULL AND other.attempts = 0 AND other.id <> ?1
-                         AND other.state IN ('waiting', 'ready', 'leased')) THEN 'waiting'
-                 ELSE 'ready' END,
-             trigger = 'manual', attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
-         WHERE id = ?1",
-        params![delivery.as_bytes(), endpoint.is_enabled, now.unix_ms(), is_strict, is_per_upload],
-    )?;
-    desk.made_ready |= endpoint.is_enabled;
-    Ok(())
 }
 
 const JOB: &str = "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
@@ -304,7 +277,7 @@ fn queue(
         (Some((id, DeliveryState::Dead)), _)
         | (Some((id, DeliveryState::Cancelled)), ReplayWhat::Missed | ReplayWhat::Everything)
         | (Some((id, DeliveryState::Succeeded)), ReplayWhat::Everything) => {
-            revive(desk, id, subscriber, now)?;
+            lanes::rejoin(desk, id, subscriber, now)?;
             Ok(true)
         }
         (None, ReplayWhat::Missed | ReplayWhat::Everything) if wants(desk, subscriber, event)? => {
