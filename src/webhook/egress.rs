@@ -34,7 +34,6 @@ use tokio::time::timeout_at;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::Timings;
-use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::Origin;
 use crate::domain::event::EventKind;
 use crate::domain::id::EventId;
@@ -168,8 +167,8 @@ pub(super) struct Egress {
     /// One for each kind of endpoint, so that no connection is shared by endpoints that may go to different places.
     plain: [Client; 2],
     secure: [OnceLock<Result<Client, String>>; 2],
-    /// Of endpoints that trust certificates of their own: these, and the client that does.
-    trusting: Mutex<HashMap<EndpointId, (String, Client)>>,
+    /// Those that trust nobody but the certificates in a PEM.
+    trusting: [Mutex<HashMap<String, Client>>; 2],
     /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
     warm: Warm<(Origin, String)>,
 }
@@ -196,23 +195,22 @@ impl Egress {
     fn client_for(&self, endpoint: &Endpoint) -> Result<Client, String> {
         let origin = endpoint.stored().origin;
         match &endpoint.terms().ca_certificates {
-            Some(pem) if endpoint.is_https() => self.client_trusting(endpoint, pem),
+            Some(pem) if endpoint.is_https() => self.client_trusting(origin, pem),
             None if endpoint.is_https() => self.prepare_tls(origin).cloned().map_err(String::clone),
             Some(_) | None => Ok(self.plain[index(origin)].clone()),
         }
     }
 
     /// A client that trusts nobody else.
-    fn client_trusting(&self, endpoint: &Endpoint, pem: &str) -> Result<Client, String> {
-        let mut trusting = self.trusting.lock().unwrap_or_else(PoisonError::into_inner);
-        let stored = endpoint.stored();
-        if let Some((_, client)) = trusting.get(&stored.id).filter(|(known, _)| known == pem) {
+    fn client_trusting(&self, origin: Origin, pem: &str) -> Result<Client, String> {
+        let mut trusting = self.trusting[index(origin)].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = trusting.get(pem) {
             return Ok(client.clone());
         }
         let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| root_cause(&error))?;
-        let builder = client(&self.settings, gate(&self.rules, stored.origin, true, &self.lookup));
+        let builder = client(&self.settings, gate(&self.rules, origin, true, &self.lookup));
         let client = builder.tls_certs_only(certificates).build().map_err(|error| root_cause(&error))?;
-        trusting.insert(stored.id.clone(), (pem.to_owned(), client.clone()));
+        trusting.insert(pem.to_owned(), client.clone());
         Ok(client)
     }
 

@@ -129,13 +129,11 @@ async fn change(
         let terms = said.of(before.endpoint.terms.clone())?;
         let change = Change { version: before.endpoint.version, terms, headers: said.header_pairs() };
         match shared.webhooks.update(id, change).await {
-            Ok((_, receiver_needs)) if receiver_needs == Shown::default() => return shown(request, id, shared).await,
             Ok((_, receiver_needs)) => {
                 let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
-                let mut answer = HttpResponse::Ok();
-                return Ok(answer
-                    .insert_header((header::ETAG, tag(&report)))
-                    .json(with_keys(&report, &receiver_needs)));
+                let made_keys = receiver_needs != Shown::default();
+                let told = if made_keys { with_keys(&report, &receiver_needs) } else { to_json(&report) };
+                return Ok(tagged(&report, told));
             }
             // Without a condition, what was said holds whatever came in between.
             Err(AdminError::Changed(_)) if known.is_none() => {}
@@ -232,7 +230,11 @@ async fn resume(
 
 async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
-    Ok(HttpResponse::Ok().insert_header((header::ETAG, tag(&report))).json(to_json(&report)))
+    Ok(tagged(&report, to_json(&report)))
+}
+
+fn tagged(report: &Report, told: Value) -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::ETAG, tag(report))).json(told)
 }
 
 fn tag(report: &Report) -> String {
