@@ -278,12 +278,19 @@ const ATTEMPTS: &str = concat!(
 const MOST_WALKED: i64 = 20_000;
 
 fn read_page(connection: &mut Connection, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
-    let is_walk = query.upload.is_none() && !query.state.is_some_and(has_index);
-    let last = if is_walk { last_of_walk(connection, query)? } else { None };
+    let last = if is_walk(query) { last_of_walk(connection, query)? } else { None };
     let found = read_deliveries(connection, &deliveries_query(query, last))?;
     let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
     let next = if is_full { found.last().map(|delivery| delivery.id) } else { last };
     Ok(DeliveryPage { found, next })
+}
+
+/// Whether rows are passed by that do not fit, with no index to go by. Without a condition, every row fits.
+fn is_walk(query: &DeliveryQuery) -> bool {
+    let DeliveryQuery { endpoint, upload, kind, state, last_status, last_error, .. } = query;
+    let by_attempt = last_status.is_some() || last_error.is_some();
+    let picks = endpoint.is_some() || kind.is_some() || state.is_some() || by_attempt;
+    picks && upload.is_none() && !state.is_some_and(has_index)
 }
 
 /// Where a walk that is too long for one question ends.
@@ -291,8 +298,7 @@ fn last_of_walk(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Res
     let mut statement =
         connection.prepare_cached("SELECT id FROM deliveries WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1")?;
     let last = statement.query_one(params![first_behind(query), MOST_WALKED], |row| row.get(0)).optional()?;
-    let is_wanted =
-        |last: &DeliveryId| query.created_from.is_none_or(|from| first_id_of(from) <= last.as_bytes().to_vec());
+    let is_wanted = |last: &DeliveryId| query.created_from.is_none_or(|from| *first_id_of(from) <= last.as_bytes()[..]);
     Ok(last.map(DeliveryId::from_bytes).filter(is_wanted))
 }
 
