@@ -24,6 +24,8 @@ const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrs=";
 #[derive(Debug)]
 pub(crate) struct Kit {
     longshore: PathBuf,
+    /// An earlier build to compare with, if one was given.
+    before: Option<PathBuf>,
     peers: PathBuf,
     node_script: PathBuf,
     myself: PathBuf,
@@ -39,6 +41,7 @@ impl Kit {
         fs::create_dir_all(scratch).with_context(|| format!("could not create {}", scratch.display()))?;
         Ok(Self {
             longshore: longshore.to_owned(),
+            before: None,
             peers: peers.canonicalize().unwrap_or_else(|_| peers.to_owned()),
             node_script: root.join("bench/peers/tus-node.mjs"),
             myself: std::env::current_exe()?,
@@ -46,6 +49,15 @@ impl Kit {
             keys: known_keys(longshore)?,
             started: AtomicU32::new(0),
         })
+    }
+
+    /// The same, with an earlier build that is measured in turn with this one.
+    pub(crate) fn beside(self, before: Option<PathBuf>) -> Self {
+        Self { before, ..self }
+    }
+
+    pub(crate) fn has_before(&self) -> bool {
+        self.before.is_some()
     }
 
     pub(crate) fn scratch(&self) -> &Path {
@@ -65,6 +77,10 @@ impl Kit {
             Subject::LongshoreRelaxed => {
                 (!self.knows("storage.durability")).then(|| "this build has no storage.durability".to_owned())
             }
+            Subject::LongshoreBefore => match &self.before {
+                Some(before) => missing(before.clone()),
+                None => Some("no --before was given".to_owned()),
+            },
             Subject::Tusd => missing(self.peers.join("bin/tusd")),
             Subject::TusNode => missing(self.peers.join("node/node_modules/@tus/server")),
             Subject::Rustus => missing(self.peers.join("bin/rustus")),
@@ -135,8 +151,9 @@ impl Kit {
 
     pub(crate) fn command(&self, subject: Subject, place: &Place<'_>) -> anyhow::Result<Command> {
         match subject {
-            Subject::Longshore | Subject::LongshoreRelaxed => {
-                self.longshore(place, durability(subject).expect("it is a Longshore"))
+            Subject::Longshore | Subject::LongshoreRelaxed => self.longshore(&self.longshore, subject, place),
+            Subject::LongshoreBefore => {
+                self.longshore(self.before.as_ref().context("no --before was given")?, subject, place)
             }
             Subject::Tusd => Ok(self.tusd(place)),
             Subject::TusNode => Ok(self.tus_node(place)),
@@ -176,10 +193,11 @@ impl Kit {
         text
     }
 
-    fn longshore(&self, place: &Place<'_>, durability: &str) -> anyhow::Result<Command> {
+    fn longshore(&self, program: &Path, subject: Subject, place: &Place<'_>) -> anyhow::Result<Command> {
+        let durability = durability(subject).expect("it is a Longshore");
         let file = place.folder.with_extension("toml");
         fs::write(&file, self.longshore_settings(place, durability))?;
-        let mut command = Command::new(&self.longshore);
+        let mut command = Command::new(program);
         command.args(["serve", "--listen", &format!("127.0.0.1:{}", place.port), "--data-dir"]).arg(place.folder);
         command.arg("--config").arg(file);
         Ok(command)
@@ -284,7 +302,7 @@ fn said(program: &Path, question: &str) -> String {
 
 fn durability(subject: Subject) -> Option<&'static str> {
     match subject {
-        Subject::Longshore => Some("strict"),
+        Subject::Longshore | Subject::LongshoreBefore => Some("strict"),
         Subject::LongshoreRelaxed => Some("relaxed"),
         _ => None,
     }

@@ -112,7 +112,11 @@ impl Lab {
         book: &mut Notebook,
         mut run: impl FnMut(Subject, u32, &mut Notebook),
     ) {
-        let subjects = self.present(wanted, book);
+        let mut wanted = wanted.to_vec();
+        if self.kit.has_before() && wanted.contains(&Subject::Longshore) {
+            wanted.push(Subject::LongshoreBefore);
+        }
+        let subjects = self.present(&wanted, book);
         for round in 1..=self.rounds.min(most_rounds) {
             for turn in 0..subjects.len() {
                 let subject = subjects[(turn + round as usize - 1) % subjects.len()];

@@ -94,6 +94,7 @@ fn command() -> Command {
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Small sizes and one round"))
         .arg(text("root", "The repository").default_value("."))
         .arg(text("longshore", "The server").default_value("target/release/longshore"))
+        .arg(text("before", "An earlier build of the server, measured in turn with this one"))
         .arg(text("peers", "Where bench/run installed the peers").default_value("target/bench-peers"))
         .arg(text("scratch", "Where servers write; on the disk to be measured").default_value("target/bench-data"));
     Command::new("bench")
@@ -125,7 +126,8 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 fn lab(matches: &ArgMatches) -> anyhow::Result<Lab> {
     let quick = matches.get_flag("quick");
     let scratch = path(matches, "scratch");
-    let kit = Kit::find(&path(matches, "root"), &path(matches, "longshore"), &path(matches, "peers"), &scratch)?;
+    let kit = Kit::find(&path(matches, "root"), &path(matches, "longshore"), &path(matches, "peers"), &scratch)?
+        .beside(matches.get_one::<String>("before").map(PathBuf::from));
     let rounds = *matches.get_one::<u32>("rounds").expect("it has a default");
     Ok(Lab {
         machine: Machine::look(kit.scratch())?,
@@ -151,7 +153,7 @@ fn scenarios(matches: &ArgMatches) -> anyhow::Result<Vec<&'static scenario::Scen
 /// The bare loops always run: without them the other numbers have no ground to stand on.
 fn subjects(matches: &ArgMatches) -> anyhow::Result<Vec<Subject>> {
     let Some(wanted) = matches.get_many::<String>("servers") else { return Ok(Subject::ALL.to_vec()) };
-    let mut chosen = vec![Subject::Sink, Subject::Bare];
+    let mut chosen = vec![Subject::Sink, Subject::Bare, Subject::LongshoreBefore];
     for name in wanted {
         match Subject::named(name) {
             Some(subject) => chosen.push(subject),

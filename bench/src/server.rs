@@ -152,7 +152,7 @@ impl Running {
         loop {
             let ready = match self.subject {
                 // It says so itself, which is also what its start-up is measured by.
-                Subject::Longshore | Subject::LongshoreRelaxed => {
+                subject if subject.is_longshore() => {
                     fs::read_to_string(log).unwrap_or_default().contains("listening on http")
                 }
                 _ => TcpStream::connect(self.target.address).is_ok(),

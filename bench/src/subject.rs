@@ -10,6 +10,8 @@ pub(crate) enum Subject {
     Longshore,
     /// Longshore with `storage.durability = "relaxed"`.
     LongshoreRelaxed,
+    /// An earlier build of Longshore, strict: what a change has made slower or faster.
+    LongshoreBefore,
     Tusd,
     TusNode,
     Rustus,
@@ -20,14 +22,23 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Longshore, Self::LongshoreRelaxed, Self::Tusd, Self::TusNode, Self::Rustus, Self::Sink, Self::Bare];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Longshore,
+        Self::LongshoreRelaxed,
+        Self::LongshoreBefore,
+        Self::Tusd,
+        Self::TusNode,
+        Self::Rustus,
+        Self::Sink,
+        Self::Bare,
+    ];
 
     /// As on the command line and in files.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Longshore => "longshore",
             Self::LongshoreRelaxed => "longshore-relaxed",
+            Self::LongshoreBefore => "longshore-before",
             Self::Tusd => "tusd",
             Self::TusNode => "tus-node",
             Self::Rustus => "rustus",
@@ -41,6 +52,7 @@ impl Subject {
         match self {
             Self::Longshore => "Longshore",
             Self::LongshoreRelaxed => "Longshore, relaxed",
+            Self::LongshoreBefore => "Longshore, before",
             Self::Tusd => "tusd",
             Self::TusNode => "@tus/server",
             Self::Rustus => "rustus",
@@ -54,7 +66,7 @@ impl Subject {
     }
 
     pub(crate) fn is_longshore(self) -> bool {
-        matches!(self, Self::Longshore | Self::LongshoreRelaxed)
+        matches!(self, Self::Longshore | Self::LongshoreRelaxed | Self::LongshoreBefore)
     }
 
     pub(crate) fn named(name: &str) -> Option<Self> {

@@ -85,7 +85,7 @@ impl Client {
 
     /// A request without a body.
     pub(crate) fn ask(&mut self, method: &str, path: &str) -> anyhow::Result<Answer> {
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nTus-Resumable: 1.0.0\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\n\r\n");
         self.exchange(method, head.as_bytes(), |_| Ok(()))
     }
 
@@ -126,14 +126,14 @@ pub(crate) fn creation_head(target: &Target, length: u64, body: u64) -> String {
     let files = target.files;
     // "ZXZlbi5iaW4=" says even.bin, so that servers which keep metadata have some to keep.
     format!(
-        "POST {files} HTTP/1.1\r\nHost: bench\r\nTus-Resumable: 1.0.0\r\nUpload-Length: {length}\r\n\
+        "POST {files} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Length: {length}\r\n\
          Upload-Metadata: filename ZXZlbi5iaW4=\r\nContent-Length: {body}\r\n{kind}\r\n"
     )
 }
 
 pub(crate) fn append_head(path: &str, offset: u64, count: u64) -> String {
     format!(
-        "PATCH {path} HTTP/1.1\r\nHost: bench\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n\
+        "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n\
          Content-Type: application/offset+octet-stream\r\nContent-Length: {count}\r\n\r\n"
     )
 }

@@ -133,6 +133,7 @@ fn colour(subject: Subject) -> &'static str {
     match subject {
         Subject::Longshore => "#0072b2",
         Subject::LongshoreRelaxed => "#56b4e9",
+        Subject::LongshoreBefore => "#999999",
         Subject::Tusd => "#e69f00",
         Subject::TusNode => "#009e73",
         Subject::Rustus => "#cc79a7",

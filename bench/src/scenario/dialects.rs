@@ -116,7 +116,9 @@ fn in_one(lab: &Lab, server: &Running, form: &Form) -> anyhow::Result<Instant> {
     let mut client = server.client();
     let wire = client.wire()?;
     let (method, marks) = (form.method, fill(form.marks));
-    wire.send(format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {size}\r\n{marks}\r\n").as_bytes())?;
+    wire.send(
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n{marks}\r\n").as_bytes(),
+    )?;
     wire.send_payload(&lab.payload, size)?;
     wire.answer(method)?.expect(&[200, 201, 204])?;
     Ok(began)
@@ -151,7 +153,7 @@ fn send_lane(lab: &Lab, server: &Running, path: &str, lane: usize) -> anyhow::Re
         let last = start + count - 1;
         let wire = client.wire()?;
         let head = format!(
-            "PUT {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {count}\r\nContent-Range: bytes {start}-{last}/{size}\r\n\r\n"
+            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {count}\r\nContent-Range: bytes {start}-{last}/{size}\r\n\r\n"
         );
         wire.send(head.as_bytes())?;
         wire.send_payload(&lab.payload, count)?;
@@ -169,7 +171,7 @@ fn create(server: &Running, fields: &str, body: &str) -> anyhow::Result<String> 
     let wire = client.wire()?;
     let length = body.len();
     wire.send(
-        format!("POST /files HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n{fields}\r\n{body}").as_bytes(),
+        format!("POST /files HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{fields}\r\n{body}").as_bytes(),
     )?;
     let answer = wire.answer("POST")?.expect(&[200, 201])?;
     Ok(tus::path_of(answer.header("location").context("no Location in the answer")?).to_owned())
