@@ -35,6 +35,14 @@ pub struct Status {
     pub live: Option<Live>,
 }
 
+/// A page of statuses, newest first.
+#[derive(Debug, Clone)]
+pub struct StatusPage {
+    pub found: Vec<Status>,
+    /// The cursor of the next page, if there may be one.
+    pub next: Option<UploadId>,
+}
+
 /// A running append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Live {
@@ -60,15 +68,17 @@ impl Engine {
     }
 
     /// Uploads that match, newest first.
-    pub async fn list(&self, query: &UploadQuery) -> Result<Vec<Status>, EngineError> {
-        let uploads = self.0.uploads.list(query).await?;
-        Ok(uploads
+    pub async fn list(&self, query: &UploadQuery) -> Result<StatusPage, EngineError> {
+        let page = self.0.uploads.list(query).await?;
+        let statuses = page
+            .found
             .into_iter()
             .map(|upload| {
                 let live = self.0.leases.progress(upload.id());
                 self.view(upload, live.as_deref())
             })
-            .collect())
+            .collect();
+        Ok(StatusPage { found: statuses, next: page.next })
     }
 
     fn view(&self, upload: Upload, live: Option<&LiveProgress>) -> Status {

@@ -122,7 +122,7 @@ async fn snapshot_of_all(shared: &Shared, newest: EventPosition) -> Result<Bytes
         ..UploadQuery::default()
     };
     let uploads = shared.engine.list(&unfinished).await?;
-    let uploads: Vec<Value> = uploads.iter().map(|status| status::to_json(status, shared)).collect();
+    let uploads: Vec<Value> = uploads.found.iter().map(|status| status::to_json(status, shared)).collect();
     Ok(message("snapshot", Some(&newest.0.to_string()), &json!({ "uploads": uploads }).to_string()))
 }
 

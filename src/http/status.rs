@@ -130,9 +130,9 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let wanted = list_query(request.query_string(), shared.max_page)?;
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
-    let full = uploads.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (shown, last) = page(uploads.iter().map(|status| to_json(status, shared)), full);
-    let next = last.and_then(|last| uploads.get(last)).map(|status| query::cursor_to(LIST, status.upload.id()));
+    let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared)), false);
+    let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
+    let next = cut.or(uploads.next).map(|next| query::cursor_to(LIST, next));
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .json(json!({ "uploads": shown, "next": next })))

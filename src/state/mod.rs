@@ -95,7 +95,7 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     async fn find(&self, id: UploadId) -> Result<Option<Upload>>;
 
     /// Uploads that match, newest first, a page at a time.
-    async fn list(&self, query: &UploadQuery) -> Result<Vec<Upload>>;
+    async fn list(&self, query: &UploadQuery) -> Result<UploadPage>;
 
     /// Uploads that want something done by the sweeper, oldest first, after passing over the first `skip` of them.
     async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>>;
@@ -148,6 +148,15 @@ pub struct UploadQuery {
     /// Only uploads older than this one: the cursor of the page before.
     pub before: Option<UploadId>,
     pub limit: u32,
+}
+
+/// Uploads that match, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadPage {
+    pub found: Vec<Upload>,
+    /// The cursor of the next page. A page that is not full may have one too: no query examines more than a bounded
+    /// number of uploads.
+    pub next: Option<UploadId>,
 }
 
 /// Which calls of hooks to list. Every condition given must hold.

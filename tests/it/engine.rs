@@ -163,7 +163,7 @@ async fn a_creation_that_is_not_recorded_leaves_nothing() {
     let refused = life.engine.create(new_upload(Role::Single, 0)).await;
     assert!(matches!(refused, Err(EngineError::Failed { .. })));
     let query = UploadQuery { limit: 10, ..UploadQuery::default() };
-    assert!(life.engine.list(&query).await.unwrap().is_empty());
+    assert!(life.engine.list(&query).await.unwrap().found.is_empty());
     assert!(world.files().is_empty());
 }
 
@@ -286,7 +286,7 @@ async fn concatenate(
 /// The only final upload that is neither of `known`.
 async fn the_final(life: &Life, known: &[(UploadId, Vec<u8>)]) -> Upload {
     let query = UploadQuery { limit: 100, ..UploadQuery::default() };
-    let all = life.engine.list(&query).await.unwrap();
+    let all = life.engine.list(&query).await.unwrap().found;
     let mut finals = all.into_iter().map(|status| status.upload).filter(Upload::is_final);
     let found = finals.next().expect("there is a final upload");
     assert!(finals.next().is_none() && known.iter().all(|(id, _)| *id != found.id()));
@@ -506,7 +506,7 @@ async fn an_empty_upload_that_was_interrupted_completes_at_the_next_start() {
         .await;
     let life = world.live().await;
     let query = UploadQuery { limit: 10, ..UploadQuery::default() };
-    let id = life.engine.list(&query).await.unwrap()[0].upload.id();
+    let id = life.engine.list(&query).await.unwrap().found[0].upload.id();
     life.engine.recover().await;
     assert_eq!(life.find(id).await.stage().name(), "completed");
     assert!(life.read(id).await.is_empty());
@@ -655,7 +655,7 @@ async fn asking_answers_while_the_disk_does_not() {
             assert_eq!(status.upload.offset(), offset(70_000));
             assert!(status.live.is_some());
             let query = UploadQuery { limit: 10, ..UploadQuery::default() };
-            assert_eq!(life.engine.list(&query).await.unwrap().len(), 1);
+            assert_eq!(life.engine.list(&query).await.unwrap().found.len(), 1);
             // Also HEAD, which asks the writer first, falls back on the committed row.
             assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(70_000));
             hold.release();

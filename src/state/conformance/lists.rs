@@ -8,7 +8,7 @@ use crate::state::Due;
 use crate::state::UploadQuery;
 
 async fn listed<S: UploadStore>(store: &S, query: &UploadQuery) -> Vec<u8> {
-    store.list(query).await.unwrap().iter().map(number_of).collect()
+    store.list(query).await.unwrap().found.iter().map(number_of).collect()
 }
 
 fn number_of(upload: &Upload) -> u8 {
@@ -87,9 +87,9 @@ pub(in crate::state) async fn a_cursor_is_stable_while_uploads_are_added<P: Plac
     let mut seen = Vec::new();
     for added in 100.. {
         let page = store.list(&query).await.unwrap();
-        let Some(last) = page.last() else { break };
-        query.before = Some(last.id());
-        seen.extend(page.iter().map(number_of));
+        seen.extend(page.found.iter().map(number_of));
+        let Some(next) = page.next else { break };
+        query.before = Some(next);
         store.insert(new_upload(added)).await.unwrap();
     }
     assert!(seen.iter().copied().eq((0..20).rev()), "{seen:?}");

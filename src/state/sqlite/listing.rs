@@ -2,15 +2,19 @@
 //!
 //! Every list walks one index backwards from its cursor and stops when the page is full: the identifiers of all
 //! uploads, of those with a pair of metadata, or of each stage asked for. What else is asked for is looked up for each
-//! upload on the way. Of several conditions the one that fewest uploads meet is walked.
+//! upload on the way. Of several conditions the one that fewest uploads meet is walked. A walk also stops after
+//! [`MOST_WALKED`] uploads; the page then carries a cursor although it is not full.
 
 use rusqlite::Connection;
+use rusqlite::OptionalExtension;
+use rusqlite::Row;
 use rusqlite::params;
 
 use crate::domain::id::ID_SLACK;
+use crate::domain::id::UploadId;
 use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
 use crate::state::Result;
+use crate::state::UploadPage;
 use crate::state::UploadQuery;
 use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::query::AFTER_ALL;
@@ -22,33 +26,93 @@ use crate::state::sqlite::rows::upload_columns;
 /// What more uploads than this have in common is common; how many they are is not looked up.
 const COMMON: u32 = 1_000;
 
+/// The most uploads that one query walks past because they do not match.
+pub(super) const MOST_WALKED: u32 = 5_000;
+
 impl SqliteStore {
-    pub(super) async fn read_list(&self, query: &UploadQuery) -> Result<Vec<Upload>> {
+    pub(super) async fn read_list(&self, query: &UploadQuery) -> Result<UploadPage> {
         let query = query.clone();
         self.readers.read("list uploads", move |connection| list(connection, query)).await
     }
 }
 
-fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<Vec<Upload>> {
+fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<UploadPage> {
     query.stages.sort_unstable();
     query.stages.dedup();
     let mut sql =
         Query::new(concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id IN ("));
-    match route(connection, &query)? {
-        Route::All => walk_uploads(&mut sql, &query, None),
+    let route = route(connection, &query)?;
+    let last = if is_walk(&query, route) { last_of_walk(connection, &query, route)? } else { None };
+    match route {
+        Route::All => walk_uploads(&mut sql, &query, None, last),
         Route::Stages => {
             for (place, stage) in query.stages.iter().enumerate() {
                 sql.push(if place == 0 { "" } else { " UNION ALL " });
-                walk_uploads(&mut sql, &query, Some(*stage));
+                walk_uploads(&mut sql, &query, Some(*stage), last);
             }
         }
         Route::Pair(place) => {
             let pair = query.metadata.remove(place);
-            walk_pair(&mut sql, &query, pair);
+            walk_pair(&mut sql, &query, pair, last);
         }
     }
     sql.push(") ORDER BY id DESC LIMIT ").bind(query.limit);
-    sql.fetch(connection, rows::upload)
+    let found = sql.fetch(connection, rows::upload)?;
+    let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let next = if is_full { found.last().map(|upload| upload.id()) } else { last };
+    Ok(UploadPage { found, next })
+}
+
+/// Whether the walk may pass uploads that do not match.
+fn is_walk(query: &UploadQuery, route: Route) -> bool {
+    let other_pairs = match route {
+        Route::Pair(_) => query.metadata.len() > 1 || !query.stages.is_empty(),
+        Route::All | Route::Stages => !query.metadata.is_empty(),
+    };
+    other_pairs || query.created_from.is_some() || query.created_before.is_some()
+}
+
+/// Where a walk ends that is too long for one query: the last upload it looks at.
+fn last_of_walk(connection: &Connection, query: &UploadQuery, route: Route) -> rusqlite::Result<Option<UploadId>> {
+    let first = first_behind(query);
+    let id = |row: &Row<'_>| row.get(0).map(UploadId::from_bytes);
+    let last = match route {
+        // The origins have an index of nothing but identifiers.
+        Route::All => connection
+            .prepare_cached("SELECT id FROM upload_origins WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1")?
+            .query_one(params![first, MOST_WALKED], id)
+            .optional()?,
+        Route::Stages => {
+            let mut statement = connection.prepare_cached(
+                "SELECT id FROM uploads WHERE stage = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3 - 1",
+            )?;
+            let mut last = None;
+            for stage in &query.stages {
+                last = last.max(statement.query_one(params![stage.name(), first, MOST_WALKED], id).optional()?);
+            }
+            last
+        }
+        Route::Pair(place) => {
+            let (key, value) = &query.metadata[place];
+            connection
+                .prepare_cached(
+                    "SELECT upload_id FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id < ?3
+                     ORDER BY upload_id DESC LIMIT 1 OFFSET ?4 - 1",
+                )?
+                .query_one(params![key, value, first, MOST_WALKED], id)
+                .optional()?
+        }
+    };
+    let is_wanted = |last: &UploadId| {
+        query.created_from.is_none_or(|from| *first_id_of(from.minus(ID_SLACK)) <= last.as_bytes()[..])
+    };
+    Ok(last.filter(is_wanted))
+}
+
+/// The identifier that everything listed is before.
+fn first_behind(query: &UploadQuery) -> Vec<u8> {
+    let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
+    query.created_before.map_or(cursor.clone(), |before| first_id_of(before.plus(ID_SLACK)).min(cursor))
 }
 
 /// Which index to walk.
@@ -95,20 +159,20 @@ fn count_up_to_common(connection: &Connection, query: &UploadQuery, route: Route
     }
 }
 
-fn walk_uploads(sql: &mut Query, query: &UploadQuery, stage: Option<Stage>) {
+fn walk_uploads(sql: &mut Query, query: &UploadQuery, stage: Option<Stage>, last: Option<UploadId>) {
     sql.push("SELECT id FROM (SELECT id FROM uploads WHERE ");
     if let Some(stage) = stage {
         sql.push("stage = ").bind(stage.name().to_owned()).push(" AND ");
     }
-    within_bounds(sql, query, "id");
+    within_bounds(sql, query, "id", last);
     having(sql, &query.metadata, "uploads.id");
     sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit).push(")");
 }
 
-fn walk_pair(sql: &mut Query, query: &UploadQuery, (key, value): (String, Vec<u8>)) {
+fn walk_pair(sql: &mut Query, query: &UploadQuery, (key, value): (String, Vec<u8>), last: Option<UploadId>) {
     sql.push("SELECT id FROM (SELECT id FROM upload_metadata AS pair CROSS JOIN uploads ON id = pair.upload_id");
     sql.push(" WHERE pair.key = ").bind(key).push(" AND pair.value = ").bind(value).push(" AND ");
-    within_bounds(sql, query, "pair.upload_id");
+    within_bounds(sql, query, "pair.upload_id", last);
     having(sql, &query.metadata, "pair.upload_id");
     if !query.stages.is_empty() {
         sql.push(" AND stage IN (").bind_all(query.stages.iter().map(|stage| stage.name().to_owned())).push(")");
@@ -125,10 +189,11 @@ fn having(sql: &mut Query, metadata: &[(String, Vec<u8>)], id: &'static str) {
 
 /// The cursor, and the times of creation. An identifier begins with the time it was made, so its index bounds the
 /// walk; the column decides.
-fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str) {
-    let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
-    let end = query.created_before.map_or(cursor.clone(), |before| first_id_of(before.plus(ID_SLACK)).min(cursor));
-    sql.push(id).push(" < ").bind(end);
+fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str, last: Option<UploadId>) {
+    sql.push(id).push(" < ").bind(first_behind(query));
+    if let Some(last) = last {
+        sql.push(" AND ").push(id).push(" >= ").bind(last.as_bytes().to_vec());
+    }
     if let Some(before) = query.created_before {
         sql.push(" AND created_at_ms < ").bind(before.unix_ms());
     }
@@ -142,7 +207,9 @@ fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str) {
 mod tests {
     use super::*;
     use crate::domain::metadata::Metadata;
+    use crate::domain::time::Timestamp;
     use crate::domain::upload::NewUpload;
+    use crate::domain::upload::Upload;
     use crate::state::UploadStore;
     use crate::state::conformance::NOW;
     use crate::state::conformance::asked;
@@ -170,6 +237,63 @@ mod tests {
             let asked = query.clone();
             let found = store.readers.read("choose", move |connection| route(connection, &asked)).await.unwrap();
             assert_eq!(found, expected, "{query:?}");
+        }
+    }
+
+    /// Adds `count` uploads like one that is there, of which every other has the pair `a` and the rest `b`.
+    fn fill(path: &std::path::Path, count: u32) {
+        let connection = Connection::open(path).unwrap();
+        let others = |table: &str| {
+            let sql = format!("SELECT group_concat(name) FROM pragma_table_info('{table}') WHERE name <> 'id'");
+            connection.query_row(&sql, [], |row| row.get::<_, String>(0)).unwrap()
+        };
+        for table in ["uploads", "upload_origins"] {
+            let columns = others(table);
+            let sql = format!(
+                "INSERT INTO {table} (id, {columns})
+                 WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < {count})
+                 SELECT unhex(printf('%032x', number)), {columns} FROM numbers, (SELECT * FROM {table} LIMIT 1)"
+            );
+            connection.execute(&sql, []).unwrap();
+        }
+        let sql = "INSERT INTO upload_metadata (key, value, upload_id)
+             SELECT iif(id % 2, 'a', 'b'), x'31', unhex(printf('%032x', id))
+             FROM (WITH RECURSIVE numbers (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM numbers WHERE id < ?1)
+                 SELECT id FROM numbers)";
+        connection.execute(sql, [count]).unwrap();
+    }
+
+    /// Two common pairs that never meet, and a stage that hardly any of the many has: a bounded walk, page after page.
+    #[tokio::test]
+    async fn a_list_that_fits_hardly_anything_is_walked_in_stages() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("state.db");
+        let store = SqliteStore::open(&path, SqliteSettings::default()).await.unwrap();
+        let pair = |name: &str| (name.to_owned(), b"1".to_vec());
+        store.insert(Upload::create(asked(0), NOW)).await.unwrap();
+        store.close().await;
+        fill(&path, 6 * MOST_WALKED);
+        let store = SqliteStore::open(&path, SqliteSettings::default()).await.unwrap();
+        let all = UploadQuery { limit: 10, ..UploadQuery::default() };
+        let stages = vec![Stage::Created, Stage::Completed];
+        for (query, pages) in [
+            (UploadQuery { metadata: vec![pair("a"), pair("b")], ..all.clone() }, 4),
+            (UploadQuery { metadata: vec![pair("a")], stages: vec![Stage::Completed], ..all.clone() }, 1),
+            (UploadQuery { metadata: vec![pair("a"), pair("b")], stages, ..all.clone() }, 4),
+            (UploadQuery { created_before: Some(Timestamp::from_unix_ms(i64::MIN)), ..all.clone() }, 1),
+            (UploadQuery { created_before: Some(NOW), ..all.clone() }, 7),
+        ] {
+            let (mut asked, mut count) = (query.clone(), 0);
+            loop {
+                let page = store.list(&asked).await.unwrap();
+                assert_eq!(page.found, [], "{query:?}");
+                count += 1;
+                asked.before = page.next;
+                if page.next.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(count, pages, "{query:?}");
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::state::EventPosition;
 use crate::state::HookCallQuery;
 use crate::state::LoggedEvent;
 use crate::state::Result;
+use crate::state::UploadPage;
 use crate::state::UploadQuery;
 use crate::state::UploadStore;
 use crate::state::sqlite::SqliteStore;
@@ -55,7 +56,7 @@ impl UploadStore for SqliteStore {
         found.await
     }
 
-    async fn list(&self, query: &UploadQuery) -> Result<Vec<Upload>> {
+    async fn list(&self, query: &UploadQuery) -> Result<UploadPage> {
         self.read_list(query).await
     }
 

@@ -39,6 +39,7 @@ use longshore::state::LoggedEvent;
 use longshore::state::Outbox;
 use longshore::state::SqliteSettings;
 use longshore::state::SqliteStore;
+use longshore::state::UploadPage;
 use longshore::state::UploadQuery;
 use longshore::state::UploadStore;
 use storage::BlobStore;
@@ -402,7 +403,7 @@ impl UploadStore for FaultyRecords {
         self.inner.find(id).await
     }
 
-    async fn list(&self, query: &UploadQuery) -> state::Result<Vec<Upload>> {
+    async fn list(&self, query: &UploadQuery) -> state::Result<UploadPage> {
         self.inner.list(query).await
     }
 
