@@ -126,7 +126,7 @@ impl Inner {
         upload: &Upload,
         caller: Option<&Caller>,
     ) -> Result<Wishes, EngineError> {
-        let question = Question::new(hook, upload, caller.cloned(), self.now(), rand::random());
+        let question = Question::new(hook, upload, caller.cloned(), self.now(), (self.randomness)());
         let Asked { verdict, call } = hooks.ask(question).await;
         if let Some(call) = call {
             self.note_call(call).await;

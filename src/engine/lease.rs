@@ -92,6 +92,11 @@ impl Leases {
         lock(&self.live).len().saturating_sub(self.parked.load(Ordering::Relaxed))
     }
 
+    /// How many leases are held, parked ones included.
+    pub(super) fn held(&self) -> usize {
+        lock(&self.live).len()
+    }
+
     /// What the last request has left open for the next one, if it has.
     pub(super) async fn resume(&self, id: UploadId) -> Option<Parked> {
         let live = self.live(id).filter(|live| live.progress.is_parked())?;

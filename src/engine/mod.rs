@@ -71,6 +71,9 @@ use watch::Watch;
 /// Tells the wall-clock time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// Draws the random part of an identifier.
+pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
+
 /// What the engine may do, and when.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -155,6 +158,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     settings: Settings,
     clock: Clock,
+    randomness: Randomness,
     uploads: Arc<dyn UploadStore>,
     outbox: Arc<dyn Outbox>,
     blobs: Arc<dyn storage::BlobStore>,
@@ -195,6 +199,7 @@ impl Engine {
         Self(Arc::new(Inner {
             pool: storage::pool::Pool::new(settings.buffer_bytes),
             clock,
+            randomness: Arc::new(rand::random),
             uploads,
             outbox,
             blobs,
@@ -210,6 +215,14 @@ impl Engine {
             jumped_ahead_ms: AtomicU64::default(),
             settings,
         }))
+    }
+
+    /// Draws identifiers from `randomness` from now on, so that a run can be repeated.
+    #[must_use]
+    pub fn drawing(mut self, randomness: Randomness) -> Self {
+        Arc::get_mut(&mut self.0).expect("an engine is given its randomness before it is shared").randomness =
+            randomness;
+        self
     }
 
     pub fn settings(&self) -> &Settings {
@@ -349,7 +362,7 @@ impl Inner {
         wanted_digests.sort_unstable();
         wanted_digests.dedup();
         NewUpload {
-            id: UploadId::new(now, rand::random()),
+            id: UploadId::new(now, (self.randomness)()),
             dialect: command.dialect,
             role: command.role,
             length: command.length,

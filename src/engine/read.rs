@@ -52,6 +52,17 @@ pub struct Live {
     pub bytes_per_second: u64,
 }
 
+/// What the engine holds in memory at this moment, for all uploads together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Leases held, those of uploads kept open for their next request included.
+    pub leases: usize,
+    /// Tasks that run, the sweeper's included.
+    pub tasks: usize,
+    /// What is free of the memory for bytes on their way in.
+    pub free_buffer_bytes: usize,
+}
+
 /// The bytes of a completed upload.
 #[derive(Debug)]
 pub struct Download {
@@ -60,6 +71,11 @@ pub struct Download {
 }
 
 impl Engine {
+    pub fn load(&self) -> Load {
+        let inner = &self.0;
+        Load { leases: inner.leases.held(), tasks: inner.tasks.len(), free_buffer_bytes: inner.pool.free_bytes() }
+    }
+
     pub async fn status(&self, id: UploadId) -> Result<Status, EngineError> {
         // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
         let live = self.0.leases.progress(id);

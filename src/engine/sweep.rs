@@ -47,6 +47,7 @@ impl Engine {
             let mut seen = (tokio::time::Instant::now(), inner.now());
             loop {
                 tokio::select! {
+                    biased;
                     () = inner.stop.cancelled() => return,
                     _ = pace.tick() => {}
                     () = inner.undecided.notified() => {

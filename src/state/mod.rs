@@ -38,6 +38,8 @@ use crate::domain::upload::Upload;
 mod conformance;
 mod event_body;
 mod facts_json;
+#[cfg(feature = "testing")]
+pub mod memory;
 mod sqlite;
 mod terms_json;
 

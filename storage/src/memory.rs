@@ -56,6 +56,22 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// The keys of all blobs, open or finished, in order.
+    pub fn keys(&self) -> Vec<BlobKey> {
+        let blobs = self.blobs();
+        let mut keys: Vec<BlobKey> = blobs.open.keys().chain(blobs.finished.keys()).cloned().collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+
+    /// Whether a blob is finished, and its durable bytes. `None` when it is not there.
+    pub fn durable(&self, key: &BlobKey) -> Option<(bool, Bytes)> {
+        let blobs = self.blobs();
+        let finished = blobs.finished.get(key).map(|bytes| (true, bytes.clone()));
+        finished.or_else(|| blobs.open.get(key).map(|blob| (false, Bytes::copy_from_slice(&blob.bytes))))
+    }
+
     /// Ends every writer and every pending promise. What was durable stays.
     pub fn crash(&self) {
         for blob in self.blobs().open.values_mut() {

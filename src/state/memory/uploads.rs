@@ -1,0 +1,143 @@
+//! Uploads, with the version as the law.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+
+use crate::domain::hook::HookCall;
+use crate::domain::id::UploadId;
+use crate::domain::upload::Bytes;
+use crate::domain::upload::Record;
+use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
+use crate::domain::upload::Upload;
+use crate::state::Due;
+use crate::state::Error;
+use crate::state::EventPosition;
+use crate::state::HookCallQuery;
+use crate::state::LoggedEvent;
+use crate::state::Result;
+use crate::state::UploadQuery;
+use crate::state::UploadStore;
+use crate::state::memory::MemoryState;
+
+/// The largest metadata value that can be searched for.
+const MAX_INDEXED_BYTES: usize = 1024;
+
+#[async_trait]
+impl UploadStore for MemoryState {
+    async fn insert(&self, upload: Upload) -> Result<Upload> {
+        let mut tables = self.write("record a new upload")?;
+        if tables.uploads.contains_key(&upload.id()) {
+            return Err(Error::Conflict(upload.id()));
+        }
+        Ok(tables.put(upload))
+    }
+
+    async fn commit(&self, upload: Upload) -> Result<Upload> {
+        let mut tables = self.write("commit an upload")?;
+        let version = tables.uploads.get(&upload.id()).map(|stored| stored.version);
+        if version != Some(upload.record().version) {
+            return Err(Error::Conflict(upload.id()));
+        }
+        Ok(tables.put(upload))
+    }
+
+    async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
+        Ok(self.read("find an upload")?.uploads.get(&id).cloned().map(Upload::from_record))
+    }
+
+    async fn list(&self, query: &UploadQuery) -> Result<Vec<Upload>> {
+        let tables = self.read("list uploads")?;
+        let newest_first = tables.uploads.values().rev().filter(|record| is_wanted(record, query));
+        Ok(page(newest_first, 0, query.limit))
+    }
+
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+        let tables = self.read("find uploads that are due")?;
+        let mut due: Vec<&Record> = tables.uploads.values().filter(|record| is_due(record, question)).collect();
+        match question {
+            Due::Expired { .. } => due.sort_by_key(|record| record.expires_at),
+            Due::Silent { .. } => due.sort_by_key(|record| record.updated_at),
+            Due::Unsettled | Due::Removable => {}
+        }
+        Ok(page(due.into_iter(), skip, limit))
+    }
+
+    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+        let tables = self.read("read the events of an upload")?;
+        Ok(tables.log(limit, |event| event.upload == id && event.sequence > after))
+    }
+
+    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>> {
+        Ok(self.read("read the log of events")?.log(limit, |event| event.position > after))
+    }
+
+    async fn newest_event(&self) -> Result<EventPosition> {
+        let tables = self.read("read the position of the newest event")?;
+        Ok(tables.events.last().map_or(EventPosition::default(), |event| event.position))
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> Result<()> {
+        self.write("record a hook call")?.hook_calls.entry(call.id).or_insert(call);
+        Ok(())
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+        Ok(self.read("list hook calls")?.newest_hook_calls(query))
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.write("check the state").map(drop)
+    }
+
+    async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl super::Tables {
+    /// Writes an upload and its news.
+    fn put(&mut self, upload: Upload) -> Upload {
+        self.append_news(&upload);
+        let committed = upload.committed();
+        self.uploads.insert(committed.id(), committed.record().clone());
+        committed
+    }
+}
+
+fn page<'a>(records: impl Iterator<Item = &'a Record>, skip: u32, limit: u32) -> Vec<Upload> {
+    let [skip, limit] = [skip, limit].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    records.skip(skip).take(limit).cloned().map(Upload::from_record).collect()
+}
+
+fn is_wanted(record: &Record, query: &UploadQuery) -> bool {
+    let has = |(name, value): &(String, Vec<u8>)| {
+        value.len() <= MAX_INDEXED_BYTES
+            && record.metadata.pairs().iter().any(|(own_name, own_value)| own_name == name && own_value == value)
+    };
+    (query.stages.is_empty() || query.stages.contains(&record.stage))
+        && query.created_from.is_none_or(|from| record.created_at >= from)
+        && query.created_before.is_none_or(|before| record.created_at < before)
+        && query.before.is_none_or(|before| Reverse(record.id) > Reverse(before))
+        && query.metadata.iter().all(has)
+}
+
+fn is_due(record: &Record, question: Due) -> bool {
+    let is_partial = record.role == Role::Partial;
+    match question {
+        Due::Unsettled => match record.stage {
+            Stage::Verified | Stage::Stored => true,
+            Stage::Received => !is_partial,
+            Stage::Created => matches!(record.role, Role::Final { .. }),
+            Stage::Receiving | Stage::Stalled | Stage::Completed | Stage::Ended(_) => false,
+        },
+        Due::Expired { now } => {
+            let expires = record.stage.takes_bytes() || (record.stage == Stage::Received && is_partial);
+            expires && record.expires_at.is_some_and(|at| at <= now)
+        }
+        Due::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
+        Due::Removable => matches!(record.stage, Stage::Ended(_)) && record.bytes == Bytes::Kept,
+    }
+}
