@@ -18,6 +18,7 @@ use crate::state::EventPosition;
 use crate::state::HookCallQuery;
 use crate::state::LoggedEvent;
 use crate::state::Result;
+use crate::state::UploadPage;
 use crate::state::UploadQuery;
 use crate::state::UploadStore;
 use crate::state::memory::MemoryState;
@@ -48,10 +49,13 @@ impl UploadStore for MemoryState {
         Ok(self.read("find an upload")?.uploads.get(&id).cloned().map(Upload::from_record))
     }
 
-    async fn list(&self, query: &UploadQuery) -> Result<Vec<Upload>> {
+    async fn list(&self, query: &UploadQuery) -> Result<UploadPage> {
         let tables = self.read("list uploads")?;
         let newest_first = tables.uploads.values().rev().filter(|record| is_wanted(record, query));
-        Ok(page(newest_first, 0, query.limit))
+        let found = page(newest_first, 0, query.limit);
+        let is_full = found.len() as u64 == u64::from(query.limit);
+        let next = found.last().map(Upload::id).filter(|_| is_full);
+        Ok(UploadPage { found, next })
     }
 
     async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
