@@ -31,6 +31,7 @@ use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
 use crate::domain::endpoint::EndpointTerms;
+use crate::domain::host::Host;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::ProgressPolicy;
 use crate::engine;
@@ -38,6 +39,8 @@ use crate::engine::Engine;
 use crate::http;
 use crate::http::Shared;
 use crate::http::access::Access;
+use crate::http::access::ClientsMay;
+use crate::http::access::Origins;
 use crate::http::access::Reach;
 use crate::http::access::Token;
 use crate::keyring::ServerKeys;
@@ -206,27 +209,14 @@ fn shared(
     registry: Registry,
     server_keys: &ServerKeys,
 ) -> Shared {
-    let allow_origins = match &config.cors.allow_origins {
-        AllowOrigins::Any => vec!["*".to_owned()],
-        AllowOrigins::Listed(origins) => origins.clone(),
-    };
     Shared {
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
         public_url: public_url(config).to_owned(),
-        access: Access {
-            token: config.auth.token.as_ref().map(|token| Token::new(token.expose())),
-            admin_keys: config.auth.admin_keys.clone(),
-            stage_tokens: StageTokens::new(server_keys),
-            reach: reach(config),
-        },
+        access: access(config, server_keys),
         webhooks: sender.admin().clone(),
         beat: sender.beat().clone(),
-        cors: http::Cors {
-            allow_origins,
-            allow_credentials: config.cors.allow_credentials,
-            max_age: config.cors.max_age,
-        },
+        cors: http::Cors { allow_credentials: config.cors.allow_credentials, max_age: config.cors.max_age },
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
         protocols: http::Protocols {
             ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
@@ -251,11 +241,33 @@ fn public_url(config: &Config) -> &str {
     config.server.public_url.as_deref().unwrap_or_default()
 }
 
-/// A public address says that something passes on what comes from elsewhere.
-fn reach(config: &Config) -> Reach {
-    let mut listens = [Some(config.server.listen), config.server.read_listen].into_iter().flatten();
-    let near = listens.all(|address| address.ip().to_canonical().is_loopback()) && config.server.public_url.is_none();
-    if near { Reach::ThisMachine } else { Reach::Network }
+fn access(config: &Config, server_keys: &ServerKeys) -> Access {
+    let (server, auth) = (&config.server, &config.auth);
+    let own = [Some(server.listen), server.read_listen].into_iter().flatten().filter(|own| !own.ip().is_unspecified());
+    let own = own.map(|own| Host::ip(own.ip())).chain(server.public_host());
+    Access {
+        token: auth.token.as_ref().map(|token| Token::new(token.expose())),
+        admin_keys: auth.admin_keys.clone(),
+        stage_tokens: StageTokens::new(server_keys),
+        reach: match (server.reached_from_elsewhere(), &server.public_url) {
+            (None, None) => Reach::ThisMachine,
+            // A public address says that something passes on requests, from wherever.
+            (Some(_), _) | (_, Some(_)) => Reach::Network,
+        },
+        hosts: auth.hosts.iter().cloned().chain(own).collect(),
+        origins: match &config.cors.allow_origins {
+            AllowOrigins::Auto if auth.token.is_some() => Origins::Any,
+            AllowOrigins::Auto => Origins::ThisMachine { public: server.public_origin() },
+            AllowOrigins::Any => Origins::Any,
+            AllowOrigins::Listed(origins) => Origins::Listed(origins.clone()),
+        },
+        clients_may: ClientsMay {
+            list: auth.public_list,
+            download: auth.public_download,
+            terminate: auth.public_terminate,
+        },
+        told_of_hosts: AtomicBool::new(false),
+    }
 }
 
 /// `None` when the application is asked nothing, so that nothing is gathered for it.
@@ -352,7 +364,7 @@ impl Running {
         );
         if !address.ip().is_loopback() && self.config.auth.token.is_none() {
             tracing::warn!(
-                "ANYONE WHO REACHES {address} CAN UPLOAD, READ AND DELETE: no auth.token is set; set one, or listen on 127.0.0.1"
+                "ANYONE WHO REACHES {address} CAN UPLOAD, READ AND DELETE: auth.open is true and no auth.token is set"
             );
         }
         let mut out = io::stdout().lock();

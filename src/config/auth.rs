@@ -1,11 +1,15 @@
-//! Who may use the server.
+//! Who may use the server, and under which names.
 
 use std::fs::File;
 use std::io::Read;
 
+use crate::config::cors::AllowOrigins;
+use crate::config::cors::Cors;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::secret::Secret;
+use crate::config::server::Server;
+use crate::domain::host::Host;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
 
@@ -23,6 +27,16 @@ pub struct Auth {
     pub admin_keys: Vec<AdminKeyHash>,
     /// The keys of this server. `None`: they are in the data folder.
     pub server_keys: Option<ServerKeys>,
+    /// Whether a server without a token may be reached from other machines.
+    pub open: bool,
+    /// Hosts that a server without a token answers to, besides loopback ones and those of its own addresses.
+    pub hosts: Vec<Host<'static>>,
+    /// Whether clients may list uploads and follow the events of all of them.
+    pub public_list: bool,
+    /// Whether clients may download.
+    pub public_download: bool,
+    /// Whether clients may delete uploads.
+    pub public_terminate: bool,
 }
 
 impl Auth {
@@ -40,7 +54,37 @@ impl Auth {
             token: token.or(from_file),
             admin_keys: from.list("auth.admin_keys", admin_keys),
             server_keys: from.text("auth.server_key_file", optional_keys),
+            open: from.boolean("auth.open"),
+            hosts: from.list("auth.hosts", hosts),
+            public_list: from.boolean("auth.public_list"),
+            public_download: from.boolean("auth.public_download"),
+            public_terminate: from.boolean("auth.public_terminate"),
         }
+    }
+
+    /// Refuses a server that everyone could use although nobody has said so. A token settles all of it.
+    pub(super) fn check(&self, server: &Server, cors: &Cors, from: &mut Reader) {
+        let credential = ["auth.token", "auth.token_file"];
+        let anyone = self.token.is_none();
+        if let Some(key) = server.reached_from_elsewhere() {
+            from.require(!anyone || self.open, &[key, credential[0], credential[1], "auth.open"], |_| {
+                "reaches beyond this machine, and no token is set; set auth.token_file (or auth.token) to the token that \
+                 clients send, or set auth.open = true and auth.hosts to let everyone who reaches it upload, read and delete"
+                    .to_owned()
+            });
+            let named = !anyone || !self.open || !self.hosts.is_empty();
+            from.require(named, &["auth.open", "auth.hosts", key, credential[0], credential[1]], |_| {
+                "needs auth.hosts as well: the hosts in the addresses that clients use, such as uploads.example.com; with \
+                 those alone no web page elsewhere can pass for one of this server"
+                    .to_owned()
+            });
+        }
+        let meant = !anyone || self.open || cors.allow_origins != AllowOrigins::Any;
+        from.require(meant, &["cors.allow_origins", "auth.open", credential[0], credential[1]], |_| {
+            "lets every web page that somebody on this machine opens read and delete uploads, and no token is set; write \
+             \"auto\" or list the origins you trust, set auth.token_file (or auth.token), or set auth.open = true"
+                .to_owned()
+        });
     }
 }
 
@@ -65,6 +109,16 @@ fn admin_keys(hashes: Vec<&str>) -> Judged<Vec<AdminKeyHash>> {
     }
     let read = |(number, hash): (usize, &str)| hash.parse().map_err(|why| format!("item {number} is {why}"));
     (1..).zip(hashes).map(read).collect()
+}
+
+fn hosts(items: Vec<&str>) -> Judged<Vec<Host<'static>>> {
+    let host = |item: &str| {
+        let hint = || {
+            format!("{item:?} is not a host; write a name or an address without a port, such as uploads.example.com")
+        };
+        Host::parse(item).map(Host::into_owned).ok_or_else(hint)
+    };
+    items.into_iter().map(host).collect()
 }
 
 fn optional_keys(path: &str) -> Judged<Option<ServerKeys>> {

@@ -11,15 +11,17 @@ use crate::config::units::hours;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
     pub allow_origins: AllowOrigins,
-    /// Never together with [`AllowOrigins::Any`].
+    /// Only together with [`AllowOrigins::Listed`].
     pub allow_credentials: bool,
     pub max_age: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowOrigins {
+    /// With a token all, without one those of this machine.
+    Auto,
     Any,
-    /// These, as a browser sends them in `Origin`.
+    /// These, as a browser sends them in `Origin`; `*` in place of the first label of a name stands for one label.
     Listed(Vec<String>),
 }
 
@@ -30,7 +32,7 @@ impl Cors {
             allow_credentials: from.boolean("cors.allow_credentials"),
             max_age: from.duration("cors.max_age", Duration::ZERO..=hours(24)),
         };
-        let safe = !cors.allow_credentials || cors.allow_origins != AllowOrigins::Any;
+        let safe = !cors.allow_credentials || matches!(cors.allow_origins, AllowOrigins::Listed(_));
         from.require(safe, &["cors.allow_credentials", "cors.allow_origins"], |others| {
             format!(
                 "would let every web page act for its visitors with {}; list the origins you trust",
@@ -43,7 +45,9 @@ impl Cors {
 
 fn origins(items: Vec<&str>) -> Judged<AllowOrigins> {
     match items.as_slice() {
+        ["auto"] => Ok(AllowOrigins::Auto),
         ["*"] => Ok(AllowOrigins::Any),
+        items if items.contains(&"auto") => Err("write \"auto\" alone, or leave it out".to_owned()),
         items if items.contains(&"*") => Err("\"*\" means all; write it alone, or leave it out".to_owned()),
         items => items.iter().map(|item| origin(item)).collect::<Judged<_>>().map(AllowOrigins::Listed),
     }
@@ -51,8 +55,20 @@ fn origins(items: Vec<&str>) -> Judged<AllowOrigins> {
 
 /// Takes an origin only as browsers send it: lower case, no default port, no path.
 fn origin(text: &str) -> Judged<String> {
-    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    match url.map(|url| url.origin().ascii_serialization()) {
+    if text == "null" {
+        return Ok(text.to_owned());
+    }
+    // What stands for any label must leave an origin when a label takes its place.
+    let (with_label, is_pattern) = match text.split_once("://*.") {
+        Some((scheme, rest)) => (format!("{scheme}://label.{rest}"), true),
+        None => (text.to_owned(), false),
+    };
+    let url = Url::parse(&with_label).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let exact = url.map(|url| url.origin().ascii_serialization());
+    match exact.map(|exact| if is_pattern { exact.replacen("://label.", "://*.", 1) } else { exact }) {
+        Some(exact) if exact.matches('*').count() > usize::from(is_pattern) => Err(format!(
+            "{text:?} is not an origin; * stands for the first label of a name, as in https://*.example.com"
+        )),
         Some(exact) if exact == text => Ok(exact),
         Some(exact) => Err(format!("{text:?} is not an exact origin; write {exact}")),
         None => Err(format!("{text:?} is not an origin; write scheme and host, such as https://app.example.com")),

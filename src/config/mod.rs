@@ -109,6 +109,7 @@ impl Config {
             cors: Cors::read(reader),
             log: Log::read(reader),
         };
+        config.auth.check(&config.server, &config.cors, reader);
         let smallest = config.limits.max_active_uploads as u64 * 4 * units::KIB;
         let keys = ["storage.buffer_memory", "limits.max_active_uploads"];
         reader.require(config.storage.buffer_memory_bytes >= smallest, &keys, |others| {

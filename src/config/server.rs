@@ -9,6 +9,7 @@ use reqwest::Url;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::units::hours;
+use crate::domain::host::Host;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -40,6 +41,33 @@ impl Server {
             upload_niceness: from.count("upload_niceness", 0..=19),
             shutdown_timeout: from.duration("shutdown_timeout", Duration::ZERO..=hours(1)),
         }
+    }
+}
+
+impl Server {
+    /// The key that lets others than this machine reach the server, if one does. A public URL says that something passes
+    /// on requests from elsewhere.
+    pub fn reached_from_elsewhere(&self) -> Option<&'static str> {
+        let far = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+        if far(self.listen) {
+            return Some("listen");
+        }
+        if self.read_listen.is_some_and(far) {
+            return Some("read_listen");
+        }
+        self.public_host().is_some_and(|host| !host.is_loopback()).then_some("public_url")
+    }
+
+    /// The origin of pages at the public address, as browsers send it.
+    pub fn public_origin(&self) -> Option<String> {
+        let url = Url::parse(self.public_url.as_deref()?).ok()?;
+        Some(url.origin().ascii_serialization())
+    }
+
+    /// The host that links name.
+    pub fn public_host(&self) -> Option<Host<'static>> {
+        let url = Url::parse(self.public_url.as_deref()?).ok()?;
+        Host::parse(url.host_str()?).map(Host::into_owned)
     }
 }
 

@@ -25,8 +25,11 @@ use crate::domain::endpoint::Payload;
 use crate::domain::endpoint::Signing;
 use crate::domain::event::EventKind;
 use crate::domain::hook::Hook;
+use crate::domain::host::Host;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
+
+mod open;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const PRIVATE_KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
@@ -72,7 +75,7 @@ fn the_default_file_read_as_a_file_changes_nothing() {
     assert_eq!(config.webhooks.retry_schedule.iter().map(Duration::as_secs).sum::<u64>(), 272_105, "webhooks R2");
     assert_eq!(config.webhooks.endpoints, []);
     assert_eq!(config.auth.token, None);
-    assert_eq!(config.cors.allow_origins, AllowOrigins::Any);
+    assert_eq!(config.cors.allow_origins, AllowOrigins::Auto);
     assert_eq!(config.log.format, Format::Text);
 }
 
@@ -170,6 +173,8 @@ fn variables_and_flags_take_every_type() {
         ("LONGSHORE_CORS_ALLOW_ORIGINS", "https://a.example,http://localhost:3000"),
         ("LONGSHORE_CORS_ALLOW_CREDENTIALS", "true"),
         ("LONGSHORE_PUBLIC_URL", "https://uploads.example.com/"),
+        ("LONGSHORE_AUTH_TOKEN", "correct-horse-battery"),
+        ("LONGSHORE_AUTH_HOSTS", "uploads.example.com, 10.0.0.5"),
         ("LONGSHORE_LOG_FORMAT", "json"),
     ]))
     .unwrap();
@@ -181,6 +186,7 @@ fn variables_and_flags_take_every_type() {
     assert_eq!(config.webhooks.retry_schedule, [Duration::from_secs(1), Duration::from_secs(604_800)]);
     let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned);
     assert_eq!(config.cors.allow_origins, AllowOrigins::Listed(origins.to_vec()));
+    assert_eq!(config.auth.hosts, ["uploads.example.com", "10.0.0.5"].map(|host| Host::parse(host).unwrap()));
     assert_eq!(config.log.format, Format::Json);
 
     let none = Config::read(&env(&[("LONGSHORE_CORS_ALLOW_ORIGINS", "")])).unwrap();
@@ -314,6 +320,21 @@ fn each_wrong_value_says_what_to_write() {
             "cors.allow_origins = [\"a.example\"]",
             "\"a.example\" is not an origin; write scheme and host, such as https://app.example.com",
         ),
+        ("cors.allow_origins = [\"auto\", \"https://a.example\"]", "write \"auto\" alone, or leave it out"),
+        (
+            "cors.allow_origins = [\"https://a.*.example\"]",
+            "\"https://a.*.example\" is not an origin; * stands for the first label of a name, as in https://*.example.com",
+        ),
+        (
+            "cors.allow_origins = [\"https://*.A.example:443\"]",
+            "\"https://*.A.example:443\" is not an exact origin; write https://*.a.example",
+        ),
+        (
+            "auth.hosts = [\"uploads.example.com:443\"]",
+            "\"uploads.example.com:443\" is not a host; write a name or an address without a port, such as \
+             uploads.example.com",
+        ),
+        ("auth.open = \"yes\"", "write true or false"),
         ("log.level = \"loud\"", level),
         ("log.level = \"info,longshore=loud\"", level),
         ("log.level = \"\"", level),
@@ -408,7 +429,7 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
     assert_eq!(
         file_error("cors.allow_credentials = true"),
         "cors.allow_credentials = true (from longshore.toml, line 1): would let every web page act for its visitors \
-         with cors.allow_origins = [\"*\"] (default); list the origins you trust"
+         with cors.allow_origins = [\"auto\"] (default); list the origins you trust"
     );
 }
 

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod event;
 pub mod facts;
 pub mod hook;
+pub mod host;
 pub mod id;
 pub mod metadata;
 pub mod network;

@@ -1,29 +1,46 @@
-//! Who may ask for what.
+//! Who may ask for what: one judgement for every route.
 //!
 //! | Place | Opened by |
 //! |---|---|
-//! | health, preflights | nothing is needed |
+//! | health | nothing is needed |
 //! | reports on an upload | the token for that upload, the shared token, an admin key |
-//! | the administration of webhooks | an admin key. Where there is none: who is on this machine, with the shared token if there is one |
+//! | the administration of webhooks | an admin key. Where there is none: programs on this machine, with the shared token if there is one |
+//! | lists, downloads, deletion, where `auth.public_…` closes them | an admin key |
 //! | everything else | the shared token, an admin key. Where there is no token: nothing is needed |
 //!
+//! Where there is no token, whoever asks without a key is a stranger, and browsers ask for strangers: any page can make
+//! them send requests to this machine. So a stranger is served only under a host that no page can give itself, and does
+//! nothing on behalf of a page elsewhere. Preflights are answered without a credential, as browsers send none with them.
+//!
 //! The path is judged as the router reads it, decoded: what is spelled in another way leads to the same handler, and so
-//! to the same answer here.
+//! to the same answer here. The method is the one that will be followed.
 
-use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
+use actix_web::dev::RequestHead;
 use actix_web::dev::ServiceRequest;
-use actix_web::http::Method;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
+use crate::domain::host::Host;
 use crate::domain::id::UploadId;
 use crate::http::error::Problem;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::StageTokens;
+
+mod origin;
+mod request;
+
+pub use origin::Origins;
+
+use origin::Page;
+use origin::Site;
+use request::Act;
+use request::Place;
 
 /// What opens the server, and to whom.
 #[derive(Debug)]
@@ -34,6 +51,13 @@ pub struct Access {
     pub admin_keys: Vec<AdminKeyHash>,
     pub stage_tokens: StageTokens,
     pub reach: Reach,
+    /// What strangers may call this server, besides loopback hosts.
+    pub hosts: Vec<Host<'static>>,
+    /// Whose pages may read answers, and change something without a credential.
+    pub origins: Origins,
+    pub clients_may: ClientsMay,
+    /// Whether the log has told of a host that was refused.
+    pub told_of_hosts: AtomicBool,
 }
 
 /// From where the server can be reached.
@@ -42,6 +66,26 @@ pub enum Reach {
     /// Nobody but this machine can connect to it.
     ThisMachine,
     Network,
+}
+
+/// What takes no admin key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientsMay {
+    pub list: bool,
+    pub download: bool,
+    pub terminate: bool,
+}
+
+impl ClientsMay {
+    /// What takes an admin key here, if this does: in words, and the key of the configuration that says so.
+    fn not(self, place: Place, act: Act) -> Option<(&'static str, &'static str)> {
+        match (place, act) {
+            (Place::List, _) if !self.list => Some(("listing uploads", "auth.public_list")),
+            (Place::Upload, Act::Get) if !self.download => Some(("downloading", "auth.public_download")),
+            (Place::Upload, Act::Delete) if !self.terminate => Some(("deleting uploads", "auth.public_terminate")),
+            _ => None,
+        }
+    }
 }
 
 /// A token that clients and backends share. It does not print itself.
@@ -63,96 +107,110 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Parts of the server with rules of their own.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// Where health is asked for.
-    Health,
-    /// Where backends report on an upload; `None` if there can be no such upload.
-    Stages(Option<UploadId>),
-    /// Where it is said which webhooks go where, and shown which did.
-    Administration,
-    Elsewhere,
+/// What a request can show for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Credential {
+    /// Nothing that this server knows.
+    Nothing,
+    /// The token for the upload it is about.
+    Stage,
+    /// The token that clients share.
+    Shared,
+    Admin,
 }
 
-/// All of this is administration, whatever will be there, but for [`SCHEMAS`].
-const ADMINISTRATION: &str = "/api/v1/webhooks";
+/// All that a request is judged by.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    place: Place,
+    act: Act,
+    credential: Credential,
+    /// What it calls this server.
+    host: Called<'a>,
+    page: Page<'a>,
+    /// Whether a proxy has passed it on.
+    proxied: bool,
+}
 
-const SCHEMAS: &str = "/api/v1/webhooks/schemas";
+/// What a request calls this server, in the address it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Called<'a> {
+    /// Nothing, or several things at once.
+    Unclear,
+    By(&'a str),
+}
 
-/// What proxies add to a request.
-const BY_PROXIES: [&str; 6] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
-
-impl Place {
-    fn of(path: &str) -> Self {
-        if matches!(path, "/healthz" | "/readyz") {
-            return Self::Health;
-        }
-        if path.starts_with(ADMINISTRATION) {
-            let schemas = path.strip_prefix(SCHEMAS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            return if schemas { Self::Elsewhere } else { Self::Administration };
-        }
-        let upload = path.strip_prefix("/api/v1/uploads/").and_then(|rest| rest.strip_suffix("/stages"));
-        match upload {
-            Some(id) => Self::Stages(id.parse().ok()),
-            None => Self::Elsewhere,
+impl<'a> Called<'a> {
+    /// RFC 9112, 3.2: one `Host`. It must not differ from a host in the target itself.
+    fn of(head: &'a RequestHead) -> Self {
+        let mut named = head.headers.get_all(header::HOST);
+        let host = match (named.next(), named.next()) {
+            (Some(host), None) => host.to_str().unwrap_or("\u{fffd}"),
+            (Some(_), Some(_)) | (None, _) => return Self::Unclear,
+        };
+        match head.uri.authority() {
+            Some(target) if target.as_str() != host => Self::Unclear,
+            Some(_) | None if host.is_empty() => Self::Unclear,
+            Some(_) | None => Self::By(host),
         }
     }
+}
+
+/// Why a request is not served. Its answer names what would open it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal<'a> {
+    /// It needs a credential; the words say which.
+    Unauthorized(&'static str),
+    /// It has one that does not open this.
+    AdminKeyNeeded(&'static str),
+    /// There is no admin key, and it does not come from a program on this machine.
+    NoAdminKey,
+    /// Clients may not, and it has no admin key.
+    Closed {
+        what: &'static str,
+        key: &'static str,
+        credential: Credential,
+    },
+    /// It does not say what it calls this server.
+    UnclearHost,
+    ForeignHost(&'a str),
+    /// A page elsewhere is behind it.
+    CrossSite,
 }
 
 impl Access {
-    /// The refusal of a request that lacks what opens the place it is for. Preflights never carry it.
+    /// The refusal of a request that lacks what opens the place it is for.
     pub(super) fn refuse(&self, request: &ServiceRequest) -> Option<Problem> {
-        if request.method() == Method::OPTIONS {
+        let head = request.head();
+        let place = Place::of(request.match_info().as_str());
+        if place == Place::Health {
             return None;
         }
-        let given = bearer(request.headers());
-        match Place::of(request.match_info().as_str()) {
-            Place::Health => None,
-            Place::Stages(upload) => self.refuse_report(given, upload),
-            Place::Administration => self.refuse_administration(given, request.headers()),
-            Place::Elsewhere => (!self.lets_in(given)).then(|| unauthorized("send Authorization: Bearer <token>")),
+        let asked = Asked {
+            place,
+            act: Act::of(head.method.as_str(), &head.headers),
+            credential: self.credential(bearer(&head.headers), place),
+            host: Called::of(head),
+            page: Page::of(&head.headers),
+            proxied: place == Place::Administration && request::came_through_a_proxy(&head.headers),
+        };
+        let refusal = self.judge(&asked).err()?;
+        if let Refusal::ForeignHost(host) = refusal {
+            self.tell_of(host);
         }
+        Some(refusal.problem())
     }
 
-    fn refuse_report(&self, given: &[u8], upload: Option<UploadId>) -> Option<Problem> {
-        let may = self.knows(given) || upload.is_some_and(|upload| self.stage_tokens.is_for(given, upload));
-        let detail = "send Authorization: Bearer with the webhook-stage-token of a webhook about this upload";
-        (!may).then(|| unauthorized(detail))
-    }
-
-    fn refuse_administration(&self, given: &[u8], headers: &HeaderMap) -> Option<Problem> {
-        if self.is_admin(given) {
-            return None;
+    fn credential(&self, given: &[u8], place: Place) -> Credential {
+        // Both are compared, so that the time tells nothing of which it was.
+        let (is_shared, is_admin) = (self.is_shared(given), self.is_admin(given));
+        let is_stage = |upload: UploadId| self.stage_tokens.is_for(given, upload);
+        match place {
+            _ if is_admin => Credential::Admin,
+            _ if is_shared => Credential::Shared,
+            Place::Stages(Some(upload)) if is_stage(upload) => Credential::Stage,
+            _ => Credential::Nothing,
         }
-        if !self.admin_keys.is_empty() {
-            return Some(if self.is_shared(given) {
-                let detail = "this takes a key of auth.admin_keys; the shared token does not open it";
-                Problem::new(StatusCode::FORBIDDEN, "admin-key-needed", detail)
-            } else {
-                unauthorized("send Authorization: Bearer <admin key>")
-            });
-        }
-        if !self.lets_in(given) {
-            return Some(unauthorized("send Authorization: Bearer <token>"));
-        }
-        let is_near = self.reach == Reach::ThisMachine && comes_straight_from_here(headers);
-        (!is_near).then(|| {
-            let detail = "without an admin key this is open only to programs on the same machine that ask a loopback \
-                address themselves; make a key with `longshore admin-key` and set auth.admin_keys";
-            Problem::new(StatusCode::FORBIDDEN, "no-admin-key", detail)
-        })
-    }
-
-    fn lets_in(&self, given: &[u8]) -> bool {
-        self.token.is_none() || self.knows(given)
-    }
-
-    /// Whether this opens everything but, perhaps, the administration.
-    fn knows(&self, given: &[u8]) -> bool {
-        // Both are asked, so that the time tells nothing of which it was.
-        self.is_shared(given) | self.is_admin(given)
     }
 
     fn is_shared(&self, given: &[u8]) -> bool {
@@ -162,156 +220,159 @@ impl Access {
     fn is_admin(&self, given: &[u8]) -> bool {
         self.admin_keys.iter().fold(false, |found, key| found | key.is_of(given))
     }
+
+    fn judge<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
+        let &Asked { place, act, credential, .. } = asked;
+        match credential {
+            Credential::Admin | Credential::Stage => return Ok(()),
+            Credential::Shared => {}
+            Credential::Nothing if self.token.is_none() => self.judge_stranger(asked)?,
+            Credential::Nothing => {}
+        }
+        if act == Act::Options {
+            return Ok(());
+        }
+        match place {
+            Place::Health => Ok(()),
+            Place::Stages(_) if credential == Credential::Nothing => Err(Refusal::Unauthorized(
+                "send Authorization: Bearer with the webhook-stage-token of a webhook about this upload",
+            )),
+            Place::Administration => self.judge_administration(asked),
+            Place::Stages(_) | Place::List | Place::Upload | Place::Elsewhere => {
+                self.require_token(credential)?;
+                match self.clients_may.not(place, act) {
+                    Some((what, key)) => Err(Refusal::Closed { what, key, credential }),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn require_token<'a>(&self, credential: Credential) -> Result<(), Refusal<'a>> {
+        if self.token.is_some() && credential == Credential::Nothing {
+            return Err(Refusal::Unauthorized("send Authorization: Bearer <token>"));
+        }
+        Ok(())
+    }
+
+    /// Lets in who needs no credential here, unless a page elsewhere may be behind the request.
+    ///
+    /// A page can have a name of its own mean this machine, and then ask as if it were a page of this server; only the
+    /// host tells. Else its browser says whose page it is: with `Origin` on every request that a page could read or that
+    /// changes something, and with `Sec-Fetch-Site` on all. Who says neither is no browser.
+    fn judge_stranger<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
+        let Called::By(host) = asked.host else { return Err(Refusal::UnclearHost) };
+        let is_ours = |named: Host<'_>| named.is_loopback() || self.hosts.contains(&named);
+        if !Host::of_authority(host).is_some_and(is_ours) {
+            return Err(Refusal::ForeignHost(host));
+        }
+        let page = &asked.page;
+        let is_trusted = page.origin.is_some_and(|origin| self.origins.allow(origin)) || page.is_of(host);
+        let may = match (asked.act, page.site) {
+            // A preflight changes nothing; what a page may do then is in the answer.
+            (Act::Options, _) => true,
+            _ if is_trusted => true,
+            // What a person opens from a page elsewhere, that page cannot read.
+            (Act::Get, Site::Cross) => page.navigates,
+            (Act::Look, Site::Cross) => false,
+            // Without an allow header, browsers keep the answer from the page.
+            (Act::Look | Act::Get, Site::Unsaid | Site::Own | Site::Same) => true,
+            (Act::Write | Act::Delete, Site::Own) => true,
+            (Act::Write | Act::Delete, Site::Unsaid) => page.origin.is_none(),
+            (Act::Write | Act::Delete, Site::Same | Site::Cross) => false,
+        };
+        if may { Ok(()) } else { Err(Refusal::CrossSite) }
+    }
+
+    fn judge_administration<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
+        let credential = asked.credential;
+        if !self.admin_keys.is_empty() {
+            return Err(if credential == Credential::Shared {
+                Refusal::AdminKeyNeeded("this takes a key of auth.admin_keys; the shared token does not open it")
+            } else {
+                Refusal::Unauthorized("send Authorization: Bearer <admin key>")
+            });
+        }
+        self.require_token(credential)?;
+        let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
+        if is_near { Ok(()) } else { Err(Refusal::NoAdminKey) }
+    }
+
+    /// Tells the operator of the first host that is refused: it may be one that clients should use.
+    fn tell_of(&self, host: &str) {
+        if self.told_of_hosts.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shown: String = host.chars().take(100).collect();
+        tracing::warn!(
+            host = ?shown,
+            "refused a request (421) for a host that this server does not answer to without a token; if it is yours, add it \
+             to auth.hosts, or set auth.token; further ones are not logged"
+        );
+    }
 }
 
-/// Whether a request that came from this machine was also meant to be made by a program on it. A proxy passes on what
-/// comes from elsewhere, and so does a browser: pages may have it ask a loopback address, under a name of their own too.
-fn comes_straight_from_here(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let Some(host) = text(header::HOST) else { return false };
-    let own_page = match headers.get(header::ORIGIN) {
-        None => true,
-        Some(_) => text(header::ORIGIN).and_then(|origin| Some(origin.split_once("://")?.1)) == Some(host),
-    };
-    is_loopback(host) && own_page && !BY_PROXIES.iter().any(|name| headers.contains_key(*name))
+impl Asked<'_> {
+    /// Whether a request that came from this machine was also meant to be made by a program on it. A proxy passes on what
+    /// comes from elsewhere, and so does a browser: pages may have it ask a loopback address, under a name of their own too.
+    fn comes_straight_from_here(&self) -> bool {
+        let Called::By(host) = self.host else { return false };
+        let own_page = match self.page.site {
+            Site::Same | Site::Cross => false,
+            Site::Unsaid | Site::Own => self.page.origin.is_none() || self.page.is_of(host),
+        };
+        !self.proxied && own_page && Host::of_authority(host).is_some_and(|host| host.is_loopback())
+    }
 }
 
-/// Whether a `Host` names this machine to itself.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => name,
-        _ => host,
-    };
-    let ip = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+impl Refusal<'_> {
+    fn problem(self) -> Problem {
+        let admin_key_needed = |detail| Problem::new(StatusCode::FORBIDDEN, "admin-key-needed", detail);
+        match self {
+            Self::Unauthorized(detail) => unauthorized(detail.to_owned()),
+            Self::AdminKeyNeeded(detail) => admin_key_needed(detail.to_owned()),
+            Self::NoAdminKey => {
+                let detail = "without an admin key this is open only to programs on the same machine that ask a loopback \
+                    address themselves; make a key with `longshore admin-key` and set auth.admin_keys";
+                Problem::new(StatusCode::FORBIDDEN, "no-admin-key", detail)
+            }
+            Self::Closed { what, key, credential } => {
+                let detail = format!("{what} is closed to clients ({key}); it takes a key of auth.admin_keys");
+                match credential {
+                    Credential::Nothing => unauthorized(detail),
+                    Credential::Stage | Credential::Shared | Credential::Admin => admin_key_needed(detail),
+                }
+            }
+            Self::UnclearHost => Problem::bad_request(
+                "bad-host",
+                "the request has no Host, or more than one, or one that differs from its target",
+            ),
+            Self::ForeignHost(_) => {
+                let detail = "this server does not answer to the host of this request; without a token it answers to \
+                    localhost, loopback addresses, and what auth.hosts and public_url name";
+                Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail)
+            }
+            Self::CrossSite => {
+                let detail = "a page of another origin is behind this request, and the server does not know it; add its \
+                    origin to cors.allow_origins, or set auth.token";
+                Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
+            }
+        }
+    }
 }
 
+/// RFC 9110, 11.1: the scheme is the same in any case.
 fn bearer(headers: &HeaderMap) -> &[u8] {
-    let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default()
+    let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    match given.split_at_checked(b"Bearer ".len()) {
+        Some((scheme, credential)) if scheme.eq_ignore_ascii_case(b"Bearer ") => credential,
+        Some(_) | None => &[],
+    }
 }
 
-fn unauthorized(detail: &str) -> Problem {
+fn unauthorized(detail: String) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(header::WWW_AUTHENTICATE, "Bearer")
 }
 
 #[cfg(test)]
-mod tests {
-    use actix_web::test::TestRequest;
-
-    use super::*;
-    use crate::keyring::AdminKey;
-    use crate::keyring::ServerKeys;
-
-    const TOKEN: &str = "correct-horse-battery-staple";
-
-    fn access(token: Option<&str>, keys: usize, reach: Reach) -> Access {
-        let hash = |byte| AdminKeyHash::of(key(byte).as_bytes());
-        Access {
-            token: token.map(Token::new),
-            admin_keys: (0..u8::try_from(keys).unwrap()).map(hash).collect(),
-            stage_tokens: StageTokens::new(&ServerKeys::generate([1; 32], [1; 4])),
-            reach,
-        }
-    }
-
-    fn key(byte: u8) -> String {
-        AdminKey::generate([byte; 32]).expose().to_owned()
-    }
-
-    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        let request = pairs.iter().fold(TestRequest::get(), |request, pair| request.insert_header(*pair));
-        request.to_http_request().headers().clone()
-    }
-
-    fn places() -> [(&'static str, Place); 13] {
-        let id = "01a2003c-6e4b-7707-8707-070707070707".parse().unwrap();
-        [
-            ("/healthz", Place::Health),
-            ("/readyz", Place::Health),
-            ("/healthz/", Place::Elsewhere),
-            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/stages", Place::Stages(Some(id))),
-            ("/api/v1/uploads/x/y/stages", Place::Stages(None)),
-            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707", Place::Elsewhere),
-            ("/api/v1/webhooks", Place::Administration),
-            ("/api/v1/webhooks/anything", Place::Administration),
-            ("/api/v1/webhooks/schemas", Place::Elsewhere),
-            ("/api/v1/webhooks/schemas/upload.created", Place::Elsewhere),
-            ("/api/v1/webhooks/schemas2", Place::Administration),
-            ("/api/v1/webhooks//schemas", Place::Administration),
-            ("/", Place::Elsewhere),
-        ]
-    }
-
-    #[test]
-    fn every_path_has_its_place() {
-        for (path, place) in places() {
-            assert_eq!(Place::of(path), place, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_administration_is_opened_by_any_of_its_keys() {
-        let nothing = headers(&[("host", "127.0.0.1:8080")]);
-        for reach in [Reach::ThisMachine, Reach::Network] {
-            let access = access(Some(TOKEN), 3, reach);
-            for byte in 0..3 {
-                assert!(access.refuse_administration(key(byte).as_bytes(), &nothing).is_none());
-                assert!(access.lets_in(key(byte).as_bytes()), "and so is everything else");
-            }
-            for wrong in [key(3), TOKEN.to_owned(), String::new(), AdminKeyHash::of(key(0).as_bytes()).to_string()] {
-                assert!(access.refuse_administration(wrong.as_bytes(), &nothing).is_some(), "{wrong}");
-            }
-        }
-    }
-
-    #[test]
-    fn without_keys_it_is_open_to_this_machine() {
-        let here = [("host", "127.0.0.1:8080")];
-        let open = |access: &Access, given: &str, headers: &HeaderMap| {
-            access.refuse_administration(given.as_bytes(), headers).is_none()
-        };
-        let local = access(None, 0, Reach::ThisMachine);
-        assert!(open(&local, "", &headers(&here)));
-        assert!(!open(&access(None, 0, Reach::Network), "", &headers(&here)));
-        let with_token = access(Some(TOKEN), 0, Reach::ThisMachine);
-        assert!(open(&with_token, TOKEN, &headers(&here)) && !open(&with_token, "", &headers(&here)));
-        assert!(!open(&access(Some(TOKEN), 0, Reach::Network), TOKEN, &headers(&here)));
-
-        for name in BY_PROXIES {
-            assert!(!open(&local, "", &headers(&[here[0], (name, "")])), "{name}");
-        }
-        for (host, is_near) in [
-            ("localhost", true),
-            ("LOCALHOST:80", true),
-            ("127.0.0.2:8080", true),
-            ("[::1]", true),
-            ("[::1]:8080", true),
-            ("[::ffff:127.0.0.1]:8080", true),
-            ("", false),
-            ("page.example:8080", false),
-            ("localhost.page.example", false),
-            ("127.0.0.1.page.example:8080", false),
-            ("10.0.0.1:8080", false),
-            ("[::2]:8080", false),
-        ] {
-            assert_eq!(open(&local, "", &headers(&[("host", host)])), is_near, "{host}");
-        }
-        assert!(!open(&local, "", &headers(&[])), "who does not say whom they ask");
-        for (origin, is_near) in [
-            ("http://127.0.0.1:8080", true),
-            ("http://127.0.0.1:3000", false),
-            ("http://localhost:8080", false),
-            ("https://page.example", false),
-            ("null", false),
-        ] {
-            assert_eq!(open(&local, "", &headers(&[here[0], ("origin", origin)])), is_near, "{origin}");
-        }
-    }
-
-    #[test]
-    fn nothing_secret_prints_itself() {
-        let shown = format!("{:?}", access(Some(TOKEN), 1, Reach::Network));
-        assert!(!shown.contains(TOKEN) && !shown.contains("lsk_"), "{shown}");
-    }
-}
+mod tests;

@@ -20,8 +20,8 @@ use actix_web::web;
 use tokio::time::Instant;
 
 use crate::domain::upload::Dialect;
-use crate::http::Cors;
 use crate::http::Shared;
+use crate::http::access::Origins;
 use crate::http::body::Draining;
 use crate::http::body::Inlet;
 use crate::http::error::Problem;
@@ -114,18 +114,19 @@ fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut H
     if route.starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS && !other {
         headers.insert(TUS_RESUMABLE, HeaderValue::from_static(wire::VERSION));
     }
-    add_cors(request, &shared.cors, headers);
+    add_cors(request, shared, headers);
 }
 
-fn add_cors(request: &HttpRequest, cors: &Cors, headers: &mut HeaderMap) {
+fn add_cors(request: &HttpRequest, shared: &Shared, headers: &mut HeaderMap) {
+    let (cors, origins) = (&shared.cors, &shared.access.origins);
     // Also without an origin: a cache must not give one page's answer to another.
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     let Some(origin) = request.headers().get(header::ORIGIN) else { return };
-    let any = cors.allow_origins.iter().any(|allowed| allowed == "*");
-    if !any && !cors.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
-        return;
-    }
-    let allowed = if any { HeaderValue::from_static("*") } else { origin.clone() };
+    let allowed = match origins {
+        Origins::Any => HeaderValue::from_static("*"),
+        _ if origin.to_str().is_ok_and(|origin| origins.allow(origin)) => origin.clone(),
+        Origins::ThisMachine { .. } | Origins::Listed(_) => return,
+    };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     if cors.allow_credentials {
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

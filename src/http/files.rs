@@ -128,7 +128,7 @@ fn spoken(request: &HttpRequest, target: Target) -> Spoken {
 
 /// What this server can do, for the clients of every dialect.
 fn options(shared: &Shared) -> HttpResponse {
-    let mut response = tus::options(shared.engine.settings().max_upload_bytes);
+    let mut response = tus::options(shared);
     ietf::add_options(response.headers_mut(), shared);
     response
 }

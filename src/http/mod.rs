@@ -80,10 +80,9 @@ pub struct Protocols {
     pub range_size_bytes: u64,
 }
 
-/// Which pages elsewhere may talk to this server.
+/// What pages elsewhere are told besides whether they may talk to this server.
 #[derive(Debug, Clone)]
 pub struct Cors {
-    pub allow_origins: Vec<String>,
     pub allow_credentials: bool,
     pub max_age: Duration,
 }

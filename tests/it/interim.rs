@@ -151,14 +151,14 @@ async fn a_client_that_sends_without_waiting_is_served_all_the_same() {
         let path = client.create(10).await;
         let patch = |offset: u8| {
             format!(
-                "PATCH {path} HTTP/1.1\r\nHost: h\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n\
+                "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n\
                  Content-Type: application/offset+octet-stream\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nbytes"
             )
         };
         client.send(patch(0).as_bytes()).await;
         assert_eq!(client.answer("PATCH").await.status, 204);
         // What has come before its request had its turn need not be asked for.
-        client.send(format!("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n{}", patch(5)).as_bytes()).await;
+        client.send(format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n{}", patch(5)).as_bytes()).await;
         assert_eq!(client.answer("GET").await.status, 200);
         let head = String::from_utf8(next_head(&mut client).await).unwrap();
         assert!(head.starts_with("HTTP/1.1 204 "), "{head}");

@@ -21,6 +21,7 @@ mod hooks;
 mod http2;
 mod ietf;
 mod interim;
+mod laptop;
 mod listeners;
 mod memory;
 mod operations;

@@ -419,10 +419,10 @@ async fn one_line_on_standard_output_says_where_it_listens() {
 #[test]
 fn listening_to_everyone_without_a_token_is_warned_of_loudly() {
     let loud = "ANYONE WHO REACHES";
-    for (listen, token, warned) in [
-        ("0.0.0.0:0", None, true),
-        ("0.0.0.0:0", Some("a-token-that-is-long-enough-0123456789"), false),
-        ("127.0.0.1:0", None, false),
+    for (listen, token, open, warned) in [
+        ("0.0.0.0:0", None, true, true),
+        ("0.0.0.0:0", Some("a-token-that-is-long-enough-0123456789"), false, false),
+        ("127.0.0.1:0", None, false, false),
     ] {
         let folder = TempDir::new().unwrap();
         let data_dir = folder.path().to_str().unwrap();
@@ -431,6 +431,9 @@ fn listening_to_everyone_without_a_token_is_warned_of_loudly() {
         if let Some(token) = token {
             fs::write(&file, token).unwrap();
             args.extend(["--auth-token-file", file.to_str().unwrap()]);
+        }
+        if open {
+            args.extend(["--auth-open", "true", "--auth-hosts", "localhost"]);
         }
         let mut program = Program::start(&args);
         program.address();

@@ -151,6 +151,12 @@ pub fn carried(fields: &dyn Fields, body: BodySize) -> Result<Carried, WireError
     Ok(Carried::Data(Data { first, count: Some(range), total, end, unframed: body == BodySize::Unknown }))
 }
 
+/// Whether a PUT brings no bytes but the question how far its upload is.
+pub fn only_asks(fields: &dyn Fields) -> bool {
+    let range = single(fields, CONTENT_RANGE).ok().flatten().map(ContentRange::parse);
+    matches!(range, Some(Ok(ContentRange::Nothing { .. })))
+}
+
 /// RFC 9110, 14.5: a `Content-Range` where nothing can have ranges yet must not pass for the whole.
 pub fn refuse_range(fields: &dyn Fields) -> Result<(), WireError> {
     if fields.has(CONTENT_RANGE) { Err(WireError::RangeOfNothing) } else { Ok(()) }

@@ -70,8 +70,12 @@ pub(crate) fn nothing_here(request: &HttpRequest) -> Result<HttpResponse, Proble
 }
 
 /// What OPTIONS tells clients of this dialect.
-pub(crate) fn options(max_upload_bytes: u64) -> HttpResponse {
-    reply::options(max_upload_bytes)
+pub(crate) fn options(shared: &Shared) -> HttpResponse {
+    let extensions = match shared.access.clients_may.terminate {
+        true => wire::EXTENSIONS,
+        false => wire::EXTENSIONS_WITHOUT_TERMINATION,
+    };
+    reply::options(extensions, shared.engine.settings().max_upload_bytes)
 }
 
 fn understood(request: &HttpRequest, allowed: &'static str) -> Result<Method, Problem> {

@@ -25,10 +25,10 @@ use crate::protocol::tus::wire::WireError;
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 
 /// tus 1.0, Core, OPTIONS: what this server can do.
-pub(super) fn options(max_upload_bytes: u64) -> HttpResponse {
+pub(super) fn options(extensions: &str, max_upload_bytes: u64) -> HttpResponse {
     HttpResponse::NoContent()
         .insert_header((TUS_VERSION, wire::VERSION))
-        .insert_header(("tus-extension", wire::EXTENSIONS))
+        .insert_header(("tus-extension", extensions))
         .insert_header(("tus-max-size", max_upload_bytes))
         .insert_header(("tus-checksum-algorithm", wire::CHECKSUM_ALGORITHMS))
         .finish()

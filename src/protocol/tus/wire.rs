@@ -25,6 +25,10 @@ pub const VERSION: &str = "1.0.0";
 pub const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation";
 
+/// The same where clients may not delete uploads.
+pub const EXTENSIONS_WITHOUT_TERMINATION: &str =
+    "creation,creation-with-upload,creation-defer-length,expiration,checksum,concatenation";
+
 /// The checksum algorithms offered; sha1 first, as the one every implementation knows.
 pub const CHECKSUM_ALGORITHMS: &str = "sha1,sha256,sha512,md5,crc32,crc32c";
 

@@ -95,7 +95,7 @@ async fn a_client_that_waits_to_be_told_is_told_both() {
 async fn http_1_0_has_no_interim_responses() {
     let app = TestApp::start().await;
     let mut stream = TcpStream::connect(app.address()).await.unwrap();
-    let head = "POST /files HTTP/1.0\r\nHost: x\r\nUpload-Draft-Interop-Version: 8\r\nUpload-Complete: ?1\r\n";
+    let head = "POST /files HTTP/1.0\r\nHost: localhost\r\nUpload-Draft-Interop-Version: 8\r\nUpload-Complete: ?1\r\n";
     stream.write_all(format!("{head}Content-Length: 5\r\n\r\nhello").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -108,7 +108,7 @@ async fn under_tls_they_are_told_too_and_over_http_2_a_careful_creation_does_wit
     let certificate = Certificate::new();
     let app = TestApp::with(|config| certificate.configure(config)).await;
     let mut stream = connect(&certificate.connector(&["http/1.1"]), app.address()).await.unwrap();
-    let head = "POST /files HTTP/1.1\r\nHost: x\r\nUpload-Draft-Interop-Version: 8\r\nUpload-Complete: ?1\r\n";
+    let head = "POST /files HTTP/1.1\r\nHost: localhost\r\nUpload-Draft-Interop-Version: 8\r\nUpload-Complete: ?1\r\n";
     stream.write_all(format!("{head}Content-Length: 5\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
     let mut read = Vec::new();
     while !read.ends_with(b"\r\n\r\n") {
@@ -144,7 +144,8 @@ async fn pipelined_creations_each_get_their_own() {
     let mut client = app.client().await;
     let mut all = Vec::new();
     for i in 0..10 {
-        let head = format!("POST /files HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX-Request-ID: request-{i}\r\n");
+        let head =
+            format!("POST /files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nX-Request-ID: request-{i}\r\n");
         all.extend(format!("{head}Upload-Draft-Interop-Version: 6\r\nUpload-Complete: ?1\r\n\r\nhello").into_bytes());
     }
     client.send(&all).await;

@@ -88,10 +88,12 @@ async fn the_address_of_a_session_is_the_operators_or_the_one_used_and_no_forwar
     let answer = app.client().await.request("POST", START, &forged, b"").await;
     assert!(answer.header("location").unwrap().starts_with(&format!("{public}/files/")), "protocols.md 3, 2");
 
-    let app = TestApp::start().await;
+    let token = "correct-horse-battery-staple";
+    let app = TestApp::with(|config| config.auth.token = Some(Secret::new(token.to_owned()))).await;
     for host in ["", "Host: \r\n", "Host: a/b\r\n", "Host: a@b\r\n", "Host: <script>\r\n"] {
         let mut client = app.client().await;
-        let request = format!("POST {START} HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n");
+        let request =
+            format!("POST {START} HTTP/1.1\r\n{host}Authorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n");
         client.send(request.as_bytes()).await;
         let answer = client.raw_answer("POST").await.expect("an answer");
         assert_eq!((answer.status, answer.header("location")), (400, None), "{host:?}");

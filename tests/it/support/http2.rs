@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Client {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
-    address: SocketAddr,
+    /// What it calls the server.
+    pub authority: String,
 }
 
 /// A request that was begun.
@@ -40,12 +41,12 @@ impl Client {
         // It sends as far ahead as the server lets it.
         builder.max_send_buffer_size(1 << 30);
         let (requests, connection) = builder.handshake(stream).await.unwrap();
-        Self { requests, connection: tokio::spawn(connection), address }
+        Self { requests, connection: tokio::spawn(connection), authority: address.to_string() }
     }
 
     /// Sends the head of a request, and perhaps with it that there is no body.
     pub async fn begin(&mut self, method: &str, path: &str, headers: &[(&str, &str)], ends: bool) -> Begun {
-        let mut request = http::Request::builder().method(method).uri(format!("https://{}{path}", self.address));
+        let mut request = http::Request::builder().method(method).uri(format!("https://{}{path}", self.authority));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

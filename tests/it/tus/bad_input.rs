@@ -15,7 +15,8 @@ async fn sent_raw(app: &TestApp, bytes: &[u8]) -> Option<Answer> {
 
 /// A creation with these lines between the usual ones.
 fn creation(lines: &[u8]) -> Vec<u8> {
-    [b"POST /files HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nContent-Length: 0\r\n", lines, b"\r\n\r\n"].concat()
+    [b"POST /files HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nContent-Length: 0\r\n", lines, b"\r\n\r\n"]
+        .concat()
 }
 
 async fn is_well(app: &TestApp) {
@@ -144,7 +145,7 @@ async fn framing_that_can_be_read_in_two_ways_is_refused() {
     let app = TestApp::start().await;
     let upload = app.client().await.create(10).await;
     let head = format!(
-        "PATCH {upload} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n\
+        "PATCH {upload} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n\
          Content-Type: application/offset+octet-stream\r\n"
     );
     for (lines, body) in [
@@ -180,9 +181,9 @@ async fn what_is_not_http_is_answered_or_closed() {
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"\0\0\0\0\0\0\0\0\r\n\r\n",
         b"GET\r\n\r\n",
-        b"GET /files\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /fi les HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /files HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /files\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /fi les HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /files HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"PATCH\t/files HTTP/1.1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
