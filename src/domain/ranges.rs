@@ -50,6 +50,33 @@ impl ReceivedRanges {
         self.0.iter().any(|(start, end)| (*start..=*end).contains(&place))
     }
 
+    /// Whether any byte from `start` to `end` is there.
+    pub fn has_some(&self, start: u64, end: u64) -> bool {
+        let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
+        start < end && self.0.get(first).is_some_and(|(known_start, _)| *known_start < end)
+    }
+
+    /// Whether every byte from `start` to `end` is there.
+    pub fn has_all(&self, start: u64, end: u64) -> bool {
+        let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
+        let whole =
+            self.0.get(first).is_some_and(|(known_start, known_end)| *known_start <= start && end <= *known_end);
+        start >= end || whole
+    }
+
+    /// Where the last byte ends that is there.
+    pub fn end(&self) -> Offset {
+        self.0.last().and_then(|(_, end)| Offset::new(*end)).unwrap_or_default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// How many ranges there would be with the bytes from `start` to `end`.
     pub fn count_with(&self, start: u64, end: u64) -> usize {
         let mut with = self.clone();
@@ -153,6 +180,12 @@ mod tests {
             let stretches = ranges.stretches(5, 60);
             prop_assert!(stretches.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].there != pair[1].there));
             prop_assert_eq!((stretches[0].start, stretches[stretches.len() - 1].end), (5, 60));
+            for (start, end) in [(0, 64), (5, 60), (17, 18), (30, 30), (9, 40)] {
+                let within = &bytes[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
+                prop_assert_eq!(ranges.has_all(start, end), within.iter().all(|there| *there));
+                prop_assert_eq!(ranges.has_some(start, end), within.iter().any(|there| *there));
+            }
+            prop_assert_eq!(ranges.end().get(), bytes.iter().rposition(|there| *there).map_or(0, |last| last as u64 + 1));
             for stretch in stretches {
                 for byte in stretch.start..stretch.end {
                     prop_assert_eq!(bytes[usize::try_from(byte).unwrap()], stretch.there);

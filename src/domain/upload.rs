@@ -284,6 +284,40 @@ pub struct ProgressPolicy {
     pub min_bytes: u64,
 }
 
+/// What requests have said of a whole upload and no commit has written yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    pub length: Option<Length>,
+    pub promised_digests: Vec<Digest>,
+}
+
+impl Declared {
+    pub fn is_empty(&self) -> bool {
+        self.length.is_none() && self.promised_digests.is_empty()
+    }
+
+    /// Drops what `upload` says already.
+    pub fn forget(&mut self, upload: &Upload) {
+        self.length = self.length.filter(|_| upload.record.length.is_none());
+        self.promised_digests.retain(|digest| !upload.record.promised_digests.contains(digest));
+    }
+}
+
+/// A change that would leave a record which contradicts itself. Its caller is at fault, never a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Inconsistent {
+    #[error("an upload that is {} takes no bytes", .0.name())]
+    Closed(Stage),
+    #[error("bytes up to {end} lie beyond the length of {length}")]
+    BeyondLength { end: u64, length: Length },
+    #[error("{offset} bytes are there without a gap, which is not the whole")]
+    NotWhole { offset: Offset, length: Option<Length> },
+    #[error("the bytes from {start} to {end} are to be acknowledged and are not all there")]
+    NotReceived { start: u64, end: u64 },
+    #[error("every byte of the upload would be there, and nothing would complete it")]
+    Unsealed,
+}
+
 /// What came of a backend's report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reported {
@@ -370,8 +404,8 @@ impl Upload {
     }
 
     /// Where the last durable byte ends.
-    fn reach(&self) -> Offset {
-        self.record.received.pairs().last().and_then(|(_, end)| Offset::new(*end)).unwrap_or_default()
+    pub fn reach(&self) -> Offset {
+        self.record.received.end()
     }
 
     /// How many bytes are durable, wherever they are.
@@ -387,9 +421,15 @@ impl Upload {
         matches!(self.record.role, Role::Final { .. })
     }
 
-    /// Whether every byte of a known length is there.
+    /// Whether every byte of a known length is there, and none beyond it.
     pub fn is_full(&self) -> bool {
-        self.record.length.is_some_and(|length| length.is_reached_by(self.offset()))
+        self.record.length.is_some_and(|length| length.get() == self.offset().get())
+    }
+
+    /// Whether it is to be sealed although no client says another word.
+    pub fn awaits_seal(&self) -> bool {
+        let completes = self.record.dialect.completes_when_full() && !self.is_final();
+        completes && self.record.stage.takes_bytes() && self.is_full()
     }
 
     /// Whether nothing is left to happen to it by itself: completed, ended, or a partial with all its bytes.
@@ -490,14 +530,16 @@ impl Upload {
         }
     }
 
-    /// Sets a deferred length. Saying the known length again is fine.
-    pub fn declare_length(&mut self, length: Length, max_bytes: u64) -> Result<(), Rejection> {
+    /// Sets a deferred length. Saying the known length again is fine. `taken` is where the last byte ends that was taken
+    /// from a client, committed or not.
+    pub fn declare_length(&mut self, length: Length, max_bytes: u64, taken: Offset) -> Result<(), Rejection> {
         let max_bytes = self.most_bytes(max_bytes);
+        let reach = self.reach().max(taken);
         match self.record.length {
             Some(ours) if ours == length => Ok(()),
             Some(ours) => Err(Rejection::LengthChanged { ours, theirs: length }),
             None if length.get() > max_bytes => Err(Rejection::OverLimit(max_bytes)),
-            None if !length.admits(self.reach()) => Err(Rejection::LengthBelowOffset { offset: self.reach(), length }),
+            None if !length.admits(reach) => Err(Rejection::LengthBelowOffset { offset: reach, length }),
             None => {
                 self.record.length = Some(length);
                 Ok(())
@@ -514,11 +556,34 @@ impl Upload {
         }
     }
 
-    /// Takes note of bytes that are durable now.
-    ///
-    /// The caller has made sure that they fit: the length admits them and they came from the live writer.
-    pub fn receive(&mut self, durable: Durable, policy: Option<ProgressPolicy>, now: Timestamp) {
-        debug_assert!(self.record.stage.takes_bytes(), "only an open upload receives bytes");
+    /// What was declared of this copy and is unknown to `earlier`.
+    pub fn declared_since(&self, earlier: &Self) -> Declared {
+        let mut declared =
+            Declared { length: self.record.length, promised_digests: self.record.promised_digests.clone() };
+        declared.forget(earlier);
+        declared
+    }
+
+    /// Takes over what was declared of another copy.
+    pub fn take_over(&mut self, declared: &Declared) {
+        self.record.length = self.record.length.or(declared.length);
+        self.promise(&declared.promised_digests);
+    }
+
+    /// Takes note of bytes that are durable now, and came from the live writer. After an error nothing has changed.
+    pub fn receive(
+        &mut self,
+        durable: Durable,
+        policy: Option<ProgressPolicy>,
+        now: Timestamp,
+    ) -> Result<(), Inconsistent> {
+        if !self.record.stage.takes_bytes() {
+            return Err(Inconsistent::Closed(self.record.stage));
+        }
+        let end = durable.ranges.iter().map(|(_, end)| *end).max().unwrap_or(0);
+        if let Some(length) = self.record.length.filter(|length| length.get() < end) {
+            return Err(Inconsistent::BeyondLength { end, length });
+        }
         for (start, end) in durable.ranges {
             self.record.received.insert(start, end);
         }
@@ -536,6 +601,7 @@ impl Upload {
             }
             Stage::Received | Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => {}
         }
+        Ok(())
     }
 
     /// Extends the life of an open upload whose client has been heard of without new bytes.
@@ -550,12 +616,29 @@ impl Upload {
         self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
     }
 
-    /// Marks an upload whose every byte is durable, with the digests of the whole.
-    pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) {
-        debug_assert!(self.is_full() && self.record.stage.takes_bytes(), "only a full, open upload is sealed");
+    /// Marks an upload whose every byte is durable, with the digests of the whole. After an error nothing has changed.
+    pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) -> Result<(), Inconsistent> {
+        self.check_sealable()?;
         self.record.digests = digests;
         self.record.running_digests = Vec::new();
         self.enter(Stage::Received, EventKind::Received, now);
+        Ok(())
+    }
+
+    /// Whether it is open and every byte of it is durable.
+    pub fn check_sealable(&self) -> Result<(), Inconsistent> {
+        if !self.record.stage.takes_bytes() {
+            return Err(Inconsistent::Closed(self.record.stage));
+        }
+        self.check_whole()
+    }
+
+    /// Whether every byte of it is durable.
+    pub fn check_whole(&self) -> Result<(), Inconsistent> {
+        match self.is_full() {
+            true => Ok(()),
+            false => Err(Inconsistent::NotWhole { offset: self.offset(), length: self.record.length }),
+        }
     }
 
     /// Compares the promised digests with the computed ones: verified, or failed.
@@ -783,9 +866,9 @@ mod tests {
     #[test]
     fn the_straight_way_tells_every_stage_once() {
         let mut upload = new_upload(Some(10), Role::Single);
-        upload.receive(durable(0, 4), None, NOW);
-        upload.receive(durable(4, 10), None, NOW);
-        upload.seal(vec![], NOW);
+        upload.receive(durable(0, 4), None, NOW).unwrap();
+        upload.receive(durable(4, 10), None, NOW).unwrap();
+        upload.seal(vec![], NOW).unwrap();
         upload.verify(NOW);
         upload.store(NOW);
         upload.complete(NOW);
@@ -801,10 +884,10 @@ mod tests {
         let mut upload = new_upload(Some(10), Role::Single);
         upload.stall(NOW);
         assert_eq!(upload.stage(), Stage::Created, "what never began cannot stall");
-        upload.receive(durable(0, 4), None, NOW);
+        upload.receive(durable(0, 4), None, NOW).unwrap();
         upload.stall(NOW);
         upload.stall(NOW);
-        upload.receive(durable(4, 5), None, NOW);
+        upload.receive(durable(4, 5), None, NOW).unwrap();
         use EventKind::*;
         assert_eq!(kinds(&upload), [Created, Receiving, Stalled, Resumed]);
     }
@@ -813,7 +896,7 @@ mod tests {
     fn stalling_for_ever_keeps_the_timeline_bounded() {
         let mut upload = new_upload(None, Role::Single);
         for byte in 0..1_000 {
-            upload.receive(durable(byte, byte + 1), None, NOW);
+            upload.receive(durable(byte, byte + 1), None, NOW).unwrap();
             upload.stall(NOW);
         }
         assert_eq!(upload.record().timeline.len(), MAX_TIMELINE);
@@ -825,7 +908,7 @@ mod tests {
         let mut upload = new_upload(Some(0), Role::Single);
         let promised = Digest::new(Algorithm::Crc32, vec![1; 4]).unwrap();
         upload.record.promised_digests = vec![promised.clone()];
-        upload.seal(vec![Digest::new(Algorithm::Crc32, vec![2; 4]).unwrap()], NOW);
+        upload.seal(vec![Digest::new(Algorithm::Crc32, vec![2; 4]).unwrap()], NOW).unwrap();
         upload.verify(NOW);
         assert_eq!(upload.stage(), Stage::Ended(Ended::Failed));
         assert_eq!(upload.record().failure.as_ref().unwrap().code, "digest-mismatch");
@@ -835,7 +918,7 @@ mod tests {
     #[test]
     fn an_append_must_fit() {
         let mut upload = new_upload(Some(10), Role::Single);
-        upload.receive(durable(0, 4), None, NOW);
+        upload.receive(durable(0, 4), None, NOW).unwrap();
         let length = Length::new(10).unwrap();
         let wrong = |theirs| Err(Rejection::WrongOffset { ours: offset(4), theirs: offset(theirs) });
         for (at, count, expected) in [
@@ -851,8 +934,8 @@ mod tests {
         }
         assert_eq!(upload.check_append(offset(4), None, LIMIT, LATER), Err(Rejection::Gone(Ended::Expired)));
 
-        upload.receive(durable(4, 10), None, NOW);
-        upload.seal(vec![], NOW);
+        upload.receive(durable(4, 10), None, NOW).unwrap();
+        upload.seal(vec![], NOW).unwrap();
         assert_eq!(upload.check_append(offset(10), Some(0), LIMIT, NOW), Ok(()));
         assert_eq!(upload.check_append(offset(10), Some(1), LIMIT, NOW), Err(Rejection::AlreadyComplete(length)));
 
@@ -864,14 +947,64 @@ mod tests {
     #[test]
     fn a_length_is_declared_once() {
         let mut upload = new_upload(None, Role::Single);
-        upload.receive(durable(0, 4), None, NOW);
+        upload.receive(durable(0, 4), None, NOW).unwrap();
         let length = |bytes| Length::new(bytes).unwrap();
-        assert!(matches!(upload.declare_length(length(3), LIMIT), Err(Rejection::LengthBelowOffset { .. })));
-        assert_eq!(upload.declare_length(length(LIMIT + 1), LIMIT), Err(Rejection::OverLimit(LIMIT)));
-        assert_eq!(upload.declare_length(length(4), LIMIT), Ok(()));
-        assert_eq!(upload.declare_length(length(4), LIMIT), Ok(()));
-        assert!(matches!(upload.declare_length(length(5), LIMIT), Err(Rejection::LengthChanged { .. })));
+        assert!(matches!(
+            upload.declare_length(length(3), LIMIT, Offset::ZERO),
+            Err(Rejection::LengthBelowOffset { .. })
+        ));
+        assert_eq!(upload.declare_length(length(LIMIT + 1), LIMIT, Offset::ZERO), Err(Rejection::OverLimit(LIMIT)));
+        assert_eq!(upload.declare_length(length(4), LIMIT, Offset::ZERO), Ok(()));
+        assert_eq!(upload.declare_length(length(4), LIMIT, Offset::ZERO), Ok(()));
+        assert!(matches!(upload.declare_length(length(5), LIMIT, Offset::ZERO), Err(Rejection::LengthChanged { .. })));
         assert!(upload.is_full());
+    }
+
+    #[test]
+    fn a_length_admits_what_was_taken_and_is_not_committed() {
+        let length = Length::new(4).unwrap();
+        let mut upload = new_upload(None, Role::Single);
+        let expected = Rejection::LengthBelowOffset { offset: offset(5), length };
+        assert_eq!(upload.declare_length(length, LIMIT, offset(5)), Err(expected));
+        assert_eq!(upload.length(), None);
+        assert_eq!(upload.declare_length(length, LIMIT, offset(4)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_sealed_and_what_does_not_fit_is_not_received() {
+        let mut upload = new_upload(Some(10), Role::Single);
+        upload.receive(durable(0, 4), None, NOW).unwrap();
+        let before = upload.clone();
+        assert!(matches!(upload.seal(vec![], NOW), Err(Inconsistent::NotWhole { .. })));
+        assert!(matches!(upload.receive(durable(4, 11), None, NOW), Err(Inconsistent::BeyondLength { end: 11, .. })));
+        assert_eq!(upload, before);
+        assert!(!upload.awaits_seal());
+        upload.receive(durable(4, 10), None, NOW).unwrap();
+        assert!(upload.awaits_seal());
+        upload.seal(vec![], NOW).unwrap();
+        assert!(!upload.awaits_seal());
+        let before = upload.clone();
+        assert_eq!(upload.seal(vec![], NOW), Err(Inconsistent::Closed(Stage::Received)));
+        assert_eq!(upload.receive(durable(0, 1), None, NOW), Err(Inconsistent::Closed(Stage::Received)));
+        assert_eq!(upload, before);
+        let mut endless = new_upload(None, Role::Single);
+        assert!(matches!(endless.seal(vec![], NOW), Err(Inconsistent::NotWhole { .. })));
+    }
+
+    #[test]
+    fn what_was_declared_is_taken_over_once() {
+        let digest = |byte| Digest::new(Algorithm::Crc32, vec![byte; 4]).unwrap();
+        let mut committed = new_upload(None, Role::Single);
+        committed.promise(&[digest(1)]);
+        let mut view = committed.clone();
+        view.declare_length(Length::new(9).unwrap(), LIMIT, Offset::ZERO).unwrap();
+        view.promise(&[digest(1), digest(2)]);
+        let mut declared = view.declared_since(&committed);
+        assert_eq!(declared, Declared { length: Length::new(9), promised_digests: vec![digest(2)] });
+        committed.take_over(&declared);
+        assert_eq!(committed, view);
+        declared.forget(&committed);
+        assert!(declared.is_empty());
     }
 
     #[test]
@@ -881,9 +1014,12 @@ mod tests {
         let mut upload = Upload::create(new, NOW);
         assert_eq!(upload.record().expires_at, terms.expires_by);
         assert_eq!(upload.check_append(Offset::ZERO, Some(101), LIMIT, NOW), Err(Rejection::OverLimit(100)));
-        assert_eq!(upload.declare_length(Length::new(101).unwrap(), LIMIT), Err(Rejection::OverLimit(100)));
-        assert_eq!(upload.declare_length(Length::new(51).unwrap(), 50), Err(Rejection::OverLimit(50)));
-        upload.receive(durable(0, 4), None, NOW);
+        assert_eq!(
+            upload.declare_length(Length::new(101).unwrap(), LIMIT, Offset::ZERO),
+            Err(Rejection::OverLimit(100))
+        );
+        assert_eq!(upload.declare_length(Length::new(51).unwrap(), 50, Offset::ZERO), Err(Rejection::OverLimit(50)));
+        upload.receive(durable(0, 4), None, NOW).unwrap();
         upload.touch(Vec::new(), LATER, NOW);
         assert_eq!(upload.record().expires_at, terms.expires_by, "bytes do not put it off");
         assert!(!upload.has_outlived_its_terms(NOW) && upload.has_outlived_its_terms(LATER));
@@ -892,7 +1028,7 @@ mod tests {
     #[test]
     fn terminating_works_until_it_has_ended() {
         let mut upload = new_upload(Some(0), Role::Single);
-        upload.seal(vec![], NOW);
+        upload.seal(vec![], NOW).unwrap();
         upload.verify(NOW);
         upload.store(NOW);
         upload.complete(NOW);
@@ -907,7 +1043,7 @@ mod tests {
     #[test]
     fn reports_are_told_and_kept_in_the_order_they_first_came() {
         let mut upload = new_upload(Some(0), Role::Single);
-        upload.seal(vec![], NOW);
+        upload.seal(vec![], NOW).unwrap();
         assert_eq!(upload.report(report("b", 1), NOW), Ok(Reported::Changed));
         upload.verify(NOW);
         upload.store(NOW);
@@ -935,12 +1071,12 @@ mod tests {
         let refused = |upload: &Upload, now| upload.clone().report(report("a", 1), now).err();
         let mut upload = new_upload(Some(10), Role::Partial);
         assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Created)));
-        upload.receive(durable(0, 4), None, NOW);
+        upload.receive(durable(0, 4), None, NOW).unwrap();
         assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Receiving)));
         upload.stall(NOW);
         assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Stalled)));
-        upload.receive(durable(4, 10), None, NOW);
-        upload.seal(vec![], NOW);
+        upload.receive(durable(4, 10), None, NOW).unwrap();
+        upload.seal(vec![], NOW).unwrap();
         assert_eq!(refused(&upload, NOW), None);
         assert_eq!(refused(&upload, LATER), Some(ReportRefused::Ended(Ended::Expired)));
         upload.terminate(NOW).unwrap();
@@ -952,7 +1088,7 @@ mod tests {
     #[test]
     fn an_upload_has_a_bounded_number_of_reported_stages() {
         let mut upload = new_upload(Some(0), Role::Single);
-        upload.seal(vec![], NOW);
+        upload.seal(vec![], NOW).unwrap();
         for number in 0..MAX_STAGES {
             assert_eq!(upload.report(report(&format!("stage-{number}"), 1), NOW), Ok(Reported::Changed));
         }
@@ -963,7 +1099,7 @@ mod tests {
     #[test]
     fn a_partial_rests_at_received_and_expires() {
         let mut upload = new_upload(Some(0), Role::Partial);
-        upload.seal(vec![], NOW);
+        upload.seal(vec![], NOW).unwrap();
         assert!(upload.is_settled());
         assert!(!upload.is_expired(NOW));
         assert!(upload.is_expired(LATER));
@@ -974,11 +1110,11 @@ mod tests {
         let policy = Some(ProgressPolicy { every: Duration::from_secs(5), min_bytes: 8 << 20 });
         let at = |s: i64| Timestamp::from_unix_ms(NOW.unix_ms() + s * 1_000);
         let mut upload = new_upload(Some(1_000), Role::Single);
-        upload.receive(durable(0, 1), policy, at(0));
-        upload.receive(durable(1, 500), policy, at(4));
-        upload.receive(durable(500, 501), policy, at(5));
-        upload.receive(durable(501, 505), policy, at(11));
-        upload.receive(durable(505, 511), policy, at(12));
+        upload.receive(durable(0, 1), policy, at(0)).unwrap();
+        upload.receive(durable(1, 500), policy, at(4)).unwrap();
+        upload.receive(durable(500, 501), policy, at(5)).unwrap();
+        upload.receive(durable(501, 505), policy, at(11)).unwrap();
+        upload.receive(durable(505, 511), policy, at(12)).unwrap();
         let progress: Vec<_> = upload.news().iter().filter(|e| e.kind == EventKind::Progress).collect();
         assert_eq!(progress.iter().map(|event| event.offset.get()).collect::<Vec<_>>(), [501, 511]);
     }
@@ -990,10 +1126,10 @@ mod tests {
             (0, _) => {
                 let at = upload.offset();
                 if upload.check_append(at, Some(3), LIMIT, now).is_ok() {
-                    upload.receive(durable(at.get(), at.get() + 3), None, now);
+                    upload.receive(durable(at.get(), at.get() + 3), None, now).unwrap();
                 }
                 if upload.is_full() && upload.stage().takes_bytes() {
-                    upload.seal(vec![], now);
+                    upload.seal(vec![], now).unwrap();
                 }
             }
             (1, _) => upload.stall(now),
@@ -1050,12 +1186,12 @@ mod tests {
         fn any_split_into_appends_gives_the_same_upload(cuts in prop::collection::vec(1_u64..100, 1..20)) {
             let total: u64 = cuts.iter().sum();
             let mut whole = new_upload(Some(total), Role::Single);
-            whole.receive(durable(0, total), None, NOW);
+            whole.receive(durable(0, total), None, NOW).unwrap();
             let mut split = new_upload(Some(total), Role::Single);
             let mut at = 0;
             for count in cuts {
                 prop_assert_eq!(split.check_append(offset(at), Some(count), LIMIT, NOW), Ok(()));
-                split.receive(durable(at, at + count), None, NOW);
+                split.receive(durable(at, at + count), None, NOW).unwrap();
                 at += count;
                 prop_assert_eq!(split.offset().get(), at);
             }

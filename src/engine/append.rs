@@ -35,6 +35,7 @@ use crate::engine::command::EngineError;
 use crate::engine::command::Overflow;
 use crate::engine::command::Place;
 use crate::engine::command::Unavailable;
+use crate::engine::commit::Broken;
 use crate::engine::commit::Call;
 use crate::engine::commit::Committer;
 use crate::engine::commit::Covering;
@@ -134,7 +135,7 @@ impl Engine {
         if count != Some(0) {
             inner.check_room_for(&upload, count.unwrap_or(0)).await?;
         }
-        parked.committer.upload = upload;
+        parked.committer.declare(&upload);
         let (feed, intake) = Feed::new(inner.pool.clone(), at.get(), count, parked.committer.progress());
         let feed = feed.passing_over(known_bytes);
         let writer = Writer::new(parked, command);
@@ -171,6 +172,7 @@ impl Parked {
         loop {
             match tokio::time::timeout_at(until, self.committer.call()).await {
                 Err(_) | Ok(Call::Stop | Call::Committed(_)) => break,
+                Ok(Call::Order(order)) if order.is_given_up() => {}
                 Ok(Call::Order(Order::Resume(answer))) => match answer.send(self) {
                     Ok(()) => return,
                     // Whoever asked has gone.
@@ -210,34 +212,38 @@ impl Inner {
             Place::At(at) | Place::From(at) | Place::Anywhere(at) => (at, command.count),
         };
         upload.check_append(start, Some(0), max_bytes, now)?;
-        self.declare(&mut upload, command)?;
+        let taken = upload.offset();
+        self.declare(&mut upload, command, taken)?;
         upload.check_append(start, count, max_bytes, now)?;
         Ok(upload)
     }
 
-    /// Takes what a request says of the whole upload.
-    pub(super) fn declare(&self, upload: &mut Upload, command: &Append) -> Result<(), Rejection> {
+    /// Takes what a request says of the whole upload, of which bytes up to `taken` have come, committed or not.
+    pub(super) fn declare(&self, upload: &mut Upload, command: &Append, taken: Offset) -> Result<(), Rejection> {
         if upload.dialect() != command.dialect && !self.settings.cross_dialects {
             return Err(Rejection::OtherDialect(upload.dialect()));
         }
         if let Some(length) = command.length {
-            upload.declare_length(length, self.settings.max_upload_bytes)?;
+            upload.declare_length(length, self.settings.max_upload_bytes, taken)?;
         }
         if let (Ends::Here, Some(count)) = (command.ends, command.count) {
-            self.check_end(upload, command.place.offset().plus(count))?;
+            self.check_end(upload, command.place.offset().plus(count), taken)?;
         }
         upload.promise(&command.promised_digests);
         Ok(())
     }
 
-    /// Whether an upload may end at `end`; if no length is known yet, this is it.
-    pub(super) fn check_end(&self, upload: &mut Upload, end: Option<Offset>) -> Result<(), Rejection> {
+    /// Whether an upload may end at `end`; if no length is known yet, this is it. Bytes up to `taken` have come.
+    pub(super) fn check_end(&self, upload: &mut Upload, end: Option<Offset>, taken: Offset) -> Result<(), Rejection> {
         let max_bytes = self.settings.max_upload_bytes;
         let end = end.ok_or(Rejection::OverLimit(max_bytes))?;
         match upload.length() {
             Some(length) if length.get() == end.get() => Ok(()),
             Some(length) => Err(Rejection::EndsElsewhere { length, end }),
-            None => upload.declare_length(Length::new(end.get()).ok_or(Rejection::OverLimit(max_bytes))?, max_bytes),
+            None => {
+                let length = Length::new(end.get()).ok_or(Rejection::OverLimit(max_bytes))?;
+                upload.declare_length(length, max_bytes, taken)
+            }
         }
     }
 }
@@ -361,13 +367,17 @@ impl Writer {
                 }
                 Step::Fed(Some(Fed::Piece(piece))) => self.take(piece).await,
                 Step::Due(Duty::EndHold) => Ok(()),
-                Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
+                Step::Due(Duty::Checkpoint) => self.start_checkpoint().await.map_err(EngineError::from),
                 Step::Due(Duty::Stall) => {
                     self.committer.begin_stall();
                     Ok(())
                 }
-                Step::Call(Call::Committed(committed)) => self.on_committed(committed),
-                Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
+                Step::Call(Call::Committed(committed)) => self.on_committed(committed).map_err(EngineError::from),
+                // Nobody waits for it any more, so nothing is held back for their sake.
+                Step::Call(Call::Order(order)) if order.is_given_up() => Ok(()),
+                Step::Call(Call::Order(Order::Checkpoint(done))) => {
+                    self.on_inspection(done).await.map_err(EngineError::from)
+                }
                 Step::Call(Call::Order(Order::Join { answer, .. })) => {
                     // Whoever asked may have gone.
                     let _ = answer.send(Err(NotJoined::InOrder));
@@ -382,7 +392,7 @@ impl Writer {
                         let _ = answer.send(Err(ours));
                         Ok(())
                     }
-                    Err(error) => Err(error),
+                    Err(broken) => Err(broken.into()),
                 },
             };
             if let Err(error) = done {
@@ -426,7 +436,7 @@ impl Writer {
     /// The offset after `count` more bytes, if they may be there.
     fn room_for(&self, count: u64) -> Result<Offset, Rejection> {
         let end = self.accepted.plus(count);
-        match self.committer.upload.length() {
+        match self.committer.length() {
             Some(length) => end.filter(|end| length.admits(*end)).ok_or(Rejection::BeyondLength(length)),
             None => {
                 let max_bytes = self.committer.upload.most_bytes(self.committer.inner.settings.max_upload_bytes);
@@ -444,13 +454,14 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        self.committer.upload.length().is_some_and(|length| length.is_reached_by(self.accepted))
+        self.committer.length().is_some_and(|length| length.is_reached_by(self.accepted))
     }
 
     fn next_duty(&self, cut: bool) -> Option<(Instant, Duty)> {
         let upload = &self.committer.upload;
         if cut {
-            return Some((self.hold_until, Duty::EndHold));
+            // What is on its way comes first; its end is waited for anyway.
+            return (!self.committer.is_pending()).then_some((self.hold_until, Duty::EndHold));
         }
         if self.may_checkpoint() {
             let due = self.gathering_since + self.committer.inner.checkpoint_after(upload);
@@ -461,20 +472,20 @@ impl Writer {
         may_stall.then(|| (self.bytes_came_at + self.committer.inner.settings.stall_after, Duty::Stall))
     }
 
-    async fn start_checkpoint(&mut self) -> Result<(), EngineError> {
-        let covering = self.covering(None);
-        self.committer.begin(covering).await
+    async fn start_checkpoint(&mut self) -> Result<(), Broken> {
+        self.committer.begin(self.covering(None)).await?;
+        self.covered = self.accepted;
+        Ok(())
     }
 
     /// Everything accepted so far.
-    fn covering(&mut self, seal: Option<Vec<Digest>>) -> Covering {
+    fn covering(&self, seal: Option<Vec<Digest>>) -> Covering {
         let start = self.committer.upload.offset();
-        self.covered = self.accepted;
         let ranges = if self.accepted > start { vec![(start.get(), self.accepted.get())] } else { Vec::new() };
         Covering { ranges, running_digests: self.digests.state(), seal }
     }
 
-    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), EngineError> {
+    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
         self.gathering_since = Instant::now();
         if self.committer.has_inspectors() {
             self.hold_until = Instant::now() + HOLD_AFTER_INSPECTION;
@@ -482,7 +493,7 @@ impl Writer {
         self.committer.on_committed(committed)
     }
 
-    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), EngineError> {
+    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), Broken> {
         let now = Instant::now();
         let nothing_new = !self.committer.is_pending() && !self.may_checkpoint();
         if now < self.hold_until || nothing_new {
@@ -498,7 +509,7 @@ impl Writer {
     }
 
     /// Whether this writer ends for a request that wants to go on at `at`; if not, the offset it would have to name.
-    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, EngineError> {
+    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, Broken> {
         self.committer.await_commit_under_way().await?;
         let ours = self.committer.upload.offset();
         Ok(if at.is_none_or(|at| at == ours) { Ok(()) } else { Err(ours) })
@@ -550,9 +561,11 @@ impl Writer {
 
     /// Whether the upload is complete with what has arrived.
     fn find_end(&mut self, end: BodyEnd) -> Result<bool, Rejection> {
-        let Committer { inner, upload, .. } = &mut self.committer;
+        let upload = &self.committer.upload;
         if self.ends == Ends::Here && end == BodyEnd::Complete && upload.stage().takes_bytes() {
-            inner.check_end(upload, Some(self.accepted))?;
+            let mut view = self.committer.declared_upload();
+            self.committer.inner.check_end(&mut view, Some(self.accepted), self.accepted)?;
+            self.committer.declare(&view);
             return Ok(true);
         }
         let by_itself = self.ends == Ends::WhenFull || upload.dialect().completes_when_full();
@@ -567,7 +580,7 @@ impl Writer {
         }
         let seal = completes.then(|| self.digests.clone().finish());
         let covering = self.covering(seal);
-        self.committer.commit_last(covering).await
+        Ok(self.committer.commit_last(covering).await?)
     }
 }
 

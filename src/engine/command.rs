@@ -12,6 +12,7 @@ use crate::domain::rejection::Rejection;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::upload::Dialect;
+use crate::domain::upload::Inconsistent;
 use crate::domain::upload::Role;
 use crate::domain::upload::Upload;
 use crate::state;
@@ -194,6 +195,11 @@ impl EngineError {
                 Self::Failed { operation: "use the storage", source: Arc::new(source) }
             }
         }
+    }
+
+    /// A change was refused that would have left a record which contradicts itself.
+    pub(in crate::engine) fn inconsistent(source: Inconsistent) -> Self {
+        Self::Failed { operation: "keep the record of an upload consistent", source: Arc::new(source) }
     }
 
     /// What the application has chosen for an upload cannot be.

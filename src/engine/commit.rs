@@ -3,6 +3,10 @@
 //! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to, and the
 //! one checkpoint that may be on its way. What is to be covered is said by the two loops that move bytes,
 //! [`append`](mod@crate::engine::append) for bytes in order and [`ranges`](mod@crate::engine::ranges) for bytes in any.
+//!
+//! Three rules hold for both. A failure here is [`Broken`]: it ends the writer for every request that stands on it. An
+//! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit makes a record
+//! full of an upload that then would complete: nobody would be left to seal it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,9 +20,13 @@ use tokio::sync::oneshot;
 
 use crate::domain::checksum::Digest;
 use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
+use crate::domain::time::Timestamp;
+use crate::domain::upload::Declared;
 use crate::domain::upload::Durable;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
+use crate::domain::upload::Inconsistent;
 use crate::domain::upload::Upload;
 use crate::engine::Inner;
 use crate::engine::blob_key;
@@ -28,11 +36,33 @@ use crate::engine::lease::LiveProgress;
 use crate::engine::lease::Order;
 use crate::engine::lease::RateMeter;
 
+/// A writer that can make nothing more durable or true. Whatever it has not committed is lost.
+#[derive(Debug, Clone)]
+pub(super) struct Broken(EngineError);
+
+impl Broken {
+    pub(super) fn storage(source: storage::Error) -> Self {
+        Self(EngineError::storage(source))
+    }
+
+    pub(super) fn inconsistent(source: Inconsistent) -> Self {
+        Self(EngineError::inconsistent(source))
+    }
+}
+
+impl From<Broken> for EngineError {
+    fn from(broken: Broken) -> Self {
+        broken.0
+    }
+}
+
 pub(super) struct Committer {
     pub(super) inner: Arc<Inner>,
     held: Held,
-    /// As committed, but for what the requests under way have declared.
+    /// As committed.
     pub(super) upload: Upload,
+    /// What the requests under way have declared besides. It becomes true with the next bytes that are committed.
+    declared: Declared,
     /// Opened when the first byte comes.
     blob: Option<Box<dyn BlobWriter>>,
     pending: Option<Pending>,
@@ -70,7 +100,28 @@ impl Committer {
     pub(super) fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Self {
         held.progress.accept(upload.received_bytes());
         let meter = RateMeter::start(upload.received_bytes());
-        Self { inner, held, upload, blob: None, pending: None, meter, inspectors: Vec::new() }
+        let declared = Declared::default();
+        Self { inner, held, upload, declared, blob: None, pending: None, meter, inspectors: Vec::new() }
+    }
+
+    /// The upload with what was declared of it and is not committed yet.
+    pub(super) fn declared_upload(&self) -> Upload {
+        let mut upload = self.upload.clone();
+        upload.take_over(&self.declared);
+        upload
+    }
+
+    /// Keeps what was declared of a copy of the upload. Says whether that is anything new.
+    pub(super) fn declare(&mut self, view: &Upload) -> bool {
+        let declared = view.declared_since(&self.upload);
+        let is_new = declared != self.declared;
+        self.declared = declared;
+        is_new
+    }
+
+    /// The length of the upload, committed or declared.
+    pub(super) fn length(&self) -> Option<Length> {
+        self.upload.length().or(self.declared.length)
     }
 
     /// Waits for an order, for the end of all work, or for the checkpoint under way. May be dropped and asked again.
@@ -94,8 +145,15 @@ impl Committer {
         self.pending.is_some()
     }
 
-    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), EngineError> {
-        self.blob().await?.write(at, bytes).await.map_err(EngineError::storage)
+    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), Broken> {
+        self.blob().await?.write(at, bytes).await.map_err(Broken::storage)
+    }
+
+    /// Waits until everything written so far can be read back. It counts no more than before.
+    pub(super) async fn land(&mut self) -> Result<(), Broken> {
+        let end = self.upload.reach().get();
+        let promise = self.blob().await?.checkpoint(end).await.map_err(Broken::storage)?;
+        promise.await.map(drop).map_err(Broken::storage)
     }
 
     /// Tells how many bytes were taken from clients in all, for those who watch.
@@ -121,40 +179,41 @@ impl Committer {
         Arc::clone(&self.held.progress)
     }
 
-    async fn blob(&mut self) -> Result<&mut Box<dyn BlobWriter>, EngineError> {
+    async fn blob(&mut self) -> Result<&mut Box<dyn BlobWriter>, Broken> {
         if self.blob.is_none() {
-            let opened = open_blob(&self.inner, &self.upload).await?;
+            let opened = open_blob(&self.inner, &self.upload, self.length()).await.map_err(Broken)?;
             self.blob = Some(opened);
         }
         Ok(self.blob.as_mut().expect("it was opened just now"))
     }
 
     /// Begins a checkpoint in the middle of things.
-    pub(super) async fn begin(&mut self, covering: Covering) -> Result<(), EngineError> {
+    pub(super) async fn begin(&mut self, covering: Covering) -> Result<(), Broken> {
         // The room that must be kept is for the database too: stop while this can still be written down.
-        self.inner.check_room_to_go_on(&self.upload).await?;
+        self.inner.check_room_to_go_on(&self.upload).await.map_err(Broken)?;
         self.pending = Some(self.checkpoint(covering).await?);
         Ok(())
     }
 
     /// Makes a last checkpoint and waits for it.
-    pub(super) async fn commit_last(&mut self, covering: Covering) -> Result<(), EngineError> {
+    pub(super) async fn commit_last(&mut self, covering: Covering) -> Result<(), Broken> {
         let last = self.checkpoint(covering).await?;
         let committed = last.commit.await;
         self.on_committed(committed)
     }
 
     /// Makes everything written so far durable, and commits what it covers.
-    async fn checkpoint(&mut self, covering: Covering) -> Result<Pending, EngineError> {
+    async fn checkpoint(&mut self, covering: Covering) -> Result<Pending, Broken> {
         // A client that goes on sending must not outlast the time its upload was given.
         if self.upload.has_outlived_its_terms(self.inner.expiry_now()) {
-            return Err(Rejection::Gone(Ended::Expired).into());
+            return Err(Broken(Rejection::Gone(Ended::Expired).into()));
         }
-        let durable = match covering.ranges.is_empty() {
-            true => None,
-            false => Some(self.blob().await?.checkpoint().await.map_err(EngineError::storage)?),
+        let reach = self.upload.reach().get();
+        let durable = match covering.ranges.iter().map(|(_, end)| *end).max() {
+            None => None,
+            Some(end) => Some(self.blob().await?.checkpoint(end.max(reach)).await.map_err(Broken::storage)?),
         };
-        let mut next = self.upload.clone();
+        let mut next = self.declared_upload();
         let inner = Arc::clone(&self.inner);
         let committing = Arc::new(AtomicBool::new(false));
         let handed_over = Arc::clone(&committing);
@@ -170,31 +229,43 @@ impl Committer {
             match resume {
                 Some(resume) => {
                     let durable = Durable { ranges, running_digests, resume, expires_at };
-                    next.receive(durable, inner.settings.progress(), now);
+                    next.receive(durable, inner.settings.progress(), now).map_err(EngineError::inconsistent)?;
                 }
                 None => next.touch(running_digests, expires_at, now),
             }
-            if let Some(digests) = seal {
-                inner.seal(&mut next, digests, now).await?;
+            match seal {
+                Some(digests) => inner.seal(&mut next, digests, now).await?,
+                None if next.awaits_seal() => return Err(EngineError::inconsistent(Inconsistent::Unsealed)),
+                None => {}
             }
             inner.commit(next).await
         });
         Ok(Pending { commit, committing })
     }
 
+    /// Begins to commit that nothing is known of the digests, without a byte or a word more than is committed.
+    pub(super) fn begin_forgetting_digests(&mut self) {
+        let expires_at = self.inner.expires_at(self.inner.now());
+        self.begin_change(move |next, now| next.touch(Vec::new(), expires_at, now));
+    }
+
+    /// Begins to commit that no bytes have come for a while. What was declared meanwhile waits for bytes.
     pub(super) fn begin_stall(&mut self) {
+        self.begin_change(Upload::stall);
+    }
+
+    fn begin_change(&mut self, change: impl FnOnce(&mut Upload, Timestamp)) {
         let mut next = self.upload.clone();
+        change(&mut next, self.inner.now());
         let inner = Arc::clone(&self.inner);
-        let commit = Box::pin(async move {
-            next.stall(inner.now());
-            inner.commit(next).await
-        });
+        let commit = Box::pin(async move { inner.commit(next).await });
         self.pending = Some(Pending { commit, committing: Arc::new(AtomicBool::new(true)) });
     }
 
-    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), EngineError> {
+    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
         self.pending = None;
-        self.upload = committed?;
+        self.upload = committed.map_err(Broken)?;
+        self.declared.forget(&self.upload);
         self.held.progress.commit(self.upload.offset().get());
         for inspector in self.inspectors.drain(..) {
             // Whoever asked may have gone.
@@ -213,7 +284,7 @@ impl Committer {
     }
 
     /// Waits for the checkpoint under way, if there is one.
-    pub(super) async fn await_pending(&mut self) -> Result<(), EngineError> {
+    pub(super) async fn await_pending(&mut self) -> Result<(), Broken> {
         if let Some(pending) = self.pending.take() {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
@@ -222,7 +293,7 @@ impl Committer {
     }
 
     /// Waits for a commit that can no longer be called back. One that still waits for the disk is left alone.
-    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), EngineError> {
+    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), Broken> {
         if let Some(pending) = self.pending.take_if(|pending| pending.committing.load(Ordering::Relaxed)) {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
@@ -232,7 +303,7 @@ impl Committer {
 
     /// Ends without committing more.
     pub(super) async fn abandon(&mut self) {
-        if let Err(error) = self.await_commit_under_way().await {
+        if let Err(Broken(error)) = self.await_commit_under_way().await {
             tracing::warn!(upload = %self.upload.id(), error = %error, "the last checkpoint of an append that ended was not committed");
         }
         self.pending = None;
@@ -257,7 +328,7 @@ impl Committer {
     async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
         let upload = self.inner.find(self.upload.id()).await?;
         if upload.stage().takes_bytes() {
-            open_blob(&self.inner, &upload).await?.close().await;
+            open_blob(&self.inner, &upload, upload.length()).await?.close().await;
         }
         Ok(())
     }
@@ -278,8 +349,8 @@ impl Committer {
     }
 }
 
-async fn open_blob(inner: &Inner, upload: &Upload) -> Result<Box<dyn BlobWriter>, EngineError> {
+async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Result<Box<dyn BlobWriter>, EngineError> {
     let resume = upload.record().resume.clone().map(Resume::from_bytes);
-    let size_bytes = upload.length().map(|length| length.get());
+    let size_bytes = length.map(Length::get);
     inner.blobs.open(&blob_key(upload.id()), resume.as_ref(), size_bytes).await.map_err(EngineError::storage)
 }

@@ -136,9 +136,9 @@ impl Inner {
                 resume: resume.into_bytes(),
                 expires_at: self.expires_at(now),
             };
-            upload.receive(durable, None, now);
+            upload.receive(durable, None, now).map_err(EngineError::inconsistent)?;
         }
-        upload.seal(digests, now);
+        upload.seal(digests, now).map_err(EngineError::inconsistent)?;
         self.verify(&mut upload).await.map_err(EngineError::storage)?;
         self.commit(upload).await
     }

@@ -59,6 +59,19 @@ pub(super) enum Order {
     Yield { at: Option<Offset>, answer: oneshot::Sender<Result<(), Offset>> },
 }
 
+impl Order {
+    /// Whether whoever gave it waits no longer. Carrying it out would serve nobody, and could end a writer whose client is
+    /// there.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Checkpoint(answer) => answer.is_closed(),
+            Self::Resume(answer) => answer.is_closed(),
+            Self::Join { answer, .. } => answer.is_closed(),
+            Self::Yield { answer, .. } => answer.is_closed(),
+        }
+    }
+}
+
 /// Why a request did not join the writer of its upload.
 #[derive(Debug)]
 pub(super) enum NotJoined {

@@ -6,7 +6,7 @@
 //! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (bytes in order),
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
-//! [`examine`] (what the bytes are), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
+//! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
 //! time and crashes leave to do), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
 //! [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
 
@@ -41,6 +41,7 @@ use crate::state::UploadStore;
 pub mod append;
 pub mod command;
 pub mod commit;
+pub mod compare;
 pub mod concatenate;
 pub mod digest;
 pub mod examine;

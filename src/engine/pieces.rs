@@ -80,6 +80,11 @@ impl Pieces {
         self.0.retain(|piece| piece.end <= start || end <= piece.start);
     }
 
+    /// Where the last of them ends.
+    pub(super) fn end(&self) -> u64 {
+        self.0.last().map_or(0, |piece| piece.end)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = Piece> {
         self.0.iter().copied()
     }

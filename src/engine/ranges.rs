@@ -9,6 +9,8 @@
 //! - A request with a checksum counts all at once or not at all. Until it has matched, its bytes for places that are
 //!   empty lie there uncounted, and those that differ from what is there are held in memory. Then it wins.
 //! - Of two requests for the same places, the newer ends the older.
+//! - A request that is refused leaves the others alone. A write, a sync or a commit that fails ends them all: what it was
+//!   to cover is in no record, whoever brought it.
 //!
 //! What if it dies here? Bytes that are not committed are not there. Bytes that were being replaced may be the old or
 //! the new ones; that their digest is unknown is committed before the first of them is touched, so it is computed from
@@ -18,7 +20,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -28,18 +29,19 @@ use crate::domain::hook::Caller;
 use crate::domain::ranges::ReceivedRanges;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Offset;
+use crate::domain::upload::Inconsistent;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
 use crate::engine::append::Begun;
 use crate::engine::append::come;
-use crate::engine::blob_key;
 use crate::engine::command::Append;
 use crate::engine::command::BodyEnd;
 use crate::engine::command::Ends;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
+use crate::engine::commit::Broken;
 use crate::engine::commit::Call;
 use crate::engine::commit::Committer;
 use crate::engine::commit::Covering;
@@ -88,8 +90,10 @@ struct Assembly {
     committer: Committer,
     /// What is there: committed, or written and about to be.
     there: ReceivedRanges,
-    /// What of it no checkpoint covers yet, as `(start, end)`, end excluded.
-    fresh: Vec<(u64, u64)>,
+    /// What of it no checkpoint covers yet.
+    fresh: ReceivedRanges,
+    /// What was written and cannot be read back yet, counted or not: since the last checkpoint began, and before.
+    unlanded: [ReceivedRanges; 2],
     /// The digests of what is there.
     pieces: Pieces,
     lanes: Vec<Lane>,
@@ -98,7 +102,7 @@ struct Assembly {
     /// How many checkpoints were begun, and how many of them are done.
     begun: u64,
     done: u64,
-    /// Something was declared that is not committed.
+    /// Something was declared that no checkpoint covers yet.
     declared: bool,
     /// Of the request that came last.
     caller: Option<Arc<Caller>>,
@@ -114,6 +118,8 @@ struct Lane {
     /// `None` once its body is over.
     fed: Option<mpsc::Receiver<Fed>>,
     outcome: oneshot::Sender<Result<Upload, EngineError>>,
+    /// Where its first byte went.
+    start: u64,
     /// Where its next byte goes.
     at: u64,
     /// Where it is to end, where it said so. Excluded.
@@ -132,6 +138,36 @@ struct Checked {
     staged: Pieces,
     /// Other than what is there, and where they go.
     replacing: Vec<(u64, Bytes)>,
+}
+
+/// Why a request gets no further.
+#[derive(Debug)]
+enum Trouble {
+    /// It is refused. The others, and the upload, are none the worse for it.
+    Refused(EngineError),
+    /// The writer ends, for everybody in it.
+    Broken(Broken),
+}
+
+impl From<Rejection> for Trouble {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection.into())
+    }
+}
+
+impl From<Broken> for Trouble {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+impl From<Trouble> for EngineError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Refused(error) => error,
+            Trouble::Broken(broken) => broken.into(),
+        }
+    }
 }
 
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
@@ -158,7 +194,7 @@ enum Ending {
     Stop,
     /// The upload is to be ended, or written otherwise.
     Yield(oneshot::Sender<Result<(), Offset>>),
-    Error(EngineError),
+    Broken(Broken),
 }
 
 impl Lane {
@@ -191,7 +227,8 @@ impl Assembly {
         Ok(Self {
             there: upload.record().received.clone(),
             committer: Committer::new(inner, held, upload),
-            fresh: Vec::new(),
+            fresh: ReceivedRanges::default(),
+            unlanded: Default::default(),
             pieces,
             lanes: Vec::new(),
             turn: 0,
@@ -206,29 +243,22 @@ impl Assembly {
     }
 
     /// Takes one more request, if it is in order.
-    async fn join(&mut self, command: &Append, at: Offset) -> Result<Feed, EngineError> {
+    async fn join(&mut self, command: &Append, at: Offset) -> Result<Feed, Trouble> {
         let inner = Arc::clone(&self.committer.inner);
         let (now, max_bytes) = (inner.expiry_now(), inner.settings.max_upload_bytes);
-        let mut upload = self.committer.upload.clone();
+        let mut upload = self.committer.declared_upload();
         upload.check_range(at, Some(0), max_bytes, now)?;
-        inner.declare(&mut upload, command)?;
+        inner.declare(&mut upload, command, self.taken())?;
         upload.check_range(at, command.count, max_bytes, now)?;
         let (start, end) = (at.get(), command.count.map(|count| at.get().saturating_add(count)));
         self.check_shape(start, end, &upload)?;
         if command.count != Some(0) {
             if self.lanes.iter().filter(|lane| lane.is_open()).count() >= inner.settings.ranges.max_parallel {
-                return Err(EngineError::Unavailable(Unavailable::Busy));
+                return Err(Trouble::Refused(EngineError::Unavailable(Unavailable::Busy)));
             }
-            inner.check_room_for(&upload, command.count.unwrap_or(0)).await?;
+            inner.check_room_for(&upload, command.count.unwrap_or(0)).await.map_err(Trouble::Refused)?;
         }
-        if upload != self.committer.upload {
-            // What is declared now must not be overwritten by the outcome of a commit that does not know it.
-            self.await_pending().await?;
-            upload = self.committer.upload.clone();
-            inner.declare(&mut upload, command)?;
-            self.committer.upload = upload;
-            self.declared = true;
-        }
+        self.declared |= self.committer.declare(&upload);
         self.parked_since = None;
         self.caller.clone_from(&command.caller);
         self.committer.unpark();
@@ -242,6 +272,7 @@ impl Assembly {
         self.lanes.push(Lane {
             fed: Some(pieces),
             outcome,
+            start,
             at: start,
             end,
             ends: command.ends,
@@ -249,6 +280,12 @@ impl Assembly {
             covered_by: 0,
         });
         Ok(feed)
+    }
+
+    /// Where the last byte ends that was taken from a request, whether it counts or not.
+    fn taken(&self) -> Offset {
+        let staged = self.lanes.iter().flat_map(|lane| lane.checked.iter().map(|checked| checked.staged.end()));
+        staged.filter_map(Offset::new).fold(self.there.end(), Offset::max)
     }
 
     /// Whether bytes from `start` to `end` leave the upload in a shape that can be kept and written on.
@@ -287,15 +324,17 @@ impl Assembly {
     /// Takes in what comes until there is a reason to stop.
     async fn receive(&mut self) -> Ending {
         loop {
-            self.answer_covered();
+            if let Err(broken) = self.answer_covered() {
+                return Ending::Broken(broken);
+            }
             let unsure = self.lanes.iter().any(|lane| lane.is_open() && lane.checked.is_some());
             if self.is_whole() && !unsure {
                 return Ending::Whole;
             }
             if self.commit_is_wanted()
-                && let Err(error) = self.start_checkpoint().await
+                && let Err(broken) = self.start_checkpoint().await
             {
-                return Ending::Error(error);
+                return Ending::Broken(broken);
             }
             if self.lanes.is_empty() && !self.committer.is_pending() && !self.park() {
                 return Ending::Idle;
@@ -303,12 +342,18 @@ impl Assembly {
             let done = match self.next_step().await {
                 Step::Call(Call::Stop) => return Ending::Stop,
                 Step::Call(Call::Committed(committed)) => self.on_committed(committed),
+                // Nobody waits for it any more: a request that is gone must not end those that are there.
+                Step::Call(Call::Order(order)) if order.is_given_up() => Ok(()),
                 Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
                 Step::Call(Call::Order(Order::Join { command, answer })) => {
-                    let joined = self.join(&command, command.place.offset()).await;
+                    let (joined, done) = match self.join(&command, command.place.offset()).await {
+                        Ok(feed) => (Ok(feed), Ok(())),
+                        Err(Trouble::Refused(error)) => (Err(error), Ok(())),
+                        Err(Trouble::Broken(broken)) => (Err(broken.clone().into()), Err(broken)),
+                    };
                     // Whoever asked may have gone; then its lane finds that nothing comes.
                     let _ = answer.send(joined.map_err(NotJoined::Refused));
-                    Ok(())
+                    done
                 }
                 // Nothing is handed over: it can be joined.
                 Step::Call(Call::Order(Order::Resume(_))) => Ok(()),
@@ -319,7 +364,7 @@ impl Assembly {
                         let _ = answer.send(Err(ours));
                         Ok(())
                     }
-                    Err(error) => Err(error),
+                    Err(broken) => Err(broken),
                 },
                 Step::Fed(index, item) => self.take(index, item).await,
                 Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
@@ -329,8 +374,8 @@ impl Assembly {
                 }
                 Step::Due(Duty::Leave) => return Ending::Idle,
             };
-            if let Err(error) = done {
-                return Ending::Error(error);
+            if let Err(broken) = done {
+                return Ending::Broken(broken);
             }
         }
     }
@@ -347,7 +392,7 @@ impl Assembly {
     }
 
     fn is_whole(&self) -> bool {
-        self.committer.upload.length().is_some_and(|length| length.is_reached_by(self.there.contiguous()))
+        self.committer.length().is_some_and(|length| length.is_reached_by(self.there.contiguous()))
     }
 
     /// Whether a checkpoint is to begin now: somebody waits for one, or much has gathered.
@@ -356,9 +401,8 @@ impl Assembly {
         if !something || self.committer.is_pending() || self.is_whole() {
             return false;
         }
-        let gathered: u64 = self.fresh.iter().map(|(start, end)| end - start).sum();
         let awaited = self.lanes.is_empty() || self.lanes.iter().any(|lane| !lane.is_open());
-        awaited || gathered >= self.committer.inner.settings.checkpoint_bytes
+        awaited || self.fresh.total_bytes() >= self.committer.inner.settings.checkpoint_bytes
     }
 
     /// Whether the upload is kept open for the next request.
@@ -385,8 +429,8 @@ impl Assembly {
         may_stall.then(|| (self.bytes_came_at + self.committer.inner.settings.stall_after, Duty::Stall))
     }
 
-    /// Deals with what came for a request. A refusal ends the request; other trouble ends them all.
-    async fn take(&mut self, index: usize, item: Option<Fed>) -> Result<(), EngineError> {
+    /// Deals with what came for a request.
+    async fn take(&mut self, index: usize, item: Option<Fed>) -> Result<(), Broken> {
         let mut lane = self.lanes.swap_remove(index);
         let done = match item {
             Some(Fed::Piece(piece)) => self.take_piece(&mut lane, piece).await,
@@ -394,17 +438,18 @@ impl Assembly {
             None => self.end_lane(&mut lane, BodyEnd::Cut).await,
         };
         match done {
-            Err(refusal @ EngineError::Rejected(_)) => lane.answer(Err(refusal)),
-            done => {
+            Ok(()) => self.lanes.push(lane),
+            Err(Trouble::Refused(error)) => lane.answer(Err(error)),
+            Err(Trouble::Broken(broken)) => {
                 self.lanes.push(lane);
-                return done;
+                return Err(broken);
             }
         }
         Ok(())
     }
 
     /// Takes the bytes of a request to where they belong.
-    async fn take_piece(&mut self, lane: &mut Lane, piece: Bytes) -> Result<(), EngineError> {
+    async fn take_piece(&mut self, lane: &mut Lane, piece: Bytes) -> Result<(), Trouble> {
         let (start, end) = (lane.at, self.end_of(lane, piece.len() as u64)?);
         self.bytes_came_at = Instant::now();
         if let Some(checked) = &mut lane.checked {
@@ -419,7 +464,7 @@ impl Assembly {
                 continue;
             }
             let summed = Piece::of(stretch.start, &part);
-            self.committer.write(stretch.start, part).await?;
+            self.write(stretch.start, part).await?;
             match &mut lane.checked {
                 Some(checked) => checked.staged.add(summed),
                 None => self.count(summed),
@@ -430,11 +475,18 @@ impl Assembly {
         Ok(())
     }
 
+    async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), Broken> {
+        let end = at + bytes.len() as u64;
+        self.committer.write(at, bytes).await?;
+        self.unlanded[0].insert(at, end);
+        Ok(())
+    }
+
     /// Where `count` more bytes of a request end, if they may be there.
     fn end_of(&self, lane: &Lane, count: u64) -> Result<u64, Rejection> {
         let end = lane.at.saturating_add(count);
         let max_bytes = self.committer.upload.most_bytes(self.committer.inner.settings.max_upload_bytes);
-        match (lane.end, self.committer.upload.length()) {
+        match (lane.end, self.committer.length()) {
             (Some(own_end), _) if end > own_end => Err(Rejection::BeyondRange { end: own_end }),
             (_, Some(length)) if end > length.get() => Err(Rejection::BeyondLength(length)),
             _ if end > max_bytes => Err(Rejection::OverLimit(max_bytes)),
@@ -449,14 +501,11 @@ impl Assembly {
         }
         self.pieces.add(piece);
         self.there.insert(piece.start, piece.end);
-        match self.fresh.last_mut() {
-            Some((_, end)) if *end == piece.start => *end = piece.end,
-            _ => self.fresh.push((piece.start, piece.end)),
-        }
+        self.fresh.insert(piece.start, piece.end);
     }
 
     /// Compares bytes with those that are there. Others are refused, or held until their checksum has matched.
-    async fn compare(&mut self, lane: &mut Lane, start: u64, part: Bytes) -> Result<(), EngineError> {
+    async fn compare(&mut self, lane: &mut Lane, start: u64, part: Bytes) -> Result<(), Trouble> {
         let Some(differs_at) = self.find_difference(start, &part).await? else { return Ok(()) };
         let Some(checked) = &mut lane.checked else { return Err(Rejection::DifferentBytes { at: differs_at }.into()) };
         let limit = self.committer.inner.settings.ranges.max_replaced_bytes;
@@ -470,33 +519,20 @@ impl Assembly {
     }
 
     /// The first place, from `start` on, where the bytes that are there differ from `bytes`.
-    async fn find_difference(&mut self, start: u64, bytes: &[u8]) -> Result<Option<u64>, EngineError> {
+    async fn find_difference(&mut self, start: u64, bytes: &[u8]) -> Result<Option<u64>, Broken> {
         let end = start + bytes.len() as u64;
-        // Only what is durable can be read back.
-        if self.committer.upload.record().received.stretches(start, end).iter().any(|stretch| !stretch.there) {
-            self.await_pending().await?;
-            if !self.fresh.is_empty() {
-                self.start_checkpoint().await?;
-                self.await_pending().await?;
-            }
+        if self.unlanded.iter().any(|unlanded| unlanded.has_some(start, end)) {
+            // They are made readable, not committed: with them the record might be full, and its seal has to wait for
+            // whoever may still replace some of them.
+            self.committer.land().await?;
+            self.unlanded = Default::default();
         }
-        let inner = &self.committer.inner;
-        let key = blob_key(self.committer.upload.id());
-        let mut stored = inner.blobs.read(&key, start..end).await.map_err(EngineError::storage)?;
-        let (mut at, mut rest) = (start, bytes);
-        while let Some(chunk) = stored.next().await {
-            let chunk = chunk.map_err(EngineError::storage)?;
-            let (ours, after) = rest.split_at(chunk.len().min(rest.len()));
-            if let Some(differs) = ours.iter().zip(&chunk).position(|(ours, theirs)| ours != theirs) {
-                return Ok(Some(at + differs as u64));
-            }
-            (at, rest) = (at + ours.len() as u64, after);
-        }
-        Ok(None)
+        let id = self.committer.upload.id();
+        self.committer.inner.first_difference(id, start, bytes).await.map_err(Broken::storage)
     }
 
     /// Notes that the body of a request is over: what of it counts is covered by the next checkpoint.
-    async fn end_lane(&mut self, lane: &mut Lane, end: BodyEnd) -> Result<(), EngineError> {
+    async fn end_lane(&mut self, lane: &mut Lane, end: BodyEnd) -> Result<(), Trouble> {
         lane.fed = None;
         if let Some(checked) = lane.checked.take() {
             let all_here = end == BodyEnd::Complete && lane.end.is_none_or(|own_end| lane.at == own_end);
@@ -509,10 +545,9 @@ impl Assembly {
             }
         }
         if lane.ends == Ends::Here && end == BodyEnd::Complete && self.committer.upload.stage().takes_bytes() {
-            self.await_pending().await?;
-            let Committer { inner, upload, .. } = &mut self.committer;
-            inner.check_end(upload, Offset::new(lane.at))?;
-            self.declared = true;
+            let mut view = self.committer.declared_upload();
+            self.committer.inner.check_end(&mut view, Offset::new(lane.at), self.taken())?;
+            self.declared |= self.committer.declare(&view);
         }
         let uncovered = !self.fresh.is_empty() || self.declared;
         lane.covered_by = self.begun + u64::from(uncovered);
@@ -520,7 +555,7 @@ impl Assembly {
     }
 
     /// Puts bytes whose checksum has matched in the place of others.
-    async fn replace(&mut self, parts: Vec<(u64, Bytes)>) -> Result<(), EngineError> {
+    async fn replace(&mut self, parts: Vec<(u64, Bytes)>) -> Result<(), Broken> {
         if parts.is_empty() {
             return Ok(());
         }
@@ -528,54 +563,69 @@ impl Assembly {
             self.pieces.forget(*start, start + bytes.len() as u64);
         }
         self.await_pending().await?;
-        self.declared = true;
-        self.start_checkpoint().await?;
+        self.committer.begin_forgetting_digests();
         self.await_pending().await?;
         for (start, bytes) in parts {
             let summed = Piece::of(start, &bytes);
             tracing::info!(upload = %self.committer.upload.id(), start, end = summed.end, "bytes with a checksum replace others");
-            self.committer.write(start, bytes).await?;
+            self.write(start, bytes).await?;
             self.count(summed);
         }
         Ok(())
     }
 
-    async fn start_checkpoint(&mut self) -> Result<(), EngineError> {
-        let covering = self.covering(None);
-        self.committer.begin(covering).await
-    }
-
-    fn covering(&mut self, seal: Option<Vec<Digest>>) -> Covering {
+    async fn start_checkpoint(&mut self) -> Result<(), Broken> {
+        self.committer.begin(self.covering(None)).await?;
+        // Only now is it sure to begin.
         self.begun += 1;
         self.declared = false;
-        Covering { ranges: std::mem::take(&mut self.fresh), running_digests: self.pieces.state(), seal }
-    }
-
-    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), EngineError> {
-        self.done = self.begun;
-        self.committer.on_committed(committed)
-    }
-
-    async fn await_pending(&mut self) -> Result<(), EngineError> {
-        self.committer.await_pending().await?;
-        self.done = self.begun;
+        self.fresh.clear();
+        self.unlanded.swap(0, 1);
         Ok(())
     }
 
+    /// Everything that counts and is not committed.
+    fn covering(&self, seal: Option<Vec<Digest>>) -> Covering {
+        Covering { ranges: self.fresh.pairs().to_vec(), running_digests: self.pieces.state(), seal }
+    }
+
+    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
+        self.committer.on_committed(committed)?;
+        self.note_committed();
+        Ok(())
+    }
+
+    async fn await_pending(&mut self) -> Result<(), Broken> {
+        self.committer.await_pending().await?;
+        self.note_committed();
+        Ok(())
+    }
+
+    fn note_committed(&mut self) {
+        self.done = self.begun;
+        self.unlanded[1].clear();
+    }
+
     /// Answers the requests whose bytes are all committed.
-    fn answer_covered(&mut self) {
+    fn answer_covered(&mut self) -> Result<(), Broken> {
         if self.is_whole() {
             // They are told when it is completed, or why not.
-            return;
+            return Ok(());
         }
         let done = self.done;
         let upload = &self.committer.upload;
         for lane in self.lanes.extract_if(.., |lane| !lane.is_open() && lane.covered_by <= done) {
+            if !upload.record().received.has_all(lane.start, lane.at) {
+                let broken = Broken::inconsistent(Inconsistent::NotReceived { start: lane.start, end: lane.at });
+                lane.answer(Err(broken.clone().into()));
+                return Err(broken);
+            }
             lane.answer(Ok(upload.clone()));
         }
+        Ok(())
     }
 
-    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), EngineError> {
+    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), Broken> {
         if self.committer.is_pending() || (!self.fresh.is_empty() && !self.is_whole()) {
             self.committer.inspect_after_commit(done);
             return if self.committer.is_pending() { Ok(()) } else { self.start_checkpoint().await };
@@ -586,7 +636,7 @@ impl Assembly {
     }
 
     /// Whether this ends for a request that wants to go on at `at`; if not, the offset it would have to name.
-    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, EngineError> {
+    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, Broken> {
         self.committer.await_commit_under_way().await?;
         let ours = self.committer.upload.offset();
         Ok(if at.is_none_or(|at| at == ours) { Ok(()) } else { Err(ours) })
@@ -608,20 +658,20 @@ impl Assembly {
                 let _ = answer.send(Ok(()));
                 Err(EngineError::Unavailable(Unavailable::Superseded))
             }
-            Ending::Error(error) => {
+            Ending::Broken(broken) => {
                 self.committer.abandon().await;
                 self.committer.drop_leftovers().await;
-                Err(error)
+                Err(broken.into())
             }
         }
     }
 
     /// Keeps what counts, and carries a whole upload through to its end.
     async fn conclude(mut self) -> Result<Upload, EngineError> {
-        if let Err(error) = self.commit_rest().await {
+        if let Err(broken) = self.commit_rest().await {
             self.committer.abandon().await;
             self.committer.drop_leftovers().await;
-            return Err(error);
+            return Err(broken.into());
         }
         self.committer.close().await;
         let (inner, held, upload) = self.committer.into_parts();
@@ -631,7 +681,7 @@ impl Assembly {
         settled
     }
 
-    async fn commit_rest(&mut self) -> Result<(), EngineError> {
+    async fn commit_rest(&mut self) -> Result<(), Broken> {
         self.await_pending().await?;
         let whole = self.is_whole();
         let something = !self.fresh.is_empty() || self.declared || whole;

@@ -35,6 +35,7 @@ impl Inner {
         mut digests: Vec<Digest>,
         now: Timestamp,
     ) -> Result<(), EngineError> {
+        upload.check_sealable().map_err(EngineError::inconsistent)?;
         let record = upload.record();
         let promised = record.promised_digests.iter().map(Digest::algorithm);
         let wanted = record.wanted_digests.iter().copied().chain(promised).chain([Algorithm::Crc32c]);
@@ -45,7 +46,7 @@ impl Inner {
             digests.extend(computed.finish());
             digests.sort_by_key(Digest::algorithm);
         }
-        upload.seal(digests, now);
+        upload.seal(digests, now).map_err(EngineError::inconsistent)?;
         if !upload.is_partial() || upload.broken_promise().is_some() {
             self.verify(upload).await.map_err(EngineError::storage)?;
         }
@@ -60,26 +61,11 @@ impl Inner {
             upload = match upload.stage() {
                 Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
                     Ok(()) => self.commit(upload).await?,
-                    Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, &error).await?,
+                    Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, error).await?,
                     Err(error) => return Err(EngineError::storage(error)),
                 },
                 Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
-                Stage::Verified => {
-                    let resume = upload.record().resume.clone().map(Resume::from_bytes);
-                    let key = blob_key(upload.id());
-                    match self.blobs.finish(&key, resume.as_ref(), upload.offset().get()).await {
-                        Ok(()) => {
-                            let now = self.now();
-                            upload.store(now);
-                            upload.complete(now);
-                            let upload = self.commit(upload).await?;
-                            tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
-                            upload
-                        }
-                        Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, &error).await?,
-                        Err(error) => return Err(EngineError::storage(error)),
-                    }
-                }
+                Stage::Verified => self.finish(upload).await?,
                 Stage::Stored => {
                     upload.complete(self.now());
                     self.commit(upload).await?
@@ -97,9 +83,34 @@ impl Inner {
         }
     }
 
-    /// Ends an upload whose bytes someone has taken away: trying again would not bring them back.
-    async fn lose(&self, mut upload: Upload, error: &storage::Error) -> Result<Upload, EngineError> {
-        tracing::error!(upload = %upload.id(), error = error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
+    /// Moves the bytes of a verified upload to their final place. What is not whole never becomes a file, whatever has
+    /// brought it this far.
+    async fn finish(&self, mut upload: Upload) -> Result<Upload, EngineError> {
+        if let Err(error) = upload.check_whole() {
+            return self.lose(upload, error).await;
+        }
+        let resume = upload.record().resume.clone().map(Resume::from_bytes);
+        match self.blobs.finish(&blob_key(upload.id()), resume.as_ref(), upload.offset().get()).await {
+            Ok(()) => {
+                let now = self.now();
+                upload.store(now);
+                upload.complete(now);
+                let upload = self.commit(upload).await?;
+                tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
+                Ok(upload)
+            }
+            Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, error).await,
+            Err(error) => Err(EngineError::storage(error)),
+        }
+    }
+
+    /// Ends an upload whose bytes are not all there any more: trying again would not bring them back.
+    async fn lose(
+        &self,
+        mut upload: Upload,
+        error: impl std::error::Error + Send + 'static,
+    ) -> Result<Upload, EngineError> {
+        tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
         let message = "its bytes are no longer on the storage".to_owned();
         upload.fail(Failure { code: "bytes-missing".to_owned(), message, status: None }, self.now());
         self.commit(upload).await

@@ -1,4 +1,4 @@
-//! What time and crashes leave to do: carry on what was interrupted, expire, mark silence, remove bytes.
+//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence, remove bytes.
 //!
 //! Every duty works on uploads whose lease is free; what is live looks after itself.
 
@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 
+use crate::domain::checksum::Digest;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
+use crate::engine::digest::Running;
 use crate::engine::hooks::Behalf;
+use crate::engine::pieces::Pieces;
 use crate::state::Due;
 
 /// A clock that is ahead by more than this between two sweeps has jumped.
@@ -31,7 +34,10 @@ impl Engine {
     /// Finishes or undoes what the last run of the program left half-done. Called before anything is served.
     pub async fn recover(&self) {
         let behalf = Behalf::Recovery;
-        let found = self.0.sweep(Due::Unsettled, &behalf).await + self.0.sweep(Due::Removable, &behalf).await;
+        let mut found = 0;
+        for question in [Due::Unsealed, Due::Unsettled, Due::Removable] {
+            found += self.0.sweep(question, &behalf).await;
+        }
         if found > 0 {
             tracing::info!(uploads = found, "finished what the last run left half-done");
         }
@@ -60,6 +66,8 @@ impl Engine {
                 inner.mind_the_clock(seen.0.elapsed(), now.since(seen.1));
                 seen = (tokio::time::Instant::now(), now);
                 for question in [
+                    // Before those whose time has passed: what is all there does not expire.
+                    Due::Unsealed,
                     Due::Unsettled,
                     Due::Expired { now: inner.expiry_now() },
                     Due::Silent { since: now.minus(inner.settings.stall_after) },
@@ -144,6 +152,7 @@ impl Inner {
             Due::Unsettled => {
                 self.settle(upload, behalf).await?;
             }
+            Due::Unsealed => return self.finish_unsealed(upload, behalf).await,
             Due::Expired { .. } => {
                 upload.expire(now);
                 let upload = self.commit(upload).await?;
@@ -158,4 +167,29 @@ impl Inner {
         }
         Ok(true)
     }
+
+    /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
+    async fn finish_unsealed(&self, mut upload: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
+        if !upload.awaits_seal() || upload.has_outlived_its_terms(self.expiry_now()) {
+            return Ok(false);
+        }
+        tracing::warn!(upload = %upload.id(), "every byte of an upload is there and nobody was finishing it");
+        let digests = digests_so_far(&upload);
+        self.seal(&mut upload, digests, self.now()).await?;
+        let upload = self.commit(upload).await?;
+        self.settle(upload, behalf).await?;
+        Ok(true)
+    }
+}
+
+/// The digests of a full upload, as far as its kept state tells them; the others are computed from its bytes.
+fn digests_so_far(upload: &Upload) -> Vec<Digest> {
+    let record = upload.record();
+    let (state, size_bytes) = (&record.running_digests, upload.offset().get());
+    if upload.dialect().takes_any_order() {
+        let pieces = Pieces::resume(state).unwrap_or_default();
+        return pieces.whole(size_bytes).into_iter().collect();
+    }
+    let known = (!state.is_empty()).then(|| Running::resume(&record.wanted_digests, state).ok()).flatten();
+    known.map(Running::finish).unwrap_or_default()
 }

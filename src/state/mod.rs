@@ -129,6 +129,8 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
 pub enum Due {
     /// Stopped between two stages: received (and not partial), verified or stored; or a final upload still created.
     Unsettled,
+    /// Open although every byte is there and nobody is to say another word: a commit was to seal it and did not.
+    Unsealed,
     /// Open, or a partial at rest, and past its time at this instant.
     Expired { now: Timestamp },
     /// Receiving, and last changed before this instant.

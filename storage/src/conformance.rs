@@ -44,7 +44,8 @@ pub async fn all(make: impl AsyncFn() -> Store) {
     garbage_is_no_token(make().await).await;
     finishing_twice_ends_the_same(make().await).await;
     finishing_works_after_reopening(make().await).await;
-    finishing_cuts_to_the_size(make().await).await;
+    finishing_at_another_size_is_an_error(make().await).await;
+    a_checkpoint_covers_bytes_up_to_its_end(make().await).await;
     finishing_too_little_is_an_error(make().await).await;
     an_empty_blob_is_a_blob(make().await).await;
     a_finished_blob_does_not_change(make().await).await;
@@ -61,11 +62,11 @@ pub async fn all(make: impl AsyncFn() -> Store) {
 
 async fn a_new_blob_is_empty_and_durable_with_its_first_checkpoint(store: Store) {
     let mut writer = store.open(&key(), None, Some(10)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 0).await;
     writer.close().await;
     let mut writer = store.open(&key(), Some(&token), Some(10)).await.unwrap();
     writer.write(0, bytes(0..10)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 10).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..10).await, &bytes(0..10));
     store.finish(&key(), Some(&token), 10).await.unwrap();
@@ -78,7 +79,7 @@ async fn writing_goes_on_after_each_checkpoint(store: Store) {
         let mut writer = store.open(&key(), token.as_ref(), None).await.unwrap();
         writer.write(at, bytes(at..at + size)).await.unwrap();
         at += size;
-        token = Some(sync(&mut *writer).await);
+        token = Some(sync(&mut *writer, at).await);
         writer.close().await;
         assert_bytes(&read(&store, &key(), 0..at).await, &bytes(0..at));
     }
@@ -100,7 +101,7 @@ async fn a_blob_of_known_size_resumes_anywhere(store: Store) {
                 at = next;
             }
             if covered {
-                token = Some(sync(&mut *writer).await);
+                token = Some(sync(&mut *writer, at).await);
             } else {
                 writer.write(at, laid_out(at, &vec![0xee; usize::try_from(end - at).unwrap()])).await.unwrap();
             }
@@ -116,7 +117,7 @@ async fn a_blob_of_known_size_resumes_anywhere(store: Store) {
 async fn room_set_aside_counts_for_its_own_blob(store: Store) {
     let mut writer = store.open(&key(), None, Some(8 * MIB)).await.unwrap();
     writer.write(0, bytes(0..MIB)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, MIB).await;
     writer.close().await;
     let holding = Holding { key: &key(), from: Some(&token) };
     let (own, others) = (store.available(Some(holding)).await.unwrap(), store.available(None).await.unwrap());
@@ -136,7 +137,7 @@ async fn large_and_small_chunks_arrive_in_order(store: Store) {
         writer.write(at, bytes(at..at + size)).await.unwrap();
         at += size;
     }
-    sync(&mut *writer).await;
+    sync(&mut *writer, at).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..at).await, &bytes(0..at));
 }
@@ -144,13 +145,13 @@ async fn large_and_small_chunks_arrive_in_order(store: Store) {
 async fn bytes_past_the_token_are_dropped(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..100)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 100).await;
     writer.write(100, laid_out(100, &[0xee; 2 << 20])).await.unwrap();
     writer.close().await;
 
     let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
     writer.write(100, bytes(100..150)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 150).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..150).await, &bytes(0..150));
     assert_ends_at(&store, 150).await;
@@ -162,14 +163,14 @@ async fn bytes_past_the_token_are_dropped(store: Store) {
 async fn an_older_token_takes_the_blob_back(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..10)).await.unwrap();
-    let older = sync(&mut *writer).await;
+    let older = sync(&mut *writer, 10).await;
     writer.write(10, bytes(50..90)).await.unwrap();
-    sync(&mut *writer).await;
+    sync(&mut *writer, 50).await;
     writer.close().await;
 
     let mut writer = store.open(&key(), Some(&older), None).await.unwrap();
     writer.write(10, bytes(10..12)).await.unwrap();
-    sync(&mut *writer).await;
+    sync(&mut *writer, 12).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..12).await, &bytes(0..12));
     assert_ends_at(&store, 12).await;
@@ -179,7 +180,7 @@ async fn opening_without_a_token_starts_over(store: Store) {
     write_blob(&store, &key(), 1000).await;
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..5)).await.unwrap();
-    sync(&mut *writer).await;
+    sync(&mut *writer, 5).await;
     writer.close().await;
     assert_ends_at(&store, 5).await;
 }
@@ -189,7 +190,7 @@ async fn places_may_come_in_any_order(store: Store) {
     for range in [MIB..2 * MIB, 10..20, 3 * MIB..3 * MIB + 1, 0..10, 2 * MIB..3 * MIB, 20..MIB] {
         writer.write(range.start, bytes(range)).await.unwrap();
     }
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 3 * MIB + 1).await;
     writer.close().await;
     let size = 3 * MIB + 1;
     assert_bytes(&read(&store, &key(), 0..size).await, &bytes(0..size));
@@ -203,7 +204,7 @@ async fn the_later_of_two_writes_to_a_place_wins(store: Store) {
         writer.write(1000, bytes(1000..MIB)).await.unwrap();
         writer.write(0, bytes(0..1000)).await.unwrap();
     }
-    sync(&mut *writer).await;
+    sync(&mut *writer, MIB).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..MIB).await, &bytes(0..MIB));
 }
@@ -211,9 +212,9 @@ async fn the_later_of_two_writes_to_a_place_wins(store: Store) {
 async fn a_checkpoint_covers_what_was_written_before_it(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..2 * MIB)).await.unwrap();
-    let first = writer.checkpoint().await.unwrap();
+    let first = writer.checkpoint(2 * MIB).await.unwrap();
     writer.write(2 * MIB, bytes(2 * MIB..4 * MIB)).await.unwrap();
-    let second = writer.checkpoint().await.unwrap();
+    let second = writer.checkpoint(4 * MIB).await.unwrap();
     writer.write(4 * MIB, bytes(4 * MIB..5 * MIB)).await.unwrap();
 
     let first = first.await.unwrap();
@@ -230,9 +231,9 @@ async fn a_checkpoint_covers_what_was_written_before_it(store: Store) {
 async fn promises_may_be_kept_in_any_order(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..10)).await.unwrap();
-    let first = writer.checkpoint().await.unwrap();
+    let first = writer.checkpoint(10).await.unwrap();
     writer.write(10, bytes(10..20)).await.unwrap();
-    let second = writer.checkpoint().await.unwrap();
+    let second = writer.checkpoint(20).await.unwrap();
     writer.close().await;
     let second = second.await.unwrap();
     assert_bytes(&read(&store, &key(), 0..20).await, &bytes(0..20));
@@ -244,12 +245,12 @@ async fn promises_may_be_kept_in_any_order(store: Store) {
 async fn a_dropped_promise_harms_nothing(store: Store) {
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..2 * MIB)).await.unwrap();
-    drop(writer.checkpoint().await.unwrap());
+    drop(writer.checkpoint(2 * MIB).await.unwrap());
     writer.write(2 * MIB, bytes(2 * MIB..3 * MIB)).await.unwrap();
     // This one is given up while it is being kept.
-    let _ = writer.checkpoint().await.unwrap().now_or_never();
+    let _ = writer.checkpoint(3 * MIB).await.unwrap().now_or_never();
     writer.write(3 * MIB, bytes(3 * MIB..3 * MIB + 5)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 3 * MIB + 5).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..3 * MIB + 5).await, &bytes(0..3 * MIB + 5));
     store.finish(&key(), Some(&token), 3 * MIB + 5).await.unwrap();
@@ -260,7 +261,7 @@ async fn a_dropped_writer_harms_nothing(store: Store) {
     for at in 0..20 {
         let mut writer = store.open(&key(), token.as_ref(), None).await.unwrap();
         writer.write(at, bytes(at..at + 1)).await.unwrap();
-        token = Some(sync(&mut *writer).await);
+        token = Some(sync(&mut *writer, at + 1).await);
         for _ in 0..3 {
             writer.write(at + 1, laid_out(at + 1, &[0xee; 1 << 20])).await.unwrap();
         }
@@ -310,11 +311,31 @@ async fn finishing_works_after_reopening(store: Store) {
     assert_ends_at(&store, 3000).await;
 }
 
-async fn finishing_cuts_to_the_size(store: Store) {
+async fn finishing_at_another_size_is_an_error(store: Store) {
     let token = write_blob(&store, &key(), 3000).await;
-    store.finish(&key(), Some(&token), 1000).await.unwrap();
-    assert_bytes(&read(&store, &key(), 0..1000).await, &bytes(0..1000));
-    assert_ends_at(&store, 1000).await;
+    for wrong in [0, 2999, 3001] {
+        assert_eq!(store.finish(&key(), Some(&token), wrong).await.unwrap_err().kind, ErrorKind::Other, "{wrong}");
+        assert_bytes(&read(&store, &key(), 0..3000).await, &bytes(0..3000));
+    }
+    store.finish(&key(), Some(&token), 3000).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..3000).await, &bytes(0..3000));
+}
+
+async fn a_checkpoint_covers_bytes_up_to_its_end(store: Store) {
+    let mut writer = store.open(&key(), None, None).await.unwrap();
+    writer.write(0, bytes(0..MIB + 10)).await.unwrap();
+    let shorter = sync(&mut *writer, MIB).await;
+    // What lies behind the end of one checkpoint may still count in a later one.
+    let longer = sync(&mut *writer, MIB + 10).await;
+    assert_ne!(shorter, longer);
+    let shorter = sync(&mut *writer, MIB).await;
+    let beyond = writer.checkpoint(MIB + 11).await;
+    assert_eq!(beyond.err().map(|error| error.kind), Some(ErrorKind::Other), "nothing was written there");
+    writer.close().await;
+    assert!(store.finish(&key(), Some(&shorter), MIB + 10).await.is_err());
+    store.finish(&key(), Some(&shorter), MIB).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..MIB).await, &bytes(0..MIB));
+    assert_ends_at(&store, MIB).await;
 }
 
 async fn finishing_too_little_is_an_error(store: Store) {
@@ -332,7 +353,7 @@ async fn an_empty_blob_is_a_blob(store: Store) {
 
     let opened = named("2026/11/22/opened");
     let mut writer = store.open(&opened, None, Some(0)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, 0).await;
     writer.close().await;
     store.finish(&opened, Some(&token), 0).await.unwrap();
     assert_bytes(&read(&store, &opened, 0..0).await, &Bytes::new());
@@ -409,7 +430,7 @@ async fn joining_again_starts_over(store: Store) {
     // What was joined is an open blob like any other.
     let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
     writer.write(3000, bytes(3000..3001)).await.unwrap();
-    sync(&mut *writer).await;
+    sync(&mut *writer, 3001).await;
     writer.close().await;
     assert_bytes(&read(&store, &key(), 0..3001).await, &bytes(0..3001));
 }
@@ -502,7 +523,7 @@ pub fn laid_out(place: u64, bytes: &[u8]) -> Bytes {
 pub async fn write_blob(store: &Store, key: &BlobKey, size: u64) -> Resume {
     let mut writer = store.open(key, None, Some(size)).await.unwrap();
     writer.write(0, bytes(0..size)).await.unwrap();
-    let token = sync(&mut *writer).await;
+    let token = sync(&mut *writer, size).await;
     writer.close().await;
     token
 }
@@ -525,8 +546,8 @@ pub fn assert_bytes(found: &[u8], expected: &[u8]) {
     assert_eq!((found.len(), differs), (expected.len(), None), "the lengths, and where the bytes differ first");
 }
 
-async fn sync(writer: &mut dyn BlobWriter) -> Resume {
-    writer.checkpoint().await.unwrap().await.unwrap()
+async fn sync(writer: &mut dyn BlobWriter, end: u64) -> Resume {
+    writer.checkpoint(end).await.unwrap().await.unwrap()
 }
 
 async fn assert_ends_at(store: &Store, end: u64) {

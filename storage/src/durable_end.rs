@@ -23,6 +23,24 @@ pub(crate) fn decode(from: Option<&Resume>) -> io::Result<u64> {
     }
 }
 
+/// Whether a token may cover bytes up to `end`, where `highest` is the highest place that holds one.
+pub(crate) fn check_reach(end: u64, highest: u64) -> io::Result<()> {
+    if end <= highest {
+        return Ok(());
+    }
+    let beyond = format!("the blob is to end at byte {end}, but nothing was written beyond byte {highest}");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, beyond))
+}
+
+/// Whether a blob that is durable up to `end` may be finished with so many bytes.
+pub(crate) fn check_size(end: u64, size_bytes: u64) -> io::Result<()> {
+    if end == size_bytes {
+        return Ok(());
+    }
+    let differs = format!("it is to have {size_bytes} bytes, but {end} are durable");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, differs))
+}
+
 fn garbage() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the resume token is not one of this store")
 }

@@ -377,9 +377,9 @@ impl BlobWriter for FaultyWriter {
         self.broken.note(self.faults.around(Operation::Write, &self.key, work).await)
     }
 
-    async fn checkpoint(&mut self) -> Result<Checkpoint> {
+    async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint> {
         self.broken.check(&self.key)?;
-        let work = self.inner.checkpoint();
+        let work = self.inner.checkpoint(end);
         let promise = self.broken.note(self.faults.around(Operation::Checkpoint, &self.key, work).await)?;
         let (key, faults, broken) = (self.key.clone(), self.faults.clone(), Arc::clone(&self.broken));
         let promise = async move { broken.note(faults.around(Operation::Sync, &key, promise).await) };

@@ -94,7 +94,8 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// it is left.
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume>;
 
-    /// Moves an open blob to its final place, durably, with exactly `size_bytes` bytes, all of which `from` covers.
+    /// Moves an open blob to its final place, durably. `size_bytes` is what `from` covers, neither more nor less; with
+    /// any other size, and where fewer bytes are stored, it is an error and the blob stays open as it was.
     /// Doing it again, also after a crash half-way, ends the same. An empty blob needs neither a token nor a writer.
     async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
 
@@ -123,7 +124,10 @@ pub trait BlobWriter: fmt::Debug + Send {
 
     /// Asks for everything written so far to be made durable. Writing may go on while the promise is pending; the
     /// answer covers only what was written before, and a failure of later writes does not break it.
-    async fn checkpoint(&mut self) -> Result<Checkpoint>;
+    ///
+    /// The token covers the bytes below `end`, which lies no higher than the highest byte written. What was written
+    /// behind it does not count, unless a later checkpoint reaches further.
+    async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint>;
 
     /// Waits until nothing this writer has begun can touch the blob any more. What was not covered by a checkpoint
     /// may be lost.

@@ -143,10 +143,7 @@ impl Blobs {
                 length => Err(io::Error::other(format!("it is finished with {length} bytes, not with {size_bytes}"))),
             };
         }
-        if end < size_bytes {
-            let short = format!("only {end} of its {size_bytes} bytes are durable");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, short));
-        }
+        durable_end::check_size(end, size_bytes)?;
         let size = index(size_bytes)?;
         match self.open.get(key) {
             None if size > 0 => return Err(io::ErrorKind::NotFound.into()),
@@ -284,12 +281,13 @@ impl BlobWriter for MemoryWriter {
         Ok(())
     }
 
-    async fn checkpoint(&mut self) -> Result<Checkpoint> {
+    async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint> {
         self.blob(&mut self.store.blobs()).map_err(|source| self.error("sync", source))?;
-        let (count, end) = {
+        let (count, highest) = {
             let written = written(&self.written);
             (written.chunks.len(), written.end)
         };
+        durable_end::check_reach(end, highest).map_err(|source| self.error("sync", source))?;
         let same = Self {
             store: self.store.clone(),
             key: self.key.clone(),

@@ -11,15 +11,20 @@ use longshore::domain::checksum::Digest;
 use longshore::domain::id::UploadId;
 use longshore::domain::metadata::Metadata;
 use longshore::domain::rejection::Rejection;
+use longshore::domain::size::Length;
 use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Record;
 use longshore::domain::upload::Role;
+use longshore::domain::upload::Stage;
 use longshore::domain::upload::Upload;
 use longshore::engine::command::Append;
 use longshore::engine::command::BodyEnd;
 use longshore::engine::command::EngineError;
+use longshore::engine::command::Place;
 use longshore::engine::command::Unavailable;
 use longshore::engine::concatenate::Concatenate;
 use longshore::engine::read::UploadQuery;
+use longshore::state::UploadStore;
 use storage::faults::Calls;
 use storage::faults::Cause;
 use storage::faults::Effect;
@@ -855,4 +860,128 @@ async fn no_more_uploads_are_kept_open_than_there_is_room_for() {
         kept += usize::from(life.engine.is_live(id));
     }
     assert!((1..=64).contains(&kept), "{kept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.stall_after = Duration::from_millis(20)).await;
+    let create = longshore::engine::command::Create { length: None, ..new_upload(Role::Single, 0) };
+    let id = life.engine.create(create).await.unwrap().id();
+    life.append(id, 0, b"hello").await.unwrap();
+    let telling = Append { length: Length::new(5), ..Append::at(id, offset(5), None) };
+    let silent = life.engine.append(telling.clone()).await.unwrap();
+    let stalled = life.wait_for_stage(id, "stalled").await;
+    assert_eq!((stalled.length(), stalled.is_full()), (None, false));
+    drop(silent);
+    life.die();
+
+    let life = world.live().await;
+    let feed = life.engine.append(telling).await.unwrap();
+    assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    assert!(life.read(id).await == b"hello");
+}
+
+/// Commits a change of a record as no engine makes it.
+async fn tamper(life: &Life, id: UploadId, change: impl FnOnce(&mut Record)) {
+    let mut record = life.find(id).await.record().clone();
+    change(&mut record);
+    life.records.commit(Upload::from_record(record)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sweeper() {
+    for dialect in [Dialect::Tus, Dialect::Ranged] {
+        for state_is_readable in [true, false] {
+            for at_start in [true, false] {
+                let what = format!("{dialect:?} {state_is_readable} {at_start}");
+                let world = World::on_disk();
+                let life = world.live().await;
+                let source = source(100_000);
+                let create = longshore::engine::command::Create { dialect, ..new_upload(Role::Single, 200_000) };
+                let id = life.engine.create(create).await.unwrap().id();
+                let place = if dialect == Dialect::Tus { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
+                let command = Append { dialect, place, ..Append::at(id, offset(0), None) };
+                let mut feed = life.engine.append(command).await.unwrap();
+                feed_all(&mut feed, &source).await;
+                feed.finish(BodyEnd::Complete).await.unwrap();
+                life.at_rest(id).await;
+                tamper(&life, id, |record| {
+                    record.length = Length::new(100_000);
+                    if !state_is_readable {
+                        record.running_digests = vec![7; 3];
+                    }
+                    // Its time has passed as well.
+                    record.expires_at = Some(record.created_at);
+                })
+                .await;
+                life.die();
+
+                let life = world.live().await;
+                if at_start {
+                    life.engine.recover().await;
+                } else {
+                    life.engine.start_sweeping();
+                }
+                let upload = life.wait_for_stage(id, "completed").await;
+                assert!(life.read(id).await == source, "{what}");
+                assert_eq!(upload.record().digests, [crc32c_of(&source)], "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_whole_never_becomes_a_file() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = life.create(200_000).await;
+    life.append(id, 0, &source(100_000)).await.unwrap();
+    life.at_rest(id).await;
+    tamper(&life, id, |record| record.stage = Stage::Verified).await;
+    life.engine.recover().await;
+    let upload = life.find(id).await;
+    assert_eq!(upload.stage().name(), "failed");
+    assert_eq!(upload.record().failure.as_ref().map(|failure| failure.code.as_str()), Some("bytes-missing"));
+    assert!(world.files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_request_waits_for_its_commit_without_looking_again_and_again() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source(100_000);
+    let id = life.create(source.len()).await;
+    life.records.hold(Effect::Nothing);
+    let mut feed = life.begin(id, 0).await.unwrap();
+    feed_all(&mut feed, &source[..80_000]).await;
+    life.records.reached().await;
+    drop(feed);
+    // Each of these takes longer than a round of a loop that does not wait.
+    for _ in 0..200 {
+        assert_eq!(life.committed(id).await, 0);
+    }
+    let polls = life.records.polls();
+    assert!(polls < 50, "it was looked {polls} times whether the commit is done");
+    life.records.release();
+    life.at_rest(id).await;
+    assert_eq!(life.committed(id).await, 80_000);
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_that_was_given_up_ends_no_writer() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.takeover_timeout = Duration::from_millis(50)).await;
+    let source = source(50_000);
+    let id = life.create(source.len()).await;
+    let mut first = life.begin(id, 0).await.unwrap();
+    let hold = life.faults.hold(Operation::Write);
+    feed_all(&mut first, &source[..1000]).await;
+    hold.reached().await;
+    let second = life.begin(id, 0).await;
+    assert!(matches!(second, Err(EngineError::Unavailable(Unavailable::Held))), "{second:?}");
+    hold.release();
+    feed_all(&mut first, &source[1000..]).await;
+    assert_eq!(first.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
 }

@@ -267,7 +267,9 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     let mut upload = Upload::create(new, now);
     for byte in 0..times {
         let ranges = vec![(byte, byte + 1)];
-        upload.receive(Durable { ranges, running_digests: vec![], resume: vec![], expires_at: later }, None, now);
+        upload
+            .receive(Durable { ranges, running_digests: vec![], resume: vec![], expires_at: later }, None, now)
+            .unwrap();
         upload.stall(now);
     }
     let id = store.insert(upload).await.unwrap().id();

@@ -637,3 +637,238 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
         completes(&life, id, &source).await;
     }
 }
+
+async fn create_endless(life: &Life) -> UploadId {
+    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    life.engine.create(command).await.unwrap().id()
+}
+
+/// Waits until so many bytes of an upload are taken in, committed or not.
+async fn taken(life: &Life, id: UploadId, bytes: usize) {
+    until(&format!("{bytes} bytes are taken"), async || {
+        (life.engine.received_bytes(id) == Some(bytes as u64)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_commit_ends_every_request_that_stood_on_it() {
+    for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
+        for medium in Medium::both() {
+            let world = World::on(medium);
+            let life = world.live().await;
+            let source = Seeded::new(31).bytes(60_000);
+            let id = create_endless(&life).await;
+            life.records.hold(Effect::Nothing);
+            life.records.fail_next(Effect::Nothing, trouble);
+            let first = put(&life, id, 0, &source[..30_000]);
+            let second = async {
+                life.records.reached().await;
+                // It joins, and says how long the upload is, while the first one's commit is on its way.
+                let telling = Append { length: Length::new(60_000), ..range(id, 30_000, 30_000) };
+                let mut feed = life.engine.append(telling).await.unwrap();
+                feed_all(&mut feed, &source[30_000..]).await;
+                life.records.release();
+                feed.finish(BodyEnd::Complete).await
+            };
+            let (first, second) = tokio::join!(first, second);
+            assert!(first.is_err() && second.is_err(), "{trouble:?}: {first:?} {second:?}");
+            life.at_rest(id).await;
+            assert_eq!(pairs(&life, id).await, [], "{trouble:?}");
+            let again = Append { length: Length::new(60_000), ..range(id, 30_000, 30_000) };
+            let upload = send(&life, again, &source[30_000..]).await.unwrap();
+            assert_eq!((upload.stage().name(), upload.received_bytes()), ("receiving", 30_000));
+            completes(&life, id, &source).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_fails_before_bytes_are_replaced_ends_every_request() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(32).bytes(96 * KIB);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &vec![0; 32 * KIB]).await.unwrap();
+    life.records.hold(Effect::Nothing);
+    life.records.fail_next(Effect::Nothing, Trouble::Broken);
+    let first = put(&life, id, 32 * KIB, &source[32 * KIB..64 * KIB]);
+    let replacing = async {
+        life.records.reached().await;
+        let mut feed = life.engine.append(checked(id, 0, 32 * KIB, &source[..32 * KIB])).await.unwrap();
+        feed_all(&mut feed, &source[..32 * KIB]).await;
+        life.records.release();
+        feed.finish(BodyEnd::Complete).await
+    };
+    let (first, replacing) = tokio::join!(first, replacing);
+    assert!(first.is_err(), "{first:?}");
+    life.at_rest(id).await;
+    if replacing.is_err() {
+        send(&life, checked(id, 0, 32 * KIB, &source[..32 * KIB]), &source[..32 * KIB]).await.unwrap();
+    }
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_commit_leaves_every_byte_there_and_nobody_to_complete_it() {
+    for replaces in [false, true] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = Seeded::new(33).bytes(64 * KIB);
+        let id = create(&life, source.len()).await;
+        let first = if replaces { vec![0; 32 * KIB] } else { source[..32 * KIB].to_vec() };
+        put(&life, id, 0, &first).await.unwrap();
+        let part = &source[31 * KIB..48 * KIB];
+        let mut unsure = life.engine.append(checked(id, 31 * KIB, part.len(), part)).await.unwrap();
+        feed_all(&mut unsure, &part[..100]).await;
+        let mut last = life.engine.append(range(id, 32 * KIB, 32 * KIB)).await.unwrap();
+        feed_all(&mut last, &source[32 * KIB..]).await;
+        taken(&life, id, 64 * KIB).await;
+        // Now every byte is there, one request may still replace some, and it is compared with bytes that no commit has.
+        let reads = life.faults.calls(Operation::Read);
+        feed_all(&mut unsure, &part[100..part.len() - 1]).await;
+        until("they are compared", async || (life.faults.calls(Operation::Read) > reads).then_some(())).await;
+        assert!(!life.find(id).await.is_full(), "replaces: {replaces}");
+        life.die();
+
+        let life = world.live().await;
+        life.engine.recover().await;
+        if replaces {
+            send(&life, checked(id, 0, 32 * KIB, &source[..32 * KIB]), &source[..32 * KIB]).await.unwrap();
+        }
+        completes(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_replaced_also_when_all_the_others_are_there() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(34).bytes(64 * KIB);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &vec![0; 32 * KIB]).await.unwrap();
+    let mut winning = life.engine.append(checked(id, 0, 32 * KIB, &source[..32 * KIB])).await.unwrap();
+    feed_all(&mut winning, &source[..16 * KIB]).await;
+    let mut last = life.engine.append(range(id, 32 * KIB, 32 * KIB)).await.unwrap();
+    feed_all(&mut last, &source[32 * KIB..]).await;
+    taken(&life, id, 64 * KIB).await;
+    // The next commit says that the digests are unknown. The upload is not full with it: then it dies.
+    life.records.hold(Effect::Done);
+    feed_all(&mut winning, &source[16 * KIB..32 * KIB]).await;
+    let ending = winning.finish(BodyEnd::Complete);
+    tokio::select! {
+        outcome = ending => panic!("{outcome:?}"),
+        () = life.records.reached() => {}
+    }
+    assert!(!life.find(id).await.is_full());
+    life.die();
+
+    let life = world.live().await;
+    life.engine.recover().await;
+    send(&life, checked(id, 0, 32 * KIB, &source[..32 * KIB]), &source[..32 * KIB]).await.unwrap();
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_below_bytes_that_no_commit_has_yet_is_refused() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(35).bytes(8 * KIB);
+    for unsure in [false, true] {
+        let id = create_endless(&life).await;
+        let beginning = Append { count: None, ..range(id, 0, 0) };
+        let beginning = if unsure { checked(id, 0, source.len(), &source) } else { beginning };
+        let mut open = life.engine.append(beginning).await.unwrap();
+        let writes = life.faults.calls(Operation::Write);
+        feed_all(&mut open, &source[..8000]).await;
+        until("they are written", async || (life.faults.calls(Operation::Write) > writes).then_some(())).await;
+        let length = Length::new(4096).unwrap();
+        let short = Append { length: Some(length), ..range(id, 0, 0) };
+        let refusal = Rejection::LengthBelowOffset { offset: offset(8000), length };
+        assert_eq!(rejected(send(&life, short, &[]).await), refusal);
+        let whole = Append { ends: Ends::Here, ..range(id, 5000, 100) };
+        let refusal = Rejection::LengthBelowOffset { offset: offset(8000), length: Length::new(5100).unwrap() };
+        assert_eq!(rejected(send(&life, whole, &source[5000..5100]).await), refusal);
+        feed_all(&mut open, &source[8000..]).await;
+        let upload = open.finish(BodyEnd::Complete).await.unwrap();
+        assert_eq!((upload.stage().name(), upload.offset()), ("receiving", offset(8192)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_comes_before_bytes_that_no_commit_has_yet_is_refused() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(36).bytes(8 * KIB);
+    let id = create_endless(&life).await;
+    let mut open = life.engine.append(Append { count: None, ..range(id, 4 * KIB, 0) }).await.unwrap();
+    // It does not say how much it brings, only that its last byte is the last.
+    let mut whole = life.engine.append(Append { ends: Ends::Here, count: None, ..range(id, 0, 0) }).await.unwrap();
+    feed_all(&mut open, &source[4 * KIB..]).await;
+    taken(&life, id, 4 * KIB).await;
+    feed_all(&mut whole, &source[..KIB]).await;
+    let refusal = Rejection::LengthBelowOffset { offset: offset(8192), length: Length::new(1024).unwrap() };
+    assert_eq!(rejected(whole.finish(BodyEnd::Complete).await), refusal);
+    open.finish(BodyEnd::Complete).await.unwrap();
+    assert_eq!(life.find(id).await.length(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_never_counted_are_no_part_of_the_file() {
+    for medium in Medium::both() {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = Seeded::new(37).bytes(50_000);
+        let id = create_endless(&life).await;
+        let longer = Seeded::new(38).bytes(100_000);
+        let outcome = send(&life, checked(id, 0, longer.len(), b"other"), &longer).await;
+        assert_eq!(rejected(outcome), Rejection::ChecksumMismatch(Algorithm::Crc32c));
+        put(&life, id, 0, &source[..20_000]).await.unwrap();
+        let last = Append { ends: Ends::Here, ..range(id, 20_000, 30_000) };
+        assert_eq!(send(&life, last, &source[20_000..]).await.unwrap().stage().name(), "completed");
+        is_complete(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_just_replaced_are_the_ones_that_others_are_compared_with() {
+    // In memory, bytes can be read back only once they are durable.
+    let world = World::on(Medium::both()[0].clone());
+    let life = world.live().await;
+    let source = Seeded::new(39).bytes(64 * KIB);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &vec![0; 32 * KIB]).await.unwrap();
+    let hold = life.faults.hold_calls(Operation::Sync, Calls::Nth(life.faults.calls(Operation::Sync) + 1));
+    let replacing = send(&life, checked(id, 0, 32 * KIB, &source[..32 * KIB]), &source[..32 * KIB]);
+    let repeating = async {
+        hold.reached().await;
+        let reads = life.faults.calls(Operation::Read);
+        let mut feed = life.engine.append(range(id, 0, 32 * KIB)).await.unwrap();
+        feed_all(&mut feed, &source[..32 * KIB]).await;
+        until("they are compared", async || (life.faults.calls(Operation::Read) > reads).then_some(())).await;
+        hold.release();
+        feed.finish(BodyEnd::Complete).await
+    };
+    let (replacing, repeating) = tokio::join!(replacing, repeating);
+    replacing.unwrap();
+    repeating.unwrap();
+    completes(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_given_up_ends_no_other() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.takeover_timeout = std::time::Duration::from_millis(50)).await;
+    let source = Seeded::new(40).bytes(64 * KIB);
+    let id = create(&life, source.len()).await;
+    let mut first = life.engine.append(range(id, 0, source.len())).await.unwrap();
+    let hold = life.faults.hold(Operation::Write);
+    feed_all(&mut first, &source[..KIB]).await;
+    hold.reached().await;
+    let second = life.engine.append(range(id, 0, source.len())).await;
+    assert!(matches!(second, Err(EngineError::Unavailable(Unavailable::Held))), "{second:?}");
+    hold.release();
+    feed_all(&mut first, &source[KIB..]).await;
+    assert_eq!(first.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    is_complete(&life, id, &source).await;
+}

@@ -1,6 +1,7 @@
 //! Lists of uploads, and what the sweeper asks for.
 
 use super::*;
+use crate::domain::ranges::ReceivedRanges;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Stage;
@@ -111,9 +112,9 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
             match step {
                 0 | 1 => {}
                 2 => upload.stall(now),
-                3 => upload.seal(vec![], now),
+                3 => upload.seal(vec![], now).unwrap(),
                 4.. => {
-                    upload.seal(vec![], now);
+                    upload.seal(vec![], now).unwrap();
                     upload.verify(now);
                 }
             }
@@ -132,10 +133,32 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
             store.commit(upload).await.unwrap();
         }
     }
+    // Full and open, and the look-alikes: a dialect that waits for its client's word, a gap, a byte short, nothing at all.
+    for (number, dialect, length, ranges) in [
+        (60, Dialect::Tus, Some(10_000), vec![(0, 10_000)]),
+        (61, Dialect::Ranged, Some(10_000), vec![(5_000, 10_000), (0, 5_000)]),
+        (62, Dialect::Ranged, Some(0), vec![]),
+        (63, Dialect::Ietf, Some(10_000), vec![(0, 10_000)]),
+        (64, Dialect::Google, Some(10_000), vec![(0, 10_000)]),
+        (65, Dialect::Ranged, Some(10_000), vec![(1, 10_000)]),
+        (66, Dialect::Ranged, Some(10_000), vec![(0, 9_999)]),
+        (67, Dialect::Tus, None, vec![(0, 10_000)]),
+        (68, Dialect::Tus, Some(10_000), vec![]),
+    ] {
+        let length = length.and_then(Length::new);
+        let new = NewUpload { dialect, length, ..asked(number) };
+        let mut record = Upload::create(new, at(1_000_000)).record().clone();
+        record.received = ReceivedRanges::from_pairs(ranges);
+        record.expires_at = None;
+        let upload = Upload::from_record(record);
+        assert_eq!(upload.awaits_seal(), number <= 62, "{number}");
+        store.insert(upload).await.unwrap();
+    }
     let far = at(1_000_000);
     for (question, expected) in [
         // Received, verified, stored; a partial rests at received; a final upload still created.
         (Due::Unsettled, vec![3, 4, 5, 24, 25, 40, 43, 44, 45]),
+        (Due::Unsealed, vec![60, 61, 62]),
         (Due::Silent { since: at(101) }, vec![]),
         (Due::Silent { since: at(102) }, vec![1, 21, 41]),
         (Due::Expired { now: at(3_599) }, vec![]),
@@ -147,7 +170,9 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
         due.sort_unstable();
         assert_eq!(due, expected, "{question:?}");
     }
-    for question in [Due::Unsettled, Due::Silent { since: far }, Due::Expired { now: far }, Due::Removable] {
+    for question in
+        [Due::Unsettled, Due::Unsealed, Due::Silent { since: far }, Due::Expired { now: far }, Due::Removable]
+    {
         let two = store.due(question, 0, 2).await.unwrap();
         let all = store.due(question, 0, 100).await.unwrap();
         assert_eq!(two, all[..2], "the oldest come first: {question:?}");

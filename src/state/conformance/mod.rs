@@ -242,14 +242,14 @@ fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>,
         resume: vec![4, 5],
         expires_at: now.plus(Duration::from_secs(3_600)),
     };
-    upload.receive(durable, policy, now);
+    upload.receive(durable, policy, now).unwrap();
 }
 
 /// All its bytes, and every stage up to completed.
 pub(super) fn complete(upload: &mut Upload, now: Timestamp) {
     let missing = upload.length().unwrap().remaining_from(upload.offset());
     receive_with(upload, missing, None, now);
-    upload.seal(vec![], now);
+    upload.seal(vec![], now).unwrap();
     upload.verify(now);
     upload.store(now);
     upload.complete(now);

@@ -125,7 +125,7 @@ fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
             receive_with(upload, bytes.min(10_000 - upload.offset().get()), telling.policy(), now);
             if upload.is_full() {
                 let digest = Digest::new(Algorithm::Crc32c, vec![choice; 4]).unwrap();
-                upload.seal(vec![digest], now);
+                upload.seal(vec![digest], now).unwrap();
             }
         }
         (Stage::Receiving, 4) => upload.stall(now),

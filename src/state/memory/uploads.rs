@@ -64,7 +64,7 @@ impl UploadStore for MemoryState {
         match question {
             Due::Expired { .. } => due.sort_by_key(|record| record.expires_at),
             Due::Silent { .. } => due.sort_by_key(|record| record.updated_at),
-            Due::Unsettled | Due::Removable => {}
+            Due::Unsettled | Due::Unsealed | Due::Removable => {}
         }
         Ok(page(due.into_iter(), skip, limit))
     }
@@ -137,6 +137,7 @@ fn is_due(record: &Record, question: Due) -> bool {
             Stage::Created => matches!(record.role, Role::Final { .. }),
             Stage::Receiving | Stage::Stalled | Stage::Completed | Stage::Ended(_) => false,
         },
+        Due::Unsealed => Upload::from_record(record.clone()).awaits_seal(),
         Due::Expired { now } => {
             let expires = record.stage.takes_bytes() || (record.stage == Stage::Received && is_partial);
             expires && record.expires_at.is_some_and(|at| at <= now)

@@ -14,7 +14,7 @@ use crate::state::sqlite::connection;
 use crate::state::sqlite::failed;
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/sqlite/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/sqlite/0002_facts_terms_reports.sql"),
     include_str!("../migrations/sqlite/0003_endpoints_and_replay.sql"),
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/sqlite/0005_news_without_upload.sql"),
     include_str!("../migrations/sqlite/0006_next_attempt.sql"),
     include_str!("../migrations/sqlite/0007_deliveries_by_age.sql"),
+    include_str!("../migrations/sqlite/0008_unsealed.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";

@@ -113,6 +113,12 @@ fn due_query(question: Due, skip: u32, limit: u32) -> Query {
                  OR (stage = 'created' AND role = 'final'))
              ORDER BY id",
         ),
+        Due::Unsealed => sql.push("uploads_unsealed").push(joined).push(
+            "stage IN ('created', 'receiving', 'stalled') AND role <> 'final'
+                 AND (received = '[[0,' || length || ']]' OR (length = 0 AND received = '[]'))
+                 AND dialect IN ('tus', 'ranged')
+             ORDER BY id",
+        ),
         Due::Expired { now } => sql
             .push("uploads_expiring")
             .push(joined)

@@ -15,6 +15,7 @@ use super::folder::DataFolder;
 use super::folder::parent;
 use super::folder::remove_if_there;
 use crate::BlobKey;
+use crate::durable_end;
 
 /// The file of an open blob, opened for writing.
 #[derive(Debug)]
@@ -128,10 +129,7 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
     if is_finished(data, key, size_bytes)? {
         return Ok(());
     }
-    if end < size_bytes {
-        let short = format!("only {end} of its {size_bytes} bytes are durable");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, short));
-    }
+    durable_end::check_size(end, size_bytes)?;
     move_to_final_place(data, key, size_bytes)
 }
 

@@ -67,10 +67,11 @@ impl BlobWriter for LocalWriter {
         Ok(())
     }
 
-    async fn checkpoint(&mut self) -> Result<Checkpoint> {
+    async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint> {
         self.target.intact()?;
+        durable_end::check_reach(end, self.end).map_err(|source| Error::new("sync", &self.key, source))?;
         let sync = Arc::clone(&self.target).sync(self.target.next());
-        let resume = durable_end::encode(self.end);
+        let resume = durable_end::encode(end);
         Ok(async move { sync.await.map(|()| resume) }.boxed())
     }
 

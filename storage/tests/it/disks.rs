@@ -55,7 +55,7 @@ async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
         writer.write(at, bytes(at..end)).await.unwrap();
         at = end;
     }
-    let token = writer.checkpoint().await.unwrap().await.unwrap();
+    let token = writer.checkpoint(size).await.unwrap().await.unwrap();
     writer.close().await;
     let cached = cached_bytes(&root.join(format!("incoming/{}.part", key()))).unwrap();
     store.finish(&key(), Some(&token), size).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_disk_that_counts_is_the_one_the_blobs_are_on() {
     let store = open(&root, Settings::default());
     let mut writer = store.open(&key(), None, Some(2 * MIB)).await.unwrap();
     writer.write(0, bytes(0..2 * MIB)).await.unwrap();
-    let token = writer.checkpoint().await.unwrap().await.unwrap();
+    let token = writer.checkpoint(2 * MIB).await.unwrap().await.unwrap();
     writer.close().await;
     store.finish(&key(), Some(&token), 2 * MIB).await.unwrap();
     assert_bytes(&read(&store, &key(), 0..2 * MIB).await, &bytes(0..2 * MIB));
@@ -139,7 +139,7 @@ async fn room_that_cannot_be_set_aside_is_an_error_and_takes_none() {
         // What was durable before there was no room stays.
         let mut writer = store.open(&key(), None, Some(MIB)).await.unwrap();
         writer.write(0, bytes(0..100)).await.unwrap();
-        let token = writer.checkpoint().await.unwrap().await.unwrap();
+        let token = writer.checkpoint(100).await.unwrap().await.unwrap();
         writer.close().await;
         assert!(store.open(&key(), Some(&token), Some(room + 16 * MIB)).await.is_err());
         assert_bytes(&read(&store, &key(), 0..100).await, &bytes(0..100));
@@ -156,14 +156,14 @@ async fn room_set_aside_is_there_when_others_have_filled_the_disk() {
         let store = open(&disk.path().join(preallocate.to_string()), Settings { preallocate, ..Settings::default() });
         let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
         writer.write(0, bytes(0..100)).await.unwrap();
-        let token = writer.checkpoint().await.unwrap().await.unwrap();
+        let token = writer.checkpoint(100).await.unwrap().await.unwrap();
         let ballast = disk.path().join("ballast");
         assert!(fs::write(&ballast, vec![1; 64 << 20]).is_err(), "it is full now");
         let written = async {
             for at in (100..size).step_by(1 << 20) {
                 writer.write(at, bytes(at..(at + MIB).min(size))).await?;
             }
-            writer.checkpoint().await?.await
+            writer.checkpoint(size).await?.await
         };
         let written = written.await.map(drop).map_err(|error| error.kind);
         assert_eq!(written, expected, "preallocate = {preallocate}");

@@ -78,21 +78,21 @@ async fn a_broken_writer_stays_broken() {
         let (store, faults) = faulty();
         let mut writer = store.open(&key(), None, None).await.unwrap();
         writer.write(0, bytes(0..10)).await.unwrap();
-        let token = writer.checkpoint().await.unwrap().await.unwrap();
+        let token = writer.checkpoint(10).await.unwrap().await.unwrap();
         faults.fail(operation, Calls::Nth(2), Cause::BROKEN_DISK);
         let attempt = async {
             writer.write(10, bytes(10..20)).await?;
-            writer.checkpoint().await?.await
+            writer.checkpoint(20).await?.await
         };
         let error = attempt.await.unwrap_err();
         assert_eq!(error.source.raw_os_error(), Some(5), "{operation:?}");
         assert_eq!(writer.write(10, bytes(10..20)).await.unwrap_err().source.raw_os_error(), Some(5), "{operation:?}");
-        assert!(writer.checkpoint().await.is_err(), "{operation:?}");
+        assert!(writer.checkpoint(20).await.is_err(), "{operation:?}");
         writer.close().await;
 
         let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
         writer.write(10, bytes(10..20)).await.unwrap();
-        writer.checkpoint().await.unwrap().await.unwrap();
+        writer.checkpoint(20).await.unwrap().await.unwrap();
         assert_bytes(&read(&store, &key(), 0..20).await, &bytes(0..20));
     }
 }
@@ -112,7 +112,7 @@ async fn a_held_call_waits_until_it_is_let_go() {
     let (store, faults) = faulty();
     let mut writer = store.open(&key(), None, None).await.unwrap();
     writer.write(0, bytes(0..10)).await.unwrap();
-    let promise = writer.checkpoint().await.unwrap();
+    let promise = writer.checkpoint(10).await.unwrap();
 
     let hold = faults.hold(Operation::Sync);
     let promise = tokio::spawn(promise);
@@ -138,11 +138,11 @@ async fn a_crash_of_the_memory_store_ends_its_writers() {
     let token = write_blob(&store, &key(), 10).await;
     let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
     writer.write(10, bytes(10..20)).await.unwrap();
-    let promise = writer.checkpoint().await.unwrap();
+    let promise = writer.checkpoint(20).await.unwrap();
     memory.crash();
     assert!(promise.await.is_err());
     assert!(writer.write(20, bytes(20..21)).await.is_err());
-    assert!(writer.checkpoint().await.is_err());
+    assert!(writer.checkpoint(20).await.is_err());
     store.finish(&key(), Some(&token), 10).await.unwrap();
     memory.crash();
     assert_bytes(&read(&store, &key(), 0..10).await, &bytes(0..10));

@@ -128,11 +128,17 @@ impl Walk {
             Step::Append { size } => self.write(self.model.written.len(), size).await,
             Step::Write { percent, size } => self.write(self.model.written.len() * at(percent) / 100, size).await,
             Step::Checkpoint => {
-                let token = self.writer().await.checkpoint().await.unwrap().await.unwrap();
+                self.writer().await;
+                let end = self.model.written.len() as u64;
+                let token = self.writer.as_mut().unwrap().checkpoint(end).await.unwrap().await.unwrap();
                 self.model.checkpoint(token);
                 self.compare().await;
             }
-            Step::DropCheckpoint => drop(self.writer().await.checkpoint().await.unwrap()),
+            Step::DropCheckpoint => {
+                self.writer().await;
+                let end = self.model.written.len() as u64;
+                drop(self.writer.as_mut().unwrap().checkpoint(end).await.unwrap());
+            }
             Step::Drop => self.writer = None,
             Step::Close => self.close().await,
             Step::Restart => {

@@ -307,6 +307,7 @@ fn system_time() -> Timestamp {
 pub struct FaultyRecords {
     inner: Arc<SqliteStore>,
     plan: watch::Sender<Plan>,
+    polls: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -326,7 +327,7 @@ pub enum Trouble {
 
 impl FaultyRecords {
     fn new(inner: Arc<SqliteStore>) -> Self {
-        Self { inner, plan: watch::Sender::new(Plan::default()) }
+        Self { inner, plan: watch::Sender::new(Plan::default()), polls: AtomicU64::default() }
     }
 
     /// Breaks the next commit or insertion, before or after doing it.
@@ -346,6 +347,11 @@ impl FaultyRecords {
     /// Waits until a commit is held.
     pub async fn reached(&self) {
         let _ = self.plan.subscribe().wait_for(|plan| plan.waiting > 0).await;
+    }
+
+    /// How often anyone has looked whether a held commit may go on.
+    pub fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
     }
 
     async fn around(&self, id: UploadId, work: impl Future<Output = state::Result<Upload>>) -> state::Result<Upload> {
@@ -373,7 +379,13 @@ impl FaultyRecords {
             plan.waiting += usize::from(held);
         });
         if held {
-            let _ = self.plan.subscribe().wait_for(|plan| plan.held != Some(here)).await;
+            let mut plan = self.plan.subscribe();
+            let mut released = Box::pin(plan.wait_for(|plan| plan.held != Some(here)));
+            std::future::poll_fn(|cx| {
+                self.polls.fetch_add(1, Ordering::Relaxed);
+                released.as_mut().poll(cx).map(drop)
+            })
+            .await;
         }
     }
 }

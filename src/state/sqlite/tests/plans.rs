@@ -174,7 +174,9 @@ async fn send_again_and_forget(store: &SqliteStore) {
 
 async fn ask_everything(store: &SqliteStore) {
     store.find(new_upload(1).id()).await.unwrap();
-    for question in [Due::Unsettled, Due::Expired { now: NOW }, Due::Silent { since: NOW }, Due::Removable] {
+    for question in
+        [Due::Unsettled, Due::Unsealed, Due::Expired { now: NOW }, Due::Silent { since: NOW }, Due::Removable]
+    {
         store.due(question, 0, 10).await.unwrap();
     }
     for query in upload_queries() {
