@@ -145,6 +145,7 @@ fn store_settings(config: &config::Storage) -> storage::local::Settings {
         durability,
         direct: config.direct_io,
         preallocate: config.preallocate,
+        keep_free_bytes: config.min_free_bytes,
         ..storage::local::Settings::default()
     }
 }

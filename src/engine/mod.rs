@@ -28,6 +28,7 @@ use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
 use crate::domain::policy::Policy;
 use crate::domain::rejection::Rejection;
+use crate::domain::size::Length;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::NewUpload;
 use crate::domain::upload::ProgressPolicy;
@@ -238,12 +239,11 @@ impl Engine {
     pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
         let inner = &self.0;
         inner.check_open_for_business()?;
-        if let Some(length) = command.length {
-            if length.get() > inner.settings.max_upload_bytes {
-                return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
-            }
-            inner.check_room(length.get()).await?;
+        let length_bytes = command.length.map_or(0, Length::get);
+        if length_bytes > inner.settings.max_upload_bytes {
+            return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
         }
+        inner.check_room(length_bytes).await?;
         // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
         let engine = self.clone();
         let creating = self.spawn(async move { engine.0.create(command).await });
@@ -407,9 +407,9 @@ impl Inner {
 
     /// The room the storage has: for anything new, or for an upload, with what is set aside for it.
     async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
-        let resume = to.and_then(|upload| upload.record().resume.clone()).map(storage::Resume::from_bytes);
-        let key = to.map(|upload| blob_key(upload.id()));
-        let holding = key.as_ref().map(|key| storage::Holding { key, from: resume.as_ref() });
+        let own = to.map(|upload| (blob_key(upload.id()), upload.received_bytes()));
+        let holding =
+            own.as_ref().map(|(key, received_bytes)| storage::Holding { key, received_bytes: *received_bytes });
         self.blobs.available(holding).await.map_err(EngineError::storage)
     }
 

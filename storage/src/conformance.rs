@@ -117,15 +117,15 @@ async fn a_blob_of_known_size_resumes_anywhere(store: Store) {
 async fn room_set_aside_counts_for_its_own_blob(store: Store) {
     let mut writer = store.open(&key(), None, Some(8 * MIB)).await.unwrap();
     writer.write(0, bytes(0..MIB)).await.unwrap();
-    let token = sync(&mut *writer, MIB).await;
+    sync(&mut *writer, MIB).await;
     writer.close().await;
-    let holding = Holding { key: &key(), from: Some(&token) };
+    let holding = Holding { key: &key(), received_bytes: MIB };
     let (own, others) = (store.available(Some(holding)).await.unwrap(), store.available(None).await.unwrap());
     assert_eq!(own.is_some(), others.is_some());
     // Others who use the same disk may take or give room in between.
     let slack = 64 * MIB;
     assert!(own.unwrap_or(0) + slack >= others.unwrap_or(0), "{own:?} is less than {others:?}");
-    let nothing = Holding { key: &named("not/there"), from: None };
+    let nothing = Holding { key: &named("not/there"), received_bytes: 0 };
     assert_eq!(store.available(Some(nothing)).await.unwrap().is_some(), others.is_some());
 }
 

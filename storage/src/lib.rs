@@ -71,11 +71,11 @@ pub struct Part {
     pub size_bytes: u64,
 }
 
-/// An open blob, and where its writing stopped.
+/// An open blob, and how many of its bytes count. Whatever else it occupies is its own to fill.
 #[derive(Debug, Clone, Copy)]
 pub struct Holding<'a> {
     pub key: &'a BlobKey,
-    pub from: Option<&'a Resume>,
+    pub received_bytes: u64,
 }
 
 /// Blobs by key. A blob is *open* until it is finished, and then never changes again.
@@ -106,8 +106,8 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// is an error. A stream that has begun is not disturbed when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
-    /// How many more bytes there is room for, where that is known: in a new blob, or in one that may have room set
-    /// aside. Cheap: asked before every append.
+    /// How many more bytes fit on the medium, where that is known: in a new blob, or in an open one, with the space that
+    /// it occupies already. Cheap: called before every append.
     async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>>;
 
     /// Tries whether the store takes bytes now, by storing some.

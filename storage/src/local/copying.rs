@@ -24,7 +24,7 @@ pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey) -> 
     if parts.iter().any(|part| part.key == *into) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
     }
-    let opening = Opening { end: 0, has_token: false, size_bytes: None, preallocate: false };
+    let opening = Opening { end: 0, has_token: false, laid_out_bytes: None };
     let opened = files::open_for_writing(data, into, opening)?;
     let end = append_all(data, parts, &opened.file).and_then(|end| {
         data.sync_data(&opened.file)?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::Advice;
@@ -31,25 +32,14 @@ pub(super) struct Opening {
     /// The blob is durable up to here; what lies behind is dropped.
     pub(super) end: u64,
     pub(super) has_token: bool,
-    pub(super) size_bytes: Option<u64>,
-    /// Sets the room for a blob of known size aside at once.
-    pub(super) preallocate: bool,
-}
-
-/// Room is set aside for blobs from this size on; for smaller ones it is not worth a call.
-const PREALLOCATE_MIN_BYTES: u64 = 1 << 20;
-
-impl Opening {
-    /// The length the file gets at once, where room is to be set aside.
-    fn reserved_bytes(&self) -> Option<u64> {
-        self.size_bytes.filter(|size| self.preallocate && *size >= PREALLOCATE_MIN_BYTES)
-    }
+    /// The length the file gets at once, if any.
+    pub(super) laid_out_bytes: Option<u64>,
 }
 
 /// Opens the file of an open blob. A new one is made only where nothing can be missing.
 ///
-/// Where room is set aside, the file has its final length from the start. Then nothing is cut off behind the durable
-/// end: it is all written again before anyone is told of it.
+/// A file that is laid out has its final length from the start, and blocks only where bytes are or will be next. Nothing
+/// is cut off behind the durable end then: it is all written again before anyone is told of it.
 pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Opening) -> io::Result<Opened> {
     let Opening { end, has_token, .. } = opening;
     if data.finished(key).try_exists()? {
@@ -78,28 +68,29 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
         let short = format!("its file {} has {length} bytes, but {end} were durable", path.display());
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
-    let reserved = opening.reserved_bytes().unwrap_or(0);
-    let kept = if length <= reserved { length } else { end };
+    let laid_out = opening.laid_out_bytes.unwrap_or(0);
+    let kept = if length <= laid_out { length } else { end };
     if kept < length {
         opened.file.set_len(kept)?;
     }
-    if kept < reserved {
-        set_aside(&opened.file, kept, reserved)?;
+    if kept < laid_out {
+        opened.file.set_len(laid_out)?;
     }
     Ok(opened)
 }
 
-/// Gives a file of `length` bytes its final length, with room on the disk for all of it where the file system can
-/// promise that.
-fn set_aside(file: &File, length: u64, reserved: u64) -> io::Result<()> {
-    let fallocate = || rustix::fs::fallocate(file, FallocateFlags::empty(), length, reserved - length);
+/// Allocates blocks for a part of a file, without changing its length, as long as the disk keeps `keep_free_bytes`
+/// free. It only prepares for writes: what cannot be allocated now is left to them.
+pub(super) fn allocate(data: &DataFolder, file: &File, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
+    let spare = data.available_bytes()?.map_or(u64::MAX, |free| free.saturating_sub(keep_free_bytes) / 2);
+    let length = (part.end - part.start).min(spare);
+    if length == 0 {
+        return Ok(());
+    }
+    let fallocate = || rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, part.start, length);
     match rustix::io::retry_on_intr(fallocate) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        Err(error) => {
-            // What could be had is of no use to this blob, but may be to others.
-            file.set_len(length)?;
-            Err(error.into())
-        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -3,10 +3,11 @@
 //! Owns the data folder: one process at a time may use it (see [`OpenError`] for what else can be wrong with it).
 //! Promises what the ports say, also across a power loss: a checkpoint syncs the file and, the first time, the
 //! folder that holds its name; finishing syncs the folder that the file moves to. Large chunks are written directly,
-//! past the page cache, into room set aside for the whole blob.
+//! past the page cache, into blocks allocated a step ahead of them.
 //!
 //! Reading order: `folder` (where things lie), `files` (what is done to whole files), `turns` (by whom), `writer`,
-//! `target` (why a checkpoint is true), `reader`, `copying`.
+//! `ahead` (which blocks are allocated before they are needed), `target` (why a checkpoint is true), `reader`,
+//! `copying`.
 
 use std::io;
 use std::ops::Range;
@@ -26,6 +27,7 @@ use crate::Result;
 use crate::Resume;
 use crate::durable_end;
 
+mod ahead;
 mod blocking;
 mod copying;
 mod files;
@@ -37,6 +39,7 @@ mod writer;
 
 pub use folder::OpenError;
 
+use ahead::Ahead;
 use files::Opening;
 use folder::DataFolder;
 use turns::Turn;
@@ -49,8 +52,10 @@ pub struct Settings {
     pub durability: Durability,
     /// Large writes go to the disk past the page cache, where the file system takes them.
     pub direct: bool,
-    /// Room for a blob of known size is set aside when its first bytes come.
+    /// Disk blocks for a blob of known size are allocated ahead of its bytes, in steps.
     pub preallocate: bool,
+    /// What such steps leave free on the disk.
+    pub keep_free_bytes: u64,
     /// So many writes of one blob are under way at once, before `write` waits.
     pub writes_in_flight: usize,
 }
@@ -66,9 +71,18 @@ pub enum Durability {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { durability: Durability::Strict, direct: true, preallocate: true, writes_in_flight: 3 }
+        Self {
+            durability: Durability::Strict,
+            direct: true,
+            preallocate: true,
+            keep_free_bytes: 0,
+            writes_in_flight: 3,
+        }
     }
 }
+
+/// Smaller blobs are not worth laying out.
+const LAID_OUT_MIN_BYTES: u64 = 1 << 20;
 
 /// Blobs in a data folder, which belongs to this store for as long as it lives.
 #[derive(Debug)]
@@ -101,14 +115,15 @@ impl LocalStore {
 impl BlobStore for LocalStore {
     async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>> {
         let end = durable_end::decode(from).map_err(|source| Error::new("open", key, source))?;
-        let preallocate = self.settings.preallocate;
-        let opening = Opening { end, has_token: from.is_some(), size_bytes, preallocate };
+        let laid_out_bytes = size_bytes.filter(|size| self.settings.preallocate && *size >= LAID_OUT_MIN_BYTES);
+        let opening = Opening { end, has_token: from.is_some(), laid_out_bytes };
         let open = move |turn: &mut Turn| {
             let opened = files::open_for_writing(turn.data(), turn.key(), opening)?;
             Ok(turn.write_to(opened))
         };
         let target = self.change("open", key, open).await?;
-        Ok(Box::new(LocalWriter::new(key.clone(), target, self.settings.writes_in_flight, end)))
+        let ahead = laid_out_bytes.map(Ahead::new);
+        Ok(Box::new(LocalWriter::new(key.clone(), target, &self.settings, end, ahead)))
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
@@ -138,9 +153,9 @@ impl BlobStore for LocalStore {
         // Calls that read what the kernel has at hand: not worth another thread.
         let data = self.turns.data();
         let room = data.available_bytes().map_err(|source| Error::about("measure", "the data folder", source))?;
-        let (Some(room), Some(Holding { key, from })) = (room, to) else { return Ok(room) };
-        let own = durable_end::decode(from).and_then(|end| Ok(files::occupied_bytes(data, key)?.saturating_sub(end)));
-        own.map(|own| Some(room.saturating_add(own))).map_err(|source| Error::new("measure", key, source))
+        let (Some(room), Some(Holding { key, received_bytes })) = (room, to) else { return Ok(room) };
+        let occupied = files::occupied_bytes(data, key).map_err(|source| Error::new("measure", key, source))?;
+        Ok(Some(room.saturating_add(occupied.saturating_sub(received_bytes))))
     }
 
     async fn check(&self) -> Result<()> {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Durability;
 use super::blocking;
+use super::files;
 use super::files::Opened;
 use super::folder::DataFolder;
 use super::folder::open_direct;
@@ -27,6 +28,9 @@ use crate::pool::MAX_BUFFER_BYTES;
 
 /// Writes are numbered from 1 as they begin.
 type Number = u64;
+
+/// The range of what changes no bytes but must have ended before somebody else may have the file.
+pub(super) const NO_BYTES: Range<u64> = 0..0;
 
 #[derive(Debug)]
 pub(super) struct Target {
@@ -75,7 +79,8 @@ impl Flight {
     /// Writes that overlap keep their order: the later one waits.
     fn has_room_for(&self, range: &Range<u64>, most: usize) -> bool {
         let apart = |(_, other): &(Number, Range<u64>)| other.end <= range.start || range.end <= other.start;
-        self.under_way.len() < most && self.under_way.iter().all(apart)
+        let writes = self.under_way.iter().filter(|(_, other)| *other != NO_BYTES);
+        writes.count() < most && self.under_way.iter().all(apart)
     }
 
     fn failure_before(&self, number: Number) -> Option<&Failure> {
@@ -242,6 +247,11 @@ impl UnderWay {
         direct.get()
     }
 
+    /// Allocates disk blocks for writes to come. Blocks.
+    pub(super) fn allocate(&self, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
+        files::allocate(&self.target.data, &self.target.file, part, keep_free_bytes)
+    }
+
     pub(super) fn end(mut self, outcome: io::Result<()>) {
         self.landing.outcome = outcome;
     }
@@ -352,6 +362,9 @@ mod tests {
             assert_eq!(flight.has_room_for(&range, 2), free, "{range:?}");
         }
         assert!(!flight.has_room_for(&(20..30), 1));
+        drop(flight);
+        let _allocating = target.begin(NO_BYTES);
+        assert!(target.flight.borrow().has_room_for(&(0..10), 2), "an allocation takes the place of no write");
         Ok(())
     }
 }

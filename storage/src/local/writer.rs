@@ -15,7 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 
+use super::Settings;
+use super::ahead::Ahead;
 use super::blocking;
+use super::target::NO_BYTES;
 use super::target::Target;
 use crate::BlobKey;
 use crate::BlobWriter;
@@ -30,14 +33,31 @@ pub(super) struct LocalWriter {
     key: BlobKey,
     target: Arc<Target>,
     writes_in_flight: usize,
+    keep_free_bytes: u64,
     /// The highest place that holds a byte.
     end: u64,
+    /// `None` where nothing is allocated ahead.
+    ahead: Option<Ahead>,
 }
 
 impl LocalWriter {
     /// `end` is where the blob ends now.
-    pub(super) fn new(key: BlobKey, target: Arc<Target>, writes_in_flight: usize, end: u64) -> Self {
-        Self { key, target, writes_in_flight, end }
+    pub(super) fn new(key: BlobKey, target: Arc<Target>, settings: &Settings, end: u64, ahead: Option<Ahead>) -> Self {
+        let Settings { writes_in_flight, keep_free_bytes, .. } = *settings;
+        Self { key, target, writes_in_flight, keep_free_bytes, end, ahead }
+    }
+
+    /// Has blocks allocated for the writes that follow this one. Nothing waits for it.
+    fn allocate_ahead(&mut self, write: &Range<u64>) {
+        let Some(due) = self.ahead.as_mut().and_then(|ahead| ahead.note(write)) else { return };
+        let (allocation, keep_free_bytes) = (self.target.begin(NO_BYTES), self.keep_free_bytes);
+        blocking::start(move || {
+            if let Err(error) = allocation.allocate(due, keep_free_bytes) {
+                tracing::debug!(%error, "could not allocate disk space ahead of an upload");
+            }
+            allocation.end(Ok(()));
+            Ok(())
+        });
     }
 }
 
@@ -53,6 +73,7 @@ impl BlobWriter for LocalWriter {
         self.target.room(&blocks_around(offset..end), self.writes_in_flight).await?;
         // From here on nothing waits: a call that is dropped has taken nothing.
         self.end = self.end.max(end);
+        self.allocate_ahead(&(offset..end));
         let write = self.target.begin(blocks_around(offset..end));
         let least_bytes = self.target.direct_min_bytes();
         // Nobody waits for the task: the write itself tells the target how it ended.

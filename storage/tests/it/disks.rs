@@ -2,6 +2,8 @@
 //! direct writes, and one whose `incoming` lies on another disk than its root.
 
 use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +12,10 @@ use std::sync::atomic::Ordering;
 
 use storage::BlobKey;
 use storage::BlobStore;
+use storage::BlobWriter;
 use storage::ErrorKind;
+use storage::Holding;
+use storage::Resume;
 use storage::conformance;
 use storage::conformance::assert_bytes;
 use storage::conformance::bytes;
@@ -125,51 +130,77 @@ async fn the_disk_that_counts_is_the_one_the_blobs_are_on() {
     assert_bytes(&read(&store, &key(), 0..2 * MIB).await, &bytes(0..2 * MIB));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn room_that_cannot_be_set_aside_is_an_error_and_takes_none() {
-    let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
-    let store = open(disk.path(), Settings::default());
-    let room = store.available(None).await.unwrap().unwrap();
-    for found in ["nothing", "an earlier beginning"] {
-        let error = store.open(&key(), None, Some(room + 16 * MIB)).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::NoSpace, "{found}");
-        let left = store.available(None).await.unwrap().unwrap();
-        assert!(left + MIB / 4 > room, "{found}: {} bytes are taken", room - left);
-        // What was durable before there was no room stays.
-        let mut writer = store.open(&key(), None, Some(MIB)).await.unwrap();
-        writer.write(0, bytes(0..100)).await.unwrap();
-        let token = writer.checkpoint(100).await.unwrap().await.unwrap();
-        writer.close().await;
-        assert!(store.open(&key(), Some(&token), Some(room + 16 * MIB)).await.is_err());
-        assert_bytes(&read(&store, &key(), 0..100).await, &bytes(0..100));
-        store.open(&key(), Some(&token), None).await.unwrap().close().await;
+/// Writes a part of a blob in pieces of 1 MiB, and makes it durable.
+async fn write(writer: &mut dyn BlobWriter, part: Range<u64>) -> storage::Result<Resume> {
+    for at in part.clone().step_by(1 << 20) {
+        writer.write(at, bytes(at..(at + MIB).min(part.end))).await?;
     }
+    writer.checkpoint(part.end).await?.await
+}
+
+fn occupied(root: &Path) -> u64 {
+    fs::metadata(root.join(format!("incoming/{}.part", key()))).unwrap().blocks() * 512
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn room_set_aside_is_there_when_others_have_filled_the_disk() {
+async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 128 * MIB)) else { return };
+    let store = open(disk.path(), Settings::default());
+    let size = 64 << 30;
+    // One byte at the start, one at the very end, and large pieces at the end: each takes what it is.
+    let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
+    writer.write(0, bytes(0..1)).await.unwrap();
+    writer.write(size - 1, bytes(size - 1..size)).await.unwrap();
+    writer.checkpoint(1).await.unwrap().await.unwrap();
+    assert!(occupied(disk.path()) <= 64 << 10, "{}", occupied(disk.path()));
+    write(&mut *writer, size - 4 * MIB..size).await.unwrap();
+    assert!(occupied(disk.path()) <= 4 * MIB + (64 << 10), "nothing beyond the end: {}", occupied(disk.path()));
+    let token = write(&mut *writer, 0..8 * MIB).await.unwrap();
+    let taken = occupied(disk.path());
+    assert!((13 * MIB..=21 * MIB).contains(&taken), "{taken}");
+    writer.close().await;
+
+    // What it has taken ahead counts as its own, whatever its highest place is.
+    let (own, others) = (Holding { key: &key(), received_bytes: 12 * MIB }, store.available(None).await.unwrap());
+    let own = store.available(Some(own)).await.unwrap().unwrap() - others.unwrap();
+    assert!(own.abs_diff(taken - 12 * MIB) <= MIB / 4, "{own}");
+    store.open(&key(), Some(&token), Some(size)).await.unwrap().close().await;
+    assert_bytes(&read(&store, &key(), 0..8 * MIB).await, &bytes(0..8 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
+    let elsewhere = open(&disk.path().join("elsewhere"), Settings::default());
+    let room = elsewhere.available(None).await.unwrap().unwrap();
+    let store = open(disk.path(), Settings { keep_free_bytes: room - 4 * MIB, ..Settings::default() });
+    let mut writer = store.open(&key(), None, Some(32 * MIB)).await.unwrap();
+    for at in (0..8 * MIB).step_by(1 << 20) {
+        write(&mut *writer, at..at + MIB).await.unwrap();
+    }
+    writer.close().await;
+    let ahead = occupied(disk.path()) - 8 * MIB;
+    assert!(ahead < MIB, "{ahead} bytes beyond what was written, although the disk has no more to spare");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_allocated_ahead_are_there_when_others_have_filled_the_disk() {
     let folder = TempDir::new().unwrap();
     let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
     let size = 16 * MIB;
     for (preallocate, expected) in [(true, Ok(())), (false, Err(ErrorKind::NoSpace))] {
         let store = open(&disk.path().join(preallocate.to_string()), Settings { preallocate, ..Settings::default() });
         let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
-        writer.write(0, bytes(0..100)).await.unwrap();
-        let token = writer.checkpoint(100).await.unwrap().await.unwrap();
+        let token = write(&mut *writer, 0..8 * MIB).await.unwrap();
         let ballast = disk.path().join("ballast");
         assert!(fs::write(&ballast, vec![1; 64 << 20]).is_err(), "it is full now");
-        let written = async {
-            for at in (100..size).step_by(1 << 20) {
-                writer.write(at, bytes(at..(at + MIB).min(size))).await?;
-            }
-            writer.checkpoint(size).await?.await
-        };
-        let written = written.await.map(drop).map_err(|error| error.kind);
+        let written = write(&mut *writer, 8 * MIB..12 * MIB).await.map(drop).map_err(|error| error.kind);
         assert_eq!(written, expected, "preallocate = {preallocate}");
         writer.close().await;
         fs::remove_file(ballast).unwrap();
-        assert_bytes(&read(&store, &key(), 0..100).await, &bytes(0..100));
+        assert_bytes(&read(&store, &key(), 0..8 * MIB).await, &bytes(0..8 * MIB));
         store.discard(&key(), Some(&token)).await.unwrap();
     }
 }
