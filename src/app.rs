@@ -176,9 +176,11 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
         checkpoint_bytes: config.storage.checkpoint_bytes,
         keep_open: config.storage.keep_open,
         min_free_bytes: config.storage.min_free_bytes,
+        max_booked_percent: config.storage.max_booked_percent,
         digests: config.storage.digests.clone(),
         stall_after: config.limits.stall_after,
         unfinished_expiry: config.limits.unfinished_expiry,
+        unfinished_age: config.limits.unfinished_age,
         sweep_every: config.limits.sweep_every,
         progress: Some(engine::Progress {
             policy: ProgressPolicy {

@@ -30,6 +30,7 @@ pub struct Limits {
     pub drain_timeout: Duration,
     pub stall_after: Duration,
     pub unfinished_expiry: Duration,
+    pub unfinished_age: Duration,
     pub sweep_every: Duration,
 }
 
@@ -53,6 +54,7 @@ impl Limits {
             drain_timeout: from.duration("limits.drain_timeout", Duration::ZERO..=minutes(1)),
             stall_after: from.duration("limits.stall_after", secs(1)..=hours(24)),
             unfinished_expiry: from.duration("limits.unfinished_expiry", secs(1)..=days(365)),
+            unfinished_age: from.duration("limits.unfinished_age", secs(1)..=days(3650)),
             sweep_every: from.duration("limits.sweep_every", ms(100)..=hours(1)),
         }
     }

@@ -24,6 +24,7 @@ pub struct Storage {
     pub checkpoint_bytes: u64,
     pub keep_open: Duration,
     pub min_free_bytes: u64,
+    pub max_booked_percent: u64,
     /// Besides CRC-32C, which is computed always and never listed here.
     pub digests: Vec<Algorithm>,
 }
@@ -50,6 +51,7 @@ impl Storage {
             checkpoint_bytes: from.size("storage.checkpoint_size", 64 * KIB..=16 * GIB),
             keep_open: from.duration("storage.keep_open", Duration::ZERO..=minutes(1)),
             min_free_bytes: from.size("storage.min_free_space", 0..=900 * TIB),
+            max_booked_percent: from.count("storage.max_booked_percent", 0..=100),
             digests: from.list("storage.digests", digests),
         }
     }

@@ -107,7 +107,7 @@ fn every_key_has_a_comment_and_its_range_is_the_one_enforced() {
             ranges += 1;
         }
     }
-    assert_eq!(ranges, 72);
+    assert!(ranges >= 72, "only {ranges} ranges were found");
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl Committer {
     /// Makes everything written so far durable, and commits what it covers.
     async fn checkpoint(&mut self, covering: Covering) -> Result<Pending, Broken> {
         // A client that goes on sending must not outlast the time its upload was given.
-        if self.upload.has_outlived_its_terms(self.inner.expiry_now()) {
+        if self.inner.has_outlived(&self.upload) {
             return Err(Broken(Rejection::Gone(Ended::Expired).into()));
         }
         let reach = self.upload.reach().get();
@@ -225,7 +225,7 @@ impl Committer {
             };
             handed_over.store(true, Ordering::Relaxed);
             let now = inner.now();
-            let expires_at = inner.expires_at(now);
+            let expires_at = inner.expires_at(next.record().created_at, now);
             match resume {
                 Some(resume) => {
                     let durable = Durable { ranges, running_digests, resume, expires_at };
@@ -245,7 +245,7 @@ impl Committer {
 
     /// Begins to commit that nothing is known of the digests, without a byte or a word more than is committed.
     pub(super) fn begin_forgetting_digests(&mut self) {
-        let expires_at = self.inner.expires_at(self.inner.now());
+        let expires_at = self.inner.expires_at(self.upload.record().created_at, self.inner.now());
         self.begin_change(move |next, now| next.touch(Vec::new(), expires_at, now));
     }
 

@@ -134,7 +134,7 @@ impl Inner {
                 ranges: vec![(0, total.get())],
                 running_digests: Vec::new(),
                 resume: resume.into_bytes(),
-                expires_at: self.expires_at(now),
+                expires_at: self.expires_at(upload.record().created_at, now),
             };
             upload.receive(durable, None, now).map_err(EngineError::inconsistent)?;
         }

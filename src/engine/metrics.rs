@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -14,6 +15,7 @@ use crate::domain::event::EventKind;
 pub struct Metrics {
     pub(super) bytes_received: Counter,
     events: Family<EventLabel, Counter>,
+    booked_bytes: Gauge,
     commit: Histogram,
 }
 
@@ -27,6 +29,7 @@ impl Default for Metrics {
         Self {
             bytes_received: Counter::default(),
             events: Family::default(),
+            booked_bytes: Gauge::default(),
             commit: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
     }
@@ -36,8 +39,15 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("upload_bytes_received", "Bytes taken from clients", self.bytes_received.clone());
         registry.register("upload_events", "Events of uploads, by type", self.events.clone());
+        let booked = "Bytes that unfinished uploads of known length have yet to receive";
+        registry.register("upload_booked_bytes", booked, self.booked_bytes.clone());
         let commit = "How long commits of uploads took, with their events and the deliveries of these";
         registry.register("upload_commit_seconds", commit, self.commit.clone());
+    }
+
+    /// Notes how many bytes unfinished uploads have booked.
+    pub(super) fn booked(&self, bytes: u64) {
+        self.booked_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts a commit that took so long, and the events in it.

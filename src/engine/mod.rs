@@ -40,6 +40,7 @@ use crate::state::Outbox;
 use crate::state::UploadStore;
 
 pub mod append;
+mod bookings;
 pub mod command;
 pub mod commit;
 pub mod compare;
@@ -58,6 +59,8 @@ pub mod settle;
 pub mod sweep;
 pub mod watch;
 
+use bookings::Bookings;
+use bookings::Space;
 use command::Cancel;
 use command::Create;
 use command::EngineError;
@@ -97,12 +100,16 @@ pub struct Settings {
     pub keep_open: Duration,
     /// Room the storage must keep for everything else.
     pub min_free_bytes: u64,
+    /// How much of the free space unfinished uploads may keep from others, in percent.
+    pub max_booked_percent: u64,
     /// Digests to compute of every upload, besides CRC-32C.
     pub digests: Vec<Algorithm>,
     /// A receiving upload that is silent for so long is stalled.
     pub stall_after: Duration,
     /// An unfinished upload without activity for so long expires.
     pub unfinished_expiry: Duration,
+    /// So long after its creation an unfinished upload expires, whatever its client does.
+    pub unfinished_age: Duration,
     pub sweep_every: Duration,
     /// `None` when nobody will ever listen to progress.
     pub progress: Option<Progress>,
@@ -171,6 +178,7 @@ struct Inner {
     /// Memory for bytes on their way in.
     pool: storage::pool::Pool,
     leases: Leases,
+    bookings: Bookings,
     watch: Watch,
     metrics: Metrics,
     /// Permission to read the headers of a media file.
@@ -208,6 +216,7 @@ impl Engine {
             hooks: None,
             undecided: Notify::new(),
             leases: Leases::default(),
+            bookings: Bookings::default(),
             watch: Watch::default(),
             metrics: Metrics::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),
@@ -352,8 +361,15 @@ impl Inner {
         self.now().minus(Duration::from_millis(self.jumped_ahead_ms.load(Ordering::Relaxed)))
     }
 
-    fn expires_at(&self, now: Timestamp) -> Timestamp {
-        now.plus(self.settings.unfinished_expiry)
+    /// When an upload expires if nothing more comes: activity puts it off, but never beyond its age.
+    fn expires_at(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
+        now.plus(self.settings.unfinished_expiry).min(created_at.plus(self.settings.unfinished_age))
+    }
+
+    /// Whether the time of an upload is over although its client sends.
+    fn has_outlived(&self, upload: &Upload) -> bool {
+        let now = self.expiry_now();
+        upload.has_outlived_its_terms(now) || upload.record().created_at.plus(self.settings.unfinished_age) <= now
     }
 
     fn new_upload(&self, command: Create, now: Timestamp) -> NewUpload {
@@ -372,7 +388,7 @@ impl Inner {
             terms: Terms::default(),
             wanted_digests,
             promised_digests: command.promised_digests,
-            expires_at: self.expires_at(now),
+            expires_at: self.expires_at(now, now),
         }
     }
 
@@ -380,11 +396,12 @@ impl Inner {
         if self.stop.is_cancelled() { Err(EngineError::Unavailable(Unavailable::ShuttingDown)) } else { Ok(()) }
     }
 
-    /// Whether `bytes` more leave the storage the room it must keep.
+    /// Whether `bytes` of something new fit beside the space that must stay free and what others have booked.
     async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let available = self.available(None).await?;
-        let needed = bytes.saturating_add(self.settings.min_free_bytes);
-        if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
+        match self.space(None).await? {
+            Some(space) if !self.bookings.admit(bytes, space) => Err(EngineError::NoSpace),
+            _ => Ok(()),
+        }
     }
 
     /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not its own.
@@ -396,13 +413,22 @@ impl Inner {
         if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
     }
 
-    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Room set aside
-    /// for it counts as its own.
+    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Blocks that it
+    /// occupies already are its own.
     async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
-        let available = self.available(Some(upload)).await?;
         let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.received_bytes()));
-        let needed = rest.max(count).saturating_add(self.settings.min_free_bytes);
-        if available.is_some_and(|available| available < needed) { Err(EngineError::NoSpace) } else { Ok(()) }
+        match self.space(Some(upload)).await? {
+            Some(space) if !self.bookings.admit_for(upload, rest.max(count), space) => Err(EngineError::NoSpace),
+            _ => Ok(()),
+        }
+    }
+
+    /// The space there is, for anything new or for an upload. `None`: the medium does not know.
+    async fn space(&self, to: Option<&Upload>) -> Result<Option<Space>, EngineError> {
+        let Some(available) = self.available(to).await? else { return Ok(None) };
+        let Settings { min_free_bytes, max_booked_percent, .. } = self.settings;
+        let spare_bytes = available.checked_sub(min_free_bytes).ok_or(EngineError::NoSpace)?;
+        Ok(Some(Space { spare_bytes, booked_percent: max_booked_percent }))
     }
 
     /// The room the storage has: for anything new, or for an upload, with what is set aside for it.
@@ -419,11 +445,20 @@ impl Inner {
 
     async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
-        let committed = match self.uploads.insert(upload).await {
+        let booking = match self.space(None).await? {
+            Some(space) => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
+            None => None,
+        };
+        let inserted = self.uploads.insert(upload).await;
+        if let (Err(_), Some(booking)) = (&inserted, booking) {
+            self.bookings.cancel(booking);
+        }
+        let committed = match inserted {
             // One of our own is new: the application has chosen it.
             Err(state::Error::Conflict(_)) => return Err(EngineError::chosen_badly(IdIsTaken)),
             inserted => inserted?,
         };
+        self.metrics.booked(self.bookings.note(&committed));
         self.metrics.count(&kinds, began.elapsed());
         tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
         self.watch.changed(committed.id());
@@ -438,6 +473,7 @@ impl Inner {
     async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let committed = self.uploads.commit(upload).await?;
+        self.metrics.booked(self.bookings.note(&committed));
         self.metrics.count(&kinds, began.elapsed());
         self.watch.changed(committed.id());
         Ok(committed)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use crate::domain::checksum::Digest;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
@@ -17,9 +18,13 @@ use crate::engine::digest::Running;
 use crate::engine::hooks::Behalf;
 use crate::engine::pieces::Pieces;
 use crate::state::Due;
+use crate::state::UploadQuery;
 
 /// A clock that is ahead by more than this between two sweeps has jumped.
 const CLOCK_JUMP: Duration = Duration::from_secs(30);
+
+/// How many uploads are looked through at a time.
+const PAGE: u32 = 1_000;
 
 /// How many uploads one question brings at a time.
 const BATCH: u32 = 200;
@@ -33,6 +38,12 @@ const AT_ONCE: usize = 8;
 impl Engine {
     /// Finishes or undoes what the last run of the program left half-done. Called before anything is served.
     pub async fn recover(&self) {
+        if let Err(error) = self.0.count_bookings().await {
+            tracing::error!(
+                error = &error as &dyn Error,
+                "could not count what unfinished uploads have booked of the disk"
+            );
+        }
         let behalf = Behalf::Recovery;
         let mut found = 0;
         for question in [Due::Unsealed, Due::Unsettled, Due::Removable] {
@@ -81,6 +92,22 @@ impl Engine {
 }
 
 impl Inner {
+    /// Counts what unfinished uploads have yet to receive.
+    async fn count_bookings(&self) -> Result<(), EngineError> {
+        let stages = vec![Stage::Created, Stage::Receiving, Stage::Stalled];
+        let mut query = UploadQuery { stages, limit: PAGE, ..UploadQuery::default() };
+        loop {
+            let page = self.uploads.list(&query).await?;
+            for upload in &page.found {
+                self.metrics.booked(self.bookings.note(upload));
+            }
+            query.before = page.next;
+            if query.before.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Takes note of a wall clock that went ahead of the time that really passed: a machine that slept, or a clock that
     /// was set. Clients had no chance to be active in time that was not there.
     fn mind_the_clock(&self, passed: Duration, by_the_clock: Duration) {

@@ -103,8 +103,8 @@ async fn a_file_system_without_direct_writes_is_used_all_the_same_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_with_room_set_aside_completes_when_others_fill_the_disk() {
-    let source = Seeded::new(3).bytes(16 * MIB);
+async fn an_upload_whose_blocks_are_allocated_completes_when_others_fill_the_disk() {
+    let source = Seeded::new(3).bytes(12 * MIB);
     for preallocate in [true, false] {
         let folder = TempDir::new().unwrap();
         let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
@@ -117,18 +117,18 @@ async fn an_upload_with_room_set_aside_completes_when_others_fill_the_disk() {
         .await;
         let path = app.client().await.create(source.len() as u64).await;
         let mut client = app.client().await;
-        begin(&mut client, &path, &source, MIB).await;
+        begin(&mut client, &path, &source, 8 * MIB).await;
         let ballast = leave(&disk, 3 * MIB);
-        client.send(&source[MIB..]).await;
+        client.send(&source[8 * MIB..]).await;
         let answer = client.answer("PATCH").await;
         if preallocate {
             assert_eq!(answer.status, 204, "{answer:?}");
         } else {
             assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
             let kept = app.client().await.offset(&path).await;
-            assert!((MIB as u64..4 * MIB as u64).contains(&kept), "{kept}");
+            assert!((8 * MIB as u64..11 * MIB as u64).contains(&kept), "{kept}");
             wait_until_at_rest(app.address(), &path).await;
-            assert!(available(disk.path()) >= MIB as u64, "the room that must be left is left");
+            assert!(available(disk.path()) >= MIB as u64, "the space to be kept free is free");
             fs::remove_file(ballast).unwrap();
             assert_eq!(resume(app.address(), &path, &source).await, kept);
         }
@@ -136,43 +136,99 @@ async fn an_upload_with_room_set_aside_completes_when_others_fill_the_disk() {
     }
 }
 
+/// Creates an upload of this length; gives its path, or the status of the refusal.
+async fn create(app: &TestApp, length: u64) -> Result<String, u16> {
+    let length = length.to_string();
+    let answer = app.client().await.tus("POST", "/files", &[("Upload-Length", &length)], b"").await;
+    answer.header("location").map(str::to_owned).filter(|_| answer.status == 201).ok_or(answer.status)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn room_set_aside_is_not_given_to_others() {
+async fn what_an_upload_has_yet_to_receive_is_not_given_to_others() {
     let folder = TempDir::new().unwrap();
     let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
-    let app = TestApp::with(|config| {
+    let configure = |config: &mut longshore::config::Config| {
         config.server.data_dir = disk.path().join("data");
         config.storage.min_free_bytes = 4 * MIB as u64;
-    })
-    .await;
+    };
+    let mut app = TestApp::with(configure).await;
     let source = Seeded::new(4).bytes(30 * MIB);
-    let mut client = app.client().await;
-    // At creation there is room for either of them, but not for both.
-    let (first, second) = (client.create(source.len() as u64).await, client.create(source.len() as u64).await);
-    assert_eq!(client.patch(&first, 0, &source[..100]).await.status, 204);
-    let left = available(disk.path());
-    assert!(left < 30 * MIB as u64, "{left}");
-
-    // Nothing of its body is sent: the answer cannot have waited for it.
+    let first = create(&app, source.len() as u64).await.unwrap();
+    // There was space for either of them, but not for both; a restart counts anew.
+    for _ in 0..2 {
+        assert_eq!(create(&app, source.len() as u64).await, Err(507));
+        app.restart().await;
+    }
+    let smaller = create(&app, 20 * MIB as u64).await.unwrap();
+    // Somebody else takes what both would need: the older goes on, the younger is refused before it has sent a byte.
+    leave(&disk, 38 * MIB);
     for _ in 0..3 {
         let mut refused = app.client().await;
-        refused.begin_patch(&second, 0, source.len() as u64).await;
+        refused.begin_patch(&smaller, 0, 20 * MIB as u64).await;
         let answer = refused.answer("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{answer:?}");
     }
-    assert_eq!(client.offset(&second).await, 0);
-    assert_eq!(app.stored_files().len(), 1, "nothing is left of it");
-    let taken = left - available(disk.path());
-    assert!(taken < MIB as u64, "{taken} bytes are taken");
-    let length = left.to_string();
-    assert_eq!(client.tus("POST", "/files", &[("Upload-Length", &length)], b"").await.status, 507);
-
-    // One that gives its room back makes place for the other.
+    assert_eq!(app.client().await.offset(&smaller).await, 0);
+    assert!(app.stored_files().is_empty(), "nothing is left of it");
     resume(app.address(), &first, &source).await;
     is_whole(app.address(), &first, &source).await;
-    assert_eq!(client.tus("DELETE", &first, &[], b"").await.status, 204);
-    assert_eq!(resume(app.address(), &second, &source).await, 0);
-    is_whole(app.address(), &second, &source).await;
+
+    // One that ends makes place for the other.
+    assert_eq!(app.client().await.tus("DELETE", &first, &[], b"").await.status, 204);
+    assert_eq!(resume(app.address(), &smaller, &source[..20 * MIB]).await, 0);
+    is_whole(app.address(), &smaller, &source[..20 * MIB]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_byte_takes_neither_the_disk_nor_the_place_of_everybody_else() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = ext4(&folder, 512, 128 * MIB) else { return };
+    let app = TestApp::with(|config| config.server.data_dir = disk.path().join("data")).await;
+    let free = available(disk.path());
+    let length = free - 20 * MIB as u64;
+    let greedy = create(&app, length).await.unwrap();
+    assert_eq!(app.client().await.patch(&greedy, 0, b"x").await.status, 204);
+    // The same with a range at the very end.
+    let mut client = app.client().await;
+    let body = format!("{{\"size\":{length}}}");
+    let headers = [("Content-Type", "application/json"), ("Content-Length", &body.len().to_string())];
+    client.send_head("POST", "/files", &headers).await;
+    client.send(body.as_bytes()).await;
+    let created = client.answer("POST").await;
+    assert_eq!(created.status, 507, "it does not fit beside the other: {created:?}");
+    assert!(free - available(disk.path()) < MIB as u64, "{} bytes are taken", free - available(disk.path()));
+
+    let source = Seeded::new(8).bytes(6 * MIB);
+    for _ in 0..3 {
+        let path = create(&app, source.len() as u64).await.unwrap();
+        resume(app.address(), &path, &source).await;
+        is_whole(app.address(), &path, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_creations_at_once_no_more_are_admitted_than_fit() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = ext4(&folder, 512, 256 * MIB) else { return };
+    let app = TestApp::with(|config| {
+        config.server.data_dir = disk.path().join("data");
+        config.storage.max_booked_percent = 100;
+        config.storage.min_free_bytes = available(disk.path()) - 105 * MIB as u64;
+    })
+    .await;
+    let creations = (0..30).map(|_| create(&app, 10 * MIB as u64));
+    let created = futures::future::join_all(creations).await;
+    assert_eq!(created.iter().filter(|made| made.is_ok()).count(), 10, "{created:?}");
+    assert!(created.iter().all(|made| made.is_ok() || *made == Err(507)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_created_below_the_space_to_be_kept_free() {
+    let app = TestApp::with(|config| config.storage.min_free_bytes = 1 << 60).await;
+    for headers in [[("Upload-Defer-Length", "1")], [("Upload-Length", "0")], [("Upload-Length", "1")]] {
+        let answer = app.client().await.tus("POST", "/files", &headers, b"").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{headers:?}: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

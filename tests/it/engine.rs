@@ -615,6 +615,44 @@ async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn neither_activity_nor_a_connected_client_outlasts_the_age_of_an_upload() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let world = World::on_disk();
+    let life = world
+        .live_with(|settings| {
+            settings.unfinished_expiry = HOUR;
+            settings.unfinished_age = 5 * HOUR / 2;
+            settings.checkpoint_every = Duration::from_millis(50);
+        })
+        .await;
+    let idle = life.create(100).await;
+    let last_moment = life.find(idle).await.record().created_at.plus(5 * HOUR / 2);
+    for hour in 0..2 {
+        let before = life.find(idle).await.record().expires_at.unwrap();
+        assert!(before < last_moment);
+        world.pass(HOUR * 5 / 6);
+        let upload = life.append(idle, hour, b"x").await.unwrap();
+        assert!(upload.record().expires_at.unwrap() > before, "activity puts the end off");
+    }
+    assert_eq!(life.find(idle).await.record().expires_at, Some(last_moment), "but not beyond its age");
+
+    let busy = life.create(100).await;
+    let mut feed = life.begin(busy, 0).await.unwrap();
+    feed_all(&mut feed, b"moving").await;
+    life.wait_for_stage(busy, "receiving").await;
+    world.pass(3 * HOUR);
+    feed_all(&mut feed, b"more").await;
+    let ended = feed.finish(BodyEnd::Cut).await;
+    assert!(matches!(ended, Err(EngineError::Rejected(Rejection::Gone(_)))), "{ended:?}");
+    assert!(life.engine.inspect(idle).await.unwrap().gone.is_some());
+    life.engine.start_sweeping();
+    for id in [idle, busy] {
+        life.wait_for_stage(id, "expired").await;
+    }
+    until("their bytes are removed", async || world.files().is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checksummed_append_is_staged_until_it_matches() {
     // tus 74, 75: bytes that do not match, or not all of them, leave no trace.
     let world = World::on_disk();

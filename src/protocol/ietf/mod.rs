@@ -84,7 +84,8 @@ pub(crate) async fn resource(
 pub(crate) fn add_options(headers: &mut HeaderMap, shared: &Shared) {
     let settings = shared.engine.settings();
     let draft = Draft::of(&Vec::new(), &[]);
-    let limit = wire::limit(&draft, settings.max_upload_bytes, Some(settings.unfinished_expiry));
+    let limit =
+        wire::limit(&draft, settings.max_upload_bytes, Some(settings.unfinished_expiry.min(settings.unfinished_age)));
     reply::add_options(headers, &limit);
 }
 
