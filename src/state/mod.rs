@@ -200,16 +200,22 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// All endpoints there are, by name.
     async fn endpoints(&self) -> Result<Vec<Endpoint>>;
 
-    /// Writes an endpoint: a new one has version 0, any other the version it was read at. Its unfinished deliveries go
-    /// on or stop with its state. Gives it back as written; on [`Error::EndpointConflict`] nothing has changed.
+    /// Writes an endpoint: a new one has version 0, any other the version it was read at. From then on its unfinished
+    /// deliveries go on or stop with its state; how many those are does not matter. Gives it back as written; on
+    /// [`Error::EndpointConflict`] nothing has changed.
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint>;
 
     /// Removes an endpoint and cancels its unfinished deliveries, also one that the configuration no longer names. Says
     /// whether there was one.
     async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool>;
 
-    /// Cancels every unfinished delivery to an endpoint.
+    /// Cancels every delivery to an endpoint that is unfinished now: none of them is sent any more. Of a long backlog most
+    /// are marked later, by [`Self::advance_backlog`]; until then nothing is claimed for the endpoint.
     async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()>;
+
+    /// Brings up to `limit` deliveries in line with what was decided about their endpoint: that its backlog is cancelled,
+    /// that it was resumed, or that its order was relaxed. Says whether anything was left to do, also from before a crash.
+    async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool>;
 
     /// Leases due deliveries, for each endpoint at most as many as it has slots, oldest due first.
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>>;

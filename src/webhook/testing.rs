@@ -512,6 +512,10 @@ impl Outbox for FakeOutbox {
         Ok(())
     }
 
+    async fn advance_backlog(&self, _: u32, _: Timestamp) -> state::Result<bool> {
+        Ok(false)
+    }
+
     async fn claim_due(
         &self,
         slots: &[(EndpointId, u32)],

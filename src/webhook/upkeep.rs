@@ -1,4 +1,5 @@
-//! What goes on beside sending: replays, giving up and forgetting what is old, and looking at the queue.
+//! What goes on beside sending: replays, changes of whole backlogs, giving up and forgetting what is old, and looking at
+//! the queue.
 //!
 //! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
 //! where the outbox says it was.
@@ -33,6 +34,13 @@ const BREATH: Duration = Duration::from_millis(20);
 
 /// The most deliveries that a piece of a replay queues.
 const REPLAYED: u32 = 500;
+
+/// How often is looked for a backlog that is to be changed.
+const LOOK_FOR_BACKLOGS: Duration = Duration::from_secs(1);
+
+/// How many deliveries of a backlog are changed in one transaction, and how long to rest before the next.
+const BACKLOG_PIECE: u32 = 500;
+const BACKLOG_BREATH: Duration = Duration::from_millis(5);
 
 /// How often old rows are looked for; the first time this long after the start, when there is other work.
 const FORGET_EVERY: Duration = Duration::from_hours(1);
@@ -70,6 +78,7 @@ impl Upkeep {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.replay() => {}
+            () = self.change_backlogs() => {}
             () = self.give_up() => {}
             () = self.forget() => {}
             () = self.look() => {}
@@ -110,6 +119,21 @@ impl Upkeep {
             tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
         }
         Ok(Some(pause_after(&before, after.as_ref(), rate)))
+    }
+
+    /// Carries on with what was decided about all deliveries of an endpoint.
+    async fn change_backlogs(&self) {
+        let mut outage = Outage::none("change a backlog of deliveries");
+        loop {
+            let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, (self.clock)()).await {
+                Ok(had_work) => {
+                    outage.over();
+                    if had_work { BACKLOG_BREATH } else { LOOK_FOR_BACKLOGS }
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
     }
 
     /// Ends what has waited past its time, for whatever (webhooks.md R13).

@@ -37,11 +37,11 @@ pub(in crate::state) async fn what_is_being_sent_settles_into_the_pause<P: Place
     }
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
 
-    // What had its first attempt before the pause goes at once and holds nobody back.
+    // What had its first attempt before the pause goes at once and holds nobody back; the oldest goes first.
     store.open_for(vec![subscribed("a", &["upload.*"])], at(8)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready]);
     let attempts: Vec<_> = claim(&*store, "a", at(8)).await.iter().map(|claim| claim.attempts).collect();
-    assert_eq!(attempts, [1, 1, 0]);
+    assert_eq!(attempts, [0, 1, 1]);
 }
 
 pub(in crate::state) async fn opening_resumes_in_order<P: Place>(place: P) {

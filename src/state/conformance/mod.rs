@@ -40,6 +40,7 @@ use crate::state::Settlement;
 use crate::state::UploadStore;
 use crate::state::Verdict;
 
+pub(super) mod backlogs;
 pub(super) mod endpoints;
 pub(super) mod events;
 pub(super) mod expiry;
@@ -80,6 +81,12 @@ macro_rules! conformance_suite {
             uploads::many_commits_share_transactions
             uploads::a_conflict_spares_the_rest_of_its_batch
             uploads::reopening_keeps_everything
+            backlogs::a_long_backlog_is_cancelled_in_pieces
+            backlogs::a_removed_endpoint_leaves_nothing_to_its_successor
+            backlogs::what_is_asked_for_again_is_not_cancelled
+            backlogs::a_long_backlog_stops_and_goes_on_with_its_endpoint
+            backlogs::a_retry_of_after_the_resumption_is_not_hastened
+            backlogs::a_relaxed_order_reaches_a_long_backlog
             events::a_change_and_its_news_are_one
             expiry::what_waits_too_long_is_given_up
             expiry::a_lane_goes_on_behind_what_was_given_up

@@ -53,6 +53,10 @@ impl Outbox for MemoryState {
         Ok(())
     }
 
+    async fn advance_backlog(&self, _limit: u32, _now: Timestamp) -> Result<bool> {
+        Ok(false)
+    }
+
     async fn claim_due(&self, _slots: &[(EndpointId, u32)], _now: Timestamp, _lease: Duration) -> Result<Vec<Claim>> {
         Ok(Vec::new())
     }

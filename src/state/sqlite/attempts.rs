@@ -56,8 +56,9 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
         return record(desk, settlement, Some(late_note(&settlement.attempt)), None);
     };
     let (state, next_at) = held.next(settlement.verdict);
-    // Of one that comes to rest with its endpoint nobody knows when it goes on.
-    let planned = settlement.attempt.next_attempt_at.filter(|_| state == DeliveryState::Ready);
+    // Nobody knows when a stopped endpoint is resumed.
+    let planned = settlement.attempt.next_attempt_at;
+    let planned = planned.filter(|_| state == DeliveryState::Ready && !held.endpoint_is_stopped);
     record(desk, settlement, settlement.attempt.note.clone(), planned)?;
     let finished_at = matches!(
         state,
@@ -66,14 +67,15 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
     let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
     desk.execute(
         "UPDATE deliveries SET state = ?2, attempts = attempts + ?3, next_at_ms = coalesce(?4, next_at_ms),
-             finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL
+             finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL, generation = coalesce(?6, generation)
          WHERE id = ?1",
         params![
             settlement.delivery.as_bytes(),
             state.name(),
             counts,
             next_at.map(Timestamp::unix_ms),
-            finished_at.then_some(now.unix_ms())
+            finished_at.then_some(now.unix_ms()),
+            held.generation,
         ],
     )?;
     desk.made_ready |= state == DeliveryState::Ready;
@@ -82,8 +84,8 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
         notices::log(desk, &held.exhausted(settlement), now)?;
     }
     match held.upload {
-        Some(upload) if !held.endpoint_is_stopped => lanes::go_on(desk, held.endpoint.as_str(), upload, now),
-        _ => Ok(()),
+        Some(upload) => lanes::go_on(desk, held.endpoint.as_str(), upload, now),
+        None => Ok(()),
     }
 }
 
@@ -91,6 +93,8 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
 struct Held {
     endpoint: EndpointId,
     endpoint_is_stopped: bool,
+    /// Of its endpoint now; `None` when that is not there.
+    generation: Option<i64>,
     event: EventId,
     upload: Option<UploadId>,
     class: DeliveryClass,
@@ -108,7 +112,6 @@ impl Held {
             (Verdict::Dead, DeliveryClass::Progress) => (DeliveryState::Superseded, None),
             (Verdict::RetryAt(_), DeliveryClass::Progress) if self.overtaken => (DeliveryState::Superseded, None),
             (Verdict::Dead, _) => (DeliveryState::Dead, None),
-            (Verdict::RetryAt(at), _) if self.endpoint_is_stopped => (DeliveryState::Paused, Some(at)),
             (Verdict::RetryAt(at), _) => (DeliveryState::Ready, Some(at)),
         }
     }
@@ -135,9 +138,11 @@ fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<O
     let held = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
         let endpoint = columns.endpoint()?;
+        let subscriber = subscribers.iter().find(|one| one.id == endpoint);
         Ok(Held {
             // One that is not there now has nothing to stop: what is left waits for it as it is.
-            endpoint_is_stopped: subscribers.iter().any(|one| one.id == endpoint && !one.is_enabled),
+            endpoint_is_stopped: subscriber.is_some_and(|one| !one.is_enabled),
+            generation: subscriber.map(|one| one.generation),
             endpoint,
             event: EventId::from_bytes(columns.next()?),
             upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),

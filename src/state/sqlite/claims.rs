@@ -38,8 +38,8 @@ impl Work for ClaimDue {
         let subscribers = desk.subscribers()?;
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
-            // What is not there, or stopped, gets nothing.
-            if let Some(subscriber) = subscribers.iter().find(|one| one.id == *endpoint && one.is_enabled) {
+            // What is not there, or stopped, gets nothing; nor does one whose backlog is being cancelled.
+            if let Some(subscriber) = subscribers.iter().find(|one| one.id == *endpoint && one.takes_deliveries()) {
                 claims.extend(claim(desk, subscriber, *slots, self.now, self.now.plus(self.lease))?);
             }
         }
@@ -82,6 +82,7 @@ fn claim(
     claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
     for (claim, _, _) in &mut claims {
         claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
+        claim.begun_at = claim.begun_at.max(subscriber.resumed_at);
     }
     let payload = subscriber.terms.payload;
     Ok(claims.into_iter().map(|(claim, _, sequence)| Claimed { claim, sequence, payload }).collect())

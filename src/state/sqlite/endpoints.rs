@@ -17,7 +17,8 @@ use crate::domain::endpoint::Ordering;
 use crate::domain::endpoint::Origin;
 use crate::domain::time::Timestamp;
 use crate::state::Notice;
-use crate::state::sqlite::lanes;
+use crate::state::sqlite::backlog;
+use crate::state::sqlite::backlog::Kind;
 use crate::state::sqlite::notices;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::integer;
@@ -33,7 +34,12 @@ macro_rules! endpoint_columns {
     };
 }
 
+/// How many those are.
+const ENDPOINT_COLUMNS: usize = 15;
+
 pub(super) const ALL: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE present = 1 ORDER BY id");
+
+const PRESENT: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE id = ?1 AND present = 1");
 
 const ONE: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE id = ?1");
 
@@ -86,10 +92,9 @@ impl Work for OpenFor {
              WHERE state = 'leased' AND kind = 'webhook.ping'",
             [self.now.unix_ms()],
         )?;
+        // No more than can be in flight.
         desk.execute(
-            "UPDATE deliveries SET next_at_ms = ?1, lease = NULL, lease_until_ms = NULL,
-                 state = CASE WHEN EXISTS (SELECT 1 FROM endpoints
-                     WHERE endpoints.id = deliveries.endpoint AND endpoints.state <> 'enabled') THEN 'paused' ELSE 'ready' END
+            "UPDATE deliveries SET state = 'ready', next_at_ms = min(next_at_ms, ?1), lease = NULL, lease_until_ms = NULL
              WHERE state = 'leased'",
             [self.now.unix_ms()],
         )?;
@@ -101,9 +106,12 @@ impl Work for OpenFor {
                 Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
             };
             // Who gets another chance begins anew.
-            let health = before.filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
-            write(desk, &Endpoint { state, health, ..endpoint.clone() })?;
-            lanes::follow(desk, &endpoint.id, state.is_enabled(), endpoint.terms.ordering, self.now)?;
+            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
+            let written = Endpoint { state, health, ..endpoint.clone() };
+            write(desk, &written)?;
+            if let Some(before) = &before {
+                adjust_backlog(desk, before, &written, self.now)?;
+            }
         }
         desk.subscribers = None;
         desk.made_ready = true;
@@ -130,10 +138,13 @@ fn write(desk: &Desk, endpoint: &Endpoint) -> rusqlite::Result<()> {
     };
     let health = endpoint.health;
     desk.execute(
-        "INSERT OR REPLACE INTO endpoints (id, origin, present, terms, sealed, state, state_since_ms, disabled_because,
+        "INSERT INTO endpoints (id, origin, present, terms, sealed, state, state_since_ms, disabled_because,
              consecutive_failures, failing_since_ms, exhausted, open_until_ms, warned_percent, version, created_at_ms,
              updated_at_ms)
-         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         ON CONFLICT DO UPDATE SET origin = ?2, present = 1, terms = ?3, sealed = ?4, state = ?5, state_since_ms = ?6,
+             disabled_because = ?7, consecutive_failures = ?8, failing_since_ms = ?9, exhausted = ?10, open_until_ms = ?11,
+             warned_percent = ?12, version = ?13, created_at_ms = ?14, updated_at_ms = ?15",
         params![
             endpoint.id.as_str(),
             endpoint.origin.name(),
@@ -155,6 +166,19 @@ fn write(desk: &Desk, endpoint: &Endpoint) -> rusqlite::Result<()> {
     .map(drop)
 }
 
+/// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
+fn adjust_backlog(desk: &mut Desk, before: &Endpoint, after: &Endpoint, now: Timestamp) -> rusqlite::Result<()> {
+    if after.state.is_enabled() && !before.state.is_enabled() {
+        let values = params![after.id.as_str(), now.unix_ms()];
+        desk.execute("UPDATE endpoints SET resumed_at_ms = ?2 WHERE id = ?1", values)?;
+        backlog::begin(desk, &after.id, Kind::Hasten, now)?;
+    }
+    if after.terms.ordering != before.terms.ordering {
+        backlog::begin(desk, &after.id, Kind::Release, now)?;
+    }
+    Ok(())
+}
+
 /// Says whether nobody has written the endpoint since it was read. If somebody has, nothing is changed.
 pub(super) struct PutEndpoint {
     pub(super) endpoint: Endpoint,
@@ -167,24 +191,20 @@ impl Work for PutEndpoint {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
         let endpoint = &self.endpoint;
-        let present = desk
-            .connection
-            .prepare_cached("SELECT version FROM endpoints WHERE id = ?1 AND present = 1")?
-            .query_one([endpoint.id.as_str()], |row| Columns::of(row).count())
-            .optional()?;
-        if present.unwrap_or(0) != endpoint.version {
+        let before = desk.connection.prepare_cached(PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
+        let before = before.optional()?;
+        if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
             return Ok(false);
         }
-        if present.is_none() {
-            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
-            lanes::cancel(desk, &endpoint.id, self.now)?;
-        }
-        let was_enabled = desk.subscribers()?.iter().any(|one| one.id == endpoint.id && one.is_enabled);
         write(desk, endpoint)?;
         desk.subscribers = None;
-        lanes::follow(desk, &endpoint.id, endpoint.state.is_enabled(), endpoint.terms.ordering, self.now)?;
+        match &before {
+            Some(before) => adjust_backlog(desk, before, endpoint, self.now)?,
+            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
+            None => backlog::begin(desk, &endpoint.id, Kind::Cancel, self.now)?,
+        }
         if let EndpointState::Disabled { because, .. } = endpoint.state
-            && was_enabled
+            && before.is_some_and(|before| before.state.is_enabled())
         {
             notices::log(desk, &Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because }, self.now)?;
         }
@@ -206,7 +226,8 @@ impl Work for RemoveEndpoint {
         if removed == 0 {
             return Ok(false);
         }
-        lanes::cancel(desk, &self.id, self.now)?;
+        desk.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1", [self.id.as_str()])?;
+        backlog::begin(desk, &self.id, Kind::Cancel, self.now)?;
         desk.execute(
             "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE endpoint = ?1 AND state = 'running'",
             params![self.id.as_str(), self.now.unix_ms()],
@@ -226,7 +247,7 @@ impl Work for CancelBacklog {
     type Output = ();
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        lanes::cancel(desk, &self.id, self.now)
+        backlog::begin(desk, &self.id, Kind::Cancel, self.now)
     }
 }
 
@@ -254,15 +275,44 @@ pub(super) struct Subscriber {
     pub(super) id: EndpointId,
     pub(super) terms: EndpointTerms,
     pub(super) is_enabled: bool,
+    /// What new deliveries get, see [`backlog`].
+    pub(super) generation: i64,
+    /// Deliveries of a generation before this one are being cancelled.
+    pub(super) cancelled_before: Option<i64>,
+    /// Since when it has been sent to; the beginning of time, if it was never stopped.
+    pub(super) resumed_at: Timestamp,
 }
+
+impl Subscriber {
+    /// Whether anything may be claimed for it.
+    pub(super) fn takes_deliveries(&self) -> bool {
+        self.is_enabled && self.cancelled_before.is_none()
+    }
+}
+
+const SUBSCRIBERS: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    ", generation, (SELECT max(number) FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel'),
+         ifnull(resumed_at_ms, 0)
+     FROM endpoints WHERE present = 1 ORDER BY id"
+);
 
 /// Reads who gets deliveries of new events.
 pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subscriber]>> {
     let subscriber = |row: &Row<'_>| {
         let found = endpoint(row)?;
-        Ok(Subscriber { is_enabled: found.state.is_enabled(), id: found.id, terms: found.terms })
+        let mut columns = Columns::behind(row, ENDPOINT_COLUMNS);
+        Ok(Subscriber {
+            is_enabled: found.state.is_enabled(),
+            id: found.id,
+            terms: found.terms,
+            generation: columns.next()?,
+            cancelled_before: columns.next()?,
+            resumed_at: columns.instant()?,
+        })
     };
-    connection.prepare_cached(ALL)?.query_map([], subscriber)?.collect()
+    connection.prepare_cached(SUBSCRIBERS)?.query_map([], subscriber)?.collect()
 }
 
 impl Desk {

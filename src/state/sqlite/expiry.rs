@@ -30,16 +30,28 @@ use crate::state::sqlite::writer::Work;
 
 /// Names its partial index: should condition and index ever differ, the statement fails instead of crawling.
 const FIND: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
-     WHERE state IN ('ready', 'waiting') AND begun_at_ms < ?1 AND endpoint IN (SELECT id FROM endpoints WHERE present = 1)
-     ORDER BY begun_at_ms LIMIT ?2";
+     WHERE state IN ('ready', 'waiting') AND endpoint = ?1 AND begun_at_ms < ?2 ORDER BY begun_at_ms LIMIT ?3";
+
+/// What is queued for an endpoint has all its time from when the endpoint was resumed.
+macro_rules! aging_endpoints {
+    ($begun_before:literal) => {
+        concat!(
+            "SELECT id FROM endpoints WHERE present = 1 AND state = 'enabled' AND ifnull(resumed_at_ms, 0) < ",
+            $begun_before,
+            " AND NOT EXISTS (SELECT 1 FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel')"
+        )
+    };
+}
 
 /// Unless it was sent, asked for again or stopped since it was found. Old progress is of no use to anybody, and never a
 /// dead letter (webhooks.md C5).
-const END: &str = "UPDATE deliveries SET finished_at_ms = ?3,
+const END: &str = concat!(
+    "UPDATE deliveries SET finished_at_ms = ?3,
          state = CASE kind WHEN 'upload.progress' THEN 'superseded' ELSE 'dead' END
-     WHERE id = ?1 AND begun_at_ms < ?2 AND state IN ('ready', 'waiting')
-         AND endpoint IN (SELECT id FROM endpoints WHERE present = 1)
-     RETURNING endpoint, event_id, kind, upload_id, attempts";
+     WHERE id = ?1 AND begun_at_ms < ?2 AND state IN ('ready', 'waiting') AND endpoint IN (",
+    aging_endpoints!("?2"),
+    ") RETURNING endpoint, event_id, kind, upload_id, attempts"
+);
 
 impl SqliteStore {
     pub(super) async fn expire_piece(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
@@ -53,9 +65,19 @@ impl SqliteStore {
 }
 
 fn find_old(connection: &Connection, begun_before: Timestamp, limit: u32) -> rusqlite::Result<Vec<DeliveryId>> {
+    let mut aging = connection.prepare_cached(aging_endpoints!("?1"))?;
+    let endpoints = aging.query_map([begun_before.unix_ms()], |row| row.get(0))?;
+    let endpoints: Vec<String> = endpoints.collect::<rusqlite::Result<_>>()?;
     let mut statement = connection.prepare_cached(FIND)?;
     let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
-    statement.query_map(params![begun_before.unix_ms(), limit], id)?.collect()
+    let mut old = Vec::new();
+    for endpoint in endpoints {
+        let left = limit.saturating_sub(u32::try_from(old.len()).unwrap_or(limit));
+        for found in statement.query_map(params![endpoint, begun_before.unix_ms(), left], id)? {
+            old.push(found?);
+        }
+    }
+    Ok(old)
 }
 
 struct Expire {

@@ -4,12 +4,12 @@
 //! waits until the first attempt of everything before it is over. A delivery that has had its first attempt and backs
 //! off holds nobody back. An endpoint can ask for more order than that, or for none (webhooks.md G7). Progress that was
 //! overtaken is dropped (webhooks.md C3, C4), and whoever changes a lane lets it go on afterwards, so nothing waits for
-//! what will never come.
+//! what will never come. What becomes ready is due with its own age, not as of then: it does not pass through the whole backlog
+//! once more. Whether its endpoint is stopped changes nothing in a lane.
 
 use rusqlite::params;
 
 use crate::domain::delivery::Trigger;
-use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::Ordering;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
@@ -23,22 +23,10 @@ macro_rules! insert_as {
     ($state:literal) => {
         concat!(
             "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, trigger, attempts,
-                 attempts_before, begun_at_ms, next_at_ms, created_at_ms, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9, 0, 0, ?8, ?8, ?8, ",
+                 attempts_before, begun_at_ms, next_at_ms, created_at_ms, generation, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9, 0, 0, ?8, ?8, ?8, ?10, ",
             $state,
             ") RETURNING state = 'ready'"
-        )
-    };
-}
-
-/// One for each state, because each has an index of its own.
-macro_rules! cancel_from {
-    ($state:literal) => {
-        concat!(
-            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL
-             WHERE endpoint = ?1 AND state = '",
-            $state,
-            "'"
         )
     };
 }
@@ -58,22 +46,20 @@ pub(super) struct NewDelivery<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Adds a delivery to the end of its lane: paused with its endpoint, waiting its turn, or ready now.
+/// Adds a delivery to the end of its lane: waiting its turn, or ready now.
 pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<()> {
-    let mut statement =
-        desk.connection.prepare_cached(match (new.endpoint.is_enabled, new.endpoint.terms.ordering) {
-            (false, _) => insert_as!("'paused'"),
-            (true, Ordering::None) => insert_as!("'ready'"),
-            (true, Ordering::PerUpload) => insert_as!(
-                "CASE WHEN EXISTS (SELECT 1 FROM deliveries
+    let mut statement = desk.connection.prepare_cached(match new.endpoint.terms.ordering {
+        Ordering::None => insert_as!("'ready'"),
+        Ordering::PerUpload => insert_as!(
+            "CASE WHEN EXISTS (SELECT 1 FROM deliveries
                  WHERE upload_id = ?6 AND endpoint = ?5 AND finished_at_ms IS NULL AND attempts = 0
                      AND state IN ('waiting', 'ready', 'leased')) THEN 'waiting' ELSE 'ready' END"
-            ),
-            (true, Ordering::Strict) => insert_as!(
-                "CASE WHEN EXISTS (SELECT 1 FROM deliveries
+        ),
+        Ordering::Strict => insert_as!(
+            "CASE WHEN EXISTS (SELECT 1 FROM deliveries
                  WHERE upload_id = ?6 AND endpoint = ?5 AND finished_at_ms IS NULL) THEN 'waiting' ELSE 'ready' END"
-            ),
-        })?;
+        ),
+    })?;
     let values = params![
         new.id.as_bytes(),
         new.event_position,
@@ -84,10 +70,11 @@ pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<(
         new.sequence,
         new.now.unix_ms(),
         new.trigger.name(),
+        new.endpoint.generation,
     ];
     let is_ready: bool = statement.query_one(values, |row| row.get(0))?;
     drop(statement);
-    desk.made_ready |= is_ready;
+    desk.made_ready |= is_ready && new.endpoint.is_enabled;
     Ok(())
 }
 
@@ -100,10 +87,10 @@ pub(super) fn rejoin(
 ) -> rusqlite::Result<()> {
     let mut statement = desk.connection.prepare_cached(
         "UPDATE deliveries SET state = CASE
-                 WHEN NOT ?2 THEN 'paused'
                  WHEN upload_id IS NOT NULL AND (?4 OR ?5 AND attempts = 0) THEN 'waiting'
                  ELSE 'ready' END,
-             trigger = 'manual', attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL
+             trigger = 'manual', attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3, finished_at_ms = NULL,
+             generation = ?2
          WHERE id = ?1
          RETURNING upload_id",
     )?;
@@ -112,7 +99,7 @@ pub(super) fn rejoin(
         Ordering::PerUpload => (false, true),
         Ordering::None => (false, false),
     };
-    let values = params![delivery.as_bytes(), endpoint.is_enabled, now.unix_ms(), is_strict, is_per_upload];
+    let values = params![delivery.as_bytes(), endpoint.generation, now.unix_ms(), is_strict, is_per_upload];
     let upload: Option<[u8; 16]> = statement.query_one(values, |row| row.get(0))?;
     drop(statement);
     desk.made_ready |= endpoint.is_enabled;
@@ -145,7 +132,7 @@ pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Time
     let next = desk.execute(
         match ordering {
             Ordering::PerUpload | Ordering::None => {
-                "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
+                "UPDATE deliveries SET state = 'ready', next_at_ms = min(next_at_ms, ?3)
                  WHERE id = (SELECT id FROM deliveries
                          WHERE upload_id = ?1 AND endpoint = ?2 AND state = 'waiting' ORDER BY sequence LIMIT 1)
                      AND NOT EXISTS (SELECT 1 FROM deliveries
@@ -153,7 +140,7 @@ pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Time
                              AND state IN ('ready', 'leased'))"
             }
             Ordering::Strict => {
-                "UPDATE deliveries SET state = 'ready', next_at_ms = ?3
+                "UPDATE deliveries SET state = 'ready', next_at_ms = min(next_at_ms, ?3)
                  WHERE id = (SELECT id FROM deliveries
                          WHERE upload_id = ?1 AND endpoint = ?2 AND state = 'waiting' ORDER BY sequence LIMIT 1)
                      AND NOT EXISTS (SELECT 1 FROM deliveries
@@ -164,79 +151,5 @@ pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Time
         params![upload.as_bytes(), endpoint, now.unix_ms()],
     )?;
     desk.made_ready |= next > 0;
-    Ok(())
-}
-
-/// Has an endpoint's unfinished deliveries follow its state and its order: all stop, or all that may go on do.
-pub(super) fn follow(
-    desk: &mut Desk,
-    endpoint: &EndpointId,
-    is_enabled: bool,
-    ordering: Ordering,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    if is_enabled { resume(desk, endpoint, ordering, now) } else { pause(desk, endpoint) }
-}
-
-/// Lets an endpoint's paused deliveries go on: those that have had their first attempt at once, the others in order; with
-/// strict order all of them in order. They begin anew: the time they were kept for is not taken off theirs.
-fn resume(desk: &mut Desk, endpoint: &EndpointId, ordering: Ordering, now: Timestamp) -> rusqlite::Result<()> {
-    let resumed = desk.execute(
-        match ordering {
-            Ordering::PerUpload | Ordering::None => {
-                "UPDATE deliveries SET state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'ready' END, next_at_ms = ?2,
-                     begun_at_ms = ?2
-                 WHERE endpoint = ?1 AND state = 'paused'"
-            }
-            Ordering::Strict => {
-                "UPDATE deliveries SET state = 'waiting', next_at_ms = ?2, begun_at_ms = ?2
-                 WHERE endpoint = ?1 AND state = 'paused'"
-            }
-        },
-        params![endpoint.as_str(), now.unix_ms()],
-    )?;
-    // Of each lane the first that has nothing to wait for; later ones see it before them and stay.
-    let first = desk.execute(
-        match ordering {
-            Ordering::None => {
-                "UPDATE deliveries SET state = 'ready', next_at_ms = ?2 WHERE endpoint = ?1 AND state = 'waiting'"
-            }
-            Ordering::PerUpload => {
-                "UPDATE deliveries SET state = 'ready', next_at_ms = ?2
-                 WHERE endpoint = ?1 AND state = 'waiting' AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier
-                         WHERE earlier.upload_id = deliveries.upload_id AND earlier.endpoint = ?1
-                             AND earlier.finished_at_ms IS NULL AND earlier.attempts = 0
-                             AND earlier.sequence < deliveries.sequence)"
-            }
-            Ordering::Strict => {
-                "UPDATE deliveries SET state = 'ready', next_at_ms = ?2
-                 WHERE endpoint = ?1 AND state = 'waiting' AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier
-                         WHERE earlier.upload_id = deliveries.upload_id AND earlier.endpoint = ?1
-                             AND earlier.finished_at_ms IS NULL AND earlier.sequence < deliveries.sequence)"
-            }
-        },
-        params![endpoint.as_str(), now.unix_ms()],
-    )?;
-    desk.made_ready |= resumed + first > 0;
-    Ok(())
-}
-
-/// Pauses what an endpoint has not been sent. What is being sent now is settled first and may then be paused too.
-fn pause(desk: &mut Desk, endpoint: &EndpointId) -> rusqlite::Result<()> {
-    // Two statements, because each has an index of its own and the finished ones are never walked.
-    for sql in [
-        "UPDATE deliveries SET state = 'paused' WHERE endpoint = ?1 AND state = 'ready'",
-        "UPDATE deliveries SET state = 'paused' WHERE endpoint = ?1 AND state = 'waiting'",
-    ] {
-        desk.execute(sql, [endpoint.as_str()])?;
-    }
-    Ok(())
-}
-
-/// Ends every unfinished delivery to an endpoint that is no more.
-pub(super) fn cancel(desk: &mut Desk, endpoint: &EndpointId, now: Timestamp) -> rusqlite::Result<()> {
-    for sql in [cancel_from!("ready"), cancel_from!("waiting"), cancel_from!("leased"), cancel_from!("paused")] {
-        desk.execute(sql, params![endpoint.as_str(), now.unix_ms()])?;
-    }
     Ok(())
 }

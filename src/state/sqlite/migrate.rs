@@ -14,7 +14,7 @@ use crate::state::sqlite::connection;
 use crate::state::sqlite::failed;
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../migrations/sqlite/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/sqlite/0002_facts_terms_reports.sql"),
     include_str!("../migrations/sqlite/0003_endpoints_and_replay.sql"),
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/sqlite/0006_next_attempt.sql"),
     include_str!("../migrations/sqlite/0007_deliveries_by_age.sql"),
     include_str!("../migrations/sqlite/0008_unsealed.sql"),
+    include_str!("../migrations/sqlite/0009_pause_by_endpoint.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";
@@ -61,4 +62,53 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database as it was after so many migrations.
+    fn after(count: usize) -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for (number, sql) in (1..).zip(&MIGRATIONS[..count]) {
+            apply(&mut connection, number, sql).unwrap();
+        }
+        connection
+    }
+
+    /// Migration 9: what was paused with its endpoint finds its place in its lane, by the order of the endpoint.
+    #[test]
+    fn paused_deliveries_return_to_their_lanes() {
+        let mut connection = after(8);
+        for (endpoint, terms) in [("lane", r#"{"ordering":"per_upload"}"#), ("strict", r#"{"ordering":"strict"}"#)]
+            .into_iter()
+            .chain([("none", r#"{"ordering":"none"}"#), ("gone", "{}")])
+        {
+            let sql = "INSERT INTO endpoints (id, origin, present, terms, sealed, state, state_since_ms, version,
+                    created_at_ms, updated_at_ms) VALUES (?1, 'api', 1, ?2, x'', 'paused', 0, 1, 0, 0)";
+            connection.execute(sql, [endpoint, terms]).unwrap();
+            for (sequence, state, attempts) in
+                [(1, "succeeded", 1), (2, "paused", 3), (3, "paused", 0), (4, "paused", 0)]
+            {
+                let sql =
+                    "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, state,
+                        trigger, attempts, attempts_before, begun_at_ms, next_at_ms, created_at_ms, finished_at_ms)
+                    VALUES (randomblob(16), 1, x'', 'upload.created', ?1, x'07', ?2, ?3, 'auto', ?4, 0, 0, 0, 0,
+                        iif(?3 = 'paused', NULL, 0))";
+                connection.execute(sql, (endpoint, sequence, state, attempts)).unwrap();
+            }
+        }
+        run(&mut connection).unwrap();
+        let states = |endpoint: &str| {
+            let sql =
+                "SELECT group_concat(state) FROM (SELECT state FROM deliveries WHERE endpoint = ?1 ORDER BY sequence)";
+            connection.query_row(sql, [endpoint], |row| row.get::<_, String>(0)).unwrap()
+        };
+        assert_eq!(states("lane"), "succeeded,ready,ready,waiting");
+        assert_eq!(states("gone"), "succeeded,ready,ready,waiting");
+        assert_eq!(states("strict"), "succeeded,ready,waiting,waiting");
+        assert_eq!(states("none"), "succeeded,ready,ready,ready");
+        assert_eq!(version(&connection).unwrap(), known());
+    }
 }

@@ -21,6 +21,7 @@ use crate::state::Error;
 use crate::state::Result;
 
 mod attempts;
+mod backlog;
 mod claims;
 mod connection;
 mod endpoints;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
-use rusqlite::OptionalExtension;
 use rusqlite::Row;
 use rusqlite::params;
 use tokio::sync::Notify;
@@ -51,10 +50,10 @@ use crate::state::sqlite::replay::AdvanceReplay;
 use crate::state::sqlite::replay::BeginReplay;
 use crate::state::sqlite::replay::CancelReplay;
 use crate::state::sqlite::replay::Replay;
-use crate::state::sqlite::retention::Expunge;
 use crate::state::sqlite::rows;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::attempt_columns;
+use crate::state::sqlite::rows::integer;
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
 const MAX_ATTEMPTS_SHOWN: u32 = 100;
@@ -84,6 +83,10 @@ impl Outbox for SqliteStore {
 
     async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()> {
         self.writer.write(CancelBacklog { id: id.clone(), now }).await
+    }
+
+    async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
+        self.advance_backlog_job(limit, now).await
     }
 
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
@@ -157,7 +160,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        self.writer.write(Expunge(upload)).await
+        self.expunge_in_pieces(upload).await
     }
 
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
@@ -177,15 +180,27 @@ impl Outbox for SqliteStore {
     }
 }
 
-const DELIVERIES: &str =
-    "SELECT id, event_id, kind, upload_id, sequence, endpoint, state, created_at_ms, next_at_ms, finished_at_ms
-         FROM deliveries";
+/// Whether the endpoint of a delivery is stopped. What waits for it is paused then.
+macro_rules! is_stopped {
+    () => {
+        "EXISTS (SELECT 1 FROM endpoints WHERE endpoints.id = deliveries.endpoint AND endpoints.state <> 'enabled')"
+    };
+}
+
+const DELIVERIES: &str = concat!(
+    "SELECT id, event_id, kind, upload_id, sequence, endpoint,
+         CASE WHEN deliveries.state IN ('ready', 'waiting') AND ",
+    is_stopped!(),
+    " THEN 'paused' ELSE deliveries.state END, created_at_ms, next_at_ms, finished_at_ms
+         FROM deliveries"
+);
 
 const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
          SELECT min(next_at_ms) AS due_ms FROM deliveries WHERE endpoint = ?1 AND state = 'ready'
          UNION ALL
          SELECT min(lease_until_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'leased')
-     WHERE EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND present = 1 AND state = 'enabled')";
+     WHERE EXISTS (SELECT 1 FROM endpoints WHERE id = ?1 AND present = 1 AND state = 'enabled')
+         AND NOT EXISTS (SELECT 1 FROM backlog_jobs WHERE endpoint = ?1 AND kind = 'cancel')";
 
 fn next_due_of(connection: &Connection, endpoint: &EndpointId) -> rusqlite::Result<Option<Timestamp>> {
     let mut statement = connection.prepare_cached(NEXT_DUE)?;
@@ -207,59 +222,65 @@ fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Resu
 }
 
 /// One count for each state, because each has an index of its own.
-macro_rules! backlog_counts {
-    ($whose:literal) => {
+macro_rules! count_in {
+    ($state:literal) => {
         concat!(
-            "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
-            $whose,
-            "state = 'waiting' LIMIT ?1)),
-                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
-            $whose,
-            "state = 'ready' LIMIT ?1)),
-                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
-            $whose,
-            "state = 'leased' LIMIT ?1)),
-                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ",
-            $whose,
-            "state = 'paused' LIMIT ?1))"
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE endpoint = ?1 AND state = '",
+            $state,
+            "' LIMIT ?2)"
         )
     };
 }
 
-/// Every count is the size of a partial index, or of a part of one, but for what goes beyond `most`.
+/// Counts unfinished deliveries by endpoint: every count is the size of a part of a partial index. No more than `most` of
+/// each kind are counted.
 pub(super) fn read_backlog(
     connection: &Connection,
     endpoint: Option<&EndpointId>,
     most: u32,
 ) -> rusqlite::Result<Backlog> {
-    let named = match endpoint {
-        Some(endpoint) => vec![endpoint.clone()],
-        None => {
-            let all = endpoints::subscribers(connection)?;
-            all.iter().filter(|one| one.is_enabled).map(|one| one.id.clone()).collect()
+    let enough = u64::from(most) + 1;
+    let mut backlog = Backlog::default();
+    for Whose { id, is_present, is_enabled } in endpoints_to_count(connection, endpoint)? {
+        let count = |sql: &str, so_far: u64| {
+            let left = integer(enough.saturating_sub(so_far));
+            connection.prepare_cached(sql)?.query_one(params![id, left], |row| Columns::of(row).count())
+        };
+        backlog.leased += count(count_in!("leased"), backlog.leased)?;
+        if is_enabled {
+            backlog.waiting += count(count_in!("waiting"), backlog.waiting)?;
+            backlog.ready += count(count_in!("ready"), backlog.ready)?;
+        } else {
+            backlog.paused += count(count_in!("waiting"), backlog.paused)?;
+            backlog.paused += count(count_in!("ready"), backlog.paused)?;
         }
-    };
-    let mut oldest_due = None;
-    for endpoint in &named {
-        let due: Option<Timestamp> = connection
-            .prepare_cached("SELECT min(next_at_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'ready'")?
-            .query_one([endpoint.as_str()], |row| Columns::of(row).maybe_instant())?;
-        oldest_due = oldest_due.into_iter().chain(due).min();
+        if is_enabled && is_present || endpoint.is_some() {
+            let due: Option<Timestamp> = connection
+                .prepare_cached("SELECT min(next_at_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'ready'")?
+                .query_one([&id], |row| Columns::of(row).maybe_instant())?;
+            backlog.oldest_due = backlog.oldest_due.into_iter().chain(due.filter(|_| is_enabled)).min();
+        }
     }
-    let counts = |row: &Row<'_>| {
-        let mut columns = Columns::of(row);
-        Ok([columns.count()?, columns.count()?, columns.count()?, columns.count()?])
-    };
-    let enough = i64::from(most) + 1;
-    let counted = match endpoint {
-        Some(endpoint) => connection
-            .prepare_cached(backlog_counts!("endpoint = ?2 AND "))?
-            .query_one(params![enough, endpoint.as_str()], counts)?,
-        None => connection.prepare_cached(backlog_counts!(""))?.query_one([enough], counts)?,
-    };
-    let [waiting, ready, leased, paused] = counted.map(|count| count.min(u64::from(most)));
-    let has_more = counted.into_iter().any(|count| count > u64::from(most));
-    Ok(Backlog { has_more, waiting, ready, leased, paused, oldest_due })
+    for count in [&mut backlog.waiting, &mut backlog.ready, &mut backlog.leased, &mut backlog.paused] {
+        backlog.has_more |= *count > u64::from(most);
+        *count = (*count).min(u64::from(most));
+    }
+    Ok(backlog)
+}
+
+/// An endpoint as its backlog is counted.
+struct Whose {
+    id: String,
+    /// Not one that the configuration no longer names.
+    is_present: bool,
+    is_enabled: bool,
+}
+
+fn endpoints_to_count(connection: &Connection, endpoint: Option<&EndpointId>) -> rusqlite::Result<Vec<Whose>> {
+    let whose = |row: &Row<'_>| Ok(Whose { id: row.get(0)?, is_present: row.get(1)?, is_enabled: row.get(2)? });
+    let mut statement = connection
+        .prepare_cached("SELECT id, present, state = 'enabled' FROM endpoints WHERE ?1 IS NULL OR id = ?1")?;
+    statement.query_map([endpoint.map(EndpointId::as_str)], whose)?.collect()
 }
 
 const LAST_STATUS: &str =
@@ -274,32 +295,83 @@ const ATTEMPTS: &str = concat!(
     " FROM attempts WHERE delivery_id = ?1 ORDER BY number DESC, started_at_ms DESC LIMIT ?2"
 );
 
-/// The most deliveries that a question walks by, if it has no index of its own to go by.
-const MOST_WALKED: i64 = 20_000;
+/// The most deliveries that a query walks past because they do not match, or that it sorts.
+const MOST_WALKED: u32 = 20_000;
+
+/// How the deliveries of a list are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    /// By identifier, newest first, with an end to what is looked at.
+    Walk(Walk),
+    /// Everything that is in this state, sorted: it is not much.
+    Few(DeliveryState),
+}
+
+/// Which index is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    All,
+    Upload,
+    Dead,
+}
 
 fn read_page(connection: &mut Connection, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
-    let last = if is_walk(query) { last_of_walk(connection, query)? } else { None };
-    let found = read_deliveries(connection, &deliveries_query(query, last))?;
+    let route = route(connection, query)?;
+    let last = match route {
+        Route::Walk(walk) if passes_by(query, walk) => last_of_walk(connection, query, walk)?,
+        Route::Walk(_) | Route::Few(_) => None,
+    };
+    let found = read_deliveries(connection, &deliveries_query(query, route, last))?;
     let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
     let next = if is_full { found.last().map(|delivery| delivery.id) } else { last };
     Ok(DeliveryPage { found, next })
 }
 
-/// Whether rows are passed by that do not fit, with no index to go by. Without a condition, every row fits.
-fn is_walk(query: &DeliveryQuery) -> bool {
-    let DeliveryQuery { endpoint, upload, kind, state, last_status, last_error, .. } = query;
-    let by_attempt = last_status.is_some() || last_error.is_some();
-    let picks = endpoint.is_some() || kind.is_some() || state.is_some() || by_attempt;
-    picks && upload.is_none() && !state.is_some_and(has_index)
+fn route(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Route> {
+    if query.upload.is_some() {
+        return Ok(Route::Walk(Walk::Upload));
+    }
+    let Some(state) = query.state else { return Ok(Route::Walk(Walk::All)) };
+    match (state, index_of(state)) {
+        (DeliveryState::Dead, _) => Ok(Route::Walk(Walk::Dead)),
+        (_, None) => Ok(Route::Walk(Walk::All)),
+        (state, Some(index)) => {
+            let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM deliveries INDEXED BY ");
+            sql.push(index).push(" WHERE ").push(condition_of(state));
+            if let Some(endpoint) = &query.endpoint {
+                sql.push(" AND endpoint = ").bind(endpoint.as_str().to_owned());
+            }
+            sql.push(" LIMIT ").bind(MOST_WALKED + 1).push(")");
+            let count = sql.fetch(connection, |row| row.get::<_, u32>(0))?;
+            let are_few = count.first().is_some_and(|count| *count <= MOST_WALKED);
+            Ok(if are_few { Route::Few(state) } else { Route::Walk(Walk::All) })
+        }
+    }
 }
 
-/// Where a walk that is too long for one question ends.
-fn last_of_walk(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Option<DeliveryId>> {
-    let mut statement =
-        connection.prepare_cached("SELECT id FROM deliveries WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1")?;
-    let last = statement.query_one(params![first_behind(query), MOST_WALKED], |row| row.get(0)).optional()?;
+/// Whether a walk may pass deliveries that do not match. Without a condition, every one matches.
+fn passes_by(query: &DeliveryQuery, walk: Walk) -> bool {
+    let DeliveryQuery { endpoint, kind, state, last_status, last_error, .. } = query;
+    let by_attempt = last_status.is_some() || last_error.is_some();
+    let by_state = state.is_some() && walk != Walk::Dead;
+    endpoint.is_some() || kind.is_some() || by_attempt || by_state
+}
+
+/// Where a walk that is too long for one query ends.
+fn last_of_walk(connection: &Connection, query: &DeliveryQuery, walk: Walk) -> rusqlite::Result<Option<DeliveryId>> {
+    let mut sql = Query::new("SELECT id FROM deliveries ");
+    match walk {
+        Walk::All => sql.push("WHERE id < "),
+        Walk::Upload => {
+            let upload = query.upload.map(|upload| upload.as_bytes().to_vec());
+            sql.push("WHERE upload_id = ").bind(upload).push(" AND id < ")
+        }
+        Walk::Dead => sql.push("INDEXED BY deliveries_dead WHERE state = 'dead' AND id < "),
+    };
+    sql.bind(first_behind(query)).push(" ORDER BY id DESC LIMIT 1 OFFSET ").bind(MOST_WALKED - 1);
+    let last = sql.fetch(connection, |row| row.get(0).map(DeliveryId::from_bytes))?.pop();
     let is_wanted = |last: &DeliveryId| query.created_from.is_none_or(|from| *first_id_of(from) <= last.as_bytes()[..]);
-    Ok(last.map(DeliveryId::from_bytes).filter(is_wanted))
+    Ok(last.filter(is_wanted))
 }
 
 /// The identifier that all that is asked for is before.
@@ -308,10 +380,15 @@ fn first_behind(query: &DeliveryQuery) -> Vec<u8> {
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor))
 }
 
-fn deliveries_query(query: &DeliveryQuery, last: Option<DeliveryId>) -> Query {
+fn deliveries_query(query: &DeliveryQuery, route: Route, last: Option<DeliveryId>) -> Query {
     let mut sql = Query::new(DELIVERIES);
-    if let (Some(state), None) = (query.state.filter(|state| has_index(*state)), query.upload) {
-        sql.push(" INDEXED BY deliveries_").push(state.name());
+    let index = match route {
+        Route::Walk(Walk::Dead) => Some("deliveries_dead"),
+        Route::Walk(Walk::All | Walk::Upload) => None,
+        Route::Few(state) => index_of(state),
+    };
+    if let Some(index) = index {
+        sql.push(" INDEXED BY ").push(index);
     }
     // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with the time of
     // its delivery.
@@ -323,7 +400,9 @@ fn deliveries_query(query: &DeliveryQuery, last: Option<DeliveryId>) -> Query {
         sql.push(" AND id >= ").bind(first_id_of(from));
     }
     if let Some(endpoint) = &query.endpoint {
-        sql.push(" AND endpoint = ").bind(endpoint.as_str().to_owned());
+        // A walk by identifier is not to change to an index of the endpoint, which would have to be sorted.
+        sql.push(if index.is_some() { " AND endpoint = " } else { " AND +endpoint = " });
+        sql.bind(endpoint.as_str().to_owned());
     }
     if let Some(upload) = query.upload {
         sql.push(" AND upload_id = ").bind(upload.as_bytes().to_vec());
@@ -332,8 +411,13 @@ fn deliveries_query(query: &DeliveryQuery, last: Option<DeliveryId>) -> Query {
         sql.push(" AND kind = ").bind(kind.name().to_owned());
     }
     if let Some(state) = query.state {
-        // As text, not as a parameter: only so does the planner see that a partial index fits.
-        sql.push(" AND state = '").push(state.name()).push("'");
+        sql.push(" AND ").push(condition_of(state));
+        match state {
+            DeliveryState::Paused => sql.push(concat!(" AND ", is_stopped!())),
+            DeliveryState::Ready | DeliveryState::Waiting => sql.push(concat!(" AND NOT ", is_stopped!())),
+            DeliveryState::Leased | DeliveryState::Dead => &mut sql,
+            DeliveryState::Succeeded | DeliveryState::Superseded | DeliveryState::Cancelled => &mut sql,
+        };
     }
     if let Some(statuses) = &query.last_status {
         sql.push(" AND (").push(LAST_STATUS).push(") BETWEEN ").bind(*statuses.start());
@@ -346,12 +430,30 @@ fn deliveries_query(query: &DeliveryQuery, last: Option<DeliveryId>) -> Query {
     sql
 }
 
-/// The states that few deliveries are in have an index each; the others are where nearly all of them end.
-fn has_index(state: DeliveryState) -> bool {
+/// The index of the deliveries that may be in a state. The states without one are where nearly all of them end.
+fn index_of(state: DeliveryState) -> Option<&'static str> {
     match state {
-        DeliveryState::Waiting | DeliveryState::Ready | DeliveryState::Leased => true,
-        DeliveryState::Paused | DeliveryState::Dead => true,
-        DeliveryState::Succeeded | DeliveryState::Superseded | DeliveryState::Cancelled => false,
+        DeliveryState::Waiting => Some("deliveries_waiting"),
+        DeliveryState::Ready => Some("deliveries_ready"),
+        DeliveryState::Paused => Some("deliveries_by_age"),
+        DeliveryState::Leased => Some("deliveries_leased"),
+        DeliveryState::Dead => Some("deliveries_dead"),
+        DeliveryState::Succeeded | DeliveryState::Superseded | DeliveryState::Cancelled => None,
+    }
+}
+
+/// What the row of a delivery in this state says. As text, not as a parameter: only so does the planner see that a
+/// partial index fits.
+fn condition_of(state: DeliveryState) -> &'static str {
+    match state {
+        DeliveryState::Waiting => "state = 'waiting'",
+        DeliveryState::Ready => "state = 'ready'",
+        DeliveryState::Paused => "state IN ('ready', 'waiting')",
+        DeliveryState::Leased => "state = 'leased'",
+        DeliveryState::Dead => "state = 'dead'",
+        DeliveryState::Succeeded => "state = 'succeeded'",
+        DeliveryState::Superseded => "state = 'superseded'",
+        DeliveryState::Cancelled => "state = 'cancelled'",
     }
 }
 

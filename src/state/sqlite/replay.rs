@@ -53,24 +53,28 @@ impl Work for Replay {
     type Output = Replayed;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Replayed> {
-        let mut statement = desk.connection.prepare_cached("SELECT endpoint, state FROM deliveries WHERE id = ?1")?;
+        let mut statement =
+            desk.connection.prepare_cached("SELECT endpoint, state, generation FROM deliveries WHERE id = ?1")?;
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok((columns.endpoint()?, columns.named(DeliveryState::by_name)?))
+            Ok((columns.endpoint()?, columns.named(DeliveryState::by_name)?, columns.next::<i64>()?))
         };
         let found = statement.query_one([self.delivery.as_bytes()], read).optional()?;
         drop(statement);
-        let Some((endpoint, state)) = found else { return Ok(Replayed::NoDelivery) };
+        let Some((endpoint, state, generation)) = found else { return Ok(Replayed::NoDelivery) };
         let subscribers = desk.subscribers()?;
         let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint) else {
             return Ok(Replayed::NoEndpoint);
         };
+        let is_being_cancelled = subscriber.cancelled_before.is_some_and(|cancelled| generation < cancelled);
         match state {
             DeliveryState::Leased => return Ok(Replayed::UnderWay),
             DeliveryState::Succeeded if !self.force => return Ok(Replayed::HasSucceeded),
             // It will be sent anyway, in its order or with its endpoint.
-            DeliveryState::Waiting | DeliveryState::Paused => return Ok(Replayed::Queued),
-            DeliveryState::Ready | DeliveryState::Succeeded | DeliveryState::Dead => {}
+            DeliveryState::Waiting | DeliveryState::Paused if !is_being_cancelled => return Ok(Replayed::Queued),
+            DeliveryState::Ready if !is_being_cancelled && !subscriber.is_enabled => return Ok(Replayed::Queued),
+            DeliveryState::Waiting | DeliveryState::Paused | DeliveryState::Ready => {}
+            DeliveryState::Succeeded | DeliveryState::Dead => {}
             DeliveryState::Superseded | DeliveryState::Cancelled => {}
         }
         lanes::rejoin(desk, self.delivery, subscriber, self.now)?;
@@ -190,6 +194,10 @@ impl Work for AdvanceReplay {
         }
         let subscribers = desk.subscribers()?;
         let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
+        // It is to queue again what is being cancelled, when that is done.
+        if subscriber.is_some_and(|one| one.cancelled_before.is_some()) {
+            return Ok(Some(job));
+        }
         let piece = piece_of_log(desk, job.cursor, MOST_LOOKED_AT)?;
         let end = job.before.plus(DISORDER);
         let mut was_last = piece.len() < usize::try_from(MOST_LOOKED_AT).unwrap_or(usize::MAX)

@@ -67,18 +67,6 @@ macro_rules! stays {
     };
 }
 
-/// One for each state, because each has an index of its own.
-macro_rules! abandoned_in {
-    ($state:literal) => {
-        concat!(
-            "SELECT id FROM deliveries
-             WHERE endpoint IN (SELECT id FROM endpoints WHERE present = 0) AND state = '",
-            $state,
-            "' AND id < ?1 LIMIT ?2"
-        )
-    };
-}
-
 /// That nothing is to be delivered or remembered of an event. Those without an upload have an index of their own.
 macro_rules! without_deliveries {
     () => {
@@ -96,6 +84,15 @@ impl SqliteStore {
             return Ok(0);
         }
         self.writer.write(Prune { old, horizon }).await
+    }
+
+    pub(super) async fn expunge_in_pieces(&self, upload: UploadId) -> Result<u64> {
+        let (mut total, mut after) = (0, i64::MIN);
+        loop {
+            let (count, last) = self.writer.write(Expunge { upload, after }).await?;
+            let Some(last) = last else { return Ok(total) };
+            (total, after) = (total + count, last);
+        }
     }
 }
 
@@ -146,16 +143,14 @@ fn find_old(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::
 
 /// What waits for endpoints that the configuration no longer names.
 fn find_abandoned(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::Result<Vec<[u8; 16]>> {
-    let from_then_on = DeliveryId::new(horizon.abandoned, [0; 10]);
-    let mut found = Vec::new();
-    for sql in [abandoned_in!("ready"), abandoned_in!("waiting"), abandoned_in!("paused")] {
-        let mut statement = connection.prepare_cached(sql)?;
-        let ids = statement.query_map(params![from_then_on.as_bytes(), limit], |row| row.get(0))?;
-        for id in ids {
-            found.push(id?);
-        }
-    }
-    Ok(found)
+    connection
+        .prepare_cached(
+            "SELECT id FROM deliveries INDEXED BY deliveries_by_age
+             WHERE state IN ('ready', 'waiting') AND endpoint IN (SELECT id FROM endpoints WHERE present = 0)
+                 AND begun_at_ms < ?1 LIMIT ?2",
+        )?
+        .query_map(params![horizon.abandoned.unix_ms(), limit], |row| row.get(0))?
+        .collect()
 }
 
 fn oldest_event(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
@@ -240,29 +235,40 @@ impl Prune {
     }
 }
 
-pub(super) struct Expunge(pub(super) UploadId);
+/// How many events are rewritten in one transaction: their bodies may be 20 kB each.
+const EXPUNGED: u32 = 100;
+
+/// Takes what a client said out of the next events of its upload, those with a sequence above `after`.
+struct Expunge {
+    upload: UploadId,
+    after: i64,
+}
 
 impl Work for Expunge {
     const OPERATION: &'static str = "take an upload's words out of its events";
-    type Output = u64;
+    /// How many those were, and the sequence of the last.
+    type Output = (u64, Option<i64>);
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
         let event = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.kind()?, columns.instant()?))
         };
         let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
             .connection
-            .prepare_cached("SELECT position, sequence, kind, occurred_at_ms FROM events WHERE upload_id = ?1")?
-            .query_map([self.0.as_bytes()], event)?
+            .prepare_cached(
+                "SELECT position, sequence, kind, occurred_at_ms FROM events
+                 WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
+            )?
+            .query_map(params![self.upload.as_bytes(), self.after, EXPUNGED], event)?
             .collect::<rusqlite::Result<_>>()?;
-        // One body at a time: of a long upload they are many.
         let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
         for (position, sequence, kind, at) in &events {
             let full = bodies.query_one([position], |row| Columns::of(row).body())?;
-            let body = expunged_body(*kind, *at, self.0, *sequence, &full);
+            let body = expunged_body(*kind, *at, self.upload, *sequence, &full);
             desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
         }
-        Ok(u64::try_from(events.len()).unwrap_or(u64::MAX))
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        Ok((count, events.last().map(|(_, sequence, ..)| *sequence)))
     }
 }

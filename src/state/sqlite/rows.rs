@@ -241,6 +241,11 @@ impl<'row> Columns<'row> {
         Self { row, next: 0 }
     }
 
+    /// Those behind the first `count`.
+    pub(super) fn behind(row: &'row Row<'row>, count: usize) -> Self {
+        Self { row, next: count }
+    }
+
     pub(super) fn next<T: FromSql>(&mut self) -> rusqlite::Result<T> {
         self.next += 1;
         self.row.get(self.next - 1)

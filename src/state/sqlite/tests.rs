@@ -8,7 +8,15 @@ use std::sync::mpsc;
 mod durability;
 mod plans;
 
+use rusqlite::params;
+
 use super::*;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::endpoint::DisabledBecause;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::EndpointState;
+use crate::domain::endpoint::EndpointTerms;
+use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
 use crate::state::Backlog;
 use crate::state::DeliveryQuery;
@@ -110,6 +118,95 @@ async fn a_long_walk_is_made_in_stages() {
     assert_eq!(store.deliveries(&recent).await.unwrap().next, None, "all before are too old");
 }
 
+/// Whatever is decided about an endpoint, and whatever else concerns many rows: no transaction of the one writer grows
+/// with them.
+#[tokio::test]
+async fn no_transaction_grows_with_the_backlog() {
+    const BACKLOG: i64 = 6_000;
+    /// What the first piece of a job may change, with the lanes behind it.
+    const MOST: i64 = 1_100;
+    let place = TemporaryFile::new();
+    let store = place.open().await;
+    let configured = |ordering| {
+        let plain = subscribed("a", &["upload.*"]);
+        vec![Endpoint { terms: EndpointTerms { ordering, ..plain.terms.clone() }, ..plain }]
+    };
+    store.open_for(configured(Ordering::PerUpload), NOW).await.unwrap();
+    let upload = store.insert(new_upload(1)).await.unwrap();
+    store.close().await;
+    let connection = Connection::open(place.path()).unwrap();
+    let fill =
+        "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, state, trigger,
+             attempts, attempts_before, begun_at_ms, next_at_ms, created_at_ms)
+         WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?1)
+         SELECT unhex(printf('%032x', number)), number, randomblob(16), 'upload.created', 'a',
+             unhex(printf('%032x', number / 3)), number % 3, iif(number % 3, 'waiting', 'ready'), 'auto', number % 3 = 0, 0, 0,
+             4000000000000, 0 FROM numbers";
+    connection.execute(fill, [BACKLOG]).unwrap();
+    let fill = "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body)
+         WITH RECURSIVE numbers (number) AS (SELECT 2 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?1)
+         SELECT randomblob(16), ?2, number, 'upload.progress', 0, '{}' FROM numbers";
+    connection.execute(fill, params![BACKLOG, upload.id().as_bytes()]).unwrap();
+    connection.close().unwrap();
+
+    let store = place.open().await;
+    let put = async |state, ordering| {
+        let before = store.endpoints().await.unwrap().remove(0);
+        let terms = EndpointTerms { ordering, ..before.terms.clone() };
+        store.put_endpoint(Endpoint { state, terms, ..before }, NOW).await.unwrap();
+    };
+    let before = Mutex::new(changes(&store).await);
+    let check = async |what: &str, most: i64| {
+        let now = changes(&store).await;
+        let (rows, transactions) = std::mem::replace(&mut *before.lock().unwrap(), now);
+        let each = (now.0 - rows) / (now.1 - transactions - 1).max(1);
+        assert!(each <= most, "{what} changed {each} rows in a transaction");
+    };
+    for (what, ordering, state) in [
+        ("a pause", Ordering::PerUpload, EndpointState::Paused { since: NOW }),
+        ("a resumption", Ordering::PerUpload, EndpointState::Enabled),
+        ("strict order", Ordering::Strict, EndpointState::Enabled),
+        ("being disabled", Ordering::Strict, EndpointState::Disabled { since: NOW, because: DisabledBecause::Gone }),
+        ("a resumption with another order", Ordering::None, EndpointState::Enabled),
+    ] {
+        put(state, ordering).await;
+        check(what, MOST).await;
+        store.advance_backlog(100, NOW).await.unwrap();
+        check("a piece", 300).await;
+    }
+    store.open_for(configured(Ordering::PerUpload), NOW).await.unwrap();
+    check("a start", MOST).await;
+    store.expunge(upload.id()).await.unwrap();
+    check("taking words out", MOST).await;
+    store.cancel_backlog(&endpoint("a"), NOW).await.unwrap();
+    check("a cancellation", MOST).await;
+    store.open_for(vec![], NOW).await.unwrap();
+    store.remove_endpoint(&endpoint("a"), NOW).await.unwrap();
+    check("a removal", MOST).await;
+    while store.advance_backlog(100, NOW).await.unwrap() {
+        check("a piece of a removal", 300).await;
+    }
+    let unfinished = DeliveryQuery { state: Some(DeliveryState::Ready), limit: 1, ..DeliveryQuery::default() };
+    assert_eq!(store.deliveries(&unfinished).await.unwrap().found, []);
+}
+
+/// How many rows were changed so far, and in how many transactions.
+async fn changes(store: &SqliteStore) -> (i64, i64) {
+    let rows = store.writer.write(Changes).await.unwrap();
+    (rows, i64::try_from(store.transactions()).unwrap())
+}
+
+struct Changes;
+
+impl writer::Work for Changes {
+    const OPERATION: &'static str = "count changes";
+    type Output = i64;
+
+    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<i64> {
+        desk.connection.query_one("SELECT total_changes()", [], |row| row.get(0))
+    }
+}
+
 #[tokio::test]
 async fn a_newer_database_is_left_as_it_is() {
     let place = TemporaryFile::new();
@@ -117,12 +214,12 @@ async fn a_newer_database_is_left_as_it_is() {
     store.insert(new_upload(1)).await.unwrap();
     store.close().await;
     let connection = Connection::open(place.path()).unwrap();
-    connection.pragma_update(None, "user_version", 9).unwrap();
+    connection.pragma_update(None, "user_version", 1_000).unwrap();
     connection.close().unwrap();
 
     let before = std::fs::read(place.path()).unwrap();
     let refused = SqliteStore::open(&place.path(), SqliteSettings::default()).await;
-    assert!(matches!(refused, Err(Error::TooNew { found: 9, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::TooNew { found: 1_000, .. })), "{refused:?}");
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
 }
 

@@ -39,12 +39,13 @@ use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::writer;
 
 /// Tables of a few rows, whatever happens.
-const SMALL: [&str; 3] = ["health", "endpoints", "replay_jobs"];
+const SMALL: [&str; 4] = ["health", "endpoints", "replay_jobs", "backlog_jobs"];
 
 /// How statements begin that sort a few rows: as many as were asked for, or the backlog that was asked for.
 const SORTING: [&str; 2] = [
     "UPDATE deliveries SET state = 'leased'",
-    "SELECT id, event_id, kind, upload_id, sequence, endpoint, state, created_at_ms, next_at_ms, finished_at_ms
+    "SELECT id, event_id, kind, upload_id, sequence, endpoint,
+         CASE WHEN deliveries.state IN ('ready', 'waiting') AND EXISTS (SELECT 1 FROM endpoints WHERE endpoints.id = deliveries.endpoint AND endpoints.state <> 'enabled') THEN 'paused' ELSE deliveries.state END, created_at_ms, next_at_ms, finished_at_ms
          FROM deliveries INDEXED BY deliveries_",
 ];
 
@@ -169,6 +170,7 @@ async fn send_again_and_forget(store: &SqliteStore) {
     }
     store.expunge(new_upload(9).id()).await.unwrap();
     store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
+    store.advance_backlog(1, at(14)).await.unwrap();
     while store.prune(horizon(at(2_000)), 3).await.unwrap() > 0 {}
 }
 
