@@ -63,6 +63,8 @@ pub(super) enum Begun {
     InAnyOrder(Offset),
     /// The upload takes bytes in order only.
     InOrder,
+    /// The upload takes no more bytes: those of this request are compared with its own.
+    Repeating,
 }
 
 impl Engine {
@@ -89,6 +91,7 @@ impl Engine {
                 Begun::Feeding(feed) => return Ok(feed),
                 Begun::InAnyOrder(at) => command.place = Place::Anywhere(at),
                 Begun::InOrder => command.place = Place::From(command.place.offset()),
+                Begun::Repeating => return self.begin_comparing(&command).await,
             }
         }
     }
@@ -107,7 +110,11 @@ impl Engine {
         let held = match inner.leases.try_take(command.id) {
             Some(held) => held,
             None => {
-                let upload = inner.admit(inner.find(command.id).await?, command)?;
+                let found = inner.find(command.id).await?;
+                if command.repeats(&found) {
+                    return Ok(Begun::Repeating);
+                }
+                let upload = inner.admit(found, command)?;
                 let at = upload.offset();
                 if upload.dialect().takes_any_order() {
                     return Ok(Begun::InAnyOrder(at));
@@ -116,13 +123,14 @@ impl Engine {
             }
         };
         let found = inner.find(command.id).await?;
+        if command.repeats(&found) {
+            return Ok(Begun::Repeating);
+        }
         let upload = inner.admit(found.clone(), command)?;
         if upload.dialect().takes_any_order() {
             return Ok(Begun::InAnyOrder(upload.offset()));
         }
-        let record = found.record();
-        let digests = Running::resume(&record.wanted_digests, &record.running_digests)
-            .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Arc::new(source) })?;
+        let digests = inner.running_digests(&found).await?;
         self.begin_with(Parked { committer: Committer::new(Arc::clone(inner), held, found), digests }, upload, command)
             .await
     }

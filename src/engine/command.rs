@@ -88,6 +88,15 @@ impl Append {
     }
 }
 
+impl Append {
+    /// Whether what it brings can only be what the upload has already: every byte is there, and it does not ask for bytes
+    /// to be added at the end of them.
+    pub(in crate::engine) fn repeats(&self, upload: &Upload) -> bool {
+        let adds = matches!(self.place, Place::At(_)) || self.count == Some(0);
+        !adds && !upload.stage().takes_bytes()
+    }
+}
+
 /// Where the first byte of a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -172,6 +181,8 @@ pub enum Unavailable {
     ShuttingDown,
     #[error("too many uploads are receiving data right now")]
     Busy,
+    #[error("too many bytes wait to replace others right now")]
+    Full,
     #[error("a newer request has taken over this upload")]
     Superseded,
     #[error("another request is still being finished for this upload")]

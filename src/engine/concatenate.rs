@@ -101,15 +101,25 @@ impl Inner {
             },
             self.now(),
         );
+        let ids: Vec<UploadId> = parts.iter().map(Upload::id).collect();
         let new = self.permit(new, caller.as_deref()).await?;
+        // The application may have taken its time.
+        let parts = self.finished_parts(&ids).await?;
         let held = self.leases.try_take(new.id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
         let upload = self.insert(Upload::create(new, self.now())).await?;
         let settled = match self.join(upload.clone(), &parts, total).await {
             Ok(joined) => self.settle(joined, &Behalf::Client(caller)).await.and_then(unless_failed),
-            Err(error) => {
-                self.undo_final(upload).await;
-                Err(error)
-            }
+            // A part that was there a moment ago may be what is missing: then nothing has failed, it was removed.
+            Err(error) => match self.finished_parts(&ids).await {
+                Err(EngineError::Rejected(removed)) => {
+                    self.withdraw_final(upload).await;
+                    Err(removed.into())
+                }
+                Ok(_) | Err(_) => {
+                    self.undo_final(upload).await;
+                    Err(error)
+                }
+            },
         };
         drop(held);
         settled
@@ -141,6 +151,23 @@ impl Inner {
         upload.seal(digests, now).map_err(EngineError::inconsistent)?;
         self.verify(&mut upload).await.map_err(EngineError::storage)?;
         self.commit(upload).await
+    }
+
+    /// Takes back a final upload whose parts were removed before they were joined. If that cannot be committed, the
+    /// sweeper fails it.
+    async fn withdraw_final(&self, mut upload: Upload) {
+        let id = upload.id();
+        let withdrawn = match upload.terminate(self.now()) {
+            Ok(()) => self.commit(upload).await,
+            Err(rejection) => Err(rejection.into()),
+        };
+        match withdrawn {
+            Ok(upload) => drop(self.remove_bytes(upload).await),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(upload = %id, error, "could not take back a concatenation whose parts were removed");
+            }
+        }
     }
 
     /// Fails a final upload whose bytes were not joined, and removes what there is of them. Says whether it worked.

@@ -183,6 +183,8 @@ struct Inner {
     metrics: Metrics,
     /// Permission to read the headers of a media file.
     examiners: Semaphore,
+    /// Permission to compare what is sent again with an upload that is complete.
+    comparing: Arc<Semaphore>,
     /// Where append tasks run: apart from the threads that serve the network.
     runtime: tokio::runtime::Handle,
     stop: CancellationToken,
@@ -220,6 +222,7 @@ impl Engine {
             watch: Watch::default(),
             metrics: Metrics::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),
+            comparing: Arc::new(Semaphore::new(settings.max_active_uploads.min(Semaphore::MAX_PERMITS))),
             runtime: tokio::runtime::Handle::current(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

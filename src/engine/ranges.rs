@@ -7,7 +7,8 @@
 //! - What is there is not written again. Bytes that come for it must be the same; the first that differs ends its
 //!   request, and what came first is kept.
 //! - A request with a checksum counts all at once or not at all. Until it has matched, its bytes for places that are
-//!   empty lie there uncounted, and those that differ from what is there are held in memory. Then it wins.
+//!   empty lie there uncounted, and those that differ from what is there are kept in memory, of which all uploads together
+//!   have a share of the pool. Then it wins.
 //! - Of two requests for the same places, the newer ends the older.
 //! - A request that is refused leaves the others alone. A write, a sync or a commit that fails ends them all: what it was
 //!   to cover is in no record, whoever brought it.
@@ -45,6 +46,7 @@ use crate::engine::commit::Broken;
 use crate::engine::commit::Call;
 use crate::engine::commit::Committer;
 use crate::engine::commit::Covering;
+use crate::engine::compare::Repeated;
 use crate::engine::digest::Hasher;
 use crate::engine::feed::Fed;
 use crate::engine::feed::Feed;
@@ -65,10 +67,13 @@ impl Engine {
         loop {
             if let Some(held) = inner.leases.try_take(command.id) {
                 let upload = inner.find(command.id).await?;
+                if command.repeats(&upload) {
+                    return Ok(Begun::Repeating);
+                }
                 if !upload.dialect().takes_any_order() {
                     return Ok(Begun::InOrder);
                 }
-                let mut assembly = Assembly::new(Arc::clone(inner), held, upload)?;
+                let mut assembly = Assembly::new(Arc::clone(inner), held, upload);
                 let feed = assembly.join(command, at).await?;
                 self.spawn(assembly.run());
                 return Ok(Begun::Feeding(feed));
@@ -220,11 +225,14 @@ impl Lane {
 }
 
 impl Assembly {
-    fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Result<Self, EngineError> {
-        let pieces = Pieces::resume(&upload.record().running_digests)
-            .map_err(|source| EngineError::Failed { operation: "resume the digests", source: Arc::new(source) })?;
+    fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Self {
+        let pieces = Pieces::resume(&upload.record().running_digests).unwrap_or_else(|error| {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(upload = %upload.id(), error, "the digests are computed from the stored bytes in the end");
+            Pieces::default()
+        });
         let now = Instant::now();
-        Ok(Self {
+        Self {
             there: upload.record().received.clone(),
             committer: Committer::new(inner, held, upload),
             fresh: ReceivedRanges::default(),
@@ -239,7 +247,7 @@ impl Assembly {
             gathering_since: now,
             bytes_came_at: now,
             parked_since: None,
-        })
+        }
     }
 
     /// Takes one more request, if it is in order.
@@ -314,11 +322,23 @@ impl Assembly {
     async fn run(mut self) {
         let ending = self.receive().await;
         let lanes = std::mem::take(&mut self.lanes);
+        let inner = Arc::clone(&self.committer.inner);
         // Boxed: it takes far more than receiving does.
         let outcome = Box::pin(self.end(ending)).await;
-        for lane in lanes {
-            lane.answer(outcome.clone());
+        let complete = outcome.as_ref().ok().filter(|upload| upload.stage() == Stage::Completed);
+        let complete = complete.and_then(|upload| Some((upload, upload.length()?)));
+        let mut repeating = Vec::new();
+        for mut lane in lanes {
+            match (complete, lane.fed.take()) {
+                // What it still sends is there already. It is compared as if it had come a moment later.
+                (Some((upload, length)), Some(fed)) => {
+                    let repeated = Repeated::rest_of(upload.clone(), length, lane.at, lane.end, lane.ends);
+                    repeating.push(repeated.answer(&inner, fed, lane.outcome));
+                }
+                (Some(_) | None, Some(_) | None) => lane.answer(outcome.clone()),
+            }
         }
+        futures::future::join_all(repeating).await;
     }
 
     /// Takes in what comes until there is a reason to stop.
@@ -508,13 +528,15 @@ impl Assembly {
     async fn compare(&mut self, lane: &mut Lane, start: u64, part: Bytes) -> Result<(), Trouble> {
         let Some(differs_at) = self.find_difference(start, &part).await? else { return Ok(()) };
         let Some(checked) = &mut lane.checked else { return Err(Rejection::DifferentBytes { at: differs_at }.into()) };
-        let limit = self.committer.inner.settings.ranges.max_replaced_bytes;
-        let held: u64 = checked.replacing.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        if held + part.len() as u64 > limit {
+        let Inner { pool, settings, .. } = &*self.committer.inner;
+        let limit = settings.ranges.max_replaced_bytes.min(pool.most_kept_bytes() as u64);
+        let kept: u64 = checked.replacing.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        if kept + part.len() as u64 > limit {
             return Err(Rejection::TooMuchToReplace(limit).into());
         }
-        // Held for as long as its client takes to send the rest, so not in memory that all uploads share.
-        checked.replacing.push((start, Bytes::copy_from_slice(&part)));
+        // Kept for as long as its client takes to send the rest: never waited for, or all might wait for each other.
+        let memory = pool.try_keep(&part).ok_or(Trouble::Refused(EngineError::Unavailable(Unavailable::Full)))?;
+        checked.replacing.push((start, memory));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::EngineError;
 use crate::engine::digest::Running;
+use crate::engine::digest::UnreadableState;
 use crate::engine::hooks::Behalf;
 
 /// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
@@ -134,6 +135,19 @@ impl Inner {
             tracing::warn!(upload = %id, error, "could not remove the bytes of an ended upload; will try again");
         }
         noted.is_ok()
+    }
+
+    /// The running digests of an upload that takes bytes in order. Where their kept state cannot be read, as after a
+    /// change of version, they are computed anew from the stored bytes.
+    pub(super) async fn running_digests(&self, upload: &Upload) -> Result<Running, EngineError> {
+        let (record, size_bytes) = (upload.record(), upload.offset().get());
+        match Running::resume(&record.wanted_digests, &record.running_digests) {
+            Ok(running) if size_bytes == 0 || !record.running_digests.is_empty() => Ok(running),
+            Ok(_) | Err(UnreadableState) => {
+                tracing::warn!(upload = %upload.id(), size_bytes, "the digests are computed anew from the stored bytes");
+                self.digest_blob(upload, Running::start(&record.wanted_digests), size_bytes).await
+            }
+        }
     }
 
     /// Takes bytes into digests that were not seen passing.

@@ -159,7 +159,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
         EngineError::Unavailable(why) => {
             let code = match why {
                 Unavailable::ShuttingDown => "shutting-down",
-                Unavailable::Busy => "busy",
+                Unavailable::Busy | Unavailable::Full => "busy",
                 Unavailable::Superseded => "superseded",
                 Unavailable::Held => "held",
                 Unavailable::Settling => "settling",

@@ -2,7 +2,8 @@
 //!
 //! Whoever takes bytes in fills a [`Buffer`] and hands it on as [`Bytes`]; the memory comes back when the last of those
 //! is dropped. All buffers together never hold more than the ceiling: who asks for one more waits, first come, first
-//! served. So that many who want little are not held up by a few who want much, buffers become smaller as the pool
+//! served. Bytes that are kept for longer than it takes to store them come out of the same ceiling, at most half of it,
+//! and are refused where that is used up: whoever waited for them might be what they wait for. So that many who want little are not held up by a few who want much, buffers become smaller as the pool
 //! runs low.
 //!
 //! Buffers of [`DIRECT_MIN_BYTES`] and more are laid out for direct writes: the byte for the offset `at` lies as far
@@ -42,6 +43,9 @@ pub struct Pool(Arc<Shared>);
 struct Shared {
     /// One permit for each of the smallest buffers that would fit.
     free: Arc<Semaphore>,
+    /// Those of them that may be kept: half of all.
+    keepable: Arc<Semaphore>,
+    most_kept_bytes: usize,
     spare: Mutex<Spare>,
 }
 
@@ -69,13 +73,28 @@ impl Pool {
         let most = u32::MAX as usize;
         let buffers = usize::try_from(ceiling_bytes).unwrap_or(usize::MAX) / MIN_BUFFER_BYTES;
         let least = 4 * MAX_BUFFER_BYTES / MIN_BUFFER_BYTES;
-        let free = Semaphore::new(buffers.clamp(least, most.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { free: Arc::new(free), spare: Mutex::default() }))
+        let buffers = buffers.clamp(least, most.min(Semaphore::MAX_PERMITS));
+        let (free, keepable) = (Arc::new(Semaphore::new(buffers)), Arc::new(Semaphore::new(buffers / 2)));
+        let most_kept_bytes = buffers / 2 * MIN_BUFFER_BYTES;
+        Self(Arc::new(Shared { free, keepable, most_kept_bytes, spare: Mutex::default() }))
     }
 
     /// Bytes that nobody holds.
     pub fn free_bytes(&self) -> usize {
         self.0.free.available_permits().saturating_mul(MIN_BUFFER_BYTES)
+    }
+
+    /// Copies bytes to keep them for an unknown time. `None` while there is no memory for that; it never waits.
+    pub fn try_keep(&self, bytes: &[u8]) -> Option<Bytes> {
+        let permits = u32::try_from(bytes.len().div_ceil(MIN_BUFFER_BYTES)).ok()?;
+        let share = Arc::clone(&self.0.keepable).try_acquire_many_owned(permits).ok()?;
+        let room = Arc::clone(&self.0.free).try_acquire_many_owned(permits).ok()?;
+        Some(Bytes::from_owner(Kept { bytes: bytes.into(), _room: room, _share: share }))
+    }
+
+    /// The most that is ever kept at once. What is kept counts in whole buffers of [`MIN_BUFFER_BYTES`].
+    pub fn most_kept_bytes(&self) -> usize {
+        self.0.most_kept_bytes
     }
 
     /// A buffer of about `wanted_bytes` for what goes to the offset `at`; waits while there is none.
@@ -91,6 +110,19 @@ impl Pool {
         let aligned = if size_bytes < DIRECT_MIN_BYTES { 0 } else { memory.as_ptr().align_offset(BLOCK_BYTES) };
         let start = aligned + lead;
         Buffer { start, next: start, end: aligned + size_bytes, memory, pool: Arc::clone(&self.0), _room: room }
+    }
+}
+
+/// Bytes that are kept, and the memory that was set aside for them.
+struct Kept {
+    bytes: Box<[u8]>,
+    _room: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -268,6 +300,37 @@ mod tests {
         assert_eq!(waiting.now_or_never().map(|buffer| buffer.size_bytes()), Some(MIN_BUFFER_BYTES));
         taken.clear();
         assert_eq!(pool.free_bytes(), total);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_leaves_half_to_what_goes_round() {
+        let pool = Pool::new(8 * MIB);
+        let total = pool.free_bytes();
+        let most = pool.most_kept_bytes();
+        assert_eq!(most, total / 2);
+        let mut kept = Vec::new();
+        while let Some(bytes) = pool.try_keep(&[7; 100_000]) {
+            assert!(bytes.len() == 100_000 && bytes.iter().all(|byte| *byte == 7));
+            kept.push(bytes);
+            assert!(kept.len() < 1024, "there is no end to it");
+        }
+        let each = 25 * MIN_BUFFER_BYTES;
+        assert_eq!((kept.len(), pool.free_bytes()), (most / each, total - most / each * each));
+        assert!(pool.try_keep(&[1]).is_some(), "one of the smallest fits still");
+        assert!(pool.take(0, MAX_BUFFER_BYTES).now_or_never().is_some(), "buffers go round");
+        assert!(Pool::new(8 * MIB).try_keep(&vec![0; most + 1]).is_none());
+        kept.pop();
+        assert!(pool.try_keep(&[7; 100_000]).is_some());
+        kept.clear();
+        assert_eq!(pool.free_bytes(), total);
+        // Nothing is kept of what others need just now, and a try that fails takes nothing.
+        let mut taken = Vec::new();
+        while let Some(buffer) = tokio::task::unconstrained(pool.take(0, MAX_BUFFER_BYTES)).now_or_never() {
+            taken.push(buffer);
+        }
+        assert!(pool.try_keep(&[7; 100_000]).is_none());
+        taken.clear();
+        assert!(pool.try_keep(&vec![0; most]).is_some());
     }
 
     #[test]

@@ -1023,3 +1023,54 @@ async fn a_takeover_that_was_given_up_ends_no_writer() {
     feed_all(&mut first, &source[1000..]).await;
     assert_eq!(first.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes() {
+    for dialect in [Dialect::Tus, Dialect::Ranged] {
+        for state in [vec![], vec![1, 2, 3]] {
+            let world = World::on_disk();
+            let life = world.live().await;
+            let source = source(100_000);
+            let wanted_digests = vec![Algorithm::Sha256];
+            let new = new_upload(Role::Single, source.len());
+            let create = longshore::engine::command::Create { dialect, wanted_digests, ..new };
+            let id = life.engine.create(create).await.unwrap().id();
+            for (start, end) in [(0, 60_000), (60_000, 100_000)] {
+                let place =
+                    if dialect == Dialect::Tus { Place::At(offset(start)) } else { Place::Anywhere(offset(start)) };
+                let command = Append { dialect, place, ..Append::at(id, offset(start), None) };
+                let mut feed = life.engine.append(command).await.unwrap();
+                feed_all(&mut feed, &source[start..end]).await;
+                feed.finish(BodyEnd::Complete).await.unwrap();
+                life.at_rest(id).await;
+                if start == 0 {
+                    tamper(&life, id, |record| record.running_digests = state.clone()).await;
+                }
+            }
+            let sha256 = sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&source)).to_vec();
+            let expected = [crc32c_of(&source), Digest::new(Algorithm::Sha256, sha256).unwrap()];
+            assert_eq!(life.find(id).await.record().digests, expected, "{dialect:?} {state:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_removed_before_it_is_joined_is_missing_and_nothing_has_failed() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let parts = parts(&life).await;
+    let removed = parts.iter().position(|(_, bytes)| bytes.len() == 70_000).unwrap();
+    let hold = life.faults.hold(Operation::Concatenate);
+    let (joined, ()) = tokio::join!(concatenate(&life, &parts, vec![]), async {
+        hold.reached().await;
+        life.engine.cancel(parts[removed].0).await.unwrap();
+        hold.release();
+    });
+    match joined {
+        Err(EngineError::Rejected(Rejection::PartMissing(number))) => assert_eq!(number, removed + 1),
+        other => panic!("{other:?}"),
+    }
+    let withdrawn = the_final(&life, &parts).await;
+    assert_eq!(life.events(withdrawn.id()).await, ["created", "terminated"]);
+    assert_eq!(world.files().len(), 2, "the other parts");
+}

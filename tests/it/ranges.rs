@@ -408,8 +408,10 @@ async fn a_late_request_learns_that_all_is_there() {
     let life = world.live().await;
     let id = create(&life, 1000).await;
     put(&life, id, 0, &[1; 1000]).await.unwrap();
-    let outcome = put(&life, id, 0, &[1; 10]).await;
-    assert!(matches!(rejected(outcome), Rejection::AlreadyComplete(_)));
+    assert_eq!(put(&life, id, 0, &[1; 10]).await.unwrap().stage().name(), "completed");
+    assert_eq!(rejected(put(&life, id, 500, &[2; 10]).await), Rejection::DifferentBytes { at: 500 });
+    let beyond = put(&life, id, 995, &[1; 10]).await;
+    assert_eq!(rejected(beyond), Rejection::BeyondLength(Length::new(1000).unwrap()));
     let asking = send(&life, Append { length: Length::new(1000), ..range(id, 0, 0) }, &[]).await;
     assert_eq!(asking.unwrap().stage().name(), "completed");
 }
@@ -719,7 +721,9 @@ async fn no_commit_leaves_every_byte_there_and_nobody_to_complete_it() {
         let first = if replaces { vec![0; 32 * KIB] } else { source[..32 * KIB].to_vec() };
         put(&life, id, 0, &first).await.unwrap();
         let part = &source[31 * KIB..48 * KIB];
-        let mut unsure = life.engine.append(checked(id, 31 * KIB, part.len(), part)).await.unwrap();
+        // It does not say where it ends, so it is not in the way of the others.
+        let unsure = Append { count: None, ..checked(id, 31 * KIB, part.len(), part) };
+        let mut unsure = life.engine.append(unsure).await.unwrap();
         feed_all(&mut unsure, &part[..100]).await;
         let mut last = life.engine.append(range(id, 32 * KIB, 32 * KIB)).await.unwrap();
         feed_all(&mut last, &source[32 * KIB..]).await;
@@ -871,4 +875,124 @@ async fn a_request_that_was_given_up_ends_no_other() {
     feed_all(&mut first, &source[KIB..]).await;
     assert_eq!(first.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
     is_complete(&life, id, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_repeated_while_the_upload_is_being_finished_is_answered_like_one_afterwards() {
+    for operation in [Operation::Sync, Operation::Finish] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = Seeded::new(41).bytes(200 * KIB);
+        let id = create(&life, source.len()).await;
+        put(&life, id, 0, &source[..100 * KIB]).await.unwrap();
+        life.at_rest(id).await;
+        let hold = life.faults.hold(operation);
+        let first = put(&life, id, 100 * KIB, &source[100 * KIB..]);
+        let repeating = async {
+            hold.reached().await;
+            let mut other = source[100 * KIB..].to_vec();
+            other[50 * KIB] ^= 1;
+            let (same, other, wrong, ()) = tokio::join!(
+                put(&life, id, 100 * KIB, &source[100 * KIB..]),
+                put(&life, id, 100 * KIB, &other),
+                send(&life, checked(id, 0, 10, b"other"), &source[..10]),
+                async {
+                    tokio::task::yield_now().await;
+                    hold.release();
+                },
+            );
+            assert_eq!(same.unwrap().stage().name(), "completed", "{operation:?}");
+            assert_eq!(rejected(other), Rejection::DifferentBytes { at: 150 * 1024 }, "{operation:?}");
+            assert_eq!(rejected(wrong), Rejection::ChecksumMismatch(Algorithm::Crc32c), "{operation:?}");
+        };
+        let (first, ()) = tokio::join!(first, repeating);
+        assert_eq!(first.unwrap().stage().name(), "completed");
+        is_complete(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_still_sending_when_others_complete_the_upload_is_compared_to_its_end() {
+    for right in [true, false] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = Seeded::new(42).bytes(64 * KIB);
+        let id = create(&life, source.len()).await;
+        put(&life, id, 0, &source[..32 * KIB]).await.unwrap();
+        let mut slow = life.engine.append(Append { count: None, ..range(id, 0, 0) }).await.unwrap();
+        feed_all(&mut slow, &source[..KIB]).await;
+        assert_eq!(put(&life, id, 32 * KIB, &source[32 * KIB..]).await.unwrap().stage().name(), "completed");
+        let mut rest = source[KIB..].to_vec();
+        if !right {
+            rest[5000] ^= 1;
+        }
+        feed_all(&mut slow, &rest).await;
+        let outcome = slow.finish(BodyEnd::Complete).await;
+        if right {
+            assert_eq!(outcome.unwrap().stage().name(), "completed");
+        } else {
+            assert_eq!(rejected(outcome), Rejection::DifferentBytes { at: 1024 + 5000 });
+        }
+        is_complete(&life, id, &source).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_removed_while_a_range_is_repeated_is_gone_for_it() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(43).bytes(64 * KIB);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &source).await.unwrap();
+    let mut repeating = life.engine.append(range(id, 0, source.len())).await.unwrap();
+    life.engine.cancel(id).await.unwrap();
+    feed_all(&mut repeating, &source).await;
+    let outcome = rejected(repeating.finish(BodyEnd::Complete).await);
+    assert!(matches!(outcome, Rejection::Gone(_)), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_wait_to_replace_others_have_half_of_the_memory() {
+    let world = World::on_disk();
+    // As little as there can be: 4 MiB.
+    let life = world.live_with(|settings| settings.buffer_bytes = 0).await;
+    let source = Seeded::new(44).bytes(960 * KIB);
+    let most = source.len() - 4;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let id = create(&life, source.len() + 1).await;
+        put(&life, id, 0, &vec![0; source.len()]).await.unwrap();
+        let mut feed = life.engine.append(checked(id, 0, source.len(), &source)).await.unwrap();
+        feed_all(&mut feed, &source[..most]).await;
+        // When there is a place for the last of these, all that came before was taken.
+        for byte in &source[most..most + 3] {
+            feed_all(&mut feed, &[*byte]).await;
+        }
+        waiting.push((id, feed));
+    }
+    let (last, feed) = waiting.pop().unwrap();
+    let refused = feed.finish(BodyEnd::Complete).await;
+    assert!(matches!(refused, Err(EngineError::Unavailable(Unavailable::Full))), "{refused:?}");
+    for (id, mut feed) in waiting {
+        feed_all(&mut feed, &source[most + 3..]).await;
+        feed.finish(BodyEnd::Complete).await.unwrap();
+        put(&life, id, source.len(), b"!").await.unwrap();
+        assert!(life.read(id).await == [&source[..], b"!"].concat());
+    }
+    send(&life, checked(last, 0, source.len(), &source), &source).await.expect("it comes again and there is room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_is_not_replaced_than_there_is_ever_memory_for() {
+    let world = World::on_disk();
+    let small = |settings: &mut Settings| {
+        settings.buffer_bytes = 0;
+        settings.ranges.max_replaced_bytes = 16 << 20;
+    };
+    let life = world.live_with(small).await;
+    let source = Seeded::new(45).bytes(3 << 20);
+    let id = create(&life, source.len()).await;
+    put(&life, id, 0, &vec![0; source.len() - 1]).await.unwrap();
+    let outcome = send(&life, checked(id, 0, source.len(), &source), &source).await;
+    assert_eq!(rejected(outcome), Rejection::TooMuchToReplace(2 << 20), "to come again would not help");
 }

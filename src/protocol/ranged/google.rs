@@ -124,9 +124,6 @@ pub(super) async fn put(
     let refuse = |error: wire::WireError| reply::wire_problem(&error);
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
     let hashes = wire::goog_hashes(&fields).map_err(|error| refuse(error.into()))?;
-    if upload.stage() == Stage::Completed {
-        return Ok(reply::google::object(&upload, shared));
-    }
     let (dialect, caller) = (Dialect::Google, caller(request, shared));
     let command = Append { dialect, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
     let upload = match carried {

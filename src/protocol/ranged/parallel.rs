@@ -9,7 +9,6 @@ use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::Append;
 use crate::engine::command::Create;
@@ -69,11 +68,6 @@ pub(super) async fn put(
     let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
     let (dialect, caller) = (Dialect::Ranged, caller(request, shared));
     let command = Append { dialect, checksum, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
-    if upload.stage() == Stage::Completed {
-        // Its client may not have heard the last answer.
-        check_repeated(&upload, carried).map_err(reply::rejection_problem)?;
-        return Ok(reply::progress(&upload));
-    }
     let (command, unframed) = match carried {
         Carried::Question { total } => {
             let found = look(request, upload.id(), shared).await?;
@@ -106,18 +100,4 @@ fn carrying(command: Append, data: Data) -> Append {
         (End::Last | End::IfTotal | End::More, _) => Ends::WhenFull,
     };
     Append { place: Place::Anywhere(data.first), count: data.count, length: data.total, ends, ..command }
-}
-
-/// Whether what is sent again to a complete upload could be part of it.
-fn check_repeated(upload: &Upload, carried: Carried) -> Result<(), Rejection> {
-    let Some(ours) = upload.length() else { return Ok(()) };
-    let (total, end) = match carried {
-        Carried::Question { total } => (total, None),
-        Carried::Data(data) => (data.total, data.first.plus(data.count.unwrap_or(0))),
-    };
-    match (total, end) {
-        (Some(theirs), _) if theirs != ours => Err(Rejection::LengthChanged { ours, theirs }),
-        (_, Some(end)) if !ours.admits(end) => Err(Rejection::BeyondLength(ours)),
-        (Some(_) | None, Some(_) | None) => Ok(()),
-    }
 }

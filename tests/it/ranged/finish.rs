@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::ranged::crc32c_of;
 use crate::ranged::is_incomplete;
 use crate::ranged::is_object;
 use crate::ranged::is_stored;
@@ -63,15 +64,27 @@ async fn a_complete_upload_answers_everything_with_the_same_object() {
         ("bytes */5", b""),
         ("bytes */7", b""),
         ("bytes 0-4/5", b"hello"),
-        ("bytes 0-4/5", b"other"),
         ("bytes 0-4/*", b"hello"),
-        ("bytes 5-9/10", b"world"),
+        ("bytes 1-3/5", b"ell"),
     ] {
         let answer = put(&mut client, &path, range, body).await;
         let again = is_object(&answer, b"hello", &format!("protocols.md 3, 30: {range}"));
         assert_eq!(again, first, "protocols.md 3, 30: the same JSON");
     }
-    is_object(&put_with(&mut client, &path, &[], b"whole").await, b"hello", "protocols.md 3, 30");
+    is_object(&put_with(&mut client, &path, &[], b"hello").await, b"hello", "protocols.md 3, 30");
+    for (range, body, refusal) in [
+        ("bytes 0-4/5", &b"hellO"[..], (409, "different-bytes")),
+        ("bytes 5-9/10", b"world", (400, "length-changed")),
+        ("bytes 5-9/*", b"world", (400, "beyond-length")),
+    ] {
+        let answer = put(&mut client, &path, range, body).await;
+        assert_eq!((answer.status, answer.problem().as_str()), refusal, "{range}");
+    }
+    let answer = put_with(&mut client, &path, &[], b"whole").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (409, "different-bytes"));
+    let hash = format!("crc32c={}", crc32c_of(b"whole"));
+    let answer = put_with(&mut client, &path, &[("X-Goog-Hash", &hash)], b"hello").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "digest-mismatch"));
     is_stored(&mut client, &path, b"hello").await;
     let id = path.trim_start_matches("/files/");
     receiver.wait_for(|heard| heard.iter().any(|one| one.body["data"]["upload_id"] == id)).await;

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use serde_json::json;
+use sha2::Digest as _;
 
 use crate::ranged::JSON;
 use crate::ranged::is_stored;
@@ -297,6 +300,38 @@ async fn what_is_sent_to_a_complete_upload_must_fit_it() {
         assert_eq!((answer.status, answer.problem().as_str()), (400, problem), "{range}");
     }
     assert_eq!(put(&mut client, &path, "bytes */5", b"").await.status, 200);
+    // What is sent again must be the same, with or without a digest, in part or as the whole.
+    let digest = |bytes: &[u8]| format!("sha-256=:{}:", STANDARD.encode(sha2::Sha256::digest(bytes)));
+    let (right, wrong) = (digest(b"hello"), digest(b"WORLD"));
+    for (range, digest, body, status) in [
+        (Some("bytes 0-4/5"), None, &b"hello"[..], Ok(200)),
+        (Some("bytes 1-3/*"), None, b"ell", Ok(200)),
+        (None, None, b"hello", Ok(200)),
+        (Some("bytes 0-4/5"), Some(&right), b"hello", Ok(200)),
+        (None, Some(&right), b"hello", Ok(200)),
+        (Some("bytes 0-4/5"), None, b"WORLD", Err((409, "different-bytes"))),
+        (Some("bytes 2-2/*"), None, b"L", Err((409, "different-bytes"))),
+        (None, None, b"hellO", Err((409, "different-bytes"))),
+        (None, None, b"hell", Err((400, "inconsistent-length"))),
+        (Some("bytes 0-4/5"), Some(&wrong), b"WORLD", Err((409, "different-bytes"))),
+        (Some("bytes 0-4/5"), Some(&wrong), b"hello", Err((400, "digest-mismatched-values"))),
+        (None, Some(&wrong), b"hello", Err((400, "digest-mismatched-values"))),
+    ] {
+        let range = range.map(|range| ("Content-Range", range));
+        let digest = digest.map(|digest| ("Content-Digest", digest.as_str()));
+        let headers: Vec<(&str, &str)> = range.into_iter().chain(digest).collect();
+        let answer = put_with(&mut client, &path, &headers, body).await;
+        match status {
+            Ok(status) => {
+                assert_eq!((answer.status, &answer.json()["complete"]), (status, &true.into()), "{headers:?}")
+            }
+            Err(refusal) => assert_eq!((answer.status, answer.problem().as_str()), refusal, "{headers:?} {body:?}"),
+        }
+    }
+    let answer = put_chunked(&mut client, &path, &[], &[b"hel", b"lO"]).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (409, "different-bytes"));
+    assert_eq!(put_chunked(&mut client, &path, &[], &[b"hel", b"lo"]).await.status, 200);
+    is_stored(&mut client, &path, b"hello").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -182,6 +182,10 @@ pub(in crate::protocol::ranged) fn refusal(
         EngineError::Rejected(rejection @ Rejection::BrokenPromise(_)) => {
             Problem::bad_request("digest-mismatch", rejection.to_string())
         }
+        // Of what was sent again to a complete object; without a digest of the content it was `x-goog-hash`.
+        EngineError::Rejected(rejection @ Rejection::ChecksumMismatch(_)) if content.is_none() => {
+            Problem::bad_request("digest-mismatch", rejection.to_string())
+        }
         EngineError::Rejected(_) | EngineError::Unavailable(_) | EngineError::Failed { .. } => {
             reply::append_problem(error, content, request)
         }
