@@ -7,13 +7,11 @@ use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
-use percent_encoding::AsciiSet;
-use percent_encoding::NON_ALPHANUMERIC;
-use percent_encoding::utf8_percent_encode;
 
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
+use crate::http::attachment;
 use crate::http::error::Problem;
 use crate::protocol::state::imf_fixdate;
 
@@ -75,13 +73,10 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         response.status(StatusCode::PARTIAL_CONTENT);
         response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}")));
     }
-    if let Some(coding) = upload.record().metadata.content_encoding() {
-        response.insert_header((header::CONTENT_ENCODING, coding));
-    }
-    let content_type = upload.record().metadata.content_type();
+    let metadata = &upload.record().metadata;
     response
-        .insert_header((header::CONTENT_TYPE, content_type.as_deref().unwrap_or("application/octet-stream")))
-        .insert_header((header::CONTENT_DISPOSITION, disposition(upload)))
+        .insert_header((header::CONTENT_TYPE, attachment::content_type(metadata.content_type().as_deref()).as_ref()))
+        .insert_header((header::CONTENT_DISPOSITION, attachment::disposition(metadata.file_name().as_deref())))
         // What clients upload must not run as ours.
         .insert_header((header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"))
         .insert_header((header::ACCEPT_RANGES, "bytes"))
@@ -162,33 +157,6 @@ fn wanted(range: &str, size: u64) -> Wanted {
             (Some(first), last) => Wanted::Range(first, last.unwrap_or(size - 1).min(size - 1)),
         },
     }
-}
-
-/// RFC 6266 with RFC 8187: the client's name for the file, in a form that cannot break out of the header.
-fn disposition(upload: &Upload) -> String {
-    /// RFC 8187, attr-char: what may stand unescaped.
-    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'!')
-        .remove(b'#')
-        .remove(b'$')
-        .remove(b'&')
-        .remove(b'+')
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'^')
-        .remove(b'_')
-        .remove(b'`')
-        .remove(b'|')
-        .remove(b'~');
-    let Some(name) = upload.record().metadata.file_name() else { return "attachment".to_owned() };
-    let plain: String = name
-        .chars()
-        .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%') || c == ' ' { c } else { '_' })
-        .collect();
-    if plain == name {
-        return format!("attachment; filename=\"{plain}\"");
-    }
-    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(&name, ESCAPED))
 }
 
 #[cfg(test)]

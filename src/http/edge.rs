@@ -27,9 +27,11 @@ use crate::http::body::Inlet;
 use crate::http::error::Problem;
 use crate::http::error::RequestId;
 use crate::http::error::new_request_id;
+use crate::http::json;
 use crate::protocol::tus::wire;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -108,6 +110,10 @@ fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut H
         headers.insert(X_REQUEST_ID, id);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if headers.contains_key(header::CONTENT_TYPE) {
+        json::name_charset(headers);
+        confine(request, &shared.access.origins, headers);
+    }
     // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS. The clients of other dialects have no use for it.
     let route = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
     let other = request.extensions().get::<Dialect>().is_some_and(|dialect| *dialect != Dialect::Tus);
@@ -115,6 +121,16 @@ fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut H
         headers.insert(TUS_RESUMABLE, HeaderValue::from_static(wire::VERSION));
     }
     add_cors(request, shared, headers);
+}
+
+/// Keeps an answer with content out of pages that may not read it, and what it shows from telling where it was.
+fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
+    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    let is_shared = *origins == Origins::Any || origin.is_some_and(|origin| origins.allow(origin));
+    let reach = if is_shared { "cross-origin" } else { "same-site" };
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static(reach));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
 }
 
 fn add_cors(request: &HttpRequest, shared: &Shared, headers: &mut HeaderMap) {

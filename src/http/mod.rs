@@ -22,6 +22,7 @@ use crate::webhook::Admin;
 use crate::webhook::Beat;
 
 pub mod access;
+mod attachment;
 pub mod body;
 pub(crate) mod caller;
 pub mod download;
@@ -31,6 +32,7 @@ pub mod events;
 mod files;
 pub mod health;
 mod hook_calls;
+mod json;
 pub mod listen;
 pub(crate) mod query;
 mod reading;

@@ -16,6 +16,7 @@ use crate::engine::report::ReportError;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::error::Problem;
+use crate::http::json;
 use crate::http::status;
 
 /// Enough for the longest message with every character escaped.
@@ -52,6 +53,9 @@ async fn answer(
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
     let id = status::parse_id(id)?;
+    if let Some(refusal) = json::is_not(request) {
+        return Err(refusal);
+    }
     let body = body::small(payload, MAX_BODY_BYTES, shared.idle_timeout).await;
     let body = body.map_err(|error| status::problem(error, request))?.ok_or_else(too_large)?;
     let new = read(&body)?;

@@ -25,10 +25,13 @@ async fn a_download_is_the_upload_and_cannot_act() {
     let answer = get(&mut client, &upload, &[]).await;
     assert_eq!((answer.status, answer.body.as_slice()), (200, &page[..]));
     assert_eq!(answer.header("content-length"), Some("25"));
-    assert_eq!(answer.header("content-type"), Some("text/html"));
+    assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
     assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"page.html\""));
     assert_eq!(answer.header("content-security-policy"), Some("sandbox; default-src 'none'"));
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-site"));
+    assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+    assert_eq!(answer.header("x-frame-options"), Some("DENY"));
     assert_eq!(answer.header("accept-ranges"), Some("bytes"));
     assert_eq!(answer.header("cache-control"), Some("private, no-cache"));
     let etag = answer.header("etag").expect("a strong tag");

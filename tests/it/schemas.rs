@@ -55,7 +55,7 @@ async fn every_schema_is_served_with_all_that_it_refers_to() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
     let index = client.get(INDEX).await;
-    assert_eq!((index.status, index.header("content-type")), (200, Some("application/json")));
+    assert_eq!((index.status, index.header("content-type")), (200, Some("application/json; charset=utf-8")));
     let index = index.json();
     let schemas = index["schemas"].as_object().unwrap();
     assert!(schemas.contains_key("upload.completed") && schemas.contains_key("webhook.ping"), "{schemas:?}");

@@ -16,6 +16,7 @@ use crate::domain::endpoint::EndpointId;
 use crate::http::Shared;
 use crate::http::body;
 use crate::http::error::Problem;
+use crate::http::json;
 use crate::http::status;
 use crate::webhook::AdminError;
 
@@ -123,6 +124,9 @@ async fn read<T: DeserializeOwned>(
     shared: &Shared,
     form: &str,
 ) -> Result<T, Problem> {
+    if let Some(refusal) = json::is_not(request) {
+        return Err(refusal);
+    }
     let body = body::small(payload, MAX_BODY_BYTES, shared.idle_timeout).await;
     let body = body.map_err(|error| status::problem(error, request))?.ok_or_else(too_large)?;
     let body = if body.is_empty() { b"{}" } else { &body[..] };

@@ -129,7 +129,7 @@ async fn names_cannot_break_out_of_headers_or_folders() {
         ("a\0b.mp4", "attachment; filename=\"ab.mp4\"", Some("ab.mp4")),
         (
             "a\"; filename=\"evil.exe",
-            "attachment; filename=\"a_; filename=_evil.exe\"; filename*=UTF-8''a%22%3B%20filename%3D%22evil.exe",
+            "attachment; filename=\"a_; filename=_evil.exe\"",
             Some("a\"; filename=\"evil.exe"),
         ),
         ("100%41.mp4", "attachment; filename=\"100_41.mp4\"; filename*=UTF-8''100%2541.mp4", Some("100%41.mp4")),

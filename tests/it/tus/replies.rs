@@ -143,12 +143,15 @@ PATCH /files/<id>
 cache-control: no-store
 content-length: 169
 content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 upload-expires: <time>
 upload-offset: 6
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 
 {"type":"urn:longshore:problem:wrong-offset","title":"Conflict","status":409,"detail":"the upload is at offset 6, not 3","request_id":"<request>"}
@@ -158,11 +161,14 @@ PATCH /files/<id>
 cache-control: no-store
 content-length: 215
 content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 upload-expires: <time>
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 
 {"type":"urn:longshore:problem:checksum-mismatch","title":"Checksum Mismatch","status":460,"detail":"the crc32 digest of the data does not match the one sent with it","request_id":"<request>"}
@@ -185,12 +191,15 @@ content-length: 5
 content-range: bytes 6-10/11
 content-security-policy: sandbox; default-src 'none'
 content-type: text/plain
+cross-origin-resource-policy: same-site
 date: <time>
 etag: "<id>"
 last-modified: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 
 world
@@ -208,10 +217,13 @@ HEAD /files/<id>
 cache-control: no-store
 content-length: 163
 content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 ----
 GET /files/<id>
@@ -219,10 +231,13 @@ GET /files/<id>
 cache-control: no-store
 content-length: 163
 content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 
 {"type":"urn:longshore:problem:upload-gone","title":"Gone","status":410,"detail":"this upload has been terminated","request_id":"<request>"}
@@ -232,11 +247,14 @@ POST /files
 cache-control: no-store
 content-length: 217
 content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 tus-version: 1.0.0
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 
 {"type":"urn:longshore:problem:unsupported-version","title":"Precondition Failed","status":412,"detail":"this server speaks tus 1.0.0, and the request names no version","request_id":"<request>"}
@@ -246,10 +264,13 @@ POST /files
 cache-control: no-store
 content-length: 189
 content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
 
 {"type":"urn:longshore:problem:over-limit","title":"Payload Too Large","status":413,"detail":"an upload may have at most 1000000 bytes here","request_id":"<request>"}
