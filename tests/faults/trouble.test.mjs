@@ -39,7 +39,7 @@ function openPatch(server, path, length, some) {
     socket.on('error', () => {});
     socket.on('close', () => done(text));
   });
-  const headers = { Host: 'x', ...TUS, ...BODY, 'Upload-Offset': 0, 'Content-Length': length };
+  const headers = { Host: 'localhost', ...TUS, ...BODY, 'Upload-Offset': 0, 'Content-Length': length };
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.write(`PATCH ${path} HTTP/1.1\r\n${lines.join('')}\r\n`);
   socket.write(some);
@@ -234,7 +234,7 @@ function sendThenRead(port, path, headers, pieces) {
     const socket = connect(port, '127.0.0.1');
     socket.on('error', (error) => failed(new Error(`the answer was lost: ${error.message}`)));
     const size = pieces.reduce((sum, piece) => sum + piece.length, 0);
-    const all = { Host: 'x', ...TUS, ...headers, 'Content-Length': size };
+    const all = { Host: 'localhost', ...TUS, ...headers, 'Content-Length': size };
     socket.write(`PATCH ${path} HTTP/1.1\r\n${Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`);
     let left = pieces.length;
     for (const piece of pieces) {

@@ -45,6 +45,53 @@ async fn a_download_is_the_upload_and_cannot_act() {
     assert_ne!(answer.header("etag"), Some(etag), "each upload has its own tag");
 }
 
+/// No page, of this server or elsewhere, can make a script, a style or a document of what clients have sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_upload_is_served_as_what_browsers_run() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    for named in
+        ["text/javascript", "Application/ECMAScript", "application/wasm", "image/svg+xml", "text/xml", "text/css"]
+    {
+        let metadata = format!("filetype {},contentEncoding {}", base64(named), base64("gzip"));
+        let upload = completed(&mut client, &[("Upload-Metadata", &metadata)], BYTES).await;
+        for range in [&[][..], &[("Range", "bytes=0-0")]] {
+            let answer = get(&mut client, &upload, range).await;
+            assert_eq!(answer.header("content-type"), Some("application/octet-stream"), "{named}");
+            assert_eq!(answer.header("content-encoding"), None, "{named}: a client's word");
+            assert!(answer.header("content-disposition").unwrap().starts_with("attachment"), "{named}");
+        }
+        let status = client.status(&upload).await;
+        assert_eq!((&status["content_type"], &status["metadata"]["contentEncoding"]), (&named.into(), &"gzip".into()));
+    }
+}
+
+/// An answer may be used by the pages that may read it, and by no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_for_pages_that_may_read_them() {
+    let open = TestApp::with(|config| {
+        config.auth.token = Some(longshore::config::Secret::new("correct-horse-battery-staple".to_owned()));
+    })
+    .await;
+    let refused = open.client().await.get("/api/v1/uploads").await;
+    assert_eq!(refused.header("cross-origin-resource-policy"), Some("cross-origin"), "with a token, all pages may");
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let upload = completed(&mut client, &[], BYTES).await;
+    for path in [upload.as_str(), "/api/v1/uploads", "/metrics", "/healthz"] {
+        for (origin, reach) in [
+            (None, "same-site"),
+            (Some("https://evil.example"), "same-site"),
+            (Some("http://localhost:3000"), "cross-origin"),
+        ] {
+            let headers: Vec<_> = origin.map(|origin| ("Origin", origin)).into_iter().collect();
+            let answer = get(&mut client, path, &headers).await;
+            assert_eq!(answer.header("cross-origin-resource-policy"), Some(reach), "{path} {origin:?}");
+            assert_eq!(answer.header("vary"), Some("Origin"), "{path}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_download_comes_whole() {
     let app = TestApp::start().await;

@@ -54,6 +54,42 @@ async fn done(client: &mut Client, method: &str, path: &str, body: Value) -> Val
     if answer.status == 204 { Value::Null } else { answer.json() }
 }
 
+/// A form or a text can be sent by any page, and never passes for JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_says_it_is_no_json_is_refused_where_json_is_read() {
+    let (app, mut client) = started().await;
+    let receiver = Scripted::start(SECRET).await;
+    let body = json!({ "id": "spy", "url": url_of(&receiver) }).to_string();
+    let stages = "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/stages";
+    for named in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", "application/jsonp", ""]
+    {
+        let headers = [("Content-Type", named)];
+        for path in ["/api/v1/webhooks/endpoints", "/api/v1/webhooks/expunge"] {
+            let refused = client.request("POST", path, &headers, body.as_bytes()).await;
+            assert_eq!((refused.status, refused.problem().as_str()), (415, "not-json"), "{named:?} {path}");
+        }
+    }
+    let listed = done(&mut client, "GET", "/endpoints", Value::Null).await;
+    assert_eq!(listed["endpoints"], json!([]), "nothing was made");
+    for (named, status) in [("Application/JSON; charset=utf-8", 201), ("application/json", 409)] {
+        let made =
+            client.request("POST", "/api/v1/webhooks/endpoints", &[("Content-Type", named)], body.as_bytes()).await;
+        assert_eq!(made.status, status, "{named}: {made:?}");
+    }
+    let answer = client.get("/api/v1/webhooks/endpoints").await;
+    assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"));
+
+    let key = AdminKey::generate([1; 32]);
+    let hash = AdminKeyHash::of(key.expose().as_bytes());
+    let app2 = TestApp::from_file(&format!("[auth]\nadmin_keys = [\"{hash}\"]\n"), |_| {}).await;
+    let bearer = format!("Bearer {}", key.expose());
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
+    let refused = app2.client().await.request("POST", stages, &headers, br#"{"name":"a"}"#).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (415, "not-json"));
+    drop(app);
+}
+
 /// An endpoint for this receiver, which knows [`SECRET`].
 async fn make(client: &mut Client, name: &str, receiver: &Scripted) -> Value {
     done(client, "POST", "/endpoints", json!({ "id": name, "url": url_of(receiver), "secret": SECRET })).await

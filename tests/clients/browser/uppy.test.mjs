@@ -1,7 +1,6 @@
 // Uppy in headless Chromium, on a page of another origin, against the real server.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -9,34 +8,18 @@ import { join } from 'node:path';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { chromium } from 'playwright-core';
 import { assertStored, head, list } from '../harness/api.mjs';
 import { digestOf, noise } from '../harness/bytes.mjs';
 import { Proxy } from '../harness/proxy.mjs';
 import { Receiver } from '../harness/receiver.mjs';
 import { Server } from '../harness/server.mjs';
 import { sleep, until } from '../harness/until.mjs';
+import { launchChromium } from './chromium.mjs';
 
 const MIB = 1 << 20;
 const HERE = new URL('./', import.meta.url);
-const FLAGS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
-
 const bytes = noise(5 * MIB + 3, 7);
 const source = digestOf(bytes);
-
-function findChromium() {
-  if (process.env.CHROMIUM) return process.env.CHROMIUM;
-  const names = ['chromium', 'chromium-browser', 'google-chrome'];
-  return execFileSync('sh', ['-c', names.map((name) => `command -v ${name}`).join(' || ')], { encoding: 'utf8' }).trim();
-}
 
 /** Serves the page from a port of its own, which makes it a page of another origin. */
 async function servePage() {
@@ -72,7 +55,7 @@ describe('Uppy in Chromium, from another origin', () => {
     site = await servePage();
     file = join(server.folder, 'from the browser – ü.bin');
     await writeFile(file, bytes);
-    browser = await chromium.launch({ executablePath: findChromium(), args: FLAGS });
+    browser = await launchChromium();
   });
 
   after(async () => {

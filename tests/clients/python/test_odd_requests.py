@@ -132,7 +132,7 @@ class OddRequests(unittest.TestCase):
 
     def test_headers_given_twice_are_refused(self):
         path = self.create(5)
-        lines = [f"PATCH {path} HTTP/1.1", "Host: x", "Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream"]
+        lines = [f"PATCH {path} HTTP/1.1", "Host: localhost", "Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream"]
         lines += ["Upload-Offset: 0", "Upload-Offset: 3", "Content-Length: 2", "Connection: close", "", "ab"]
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=15) as raw:
             raw.sendall("\r\n".join(lines).encode())

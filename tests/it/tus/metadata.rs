@@ -162,7 +162,8 @@ async fn types_that_cannot_stand_in_a_header_are_not_put_there() {
     let mut client = app.client().await;
     for (named, told) in [
         ("video/mp4", "video/mp4"),
-        ("text/html; charset=utf-8", "text/html; charset=utf-8"),
+        ("text/csv; charset=utf-8", "text/csv; charset=utf-8"),
+        ("text/html; charset=utf-8", "application/octet-stream"),
         ("text/html\r\nX-Evil: 1", "application/octet-stream"),
         ("text", "application/octet-stream"),
         ("a/b/c", "application/octet-stream"),
