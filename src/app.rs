@@ -15,7 +15,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use actix_web::http::header::HeaderName;
 use actix_web::web;
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::listeners::Listeners;
 use crate::app::threads::UploadThreads;
+use crate::clock::Clock;
 use crate::config;
 use crate::config::AllowOrigins;
 use crate::config::Config;
@@ -82,7 +82,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage))?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
-    let clock: engine::Clock = Arc::new(system_clock);
+    let clock = Clock::system();
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
@@ -93,9 +93,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
         settings: sender_settings(&config.webhooks, config.hooks.keep_calls, config.server.shutdown_timeout / 2),
-        clock: Arc::clone(&clock),
+        clock: clock.clone(),
     };
-    let configured = configured_endpoints(&config.webhooks.endpoints, &rules)?;
+    let configured = configured_endpoints(&config.webhooks.endpoints, &rules, clock.now())?;
     let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
@@ -319,26 +319,32 @@ fn sender_settings(config: &config::Webhooks, keep_hook_calls: u64, drain_timeou
 fn configured_endpoints(
     endpoints: &[config::Endpoint],
     rules: &webhook::EgressRules,
+    now: Timestamp,
 ) -> anyhow::Result<Vec<webhook::Endpoint>> {
     let endpoint = |endpoint: &config::Endpoint| {
-        configured_endpoint(endpoint, rules).with_context(|| format!("could not use endpoint {}", endpoint.name))
+        configured_endpoint(endpoint, rules, now).with_context(|| format!("could not use endpoint {}", endpoint.name))
     };
     endpoints.iter().map(endpoint).collect()
 }
 
-fn configured_endpoint(endpoint: &config::Endpoint, rules: &webhook::EgressRules) -> anyhow::Result<webhook::Endpoint> {
+fn configured_endpoint(
+    endpoint: &config::Endpoint,
+    rules: &webhook::EgressRules,
+    now: Timestamp,
+) -> anyhow::Result<webhook::Endpoint> {
     let keys = endpoint.secrets.iter().chain(&endpoint.private_key).map(|key| webhook::Key::parse(key.expose()));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let headers: Vec<(String, String)> =
         endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
     let terms = EndpointTerms { url: endpoint.url.clone(), ..endpoint.terms.clone() };
-    let (name, now) = (endpoint.name.clone(), system_clock());
-    Ok(webhook::Endpoint::configured(name, terms, webhook::Keys::lasting(keys, now), &headers, rules, now)?)
-}
-
-fn system_clock() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
+    Ok(webhook::Endpoint::configured(
+        endpoint.name.clone(),
+        terms,
+        webhook::Keys::lasting(keys, now),
+        &headers,
+        rules,
+        now,
+    )?)
 }
 
 impl Running {

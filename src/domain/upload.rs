@@ -334,6 +334,8 @@ const MAX_TIMELINE: usize = 64;
 pub struct Upload {
     record: Record,
     news: Vec<Event>,
+    /// When its `expires_at` was set.
+    term_began_at: Timestamp,
 }
 
 impl Upload {
@@ -367,15 +369,15 @@ impl Upload {
             next_sequence: 1,
             last_progress: (Offset::ZERO, now),
         };
-        let mut upload = Self { record, news: Vec::new() };
-        upload.live_until(new.expires_at);
+        let mut upload = Self { record, news: Vec::new(), term_began_at: now };
+        upload.live_until(new.expires_at, now);
         upload.enter(Stage::Created, EventKind::Created, now);
         upload
     }
 
     /// Takes an upload as the state store has it.
     pub fn from_record(record: Record) -> Self {
-        Self { record, news: Vec::new() }
+        Self { term_began_at: record.updated_at, record, news: Vec::new() }
     }
 
     pub fn record(&self) -> &Record {
@@ -484,6 +486,7 @@ impl Upload {
     pub fn committed(mut self) -> Self {
         self.record.version += 1;
         self.news.clear();
+        self.term_began_at = self.record.updated_at;
         self
     }
 
@@ -589,7 +592,7 @@ impl Upload {
         }
         self.record.running_digests = durable.running_digests;
         self.record.resume = Some(durable.resume);
-        self.live_until(durable.expires_at);
+        self.live_until(durable.expires_at, now);
         self.record.updated_at = now;
         match self.record.stage {
             Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
@@ -607,13 +610,29 @@ impl Upload {
     /// Extends the life of an open upload whose client has been heard of without new bytes.
     pub fn touch(&mut self, running_digests: Vec<u8>, expires_at: Timestamp, now: Timestamp) {
         self.record.running_digests = running_digests;
-        self.live_until(expires_at);
-        self.record.updated_at = now;
+        self.renew(expires_at, now);
     }
 
     /// Sets when it expires, if the application has not set an earlier time.
-    fn live_until(&mut self, at: Timestamp) {
+    /// Gives an unfinished upload until `expires_at`, from `now` on.
+    pub fn renew(&mut self, expires_at: Timestamp, now: Timestamp) {
+        self.live_until(expires_at, now);
+        self.record.updated_at = now;
+    }
+
+    /// Moves its end to where `extended` moves it, given when it was set and where it is. Doing it again changes nothing
+    /// unless more time was passed over.
+    pub fn extend_term(&mut self, extended: impl FnOnce(Timestamp, Timestamp) -> Timestamp, now: Timestamp) {
+        let Some(at) = self.record.expires_at else { return };
+        let extended = extended(self.term_began_at, at);
+        if extended != at {
+            self.live_until(extended, now);
+        }
+    }
+
+    fn live_until(&mut self, at: Timestamp, now: Timestamp) {
         self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
+        self.term_began_at = now;
     }
 
     /// Marks an upload whose every byte is durable, with the digests of the whole. After an error nothing has changed.
@@ -798,7 +817,9 @@ impl Upload {
         let (told, told_at) = self.record.last_progress;
         let new_bytes = self.received_bytes().saturating_sub(told.get());
         let hundredth = self.record.length.map_or(u64::MAX, |length| length.get().div_ceil(100).max(1));
-        now.since(told_at) >= policy.every && new_bytes > 0 && new_bytes >= policy.min_bytes.min(hundredth)
+        // A clock that was set back must not keep progress from being reported.
+        let is_time = now < told_at || now.since(told_at) >= policy.every;
+        is_time && new_bytes > 0 && new_bytes >= policy.min_bytes.min(hundredth)
     }
 }
 

@@ -99,7 +99,7 @@ impl Engine {
     async fn begin_in_order(&self, command: &Append) -> Result<Begun, EngineError> {
         let inner = &self.0;
         if let Some(parked) = inner.leases.resume(command.id).await {
-            return match inner.admit(parked.committer.upload.clone(), command) {
+            return match inner.admit(inner.extended(parked.committer.upload.clone()), command) {
                 Ok(upload) => self.begin_with(parked, upload, command).await,
                 Err(rejection) => {
                     self.spawn(parked.wait());
@@ -211,7 +211,7 @@ impl Parked {
 impl Inner {
     /// The upload with what this append declares, if the append is in order.
     fn admit(&self, mut upload: Upload, command: &Append) -> Result<Upload, Rejection> {
-        let (now, max_bytes) = (self.expiry_now(), self.settings.max_upload_bytes);
+        let (now, max_bytes) = (self.now(), self.settings.max_upload_bytes);
         let (start, count) = match command.place {
             Place::From(from) if from <= upload.offset() => {
                 let known_bytes = upload.offset().get() - from.get();

@@ -255,7 +255,7 @@ impl Committer {
     }
 
     fn begin_change(&mut self, change: impl FnOnce(&mut Upload, Timestamp)) {
-        let mut next = self.upload.clone();
+        let mut next = self.inner.extended(self.upload.clone());
         change(&mut next, self.inner.now());
         let inner = Arc::clone(&self.inner);
         let commit = Box::pin(async move { inner.commit(next).await });

@@ -64,7 +64,7 @@ impl Engine {
 impl Inner {
     /// Whether a request can be a repetition, by what it says of itself.
     fn repeated(&self, mut upload: Upload, command: &Append) -> Result<Repeated, Rejection> {
-        if let Some(why) = upload.gone(self.expiry_now()) {
+        if let Some(why) = upload.gone(self.now()) {
             return Err(why);
         }
         let complete = upload.length().filter(|_| upload.stage() == Stage::Completed && !upload.is_final());
@@ -159,7 +159,7 @@ impl Repeated {
             Ok(Some(at)) => return Err(Rejection::DifferentBytes { at }.into()),
             Err(error) => {
                 // Somebody may have removed the upload meanwhile.
-                let gone = inner.find(id).await?.gone(inner.expiry_now());
+                let gone = inner.find(id).await?.gone(inner.now());
                 return Err(gone.map_or_else(|| EngineError::storage(error), EngineError::from));
             }
         }

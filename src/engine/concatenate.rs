@@ -72,10 +72,11 @@ impl Inner {
                 continue;
             }
             let part = self.uploads.find(*id).await?.ok_or(Rejection::PartMissing(index + 1))?;
+            let part = self.extended(part);
             if !part.is_partial() {
                 return Err(Rejection::NotPartial(index + 1).into());
             }
-            if matches!(part.stage(), Stage::Ended(_)) || part.is_expired(self.expiry_now()) {
+            if matches!(part.stage(), Stage::Ended(_)) || part.is_expired(self.now()) {
                 return Err(Rejection::PartMissing(index + 1).into());
             }
             if !part.is_settled() {

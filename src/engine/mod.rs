@@ -13,7 +13,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -23,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::clock::Clock;
 use crate::domain::checksum::Algorithm;
 use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
@@ -72,9 +72,6 @@ use hooks::IdIsTaken;
 use lease::Leases;
 use metrics::Metrics;
 use watch::Watch;
-
-/// Tells the wall-clock time.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Draws the random part of an identifier.
 pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
@@ -189,8 +186,6 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// How far the wall clock has jumped ahead of the time that really passed. Uploads do not expire for that.
-    jumped_ahead_ms: AtomicU64,
 }
 
 impl fmt::Debug for Engine {
@@ -226,7 +221,6 @@ impl Engine {
             runtime: tokio::runtime::Handle::current(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            jumped_ahead_ms: AtomicU64::default(),
             settings,
         }))
     }
@@ -272,7 +266,7 @@ impl Engine {
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
         let upload = inner.find_settled(id).await?;
-        Ok(Inspection { gone: upload.gone(inner.expiry_now()), upload })
+        Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
     /// Ends an upload and removes its bytes, if the application permits. A running append is cut first.
@@ -356,23 +350,31 @@ impl Inner {
     }
 
     fn now(&self) -> Timestamp {
-        (self.clock)()
+        self.clock.now()
     }
 
-    /// The time that expiry goes by: the clock's, less what it has jumped ahead while the program ran.
-    fn expiry_now(&self) -> Timestamp {
-        self.now().minus(Duration::from_millis(self.jumped_ahead_ms.load(Ordering::Relaxed)))
+    /// The upload with the time that the clock has passed over since its expiry was set. Whatever is done with it then,
+    /// by the time of day alone, comes to the same answer, and its next commit stores the extension.
+    fn extended(&self, mut upload: Upload) -> Upload {
+        let now = self.now();
+        upload.extend_term(|since, at| self.clock.extended(since, at), now);
+        upload
     }
 
     /// When an upload expires if nothing more comes: activity puts it off, but never beyond its age.
     fn expires_at(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
-        now.plus(self.settings.unfinished_expiry).min(created_at.plus(self.settings.unfinished_age))
+        now.plus(self.settings.unfinished_expiry).min(self.too_old_at(created_at))
     }
 
     /// Whether the time of an upload is over although its client sends.
     fn has_outlived(&self, upload: &Upload) -> bool {
-        let now = self.expiry_now();
-        upload.has_outlived_its_terms(now) || upload.record().created_at.plus(self.settings.unfinished_age) <= now
+        let now = self.now();
+        upload.has_outlived_its_terms(now) || self.too_old_at(upload.record().created_at) <= now
+    }
+
+    /// When an upload is too old, without the time that the clock has passed over.
+    fn too_old_at(&self, created_at: Timestamp) -> Timestamp {
+        self.clock.extended(created_at, created_at.plus(self.settings.unfinished_age))
     }
 
     fn new_upload(&self, command: Create, now: Timestamp) -> NewUpload {
@@ -443,7 +445,8 @@ impl Inner {
     }
 
     async fn find(&self, id: UploadId) -> Result<Upload, EngineError> {
-        self.uploads.find(id).await?.ok_or(EngineError::Rejected(Rejection::NotFound))
+        let found = self.uploads.find(id).await?.ok_or(EngineError::Rejected(Rejection::NotFound))?;
+        Ok(self.extended(found))
     }
 
     async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {

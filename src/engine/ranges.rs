@@ -253,8 +253,8 @@ impl Assembly {
     /// Takes one more request, if it is in order.
     async fn join(&mut self, command: &Append, at: Offset) -> Result<Feed, Trouble> {
         let inner = Arc::clone(&self.committer.inner);
-        let (now, max_bytes) = (inner.expiry_now(), inner.settings.max_upload_bytes);
-        let mut upload = self.committer.declared_upload();
+        let (now, max_bytes) = (inner.now(), inner.settings.max_upload_bytes);
+        let mut upload = inner.extended(self.committer.declared_upload());
         upload.check_range(at, Some(0), max_bytes, now)?;
         inner.declare(&mut upload, command, self.taken())?;
         upload.check_range(at, command.count, max_bytes, now)?;

@@ -91,7 +91,7 @@ impl Engine {
             .into_iter()
             .map(|upload| {
                 let live = self.0.leases.progress(upload.id());
-                self.view(upload, live.as_deref())
+                self.view(self.0.extended(upload), live.as_deref())
             })
             .collect();
         Ok(StatusPage { found: statuses, next: page.next })
@@ -103,13 +103,13 @@ impl Engine {
             received_bytes: progress.accepted_bytes().max(committed),
             bytes_per_second: progress.bytes_per_second(),
         });
-        let expired = live.is_none() && upload.is_expired(self.0.expiry_now());
+        let expired = live.is_none() && upload.is_expired(self.0.now());
         Status { upload, expired, live }
     }
 
     /// How long an unfinished upload is kept if nothing more comes; `None` when it does not expire.
     pub fn time_left(&self, upload: &Upload) -> Option<Duration> {
-        upload.record().expires_at.map(|at| at.since(self.0.expiry_now()))
+        upload.record().expires_at.map(|at| at.since(self.0.now()))
     }
 
     /// Bytes taken in by a running append, if one is running.
@@ -173,7 +173,7 @@ impl Engine {
     /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
     pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
         let upload = self.0.find(id).await?;
-        if let Some(why) = upload.gone(self.0.expiry_now()) {
+        if let Some(why) = upload.gone(self.0.now()) {
             return Err(why.into());
         }
         match upload.stage() {

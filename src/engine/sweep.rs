@@ -20,9 +20,6 @@ use crate::engine::pieces::Pieces;
 use crate::state::Due;
 use crate::state::UploadQuery;
 
-/// A clock that is ahead by more than this between two sweeps has jumped.
-const CLOCK_JUMP: Duration = Duration::from_secs(30);
-
 /// How many uploads are looked through at a time.
 const PAGE: u32 = 1_000;
 
@@ -45,6 +42,7 @@ impl Engine {
             );
         }
         let behalf = Behalf::Recovery;
+        self.0.renew_terms_of_the_future().await;
         let mut found = 0;
         for question in [Due::Unsealed, Due::Unsettled, Due::Removable] {
             found += self.0.sweep(question, &behalf).await;
@@ -61,7 +59,7 @@ impl Engine {
             let every = inner.settings.sweep_every;
             let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut seen = (tokio::time::Instant::now(), inner.now());
+            let mut steps = inner.clock.steps();
             loop {
                 tokio::select! {
                     biased;
@@ -73,15 +71,16 @@ impl Engine {
                         continue;
                     }
                 }
-                let now = inner.now();
-                inner.mind_the_clock(seen.0.elapsed(), now.since(seen.1));
-                seen = (tokio::time::Instant::now(), now);
+                if steps != inner.clock.steps() {
+                    steps = inner.clock.steps();
+                    inner.renew_terms_of_the_future().await;
+                }
                 for question in [
                     // Before those whose time has passed: what is all there does not expire.
                     Due::Unsealed,
                     Due::Unsettled,
-                    Due::Expired { now: inner.expiry_now() },
-                    Due::Silent { since: now.minus(inner.settings.stall_after) },
+                    Due::Expired { now: inner.now() },
+                    Due::Silent { since: inner.clock.ago(inner.settings.stall_after) },
                     Due::Removable,
                 ] {
                     inner.sweep(question, &Behalf::Sweeper).await;
@@ -108,17 +107,15 @@ impl Inner {
         }
     }
 
-    /// Takes note of a wall clock that went ahead of the time that really passed: a machine that slept, or a clock that
-    /// was set. Clients had no chance to be active in time that was not there.
-    fn mind_the_clock(&self, passed: Duration, by_the_clock: Duration) {
-        let ahead = by_the_clock.saturating_sub(passed);
-        if ahead > CLOCK_JUMP {
-            tracing::warn!(
-                ahead_s = ahead.as_secs(),
-                "the clock has jumped ahead; unfinished uploads expire that much later"
-            );
-            let ahead_ms = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
-            self.jumped_ahead_ms.fetch_add(ahead_ms, std::sync::atomic::Ordering::Relaxed);
+    /// Has every upload that a clock which was ahead has written begin its term now, so that none expires or stalls later
+    /// than one that is created now.
+    async fn renew_terms_of_the_future(&self) {
+        let now = self.now();
+        let overlong = Due::Overlong { now, latest: self.expires_at(now, now) };
+        let renewed = self.sweep(overlong, &Behalf::Sweeper).await
+            + self.sweep(Due::ChangedAfter { now }, &Behalf::Sweeper).await;
+        if renewed > 0 {
+            tracing::info!(uploads = renewed, "the clock was ahead; unfinished uploads begin their time now");
         }
     }
 
@@ -180,6 +177,12 @@ impl Inner {
                 self.settle(upload, behalf).await?;
             }
             Due::Unsealed => return self.finish_unsealed(upload, behalf).await,
+            Due::Expired { .. } if !upload.is_expired(now) => {
+                // The clock has passed over time; with that the upload has time left, which is stored now.
+                let Some(expires_at) = upload.record().expires_at else { return Ok(false) };
+                upload.renew(expires_at, now);
+                self.commit(upload).await?;
+            }
             Due::Expired { .. } => {
                 upload.expire(now);
                 let upload = self.commit(upload).await?;
@@ -190,6 +193,12 @@ impl Inner {
                 upload.stall(now);
                 self.commit(upload).await?;
             }
+            // By the time of the question, so that none is found again.
+            Due::Overlong { now, .. } | Due::ChangedAfter { now } => {
+                let latest = self.expires_at(upload.record().created_at, now);
+                upload.renew(upload.record().expires_at.map_or(latest, |at| at.min(latest)), now);
+                self.commit(upload).await?;
+            }
             Due::Removable => return Ok(self.remove_bytes(upload).await),
         }
         Ok(true)
@@ -197,7 +206,7 @@ impl Inner {
 
     /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
     async fn finish_unsealed(&self, mut upload: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
-        if !upload.awaits_seal() || upload.has_outlived_its_terms(self.expiry_now()) {
+        if !upload.awaits_seal() || upload.has_outlived_its_terms(self.now()) {
             return Ok(false);
         }
         tracing::warn!(upload = %upload.id(), "every byte of an upload is there and nobody was finishing it");

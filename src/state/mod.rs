@@ -135,6 +135,10 @@ pub enum Due {
     Expired { now: Timestamp },
     /// Receiving, and last changed before this instant.
     Silent { since: Timestamp },
+    /// Open, or a partial at rest, last changed after `now` and to expire after `latest`.
+    Overlong { now: Timestamp, latest: Timestamp },
+    /// Receiving, and last changed after this instant.
+    ChangedAfter { now: Timestamp },
     /// Ended, with bytes not yet removed.
     Removable,
 }
@@ -224,6 +228,13 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// delivery of the same endpoint and upload go. A settlement whose lease is no longer held records its attempt and
     /// moves nothing.
     async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()>;
+
+    /// Has every lease end at `until`: the clock was set, and says nothing of how long they were held.
+    async fn renew_leases(&self, until: Timestamp) -> Result<()>;
+
+    /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can have written.
+    /// Works in pieces. Says how many deliveries those were.
+    async fn begin_waits(&self, now: Timestamp) -> Result<u64>;
 
     /// When the next delivery to one of these endpoints becomes due, be it ready or leased by a worker that died.
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>>;

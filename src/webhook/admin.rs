@@ -528,7 +528,7 @@ impl Admin {
 
 impl Inner {
     fn now(&self) -> Timestamp {
-        (self.parts.clock)()
+        self.parts.clock.now()
     }
 
     async fn stored(&self, id: &EndpointId) -> Result<Stored> {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::clock::Clock;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
@@ -23,7 +24,6 @@ use crate::webhook::egress::Answer;
 use crate::webhook::egress::Egress;
 use crate::webhook::egress::Prepared;
 use crate::webhook::health::Breaker;
-use crate::webhook::jumps::Jumps;
 use crate::webhook::lanes::Lane;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::record::Outcome;
@@ -32,9 +32,6 @@ use crate::webhook::settings::Settings;
 use crate::webhook::verdict::Ruling;
 use crate::webhook::verdict::judge;
 use crate::webhook::verdict::sign;
-
-/// Tells the time of day.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What every delivery needs on its way.
 pub(super) struct Courier {
@@ -46,7 +43,6 @@ pub(super) struct Courier {
     /// Cancelled when the time to drain is over.
     pub(super) abort: CancellationToken,
     pub(super) results: mpsc::Sender<Outcome>,
-    pub(super) jumps: Arc<Jumps>,
 }
 
 impl Courier {
@@ -68,7 +64,7 @@ impl Courier {
     async fn attempt<S>(&self, lane: &Arc<Lane>, claim: Claim, slots: S, waiting: Option<oneshot::Sender<Attempt>>) {
         let _in_flight = InFlight::counted(&self.metrics);
         let endpoint = lane.endpoint();
-        let started_at = (self.clock)();
+        let started_at = self.clock.now();
         let number = claim.attempts.saturating_add(1);
         let body = claim.body.clone();
         let mut message = Prepared::new(&endpoint, claim.event, claim.kind, number, started_at, body);
@@ -84,12 +80,13 @@ impl Courier {
         };
         self.metrics.count_attempt(answer.outcome, answer.took);
 
-        let now = (self.clock)();
+        let now = self.clock.now();
         let ruling = match (answer.outcome, claim.class) {
             (AttemptOutcome::Aborted, DeliveryClass::Test) => Ruling::Over,
             (AttemptOutcome::Aborted, _) => Ruling::RetryAt(now),
             _ => {
-                let expiry = self.jumps.prolonged(self.settings.delivery_expiry, now);
+                let begun = claim.begun_at;
+                let expiry = self.clock.extended(begun, begun.plus(self.settings.delivery_expiry)).since(begun);
                 judge(&claim, endpoint.terms(), &answer, &self.settings, expiry, now, rand::random())
             }
         };
@@ -125,7 +122,7 @@ impl Courier {
         if matches!(answer.outcome, AttemptOutcome::Status(502 | 504)) {
             lane.tighten();
         }
-        let came = lane.note(sign(claim, answer, ruling), &self.settings.health, now, rand::random());
+        let came = lane.note(sign(claim, answer, ruling), &self.settings.health, &self.clock, rand::random());
         let endpoint = lane.id();
         match came.breaker {
             Some(Breaker::Opened { until }) => {

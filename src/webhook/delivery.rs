@@ -63,12 +63,15 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     /// Goes on until `stop`, then gives what is in flight the drain timeout.
     pub(super) async fn run(self, stop: CancellationToken) {
-        Loop { shared: self, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
+        let steps = self.courier.clock.steps();
+        Loop { shared: self, steps, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
     }
 }
 
 struct Loop {
     shared: Dispatcher,
+    /// How many times the clock was set, as far as leases have followed it.
+    steps: u64,
     /// Whose turn it is to be served first, should there not be enough slots for all.
     turn: usize,
     /// Those that had no slot left when deliveries were last claimed.
@@ -121,6 +124,7 @@ impl Loop {
     /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
         self.tend();
+        self.follow_clock().await?;
         let rooms = self.rooms();
         // Those that were not asked for this time come first the next time.
         self.turn = rooms.turn;
@@ -140,6 +144,17 @@ impl Loop {
         }
         let next = self.shared.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
         Ok(next.unwrap_or(nap).clamp(SHORTEST_NAP, nap))
+    }
+
+    /// Keeps what is being sent from being claimed again because the clock was set.
+    async fn follow_clock(&mut self) -> state::Result<()> {
+        let steps = self.shared.courier.clock.steps();
+        if steps != self.steps {
+            let until = self.now().plus(self.shared.courier.settings.lease);
+            self.shared.outbox.renew_leases(until).await?;
+            self.steps = steps;
+        }
+        Ok(())
     }
 
     /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every look, and then
@@ -261,7 +276,7 @@ impl Loop {
     }
 
     fn now(&self) -> Timestamp {
-        (self.shared.courier.clock)()
+        self.shared.courier.clock.now()
     }
 }
 
@@ -280,7 +295,6 @@ mod tests {
     use crate::webhook::Settings;
     use crate::webhook::egress::Egress;
     use crate::webhook::gate::system_lookup;
-    use crate::webhook::jumps::Jumps;
     use crate::webhook::record::Outcome;
     use crate::webhook::testing::FakeOutbox;
     use crate::webhook::testing::Receiver;
@@ -301,7 +315,6 @@ mod tests {
             abort: CancellationToken::new(),
             results,
             settings,
-            jumps: Arc::new(Jumps::none(TestClock::default().clock()())),
         };
         let shared = Dispatcher {
             outbox: Arc::clone(outbox) as _,
@@ -312,7 +325,7 @@ mod tests {
             courier: Arc::new(courier),
             beat: Beat::new(Duration::ZERO),
         };
-        (Loop { shared, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }, outcomes)
+        (Loop { shared, steps: 0, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }, outcomes)
     }
 
     /// Under load one look follows the other, and nothing ever waits for a task to end.

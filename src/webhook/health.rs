@@ -41,6 +41,12 @@ pub struct HealthRules {
     pub disable_after: Duration,
 }
 
+impl HealthRules {
+    fn longest_pause(&self) -> Duration {
+        self.breaker_pause.saturating_mul(2)
+    }
+}
+
 impl Default for HealthRules {
     fn default() -> Self {
         Self {
@@ -113,22 +119,24 @@ impl Pulse {
         Self { health, pieces: VecDeque::new() }
     }
 
-    pub(super) fn gate(&self, now: Timestamp) -> Gate {
+    pub(super) fn gate(&self, rules: &HealthRules, now: Timestamp) -> Gate {
         match self.health.open_until {
             None => Gate::Closed,
-            Some(until) if now < until => Gate::Open { until },
+            // Longer than any pause: a clock that was ahead has set it.
+            Some(until) if now < until && until <= now.plus(rules.longest_pause()) => Gate::Open { until },
             Some(_) => Gate::HalfOpen,
         }
     }
 
-    /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled. `chance` is from 0
-    /// to 1.
+    /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled. `failing_for`: how
+    /// long it has failed before this one. `chance` is from 0 to 1.
     pub(super) fn note(
         &mut self,
         sign: Sign,
         rules: &HealthRules,
         may_disable: bool,
         now: Timestamp,
+        failing_for: Duration,
         chance: f64,
     ) -> Consequence {
         match sign {
@@ -145,9 +153,10 @@ impl Pulse {
             Sign::BadProgress => Consequence { breaker: self.fail(rules, now, chance), ..Consequence::default() },
             Sign::Bad { exhausted } => {
                 let breaker = self.fail(rules, now, chance);
-                self.health.failing_since.get_or_insert(now);
+                // What a clock that was ahead has noted begins now.
+                self.health.failing_since = Some(self.health.failing_since.map_or(now, |since| since.min(now)));
                 self.health.exhausted = self.health.exhausted.saturating_add(u32::from(exhausted));
-                let percent = if may_disable { self.percent(rules, now) } else { 0 };
+                let percent = if may_disable { percent(rules, failing_for) } else { 0 };
                 let warn = WARNINGS.into_iter().rfind(|step| *step <= percent && *step > self.health.warned_percent);
                 self.health.warned_percent = warn.unwrap_or(self.health.warned_percent);
                 let disable = percent == 100 && self.health.exhausted >= MIN_EXHAUSTED;
@@ -160,7 +169,7 @@ impl Pulse {
     fn fail(&mut self, rules: &HealthRules, now: Timestamp, chance: f64) -> Option<Breaker> {
         self.count(false, now);
         self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
-        let opens = match self.gate(now) {
+        let opens = match self.gate(rules, now) {
             Gate::Open { .. } => false,
             Gate::HalfOpen => true,
             Gate::Closed => rules.breaker_failures > 0 && self.is_failing(rules.breaker_failures),
@@ -181,11 +190,10 @@ impl Pulse {
     }
 
     fn count(&mut self, good: bool, now: Timestamp) {
-        let is_over = |piece: &Piece| now.since(piece.from) >= WINDOW;
+        let is_over = |piece: &Piece| now < piece.from || now.since(piece.from) >= WINDOW;
         while self.pieces.front().is_some_and(is_over) {
             self.pieces.pop_front();
         }
-        // A clock that was set back counts into the newest piece.
         if self.pieces.back().is_none_or(|newest| now.since(newest.from) >= PIECE) {
             self.pieces.push_back(Piece { from: now, good: 0, bad: 0 });
         }
@@ -194,13 +202,12 @@ impl Pulse {
             *count = count.saturating_add(1);
         }
     }
+}
 
-    /// How far towards being disabled it is.
-    fn percent(&self, rules: &HealthRules, now: Timestamp) -> u8 {
-        let Some(since) = self.health.failing_since else { return 0 };
-        let (failing_ms, limit_ms) = (now.since(since).as_millis(), rules.disable_after.as_millis().max(1));
-        u8::try_from((failing_ms * 100 / limit_ms).min(100)).unwrap_or(100)
-    }
+/// How far towards being disabled an endpoint is that has failed for so long.
+fn percent(rules: &HealthRules, failing_for: Duration) -> u8 {
+    let (failing_ms, limit_ms) = (failing_for.as_millis(), rules.disable_after.as_millis().max(1));
+    u8::try_from((failing_ms * 100 / limit_ms).min(100)).unwrap_or(100)
 }
 
 #[cfg(test)]
@@ -219,7 +226,8 @@ mod tests {
     }
 
     fn note(pulse: &mut Pulse, sign: Sign, seconds: u64) -> Consequence {
-        pulse.note(sign, &HealthRules::default(), true, at(seconds), 0.5)
+        let failing_for = pulse.health.failing_since.map_or(Duration::ZERO, |since| at(seconds).since(since));
+        pulse.note(sign, &HealthRules::default(), true, at(seconds), failing_for, 0.5)
     }
 
     /// webhooks E4.
@@ -229,19 +237,34 @@ mod tests {
         // Long apart, so that only those in a row count.
         for second in (0..9).map(|n| n * 400) {
             assert_eq!(note(&mut pulse, BAD, second), Consequence::default());
-            assert_eq!(pulse.gate(at(second)), Gate::Closed);
+            assert_eq!(pulse.gate(&HealthRules::default(), at(second)), Gate::Closed);
         }
         let until = at(3600 + 45);
         assert_eq!(note(&mut pulse, BAD, 3600).breaker, Some(Breaker::Opened { until }));
-        assert_eq!(pulse.gate(at(3644)), Gate::Open { until });
+        assert_eq!(pulse.gate(&HealthRules::default(), at(3644)), Gate::Open { until });
         assert_eq!(note(&mut pulse, BAD, 3610).breaker, None, "one that was on its way changes nothing");
-        assert_eq!(pulse.gate(at(3645)), Gate::HalfOpen);
+        assert_eq!(pulse.gate(&HealthRules::default(), at(3645)), Gate::HalfOpen);
 
         let again = at(3650 + 45);
         assert_eq!(note(&mut pulse, BAD, 3650).breaker, Some(Breaker::Opened { until: again }), "the probe failed");
         assert_eq!(note(&mut pulse, Sign::Good, 3700).breaker, Some(Breaker::Closed));
-        assert_eq!((pulse.gate(at(3700)), pulse.health), (Gate::Closed, Health::default()));
+        assert_eq!((pulse.gate(&HealthRules::default(), at(3700)), pulse.health), (Gate::Closed, Health::default()));
         assert_eq!(note(&mut pulse, BAD, 3701).breaker, None, "it begins anew");
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_noted_ends_with_it() {
+        let (mut pulse, rules) = (Pulse::default(), HealthRules::default());
+        let ahead = day(30);
+        for _ in 0..10 {
+            note(&mut pulse, DEAD, ahead);
+        }
+        assert!(matches!(pulse.gate(&rules, at(ahead)), Gate::Open { .. }));
+        assert_eq!(pulse.gate(&rules, at(0)), Gate::HalfOpen);
+        let until = at(45);
+        assert_eq!(note(&mut pulse, BAD, 0).breaker, Some(Breaker::Opened { until }), "the probe failed");
+        assert_eq!(pulse.health.failing_since, Some(at(0)));
+        assert_eq!(note(&mut pulse, BAD, day(5)).warn, Some(100), "counted from when the clock was right");
     }
 
     /// webhooks E4: seven of ten within five minutes, whatever came between.
@@ -264,12 +287,12 @@ mod tests {
     fn the_pause_is_varied_and_the_breaker_can_be_off() {
         for (chance, seconds) in [(0.0, 30), (1.0, 60), (7.0, 60)] {
             let mut pulse = Pulse::of(Health { consecutive_failures: 9, ..Health::default() });
-            let opened = pulse.note(BAD, &HealthRules::default(), true, at(0), chance).breaker;
+            let opened = pulse.note(BAD, &HealthRules::default(), true, at(0), Duration::ZERO, chance).breaker;
             assert_eq!(opened, Some(Breaker::Opened { until: at(seconds) }));
         }
         let off = HealthRules { breaker_failures: 0, ..HealthRules::default() };
         let mut pulse = Pulse::default();
-        assert!((0..100).all(|n| pulse.note(BAD, &off, true, at(n), 0.5).breaker.is_none()));
+        assert!((0..100).all(|n| pulse.note(BAD, &off, true, at(n), Duration::ZERO, 0.5).breaker.is_none()));
     }
 
     /// webhooks E5, E8: told at half, 70, 90 percent, and at the end, once each; then disabled.
@@ -316,7 +339,7 @@ mod tests {
 
         let mut kept = Pulse::default();
         for seconds in [0, 1, day(9)] {
-            let came = kept.note(DEAD, &HealthRules::default(), false, at(seconds), 0.5);
+            let came = kept.note(DEAD, &HealthRules::default(), false, at(seconds), Duration::from_secs(seconds), 0.5);
             assert_eq!((came.warn, came.disable), (None, false));
         }
     }

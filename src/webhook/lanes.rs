@@ -17,6 +17,7 @@ use tokio::sync::MutexGuard as AsyncMutexGuard;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::Health;
@@ -109,7 +110,7 @@ impl Lane {
             return Room::None;
         }
         let mut pace = self.pace();
-        match pace.pulse.gate(now) {
+        match pace.pulse.gate(&settings.health, now) {
             Gate::Open { until } => return Room::In(until.since(now)),
             Gate::HalfOpen => return if pace.in_flight == 0 { Room::For(1) } else { Room::None },
             Gate::Closed => {}
@@ -136,13 +137,14 @@ impl Lane {
     }
 
     /// Takes note of what an attempt says of the endpoint.
-    pub(super) fn note(&self, sign: Sign, rules: &HealthRules, now: Timestamp, chance: f64) -> Consequence {
+    pub(super) fn note(&self, sign: Sign, rules: &HealthRules, clock: &Clock, chance: f64) -> Consequence {
         let may_disable = self.endpoint().terms().auto_disable;
         let mut pace = self.pace();
         if sign == Sign::Good {
             pace.throttle.release();
         }
-        pace.pulse.note(sign, rules, may_disable, now, chance)
+        let failing_for = pace.pulse.health.failing_since.map_or(Duration::ZERO, |since| clock.elapsed(since));
+        pace.pulse.note(sign, rules, may_disable, clock.now(), failing_for, chance)
     }
 
     /// Its proxy cannot reach it.
@@ -291,7 +293,7 @@ mod tests {
 
     fn bad(lane: &Lane, count: u32) {
         for _ in 0..count {
-            lane.note(Sign::Bad { exhausted: false }, &HealthRules::default(), wall_clock(), 0.5);
+            lane.note(Sign::Bad { exhausted: false }, &HealthRules::default(), &Clock::system(), 0.5);
         }
     }
 
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!(room(&lane), Room::For(3));
         lane.tighten();
         assert_eq!(room(&lane), Room::For(1), "webhooks R5");
-        lane.note(Sign::Good, &HealthRules::default(), wall_clock(), 0.5);
+        lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
         assert_eq!(room(&lane), Room::For(3));
     }
 
@@ -327,7 +329,7 @@ mod tests {
         let probe = lane.take();
         assert_eq!(probing(&lane), Room::None, "one at a time");
         drop(probe);
-        lane.note(Sign::Good, &HealthRules::default(), later, 0.5);
+        lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
         assert_eq!(probing(&lane), Room::For(16));
     }
 
@@ -380,7 +382,7 @@ mod tests {
     fn health_is_written_when_it_has_changed() {
         let lane = lane(|_| {});
         assert_eq!(lane.unwritten_health(), None);
-        lane.note(Sign::Good, &HealthRules::default(), wall_clock(), 0.5);
+        lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
         assert_eq!(lane.unwritten_health(), None, "a healthy endpoint costs no write");
         bad(&lane, 1);
         let health = lane.unwritten_health().unwrap();

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::DeliveryClass;
 use crate::domain::endpoint::DisabledBecause;
@@ -29,7 +30,6 @@ use crate::state::Notice;
 use crate::state::Outbox;
 use crate::state::Settled;
 use crate::state::Settlement;
-use crate::webhook::courier::Clock;
 use crate::webhook::lanes::Lane;
 use crate::webhook::lanes::Lanes;
 use crate::webhook::metrics::Metrics;
@@ -95,7 +95,7 @@ impl Recorder {
     async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
         // News comes before the attempt that made it: written twice is better than never.
         for notice in batch.iter().filter_map(|outcome| outcome.notice.as_ref()) {
-            self.until_written(|| self.outbox.announce(notice.clone(), (self.clock)()), tries).await;
+            self.until_written(|| self.outbox.announce(notice.clone(), self.clock.now()), tries).await;
         }
         for (lane, stop) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.stop.as_ref()?))) {
             self.until_written(|| self.stop_endpoint(lane, stop), tries).await;
@@ -106,7 +106,7 @@ impl Recorder {
             health: health.iter().map(|(lane, health)| (lane.id().clone(), *health)).collect(),
         };
         let began = Instant::now();
-        if !self.until_written(|| self.outbox.settle(settled.clone(), (self.clock)()), tries).await {
+        if !self.until_written(|| self.outbox.settle(settled.clone(), self.clock.now()), tries).await {
             let deliveries = batch.len();
             tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
             return;
@@ -131,7 +131,7 @@ impl Recorder {
             let stored = find(&*self.outbox, lane.id()).await?;
             let is_meant = |stored: &Stored| stored.state.is_enabled() && stored.terms.url == stop.url;
             let Some(stored) = stored.filter(is_meant) else { return Ok(()) };
-            let now = (self.clock)();
+            let now = self.clock.now();
             let state = EndpointState::Disabled { since: now, because: stop.because };
             let disabled = Stored { state, health: lane.health(), updated_at: now, ..stored };
             match self.outbox.put_endpoint(disabled, now).await {
@@ -224,7 +224,7 @@ mod tests {
         let (delivery, lease) = (claim.delivery, claim.lease);
         outbox.add(claim);
         let outcome = AttemptOutcome::Status(200);
-        let (started_at, took) = (TestClock::default().clock()(), Duration::ZERO);
+        let (started_at, took) = (TestClock::default().now(), Duration::ZERO);
         let attempt = Attempt {
             number: 1,
             trigger: Trigger::Auto,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::domain::endpoint::Endpoint as Stored;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::endpoint::Origin;
@@ -19,7 +20,6 @@ use crate::state::Outbox;
 use crate::webhook::address::EgressRules;
 use crate::webhook::admin::Admin;
 use crate::webhook::beat::Beat;
-use crate::webhook::courier::Clock;
 use crate::webhook::courier::Courier;
 use crate::webhook::delivery::Dispatcher;
 use crate::webhook::delivery::Test;
@@ -27,7 +27,6 @@ use crate::webhook::egress::Egress;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::gate::Lookup;
 use crate::webhook::gate::system_lookup;
-use crate::webhook::jumps::Jumps;
 use crate::webhook::lanes::Lanes;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::record::LAST_TRIES;
@@ -122,7 +121,7 @@ impl Sender {
         let (trials, tests) = mpsc::channel(WAITING_TESTS);
         let (beat, replays) = (Beat::new(settings.max_due_age), Arc::new(Notify::new()));
         let admin = Admin::new(
-            Parts { outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: Arc::clone(&clock) },
+            Parts { outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: clock.clone() },
             Arc::clone(&lanes),
             lookup,
             trials,
@@ -164,21 +163,19 @@ impl Sender {
         let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
         let (state, recording) = watch::channel(Recording::Works);
         let abort = CancellationToken::new();
-        let jumps = Arc::new(Jumps::none((self.clock)()));
         let upkeep = Upkeep {
             outbox: Arc::clone(&self.outbox),
             lanes: Arc::clone(&self.lanes),
             settings: self.settings.clone(),
-            clock: Arc::clone(&self.clock),
+            clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             beat: self.beat.clone(),
             replays: self.replays,
-            jumps: Arc::clone(&jumps),
         };
         let recorder = Recorder {
             outbox: Arc::clone(&self.outbox),
             lanes: Arc::clone(&self.lanes),
-            clock: Arc::clone(&self.clock),
+            clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             state,
             closing: abort.clone(),
@@ -199,7 +196,6 @@ impl Sender {
                 metrics: self.metrics,
                 abort,
                 results,
-                jumps,
             }),
         };
         // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
@@ -219,7 +215,7 @@ async fn open_endpoints(
             return Err(Error::NameTaken(stored.id));
         }
     }
-    outbox.open_for(configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock()).await?;
+    outbox.open_for(configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock.now()).await?;
     let mut endpoints = Vec::new();
     for stored in outbox.endpoints().await? {
         let opened = match configured.iter().find(|endpoint| *endpoint.id() == stored.id) {
@@ -250,9 +246,9 @@ async fn open_sealed(
     let stored = if vault.is_current(&stored.sealed) {
         stored
     } else {
-        let sealed = vault.seal(&id, &private, clock());
+        let sealed = vault.seal(&id, &private, clock.now());
         tracing::info!(endpoint = %id, "its secrets are encrypted under the newest server key from now on");
-        outbox.put_endpoint(Stored { sealed, ..stored }, clock()).await?
+        outbox.put_endpoint(Stored { sealed, ..stored }, clock.now()).await?
     };
     Ok(Endpoint::new(stored, private).ok())
 }

@@ -25,6 +25,8 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio::time::timeout;
 
+use crate::clock::Clock;
+use crate::clock::Reading;
 use crate::domain::delivery::Attempt;
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
@@ -54,7 +56,6 @@ use crate::state::ReplayState;
 use crate::state::Replayed;
 use crate::state::Settled;
 use crate::state::Verdict;
-use crate::webhook::Clock;
 use crate::webhook::EgressRules;
 use crate::webhook::Endpoint;
 use crate::webhook::Key;
@@ -108,18 +109,48 @@ pub(super) fn wall_clock() -> Timestamp {
     Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap())
 }
 
-/// A clock that runs, and that a test can put forward.
-#[derive(Clone, Default)]
-pub(super) struct TestClock(Arc<AtomicI64>);
+/// A clock that runs, and that a test can put forward and set.
+#[derive(Clone)]
+pub(super) struct TestClock {
+    begun: std::time::Instant,
+    passed_ms: Arc<AtomicU64>,
+    set_by_ms: Arc<AtomicI64>,
+}
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self { begun: std::time::Instant::now(), passed_ms: Arc::default(), set_by_ms: Arc::default() }
+    }
+}
 
 impl TestClock {
+    /// Lets time pass.
     pub(super) fn put_forward(&self, span: Duration) {
-        self.0.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+        self.passed_ms.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(super) fn step_ahead(&self, span: Duration) {
+        self.set_by_ms.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(super) fn step_back(&self, span: Duration) {
+        self.set_by_ms.fetch_sub(i64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.read().time_of_day
+    }
+
+    fn read(&self) -> Reading {
+        let passed = Duration::from_millis(self.passed_ms.load(Ordering::SeqCst));
+        let set_by_ms = self.set_by_ms.load(Ordering::SeqCst);
+        let time_of_day = Timestamp::from_unix_ms(wall_clock().plus(passed).unix_ms() + set_by_ms);
+        Reading { time_of_day, running: self.begun.elapsed() + passed }
     }
 
     pub(super) fn clock(&self) -> Clock {
-        let ahead_ms = Arc::clone(&self.0);
-        Arc::new(move || Timestamp::from_unix_ms(wall_clock().unix_ms() + ahead_ms.load(Ordering::SeqCst)))
+        let read = self.clone();
+        Clock::new(move || read.read())
     }
 }
 
@@ -576,6 +607,28 @@ impl Outbox for FakeOutbox {
         self.bell.notify_one();
         self.changed();
         Ok(())
+    }
+
+    async fn renew_leases(&self, until: Timestamp) -> state::Result<()> {
+        for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.state == DeliveryState::Leased) {
+            row.due = until;
+        }
+        Ok(())
+    }
+
+    async fn begin_waits(&self, now: Timestamp) -> state::Result<u64> {
+        let waits_since = |row: &Row| row.attempts.iter().map(|(attempt, _)| attempt.started_at).max();
+        let mut begun = 0;
+        for row in self.rows.lock().unwrap().iter_mut() {
+            let is_ahead = waits_since(row).is_none_or(|since| since > now);
+            if row.state == DeliveryState::Ready && row.due > now && is_ahead {
+                row.due = now;
+                begun += 1;
+            }
+        }
+        self.bell.notify_one();
+        self.changed();
+        Ok(begun)
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> state::Result<Option<Timestamp>> {

@@ -575,7 +575,7 @@ async fn a_lease_that_ran_out_is_claimed_again() {
     let outbox = Arc::new(FakeOutbox::default());
     let id = outbox.add_for("app");
     let (app, clock) = (EndpointId::new("app").unwrap(), TestClock::default());
-    let leased = crate::state::Outbox::claim_due(&*outbox, &[(app, 1)], clock.clock()(), Duration::from_secs(60)).await;
+    let leased = crate::state::Outbox::claim_due(&*outbox, &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
     assert_eq!(leased.unwrap().len(), 1);
     clock.put_forward(Duration::from_secs(61));
 
@@ -586,6 +586,84 @@ async fn a_lease_that_ran_out_is_claimed_again() {
     assert_eq!(outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
     stop.cancel();
     running.await.unwrap();
+}
+
+/// What is being sent when the clock goes ahead is not sent again, and its result counts.
+#[tokio::test]
+async fn a_clock_set_ahead_ends_no_lease() {
+    let receiver = Receiver::start([Script::Hang, Script::Status(200)]).await;
+    let work = Work::with(&receiver, impatient()).await;
+    let held = work.outbox.add_for("app");
+    receiver.heard(1).await;
+    work.clock.step_ahead(Duration::from_hours(10));
+    let row = work.outbox.attempted(held, 1).await;
+    assert_eq!((row.state, row.outcomes()), (DeliveryState::Ready, vec![AttemptOutcome::Timeout]));
+    let next = work.outbox.add(Claim { begun_at: work.clock.now(), ..claim() });
+    work.outbox.attempted(next, 1).await;
+    assert_eq!(receiver.received().len(), 2, "nothing was sent twice");
+    work.end().await;
+}
+
+/// A retry, a first attempt and a breaker that were to wait by a clock which was ahead; with a start of the process before
+/// the clock is set, and without.
+#[tokio::test]
+async fn nothing_waits_for_a_clock_that_was_ahead() {
+    for restarts in [false, true] {
+        let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
+        let rules =
+            HealthRules { breaker_failures: 2, breaker_pause: Duration::from_secs(1), ..HealthRules::default() };
+        let limits = Settings { health: rules, schedule: vec![Duration::from_secs(1); 3], ..settings() };
+        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        let start = async || {
+            let parts = parts(&outbox, &clock, limits.clone(), EgressRules::default());
+            let stop = CancellationToken::new();
+            let endpoints = match outbox.has("app") {
+                true => vec![endpoint("app", &receiver.url()).with(outbox.stored("app")).unwrap()],
+                false => vec![endpoint("app", &receiver.url())],
+            };
+            let sender = Sender::open(parts, endpoints).await.unwrap();
+            (tokio::spawn(sender.run(stop.clone())), stop)
+        };
+        clock.step_ahead(Duration::from_hours(10));
+        let (mut running, mut stop) = start().await;
+        let at = |claim: Claim| Claim { begun_at: clock.now(), occurred_at: clock.now(), ..claim };
+        let tried = [outbox.add(at(claim())), outbox.add(at(claim()))];
+        for id in tried {
+            outbox.attempted(id, 1).await;
+        }
+        let untried = outbox.add(at(claim()));
+        outbox.until(|| outbox.stored("app").health.open_until.is_some()).await;
+        if restarts {
+            stop.cancel();
+            running.await.unwrap();
+            clock.step_back(Duration::from_hours(10));
+            (running, stop) = start().await;
+        } else {
+            clock.step_back(Duration::from_hours(10));
+        }
+        for id in tried {
+            assert_eq!(outbox.attempted(id, 2).await.state, DeliveryState::Succeeded);
+        }
+        assert_eq!(outbox.attempted(untried, 1).await.state, DeliveryState::Succeeded);
+        stop.cancel();
+        running.await.unwrap();
+    }
+}
+
+/// A minute of failures and a week of sleep are no week of failures.
+#[tokio::test]
+async fn an_endpoint_is_not_disabled_for_time_that_was_passed_over() {
+    let receiver = Receiver::start([Script::Status(500)]).await;
+    let rules = HealthRules { breaker_failures: 0, ..HealthRules::default() };
+    let work = Work::with(&receiver, Settings { schedule: vec![], health: rules, ..settings() }).await;
+    for _ in 0..3 {
+        let id = work.outbox.add(Claim { begun_at: work.clock.now(), ..claim() });
+        work.outbox.attempted(id, 1).await;
+        work.clock.step_ahead(Duration::from_hours(7 * 24));
+    }
+    assert_eq!(*work.outbox.notices.lock().unwrap(), []);
+    assert_eq!(work.outbox.stored("app").state, EndpointState::Enabled);
+    work.end().await;
 }
 
 /// webhooks O5: what is answered in time is recorded, the rest is recorded as given up and is due at once.
@@ -934,7 +1012,7 @@ async fn an_endpoint_that_fails_for_days_is_disabled() {
     for seconds in [0, 500, 100, 400] {
         work.clock.put_forward(Duration::from_secs(seconds));
         for name in ["app", "other"] {
-            let id = work.outbox.add(Claim { begun_at: work.clock.clock()(), ..for_endpoint(name) });
+            let id = work.outbox.add(Claim { begun_at: work.clock.now(), ..for_endpoint(name) });
             work.outbox.attempted(id, 1).await;
         }
     }
@@ -946,7 +1024,7 @@ async fn an_endpoint_that_fails_for_days_is_disabled() {
 
     let (resumed, _) = work.admin.resume(&app(), Resumption::default()).await.unwrap();
     assert_eq!((resumed.state, resumed.health), (EndpointState::Enabled, Health::default()));
-    let id = work.outbox.add(Claim { begun_at: work.clock.clock()(), ..for_endpoint("app") });
+    let id = work.outbox.add(Claim { begun_at: work.clock.now(), ..for_endpoint("app") });
     assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(500)]);
     assert_eq!(work.outbox.stored("app").state, EndpointState::Enabled, "it begins anew");
     work.end().await;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::domain::endpoint::EndpointId;
 use crate::state;
 use crate::state::Horizon;
@@ -19,8 +20,6 @@ use crate::state::Outbox;
 use crate::state::ReplayJob;
 use crate::state::ReplayState;
 use crate::webhook::beat::Beat;
-use crate::webhook::courier::Clock;
-use crate::webhook::jumps::Jumps;
 use crate::webhook::lanes::Lanes;
 use crate::webhook::metrics::Metrics;
 use crate::webhook::outage::Outage;
@@ -57,6 +56,9 @@ const GIVE_UP_PIECE: u32 = 100;
 /// How many rows are removed in one transaction.
 const PIECE: u32 = 500;
 
+/// How often is looked whether the clock was set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
+
 /// How often the queue is looked at.
 const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
 
@@ -69,7 +71,6 @@ pub(super) struct Upkeep {
     pub(super) beat: Beat,
     /// Rings when a replay was begun.
     pub(super) replays: Arc<Notify>,
-    pub(super) jumps: Arc<Jumps>,
 }
 
 impl Upkeep {
@@ -77,11 +78,37 @@ impl Upkeep {
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
+            () = self.follow_clock() => {}
             () = self.replay() => {}
             () = self.change_backlogs() => {}
             () = self.give_up() => {}
             () = self.forget() => {}
             () = self.look() => {}
+        }
+    }
+
+    /// Makes due what waits by a clock that was ahead: one of before the start, or this one until it was set back.
+    async fn follow_clock(&self) {
+        let mut outage = Outage::none("make deliveries due after the clock was set back");
+        let mut followed = None;
+        loop {
+            let steps = self.clock.steps();
+            let pause = if followed == Some(steps) {
+                LOOK_AT_CLOCK
+            } else {
+                match self.outbox.begin_waits(self.clock.now()).await {
+                    Ok(count) => {
+                        outage.over();
+                        followed = Some(steps);
+                        if count > 0 {
+                            tracing::info!(deliveries = count, "the clock was ahead; what waited by it is due now");
+                        }
+                        LOOK_AT_CLOCK
+                    }
+                    Err(error) => outage.failed(&error, rand::random()),
+                }
+            };
+            sleep(pause).await;
         }
     }
 
@@ -114,7 +141,7 @@ impl Upkeep {
         *last = Some(before.endpoint.clone());
         let rate = self.settings.replay_rate.max(1);
         let limit = rate.div_ceil(4).min(REPLAYED);
-        let after = self.outbox.advance_replay(before.id, limit, (self.clock)()).await?;
+        let after = self.outbox.advance_replay(before.id, limit, self.clock.now()).await?;
         if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
             tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
         }
@@ -125,7 +152,7 @@ impl Upkeep {
     async fn change_backlogs(&self) {
         let mut outage = Outage::none("change a backlog of deliveries");
         loop {
-            let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, (self.clock)()).await {
+            let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now()).await {
                 Ok(had_work) => {
                     outage.over();
                     if had_work { BACKLOG_BREATH } else { LOOK_FOR_BACKLOGS }
@@ -142,9 +169,8 @@ impl Upkeep {
         let mut deliveries = 0;
         sleep(GIVE_UP_FIRST).await;
         loop {
-            let now = (self.clock)();
-            let begun_before = now.minus(self.jumps.prolonged(self.settings.delivery_expiry, now));
-            let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, now).await {
+            let begun_before = self.clock.ago(self.settings.delivery_expiry);
+            let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, self.clock.now()).await {
                 Ok(0) => {
                     outage.over();
                     if deliveries > 0 {
@@ -168,13 +194,12 @@ impl Upkeep {
         let mut outage = Outage::none("remove old deliveries");
         sleep(FORGET_FIRST).await;
         loop {
-            let now = (self.clock)();
             let horizon = Horizon {
-                finished: now.minus(self.settings.keep_finished),
-                dead: now.minus(self.settings.keep_dead),
-                abandoned: now.minus(self.jumps.prolonged(self.settings.delivery_expiry, now)),
+                finished: self.clock.ago(self.settings.keep_finished),
+                dead: self.clock.ago(self.settings.keep_dead),
+                abandoned: self.clock.ago(self.settings.delivery_expiry),
                 most_hook_calls: self.settings.keep_hook_calls,
-                now,
+                now: self.clock.now(),
             };
             let pause = match self.outbox.prune(horizon, PIECE).await {
                 Ok(0) => {
@@ -208,8 +233,7 @@ impl Upkeep {
         let lanes = self.lanes.all();
         let sent_to = lanes.iter().filter(|lane| lane.is_enabled() && !lane.is_spared());
         let sent_to: Vec<EndpointId> = sent_to.map(|lane| lane.id().clone()).collect();
-        let now = (self.clock)();
-        let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| now.since(due));
+        let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| self.clock.elapsed(due));
         self.beat.set_oldest_due(oldest);
         self.metrics.oldest_due.set(oldest.as_secs_f64());
         self.metrics.show_superseded(self.outbox.superseded());
@@ -274,7 +298,6 @@ mod tests {
             metrics: Metrics::default(),
             beat: Beat::new(Duration::ZERO),
             replays: Arc::default(),
-            jumps: Arc::new(Jumps::none(TestClock::default().clock()())),
         }
     }
 
@@ -316,15 +339,14 @@ mod tests {
         let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
         let expiry = Settings::default().delivery_expiry;
         clock.put_forward(expiry + Duration::from_secs(1));
-        let jumps = Arc::new(Jumps::none(clock.clock()()));
-        let upkeep = Upkeep { clock: clock.clock(), jumps, ..upkeep(&outbox) };
+        let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
         let expired = upkeep.metrics.expired.clone();
-        let young = outbox.add(Claim { begun_at: clock.clock()(), ..claim() });
+        let young = outbox.add(Claim { begun_at: clock.now(), ..claim() });
         let running = tokio::spawn(upkeep.run(stop.clone()));
         let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
         sleep(GIVE_UP_FIRST).await;
         outbox.until(|| old.iter().all(is_dead)).await;
-        clock.put_forward(expiry + Duration::from_secs(1));
+        clock.step_ahead(expiry + Duration::from_secs(1));
         sleep(3 * GIVE_UP_EVERY).await;
         assert_eq!((is_dead(&young), expired.get()), (false, 250), "the clock was set");
         stop.cancel();

@@ -797,29 +797,6 @@ async fn removals_that_keep_failing_hold_up_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_jumps_ahead_expires_nothing() {
-    let world = World::on_disk();
-    let life = world.live().await;
-    let id = life.create(2).await;
-    life.append(id, 0, b"x").await.unwrap();
-    // A removal that keeps failing is tried at every sweep, and so counts them.
-    let counter = life.create(2).await;
-    life.faults.fail(Operation::Discard, Calls::From(1), Cause::BROKEN_DISK);
-    life.engine.cancel(counter).await.unwrap();
-    life.engine.start_sweeping();
-    let sweeps = async |more: u64| {
-        let enough = life.faults.calls(Operation::Discard) + more;
-        until("it sweeps", async || (life.faults.calls(Operation::Discard) >= enough).then_some(())).await;
-    };
-    sweeps(2).await;
-    world.pass(Duration::from_secs(48 * 3600));
-    sweeps(3).await;
-    // It may be called stalled for a moment; nobody could be active in time that was not there.
-    assert!(!life.events(id).await.contains(&"expired"));
-    assert_eq!(life.append(id, 1, b"y").await.unwrap().stage().name(), "completed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_bytes_someone_took_away_fails_instead_of_hanging() {
     let world = World::on_disk();
     let life = world.live().await;

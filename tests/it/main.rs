@@ -9,6 +9,7 @@
 mod support;
 
 mod auth;
+mod clock;
 mod connections;
 mod crosstalk;
 mod disks;

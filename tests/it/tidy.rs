@@ -7,17 +7,18 @@ use std::path::PathBuf;
 /// Each layer, and the other layers it may name. See ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("clock", &["domain"]),
     ("keyring", &["domain"]),
     ("state", &["domain"]),
     ("media", &["domain"]),
-    ("engine", &["domain", "state", "media"]),
+    ("engine", &["domain", "clock", "state", "media"]),
     ("protocol", &["domain", "engine", "http"]),
     ("http", &["domain", "keyring", "engine", "protocol", "webhook"]),
-    ("webhook", &["domain", "keyring", "state"]),
+    ("webhook", &["domain", "clock", "keyring", "state"]),
     ("config", &["domain", "keyring"]),
     ("telemetry", &["config"]),
     ("cli", &["config", "keyring", "webhook"]),
-    ("app", &["domain", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
+    ("app", &["domain", "clock", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
     ("main", &["app", "cli", "config", "telemetry"]),
     ("lib", &[]),
 ];

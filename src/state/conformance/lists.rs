@@ -164,6 +164,11 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
         (Due::Expired { now: at(3_599) }, vec![]),
         (Due::Expired { now: at(3_600) }, vec![0]),
         (Due::Expired { now: far }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
+        (Due::Overlong { now: at(-1), latest: at(3_599) }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
+        (Due::Overlong { now: at(-1), latest: far }, vec![]),
+        (Due::Overlong { now: far, latest: at(0) }, vec![]),
+        (Due::ChangedAfter { now: at(100) }, vec![1, 21, 41]),
+        (Due::ChangedAfter { now: far }, vec![]),
         (Due::Removable, vec![7, 8, 27, 28, 47, 48]),
     ] {
         let mut due: Vec<u8> = store.due(question, 0, 100).await.unwrap().iter().map(number_of).collect();

@@ -41,6 +41,7 @@ use crate::state::UploadStore;
 use crate::state::Verdict;
 
 pub(super) mod backlogs;
+pub(super) mod clock;
 pub(super) mod endpoints;
 pub(super) mod events;
 pub(super) mod expiry;
@@ -77,6 +78,9 @@ macro_rules! conformance_suite {
     ($place:ty) => {
         conformance_suite! { $place, without endpoints }
         conformance_suite! { $place;
+            clock::what_waits_by_a_clock_that_was_ahead_is_due
+            clock::a_long_backlog_is_followed_in_pieces
+            clock::leases_end_when_they_are_told_to
             uploads::a_stale_commit_changes_nothing
             uploads::many_commits_share_transactions
             uploads::a_conflict_spares_the_rest_of_its_batch

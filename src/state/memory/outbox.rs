@@ -66,6 +66,14 @@ impl Outbox for MemoryState {
         if is_empty { Ok(()) } else { Err(keeps_no_endpoints("record attempts")) }
     }
 
+    async fn renew_leases(&self, _until: Timestamp) -> Result<()> {
+        Ok(())
+    }
+
+    async fn begin_waits(&self, _now: Timestamp) -> Result<u64> {
+        Ok(0)
+    }
+
     async fn next_due(&self, _endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
         Ok(None)
     }

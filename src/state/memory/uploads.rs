@@ -62,8 +62,8 @@ impl UploadStore for MemoryState {
         let tables = self.read("find uploads that are due")?;
         let mut due: Vec<&Record> = tables.uploads.values().filter(|record| is_due(record, question)).collect();
         match question {
-            Due::Expired { .. } => due.sort_by_key(|record| record.expires_at),
-            Due::Silent { .. } => due.sort_by_key(|record| record.updated_at),
+            Due::Expired { .. } | Due::Overlong { .. } => due.sort_by_key(|record| record.expires_at),
+            Due::Silent { .. } | Due::ChangedAfter { .. } => due.sort_by_key(|record| record.updated_at),
             Due::Unsettled | Due::Unsealed | Due::Removable => {}
         }
         Ok(page(due.into_iter(), skip, limit))
@@ -128,6 +128,10 @@ fn is_wanted(record: &Record, query: &UploadQuery) -> bool {
         && query.metadata.iter().all(has)
 }
 
+fn expires(record: &Record) -> bool {
+    record.stage.takes_bytes() || (record.stage == Stage::Received && record.role == Role::Partial)
+}
+
 fn is_due(record: &Record, question: Due) -> bool {
     let is_partial = record.role == Role::Partial;
     match question {
@@ -138,10 +142,11 @@ fn is_due(record: &Record, question: Due) -> bool {
             Stage::Receiving | Stage::Stalled | Stage::Completed | Stage::Ended(_) => false,
         },
         Due::Unsealed => Upload::from_record(record.clone()).awaits_seal(),
-        Due::Expired { now } => {
-            let expires = record.stage.takes_bytes() || (record.stage == Stage::Received && is_partial);
-            expires && record.expires_at.is_some_and(|at| at <= now)
+        Due::Expired { now } => expires(record) && record.expires_at.is_some_and(|at| at <= now),
+        Due::Overlong { now, latest } => {
+            expires(record) && record.updated_at > now && record.expires_at.is_some_and(|at| at > latest)
         }
+        Due::ChangedAfter { now } => record.stage == Stage::Receiving && record.updated_at > now,
         Due::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
         Due::Removable => matches!(record.stage, Stage::Ended(_)) && record.bytes == Bytes::Kept,
     }

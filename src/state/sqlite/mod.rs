@@ -23,6 +23,7 @@ use crate::state::Result;
 mod attempts;
 mod backlog;
 mod claims;
+mod clock;
 mod connection;
 mod endpoints;
 mod events;

@@ -98,6 +98,14 @@ impl Outbox for SqliteStore {
         self.writer.write(Settle { settled, now }).await
     }
 
+    async fn renew_leases(&self, until: Timestamp) -> Result<()> {
+        self.renew_all_leases(until).await
+    }
+
+    async fn begin_waits(&self, now: Timestamp) -> Result<u64> {
+        self.begin_all_waits(now).await
+    }
+
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
         let endpoints = endpoints.to_vec();
         let earliest = self.readers.read("find when a delivery is due", move |connection| {

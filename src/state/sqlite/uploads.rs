@@ -134,6 +134,23 @@ fn due_query(question: Due, skip: u32, limit: u32) -> Query {
             .push("stage = 'receiving' AND updated_at_ms < ")
             .bind(since.unix_ms())
             .push(" ORDER BY updated_at_ms"),
+        Due::Overlong { now, latest } => sql
+            .push("uploads_expiring")
+            .push(joined)
+            .push(
+                "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
+                     AND expires_at_ms > ",
+            )
+            .bind(latest.unix_ms())
+            .push(" AND updated_at_ms > ")
+            .bind(now.unix_ms())
+            .push(" ORDER BY expires_at_ms"),
+        Due::ChangedAfter { now } => sql
+            .push("uploads_receiving")
+            .push(joined)
+            .push("stage = 'receiving' AND updated_at_ms > ")
+            .bind(now.unix_ms())
+            .push(" ORDER BY updated_at_ms"),
         Due::Removable => sql
             .push("uploads_removable")
             .push(joined)

@@ -207,7 +207,7 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     let paused = admin.pause(&id("static")).await.unwrap();
     assert!(matches!(paused.state, EndpointState::Paused { .. }));
     assert_eq!(admin.pause(&id("static")).await.unwrap().version, paused.version, "it is paused already");
-    let hour_ago = place.clock.clock()().minus(Duration::from_hours(1));
+    let hour_ago = place.clock.now().minus(Duration::from_hours(1));
     let how = Resumption { missed_since: Some(hour_ago), ..Resumption::default() };
     let (resumed, job) = admin.resume(&id("static"), how).await.unwrap();
     assert_eq!(resumed.state, EndpointState::Enabled);
@@ -226,7 +226,7 @@ async fn a_resume_that_drops_what_waits_begins_its_replay_anew() {
     let admin = place.admin().await;
     admin.create(new("app")).await.unwrap();
     admin.pause(&id("app")).await.unwrap();
-    let from = place.clock.clock()().minus(Duration::from_hours(1));
+    let from = place.clock.now().minus(Duration::from_hours(1));
     let what = ReplayWhat::Missed;
     let wanted = ReplayRequest { endpoint: id("app"), what, from, before: None, force: false };
     let running = admin.begin_replay(wanted).await.unwrap();
@@ -294,7 +294,7 @@ async fn no_two_endpoints_have_one_secret() {
 async fn a_replay_is_begun_once_and_can_be_stopped() {
     let place = Place::new();
     let admin = place.admin().await;
-    let now = place.clock.clock()();
+    let now = place.clock.now();
     let hour_ago = now.minus(Duration::from_hours(1));
     let wanted = ReplayRequest {
         endpoint: id("static"),

@@ -5,13 +5,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use longshore::clock::Clock;
+use longshore::clock::Reading;
 use longshore::domain::hook::HookCall;
 use longshore::domain::id::UploadId;
 use longshore::domain::metadata::Metadata;
@@ -21,7 +25,6 @@ use longshore::domain::time::Timestamp;
 use longshore::domain::upload::Dialect;
 use longshore::domain::upload::Role;
 use longshore::domain::upload::Upload;
-use longshore::engine::Clock;
 use longshore::engine::Engine;
 use longshore::engine::RangeSettings;
 use longshore::engine::Settings;
@@ -61,7 +64,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct World {
     folder: TempDir,
     medium: Medium,
-    ahead_ms: Arc<AtomicU64>,
+    passed_ms: Arc<AtomicU64>,
+    set_by_ms: Arc<AtomicI64>,
 }
 
 /// Where bytes are.
@@ -90,7 +94,7 @@ pub struct Life {
 
 impl World {
     pub fn on(medium: Medium) -> Self {
-        Self { folder: TempDir::new().unwrap(), medium, ahead_ms: Arc::default() }
+        Self { folder: TempDir::new().unwrap(), medium, passed_ms: Arc::default(), set_by_ms: Arc::default() }
     }
 
     pub fn on_disk() -> Self {
@@ -141,8 +145,12 @@ impl World {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let database = self.folder.path().join("longshore.db");
-        let ahead = Arc::clone(&self.ahead_ms);
-        let clock: Clock = Arc::new(move || system_time().plus(Duration::from_millis(ahead.load(Ordering::Relaxed))));
+        let (begun, passed_ms, set_by_ms) = (Instant::now(), Arc::clone(&self.passed_ms), Arc::clone(&self.set_by_ms));
+        let clock = Clock::new(move || {
+            let passed = Duration::from_millis(passed_ms.load(Ordering::Relaxed));
+            let time_of_day = system_time().plus(passed).unix_ms() + set_by_ms.load(Ordering::Relaxed);
+            Reading { time_of_day: Timestamp::from_unix_ms(time_of_day), running: begun.elapsed() + passed }
+        });
         let starting = runtime.spawn(async move {
             let state = SqliteStore::open(&database, SqliteSettings::default()).await.unwrap();
             let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
@@ -155,9 +163,19 @@ impl World {
         Life { engine, faults, records, runtime: Some(runtime), medium: self.medium.clone() }
     }
 
-    /// Lets time pass, for all clocks of the engine that tell the time of day.
+    /// Lets time pass, for the clock of the engine.
     pub fn pass(&self, span: Duration) {
-        self.ahead_ms.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
+        self.passed_ms.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Sets the clock ahead.
+    pub fn step_ahead(&self, span: Duration) {
+        self.set_by_ms.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Sets the clock back.
+    pub fn step_back(&self, span: Duration) {
+        self.set_by_ms.fetch_sub(i64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     /// Every file with bytes of uploads.

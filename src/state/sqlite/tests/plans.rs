@@ -176,9 +176,15 @@ async fn send_again_and_forget(store: &SqliteStore) {
 
 async fn ask_everything(store: &SqliteStore) {
     store.find(new_upload(1).id()).await.unwrap();
-    for question in
-        [Due::Unsettled, Due::Unsealed, Due::Expired { now: NOW }, Due::Silent { since: NOW }, Due::Removable]
-    {
+    for question in [
+        Due::Unsettled,
+        Due::Unsealed,
+        Due::Expired { now: NOW },
+        Due::Silent { since: NOW },
+        Due::Overlong { now: NOW, latest: NOW },
+        Due::ChangedAfter { now: NOW },
+        Due::Removable,
+    ] {
         store.due(question, 0, 10).await.unwrap();
     }
     for query in upload_queries() {
@@ -191,6 +197,8 @@ async fn ask_everything(store: &SqliteStore) {
     store.events_since(EventPosition(0), 10).await.unwrap();
     store.newest_event().await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
+    store.begin_waits(NOW).await.unwrap();
+    store.renew_leases(NOW).await.unwrap();
     store.endpoints().await.unwrap();
     store.delivery(DeliveryId::new(NOW, [0; 10])).await.unwrap();
     store.backlog(None).await.unwrap();
