@@ -40,6 +40,7 @@ use crate::http;
 use crate::http::Shared;
 use crate::http::access::Access;
 use crate::http::access::ClientsMay;
+use crate::http::access::Logged;
 use crate::http::access::Origins;
 use crate::http::access::Reach;
 use crate::http::access::Token;
@@ -269,7 +270,7 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
             download: auth.public_download,
             terminate: auth.public_terminate,
         },
-        told_of_hosts: AtomicBool::new(false),
+        logged: Logged::default(),
     }
 }
 

@@ -56,8 +56,7 @@ pub struct Access {
     /// Whose pages may read answers, and change something without a credential.
     pub origins: Origins,
     pub clients_may: ClientsMay,
-    /// Whether the log has told of a host that was refused.
-    pub told_of_hosts: AtomicBool,
+    pub logged: Logged,
 }
 
 /// From where the server can be reached.
@@ -86,6 +85,13 @@ impl ClientsMay {
             _ => None,
         }
     }
+}
+
+/// Which refusals the log has shown once, because an operator may want them otherwise.
+#[derive(Debug, Default)]
+pub struct Logged {
+    host: AtomicBool,
+    page: AtomicBool,
 }
 
 /// A token that clients and backends share. It does not print itself.
@@ -195,8 +201,10 @@ impl Access {
             proxied: place == Place::Administration && request::came_through_a_proxy(&head.headers),
         };
         let refusal = self.judge(&asked).err()?;
-        if let Refusal::ForeignHost(host) = refusal {
-            self.tell_of(host);
+        match (refusal, asked.page.origin) {
+            (Refusal::ForeignHost(host), _) => self.logged.foreign_host(host),
+            (Refusal::CrossSite, Some(origin)) => self.logged.cross_site(origin),
+            _ => {}
         }
         Some(refusal.problem())
     }
@@ -297,19 +305,33 @@ impl Access {
         let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
         if is_near { Ok(()) } else { Err(Refusal::NoAdminKey) }
     }
+}
 
-    /// Tells the operator of the first host that is refused: it may be one that clients should use.
-    fn tell_of(&self, host: &str) {
-        if self.told_of_hosts.swap(true, Ordering::Relaxed) {
-            return;
+impl Logged {
+    fn foreign_host(&self, host: &str) {
+        if !self.host.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                host = ?shortened(host),
+                "refused a request (421) for a host that this server does not answer to without a token; if it is yours, \
+                 add it to auth.hosts, or set auth.token; further ones are not logged"
+            );
         }
-        let shown: String = host.chars().take(100).collect();
-        tracing::warn!(
-            host = ?shown,
-            "refused a request (421) for a host that this server does not answer to without a token; if it is yours, add it \
-             to auth.hosts, or set auth.token; further ones are not logged"
-        );
     }
+
+    fn cross_site(&self, origin: &str) {
+        if !self.page.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                origin = ?shortened(origin),
+                "refused a request (403) of a page elsewhere; if the page is yours, add its origin to cors.allow_origins, \
+                 or set auth.token; further ones are not logged"
+            );
+        }
+    }
+}
+
+/// A client's word, short enough for the log.
+fn shortened(text: &str) -> String {
+    text.chars().take(100).collect()
 }
 
 impl Asked<'_> {

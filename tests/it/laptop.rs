@@ -204,7 +204,7 @@ async fn with_a_token_any_host_and_page_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_foreign_host_is_logged_with_the_key_to_set() {
+async fn the_first_foreign_host_and_page_are_logged_with_the_key_to_set() {
     let folder = TempDir::new().unwrap();
     let log = folder.path().join("log");
     let mut command = Process::command(&folder.path().join("data"), &[]);
@@ -214,12 +214,17 @@ async fn the_first_foreign_host_is_logged_with_the_key_to_set() {
     for host in ["uploads.example.com", "two.example.com"] {
         assert_eq!(asked(&mut client, "GET", "/api/v1/uploads", host, &[], b"").await.status, 421);
     }
+    for _ in 0..2 {
+        assert_eq!(client.tus("POST", "/files", &[EVIL, ("Upload-Length", "5")], b"").await.status, 403);
+    }
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));
     let logged = std::fs::read_to_string(&log).unwrap();
     let warnings: Vec<_> = logged.lines().filter(|line| line.contains("auth.hosts")).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("WARN"), "{logged}");
     assert!(warnings[0].contains("uploads.example.com") && warnings[0].contains("auth.token"), "{logged}");
+    let warnings: Vec<_> = logged.lines().filter(|line| line.contains("cors.allow_origins")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("WARN") && warnings[0].contains(EVIL.1), "{logged}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn access(token: Option<&str>, keys: usize, reach: Reach) -> Access {
         hosts: vec![Host::parse("uploads.example.com").unwrap()],
         origins: if token.is_some() { Origins::Any } else { Origins::ThisMachine { public: None } },
         clients_may: ClientsMay { list: true, download: true, terminate: true },
-        told_of_hosts: AtomicBool::new(false),
+        logged: Logged::default(),
     }
 }
 
