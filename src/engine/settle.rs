@@ -59,6 +59,12 @@ impl Inner {
     /// One that is still open, or rests, is given back as it is.
     pub(super) async fn settle(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
         loop {
+            // Whatever has brought it this far: what is not whole never becomes a file.
+            if upload.is_settling()
+                && let Err(error) = upload.check_whole()
+            {
+                upload = self.lose(upload, error).await?;
+            }
             upload = match upload.stage() {
                 Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
                     Ok(()) => self.commit(upload).await?,
@@ -84,12 +90,8 @@ impl Inner {
         }
     }
 
-    /// Moves the bytes of a verified upload to their final place. What is not whole never becomes a file, whatever has
-    /// brought it this far.
+    /// Moves the bytes of a verified upload to their final place.
     async fn finish(&self, mut upload: Upload) -> Result<Upload, EngineError> {
-        if let Err(error) = upload.check_whole() {
-            return self.lose(upload, error).await;
-        }
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
         match self.blobs.finish(&blob_key(upload.id()), resume.as_ref(), upload.offset().get()).await {
             Ok(()) => {

@@ -948,17 +948,19 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_whole_never_becomes_a_file() {
-    let world = World::on_disk();
-    let life = world.live().await;
-    let id = life.create(200_000).await;
-    life.append(id, 0, &source(100_000)).await.unwrap();
-    life.at_rest(id).await;
-    tamper(&life, id, |record| record.stage = Stage::Verified).await;
-    life.engine.recover().await;
-    let upload = life.find(id).await;
-    assert_eq!(upload.stage().name(), "failed");
-    assert_eq!(upload.record().failure.as_ref().map(|failure| failure.code.as_str()), Some("bytes-missing"));
-    assert!(world.files().is_empty());
+    for stage in [Stage::Received, Stage::Verified, Stage::Stored] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let id = life.create(200_000).await;
+        life.append(id, 0, &source(100_000)).await.unwrap();
+        life.at_rest(id).await;
+        tamper(&life, id, |record| record.stage = stage).await;
+        life.engine.recover().await;
+        let upload = life.find(id).await;
+        assert_eq!(upload.stage().name(), "failed", "{stage:?}");
+        assert_eq!(upload.record().failure.as_ref().map(|failure| failure.code.as_str()), Some("bytes-missing"));
+        assert!(world.files().is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
