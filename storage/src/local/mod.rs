@@ -26,6 +26,7 @@ use crate::Part;
 use crate::Result;
 use crate::Resume;
 use crate::durable_end;
+use crate::pool::Pool;
 
 mod ahead;
 mod blocking;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub keep_free_bytes: u64,
     /// So many writes of one blob are under way at once, before `write` waits.
     pub writes_in_flight: usize,
+    /// What is read for readers before they take it comes out of this.
+    pub read_pool: Pool,
 }
 
 /// What a checkpoint outlives.
@@ -77,6 +80,7 @@ impl Default for Settings {
             preallocate: true,
             keep_free_bytes: 0,
             writes_in_flight: 3,
+            read_pool: Pool::new(64 << 20),
         }
     }
 }
@@ -146,7 +150,7 @@ impl BlobStore for LocalStore {
         let (data, owned_key) = (Arc::clone(self.turns.data()), key.clone());
         let file = blocking::run(move || files::open_for_reading(&data, &owned_key)).await;
         let file = file.map_err(|source| Error::new("read", key, source))?;
-        Ok(reader::stream(key.clone(), file, range))
+        Ok(reader::stream(key.clone(), file, range, self.settings.read_pool.clone()))
     }
 
     async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>> {
