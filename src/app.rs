@@ -5,6 +5,7 @@ mod descriptors;
 mod hooks;
 mod keys;
 mod listeners;
+mod memory;
 mod threads;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use storage::local::LocalStore;
+use storage::pool::Pool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -77,10 +79,14 @@ pub enum Stopped {
 
 /// Starts everything: state, storage, what the last run left undone, the webhook sender, the listeners.
 pub async fn start(mut config: Config) -> anyhow::Result<Running> {
+    let memory = memory::Limit::find();
+    memory::fit(&mut config, memory);
     descriptors::fit(&mut config);
+    memory::Budgets::of(&config).tell(memory);
+    let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
-    let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage))?;
+    let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage, answer_memory.clone()))?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock = Clock::system();
@@ -122,7 +128,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.recover().await;
     engine.start_sweeping();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys));
+    let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys, answer_memory));
     let listeners = Listeners::start(&config, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     let stop_sending = CancellationToken::new();
@@ -137,7 +143,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     })
 }
 
-fn store_settings(config: &config::Storage) -> storage::local::Settings {
+fn store_settings(config: &config::Storage, read_pool: Pool) -> storage::local::Settings {
     let durability = match config.durability {
         config::Durability::Strict => storage::local::Durability::Strict,
         config::Durability::Relaxed => storage::local::Durability::Relaxed,
@@ -147,6 +153,7 @@ fn store_settings(config: &config::Storage) -> storage::local::Settings {
         direct: config.direct_io,
         preallocate: config.preallocate,
         keep_free_bytes: config.min_free_bytes,
+        read_pool,
         ..storage::local::Settings::default()
     }
 }
@@ -156,6 +163,7 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
     let settings = crate::state::SqliteSettings {
         group_commit_max: config.database.group_commit_max,
         read_connections: config.database.read_connections,
+        cache_bytes: config.database.cache_memory_bytes,
         durability: match config.storage.durability {
             config::Durability::Strict => crate::state::Durability::Strict,
             config::Durability::Relaxed => crate::state::Durability::Relaxed,
@@ -212,6 +220,7 @@ fn shared(
     sender: &webhook::Sender,
     registry: Registry,
     server_keys: &ServerKeys,
+    answer_memory: Pool,
 ) -> Shared {
     Shared {
         engine,
@@ -235,6 +244,7 @@ fn shared(
         heartbeat: config.status.heartbeat,
         max_streams: config.status.max_streams,
         max_page: config.status.max_page,
+        answers: http::Answers::new(answer_memory, config.limits.answer_timeout),
         registry: Arc::new(registry),
         readiness: http::health::Readiness::default(),
         streams: Arc::default(),

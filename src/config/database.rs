@@ -1,11 +1,14 @@
 //! How the database is used.
 
 use crate::config::reader::Reader;
+use crate::config::units::MIB;
+use crate::config::units::TIB;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
     pub group_commit_max: usize,
     pub read_connections: u32,
+    pub cache_memory_bytes: u64,
 }
 
 impl Database {
@@ -13,6 +16,7 @@ impl Database {
         Self {
             group_commit_max: from.count("database.group_commit_max", 1..=10_000),
             read_connections: from.count("database.read_connections", 1..=64),
+            cache_memory_bytes: from.size("database.cache_memory", MIB..=TIB),
         }
     }
 }

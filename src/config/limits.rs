@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::reader::Reader;
 use crate::config::units::GIB;
 use crate::config::units::KIB;
+use crate::config::units::MIB;
 use crate::config::units::TIB;
 use crate::config::units::days;
 use crate::config::units::hours;
@@ -26,6 +27,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     pub keep_alive: Duration,
     pub reader_timeout: Duration,
+    pub answer_timeout: Duration,
+    pub answer_memory_bytes: u64,
     pub takeover_timeout: Duration,
     pub drain_timeout: Duration,
     pub stall_after: Duration,
@@ -50,6 +53,8 @@ impl Limits {
             idle_timeout: from.duration("limits.idle_timeout", secs(1)..=hours(1)),
             keep_alive: from.duration("limits.keep_alive", secs(1)..=hours(1)),
             reader_timeout: from.duration("limits.reader_timeout", secs(1)..=hours(24)),
+            answer_timeout: from.duration("limits.answer_timeout", secs(1)..=hours(1)),
+            answer_memory_bytes: from.size("limits.answer_memory", 4 * MIB..=TIB),
             takeover_timeout: from.duration("limits.takeover_timeout", ms(100)..=minutes(1)),
             drain_timeout: from.duration("limits.drain_timeout", Duration::ZERO..=minutes(1)),
             stall_after: from.duration("limits.stall_after", secs(1)..=hours(24)),

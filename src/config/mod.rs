@@ -33,6 +33,7 @@ mod tls;
 mod units;
 mod webhooks;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 pub use auth::Auth;
@@ -84,6 +85,8 @@ pub struct Config {
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
+    /// The keys nobody has set. What they say may be fitted to the machine.
+    pub unset: BTreeSet<&'static str>,
 }
 
 impl Config {
@@ -108,6 +111,7 @@ impl Config {
             auth: Auth::read(reader),
             cors: Cors::read(reader),
             log: Log::read(reader),
+            unset: reader.unset(),
         };
         config.auth.check(&config.server, &config.cors, reader);
         let smallest = config.limits.max_active_uploads as u64 * 4 * units::KIB;

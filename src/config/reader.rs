@@ -1,6 +1,7 @@
 //! Turns settled values into types, and gathers what is wrong with them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use toml::Value;
 use crate::config::error::ConfigErrors;
 use crate::config::layers::Layers;
 use crate::config::layers::Setting;
+use crate::config::layers::Source;
 use crate::config::registry::named;
 use crate::config::units::duration_text;
 use crate::config::units::number_text;
@@ -44,6 +46,12 @@ impl Reader {
 
     pub(super) fn layers(&self) -> &Layers {
         &self.layers
+    }
+
+    /// The keys read so far that nobody has set.
+    pub(super) fn unset(&self) -> BTreeSet<&'static str> {
+        let keys = self.passed.keys().copied();
+        keys.filter(|key| self.layers.get(key).source == Source::Default).collect()
     }
 
     #[cfg(test)]

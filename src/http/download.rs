@@ -12,6 +12,7 @@ use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
 use crate::http::attachment;
+use crate::http::answers::IsDownload;
 use crate::http::error::Problem;
 use crate::protocol::state::imf_fixdate;
 
@@ -88,7 +89,9 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         tracing::error!(error = &error as &dyn std::error::Error, "a download broke off");
         Box::<dyn std::error::Error>::from(error)
     });
-    Ok(response.body(SizedStream::new(end - first, bytes)))
+    let mut response = response.body(SizedStream::new(end - first, bytes));
+    response.extensions_mut().insert(IsDownload);
+    Ok(response)
 }
 
 /// A completed upload never changes, so its id names its bytes for ever.

@@ -72,6 +72,7 @@ pub(super) async fn edge(
         response = response.into_response(rendered);
     }
     let (http, mut answer) = response.into_parts();
+    answer = shared.answers.hold(&http, answer).await;
     add_headers(&http, &shared, &id, answer.headers_mut());
     tracing::debug!(
         request = %id,

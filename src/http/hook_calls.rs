@@ -28,14 +28,15 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 }
 
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let wanted = call_query(request.query_string(), shared.max_page)?;
+    let mut wanted = call_query(request.query_string(), shared.max_page)?;
+    let room = shared.answers.room_for_page(&mut wanted.limit, shared.max_metadata_bytes).await?;
     let found = shared.engine.hook_calls(&wanted).await.map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (calls, last) = status::page(found.iter().map(to_json), full);
     let next = last.and_then(|last| found.get(last)).map(|call| query::cursor_to(LIST, call.id));
-    Ok(HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .json(json!({ "calls": calls, "next": next })))
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::CACHE_CONTROL, "no-cache"));
+    Ok(room.with(answer.json(json!({ "calls": calls, "next": next }))))
 }
 
 fn call_query(text: &str, max_page: u32) -> Result<HookCallQuery, Problem> {

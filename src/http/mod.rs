@@ -23,6 +23,7 @@ use crate::webhook::Beat;
 
 pub mod access;
 mod attachment;
+pub(crate) mod answers;
 pub mod body;
 pub(crate) mod caller;
 pub mod download;
@@ -42,6 +43,7 @@ pub mod status;
 mod webhooks;
 
 use access::Access;
+pub use answers::Answers;
 use error::Problem;
 
 /// What every request handler may use.
@@ -67,6 +69,7 @@ pub struct Shared {
     pub heartbeat: Duration,
     pub max_streams: usize,
     pub max_page: u32,
+    pub answers: Answers,
     pub registry: Arc<Registry>,
     pub readiness: health::Readiness,
     /// Clients waiting for events now.

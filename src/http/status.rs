@@ -128,14 +128,15 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 }
 
 async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let wanted = list_query(request.query_string(), shared.max_page)?;
+    let mut wanted = list_query(request.query_string(), shared.max_page)?;
+    let room = shared.answers.room_for_page(&mut wanted.limit, shared.max_metadata_bytes).await?;
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
     let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
     let next = cut.or(uploads.next).map(|next| query::cursor_to(LIST, next));
-    Ok(HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
-        .json(json!({ "uploads": shown, "next": next })))
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
+    Ok(room.with(answer.json(json!({ "uploads": shown, "next": next }))))
 }
 
 /// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the last, if

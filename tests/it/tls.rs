@@ -172,6 +172,7 @@ async fn more_http_2_than_the_machine_has_memory_for_is_refused() {
     config.server.data_dir = folder.path().join("data");
     config.tls.files = Some(files);
     config.http2.memory_bytes = 1 << 40;
+    config.unset.remove("http2.memory");
     let error = app::start(config).await.expect_err("it cannot start").to_string();
     assert!(error.contains("http2.memory = 1048576MiB, and this machine has "), "{error}");
 }

@@ -25,16 +25,20 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> rusqlite::Resu
         Durability::Relaxed => "normal",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "cache_size", -32_768)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     Ok(connection)
 }
 
 /// One that cannot write, for a file that is there.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.pragma_update(None, "cache_size", -8_192)?;
-    Ok(connection)
+    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// Keeps pages in so much memory.
+pub(super) fn limit_cache(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    // Negative: in KiB, and not in pages.
+    let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "cache_size", -kib.max(1))
 }
 
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

@@ -54,6 +54,8 @@ pub struct SqliteSettings {
     pub group_commit_max: usize,
     /// How many connections read at the same time.
     pub read_connections: u32,
+    /// The most memory for pages kept at hand, of all connections together.
+    pub cache_bytes: u64,
     /// What an answered commit outlives.
     pub durability: Durability,
     /// Events say that the status of their upload is told here, with its id behind it.
@@ -65,7 +67,13 @@ const OPEN: &str = "open the database";
 impl Default for SqliteSettings {
     fn default() -> Self {
         let status_root = "/api/v1/uploads/".to_owned();
-        Self { group_commit_max: 128, read_connections: 4, durability: Durability::Strict, status_root }
+        Self {
+            group_commit_max: 128,
+            read_connections: 4,
+            cache_bytes: 64 << 20,
+            durability: Durability::Strict,
+            status_root,
+        }
     }
 }
 
@@ -92,9 +100,17 @@ impl SqliteStore {
 
     fn open_files(path: PathBuf, settings: SqliteSettings) -> Result<Arc<Self>> {
         migrate::refuse_newer(&path)?;
+        let read_connections = settings.read_connections.max(1);
+        let for_writing = settings.cache_bytes / 2;
+        let for_each_reader = (settings.cache_bytes - for_writing) / u64::from(read_connections);
         let mut writing = connection::open_writer(&path, settings.durability).map_err(failed(OPEN))?;
+        connection::limit_cache(&writing, for_writing).map_err(failed(OPEN))?;
         migrate::run(&mut writing)?;
-        let reading = (0..settings.read_connections.max(1)).map(|_| connection::open_reader(&path));
+        let reading = (0..read_connections).map(|_| {
+            let reader = connection::open_reader(&path)?;
+            connection::limit_cache(&reader, for_each_reader)?;
+            Ok(reader)
+        });
         let reading = reading.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
         let file = identity(&path).map_err(|source| Error::Failed { operation: OPEN, source: source.into() })?;
         let bell = Arc::new(Notify::new());
