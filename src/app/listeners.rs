@@ -97,6 +97,7 @@ fn uploading(config: &Config, tls: Option<Tls>, budget: Budget) -> listen::Setti
         header_timeout: config.limits.header_timeout,
         keep_alive: config.limits.keep_alive,
         reader_timeout: config.limits.reader_timeout,
+        answer_timeout: config.limits.answer_timeout,
         shutdown_timeout: config.server.shutdown_timeout,
         tls,
         http2: http2::Settings {

@@ -1,7 +1,7 @@
 //! Fitting the server into the memory it may have.
 //!
 //! A process that takes more than its control group or machine has is killed, and everybody's requests with it. So what
-//! holds the bytes of others has a budget, and each budget that nobody has set is at most a share of the limit. The
+//! holds the bytes of others has a budget, and each that has its default value is at most a share of the limit. The
 //! shares leave a quarter for the process itself and for the kernel's side of its connections and files.
 
 use std::fmt;
@@ -21,13 +21,16 @@ const PROCESS_BYTES: u64 = 24 * MIB;
 const CONNECTION_BYTES: u64 = 48 * KIB;
 
 /// The same with encryption.
-const ENCRYPTED_CONNECTION_BYTES: u64 = 96 * KIB;
+const ENCRYPTED_CONNECTION_BYTES: u64 = 112 * KIB;
 
 /// What one attempt to deliver a webhook holds beside the response: the event, the connection.
 const DELIVERY_BYTES: u64 = 64 * KIB;
 
 /// What each HTTP/2 connection may use without earning it.
 const FIRST_WINDOW_BYTES: u64 = MIB;
+
+/// The same, with what its requests hold while they wait.
+const HTTP2_CONNECTION_BYTES: u64 = 2 * MIB;
 
 /// The smallest buffer, which every upload that receives must find.
 const SMALLEST_BUFFER_BYTES: u64 = 4 * KIB;
@@ -125,13 +128,13 @@ impl Budgets {
         if self.sum() > limit.bytes {
             tracing::warn!(
                 "the budgets for memory come to {sum}MiB, more than the {limit}: under load the system may kill this \
-                 process; lower what is set ({parts}), or leave it unset"
+                 process; lower them ({parts}), or leave them at their defaults"
             );
         }
     }
 }
 
-/// Lowers what nobody has set to its share of the limit.
+/// Lowers what has its default value to its share of the limit.
 pub(super) fn fit(config: &mut Config, limit: Limit) {
     let share = |part: u64| (limit.bytes / part).max(1);
     let unset = config.unset.clone();
@@ -159,7 +162,7 @@ pub(super) fn fit(config: &mut Config, limit: Limit) {
     let first_windows = number(http2.max_connections).saturating_mul(FIRST_WINDOW_BYTES);
     let for_windows = if unset.contains("http2.max_connections") { 0 } else { first_windows };
     lower("http2.memory", &mut http2.memory_bytes, share(8).max(for_windows));
-    lower_count("http2.max_connections", &mut http2.max_connections, http2.memory_bytes / FIRST_WINDOW_BYTES);
+    lower_count("http2.max_connections", &mut http2.max_connections, http2.memory_bytes / HTTP2_CONNECTION_BYTES);
 
     if unset.contains("webhooks.max_in_flight") {
         let most = share(16) / (webhooks.response_limit_bytes + DELIVERY_BYTES);
@@ -247,7 +250,7 @@ mod tests {
                 assert!(windows <= fitted.http2.memory_bytes, "{mib} MiB");
                 let buffers = number(fitted.limits.max_active_uploads) * SMALLEST_BUFFER_BYTES;
                 assert!(buffers <= fitted.storage.buffer_memory_bytes, "{mib} MiB");
-                assert!(fitted.limits.max_connections >= 600, "{mib} MiB: {}", fitted.limits.max_connections);
+                assert!(fitted.limits.max_connections >= 500, "{mib} MiB: {}", fitted.limits.max_connections);
             }
         }
     }
@@ -264,17 +267,17 @@ mod tests {
         let names = [
             ("LONGSHORE_STORAGE_BUFFER_MEMORY", "1GiB"),
             ("LONGSHORE_LIMITS_ANSWER_MEMORY", "1GiB"),
-            ("LONGSHORE_LIMITS_MAX_CONNECTIONS", "20000"),
-            ("LONGSHORE_LIMITS_MAX_ACTIVE_UPLOADS", "10000"),
-            ("LONGSHORE_DATABASE_CACHE_MEMORY", "64MiB"),
-            ("LONGSHORE_HTTP2_MAX_CONNECTIONS", "64"),
-            ("LONGSHORE_WEBHOOKS_MAX_IN_FLIGHT", "512"),
+            ("LONGSHORE_LIMITS_MAX_CONNECTIONS", "20001"),
+            ("LONGSHORE_LIMITS_MAX_ACTIVE_UPLOADS", "10001"),
+            ("LONGSHORE_DATABASE_CACHE_MEMORY", "65MiB"),
+            ("LONGSHORE_HTTP2_MAX_CONNECTIONS", "65"),
+            ("LONGSHORE_WEBHOOKS_MAX_IN_FLIGHT", "513"),
         ];
         let mut config = set(&names);
         fit(&mut config, limit(256 * MIB));
         let mut expected = set(&names);
         // It follows the number that was set.
-        expected.http2.memory_bytes = 64 * MIB;
+        expected.http2.memory_bytes = 65 * MIB;
         assert_eq!(config, expected);
         assert!(Budgets::of(&config).sum() > 256 * MIB, "which is worth a warning");
     }

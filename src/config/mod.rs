@@ -85,7 +85,7 @@ pub struct Config {
     pub auth: Auth,
     pub cors: Cors,
     pub log: Log,
-    /// The keys nobody has set. What they say may be fitted to the machine.
+    /// The keys that have their default values, which may be fitted to the machine.
     pub unset: BTreeSet<&'static str>,
 }
 

@@ -11,7 +11,6 @@ use toml::Value;
 use crate::config::error::ConfigErrors;
 use crate::config::layers::Layers;
 use crate::config::layers::Setting;
-use crate::config::layers::Source;
 use crate::config::registry::named;
 use crate::config::units::duration_text;
 use crate::config::units::number_text;
@@ -48,10 +47,10 @@ impl Reader {
         &self.layers
     }
 
-    /// The keys read so far that nobody has set.
+    /// The keys read so far that have their default values, whether somebody has said so or nobody has.
     pub(super) fn unset(&self) -> BTreeSet<&'static str> {
-        let keys = self.passed.keys().copied();
-        keys.filter(|key| self.layers.get(key).source == Source::Default).collect()
+        let has_default = |key: &&str| named(key).is_some_and(|known| self.layers.get(key).value == known.default);
+        self.passed.keys().copied().filter(has_default).collect()
     }
 
     #[cfg(test)]

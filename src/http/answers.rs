@@ -8,10 +8,12 @@
 //! Answers to uploads are small, and never wait here.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
+use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::body::BodySize;
@@ -20,6 +22,8 @@ use actix_web::body::MessageBody;
 use bytes::Bytes;
 use storage::pool::Pool;
 use storage::pool::Reservation;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 
 use crate::http::error::Problem;
 
@@ -47,7 +51,21 @@ pub struct Answers {
 
 /// Memory for an answer in the making, and then for what was made.
 #[derive(Debug)]
-pub(crate) struct Room(Reservation);
+pub(crate) struct Room {
+    memory: Reservation,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+/// In the requests of a connection that brings many at once: how many of them may have answers here. Otherwise one
+/// client that opens a hundred streams and reads none would have all there is.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(2)))
+    }
+}
 
 /// Marks an answer whose client may take nothing for as long as it likes to watch: a download.
 #[derive(Debug, Clone, Copy)]
@@ -58,14 +76,29 @@ impl Answers {
         Self { pool, patience }
     }
 
-    /// Memory for so many bytes, within bounded time.
-    pub(crate) async fn room(&self, bytes: usize) -> Result<Room, Problem> {
+    /// Memory for so many bytes of the answer to `request`, within bounded time.
+    pub(crate) async fn room(&self, request: &HttpRequest, bytes: usize) -> Result<Room, Problem> {
+        let turns = request.extensions().get::<Turns>().cloned();
+        self.take(turns, bytes).await
+    }
+
+    /// The same for an answer that goes on for as long as its connection.
+    pub(crate) async fn take(&self, turns: Option<Turns>, bytes: usize) -> Result<Room, Problem> {
+        let turn = turns.as_ref().map(|Turns(turns)| Arc::clone(turns).try_acquire_owned().ok());
         // Without waiting no timer is needed.
-        if let Some(room) = self.pool.try_reserve(bytes) {
-            return Ok(Room(room));
+        if turn.as_ref().is_none_or(Option::is_some)
+            && let Some(memory) = self.pool.try_reserve(bytes)
+        {
+            return Ok(Room { memory, _turn: turn.flatten() });
         }
-        let reserved = tokio::time::timeout(self.patience, self.pool.reserve(bytes)).await;
-        reserved.map(Room).map_err(|_| {
+        let waiting = async {
+            let turn = match (turn.flatten(), turns) {
+                (None, Some(Turns(turns))) => turns.acquire_owned().await.ok(),
+                (turn, _) => turn,
+            };
+            Room { memory: self.pool.reserve(bytes).await, _turn: turn }
+        };
+        tokio::time::timeout(self.patience, waiting).await.map_err(|_| {
             let detail = "too many answers wait for their clients to read them; come back in a moment";
             Problem::try_again("too-many-answers", detail, Duration::from_secs(5))
         })
@@ -73,11 +106,17 @@ impl Answers {
 
     /// Memory for making a page about uploads with metadata of at most `metadata_bytes` each. It may have fewer items
     /// than were wanted.
-    pub(crate) async fn room_for_page(&self, items: &mut u32, metadata_bytes: usize) -> Result<Room, Problem> {
+    pub(crate) async fn room_for_page(
+        &self,
+        request: &HttpRequest,
+        items: &mut u32,
+        metadata_bytes: usize,
+    ) -> Result<Room, Problem> {
         let item = metadata_bytes.saturating_add(ITEM_BYTES);
         let most = u32::try_from(ITEMS_BYTES / item).unwrap_or(u32::MAX).max(1);
         *items = most.min(*items);
-        self.room(usize::try_from(*items).unwrap_or(usize::MAX).saturating_mul(item).saturating_add(PAGE_BYTES)).await
+        let items = usize::try_from(*items).unwrap_or(usize::MAX);
+        self.room(request, items.saturating_mul(item).saturating_add(PAGE_BYTES)).await
     }
 
     /// Counts an answer that is there as a whole. One that cannot be counted is replaced by the request to come back.
@@ -97,11 +136,11 @@ impl Answers {
         };
         let made = answer.extensions_mut().remove::<Room>();
         let room = match made {
-            Some(Room(mut room)) => {
+            Some(mut room) => {
                 room.shrink_to(bytes.len());
-                Room(room)
+                room
             }
-            None => match self.room(bytes.len()).await {
+            None => match self.room(request, bytes.len()).await {
                 Ok(room) => room,
                 Err(problem) => return problem.respond(request),
             },
@@ -111,6 +150,10 @@ impl Answers {
 }
 
 impl Room {
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        self.memory.shrink_to(bytes);
+    }
+
     /// Goes with what was made in it.
     pub(crate) fn with(self, mut answer: HttpResponse) -> HttpResponse {
         answer.extensions_mut().insert(self);
@@ -196,19 +239,37 @@ mod tests {
         assert_eq!(second.status(), StatusCode::OK);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_connection_has_only_a_few_turns() {
+        let answers = answers(16 * MIB);
+        let turns = Turns::default();
+        let of_connection = || {
+            let request = TestRequest::get().to_http_request();
+            request.extensions_mut().insert(turns.clone());
+            request
+        };
+        let first = answers.room(&of_connection(), MIB).await.unwrap();
+        let _second = answers.room(&of_connection(), MIB).await.unwrap();
+        assert!(answers.room(&of_connection(), MIB).await.is_err(), "it has waited in vain");
+        assert!(answers.room(&TestRequest::get().to_http_request(), MIB).await.is_ok(), "others have theirs");
+        drop(first);
+        assert!(answers.room(&of_connection(), MIB).await.is_ok());
+    }
+
     #[tokio::test]
     async fn room_for_the_making_becomes_room_for_what_was_made() {
         let answers = answers(16 * MIB);
         let free = answers.pool.free_bytes();
         let mut items = 100;
-        let room = answers.room_for_page(&mut items, 8 << 10).await.unwrap();
+        let request = TestRequest::get().to_http_request();
+        let room = answers.room_for_page(&request, &mut items, 8 << 10).await.unwrap();
         assert_eq!((items, free - answers.pool.free_bytes()), (100, 100 * 10 * 1024 + 2 * MIB));
         let held = hold(&answers, room.with(of(20_000))).await;
         assert_eq!(free - answers.pool.free_bytes(), 20 * 1024);
         drop(held);
         assert_eq!(answers.pool.free_bytes(), free);
         let mut items = 1_000;
-        let room = answers.room_for_page(&mut items, 64 << 10).await.unwrap();
+        let room = answers.room_for_page(&request, &mut items, 64 << 10).await.unwrap();
         assert!((100..=160).contains(&items), "{items} with much metadata are enough");
         assert!(free - answers.pool.free_bytes() <= 12 * MIB);
         // What turns out small needs none.

@@ -7,12 +7,17 @@ use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
+use bytes::Bytes;
+use futures::Stream;
+use futures::TryStreamExt;
+use futures::stream;
 
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
 use crate::http::attachment;
 use crate::http::answers::IsDownload;
+use crate::http::answers::PIECE_BYTES;
 use crate::http::error::Problem;
 use crate::protocol::state::imf_fixdate;
 
@@ -85,13 +90,22 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         .insert_header((header::ETAG, tag))
         .insert_header((header::LAST_MODIFIED, modified));
     let bytes = download.read(first..end).await?;
-    let bytes = futures::TryStreamExt::map_err(bytes, |error| {
+    let bytes = bytes.map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "a download broke off");
         Box::<dyn std::error::Error>::from(error)
     });
-    let mut response = response.body(SizedStream::new(end - first, bytes));
+    let mut response = response.body(SizedStream::new(end - first, bytes.map_ok(pieces).try_flatten()));
     response.extensions_mut().insert(IsDownload);
     Ok(response)
+}
+
+/// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to [`KEPT_BYTES`] for as
+/// long as its connection lives, and gives up a larger one.
+fn pieces(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error>>> {
+    const KEPT_BYTES: usize = 128 << 10;
+    let piece_bytes = if bytes.len() <= KEPT_BYTES { PIECE_BYTES } else { bytes.len() };
+    let next = move || (!bytes.is_empty()).then(|| Ok(bytes.split_to(piece_bytes.min(bytes.len()))));
+    stream::iter(std::iter::from_fn(next))
 }
 
 /// A completed upload never changes, so its id names its bytes for ever.
@@ -187,6 +201,17 @@ mod tests {
             ("bytes=18446744073709551616-", 10, Wanted::All),
         ] {
             assert_eq!(wanted(range, size), expected, "{range} of {size}");
+        }
+    }
+
+    #[test]
+    fn no_piece_is_of_a_size_that_the_http_layer_keeps() {
+        use futures::FutureExt;
+        use futures::StreamExt;
+
+        for (bytes, expected) in [(0, vec![]), (5, vec![5]), (20_000, vec![16_384, 3_616]), (1 << 18, vec![1 << 18])] {
+            let split = pieces(Bytes::from(vec![0; bytes])).map(|piece| piece.unwrap().len()).collect::<Vec<_>>();
+            assert_eq!(split.now_or_never(), Some(expected));
         }
     }
 

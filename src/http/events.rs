@@ -30,6 +30,8 @@ use crate::engine::read::LoggedEvent;
 use crate::engine::read::UploadQuery;
 use crate::engine::watch::Bell;
 use crate::http::Shared;
+use crate::http::answers::PIECE_BYTES;
+use crate::http::answers::Room;
 use crate::http::error::Problem;
 use crate::http::query;
 use crate::http::query::Query;
@@ -76,7 +78,8 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
         ready.push_back(message("snapshot", Some(&newest.to_string()), &status::to_json(&status, &shared).to_string()));
     }
     let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
-    Ok(Stream { shared, source, bell, ready, look: true, ended: false, _seat: seat }.respond())
+    let room = shared.answers.room(request, ready.iter().map(Bytes::len).sum()).await?;
+    Ok(Stream { shared, source, bell, ready, room: Some(room), look: true, ended: false, _seat: seat }.respond())
 }
 
 /// One who has missed very much is better off with how things stand. So is one who has seen what is not there:
@@ -102,23 +105,28 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
     let bell = shared.engine.bell_for_all();
     let refuse = |error| status::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
-    let mut ready = VecDeque::new();
+    let (mut ready, mut room) = (VecDeque::new(), None);
     let resumable = seen.filter(|seen| u64::try_from(newest.0).is_ok_and(|newest| can_resume(*seen, newest)));
     let seen = match resumable.and_then(|seen| i64::try_from(seen).ok()) {
         Some(seen) => EventPosition(seen),
         None => {
-            ready.push_back(snapshot_of_all(&shared, newest).await.map_err(refuse)?);
+            let mut most = SNAPSHOT_UPLOADS;
+            let mut making = shared.answers.room_for_page(request, &mut most, shared.max_metadata_bytes).await?;
+            let snapshot = snapshot_of_all(&shared, newest, most).await.map_err(refuse)?;
+            making.shrink_to(snapshot.len());
+            ready.push_back(snapshot);
+            room = Some(making);
             newest
         }
     };
     let source = Source::All { seen };
-    Ok(Stream { shared, source, bell, ready, look: true, ended: false, _seat: seat }.respond())
+    Ok(Stream { shared, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
 }
 
-async fn snapshot_of_all(shared: &Shared, newest: EventPosition) -> Result<Bytes, EngineError> {
+async fn snapshot_of_all(shared: &Shared, newest: EventPosition, most: u32) -> Result<Bytes, EngineError> {
     let unfinished = UploadQuery {
         stages: vec![Stage::Created, Stage::Receiving, Stage::Stalled, Stage::Received, Stage::Verified, Stage::Stored],
-        limit: SNAPSHOT_UPLOADS,
+        limit: most,
         ..UploadQuery::default()
     };
     let uploads = shared.engine.list(&unfinished).await?;
@@ -198,6 +206,8 @@ struct Stream {
     source: Source,
     bell: Bell,
     ready: VecDeque<Bytes>,
+    /// For what is ready.
+    room: Option<Room>,
     /// There may be events that were not looked for yet, or nothing more to come.
     look: bool,
     ended: bool,
@@ -246,21 +256,33 @@ impl Stream {
         stream_head().streaming(messages)
     }
 
-    /// The next message, or the end. Trouble ends the stream: the client reconnects and says what it has seen.
+    /// The next message or a piece of it, or the end. Trouble ends the stream: the client reconnects and says what it
+    /// has seen.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(message) = self.ready.pop_front() {
-                return Some(message);
+            if let Some(message) = self.ready.front_mut() {
+                let piece = message.split_to(message.len().min(PIECE_BYTES));
+                if message.is_empty() {
+                    self.ready.pop_front();
+                }
+                return Some(piece);
             }
+            // What was handed on is with its connection.
+            self.room = None;
             if self.ended {
                 return None;
             }
             if self.look {
                 self.look = false;
+                // A client that comes back goes on where it was.
+                let most_bytes = BATCH as usize * self.shared.most_event_bytes();
+                let mut room = self.shared.answers.take(None, most_bytes).await.ok()?;
                 if let Err(error) = self.gather().await {
                     tracing::warn!(error = &error as &dyn std::error::Error, "an event stream broke off");
                     return None;
                 }
+                room.shrink_to(self.ready.iter().map(Bytes::len).sum());
+                self.room = Some(room);
                 continue;
             }
             let heartbeat = Instant::now() + self.shared.heartbeat;

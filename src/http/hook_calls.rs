@@ -29,7 +29,7 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let mut wanted = call_query(request.query_string(), shared.max_page)?;
-    let room = shared.answers.room_for_page(&mut wanted.limit, shared.max_metadata_bytes).await?;
+    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let found = shared.engine.hook_calls(&wanted).await.map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (calls, last) = status::page(found.iter().map(to_json), full);

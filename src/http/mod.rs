@@ -104,6 +104,11 @@ impl Shared {
         format!("{}{}", self.public_url, wire::upload_path(id))
     }
 
+    /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always there.
+    fn most_event_bytes(&self) -> usize {
+        self.max_metadata_bytes.saturating_mul(2).saturating_add(2 << 10)
+    }
+
     /// Where the status of an upload is.
     pub fn status_url(&self, id: UploadId) -> String {
         format!("{}{id}", status_root(&self.public_url))

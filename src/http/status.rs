@@ -129,7 +129,7 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 
 async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let mut wanted = list_query(request.query_string(), shared.max_page)?;
-    let room = shared.answers.room_for_page(&mut wanted.limit, shared.max_metadata_bytes).await?;
+    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
     let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());

@@ -28,7 +28,8 @@ use crate::http::listen::http1::Http1;
 use crate::http::listen::http1::Spoken;
 use crate::http::listen::http1::http1;
 use crate::http::listen::http2;
-use crate::http::listen::http2::Patience;
+use crate::http::listen::http2::Waits;
+use crate::http::listen::outflow::Readers;
 use crate::http::listen::places::Places;
 use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
@@ -91,16 +92,20 @@ impl Connections {
     }
 
     async fn serve_http1(&self, wire: Wire, peer: Option<SocketAddr>) {
-        if let Err(error) = self.0.http1.call((Spoken::new(wire), peer)).await {
+        if let Err(error) = self.0.http1.call((Spoken::new(wire, self.readers()), peer)).await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }
 
+    fn readers(&self) -> Readers {
+        let settings = &self.0.settings;
+        Readers { download: settings.reader_timeout, answer: settings.answer_timeout }
+    }
+
     async fn serve_http2(&self, wire: Wire, peer: Option<SocketAddr>) {
         let Inner { settings, stopping, answers, .. } = &*self.0;
-        let patience =
-            Patience { first: settings.header_timeout, idle: settings.keep_alive, reader: settings.reader_timeout };
-        let served = http2::serve(wire, peer, answers, &settings.http2, patience, stopping.notified());
+        let waits = Waits { first: settings.header_timeout, idle: settings.keep_alive, readers: self.readers() };
+        let served = http2::serve(wire, peer, answers, &settings.http2, waits, stopping.notified());
         if let Err(error) = served.await {
             tracing::debug!(error = %error, "a connection ended badly");
         }

@@ -34,11 +34,14 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use crate::http::answers::IsDownload;
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
 use crate::http::listen::inflow::Inflow;
 use crate::http::listen::interim::Interleaver;
 use crate::http::listen::interim::Turn;
+use crate::http::listen::outflow::Outflow;
+use crate::http::listen::outflow::Readers;
 
 /// Serves connections over HTTP/1.1.
 pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, BoxBody, Instead, h1::UpgradeHandler>;
@@ -55,7 +58,10 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         .client_request_timeout(header_timeout)
         .client_disconnect_timeout(CLOSE_TIMEOUT)
         .keep_alive(keep_alive)
+        // What is written at once, and kept. Bodies come in pieces that are as large, or much larger.
+        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         .on_connect_ext(|stream: &Spoken<S>, data| {
+            data.insert(stream.outflow.clone());
             data.insert(stream.inflow.clone());
             data.insert(stream.interleaver.interims().clone());
         })
@@ -68,16 +74,21 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     service.h1(fn_factory(move || ready(Ok::<_, Infallible>(in_turn.clone())))).new_service(()).await
 }
 
+/// As much as the HTTP layer begins with.
+const WRITE_BUFFER_BYTES: usize = 8 << 10;
+
 /// A connection over which HTTP/1.1 is spoken.
 pub(super) struct Spoken<S> {
     stream: S,
     inflow: Inflow,
     interleaver: Interleaver,
+    outflow: Outflow,
 }
 
 impl<S> Spoken<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, inflow: Inflow::default(), interleaver: Interleaver::default() }
+    pub(super) fn new(stream: S, readers: Readers) -> Self {
+        let (inflow, interleaver) = (Inflow::default(), Interleaver::default());
+        Self { stream, inflow, interleaver, outflow: Outflow::new(readers) }
     }
 }
 
@@ -93,13 +104,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.interleaver.poll_finish(Pin::new(&mut this.stream), cx))?;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
+        this.outflow.poll_write(Pin::new(&mut this.stream), cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.interleaver.poll_write_queued(Pin::new(&mut this.stream), cx))?;
-        Pin::new(&mut this.stream).poll_flush(cx)
+        this.outflow.poll_flush(Pin::new(&mut this.stream), cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -117,6 +128,7 @@ pub(super) struct InTurn {
 pub(super) struct Answering {
     answer: LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
     turn: Option<Turn>,
+    outflow: Option<Outflow>,
 }
 
 impl Service<Request> for InTurn {
@@ -128,7 +140,8 @@ impl Service<Request> for InTurn {
 
     fn call(&self, request: Request) -> Self::Future {
         let turn = Turn::begin(&request);
-        Answering { answer: self.answers.call(request), turn }
+        let outflow = request.conn_data::<Outflow>().cloned();
+        Answering { answer: self.answers.call(request), turn, outflow }
     }
 }
 
@@ -139,6 +152,9 @@ impl Future for Answering {
         let answer = ready!(self.answer.poll_unpin(cx));
         // Not left to whoever drops this future.
         self.turn = None;
+        if let (Some(outflow), Ok(answer)) = (&self.outflow, &answer) {
+            outflow.begin(answer.response().extensions().contains::<IsDownload>());
+        }
         Poll::Ready(answer)
     }
 }

@@ -23,6 +23,7 @@ use actix_http::BoxedPayloadStream;
 use actix_http::Payload;
 use actix_http::Request;
 use actix_service::Service;
+use actix_web::HttpMessage;
 use actix_web::body::BodySize;
 use actix_web::body::BoxBody;
 use actix_web::body::MessageBody;
@@ -44,8 +45,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
+use crate::http::answers::IsDownload;
+use crate::http::answers::Turns;
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::outflow::Patience;
+use crate::http::listen::outflow::Readers;
+use crate::http::listen::queue::Counted;
+use crate::http::listen::queue::Queue;
 use crate::http::listen::window::Budget;
 use crate::http::listen::window::FIRST_WINDOW_BYTES;
 use crate::http::listen::window::Taken;
@@ -70,13 +77,13 @@ pub struct Settings {
 
 /// How long peers are waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Waits {
     /// For the beginning of the connection.
     pub(super) first: Duration,
     /// For the next request when none is under way.
     pub(super) idle: Duration,
     /// For the peer to take more of an answer.
-    pub(super) reader: Duration,
+    pub(super) readers: Readers,
 }
 
 /// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is answered.
@@ -85,10 +92,10 @@ pub(super) async fn serve(
     peer: Option<SocketAddr>,
     answers: &Answers,
     settings: &Settings,
-    patience: Patience,
+    waits: Waits,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), h2::Error> {
-    speak(&mut wire, peer, answers, settings, patience, stopping).await?;
+    speak(&mut wire, peer, answers, settings, waits, stopping).await?;
     // Closing with unread bytes would reset the connection, and the reset can overtake the last answer.
     let _ = timeout(CLOSE_TIMEOUT, tokio::io::copy(&mut wire, &mut tokio::io::sink())).await;
     Ok(())
@@ -99,7 +106,7 @@ async fn speak(
     peer: Option<SocketAddr>,
     answers: &Answers,
     settings: &Settings,
-    patience: Patience,
+    waits: Waits,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), h2::Error> {
     let mut builder = h2::server::Builder::new();
@@ -109,11 +116,14 @@ async fn speak(
         .initial_connection_window_size(FIRST_WINDOW_BYTES)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_frame_size(MAX_FRAME_BYTES);
-    let Ok(connection) = timeout(patience.first, builder.handshake::<_, Bytes>(&mut *wire)).await else {
+    let queue = Queue::default();
+    let wire = Counted::new(wire, queue.clone());
+    let Ok(connection) = timeout(waits.first, builder.handshake::<_, Bytes>(wire)).await else {
         return Ok(());
     };
     let mut connection = connection?;
-    let reader_patience = patience.reader;
+    let each =
+        OfEach { answers: Rc::clone(answers), readers: waits.readers, queue: queue.clone(), turns: Turns::default() };
 
     let taken = Taken::default();
     let mut window = Window::new(&mut connection, taken.clone(), settings.max_window_bytes, settings.budget.clone());
@@ -121,14 +131,20 @@ async fn speak(
     let mut stopping = pin!(stopping);
     let mut leaving = false;
     loop {
-        let patience = if leaving { CLOSE_TIMEOUT } else { patience.idle };
+        let patience = if leaving { CLOSE_TIMEOUT } else { waits.idle };
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = poll_fn(|cx| {
+                let accepted = connection.poll_accept(cx);
+                if accepted.is_pending() {
+                    queue.is_idle();
+                }
+                accepted
+            }) => match accepted {
                 None => return Ok(()),
                 Some(request) => {
                     let (request, respond) = request?;
                     let underway = (running.0.count.get() < settings.max_streams).then(|| running.one_more());
-                    begin(request, respond, peer, &taken, answers, underway, reader_patience);
+                    begin(request, respond, peer, &taken, &each, underway);
                 }
             },
             () = running.0.ended.notified() => {}
@@ -153,6 +169,15 @@ async fn speak(
             }
         }
     }
+}
+
+/// What the answers of one connection share.
+#[derive(Clone)]
+struct OfEach {
+    answers: Answers,
+    readers: Readers,
+    queue: Queue,
+    turns: Turns,
 }
 
 /// The requests of one connection that are under way.
@@ -195,9 +220,8 @@ fn begin(
     mut respond: SendResponse<Bytes>,
     peer: Option<SocketAddr>,
     taken: &Taken,
-    answers: &Answers,
+    each: &OfEach,
     underway: Option<Underway>,
-    reader_patience: Duration,
 ) {
     // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended yet.
     let Some(underway) = underway else {
@@ -207,10 +231,11 @@ fn begin(
     let Some(request) = in_words_of_http1(request, peer, taken.clone()) else {
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     };
-    let answers = Rc::clone(answers);
+    request.extensions_mut().insert(each.turns.clone());
+    let each = each.clone();
     tokio::task::spawn_local(async move {
         let _underway = underway;
-        if let Err(error) = answer(&answers, request, has_body, respond, reader_patience).await {
+        if let Err(error) = answer(&each, request, has_body, respond).await {
             tracing::debug!(error = %error, "an answer could not be sent");
         }
     });
@@ -270,21 +295,21 @@ impl Stream for Body {
 /// from the body, after all that has arrived: dropping it would lose that. What is left of the body when the answer is
 /// out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
 async fn answer(
-    answers: &Answers,
+    each: &OfEach,
     request: Request,
     has_body: bool,
     mut respond: SendResponse<Bytes>,
-    reader_patience: Duration,
 ) -> Result<(), h2::Error> {
     let asks_for_head = request.method() == Method::HEAD;
     let answered = tokio::select! {
-        answered = answers.call(request) => answered,
+        answered = each.answers.call(request) => answered,
         _ = poll_fn(|cx| respond.poll_reset(cx)), if !has_body => return Ok(()),
     };
     let response: actix_http::Response<BoxBody> = match answered {
         Ok(response) => response.into(),
         Err(error) => error.into(),
     };
+    let is_download = response.extensions().contains::<IsDownload>();
     let (response, body) = response.into_parts();
     let (head, bodiless) = in_words_of_http2(&response, body.size());
     let ends = bodiless || asks_for_head;
@@ -292,7 +317,8 @@ async fn answer(
     if ends {
         return Ok(());
     }
-    send(body, stream, reader_patience).await
+    let reader = Reader { stream, queue: each.queue.clone(), patience: Patience::new(each.readers, is_download) };
+    send(body, reader).await
 }
 
 /// The head of an answer without what only HTTP/1.1 has, and whether it is all there is.
@@ -322,43 +348,80 @@ fn in_words_of_http2(response: &actix_http::Response<()>, size: BodySize) -> (Re
     (head, size.is_eof() || !may_have_length)
 }
 
-async fn send(body: BoxBody, mut stream: SendStream<Bytes>, reader_patience: Duration) -> Result<(), h2::Error> {
+/// Who takes an answer.
+struct Reader {
+    stream: SendStream<Bytes>,
+    queue: Queue,
+    patience: Patience,
+}
+
+async fn send(body: BoxBody, mut reader: Reader) -> Result<(), h2::Error> {
+    // Of an answer of known length nothing more is taken before the reader has room for it. Of another one nobody knows
+    // whether more will come; it holds little.
+    let mut left = match body.size() {
+        BodySize::Sized(bytes) => bytes,
+        BodySize::None | BodySize::Stream => 0,
+    };
     let mut body = pin!(body);
     loop {
+        if left > 0 && reader.room(1).await?.is_none() {
+            return Ok(());
+        }
         let chunk = tokio::select! {
             chunk = poll_fn(|cx| body.as_mut().poll_next(cx)) => chunk,
-            _ = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(()),
+            _ = poll_fn(|cx| reader.stream.poll_reset(cx)) => return Ok(()),
         };
         match chunk {
-            None => return stream.send_data(Bytes::new(), true),
+            None => return reader.stream.send_data(Bytes::new(), true),
             Some(Ok(chunk)) => {
-                if !send_chunk(chunk, &mut stream, reader_patience).await? {
+                left = left.saturating_sub(chunk.len() as u64);
+                if !reader.take(chunk).await? {
                     return Ok(());
                 }
             }
             // Why was logged where it happened. The peer must not take what it has for the whole.
             Some(Err(_)) => {
-                stream.send_reset(Reason::INTERNAL_ERROR);
+                reader.stream.send_reset(Reason::INTERNAL_ERROR);
                 return Ok(());
             }
         }
     }
 }
 
-/// Sends as the peer takes; whether it took all of it.
-async fn send_chunk(
-    mut chunk: Bytes,
-    stream: &mut SendStream<Bytes>,
-    reader_patience: Duration,
-) -> Result<bool, h2::Error> {
-    while !chunk.is_empty() {
-        stream.reserve_capacity(chunk.len());
-        let Ok(room) = timeout(reader_patience, poll_fn(|cx| stream.poll_capacity(cx))).await else {
-            stream.send_reset(Reason::CANCEL);
-            return Ok(false);
-        };
-        let Some(room) = room else { return Ok(false) };
-        stream.send_data(chunk.split_to(room?.min(chunk.len())), false)?;
+impl Reader {
+    /// Sends as the peer takes; whether it took all of it.
+    async fn take(&mut self, mut chunk: Bytes) -> Result<bool, h2::Error> {
+        while !chunk.is_empty() {
+            let Some(room) = self.room(chunk.len()).await? else { return Ok(false) };
+            let piece = chunk.split_to(room.min(chunk.len()));
+            self.patience.has_taken(piece.len());
+            self.queue.add(piece.len());
+            self.stream.send_data(piece, false)?;
+        }
+        Ok(true)
     }
-    Ok(true)
+
+    /// How much of `wanted` the peer and its connection have room for, as soon as they have any; `None` when the peer
+    /// has lost interest or used up its time.
+    async fn room(&mut self, wanted: usize) -> Result<Option<usize>, h2::Error> {
+        let Self { stream, queue, patience } = self;
+        stream.reserve_capacity(wanted);
+        let room = async {
+            // The connection's comes last: it must not be gone again when the peer's has come.
+            let room = if stream.capacity() > 0 { Some(Ok(stream.capacity())) } else { poll_capacity(stream).await };
+            queue.room().await;
+            room
+        };
+        match tokio::time::timeout_at(patience.deadline(), room).await {
+            Ok(room) => room.transpose(),
+            Err(_) => {
+                stream.send_reset(Reason::CANCEL);
+                Ok(None)
+            }
+        }
+    }
+}
+
+async fn poll_capacity(stream: &mut SendStream<Bytes>) -> Option<Result<usize, h2::Error>> {
+    poll_fn(|cx| stream.poll_capacity(cx)).await
 }

@@ -13,7 +13,9 @@ mod http1;
 pub mod http2;
 pub(crate) mod inflow;
 pub(crate) mod interim;
+mod outflow;
 mod places;
+mod queue;
 pub mod tls;
 pub mod window;
 mod wire;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// How long a peer may take nothing of what is sent to it.
     pub reader_timeout: Duration,
+    /// The same for what is no download.
+    pub answer_timeout: Duration,
     pub shutdown_timeout: Duration,
     /// `None`: connections are plain, and speak HTTP/1.1.
     pub tls: Option<Tls>,

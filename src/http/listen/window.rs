@@ -19,9 +19,9 @@ use bytes::Bytes;
 use h2::Ping;
 use h2::PingPong;
 use h2::server::Connection;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
-
-use crate::http::listen::wire::Wire;
 
 /// What every connection begins with. Nobody can make the server hold more without being fast.
 pub const FIRST_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -95,7 +95,12 @@ struct Look {
 }
 
 impl Window {
-    pub(super) fn new(connection: &mut Connection<&mut Wire, Bytes>, taken: Taken, most: u32, budget: Budget) -> Self {
+    pub(super) fn new<S: AsyncRead + AsyncWrite + Unpin>(
+        connection: &mut Connection<S, Bytes>,
+        taken: Taken,
+        most: u32,
+        budget: Budget,
+    ) -> Self {
         let now = Moment::now(0);
         Self {
             bytes: FIRST_WINDOW_BYTES,
@@ -136,7 +141,7 @@ impl Window {
     }
 
     /// Makes the window larger, as far as the budget allows.
-    pub(super) fn grow(&mut self, connection: &mut Connection<&mut Wire, Bytes>) {
+    pub(super) fn grow<S: AsyncRead + AsyncWrite + Unpin>(&mut self, connection: &mut Connection<S, Bytes>) {
         let mut sizes = STEPS.iter().map(|step| self.bytes.saturating_mul(*step).min(self.most));
         let Some(larger) = sizes.find(|larger| self.budget.take(larger - self.bytes)) else { return };
         // The peer may not have agreed to the last change yet; then there is another look.

@@ -48,7 +48,7 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let mut wanted = delivery_query(request.query_string(), shared.max_page)?;
-    let room = shared.answers.room_for_page(&mut wanted.limit, shared.max_metadata_bytes).await?;
+    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let page = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(to_json), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);

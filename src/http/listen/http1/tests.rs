@@ -35,6 +35,8 @@ use crate::http::listen::wire::Wire;
 
 /// Longer than anything a test waits for on purpose.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const READERS: Readers = Readers { download: PATIENCE, answer: PATIENCE };
 const LARGE: usize = 300_000;
 const OFFSET: &str = "upload-offset";
 
@@ -103,7 +105,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let answers = boxed::rc_service(app.new_service(()).await.unwrap());
     let stopping = Server::build().graceful_shutdown_signal();
     let service = http1(PATIENCE, PATIENCE, answers, stopping).await.unwrap();
-    service.call((Spoken::new(stream), None)).await
+    service.call((Spoken::new(stream, READERS), None)).await
 }
 
 /// Plays both ends of a connection until both are done.
@@ -496,7 +498,7 @@ async fn a_client_of_http_1_0_is_told_nothing() {
         peer.stream.read_to_string(&mut heard).await.unwrap();
         heard
     };
-    let (served, heard) = tokio::join!(service.call((Spoken::new(server), None)), heard);
+    let (served, heard) = tokio::join!(service.call((Spoken::new(server, READERS), None)), heard);
     served.unwrap();
     assert!(heard.starts_with("HTTP/1.0 200 ") && heard.matches("HTTP/").count() == 1, "{heard}");
 }

@@ -1,0 +1,191 @@
+//! How long a connection waits for a peer that takes nothing of its answer.
+//!
+//! A download may wait for as long as a player is paused. Everything else lies in memory until it is taken, so its
+//! reader must go on: it has a deadline, and what it takes moves that away by the time it would need at the least rate.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+
+/// How fast an answer that is no download must be taken in the long run. A page of 1 MiB may take four minutes.
+const LEAST_BYTES_PER_SECOND: u32 = 4 << 10;
+
+/// How long a reader may take nothing, by what it reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Readers {
+    pub(super) download: Duration,
+    pub(super) answer: Duration,
+}
+
+/// The time one reader has, since it was found to take nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    most: Duration,
+    is_download: bool,
+    deadline: Instant,
+}
+
+impl Patience {
+    pub(super) fn new(readers: Readers, is_download: bool) -> Self {
+        let most = if is_download { readers.download } else { readers.answer };
+        Self { most, is_download, deadline: Instant::now() + most }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The reader has taken so many bytes.
+    pub(super) fn has_taken(&mut self, bytes: usize) {
+        let latest = Instant::now() + self.most;
+        if self.is_download {
+            self.deadline = latest;
+            return;
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.deadline = latest.min(self.deadline + Duration::from_secs(1) * bytes / LEAST_BYTES_PER_SECOND);
+    }
+}
+
+/// What is written to one connection. Clones speak of the same one.
+#[derive(Clone)]
+pub(super) struct Outflow(Rc<RefCell<State>>);
+
+struct State {
+    readers: Readers,
+    is_download: bool,
+    /// Since something could not be written, until all is.
+    stuck: Option<Stuck>,
+}
+
+struct Stuck {
+    patience: Patience,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Outflow {
+    pub(super) fn new(readers: Readers) -> Self {
+        Self(Rc::new(RefCell::new(State { readers, is_download: false, stuck: None })))
+    }
+
+    /// What is written next.
+    pub(super) fn begin(&self, is_download: bool) {
+        self.0.borrow_mut().is_download = is_download;
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        stream: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let state = &mut *self.0.borrow_mut();
+        match stream.poll_write(cx, bytes) {
+            Poll::Ready(written) => {
+                if let (Some(stuck), Ok(count)) = (&mut state.stuck, &written) {
+                    stuck.patience.has_taken(*count);
+                }
+                Poll::Ready(written)
+            }
+            Poll::Pending => state.poll_impatient(cx).map(Err),
+        }
+    }
+
+    pub(super) fn poll_flush(&self, stream: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = &mut *self.0.borrow_mut();
+        match stream.poll_flush(cx) {
+            Poll::Ready(flushed) => {
+                state.stuck = None;
+                Poll::Ready(flushed)
+            }
+            Poll::Pending => state.poll_impatient(cx).map(Err),
+        }
+    }
+}
+
+impl State {
+    /// Ready when the reader has had its time.
+    fn poll_impatient(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let (readers, is_download) = (self.readers, self.is_download);
+        let stuck = self.stuck.get_or_insert_with(|| {
+            let patience = Patience::new(readers, is_download);
+            Stuck { patience, timer: Box::pin(tokio::time::sleep_until(patience.deadline)) }
+        });
+        if stuck.timer.deadline() != stuck.patience.deadline {
+            stuck.timer.as_mut().reset(stuck.patience.deadline);
+        }
+        ready!(stuck.timer.as_mut().poll(cx));
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "its reader has taken nothing for too long"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    const READERS: Readers = Readers { download: Duration::from_secs(600), answer: Duration::from_secs(30) };
+
+    /// Writes without end to a peer that reads `bytes` every `pause`; how long it lasts, unless it lasts an hour.
+    async fn lasts(is_download: bool, bytes: usize, pause: Duration) -> Option<u64> {
+        let (mut near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 << 10);
+        let (outflow, began) = (Outflow::new(READERS), Instant::now());
+        outflow.begin(is_download);
+        let write = async {
+            loop {
+                let written = poll_fn(|cx| outflow.poll_write(Pin::new(&mut near), cx, &[7; 4096])).await;
+                match written {
+                    Ok(_) => poll_fn(|cx| outflow.poll_flush(Pin::new(&mut near), cx)).await.unwrap(),
+                    Err(error) => return error.kind(),
+                }
+            }
+        };
+        let read = async {
+            let (mut far, mut piece) = (far, vec![0; bytes]);
+            loop {
+                tokio::time::sleep(pause).await;
+                far.read_exact(&mut piece).await.unwrap();
+            }
+        };
+        tokio::select! {
+            kind = write => {
+                assert_eq!(kind, io::ErrorKind::TimedOut);
+                Some(began.elapsed().as_secs())
+            }
+            () = read => unreachable!("it goes on for ever"),
+            () = tokio::time::sleep(Duration::from_secs(3_600)) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_waited_for_by_what_it_reads() {
+        let never = Duration::from_secs(100_000);
+        assert_eq!((lasts(false, 1, never).await, lasts(true, 1, never).await), (Some(30), Some(600)));
+        assert_eq!(lasts(true, 1, Duration::from_secs(500)).await, None, "a download that goes on at all goes on");
+    }
+
+    #[test]
+    fn drops_do_not_keep_an_answer_waiting() {
+        let mut patience = Patience::new(READERS, false);
+        let first = patience.deadline();
+        patience.has_taken(4096);
+        assert!(patience.deadline() >= first && patience.deadline() <= Instant::now() + READERS.answer);
+        patience.deadline -= Duration::from_secs(20);
+        let before = patience.deadline();
+        patience.has_taken(1024);
+        assert_eq!(patience.deadline() - before, Duration::from_millis(250));
+    }
+}

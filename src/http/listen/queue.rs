@@ -1,0 +1,159 @@
+//! What the answers of one connection have handed over and its socket has not taken.
+//!
+//! HTTP/2 keeps it for each stream, as much as the peer's window allows, and a peer may open its window and then not
+//! read. So the answers of a connection share one bound on what waits.
+
+use std::cell::Cell;
+use std::io;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::sync::Notify;
+
+/// While so much waits, nobody adds to it.
+const MOST_BYTES: usize = 128 << 10;
+
+/// The queue of one connection. Clones speak of the same one.
+#[derive(Clone, Default)]
+pub(super) struct Queue(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    bytes: Cell<usize>,
+    /// Whether the socket takes nothing more for now.
+    is_blocked: Cell<bool>,
+    has_room: Notify,
+}
+
+impl Queue {
+    /// Waits until there is room for more. Whoever adds at once adds to no more than the bound.
+    pub(super) async fn room(&self) {
+        while self.0.bytes.get() >= MOST_BYTES {
+            // Nothing comes between looking and waiting: all of this is on one thread.
+            self.0.has_room.notified().await;
+        }
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.bytes.set(self.0.bytes.get() + bytes);
+    }
+
+    /// The socket has taken so many bytes, of answers and of what the protocol adds.
+    fn written(&self, bytes: usize) {
+        self.set(self.0.bytes.get().saturating_sub(bytes));
+    }
+
+    /// The protocol has nothing more to do for now. If it is not the socket that it waits for, all there was is written.
+    /// What was dropped with its stream would never be.
+    pub(super) fn is_idle(&self) {
+        if !self.0.is_blocked.get() {
+            self.set(0);
+        }
+    }
+
+    fn set(&self, left: usize) {
+        let before = self.0.bytes.replace(left);
+        if before >= MOST_BYTES && left < MOST_BYTES {
+            self.0.has_room.notify_waiters();
+        }
+    }
+}
+
+/// A stream whose writes are counted.
+pub(super) struct Counted<S> {
+    stream: S,
+    queue: Queue,
+}
+
+impl<S> Counted<S> {
+    pub(super) fn new(stream: S, queue: Queue) -> Self {
+        Self { stream, queue }
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.queue.0.is_blocked.set(written.is_pending());
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.queue.written(*bytes);
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.queue.0.is_blocked.set(flushed.is_pending());
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_adds_to_a_full_queue_until_its_socket_has_taken_some() {
+        let (near, mut far) = tokio::io::duplex(30_000);
+        let queue = Queue::default();
+        let mut wire = Counted::new(near, queue.clone());
+        assert!(queue.room().now_or_never().is_some());
+        queue.add(MOST_BYTES);
+        let (mut first, mut second) = (Box::pin(queue.room()), Box::pin(queue.room()));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        wire.write_all(&[7; 100]).await.unwrap();
+        assert!(first.now_or_never().is_some());
+        queue.add(100);
+        assert!((&mut second).now_or_never().is_none(), "the first was faster");
+        far.read_exact(&mut [0; 100]).await.unwrap();
+        // What the protocol adds does not make room for more than there is.
+        wire.write_all(&[7; 20_000]).await.unwrap();
+        assert!(second.now_or_never().is_some());
+        queue.add(2 * MOST_BYTES);
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, wire.write_all(&[7; 20_000])).await.is_err());
+        queue.is_idle();
+        assert!(queue.room().now_or_never().is_none(), "the socket has taken nothing");
+        far.read_exact(&mut [0; 20_000]).await.unwrap();
+        wire.write_all(&[7; 10]).await.unwrap();
+        assert!(queue.room().now_or_never().is_none());
+        queue.is_idle();
+        assert!(queue.room().now_or_never().is_some(), "what is gone without being written does not count for ever");
+    }
+}
