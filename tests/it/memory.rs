@@ -6,17 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::future::join_all;
 use longshore::config::Durability;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::client::OCTETS;
+use crate::support::group::Group;
+use crate::support::http2;
 use crate::support::moving::is_whole;
 use crate::support::moving::resume;
 use crate::support::program::Program;
 use crate::support::seeded::Seeded;
+use crate::support::tls::Certificate;
 use crate::support::world::until;
 
 const KIB: usize = 1024;
@@ -189,4 +197,130 @@ async fn fast_uploads_stay_below_the_ceiling() {
     eprintln!("{} KiB at the most, {} bytes sent", peak / 1024, 8 * source.len());
     // The ceiling, as much again for freed memory that is kept at hand, and what connections need besides.
     assert!(peak < (16 + 16 + 16) * MIB as u64, "{peak} bytes");
+}
+
+/// What makes a page of the list large: three hundred uploads, each with 3 KiB of metadata.
+async fn make_a_long_list(address: SocketAddr) {
+    let mut client = Client::connect(address).await;
+    let metadata = format!("k {}", "bW1t".repeat(1_000));
+    for _ in 0..300 {
+        let headers = [("Upload-Length", "1"), ("Upload-Metadata", &metadata), ("Content-Type", OCTETS.1)];
+        assert_eq!(client.tus("POST", "/files", &headers, b"x").await.status, 201);
+    }
+}
+
+const A_LONG_LIST: &str = "/api/v1/uploads?limit=1000";
+
+/// A client that asks, so many times at once, and reads nothing.
+async fn ask_and_read_nothing(address: SocketAddr, path: &str, times: usize) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(times);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_nobody_reads_give_their_memory_back_to_those_who_wait() {
+    // Enough for one page in the making.
+    let app = TestApp::with(|config| {
+        config.limits.answer_memory_bytes = 4 << 20;
+        config.limits.answer_timeout = Duration::from_secs(3);
+    })
+    .await;
+    make_a_long_list(app.address()).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(ask_and_read_nothing(app.address(), A_LONG_LIST, 16).await);
+    }
+    let mut client = app.client().await;
+    until("one who reads gets the list", async || {
+        let answer = client.get(A_LONG_LIST).await;
+        assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+        if answer.status == 503 {
+            assert!(answer.header("retry-after").is_some() && answer.problem() == "too-many-answers", "{answer:?}");
+        }
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    // Uploads and small answers never wait for those who read nothing.
+    let path = app.client().await.create(5).await;
+    assert_eq!(app.client().await.patch(&path, 0, b"hello").await.status, 204);
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_of_http_2_does_not_take_the_memory_of_all_others() {
+    let certificate = Certificate::new();
+    let app = TestApp::with(|config| {
+        certificate.configure(config);
+        config.limits.answer_memory_bytes = 32 << 20;
+        config.limits.answer_timeout = Duration::from_secs(20);
+    })
+    .await;
+    let mut reader = http2::Client::connect(app.address(), &certificate).await;
+    let metadata = format!("k {}", "bW1t".repeat(1_000));
+    for _ in 0..300 {
+        let headers = [("Upload-Length", "0"), ("Upload-Metadata", &metadata[..])];
+        assert_eq!(reader.tus("POST", "/files", &headers).await.status, 201);
+    }
+    let mut silent = http2::Client::without_window(app.address(), &certificate).await;
+    let mut begun = Vec::new();
+    for _ in 0..90 {
+        begun.push(silent.begin("GET", A_LONG_LIST, &[], true).await);
+    }
+    // Each of these would wait for as long as the silent one is waited for, had that all there is.
+    for _ in 0..3 {
+        let answer = tokio::time::timeout(Duration::from_secs(10), reader.tus("GET", A_LONG_LIST, &[])).await;
+        let answer = answer.expect("it is answered while the other waits");
+        assert!(answer.status == 200 && answer.body.len() > MIB / 2, "{}", answer.status);
+    }
+    drop(begun);
+}
+
+/// As little as a small container has.
+const GROUP_BYTES: u64 = 256 * MIB as u64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_container_survives_two_thousand_readers_that_read_nothing() {
+    const READERS: usize = 2_000;
+    if files_allowed() < 3 * READERS {
+        eprintln!("skipped: {} open files are too few for {READERS} readers", files_allowed());
+        return;
+    }
+    let group = match Group::of(GROUP_BYTES) {
+        Ok(group) => group,
+        Err(why) => return eprintln!("skipped: no control group with a limit of memory can be made here: {why}"),
+    };
+    let folder = TempDir::new().unwrap();
+    let wrapper = group.enter();
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let mut program = Program::serve_under(&wrapper, folder.path(), &["--storage-durability", "relaxed"]);
+    let address = program.address();
+    assert!(program.stderr().contains("MiB of the 256MiB that the control group allows: "), "{}", program.stderr());
+    make_a_long_list(address).await;
+    let large = Seeded::new(4).bytes(32 * MIB);
+    let download = Client::connect(address).await.create(large.len() as u64).await;
+    resume(address, &download, &large).await;
+    is_whole(address, &download, &large).await;
+
+    let mut silent = Vec::with_capacity(READERS);
+    for _ in 0..READERS / 4 {
+        silent.push(ask_and_read_nothing(address, A_LONG_LIST, 16).await);
+        silent.push(ask_and_read_nothing(address, "/api/v1/events", 1).await);
+        silent.push(ask_and_read_nothing(address, &download, 1).await);
+        silent.push(ask_and_read_nothing(address, &download, 1).await);
+    }
+    let uploads = (0..4).map(async |_| {
+        let path = Client::connect(address).await.create(large.len() as u64).await;
+        resume(address, &path, &large).await;
+        is_whole(address, &path, &large).await;
+    });
+    join_all(uploads).await;
+    assert_eq!(Client::connect(address).await.get("/readyz").await.status, 200);
+    let (resident, peak) = (program.memory_bytes("VmRSS") / MIB as u64, program.memory_bytes("VmHWM") / MIB as u64);
+    eprintln!("{resident} MiB are resident with {READERS} silent readers, {peak} MiB at the most");
+    assert!(peak < 240, "{peak} MiB");
+    drop(silent);
 }

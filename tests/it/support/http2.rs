@@ -35,9 +35,17 @@ pub struct Begun {
 
 impl Client {
     pub async fn connect(address: SocketAddr, certificate: &Certificate) -> Self {
+        Self::connect_with(address, certificate, &mut h2::client::Builder::new()).await
+    }
+
+    /// Connects as one who reads nothing: answers have no window.
+    pub async fn without_window(address: SocketAddr, certificate: &Certificate) -> Self {
+        Self::connect_with(address, certificate, h2::client::Builder::new().initial_window_size(0)).await
+    }
+
+    async fn connect_with(address: SocketAddr, certificate: &Certificate, builder: &mut h2::client::Builder) -> Self {
         let stream = connect(&certificate.connector(&["h2"]), address).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let mut builder = h2::client::Builder::new();
         // It sends as far ahead as the server lets it.
         builder.max_send_buffer_size(1 << 30);
         let (requests, connection) = builder.handshake(stream).await.unwrap();

@@ -6,6 +6,7 @@ pub mod delayed;
 pub mod disk;
 pub mod film;
 pub mod front;
+pub mod group;
 pub mod http2;
 pub mod moving;
 pub mod process;
