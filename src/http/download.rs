@@ -15,9 +15,9 @@ use futures::stream;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
-use crate::http::attachment;
 use crate::http::answers::IsDownload;
 use crate::http::answers::PIECE_BYTES;
+use crate::http::attachment;
 use crate::http::error::Problem;
 use crate::protocol::state::imf_fixdate;
 

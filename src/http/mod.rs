@@ -22,8 +22,8 @@ use crate::webhook::Admin;
 use crate::webhook::Beat;
 
 pub mod access;
-mod attachment;
 pub(crate) mod answers;
+mod attachment;
 pub mod body;
 pub(crate) mod caller;
 pub mod download;
