@@ -4,7 +4,7 @@
 //! one checkpoint that may be on its way. What is to be covered is said by the two loops that move bytes,
 //! [`append`](mod@crate::engine::append) for bytes in order and [`ranges`](mod@crate::engine::ranges) for bytes in any.
 //!
-//! Three rules hold for both. A failure here is [`Broken`]: it ends the writer for every request that stands on it. An
+//! Three rules hold for both. A failure here is `Broken`: it ends the writer for every request that stands on it. An
 //! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit makes a record
 //! full of an upload that then would complete: nobody would be left to seal it.
 
