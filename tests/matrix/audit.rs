@@ -1,0 +1,282 @@
+//! What is really there, held against what was promised. It reads the stores beside all faults, as one would who looks
+//! at the disk of a server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use longshore::domain::checksum::Algorithm;
+use longshore::domain::checksum::Digest;
+use longshore::domain::id::UploadId;
+use longshore::domain::time::Timestamp;
+use longshore::domain::upload::Bytes as Kept;
+use longshore::domain::upload::Ended;
+use longshore::domain::upload::Role;
+use longshore::domain::upload::Stage;
+use longshore::domain::upload::Upload;
+use longshore::state::UploadQuery;
+use longshore::state::UploadStore;
+use longshore::state::memory::Memory;
+use longshore::state::memory::MemoryState;
+use storage::BlobKey;
+use storage::memory::MemoryStore;
+
+use crate::log;
+use crate::model::Known;
+use crate::model::Model;
+use crate::model::Promised;
+use crate::model::places;
+use crate::script::Content;
+use crate::script::Promise;
+
+/// More than a run has of anything.
+const ALL: u32 = 100_000;
+
+/// Whoever looks, and remembers what was there the last time.
+#[derive(Debug)]
+pub struct Audit {
+    records: Arc<MemoryState>,
+    blobs: MemoryStore,
+    before: BTreeMap<UploadId, Upload>,
+}
+
+impl Audit {
+    pub fn new(memory: &Memory, blobs: MemoryStore) -> Self {
+        Self { records: memory.open(), blobs, before: BTreeMap::new() }
+    }
+
+    /// All uploads there are, oldest first.
+    pub fn rows(&self) -> Vec<Upload> {
+        let query = UploadQuery { limit: ALL, ..UploadQuery::default() };
+        let page = self.records.list(&query).now_or_never().expect("it never waits");
+        let mut rows = page.expect("it is open").found;
+        rows.reverse();
+        rows
+    }
+
+    pub fn row(&self, id: UploadId) -> Option<Upload> {
+        self.records.find(id).now_or_never().expect("it never waits").expect("it is open")
+    }
+
+    /// The durable bytes of an upload, and whether they are at their final place.
+    pub fn durable(&self, id: UploadId) -> Option<(bool, Bytes)> {
+        self.blobs.durable(&key_of(id))
+    }
+
+    /// Checks everything that has changed since the last time.
+    pub fn look(&mut self, model: &mut Model) {
+        for row in self.rows() {
+            let before = self.before.get(&row.id());
+            if before.is_some_and(|before| before.record().version == row.record().version) {
+                continue;
+            }
+            for (promise, how) in self.check_row(model, before, &row) {
+                model.breaks(promise, how);
+            }
+            self.before.insert(row.id(), row);
+        }
+        for name in model.names() {
+            if let Some(known) = model.get(name)
+                && let Some((promise, how)) = self.check_told(known)
+            {
+                model.breaks(promise, how);
+            }
+        }
+    }
+
+    fn check_row(&self, model: &Model, before: Option<&Upload>, row: &Upload) -> Vec<(Promised, String)> {
+        let known = model.by_id(row.id());
+        let name = known.map_or_else(|| row.id().to_string(), |known| known.name.to_string());
+        let mut broken = Vec::new();
+        if let Some(before) = before {
+            broken.extend(check_move(before, row, &name));
+        }
+        if let Stage::Ended(how) = row.stage() {
+            broken.extend(check_end(before, row, known, how, &name));
+            return broken;
+        }
+        let reach = row.record().received.pairs().last().map_or(0, |(_, end)| *end);
+        if row.length().is_some_and(|length| length.get() < reach) {
+            let how = format!("{name} has bytes up to {reach}, and a length of {:?}", row.length());
+            broken.push((Promised::CompleteIsComplete, how));
+        }
+        if !row.stage().takes_bytes() && !row.is_full() {
+            let how = format!("{name} is {} with {} of {:?}", row.stage().name(), row.offset().get(), row.length());
+            broken.push((Promised::CompleteIsComplete, how));
+        }
+        broken.extend(self.check_bytes(row, known, &name));
+        broken
+    }
+
+    /// Whether the bytes that a row counts are durable and were sent.
+    fn check_bytes(&self, row: &Upload, known: Option<&Known>, name: &str) -> Option<(Promised, String)> {
+        let pairs = row.record().received.pairs();
+        let reach = pairs.last().map_or(0, |(_, end)| *end);
+        let Some((finished, bytes)) = self.durable(row.id()) else {
+            let how = format!("{name} counts bytes up to {reach}, and has no blob");
+            let is_owed = reach > 0 || row.stage() == Stage::Completed;
+            return is_owed.then_some((Promised::NothingAcknowledgedIsLost, how));
+        };
+        let stored = bytes.len() as u64;
+        if row.stage() == Stage::Completed && (!finished || Some(stored) != row.length().map(|length| length.get())) {
+            let how =
+                format!("{name} is completed with a length of {:?}, and stored with {stored} bytes", row.length());
+            return Some((Promised::CompleteIsComplete, how));
+        }
+        if stored < reach {
+            let how = format!("{name} counts bytes up to {reach}, and {stored} are durable");
+            return Some((Promised::NothingAcknowledgedIsLost, how));
+        }
+        if !row.stage().takes_bytes() {
+            let crc = crc32c::crc32c(&bytes[places(0..reach)]);
+            let digest = Digest::new(Algorithm::Crc32c, crc.to_be_bytes().to_vec()).expect("it has four bytes");
+            if !row.record().digests.contains(&digest) {
+                let digests = &row.record().digests;
+                let how = format!("the CRC-32C of {name} is {}, the row says {digests:?}", digest.hex());
+                return Some((Promised::DigestsAreRight, how));
+            }
+        }
+        let known = known?;
+        if let Some(joined) = &known.joined {
+            let how = format!("{name} is not what was put together");
+            return (reach > 0 && joined[..] != bytes[..]).then_some((Promised::BytesAreThoseSent, how));
+        }
+        if matches!(row.record().role, Role::Final { .. }) {
+            return None;
+        }
+        pairs.iter().find_map(|(start, end)| {
+            let range = places(*start..*end);
+            let counted = &bytes[range.clone()];
+            let as_usual = known.file.bytes(Content::File)[range.clone()] == *counted
+                && known.may[range.clone()].iter().all(|may| may.has(Content::File));
+            if as_usual {
+                return None;
+            }
+            let place = known.file.first_stranger(range.start, counted, &known.may)?;
+            let ours = bytes[place];
+            let theirs = known.file.bytes(Content::File)[place];
+            let how = format!(
+                "{name} has a byte {ours:#04x} at {place} that nobody sent there (the file has {theirs:#04x}, and may be there: {:?})",
+                known.may[place]
+            );
+            Some((Promised::BytesAreThoseSent, how))
+        })
+    }
+
+    /// Whether everything that somebody was told of an upload still holds.
+    fn check_told(&self, known: &Known) -> Option<(Promised, String)> {
+        let name = known.name;
+        let Some(row) = self.before.get(&known.id) else {
+            return Some((Promised::NothingAcknowledgedIsLost, format!("{name} was created, and is not there")));
+        };
+        if matches!(row.stage(), Stage::Ended(_)) {
+            return None;
+        }
+        if known.was_complete && row.stage() != Stage::Completed {
+            let how = format!("{name} was told to be complete, and is {}", row.stage().name());
+            return Some((Promised::CompleteIsComplete, how));
+        }
+        let received = &row.record().received;
+        let lost = known.acked().pairs().iter().find(|(start, end)| !covers(received.pairs(), *start, *end))?;
+        let how = format!("{name} was told to have {} to {}, and has {:?}", lost.0, lost.1, received.pairs());
+        Some((Promised::NothingAcknowledgedIsLost, how))
+    }
+
+    /// Checks what holds when nothing is under way any more.
+    pub fn look_at_rest(&mut self, model: &mut Model) {
+        self.look(model);
+        let mut owned: Vec<BlobKey> = Vec::new();
+        for row in self.rows() {
+            let name = model.by_id(row.id()).map_or_else(|| row.id().to_string(), |known| known.name.to_string());
+            let events = self.records.events_of(row.id(), 0, ALL).now_or_never().expect("it never waits");
+            if let Some(how) = log::difference(row.record(), &events.expect("it is open")) {
+                model.breaks(Promised::TheLogTellsAll, format!("{name}: {how}"));
+            }
+            match (row.stage(), row.record().bytes) {
+                (Stage::Ended(_), Kept::Kept) => {
+                    model.breaks(Promised::NothingLeaks, format!("{name} has ended, and its bytes are still kept"));
+                }
+                (Stage::Ended(_), Kept::Removed) => {}
+                _ => owned.push(key_of(row.id())),
+            }
+        }
+        for key in self.blobs.keys().iter().filter(|key| !owned.contains(key)) {
+            model.breaks(Promised::NothingLeaks, format!("the blob {key} is nobody's"));
+        }
+    }
+}
+
+fn covers(pairs: &[(u64, u64)], start: u64, end: u64) -> bool {
+    start >= end || pairs.iter().any(|(own_start, own_end)| *own_start <= start && end <= *own_end)
+}
+
+/// Whether a row may have become what it is.
+fn check_move(before: &Upload, row: &Upload, name: &str) -> Option<(Promised, String)> {
+    if let Stage::Ended(how) = before.stage()
+        && row.stage() != Stage::Ended(how)
+    {
+        let how = format!("{name} had {}, and is {} now", how.past(), row.stage().name());
+        return Some((Promised::EndsHaveAReason, how));
+    }
+    let has_ended = matches!(row.stage(), Stage::Ended(_));
+    if !before.stage().takes_bytes() && row.stage().takes_bytes() {
+        let how = format!("{name} was {}, and is {} now", before.stage().name(), row.stage().name());
+        return Some((Promised::CompleteIsComplete, how));
+    }
+    if before.length().is_some() && before.length() != row.length() {
+        let how = format!("the length of {name} was {:?}, and is {:?} now", before.length(), row.length());
+        return Some((Promised::NothingAcknowledgedIsLost, how));
+    }
+    let received = row.record().received.pairs();
+    let lost = before.record().received.pairs().iter().find(|(start, end)| !covers(received, *start, *end));
+    let (start, end) = lost.filter(|_| !has_ended)?;
+    let how = format!("{name} had {start} to {end}, and has {received:?} now");
+    Some((Promised::OffsetsNeverFall, how))
+}
+
+/// Whether an upload had a reason to end.
+fn check_end(
+    before: Option<&Upload>,
+    row: &Upload,
+    known: Option<&Known>,
+    how: Ended,
+    name: &str,
+) -> Option<(Promised, String)> {
+    let why = match how {
+        Ended::Terminated => {
+            let was_asked_for = known.is_none_or(|known| known.cancelled);
+            (!was_asked_for).then(|| format!("{name} was terminated, and nobody has asked for that"))
+        }
+        Ended::Expired => check_expiry(before?, row, name),
+        Ended::Failed => check_failure(row, known, name),
+    };
+    why.map(|why| (Promised::EndsHaveAReason, why))
+}
+
+fn check_expiry(before: &Upload, row: &Upload, name: &str) -> Option<String> {
+    let finishes_itself = before.dialect().completes_when_full() && before.stage().takes_bytes();
+    if finishes_itself && before.is_full() && before.received_bytes() > 0 {
+        return Some(format!("{name} had all its bytes, and has expired"));
+    }
+    let at: Timestamp = row.record().timeline.last().map(|(_, at)| *at)?;
+    let due = before.record().expires_at?;
+    (at < due).then(|| format!("{name} has expired at {at}, and was to live until {due}"))
+}
+
+fn check_failure(row: &Upload, known: Option<&Known>, name: &str) -> Option<String> {
+    let code = row.record().failure.as_ref().map_or("", |failure| failure.code.as_str());
+    let is_final = matches!(row.record().role, Role::Final { .. });
+    let has_reason = match code {
+        "digest-mismatch" => known.is_none_or(|known| known.plan.promise != Promise::None && known.deviates),
+        "too-long" => known.is_none_or(|known| known.may_be_too_long),
+        "concatenation-failed" => is_final,
+        _ => false,
+    };
+    (!has_reason).then(|| format!("{name} has failed with {code:?}, and nobody has given a reason for that"))
+}
+
+/// Where the engine keeps the bytes of an upload.
+pub fn key_of(id: UploadId) -> BlobKey {
+    BlobKey::new(format!("{}/{id}", id.made_at().day_path())).expect("a day and an id are a key")
+}

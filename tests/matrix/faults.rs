@@ -1,0 +1,315 @@
+//! Calls of the stores, and what becomes of them: the plan of a run's faults, how long each call takes, and a count of
+//! what was really done.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::dice::mix;
+use crate::report::say;
+
+/// How long a call hangs.
+pub const HANG: Duration = Duration::from_secs(40);
+
+/// How long a call takes that fails late: long enough for others to come meanwhile.
+const LATE: Duration = Duration::from_millis(900);
+
+/// Everything the engine asks of the stores below it. A new call of a port is a new row here, and the matrix fails
+/// until every fault has happened to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    Insert,
+    Commit,
+    Find,
+    Due,
+    Open,
+    Write,
+    /// Asking for a promise.
+    Checkpoint,
+    /// The promise resolving.
+    Sync,
+    Close,
+    Concatenate,
+    Finish,
+    Discard,
+    Read,
+    Available,
+}
+
+impl Call {
+    pub const ALL: [Self; 14] = [
+        Self::Insert,
+        Self::Commit,
+        Self::Find,
+        Self::Due,
+        Self::Open,
+        Self::Write,
+        Self::Checkpoint,
+        Self::Sync,
+        Self::Close,
+        Self::Concatenate,
+        Self::Finish,
+        Self::Discard,
+        Self::Read,
+        Self::Available,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Insert => "state.insert",
+            Self::Commit => "state.commit",
+            Self::Find => "state.find",
+            Self::Due => "state.due",
+            Self::Open => "storage.open",
+            Self::Write => "storage.write",
+            Self::Checkpoint => "storage.checkpoint",
+            Self::Sync => "storage.sync",
+            Self::Close => "storage.close",
+            Self::Concatenate => "storage.concatenate",
+            Self::Finish => "storage.finish",
+            Self::Discard => "storage.discard",
+            Self::Read => "storage.read",
+            Self::Available => "storage.available",
+        }
+    }
+
+    /// Whether this can happen to it. Closing gives no error.
+    pub fn can(self, fault: Fault) -> bool {
+        self != Self::Close || matches!(fault, Fault::Hangs | Fault::Dies | Fault::DiesWhenDone)
+    }
+}
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// An error, and nothing was done.
+    Fails,
+    /// The same, after a while.
+    FailsLate,
+    /// No room, and nothing was done.
+    IsFull,
+    /// An error, but it was done.
+    FailsWhenDone,
+    /// It takes [`HANG`] longer.
+    Hangs,
+    /// The process dies before anything is done.
+    Dies,
+    /// The process dies when it is done.
+    DiesWhenDone,
+}
+
+impl Fault {
+    pub const ALL: [Self; 7] =
+        [Self::Fails, Self::FailsLate, Self::IsFull, Self::FailsWhenDone, Self::Hangs, Self::Dies, Self::DiesWhenDone];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fails => "fails",
+            Self::FailsLate => "fails after a while",
+            Self::IsFull => "finds no room",
+            Self::FailsWhenDone => "is done, but fails",
+            Self::Hangs => "hangs",
+            Self::Dies => "does not happen, for the process dies",
+            Self::DiesWhenDone => "is done, and the process dies",
+        }
+    }
+}
+
+/// A fault that is to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Planned {
+    pub call: Call,
+    /// Counted from 1, through all lives of a run.
+    pub nth: u64,
+    pub fault: Fault,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} number {} {}", self.call.name(), self.nth, self.fault.name())
+    }
+}
+
+/// What a broken call is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    Broken,
+    Full,
+}
+
+/// How often each fault happened to each call.
+pub type Tally = BTreeMap<(Call, Fault), u64>;
+
+/// The faults of a run. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    seed: u64,
+    slow: bool,
+    /// Whether every call is told of.
+    loud: bool,
+    desk: Mutex<Desk>,
+    died: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    planned: Vec<Planned>,
+    calls: BTreeMap<Call, u64>,
+    happened: Tally,
+    open_writers: usize,
+    /// Every call in order, in one number.
+    trace: u64,
+}
+
+struct Turn {
+    fault: Option<Fault>,
+    before: Duration,
+    after: Duration,
+}
+
+impl Faults {
+    pub fn new(seed: u64, slow: bool, planned: Vec<Planned>) -> Self {
+        let desk = Mutex::new(Desk { planned, ..Desk::default() });
+        let loud = std::env::var_os("MATRIX_TRACE").is_some();
+        Self(Arc::new(Shared { seed, slow, loud, desk, died: Notify::new() }))
+    }
+
+    /// Does `work` as the next call of its kind, with what is planned for it.
+    pub async fn around<T, E>(
+        &self,
+        call: Call,
+        error: impl FnOnce(Cause) -> E,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let Turn { fault, before, after } = self.enter(call);
+        pause(before).await;
+        let done = match fault {
+            None => work.await,
+            Some(Fault::Fails) => Err(error(Cause::Broken)),
+            Some(Fault::FailsLate) => {
+                tokio::time::sleep(LATE).await;
+                Err(error(Cause::Broken))
+            }
+            Some(Fault::IsFull) => Err(error(Cause::Full)),
+            Some(Fault::FailsWhenDone) => work.await.and(Err(error(Cause::Broken))),
+            Some(Fault::Hangs) => {
+                tokio::time::sleep(HANG).await;
+                work.await
+            }
+            Some(Fault::Dies) => self.die().await,
+            Some(Fault::DiesWhenDone) => {
+                // Whatever came of it, nobody hears of it.
+                let _ = work.await;
+                self.die().await
+            }
+        };
+        pause(after).await;
+        done
+    }
+
+    fn enter(&self, call: Call) -> Turn {
+        let mut desk = self.desk();
+        let number = desk.calls.entry(call).and_modify(|count| *count += 1).or_insert(1);
+        let number = *number;
+        let planned = desk.planned.iter().find(|planned| planned.call == call && planned.nth == number);
+        let fault = planned.map(|planned| planned.fault).filter(|fault| call.can(*fault));
+        if let Some(fault) = fault {
+            *desk.happened.entry((call, fault)).or_insert(0) += 1;
+        }
+        desk.trace = mix(&[desk.trace, call as u64, number]);
+        if self.0.loud {
+            let what = fault.map_or_else(String::new, |fault| format!(" {}", fault.name()));
+            say(&format!("{} number {number}{what}", call.name()));
+        }
+        let [before, after] = if self.0.slow { takes(mix(&[self.0.seed, call as u64, number])) } else { [0, 0] };
+        Turn { fault, before: Duration::from_millis(before), after: Duration::from_millis(after) }
+    }
+
+    async fn die<T>(&self) -> T {
+        self.0.died.notify_one();
+        std::future::pending().await
+    }
+
+    /// Waits for the death of the process.
+    pub async fn death(&self) {
+        self.0.died.notified().await;
+    }
+
+    pub fn is_loud(&self) -> bool {
+        self.0.loud
+    }
+
+    /// Nothing breaks any more.
+    pub fn disarm(&self) {
+        self.desk().planned.clear();
+    }
+
+    /// Whether a call has been made to hang.
+    pub fn hung(&self) -> u32 {
+        let hung = self.desk().happened.iter().filter(|((_, fault), _)| *fault == Fault::Hangs).count();
+        u32::try_from(hung).unwrap_or(u32::MAX)
+    }
+
+    /// How many calls of each kind there have been.
+    pub fn calls(&self) -> BTreeMap<Call, u64> {
+        self.desk().calls.clone()
+    }
+
+    pub fn happened(&self) -> Tally {
+        self.desk().happened.clone()
+    }
+
+    pub fn trace(&self) -> u64 {
+        self.desk().trace
+    }
+
+    pub fn open_writers(&self) -> usize {
+        self.desk().open_writers
+    }
+
+    /// Counts a writer until what this gives is dropped.
+    pub fn count_writer(&self) -> OpenWriter {
+        self.desk().open_writers += 1;
+        OpenWriter(self.clone())
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A writer that is open.
+#[derive(Debug)]
+pub struct OpenWriter(Faults);
+
+impl Drop for OpenWriter {
+    fn drop(&mut self) {
+        self.0.desk().open_writers -= 1;
+    }
+}
+
+/// How many milliseconds a call takes, before and after its effect: mostly none, sometimes many.
+fn takes(drawn: u64) -> [u64; 2] {
+    let part = |drawn: u64| match drawn % 20 {
+        0..12 => 0,
+        12..16 => 1 + drawn / 20 % 4,
+        16..19 => 10 + drawn / 20 % 60,
+        _ => 100 + drawn / 20 % 1_900,
+    };
+    [part(drawn & 0xffff_ffff), part(drawn >> 32)]
+}
+
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}

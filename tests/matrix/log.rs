@@ -1,0 +1,73 @@
+//! The log tells all (webhooks.md G3): whoever has read every event of an upload knows what its row says. The rule and
+//! what no event is made of are those of the conformance suite of the state.
+
+use longshore::domain::upload::Record;
+use longshore::state::LoggedEvent;
+use longshore::state::facts_json;
+use longshore::state::value_json;
+use serde_json::Value;
+use serde_json::json;
+
+/// How the log of an upload and its row differ, if they do.
+pub fn difference(record: &Record, log: &[LoggedEvent]) -> Option<String> {
+    if !log.iter().map(|event| event.sequence).eq(1..=log.len() as u64) {
+        let sequences: Vec<u64> = log.iter().map(|event| event.sequence).collect();
+        return Some(format!("the sequence of its events has gaps: {sequences:?}"));
+    }
+    let bodies: Result<Vec<Value>, _> = log.iter().map(|event| serde_json::from_slice(&event.body)).collect();
+    let Ok(bodies) = bodies else { return Some("an event is no JSON".to_owned()) };
+    let (Some(by_log), by_row) = (told_by_log(&bodies), told_by_row(record)) else {
+        return Some("it has no event".to_owned());
+    };
+    let (by_log, by_row) = (trim(by_log), trim(by_row));
+    (by_log != by_row).then(|| format!("the log says {by_log}, the row {by_row}"))
+}
+
+fn told_by_row(record: &Record) -> Value {
+    let failed = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
+    let pairs = record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_json(value)));
+    let digests = record.digests.iter().map(|it| (it.algorithm().name().to_owned(), Value::from(it.hex())));
+    json!({
+        "stage": record.stage.name(),
+        "offset": record.received.contiguous().get(),
+        "length": record.length.map(|length| length.get()),
+        "role": record.role.name(),
+        "metadata": pairs.collect::<serde_json::Map<_, _>>(),
+        "digests": digests.collect::<serde_json::Map<_, _>>(),
+        "facts": record.facts.as_ref().map(facts_json),
+        "error": failed,
+        "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
+        "next_sequence": record.next_sequence,
+    })
+}
+
+fn told_by_log(bodies: &[Value]) -> Option<Value> {
+    let last = &bodies.last()?["data"];
+    let entered = |body: &&Value| body["type"] != "upload.progress" && body["type"] != "upload.processing";
+    let entries = bodies.iter().filter(entered).map(|body| json!([body["data"]["stage"], body["timestamp"]]));
+    Some(json!({
+        "stage": last["stage"],
+        "offset": last["offset"],
+        "length": last["length"],
+        "role": last["role"],
+        "metadata": last["metadata"],
+        "digests": last["digests"],
+        "facts": last["facts"],
+        "error": last["error"],
+        "timeline": entries.collect::<Vec<_>>(),
+        "next_sequence": bodies.len() + 1,
+    }))
+}
+
+/// Takes out what the log need not say: bytes that came within a stage, and a length that was said without news.
+fn trim(mut told: Value) -> Value {
+    if ["created", "receiving", "stalled"].iter().any(|stage| told["stage"] == *stage) {
+        told["offset"] = Value::Null;
+        told["length"] = Value::Null;
+    }
+    // A long timeline forgets its oldest stalls.
+    if told["timeline"].as_array().is_some_and(|timeline| timeline.len() >= 60) {
+        told["timeline"] = Value::Null;
+    }
+    told
+}

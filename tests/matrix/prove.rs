@@ -1,0 +1,164 @@
+//! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
+
+use longshore::domain::size::Offset;
+use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Stage;
+use longshore::domain::upload::Upload;
+use longshore::engine::command::Append;
+use longshore::engine::command::BodyEnd;
+use longshore::engine::command::Ends;
+use longshore::engine::command::EngineError;
+use longshore::engine::command::Place;
+
+use crate::client::Clients;
+use crate::client::RETRY_AFTER;
+use crate::client::length;
+use crate::model::Promised;
+use crate::model::places;
+use crate::script::Content;
+use crate::script::Name;
+use crate::world::SWEEP_EVERY;
+
+/// How often a client tries before it gives up.
+const TRIES: u32 = 4;
+
+/// Waits for the sweeper, and then has clients go on.
+pub async fn prove(clients: &Clients) {
+    tokio::time::sleep(SWEEP_EVERY * 2 + SWEEP_EVERY / 2).await;
+    check_swept(clients);
+    let names = clients.court.bench().model.names();
+    for name in names {
+        resume(clients, name).await;
+    }
+}
+
+/// Nothing that is the server's to finish is left after a start and a sweep.
+fn check_swept(clients: &Clients) {
+    let bench = &mut *clients.court.bench();
+    for row in bench.audit.rows() {
+        let name = bench.model.by_id(row.id()).map_or_else(|| row.id().to_string(), |known| known.name.to_string());
+        if row.stage().takes_bytes() && row.is_full() && row.dialect().completes_when_full() {
+            let how = format!("{name} has all its bytes, and after a start and a sweep it is {}", row.stage().name());
+            bench.model.breaks(Promised::FullUploadsAreFinished, how);
+        }
+        if row.is_settling() {
+            let how = format!("{name} is {} for ever", row.stage().name());
+            bench.model.breaks(Promised::FullUploadsAreFinished, how);
+        }
+    }
+}
+
+/// Brings an upload to its end, as its client would.
+async fn resume(clients: &Clients, name: Name) {
+    let mut last = None;
+    for _ in 0..TRIES {
+        match go_on(clients, name).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+    let bench = &mut *clients.court.bench();
+    let row = bench.model.get(name).and_then(|known| bench.audit.row(known.id));
+    let stands = row.map_or_else(
+        || "nowhere".to_owned(),
+        |row| format!("{}, with {:?} of {:?}", row.stage().name(), row.record().received.pairs(), row.length()),
+    );
+    let why = last.map_or_else(String::new, |error| format!(" ({error}: {error:?})"));
+    bench.model.breaks(Promised::EverythingCanBeResumed, format!("{name} cannot be finished; it is {stands}{why}"));
+}
+
+/// Asks where an upload stands, and sends what is missing. Says whether nothing is left to do.
+async fn go_on(clients: &Clients, name: Name) -> Result<bool, EngineError> {
+    let Some((id, floor, planned)) =
+        clients.court.bench().model.get(name).map(|known| (known.id, known.offset, known.plan.size))
+    else {
+        return Ok(true);
+    };
+    let found = clients.engine.inspect(id).await?;
+    if found.gone.is_some() || found.upload.is_settled() {
+        return Ok(true);
+    }
+    clients.court.hear(name, &found.upload, floor);
+    let upload = found.upload;
+    let reach = upload.record().received.pairs().last().map_or(0, |(_, end)| *end);
+    let target = upload.length().map_or(planned.max(reach), |length| length.get());
+    let mut missing: Vec<(u64, u64)> = upload.record().received.missing(target).collect();
+    if missing.is_empty() {
+        missing.push((target, target));
+    }
+    for (start, end) in missing {
+        send(clients, name, &upload, start, end, target).await?;
+    }
+    Ok(false)
+}
+
+async fn send(
+    clients: &Clients,
+    name: Name,
+    upload: &Upload,
+    start: u64,
+    end: u64,
+    target: u64,
+) -> Result<(), EngineError> {
+    let bytes = {
+        let mut bench = clients.court.bench();
+        let known = bench.model.get_mut(name).expect("it was there");
+        for may in &mut known.may[places(start..end)] {
+            *may = may.or(Content::File);
+        }
+        known.deviates |= target != known.plan.size;
+        known.file.bytes(Content::File)[places(start..end)].to_vec()
+    };
+    let at = Offset::new(start).expect("files are small");
+    let ends_here = !upload.dialect().completes_when_full();
+    let command = Append {
+        dialect: upload.dialect(),
+        place: match upload.dialect() {
+            Dialect::Tus | Dialect::Ietf => Place::At(at),
+            Dialect::Google => Place::From(at),
+            Dialect::Ranged => Place::Anywhere(at),
+        },
+        length: Some(length(target)),
+        ends: if ends_here { Ends::Here } else { Ends::WhenFull },
+        ..Append::at(upload.id(), at, Some(end - start))
+    };
+    let mut feed = clients.engine.append(command).await?;
+    // An append that ends early says why when it is finished.
+    let _ = feed.push(&bytes).await;
+    let told = feed.finish(BodyEnd::Complete).await?;
+    clients.court.hear(name, &told, 0);
+    Ok(())
+}
+
+/// Looks at everything there is, and downloads what is complete.
+pub async fn check_all(clients: &Clients) {
+    {
+        let bench = &mut *clients.court.bench();
+        bench.audit.look_at_rest(&mut bench.model);
+    }
+    let rows = clients.court.bench().audit.rows();
+    for row in rows.iter().filter(|row| row.stage() == Stage::Completed) {
+        if let Err(how) = check_download(clients, row).await {
+            clients.court.bench().model.breaks(Promised::CompleteIsComplete, how);
+        }
+    }
+}
+
+/// A complete upload can be read, and gives what is stored.
+async fn check_download(clients: &Clients, row: &Upload) -> Result<(), String> {
+    let id = row.id();
+    let size = row.offset().get();
+    let found = clients.engine.download(id).await.map_err(|error| format!("{id} cannot be downloaded: {error}"))?;
+    let found = found.ok_or_else(|| format!("{id} is complete, and there is nothing to download"))?;
+    let stream = found.read(0..size).await.map_err(|error| format!("{id} cannot be read: {error}"))?;
+    let chunks: Vec<_> = futures::StreamExt::collect(stream).await;
+    let mut bytes = Vec::new();
+    for chunk in chunks {
+        bytes.extend_from_slice(&chunk.map_err(|error| format!("{id} breaks off: {error}"))?);
+    }
+    let stored = clients.court.bench().audit.durable(id).map(|(_, stored)| stored);
+    let is_right = stored.is_some_and(|stored| stored[..] == bytes[..]) && bytes.len() as u64 == size;
+    if is_right { Ok(()) } else { Err(format!("the download of {id} is not what is stored")) }
+}

@@ -1,0 +1,80 @@
+//! What a matrix has done, in words.
+
+use std::fmt;
+use std::io::Write as _;
+use std::time::Duration;
+
+use crate::faults::Call;
+use crate::faults::Fault;
+use crate::faults::Tally;
+use crate::model::Broken;
+use crate::script::Script;
+use crate::world::Outcome;
+
+/// Counts of many runs.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub runs: u64,
+    pub calls: u64,
+    pub happened: Tally,
+}
+
+impl Report {
+    pub fn count(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.calls += outcome.calls.values().sum::<u64>();
+        for (fault, count) in &outcome.happened {
+            *self.happened.entry(*fault).or_insert(0) += count;
+        }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.calls += other.calls;
+        for (fault, count) in &other.happened {
+            *self.happened.entry(*fault).or_insert(0) += count;
+        }
+    }
+
+    /// Faults that have never happened to a call.
+    pub fn never(&self) -> Vec<(Call, Fault)> {
+        let all = Call::ALL.into_iter().flat_map(|call| Fault::ALL.map(|fault| (call, fault)));
+        all.filter(|(call, fault)| call.can(*fault) && !self.happened.contains_key(&(*call, *fault))).collect()
+    }
+
+    pub fn line(&self, took: Duration) -> String {
+        let faults: u64 = self.happened.values().sum();
+        let a_second = self.runs as f64 / took.as_secs_f64().max(0.001);
+        format!("{} runs ({a_second:.0} a second), {} calls, {faults} faults", self.runs, self.calls)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let titles = ["fails", "fails late", "no room", "done, fails", "hangs", "dies", "done, dies"];
+        write!(f, "{:<20}", "")?;
+        titles.iter().try_for_each(|title| write!(f, "{title:>12}"))?;
+        for call in Call::ALL {
+            write!(f, "\n{:<20}", call.name())?;
+            for fault in Fault::ALL {
+                match self.happened.get(&(call, fault)) {
+                    Some(count) => write!(f, "{count:>12}")?,
+                    None => write!(f, "{:>12}", if call.can(fault) { "never" } else { "-" })?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A run that has failed, to be read and repeated.
+pub fn failure(what: &str, script: &Script, broken: &[Broken]) -> String {
+    let broken: Vec<String> = broken.iter().map(|broken| format!("  {broken}\n")).collect();
+    format!("{what} breaks what is promised:\n{}with this script (seed {}):\n{script}", broken.concat(), script.seed)
+}
+
+/// Says something at once, whatever the test runner does with what tests print.
+pub fn say(text: &str) {
+    // Who cannot be told anything need not be.
+    let _ = writeln!(std::io::stderr(), "matrix: {text}");
+}

@@ -1,0 +1,299 @@
+//! What a run does: steps of clients, faults below, and how the engine is set. A script is a value, so it can be made
+//! by a generator, written by hand, repeated, made smaller, and printed.
+
+use std::fmt;
+
+use longshore::domain::upload::Dialect;
+
+use crate::faults::Planned;
+
+/// An upload of the script, printed as a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(pub u8);
+
+/// A request of the script, printed with a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestName(pub u8);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    /// Where content, identifiers and the speed of calls come from.
+    pub seed: u64,
+    pub tuning: Tuning,
+    pub steps: Vec<Step>,
+    pub faults: Vec<Planned>,
+}
+
+/// How the engine is set, and the stores below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    pub keep_open_ms: u64,
+    pub checkpoint_every_ms: u64,
+    pub checkpoint_bytes: u64,
+    pub max_parallel: usize,
+    pub max_ranges: u32,
+    pub max_replaced_bytes: u64,
+    pub progress: bool,
+    /// Whether calls take time.
+    pub slow: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            keep_open_ms: 0,
+            checkpoint_every_ms: 1_000,
+            checkpoint_bytes: 1 << 20,
+            max_parallel: 8,
+            max_ranges: 64,
+            max_replaced_bytes: 1 << 20,
+            progress: false,
+            slow: false,
+        }
+    }
+}
+
+/// What a client does next. A step that makes no sense where the run stands does nothing, so that a script from which
+/// steps were taken is still one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Create {
+        upload: Name,
+        plan: Plan,
+    },
+    /// A request begins; its bytes come with later steps.
+    Begin {
+        request: RequestName,
+        upload: Name,
+        body: Body,
+    },
+    Send {
+        request: RequestName,
+        bytes: u64,
+    },
+    /// The body of a request is over, as announced.
+    End {
+        request: RequestName,
+    },
+    /// The client falls silent, and its connection is given up.
+    Fall {
+        request: RequestName,
+    },
+    /// The handler of the request is dropped, as when the peer resets the connection.
+    Vanish {
+        request: RequestName,
+    },
+    Inspect {
+        upload: Name,
+    },
+    Cancel {
+        upload: Name,
+    },
+    Concatenate {
+        upload: Name,
+        parts: [Option<Name>; 3],
+    },
+    Wait {
+        ms: u64,
+    },
+    /// The process is killed, and started again.
+    Kill,
+    /// The process is stopped in order, and started again.
+    Stop,
+}
+
+/// What the client that creates an upload knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub dialect: Dialect,
+    pub partial: bool,
+    /// How long it is going to be.
+    pub size: u64,
+    /// Whether the creation says so.
+    pub says_size: bool,
+    pub promise: Promise,
+}
+
+/// Whether a digest of the whole was promised with the creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    None,
+    Right,
+    Wrong,
+}
+
+/// The body of a request, and what its head says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Body {
+    pub at: At,
+    /// How many bytes it is going to have.
+    pub size: u64,
+    /// Whether its head says so.
+    pub says_size: bool,
+    /// The length of the whole upload, if its head says one.
+    pub length: Option<u64>,
+    /// Whether its head says that the upload ends with it.
+    pub last: bool,
+    pub content: Content,
+    pub checksum: Checksum,
+    /// Whether bytes beyond the length fail the upload.
+    pub fatal: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// Where the client believes the upload to stand.
+    Offset,
+    Place(u64),
+}
+
+/// Which bytes a request brings: those of the file, or others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Content {
+    File,
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    None,
+    Right,
+    Wrong,
+}
+
+impl Plan {
+    /// An upload whose length is known from the start.
+    pub const fn of(dialect: Dialect, size: u64) -> Self {
+        Self { dialect, partial: false, size, says_size: true, promise: Promise::None }
+    }
+
+    /// The same, but its length is not said yet.
+    pub const fn later(self) -> Self {
+        Self { says_size: false, ..self }
+    }
+}
+
+impl Body {
+    /// Bytes of the file from `start` to `end`, as announced.
+    pub const fn range(start: u64, end: u64) -> Self {
+        Self {
+            at: At::Place(start),
+            size: end - start,
+            says_size: true,
+            length: None,
+            last: false,
+            content: Content::File,
+            checksum: Checksum::None,
+            fatal: false,
+        }
+    }
+
+    /// So many bytes of the file at the offset.
+    pub const fn next(size: u64) -> Self {
+        Self { at: At::Offset, ..Self::range(0, size) }
+    }
+
+    pub const fn chunked(self) -> Self {
+        Self { says_size: false, ..self }
+    }
+
+    pub const fn of(self, length: u64) -> Self {
+        Self { length: Some(length), ..self }
+    }
+
+    pub const fn checked(self) -> Self {
+        Self { checksum: Checksum::Right, ..self }
+    }
+
+    pub const fn other(self) -> Self {
+        Self { content: Content::Other, ..self }
+    }
+
+    pub const fn last(self) -> Self {
+        Self { last: true, ..self }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", char::from(b'A' + self.0 % 26))
+    }
+}
+
+impl fmt::Display for RequestName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request {}", self.0)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = if self.partial { ", a partial one" } else { "" };
+        let length = if self.says_size { "" } else { ", which is not said yet" };
+        let promise = match self.promise {
+            Promise::None => "",
+            Promise::Right => ", with the digest of the file promised",
+            Promise::Wrong => ", with a wrong digest promised",
+        };
+        write!(f, "{}{part}, of {} bytes{length}{promise}", self.dialect.name(), self.size)
+    }
+}
+
+impl fmt::Display for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, .. } = self;
+        match self.at {
+            At::Offset => write!(f, "{size} bytes at the offset it knows")?,
+            At::Place(start) => write!(f, "bytes {start} to {}", start + size)?,
+        }
+        if !self.says_size {
+            f.write_str(", chunked")?;
+        }
+        if let Some(length) = self.length {
+            write!(f, ", says the length is {length}")?;
+        }
+        let extras = [
+            (self.last, ", says that it is the last"),
+            (self.content == Content::Other, ", other bytes than the file's"),
+            (self.checksum == Checksum::Right, ", with its checksum"),
+            (self.checksum == Checksum::Wrong, ", with a wrong checksum"),
+            (self.fatal, ", too many are fatal"),
+        ];
+        extras.iter().filter(|(holds, _)| *holds).try_for_each(|(_, text)| f.write_str(text))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { upload, plan } => write!(f, "create {upload}: {plan}"),
+            Self::Begin { request, upload, body } => write!(f, "{request} begins, for {upload}: {body}"),
+            Self::Send { request, bytes } => write!(f, "{request} sends {bytes} bytes"),
+            Self::End { request } => write!(f, "{request} ends its body"),
+            Self::Fall { request } => write!(f, "{request} falls silent and is given up"),
+            Self::Vanish { request } => write!(f, "{request} vanishes"),
+            Self::Inspect { upload } => write!(f, "HEAD {upload}"),
+            Self::Cancel { upload } => write!(f, "DELETE {upload}"),
+            Self::Concatenate { upload, parts } => {
+                write!(f, "create {upload} out of")?;
+                parts.iter().flatten().try_for_each(|part| write!(f, " {part}"))
+            }
+            Self::Wait { ms } => write!(f, "{ms} ms pass"),
+            Self::Kill => f.write_str("the process is killed and started again"),
+            Self::Stop => f.write_str("the process is stopped in order and started again"),
+        }
+    }
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  settings: {:?}", self.tuning)?;
+        for fault in &self.faults {
+            writeln!(f, "  fault: {fault}")?;
+        }
+        for (number, step) in (1..).zip(&self.steps) {
+            writeln!(f, "  {number:>2}. {step}")?;
+        }
+        Ok(())
+    }
+}

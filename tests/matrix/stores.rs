@@ -1,0 +1,270 @@
+//! The stores as the engine sees them: in memory, with faults. What an order has set in motion goes on without its
+//! caller, as it does on the threads of real stores.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::StreamExt;
+use longshore::domain::hook::HookCall;
+use longshore::domain::id::UploadId;
+use longshore::domain::upload::Upload;
+use longshore::state;
+use longshore::state::Due;
+use longshore::state::EventPosition;
+use longshore::state::HookCallQuery;
+use longshore::state::LoggedEvent;
+use longshore::state::UploadPage;
+use longshore::state::UploadQuery;
+use longshore::state::UploadStore;
+use longshore::state::memory::MemoryState;
+use storage::BlobKey;
+use storage::BlobStore;
+use storage::BlobWriter;
+use storage::ByteStream;
+use storage::Checkpoint;
+use storage::ErrorKind;
+use storage::Holding;
+use storage::Part;
+use storage::Resume;
+use storage::memory::MemoryStore;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::faults::Call;
+use crate::faults::Cause;
+use crate::faults::Faults;
+use crate::faults::OpenWriter;
+
+const BROKEN_DISK: i32 = 5;
+const NO_SPACE: i32 = 28;
+
+/// The state with faults.
+#[derive(Debug)]
+pub struct Records {
+    pub inner: Arc<MemoryState>,
+    pub faults: Faults,
+}
+
+/// The storage with faults.
+#[derive(Debug)]
+pub struct Blobs {
+    pub inner: MemoryStore,
+    pub faults: Faults,
+}
+
+fn state_error(cause: Cause) -> state::Error {
+    match cause {
+        Cause::Broken => state::Error::Failed { operation: "use the state", source: "it is broken".into() },
+        Cause::Full => state::Error::NoSpace { operation: "use the state" },
+    }
+}
+
+fn storage_error(operation: &'static str, what: &dyn fmt::Display) -> impl FnOnce(Cause) -> storage::Error + use<> {
+    let what = what.to_string();
+    move |cause| {
+        let code = match cause {
+            Cause::Broken => BROKEN_DISK,
+            Cause::Full => NO_SPACE,
+        };
+        storage::Error::about(operation, what, std::io::Error::from_raw_os_error(code))
+    }
+}
+
+/// Does work that its caller cannot call back.
+async fn set_in_motion<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(work).await.expect("the stores do not panic, and nobody aborts them")
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl UploadStore for Records {
+    async fn insert(&self, upload: Upload) -> state::Result<Upload> {
+        let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
+        set_in_motion(async move { faults.around(Call::Insert, state_error, inner.insert(upload)).await }).await
+    }
+
+    async fn commit(&self, upload: Upload) -> state::Result<Upload> {
+        let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
+        set_in_motion(async move { faults.around(Call::Commit, state_error, inner.commit(upload)).await }).await
+    }
+
+    async fn find(&self, id: UploadId) -> state::Result<Option<Upload>> {
+        self.faults.around(Call::Find, state_error, self.inner.find(id)).await
+    }
+
+    async fn list(&self, query: &UploadQuery) -> state::Result<UploadPage> {
+        self.inner.list(query).await
+    }
+
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
+        self.faults.around(Call::Due, state_error, self.inner.due(question, skip, limit)).await
+    }
+
+    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> state::Result<Vec<LoggedEvent>> {
+        self.inner.events_of(id, after, limit).await
+    }
+
+    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<Vec<LoggedEvent>> {
+        self.inner.events_since(after, limit).await
+    }
+
+    async fn newest_event(&self) -> state::Result<EventPosition> {
+        self.inner.newest_event().await
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
+        self.inner.record_hook_call(call).await
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
+        self.inner.hook_calls(query).await
+    }
+
+    async fn check(&self) -> state::Result<()> {
+        self.inner.check().await
+    }
+
+    async fn close(&self) {
+        UploadStore::close(&*self.inner).await;
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl BlobStore for Blobs {
+    async fn open(
+        &self,
+        key: &BlobKey,
+        from: Option<&Resume>,
+        size_bytes: Option<u64>,
+    ) -> storage::Result<Box<dyn BlobWriter>> {
+        let opening = self.inner.open(key, from, size_bytes);
+        let inner = self.faults.around(Call::Open, storage_error("open", key), opening).await?;
+        let faults = self.faults.clone();
+        Ok(Box::new(Writer {
+            inner,
+            key: key.clone(),
+            _open: faults.count_writer(),
+            faults,
+            broken: Arc::default(),
+            syncs: Vec::new(),
+        }))
+    }
+
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> storage::Result<Resume> {
+        let (inner, faults) = (self.inner.clone(), self.faults.clone());
+        let (parts, into) = (parts.to_vec(), into.clone());
+        set_in_motion(async move {
+            let error = storage_error("concatenate", &into);
+            faults.around(Call::Concatenate, error, inner.concatenate(&parts, &into)).await
+        })
+        .await
+    }
+
+    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {
+        let (inner, faults) = (self.inner.clone(), self.faults.clone());
+        let (key, from) = (key.clone(), from.cloned());
+        set_in_motion(async move {
+            let error = storage_error("finish", &key);
+            faults.around(Call::Finish, error, inner.finish(&key, from.as_ref(), size_bytes)).await
+        })
+        .await
+    }
+
+    async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> storage::Result<()> {
+        let (inner, faults) = (self.inner.clone(), self.faults.clone());
+        let (key, from) = (key.clone(), from.cloned());
+        set_in_motion(async move {
+            let error = storage_error("discard", &key);
+            faults.around(Call::Discard, error, inner.discard(&key, from.as_ref())).await
+        })
+        .await
+    }
+
+    async fn read(&self, key: &BlobKey, range: Range<u64>) -> storage::Result<ByteStream> {
+        let stream = self.inner.read(key, range).await?;
+        let gathered =
+            self.faults.around(Call::Read, storage_error("read", key), async { Ok(stream.collect::<Vec<_>>().await) });
+        Ok(match gathered.await {
+            Ok(chunks) => futures::stream::iter(chunks).boxed(),
+            // One error comes at once and the other on the way, so that both are tried.
+            Err(error) if error.kind == ErrorKind::NoSpace => return Err(error),
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        })
+    }
+
+    async fn available(&self, to: Option<Holding<'_>>) -> storage::Result<Option<u64>> {
+        self.faults.around(Call::Available, storage_error("measure", &"the store"), self.inner.available(to)).await
+    }
+
+    async fn check(&self) -> storage::Result<()> {
+        self.inner.check().await
+    }
+}
+
+#[derive(Debug)]
+struct Writer {
+    inner: Box<dyn BlobWriter>,
+    key: BlobKey,
+    faults: Faults,
+    _open: OpenWriter,
+    /// After its first error a writer is of no further use.
+    broken: Arc<AtomicBool>,
+    /// Promises on their way.
+    syncs: Vec<JoinHandle<()>>,
+}
+
+impl Writer {
+    fn check(&self) -> storage::Result<()> {
+        let broken = self.broken.load(Ordering::Relaxed);
+        if broken { Err(storage_error("use", &self.key)(Cause::Broken)) } else { Ok(()) }
+    }
+}
+
+fn note<T>(broken: &AtomicBool, done: storage::Result<T>) -> storage::Result<T> {
+    broken.fetch_or(done.is_err(), Ordering::Relaxed);
+    done
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl BlobWriter for Writer {
+    async fn write(&mut self, offset: u64, chunk: Bytes) -> storage::Result<()> {
+        self.check()?;
+        let writing = self.inner.write(offset, chunk);
+        note(&self.broken, self.faults.around(Call::Write, storage_error("write", &self.key), writing).await)
+    }
+
+    async fn checkpoint(&mut self, end: u64) -> storage::Result<Checkpoint> {
+        self.check()?;
+        let asking = self.inner.checkpoint(end);
+        let asked = self.faults.around(Call::Checkpoint, storage_error("sync", &self.key), asking).await;
+        let promise = note(&self.broken, asked)?;
+        let (faults, error, broken) = (self.faults.clone(), storage_error("sync", &self.key), Arc::clone(&self.broken));
+        let (told, telling) = oneshot::channel();
+        self.syncs.push(tokio::spawn(async move {
+            // Whoever asked may have gone.
+            let _ = told.send(note(&broken, faults.around(Call::Sync, error, promise).await));
+        }));
+        Ok(async move { telling.await.expect("nobody aborts a sync") }.boxed())
+    }
+
+    async fn close(self: Box<Self>) {
+        let Self { inner, faults, syncs, _open, .. } = *self;
+        for sync in syncs {
+            sync.await.expect("the stores do not panic, and nobody aborts them");
+        }
+        let closing = async {
+            inner.close().await;
+            Ok::<_, Cause>(())
+        };
+        let closed = faults.around(Call::Close, |cause| cause, closing).await;
+        closed.expect("no error is planned for closing");
+    }
+}
