@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use longshore::clock::Clock;
+use longshore::clock::Reading;
 use longshore::domain::policy::Policy;
 use longshore::domain::time::Timestamp;
 use longshore::domain::upload::ProgressPolicy;
@@ -199,7 +201,10 @@ impl World<'_> {
 
     fn start(&self, began: Instant) -> Engine {
         let (woke, dice) = (self.now, Arc::clone(&self.dice));
-        let clock = Arc::new(move || woke.plus(began.elapsed()));
+        let clock = Clock::new(move || {
+            let running = began.elapsed();
+            Reading { time_of_day: woke.plus(running), running }
+        });
         let randomness = Arc::new(move || {
             let mut dice = dice.lock().unwrap_or_else(PoisonError::into_inner);
             let mut bytes = [0; 10];
