@@ -164,6 +164,8 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
         group_commit_max: config.database.group_commit_max,
         read_connections: config.database.read_connections,
         cache_bytes: config.database.cache_memory_bytes,
+        lookup_connections: crate::state::LOOKUP_CONNECTIONS,
+        max_log_bytes: config.database.max_wal_bytes,
         durability: match config.storage.durability {
             config::Durability::Strict => crate::state::Durability::Strict,
             config::Durability::Relaxed => crate::state::Durability::Relaxed,

@@ -107,7 +107,7 @@ fn reserve(config: &Config) -> u64 {
         of_threads += workers(config.server.read_workers);
         turned_away *= 2;
     }
-    let database = u64::from(config.database.read_connections) + 1;
+    let database = u64::from(config.database.read_connections + crate::state::LOOKUP_CONNECTIONS) + 1;
     let webhooks = &config.webhooks;
     let endpoints = number(webhooks.endpoints.len());
     let sending = u64::from(webhooks.max_in_flight).min(endpoints * u64::from(webhooks.max_in_flight_per_endpoint));

@@ -9,6 +9,7 @@ pub struct Database {
     pub group_commit_max: usize,
     pub read_connections: u32,
     pub cache_memory_bytes: u64,
+    pub max_wal_bytes: u64,
 }
 
 impl Database {
@@ -17,6 +18,7 @@ impl Database {
             group_commit_max: from.count("database.group_commit_max", 1..=10_000),
             read_connections: from.count("database.read_connections", 1..=64),
             cache_memory_bytes: from.size("database.cache_memory", MIB..=TIB),
+            max_wal_bytes: from.size("database.max_wal_size", 4 * MIB..=TIB),
         }
     }
 }

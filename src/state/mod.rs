@@ -46,6 +46,7 @@ mod terms_json;
 pub use crate::domain::id::ReplayId;
 pub use event_body::value_json;
 pub use facts_json::facts_json;
+pub use sqlite::LOOKUP_CONNECTIONS;
 pub use sqlite::SqliteSettings;
 pub use sqlite::SqliteStore;
 pub use terms_json::terms_json;

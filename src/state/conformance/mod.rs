@@ -103,6 +103,7 @@ macro_rules! conformance_suite {
             order::newer_progress_replaces_pending_progress
             order::later_news_ends_pending_progress_everywhere
             order::nothing_waits_for_superseded_progress
+            order::a_lane_keeps_its_age_under_a_backlog
             order::progress_is_never_a_dead_letter
             order::overtaken_progress_is_not_sent_again
             sending::endpoints_get_what_their_filters_want

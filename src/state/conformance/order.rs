@@ -145,6 +145,78 @@ pub(in crate::state) async fn nothing_waits_for_superseded_progress<P: Place>(pl
     assert_eq!(drain(&*store, "b", at(6)).await, [5]);
 }
 
+/// A receiver that is slower than what comes in: each delivery passes through the queue once, `upload.completed` too, and
+/// nobody starves, whether it is a first attempt, a retry or a replay.
+pub(in crate::state) async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
+    const UPLOADS: usize = 4_400;
+    const SLOTS: u32 = 16;
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("quiet", &["upload.failed"])], NOW).await.unwrap();
+    // One upload each 10 ms, all six events within it: 26,400 events, before anything is sent.
+    let moment = |number: usize, of_event: i64| {
+        Timestamp::from_unix_ms(NOW.unix_ms() + i64::try_from(number).unwrap() * 10 + of_event)
+    };
+    for first in (0..UPLOADS).step_by(400) {
+        futures::future::join_all((first..first + 400).map(|number| {
+            let store = &store;
+            async move {
+                let asked = NewUpload { id: UploadId::new(moment(number, 0), rand::random()), ..asked(0) };
+                let mut upload = store.insert(Upload::create(asked, moment(number, 0))).await.unwrap();
+                receive(&mut upload, 1, moment(number, 1));
+                complete(&mut upload, moment(number, 2));
+                store.commit(upload).await.unwrap();
+            }
+        }))
+        .await;
+    }
+    // Sixteen at a time, as many as a slow receiver takes, in time of its own: 40 ms for each round.
+    let (mut now, mut place_in_queue, mut failed, mut claimed) = (moment(UPLOADS, 0), 0_u64, Vec::new(), 0);
+    let mut last_age = NOW;
+    let mut retried = 0;
+    loop {
+        let claims = store.claim_due(&[(endpoint("a"), SLOTS)], now, LEASE).await.unwrap();
+        if claims.is_empty() {
+            break;
+        }
+        let mut settled = Vec::new();
+        for sent in &claims {
+            claimed += 1;
+            if sent.attempts > 0 {
+                retried += 1;
+            } else {
+                // What was created first goes first, but for the steps within a lane, each of which takes a round.
+                let behind = last_age.since(sent.occurred_at);
+                assert!(behind <= Duration::from_millis(1_000), "{:?} came {behind:?} late", sent.kind);
+                last_age = last_age.max(sent.occurred_at);
+            }
+            place_in_queue += 1;
+            // One in five hundred fails and is to be tried again a while later.
+            let verdict = if sent.attempts == 0 && place_in_queue % 500 == 0 {
+                let again = now.plus(Duration::from_secs(5));
+                failed.push((sent.delivery, again));
+                Verdict::RetryAt(again)
+            } else {
+                if sent.attempts > 0 {
+                    let (_, due) = failed.iter().find(|(delivery, _)| *delivery == sent.delivery).unwrap();
+                    assert!(sent.attempts == 1 && *due <= now);
+                }
+                Verdict::Succeeded
+            };
+            let outcome = match verdict {
+                Verdict::Succeeded => AttemptOutcome::Status(204),
+                _ => AttemptOutcome::Timeout,
+            };
+            settled.push(settlement(sent, outcome, verdict));
+        }
+        settle(&*store, settled, now).await;
+        now = now.plus(Duration::from_millis(40));
+        if store.next_due(&[endpoint("a")]).await.unwrap().is_some_and(|due| due > now) {
+            now = now.plus(Duration::from_secs(5));
+        }
+    }
+    assert_eq!((claimed, retried), (UPLOADS * 6 + failed.len(), failed.len()), "everything is sent");
+}
+
 /// webhooks C5.
 pub(in crate::state) async fn progress_is_never_a_dead_letter<P: Place>(place: P) {
     let (store, upload) = begun(&place).await;

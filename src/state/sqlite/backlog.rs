@@ -93,7 +93,7 @@ pub(super) fn begin(desk: &mut Desk, endpoint: &EndpointId, kind: Kind, now: Tim
 impl SqliteStore {
     pub(super) async fn advance_backlog_job(&self, limit: u32, now: Timestamp) -> Result<bool> {
         let oldest = |connection: &mut Connection| connection.prepare_cached(OLDEST)?.query_one([], job).optional();
-        match self.readers.read("find a backlog to work on", oldest).await? {
+        match self.readers.look_up("find a backlog to work on", oldest).await? {
             Some(job) => self.writer.write(Advance { number: job.number, limit, now }).await.map(|()| true),
             None => Ok(false),
         }

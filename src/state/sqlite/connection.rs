@@ -1,21 +1,26 @@
 //! Connections: how each kind is opened, and what it may do.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 
 use crate::state::Durability;
+use crate::state::sqlite::gate::Gate;
 
 /// How long a connection waits for a lock. Only another program (a backup, a person with a tool) ever holds one.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many statements a connection keeps prepared: all that write, or the many shapes a list may have.
 const STATEMENTS: usize = 128;
 
-/// The one that writes.
-pub(super) fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+/// How many steps of SQLite's machine a long read may make until it looks whether it is to stop.
+const STEPS: i32 = 1_000;
+
+/// The one that writes. When its log begins anew, what is beyond `log_bytes` of the file is cut off.
+pub(super) fn open_writer(path: &Path, durability: Durability, log_bytes: u64) -> rusqlite::Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     // In WAL mode, FULL syncs the log in every commit. NORMAL leaves that to the kernel: what a process has committed
@@ -25,7 +30,7 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> rusqlite::Resu
         Durability::Relaxed => "normal",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "journal_size_limit", i64::try_from(log_bytes).unwrap_or(i64::MAX))?;
     Ok(connection)
 }
 
@@ -39,6 +44,14 @@ pub(super) fn limit_cache(connection: &Connection, bytes: u64) -> rusqlite::Resu
     // Negative: in KiB, and not in pages.
     let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
     connection.pragma_update(None, "cache_size", -kib.max(1))
+}
+
+/// One for long reads, which end when the gate is closed.
+pub(super) fn open_interruptible(path: &Path, gate: &Arc<Gate>) -> rusqlite::Result<Connection> {
+    let connection = open_reader(path)?;
+    let gate = Arc::clone(gate);
+    connection.progress_handler(STEPS, Some(move || gate.is_closed()))?;
+    Ok(connection)
 }
 
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

@@ -141,7 +141,7 @@ pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 
 impl SqliteStore {
     pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
-        let events = self.readers.read("read the events of an upload", move |connection| {
+        let events = self.readers.look_up("read the events of an upload", move |connection| {
             let values = params![id.as_bytes(), integer(after), limit];
             connection.prepare_cached(OF_UPLOAD)?.query_map(values, rows::logged_event)?.collect()
         });
@@ -156,7 +156,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn read_newest_event(&self) -> Result<EventPosition> {
-        let newest = self.readers.read("read the position of the newest event", |connection| {
+        let newest = self.readers.look_up("read the position of the newest event", |connection| {
             connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))
         });
         newest.await.map(EventPosition)

@@ -32,7 +32,7 @@ pub(super) const MOST_WALKED: u32 = 5_000;
 impl SqliteStore {
     pub(super) async fn read_list(&self, query: &UploadQuery) -> Result<UploadPage> {
         let query = query.clone();
-        self.readers.read("list uploads", move |connection| list(connection, query)).await
+        self.readers.read("list uploads", move |connection| list(connection, query.clone())).await
     }
 }
 

@@ -28,9 +28,11 @@ mod connection;
 mod endpoints;
 mod events;
 mod expiry;
+mod gate;
 mod hook_calls;
 mod lanes;
 mod listing;
+mod log_bound;
 mod migrate;
 mod notices;
 mod outbox;
@@ -44,6 +46,8 @@ mod tests;
 mod uploads;
 mod writer;
 
+use gate::Gate;
+use log_bound::LogBound;
 use readers::Readers;
 use writer::Writer;
 
@@ -52,15 +56,22 @@ use writer::Writer;
 pub struct SqliteSettings {
     /// The most commits written in one transaction.
     pub group_commit_max: usize,
-    /// How many connections read at the same time.
+    /// How many connections answer lists and other long questions at the same time.
     pub read_connections: u32,
     /// The most memory for pages kept at hand, of all connections together.
     pub cache_bytes: u64,
+    /// How many connections look up what is found by a key, beside those.
+    pub lookup_connections: u32,
+    /// Above this size the write-ahead log is reset, and long reads are held back for that.
+    pub max_log_bytes: u64,
     /// What an answered commit outlives.
     pub durability: Durability,
     /// Events say that the status of their upload is told here, with its id behind it.
     pub status_root: String,
 }
+
+/// Two, so that one reads while the other returns its answer.
+pub const LOOKUP_CONNECTIONS: u32 = 2;
 
 const OPEN: &str = "open the database";
 
@@ -71,6 +82,8 @@ impl Default for SqliteSettings {
             group_commit_max: 128,
             read_connections: 4,
             cache_bytes: 64 << 20,
+            lookup_connections: LOOKUP_CONNECTIONS,
+            max_log_bytes: 128 << 20,
             durability: Durability::Strict,
             status_root,
         }
@@ -100,22 +113,33 @@ impl SqliteStore {
 
     fn open_files(path: PathBuf, settings: SqliteSettings) -> Result<Arc<Self>> {
         migrate::refuse_newer(&path)?;
+        let lookup_connections = settings.lookup_connections.max(1);
         let read_connections = settings.read_connections.max(1);
         let for_writing = settings.cache_bytes / 2;
-        let for_each_reader = (settings.cache_bytes - for_writing) / u64::from(read_connections);
-        let mut writing = connection::open_writer(&path, settings.durability).map_err(failed(OPEN))?;
+        let for_each_reader =
+            (settings.cache_bytes - for_writing) / u64::from(lookup_connections.saturating_add(read_connections));
+        let mut writing =
+            connection::open_writer(&path, settings.durability, settings.max_log_bytes / 2).map_err(failed(OPEN))?;
         connection::limit_cache(&writing, for_writing).map_err(failed(OPEN))?;
         migrate::run(&mut writing)?;
-        let reading = (0..read_connections).map(|_| {
+        let gate = Arc::new(Gate::default());
+        let lookups = (0..lookup_connections).map(|_| {
             let reader = connection::open_reader(&path)?;
             connection::limit_cache(&reader, for_each_reader)?;
             Ok(reader)
         });
-        let reading = reading.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
+        let lookups = lookups.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
+        let walks = (0..read_connections).map(|_| {
+            let reader = connection::open_interruptible(&path, &gate)?;
+            connection::limit_cache(&reader, for_each_reader)?;
+            Ok(reader)
+        });
+        let walks = walks.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
         let file = identity(&path).map_err(|source| Error::Failed { operation: OPEN, source: source.into() })?;
         let bell = Arc::new(Notify::new());
-        let writer = Writer::start(writing, settings.group_commit_max, Arc::clone(&bell))?;
-        let readers = Readers::start(reading)?;
+        let log = LogBound::new(&path, settings.max_log_bytes, Arc::clone(&gate));
+        let writer = Writer::start(writing, log, settings.group_commit_max, Arc::clone(&bell))?;
+        let readers = Readers::start(lookups, walks, gate)?;
         Ok(Arc::new(Self { path, status_root: settings.status_root, file, writer, readers, bell }))
     }
 

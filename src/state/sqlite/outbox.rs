@@ -65,7 +65,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        let all = self.readers.read("list endpoints", |connection| {
+        let all = self.readers.look_up("list endpoints", |connection| {
             connection.prepare_cached(endpoints::ALL)?.query_map([], endpoints::endpoint)?.collect()
         });
         all.await
@@ -108,7 +108,7 @@ impl Outbox for SqliteStore {
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
         let endpoints = endpoints.to_vec();
-        let earliest = self.readers.read("find when a delivery is due", move |connection| {
+        let earliest = self.readers.look_up("find when a delivery is due", move |connection| {
             let mut due = Vec::with_capacity(endpoints.len());
             for endpoint in &endpoints {
                 due.extend(next_due_of(connection, endpoint)?);
@@ -134,7 +134,7 @@ impl Outbox for SqliteStore {
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         let mut query = Query::new(DELIVERIES);
         query.push(" WHERE id = ").bind(id.as_bytes().to_vec());
-        let found = self.readers.read("find a delivery", move |connection| read_deliveries(connection, &query));
+        let found = self.readers.look_up("find a delivery", move |connection| read_deliveries(connection, &query));
         Ok(found.await?.pop())
     }
 
@@ -147,7 +147,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn replay_jobs(&self) -> Result<Vec<ReplayJob>> {
-        let jobs = self.readers.read("list replays", |connection| {
+        let jobs = self.readers.look_up("list replays", |connection| {
             connection.prepare_cached(replay::JOBS)?.query_map([], replay::job)?.collect()
         });
         jobs.await

@@ -1,5 +1,9 @@
 //! The readers: a few threads, each with a connection that cannot write.
 //!
+//! There are two lines. What looks up one thing by its key never stands behind a list: it has threads of its own, where
+//! nothing takes long. Everything else walks a bounded number of rows, and is interrupted and begun again when the log of
+//! the database must be reset (see [`gate`](super::gate)).
+//!
 //! A read holds a connection only while it runs, never while its caller waits for something else. Reads take turns in
 //! the order they came; one whose caller has left is skipped.
 
@@ -13,6 +17,7 @@ use std::sync::PoisonError;
 use std::thread;
 
 use rusqlite::Connection;
+use rusqlite::ErrorCode;
 use tokio::sync::Semaphore;
 use tokio::sync::oneshot;
 
@@ -20,15 +25,70 @@ use crate::state::Result;
 use crate::state::sqlite::closed;
 use crate::state::sqlite::failed;
 use crate::state::sqlite::failed_to_start;
+use crate::state::sqlite::gate::Gate;
 
 /// How many reads may queue up before callers wait to be let in.
 const QUEUE: usize = 1024;
+
+/// How often a long read is begun again after it was interrupted.
+const TRIES: u32 = 10;
 
 type Question = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The way to the readers' threads.
 #[derive(Debug)]
 pub(super) struct Readers {
+    lookups: Pool,
+    walks: Pool,
+    gate: Arc<Gate>,
+}
+
+impl Readers {
+    /// One thread for each connection.
+    pub(super) fn start(lookups: Vec<Connection>, walks: Vec<Connection>, gate: Arc<Gate>) -> Result<Self> {
+        Ok(Self { lookups: Pool::start(lookups)?, walks: Pool::start(walks)?, gate })
+    }
+
+    /// Has a reader look up what is found by a key, or a few rows behind one.
+    pub(super) async fn look_up<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        question: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.lookups.read(operation, question).await
+    }
+
+    /// Has a reader run a question that may take a while. It is begun again when it was interrupted.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        question: impl Fn(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let gate = Arc::clone(&self.gate);
+        let persist = move |connection: &mut Connection| {
+            for _ in 1..TRIES {
+                gate.pass();
+                match question(connection) {
+                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
+                    answer => return answer,
+                }
+            }
+            gate.pass();
+            question(connection)
+        };
+        self.walks.read(operation, persist).await
+    }
+
+    /// Takes no more questions, and closes the connections when those in line have been answered.
+    pub(super) async fn finish(&self) {
+        self.lookups.finish().await;
+        self.walks.finish().await;
+    }
+}
+
+/// Threads that serve one line.
+#[derive(Debug)]
+struct Pool {
     line: Arc<Line>,
     room: Semaphore,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
@@ -53,9 +113,8 @@ impl fmt::Debug for Line {
     }
 }
 
-impl Readers {
-    /// One thread for each connection.
-    pub(super) fn start(connections: Vec<Connection>) -> Result<Self> {
+impl Pool {
+    fn start(connections: Vec<Connection>) -> Result<Self> {
         let readers = Self { line: Arc::default(), room: Semaphore::new(QUEUE), threads: Mutex::default() };
         for mut connection in connections {
             let line = Arc::clone(&readers.line);
@@ -71,7 +130,7 @@ impl Readers {
     }
 
     /// Has a reader run `question`. It is not begun when the caller leaves before its turn.
-    pub(super) async fn read<T: Send + 'static>(
+    async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
         question: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -87,8 +146,7 @@ impl Readers {
         answered.await.map_err(|_| closed(operation))?.map_err(failed(operation))
     }
 
-    /// Takes no more questions, and closes the connections when those in line have been answered.
-    pub(super) async fn finish(&self) {
+    async fn finish(&self) {
         self.room.close();
         self.line.close();
         let threads = std::mem::take(&mut *lock(&self.threads));
@@ -100,7 +158,7 @@ impl Readers {
 }
 
 /// Threads of a store that nobody closed end with it.
-impl Drop for Readers {
+impl Drop for Pool {
     fn drop(&mut self) {
         self.line.close();
     }

@@ -18,6 +18,10 @@ use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
 use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
+use crate::domain::id::UploadId;
+use crate::domain::metadata::Metadata;
+use crate::domain::upload::NewUpload;
+use crate::domain::upload::Upload;
 use crate::state::Backlog;
 use crate::state::DeliveryQuery;
 use crate::state::EventPosition;
@@ -25,6 +29,7 @@ use crate::state::Outbox;
 use crate::state::UploadStore;
 use crate::state::conformance::NOW;
 use crate::state::conformance::Place;
+use crate::state::conformance::asked;
 use crate::state::conformance::conformance_suite;
 use crate::state::conformance::endpoint;
 use crate::state::conformance::new_upload;
@@ -205,6 +210,82 @@ impl writer::Work for Changes {
     fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<i64> {
         desk.connection.query_one("SELECT total_changes()", [], |row| row.get(0))
     }
+}
+
+/// However long reads overlap, the log is reset, and the reads come to their end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_log_is_bounded_while_long_reads_overlap() {
+    const MAX: u64 = 1 << 20;
+    let place = TemporaryFile::new();
+    let settings = SqliteSettings { max_log_bytes: MAX, ..SqliteSettings::default() };
+    let store = SqliteStore::open(&place.path(), settings).await.unwrap();
+    store.insert(new_upload(0)).await.unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reading: Vec<_> = (0..4).map(|_| tokio::spawn(read_long(Arc::clone(&store), Arc::clone(&stop)))).collect();
+    let log = place.0.path().join("state.db-wal");
+    let (mut written, mut largest) = (0_u64, 0);
+    while written < 24 * MAX {
+        let before = std::fs::metadata(&log).unwrap().len();
+        let asked = NewUpload {
+            id: UploadId::new(NOW, rand::random()),
+            metadata: Metadata::new(vec![("key".to_owned(), vec![b'x'; 30_000])]).unwrap(),
+            ..asked(0)
+        };
+        store.insert(Upload::create(asked, NOW)).await.unwrap();
+        let after = std::fs::metadata(&log).unwrap().len();
+        written += 60_000.max(after.saturating_sub(before));
+        largest = largest.max(after);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let finished: Vec<u64> = futures::future::join_all(reading).await.into_iter().map(|read| read.unwrap()).collect();
+    assert!(largest < 2 * MAX, "the log grew to {largest} bytes");
+    assert!(finished.iter().all(|count| *count > 0), "{finished:?}");
+}
+
+/// Reads one snapshot after the other, each for a while; says how many reads came to their end.
+async fn read_long(store: Arc<SqliteStore>, stop: Arc<std::sync::atomic::AtomicBool>) -> u64 {
+    let mut finished = 0;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let count = |connection: &mut Connection| {
+            let sql = "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 20000)
+                SELECT count(*) FROM uploads, numbers WHERE uploads.id > x'' LIMIT 1";
+            connection.query_one(sql, [], |row| row.get::<_, i64>(0))
+        };
+        // One that is interrupted again and again may be told so.
+        finished += u64::from(store.readers.read("read for long", count).await.is_ok());
+    }
+    finished
+}
+
+/// What looks up an upload does not stand in line behind lists.
+#[tokio::test]
+async fn a_lookup_never_waits_for_a_walk() {
+    let place = TemporaryFile::new();
+    let settings = SqliteSettings { read_connections: 1, ..SqliteSettings::default() };
+    let store = SqliteStore::open(&place.path(), settings).await.unwrap();
+    let upload = store.insert(new_upload(0)).await.unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let (begun, beginning) = mpsc::channel();
+    let walk = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let wait = move |_: &mut Connection| {
+                begun.send(()).unwrap();
+                assert!(released.lock().unwrap().recv().is_err());
+                Ok(())
+            };
+            store.readers.read("walk", wait).await
+        })
+    };
+    tokio::task::spawn_blocking(move || beginning.recv()).await.unwrap().unwrap();
+    assert_eq!(store.find(upload.id()).await.unwrap().unwrap().id(), upload.id());
+    assert_eq!(store.events_of(upload.id(), 0, 10).await.unwrap().len(), 1);
+    assert_eq!(store.newest_event().await.unwrap(), EventPosition(1));
+    assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), None);
+    store.check().await.unwrap();
+    drop(release);
+    walk.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl UploadStore for SqliteStore {
     }
 
     async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
-        let found = self.readers.read("find an upload", move |connection| {
+        let found = self.readers.look_up("find an upload", move |connection| {
             connection.prepare_cached(FIND)?.query_one([id.as_bytes()], rows::upload).optional()
         });
         found.await
@@ -90,7 +90,7 @@ impl UploadStore for SqliteStore {
             self.check_file(CheckWriting::OPERATION).await?;
             self.writer.write(CheckWriting).await?;
             let read = |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |_| Ok(()));
-            self.readers.read(CheckWriting::OPERATION, read).await
+            self.readers.look_up(CheckWriting::OPERATION, read).await
         };
         let late = |error| Error::Failed { operation: CheckWriting::OPERATION, source: Box::new(error) };
         tokio::time::timeout(CHECK_TIMEOUT, check).await.map_err(late)?

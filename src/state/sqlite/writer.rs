@@ -24,6 +24,7 @@ use crate::state::Result;
 use crate::state::sqlite::closed;
 use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::failed_to_start;
+use crate::state::sqlite::log_bound::LogBound;
 use crate::state::sqlite::shared_failure;
 
 /// How many pieces of work may queue up before callers wait to be let in.
@@ -75,13 +76,14 @@ enum Message {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, batch_max: usize, bell: Arc<Notify>) -> Result<Self> {
+    pub(super) fn start(connection: Connection, log: LogBound, batch_max: usize, bell: Arc<Notify>) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (transactions, superseded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let desk = Desk { connection, subscribers: None, made_ready: false, superseded: 0 };
         let clerk = Clerk {
             desk,
             messages,
+            log,
             batch_max: batch_max.max(1),
             bell,
             transactions: Arc::clone(&transactions),
@@ -121,6 +123,7 @@ impl Writer {
 struct Clerk {
     desk: Desk,
     messages: mpsc::Receiver<Message>,
+    log: LogBound,
     batch_max: usize,
     bell: Arc<Notify>,
     transactions: Arc<AtomicU64>,
@@ -140,6 +143,7 @@ impl Clerk {
             }
             if !batch.is_empty() {
                 self.commit(&mut batch);
+                self.log.keep(&self.desk.connection);
             }
         }
         self.desk.connection

@@ -77,10 +77,11 @@ impl writer::Work for Listen {
 #[tokio::test]
 async fn every_statement_goes_by_an_index() {
     let place = TemporaryFile::new();
-    let settings = SqliteSettings { read_connections: 1, ..SqliteSettings::default() };
+    let settings = SqliteSettings { read_connections: 1, lookup_connections: 1, ..SqliteSettings::default() };
     let store = SqliteStore::open(&place.path(), settings).await.unwrap();
     store.writer.write(Listen).await.unwrap();
     store.readers.read("listen", |connection| listen(connection)).await.unwrap();
+    store.readers.look_up("listen", |connection| listen(connection)).await.unwrap();
     write_everything(&store).await;
     ask_everything(&store).await;
 
