@@ -15,7 +15,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use actix_web::http::header::HeaderName;
 use actix_web::web;
@@ -99,7 +98,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
-        settings: sender_settings(&config.webhooks, config.hooks.keep_calls, config.server.shutdown_timeout / 2),
+        settings: sender_settings(&config),
         clock: clock.clone(),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules, clock.now())?;
@@ -166,6 +165,7 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
         cache_bytes: config.database.cache_memory_bytes,
         lookup_connections: crate::state::LOOKUP_CONNECTIONS,
         max_log_bytes: config.database.max_wal_bytes,
+        reserve_bytes: config.database.reserve_bytes,
         durability: match config.storage.durability {
             config::Durability::Strict => crate::state::Durability::Strict,
             config::Durability::Relaxed => crate::state::Durability::Relaxed,
@@ -300,7 +300,8 @@ fn egress_rules(config: &Config) -> Arc<webhook::EgressRules> {
     })
 }
 
-fn sender_settings(config: &config::Webhooks, keep_hook_calls: u64, drain_timeout: Duration) -> webhook::Settings {
+fn sender_settings(whole: &Config) -> webhook::Settings {
+    let config = &whole.webhooks;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     webhook::Settings {
@@ -314,7 +315,7 @@ fn sender_settings(config: &config::Webhooks, keep_hook_calls: u64, drain_timeou
         response_limit: bytes(config.response_limit_bytes),
         response_kept: bytes(config.response_kept_bytes),
         delivery_expiry: config.delivery_expiry,
-        drain_timeout,
+        drain_timeout: whole.server.shutdown_timeout / 2,
         health: webhook::HealthRules {
             breaker_failures: config.breaker_failures,
             breaker_pause: config.breaker_pause,
@@ -324,7 +325,10 @@ fn sender_settings(config: &config::Webhooks, keep_hook_calls: u64, drain_timeou
         replay_rate: config.replay_rate,
         keep_finished: config.keep_finished,
         keep_dead: config.keep_dead,
-        keep_hook_calls,
+        keep_ended_uploads: whole.retention.ended_uploads,
+        max_backlog_age: config.max_backlog_age,
+        max_backlog: config.max_backlog,
+        keep_hook_calls: whole.hooks.keep_calls,
         max_due_age: config.max_due_age.unwrap_or_default(),
     }
 }

@@ -10,6 +10,7 @@ pub struct Database {
     pub read_connections: u32,
     pub cache_memory_bytes: u64,
     pub max_wal_bytes: u64,
+    pub reserve_bytes: u64,
 }
 
 impl Database {
@@ -19,6 +20,7 @@ impl Database {
             read_connections: from.count("database.read_connections", 1..=64),
             cache_memory_bytes: from.size("database.cache_memory", MIB..=TIB),
             max_wal_bytes: from.size("database.max_wal_size", 4 * MIB..=TIB),
+            reserve_bytes: from.size("database.reserve", 0..=TIB),
         }
     }
 }

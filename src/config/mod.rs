@@ -22,6 +22,7 @@ mod media;
 mod protocols;
 mod reader;
 mod registry;
+mod retention;
 mod secret;
 mod server;
 mod show;
@@ -55,6 +56,7 @@ pub use registry::DEFAULTS;
 pub use registry::Key;
 pub use registry::VARIABLE_PREFIX;
 pub use registry::keys;
+pub use retention::Retention;
 pub use secret::Secret;
 pub use server::Server;
 pub use status::Status;
@@ -78,6 +80,7 @@ pub struct Config {
     pub protocols: Protocols,
     pub storage: Storage,
     pub database: Database,
+    pub retention: Retention,
     pub media: Media,
     pub status: Status,
     pub webhooks: Webhooks,
@@ -104,6 +107,7 @@ impl Config {
             protocols: Protocols::read(reader),
             storage: Storage::read(reader),
             database: Database::read(reader),
+            retention: Retention::read(reader),
             media: Media::read(reader),
             status: Status::read(reader),
             webhooks: Webhooks::read(reader),

@@ -280,8 +280,13 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// when nothing is left to give up.
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64>;
 
+    /// Drops a piece of what waits beyond the limits of a backlog, oldest first: cancelled, so that it can be replayed while
+    /// its events are kept. Says of which endpoints how many; nothing when every backlog keeps to its limits.
+    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>>;
+
     /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, events
-    /// that no delivery needs, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
+    /// that no delivery needs, ended uploads with their events and deliveries once nothing of them is to be delivered any
+    /// more, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
 
     /// How many deliveries of progress were dropped since the store was opened: for later news, or because their attempts or
@@ -489,6 +494,15 @@ impl Backlog {
     pub const MOST: u32 = 100_000;
 }
 
+/// How much may wait for an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BacklogLimits {
+    /// What waits for an endpoint that is stopped, or not there any more, and began before then is dropped.
+    pub begun_before: Timestamp,
+    /// The most deliveries that wait for any one endpoint.
+    pub most: u64,
+}
+
 /// What is old enough to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
@@ -497,6 +511,8 @@ pub struct Horizon {
     pub finished: Timestamp,
     /// Deliveries given up before then.
     pub dead: Timestamp,
+    /// Uploads that failed, expired or were terminated, were last changed before then and have no bytes any more.
+    pub ended_uploads: Timestamp,
     /// Deliveries made before then, to endpoints that the configuration no longer names, are cancelled.
     pub abandoned: Timestamp,
     /// Of calls of hooks, the latest so many are kept. At least 1.

@@ -32,6 +32,7 @@ pub struct Metrics {
     pub(super) leases_expired: Counter,
     pub(super) breakers_opened: Counter,
     pub(super) expired: Counter,
+    pub(super) dropped: Counter,
     superseded: Counter,
     pub(super) outbox_write: Histogram,
 }
@@ -67,6 +68,7 @@ impl Default for Metrics {
             breakers_opened: Counter::default(),
             leases_expired: Counter::default(),
             expired: Counter::default(),
+            dropped: Counter::default(),
             superseded: Counter::default(),
             outbox_write: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
@@ -95,6 +97,8 @@ impl Metrics {
         registry.register("webhook_breakers_opened", opened, self.breakers_opened.clone());
         let given_up = "Deliveries that were given up because they had waited too long";
         registry.register("webhook_deliveries_expired", given_up, self.expired.clone());
+        let dropped = "Deliveries that were cancelled because too much waited for their endpoint, or for too long";
+        registry.register("webhook_deliveries_dropped", dropped, self.dropped.clone());
         let superseded = "Deliveries of progress that were dropped, most of them for later news, counted now and then";
         registry.register("webhook_superseded", superseded, self.superseded.clone());
         let write = "How long it took to write down results, waiting for a database that fails included";
@@ -210,6 +214,7 @@ mod tests {
             "webhook_breakers_opened_total 0",
             "webhook_leases_expired_total 0",
             "webhook_deliveries_expired_total 0",
+            "webhook_deliveries_dropped_total 0",
             "webhook_superseded_total 5",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");

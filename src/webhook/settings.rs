@@ -37,6 +37,12 @@ pub struct Settings {
     pub keep_finished: Duration,
     /// How long deliveries that were given up are kept.
     pub keep_dead: Duration,
+    /// How long records of uploads are kept that failed, expired or were terminated.
+    pub keep_ended_uploads: Duration,
+    /// How long deliveries wait for an endpoint that is stopped, or not there any more.
+    pub max_backlog_age: Duration,
+    /// The most deliveries that wait for one endpoint.
+    pub max_backlog: u64,
     /// How many of the latest calls of hooks are kept; at least 1.
     pub keep_hook_calls: u64,
     /// The sender is unwell when something has been due for longer; zero: it may be due for ever.
@@ -62,6 +68,9 @@ impl Default for Settings {
             replay_rate: 200,
             keep_finished: Duration::from_hours(30 * 24),
             keep_dead: Duration::from_hours(90 * 24),
+            keep_ended_uploads: Duration::from_hours(30 * 24),
+            max_backlog_age: Duration::from_hours(30 * 24),
+            max_backlog: 1_000_000,
             keep_hook_calls: 100_000,
             max_due_age: Duration::ZERO,
         }

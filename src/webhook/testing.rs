@@ -44,6 +44,7 @@ use crate::domain::time::Timestamp;
 use crate::keyring::ServerKeys;
 use crate::state;
 use crate::state::Backlog;
+use crate::state::BacklogLimits;
 use crate::state::Claim;
 use crate::state::DeliveryPage;
 use crate::state::DeliveryQuery;
@@ -716,6 +717,10 @@ impl Outbox for FakeOutbox {
         drop(rows);
         self.changed();
         Ok(ended)
+    }
+
+    async fn shed(&self, _: BacklogLimits, _: u32, _: Timestamp) -> state::Result<Vec<(EndpointId, u64)>> {
+        Ok(Vec::new())
     }
 
     async fn prune(&self, _: Horizon, limit: u32) -> state::Result<u64> {

@@ -4,6 +4,7 @@
 //! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
 //! where the outbox says it was.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::domain::endpoint::EndpointId;
 use crate::state;
+use crate::state::BacklogLimits;
 use crate::state::Horizon;
 use crate::state::Outbox;
 use crate::state::ReplayJob;
@@ -82,6 +84,7 @@ impl Upkeep {
             () = self.replay() => {}
             () = self.change_backlogs() => {}
             () = self.give_up() => {}
+            () = self.limit_backlogs() => {}
             () = self.forget() => {}
             () = self.look() => {}
         }
@@ -190,6 +193,41 @@ impl Upkeep {
         }
     }
 
+    /// Drops what waits beyond the limits of a backlog, oldest first.
+    async fn limit_backlogs(&self) {
+        let mut outage = Outage::none("drop what exceeds a backlog");
+        let mut dropped = BTreeMap::<EndpointId, u64>::new();
+        sleep(FORGET_FIRST).await;
+        loop {
+            let now = self.clock.now();
+            let begun_before = self.clock.ago(self.settings.max_backlog_age);
+            let limits = BacklogLimits { begun_before, most: self.settings.max_backlog };
+            let pause = match self.outbox.shed(limits, PIECE, now).await {
+                Ok(piece) if piece.is_empty() => {
+                    outage.over();
+                    for (endpoint, deliveries) in std::mem::take(&mut dropped) {
+                        tracing::warn!(
+                            %endpoint,
+                            deliveries,
+                            "cancelled the oldest deliveries that waited for an endpoint beyond webhooks.max_backlog or \
+                             webhooks.max_backlog_age"
+                        );
+                    }
+                    GIVE_UP_EVERY
+                }
+                Ok(piece) => {
+                    for (endpoint, count) in piece {
+                        self.metrics.dropped.inc_by(count);
+                        *dropped.entry(endpoint).or_default() += count;
+                    }
+                    BREATH
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
     async fn forget(&self) {
         let mut outage = Outage::none("remove old deliveries");
         sleep(FORGET_FIRST).await;
@@ -197,6 +235,7 @@ impl Upkeep {
             let horizon = Horizon {
                 finished: self.clock.ago(self.settings.keep_finished),
                 dead: self.clock.ago(self.settings.keep_dead),
+                ended_uploads: self.clock.ago(self.settings.keep_ended_uploads),
                 abandoned: self.clock.ago(self.settings.delivery_expiry),
                 most_hook_calls: self.settings.keep_hook_calls,
                 now: self.clock.now(),

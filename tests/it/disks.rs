@@ -362,3 +362,54 @@ async fn a_write_or_sync_that_fails_is_told_and_not_tried_again() {
         is_whole(address, &path, &source).await;
     }
 }
+
+/// Whoever filled the disk: what is deleted, and what expires, gives its space back, and then everything goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_can_be_emptied() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
+    let mut app = TestApp::with(|config| {
+        config.server.data_dir = disk.path().join("data");
+        config.storage.min_free_bytes = 0;
+        config.database.reserve_bytes = 4 * MIB as u64;
+    })
+    .await;
+    let source = Seeded::new(5).bytes(2 * MIB);
+    let mut paths = Vec::new();
+    for _ in 0..8 {
+        let path = create(&app, source.len() as u64).await.unwrap();
+        resume(app.address(), &path, &source).await;
+        paths.push(path);
+    }
+    // With the database as compact as a start leaves it, so that a commit needs space.
+    app.stop().await;
+    app.start_again().await;
+    let reserve = app.data_dir().join("longshore.db-reserve");
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 4 * MIB as u64);
+    fill_up(&disk);
+    assert_eq!(create(&app, 1).await, Err(507));
+    assert_eq!(available(disk.path()), 0);
+    for path in &paths {
+        let answer = app.client().await.tus("DELETE", path, &[], b"").await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+    }
+    assert!(available(disk.path()) >= 8 * MIB as u64, "{} bytes", available(disk.path()));
+    let again = loop {
+        match create(&app, source.len() as u64).await {
+            Ok(path) => break path,
+            Err(status) => assert_eq!(status, 507),
+        }
+    };
+    resume(app.address(), &again, &source).await;
+    is_whole(app.address(), &again, &source).await;
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 4 * MIB as u64, "it is kept again");
+}
+
+/// Leaves not a block.
+fn fill_up(disk: &Disk) {
+    let mut ballast = fs::File::create(disk.path().join("ballast")).unwrap();
+    for size in [64 * 1024, 512] {
+        while std::io::Write::write_all(&mut ballast, &vec![1; size]).is_ok() {}
+    }
+    let _ = ballast.sync_all();
+}

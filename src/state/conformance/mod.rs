@@ -51,6 +51,7 @@ pub(super) mod managing;
 pub(super) mod order;
 pub(super) mod rebuild;
 pub(super) mod replay;
+pub(super) mod retention;
 pub(super) mod sending;
 pub(super) mod uploads;
 
@@ -147,6 +148,8 @@ macro_rules! conformance_suite {
             replay::what_was_never_sent_is_sent_again_in_order
             replay::words_can_be_taken_out
             replay::what_is_old_goes
+            retention::records_of_ended_uploads_end
+            retention::a_backlog_keeps_to_its_limits
         }
     };
     ($place:ty, without endpoints) => {
@@ -197,7 +200,14 @@ pub(super) fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
 
 /// What ended before then may go, whatever it is.
 pub(super) fn horizon(before: Timestamp) -> Horizon {
-    Horizon { finished: before, dead: before, abandoned: before, most_hook_calls: 100, now: at(5_000) }
+    Horizon {
+        finished: before,
+        dead: before,
+        ended_uploads: before,
+        abandoned: before,
+        most_hook_calls: 100,
+        now: at(5_000),
+    }
 }
 
 /// The endpoint as it is stored.

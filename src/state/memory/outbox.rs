@@ -13,6 +13,7 @@ use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::Backlog;
+use crate::state::BacklogLimits;
 use crate::state::Claim;
 use crate::state::DeliveryPage;
 use crate::state::DeliveryQuery;
@@ -124,6 +125,10 @@ impl Outbox for MemoryState {
 
     async fn expire(&self, _begun_before: Timestamp, _limit: u32, _now: Timestamp) -> Result<u64> {
         Ok(0)
+    }
+
+    async fn shed(&self, _limits: BacklogLimits, _limit: u32, _now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
+        Ok(Vec::new())
     }
 
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {

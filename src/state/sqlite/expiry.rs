@@ -1,8 +1,8 @@
 //! Giving up what has waited too long, although nothing was wrong with it: for a rate, a breaker, or its turn.
 //!
-//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint is left alone,
-//! and so is what waits for one that the configuration does not name; the one is an operator's to end, the other is
-//! cancelled when old rows are removed.
+//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does not age this
+//! way; it is dropped when it exceeds the limits of a backlog ([`Shed`]). What waits for an endpoint that the configuration
+//! does not name is cancelled when old rows are removed.
 
 use std::collections::BTreeSet;
 
@@ -18,6 +18,7 @@ use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
+use crate::state::BacklogLimits;
 use crate::state::Notice;
 use crate::state::Result;
 use crate::state::sqlite::SqliteStore;
@@ -25,6 +26,7 @@ use crate::state::sqlite::claims::class_of;
 use crate::state::sqlite::lanes;
 use crate::state::sqlite::notices;
 use crate::state::sqlite::rows::Columns;
+use crate::state::sqlite::rows::integer;
 use crate::state::sqlite::writer::Desk;
 use crate::state::sqlite::writer::Work;
 
@@ -141,5 +143,108 @@ impl Ended {
     fn exhausted(&self, delivery: DeliveryId) -> Notice {
         let Self { endpoint, event, upload, attempts, .. } = self;
         Notice::Exhausted { delivery, endpoint: endpoint.clone(), event: *event, upload: *upload, attempts: *attempts }
+    }
+}
+
+/// Every endpoint, whether it is there or not, and whether it is at rest for so long that the age of its backlog counts.
+const TO_LIMIT: &str =
+    "SELECT id, (state <> 'enabled' OR present = 0) AND ifnull(resumed_at_ms, 0) < ?1 FROM endpoints";
+
+/// What is left of a backlog behind the newest that may wait.
+const TOO_MANY: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
+     WHERE state IN ('ready', 'waiting') AND endpoint = ?1 ORDER BY begun_at_ms DESC, id DESC LIMIT ?3 OFFSET ?2";
+
+/// Unless it was sent since it was found. What is only too old is kept if its endpoint has been resumed.
+const DROP: &str = "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
+     WHERE id = ?1 AND state IN ('ready', 'waiting')
+         AND (?3 OR EXISTS (SELECT 1 FROM endpoints
+             WHERE endpoints.id = deliveries.endpoint AND (endpoints.state <> 'enabled' OR present = 0)))
+     RETURNING upload_id";
+
+impl SqliteStore {
+    pub(super) async fn shed_piece(
+        &self,
+        limits: BacklogLimits,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<(EndpointId, u64)>> {
+        let find = move |connection: &mut Connection| find_excess(connection, limits, limit);
+        let excess = self.readers.read("find what exceeds a backlog", find).await?;
+        if excess.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writer.write(Shed { excess, now }).await
+    }
+}
+
+fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> rusqlite::Result<Vec<Excess>> {
+    let mut all = connection.prepare_cached(TO_LIMIT)?;
+    let endpoint = |row: &Row<'_>| {
+        let mut columns = Columns::of(row);
+        Ok((columns.endpoint()?, columns.next::<bool>()?))
+    };
+    let endpoints = all.query_map([limits.begun_before.unix_ms()], endpoint)?;
+    let endpoints: Vec<(EndpointId, bool)> = endpoints.collect::<rusqlite::Result<_>>()?;
+    let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
+    let mut excess = Vec::new();
+    for (endpoint, is_at_rest) in endpoints {
+        let too_many: Vec<DeliveryId> = connection
+            .prepare_cached(TOO_MANY)?
+            .query_map(params![endpoint.as_str(), integer(limits.most), limit], id)?
+            .collect::<rusqlite::Result<_>>()?;
+        let too_old: Vec<DeliveryId> = match (too_many.is_empty(), is_at_rest) {
+            (true, true) => connection
+                .prepare_cached(FIND)?
+                .query_map(params![endpoint.as_str(), limits.begun_before.unix_ms(), limit], id)?
+                .collect::<rusqlite::Result<_>>()?,
+            (true, false) | (false, _) => Vec::new(),
+        };
+        let is_too_much = !too_many.is_empty();
+        let deliveries = if is_too_much { too_many } else { too_old };
+        if !deliveries.is_empty() {
+            // One endpoint at a time bounds the transaction.
+            excess.push(Excess { endpoint, deliveries, is_too_much });
+            break;
+        }
+    }
+    Ok(excess)
+}
+
+/// Deliveries that wait for an endpoint beyond its limits.
+struct Excess {
+    endpoint: EndpointId,
+    deliveries: Vec<DeliveryId>,
+    /// Whether there are too many, and not only too old ones.
+    is_too_much: bool,
+}
+
+struct Shed {
+    excess: Vec<Excess>,
+    now: Timestamp,
+}
+
+impl Work for Shed {
+    const OPERATION: &'static str = "drop what exceeds a backlog";
+    type Output = Vec<(EndpointId, u64)>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
+        let mut dropped = Vec::new();
+        for Excess { endpoint, deliveries, is_too_much } in &self.excess {
+            let (mut count, mut uploads) = (0, BTreeSet::new());
+            for id in deliveries {
+                let mut statement = desk.connection.prepare_cached(DROP)?;
+                let values = params![id.as_bytes(), self.now.unix_ms(), is_too_much];
+                let ended = statement.query_one(values, |row| row.get::<_, Option<_>>(0)).optional()?;
+                count += u64::from(ended.is_some());
+                uploads.extend(ended.flatten().map(UploadId::from_bytes));
+            }
+            for upload in uploads {
+                lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
+            }
+            if count > 0 {
+                dropped.push((endpoint.clone(), count));
+            }
+        }
+        Ok(dropped)
     }
 }

@@ -45,6 +45,11 @@ impl Work for RecordHookCall {
     const OPERATION: &'static str = "record a hook call";
     type Output = ();
 
+    /// A deletion that the application is asked about comes to nothing if the question is not recorded.
+    fn frees_space(&self) -> bool {
+        self.0.hook == Hook::PreTerminate
+    }
+
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         let call = &self.0;
         let took_us = u64::try_from(call.took.as_micros()).unwrap_or(u64::MAX);

@@ -14,7 +14,7 @@ use crate::state::sqlite::connection;
 use crate::state::sqlite::failed;
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("../migrations/sqlite/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/sqlite/0002_facts_terms_reports.sql"),
     include_str!("../migrations/sqlite/0003_endpoints_and_replay.sql"),
@@ -24,6 +24,7 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("../migrations/sqlite/0007_deliveries_by_age.sql"),
     include_str!("../migrations/sqlite/0008_unsealed.sql"),
     include_str!("../migrations/sqlite/0009_pause_by_endpoint.sql"),
+    include_str!("../migrations/sqlite/0010_ended_uploads.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 use rusqlite::ErrorCode;
+use tokio::sync::Mutex;
 use tokio::sync::Notify;
 
 use crate::state::Durability;
@@ -39,6 +40,7 @@ mod outbox;
 mod query;
 mod readers;
 mod replay;
+mod reserve;
 mod retention;
 mod rows;
 #[cfg(test)]
@@ -49,6 +51,8 @@ mod writer;
 use gate::Gate;
 use log_bound::LogBound;
 use readers::Readers;
+use reserve::Reserve;
+use retention::Places;
 use writer::Writer;
 
 /// How the database is used.
@@ -64,6 +68,8 @@ pub struct SqliteSettings {
     pub lookup_connections: u32,
     /// Above this size the write-ahead log is reset, and long reads are held back for that.
     pub max_log_bytes: u64,
+    /// So much disk space is kept for commits that free disk space; 0 for none.
+    pub reserve_bytes: u64,
     /// What an answered commit outlives.
     pub durability: Durability,
     /// Events say that the status of their upload is told here, with its id behind it.
@@ -84,6 +90,7 @@ impl Default for SqliteSettings {
             cache_bytes: 64 << 20,
             lookup_connections: LOOKUP_CONNECTIONS,
             max_log_bytes: 128 << 20,
+            reserve_bytes: 0,
             durability: Durability::Strict,
             status_root,
         }
@@ -100,6 +107,8 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
     bell: Arc<Notify>,
+    /// Where the sweep through what is old has come to.
+    pruning: Mutex<Places>,
 }
 
 impl SqliteStore {
@@ -137,10 +146,19 @@ impl SqliteStore {
         let walks = walks.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
         let file = identity(&path).map_err(|source| Error::Failed { operation: OPEN, source: source.into() })?;
         let bell = Arc::new(Notify::new());
+        let reserve = Reserve::of(&path, settings.reserve_bytes);
         let log = LogBound::new(&path, settings.max_log_bytes, Arc::clone(&gate));
-        let writer = Writer::start(writing, log, settings.group_commit_max, Arc::clone(&bell))?;
+        let writer = Writer::start(writing, log, reserve, settings.group_commit_max, Arc::clone(&bell))?;
         let readers = Readers::start(lookups, walks, gate)?;
-        Ok(Arc::new(Self { path, status_root: settings.status_root, file, writer, readers, bell }))
+        Ok(Arc::new(Self {
+            path,
+            status_root: settings.status_root,
+            file,
+            writer,
+            readers,
+            bell,
+            pruning: Mutex::default(),
+        }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.

@@ -19,6 +19,7 @@ use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::Backlog;
+use crate::state::BacklogLimits;
 use crate::state::Claim;
 use crate::state::DeliveryPage;
 use crate::state::DeliveryQuery;
@@ -173,6 +174,10 @@ impl Outbox for SqliteStore {
 
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
         self.expire_piece(begun_before, limit, now).await
+    }
+
+    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
+        self.shed_piece(limits, limit, now).await
     }
 
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {

@@ -11,6 +11,7 @@ use rusqlite::types::Value;
 
 use crate::domain::hook::HookCall;
 use crate::domain::id::UploadId;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::state::Due;
 use crate::state::Error;
@@ -223,17 +224,24 @@ impl Work for InsertUpload {
 struct CommitUpload {
     upload: [Value; 25],
     news: News,
+    /// Its bytes go, or are gone.
+    has_ended: bool,
 }
 
 impl CommitUpload {
     fn new(upload: &Upload, status_root: &str) -> Self {
-        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root) }
+        let has_ended = matches!(upload.stage(), Stage::Ended(_));
+        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root), has_ended }
     }
 }
 
 impl Work for CommitUpload {
     const OPERATION: &'static str = "commit an upload";
     type Output = bool;
+
+    fn frees_space(&self) -> bool {
+        self.has_ended
+    }
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
         let updated = desk.execute(

@@ -24,7 +24,9 @@ use crate::state::Result;
 use crate::state::sqlite::closed;
 use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::failed_to_start;
+use crate::state::sqlite::is_full;
 use crate::state::sqlite::log_bound::LogBound;
+use crate::state::sqlite::reserve::Reserve;
 use crate::state::sqlite::shared_failure;
 
 /// How many pieces of work may queue up before callers wait to be let in.
@@ -35,6 +37,11 @@ pub(super) trait Work: Send + 'static {
     /// What it does, as a verb phrase for the error.
     const OPERATION: &'static str;
     type Output: Send + 'static;
+
+    /// Whether disk space can be freed once it is written. On a full disk it may use what is kept for that.
+    fn frees_space(&self) -> bool {
+        false
+    }
 
     /// Writes within the open transaction. On an error everything it wrote is undone; then it may be run once more.
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output>;
@@ -76,7 +83,13 @@ enum Message {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, log: LogBound, batch_max: usize, bell: Arc<Notify>) -> Result<Self> {
+    pub(super) fn start(
+        connection: Connection,
+        log: LogBound,
+        reserve: Reserve,
+        batch_max: usize,
+        bell: Arc<Notify>,
+    ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (transactions, superseded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let desk = Desk { connection, subscribers: None, made_ready: false, superseded: 0 };
@@ -84,6 +97,7 @@ impl Writer {
             desk,
             messages,
             log,
+            reserve,
             batch_max: batch_max.max(1),
             bell,
             transactions: Arc::clone(&transactions),
@@ -124,6 +138,7 @@ struct Clerk {
     desk: Desk,
     messages: mpsc::Receiver<Message>,
     log: LogBound,
+    reserve: Reserve,
     batch_max: usize,
     bell: Arc<Notify>,
     transactions: Arc<AtomicU64>,
@@ -150,12 +165,16 @@ impl Clerk {
     }
 
     fn commit(&mut self, batch: &mut Vec<Box<dyn Job>>) {
-        let lost = match self.transact(batch, Self::in_one_go) {
-            Ok(()) => None,
-            // Alone it has nobody to spare.
-            Err(error) if batch.len() == 1 => Some(error),
-            Err(_) => self.transact(batch, Self::one_by_one).err(),
-        };
+        if self.reserve.is_spent() {
+            answer_others(batch, &Arc::new(disk_full()));
+        }
+        let mut lost = self.write(batch);
+        if let Some(error) = lost.take_if(|error| is_full(error) && batch.iter().any(|job| job.frees_space()))
+            && self.reserve.give_up()
+        {
+            answer_others(batch, &error);
+            lost = self.write(batch);
+        }
         if lost.is_none() {
             self.superseded.fetch_add(self.desk.superseded, Ordering::Relaxed);
         }
@@ -164,6 +183,16 @@ impl Clerk {
         }
         for job in batch.drain(..) {
             job.answer(lost.as_ref());
+        }
+    }
+
+    /// Says why nothing of the batch was committed, if nothing was.
+    fn write(&mut self, batch: &mut Batch) -> Option<Arc<rusqlite::Error>> {
+        match self.transact(batch, Self::in_one_go) {
+            Ok(()) => None,
+            // Alone it has nobody to spare.
+            Err(error) if batch.len() == 1 => Some(error),
+            Err(_) => self.transact(batch, Self::one_by_one).err(),
         }
     }
 
@@ -209,12 +238,27 @@ impl Clerk {
 
 type Batch = [Box<dyn Job>];
 
+/// Takes the work that frees no disk space out of a batch: it fails for this reason.
+fn answer_others(batch: &mut Vec<Box<dyn Job>>, why: &Arc<rusqlite::Error>) {
+    let (freeing, others) = batch.drain(..).partition::<Vec<_>, _>(|job| job.frees_space());
+    batch.extend(freeing);
+    for job in others {
+        job.answer(Some(why));
+    }
+}
+
+fn disk_full() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)
+}
+
 /// With an error that several callers may be told of.
 type Shared<T> = std::result::Result<T, Arc<rusqlite::Error>>;
 
 /// Work of any kind, with its caller waiting.
 trait Job: fmt::Debug + Send {
     fn run(&mut self, desk: &mut Desk) -> Shared<()>;
+
+    fn frees_space(&self) -> bool;
 
     /// Tells the caller what came of it; `lost` is why the commit failed, if it did.
     fn answer(self: Box<Self>, lost: Option<&Arc<rusqlite::Error>>);
@@ -239,6 +283,10 @@ impl<W: Work> Job for Pending<W> {
         let ran = outcome.as_ref().map(drop).map_err(Arc::clone);
         self.outcome = Some(outcome);
         ran
+    }
+
+    fn frees_space(&self) -> bool {
+        self.work.frees_space()
     }
 
     fn answer(self: Box<Self>, lost: Option<&Arc<rusqlite::Error>>) {
