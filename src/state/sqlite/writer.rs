@@ -169,10 +169,11 @@ impl Clerk {
             answer_others(batch, &Arc::new(disk_full()));
         }
         let mut lost = self.write(batch);
-        if let Some(error) = lost.take_if(|error| is_full(error) && batch.iter().any(|job| job.frees_space()))
+        if let Some(full) = lost.as_ref().filter(|error| is_full(error))
+            && batch.iter().any(|job| job.frees_space())
             && self.reserve.give_up()
         {
-            answer_others(batch, &error);
+            answer_others(batch, full);
             lost = self.write(batch);
         }
         if lost.is_none() {
