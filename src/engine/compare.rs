@@ -126,6 +126,7 @@ impl Repeated {
         outcome: oneshot::Sender<Result<Upload, EngineError>>,
     ) {
         let compared = tokio::select! {
+            biased;
             compared = self.compare_all(inner, fed) => compared,
             () = inner.stop.cancelled() => Err(EngineError::Unavailable(Unavailable::ShuttingDown)),
         };
