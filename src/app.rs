@@ -6,6 +6,7 @@ mod hooks;
 mod keys;
 mod listeners;
 mod memory;
+mod permissions;
 mod threads;
 
 use std::fmt;
@@ -51,6 +52,8 @@ use crate::state::Outbox;
 use crate::state::SqliteStore;
 use crate::state::UploadStore;
 use crate::webhook;
+
+pub use permissions::restrict_new_files;
 
 /// A server that listens.
 pub struct Running {

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.log)?;
+    app::restrict_new_files(config.storage.file_mode);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve_until_stopped(config));
     // A thread that hangs in the kernel, on a dead disk say, must not keep the process alive.

@@ -21,7 +21,19 @@ const OF_A_WORKER: u64 = 6;
 /// Of one connection to the database: the file, its log and its shared memory.
 const OF_A_DATABASE_CONNECTION: u64 = 3;
 
-/// What may be open at once, by what it is for.
+/// Of one client's connection: the socket, and the file it may be reading.
+const OF_A_CONNECTION: u64 = 2;
+
+/// Of one upload: its file, and once more for writes past the page cache.
+const OF_AN_UPLOAD: u64 = 2;
+
+/// How many uploads the engine keeps open for their next request.
+const PARKED_UPLOADS: u64 = 64;
+
+/// Of parked uploads, and of concatenations: a part and what it goes into.
+const OF_OTHER_BLOBS: u64 = OF_AN_UPLOAD * PARKED_UPLOADS + 4;
+
+/// What may be open at once, by what it is for: how many descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
     connections: u64,
@@ -33,15 +45,20 @@ struct Share {
 pub(super) fn fit(config: &mut Config) {
     let limit = raise();
     let wanted = Share {
-        connections: number(config.limits.max_connections),
-        read_connections: config.server.read_listen.map_or(0, |_| number(config.limits.max_read_connections)),
-        uploads: number(config.limits.max_active_uploads),
+        connections: number(config.limits.max_connections).saturating_mul(OF_A_CONNECTION),
+        read_connections: config
+            .server
+            .read_listen
+            .map_or(0, |_| number(config.limits.max_read_connections).saturating_mul(OF_A_CONNECTION)),
+        uploads: number(config.limits.max_active_uploads).saturating_mul(OF_AN_UPLOAD),
     };
     let reserve = reserve(config);
     let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else { return };
+    let needed = wanted.sum().saturating_add(reserve);
+    let (wanted, fits) = (wanted.counts(), fits.counts());
     tracing::warn!(
         limit,
-        needed = wanted.sum().saturating_add(reserve),
+        needed,
         "the limit of open files is {limit}, too low for what is configured: limits.max_connections is {} now instead \
          of {}, {}limits.max_active_uploads {} instead of {}; raise the limit (ulimit -n, or LimitNOFILE= of the \
          service), or lower these keys",
@@ -65,6 +82,15 @@ pub(super) fn fit(config: &mut Config) {
 impl Share {
     fn sum(self) -> u64 {
         self.connections.saturating_add(self.read_connections).saturating_add(self.uploads)
+    }
+
+    /// How many connections and uploads that is; never none.
+    fn counts(self) -> Self {
+        Self {
+            connections: (self.connections / OF_A_CONNECTION).max(1),
+            read_connections: self.read_connections.div_ceil(OF_A_CONNECTION),
+            uploads: (self.uploads / OF_AN_UPLOAD).max(1),
+        }
     }
 
     /// The same share for each; who wants less than that leaves the rest to the others. `None` if all fit already.
@@ -111,7 +137,8 @@ fn reserve(config: &Config) -> u64 {
     let webhooks = &config.webhooks;
     let endpoints = number(webhooks.endpoints.len());
     let sending = u64::from(webhooks.max_in_flight).min(endpoints * u64::from(webhooks.max_in_flight_per_endpoint));
-    ALWAYS + OF_A_WORKER * of_threads + turned_away + OF_A_DATABASE_CONNECTION * database + sending
+    let blobs = OF_OTHER_BLOBS + number(config.media.max_at_once);
+    ALWAYS + OF_A_WORKER * of_threads + turned_away + OF_A_DATABASE_CONNECTION * database + sending + blobs
 }
 
 fn number(count: usize) -> u64 {

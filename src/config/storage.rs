@@ -27,6 +27,8 @@ pub struct Storage {
     pub max_booked_percent: u64,
     /// Besides CRC-32C, which is computed always and never listed here.
     pub digests: Vec<Algorithm>,
+    /// The permissions of new files; those of new folders follow from it.
+    pub file_mode: u32,
 }
 
 /// What an acknowledged byte outlives.
@@ -52,6 +54,7 @@ impl Storage {
             keep_open: from.duration("storage.keep_open", Duration::ZERO..=minutes(1)),
             min_free_bytes: from.size("storage.min_free_space", 0..=900 * TIB),
             max_booked_percent: from.count("storage.max_booked_percent", 0..=100),
+            file_mode: from.text("storage.file_mode", file_mode),
             digests: from.list("storage.digests", digests),
         }
     }
@@ -71,6 +74,13 @@ fn direct_io(name: &str) -> Judged<bool> {
         "off" => Ok(false),
         _ => Err("write auto or off".to_owned()),
     }
+}
+
+fn file_mode(text: &str) -> Judged<u32> {
+    let hint = || "write octal permissions that let the owner read and write, such as 0640 or 0600".to_owned();
+    let digits = text.len() == 4 && text.starts_with('0') && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| digits);
+    mode.filter(|mode| mode & 0o600 == 0o600 && mode & 0o111 == 0).ok_or_else(hint)
 }
 
 fn digests(names: Vec<&str>) -> Judged<Vec<Algorithm>> {

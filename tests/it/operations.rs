@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::process::Output;
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::process::Process;
+use crate::support::program::Program;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
 
@@ -110,6 +112,40 @@ async fn without_its_database_it_is_not_ready() {
         |folder| fs::rename(folder.join("aside.db"), folder.join("longshore.db")).unwrap(),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_and_the_group_read_what_the_server_makes() {
+    for (flags, files, folders) in [(&[][..], 0o640, 0o750), (&["--storage-file-mode", "0600"], 0o600, 0o700)] {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        let mut program = Program::serve(&data, flags);
+        let mut client = Client::connect(program.address()).await;
+        for (length, body) in [(5, &b"hello"[..]), (9, b"hello")] {
+            let path = client.create(length).await;
+            assert_eq!(client.patch(&path, 0, body).await.status, 204);
+        }
+        let mut left = vec![data.clone()];
+        let mut seen = Vec::new();
+        while let Some(path) = left.pop() {
+            let found = path.metadata().unwrap();
+            let expected = match path.file_name().unwrap().to_str() {
+                Some("longshore.key") => 0o600,
+                _ if found.is_dir() => folders,
+                _ => files,
+            };
+            assert_eq!(found.permissions().mode() & 0o7777, expected, "{}", path.display());
+            if found.is_dir() {
+                left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                seen.push(path.file_name().unwrap().to_string_lossy().into_owned());
+            }
+        }
+        for name in ["longshore.db", "longshore.db-wal", "longshore.db-shm", "longshore.lock"] {
+            assert!(seen.iter().any(|file| file == name), "{name} is not among {seen:?}");
+        }
+        assert!(seen.len() >= 7, "the two uploads are there too: {seen:?}");
+    }
 }
 
 /// The samples of a text in the OpenMetrics format, by name and labels. Fails where the text is not in it.
