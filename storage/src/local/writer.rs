@@ -28,6 +28,9 @@ use crate::Result;
 use crate::durable_end;
 use crate::pool::BLOCK_BYTES;
 
+/// The largest pages there are.
+const MAX_PAGE_BYTES: u64 = 64 << 10;
+
 #[derive(Debug)]
 pub(super) struct LocalWriter {
     key: BlobKey,
@@ -70,11 +73,12 @@ impl BlobWriter for LocalWriter {
             return self.target.intact();
         }
         // The kernel writes whole pages to the disk and reads whole blocks for them: neighbours within one wait too.
-        self.target.room(&blocks_around(offset..end), self.writes_in_flight).await?;
+        let pages = pages_around(offset..end, page_bytes());
+        self.target.room(&pages, self.writes_in_flight).await?;
         // From here on nothing waits: a call that is dropped has taken nothing.
         self.end = self.end.max(end);
         self.allocate_ahead(&(offset..end));
-        let write = self.target.begin(blocks_around(offset..end));
+        let write = self.target.begin(pages);
         let least_bytes = self.target.direct_min_bytes();
         // Nobody waits for the task: the write itself tells the target how it ended.
         blocking::start(move || {
@@ -101,9 +105,15 @@ impl BlobWriter for LocalWriter {
     }
 }
 
-fn blocks_around(range: Range<u64>) -> Range<u64> {
-    let block = BLOCK_BYTES as u64;
-    range.start - range.start % block..range.end.next_multiple_of(block)
+/// What the page cache holds a file in: 64 KiB on some machines.
+fn page_bytes() -> u64 {
+    (rustix::param::page_size() as u64).clamp(BLOCK_BYTES as u64, MAX_PAGE_BYTES)
+}
+
+/// The whole pages that a write touches. A buffered write and a direct one must not share one at the same time, or each
+/// may put back what it has read of the other.
+fn pages_around(range: Range<u64>, page_bytes: u64) -> Range<u64> {
+    range.start - range.start % page_bytes..range.end.next_multiple_of(page_bytes)
 }
 
 /// Writes the `whole` blocks of a chunk directly, where that is possible, and what is around them through the page
@@ -157,6 +167,19 @@ mod tests {
             assert_eq!(whole_blocks(&chunk, at, size + 1), None, "too small");
             assert_eq!(whole_blocks(&chunk, at + 1, DIRECT_MIN_BYTES), None, "memory for another place");
         }
+    }
+
+    #[test]
+    fn writes_that_share_a_page_are_kept_apart_whatever_its_size() {
+        assert_eq!(pages_around(5_000..6_000, 4_096), 4_096..8_192);
+        assert_eq!(pages_around(5_000..6_000, 65_536), 0..65_536);
+        assert_eq!(pages_around(65_536..131_072, 65_536), 65_536..131_072);
+        let page = page_bytes();
+        assert!(page.is_power_of_two() && (4_096..=65_536).contains(&page), "{page}");
+        // The tail of one piece and the blocks of the next lie in one page here, and in two there.
+        let (tail, next) = (0..70_000, 73_728..200_000);
+        let meet = |page| pages_around(tail.clone(), page).end > pages_around(next.clone(), page).start;
+        assert!(meet(65_536) && !meet(4_096));
     }
 
     #[test]
