@@ -57,7 +57,34 @@ pub async fn all(make: impl AsyncFn() -> Store) {
     any_range_can_be_read(make().await).await;
     reading_beyond_the_end_is_an_error(make().await).await;
     a_reader_outlives_the_blob(make().await).await;
+    what_is_stored_is_listed(make().await).await;
     a_healthy_store_says_so(make().await).await;
+}
+
+async fn what_is_stored_is_listed(store: Store) {
+    let listed = async || {
+        let mut keys: Vec<BlobKey> = store.keys().await.unwrap().try_collect().await.unwrap();
+        keys.sort();
+        keys
+    };
+    assert_eq!(listed().await, []);
+    let (open, finished) = (named("2026/11/22/open"), named("2026/11/23/finished"));
+    for blob in [&open, &finished] {
+        assert!(!store.holds(blob).await.unwrap());
+        let mut writer = store.open(blob, None, None).await.unwrap();
+        writer.write(0, bytes(0..10)).await.unwrap();
+        let token = sync(&mut *writer, 10).await;
+        writer.close().await;
+        assert!(store.holds(blob).await.unwrap());
+        if *blob == finished {
+            store.finish(blob, Some(&token), 10).await.unwrap();
+        }
+    }
+    assert_eq!(listed().await, [open.clone(), finished.clone()]);
+    assert!(store.holds(&finished).await.unwrap());
+    store.discard(&open, None).await.unwrap();
+    assert_eq!(listed().await, [finished]);
+    assert!(!store.holds(&open).await.unwrap());
 }
 
 async fn a_new_blob_is_empty_and_durable_with_its_first_checkpoint(store: Store) {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::BlobKey;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -26,6 +28,8 @@ pub enum ErrorKind {
     NoSpace,
     /// The blob is not there.
     NotFound,
+    /// Too many files are open; some will be closed.
+    Busy,
     Other,
 }
 
@@ -41,6 +45,7 @@ impl Error {
                 ErrorKind::NoSpace
             }
             io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ if matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE)) => ErrorKind::Busy,
             _ => ErrorKind::Other,
         };
         Self { kind, operation, key: what.into(), source }

@@ -24,6 +24,7 @@ use crate::ByteStream;
 use crate::Checkpoint;
 use crate::Error;
 use crate::Holding;
+use crate::KeyStream;
 use crate::Part;
 use crate::Result;
 use crate::Resume;
@@ -44,6 +45,8 @@ pub enum Operation {
     Discard,
     Read,
     Available,
+    Keys,
+    Holds,
     Check,
 }
 
@@ -245,6 +248,8 @@ impl Operation {
             Self::Discard => "discard",
             Self::Read => "read",
             Self::Available => "measure",
+            Self::Keys => "list",
+            Self::Holds => "look for",
             Self::Check => "check",
         }
     }
@@ -325,6 +330,14 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
 
     async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>> {
         self.faults.around(Operation::Available, "the store", self.inner.available(to)).await
+    }
+
+    async fn keys(&self) -> Result<KeyStream> {
+        self.faults.around(Operation::Keys, "the store", self.inner.keys()).await
+    }
+
+    async fn holds(&self, key: &BlobKey) -> Result<bool> {
+        self.faults.around(Operation::Holds, key, self.inner.holds(key)).await
     }
 
     async fn check(&self) -> Result<()> {

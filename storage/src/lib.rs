@@ -61,6 +61,9 @@ impl fmt::Debug for Resume {
 /// Dropping it is harmless: the bytes may or may not become durable.
 pub type Checkpoint = BoxFuture<'static, Result<Resume>>;
 
+/// The keys of blobs, in no particular order. One that is finished meanwhile may come twice, or not at all.
+pub type KeyStream = BoxStream<'static, Result<BlobKey>>;
+
 /// The bytes of a finished or unfinished blob, in order.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 
@@ -90,8 +93,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>>;
 
     /// Makes the open blob `into` out of whole blobs, finished or not, durably, and without copying where the
-    /// medium can share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it again starts over. After an error nothing of
-    /// it is left.
+    /// medium can share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it again
+    /// starts over. After an error nothing of it is left, and neither when this is dropped before it is done; whatever
+    /// is done to the blob next waits for that.
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume>;
 
     /// Moves an open blob to its final place, durably. `size_bytes` is what `from` covers, neither more nor less; with
@@ -109,6 +113,12 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// How many more bytes fit on the medium, where that is known: in a new blob, or in an open one, with the space that
     /// it occupies already. Cheap: called before every append.
     async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>>;
+
+    /// Lists what is stored, open blobs and finished ones.
+    async fn keys(&self) -> Result<KeyStream>;
+
+    /// Whether there is such a blob, open or finished.
+    async fn holds(&self, key: &BlobKey) -> Result<bool>;
 
     /// Tries whether the store takes bytes now, by storing some.
     async fn check(&self) -> Result<()>;

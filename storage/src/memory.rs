@@ -24,6 +24,7 @@ use crate::ByteStream;
 use crate::Checkpoint;
 use crate::Error;
 use crate::Holding;
+use crate::KeyStream;
 use crate::Part;
 use crate::Result;
 use crate::Resume;
@@ -213,6 +214,16 @@ impl BlobStore for MemoryStore {
 
     async fn available(&self, _to: Option<Holding<'_>>) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    async fn keys(&self) -> Result<KeyStream> {
+        let blobs = self.blobs();
+        let keys: Vec<_> = blobs.open.keys().chain(blobs.finished.keys()).cloned().map(Ok).collect();
+        Ok(stream::iter(keys).boxed())
+    }
+
+    async fn holds(&self, key: &BlobKey) -> Result<bool> {
+        Ok(self.blobs().bytes(key).is_some())
     }
 
     async fn check(&self) -> Result<()> {

@@ -9,26 +9,28 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
+use super::copiers::Cancelled;
 use super::files;
 use super::files::Opening;
 use super::folder::DataFolder;
 use crate::BlobKey;
 use crate::Part;
 
-/// At most this much in one call, so that what follows stays on a block border.
-const SPAN_BYTES: u64 = 1 << 30;
+/// At most this much in one call: what follows stays on a block border, and a copy that is cancelled ends soon.
+const SPAN_BYTES: u64 = 32 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Makes an open blob out of all parts, durably, or leaves none behind. Says where it ends.
-pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey) -> io::Result<u64> {
+pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey, cancelled: &Cancelled) -> io::Result<u64> {
     if parts.iter().any(|part| part.key == *into) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
     }
     let opening = Opening { end: 0, has_token: false, laid_out_bytes: None };
     let opened = files::open_for_writing(data, into, opening)?;
-    let end = append_all(data, parts, &opened.file).and_then(|end| {
+    let end = append_all(data, parts, &opened.file, cancelled).and_then(|end| {
         data.sync_data(&opened.file)?;
         data.sync_incoming(into)?;
+        cancelled.check()?;
         Ok(end)
     });
     if end.is_err()
@@ -39,17 +41,17 @@ pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey) -> 
     end
 }
 
-fn append_all(data: &DataFolder, parts: &[Part], into: &File) -> io::Result<u64> {
+fn append_all(data: &DataFolder, parts: &[Part], into: &File, cancelled: &Cancelled) -> io::Result<u64> {
     let mut end = 0;
     for part in parts {
-        append_part(data, part, into, end)
+        append_part(data, part, into, end, cancelled)
             .map_err(|error| io::Error::new(error.kind(), format!("part {}: {error}", part.key)))?;
         end += part.size_bytes;
     }
     Ok(end)
 }
 
-fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64) -> io::Result<()> {
+fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64, cancelled: &Cancelled) -> io::Result<()> {
     if part.size_bytes == 0 {
         return Ok(());
     }
@@ -59,18 +61,19 @@ fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64) -> io::Resu
         let short = format!("it has {length} bytes, not {}", part.size_bytes);
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
-    append(&from, part.size_bytes, into, at)
+    append(&from, part.size_bytes, into, at, cancelled)
 }
 
 /// Copies the first `size_bytes` bytes of `from` to the place `at` of `into`.
-fn append(from: &File, size_bytes: u64, into: &File, at: u64) -> io::Result<()> {
+fn append(from: &File, size_bytes: u64, into: &File, at: u64, cancelled: &Cancelled) -> io::Result<()> {
     let (mut read, mut written) = (0, at);
     while read < size_bytes {
+        cancelled.check()?;
         let span = usize::try_from((size_bytes - read).min(SPAN_BYTES)).map_err(io::Error::other)?;
         match rustix::fs::copy_file_range(from, Some(&mut read), into, Some(&mut written), span) {
             // Some file systems say nothing was there although it is: reading tells.
             Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                return append_through_memory(from, read, size_bytes, into, written);
+                return append_through_memory(from, read, size_bytes, into, written, cancelled);
             }
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -79,9 +82,17 @@ fn append(from: &File, size_bytes: u64, into: &File, at: u64) -> io::Result<()> 
     Ok(())
 }
 
-fn append_through_memory(from: &File, mut read: u64, end: u64, into: &File, mut written: u64) -> io::Result<()> {
+fn append_through_memory(
+    from: &File,
+    mut read: u64,
+    end: u64,
+    into: &File,
+    mut written: u64,
+    cancelled: &Cancelled,
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     while read < end {
+        cancelled.check()?;
         let span = usize::try_from(end - read).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES));
         from.read_exact_at(&mut buffer[..span], read)?;
         into.write_all_at(&buffer[..span], written)?;
@@ -102,12 +113,13 @@ mod tests {
         let (from, into) = (tempfile::tempfile()?, tempfile::tempfile()?);
         from.write_all_at(&bytes, 0)?;
         into.write_all_at(b"before", 0)?;
-        append_through_memory(&from, 3, size as u64, &into, 6)?;
+        append_through_memory(&from, 3, size as u64, &into, 6, &Cancelled::default())?;
         let mut found = vec![0; size + 3];
         into.read_exact_at(&mut found, 0)?;
         assert!(found.starts_with(b"before") && found[6..] == bytes[3..]);
         assert_eq!(into.metadata()?.len(), size as u64 + 3);
-        let error = append_through_memory(&from, 0, size as u64 + 1, &into, 0).expect_err("there is no such byte");
+        let error = append_through_memory(&from, 0, size as u64 + 1, &into, 0, &Cancelled::default())
+            .expect_err("there is no such byte");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         Ok(())
     }

@@ -103,6 +103,17 @@ pub(super) fn occupied_bytes(data: &DataFolder, key: &BlobKey) -> io::Result<u64
     }
 }
 
+/// Whether a blob has a file, finished or open.
+pub(super) fn is_there(data: &DataFolder, key: &BlobKey) -> io::Result<bool> {
+    // The third look finds a blob that was finished between the first two.
+    for path in [data.finished(key), data.incoming(key), data.finished(key)] {
+        if path.try_exists()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Opens the file of a blob, finished or open.
 pub(super) fn open_for_reading(data: &DataFolder, key: &BlobKey) -> io::Result<File> {
     // The third look finds a blob that was finished between the first two.

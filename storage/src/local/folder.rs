@@ -121,6 +121,20 @@ impl DataFolder {
         self.files.join(key.as_str())
     }
 
+    /// The folders below which all blobs lie.
+    pub(super) fn roots(&self) -> [&Path; 2] {
+        [&self.incoming, &self.files]
+    }
+
+    /// The key of the blob whose file this is, if it is one.
+    pub(super) fn key_of(&self, path: &Path) -> Option<BlobKey> {
+        let name = match path.strip_prefix(&self.incoming) {
+            Ok(below) => below.to_str()?.strip_suffix(".part")?,
+            Err(_) => path.strip_prefix(&self.files).ok()?.to_str()?,
+        };
+        BlobKey::new(name).ok()
+    }
+
     /// Does `work`, which makes a file in `folder`, with `folder` durably there.
     ///
     /// Until there is a file in it, the folder may be removed as empty at any moment. Then it is made once more, and

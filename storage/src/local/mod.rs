@@ -7,7 +7,7 @@
 //!
 //! Reading order: `folder` (where things lie), `files` (what is done to whole files), `turns` (by whom), `writer`,
 //! `ahead` (which blocks are allocated before they are needed), `target` (why a checkpoint is true), `reader`,
-//! `copying`.
+//! `copying` and `copiers` (joining files, and on which threads), `keys` (what is there).
 
 use std::io;
 use std::ops::Range;
@@ -22,6 +22,7 @@ use crate::BlobWriter;
 use crate::ByteStream;
 use crate::Error;
 use crate::Holding;
+use crate::KeyStream;
 use crate::Part;
 use crate::Result;
 use crate::Resume;
@@ -30,9 +31,11 @@ use crate::pool::Pool;
 
 mod ahead;
 mod blocking;
+mod copiers;
 mod copying;
 mod files;
 mod folder;
+mod keys;
 mod reader;
 mod target;
 mod turns;
@@ -41,6 +44,7 @@ mod writer;
 pub use folder::OpenError;
 
 use ahead::Ahead;
+use copiers::Copiers;
 use files::Opening;
 use folder::DataFolder;
 use turns::Turn;
@@ -92,6 +96,7 @@ const LAID_OUT_MIN_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct LocalStore {
     turns: Arc<Turns>,
+    copiers: Copiers,
     settings: Settings,
 }
 
@@ -100,7 +105,7 @@ impl LocalStore {
     pub fn open(root: PathBuf, settings: Settings) -> std::result::Result<Self, OpenError> {
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
         let data = DataFolder::open(root, settings.durability, settings.direct)?;
-        Ok(Self { turns: Arc::new(Turns::new(data)), settings })
+        Ok(Self { turns: Arc::new(Turns::new(data)), copiers: Copiers::default(), settings })
     }
 
     /// Changes the files of a blob, when it is this call's turn.
@@ -132,8 +137,11 @@ impl BlobStore for LocalStore {
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
         let parts = parts.to_vec();
-        let concatenate = move |turn: &mut Turn| copying::concatenate(turn.data(), &parts, turn.key());
-        self.change("concatenate", into, concatenate).await.map(durable_end::encode)
+        // It travels with the work: whoever comes next for this blob waits until a cancelled copy has been undone.
+        let turn = self.turns.take(into).await;
+        let copied =
+            self.copiers.run(move |cancelled| copying::concatenate(turn.data(), &parts, turn.key(), cancelled));
+        copied.await.map(durable_end::encode).map_err(|source| Error::new("concatenate", into, source))
     }
 
     async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
@@ -160,6 +168,16 @@ impl BlobStore for LocalStore {
         let (Some(room), Some(Holding { key, received_bytes })) = (room, to) else { return Ok(room) };
         let occupied = files::occupied_bytes(data, key).map_err(|source| Error::new("measure", key, source))?;
         Ok(Some(room.saturating_add(occupied.saturating_sub(received_bytes))))
+    }
+
+    async fn keys(&self) -> Result<KeyStream> {
+        Ok(keys::stream(Arc::clone(self.turns.data())))
+    }
+
+    async fn holds(&self, key: &BlobKey) -> Result<bool> {
+        let (data, owned_key) = (Arc::clone(self.turns.data()), key.clone());
+        let found = blocking::run(move || files::is_there(&data, &owned_key)).await;
+        found.map_err(|source| Error::new("look for", key, source))
     }
 
     async fn check(&self) -> Result<()> {

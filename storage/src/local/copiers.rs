@@ -1,0 +1,97 @@
+//! The threads that copy whole files: few, and apart from those that write and sync.
+//!
+//! A copy may take minutes. On the threads for blocking work it would keep short writes waiting behind it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
+
+/// How many copies run at once; others wait.
+const THREADS: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct Copiers(Arc<Semaphore>);
+
+/// Whether the copy is still wanted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cancelled(Arc<AtomicBool>);
+
+impl Default for Copiers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(THREADS)))
+    }
+}
+
+impl Copiers {
+    /// Runs `work` on a thread of its own, when there is one. If this is dropped before it is done, `work` finds itself
+    /// cancelled, and is to undo what it has done.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cancelled) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let permit = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
+        let cancelled = Cancelled::default();
+        let _cancels = CancelsWhenDropped(cancelled.clone());
+        let (done, outcome) = oneshot::channel();
+        thread::Builder::new().name("copier".to_owned()).spawn(move || {
+            let outcome = work(&cancelled);
+            drop(permit);
+            // Nobody may wait any more.
+            let _ = done.send(outcome);
+        })?;
+        outcome.await.unwrap_or_else(|died| Err(io::Error::other(died)))
+    }
+}
+
+impl Cancelled {
+    /// An error once nobody waits for the copy.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more")),
+            false => Ok(()),
+        }
+    }
+}
+
+struct CancelsWhenDropped(Cancelled);
+
+impl Drop for CancelsWhenDropped {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_that_nobody_waits_for_is_cancelled_and_leaves_its_thread_to_others() {
+        let copiers = Copiers::default();
+        let (tell, told) = mpsc::channel();
+        for _ in 0..THREADS {
+            let tell = tell.clone();
+            let mut copy = copiers
+                .run(move |cancelled| {
+                    while cancelled.check().is_ok() {
+                        thread::yield_now();
+                    }
+                    tell.send(()).map_err(io::Error::other)
+                })
+                .boxed();
+            assert!((&mut copy).now_or_never().is_none(), "it goes on while somebody waits");
+            drop(copy);
+        }
+        assert_eq!(copiers.run(|_| Ok(7)).await.ok(), Some(7));
+        assert!(told.recv().is_ok() && told.recv().is_ok());
+    }
+}

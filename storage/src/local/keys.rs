@@ -1,0 +1,58 @@
+//! Lists the blobs of a data folder, one folder at a time.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream;
+
+use super::blocking;
+use super::folder::DataFolder;
+use crate::BlobKey;
+use crate::Error;
+use crate::KeyStream;
+
+/// What one folder holds.
+#[derive(Debug, Default)]
+struct Listing {
+    folders: Vec<PathBuf>,
+    keys: Vec<BlobKey>,
+}
+
+/// Every key that a file of the folder has.
+pub(super) fn stream(data: Arc<DataFolder>) -> KeyStream {
+    let roots = data.roots().map(Path::to_owned).to_vec();
+    let listings = stream::unfold((data, roots), |(data, mut left)| async {
+        let folder = left.pop()?;
+        let (own, here) = (Arc::clone(&data), folder.clone());
+        let listed = blocking::run(move || list(&own, &here)).await;
+        let keys: Vec<crate::Result<BlobKey>> = match listed {
+            Ok(Listing { folders, keys }) => {
+                left.extend(folders);
+                keys.into_iter().map(Ok).collect()
+            }
+            // Emptied and removed since it was seen.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => vec![Err(Error::about("list", folder.display().to_string(), source))],
+        };
+        Some((stream::iter(keys), (data, left)))
+    });
+    listings.flatten().boxed()
+}
+
+fn list(data: &DataFolder, folder: &Path) -> io::Result<Listing> {
+    let mut listing = Listing::default();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            listing.folders.push(entry.path());
+        } else {
+            // What has no key is not ours.
+            listing.keys.extend(data.key_of(&entry.path()));
+        }
+    }
+    Ok(listing)
+}
