@@ -193,6 +193,8 @@ pub enum Unavailable {
     Undecided,
     #[error("the client sent nothing for too long")]
     Idle,
+    #[error("the database of the server is gone; nothing is accepted until its operator has restored it")]
+    DatabaseGone,
 }
 
 impl EngineError {
@@ -201,6 +203,10 @@ impl EngineError {
             storage::ErrorKind::NoSpace => {
                 tracing::warn!(blob = source.key, operation = source.operation, "no room left on the storage");
                 Self::NoSpace
+            }
+            storage::ErrorKind::Busy => {
+                tracing::warn!(blob = source.key, operation = source.operation, "no descriptor left for a file");
+                Self::Unavailable(Unavailable::Busy)
             }
             storage::ErrorKind::NotFound | storage::ErrorKind::Other => {
                 Self::Failed { operation: "use the storage", source: Arc::new(source) }
@@ -229,6 +235,7 @@ impl From<state::Error> for EngineError {
             // Another writer committed first, which the lease makes rare: the client asks again and finds the truth.
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
+            state::Error::Gone { .. } => Self::Unavailable(Unavailable::DatabaseGone),
             state::Error::EndpointConflict(_) | state::Error::TooNew { .. } | state::Error::Failed { .. } => {
                 Self::Failed { operation: "use the database", source: Arc::new(source) }
             }

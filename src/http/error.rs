@@ -165,6 +165,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
                 Unavailable::Settling => "settling",
                 Unavailable::Idle => "incomplete-body",
                 Unavailable::Undecided => "application-unavailable",
+                Unavailable::DatabaseGone => "database-gone",
             };
             // An application that could not be asked is seldom back within a second.
             let after = if why == Unavailable::Undecided { 5 * soon } else { soon };

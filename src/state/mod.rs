@@ -64,6 +64,9 @@ pub enum Error {
     /// The endpoint was changed by someone else since it was read, or one of this name is there. Nothing was written.
     #[error("endpoint {0} was changed in the meantime")]
     EndpointConflict(EndpointId),
+    /// The database was removed or replaced while it was open. Nothing can be relied on until a restart.
+    #[error("the database is gone: could not {operation}")]
+    Gone { operation: &'static str },
     /// No room for the commit; it may come back.
     #[error("no room left to {operation}")]
     NoSpace { operation: &'static str },

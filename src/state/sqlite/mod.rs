@@ -7,7 +7,6 @@
 //! nowhere else.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +36,7 @@ mod log_bound;
 mod migrate;
 mod notices;
 mod outbox;
+mod presence;
 mod query;
 mod readers;
 mod replay;
@@ -50,6 +50,7 @@ mod writer;
 
 use gate::Gate;
 use log_bound::LogBound;
+use presence::Presence;
 use readers::Readers;
 use reserve::Reserve;
 use retention::Places;
@@ -100,10 +101,7 @@ impl Default for SqliteSettings {
 /// Uploads and outbox in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    path: PathBuf,
     status_root: String,
-    /// Which file the database was when it was opened, whatever has its name later.
-    file: (u64, u64),
     writer: Writer,
     readers: Readers,
     bell: Arc<Notify>,
@@ -144,38 +142,19 @@ impl SqliteStore {
             Ok(reader)
         });
         let walks = walks.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
-        let file = identity(&path).map_err(|source| Error::Failed { operation: OPEN, source: source.into() })?;
+        let presence = Arc::new(Presence::of(&path).map_err(failed_to_start)?);
         let bell = Arc::new(Notify::new());
         let reserve = Reserve::of(&path, settings.reserve_bytes);
         let log = LogBound::new(&path, settings.max_log_bytes, Arc::clone(&gate));
-        let writer = Writer::start(writing, log, reserve, settings.group_commit_max, Arc::clone(&bell))?;
-        let readers = Readers::start(lookups, walks, gate)?;
-        Ok(Arc::new(Self {
-            path,
-            status_root: settings.status_root,
-            file,
-            writer,
-            readers,
-            bell,
-            pruning: Mutex::default(),
-        }))
+        let writer =
+            Writer::start(writing, log, reserve, settings.group_commit_max, Arc::clone(&bell), Arc::clone(&presence))?;
+        let readers = Readers::start(lookups, walks, gate, &presence)?;
+        Ok(Arc::new(Self { status_root: settings.status_root, writer, readers, bell, pruning: Mutex::default() }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
-    }
-
-    /// SQLite goes on with a file that was removed or replaced, and what it writes there is gone at the next start.
-    async fn check_file(&self, operation: &'static str) -> Result<()> {
-        let gone = |source| Error::Failed { operation, source };
-        let path = self.path.clone();
-        match tokio::task::spawn_blocking(move || identity(&path)).await {
-            Ok(Ok(found)) if found == self.file => Ok(()),
-            Ok(Ok(_)) => Err(gone("another file has taken the place of the database since it was opened".into())),
-            Ok(Err(error)) => Err(gone(error.into())),
-            Err(error) => Err(gone(error.into())),
-        }
     }
 
     async fn shut(&self) {
@@ -193,12 +172,6 @@ impl SqliteStore {
 fn close(connection: Connection) -> rusqlite::Result<()> {
     connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)
-}
-
-/// The file system and the number of a file.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let found = std::fs::metadata(path)?;
-    Ok((found.dev(), found.ino()))
 }
 
 /// Says what could not be done when a statement fails.

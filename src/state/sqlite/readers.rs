@@ -26,6 +26,7 @@ use crate::state::sqlite::closed;
 use crate::state::sqlite::failed;
 use crate::state::sqlite::failed_to_start;
 use crate::state::sqlite::gate::Gate;
+use crate::state::sqlite::presence::Presence;
 
 /// How many reads may queue up before callers wait to be let in.
 const QUEUE: usize = 1024;
@@ -45,8 +46,14 @@ pub(super) struct Readers {
 
 impl Readers {
     /// One thread for each connection.
-    pub(super) fn start(lookups: Vec<Connection>, walks: Vec<Connection>, gate: Arc<Gate>) -> Result<Self> {
-        Ok(Self { lookups: Pool::start(lookups)?, walks: Pool::start(walks)?, gate })
+    pub(super) fn start(
+        lookups: Vec<Connection>,
+        walks: Vec<Connection>,
+        gate: Arc<Gate>,
+        presence: &Arc<Presence>,
+    ) -> Result<Self> {
+        let pool = |connections| Pool::start(connections, Arc::clone(presence));
+        Ok(Self { lookups: pool(lookups)?, walks: pool(walks)?, gate })
     }
 
     /// Has a reader look up what is found by a key, or a few rows behind one.
@@ -92,6 +99,7 @@ struct Pool {
     line: Arc<Line>,
     room: Semaphore,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
+    presence: Arc<Presence>,
 }
 
 /// Where questions stand in line.
@@ -114,8 +122,8 @@ impl fmt::Debug for Line {
 }
 
 impl Pool {
-    fn start(connections: Vec<Connection>) -> Result<Self> {
-        let readers = Self { line: Arc::default(), room: Semaphore::new(QUEUE), threads: Mutex::default() };
+    fn start(connections: Vec<Connection>, presence: Arc<Presence>) -> Result<Self> {
+        let readers = Self { line: Arc::default(), room: Semaphore::new(QUEUE), threads: Mutex::default(), presence };
         for mut connection in connections {
             let line = Arc::clone(&readers.line);
             let serve = move || {
@@ -135,6 +143,7 @@ impl Pool {
         operation: &'static str,
         question: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.presence.check_lately(operation)?;
         let _room = self.room.acquire().await.map_err(|_| closed(operation))?;
         let (answer, answered) = oneshot::channel();
         self.line.join(Box::new(move |connection| {

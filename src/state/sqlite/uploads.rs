@@ -88,7 +88,6 @@ impl UploadStore for SqliteStore {
 
     async fn check(&self) -> Result<()> {
         let check = async {
-            self.check_file(CheckWriting::OPERATION).await?;
             self.writer.write(CheckWriting).await?;
             let read = |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |_| Ok(()));
             self.readers.look_up(CheckWriting::OPERATION, read).await

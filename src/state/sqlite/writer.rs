@@ -20,17 +20,21 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::state::Error;
 use crate::state::Result;
 use crate::state::sqlite::closed;
 use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::failed_to_start;
 use crate::state::sqlite::is_full;
 use crate::state::sqlite::log_bound::LogBound;
+use crate::state::sqlite::presence::Presence;
 use crate::state::sqlite::reserve::Reserve;
 use crate::state::sqlite::shared_failure;
 
 /// How many pieces of work may queue up before callers wait to be let in.
 const QUEUE: usize = 1024;
+
+const COMMIT: &str = "commit";
 
 /// Something to write, whole or not at all.
 pub(super) trait Work: Send + 'static {
@@ -89,6 +93,7 @@ impl Writer {
         reserve: Reserve,
         batch_max: usize,
         bell: Arc<Notify>,
+        presence: Arc<Presence>,
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (transactions, superseded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -100,6 +105,7 @@ impl Writer {
             reserve,
             batch_max: batch_max.max(1),
             bell,
+            presence,
             transactions: Arc::clone(&transactions),
             superseded: Arc::clone(&superseded),
         };
@@ -141,6 +147,7 @@ struct Clerk {
     reserve: Reserve,
     batch_max: usize,
     bell: Arc<Notify>,
+    presence: Arc<Presence>,
     transactions: Arc<AtomicU64>,
     superseded: Arc<AtomicU64>,
 }
@@ -168,14 +175,18 @@ impl Clerk {
         if self.reserve.is_spent() {
             answer_others(batch, &Arc::new(disk_full()));
         }
-        let mut lost = self.write(batch);
-        if let Some(full) = lost.as_ref().filter(|error| is_full(error))
+        let mut failed = self.write(batch);
+        if let Some(full) = failed.as_ref().filter(|error| is_full(error))
             && batch.iter().any(|job| job.frees_space())
             && self.reserve.give_up()
         {
             answer_others(batch, full);
-            lost = self.write(batch);
+            failed = self.write(batch);
         }
+        let lost = match failed {
+            Some(error) => Some(Lost::Failed(error)),
+            None => self.presence.check(COMMIT).err().map(|_| Lost::Gone),
+        };
         if lost.is_none() {
             self.superseded.fetch_add(self.desk.superseded, Ordering::Relaxed);
         }
@@ -244,12 +255,19 @@ fn answer_others(batch: &mut Vec<Box<dyn Job>>, why: &Arc<rusqlite::Error>) {
     let (freeing, others) = batch.drain(..).partition::<Vec<_>, _>(|job| job.frees_space());
     batch.extend(freeing);
     for job in others {
-        job.answer(Some(why));
+        job.answer(Some(&Lost::Failed(Arc::clone(why))));
     }
 }
 
 fn disk_full() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)
+}
+
+/// Why a whole batch does not count.
+enum Lost {
+    Failed(Arc<rusqlite::Error>),
+    /// It was committed to files that nobody will find.
+    Gone,
 }
 
 /// With an error that several callers may be told of.
@@ -261,8 +279,8 @@ trait Job: fmt::Debug + Send {
 
     fn frees_space(&self) -> bool;
 
-    /// Tells the caller what came of it; `lost` is why the commit failed, if it did.
-    fn answer(self: Box<Self>, lost: Option<&Arc<rusqlite::Error>>);
+    /// Tells the caller what came of it; `lost` is why the commit does not count, if it does not.
+    fn answer(self: Box<Self>, lost: Option<&Lost>);
 }
 
 struct Pending<W: Work> {
@@ -290,9 +308,10 @@ impl<W: Work> Job for Pending<W> {
         self.work.frees_space()
     }
 
-    fn answer(self: Box<Self>, lost: Option<&Arc<rusqlite::Error>>) {
+    fn answer(self: Box<Self>, lost: Option<&Lost>) {
         let result = match (lost, self.outcome) {
-            (Some(error), _) => Err(shared_failure(W::OPERATION, Arc::clone(error))),
+            (Some(Lost::Failed(error)), _) => Err(shared_failure(W::OPERATION, Arc::clone(error))),
+            (Some(Lost::Gone), _) => Err(Error::Gone { operation: W::OPERATION }),
             (None, Some(outcome)) => outcome.map_err(|error| shared_failure(W::OPERATION, error)),
             (None, None) => Err(closed(W::OPERATION)),
         };
