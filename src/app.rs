@@ -129,6 +129,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
 
     engine.recover().await;
     engine.start_sweeping();
+    engine.start_inventory();
 
     let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys, answer_memory));
     let listeners = Listeners::start(&config, shared)?;
@@ -191,6 +192,7 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
         keep_open: config.storage.keep_open,
         min_free_bytes: config.storage.min_free_bytes,
         max_booked_percent: config.storage.max_booked_percent,
+        scan_rate: config.storage.scan_rate,
         digests: config.storage.digests.clone(),
         stall_after: config.limits.stall_after,
         unfinished_expiry: config.limits.unfinished_expiry,

@@ -10,6 +10,7 @@ use rustix::process::setrlimit;
 
 use crate::app::listeners::worker_count;
 use crate::config::Config;
+use crate::engine::MAX_PARKED;
 use crate::http::listen::TURNED_AWAY_AT_ONCE;
 
 /// Standard streams, the lock, the log, looking into folders, and some to spare.
@@ -27,11 +28,9 @@ const OF_A_CONNECTION: u64 = 2;
 /// Of one upload: its file, and once more for writes past the page cache.
 const OF_AN_UPLOAD: u64 = 2;
 
-/// How many uploads the engine keeps open for their next request.
-const PARKED_UPLOADS: u64 = 64;
-
-/// Of parked uploads, and of concatenations: a part and what it goes into.
-const OF_OTHER_BLOBS: u64 = OF_AN_UPLOAD * PARKED_UPLOADS + 4;
+/// Of uploads that are kept open for their next request, of concatenations (a part and what it goes into, two at a
+/// time), and of media files whose headers are read.
+const OF_OTHER_BLOBS: u64 = OF_AN_UPLOAD * MAX_PARKED as u64 + 4;
 
 /// What may be open at once, by what it is for: how many descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,6 +29,8 @@ pub struct Storage {
     pub digests: Vec<Algorithm>,
     /// The permissions of new files; those of new folders follow from it.
     pub file_mode: u32,
+    /// How many blobs and records are compared in a second after the start. 0: none.
+    pub scan_rate: u32,
 }
 
 /// What an acknowledged byte outlives.
@@ -55,6 +57,7 @@ impl Storage {
             min_free_bytes: from.size("storage.min_free_space", 0..=900 * TIB),
             max_booked_percent: from.count("storage.max_booked_percent", 0..=100),
             file_mode: from.text("storage.file_mode", file_mode),
+            scan_rate: from.count("storage.scan_rate", 0..=1_000_000),
             digests: from.list("storage.digests", digests),
         }
     }

@@ -51,6 +51,8 @@ pub enum Rejection {
     IsFinal,
     #[error("upload {0} in the list is not there")]
     PartMissing(usize),
+    #[error("upload {again} in the list is the same as upload {first}; name each once")]
+    PartTwice { first: usize, again: usize },
     #[error("upload {0} in the list was not created as a partial upload")]
     NotPartial(usize),
     #[error("upload {0} in the list is not finished")]

@@ -1,11 +1,17 @@
 //! One upload made of others, in the order given.
 //!
 //! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies in the
-//! middle, the record fails and its bytes are removed: no half-written final is ever readable, and the parts stay.
+//! middle, the record fails and its bytes are removed: no half-written final is ever readable, and the parts stay. So it
+//! is when nobody waits for the final any more, or the server stops, while its bytes are joined.
+//!
+//! What one request can have copied is bounded: each part counts once, so it is no more than clients have sent, and
+//! never more than `limits.max_upload_size`; while it is copied, it is booked like any other upload.
 
 use std::sync::Arc;
 
 use storage::Part;
+use storage::Resume;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
@@ -26,6 +32,7 @@ use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::Create;
 use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
 use crate::engine::digest;
 use crate::engine::digest::Running;
 use crate::engine::hooks::Behalf;
@@ -36,7 +43,7 @@ use crate::engine::settle::unless_failed;
 #[derive(Debug, Clone)]
 pub struct Concatenate {
     pub dialect: Dialect,
-    /// At least one. The same upload may stand in it more than once.
+    /// At least one, and each upload once.
     pub parts: Vec<UploadId>,
     /// The list exactly as written by the client.
     pub as_sent: String,
@@ -49,7 +56,8 @@ pub struct Concatenate {
 }
 
 impl Engine {
-    /// Makes a final upload out of finished partial ones. The work outlives a caller that goes away.
+    /// Makes a final upload out of finished partial ones. A caller that goes away while they are joined cancels it;
+    /// what is joined by then is completed.
     pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
         self.0.check_open_for_business()?;
         let parts = self.0.finished_parts(&command.parts).await?;
@@ -58,7 +66,9 @@ impl Engine {
         let total = total.filter(|total| total.get() <= max_bytes).ok_or(Rejection::OverLimit(max_bytes))?;
         self.0.check_room(total.get()).await?;
         let engine = self.clone();
-        let joining = self.spawn(async move { engine.0.make_final(command, parts, total).await });
+        let unwanted = self.0.stop.child_token();
+        let _unwanted_when_dropped = unwanted.clone().drop_guard();
+        let joining = self.spawn(async move { engine.0.make_final(command, parts, total, unwanted).await });
         joining.await.map_err(EngineError::task_died)?
     }
 }
@@ -67,9 +77,8 @@ impl Inner {
     async fn finished_parts(&self, ids: &[UploadId]) -> Result<Vec<Upload>, EngineError> {
         let mut parts: Vec<Upload> = Vec::with_capacity(ids.len());
         for (index, id) in ids.iter().enumerate() {
-            if let Some(again) = parts.iter().find(|part| part.id() == *id) {
-                parts.push(again.clone());
-                continue;
+            if let Some(first) = ids[..index].iter().position(|earlier| earlier == id) {
+                return Err(Rejection::PartTwice { first: first + 1, again: index + 1 }.into());
             }
             let part = self.uploads.find(*id).await?.ok_or(Rejection::PartMissing(index + 1))?;
             let part = self.extended(part);
@@ -87,7 +96,13 @@ impl Inner {
         Ok(parts)
     }
 
-    async fn make_final(&self, command: Concatenate, parts: Vec<Upload>, total: Offset) -> Result<Upload, EngineError> {
+    async fn make_final(
+        &self,
+        command: Concatenate,
+        parts: Vec<Upload>,
+        total: Offset,
+        unwanted: CancellationToken,
+    ) -> Result<Upload, EngineError> {
         let caller = command.caller;
         let new = self.new_upload(
             Create {
@@ -108,7 +123,12 @@ impl Inner {
         let parts = self.finished_parts(&ids).await?;
         let held = self.leases.try_take(new.id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
         let upload = self.insert(Upload::create(new, self.now())).await?;
-        let settled = match self.join(upload.clone(), &parts, total).await {
+        let joined = unwanted.run_until_cancelled(self.join(&upload, &parts, total)).await;
+        let joined = match joined.unwrap_or(Err(EngineError::Unavailable(Unavailable::ShuttingDown))) {
+            Ok(joined) => self.commit_joined(upload.clone(), joined, total).await,
+            Err(error) => Err(error),
+        };
+        let settled = match joined {
             Ok(joined) => self.settle(joined, &Behalf::Client(caller)).await.and_then(unless_failed),
             // A part that was there a moment ago may be what is missing: then nothing has failed, it was removed.
             Err(error) => match self.finished_parts(&ids).await {
@@ -126,7 +146,8 @@ impl Inner {
         settled
     }
 
-    async fn join(&self, mut upload: Upload, parts: &[Upload], total: Offset) -> Result<Upload, EngineError> {
+    /// Joins the bytes, durably. Nothing is committed yet: dropped before it is done, it has never been.
+    async fn join(&self, upload: &Upload, parts: &[Upload], total: Offset) -> Result<Joined, EngineError> {
         // A part of no bytes has no blob.
         let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
         let segments: Vec<Part> =
@@ -136,20 +157,24 @@ impl Inner {
             Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
             _ => {
                 let digests = Running::start(&upload.record().wanted_digests);
-                self.digest_blob(&upload, digests, total.get()).await?.finish()
+                self.digest_blob(upload, digests, total.get()).await?.finish()
             }
         };
+        Ok(Joined { resume, digests })
+    }
+
+    async fn commit_joined(&self, mut upload: Upload, joined: Joined, total: Offset) -> Result<Upload, EngineError> {
         let now = self.now();
         if total > Offset::ZERO {
             let durable = Durable {
                 ranges: vec![(0, total.get())],
                 running_digests: Vec::new(),
-                resume: resume.into_bytes(),
+                resume: joined.resume.into_bytes(),
                 expires_at: self.expires_at(upload.record().created_at, now),
             };
             upload.receive(durable, None, now).map_err(EngineError::inconsistent)?;
         }
-        upload.seal(digests, now).map_err(EngineError::inconsistent)?;
+        upload.seal(joined.digests, now).map_err(EngineError::inconsistent)?;
         self.verify(&mut upload).await.map_err(EngineError::storage)?;
         self.commit(upload).await
     }
@@ -190,6 +215,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// The bytes of a final upload, all of them durable.
+struct Joined {
+    resume: Resume,
+    digests: Vec<Digest>,
 }
 
 /// The CRC-32C of all parts one after the other, out of their own, without reading a byte.

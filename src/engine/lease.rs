@@ -36,7 +36,7 @@ pub(super) struct Leases {
 }
 
 /// How many uploads may be kept open between their requests. Each has an open file.
-const MAX_PARKED: usize = 64;
+pub(crate) const MAX_PARKED: usize = 64;
 
 /// A way to talk to the holder of a lease.
 #[derive(Debug, Clone)]

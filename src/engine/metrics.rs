@@ -16,6 +16,8 @@ pub struct Metrics {
     pub(super) bytes_received: Counter,
     events: Family<EventLabel, Counter>,
     booked_bytes: Gauge,
+    files_without_record: Gauge,
+    records_without_file: Gauge,
     commit: Histogram,
 }
 
@@ -30,6 +32,8 @@ impl Default for Metrics {
             bytes_received: Counter::default(),
             events: Family::default(),
             booked_bytes: Gauge::default(),
+            files_without_record: Gauge::default(),
+            records_without_file: Gauge::default(),
             commit: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         }
     }
@@ -41,6 +45,10 @@ impl Metrics {
         registry.register("upload_events", "Events of uploads, by type", self.events.clone());
         let booked = "Bytes that unfinished uploads of known length have yet to receive";
         registry.register("upload_booked_bytes", booked, self.booked_bytes.clone());
+        let files = "Stored files that no record of an upload names, as found after the start";
+        registry.register("storage_files_without_record", files, self.files_without_record.clone());
+        let records = "Records of uploads whose bytes are not stored, as found after the start";
+        registry.register("upload_records_without_file", records, self.records_without_file.clone());
         let commit = "How long commits of uploads took, with their events and the deliveries of these";
         registry.register("upload_commit_seconds", commit, self.commit.clone());
     }
@@ -48,6 +56,12 @@ impl Metrics {
     /// Notes how many bytes unfinished uploads have booked.
     pub(super) fn booked(&self, bytes: u64) {
         self.booked_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Notes what was found when records and blobs were compared.
+    pub(super) fn strays(&self, files: u64, records: u64) {
+        self.files_without_record.set(i64::try_from(files).unwrap_or(i64::MAX));
+        self.records_without_file.set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 
     /// Counts a commit that took so long, and the events in it.

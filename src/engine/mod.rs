@@ -7,7 +7,7 @@
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
 //! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
-//! time and crashes leave to do), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
+//! time and crashes leave to do), [`inventory`] (records and blobs that lack each other), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
 //! [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
@@ -49,6 +49,7 @@ pub mod digest;
 pub mod examine;
 pub mod feed;
 pub mod hooks;
+pub mod inventory;
 pub mod lease;
 pub mod metrics;
 pub mod pieces;
@@ -70,6 +71,8 @@ use hooks::Behalf;
 use hooks::Hooks;
 use hooks::IdIsTaken;
 use lease::Leases;
+
+pub(crate) use lease::MAX_PARKED;
 use metrics::Metrics;
 use watch::Watch;
 
@@ -99,6 +102,8 @@ pub struct Settings {
     pub min_free_bytes: u64,
     /// How much of the free space unfinished uploads may keep from others, in percent.
     pub max_booked_percent: u64,
+    /// How many blobs and records are compared in a second after the start. 0: none.
+    pub scan_rate: u32,
     /// Digests to compute of every upload, besides CRC-32C.
     pub digests: Vec<Algorithm>,
     /// A receiving upload that is silent for so long is stalled.

@@ -192,7 +192,19 @@ impl Download {
         range: Range<u64>,
     ) -> Result<impl futures::Stream<Item = Result<bytes::Bytes, EngineError>> + use<>, EngineError> {
         let key = blob_key(self.upload.id());
-        let bytes = self.engine.0.blobs.read(&key, range).await.map_err(EngineError::storage)?;
+        let bytes = match self.engine.0.blobs.read(&key, range).await {
+            Err(error) if error.kind == storage::ErrorKind::NotFound => return Err(self.why_missing(error).await),
+            read => read.map_err(EngineError::storage)?,
+        };
         Ok(futures::TryStreamExt::map_err(bytes, EngineError::storage))
+    }
+
+    /// An upload that ends is marked so before its bytes are removed: one whose bytes are missing may have ended since it
+    /// was found.
+    async fn why_missing(&self, error: storage::Error) -> EngineError {
+        match self.engine.0.find(self.upload.id()).await {
+            Ok(upload) => upload.ended().map_or_else(|| EngineError::storage(error), EngineError::from),
+            Err(error) => error,
+        }
     }
 }

@@ -55,6 +55,24 @@ pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {
 /// The most that is read of a connection before its bytes are taken.
 const READ_AHEAD_BYTES: usize = 128 * 1024;
 
+/// Does long work for as long as its client waits for the answer. `None`: the client has closed its connection. Only
+/// for requests without a body.
+pub(crate) async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = T>) -> Option<T> {
+    // HTTP/2 has none: it drops the handler of a stream that was reset.
+    let inflow = request.conn_data::<Inflow>().cloned();
+    let gone = async {
+        match inflow {
+            Some(inflow) => inflow.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = gone => None,
+    }
+}
+
 /// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
 ///
 /// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that buffer is

@@ -362,6 +362,54 @@ async fn a_final_that_could_not_be_committed_is_undone() {
     parts_are_intact(&life, &world, &parts).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_that_nobody_waits_for_is_cancelled_and_leaves_nothing() {
+    for stopping in [false, true] {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let parts = parts(&life).await;
+        let hold = life.faults.hold(Operation::Concatenate);
+        let mut joining = Box::pin(concatenate(&life, &parts, vec![]));
+        tokio::select! {
+            joined = &mut joining => panic!("it was held: {joined:?}"),
+            () = hold.reached() => {}
+        }
+        if stopping {
+            let (joined, clean) = tokio::join!(joining, life.engine.shut_down(Duration::from_secs(30)));
+            assert!(matches!(joined, Err(EngineError::Unavailable(Unavailable::ShuttingDown))), "{joined:?}");
+            assert!(clean, "nothing is left to wait for");
+        } else {
+            drop(joining);
+            until("it has failed", async || (the_final(&life, &parts).await.stage().name() == "failed").then_some(()))
+                .await;
+        }
+        let broken = the_final(&life, &parts).await;
+        assert_eq!(broken.record().failure.as_ref().unwrap().code, "concatenation-failed");
+        until("its bytes are removed", async || (world.files().len() == 3).then_some(())).await;
+        parts_are_intact(&life, &world, &parts).await;
+        drop(hold);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_of_what_has_just_ended_says_so() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = life.create(5).await;
+    life.append(id, 0, b"hello").await.unwrap();
+    let download = life.engine.download(id).await.unwrap().unwrap();
+    life.engine.cancel(id).await.unwrap();
+    let read = download.read(0..5).await.map(drop);
+    assert!(matches!(read, Err(EngineError::Rejected(Rejection::Gone(_)))), "{read:?}");
+
+    let id = life.create(5).await;
+    life.append(id, 0, b"hello").await.unwrap();
+    let download = life.engine.download(id).await.unwrap().unwrap();
+    std::fs::remove_file(world.files().remove(0)).unwrap();
+    let read = download.read(0..5).await.map(drop);
+    assert!(matches!(read, Err(EngineError::Failed { .. })), "what should be there is trouble: {read:?}");
+}
+
 /// Where a life may end while an upload receives its bytes.
 #[derive(Debug, Clone, Copy)]
 enum Death {

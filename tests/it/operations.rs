@@ -21,6 +21,7 @@ use crate::support::process::Process;
 use crate::support::program::Program;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
+use crate::support::world::until;
 
 async fn upload(client: &mut Client) -> String {
     let path = client.create(11).await;
@@ -50,7 +51,9 @@ async fn check_trouble(app: &TestApp, cause: impl FnOnce(&Path), end: impl FnOnc
     assert_eq!(answer.status, 503, "{answer:?}");
     assert_eq!(answer.problem(), "not-ready");
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.starts_with("uploads cannot be taken now: could not "), "{detail}");
+    let said =
+        ["uploads cannot be taken now: could not ", "uploads cannot be taken now: the database of the server is gone"];
+    assert!(said.iter().any(|said| detail.starts_with(said)), "{detail}");
     assert_eq!(client.get("/healthz").await.status, 200, "a restart would not help");
     end(app.data_dir());
     assert_eq!(client.get("/readyz").await.status, 200);
@@ -112,6 +115,70 @@ async fn without_its_database_it_is_not_ready() {
         |folder| fs::rename(folder.join("aside.db"), folder.join("longshore.db")).unwrap(),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_database_taken_away_nothing_is_promised_any_more() {
+    for lost in [&["longshore.db", "longshore.db-wal", "longshore.db-shm"][..], &["longshore.db-wal"]] {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        let mut program = Program::serve(&data, &["--log-level", "error"]);
+        let mut client = Client::connect(program.address()).await;
+        let path = client.create(10).await;
+        assert_eq!(client.patch(&path, 0, b"hello").await.status, 204);
+        for name in lost {
+            fs::remove_file(data.join(name)).unwrap();
+        }
+        let created = client.tus("POST", "/files", &[("Upload-Length", "5")], b"").await;
+        assert_eq!((created.status, created.problem().as_str()), (503, "database-gone"), "{created:?}");
+        let appended = Client::connect(program.address()).await.patch(&path, 5, b"world").await;
+        assert_eq!((appended.status, appended.problem().as_str()), (503, "database-gone"), "{appended:?}");
+        let offset = client.head(&path).await;
+        assert!(matches!(offset.status, 423 | 503), "an offset is a promise too: {offset:?}");
+        assert_eq!(client.get("/readyz").await.status, 503);
+        let log = program.stderr();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(told.len(), 1, "{log}");
+        assert!(told[0].contains("Restore the files") && told[0].contains(lost[0]), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_without_records_and_records_without_files_are_found_after_a_start() {
+    let mut app = TestApp::start().await;
+    let mut client = app.client().await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let path = client.create(5).await;
+        assert_eq!(client.patch(&path, 0, b"hello").await.status, 204);
+        kept.push(path);
+    }
+    let unfinished = client.create(5).await;
+    assert_eq!(client.patch(&unfinished, 0, b"he").await.status, 204);
+    client.create(5).await;
+    let ended = client.create(5).await;
+    assert_eq!(client.tus("DELETE", &ended, &[], b"").await.status, 204);
+    app.stop().await;
+    let id = kept[0].trim_start_matches("/files/");
+    let lost = app.stored_files().into_iter().find(|file| file.to_string_lossy().contains(id)).unwrap();
+    fs::remove_file(&lost).unwrap();
+    for stray in ["files/2026/11/22/stray", "incoming/2026/11/22/0197b6a1-0000-7000-8000-000000000000.part"] {
+        let stray = app.data_dir().join(stray);
+        fs::create_dir_all(stray.parent().unwrap()).unwrap();
+        fs::write(stray, "stray").unwrap();
+    }
+    let before = app.stored_files();
+    app.start_again().await;
+    let found = until("both are counted", async || {
+        let metrics = app.client().await.get("/metrics").await;
+        let metrics = parse_metrics(std::str::from_utf8(&metrics.body).unwrap());
+        let value = |name: &str| metrics.get(&format!("longshore_{name}")).copied().unwrap_or_default();
+        let found = (value("storage_files_without_record"), value("upload_records_without_file"));
+        (found != (0.0, 0.0)).then_some(found)
+    })
+    .await;
+    assert_eq!(found, (2.0, 1.0));
+    assert_eq!(app.stored_files(), before, "nothing is removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,9 @@ struct State {
     /// `None`: nobody has set a limit.
     allowance_bytes: Cell<Option<usize>>,
     reader: Cell<Option<Waker>>,
+    /// The peer sends nothing more, or is gone.
+    has_ended: Cell<bool>,
+    mourner: Cell<Option<Waker>>,
 }
 
 /// Somebody who takes the bytes of a connection as it has room for them. When it is gone, there is no limit.
@@ -55,12 +58,30 @@ impl Inflow {
             self.0.reader.set(Some(cx.waker().clone()));
             return Poll::Pending;
         }
-        let before = buf.filled().len();
+        let (before, room) = (buf.filled().len(), buf.remaining());
         let mut stream = stream.take(read_at_once(buf.remaining(), allowance));
         let polled = Pin::new(&mut stream).poll_read(cx, buf);
         let read = buf.filled().len() - before;
         self.0.allowance_bytes.set(allowance.map(|allowance| allowance.saturating_sub(read)));
+        if matches!(polled, Poll::Ready(_)) && read == 0 && room > 0 {
+            self.0.has_ended.set(true);
+            if let Some(mourner) = self.0.mourner.take() {
+                mourner.wake();
+            }
+        }
         polled
+    }
+
+    /// Waits until the peer has closed its side of the connection, as far as that has been read.
+    pub(crate) async fn ended(&self) {
+        std::future::poll_fn(|cx| {
+            if self.0.has_ended.get() {
+                return Poll::Ready(());
+            }
+            self.0.mourner.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
     }
 
     fn set(&self, allowance_bytes: Option<usize>) {
@@ -191,5 +212,21 @@ mod tests {
             taker.allow(1);
         });
         assert_eq!(read.ok(), Some(5));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_is_heard_of_by_whoever_waits() {
+        let (mut peer, stream) = tokio::io::duplex(64);
+        let inflow = Inflow::default();
+        let mut metered = Metered { stream, inflow: inflow.clone() };
+        let mut gone = std::pin::pin!(inflow.ended());
+        let mut read = [0; 16];
+        peer.write_all(b"more").await.unwrap();
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut metered, &mut read).await.unwrap(), 4);
+        assert!(gone.as_mut().now_or_never().is_none());
+        drop(peer);
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut metered, &mut read).await.unwrap(), 0);
+        assert!(gone.as_mut().now_or_never().is_some());
+        assert!(inflow.ended().now_or_never().is_some(), "also who comes later");
     }
 }

@@ -254,8 +254,9 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
             problem(StatusCode::BAD_REQUEST, "digest-mismatch")
         }
         Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
-        Rejection::PartMissing(_) | Rejection::NotPartial(_) | Rejection::PartUnfinished(_) => {
-            problem(StatusCode::BAD_REQUEST, "bad-part")
-        }
+        Rejection::PartMissing(_)
+        | Rejection::PartTwice { .. }
+        | Rejection::NotPartial(_)
+        | Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "bad-part"),
     }
 }

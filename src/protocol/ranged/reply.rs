@@ -216,6 +216,7 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::BrokenPromise(_) => (StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
         Rejection::IsFinal => (StatusCode::FORBIDDEN, "final-upload"),
         Rejection::PartMissing(_) => (StatusCode::NOT_FOUND, "no-such-part"),
+        Rejection::PartTwice { .. } => (StatusCode::CONFLICT, "part-twice"),
         Rejection::NotPartial(_) => (StatusCode::BAD_REQUEST, "not-partial"),
         Rejection::PartUnfinished(_) => (StatusCode::BAD_REQUEST, "part-unfinished"),
     };

@@ -15,6 +15,7 @@ use crate::engine::command::Append;
 use crate::engine::command::Cancel;
 use crate::engine::command::Create;
 use crate::engine::command::EngineError;
+use crate::engine::command::Unavailable;
 use crate::engine::concatenate::Concatenate;
 use crate::http::Shared;
 use crate::http::body;
@@ -105,7 +106,9 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
                 promised_digests: creation.promised_digests,
                 caller: caller(request, shared),
             };
-            let upload = shared.engine.concatenate(command).await.map_err(refuse)?;
+            let joining = body::while_awaited(request, shared.engine.concatenate(command));
+            let gone = EngineError::Unavailable(Unavailable::Idle);
+            let upload = joining.await.unwrap_or(Err(gone)).map_err(refuse)?;
             return Ok(reply::created(&upload, &shared.location(upload.id())));
         }
     };

@@ -156,6 +156,7 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::BrokenPromise(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
         Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
         Rejection::PartMissing(_) => problem(StatusCode::NOT_FOUND, "no-such-part"),
+        Rejection::PartTwice { .. } => problem(StatusCode::CONFLICT, "part-twice"),
         Rejection::NotPartial(_) => problem(StatusCode::BAD_REQUEST, "not-partial"),
         Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "part-unfinished"),
     }

@@ -231,7 +231,9 @@ async fn parts_and_what_is_made_of_them_are_asked_about() {
     let headers = [("Upload-Length", "5"), ("Upload-Concat", "partial")];
     let part = client.tus("POST", "/files", &headers, b"").await.header("location").unwrap().to_owned();
     assert_eq!(client.patch(&part, 0, BYTES).await.status, 204);
-    let joined = format!("final;{part} {part}");
+    let other = client.tus("POST", "/files", &headers, b"").await.header("location").unwrap().to_owned();
+    assert_eq!(client.patch(&other, 0, BYTES).await.status, 204);
+    let joined = format!("final;{part} {other}");
     application.always(json("200 OK", r#"{"max_size": 9}"#));
     let answer = client.tus("POST", "/files", &[("Upload-Concat", &joined)], b"").await;
     assert_eq!((answer.status, answer.problem()), (413, "over-limit".to_owned()));
@@ -242,10 +244,10 @@ async fn parts_and_what_is_made_of_them_are_asked_about() {
     assert_eq!(client.tus("POST", "/files", &[("Upload-Concat", &joined)], b"").await.status, 201);
     let asked = application.heard();
     let roles: Vec<_> = asked.iter().map(|request| data(request)["role"].as_str().unwrap()).collect();
-    assert_eq!(roles, ["partial", "final", "final", "final"]);
-    let part_id = part.trim_start_matches("/files/");
-    assert_eq!(data(&asked[3])["parts"], json!([part_id, part_id]));
-    assert_eq!(data(&asked[3])["length"], 10);
+    assert_eq!(roles, ["partial", "partial", "final", "final", "final"]);
+    let ids = [part.trim_start_matches("/files/"), other.trim_start_matches("/files/")];
+    assert_eq!(data(&asked[4])["parts"], json!(ids));
+    assert_eq!(data(&asked[4])["length"], 10);
 }
 
 /// webhooks 3.8, rule 3.

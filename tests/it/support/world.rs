@@ -127,6 +127,7 @@ impl World {
             keep_open: Duration::ZERO,
             min_free_bytes: 0,
             max_booked_percent: 50,
+            scan_rate: 0,
             digests: Vec::new(),
             stall_after: Duration::from_secs(30),
             unfinished_expiry: Duration::from_secs(24 * 3600),
