@@ -30,6 +30,7 @@ use storage::ByteStream;
 use storage::Checkpoint;
 use storage::ErrorKind;
 use storage::Holding;
+use storage::KeyStream;
 use storage::Part;
 use storage::Resume;
 use storage::memory::MemoryStore;
@@ -170,13 +171,9 @@ impl BlobStore for Blobs {
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> storage::Result<Resume> {
-        let (inner, faults) = (self.inner.clone(), self.faults.clone());
-        let (parts, into) = (parts.to_vec(), into.clone());
-        set_in_motion(async move {
-            let error = storage_error("concatenate", &into);
-            faults.around(Call::Concatenate, error, inner.concatenate(&parts, &into)).await
-        })
-        .await
+        // Not set in motion: one that is dropped is cancelled, and nothing of it comes after what is done to the blob next.
+        let error = storage_error("concatenate", into);
+        self.faults.around(Call::Concatenate, error, self.inner.concatenate(parts, into)).await
     }
 
     async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {
@@ -214,6 +211,14 @@ impl BlobStore for Blobs {
     async fn available(&self, _to: Option<Holding<'_>>) -> storage::Result<Option<u64>> {
         let error = storage_error("measure", &"the store");
         self.faults.around(Call::Available, error, async { Ok(Some(self.free_bytes())) }).await
+    }
+
+    async fn keys(&self) -> storage::Result<KeyStream> {
+        BlobStore::keys(&self.inner).await
+    }
+
+    async fn holds(&self, key: &BlobKey) -> storage::Result<bool> {
+        self.inner.holds(key).await
     }
 
     async fn check(&self) -> storage::Result<()> {

@@ -317,6 +317,7 @@ fn settings(tuning: &Tuning) -> Settings {
         unfinished_expiry: EXPIRY,
         unfinished_age: AGE,
         max_booked_percent: 90,
+        scan_rate: 0,
         sweep_every: SWEEP_EVERY,
         progress: tuning
             .progress
