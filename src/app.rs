@@ -116,7 +116,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     };
 
     let mut registry = Registry::with_prefix("longshore");
-    let engine = match hooks::application(&config.hooks)? {
+    let engine = match hooks::application(&config.hooks, &rules)? {
         Some((application, metrics)) => {
             metrics.register(&mut registry);
             engine.asking(application)

@@ -27,7 +27,10 @@ impl Hooks for Application {
 }
 
 /// The application as the engine asks it, and what is counted of that; `None` when it wants to be asked nothing.
-pub(super) fn application(config: &config::Hooks) -> anyhow::Result<Option<(Arc<dyn Hooks>, webhook::HookMetrics)>> {
+pub(super) fn application(
+    config: &config::Hooks,
+    rules: &Arc<webhook::EgressRules>,
+) -> anyhow::Result<Option<(Arc<dyn Hooks>, webhook::HookMetrics)>> {
     let Some(secret) = config.secret.as_ref().filter(|_| !config.urls.is_empty()) else { return Ok(None) };
     let settings = webhook::HookSettings {
         urls: config.urls.clone(),
@@ -39,7 +42,7 @@ pub(super) fn application(config: &config::Hooks) -> anyhow::Result<Option<(Arc<
         fail_open: config.fail_open.clone(),
         reject_statuses: config.reject_statuses.clone(),
     };
-    let hooks = webhook::Hooks::new(settings).context("could not prepare to call hooks")?;
+    let hooks = webhook::Hooks::new(settings, Arc::clone(rules)).context("could not prepare to call hooks")?;
     let metrics = hooks.metrics().clone();
     Ok(Some((Arc::new(Application(hooks)), metrics)))
 }

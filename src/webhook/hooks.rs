@@ -9,6 +9,7 @@ mod exchange;
 mod metrics;
 mod question;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio::time::timeout_at;
 
+use crate::domain::endpoint::Origin;
 use crate::domain::hook::Asked;
 use crate::domain::hook::CallOutcome;
 use crate::domain::hook::Hook;
@@ -24,6 +26,10 @@ use crate::domain::hook::Question;
 use crate::domain::hook::Verdict;
 use crate::domain::hook::Wishes;
 use crate::domain::id::HookCallId;
+use crate::webhook::address::EgressRules;
+use crate::webhook::address::RefusedUrl;
+use crate::webhook::gate::Lookup;
+use crate::webhook::gate::system_lookup;
 use crate::webhook::sign::Secret;
 
 pub use metrics::HookMetrics;
@@ -55,6 +61,15 @@ pub struct HookSettings {
     pub fail_open: Vec<Hook>,
     /// Statuses that are a no by themselves.
     pub reject_statuses: Vec<u16>,
+}
+
+/// Why hooks cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidHooks {
+    #[error("hooks.{hook} cannot be used: {why}")]
+    Url { hook: &'static str, why: RefusedUrl },
+    #[error("could not set up the client for hooks")]
+    Client(#[from] reqwest::Error),
 }
 
 /// The application, as far as it can be asked.
@@ -102,7 +117,16 @@ fn is_silence(call: &HookCall) -> bool {
 }
 
 impl Hooks {
-    pub fn new(settings: HookSettings) -> reqwest::Result<Self> {
+    /// Asks only where `rules` let endpoints of the configuration be.
+    pub fn new(settings: HookSettings, rules: Arc<EgressRules>) -> Result<Self, InvalidHooks> {
+        Self::new_with(settings, rules, system_lookup())
+    }
+
+    fn new_with(settings: HookSettings, rules: Arc<EgressRules>, lookup: Lookup) -> Result<Self, InvalidHooks> {
+        for (hook, url) in &settings.urls {
+            let checked = rules.check_url(url.as_str(), Origin::Config);
+            checked.map_err(|why| InvalidHooks::Url { hook: hook.name(), why })?;
+        }
         let target = |(hook, url): &(Hook, Url)| Target {
             hook: *hook,
             url: url.clone(),
@@ -112,7 +136,7 @@ impl Hooks {
         Ok(Self {
             targets: settings.urls.iter().map(target).collect(),
             places: Semaphore::new(settings.max_in_flight),
-            exchange: Exchange::new(settings.max_in_flight, https)?,
+            exchange: Exchange::new(settings.max_in_flight, https, rules, lookup)?,
             metrics: HookMetrics::default(),
             settings,
         })
@@ -222,5 +246,100 @@ impl Hooks {
                 (None, call)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::IpAddr;
+
+    use crate::domain::metadata::Metadata;
+    use crate::domain::size::Length;
+    use crate::domain::upload::Dialect;
+    use crate::domain::upload::NewUpload;
+    use crate::domain::upload::Role;
+    use crate::domain::upload::Terms;
+    use crate::domain::upload::Upload;
+    use crate::webhook::testing::Receiver;
+    use crate::webhook::testing::SECRET;
+    use crate::webhook::testing::Script;
+    use crate::webhook::testing::wall_clock;
+
+    fn settings(url: &str) -> HookSettings {
+        HookSettings {
+            urls: vec![(Hook::PreCreate, url.parse().unwrap())],
+            secret: SECRET.parse().unwrap(),
+            timeout: Duration::from_secs(10),
+            max_in_flight: 8,
+            breaker_failures: 100,
+            breaker_pause: Duration::from_secs(1),
+            fail_open: Vec::new(),
+            reject_statuses: Vec::new(),
+        }
+    }
+
+    fn question() -> Question {
+        let now = wall_clock();
+        let new = NewUpload {
+            id: crate::domain::id::UploadId::new(now, [7; 10]),
+            dialect: Dialect::Tus,
+            role: Role::Single,
+            length: Length::new(11),
+            metadata: Metadata::default(),
+            metadata_as_sent: None,
+            terms: Terms::default(),
+            wanted_digests: vec![],
+            promised_digests: vec![],
+            expires_at: now,
+        };
+        Question::new(Hook::PreCreate, &Upload::create(new, now), None, now, [3; 10])
+    }
+
+    /// Every name leads there.
+    fn leads_to(addresses: &[&str]) -> Lookup {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Arc::new(move |_| {
+            let addresses = addresses.clone();
+            Box::pin(async move { Ok(addresses) })
+        })
+    }
+
+    async fn outcome(url: &str, rules: EgressRules, lookup: Lookup) -> (CallOutcome, Option<String>) {
+        let hooks = Hooks::new_with(settings(url), Arc::new(rules), lookup).unwrap();
+        let call = hooks.ask(question()).await.call.unwrap();
+        (call.outcome, call.message)
+    }
+
+    #[test]
+    fn a_hook_cannot_be_where_clouds_keep_secrets() {
+        for address in ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"] {
+            let refused = Hooks::new(settings(&format!("http://{address}/hooks")), Arc::default()).unwrap_err();
+            assert!(refused.to_string().starts_with("hooks.pre_create cannot be used: its address is"), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_leads_no_hook_where_it_cannot_be() {
+        let receiver = Receiver::start([Script::Status(200)]).await;
+        let by_name = format!("http://hooks.test:{}/hooks", receiver.address.port());
+        let blocked = (CallOutcome::Unreachable, true);
+        for addresses in [["169.254.169.254"], ["fd00:ec2::254"]] {
+            let (outcome, why) = outcome(&by_name, EgressRules::default(), leads_to(&addresses)).await;
+            assert_eq!((outcome, why.unwrap().contains("secrets")), blocked, "{addresses:?}");
+        }
+        // It is this server, by whatever name.
+        for url in [by_name.clone(), receiver.url()] {
+            let rules = EgressRules::default();
+            rules.set_own(vec![receiver.address]);
+            let (outcome, why) = outcome(&url, rules, leads_to(&["127.0.0.1"])).await;
+            assert_eq!((outcome, why.unwrap().contains("this server")), blocked, "{url}");
+        }
+        assert!(receiver.received().is_empty());
+        // What may be private is asked, also when the name has other addresses.
+        let mixed = leads_to(&["169.254.169.254", "127.0.0.1"]);
+        assert_eq!(outcome(&by_name, EgressRules::default(), mixed).await.0, CallOutcome::BadAnswer);
+        assert_eq!(receiver.received().len(), 1);
     }
 }

@@ -79,6 +79,7 @@ pub use health::HealthRules;
 pub use hooks::HookMetrics;
 pub use hooks::HookSettings;
 pub use hooks::Hooks;
+pub use hooks::InvalidHooks;
 pub use keys::DEFAULT_OVERLAP;
 pub use keys::InvalidKey;
 pub use keys::Key;

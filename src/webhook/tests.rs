@@ -596,6 +596,7 @@ async fn a_clock_set_ahead_ends_no_lease() {
     let held = work.outbox.add_for("app");
     receiver.heard(1).await;
     work.clock.step_ahead(Duration::from_hours(10));
+    work.outbox.ring();
     let row = work.outbox.attempted(held, 1).await;
     assert_eq!((row.state, row.outcomes()), (DeliveryState::Ready, vec![AttemptOutcome::Timeout]));
     let next = work.outbox.add(Claim { begun_at: work.clock.now(), ..claim() });

@@ -1,5 +1,8 @@
 //! One exchange with the application: the question sent, and its answer read, within a deadline and up to a size.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use reqwest::Client;
 use reqwest::Response;
@@ -10,11 +13,18 @@ use tokio::time::Instant;
 use tokio::time::timeout_at;
 
 use crate::domain::delivery::AttemptOutcome;
+use crate::domain::endpoint::Origin;
+use crate::webhook::address::EgressRules;
+use crate::webhook::address::literal;
 use crate::webhook::client::Warm;
 use crate::webhook::client::builder;
 use crate::webhook::egress::classify;
 use crate::webhook::egress::install_tls_provider;
 use crate::webhook::egress::root_cause;
+use crate::webhook::gate::EXCHANGE;
+use crate::webhook::gate::Gate;
+use crate::webhook::gate::Lookup;
+use crate::webhook::gate::Trace;
 
 /// The most that is read of an answer.
 pub(super) const LIMIT_BYTES: usize = 16 << 10;
@@ -43,25 +53,43 @@ pub(super) enum Trouble {
     Unreachable(String),
 }
 
+/// What an operator is told of a place that no hook may be at.
+const BLOCKED: &str = "its address is this server's own or where clouds keep the secrets of machines";
+
 #[derive(Debug)]
 pub(super) struct Exchange {
     client: Client,
+    rules: Arc<EgressRules>,
     /// By scheme, host and port.
     warm: Warm<String>,
 }
 
 impl Exchange {
     /// `https`: whether the certificates of the platform are needed.
-    pub(super) fn new(max_in_flight: usize, https: bool) -> reqwest::Result<Self> {
+    pub(super) fn new(
+        max_in_flight: usize,
+        https: bool,
+        rules: Arc<EgressRules>,
+        lookup: Lookup,
+    ) -> reqwest::Result<Self> {
         install_tls_provider();
-        let mut builder = builder(max_in_flight);
+        // What is secure makes no difference to those of the configuration.
+        let gate = Gate { rules: Arc::clone(&rules), origin: Origin::Config, is_secure: false, lookup };
+        let mut builder = builder(max_in_flight).dns_resolver(Arc::new(gate));
         if !https {
             builder = builder.tls_certs_only([]);
         }
-        Ok(Self { client: builder.build()?, warm: Warm::default() })
+        Ok(Self { client: builder.build()?, rules, warm: Warm::default() })
     }
 
     pub(super) async fn send(&self, url: &Url, message: Message, deadline: Instant) -> Result<Answered, Trouble> {
+        let port = url.port_or_known_default().unwrap_or_default();
+        // A resolver is asked only for names.
+        if let Some(address) = literal(url)
+            && self.rules.check_address(SocketAddr::new(address, port), false, Origin::Config).is_err()
+        {
+            return Err(Trouble::Unreachable(BLOCKED.to_owned()));
+        }
         let origin = url.origin().ascii_serialization();
         let reusable = self.warm.is(&origin, Instant::now());
         let exchange = async {
@@ -81,6 +109,7 @@ impl Exchange {
             }
             Ok(answered)
         };
+        let exchange = EXCHANGE.scope(Arc::new(Trace::new(port)), exchange);
         timeout_at(deadline, exchange).await.unwrap_or(Err(Trouble::Timeout))
     }
 
@@ -107,5 +136,8 @@ async fn read(mut response: Response) -> Result<Answered, Trouble> {
 }
 
 fn trouble(error: reqwest::Error) -> Trouble {
-    Trouble::Unreachable(root_cause(&error))
+    match classify(&error) {
+        AttemptOutcome::Blocked => Trouble::Unreachable(BLOCKED.to_owned()),
+        _ => Trouble::Unreachable(root_cause(&error)),
+    }
 }
