@@ -22,4 +22,5 @@ pub mod media;
 pub mod protocol;
 pub mod state;
 pub mod telemetry;
+pub mod terminal;
 pub mod webhook;

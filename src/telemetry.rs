@@ -1,6 +1,7 @@
 //! Logging: where it goes and how it looks.
 //!
-//! Everything goes to stderr; stdout belongs to the one line that tells the address. Times are in UTC.
+//! Everything goes to stderr; stdout belongs to the one line that tells the address. Times are in UTC. Values are escaped
+//! as everything that is printed, so that a line is one line and controls no terminal.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,6 +16,7 @@ use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::field::Visit;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::FormatEvent;
 use tracing_subscriber::fmt::FormatFields;
@@ -26,6 +28,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Format;
 use crate::config::Log;
+use crate::terminal::escaped;
+use crate::terminal::escaped_lines;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,9 +66,73 @@ where
     let filter = EnvFilter::try_new(directives).map_err(|source| Error::Level { level: log.level.clone(), source })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_target(false);
     Ok(match log.format {
-        Format::Text => Dispatch::new(lines.compact().with_ansi(colors == Colors::Ansi).finish()),
+        Format::Text => Dispatch::new(lines.compact().with_ansi(colors == Colors::Ansi).fmt_fields(Text).finish()),
         Format::Json => Dispatch::new(lines.event_format(Json).finish()),
     })
+}
+
+/// The message, and fields as `name=value`.
+///
+/// The formatter of the subscriber escapes only some of what a terminal obeys, and no line ends.
+struct Text;
+
+impl<'writer> FormatFields<'writer> for Text {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut words = Words { writer, is_first: true, written: Ok(()) };
+        fields.record(&mut words);
+        words.written
+    }
+}
+
+struct Words<'writer> {
+    writer: Writer<'writer>,
+    is_first: bool,
+    written: fmt::Result,
+}
+
+impl Words<'_> {
+    fn put(&mut self, name: &str, value: &str) {
+        if self.written.is_ok() {
+            self.written = self.try_put(name, value);
+        }
+    }
+
+    fn try_put(&mut self, name: &str, value: &str) -> fmt::Result {
+        if !std::mem::take(&mut self.is_first) {
+            self.writer.write_char(' ')?;
+        }
+        match (name, self.writer.has_ansi_escapes()) {
+            ("message", _) => {}
+            (_, true) => write!(self.writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?,
+            (_, false) => write!(self.writer, "{name}=")?,
+        }
+        self.writer.write_str(&escaped(value))
+    }
+}
+
+impl Visit for Words<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field.name(), &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.put("message", value),
+            name => self.put(name, &format!("{value:?}")),
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn StdError + 'static)) {
+        self.put(field.name(), &value.to_string());
+        let causes = causes(value);
+        if !causes.is_empty() {
+            self.put(&format!("{}.sources", field.name()), &format!("[{}]", causes.join(", ")));
+        }
+    }
+}
+
+fn causes(error: &(dyn StdError + 'static)) -> Vec<String> {
+    std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect()
 }
 
 /// One object a line: when, how serious, the message, its fields, and the module it comes from.
@@ -86,7 +154,7 @@ where
         line.put("level", event.metadata().level().as_str());
         event.record(&mut line);
         line.put("target", event.metadata().target());
-        writeln!(writer, "{}", Value::Object(line.0))
+        writeln!(writer, "{}", escaped_lines(&Value::Object(line.0).to_string()))
     }
 }
 
@@ -129,8 +197,7 @@ impl Visit for Line {
 
     fn record_error(&mut self, field: &Field, value: &(dyn StdError + 'static)) {
         self.put(field.name(), value.to_string());
-        let causes: Vec<String> =
-            std::iter::successors(value.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+        let causes = causes(value);
         if !causes.is_empty() {
             self.put(&format!("{}.sources", field.name()), causes);
         }
@@ -216,6 +283,26 @@ mod tests {
         assert_eq!(object["error.sources"], serde_json::json!(["the disk is gone"]));
         assert_eq!((&object["took_ms"], &object["answer"], &object["cut"]), (&7.into(), &5.into(), &true.into()));
         assert!(object["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+    }
+
+    /// Names, metadata and the words of receivers get into messages and fields.
+    #[test]
+    fn a_line_is_one_line_and_controls_no_terminal() {
+        let hostile = "a\u{1b}[2J\n2026-11-21 ERROR forged\u{202e}\u{9b}\u{2028}b";
+        for (format, colors) in [(Format::Text, Colors::None), (Format::Json, Colors::Ansi)] {
+            let lines = Lines::default();
+            let to = lines.clone();
+            let dispatch = dispatch(&Log { level: "info".to_owned(), format }, move || to.clone(), colors);
+            tracing::dispatcher::with_default(&dispatch.unwrap(), || {
+                let _span = tracing::info_span!("s", spanned = %hostile).entered();
+                let failed = Failed(io::Error::other(hostile));
+                let error = &failed as &dyn StdError;
+                tracing::warn!(error, shown = %hostile, debugged = ?hostile, text = hostile, "said {hostile}");
+            });
+            let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(written.matches('\n').count(), 1, "{written:?}");
+            assert_eq!(escaped(written.trim_end()), written.trim_end(), "{format:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use clap::Command;
 use crate::config::Config;
 use crate::config::ConfigErrors;
 use crate::config::VARIABLE_PREFIX;
+use crate::terminal::escaped_lines;
 
 pub use settings::load;
 
@@ -118,14 +119,14 @@ impl Failure {
             Self::NotUnderstood(reason) => (format!("longshore: {reason}"), 2),
         };
         // Nobody is left to tell if stderr is closed.
-        drop(writeln!(io::stderr().lock(), "{text}"));
+        drop(writeln!(io::stderr().lock(), "{}", escaped_lines(&text)));
         ExitCode::from(code)
     }
 }
 
-/// Writes a whole text. A reader that has read enough, such as `head`, is not an error.
+/// Writes a whole text, fit for a terminal. A reader that has read enough, such as `head`, is not an error.
 fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(escaped_lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Serving(anyhow::Error::new(error).context("could not write to stdout")))
         }

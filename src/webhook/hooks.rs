@@ -254,6 +254,7 @@ mod tests {
     use super::*;
 
     use std::net::IpAddr;
+    use std::net::SocketAddr;
 
     use crate::domain::metadata::Metadata;
     use crate::domain::size::Length;
@@ -306,8 +307,11 @@ mod tests {
         })
     }
 
-    async fn outcome(url: &str, rules: EgressRules, lookup: Lookup) -> (CallOutcome, Option<String>) {
-        let hooks = Hooks::new_with(settings(url), Arc::new(rules), lookup).unwrap();
+    /// What comes of asking there, from a server that listens at `own`.
+    async fn outcome(url: &str, own: &[SocketAddr], lookup: Lookup) -> (CallOutcome, Option<String>) {
+        let rules = Arc::new(EgressRules::default());
+        let hooks = Hooks::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
+        rules.set_own(own.to_vec());
         let call = hooks.ask(question()).await.call.unwrap();
         (call.outcome, call.message)
     }
@@ -326,20 +330,18 @@ mod tests {
         let by_name = format!("http://hooks.test:{}/hooks", receiver.address.port());
         let blocked = (CallOutcome::Unreachable, true);
         for addresses in [["169.254.169.254"], ["fd00:ec2::254"]] {
-            let (outcome, why) = outcome(&by_name, EgressRules::default(), leads_to(&addresses)).await;
+            let (outcome, why) = outcome(&by_name, &[], leads_to(&addresses)).await;
             assert_eq!((outcome, why.unwrap().contains("secrets")), blocked, "{addresses:?}");
         }
         // It is this server, by whatever name.
         for url in [by_name.clone(), receiver.url()] {
-            let rules = EgressRules::default();
-            rules.set_own(vec![receiver.address]);
-            let (outcome, why) = outcome(&url, rules, leads_to(&["127.0.0.1"])).await;
+            let (outcome, why) = outcome(&url, &[receiver.address], leads_to(&["127.0.0.1"])).await;
             assert_eq!((outcome, why.unwrap().contains("this server")), blocked, "{url}");
         }
         assert!(receiver.received().is_empty());
         // What may be private is asked, also when the name has other addresses.
         let mixed = leads_to(&["169.254.169.254", "127.0.0.1"]);
-        assert_eq!(outcome(&by_name, EgressRules::default(), mixed).await.0, CallOutcome::BadAnswer);
+        assert_eq!(outcome(&by_name, &[], mixed).await.0, CallOutcome::BadAnswer);
         assert_eq!(receiver.received().len(), 1);
     }
 }

@@ -25,6 +25,8 @@ use serde_json::Value;
 use crate::cli::Failure;
 use crate::cli::webhooks::flag;
 use crate::cli::webhooks::switch;
+use crate::terminal::escaped;
+use crate::terminal::escaped_lines;
 use crate::webhook::PublicKey;
 use crate::webhook::Secret;
 use crate::webhook::sign;
@@ -192,7 +194,7 @@ fn line(event: &Value, attempt: &str) -> String {
         None => data.to_string(),
     };
     let line = format!("{}  {:<18} {about}  {far}{again}", text(&event["timestamp"]), text(&event["type"]));
-    line.replace(char::is_control, " ").trim_end().to_owned()
+    escaped(line.trim_end()).into_owned()
 }
 
 fn unix_seconds() -> i64 {
@@ -203,7 +205,7 @@ fn unix_seconds() -> i64 {
 fn say(text: &str) {
     // Nobody is left to tell if stdout is closed.
     let mut out = io::stdout().lock();
-    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+    drop(writeln!(out, "{}", escaped_lines(text)).and_then(|()| out.flush()));
 }
 
 #[cfg(test)]

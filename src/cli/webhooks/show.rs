@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::terminal::escaped;
+
 pub(super) fn pretty(answer: &Value) -> String {
     format!("{answer:#}\n")
 }
@@ -79,7 +81,7 @@ fn result(attempt: &Value) -> String {
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.replace(char::is_control, " "),
+        Value::String(text) => escaped(text).into_owned(),
         other => other.to_string(),
     }
 }
@@ -114,18 +116,18 @@ fn tell(lines: &mut String, value: &Value, depth: usize) {
             for (name, value) in fields {
                 match value {
                     Value::Object(inner) if !inner.is_empty() => {
-                        lines.push_str(&format!("{indent}{name}:\n"));
+                        lines.push_str(&format!("{indent}{}:\n", escaped(name)));
                         tell(lines, value, depth + 1);
                     }
                     Value::Array(items) if items.iter().any(Value::is_object) => {
-                        lines.push_str(&format!("{indent}{name}:\n"));
+                        lines.push_str(&format!("{indent}{}:\n", escaped(name)));
                         for (number, item) in items.iter().enumerate() {
                             lines.push_str(&format!("{indent}  {}.\n", number + 1));
                             tell(lines, item, depth + 2);
                         }
                     }
-                    Value::Array(_) => lines.push_str(&format!("{indent}{name}: {}\n", words(value))),
-                    other => lines.push_str(&format!("{indent}{name}: {}\n", word(other))),
+                    Value::Array(_) => lines.push_str(&format!("{indent}{}: {}\n", escaped(name), words(value))),
+                    other => lines.push_str(&format!("{indent}{}: {}\n", escaped(name), word(other))),
                 }
             }
         }
@@ -161,7 +163,11 @@ x        disabled (gone)  u            a,b       100000+  2026-11-21T22:31:30Z
     /// What a receiver answered must not move the cursor of a terminal.
     #[test]
     fn nothing_printed_controls_the_terminal() {
-        let answer = json!({ "id": "d", "attempts": [{ "status": 200, "response_body": "a\u{1b}[2Jb" }] });
-        assert_eq!(readable(&answer), "id: d\nattempts:\n  1.\n    status: 200\n    response_body: a [2Jb\n");
+        let answer =
+            json!({ "id": "d", "attempts": [{ "status": 200, "response_body": "a\u{1b}[2Jb\nid: e", "\u{202e}": 1 }] });
+        assert_eq!(
+            readable(&answer),
+            "id: d\nattempts:\n  1.\n    status: 200\n    response_body: a\\u001b[2Jb\\u000aid: e\n    \\u202e: 1\n"
+        );
     }
 }
