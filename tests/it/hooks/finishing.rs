@@ -109,7 +109,9 @@ async fn a_part_is_not_asked_about_but_what_is_made_of_it() {
     let part = client.tus("POST", "/files", &headers, b"").await.header("location").unwrap().to_owned();
     assert_eq!(client.patch(&part, 0, BYTES).await.status, 204);
     assert_eq!(application.heard().len(), 0);
-    let joined = format!("final;{part} {part}");
+    let other = client.tus("POST", "/files", &headers, b"").await.header("location").unwrap().to_owned();
+    assert_eq!(client.patch(&other, 0, BYTES).await.status, 204);
+    let joined = format!("final;{part} {other}");
     let answer = client.tus("POST", "/files", &[("Upload-Concat", &joined)], b"").await;
     is_refused(&answer, 422, "not a video", "a final one");
     assert_eq!(data(&application.heard()[0])["role"], "final");
