@@ -46,6 +46,7 @@ use crate::http::access::Logged;
 use crate::http::access::Origins;
 use crate::http::access::Reach;
 use crate::http::access::Token;
+use crate::http::shares::Share;
 use crate::keyring::ServerKeys;
 use crate::keyring::StageTokens;
 use crate::state::Outbox;
@@ -124,6 +125,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         None => engine,
     };
 
+    let refusals = http::refusals::Refusals::default();
+    refusals.register(&mut registry);
     engine.metrics().register(&mut registry);
     sender.metrics().register(&mut registry);
 
@@ -131,7 +134,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.start_sweeping();
     engine.start_inventory();
 
-    let shared = web::Data::new(shared(&config, engine.clone(), &sender, registry, &server_keys, answer_memory));
+    let shared =
+        web::Data::new(shared(&config, engine.clone(), &sender, registry, refusals, &server_keys, answer_memory));
     let listeners = Listeners::start(&config, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     let stop_sending = CancellationToken::new();
@@ -226,6 +230,7 @@ fn shared(
     engine: Engine,
     sender: &webhook::Sender,
     registry: Registry,
+    refusals: http::refusals::Refusals,
     server_keys: &ServerKeys,
     answer_memory: Pool,
 ) -> Shared {
@@ -246,6 +251,20 @@ fn shared(
         },
         forward_headers: forward_headers(&config.hooks),
         idle_timeout: config.limits.idle_timeout,
+        min_rate_bytes: config.limits.min_rate_bytes,
+        proxies: http::clients::Proxies {
+            trusted: config.server.trusted_proxies.clone(),
+            field: match config.server.trusted_proxy_header {
+                config::ProxyHeader::XForwardedFor => http::clients::ProxyField::XForwardedFor,
+                config::ProxyHeader::Forwarded => http::clients::ProxyField::Forwarded,
+            },
+        },
+        shares: http::Shares {
+            connections: Share::new(config.limits.max_connections_per_address),
+            streams: Share::new(config.status.max_streams_per_address),
+            uploads: Share::new(config.limits.max_active_uploads_per_address),
+        },
+        refusals,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,
         heartbeat: config.status.heartbeat,

@@ -18,13 +18,19 @@ pub struct Limits {
     pub max_upload_bytes: u64,
     pub max_metadata_bytes: u64,
     pub max_active_uploads: usize,
+    /// `None`: an address has no share of its own.
+    pub max_active_uploads_per_address: Option<usize>,
     pub max_ranges: u32,
     pub max_parallel_ranges: usize,
     pub max_replaced_bytes: u64,
     pub max_connections: usize,
+    /// `None`: an address has no share of its own.
+    pub max_connections_per_address: Option<usize>,
     pub max_read_connections: usize,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
+    /// Bytes a second; 0 asks for none.
+    pub min_rate_bytes: u64,
     pub keep_alive: Duration,
     pub reader_timeout: Duration,
     pub answer_timeout: Duration,
@@ -47,10 +53,13 @@ impl Limits {
             max_ranges: from.count("limits.max_ranges", 1..=100_000),
             max_parallel_ranges: from.count("limits.max_parallel_ranges", 1..=1_000),
             max_replaced_bytes: from.size("limits.max_replaced_size", 0..=GIB),
+            max_connections_per_address: share(from.count("limits.max_connections_per_address", 0..=1_000_000)),
+            max_active_uploads_per_address: share(from.count("limits.max_active_uploads_per_address", 0..=1_000_000)),
             max_connections: from.count("limits.max_connections", 1..=1_000_000),
             max_read_connections: from.count("limits.max_read_connections", 1..=1_000_000),
             header_timeout: from.duration("limits.header_timeout", secs(1)..=minutes(5)),
             idle_timeout: from.duration("limits.idle_timeout", secs(1)..=hours(1)),
+            min_rate_bytes: from.size("limits.min_rate", 0..=MIB),
             keep_alive: from.duration("limits.keep_alive", secs(1)..=hours(1)),
             reader_timeout: from.duration("limits.reader_timeout", secs(1)..=hours(24)),
             answer_timeout: from.duration("limits.answer_timeout", secs(1)..=hours(1)),
@@ -63,4 +72,9 @@ impl Limits {
             sweep_every: from.duration("limits.sweep_every", ms(100)..=hours(1)),
         }
     }
+}
+
+/// A limit for each address; 0 is none.
+pub(super) fn share(count: usize) -> Option<usize> {
+    Some(count).filter(|count| *count > 0)
 }

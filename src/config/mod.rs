@@ -58,6 +58,7 @@ pub use registry::VARIABLE_PREFIX;
 pub use registry::keys;
 pub use retention::Retention;
 pub use secret::Secret;
+pub use server::ProxyHeader;
 pub use server::Server;
 pub use status::Status;
 pub use storage::Durability;

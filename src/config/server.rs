@@ -9,7 +9,9 @@ use reqwest::Url;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::units::hours;
+use crate::config::webhooks::networks;
 use crate::domain::host::Host;
+use crate::domain::network::Network;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -18,6 +20,9 @@ pub struct Server {
     pub data_dir: PathBuf,
     /// What links begin with, without a slash at the end. `None`: each request's own host.
     pub public_url: Option<String>,
+    /// Whose word about their clients counts.
+    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxy_header: ProxyHeader,
     /// `None`: one for each processor core.
     pub workers: Option<usize>,
     /// Where only reading is served, by threads of its own. `None`: nowhere but at `listen`.
@@ -28,12 +33,21 @@ pub struct Server {
     pub shutdown_timeout: Duration,
 }
 
+/// Where a trusted proxy says whom it passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyHeader {
+    XForwardedFor,
+    Forwarded,
+}
+
 impl Server {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
             listen: read_listen(from),
             data_dir: from.text("data_dir", data_dir),
             public_url: from.text("public_url", public_url),
+            trusted_proxies: from.list("trusted_proxies", networks),
+            trusted_proxy_header: from.text("trusted_proxy_header", proxy_header),
             workers: Some(from.count("workers", 0..=512)).filter(|workers| *workers > 0),
             read_listen: from
                 .text("read_listen", |text| if text.is_empty() { Ok(None) } else { address(text).map(Some) }),
@@ -99,4 +113,15 @@ fn public_url(text: &str) -> Judged<Option<String>> {
                 https://uploads.example.com";
     let url = Url::parse(text).ok().filter(plain).ok_or(hint)?;
     Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
+}
+
+fn proxy_header(text: &str) -> Judged<ProxyHeader> {
+    match text {
+        _ if text.eq_ignore_ascii_case("x-forwarded-for") => Ok(ProxyHeader::XForwardedFor),
+        _ if text.eq_ignore_ascii_case("forwarded") => Ok(ProxyHeader::Forwarded),
+        _ => {
+            Err("not a field that proxies are known to report clients in; write x-forwarded-for or forwarded"
+                .to_owned())
+        }
+    }
 }

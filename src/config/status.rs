@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::limits::share;
 use crate::config::reader::Reader;
 use crate::config::units::minutes;
 use crate::config::units::secs;
@@ -11,6 +12,8 @@ pub struct Status {
     pub long_poll_max: Duration,
     pub heartbeat: Duration,
     pub max_streams: usize,
+    /// `None`: an address has no share of its own.
+    pub max_streams_per_address: Option<usize>,
     pub max_page: u32,
 }
 
@@ -20,6 +23,7 @@ impl Status {
             long_poll_max: from.duration("status.long_poll_max", Duration::ZERO..=minutes(10)),
             heartbeat: from.duration("status.heartbeat", secs(1)..=minutes(5)),
             max_streams: from.count("status.max_streams", 0..=100_000),
+            max_streams_per_address: share(from.count("status.max_streams_per_address", 0..=100_000)),
             max_page: from.count("status.max_page", 1..=10_000),
         }
     }

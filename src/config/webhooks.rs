@@ -123,7 +123,7 @@ impl Webhooks {
     }
 }
 
-fn networks(items: Vec<&str>) -> Judged<Vec<Network>> {
+pub(super) fn networks(items: Vec<&str>) -> Judged<Vec<Network>> {
     items.into_iter().map(|item| item.parse().map_err(|why| format!("{item:?} is {why}"))).collect()
 }
 

@@ -18,6 +18,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::StatusCode;
@@ -207,6 +208,23 @@ impl Access {
             _ => {}
         }
         Some(refusal.problem())
+    }
+
+    /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it comes from a
+    /// program on this machine.
+    pub(super) fn shows_reasons(&self, request: &HttpRequest) -> bool {
+        let head = request.head();
+        let credential = self.credential(bearer(&head.headers), Place::Health);
+        let asked = Asked {
+            place: Place::Health,
+            act: Act::Get,
+            credential,
+            host: Called::of(head),
+            page: Page::of(&head.headers),
+            proxied: request::came_through_a_proxy(&head.headers),
+        };
+        let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
+        credential != Credential::Nothing || (self.token.is_none() && is_near)
     }
 
     fn credential(&self, given: &[u8], place: Place) -> Credential {

@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
@@ -38,10 +39,16 @@ use crate::domain::upload::Upload;
 use crate::engine::command::BodyEnd;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
+use crate::engine::feed::Ended;
 use crate::engine::feed::Feed;
+use crate::http::listen::deadline::Deadline;
+use crate::http::listen::exchange::Exchange;
 use crate::http::listen::inflow::Inflow;
 use crate::http::listen::inflow::Taker;
 use crate::http::listen::interim::Interim;
+use crate::http::pace::MinRate;
+use crate::http::pace::Pace;
+use crate::http::pace::Pauses;
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::BodySize;
 
@@ -97,6 +104,7 @@ pub(crate) async fn pump_and_tell(
 ) -> Result<Upload, EngineError> {
     // HTTP/2 has windows of its own for this.
     let taker = request.conn_data::<Inflow>().map(Inflow::take_over);
+    let pauses = request.extensions().get::<Pauses>().cloned();
     let mut telling = tell.map(Telling::new);
     let end = loop {
         if let Some(telling) = &mut telling {
@@ -104,7 +112,7 @@ pub(crate) async fn pump_and_tell(
         }
         match next(&mut payload, &mut feed, taker.as_ref(), idle_timeout).await {
             Some(Some(Ok(chunk))) => {
-                if feed.push(&chunk).await.is_err() {
+                if push(&mut feed, &chunk, pauses.as_ref()).await.is_err() {
                     break BodyEnd::Cut;
                 }
             }
@@ -117,6 +125,19 @@ pub(crate) async fn pump_and_tell(
     match end {
         BodyEnd::Complete => Ok(upload),
         BodyEnd::Cut => Err(broken_off()),
+    }
+}
+
+/// Hands bytes on. While that has to wait, other requests of the connection may have to, too.
+async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<(), Ended> {
+    let mut pushing = pin!(feed.push(chunk));
+    let Some(pauses) = pauses else { return pushing.await };
+    match futures::poll!(pushing.as_mut()) {
+        Poll::Ready(pushed) => pushed,
+        Poll::Pending => {
+            let _pause = pauses.begin();
+            pushing.await
+        }
     }
 }
 
@@ -221,13 +242,28 @@ struct Shared {
     ended: bool,
     /// While the client waits to be told to send: what tells it.
     held_back: Option<Interim>,
+    /// Over HTTP/1.1: what is known of the body's framing.
+    exchange: Option<Exchange>,
+    read_bytes: u64,
+    /// Where the body has to keep a minimum rate.
+    pace: Option<Pace>,
+    is_too_slow: bool,
 }
 
 impl Inlet {
-    /// Puts itself between a request and its body.
-    pub(super) fn tap(request: &mut ServiceRequest) -> Self {
+    /// Puts itself between a request and its body, which has to come at least so fast.
+    pub(super) fn tap(request: &mut ServiceRequest, least: Option<MinRate>) -> Self {
         let held_back = request.head().expect().then(|| Interim::of(request)).flatten();
-        let inlet = Self(Rc::new(RefCell::new(Shared { payload: request.take_payload(), ended: false, held_back })));
+        let pauses = request.extensions().get::<Pauses>().cloned().unwrap_or_default();
+        let inlet = Self(Rc::new(RefCell::new(Shared {
+            payload: request.take_payload(),
+            ended: false,
+            held_back,
+            exchange: request.conn_data::<Exchange>().cloned(),
+            read_bytes: 0,
+            pace: least.map(|least| Pace::new(least, pauses)),
+            is_too_slow: false,
+        })));
         request.set_payload(Payload::Stream { payload: Box::pin(inlet.clone()) });
         inlet
     }
@@ -237,9 +273,49 @@ impl Inlet {
         self.0.borrow().ended
     }
 
+    /// Whether the body ended because it came too slowly.
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.0.borrow().is_too_slow
+    }
+
+    /// Whether the body ended where its framing is broken.
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.borrow().is_broken()
+    }
+
     /// Whether the client still waits to be told to send the body.
     fn is_held_back(&self) -> bool {
         self.0.borrow().held_back.is_some()
+    }
+}
+
+impl Shared {
+    /// What comes next, as the rate and the framing of the body allow.
+    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        if self.is_too_slow {
+            let slow = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            return Poll::Ready(Some(Err(PayloadError::Incomplete(Some(slow)))));
+        }
+        let polled = Pin::new(&mut self.payload).poll_next(cx);
+        match &polled {
+            Poll::Pending if self.is_broken() => return Poll::Ready(Some(Err(PayloadError::EncodingCorrupted))),
+            Poll::Pending => {
+                if let Some(pace) = &mut self.pace {
+                    pace.wait();
+                }
+            }
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.read_bytes += bytes.len() as u64;
+                // These bytes still count.
+                self.is_too_slow = self.pace.as_mut().is_some_and(|pace| !pace.came(bytes.len()));
+            }
+            Poll::Ready(None | Some(Err(_))) => {}
+        }
+        polled
+    }
+
+    fn is_broken(&self) -> bool {
+        self.exchange.as_ref().and_then(Exchange::breaks_at) == Some(self.read_bytes)
     }
 }
 
@@ -248,17 +324,22 @@ impl Stream for Inlet {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut shared = self.0.borrow_mut();
-        let polled = Pin::new(&mut shared.payload).poll_next(cx);
+        let polled = shared.poll_payload(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             shared.ended = true;
         }
         // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any more.
-        if shared.held_back.as_ref().is_some_and(|interim| polled.is_ready() || interim.send_continue()) {
+        let comes = polled.is_ready() || shared.exchange.as_ref().is_some_and(Exchange::has_body);
+        if shared.held_back.as_ref().is_some_and(|interim| comes || interim.send_continue()) {
             shared.held_back = None;
         }
         polled
     }
 }
+
+/// How long a client that was answered may be silent in the middle of its body. Either it has read the answer, or it is
+/// gone.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// An answer that, once sent, goes on reading the request's body for a while.
 pub(super) struct Draining {
@@ -266,27 +347,35 @@ pub(super) struct Draining {
     inlet: Inlet,
     patience: Duration,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    silence: Deadline,
 }
 
 impl Draining {
     pub(super) fn new(answer: BoxBody, inlet: Inlet, patience: Duration) -> Self {
-        Self { answer, inlet, patience, deadline: None }
+        Self { answer, inlet, patience, deadline: None, silence: Deadline::none() }
     }
 
     fn drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_first = self.deadline.is_none();
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
         if deadline.poll_unpin(cx).is_ready() {
             return Poll::Ready(());
         }
         // Other connections of this thread get their turn, however fast this client is.
-        for _ in 0..64 {
+        for turn in 0..64 {
             match Pin::new(&mut self.inlet).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending if self.inlet.is_held_back() => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if is_first || turn > 0 {
+                        self.silence.set(Instant::now() + LINGER);
+                    }
+                    return self.silence.poll_passed(cx);
+                }
             }
         }
+        self.silence.set(Instant::now() + LINGER);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

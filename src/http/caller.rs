@@ -7,6 +7,7 @@ use actix_web::http::header::HeaderName;
 
 use crate::domain::hook::Caller;
 use crate::http::Shared;
+use crate::http::clients::client_of;
 
 /// The request as the application sees it; `None` when nobody is ever asked.
 ///
@@ -16,7 +17,7 @@ pub(crate) fn caller(request: &HttpRequest, shared: &Shared) -> Option<Arc<Calle
     Some(Arc::new(Caller {
         method: request.method().as_str().to_owned(),
         path: request.path().to_owned(),
-        remote: request.peer_addr().map(|address| address.ip().to_string()),
+        remote: client_of(request).map(|address| address.to_string()),
         headers: forwarded.iter().filter_map(|name| Some((name.to_string(), field(request, name)?))).collect(),
     }))
 }

@@ -1,6 +1,9 @@
 //! What every request and every answer goes through, in this order: a request id and one log line, CORS, who may, the
 //! route, and last the reading of a body that nobody read.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use actix_web::Error;
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
@@ -24,15 +27,24 @@ use crate::http::Shared;
 use crate::http::access::Origins;
 use crate::http::body::Draining;
 use crate::http::body::Inlet;
+use crate::http::clients::Client;
 use crate::http::error::Problem;
 use crate::http::error::RequestId;
 use crate::http::error::new_request_id;
 use crate::http::json;
+use crate::http::listen::exchange::HangUp;
+use crate::http::pace::MinRate;
+use crate::http::refusals::Reason;
+use crate::http::shares::Part;
+use crate::http::shares::UsedUp;
 use crate::protocol::tus::wire;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+
+/// Where Google's libraries start sessions.
+const BUCKETS: &str = "/upload/";
 
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const ALLOW_HEADERS: &str = "Authorization, Content-Type, Content-Disposition, Content-Encoding, Content-Range, \
@@ -53,29 +65,47 @@ pub(super) async fn edge(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
     let shared = request.app_data::<web::Data<Shared>>().expect("every app has its shared state").clone();
-    let id = chosen_id(request.headers()).unwrap_or_else(new_request_id);
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let client = shared.proxies.client(peer, request.headers());
+    request.extensions_mut().insert(Client(client));
+    let chosen = if is_near(peer, &shared) { chosen_id(request.headers()) } else { None };
+    let id = chosen.unwrap_or_else(new_request_id);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let inlet = Inlet::tap(&mut request);
+    let inlet = Inlet::tap(&mut request, min_rate(client, &shared));
     if carries_body(request.headers()) {
         detach(request.headers_mut());
     }
 
-    let mut response = match shared.access.refuse(&request) {
-        Some(refusal) => {
+    let refused = match shared.access.refuse(&request) {
+        Some(refusal) => Err(refusal),
+        None => take_share(&request, client, &shared),
+    };
+    let mut response = match refused {
+        Err(refusal) => {
             let refusal = refusal.respond(request.request());
             request.into_response(refusal)
         }
-        None => next.call(request).await?.map_into_boxed_body(),
+        Ok(_part) => next.call(request).await?.map_into_boxed_body(),
     };
     if let Some(error) = response.response().error() {
         let rendered = from_framework(error, response.request());
         response = response.into_response(rendered);
     }
+    if inlet.is_broken() {
+        let detail = "the chunked framing of the body is broken; what came before that is kept";
+        let broken = Problem::bad_request("broken-framing", detail).respond(response.request());
+        response = response.into_response(broken);
+    }
     let (http, mut answer) = response.into_parts();
     answer = shared.answers.hold(&http, answer).await;
+    if inlet.is_too_slow() {
+        shared.refusals.note(Reason::SlowBody, client, "limits.min_rate");
+        answer.extensions_mut().insert(HangUp);
+    }
     add_headers(&http, &shared, &id, answer.headers_mut());
     tracing::debug!(
         request = %id,
+        client = client.map(tracing::field::display),
         method = %http.method(),
         path = http.path(),
         status = answer.status().as_u16(),
@@ -87,6 +117,35 @@ pub(super) async fn edge(
         answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, shared.drain_timeout)));
     }
     Ok(ServiceResponse::new(http, answer))
+}
+
+/// Whether a request comes from this machine, or through a proxy that is trusted.
+fn is_near(peer: Option<IpAddr>, shared: &Shared) -> bool {
+    peer.is_some_and(|peer| peer.to_canonical().is_loopback() || shared.proxies.trusts(peer))
+}
+
+/// What the body of a request has to keep up with. Programs on this machine are not in a hurry.
+fn min_rate(client: Option<IpAddr>, shared: &Shared) -> Option<MinRate> {
+    let least = MinRate { bytes_per_second: shared.min_rate_bytes, window: shared.idle_timeout };
+    let is_far = client.is_some_and(|client| !client.is_loopback());
+    Some(least).filter(|least| is_far && least.bytes_per_second > 0)
+}
+
+/// Part of the client's share of uploads, for a request that brings bytes of one.
+fn take_share(request: &ServiceRequest, client: Option<IpAddr>, shared: &Shared) -> Result<Part, Problem> {
+    let path = request.path();
+    let brings_bytes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+        && (path.starts_with(wire::BASE_PATH) || path.starts_with(BUCKETS))
+        && carries_body(request.headers());
+    if !brings_bytes {
+        return Ok(Part::default());
+    }
+    shared.shares.uploads.take(client).map_err(|UsedUp| {
+        shared.refusals.note(Reason::Uploads, client, path);
+        let detail =
+            "clients at this address are sending as many uploads as are allowed at once; come back in a moment";
+        Problem::try_again("too-many-uploads", detail, Duration::from_secs(5))
+    })
 }
 
 /// A request id sent along is kept if it is one, so that logs of several servers can be joined.

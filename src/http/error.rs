@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::http::ConnectionType;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderName;
@@ -34,6 +35,13 @@ pub struct Problem {
     /// What programs need besides.
     members: Vec<(&'static str, Value)>,
     headers: Vec<(HeaderName, String)>,
+}
+
+/// Whether an answer has its body with it. That to HEAD has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShowsBody {
+    Yes,
+    No,
 }
 
 /// The id of a request, in its answer and in every log line about it.
@@ -114,7 +122,23 @@ impl Problem {
     }
 
     pub fn respond(self, request: &HttpRequest) -> HttpResponse {
-        let body = self.body(&request_id(request));
+        let id = request_id(request);
+        self.respond_as(&id)
+    }
+
+    /// The answer where there is no request that could be shown to the application.
+    pub(super) fn respond_alone(self) -> HttpResponse {
+        let id = new_request_id();
+        let mut response = self
+            .with(HeaderName::from_static("x-request-id"), id.as_str())
+            .with(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .respond_as(&id);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+        response
+    }
+
+    fn respond_as(self, id: &str) -> HttpResponse {
+        let body = self.body(id);
         let mut response = HttpResponse::build(self.status);
         response.reason(reason(self.status));
         for (name, value) in self.headers {
@@ -123,8 +147,14 @@ impl Problem {
         response.insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/problem+json").body(body)
     }
 
-    /// The whole answer as HTTP/1.1, for a connection that closes after it and on which no request was read.
-    pub(super) fn to_http1(&self) -> Vec<u8> {
+    /// Says it with another status, where a client would misunderstand its own.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The whole answer as HTTP/1.1, for a connection that closes after it and on which no request is served.
+    pub(super) fn to_http1(&self, shows_body: ShowsBody) -> Vec<u8> {
         let id = new_request_id();
         let body = self.body(&id);
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status.as_u16(), reason(self.status));
@@ -134,7 +164,10 @@ impl Problem {
         head.push_str(&format!("content-length: {}\r\nx-request-id: {id}\r\n", body.len()));
         head.push_str("content-type: application/problem+json\r\nx-content-type-options: nosniff\r\n");
         head.push_str("cache-control: no-store\r\nconnection: close\r\n\r\n");
-        [head, body].concat().into_bytes()
+        match shows_body {
+            ShowsBody::Yes => [head, body].concat().into_bytes(),
+            ShowsBody::No => head.into_bytes(),
+        }
     }
 
     fn body(&self, request_id: &str) -> String {

@@ -32,9 +32,13 @@ use crate::engine::watch::Bell;
 use crate::http::Shared;
 use crate::http::answers::PIECE_BYTES;
 use crate::http::answers::Room;
+use crate::http::clients::client_of;
 use crate::http::error::Problem;
 use crate::http::query;
 use crate::http::query::Query;
+use crate::http::refusals::Reason;
+use crate::http::shares::Part;
+use crate::http::shares::UsedUp;
 use crate::http::status;
 use crate::http::status::PROGRESS_EVERY;
 use crate::http::unless_reading;
@@ -63,7 +67,7 @@ pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: 
 async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     let id = status::parse_id(id)?;
     let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
-    let seat = Seat::take(&shared)?;
+    let seat = Seat::take(&shared, request)?;
     let bell = shared.engine.bell(id);
     let status = shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
     let newest = status.upload.record().next_sequence - 1;
@@ -101,7 +105,7 @@ pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> H
 
 async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
     let Ask { seen, .. } = ask(request, &["last_event_id"])?;
-    let seat = Seat::take(&shared)?;
+    let seat = Seat::take(&shared, request)?;
     let bell = shared.engine.bell_for_all();
     let refuse = |error| status::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
@@ -182,14 +186,26 @@ fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
 }
 
 /// One of the bounded number of clients that may wait for events, on a stream or a long-poll.
-pub(super) struct Seat(Arc<AtomicUsize>);
+pub(super) struct Seat {
+    all: Arc<AtomicUsize>,
+    _of_address: Part,
+}
 
 impl Seat {
-    pub(super) fn take(shared: &Shared) -> Result<Self, Problem> {
-        let seat = Self(Arc::clone(&shared.streams));
-        if seat.0.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
+    pub(super) fn take(shared: &Shared, request: &HttpRequest) -> Result<Self, Problem> {
+        let soon = std::time::Duration::from_secs(10);
+        let client = client_of(request);
+        let streams = &shared.shares.streams;
+        let of_address = streams.take(client).map_err(|UsedUp| {
+            shared.refusals.note(Reason::Streams, client, request.path());
+            let most = streams.limit().unwrap_or_default();
+            let detail = format!("clients at this address are waiting for events {most} times, as often as is allowed");
+            Problem::try_again("too-many-streams", detail, soon)
+        })?;
+        let seat = Self { all: Arc::clone(&shared.streams), _of_address: of_address };
+        if seat.all.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
             let detail = format!("{} clients are waiting for events, as many as are allowed", shared.max_streams);
-            return Err(Problem::try_again("too-many-streams", detail, std::time::Duration::from_secs(10)));
+            return Err(Problem::try_again("too-many-streams", detail, soon));
         }
         Ok(seat)
     }
@@ -197,7 +213,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What operators and their machines ask: alive, ready, and how much of what.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
@@ -9,7 +10,6 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::engine::Engine;
 use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::unless_reading;
@@ -19,40 +19,57 @@ pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
     unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Uploads can be taken now, and webhooks are being sent: the data folder and the database were tried.
+/// Uploads can be taken now, and webhooks are being sent: the data folder and the database were tried. Everyone may
+/// know whether it is ready; why it is not is for those who have a credential.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
     }
-    let ready = shared.readiness.get(&shared.engine).await;
+    let engine = shared.engine.clone();
+    let ready = shared.readiness.get(async move { engine.check().await }).await;
     // A server that takes uploads and tells nobody is no use either.
     match ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string())) {
         Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
-        Err(detail) => Problem::try_again("not-ready", detail, Duration::from_secs(5)).respond(&request),
+        Err(reasons) => {
+            let detail = if shared.access.shows_reasons(&request) { reasons } else { "not ready".to_owned() };
+            Problem::try_again("not-ready", detail, Duration::from_secs(5)).respond(&request)
+        }
     }
 }
 
-/// What the last try came to. Trying writes to disk, so there is one try at a time, and whoever came before it began
-/// shares it: a crowd of questions costs two tries, and no answer is older than its question.
+/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for [`FRESH_FOR`] after
+/// it, however many ask and whether they wait for the answer or not.
 #[derive(Debug, Default)]
-pub struct Readiness(Mutex<Option<(Instant, Result<(), String>)>>);
+pub struct Readiness(Arc<Mutex<Option<Tried>>>);
+
+#[derive(Debug)]
+struct Tried {
+    at: Instant,
+    outcome: Result<(), String>,
+}
+
+/// How long the outcome of a try is good.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 impl Readiness {
-    async fn get(&self, engine: &Engine) -> Result<(), String> {
-        let asked_at = Instant::now();
-        let mut last = self.0.lock().await;
-        if let Some((began_at, outcome)) = &*last
-            && *began_at >= asked_at
-        {
-            return outcome.clone();
-        }
-        let began_at = Instant::now();
-        let outcome = engine.check().await.map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
-            format!("uploads cannot be taken now: {error}")
+    async fn get<E>(&self, probe: impl Future<Output = Result<(), E>> + Send + 'static) -> Result<(), String>
+    where
+        E: std::error::Error + Send + 'static,
+    {
+        let last = Arc::clone(&self.0);
+        let looking = tokio::spawn(async move {
+            let mut last = last.lock().await;
+            if let Some(tried) = last.as_ref().filter(|tried| tried.at.elapsed() < FRESH_FOR) {
+                return tried.outcome.clone();
+            }
+            let outcome = probe.await.map_err(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
+                format!("uploads cannot be taken now: {error}")
+            });
+            *last = Some(Tried { at: Instant::now(), outcome: outcome.clone() });
+            outcome
         });
-        *last = Some((began_at, outcome.clone()));
-        outcome
+        looking.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))
     }
 }
 
@@ -67,5 +84,39 @@ pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> 
             HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
         }
         Err(std::fmt::Error) => HttpResponse::InternalServerError().finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_costs_one_try_a_second_also_when_nobody_waits_for_it() {
+        let readiness = Readiness::default();
+        let tries = Arc::new(AtomicUsize::new(0));
+        let probe = || {
+            let tries = Arc::clone(&tries);
+            async move {
+                let count = tries.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if count == 0 { Ok(()) } else { Err(io::Error::other("no disk")) }
+            }
+        };
+        for (round, is_ready) in [(1, true), (2, false)] {
+            for _ in 0..100 {
+                assert!(readiness.get(probe()).now_or_never().is_none());
+            }
+            let crowd = futures::future::join_all((0..100).map(|_| readiness.get(probe()))).await;
+            assert!(crowd.iter().all(|ready| ready.is_ok() == is_ready), "{round}");
+            assert_eq!(tries.load(Ordering::Relaxed), round);
+            tokio::time::advance(FRESH_FOR).await;
+        }
     }
 }

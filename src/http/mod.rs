@@ -26,6 +26,7 @@ pub(crate) mod answers;
 mod attachment;
 pub mod body;
 pub(crate) mod caller;
+pub mod clients;
 pub mod download;
 mod edge;
 pub mod error;
@@ -35,9 +36,12 @@ pub mod health;
 mod hook_calls;
 mod json;
 pub mod listen;
+pub(crate) mod pace;
 pub(crate) mod query;
 mod reading;
+pub mod refusals;
 mod schemas;
+pub mod shares;
 mod stages;
 pub mod status;
 mod webhooks;
@@ -64,6 +68,11 @@ pub struct Shared {
     /// Header fields of a client's request that the application may see when it is asked; `None` when it is not.
     pub forward_headers: Option<Vec<HeaderName>>,
     pub idle_timeout: Duration,
+    /// The fewest bytes a second of a body, on average over `idle_timeout`, from clients on other machines.
+    pub min_rate_bytes: u64,
+    pub proxies: clients::Proxies,
+    pub shares: Shares,
+    pub refusals: refusals::Refusals,
     pub drain_timeout: Duration,
     pub long_poll_max: Duration,
     pub heartbeat: Duration,
@@ -74,6 +83,15 @@ pub struct Shared {
     pub readiness: health::Readiness,
     /// Clients waiting for events now.
     pub streams: Arc<AtomicUsize>,
+}
+
+/// What the clients of one address may hold at once.
+#[derive(Debug, Clone)]
+pub struct Shares {
+    pub connections: shares::Share,
+    /// Event streams and long polls together.
+    pub streams: shares::Share,
+    pub uploads: shares::Share,
 }
 
 /// Which ways of uploading are offered, and their terms.

@@ -63,7 +63,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
         }
     }
     let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared)?) };
+    let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared, request)?) };
     let status = wait_for_change(&shared.engine, id, known, wait).await.map_err(|error| problem(error, request))?;
     let tag = etag(&status);
     if known.is_some_and(|known| names(known, &tag)) {

@@ -200,6 +200,18 @@ async fn a_client_that_never_stops_sending_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_that_says_no_more_is_let_go() {
+    let app = TestApp::with(|config| config.limits.drain_timeout = Duration::from_secs(60)).await;
+    let path = app.client().await.create(1 << 30).await;
+    let mut client = app.client().await;
+    client.begin_patch(&path, 5, 1 << 30).await;
+    client.send(&[b'x'; 100_000]).await;
+    assert_eq!(client.answer("PATCH").await.status, 409);
+    let ended = tokio::time::timeout(Duration::from_secs(20), client.read_until(b"HTTP"));
+    assert!(ended.await.expect("long before the time for draining is over").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_does_not_wait_for_the_body() {
     let app = TestApp::with(|config| config.limits.drain_timeout = Duration::from_secs(60)).await;
     for refused in refusals(&app).await {

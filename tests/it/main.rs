@@ -8,6 +8,7 @@
 
 mod support;
 
+mod addresses;
 mod auth;
 mod clock;
 mod connections;
@@ -18,6 +19,7 @@ mod early;
 mod engine;
 mod events;
 mod facts;
+mod framing;
 mod hooks;
 mod http2;
 mod ietf;

@@ -12,10 +12,12 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use longshore::config::Secret;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
+use crate::support::client::Answer;
 use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::program::Program;
@@ -42,13 +44,20 @@ async fn a_server_that_is_well_is_alive_and_ready() {
     assert!(!app.data_dir().join("longshore.probe").exists(), "trying leaves nothing behind");
 }
 
+/// What `/readyz` says once it is looked again: the outcome of a look is good for a second.
+async fn readiness(client: &mut Client, status: u16) -> Answer {
+    let look = until("readiness is looked at again", async || {
+        Some(client.get("/readyz").await).filter(|answer| answer.status == status)
+    });
+    look.await
+}
+
 /// Not ready says why, is still alive, and is ready again once the trouble is over.
 async fn check_trouble(app: &TestApp, cause: impl FnOnce(&Path), end: impl FnOnce(&Path)) {
     let mut client = app.client().await;
     assert_eq!(client.get("/readyz").await.status, 200);
     cause(app.data_dir());
-    let answer = client.get("/readyz").await;
-    assert_eq!(answer.status, 503, "{answer:?}");
+    let answer = readiness(&mut client, 503).await;
     assert_eq!(answer.problem(), "not-ready");
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     let said =
@@ -56,7 +65,7 @@ async fn check_trouble(app: &TestApp, cause: impl FnOnce(&Path), end: impl FnOnc
     assert!(said.iter().any(|said| detail.starts_with(said)), "{detail}");
     assert_eq!(client.get("/healthz").await.status, 200, "a restart would not help");
     end(app.data_dir());
-    assert_eq!(client.get("/readyz").await.status, 200);
+    readiness(&mut client, 200).await;
     upload(&mut client).await;
 }
 
@@ -103,6 +112,17 @@ async fn with_a_data_folder_that_takes_no_files_it_is_not_ready() {
         |folder| fs::remove_dir(folder.join("longshore.probe")).unwrap(),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_it_is_not_ready_is_for_those_with_a_credential() {
+    let app = TestApp::with(|config| config.auth.token = Some(Secret::new("the-shared-token".to_owned()))).await;
+    fs::create_dir(app.data_dir().join("longshore.probe")).unwrap();
+    let mut client = app.client().await;
+    let bare = readiness(&mut client, 503).await;
+    assert_eq!(bare.json()["detail"], "not ready");
+    let told = client.request("GET", "/readyz", &[("Authorization", "Bearer the-shared-token")], b"").await;
+    assert!(told.json()["detail"].as_str().unwrap().starts_with("uploads cannot be taken now: "), "{told:?}");
 }
 
 /// What would be committed to a database without a name is lost at the next start.
@@ -377,8 +397,10 @@ async fn the_health_command_asks_a_running_server() {
     assert_eq!((well.status.code(), well.stdout.as_slice()), (Some(0), b"ready\n".as_slice()), "{well:?}");
 
     fs::create_dir(data.join("longshore.probe")).unwrap();
-    let unwell = health(process.address());
-    assert_eq!(unwell.status.code(), Some(1));
+    let unwell = until("it looks again", async || {
+        Some(health(process.address())).filter(|health| health.status.code() == Some(1))
+    })
+    .await;
     assert!(String::from_utf8_lossy(&unwell.stderr).contains("503"), "{unwell:?}");
 
     let address = process.address();

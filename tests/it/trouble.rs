@@ -180,7 +180,7 @@ async fn a_full_disk_is_told_before_the_bytes_and_costs_none() {
     assert_eq!(client.get("/readyz").await.status, 503, "nobody should send it more");
 
     drop(full);
-    assert_eq!(app.client().await.get("/readyz").await.status, 200);
+    until("it is ready again", async || (app.client().await.get("/readyz").await.status == 200).then_some(())).await;
     assert_eq!(resume(app.address(), &path, &source).await, at);
     is_whole(app.address(), &path, &source).await;
     app.restart().await;

@@ -1,5 +1,6 @@
 //! One connection from its acceptance to its end.
 
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::http;
 use crate::http::Shared;
 use crate::http::listen::Role;
 use crate::http::listen::Settings;
+use crate::http::listen::framing::Terms;
 use crate::http::listen::full;
 use crate::http::listen::http1::Http1;
 use crate::http::listen::http1::Spoken;
@@ -33,9 +35,15 @@ use crate::http::listen::outflow::Readers;
 use crate::http::listen::places::Places;
 use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
+use crate::http::refusals::Reason;
+use crate::http::shares::Part;
+use crate::http::shares::UsedUp;
 
 /// How long a closing connection may take to take in what was sent.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many connections beyond the share of their address each thread has time for.
+const TOLD_AT_ONCE: usize = 16;
 
 /// What answers requests.
 pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
@@ -46,7 +54,10 @@ pub(super) struct Connections(Rc<Inner>);
 
 struct Inner {
     settings: Settings,
+    shared: web::Data<Shared>,
     places: Places,
+    /// For those that are told that their address has its share. Others are just closed.
+    told: Places,
     stopping: GracefulShutdownSignal,
     answers: Answers,
     http1: Http1<Wire>,
@@ -59,9 +70,9 @@ impl Connections {
         places: Places,
         stopping: GracefulShutdownSignal,
     ) -> Result<Self, ()> {
-        let answers = answers(shared, settings.role).await?;
-        let http1 = http1(settings.header_timeout, settings.keep_alive, Rc::clone(&answers), stopping.clone()).await?;
-        Ok(Self(Rc::new(Inner { settings, places, stopping, answers, http1 })))
+        let answers = answers(shared.clone(), settings.role).await?;
+        let http1 = http1(Rc::clone(&answers), stopping.clone()).await?;
+        Ok(Self(Rc::new(Inner { settings, shared, places, told: Places::new(TOLD_AT_ONCE), stopping, answers, http1 })))
     }
 
     /// Serves a connection until it ends, or turns it away.
@@ -69,14 +80,17 @@ impl Connections {
     /// What not every connection needs is boxed: there may be ten thousand that wait.
     pub(super) async fn serve(&self, stream: TcpStream) {
         let inner = &self.0;
-        let Some(_place) = inner.places.take() else {
-            // Telling a client that expects TLS would take a handshake, which is the costly part.
-            return if inner.settings.tls.is_none() {
-                Box::pin(full::turn_away(stream)).await
-            };
-        };
-        prepare(&stream, inner.settings.reader_timeout);
         let peer = stream.peer_addr().ok();
+        let Some(place) = inner.places.take() else {
+            return self.turn_away(stream, peer, Reason::Full).await;
+        };
+        let Ok(_part) = self.take_share(peer.map(|peer| peer.ip())) else {
+            drop(place);
+            let Some(_place) = inner.told.take() else { return };
+            return self.turn_away(stream, peer, Reason::Connections).await;
+        };
+        let _place = place;
+        prepare(&stream, inner.settings.reader_timeout);
         let Some(tls) = &inner.settings.tls else {
             return self.serve_http1(Wire::Plain(stream), peer).await;
         };
@@ -91,8 +105,31 @@ impl Connections {
         }
     }
 
+    /// A trusted proxy brings the connections of many, who are counted by their requests.
+    fn take_share(&self, peer: Option<IpAddr>) -> Result<Part, UsedUp> {
+        let shared = &self.0.shared;
+        let counted = peer.filter(|peer| !shared.proxies.trusts(*peer));
+        shared.shares.connections.take(counted)
+    }
+
+    /// Under TLS the connection is only closed: a handshake is the costly part.
+    async fn turn_away(&self, stream: TcpStream, peer: Option<SocketAddr>, why: Reason) {
+        let inner = &self.0;
+        inner.shared.refusals.note(why, peer.map(|peer| peer.ip()), "a connection");
+        if inner.settings.tls.is_none() {
+            Box::pin(full::turn_away(stream, full::too_many())).await;
+        }
+    }
+
     async fn serve_http1(&self, wire: Wire, peer: Option<SocketAddr>) {
-        if let Err(error) = self.0.http1.call((Spoken::new(wire, self.readers()), peer)).await {
+        let Inner { settings, shared, .. } = &*self.0;
+        let terms = Terms {
+            header_timeout: settings.header_timeout,
+            keep_alive: settings.keep_alive,
+            peer: peer.map(|peer| peer.ip()),
+            refusals: shared.refusals.clone(),
+        };
+        if let Err(error) = self.0.http1.call((Spoken::new(wire, terms, self.readers()), peer)).await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }
@@ -104,7 +141,7 @@ impl Connections {
 
     async fn serve_http2(&self, wire: Wire, peer: Option<SocketAddr>) {
         let Inner { settings, stopping, answers, .. } = &*self.0;
-        let waits = Waits { first: settings.header_timeout, idle: settings.keep_alive, readers: self.readers() };
+        let waits = Waits { head: settings.header_timeout, idle: settings.keep_alive, readers: self.readers() };
         let served = http2::serve(wire, peer, answers, &settings.http2, waits, stopping.notified());
         if let Err(error) = served.await {
             tracing::debug!(error = %error, "a connection ended badly");

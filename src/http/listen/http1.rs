@@ -1,7 +1,8 @@
 //! HTTP/1.1: actix-http speaks it, with two layers of ours around the application and one around the stream.
 //!
-//! Below, a connection is read as its taker has room (`inflow.rs`), and interim responses are put between the answers
-//! (`interim.rs`). Above, requests get their turn.
+//! Below, a connection is framed into requests that come one at a time and in time (`framing`), is read as its taker
+//! has room (`inflow.rs`), and interim responses are put between the answers (`interim.rs`). Above, requests get their
+//! turn. What both sides must know of the request under way is in `exchange.rs`.
 //!
 //! `Expect: 100-continue`: actix-http asks a service of its own whether such a request may go on, says `100 Continue`
 //! if so, and calls the application after that. Nobody can refuse by then without having asked for the body. So here
@@ -17,7 +18,9 @@ use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
 
+use actix_http::ConnectionType;
 use actix_http::HttpService;
+use actix_http::KeepAlive;
 use actix_http::Request;
 use actix_http::Response;
 use actix_http::h1;
@@ -26,9 +29,11 @@ use actix_service::Service;
 use actix_service::ServiceFactory;
 use actix_service::fn_factory;
 use actix_service::forward_ready;
+use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceResponse;
 use futures::FutureExt;
+use futures::future::Either;
 use futures::future::LocalBoxFuture;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -37,6 +42,11 @@ use tokio::io::ReadBuf;
 use crate::http::answers::IsDownload;
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::exchange::Exchange;
+use crate::http::listen::exchange::HangUp;
+use crate::http::listen::exchange::Tail;
+use crate::http::listen::framing::Framing;
+use crate::http::listen::framing::Terms;
 use crate::http::listen::inflow::Inflow;
 use crate::http::listen::interim::Interleaver;
 use crate::http::listen::interim::Turn;
@@ -44,23 +54,23 @@ use crate::http::listen::outflow::Outflow;
 use crate::http::listen::outflow::Readers;
 
 /// Serves connections over HTTP/1.1.
-pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, BoxBody, Instead, h1::UpgradeHandler>;
+pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, Tail, Instead, h1::UpgradeHandler>;
 
 pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    header_timeout: Duration,
-    keep_alive: Duration,
     answers: Answers,
     stopping: GracefulShutdownSignal,
 ) -> Result<Http1<S>, ()> {
     let in_turn = InTurn { answers };
     let instead = Instead(in_turn.clone());
     let service = HttpService::build()
-        .client_request_timeout(header_timeout)
+        // Both times are kept below, where they hold for every request: see `framing`.
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(KeepAlive::Os)
         .client_disconnect_timeout(CLOSE_TIMEOUT)
-        .keep_alive(keep_alive)
         // What is written at once, and kept. Bodies come in pieces that are as large, or much larger.
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         .on_connect_ext(|stream: &Spoken<S>, data| {
+            data.insert(stream.exchange.clone());
             data.insert(stream.outflow.clone());
             data.insert(stream.inflow.clone());
             data.insert(stream.interleaver.interims().clone());
@@ -80,22 +90,31 @@ const WRITE_BUFFER_BYTES: usize = 8 << 10;
 /// A connection over which HTTP/1.1 is spoken.
 pub(super) struct Spoken<S> {
     stream: S,
+    exchange: Exchange,
+    framing: Framing,
     inflow: Inflow,
     interleaver: Interleaver,
     outflow: Outflow,
 }
 
 impl<S> Spoken<S> {
-    pub(super) fn new(stream: S, readers: Readers) -> Self {
+    pub(super) fn new(stream: S, terms: Terms, readers: Readers) -> Self {
+        let exchange = Exchange::default();
+        let framing = Framing::new(terms, exchange.clone());
         let (inflow, interleaver) = (Inflow::default(), Interleaver::default());
-        Self { stream, inflow, interleaver, outflow: Outflow::new(readers) }
+        Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers) }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.exchange.is_hung_up() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.inflow.poll_read(Pin::new(&mut this.stream), cx, buf)
+        this.check()?;
+        this.framing.poll_read(Pin::new(&mut this.stream), &this.inflow, cx, buf)
     }
 }
 
@@ -103,6 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.check()?;
         ready!(this.interleaver.poll_finish(Pin::new(&mut this.stream), cx))?;
         this.outflow.poll_write(Pin::new(&mut this.stream), cx, bytes)
     }
@@ -110,7 +130,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.interleaver.poll_write_queued(Pin::new(&mut this.stream), cx))?;
-        this.outflow.poll_flush(Pin::new(&mut this.stream), cx)
+        ready!(this.outflow.poll_flush(Pin::new(&mut this.stream), cx))?;
+        this.framing.flushed(cx);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -126,36 +148,65 @@ pub(super) struct InTurn {
 
 /// An answer in the making, and the time for interim responses, which it ends.
 pub(super) struct Answering {
-    answer: LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
+    answer: Making,
     turn: Option<Turn>,
     outflow: Option<Outflow>,
+    exchange: Option<Exchange>,
 }
 
+/// By the application, or made already.
+type Making = Either<
+    LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
+    std::future::Ready<HttpResponse>,
+>;
+
 impl Service<Request> for InTurn {
-    type Response = ServiceResponse<BoxBody>;
+    type Response = Response<Tail>;
     type Error = actix_web::Error;
     type Future = Answering;
 
     forward_ready!(answers);
 
     fn call(&self, request: Request) -> Self::Future {
+        let exchange = request.conn_data::<Exchange>().cloned();
+        let refusal = exchange.as_ref().and_then(Exchange::take_refusal);
         let turn = Turn::begin(&request);
         let outflow = request.conn_data::<Outflow>().cloned();
-        Answering { answer: self.answers.call(request), turn, outflow }
+        let answer = match refusal {
+            Some(problem) => Either::Right(ready(problem.respond_alone())),
+            None => Either::Left(self.answers.call(request)),
+        };
+        Answering { answer, turn, outflow, exchange }
     }
 }
 
 impl Future for Answering {
-    type Output = Result<ServiceResponse<BoxBody>, actix_web::Error>;
+    type Output = Result<Response<Tail>, actix_web::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.answer.poll_unpin(cx));
+        let mut answer: Response<BoxBody> = match &mut self.answer {
+            Either::Left(answer) => match ready!(answer.poll_unpin(cx)) {
+                Ok(answer) => answer.into(),
+                Err(error) => error.into(),
+            },
+            Either::Right(refusal) => ready!(refusal.poll_unpin(cx)).into(),
+        };
         // Not left to whoever drops this future.
         self.turn = None;
-        if let (Some(outflow), Ok(answer)) = (&self.outflow, &answer) {
-            outflow.begin(answer.response().extensions().contains::<IsDownload>());
+        if let Some(outflow) = &self.outflow {
+            outflow.begin(answer.extensions().contains::<IsDownload>());
         }
-        Poll::Ready(answer)
+        let exchange = self.exchange.take();
+        if let Some(exchange) = &exchange {
+            if answer.extensions().contains::<HangUp>() {
+                exchange.hang_up();
+            }
+            // The HTTP layer would go on with the rest of a body in chunks.
+            if exchange.breaks_at().is_some() {
+                answer.head_mut().set_connection_type(ConnectionType::Close);
+            }
+        }
+        Poll::Ready(Ok(answer.map_body(|_, body| Tail::new(body, exchange))))
     }
 }
 
@@ -189,7 +240,7 @@ impl Service<Request> for Instead {
     }
 
     fn call(&self, request: Request) -> Self::Future {
-        self.0.call(request).map(|answer| Err(Answered(Box::new(answer?.into()))))
+        self.0.call(request).map(|answer| Err(Answered(Box::new(answer?.map_body(|_, tail| BoxBody::new(tail))))))
     }
 }
 

@@ -49,6 +49,8 @@ use crate::http::answers::IsDownload;
 use crate::http::answers::Turns;
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::exchange::HangUp;
+use crate::http::listen::heads::Watched;
 use crate::http::listen::outflow::Patience;
 use crate::http::listen::outflow::Readers;
 use crate::http::listen::queue::Counted;
@@ -58,6 +60,7 @@ use crate::http::listen::window::FIRST_WINDOW_BYTES;
 use crate::http::listen::window::Taken;
 use crate::http::listen::window::Window;
 use crate::http::listen::wire::Wire;
+use crate::http::pace::Pauses;
 
 /// The most that may stand in the head of a request, as much as HTTP/1.1 takes.
 const MAX_HEAD_BYTES: u32 = 128 * 1024;
@@ -78,8 +81,8 @@ pub struct Settings {
 /// How long peers are waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waits {
-    /// For the beginning of the connection.
-    pub(super) first: Duration,
+    /// For the beginning of the connection, and for each head.
+    pub(super) head: Duration,
     /// For the next request when none is under way.
     pub(super) idle: Duration,
     /// For the peer to take more of an answer.
@@ -117,13 +120,18 @@ async fn speak(
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_frame_size(MAX_FRAME_BYTES);
     let queue = Queue::default();
-    let wire = Counted::new(wire, queue.clone());
-    let Ok(connection) = timeout(waits.first, builder.handshake::<_, Bytes>(wire)).await else {
+    let wire = Watched::new(Counted::new(wire, queue.clone()), waits.head);
+    let Ok(connection) = timeout(waits.head, builder.handshake::<_, Bytes>(wire)).await else {
         return Ok(());
     };
     let mut connection = connection?;
-    let each =
-        OfEach { answers: Rc::clone(answers), readers: waits.readers, queue: queue.clone(), turns: Turns::default() };
+    let each = OfEach {
+        answers: Rc::clone(answers),
+        readers: waits.readers,
+        queue: queue.clone(),
+        turns: Turns::default(),
+        pauses: Pauses::default(),
+    };
 
     let taken = Taken::default();
     let mut window = Window::new(&mut connection, taken.clone(), settings.max_window_bytes, settings.budget.clone());
@@ -178,6 +186,7 @@ struct OfEach {
     readers: Readers,
     queue: Queue,
     turns: Turns,
+    pauses: Pauses,
 }
 
 /// The requests of one connection that are under way.
@@ -232,6 +241,7 @@ fn begin(
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     };
     request.extensions_mut().insert(each.turns.clone());
+    request.extensions_mut().insert(each.pauses.clone());
     let each = each.clone();
     tokio::task::spawn_local(async move {
         let _underway = underway;
@@ -309,6 +319,10 @@ async fn answer(
         Ok(response) => response.into(),
         Err(error) => error.into(),
     };
+    if response.extensions().contains::<HangUp>() {
+        respond.send_reset(Reason::CANCEL);
+        return Ok(());
+    }
     let is_download = response.extensions().contains::<IsDownload>();
     let (response, body) = response.into_parts();
     let (head, bodiless) = in_words_of_http2(&response, body.size());

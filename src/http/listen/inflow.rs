@@ -84,6 +84,23 @@ impl Inflow {
         .await;
     }
 
+    /// How much may be taken of bytes that were read already. Pending when nothing may, until something may.
+    pub(super) fn poll_allowed(&self, cx: &Context<'_>) -> Poll<usize> {
+        match self.0.allowance_bytes.get() {
+            None => Poll::Ready(usize::MAX),
+            Some(0) => {
+                self.0.reader.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+            Some(bytes) => Poll::Ready(bytes),
+        }
+    }
+
+    /// So much of them was taken.
+    pub(super) fn took(&self, bytes: usize) {
+        self.0.allowance_bytes.set(self.0.allowance_bytes.get().map(|allowance| allowance.saturating_sub(bytes)));
+    }
+
     fn set(&self, allowance_bytes: Option<usize>) {
         self.0.allowance_bytes.set(allowance_bytes);
         if allowance_bytes != Some(0)

@@ -8,7 +8,11 @@
 mod ahead;
 pub mod certificates;
 mod connection;
+pub(in crate::http) mod deadline;
+pub(crate) mod exchange;
+mod framing;
 mod full;
+mod heads;
 mod http1;
 pub mod http2;
 pub(crate) mod inflow;
@@ -64,7 +68,7 @@ pub struct Settings {
     /// Threads that serve connections.
     pub workers: usize,
     pub max_connections: usize,
-    /// For the first request's head.
+    /// For the head of a request, from its first byte.
     pub header_timeout: Duration,
     /// How long a connection may wait for its next request.
     pub keep_alive: Duration,

@@ -11,7 +11,6 @@ use actix_web::http::header::HeaderName;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
-use crate::engine::command::Unavailable;
 use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::protocol::digests;
@@ -71,13 +70,13 @@ pub(super) fn still_open() -> Problem {
     Problem::new(StatusCode::LOCKED, "still-open", detail)
 }
 
-/// Why HEAD cannot tell an offset. While all bytes are there and it is not decided yet what becomes of them it is 423,
-/// for the same reason: after a 5xx, tus-js-client starts over too.
+/// Why HEAD cannot tell an offset. Trouble that may pass is 423, whatever it is: after a 5xx, tus-js-client starts a new
+/// upload.
 pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
-    if let EngineError::Unavailable(why @ Unavailable::Settling) = error {
-        return Problem::new(StatusCode::LOCKED, "settling", why.to_string()).with(header::RETRY_AFTER, "1");
+    match common(error, request) {
+        Ok(passing) => passing.with_status(StatusCode::LOCKED),
+        Err(rejection) => rejection_problem(rejection),
     }
-    engine_problem(error, request)
 }
 
 /// The answer to GET while there is nothing to download yet.

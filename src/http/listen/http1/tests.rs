@@ -32,6 +32,7 @@ use crate::http::listen::ahead::Ahead;
 use crate::http::listen::interim::Interim;
 use crate::http::listen::interim::Interims;
 use crate::http::listen::wire::Wire;
+use crate::http::refusals::Refusals;
 
 /// Longer than anything a test waits for on purpose.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -104,8 +105,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let app = map_config(app.into_factory(), |()| AppConfig::default());
     let answers = boxed::rc_service(app.new_service(()).await.unwrap());
     let stopping = Server::build().graceful_shutdown_signal();
-    let service = http1(PATIENCE, PATIENCE, answers, stopping).await.unwrap();
-    service.call((Spoken::new(stream, READERS), None)).await
+    let service = http1(answers, stopping).await.unwrap();
+    service.call((Spoken::new(stream, terms(), READERS), None)).await
+}
+
+fn terms() -> Terms {
+    Terms { header_timeout: PATIENCE, keep_alive: PATIENCE, peer: None, refusals: Refusals::default() }
 }
 
 /// Plays both ends of a connection until both are done.
@@ -490,7 +495,7 @@ async fn a_client_of_http_1_0_is_told_nothing() {
     let (client, server) = duplex(4096);
     let app = map_config(App::new().default_service(web::to(silent)).into_factory(), |()| AppConfig::default());
     let answers = boxed::rc_service(app.new_service(()).await.unwrap());
-    let service = http1(PATIENCE, PATIENCE, answers, Server::build().graceful_shutdown_signal()).await.unwrap();
+    let service = http1(answers, Server::build().graceful_shutdown_signal()).await.unwrap();
     let mut peer = Peer::new(client, 4096);
     peer.say("POST / HTTP/1.0\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n").await;
     let heard = async {
@@ -498,7 +503,7 @@ async fn a_client_of_http_1_0_is_told_nothing() {
         peer.stream.read_to_string(&mut heard).await.unwrap();
         heard
     };
-    let (served, heard) = tokio::join!(service.call((Spoken::new(server, READERS), None)), heard);
+    let (served, heard) = tokio::join!(service.call((Spoken::new(server, terms(), READERS), None)), heard);
     served.unwrap();
     assert!(heard.starts_with("HTTP/1.0 200 ") && heard.matches("HTTP/").count() == 1, "{heard}");
 }
