@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::config::TlsFiles;
 use crate::http::Shared;
 use crate::http::listen;
+use crate::http::listen::ReadAhead;
 use crate::http::listen::Role;
 use crate::http::listen::certificates::Certificates;
 use crate::http::listen::certificates::Files;
@@ -47,10 +48,13 @@ impl Listeners {
             None => (None, None),
         };
         // Both addresses are taken before either is served.
-        let budget = Budget::new(config.http2.budget_bytes());
-        let (uploads, address) = listen_on(uploading(config, tls.clone(), budget.clone()), shared.clone())?;
+        let memory = Memory {
+            http2: Budget::new(config.http2.budget_bytes()),
+            read_ahead: ReadAhead::new(config.limits.read_ahead_memory_bytes),
+        };
+        let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), shared.clone())?;
         let reads = match config.server.read_listen {
-            Some(address) => Some(listen_on(reading(config, address, tls, budget), shared)?),
+            Some(address) => Some(listen_on(reading(config, address, tls, memory), shared)?),
             None => None,
         };
         let read_address = reads.as_ref().map(|(_, address)| *address);
@@ -87,7 +91,14 @@ fn serve(server: Server) -> ServerHandle {
     handle
 }
 
-fn uploading(config: &Config, tls: Option<Tls>, budget: Budget) -> listen::Settings {
+/// Memory that all listeners share.
+#[derive(Debug, Clone)]
+struct Memory {
+    http2: Budget,
+    read_ahead: ReadAhead,
+}
+
+fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::Settings {
     let niceness = threads::upload_niceness(config);
     listen::Settings {
         address: config.server.listen,
@@ -103,20 +114,21 @@ fn uploading(config: &Config, tls: Option<Tls>, budget: Budget) -> listen::Setti
         http2: http2::Settings {
             max_streams: config.http2.max_streams,
             max_window_bytes: config.http2.max_window_bytes,
-            budget,
+            budget: memory.http2,
         },
+        read_ahead: memory.read_ahead,
         on_thread_start: Arc::new(move || threads::lower_this_thread(niceness)),
     }
 }
 
-fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, budget: Budget) -> listen::Settings {
+fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: Memory) -> listen::Settings {
     listen::Settings {
         address,
         role: Role::Reading,
         workers: worker_count(config.server.read_workers),
         max_connections: config.limits.max_read_connections,
         on_thread_start: Arc::new(|| {}),
-        ..uploading(config, tls, budget)
+        ..uploading(config, tls, memory)
     }
 }
 

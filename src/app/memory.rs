@@ -107,6 +107,7 @@ impl Budgets {
         Self(vec![
             ("storage.buffer_memory", config.storage.buffer_memory_bytes),
             ("limits.answer_memory", config.limits.answer_memory_bytes),
+            ("limits.read_ahead_memory", config.limits.read_ahead_memory_bytes),
             ("connections", connections(config).saturating_mul(connection_bytes(config))),
             ("http2.memory", http2),
             ("database.cache_memory", config.database.cache_memory_bytes),
@@ -157,6 +158,7 @@ pub(super) fn fit(config: &mut Config, limit: Limit) {
     lower_count("limits.max_active_uploads", &mut limits.max_active_uploads, buffers);
 
     lower("limits.answer_memory", &mut limits.answer_memory_bytes, share(8).max(LEAST_BYTES));
+    lower("limits.read_ahead_memory", &mut limits.read_ahead_memory_bytes, share(32).max(MIB));
     lower("database.cache_memory", &mut database.cache_memory_bytes, share(16).max(MIB));
 
     let first_windows = number(http2.max_connections).saturating_mul(FIRST_WINDOW_BYTES);
@@ -267,6 +269,7 @@ mod tests {
         let names = [
             ("LONGSHORE_STORAGE_BUFFER_MEMORY", "1GiB"),
             ("LONGSHORE_LIMITS_ANSWER_MEMORY", "1GiB"),
+            ("LONGSHORE_LIMITS_READ_AHEAD_MEMORY", "1GiB"),
             ("LONGSHORE_LIMITS_MAX_CONNECTIONS", "20001"),
             ("LONGSHORE_LIMITS_MAX_ACTIVE_UPLOADS", "10001"),
             ("LONGSHORE_DATABASE_CACHE_MEMORY", "65MiB"),

@@ -35,6 +35,8 @@ pub struct Limits {
     pub reader_timeout: Duration,
     pub answer_timeout: Duration,
     pub answer_memory_bytes: u64,
+    /// Memory for what the HTTP layer reads ahead of large bodies.
+    pub read_ahead_memory_bytes: u64,
     pub takeover_timeout: Duration,
     pub drain_timeout: Duration,
     pub stall_after: Duration,
@@ -64,6 +66,7 @@ impl Limits {
             reader_timeout: from.duration("limits.reader_timeout", secs(1)..=hours(24)),
             answer_timeout: from.duration("limits.answer_timeout", secs(1)..=hours(1)),
             answer_memory_bytes: from.size("limits.answer_memory", 4 * MIB..=TIB),
+            read_ahead_memory_bytes: from.size("limits.read_ahead_memory", MIB..=TIB),
             takeover_timeout: from.duration("limits.takeover_timeout", ms(100)..=minutes(1)),
             drain_timeout: from.duration("limits.drain_timeout", Duration::ZERO..=minutes(1)),
             stall_after: from.duration("limits.stall_after", secs(1)..=hours(24)),

@@ -244,6 +244,7 @@ struct Shared {
     held_back: Option<Interim>,
     /// Over HTTP/1.1: what is known of the body's framing.
     exchange: Option<Exchange>,
+    inflow: Option<Inflow>,
     read_bytes: u64,
     /// Where the body has to keep a minimum rate.
     pace: Option<Pace>,
@@ -260,6 +261,7 @@ impl Inlet {
             ended: false,
             held_back,
             exchange: request.conn_data::<Exchange>().cloned(),
+            inflow: request.conn_data::<Inflow>().cloned(),
             read_bytes: 0,
             pace: least.map(|least| Pace::new(least, pauses)),
             is_too_slow: false,
@@ -300,6 +302,9 @@ impl Shared {
         match &polled {
             Poll::Pending if self.is_broken() => return Poll::Ready(Some(Err(PayloadError::EncodingCorrupted))),
             Poll::Pending => {
+                if let Some(inflow) = &self.inflow {
+                    inflow.want_body();
+                }
                 if let Some(pace) = &mut self.pace {
                     pace.wait();
                 }

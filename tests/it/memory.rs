@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::client::OCTETS;
+use crate::support::client::TUS;
 use crate::support::group::Group;
 use crate::support::http2;
 use crate::support::moving::is_whole;
@@ -323,4 +324,64 @@ async fn a_small_container_survives_two_thousand_readers_that_read_nothing() {
     eprintln!("{resident} MiB are resident with {READERS} silent readers, {peak} MiB at the most");
     assert!(peak < 240, "{peak} MiB");
     drop(silent);
+}
+
+/// Every connection is read a little at a time, and nothing else is different.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_memory_for_reading_ahead_bodies_come_as_they_are_asked_for() {
+    let app = TestApp::with(|config| config.limits.read_ahead_memory_bytes = 0).await;
+    let body = Seeded::new(5).bytes(2 * MIB);
+    let clients = (0..8).map(async |_| {
+        let mut client = app.client().await;
+        for _ in 0..2 {
+            let path = client.create(body.len() as u64).await;
+            let early = client.patch(&path, 7, &body).await;
+            assert_eq!(early.status, 409, "refused before its body was read");
+            client = app.client().await;
+            assert_eq!(client.patch(&path, 0, &body).await.status, 204);
+            is_whole(app.address(), &path, &body).await;
+
+            let path = client.create(body.len() as u64).await;
+            let chunked = [TUS, OCTETS, ("Upload-Offset", "0"), ("Transfer-Encoding", "chunked")];
+            client.send_head("PATCH", &path, &chunked).await;
+            for chunk in body.chunks(100_000).chain([&[][..]]) {
+                client.send_chunk(chunk).await;
+            }
+            assert_eq!(client.answer("PATCH").await.status, 204);
+            is_whole(app.address(), &path, &body).await;
+        }
+    });
+    join_all(clients).await;
+}
+
+/// As many uploads as fast as they can be sent, each on a connection that stays: they share the memory for reading ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_container_survives_many_fast_uploads() {
+    const UPLOADS: usize = 1_000;
+    if files_allowed() < 3 * UPLOADS {
+        eprintln!("skipped: {} open files are too few for {UPLOADS} uploads", files_allowed());
+        return;
+    }
+    let group = match Group::of(GROUP_BYTES) {
+        Ok(group) => group,
+        Err(why) => return eprintln!("skipped: no control group with a limit of memory can be made here: {why}"),
+    };
+    let folder = TempDir::new().unwrap();
+    let wrapper = group.enter();
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let mut program = Program::serve_under(&wrapper, folder.path(), &["--storage-durability", "relaxed"]);
+    let address = program.address();
+    let body = Seeded::new(6).bytes(MIB);
+    let uploads = (0..UPLOADS).map(async |_| {
+        let mut client = Client::connect(address).await;
+        let path = client.create(body.len() as u64).await;
+        assert_eq!(client.patch(&path, 0, &body).await.status, 204);
+        client
+    });
+    let connections = join_all(uploads).await;
+    assert_eq!(Client::connect(address).await.get("/readyz").await.status, 200);
+    let peak = program.memory_bytes("VmHWM") / MIB as u64;
+    eprintln!("{peak} MiB were resident at the most with {UPLOADS} fast uploads");
+    assert!(peak < 240, "{peak} MiB");
+    drop(connections);
 }

@@ -148,7 +148,7 @@ async fn an_upload_that_was_only_announced() {
     });
     assert_eq!(status["metadata"], expected);
     let lives = time(&status["expires_at"]).duration_since(time(&status["created_at"]));
-    assert_eq!(lives.as_hours(), 24);
+    assert!((lives.as_secs() - 24 * 3600).abs() < 60, "{lives:?}");
 }
 
 /// A live upload is ahead of its offset, and tells how fast it is and how long it will take.

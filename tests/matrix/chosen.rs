@@ -201,7 +201,7 @@ fn concatenation() -> Script {
     steps.extend(whole(2, B, Body::next(3_000)));
     steps.extend([
         wait(4_000),
-        Step::Concatenate { upload: C, parts: [Some(A), Some(B), Some(A)] },
+        Step::Concatenate { upload: C, parts: [Some(A), Some(B), None] },
         wait(5),
         Step::Inspect { upload: C },
         wait(3_000),

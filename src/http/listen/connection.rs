@@ -129,7 +129,9 @@ impl Connections {
             peer: peer.map(|peer| peer.ip()),
             refusals: shared.refusals.clone(),
         };
-        if let Err(error) = self.0.http1.call((Spoken::new(wire, terms, self.readers()), peer)).await {
+        if let Err(error) =
+            self.0.http1.call((Spoken::new(wire, terms, self.readers(), settings.read_ahead.clone()), peer)).await
+        {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }

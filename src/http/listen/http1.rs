@@ -48,6 +48,7 @@ use crate::http::listen::exchange::Tail;
 use crate::http::listen::framing::Framing;
 use crate::http::listen::framing::Terms;
 use crate::http::listen::inflow::Inflow;
+use crate::http::listen::inflow::ReadAhead;
 use crate::http::listen::interim::Interleaver;
 use crate::http::listen::interim::Turn;
 use crate::http::listen::outflow::Outflow;
@@ -98,10 +99,10 @@ pub(super) struct Spoken<S> {
 }
 
 impl<S> Spoken<S> {
-    pub(super) fn new(stream: S, terms: Terms, readers: Readers) -> Self {
+    pub(super) fn new(stream: S, terms: Terms, readers: Readers, read_ahead: ReadAhead) -> Self {
         let exchange = Exchange::default();
         let framing = Framing::new(terms, exchange.clone());
-        let (inflow, interleaver) = (Inflow::default(), Interleaver::default());
+        let (inflow, interleaver) = (Inflow::metered(read_ahead), Interleaver::default());
         Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers) }
     }
 
@@ -132,6 +133,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
         ready!(this.interleaver.poll_write_queued(Pin::new(&mut this.stream), cx))?;
         ready!(this.outflow.poll_flush(Pin::new(&mut this.stream), cx))?;
         this.framing.flushed(cx);
+        if this.framing.is_between_requests() {
+            this.inflow.end_body();
+        }
         Poll::Ready(Ok(()))
     }
 

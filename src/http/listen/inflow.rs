@@ -3,11 +3,17 @@
 //! The HTTP layer reads what it can get, up to some hundred KiB that nobody may have room for yet. While a taker has set
 //! an allowance, no more than that is read (and what one read brings with it), and reading goes on when more is asked
 //! for. So memory for uploads is what their buffers hold; what does not fit waits in the socket, and with it the client.
+//!
+//! The HTTP layer's own buffer grows with what is read at once, and keeps its size. A connection with a large body takes
+//! a grant for that out of [`ReadAhead`], and keeps it until it ends. One that finds none left is metered: its body is
+//! read a few KiB at a time, as it is asked for, and its buffer stays as it began.
 
 use std::cell::Cell;
+use std::cell::OnceCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
@@ -15,12 +21,33 @@ use std::task::Waker;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::ReadBuf;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 
 /// Who allows no more than this is slow, and is to hold little.
-const SLOW_BYTES: usize = 4 * 1024;
+pub(super) const SLOW_BYTES: usize = 4 * 1024;
 
 /// With less room than this, actix-http wants 8 KiB before it reads on.
 const LOW_ROOM_BYTES: usize = 1024;
+
+/// What the buffer of a connection may grow to: actix-http stops reading at 128 KiB, and a buffer doubles as it grows.
+const GRANT_BYTES: u64 = 256 * 1024;
+
+/// Memory for the buffers of connections that bring large bodies. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ReadAhead(Arc<Semaphore>);
+
+impl ReadAhead {
+    /// Shares `memory_bytes` among connections.
+    pub fn new(memory_bytes: u64) -> Self {
+        let grants = usize::try_from(memory_bytes / GRANT_BYTES).unwrap_or(usize::MAX);
+        Self(Arc::new(Semaphore::new(grants.min(Semaphore::MAX_PERMITS))))
+    }
+
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_owned().ok()
+    }
+}
 
 /// What may be read of one connection. Clones speak of the same one.
 #[derive(Clone, Default)]
@@ -30,6 +57,11 @@ pub(crate) struct Inflow(Rc<State>);
 struct State {
     /// `None`: nobody has set a limit.
     allowance_bytes: Cell<Option<usize>>,
+    /// `None`: its buffer may grow without a grant.
+    read_ahead: Option<ReadAhead>,
+    grant: OnceCell<OwnedSemaphorePermit>,
+    /// The body under way is read only as it is asked for, and nobody has taken it over.
+    is_held: Cell<bool>,
     reader: Cell<Option<Waker>>,
     /// The peer sends nothing more, or is gone.
     has_ended: Cell<bool>,
@@ -40,10 +72,47 @@ struct State {
 pub(crate) struct Taker(Inflow);
 
 impl Inflow {
+    /// Of a connection whose buffer may grow only with a grant.
+    pub(super) fn metered(read_ahead: ReadAhead) -> Self {
+        Self(Rc::new(State { read_ahead: Some(read_ahead), ..State::default() }))
+    }
+
     /// Nothing more is read until the taker allows it.
     pub(crate) fn take_over(&self) -> Taker {
+        self.0.is_held.set(false);
         self.set(Some(0));
         Taker(self.clone())
+    }
+
+    /// A large body begins. Without a grant no more than a little of it is read until it is asked for.
+    /// `handed_bytes` of what was read before have yet to be handed on.
+    pub(super) fn begin_body(&self, handed_bytes: usize) {
+        if let Some(grant) = self.0.read_ahead.as_ref().filter(|_| self.is_metered()).and_then(ReadAhead::take) {
+            // It was empty a moment ago.
+            let _ = self.0.grant.set(grant);
+        }
+        if self.is_metered() {
+            self.0.is_held.set(true);
+            self.set(Some(handed_bytes + SLOW_BYTES));
+        }
+    }
+
+    /// Somebody waits for the body.
+    pub(crate) fn want_body(&self) {
+        if self.0.is_held.get() && self.0.allowance_bytes.get().is_some_and(|allowance| allowance < SLOW_BYTES) {
+            self.set(Some(SLOW_BYTES));
+        }
+    }
+
+    /// No body is under way any more: what comes is read again.
+    pub(super) fn end_body(&self) {
+        if self.0.is_held.replace(false) {
+            self.set(None);
+        }
+    }
+
+    fn is_metered(&self) -> bool {
+        self.0.read_ahead.is_some() && self.0.grant.get().is_none()
     }
 
     /// Reads as much as is allowed. Pending when nothing is, until it is.
@@ -112,15 +181,18 @@ impl Inflow {
 }
 
 impl Taker {
-    /// Lets so many bytes be read.
+    /// Lets so many bytes be read, or less at a time where the connection has no grant.
     pub(crate) fn allow(&self, bytes: usize) {
-        self.0.set(Some(bytes));
+        let most = if self.0.is_metered() { SLOW_BYTES } else { usize::MAX };
+        self.0.set(Some(bytes.min(most)));
     }
 }
 
 impl Drop for Taker {
     fn drop(&mut self) {
-        self.0.set(None);
+        let is_metered = self.0.is_metered();
+        self.0.0.is_held.set(is_metered);
+        self.0.set(is_metered.then_some(SLOW_BYTES));
     }
 }
 
@@ -217,6 +289,40 @@ mod tests {
             assert_eq!(buffer_after(drop_bytes, true).await, 8 * 1024, "{drop_bytes}");
         }
         assert!(buffer_after(1_000, false).await > 8 * 1024, "otherwise there is nothing to avoid");
+    }
+
+    #[test]
+    fn a_connection_without_a_grant_is_read_as_it_is_asked_for() {
+        let read_ahead = ReadAhead::new(GRANT_BYTES);
+        let body = vec![7_u8; 100_000];
+        let connection = || Metered { stream: &body[..], inflow: Inflow::metered(read_ahead.clone()) };
+        let mut buffer = vec![0; 50_000];
+        let mut first = connection();
+        first.inflow.begin_body(0);
+        assert_eq!(first.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(50_000)), "it has the only grant");
+
+        let mut second = connection();
+        second.inflow.begin_body(10);
+        let mut read = 0;
+        while let Some(Ok(more)) = second.read(&mut buffer[..6_000]).now_or_never() {
+            read += more;
+        }
+        assert!((1..=2 * SLOW_BYTES).contains(&read), "{read}");
+        second.inflow.want_body();
+        assert!(second.read(&mut buffer[..6_000]).now_or_never().is_some(), "somebody waits for it");
+
+        let taker = second.inflow.take_over();
+        taker.allow(50_000);
+        assert!(second.read(&mut buffer[..6_000]).now_or_never().is_some());
+        assert!(second.read(&mut buffer[..6_000]).now_or_never().is_none(), "a little at a time");
+        drop(taker);
+        second.inflow.end_body();
+        assert_eq!(second.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(50_000)), "there is no body");
+
+        drop(first);
+        let mut third = connection();
+        third.inflow.begin_body(0);
+        assert_eq!(third.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(50_000)), "it was given back");
     }
 
     #[tokio::test]

@@ -42,6 +42,7 @@ use tokio::net::TcpStream;
 use crate::http::Shared;
 
 use connection::Connections;
+pub use inflow::ReadAhead;
 use places::Places;
 use tls::Tls;
 
@@ -80,6 +81,8 @@ pub struct Settings {
     /// `None`: connections are plain, and speak HTTP/1.1.
     pub tls: Option<Tls>,
     pub http2: http2::Settings,
+    /// Memory for reading ahead, of all listeners together.
+    pub read_ahead: ReadAhead,
     /// Run by each worker thread before it serves anything.
     pub on_thread_start: Arc<dyn Fn() + Send + Sync>,
 }

@@ -30,6 +30,7 @@ use crate::http::listen::connection::CLOSE_TIMEOUT;
 use crate::http::listen::deadline::Deadline;
 use crate::http::listen::exchange::Exchange;
 use crate::http::listen::inflow::Inflow;
+use crate::http::listen::inflow::SLOW_BYTES;
 use crate::http::refusals::Reason;
 use crate::http::refusals::Refusals;
 
@@ -66,6 +67,8 @@ pub(super) struct Framing {
     held: BytesMut,
     /// How much of it, from its beginning, belongs to the request under way.
     cleared: usize,
+    /// The head of a large body has just been read.
+    begins_body: bool,
     deadline: Deadline,
 }
 
@@ -96,6 +99,7 @@ impl Framing {
             scan: Scan::default(),
             held: BytesMut::new(),
             cleared: 0,
+            begins_body: false,
             deadline,
         }
     }
@@ -110,6 +114,9 @@ impl Framing {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            if std::mem::take(&mut self.begins_body) {
+                inflow.begin_body(self.cleared);
+            }
             if self.cleared > 0 {
                 return self.hand_on(inflow, cx, buf);
             }
@@ -151,6 +158,11 @@ impl Framing {
                 self.examine_held();
             }
         }
+    }
+
+    /// Whether what comes next is not part of a request that has begun.
+    pub(super) fn is_between_requests(&self) -> bool {
+        matches!(self.stage, Stage::Head { .. } | Stage::Nothing { .. })
     }
 
     /// Everything was written so far. If that was the end of an answer, the next request may come. Where none can come, the
@@ -258,6 +270,11 @@ impl Framing {
     fn read_head(&mut self, bytes: &mut [u8]) -> Result<Option<(usize, Stage)>, Unreadable> {
         let Some(end) = self.scan.find_end(bytes)? else { return Ok(None) };
         let head = head::read(&mut bytes[..end])?;
+        self.begins_body = match head.body {
+            Body::None => false,
+            Body::Sized(bytes) => bytes > SLOW_BYTES as u64,
+            Body::Chunked => true,
+        };
         let stage = match head.body {
             Body::None => Stage::Answer,
             Body::Sized(bytes) => Stage::Sized(bytes),

@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::io::DuplexStream;
 
 use super::*;
+use crate::http::listen::inflow::ReadAhead;
 
 const HEAD: &str = "PATCH /files/x HTTP/1.1\r\nHost: x\r\n";
 
@@ -217,6 +218,23 @@ async fn what_is_held_is_handed_on_as_it_is_allowed() {
     drop(taker);
     assert!(connection.hears(4_096).await.len() > 900);
     let _ = &connection.refusals;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_longer_than_the_allowance_is_handed_on_whole() {
+    let mut connection = Connection::new();
+    connection.inflow = Inflow::metered(ReadAhead::new(0));
+    let head =
+        format!("PATCH / HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\nContent-Length: 90000\r\n\r\n", "y".repeat(20_000));
+    let (beginning, rest) = head.split_at(9_000);
+    connection.says(beginning).await;
+    assert_eq!(connection.hears(4_096).await, "");
+    connection.says(format!("{rest}{}", "x".repeat(30_000))).await;
+    let heard = connection.hears(4_096).await;
+    assert!(heard.starts_with(&head), "{}", heard.len());
+    assert!(heard.len() < head.len() + 30_000, "the body waits to be asked for");
+    connection.inflow.want_body();
+    assert!(connection.read(4_096).now_or_never().is_some());
 }
 
 #[tokio::test(start_paused = true)]

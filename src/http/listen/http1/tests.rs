@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::http::listen::ahead::Ahead;
+use crate::http::listen::inflow::ReadAhead;
 use crate::http::listen::interim::Interim;
 use crate::http::listen::interim::Interims;
 use crate::http::listen::wire::Wire;
@@ -106,8 +107,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let answers = boxed::rc_service(app.new_service(()).await.unwrap());
     let stopping = Server::build().graceful_shutdown_signal();
     let service = http1(answers, stopping).await.unwrap();
-    service.call((Spoken::new(stream, terms(), READERS), None)).await
+    service.call((Spoken::new(stream, terms(), READERS, ReadAhead::new(READ_AHEAD_BYTES)), None)).await
 }
+
+/// Enough for a few connections.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 fn terms() -> Terms {
     Terms { header_timeout: PATIENCE, keep_alive: PATIENCE, peer: None, refusals: Refusals::default() }
@@ -503,7 +507,10 @@ async fn a_client_of_http_1_0_is_told_nothing() {
         peer.stream.read_to_string(&mut heard).await.unwrap();
         heard
     };
-    let (served, heard) = tokio::join!(service.call((Spoken::new(server, terms(), READERS), None)), heard);
+    let (served, heard) = tokio::join!(
+        service.call((Spoken::new(server, terms(), READERS, ReadAhead::new(READ_AHEAD_BYTES)), None)),
+        heard
+    );
     served.unwrap();
     assert!(heard.starts_with("HTTP/1.0 200 ") && heard.matches("HTTP/").count() == 1, "{heard}");
 }
