@@ -157,9 +157,12 @@ async fn with_its_database_taken_away_nothing_is_promised_any_more() {
         assert!(matches!(offset.status, 423 | 503), "an offset is a promise too: {offset:?}");
         assert_eq!(client.get("/readyz").await.status, 503);
         let log = program.stderr();
-        let told: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("was removed or replaced")).collect();
         assert_eq!(told.len(), 1, "{log}");
-        assert!(told[0].contains("Restore the files") && told[0].contains(lost[0]), "{log}");
+        assert!(
+            told[0].contains("ERROR") && told[0].contains("Restore the files") && told[0].contains(lost[0]),
+            "{log}"
+        );
     }
 }
 
