@@ -76,12 +76,7 @@ impl TestApp {
     /// Stops in order and starts again on the same folder and another port.
     pub async fn restart(&mut self) -> Stopped {
         let stopped = self.stop().await;
-        // The folder is free when the last thread of the server before is gone, a moment after it has stopped.
-        let started = until("the server starts again", async || match app::start(self.config.clone()).await {
-            Err(error) if error.to_string().contains("in use") => None,
-            started => Some(started),
-        });
-        self.running = Some(started.await.expect("the server starts again"));
+        self.start_again().await;
         stopped
     }
 
@@ -115,6 +110,11 @@ impl TestApp {
     /// Starts again after [`Self::stop`].
     pub async fn start_again(&mut self) {
         assert!(self.running.is_none(), "it was stopped before");
-        self.running = Some(app::start(self.config.clone()).await.expect("the server starts again"));
+        // The folder is free when the last thread of the server before is gone, a moment after it has stopped.
+        let started = until("the server starts again", async || match app::start(self.config.clone()).await {
+            Err(error) if error.to_string().contains("in use") => None,
+            started => Some(started),
+        });
+        self.running = Some(started.await.expect("the server starts again"));
     }
 }
