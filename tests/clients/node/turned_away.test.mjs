@@ -15,9 +15,9 @@ const source = digestOf(bytes);
 
 describe('tus-js-client, turned away', () => {
   test('resumes its upload when the server was full', async (t) => {
-    const server = await Server.start({ name: 'full', config: { limits: { max_connections: 2 } }, t });
+    const server = await Server.start({ name: 'full', config: { limits: { max_connections: 10 } }, t });
     const url = await createHalf(server);
-    const crowd = await Promise.all([hold(server), hold(server)]);
+    const crowd = await fill(server);
     const answers = [];
     const { done } = startUpload(bytes, {
       endpoint: server.endpoint,
@@ -67,15 +67,16 @@ async function createHalf(server) {
   return url;
 }
 
-/** A connection that has a place: it has been answered, and stays. */
-async function hold(server) {
+/** Connections that take every place there is left; each has been answered, and stays. */
+async function fill(server) {
+  const crowd = [];
   for (;;) {
     const socket = connect({ port: server.port, host: '127.0.0.1' });
     socket.on('error', () => {});
     socket.write(`GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\n\r\n`);
     const [answer] = await once(socket, 'data');
-    if (String(answer).startsWith('HTTP/1.1 200')) return socket;
-    socket.destroy();
+    if (!String(answer).startsWith('HTTP/1.1 200')) return crowd;
+    crowd.push(socket);
   }
 }
 
