@@ -1,6 +1,6 @@
 //! Who a client is: the address its requests come from, seen through the proxies an operator trusts.
 //!
-//! This is the only place that reads what proxies say. Everybody else asks [`client_of`].
+//! This is the only place that reads what proxies say. Everybody else asks `client_of`.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;

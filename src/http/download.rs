@@ -99,7 +99,7 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
     Ok(response)
 }
 
-/// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to [`KEPT_BYTES`] for as
+/// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to `KEPT_BYTES` for as
 /// long as its connection lives, and gives up a larger one.
 fn pieces(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error>>> {
     const KEPT_BYTES: usize = 128 << 10;

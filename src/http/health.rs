@@ -37,7 +37,7 @@ pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> Ht
     }
 }
 
-/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for [`FRESH_FOR`] after
+/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR` after
 /// it, however many ask and whether they wait for the answer or not.
 #[derive(Debug, Default)]
 pub struct Readiness(Arc<Mutex<Option<Tried>>>);
