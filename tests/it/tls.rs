@@ -40,6 +40,9 @@ async fn uploads_pass_and_resume_over_both_versions_of_tls() {
         client.send(&source[..1_000_000]).await;
         wait_until_taken(address, &path, 1_000_000).await;
         client.rst();
+        let mut asking = Client::connect(address).await;
+        until("what arrived is committed", async || (asking.status(&path).await["offset"] == 1_000_000).then_some(()))
+            .await;
         assert_eq!(resume(address, &path, &source).await, 1_000_000, "{version:?}");
         is_whole(address, &path, &source).await;
     }
