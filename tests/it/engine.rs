@@ -936,8 +936,9 @@ async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     let silent = life.engine.append(telling.clone()).await.unwrap();
     let stalled = life.wait_for_stage(id, "stalled").await;
     assert_eq!((stalled.length(), stalled.is_full()), (None, false));
-    drop(silent);
+    // A cut before the crash would end the request, and so complete the upload.
     life.die();
+    drop(silent);
 
     let life = world.live().await;
     let feed = life.engine.append(telling).await.unwrap();
