@@ -84,12 +84,13 @@ pub enum Stopped {
 pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let memory = memory::Limit::find();
     memory::fit(&mut config, memory);
-    descriptors::fit(&mut config);
+    let direct_files = descriptors::fit(&mut config);
     memory::Budgets::of(&config).tell(memory);
     let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
-    let blobs = LocalStore::open(data_dir.clone(), store_settings(&config.storage, answer_memory.clone()))?;
+    let settings = store_settings(&config.storage, direct_files, answer_memory.clone());
+    let blobs = LocalStore::open(data_dir.clone(), settings)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock = Clock::system();
@@ -150,7 +151,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     })
 }
 
-fn store_settings(config: &config::Storage, read_pool: Pool) -> storage::local::Settings {
+fn store_settings(config: &config::Storage, direct_files: usize, read_pool: Pool) -> storage::local::Settings {
     let durability = match config.durability {
         config::Durability::Strict => storage::local::Durability::Strict,
         config::Durability::Relaxed => storage::local::Durability::Relaxed,
@@ -158,6 +159,7 @@ fn store_settings(config: &config::Storage, read_pool: Pool) -> storage::local::
     storage::local::Settings {
         durability,
         direct: config.direct_io,
+        direct_files,
         preallocate: config.preallocate,
         keep_free_bytes: config.min_free_bytes,
         read_pool,
@@ -188,6 +190,7 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
     engine::Settings {
         max_upload_bytes: config.limits.max_upload_bytes,
         max_active_uploads: config.limits.max_active_uploads,
+        max_downloads: config.limits.max_downloads,
         takeover_timeout: config.limits.takeover_timeout,
         buffer_bytes: config.storage.buffer_memory_bytes,
         checkpoint_every: config.storage.checkpoint_every,

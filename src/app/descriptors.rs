@@ -2,6 +2,10 @@
 //!
 //! A process that runs out of descriptors can neither accept a connection nor open a file, and an upload fails that
 //! was promised a place. So the limits are made to fit at the start, and told.
+//!
+//! A connection is one descriptor, and so is an upload that is slow. What only some of them need besides has limits of
+//! its own, or few connections would fit: a download reads a file (`limits.max_downloads`), and a fast upload has its
+//! file open twice, to write past the page cache. Uploads that find no second descriptor do without.
 
 use rustix::process::Resource;
 use rustix::process::Rlimit;
@@ -22,45 +26,43 @@ const OF_A_WORKER: u64 = 6;
 /// Of one connection to the database: the file, its log and its shared memory.
 const OF_A_DATABASE_CONNECTION: u64 = 3;
 
-/// Of one client's connection: the socket, and the file it may be reading.
-const OF_A_CONNECTION: u64 = 2;
-
-/// Of one upload: its file, and once more for writes past the page cache.
-const OF_AN_UPLOAD: u64 = 2;
-
 /// Of uploads that are kept open for their next request, of concatenations (a part and what it goes into, two at a
 /// time), and of media files whose headers are read.
-const OF_OTHER_BLOBS: u64 = OF_AN_UPLOAD * MAX_PARKED as u64 + 4;
+const OF_OTHER_BLOBS: u64 = MAX_PARKED as u64 + 4;
 
-/// What may be open at once, by what it is for: how many descriptors.
+/// The most files that are open a second time, for direct writes. That many uploads are not fast at once.
+const MAX_DIRECT: u64 = 1024;
+
+/// What may be open at once, a descriptor each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
     connections: u64,
     read_connections: u64,
     uploads: u64,
+    downloads: u64,
 }
 
-/// Raises the limit as far as it goes, and lowers what does not fit into it.
-pub(super) fn fit(config: &mut Config) {
+/// Raises the limit as far as it goes, and lowers what does not fit into it. Gives how many files may be open a second
+/// time, for direct writes.
+pub(super) fn fit(config: &mut Config) -> usize {
     let limit = raise();
     let wanted = Share {
-        connections: number(config.limits.max_connections).saturating_mul(OF_A_CONNECTION),
-        read_connections: config
-            .server
-            .read_listen
-            .map_or(0, |_| number(config.limits.max_read_connections).saturating_mul(OF_A_CONNECTION)),
-        uploads: number(config.limits.max_active_uploads).saturating_mul(OF_AN_UPLOAD),
+        connections: number(config.limits.max_connections),
+        read_connections: config.server.read_listen.map_or(0, |_| number(config.limits.max_read_connections)),
+        uploads: number(config.limits.max_active_uploads),
+        downloads: number(config.limits.max_downloads),
     };
-    let reserve = reserve(config);
-    let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else { return };
+    let direct = MAX_DIRECT.min(wanted.uploads.saturating_add(MAX_PARKED as u64)).min(limit / 16);
+    let reserve = reserve(config).saturating_add(direct);
+    let direct = count(direct);
+    let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else { return direct };
     let needed = wanted.sum().saturating_add(reserve);
-    let (wanted, fits) = (wanted.counts(), fits.counts());
     tracing::warn!(
         limit,
         needed,
         "the limit of open files is {limit}, too low for what is configured: limits.max_connections is {} now instead \
-         of {}, {}limits.max_active_uploads {} instead of {}; raise the limit (ulimit -n, or LimitNOFILE= of the \
-         service), or lower these keys",
+         of {}, {}limits.max_active_uploads {} instead of {}, limits.max_downloads {} instead of {}; raise the limit \
+         (ulimit -n, or LimitNOFILE= of the service), or lower these keys",
         fits.connections,
         wanted.connections,
         match wanted.read_connections {
@@ -69,40 +71,37 @@ pub(super) fn fit(config: &mut Config) {
         },
         fits.uploads,
         wanted.uploads,
+        fits.downloads,
+        wanted.downloads,
     );
-    let count = |number: u64| usize::try_from(number).expect("it is not more than it was");
+    config.limits.max_downloads = count(fits.downloads);
     config.limits.max_connections = count(fits.connections);
     config.limits.max_active_uploads = count(fits.uploads);
     if wanted.read_connections > 0 {
         config.limits.max_read_connections = count(fits.read_connections);
     }
+    direct
 }
 
 impl Share {
     fn sum(self) -> u64 {
-        self.connections.saturating_add(self.read_connections).saturating_add(self.uploads)
+        let Self { connections, read_connections, uploads, downloads } = self;
+        connections.saturating_add(read_connections).saturating_add(uploads).saturating_add(downloads)
     }
 
-    /// How many connections and uploads that is; never none.
-    fn counts(self) -> Self {
-        Self {
-            connections: (self.connections / OF_A_CONNECTION).max(1),
-            read_connections: self.read_connections.div_ceil(OF_A_CONNECTION),
-            uploads: (self.uploads / OF_AN_UPLOAD).max(1),
-        }
-    }
-
-    /// The same share for each; who wants less than that leaves the rest to the others. `None` if all fit already.
+    /// Downloads get an eighth at most: this is a server for uploads. The rest is shared equally; who wants less than that
+    /// leaves the rest to the others. `None` if all fit already.
     fn within(self, available: u64) -> Option<Self> {
         if self.sum() <= available {
             return None;
         }
         let mut fits = self;
+        // Each serves somebody, whatever the limit is.
+        fits.downloads = fits.downloads.min((available / 8).max(1));
+        let mut left = available.saturating_sub(fits.downloads);
         let mut parts = [&mut fits.connections, &mut fits.read_connections, &mut fits.uploads];
         parts.sort();
-        let mut left = available;
         for (part, sharing) in parts.into_iter().zip([3, 2, 1]) {
-            // It serves somebody, whatever the limit is.
             *part = (*part).min((left / sharing).max(1));
             left = left.saturating_sub(*part);
         }
@@ -144,21 +143,33 @@ fn number(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_fits_is_left_alone_and_what_does_not_shares_equally() {
-        let share = |connections, read_connections, uploads| Share { connections, read_connections, uploads };
-        let wanted = share(20_000, 0, 10_000);
+        let share = |connections, read_connections, uploads, downloads| Share {
+            connections,
+            read_connections,
+            uploads,
+            downloads,
+        };
+        let wanted = share(20_000, 0, 10_000, 0);
         assert_eq!(wanted.within(30_000), None);
-        assert_eq!(wanted.within(29_000), Some(share(19_000, 0, 10_000)));
-        assert_eq!(wanted.within(900), Some(share(450, 0, 450)));
-        assert_eq!(share(20_000, 0, 2).within(900), Some(share(898, 0, 2)), "small numbers stay");
-        assert_eq!(share(1_000, 200, 1_000).within(900), Some(share(350, 200, 350)));
-        assert_eq!(share(1_000, 1_000, 1_000).within(900), Some(share(300, 300, 300)));
-        assert_eq!(share(5, 5, 5).within(0), Some(share(1, 1, 1)));
-        assert_eq!(share(5, 0, 5).within(0), Some(share(1, 0, 1)));
+        assert_eq!(wanted.within(29_000), Some(share(19_000, 0, 10_000, 0)));
+        assert_eq!(wanted.within(900), Some(share(450, 0, 450, 0)));
+        assert_eq!(share(20_000, 0, 2, 0).within(900), Some(share(898, 0, 2, 0)), "small numbers stay");
+        assert_eq!(share(1_000, 200, 1_000, 0).within(900), Some(share(350, 200, 350, 0)));
+        assert_eq!(share(1_000, 1_000, 1_000, 0).within(900), Some(share(300, 300, 300, 0)));
+        assert_eq!(share(400, 400, 400, 400).within(1_600), None);
+        assert_eq!(share(1_000, 1_000, 1_000, 1_000).within(800), Some(share(233, 233, 234, 100)), "an eighth");
+        assert_eq!(share(1_000, 0, 1_000, 10).within(1_000), Some(share(495, 0, 495, 10)));
+        assert_eq!(share(5, 5, 5, 5).within(0), Some(share(1, 1, 1, 1)));
+        assert_eq!(share(5, 0, 5, 5).within(0), Some(share(1, 0, 1, 1)));
     }
 }

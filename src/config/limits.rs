@@ -20,6 +20,7 @@ pub struct Limits {
     pub max_active_uploads: usize,
     /// `None`: an address has no share of its own.
     pub max_active_uploads_per_address: Option<usize>,
+    pub max_downloads: usize,
     pub max_ranges: u32,
     pub max_parallel_ranges: usize,
     pub max_replaced_bytes: u64,
@@ -52,6 +53,7 @@ impl Limits {
             max_upload_bytes: from.size("limits.max_upload_size", 1..=900 * TIB),
             max_metadata_bytes: from.size("limits.max_metadata_size", 256..=64 * KIB),
             max_active_uploads: from.count("limits.max_active_uploads", 1..=1_000_000),
+            max_downloads: from.count("limits.max_downloads", 1..=1_000_000),
             max_ranges: from.count("limits.max_ranges", 1..=100_000),
             max_parallel_ranges: from.count("limits.max_parallel_ranges", 1..=1_000),
             max_replaced_bytes: from.size("limits.max_replaced_size", 0..=GIB),

@@ -181,6 +181,8 @@ pub enum Unavailable {
     ShuttingDown,
     #[error("too many uploads are receiving data right now")]
     Busy,
+    #[error("too many complete uploads are being read right now")]
+    TooManyReaders,
     #[error("too many bytes wait to replace others right now")]
     Full,
     #[error("a newer request has taken over this upload")]

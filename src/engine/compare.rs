@@ -48,8 +48,7 @@ impl Engine {
         let inner = &self.0;
         let upload = inner.find_settled(command.id).await?;
         let repeated = inner.repeated(upload, command)?;
-        let turn = Arc::clone(&inner.comparing).try_acquire_owned();
-        let turn = turn.map_err(|_| EngineError::Unavailable(Unavailable::Busy))?;
+        let turn = inner.turn_to_read()?;
         let (feed, intake) = Feed::new(inner.pool.clone(), repeated.at, command.count, Arc::default());
         let inner = Arc::clone(inner);
         self.spawn(async move {

@@ -86,6 +86,9 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// How many uploads may be receiving at once; one more is asked to come back.
     pub max_active_uploads: usize,
+    /// How many complete uploads may be read at once: downloads, and comparisons with what is sent again. One more is
+    /// asked to come back.
+    pub max_downloads: usize,
     /// How long a new request waits for the writer it ends.
     pub takeover_timeout: Duration,
     /// The most memory for bytes on their way to the storage, of all uploads together.
@@ -185,8 +188,8 @@ struct Inner {
     metrics: Metrics,
     /// Permission to read the headers of a media file.
     examiners: Semaphore,
-    /// Permission to compare what is sent again with an upload that is complete.
-    comparing: Arc<Semaphore>,
+    /// Permission to read a complete upload, for a download or to compare it with what is sent again.
+    reading: Arc<Semaphore>,
     /// Where append tasks run: apart from the threads that serve the network.
     runtime: tokio::runtime::Handle,
     stop: CancellationToken,
@@ -222,7 +225,7 @@ impl Engine {
             watch: Watch::default(),
             metrics: Metrics::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),
-            comparing: Arc::new(Semaphore::new(settings.max_active_uploads.min(Semaphore::MAX_PERMITS))),
+            reading: Arc::new(Semaphore::new(settings.max_downloads.min(Semaphore::MAX_PERMITS))),
             runtime: tokio::runtime::Handle::current(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -2,7 +2,11 @@
 //! reads committed rows and the live counters of running appends.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
+
+use futures::TryStreamExt;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::hook::HookCall;
@@ -11,6 +15,7 @@ use crate::domain::id::UploadId;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
+use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
@@ -185,18 +190,31 @@ impl Engine {
     }
 }
 
+impl Inner {
+    /// Permission to read a complete upload: each has a file open.
+    pub(super) fn turn_to_read(&self) -> Result<OwnedSemaphorePermit, EngineError> {
+        let turn = Arc::clone(&self.reading).try_acquire_owned();
+        turn.map_err(|_| EngineError::Unavailable(Unavailable::TooManyReaders))
+    }
+}
+
 impl Download {
     /// The bytes of `range`, which lies within the upload.
     pub async fn read(
         &self,
         range: Range<u64>,
     ) -> Result<impl futures::Stream<Item = Result<bytes::Bytes, EngineError>> + use<>, EngineError> {
+        let turn = self.engine.0.turn_to_read()?;
         let key = blob_key(self.upload.id());
         let bytes = match self.engine.0.blobs.read(&key, range).await {
             Err(error) if error.kind == storage::ErrorKind::NotFound => return Err(self.why_missing(error).await),
             read => read.map_err(EngineError::storage)?,
         };
-        Ok(futures::TryStreamExt::map_err(bytes, EngineError::storage))
+        Ok(bytes.map_err(move |error| {
+            // The turn lasts as long as the stream.
+            let _turn = &turn;
+            EngineError::storage(error)
+        }))
     }
 
     /// An upload that ends is marked so before its bytes are removed: one whose bytes are missing may have ended since it

@@ -192,7 +192,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
         EngineError::Unavailable(why) => {
             let code = match why {
                 Unavailable::ShuttingDown => "shutting-down",
-                Unavailable::Busy | Unavailable::Full => "busy",
+                Unavailable::Busy | Unavailable::TooManyReaders | Unavailable::Full => "busy",
                 Unavailable::Superseded => "superseded",
                 Unavailable::Held => "held",
                 Unavailable::Settling => "settling",

@@ -5,6 +5,7 @@ use tokio::io::AsyncReadExt;
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
 use crate::support::client::Client;
+use crate::support::world::until;
 use crate::tus::base64;
 use crate::tus::completed;
 use crate::tus::create_with;
@@ -102,6 +103,23 @@ async fn a_large_download_comes_whole() {
     let answer = get(&mut client, &upload, &[("Range", "bytes=3000001-4999999")]).await;
     assert_eq!(answer.status, 206);
     assert!(answer.body == bytes[3_000_001..5_000_000], "and any part of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_download_too_many_is_told_to_come_back_and_disturbs_nothing() {
+    let app = TestApp::with(|config| config.limits.max_downloads = 1).await;
+    let mut client = app.client().await;
+    let upload = completed(&mut client, &[], &vec![b'x'; 8_000_000]).await;
+    let mut reading = app.client().await;
+    reading.send_head("GET", &upload, &[]).await;
+    reading.read_until(b"\r\n\r\n").await.expect("the download begins");
+    let refused = get(&mut client, &upload, &[]).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(refused.json()["type"], "urn:longshore:problem:busy");
+    let other = client.create(4).await;
+    assert_eq!(client.patch(&other, 0, b"data").await.status, 204, "uploads go on");
+    drop(reading);
+    until("the place is free", async || (get(&mut client, &upload, &[]).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

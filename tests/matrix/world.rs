@@ -305,6 +305,7 @@ fn settings(tuning: &Tuning) -> Settings {
     Settings {
         max_upload_bytes: MOST_UPLOAD_BYTES,
         max_active_uploads: 16,
+        max_downloads: 16,
         takeover_timeout: TAKEOVER_TIMEOUT,
         buffer_bytes: 8 << 20,
         checkpoint_every: Duration::from_millis(tuning.checkpoint_every_ms),

@@ -17,12 +17,15 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use rustix::fs::FlockOperation;
 use rustix::fs::OFlags;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 
 use super::Durability;
 use crate::BlobKey;
@@ -63,14 +66,24 @@ pub(super) struct DataFolder {
     durable: Mutex<HashSet<PathBuf>>,
     durability: Durability,
     direct: bool,
+    /// Descriptors for direct writes that may still be opened.
+    direct_files: Arc<Semaphore>,
+}
+
+/// A file that is open for writes past the page cache.
+#[derive(Debug)]
+pub(super) struct DirectFile {
+    pub(super) file: File,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Above this many, what is known of folders is forgotten; then it costs a few syncs to know it again.
 const MAX_DURABLE: usize = 4096;
 
 impl DataFolder {
-    /// Makes the folder if need be, locks it and sees whether it takes bytes, and direct writes if they are wanted.
-    pub(super) fn open(root: PathBuf, durability: Durability, want_direct: bool) -> Result<Self, OpenError> {
+    /// Makes the folder if need be, locks it and sees whether it takes bytes, and direct writes unless no file may be
+    /// opened for them.
+    pub(super) fn open(root: PathBuf, durability: Durability, direct_files: usize) -> Result<Self, OpenError> {
         let root = std::path::absolute(&root).map_err(|source| OpenError::NotMade { path: root, source })?;
         let (incoming, files) = (root.join("incoming"), root.join("files"));
         if let Some(path) = [&root, &incoming, &files].into_iter().find(|path| path.exists() && !path.is_dir()) {
@@ -81,12 +94,23 @@ impl DataFolder {
         let unreadable = |source| OpenError::NotWritable { path: root.clone(), source };
         let root_identity = identity(&root).map_err(unreadable)?;
         let durable = Mutex::default();
-        let mut folder = Self { root, root_identity, incoming, files, _lock: lock, durable, durability, direct: false };
+        let permits = Arc::new(Semaphore::new(direct_files.min(Semaphore::MAX_PERMITS)));
+        let mut folder = Self {
+            root,
+            root_identity,
+            incoming,
+            files,
+            _lock: lock,
+            durable,
+            durability,
+            direct: false,
+            direct_files: permits,
+        };
         folder.lay_out().map_err(|source| OpenError::NotWritable { path: folder.root.clone(), source })?;
         if folder.is_divided().unwrap_or(false) {
             return Err(OpenError::Divided { incoming: folder.incoming, files: folder.files });
         }
-        if want_direct {
+        if direct_files > 0 {
             folder.direct = folder.try_direct_write();
         }
         Ok(folder)
@@ -95,6 +119,16 @@ impl DataFolder {
     /// Whether files here take writes past the page cache.
     pub(super) fn takes_direct_writes(&self) -> bool {
         self.direct
+    }
+
+    /// Opens the file of an open blob once more, for writes past the page cache. `None` where the file system takes none,
+    /// or as many files are open for that as may be.
+    pub(super) fn open_direct(&self, key: &BlobKey) -> io::Result<Option<DirectFile>> {
+        if !self.direct {
+            return Ok(None);
+        }
+        let Ok(permit) = Arc::clone(&self.direct_files).try_acquire_owned() else { return Ok(None) };
+        Ok(Some(DirectFile { file: open_direct(&self.incoming(key))?, _permit: permit }))
     }
 
     fn try_direct_write(&self) -> bool {
@@ -302,7 +336,7 @@ fn lock(root: &Path) -> Result<File, OpenError> {
 }
 
 /// Opens a file for writes past the page cache.
-pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+fn open_direct(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
     File::options().write(true).custom_flags(flags).open(path)
 }

@@ -57,6 +57,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Large writes go to the disk past the page cache, where the file system takes them.
     pub direct: bool,
+    /// So many blobs at most have a second descriptor for that. Others are written through the page cache.
+    pub direct_files: usize,
     /// Disk blocks for a blob of known size are allocated ahead of its bytes, in steps.
     pub preallocate: bool,
     /// What such steps leave free on the disk.
@@ -81,6 +83,7 @@ impl Default for Settings {
         Self {
             durability: Durability::Strict,
             direct: true,
+            direct_files: 1024,
             preallocate: true,
             keep_free_bytes: 0,
             writes_in_flight: 3,
@@ -104,7 +107,8 @@ impl LocalStore {
     /// Takes possession of the data folder `root`, making it if it is not there. Blocks; meant for the start.
     pub fn open(root: PathBuf, settings: Settings) -> std::result::Result<Self, OpenError> {
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
-        let data = DataFolder::open(root, settings.durability, settings.direct)?;
+        let direct_files = if settings.direct { settings.direct_files } else { 0 };
+        let data = DataFolder::open(root, settings.durability, direct_files)?;
         Ok(Self { turns: Arc::new(Turns::new(data)), copiers: Copiers::default(), settings })
     }
 

@@ -17,7 +17,7 @@ use super::blocking;
 use super::files;
 use super::files::Opened;
 use super::folder::DataFolder;
-use super::folder::open_direct;
+use super::folder::DirectFile;
 use super::turns::KnownBlob;
 use crate::BlobKey;
 use crate::Error;
@@ -36,7 +36,7 @@ pub(super) const NO_BYTES: Range<u64> = 0..0;
 pub(super) struct Target {
     file: File,
     /// The same file, for writes past the page cache: opened with the first of them.
-    direct: OnceLock<File>,
+    direct: OnceLock<DirectFile>,
     key: BlobKey,
     data: Arc<DataFolder>,
     flight: Arc<watch::Sender<Flight>>,
@@ -237,14 +237,15 @@ impl UnderWay {
     /// Its name stays while this is under way. Blocks.
     pub(super) fn direct(&self) -> Option<&File> {
         let Target { direct, data, key, .. } = &*self.target;
-        if direct.get().is_none() && data.takes_direct_writes() {
-            match open_direct(&data.incoming(key)) {
+        if direct.get().is_none() {
+            match data.open_direct(key) {
                 // Another write may have been first.
-                Ok(file) => drop(direct.set(file)),
+                Ok(Some(file)) => drop(direct.set(file)),
+                Ok(None) => {}
                 Err(error) => tracing::debug!(%key, %error, "written through the page cache"),
             }
         }
-        direct.get()
+        direct.get().map(|direct| &direct.file)
     }
 
     /// Allocates disk blocks for writes to come. Blocks.
@@ -291,7 +292,7 @@ mod tests {
 
     /// A pipe can neither be written at a place nor synced.
     async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<Target>> {
-        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, false).map_err(io::Error::other)?;
+        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0).map_err(io::Error::other)?;
         let key = BlobKey::new("broken").map_err(io::Error::other)?;
         let (_, pipe) = io::pipe()?;
         let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };

@@ -110,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn a_blob_nobody_works_on_is_forgotten() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, false).map_err(io::Error::other)?;
+        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0).map_err(io::Error::other)?;
         let turns = Arc::new(Turns::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
         let mut turn = turns.take(&key).await;

@@ -170,6 +170,35 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_get_no_second_descriptor_are_written_through_the_page_cache() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 128 * MIB)) else { return };
+    let store = open(disk.path(), Settings { direct_files: 1, ..Settings::default() });
+    let keys = ["first", "second", "third"].map(|name| BlobKey::new(name).unwrap());
+    let begin = async |key| {
+        let mut writer = store.open(key, None, Some(8 * MIB)).await.unwrap();
+        write(&mut *writer, 0..4 * MIB).await.unwrap();
+        writer
+    };
+    let cached = |key| cached_bytes(&disk.path().join(format!("incoming/{key}.part"))).unwrap();
+    let (first, second) = (begin(&keys[0]).await, begin(&keys[1]).await);
+    assert!(cached(&keys[0]) < MIB / 4 && cached(&keys[1]) > 3 * MIB, "{} {}", cached(&keys[0]), cached(&keys[1]));
+    first.close().await;
+    let third = begin(&keys[2]).await;
+    assert!(cached(&keys[2]) < MIB / 4, "the descriptor is given back: {}", cached(&keys[2]));
+    for (mut writer, key) in [(second, &keys[1]), (third, &keys[2])] {
+        let token = write(&mut *writer, 4 * MIB..8 * MIB).await.unwrap();
+        writer.close().await;
+        store.finish(key, Some(&token), 8 * MIB).await.unwrap();
+        let read = read(&store, key, 0..8 * MIB).await;
+        for start in [0, 4 * MIB] {
+            let range = usize::try_from(start).unwrap()..usize::try_from(start + 4 * MIB).unwrap();
+            assert_bytes(&read[range], &bytes(start..start + 4 * MIB));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
     let folder = TempDir::new().unwrap();
     let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };

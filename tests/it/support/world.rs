@@ -119,6 +119,7 @@ impl World {
         let mut settings = Settings {
             max_upload_bytes: 1 << 30,
             max_active_uploads: 100,
+            max_downloads: 100,
             takeover_timeout: Duration::from_secs(5),
             buffer_bytes: 64 << 20,
             checkpoint_every: Duration::from_secs(60),
