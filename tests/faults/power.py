@@ -256,11 +256,7 @@ class Client:
             self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         self.connection.request(method, path, body, headers or {})
         response = self.connection.getresponse()
-        try:
-            content = response.read()
-        except http.client.IncompleteRead as cut:
-            # Of a file whose last bytes are gone, the server sends what it has, and closes.
-            content, self.connection = cut.partial, None
+        content = response.read()
         assert response.status in expected, f"{method} {path}: {response.status} {content[:300]}"
         return response.status, response.headers, content
 
@@ -278,7 +274,7 @@ class Client:
     def downloads(self, upload):
         """Whether the download is the source. One of a file that has lost bytes may be refused or break off."""
         try:
-            status, _, content = self.ask("GET", f"/files/{upload.id}", expected=(200, 500))
+            status, _, content = self.ask("GET", f"/files/{upload.id}", expected=(200, 410, 500))
         except (http.client.HTTPException, ConnectionError):
             self.connection = None
             return False

@@ -283,21 +283,36 @@ async fn one_connection_of_http_2_does_not_take_the_memory_of_all_others() {
 /// As little as a small container has.
 const GROUP_BYTES: u64 = 256 * MIB as u64;
 
+/// The real program in a control group of [`GROUP_BYTES`].
+struct Container {
+    program: Program,
+    _group: Group,
+    _folder: TempDir,
+}
+
+impl Container {
+    /// `None`, after saying why, where no such group can be made or this process cannot be so many clients.
+    fn small(clients: usize) -> Option<Self> {
+        if files_allowed() < 3 * clients {
+            eprintln!("skipped: {} open files are too few for {clients} clients", files_allowed());
+            return None;
+        }
+        let made = Group::of(GROUP_BYTES);
+        let refused = |why| eprintln!("skipped: no control group with a limit of memory can be made here: {why}");
+        let group = made.map_err(refused).ok()?;
+        let folder = TempDir::new().unwrap();
+        let wrapper = group.enter();
+        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+        let program = Program::serve_under(&wrapper, folder.path(), &["--storage-durability", "relaxed"]);
+        Some(Self { program, _group: group, _folder: folder })
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_container_survives_two_thousand_readers_that_read_nothing() {
     const READERS: usize = 2_000;
-    if files_allowed() < 3 * READERS {
-        eprintln!("skipped: {} open files are too few for {READERS} readers", files_allowed());
-        return;
-    }
-    let group = match Group::of(GROUP_BYTES) {
-        Ok(group) => group,
-        Err(why) => return eprintln!("skipped: no control group with a limit of memory can be made here: {why}"),
-    };
-    let folder = TempDir::new().unwrap();
-    let wrapper = group.enter();
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    let mut program = Program::serve_under(&wrapper, folder.path(), &["--storage-durability", "relaxed"]);
+    let Some(mut small) = Container::small(READERS) else { return };
+    let program = &mut small.program;
     let address = program.address();
     assert!(program.stderr().contains("MiB of the 256MiB that the control group allows: "), "{}", program.stderr());
     make_a_long_list(address).await;
@@ -358,18 +373,8 @@ async fn without_memory_for_reading_ahead_bodies_come_as_they_are_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_container_survives_many_fast_uploads() {
     const UPLOADS: usize = 1_000;
-    if files_allowed() < 3 * UPLOADS {
-        eprintln!("skipped: {} open files are too few for {UPLOADS} uploads", files_allowed());
-        return;
-    }
-    let group = match Group::of(GROUP_BYTES) {
-        Ok(group) => group,
-        Err(why) => return eprintln!("skipped: no control group with a limit of memory can be made here: {why}"),
-    };
-    let folder = TempDir::new().unwrap();
-    let wrapper = group.enter();
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    let mut program = Program::serve_under(&wrapper, folder.path(), &["--storage-durability", "relaxed"]);
+    let Some(mut small) = Container::small(UPLOADS) else { return };
+    let program = &mut small.program;
     let address = program.address();
     let body = Seeded::new(6).bytes(MIB);
     let uploads = (0..UPLOADS).map(async |_| {

@@ -150,27 +150,8 @@ fn advance(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::
 
 /// Those that wait first, or each would become ready before it ends.
 fn cancel(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
-    let waiting = cancel_from(
-        desk,
-        "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?4
-         WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_waiting
-             WHERE endpoint = ?1 AND state = 'waiting' AND generation < ?2 LIMIT ?3)
-         RETURNING upload_id",
-        job,
-        limit,
-        now,
-    )?;
-    let left = limit.saturating_sub(size(&waiting));
-    let ready = cancel_from(
-        desk,
-        "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?4
-         WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_ready
-             WHERE endpoint = ?1 AND state = 'ready' AND generation < ?2 LIMIT ?3)
-         RETURNING upload_id",
-        job,
-        left,
-        now,
-    )?;
+    let waiting = cancel_in(desk, "waiting", job, limit, now)?;
+    let ready = cancel_in(desk, "ready", job, limit.saturating_sub(size(&waiting)), now)?;
     let done = size(&waiting) + size(&ready);
     // What was queued since may have waited for one of these.
     for upload in waiting.into_iter().chain(ready).flatten().collect::<BTreeSet<_>>() {
@@ -179,14 +160,20 @@ fn cancel(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::R
     Ok(done)
 }
 
-fn cancel_from(
+/// Cancels up to `limit` deliveries in `state`, and gives the uploads they were about.
+fn cancel_in(
     desk: &Desk,
-    sql: &str,
+    state: &str,
     job: &Job,
     limit: u32,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Option<UploadId>>> {
-    let mut statement = desk.connection.prepare_cached(sql)?;
+    let mut statement = desk.connection.prepare_cached(&format!(
+        "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?4
+         WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_{state}
+             WHERE endpoint = ?1 AND state = '{state}' AND generation < ?2 LIMIT ?3)
+         RETURNING upload_id"
+    ))?;
     let values = params![job.endpoint.as_str(), job.number, limit, now.unix_ms()];
     let upload = |row: &Row<'_>| row.get::<_, Option<_>>(0).map(|id| id.map(UploadId::from_bytes));
     statement.query_map(values, upload)?.collect()
