@@ -301,10 +301,10 @@ impl Access {
             // What a person opens from a page elsewhere, that page cannot read.
             (Act::Get, Site::Cross) => page.navigates,
             (Act::Look, Site::Cross) => false,
-            // Without an allow header, browsers keep the answer from the page.
-            (Act::Look | Act::Get, Site::Unsaid | Site::Own | Site::Same) => true,
-            (Act::Write | Act::Delete, Site::Own) => true,
-            (Act::Write | Act::Delete, Site::Unsaid) => page.origin.is_none(),
+            (Act::Look | Act::Get | Act::Write | Act::Delete, Site::Own) => true,
+            (Act::Look | Act::Get, Site::Unsaid | Site::Same) | (Act::Write | Act::Delete, Site::Unsaid) => {
+                page.origin.is_none()
+            }
             (Act::Write | Act::Delete, Site::Same | Site::Cross) => false,
         };
         if may { Ok(()) } else { Err(Refusal::CrossSite) }

@@ -213,12 +213,14 @@ async fn without_a_key_the_administration_is_open_to_this_machine_only() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
     assert_eq!(client.get(ADMINISTRATION).await.status, 200);
-    for (name, value) in [
-        ("Forwarded", "for=192.0.2.1"),
-        ("X-Forwarded-For", "192.0.2.1"),
-        ("Origin", "https://page.example"),
-        ("Origin", "null"),
-    ] {
+    for origin in ["https://page.example", "null"] {
+        for path in [ADMINISTRATION, "/api/v1/uploads"] {
+            let refused = client.request("GET", path, &[("Origin", origin)], b"").await;
+            assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, None), "{origin} {path}");
+            assert_eq!(refused.json()["type"], "urn:longshore:problem:cross-site");
+        }
+    }
+    for (name, value) in [("Forwarded", "for=192.0.2.1"), ("X-Forwarded-For", "192.0.2.1")] {
         let refused = client.request("GET", ADMINISTRATION, &[(name, value)], b"").await;
         assert_eq!(refused.status, 403, "{name}: {value}");
         let problem = refused.json();

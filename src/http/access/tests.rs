@@ -131,7 +131,7 @@ fn without_a_token_programs_and_pages_of_this_machine_are_served() {
         ("POST", &[("origin", "https://app.example.com"), ("sec-fetch-site", "same-origin")]),
         ("POST", &[("sec-fetch-site", "none")]),
         ("GET", &[("sec-fetch-site", "same-site")]),
-        ("GET", &[("origin", "https://evil.example")]),
+        ("GET", &[("origin", "https://app.example.com"), ("sec-fetch-site", "same-origin")]),
         ("GET", &navigation),
         ("OPTIONS", &[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")]),
     ] {
@@ -295,7 +295,7 @@ fn what_is_closed_to_clients_takes_an_admin_key() {
 
 #[test]
 fn deletion_by_an_override_is_as_foreign_as_any_other() {
-    let page = with("localhost", &[("origin", "https://evil.example"), ("x-http-method-override", "DELETE")]);
+    let page = with("localhost", &[("sec-fetch-site", "same-site"), ("x-http-method-override", "DELETE")]);
     assert_eq!(judged(&laptop(), "POST", UPLOAD, &page), 403);
     assert_eq!(judged(&laptop(), "GET", UPLOAD, &page), 200, "a GET stays one");
 }
