@@ -32,6 +32,8 @@ pub(crate) struct Kit {
     scratch: PathBuf,
     /// Configuration keys of this build of Longshore.
     keys: BTreeSet<String>,
+    /// Of the earlier build.
+    keys_before: BTreeSet<String>,
     started: AtomicU32,
 }
 
@@ -47,13 +49,15 @@ impl Kit {
             myself: std::env::current_exe()?,
             scratch: scratch.canonicalize()?,
             keys: known_keys(longshore)?,
+            keys_before: BTreeSet::new(),
             started: AtomicU32::new(0),
         })
     }
 
     /// The same, with an earlier build that is measured in turn with this one.
-    pub(crate) fn beside(self, before: Option<PathBuf>) -> Self {
-        Self { before, ..self }
+    pub(crate) fn beside(self, before: Option<PathBuf>) -> anyhow::Result<Self> {
+        let keys_before = before.as_deref().map(known_keys).transpose()?.unwrap_or_default();
+        Ok(Self { before, keys_before, ..self })
     }
 
     pub(crate) fn has_before(&self) -> bool {
@@ -132,8 +136,10 @@ impl Kit {
         words.extend(command.get_args().map(|word| self.short(word)));
         let mut text = words.join(" ");
         if let Some(durability) = durability(subject) {
-            text +=
-                &format!("\n\nwith this configuration:\n\n{}", self.longshore_settings(place, durability).trim_end());
+            text += &format!(
+                "\n\nwith this configuration:\n\n{}",
+                self.longshore_settings(place, durability, &self.keys).trim_end()
+            );
         }
         let scratch = format!("{}/", self.scratch.display());
         without_ports(&text.replace(&scratch, ""), &[place.port, place.read_port])
@@ -164,20 +170,22 @@ impl Kit {
     }
 
     /// What the configuration file of a Longshore says; the report shows it.
-    fn longshore_settings(&self, place: &Place<'_>, durability: &str) -> String {
+    fn longshore_settings(&self, place: &Place<'_>, durability: &str, keys: &BTreeSet<String>) -> String {
         let mut text = String::new();
-        if self.knows("read_listen") && place.setup.tls.is_none() {
+        if keys.contains("read_listen") && place.setup.tls.is_none() {
             writeln!(text, "read_listen = \"127.0.0.1:{}\"", place.read_port).expect("a string takes everything");
         }
         if let Some(uploads) = place.setup.uploads_at_once {
             writeln!(text, "[limits]\nmax_active_uploads = {}\nmax_connections = {}", uploads + 100, uploads + 100)
                 .expect("a string takes everything");
-            if self.knows("limits.max_read_connections") {
-                text += "max_read_connections = 100\n";
+            for key in ["max_read_connections", "max_downloads"] {
+                if keys.contains(&format!("limits.{key}")) {
+                    writeln!(text, "{key} = 100").expect("a string takes everything");
+                }
             }
         }
         text += "[storage]\n";
-        if self.knows("storage.durability") {
+        if keys.contains("storage.durability") {
             writeln!(text, "durability = \"{durability}\"").expect("a string takes everything");
         }
         if place.setup.sha256 {
@@ -196,7 +204,8 @@ impl Kit {
     fn longshore(&self, program: &Path, subject: Subject, place: &Place<'_>) -> anyhow::Result<Command> {
         let durability = durability(subject).expect("it is a Longshore");
         let file = place.folder.with_extension("toml");
-        fs::write(&file, self.longshore_settings(place, durability))?;
+        let keys = if subject == Subject::LongshoreBefore { &self.keys_before } else { &self.keys };
+        fs::write(&file, self.longshore_settings(place, durability, keys))?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", &format!("127.0.0.1:{}", place.port), "--data-dir"]).arg(place.folder);
         command.arg("--config").arg(file);

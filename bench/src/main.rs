@@ -127,7 +127,7 @@ fn lab(matches: &ArgMatches) -> anyhow::Result<Lab> {
     let quick = matches.get_flag("quick");
     let scratch = path(matches, "scratch");
     let kit = Kit::find(&path(matches, "root"), &path(matches, "longshore"), &path(matches, "peers"), &scratch)?
-        .beside(matches.get_one::<String>("before").map(PathBuf::from));
+        .beside(matches.get_one::<String>("before").map(PathBuf::from))?;
     let rounds = *matches.get_one::<u32>("rounds").expect("it has a default");
     Ok(Lab {
         machine: Machine::look(kit.scratch())?,

@@ -31,8 +31,8 @@ const ANNOUNCED: u64 = 1 << 20;
 /// It takes more than a minute for each server, and the numbers hardly differ between rounds.
 const MOST_ROUNDS: u32 = 1;
 
-/// Open files beside those of the uploads.
-const OTHER_FILES: u64 = 1_000;
+/// Open files beside those of the uploads: those of the threads, the database, and for direct writes.
+const OTHER_FILES: u64 = 2_000;
 
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     // A server has a socket and a file open for each upload.
