@@ -13,6 +13,7 @@ pub mod facts;
 pub mod hook;
 pub mod host;
 pub mod id;
+pub mod media_type;
 pub mod metadata;
 pub mod network;
 pub mod policy;

@@ -7,6 +7,8 @@ use percent_encoding::AsciiSet;
 use percent_encoding::NON_ALPHANUMERIC;
 use percent_encoding::utf8_percent_encode;
 
+use crate::domain::media_type;
+
 /// The type of what must only be saved.
 const OCTETS: &str = "application/octet-stream";
 
@@ -25,11 +27,10 @@ const FEEDS: [&str; 2] = ["text/event-stream", "text/cache-manifest"];
 /// whatever page names it as its source.
 pub(super) fn content_type(of_client: Option<&str>) -> Cow<'static, str> {
     let Some(named) = of_client else { return Cow::Borrowed(OCTETS) };
-    let lower = named.to_ascii_lowercase();
-    let essence = lower.split(';').next().unwrap_or_default().trim_end();
+    let essence = media_type::essence(named);
     let is_container = essence.starts_with("multipart/") || essence.starts_with("message/");
     let is_active = |word: &str| DOCUMENTS.contains(&word) || SCRIPTS.iter().any(|script| word.starts_with(script));
-    if is_container || FEEDS.contains(&essence) || essence.split(['/', '.', '-', '+']).any(is_active) {
+    if is_container || FEEDS.contains(&essence.as_str()) || essence.split(['/', '.', '-', '+']).any(is_active) {
         return Cow::Borrowed(OCTETS);
     }
     Cow::Owned(named.to_owned())

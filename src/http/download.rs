@@ -1,10 +1,17 @@
 //! The bytes of a completed upload: ranges, conditional requests, and headers that make nothing of them run.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::body::BodySize;
+use actix_web::body::MessageBody;
 use actix_web::body::SizedStream;
+use actix_web::http::Method;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use bytes::Bytes;
@@ -12,6 +19,7 @@ use futures::Stream;
 use futures::TryStreamExt;
 use futures::stream;
 
+use crate::domain::media_type;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
@@ -40,7 +48,7 @@ enum Condition {
     Failed,
 }
 
-/// Answers a GET.
+/// Answers a GET, or a HEAD with all that a GET without a range would be answered but the bytes.
 pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<HttpResponse, EngineError> {
     let upload = &download.upload;
     let (size, tag) = (upload.offset().get(), etag(upload));
@@ -61,8 +69,10 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
             return Ok(problem.respond(request));
         }
     }
+    let asks_for_head = request.method() == Method::HEAD;
     let wanted = match text(request, header::RANGE) {
-        Some(range) if range_applies(request, &tag, &modified) => wanted(range, size),
+        // RFC 9110, 14.2: a range is of GET only.
+        Some(range) if !asks_for_head && range_applies(request, &tag, &modified) => wanted(range, size),
         _ => Wanted::All,
     };
     let (first, end) = match wanted {
@@ -79,16 +89,21 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         response.status(StatusCode::PARTIAL_CONTENT);
         response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}")));
     }
-    let metadata = &upload.record().metadata;
     response
-        .insert_header((header::CONTENT_TYPE, attachment::content_type(metadata.content_type().as_deref()).as_ref()))
-        .insert_header((header::CONTENT_DISPOSITION, attachment::disposition(metadata.file_name().as_deref())))
+        .insert_header((header::CONTENT_TYPE, attachment::content_type(served_type(upload).as_deref()).as_ref()))
+        .insert_header((
+            header::CONTENT_DISPOSITION,
+            attachment::disposition(upload.record().metadata.file_name().as_deref()),
+        ))
         // What clients upload must not run as ours.
         .insert_header((header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"))
         .insert_header((header::ACCEPT_RANGES, "bytes"))
         .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
         .insert_header((header::ETAG, tag))
         .insert_header((header::LAST_MODIFIED, modified));
+    if asks_for_head {
+        return Ok(response.body(Announced(size)));
+    }
     let bytes = download.read(first..end).await?;
     let bytes = bytes.map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "a download broke off");
@@ -97,6 +112,28 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
     let mut response = response.body(SizedStream::new(end - first, bytes.map_ok(pieces).try_flatten()));
     response.extensions_mut().insert(IsDownload);
     Ok(response)
+}
+
+/// The body that an answer to HEAD speaks of and does not have.
+struct Announced(u64);
+
+impl MessageBody for Announced {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.0)
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// The client's own type where it says something, else what the bytes have turned out to be.
+fn served_type(upload: &Upload) -> Option<String> {
+    let record = upload.record();
+    let named = record.metadata.content_type().filter(|named| !media_type::is_generic(named));
+    named.or_else(|| record.facts.as_ref().map(|facts| facts.content_type.clone()))
 }
 
 /// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to `KEPT_BYTES` for as

@@ -4,6 +4,7 @@
 //! any type, and `Upload-Offset` and `Upload-Length` belong to two dialects. A request without a mark is never taken
 //! for tus, whose clients mark all of theirs.
 
+use crate::domain::media_type;
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::OFFSET_OCTET_STREAM;
 
@@ -96,7 +97,7 @@ fn carries_body(fields: &dyn Fields) -> bool {
 
 fn media_type(fields: &dyn Fields) -> Option<String> {
     let value = fields.values("content-type").next().and_then(|value| std::str::from_utf8(value).ok())?;
-    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    Some(media_type::essence(value))
 }
 
 #[cfg(test)]

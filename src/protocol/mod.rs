@@ -9,6 +9,7 @@ pub mod digests;
 pub mod dispatch;
 pub mod fields;
 pub mod ietf;
+pub(crate) mod names;
 pub mod ranged;
 pub mod state;
 pub mod structured;

@@ -87,7 +87,7 @@ async fn a_client_that_asks_first_is_refused_before_it_is_told_to_send() {
                 ("PATCH", &*gone, &[TUS, OCTETS, at("0"), body], 410),
                 ("POST", "/files", &[TUS, OCTETS, length("1001"), body], 413),
                 ("POST", "/files", &[TUS, OCTETS, length("x"), body], 400),
-                ("POST", "/files", &[TUS, OCTETS, length("100"), ("Upload-Metadata", "a YQ"), body], 400),
+                ("POST", "/files", &[TUS, OCTETS, length("100"), ("Upload-Metadata", "a YR=="), body], 400),
                 ("POST", "/files", &[TUS, length("100"), body], 415),
                 ("POST", "/nowhere", &[TUS, OCTETS, body], 404),
                 ("PUT", &*path, &[TUS, OCTETS, body], 405),

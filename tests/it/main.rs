@@ -16,6 +16,7 @@ mod crosstalk;
 mod disks;
 mod downloads;
 mod early;
+mod edge;
 mod engine;
 mod events;
 mod facts;

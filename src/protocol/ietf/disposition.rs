@@ -1,6 +1,6 @@
 //! The file name in a `Content-Disposition` (RFC 6266), from whatever bytes a client sends.
 
-use percent_encoding::percent_decode_str;
+use crate::protocol::names;
 
 /// The name: `filename*` before `filename`. A field that is not written as it should be names nothing.
 ///
@@ -25,7 +25,8 @@ pub(super) fn file_name(value: &[u8]) -> Option<String> {
             return None;
         }
     }
-    extended.and_then(|value| decoded(&value)).or_else(|| plain.map(text))
+    let plain = || plain.map(|value| names::with_words_decoded(&names::text(value)));
+    extended.and_then(|value| names::extended(&value)).or_else(plain)
 }
 
 /// What is left of a field.
@@ -75,28 +76,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// RFC 8187, 3.2.1: `charset'language'percent-encoded`.
-fn decoded(value: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(value).ok()?;
-    let mut parts = text.splitn(3, '\'');
-    let (charset, _language, encoded) = (parts.next()?, parts.next()?, parts.next()?);
-    let bytes: Vec<u8> = percent_decode_str(encoded).collect();
-    match charset.to_ascii_lowercase().as_str() {
-        "utf-8" => String::from_utf8(bytes).ok(),
-        "iso-8859-1" => Some(latin1(&bytes)),
-        _ => None,
-    }
-}
-
-/// Browsers send UTF-8, and what else there is was ISO-8859-1 once.
-fn text(value: Vec<u8>) -> String {
-    String::from_utf8(value).unwrap_or_else(|error| latin1(error.as_bytes()))
-}
-
-fn latin1(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_name_is_found_or_there_is_none() {
-        let cases: [(&[u8], Option<&str>); 24] = [
+        let cases: [(&[u8], Option<&str>); 25] = [
             (b"inline; filename=video.mp4", Some("video.mp4")),
             (b"attachment; filename=\"my video.mp4\"", Some("my video.mp4")),
             (b"INLINE ; FileName = \"a;b.mp4\" ; size=5", Some("a;b.mp4")),
@@ -118,6 +97,7 @@ mod tests {
             (b"inline; filename*=UTF-8''%FF", None),
             (b"inline; filename=\"Gr\xc3\xbc\xc3\x9fe.mp4\"", Some("Gr\u{fc}\u{df}e.mp4")),
             (b"inline; filename=\"\xa3.mp4\"", Some("\u{a3}.mp4")),
+            (b"inline; filename=\"=?utf-8?B?w6QubXA0?=\"", Some("\u{e4}.mp4")),
             (b"form-data; name=\"file\"; filename=\"\"", Some("")),
             (b"inline", None),
             (b"inline;", None),

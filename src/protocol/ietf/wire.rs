@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
+use crate::domain::media_type;
 use crate::domain::metadata::Metadata;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
@@ -150,8 +151,7 @@ fn natural(fields: &dyn Fields, name: &str) -> Option<u64> {
 
 /// The media type in lower case, without parameters. One that cannot be read is none.
 fn media_type(fields: &dyn Fields) -> Option<String> {
-    let named = single(fields, "content-type").ok().flatten()?;
-    Some(named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    single(fields, "content-type").ok().flatten().map(media_type::essence)
 }
 
 /// The file's name and types, as other dialects have them in their metadata. What cannot be read says nothing.

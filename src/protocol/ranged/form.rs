@@ -12,12 +12,14 @@ use actix_web::web;
 use bytes::Bytes;
 use futures::Stream;
 
+use crate::domain::metadata::MAX_PAIRS;
 use crate::engine::command::EngineError;
 use crate::http::Shared;
 use crate::http::body;
 use crate::protocol::ranged::creation::BadCreation;
 use crate::protocol::ranged::multipart::BadForm;
 use crate::protocol::ranged::multipart::Found;
+use crate::protocol::ranged::multipart::MAX_HEAD_BYTES;
 use crate::protocol::ranged::multipart::Part;
 use crate::protocol::ranged::multipart::Reader;
 
@@ -84,6 +86,13 @@ impl Allowance {
         self.left_bytes = left.ok_or(Fault::TooLarge(BadCreation::TooLarge(self.of_bytes)))?;
         Ok(())
     }
+}
+
+/// The most bytes that a form around a file of `file_bytes` may have: as many fields as metadata may, each with its head,
+/// and their texts.
+pub(super) fn most_bytes(file_bytes: u64, max_metadata_bytes: usize) -> u64 {
+    let around = (MAX_PAIRS + 1).saturating_mul(MAX_HEAD_BYTES).saturating_add(max_metadata_bytes);
+    file_bytes.saturating_add(u64::try_from(around).unwrap_or(u64::MAX))
 }
 
 /// Reads a form up to its file.

@@ -82,6 +82,11 @@ pub(super) async fn form(
     payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
+    let max_bytes = shared.engine.settings().max_upload_bytes;
+    // Told before the client has sent a byte of it.
+    if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.max_metadata_bytes)) {
+        return Err(reply::rejection_problem(Rejection::OverLimit(max_bytes)));
+    }
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let opened = form::open(content_type.unwrap_or_default(), payload, shared).await;
     let Opened { texts, file, bytes, learned } = opened.map_err(|fault| reply::form_problem(fault, request))?;

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
@@ -15,6 +14,7 @@ use crate::protocol::fields::BadField;
 use crate::protocol::fields::Fields;
 use crate::protocol::fields::joined;
 use crate::protocol::fields::single;
+use crate::protocol::names::LENIENT_BASE64;
 use crate::protocol::tus::wire::BodySize;
 
 /// `Content-Range`, RFC 9110, 14.4, and the forms Google's clients have added to it.
@@ -189,9 +189,9 @@ pub fn goog_hashes(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> {
     Ok(digests)
 }
 
-/// A digest in padded base64.
+/// A digest in base64.
 pub fn base64_digest(algorithm: Algorithm, value: &str) -> Option<Digest> {
-    Digest::new(algorithm, STANDARD.decode(value).ok()?)
+    Digest::new(algorithm, LENIENT_BASE64.decode(value).ok()?)
 }
 
 /// A digest in hexadecimal.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
 use crate::domain::id::UploadId;
+use crate::domain::media_type;
 use crate::domain::metadata::Metadata;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
@@ -18,6 +19,7 @@ use crate::protocol::fields::BadField;
 use crate::protocol::fields::Fields;
 use crate::protocol::fields::joined;
 use crate::protocol::fields::single;
+use crate::protocol::names::LENIENT_BASE64;
 
 pub const VERSION: &str = "1.0.0";
 
@@ -78,6 +80,8 @@ pub struct Creation {
     pub metadata_as_sent: Option<String>,
     /// Whether bytes of the upload come with it.
     pub with_data: bool,
+    /// Of the bytes that come with it. `Upload-Checksum` on a creation without any says nothing, and some clients send one
+    /// of the whole file there.
     pub checksum: Option<Checksum>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
@@ -200,7 +204,7 @@ pub fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) 
         metadata: metadata_as_sent.as_deref().map_or(Ok(Metadata::default()), parse_metadata)?,
         metadata_as_sent,
         with_data,
-        checksum: checksum(fields)?,
+        checksum: if with_data { checksum(fields)? } else { digests::content(fields)?.map(Checksum::Content) },
         wanted_digests: digests::wanted(fields),
         promised_digests: digests::promised(fields)?,
     })
@@ -282,8 +286,8 @@ fn part_id(url: &str) -> Option<UploadId> {
         None => url,
     };
     // A proxy may serve us below a path of its own, so only the end of the path counts.
-    let (before, id) = path.strip_suffix('/').unwrap_or(path).rsplit_once('/')?;
-    if before.ends_with(BASE_PATH) { id.parse().ok() } else { None }
+    let (before, id) = path.trim_end_matches('/').rsplit_once('/')?;
+    if before.trim_end_matches('/').ends_with(BASE_PATH) { id.parse().ok() } else { None }
 }
 
 fn length(fields: &dyn Fields) -> Result<Option<Length>, WireError> {
@@ -301,8 +305,7 @@ fn bytes(fields: &dyn Fields, field: &'static str) -> Result<Option<u64>, BadFie
 
 /// The media type in lower case, without parameters.
 fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
-    let named = single(fields, "content-type")?;
-    Ok(named.map(|named| named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
+    Ok(single(fields, "content-type")?.map(media_type::essence))
 }
 
 fn checksum(fields: &dyn Fields) -> Result<Option<Checksum>, WireError> {
@@ -318,7 +321,7 @@ fn own_checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
     let (name, value) = text.split_once(' ').ok_or_else(|| bad("is not an algorithm, a blank and a value".into()))?;
     let algorithm = Algorithm::by_name(name)
         .ok_or_else(|| bad(format!("names none of the algorithms {CHECKSUM_ALGORITHMS}").into()))?;
-    let value = STANDARD.decode(value).map_err(|_| bad("has a value that is not padded base64".into()))?;
+    let value = LENIENT_BASE64.decode(value).map_err(|_| bad("has a value that is not base64".into()))?;
     let digest = Digest::new(algorithm, value).ok_or_else(|| {
         let (name, size) = (algorithm.name(), algorithm.digest_bytes());
         bad(format!("has a value of the wrong size: {name} has {size} bytes").into())
@@ -339,16 +342,20 @@ pub fn metadata(fields: &dyn Fields) -> Option<Metadata> {
 }
 
 /// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank before it.
+/// RFC 9110, 5.6.1.2: what is empty between two commas, or behind the last, is passed over.
 fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
     let bad = |problem: &'static str| BadField::new("upload-metadata", problem);
     let mut pairs = Vec::new();
     for pair in text.split(',') {
         let pair = pair.trim_matches([' ', '\t']);
         let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
-        if key.is_empty() || key.contains('\t') {
-            return Err(bad("has a pair without a key"));
+        if key.is_empty() {
+            continue;
         }
-        let value = STANDARD.decode(value).map_err(|_| bad("has a value that is not padded base64"))?;
+        if key.contains('\t') {
+            return Err(bad("has a tab in a key"));
+        }
+        let value = LENIENT_BASE64.decode(value).map_err(|_| bad("has a value that is not base64"))?;
         pairs.push((key.to_owned(), value));
     }
     Metadata::new(pairs).map_err(|problem| BadField::new("upload-metadata", problem.to_string()))
@@ -484,7 +491,8 @@ mod tests {
             (format!("/{own}"), false),
             (format!("/xfiles/{own}"), false),
             (format!("/files/x/{own}"), false),
-            (format!("/files/{own}//"), false),
+            (format!("/files/{own}//"), true),
+            (format!("//files//{own}"), true),
             (format!("/files/{own}?x"), false),
             (format!("/files/{own}#x"), false),
             (format!("/files/{},/files/{own}", id(2)), false),
@@ -513,11 +521,16 @@ mod tests {
             ("a ,b Yg==", Some(vec![pair("a", ""), pair("b", "b")])),
             ("a\t,b Yg==", Some(vec![pair("a", ""), pair("b", "b")])),
             ("a YQ==, b Yg== ,\tc", Some(vec![pair("a", "a"), pair("b", "b"), pair("c", "")])),
-            ("", None),
-            (",", None),
-            ("a,", None),
+            ("", Some(vec![])),
+            (",", Some(vec![])),
+            ("a,", Some(vec![pair("a", "")])),
+            ("a YQ==,,b Yg==", Some(vec![pair("a", "a"), pair("b", "b")])),
+            (",a YQ==, ", Some(vec![pair("a", "a")])),
             ("a,a", None),
-            ("a YQ", None),
+            ("a YQ", Some(vec![pair("a", "a")])),
+            ("a YWI=,b YWI", Some(vec![pair("a", "ab"), pair("b", "ab")])),
+            ("a YQ===", None),
+            ("a Y", None),
             ("a YQ==YQ==", None),
             ("a _-8=", None),
             ("a  YQ==", None),
@@ -536,6 +549,7 @@ mod tests {
         };
         let crc = Digest::new(Algorithm::Crc32, vec![0xcb, 0xf4, 0x39, 0x26]);
         assert_eq!(of("crc32 y/Q5Jg=="), Ok(crc.clone()), "tus 79: big-endian");
+        assert_eq!(of("crc32 y/Q5Jg"), Ok(crc.clone()), "without padding");
         assert_eq!(of("CRC32 y/Q5Jg=="), Ok(crc), "tus 73: in any letter case");
         for wrong in
             ["", "crc32", "crc32 ", "crc32 y/Q5", "crc32 y_Q5Jg==", "crc32  y/Q5Jg==", "crc y/Q5Jg==", "sha1 y/Q5Jg=="]

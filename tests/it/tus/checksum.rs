@@ -158,7 +158,6 @@ async fn a_checksum_that_cannot_be_read_is_refused() {
         &format!("sha1  {sha1}"),
         &format!("sha3 {sha1}"),
         &format!("sha-1 {sha1}"),
-        &format!("sha1 {}", sha1.trim_end_matches('=')),
         &format!("sha1 {}", sha1.replace('=', "*")),
         &format!("sha256 {sha1}"),
         &format!("md5 {sha1}"),
@@ -171,6 +170,8 @@ async fn a_checksum_that_cannot_be_read_is_refused() {
         let headers = [("Upload-Length", "5"), OCTETS, ("Upload-Checksum", checksum)];
         assert_eq!(client.tus("POST", "/files", &headers, b"hello").await.status, 400, "tus 78: {checksum:?}");
     }
+    let without_padding = format!("sha1 {}", sha1.trim_end_matches('='));
+    assert_eq!(patch_with(&mut client, &upload, 0, &without_padding, b"hellO").await.status, 460, "it counts");
     let right = format!("sha1 {sha1}");
     let twice = [OCTETS, ("Upload-Offset", "0"), ("Upload-Checksum", &right), ("Upload-Checksum", &right)];
     assert_eq!(client.tus("PATCH", &upload, &twice, b"hello").await.status, 400, "twice is not once");

@@ -256,7 +256,7 @@ async fn a_client_that_asks_before_sending_is_refused_before_sending() {
         (&[TUS, OCTETS, ("Upload-Length", "101")][..], 413),
         (&[TUS, OCTETS, ("Upload-Length", "10")], 413),
         (&[TUS, OCTETS, ("Upload-Length", "x")], 400),
-        (&[TUS, OCTETS, ("Upload-Length", "100"), ("Upload-Metadata", "a YQ")], 400),
+        (&[TUS, OCTETS, ("Upload-Length", "100"), ("Upload-Metadata", "a YR==")], 400),
         (&[TUS, ("Upload-Length", "100")], 415),
         (&[OCTETS, ("Upload-Length", "100")], 412),
     ] {

@@ -40,6 +40,10 @@ async fn metadata_is_read_and_echoed_unchanged() {
         ),
         ("a YQ==,A Qg==", json!({"a": "a", "A": "B"}), "tus 25: letter case matters"),
         ("name w6TDtsO8", json!({"name": "äöü"}), "a text that is not ASCII"),
+        ("a YQ", json!({"a": "a"}), "base64 without padding"),
+        ("a YWI=,b YWI", json!({"a": "ab", "b": "ab"}), "base64 with and without padding"),
+        ("a YQ==,", json!({"a": "a"}), "RFC 9110, 5.6.1.2: nothing behind a comma"),
+        (",a YQ==,,b Yg==", json!({"a": "a", "b": "b"}), "RFC 9110, 5.6.1.2: nothing between commas"),
     ] {
         let (_, metadata, echoed) = created(&mut client, &[sent]).await;
         assert_eq!(metadata, read, "{why}: {sent:?}");
@@ -77,8 +81,6 @@ async fn metadata_that_cannot_be_read_is_refused() {
     for (sent, why) in [
         ("a YQ==,a Yg==", "tus 28: a key twice"),
         ("a,b,a", "tus 28"),
-        ("a YQ", "tus 29: no padding"),
-        ("a YQ=", "tus 29"),
         ("a YQ===", "tus 29"),
         ("a _-8=", "tus 29: the alphabet of URLs"),
         ("a Y Q==", "tus 29: a blank inside"),
@@ -86,10 +88,6 @@ async fn metadata_that_cannot_be_read_is_refused() {
         ("a !!!!", "tus 29"),
         ("a YQ==YQ==", "tus 29"),
         ("a YR==", "tus 29: bits that say nothing"),
-        (",", "tus 25: a pair without a key"),
-        (",a YQ==", "tus 25"),
-        ("a YQ==,", "tus 25"),
-        ("a YQ==,,b Yg==", "tus 25"),
         ("k\u{e4}se YQ==", "tus 25: a key is ASCII"),
     ] {
         let answer = client.tus("POST", "/files", &[("Upload-Length", "5"), ("Upload-Metadata", sent)], b"").await;
@@ -164,11 +162,12 @@ async fn types_that_cannot_stand_in_a_header_are_not_put_there() {
         ("video/mp4", "video/mp4"),
         ("text/csv; charset=utf-8", "text/csv; charset=utf-8"),
         ("text/html; charset=utf-8", "application/octet-stream"),
-        ("text/html\r\nX-Evil: 1", "application/octet-stream"),
-        ("text", "application/octet-stream"),
-        ("a/b/c", "application/octet-stream"),
-        ("vid\u{e9}o/mp4", "application/octet-stream"),
-        ("", "application/octet-stream"),
+        // What cannot be read says nothing, and then the bytes do.
+        ("text/html\r\nX-Evil: 1", "text/plain"),
+        ("text", "text/plain"),
+        ("a/b/c", "text/plain"),
+        ("vid\u{e9}o/mp4", "text/plain"),
+        ("", "text/plain"),
     ] {
         let metadata = format!("filetype {}", base64(named));
         let upload = completed(&mut client, &[("Upload-Metadata", &metadata)], b"hello").await;

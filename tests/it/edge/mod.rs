@@ -1,0 +1,3 @@
+//! What every client of HTTP may expect, whichever protocol an upload was created in.
+
+mod types;
