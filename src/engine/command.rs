@@ -89,11 +89,16 @@ impl Append {
 }
 
 impl Append {
-    /// Whether what it brings can only be what the upload has already: every byte is there, and it does not ask for bytes
-    /// to be added at the end of them.
+    /// Whether what it brings can only be what the upload has already, or nothing: every byte is there, and it does not
+    /// say that it has bytes to add at the end of them.
     pub(in crate::engine) fn repeats(&self, upload: &Upload) -> bool {
-        let adds = matches!(self.place, Place::At(_)) || self.count == Some(0);
-        !adds && !upload.stage().takes_bytes()
+        let may_repeat = match (self.place, self.count) {
+            (_, Some(0)) => false,
+            // A body of unknown size may turn out to be empty: some clients see only then that nothing is left to send.
+            (Place::At(_), count) => count.is_none(),
+            (Place::From(_) | Place::Anywhere(_), _) => true,
+        };
+        may_repeat && !upload.stage().takes_bytes()
     }
 }
 

@@ -24,6 +24,7 @@ use crate::engine::command::Append;
 use crate::engine::command::BodyEnd;
 use crate::engine::command::Ends;
 use crate::engine::command::EngineError;
+use crate::engine::command::Place;
 use crate::engine::command::Unavailable;
 use crate::engine::digest::Hasher;
 use crate::engine::feed::Fed;
@@ -39,6 +40,8 @@ pub(super) struct Repeated {
     /// Where it is to end, where it said so. Excluded.
     end: Option<u64>,
     ends: Ends,
+    /// What bytes behind the last one are refused with.
+    beyond: Rejection,
     checksum: Option<(Digest, Hasher)>,
 }
 
@@ -66,12 +69,23 @@ impl Inner {
         if let Some(why) = upload.gone(self.now()) {
             return Err(why);
         }
-        let complete = upload.length().filter(|_| upload.stage() == Stage::Completed && !upload.is_final());
+        if upload.is_final() && matches!(command.place, Place::At(_)) {
+            return Err(Rejection::IsFinal);
+        }
+        let is_whole = upload.stage() == Stage::Completed || upload.is_partial();
+        let complete = upload.length().filter(|_| is_whole && !upload.is_final());
         let Some(length) = complete else {
             return Err(upload.length().map_or(Rejection::IsFinal, Rejection::AlreadyComplete));
         };
         let committed = upload.clone();
         let start = command.place.offset();
+        let beyond = match command.place {
+            Place::At(_) if start != committed.offset() => {
+                return Err(Rejection::WrongOffset { ours: committed.offset(), theirs: start });
+            }
+            Place::At(_) => Rejection::AlreadyComplete(length),
+            Place::From(_) | Place::Anywhere(_) => Rejection::BeyondLength(length),
+        };
         self.declare(&mut upload, command, committed.offset())?;
         if command.count.is_some_and(|count| start.plus(count).is_none_or(|end| !length.admits(end))) {
             return Err(Rejection::BeyondLength(length));
@@ -84,7 +98,7 @@ impl Inner {
         }
         let end = command.count.map(|count| start.get().saturating_add(count));
         let checksum = command.checksum.clone().map(Hasher::towards);
-        Ok(Repeated { upload: committed, length, at: start.get(), end, ends: command.ends, checksum })
+        Ok(Repeated { upload: committed, length, at: start.get(), end, ends: command.ends, beyond, checksum })
     }
 
     /// The first place, from `start` on, where the stored bytes of an upload differ from `bytes`.
@@ -114,7 +128,7 @@ impl Inner {
 impl Repeated {
     /// The rest of a request without a checksum, whose upload was completed by another meanwhile.
     pub(super) fn rest_of(upload: Upload, length: Length, at: u64, end: Option<u64>, ends: Ends) -> Self {
-        Self { upload, length, at, end, ends, checksum: None }
+        Self { upload, length, at, end, ends, beyond: Rejection::BeyondLength(length), checksum: None }
     }
 
     /// Compares all that comes, and tells its client what came of it.
@@ -147,7 +161,7 @@ impl Repeated {
         let end = self.at.saturating_add(piece.len() as u64);
         match self.end {
             Some(own_end) if end > own_end => return Err(Rejection::BeyondRange { end: own_end }.into()),
-            _ if end > self.length.get() => return Err(Rejection::BeyondLength(self.length).into()),
+            _ if end > self.length.get() => return Err(self.beyond.clone().into()),
             Some(_) | None => {}
         }
         if let Some((_, hasher)) = &mut self.checksum {

@@ -28,6 +28,7 @@ use crate::http::query::Query;
 use crate::protocol::digests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::single;
+use crate::protocol::ranged::check_empty;
 use crate::protocol::ranged::creation;
 use crate::protocol::ranged::creation::Around;
 use crate::protocol::ranged::creation::Creation;
@@ -117,7 +118,7 @@ async fn described(
 pub(super) async fn put(
     request: &HttpRequest,
     upload: Upload,
-    payload: web::Payload,
+    mut payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Refusal> {
     let fields = HeaderFields(request.headers());
@@ -128,6 +129,7 @@ pub(super) async fn put(
     let command = Append { dialect, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
     let upload = match carried {
         Carried::Question { total } => {
+            check_empty(request, &mut payload, shared).await?;
             let found = look(request, upload.id(), shared).await?;
             let Some(total) = finalised(&found, total)? else { return Ok(told(&found, request, shared)) };
             // The word that nothing more comes.

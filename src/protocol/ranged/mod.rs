@@ -178,6 +178,18 @@ async fn pumped<E: From<Problem>>(
     if differs.get() { Err(reply::other_count(count).into()) } else { pumped.map_err(refuse) }
 }
 
+/// Sees that a question carries no bytes, where its head does not tell.
+async fn check_empty(request: &HttpRequest, payload: &mut web::Payload, shared: &Shared) -> Result<(), Problem> {
+    let cut = |error| reply::engine_problem(error, request);
+    while let Some(piece) = body::next_piece(payload, shared.idle_timeout).await.map_err(cut)? {
+        // HTTP/2 has frames of no bytes.
+        if !piece.is_empty() {
+            return Err(reply::wire_problem(&wire::WireError::QuestionWithBody));
+        }
+    }
+    Ok(())
+}
+
 /// A body that may have as much as metadata may.
 async fn small_body(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<Vec<u8>, Problem> {
     let limit = shared.max_metadata_bytes;

@@ -20,6 +20,7 @@ use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::protocol::digests;
+use crate::protocol::ranged::check_empty;
 use crate::protocol::ranged::creation;
 use crate::protocol::ranged::look;
 use crate::protocol::ranged::pumped;
@@ -59,7 +60,7 @@ pub(super) async fn start(
 pub(super) async fn put(
     request: &HttpRequest,
     upload: Upload,
-    payload: web::Payload,
+    mut payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
     let fields = HeaderFields(request.headers());
@@ -70,6 +71,7 @@ pub(super) async fn put(
     let command = Append { dialect, checksum, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
     let (command, unframed) = match carried {
         Carried::Question { total } => {
+            check_empty(request, &mut payload, shared).await?;
             let found = look(request, upload.id(), shared).await?;
             match (found.length(), total) {
                 (Some(ours), Some(theirs)) if ours != theirs => {
