@@ -45,6 +45,7 @@ use crate::engine::feed::Fed;
 use crate::engine::feed::Feed;
 use crate::engine::feed::Intake;
 use crate::engine::hooks::Behalf;
+use crate::engine::lease::Fate;
 use crate::engine::lease::NotJoined;
 use crate::engine::lease::Order;
 use crate::engine::settle::unless_failed;
@@ -193,7 +194,7 @@ impl Parked {
                 Ok(Call::Order(Order::Join { answer, .. })) => {
                     let _ = answer.send(Err(NotJoined::InOrder));
                 }
-                Ok(Call::Order(Order::Yield { at, answer })) => {
+                Ok(Call::Order(Order::Yield { at, answer, .. })) => {
                     let ours = self.committer.upload.offset();
                     if at.is_none_or(|at| at == ours) {
                         self.committer.close().await;
@@ -294,8 +295,8 @@ enum Duty {
 
 enum Ending {
     Body(BodyEnd),
-    /// A newer request takes over.
-    Yield(oneshot::Sender<Result<(), Offset>>),
+    /// A newer request takes over, or ends the upload.
+    Yield(oneshot::Sender<Result<(), Offset>>, Option<Fate>),
     Stop,
     Error(EngineError),
 }
@@ -335,13 +336,14 @@ impl Writer {
                 Ok(_) => EngineError::Unavailable(Unavailable::ShuttingDown),
                 Err(error) => error,
             },
-            Ending::Yield(answer) => {
+            Ending::Yield(answer, fate) => {
                 let upload = &self.committer.upload;
                 tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "a newer request takes over");
                 self.committer.abandon().await;
                 // The newer request waits for the lease anyway.
                 let _ = answer.send(Ok(()));
-                EngineError::Unavailable(Unavailable::Superseded)
+                drop(self);
+                Fate::answer_to(fate).await
             }
             Ending::Error(error) => {
                 self.committer.abandon().await;
@@ -393,8 +395,8 @@ impl Writer {
                 }
                 // It came before this request had begun; whoever asked takes the lease in the ordinary way.
                 Step::Call(Call::Order(Order::Resume(_))) => Ok(()),
-                Step::Call(Call::Order(Order::Yield { at, answer })) => match self.on_yield(at).await {
-                    Ok(Ok(())) => return Ending::Yield(answer),
+                Step::Call(Call::Order(Order::Yield { at, fate, answer })) => match self.on_yield(at).await {
+                    Ok(Ok(())) => return Ending::Yield(answer, fate),
                     Ok(Err(ours)) => {
                         // Whoever asked may have gone.
                         let _ = answer.send(Err(ours));

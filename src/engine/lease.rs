@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Offset;
+use crate::domain::upload::Ended;
 use crate::engine::append::Parked;
 use crate::engine::command::Append;
 use crate::engine::command::EngineError;
@@ -56,7 +58,22 @@ pub(super) enum Order {
     /// Take the bytes of one more request. Only a writer that takes bytes in any order does.
     Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
     /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
-    Yield { at: Option<Offset>, answer: oneshot::Sender<Result<(), Offset>> },
+    Yield { at: Option<Offset>, fate: Option<Fate>, answer: oneshot::Sender<Result<(), Offset>> },
+}
+
+/// What becomes of an upload that is taken from its writer to be ended. It is learned when that is committed.
+#[derive(Debug, Clone)]
+pub(super) struct Fate(watch::Receiver<Option<Ended>>);
+
+impl Fate {
+    /// Returns what the requests of the writer before are answered: an upload that has ended is gone, and one that has not
+    /// was taken over.
+    pub(super) async fn answer_to(fate: Option<Self>) -> EngineError {
+        let taken_over = EngineError::Unavailable(Unavailable::Superseded);
+        let Some(Self(mut ended)) = fate else { return taken_over };
+        let Ok(ended) = ended.wait_for(Option::is_some).await else { return taken_over };
+        ended.map_or(taken_over, |how| Rejection::Gone(how).into())
+    }
 }
 
 impl Order {
@@ -138,13 +155,35 @@ impl Leases {
     /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
     /// that one: a request that would be refused anyway disturbs nobody.
     pub(super) async fn take(&self, id: UploadId, at: Option<Offset>, patience: Duration) -> Result<Held, EngineError> {
+        self.claim(id, at, None, patience).await
+    }
+
+    /// Takes the lease to end the upload. The requests of the writer that had it are answered when its taker has said how it
+    /// ended, or has failed to end it.
+    pub(super) async fn take_to_end(
+        &self,
+        id: UploadId,
+        patience: Duration,
+    ) -> Result<(Held, watch::Sender<Option<Ended>>), EngineError> {
+        let (ended, fate) = watch::channel(None);
+        let held = self.claim(id, None, Some(Fate(fate)), patience).await?;
+        Ok((held, ended))
+    }
+
+    async fn claim(
+        &self,
+        id: UploadId,
+        at: Option<Offset>,
+        fate: Option<Fate>,
+        patience: Duration,
+    ) -> Result<Held, EngineError> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(held) = self.try_take(id) {
                 return Ok(held);
             }
             let Some(live) = self.live(id) else { continue };
-            tokio::time::timeout_at(deadline, live.make_way(at))
+            tokio::time::timeout_at(deadline, live.make_way(at, fate.clone()))
                 .await
                 .map_err(|_| EngineError::Unavailable(Unavailable::Held))??;
         }
@@ -167,9 +206,9 @@ impl Live {
     }
 
     /// Asks the writer to end, and waits until it has.
-    async fn make_way(&self, at: Option<Offset>) -> Result<(), Rejection> {
+    async fn make_way(&self, at: Option<Offset>, fate: Option<Fate>) -> Result<(), Rejection> {
         // A writer that takes no orders any more is about to end by itself.
-        let answer = self.ask(|answer| Order::Yield { at, answer }).await;
+        let answer = self.ask(|answer| Order::Yield { at, fate, answer }).await;
         if let (Some(theirs), Some(Err(ours))) = (at, answer) {
             return Err(Rejection::WrongOffset { ours, theirs });
         }
@@ -365,7 +404,7 @@ mod tests {
         let theirs = Offset::new(7).unwrap();
         let taking = leases.take(id(), Some(theirs), Duration::from_secs(5));
         let refusing = async {
-            let Some(Order::Yield { answer, at }) = first.orders.recv().await else { panic!("no order") };
+            let Some(Order::Yield { answer, at, .. }) = first.orders.recv().await else { panic!("no order") };
             assert_eq!(at, Some(theirs));
             answer.send(Err(Offset::ZERO)).unwrap();
         };
@@ -373,6 +412,31 @@ mod tests {
         let expected = Rejection::WrongOffset { ours: Offset::ZERO, theirs };
         assert!(matches!(refused, Err(EngineError::Rejected(rejection)) if rejection == expected));
         assert_eq!(leases.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_an_ended_writer_learn_what_became_of_the_upload() {
+        for (how, expected) in [
+            (Some(Ended::Terminated), EngineError::from(Rejection::Gone(Ended::Terminated))),
+            (None, EngineError::Unavailable(Unavailable::Superseded)),
+        ] {
+            let leases = Leases::default();
+            let mut first = leases.try_take(id()).unwrap();
+            let ending = async {
+                let (_held, ended) = leases.take_to_end(id(), Duration::from_secs(5)).await.unwrap();
+                if how.is_some() {
+                    ended.send_replace(how);
+                }
+            };
+            let yielding = async {
+                let Some(Order::Yield { answer, fate, .. }) = first.orders.recv().await else { panic!("no order") };
+                answer.send(Ok(())).unwrap();
+                drop(first);
+                Fate::answer_to(fate).await
+            };
+            let ((), answer) = tokio::join!(ending, yielding);
+            assert_eq!(answer.to_string(), expected.to_string(), "{how:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

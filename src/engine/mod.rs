@@ -30,9 +30,9 @@ use crate::domain::policy::Policy;
 use crate::domain::rejection::Rejection;
 use crate::domain::size::Length;
 use crate::domain::time::Timestamp;
+use crate::domain::upload::Ended;
 use crate::domain::upload::NewUpload;
 use crate::domain::upload::ProgressPolicy;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Terms;
 use crate::domain::upload::Upload;
 use crate::state;
@@ -277,41 +277,24 @@ impl Engine {
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
-    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first.
+    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and its client
+    /// learns that the upload is gone.
     pub async fn cancel(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
-        self.cancel_if(command.into(), |_| Ok(())).await
-    }
-
-    /// The same, but one that is complete stays.
-    pub async fn cancel_unfinished(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
-        self.cancel_if(command.into(), |upload| match (upload.stage(), upload.length()) {
-            (Stage::Completed, Some(length)) => Err(Rejection::AlreadyComplete(length)),
-            _ => Ok(()),
-        })
-        .await
+        let Cancel { id, caller } = command.into();
+        let upload = self.0.find(id).await?;
+        let engine = self.clone();
+        let cancelling = self.spawn(async move {
+            engine.0.permit_ending(&upload, caller.as_deref()).await?;
+            engine.0.end(id).await
+        });
+        cancelling.await.map_err(EngineError::task_died)?
     }
 
     /// Ends an upload that its creation has failed to fill and that no client goes on with. Nobody is asked.
     pub async fn discard(&self, id: UploadId) -> Result<(), EngineError> {
         let engine = self.clone();
-        let discarding = self.spawn(async move { engine.0.end(id, |_| Ok(())).await });
+        let discarding = self.spawn(async move { engine.0.end(id).await });
         discarding.await.map_err(EngineError::task_died)?
-    }
-
-    async fn cancel_if(
-        &self,
-        command: Cancel,
-        may_end: fn(&Upload) -> Result<(), Rejection>,
-    ) -> Result<(), EngineError> {
-        let Cancel { id, caller } = command;
-        let upload = self.0.find(id).await?;
-        may_end(&upload)?;
-        let engine = self.clone();
-        let cancelling = self.spawn(async move {
-            engine.0.permit_ending(&upload, caller.as_deref()).await?;
-            engine.0.end(id, may_end).await
-        });
-        cancelling.await.map_err(EngineError::task_died)?
     }
 
     /// Stops taking work, lets live uploads commit what they have, and waits for everything begun, at most
@@ -345,12 +328,12 @@ impl Inner {
         settled
     }
 
-    async fn end(&self, id: UploadId, may_end: fn(&Upload) -> Result<(), Rejection>) -> Result<(), EngineError> {
-        let held = self.leases.take(id, None, self.settings.takeover_timeout).await?;
+    async fn end(&self, id: UploadId) -> Result<(), EngineError> {
+        let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
         let mut upload = self.find(id).await?;
-        may_end(&upload)?;
         upload.terminate(self.now())?;
         let upload = self.commit(upload).await?;
+        ended.send_replace(Some(Ended::Terminated));
         tracing::info!(upload = %id, "upload terminated");
         self.remove_bytes(upload).await;
         drop(held);

@@ -52,6 +52,7 @@ use crate::engine::feed::Fed;
 use crate::engine::feed::Feed;
 use crate::engine::feed::Intake;
 use crate::engine::hooks::Behalf;
+use crate::engine::lease::Fate;
 use crate::engine::lease::Held;
 use crate::engine::lease::NotJoined;
 use crate::engine::lease::Order;
@@ -198,7 +199,7 @@ enum Ending {
     Idle,
     Stop,
     /// The upload is to be ended, or written otherwise.
-    Yield(oneshot::Sender<Result<(), Offset>>),
+    Yield(oneshot::Sender<Result<(), Offset>>, Option<Fate>),
     Broken(Broken),
 }
 
@@ -377,8 +378,8 @@ impl Assembly {
                 }
                 // Nothing is handed over: it can be joined.
                 Step::Call(Call::Order(Order::Resume(_))) => Ok(()),
-                Step::Call(Call::Order(Order::Yield { at, answer })) => match self.on_yield(at).await {
-                    Ok(Ok(())) => return Ending::Yield(answer),
+                Step::Call(Call::Order(Order::Yield { at, fate, answer })) => match self.on_yield(at).await {
+                    Ok(Ok(())) => return Ending::Yield(answer, fate),
                     Ok(Err(ours)) => {
                         // Whoever asked may have gone.
                         let _ = answer.send(Err(ours));
@@ -673,12 +674,13 @@ impl Assembly {
                 self.conclude().await?;
                 Err(EngineError::Unavailable(Unavailable::ShuttingDown))
             }
-            Ending::Yield(answer) => {
+            Ending::Yield(answer, fate) => {
                 tracing::info!(upload = %self.committer.upload.id(), "a newer request takes over");
                 self.committer.abandon().await;
                 // The newer request waits for the lease anyway.
                 let _ = answer.send(Ok(()));
-                Err(EngineError::Unavailable(Unavailable::Superseded))
+                drop(self);
+                Err(Fate::answer_to(fate).await)
             }
             Ending::Broken(broken) => {
                 self.committer.abandon().await;

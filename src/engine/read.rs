@@ -12,6 +12,8 @@ use crate::domain::delivery::DeliveryRecord;
 use crate::domain::hook::HookCall;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
+use crate::domain::upload::Ended;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
@@ -38,6 +40,13 @@ pub struct Status {
     /// Its time has passed, though the sweeper has not recorded it yet.
     pub expired: bool,
     pub live: Option<Live>,
+}
+
+impl Status {
+    /// Returns why nothing can be done with the upload any more, if it has ended or its time has passed.
+    pub fn gone(&self) -> Option<Rejection> {
+        self.upload.ended().or_else(|| self.expired.then_some(Rejection::Gone(Ended::Expired)))
+    }
 }
 
 /// A page of statuses, newest first.

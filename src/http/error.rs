@@ -19,6 +19,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::domain::upload::Failure;
+use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
 
@@ -82,6 +83,19 @@ impl Problem {
     pub fn method_not_allowed(allow: &'static str) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this address takes {allow}"))
             .with(header::ALLOW, allow)
+    }
+
+    /// The refusal to hand out an upload whose bytes are not all there.
+    pub fn not_complete(upload: &Upload) -> Self {
+        let (received, length) = (upload.received_bytes(), upload.length());
+        let detail = match (upload.is_partial(), length) {
+            (true, _) => "a partial upload is material for a final one, and is not handed out by itself".to_owned(),
+            (false, Some(length)) => format!("the upload is not complete: {received} of its {length} bytes are here"),
+            (false, None) => {
+                format!("the upload is not complete: {received} bytes are here, and its length is unknown")
+            }
+        };
+        Self::new(StatusCode::CONFLICT, "not-complete", detail)
     }
 
     /// Trouble that may pass.

@@ -112,7 +112,15 @@ async fn named(
         }
         Spoken::Mixed => Err(mixed()),
         Spoken::UnknownPatch => Err(unknown_patch()),
-        Spoken::Tus | Spoken::Ietf | Spoken::Ranged | Spoken::AsCreated => tus::nothing_here(request),
+        Spoken::Ietf => {
+            note(request, Dialect::Ietf);
+            ietf::nothing_here(request, shared)
+        }
+        Spoken::Ranged => {
+            note(request, Dialect::Ranged);
+            Err(ranged::nothing_here())
+        }
+        Spoken::Tus | Spoken::AsCreated => tus::nothing_here(request),
     }
 }
 

@@ -78,7 +78,8 @@ pub fn spoken(method: &str, target: Target, query: &str, fields: &dyn Fields) ->
     match (target, method) {
         (Target::Collection, "POST" | "PUT") if session => Spoken::Ranged,
         (Target::Upload, "PUT") => Spoken::Ranged,
-        (Target::Upload, "POST") if ranged || session => Spoken::Ranged,
+        (Target::Name, "PUT") if ranged => Spoken::Ranged,
+        (Target::Upload | Target::Name, "POST") if ranged || session => Spoken::Ranged,
         (_, "PATCH") if tus => Spoken::Tus,
         (_, "PATCH") => Spoken::UnknownPatch,
         (Target::Upload, "HEAD" | "GET" | "DELETE") => Spoken::AsCreated,
@@ -88,6 +89,11 @@ pub fn spoken(method: &str, target: Target, query: &str, fields: &dyn Fields) ->
         (Target::Name, "PUT") => Spoken::Plain,
         (Target::Collection | Target::Upload | Target::Name, _) => Spoken::Tus,
     }
+}
+
+/// Whether a request is marked as one of a resumable protocol. One that is not is what any client of HTTP would send.
+pub fn is_marked(fields: &dyn Fields) -> bool {
+    fields.has("tus-resumable") || IETF_MARKS.iter().any(|name| fields.has(name))
 }
 
 fn carries_body(fields: &dyn Fields) -> bool {
@@ -141,6 +147,8 @@ mod tests {
             ("POST", Upload, "", vec![range], Ranged),
             ("POST", Collection, "", vec![("x-goog-upload-protocol", "resumable")], Ranged),
             ("POST", Upload, "", vec![("x-goog-upload-command", "upload, finalize")], Ranged),
+            ("PUT", Name, "", vec![range], Ranged),
+            ("POST", Name, "", vec![range], Ranged),
             // Rules 4 and 5.
             ("PATCH", Upload, "", vec![("content-type", OFFSET_OCTET_STREAM)], Tus),
             ("PATCH", Upload, "", vec![("content-type", "text/plain")], UnknownPatch),

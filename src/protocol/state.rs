@@ -12,6 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::upload::Role;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
+use crate::http::error::Problem;
 
 pub(crate) const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 pub(crate) const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
@@ -44,6 +45,18 @@ pub(crate) fn tell(response: &mut HttpResponseBuilder, upload: &Upload) {
         response.insert_header((UPLOAD_METADATA, metadata.as_str()));
     }
     tell_expiry(response, upload);
+}
+
+/// The refusal of a download whose upload is not complete, with where it stands.
+pub(crate) fn not_complete(upload: &Upload) -> Problem {
+    let mut problem = Problem::not_complete(upload).with(UPLOAD_OFFSET, upload.offset().to_string());
+    if let Some(length) = upload.length() {
+        problem = problem.with(UPLOAD_LENGTH, length.to_string());
+    }
+    match expiry(upload) {
+        Some(at) => problem.with(UPLOAD_EXPIRES, at),
+        None => problem,
+    }
 }
 
 pub(crate) fn tell_expiry(response: &mut HttpResponseBuilder, upload: &Upload) {

@@ -244,7 +244,7 @@ async fn an_unfinished_upload_shows_how_far_it_is_and_no_byte() {
     for (upload, offset, length) in [(&fresh, "0", Some("10")), (&begun, "5", Some("10")), (&deferred, "3", None)] {
         for headers in [&[][..], &[("Range", "bytes=0-1")], &[("If-None-Match", "*")]] {
             let answer = get(&mut client, upload, headers).await;
-            assert_eq!((answer.status, answer.header("upload-offset")), (204, Some(offset)), "{headers:?}");
+            assert_eq!((answer.status, answer.header("upload-offset")), (409, Some(offset)), "{headers:?}");
             assert_eq!(answer.header("upload-length"), length);
             assert_eq!(answer.header("cache-control"), Some("no-store"));
             assert!(answer.header("upload-expires").is_some());

@@ -26,7 +26,7 @@ async fn what_is_uploaded_at_one_address_is_read_at_the_other() {
     let path = uploader.create(11).await;
     let mut reader = Client::connect(app.read_address()).await;
     assert_eq!(reader.offset(&path).await, 0);
-    assert_eq!(reader.get(&path).await.status, 204, "there is nothing to download yet");
+    assert_eq!(reader.get(&path).await.status, 409, "there is nothing to download yet");
     assert_eq!(uploader.patch(&path, 0, b"hello world").await.status, 204);
     is_whole(app.read_address(), &path, b"hello world").await;
     for read in ["/api/v1/uploads", "/api/v1/webhooks/deliveries", "/healthz", "/readyz", "/metrics"] {
@@ -66,7 +66,7 @@ async fn nothing_is_changed_where_only_reading_is_served() {
         assert!(answer.json()["detail"].as_str().unwrap().contains("send uploads and changes to the other"));
     }
     let mut reader = Client::connect(app.read_address()).await;
-    assert_eq!(reader.request("GET", &path, &[hidden], b"").await.status, 204, "only POST can be overridden");
+    assert_eq!(reader.request("GET", &path, &[hidden], b"").await.status, 409, "only POST can be overridden");
     assert_eq!(reader.tus("OPTIONS", "/files", &[], b"").await.status, 204);
     assert_eq!(app.client().await.offset(&path).await, 0);
 }

@@ -6,6 +6,7 @@ use longshore::domain::id::UploadId;
 use longshore::domain::rejection::Rejection;
 use longshore::domain::size::Length;
 use longshore::domain::upload::Dialect;
+use longshore::domain::upload::Ended;
 use longshore::domain::upload::Role;
 use longshore::domain::upload::Upload;
 use longshore::engine::RangeSettings;
@@ -430,22 +431,10 @@ async fn an_upload_that_is_ended_ends_its_requests() {
     life.engine.cancel(id).await.unwrap();
     for feed in feeds {
         let ended = feed.finish(BodyEnd::Complete).await;
-        assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
+        let gone = Rejection::Gone(Ended::Terminated);
+        assert!(matches!(&ended, Err(EngineError::Rejected(why)) if *why == gone), "{ended:?}");
     }
     assert!(world.files().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_complete_can_be_kept_from_being_cancelled() {
-    let world = World::on_disk();
-    let life = world.live().await;
-    let (open, done) = (create(&life, 1000).await, create(&life, 1000).await);
-    put(&life, done, 0, &[1; 1000]).await.unwrap();
-    life.engine.cancel_unfinished(open).await.unwrap();
-    let refused = life.engine.cancel_unfinished(done).await;
-    assert!(matches!(refused, Err(EngineError::Rejected(Rejection::AlreadyComplete(_)))), "{refused:?}");
-    assert!(life.read(done).await == [1; 1000]);
-    life.engine.cancel(done).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::Append;
 use crate::engine::command::Cancel;
@@ -29,6 +30,7 @@ use crate::http::download;
 use crate::http::error::Problem;
 use crate::http::listen::interim::Interim;
 use crate::protocol::digests;
+use crate::protocol::dispatch;
 use crate::protocol::ranged;
 
 mod disposition;
@@ -78,6 +80,12 @@ pub(crate) async fn resource(
         _ => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
     };
     exchange.versioned(answer)
+}
+
+/// A request to what cannot be an upload.
+pub(crate) fn nothing_here(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let exchange = Exchange::new(request, shared);
+    exchange.versioned(Err(exchange.refused(Rejection::NotFound.into())))
 }
 
 /// Adds to the answer to OPTIONS what clients of this dialect look for.
@@ -190,22 +198,33 @@ impl<'a> Exchange<'a> {
         body::pump_and_tell(self.request, payload, feed, self.shared.idle_timeout, tell).await
     }
 
+    /// Clients of the finished RFC mark no HEAD, so one without a mark is answered for them too: with the offset while the
+    /// upload is not complete, and with all that GET would answer afterwards.
     async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
-        self.offset(id).await
+        let upload = self.inspect(id).await?;
+        if upload.stage() == Stage::Completed && !dispatch::is_marked(&self.fields()) {
+            return self.get(id).await;
+        }
+        Ok(self.offset(&upload))
     }
 
-    async fn offset(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+    async fn inspect(&self, id: UploadId) -> Result<Upload, Problem> {
         let found = self.shared.engine.inspect(id).await.map_err(|error| self.refused(error))?;
         match found.gone {
             Some(why) => Err(self.refused(why.into())),
-            None => Ok(reply::offset(&self.draft, &found.upload, &self.limit(Some(&found.upload)))),
+            None => Ok(found.upload),
         }
+    }
+
+    fn offset(&self, upload: &Upload) -> HttpResponse {
+        reply::offset(&self.draft, upload, &self.limit(Some(upload)))
     }
 
     async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         let Some(found) = self.shared.engine.download(id).await.map_err(|error| self.refused(error))? else {
-            return self.offset(id).await;
+            // Draft, 4.3.2: GET tells the offset as HEAD does.
+            return Ok(self.offset(&self.inspect(id).await?));
         };
         let upload = found.upload.clone();
         let mut response = download::serve(self.request, found).await.map_err(|error| self.refused(error))?;

@@ -17,7 +17,6 @@ use crate::engine::command::Append;
 use crate::engine::command::Cancel;
 use crate::engine::command::Create;
 use crate::engine::command::Ends;
-use crate::engine::command::EngineError;
 use crate::engine::command::Place;
 use crate::http::Shared;
 use crate::http::body;
@@ -194,15 +193,13 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse
     reply::google::incomplete(upload, wire::wants_no_308(&HeaderFields(request.headers())))
 }
 
-/// Cancels a session. What is complete is no session any more, and stays.
+/// Cancels a session. What is complete is no session any more, and is deleted in the words of everybody.
 pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Refusal> {
     let upload = look(request, id, shared).await?;
     let command = Cancel { id, caller: caller(request, shared) };
-    match shared.engine.cancel_unfinished(command).await {
-        Ok(()) => Ok(reply::google::cancelled(&upload)),
-        Err(EngineError::Rejected(Rejection::AlreadyComplete(_))) => Err(reply::google::kept().into()),
-        Err(error) => Err(reply::google::refusal(error, None, request)),
-    }
+    shared.engine.cancel(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
+    let was_complete = upload.stage() == Stage::Completed;
+    Ok(if was_complete { reply::terminated() } else { reply::google::cancelled(&upload) })
 }
 
 /// Whether a request to Google's own address starts a session, and nothing else Google has there.

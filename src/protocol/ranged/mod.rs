@@ -13,7 +13,9 @@ use actix_web::http::Method;
 use actix_web::web;
 
 use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
 use crate::domain::upload::Dialect;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::Cancel;
 use crate::engine::command::EngineError;
@@ -24,6 +26,7 @@ use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
 use crate::http::download;
 use crate::http::error::Problem;
+use crate::protocol::state;
 
 mod creation;
 mod form;
@@ -85,6 +88,11 @@ pub(crate) async fn plain(
     }
 }
 
+/// The answer to a request to what cannot be an upload.
+pub(crate) fn nothing_here() -> Problem {
+    reply::rejection_problem(Rejection::NotFound)
+}
+
 /// A request to one upload.
 pub(crate) async fn resource(
     request: &HttpRequest,
@@ -96,7 +104,7 @@ pub(crate) async fn resource(
     wire::refuse_commands(&HeaderFields(request.headers())).map_err(refuse)?;
     match *request.method() {
         Method::PUT | Method::POST => put(request, id, payload, shared).await,
-        Method::HEAD => Ok(reply::state(&look(request, id, shared).await?, request.method())),
+        Method::HEAD => head(request, id, shared).await,
         Method::GET => get(request, id, shared).await,
         Method::DELETE => delete(request, id, shared).await,
         _ => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
@@ -123,10 +131,15 @@ async fn put(
     }
 }
 
+async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let upload = look(request, id, shared).await?;
+    if upload.stage() == Stage::Completed { get(request, id, shared).await } else { Ok(reply::state(&upload)) }
+}
+
 async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let refuse = |error| reply::engine_problem(error, request);
     let Some(found) = shared.engine.download(id).await.map_err(refuse)? else {
-        return Ok(reply::state(&look(request, id, shared).await?, request.method()));
+        return Err(state::not_complete(&look(request, id, shared).await?));
     };
     let offset = found.upload.offset().get();
     let mut response = download::serve(request, found).await.map_err(refuse)?;
@@ -148,6 +161,9 @@ async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<
 /// An upload as committed. One whose last bytes are just being put in their place is waited for.
 async fn found(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Upload, Problem> {
     let status = shared.engine.status(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    if let Some(why) = status.gone() {
+        return Err(reply::rejection_problem(why));
+    }
     if status.upload.is_settling() { look(request, id, shared).await } else { Ok(status.upload) }
 }
 

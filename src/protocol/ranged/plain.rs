@@ -154,7 +154,10 @@ async fn not_stored(
     shared: &Shared,
 ) -> Problem {
     let too_long = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
-    let failed = matches!(error, EngineError::Rejected(Rejection::BrokenPromise(_) | Rejection::Refused(_)));
+    let failed = matches!(
+        error,
+        EngineError::Rejected(Rejection::BrokenPromise(_) | Rejection::Refused(_) | Rejection::Gone(_))
+    );
     let problem = reply::append_problem(error, content, request);
     if too_long {
         discard(upload, shared).await;

@@ -3,8 +3,6 @@
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::HttpResponseBuilder;
-use actix_web::body;
-use actix_web::http::Method;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
@@ -87,15 +85,12 @@ pub(super) fn stored(upload: &Upload, ignored: &[String], shared: &Shared) -> Ht
     HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(told)
 }
 
-/// HEAD, and GET while there is nothing to download yet.
-pub(super) fn state(upload: &Upload, asked_with: &Method) -> HttpResponse {
+/// The answer to HEAD while there is nothing to download yet.
+pub(super) fn state(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.insert_header(NO_STORE);
     add_state(&mut response, upload);
-    match *asked_with {
-        Method::HEAD => response.body(body::None::new()),
-        _ => response.finish(),
-    }
+    response.finish()
 }
 
 fn add_state(response: &mut HttpResponseBuilder, upload: &Upload) {

@@ -3,6 +3,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::http;
 use actix_web::http::header;
 use actix_web::web;
 
@@ -10,6 +11,7 @@ use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Role;
+use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::command::Append;
 use crate::engine::command::Cancel;
@@ -23,6 +25,8 @@ use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
 use crate::http::download;
 use crate::http::error::Problem;
+use crate::protocol::dispatch;
+use crate::protocol::state;
 
 pub mod reply;
 pub mod wire;
@@ -83,7 +87,7 @@ fn understood(request: &HttpRequest, allowed: &'static str) -> Result<Method, Pr
     let fields = HeaderFields(request.headers());
     let method = wire::method(request.method().as_str(), &fields).map_err(|error| reply::wire_problem(&error))?;
     let method = method.ok_or_else(|| Problem::method_not_allowed(allowed))?;
-    wire::check_version(method, &fields).map_err(|error| reply::wire_problem(&error))?;
+    wire::check_version(request.method().as_str(), &fields).map_err(|error| reply::wire_problem(&error))?;
     Ok(method)
 }
 
@@ -151,7 +155,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
                 shared.engine.discard(upload.id()).await.map_err(refuse)?;
                 return Err(refuse(error));
             }
-            let over = matches!(error, EngineError::Rejected(Rejection::Refused(_)));
+            let over = matches!(error, EngineError::Rejected(Rejection::Refused(_) | Rejection::Gone(_)));
             // Else the upload exists: its client may go on with it.
             if over { Err(refuse(error)) } else { Err(refuse(error).with(header::LOCATION, location)) }
         }
@@ -205,8 +209,16 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Ht
         Some(why) => Err(reply::rejection_problem(why)),
         // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
         None if found.upload.is_full() && found.upload.stage().takes_bytes() => Err(reply::still_open()),
+        None if is_plain_head(request) && found.upload.stage() == Stage::Completed => {
+            Box::pin(get(request, id, shared)).await
+        }
         None => Ok(reply::head(&found.upload, request.method())),
     }
+}
+
+/// Whether a request is a HEAD that no tus client has sent. It wants to know what GET would answer.
+fn is_plain_head(request: &HttpRequest) -> bool {
+    request.method() == http::Method::HEAD && !dispatch::is_marked(&HeaderFields(request.headers()))
 }
 
 async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
@@ -221,7 +233,7 @@ async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Htt
         Some(found) => download::serve(request, found).await.map_err(refuse),
         None => {
             let status = shared.engine.status(id).await.map_err(refuse)?;
-            Ok(reply::not_yet(&status.upload))
+            Err(state::not_complete(&status.upload))
         }
     }
 }

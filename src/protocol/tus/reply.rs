@@ -79,13 +79,6 @@ pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Probl
     }
 }
 
-/// The answer to GET while there is nothing to download yet.
-pub(super) fn not_yet(upload: &Upload) -> HttpResponse {
-    let mut response = HttpResponse::NoContent();
-    state::tell(&mut response, upload);
-    response.finish()
-}
-
 /// A refused PATCH. tus 1.0, Expiration: every answer to a PATCH tells when the upload expires.
 pub(super) fn not_appended(problem: Problem, upload: &Upload) -> Problem {
     match state::expiry(upload) {

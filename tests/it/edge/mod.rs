@@ -6,7 +6,10 @@ use crate::support::client::Client;
 use crate::support::client::OCTETS;
 use crate::support::client::TUS;
 
+mod deletion;
+mod download_head;
 mod empty_end;
+mod missing;
 mod types;
 
 /// The protocols an upload can be created in.

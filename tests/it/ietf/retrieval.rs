@@ -51,7 +51,9 @@ async fn a_complete_upload_is_downloaded_with_its_offset_beside_it() {
     let upload = location(&create(&mut client, &[END, ("Content-Type", "text/plain")], b"hello").await);
     for headers in [vec![version("8")], vec![]] {
         let head = send(&mut client, "HEAD", &upload, &headers, b"").await;
-        assert_eq!((head.status, head.header("upload-complete")), (204, Some("?1")), "ietf 40: {headers:?}");
+        // Whoever names no version may be anybody, and learns what GET would answer.
+        let status = if headers.is_empty() { 200 } else { 204 };
+        assert_eq!((head.status, head.header("upload-complete")), (status, Some("?1")), "ietf 40: {headers:?}");
         let get = send(&mut client, "GET", &upload, &headers, b"").await;
         assert_eq!((get.status, get.body.as_slice()), (200, &b"hello"[..]), "protocols.md 5.4: {headers:?}");
         for (name, value) in [("upload-offset", "5"), ("upload-complete", "?1"), ("upload-length", "5")] {

@@ -128,7 +128,7 @@ async fn a_client_that_lost_everything_but_the_url_can_ask_and_go_on() {
     for method in ["HEAD", "GET"] {
         let answer = client.request(method, &path, &[], b"").await;
         let told = (answer.status, answer.header("upload-offset"), answer.header("upload-length"));
-        assert_eq!(told, (204, Some("0"), Some("12288")), "{method}");
+        assert_eq!(told, (if method == "HEAD" { 204 } else { 409 }, Some("0"), Some("12288")), "{method}");
     }
     let status = client.status(&path).await;
     assert_eq!((&status["missing"], &status["missing_truncated"]), (&json!([[0, 4095], [8192, 12287]]), &json!(false)));

@@ -71,7 +71,7 @@ async fn every_answer_names_the_version() {
         ("PATCH", upload.as_str(), &[TUS], 415),
         ("PATCH", upload.as_str(), &[TUS, OCTETS], 400),
         ("PATCH", upload.as_str(), &[TUS, OCTETS, ("Upload-Offset", "3")], 409),
-        ("GET", upload.as_str(), &[], 204),
+        ("GET", upload.as_str(), &[], 409),
         ("DELETE", upload.as_str(), &[TUS], 204),
         ("GET", upload.as_str(), &[], 410),
     ] {
@@ -117,8 +117,12 @@ async fn a_change_must_name_the_version_and_a_question_need_not() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
     let upload = client.create(10).await;
-    for (method, path) in [("POST", "/files"), ("PATCH", upload.as_str()), ("DELETE", upload.as_str())] {
-        let headers = [OCTETS, ("Upload-Length", "10"), ("Upload-Offset", "0")];
+    let in_disguise = ("X-HTTP-Method-Override", "DELETE");
+    for (method, path, more) in
+        [("POST", "/files", None), ("PATCH", upload.as_str(), None), ("POST", upload.as_str(), Some(in_disguise))]
+    {
+        let mut headers = vec![OCTETS, ("Upload-Length", "10"), ("Upload-Offset", "0")];
+        headers.extend(more);
         let answer = client.request(method, path, &headers, b"").await;
         assert_eq!(answer.status, 412, "tus 9: {method} without a version is refused");
         assert_eq!(answer.header("tus-version"), Some("1.0.0"), "tus 9");
@@ -126,7 +130,8 @@ async fn a_change_must_name_the_version_and_a_question_need_not() {
     }
     assert_eq!(known_uploads(&mut client).await.len(), 1);
     assert_eq!(client.request("HEAD", &upload, &[], b"").await.header("upload-offset"), Some("0"), "tus 9: HEAD may");
-    assert_eq!(client.get(&upload).await.status, 204, "tus 9: GET may");
+    assert_eq!(client.get(&upload).await.status, 409, "tus 9: GET may; there is nothing to download yet");
+    assert_eq!(client.request("DELETE", &upload, &[], b"").await.status, 204, "and DELETE may");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +162,7 @@ async fn nothing_harmless_becomes_harmful_in_disguise() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
     let upload = client.create(10).await;
-    for (method, status) in [("HEAD", 200), ("GET", 204), ("OPTIONS", 204)] {
+    for (method, status) in [("HEAD", 200), ("GET", 409), ("OPTIONS", 204)] {
         let answer = client.tus(method, &upload, &[("X-HTTP-Method-Override", "DELETE")], b"").await;
         assert_eq!(answer.status, status, "tus 11: only POST is overridden, not {method}");
     }

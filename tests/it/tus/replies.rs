@@ -126,17 +126,23 @@ x-content-type-options: nosniff
 x-request-id: <request>
 ----
 GET /files/<id>
-204 No Content
+409 Conflict
 cache-control: no-store
+content-length: 191
+content-type: application/problem+json
+cross-origin-resource-policy: same-site
 date: <time>
+referrer-policy: no-referrer
 tus-resumable: 1.0.0
 upload-expires: <time>
 upload-length: 11
-upload-metadata: filename aGVsbG8udHh0,filetype dGV4dC9wbGFpbg==
 upload-offset: 6
 vary: Origin
 x-content-type-options: nosniff
+x-frame-options: DENY
 x-request-id: <request>
+
+{"type":"urn:longshore:problem:not-complete","title":"Conflict","status":409,"detail":"the upload is not complete: 6 of its 11 bytes are here","request_id":"<request>"}
 ----
 PATCH /files/<id>
 409 Conflict

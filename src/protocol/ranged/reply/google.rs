@@ -198,11 +198,6 @@ pub(in crate::protocol::ranged) fn nothing_stored() -> Problem {
     Problem::try_again("nothing-stored", "the request brought no bytes", Duration::from_secs(1))
 }
 
-pub(in crate::protocol::ranged) fn kept() -> Problem {
-    let detail = "the upload is complete, and a session that has ended cannot be cancelled";
-    Problem::new(StatusCode::CONFLICT, "upload-complete", detail)
-}
-
 /// Another way of uploading that Google has at the same address.
 pub(in crate::protocol::ranged) fn other_kind() -> Problem {
     let detail = "this server takes uploadType=resumable only; Google's library for Python sends that for files of \

@@ -1,0 +1,92 @@
+//! What is not there is not found, and what was there is gone, in the words of whoever asks.
+
+use std::time::Duration;
+
+use crate::edge::PROTOCOLS;
+use crate::edge::begun;
+use crate::ietf;
+use crate::support::app::TestApp;
+use crate::support::client::OCTETS;
+use crate::support::client::TUS;
+use crate::support::moving::wait_for_stage;
+
+type Request = (&'static str, Vec<(&'static str, &'static str)>, &'static [u8]);
+
+/// Every request to an upload that each protocol has.
+fn requests() -> Vec<(&'static str, Request)> {
+    let at = ("Upload-Offset", "0");
+    let over = |method| ("X-HTTP-Method-Override", method);
+    let mut requests: Vec<(&'static str, Request)> = vec![
+        ("plain", ("HEAD", vec![], b"")),
+        ("plain", ("GET", vec![], b"")),
+        ("plain", ("DELETE", vec![], b"")),
+        ("tus", ("HEAD", vec![TUS], b"")),
+        ("tus", ("GET", vec![TUS], b"")),
+        ("tus", ("DELETE", vec![TUS], b"")),
+        ("tus", ("PATCH", vec![TUS, OCTETS, at], b"hello")),
+        ("tus", ("POST", vec![TUS, OCTETS, at, over("PATCH")], b"hello")),
+        ("tus", ("POST", vec![TUS, over("DELETE")], b"")),
+        ("ranged", ("PUT", vec![("Content-Range", "bytes 0-4/10")], b"hello")),
+        ("ranged", ("PUT", vec![("Content-Range", "bytes */*")], b"")),
+        ("ranged", ("PUT", vec![("Content-Range", "bytes */10")], b"")),
+        ("google", ("POST", vec![("Content-Range", "bytes 0-4/10")], b"hello")),
+        ("google", ("POST", vec![("Content-Range", "bytes */*")], b"")),
+    ];
+    for number in ietf::NUMBERS {
+        let version = ietf::version(number);
+        let mut append = vec![version, ietf::end_in(number, true), at];
+        if !matches!(number, "3" | "5") {
+            append.push(ietf::PARTIAL);
+        }
+        requests.push(("ietf", ("HEAD", vec![version], b"")));
+        requests.push(("ietf", ("GET", vec![version], b"")));
+        requests.push(("ietf", ("DELETE", vec![version], b"")));
+        requests.push(("ietf", ("PATCH", append, b"hello")));
+    }
+    requests.push(("ietf", ("PATCH", vec![ietf::PARTIAL, ietf::END, at], b"hello")));
+    requests
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_there_is_not_found() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    for path in ["/files/0197b6a1-0000-7000-8000-000000000000", "/files/nonsense", "/files/a.mp4"] {
+        for (protocol, (method, headers, body)) in requests() {
+            let answer = client.request(method, path, &headers, body).await;
+            let why = format!("{protocol} {method} {path} {headers:?}: {answer:?}");
+            assert_eq!(answer.status, 404, "{why}");
+            assert_eq!(
+                answer.header("tus-resumable").is_some(),
+                !["ietf", "ranged", "google"].contains(&protocol),
+                "{why}"
+            );
+            if method != "HEAD" {
+                assert_eq!(answer.problem(), "no-such-upload", "{why}");
+            }
+        }
+    }
+    assert_eq!(crate::ranged::known(&app).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_is_gone() {
+    let app = TestApp::with(|config| config.limits.unfinished_expiry = Duration::from_secs(1)).await;
+    let mut client = app.client().await;
+    for created_in in PROTOCOLS {
+        let terminated = begun(&mut client, created_in).await;
+        client.request("DELETE", &terminated, &[TUS], b"").await;
+        let expired = begun(&mut client, created_in).await;
+        wait_for_stage(app.address(), &expired, "expired").await;
+        for path in [terminated, expired] {
+            for (protocol, (method, headers, body)) in requests() {
+                // Up to version 6 the draft knows only what is not found.
+                let is_old = ["3", "5", "6"].iter().any(|number| headers.contains(&ietf::version(number)));
+                let answer = client.request(method, &path, &headers, body).await;
+                let why = format!("{protocol} {method} of {created_in} {headers:?}: {answer:?}");
+                assert_eq!(answer.status, if is_old { 404 } else { 410 }, "{why}");
+                assert_eq!(answer.header("upload-offset"), None, "{why}");
+            }
+        }
+    }
+}
