@@ -30,8 +30,11 @@ use actix_service::ServiceFactory;
 use actix_service::fn_factory;
 use actix_service::forward_ready;
 use actix_web::HttpResponse;
+use actix_web::body::BodySize;
 use actix_web::body::BoxBody;
+use actix_web::body::MessageBody;
 use actix_web::dev::ServiceResponse;
+use actix_web::http::Version;
 use futures::FutureExt;
 use futures::future::Either;
 use futures::future::LocalBoxFuture;
@@ -156,6 +159,7 @@ pub(super) struct Answering {
     turn: Option<Turn>,
     outflow: Option<Outflow>,
     exchange: Option<Exchange>,
+    version: Version,
 }
 
 /// By the application, or made already.
@@ -176,11 +180,12 @@ impl Service<Request> for InTurn {
         let refusal = exchange.as_ref().and_then(Exchange::take_refusal);
         let turn = Turn::begin(&request);
         let outflow = request.conn_data::<Outflow>().cloned();
+        let version = request.head().version;
         let answer = match refusal {
             Some(problem) => Either::Right(ready(problem.respond_alone())),
             None => Either::Left(self.answers.call(request)),
         };
-        Answering { answer, turn, outflow, exchange }
+        Answering { answer, turn, outflow, exchange, version }
     }
 }
 
@@ -199,6 +204,11 @@ impl Future for Answering {
         self.turn = None;
         if let Some(outflow) = &self.outflow {
             outflow.begin(answer.extensions().contains::<IsDownload>());
+        }
+        // RFC 9112, 6.1 and 6.3: HTTP/1.0 knows no chunks. What has no length there ends with the connection.
+        if self.version == Version::HTTP_10 && answer.body().size() == BodySize::Stream {
+            answer.head_mut().no_chunking(true);
+            answer.head_mut().set_connection_type(ConnectionType::Close);
         }
         let exchange = self.exchange.take();
         if let Some(exchange) = &exchange {

@@ -261,7 +261,11 @@ fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAd
     head.version = Version::HTTP_2;
     head.peer_addr = peer;
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
-    head.uri = parts.uri.path_and_query()?.as_str().parse::<Uri>().ok()?;
+    head.uri = match parts.uri.path_and_query()?.as_str() {
+        // RFC 9113, 8.3.1: OPTIONS for the whole server. It is asked of the root here, which the routes know.
+        "*" if head.method == Method::OPTIONS => Uri::from_static("/"),
+        target => target.parse::<Uri>().ok()?,
+    };
     for (name, value) in &parts.headers {
         let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
         head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);

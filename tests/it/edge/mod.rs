@@ -9,6 +9,7 @@ use crate::support::client::TUS;
 mod deletion;
 mod download_head;
 mod empty_end;
+mod http10;
 mod missing;
 mod types;
 

@@ -40,8 +40,6 @@ pub(super) enum Unreadable {
     Length,
     #[error("Transfer-Encoding must be one field that says chunked, in HTTP/1.1 and without Content-Length")]
     TransferEncoding,
-    #[error("a POST of HTTP/1.0 needs a Content-Length")]
-    NoLength,
     #[error("the head has more than 128 KiB or more than 96 fields")]
     TooLarge,
     #[error("this server is not a proxy")]
@@ -57,7 +55,7 @@ impl Unreadable {
             Self::Malformed => "malformed-head",
             Self::Target => "bad-target",
             Self::Host => "bad-host",
-            Self::Length | Self::NoLength => "bad-length",
+            Self::Length => "bad-length",
             Self::TransferEncoding => "bad-transfer-encoding",
             Self::TooLarge => "head-too-large",
             Self::Connect => "connect",
@@ -74,8 +72,7 @@ impl Unreadable {
             | Self::Target
             | Self::Host
             | Self::Length
-            | Self::TransferEncoding
-            | Self::NoLength => (StatusCode::BAD_REQUEST, "unreadable-request"),
+            | Self::TransferEncoding => (StatusCode::BAD_REQUEST, "unreadable-request"),
         };
         Problem::new(status, code, self.to_string())
     }
@@ -123,6 +120,8 @@ impl Scan {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) body: Body,
+    /// Whether the HTTP layer would miss a length in it. RFC 9112, 6.3: a request that says nothing of a body has none.
+    pub(super) lacks_length: bool,
 }
 
 /// Reads a whole head, and takes wishes to change the protocol out of it: RFC 9110, 7.8 allows to ignore them, and the
@@ -143,15 +142,22 @@ pub(super) fn read(bytes: &mut [u8]) -> Result<Head, Unreadable> {
         return Err(Unreadable::Connect);
     }
     let read = read_fields(request.headers, bytes, minor)?;
-    if read.body == Body::None && minor == 0 && method == Method::POST.as_str() && !read.has_length {
-        return Err(Unreadable::NoLength);
+    let lacks_length = minor == 0 && method == Method::POST.as_str() && !read.has_length;
+    let target = Uri::try_from(path).map_err(|_| Unreadable::Target)?;
+    // RFC 9110, 9.3.7: what the server can do at all. It is asked of the root here, which the routes know.
+    let for_all = path == "*" && method == Method::OPTIONS.as_str();
+    if !for_all && !target.path().starts_with('/') {
+        return Err(Unreadable::Target);
     }
-    Uri::try_from(path).map_err(|_| Unreadable::Target)?;
+    let root_at = for_all.then(|| path.as_ptr().addr() - bytes.as_ptr().addr());
+    if let Some(at) = root_at {
+        bytes[at] = b'/';
+    }
     for at in read.wishes {
         // One letter makes it a field, or an option, that nobody knows.
         bytes[at] = b'x';
     }
-    Ok(Head { body: read.body })
+    Ok(Head { body: read.body, lacks_length })
 }
 
 /// The method of a head that is refused, as far as the answer depends on it.
@@ -263,11 +269,12 @@ mod tests {
     fn other_requests_are_judged_by_their_first_line() {
         use Unreadable::*;
         for (text, expected) in [
-            ("POST / HTTP/1.0\r\n\r\n", NoLength),
             ("GET / HTTP/1.1\r\n\r\n", Host),
             ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n", Connect),
             ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncoding),
             ("PRI * HTTP/2.0\r\n\r\n", NotHttp),
+            ("GET * HTTP/1.1\r\nHost: x\r\n\r\n", Target),
+            ("GET files HTTP/1.1\r\nHost: x\r\n\r\n", Target),
             ("GET /\r\n\r\n", Malformed),
             ("PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n\r\n", NotHttp),
             ("\u{16}\u{3}\u{1}\r\n\r\n", NotHttp),
@@ -275,7 +282,14 @@ mod tests {
         ] {
             assert_eq!(whole(text).unwrap_err(), expected, "{text:?}");
         }
-        assert_eq!(whole("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n").unwrap().0.body, Body::None);
+        for (text, lacks_length) in [
+            ("POST / HTTP/1.0\r\n\r\n", true),
+            ("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nHost: x\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+        ] {
+            assert_eq!(whole(text).unwrap().0, Head { body: Body::None, lacks_length }, "{text:?}");
+        }
         let many = (0..97).map(|at| format!("X-{at}: y\r\n")).collect::<String>();
         assert_eq!(body(&many), Err(TooLarge));
     }
@@ -291,6 +305,12 @@ mod tests {
             let (_, passed) = whole(&head(connection, "Upgrade")).unwrap();
             assert_eq!(passed, head(without, "xpgrade"));
         }
+    }
+
+    #[test]
+    fn a_question_to_the_whole_server_goes_to_its_root() {
+        let (_, passed) = whole("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(passed, "OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n");
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub(super) struct Framing {
     cleared: usize,
     /// The head of a large body has just been read.
     begins_body: bool,
+    /// Where the head that has just been read is to get the length it lacks.
+    lacks_length_at: Option<usize>,
     deadline: Deadline,
 }
 
@@ -100,6 +102,7 @@ impl Framing {
             held: BytesMut::new(),
             cleared: 0,
             begins_body: false,
+            lacks_length_at: None,
             deadline,
         }
     }
@@ -144,6 +147,13 @@ impl Framing {
                 }
             } else if self.held.is_empty() {
                 let cleared = self.examine(&mut buf.filled_mut()[before..]);
+                if self.lacks_length_at.is_some() {
+                    self.held.extend_from_slice(&buf.filled()[before..]);
+                    self.cleared = cleared;
+                    self.add_length();
+                    buf.set_filled(before);
+                    continue;
+                }
                 self.held.extend_from_slice(&buf.filled()[before + cleared..]);
                 buf.set_filled(before + cleared);
                 if let Stage::Nothing { .. } = self.stage {
@@ -207,8 +217,20 @@ impl Framing {
         let mut held = std::mem::take(&mut self.held);
         self.cleared = self.examine(&mut held);
         self.held = held;
+        self.add_length();
         if let Stage::Nothing { .. } = self.stage {
             self.ignore_rest();
+        }
+    }
+
+    /// Writes into a held head that no body follows, where its peer has left that unsaid.
+    fn add_length(&mut self) {
+        const NO_BODY: &[u8] = b"content-length: 0\r\n";
+        if let Some(at) = self.lacks_length_at.take() {
+            let behind = self.held.split_off(at);
+            self.held.extend_from_slice(NO_BODY);
+            self.held.extend_from_slice(&behind);
+            self.cleared += NO_BODY.len();
         }
     }
 
@@ -270,6 +292,8 @@ impl Framing {
     fn read_head(&mut self, bytes: &mut [u8]) -> Result<Option<(usize, Stage)>, Unreadable> {
         let Some(end) = self.scan.find_end(bytes)? else { return Ok(None) };
         let head = head::read(&mut bytes[..end])?;
+        // Before the empty line.
+        self.lacks_length_at = head.lacks_length.then(|| end - 2);
         self.begins_body = match head.body {
             Body::None => false,
             Body::Sized(bytes) => bytes > SLOW_BYTES as u64,
