@@ -244,7 +244,7 @@ fn shared(
         access: access(config, server_keys),
         webhooks: sender.admin().clone(),
         beat: sender.beat().clone(),
-        cors: http::Cors { allow_credentials: config.cors.allow_credentials, max_age: config.cors.max_age },
+        cors: cors(config),
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
         protocols: http::Protocols {
             ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
@@ -313,10 +313,19 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
     }
 }
 
+/// Pages may send what the application is to see.
+fn cors(config: &Config) -> http::Cors {
+    let own = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
+    http::Cors::new(config.cors.allow_credentials, config.cors.max_age, &header_names(own))
+}
+
 /// `None` when the application is asked nothing, so that nothing is gathered for it.
 fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
-    let names = config.forward_headers.iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok());
-    (!config.urls.is_empty()).then(|| names.collect())
+    (!config.urls.is_empty()).then(|| header_names(&config.forward_headers))
+}
+
+fn header_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<HeaderName> {
+    names.into_iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect()
 }
 
 fn egress_rules(config: &Config) -> Arc<webhook::EgressRules> {

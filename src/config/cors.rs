@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Url;
+use reqwest::header::HeaderName;
 
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
@@ -13,6 +14,8 @@ pub struct Cors {
     pub allow_origins: AllowOrigins,
     /// Only together with [`AllowOrigins::Listed`].
     pub allow_credentials: bool,
+    /// Fields that pages may send beside those that uploads and downloads need; in lower case.
+    pub allow_headers: Vec<String>,
     pub max_age: Duration,
 }
 
@@ -30,6 +33,7 @@ impl Cors {
         let cors = Self {
             allow_origins: from.list("cors.allow_origins", origins),
             allow_credentials: from.boolean("cors.allow_credentials"),
+            allow_headers: from.list("cors.allow_headers", header_names),
             max_age: from.duration("cors.max_age", Duration::ZERO..=hours(24)),
         };
         let safe = !cors.allow_credentials || matches!(cors.allow_origins, AllowOrigins::Listed(_));
@@ -63,6 +67,9 @@ fn origin(text: &str) -> Judged<String> {
         Some((scheme, rest)) => (format!("{scheme}://label.{rest}"), true),
         None => (text.to_owned(), false),
     };
+    if is_of_an_app(text) {
+        return Ok(text.to_owned());
+    }
     let url = Url::parse(&with_label).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let exact = url.map(|url| url.origin().ascii_serialization());
     match exact.map(|exact| if is_pattern { exact.replacen("://label.", "://*.", 1) } else { exact }) {
@@ -71,6 +78,31 @@ fn origin(text: &str) -> Judged<String> {
         )),
         Some(exact) if exact == text => Ok(exact),
         Some(exact) => Err(format!("{text:?} is not an exact origin; write {exact}")),
-        None => Err(format!("{text:?} is not an origin; write scheme and host, such as https://app.example.com")),
+        None => Err(format!(
+            "{text:?} is not an origin; write scheme and host, such as https://app.example.com or capacitor://localhost"
+        )),
     }
+}
+
+/// Whether it is the origin of an app's own scheme, such as `capacitor://localhost` or `chrome-extension://abcdef`. What
+/// has no host has the origin `null`, files among it.
+fn is_of_an_app(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte));
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    let is_host = !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok();
+    is_scheme && is_host && !matches!(scheme, "http" | "https" | "file" | "ws" | "wss" | "ftp")
+}
+
+fn header_names(items: Vec<&str>) -> Judged<Vec<String>> {
+    let name = |item: &str| match HeaderName::try_from(item) {
+        Ok(_) if item == "*" => Err("* does not cover Authorization; write each name".to_owned()),
+        Ok(name) => Ok(name.to_string()),
+        Err(_) => Err(format!("{item:?} is not the name of a header field; write names such as x-tenant")),
+    };
+    items.into_iter().map(name).collect()
 }

@@ -194,6 +194,32 @@ fn variables_and_flags_take_every_type() {
 }
 
 #[test]
+fn origins_may_be_of_any_scheme() {
+    let origins = [
+        "capacitor://localhost",
+        "ionic://localhost",
+        "tauri://localhost",
+        "app://obsidian.md",
+        "chrome-extension://abcdefghijklmnop",
+        "app://local:8080",
+        "https://*.example.com",
+        "null",
+    ];
+    let config = Config::read(&file(&format!("cors.allow_origins = {origins:?}"))).unwrap();
+    assert_eq!(config.cors.allow_origins, AllowOrigins::Listed(origins.map(str::to_owned).to_vec()));
+    for wrong in [
+        "capacitor://",
+        "capacitor://localhost/",
+        "Capacitor://localhost",
+        "capacitor:localhost",
+        "a://b:c",
+        "app://*.b",
+    ] {
+        assert!(Config::read(&file(&format!("cors.allow_origins = [{wrong:?}]"))).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn a_file_takes_sizes_as_plain_numbers() {
     let config = Config::read(&file("limits.max_upload_size = 5_000_000")).unwrap();
     assert_eq!(config.limits.max_upload_bytes, 5_000_000);
@@ -318,8 +344,19 @@ fn each_wrong_value_says_what_to_write() {
         ),
         (
             "cors.allow_origins = [\"a.example\"]",
-            "\"a.example\" is not an origin; write scheme and host, such as https://app.example.com",
+            "\"a.example\" is not an origin; write scheme and host, such as https://app.example.com or \
+             capacitor://localhost",
         ),
+        (
+            "cors.allow_origins = [\"file:///index.html\"]",
+            "\"file:///index.html\" is not an origin; write scheme and host, such as https://app.example.com or \
+             capacitor://localhost",
+        ),
+        (
+            "cors.allow_headers = [\"x tenant\"]",
+            "\"x tenant\" is not the name of a header field; write names such as x-tenant",
+        ),
+        ("cors.allow_headers = [\"*\"]", "* does not cover Authorization; write each name"),
         ("cors.allow_origins = [\"auto\", \"https://a.example\"]", "write \"auto\" alone, or leave it out"),
         (
             "cors.allow_origins = [\"https://a.*.example\"]",

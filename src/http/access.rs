@@ -37,6 +37,7 @@ mod origin;
 mod request;
 
 pub use origin::Origins;
+pub(super) use request::came_through_a_proxy;
 
 use origin::Page;
 use origin::Site;
@@ -199,7 +200,7 @@ impl Access {
             credential: self.credential(bearer(&head.headers), place),
             host: Called::of(head),
             page: Page::of(&head.headers),
-            proxied: place == Place::Administration && request::came_through_a_proxy(&head.headers),
+            proxied: place == Place::Administration && came_through_a_proxy(&head.headers),
         };
         let refusal = self.judge(&asked).err()?;
         match (refusal, asked.page.origin) {
@@ -221,7 +222,7 @@ impl Access {
             credential,
             host: Called::of(head),
             page: Page::of(&head.headers),
-            proxied: request::came_through_a_proxy(&head.headers),
+            proxied: came_through_a_proxy(&head.headers),
         };
         let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
         credential != Credential::Nothing || (self.token.is_none() && is_near)

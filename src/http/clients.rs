@@ -55,6 +55,27 @@ impl Proxies {
         Some(client.to_canonical())
     }
 
+    /// Returns the scheme that a trusted proxy says its client has used.
+    pub(super) fn scheme(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<&'static str> {
+        if !peer.is_some_and(|peer| self.trusts(peer)) {
+            return None;
+        }
+        let name = match self.field {
+            ProxyField::XForwardedFor => HeaderName::from_static("x-forwarded-proto"),
+            ProxyField::Forwarded => header::FORWARDED,
+        };
+        // The last word is that of the proxy itself.
+        let nearest = elements(headers.get_all(name).last()?.to_str().ok()?).last()?;
+        let scheme = match self.field {
+            ProxyField::XForwardedFor => nearest.trim(),
+            ProxyField::Forwarded => nearest.split(';').find_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                name.trim().eq_ignore_ascii_case("proto").then(|| value.trim().trim_matches('"'))
+            })?,
+        };
+        ["http", "https"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme))
+    }
+
     /// What the field says, the nearest first.
     fn chain(&self, headers: &HeaderMap) -> Vec<Option<IpAddr>> {
         let name = match self.field {

@@ -1,5 +1,5 @@
-//! What every request and every answer goes through, in this order: a request id and one log line, CORS, who may, the
-//! route, and last the reading of a body that nobody read.
+//! What every request and every answer goes through, in this order: one spelling of the path, a request id and one log
+//! line, CORS, who may, the route, and last the reading of a body that nobody read.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -34,6 +34,7 @@ use crate::http::error::new_request_id;
 use crate::http::json;
 use crate::http::listen::exchange::HangUp;
 use crate::http::pace::MinRate;
+use crate::http::path;
 use crate::http::refusals::Reason;
 use crate::http::shares::Part;
 use crate::http::shares::UsedUp;
@@ -46,24 +47,12 @@ const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 /// Where Google's libraries start sessions.
 const BUCKETS: &str = "/upload/";
 
-const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const ALLOW_HEADERS: &str = "Authorization, Content-Type, Content-Disposition, Content-Encoding, Content-Range, \
-    Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, Origin, X-Requested-With, X-Request-ID, \
-    X-HTTP-Method-Override, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Defer-Length, \
-    Upload-Concat, Upload-Checksum, Upload-Complete, Upload-Incomplete, Upload-Draft-Interop-Version, Incremental, \
-    X-Upload-Content-Type, X-Upload-Content-Length, X-Goog-Resumable, X-Goog-Hash, X-GUploader-No-308, \
-    If-None-Match, Last-Event-ID, Cache-Control";
-const EXPOSE_HEADERS: &str = "Location, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Defer-Length, \
-    Upload-Concat, Upload-Expires, Upload-Complete, Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, \
-    Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, Range, Retry-After, \
-    Accept-Patch, Content-Digest, Repr-Digest, X-Goog-Hash, X-GUploader-UploadID, X-HTTP-Status-Code-Override, \
-    X-Request-ID, ETag, Content-Disposition";
-
 pub(super) async fn edge(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
+    path::tidy(&mut request);
     let shared = request.app_data::<web::Data<Shared>>().expect("every app has its shared state").clone();
     let peer = request.peer_addr().map(|peer| peer.ip());
     let client = shared.proxies.client(peer, request.headers());
@@ -180,7 +169,7 @@ fn add_headers(request: &HttpRequest, shared: &Shared, id: &str, headers: &mut H
     if route.starts_with(wire::BASE_PATH) && request.method() != Method::OPTIONS && !other {
         headers.insert(TUS_RESUMABLE, HeaderValue::from_static(wire::VERSION));
     }
-    add_cors(request, shared, headers);
+    shared.cors.add_to(headers, request, &shared.access.origins);
 }
 
 /// Keeps an answer with content out of pages that may not read it, and what it shows from telling where it was.
@@ -191,31 +180,6 @@ fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
     headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static(reach));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-}
-
-fn add_cors(request: &HttpRequest, shared: &Shared, headers: &mut HeaderMap) {
-    let (cors, origins) = (&shared.cors, &shared.access.origins);
-    // Also without an origin: a cache must not give one page's answer to another.
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return };
-    let allowed = match origins {
-        Origins::Any => HeaderValue::from_static("*"),
-        _ if origin.to_str().is_ok_and(|origin| origins.allow(origin)) => origin.clone(),
-        Origins::ThisMachine { .. } | Origins::Listed(_) => return,
-    };
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    if cors.allow_credentials {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-    }
-    let preflight =
-        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    if preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(ALLOW_METHODS));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOW_HEADERS));
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
-    } else {
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSE_HEADERS));
-    }
 }
 
 /// Copies header fields out of the buffer they were read into, into a map that is no larger than it must be.

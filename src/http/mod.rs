@@ -17,7 +17,6 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::id::UploadId;
 use crate::engine::Engine;
-use crate::protocol::tus::wire;
 use crate::webhook::Admin;
 use crate::webhook::Beat;
 
@@ -27,6 +26,7 @@ mod attachment;
 pub mod body;
 pub(crate) mod caller;
 pub mod clients;
+mod cors;
 pub mod download;
 mod edge;
 pub mod error;
@@ -36,7 +36,9 @@ pub mod health;
 mod hook_calls;
 mod json;
 pub mod listen;
+mod location;
 pub(crate) mod pace;
+mod path;
 pub(crate) mod query;
 mod reading;
 pub mod refusals;
@@ -48,13 +50,13 @@ mod webhooks;
 
 use access::Access;
 pub use answers::Answers;
+pub use cors::Cors;
 use error::Problem;
 
 /// What every request handler may use.
 pub struct Shared {
     pub engine: Engine,
-    /// Put before the path of an upload in `Location` and links; empty for a path alone, which every client resolves
-    /// against the URL it used, also behind proxies.
+    /// Put before the path of an upload in `Location` and links; empty where none is set.
     pub public_url: String,
     /// What clients that connect directly speak: `http` or `https`.
     pub scheme: &'static str,
@@ -103,13 +105,6 @@ pub struct Protocols {
     pub range_size_bytes: u64,
 }
 
-/// What pages elsewhere are told besides whether they may talk to this server.
-#[derive(Debug, Clone)]
-pub struct Cors {
-    pub allow_credentials: bool,
-    pub max_age: Duration,
-}
-
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("public_url", &self.public_url).finish_non_exhaustive()
@@ -117,11 +112,6 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Where an upload is, for `Location`.
-    pub fn location(&self, id: UploadId) -> String {
-        format!("{}{}", self.public_url, wire::upload_path(id))
-    }
-
     /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always there.
     fn most_event_bytes(&self) -> usize {
         self.max_metadata_bytes.saturating_mul(2).saturating_add(2 << 10)

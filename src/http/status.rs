@@ -232,9 +232,9 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
     let error = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
     let path = shared.status_url(record.id);
     let missing = Missing::of(&status.upload);
-    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.location(record.id) });
+    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.upload_url(record.id) });
     if stage == Stage::Completed {
-        links["download"] = shared.location(record.id).into();
+        links["download"] = shared.upload_url(record.id).into();
     }
     json!({
         "id": record.id.to_string(),

@@ -96,7 +96,12 @@ async fn an_upload_is_created_together_with_its_bytes() {
     creation.end();
     let created = creation.answer("POST").await;
     assert_eq!((created.status, created.header("upload-offset")), (201, Some("11")), "{created:?}");
-    is_whole(server.beside, created.header("location").unwrap(), b"hello world").await;
+    let location = created.header("location").unwrap();
+    assert!(
+        location.starts_with(&format!("https://{}/files/", server.app.address())),
+        "it was asked for directly: {location}"
+    );
+    is_whole(server.beside, &location[location.find("/files/").unwrap()..], b"hello world").await;
 
     let created = client.begin("POST", "/files", &[TUS, OCTETS, length], true).await.answer("POST").await;
     assert_eq!((created.status, created.header("upload-offset")), (201, Some("0")), "{created:?}");

@@ -88,7 +88,7 @@ impl Act {
 
 /// Whether a proxy has passed the request on: each adds fields of its own, and none of these comes from a program that
 /// asks by itself.
-pub(super) fn came_through_a_proxy(headers: &HeaderMap) -> bool {
+pub(in crate::http) fn came_through_a_proxy(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_added_by_proxies(name.as_str()))
 }
 

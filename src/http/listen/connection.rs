@@ -35,6 +35,7 @@ use crate::http::listen::outflow::Readers;
 use crate::http::listen::places::Places;
 use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
+use crate::http::location::Reached;
 use crate::http::refusals::Reason;
 use crate::http::shares::Part;
 use crate::http::shares::UsedUp;
@@ -47,6 +48,20 @@ const TOLD_AT_ONCE: usize = 16;
 
 /// What answers requests.
 pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
+
+/// What a connection joins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) peer: Option<SocketAddr>,
+    /// The address of this server.
+    pub(super) reached: Option<Reached>,
+}
+
+impl Ends {
+    fn of(stream: &TcpStream) -> Self {
+        Self { peer: stream.peer_addr().ok(), reached: stream.local_addr().ok().map(Reached) }
+    }
+}
 
 /// What the connections of one worker thread share.
 #[derive(Clone)]
@@ -80,7 +95,8 @@ impl Connections {
     /// What not every connection needs is boxed: there may be ten thousand that wait.
     pub(super) async fn serve(&self, stream: TcpStream) {
         let inner = &self.0;
-        let peer = stream.peer_addr().ok();
+        let ends = Ends::of(&stream);
+        let peer = ends.peer;
         let Some(place) = inner.places.take() else {
             return self.turn_away(stream, peer, Reason::Full).await;
         };
@@ -92,15 +108,15 @@ impl Connections {
         let _place = place;
         prepare(&stream, inner.settings.reader_timeout);
         let Some(tls) = &inner.settings.tls else {
-            return self.serve_http1(Wire::Plain(stream), peer).await;
+            return self.serve_http1(Wire::Plain(stream), ends).await;
         };
         let agreed = tokio::select! {
             agreed = Box::pin(tls.accept(stream)) => agreed,
             () = inner.stopping.notified() => return,
         };
         match agreed {
-            Ok(Agreed::Http1(stream)) => self.serve_http1(Wire::Tls(stream), peer).await,
-            Ok(Agreed::Http2(stream, _place)) => Box::pin(self.serve_http2(Wire::Tls(stream), peer)).await,
+            Ok(Agreed::Http1(stream)) => self.serve_http1(Wire::Tls(stream), ends).await,
+            Ok(Agreed::Http2(stream, _place)) => Box::pin(self.serve_http2(Wire::Tls(stream), ends)).await,
             Err(error) => tracing::debug!(error = %error, "a client and the server did not agree on encryption"),
         }
     }
@@ -121,17 +137,17 @@ impl Connections {
         }
     }
 
-    async fn serve_http1(&self, wire: Wire, peer: Option<SocketAddr>) {
+    async fn serve_http1(&self, wire: Wire, ends: Ends) {
         let Inner { settings, shared, .. } = &*self.0;
+        let Ends { peer, reached } = ends;
         let terms = Terms {
             header_timeout: settings.header_timeout,
             keep_alive: settings.keep_alive,
             peer: peer.map(|peer| peer.ip()),
             refusals: shared.refusals.clone(),
         };
-        if let Err(error) =
-            self.0.http1.call((Spoken::new(wire, terms, self.readers(), settings.read_ahead.clone()), peer)).await
-        {
+        let spoken = Spoken::new(wire, terms, self.readers(), settings.read_ahead.clone()).at(reached);
+        if let Err(error) = self.0.http1.call((spoken, peer)).await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }
@@ -141,10 +157,10 @@ impl Connections {
         Readers { download: settings.reader_timeout, answer: settings.answer_timeout }
     }
 
-    async fn serve_http2(&self, wire: Wire, peer: Option<SocketAddr>) {
+    async fn serve_http2(&self, wire: Wire, ends: Ends) {
         let Inner { settings, stopping, answers, .. } = &*self.0;
         let waits = Waits { head: settings.header_timeout, idle: settings.keep_alive, readers: self.readers() };
-        let served = http2::serve(wire, peer, answers, &settings.http2, waits, stopping.notified());
+        let served = http2::serve(wire, ends, answers, &settings.http2, waits, stopping.notified());
         if let Err(error) = served.await {
             tracing::debug!(error = %error, "a connection ended badly");
         }

@@ -56,6 +56,7 @@ use crate::http::listen::interim::Interleaver;
 use crate::http::listen::interim::Turn;
 use crate::http::listen::outflow::Outflow;
 use crate::http::listen::outflow::Readers;
+use crate::http::location::Reached;
 
 /// Serves connections over HTTP/1.1.
 pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, Tail, Instead, h1::UpgradeHandler>;
@@ -78,6 +79,9 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             data.insert(stream.outflow.clone());
             data.insert(stream.inflow.clone());
             data.insert(stream.interleaver.interims().clone());
+            if let Some(reached) = stream.reached {
+                data.insert(reached);
+            }
         })
         .expect(fn_factory(move || ready(Ok::<_, Infallible>(instead.clone()))))
         // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
@@ -99,6 +103,7 @@ pub(super) struct Spoken<S> {
     inflow: Inflow,
     interleaver: Interleaver,
     outflow: Outflow,
+    reached: Option<Reached>,
 }
 
 impl<S> Spoken<S> {
@@ -106,7 +111,12 @@ impl<S> Spoken<S> {
         let exchange = Exchange::default();
         let framing = Framing::new(terms, exchange.clone());
         let (inflow, interleaver) = (Inflow::metered(read_ahead), Interleaver::default());
-        Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers) }
+        Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers), reached: None }
+    }
+
+    /// Tells the requests of the connection which address of this server it was made to.
+    pub(super) fn at(self, reached: Option<Reached>) -> Self {
+        Self { reached, ..self }
     }
 
     fn check(&self) -> io::Result<()> {

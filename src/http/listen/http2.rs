@@ -8,7 +8,6 @@
 //! A connection makes the server hold at most what its window lets its peer send ahead: see `window.rs`.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::pin::pin;
 use std::rc::Rc;
@@ -49,6 +48,7 @@ use crate::http::answers::IsDownload;
 use crate::http::answers::Turns;
 use crate::http::listen::connection::Answers;
 use crate::http::listen::connection::CLOSE_TIMEOUT;
+use crate::http::listen::connection::Ends;
 use crate::http::listen::exchange::HangUp;
 use crate::http::listen::heads::Watched;
 use crate::http::listen::outflow::Patience;
@@ -92,13 +92,13 @@ pub(super) struct Waits {
 /// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is answered.
 pub(super) async fn serve(
     mut wire: Wire,
-    peer: Option<SocketAddr>,
+    ends: Ends,
     answers: &Answers,
     settings: &Settings,
     waits: Waits,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), h2::Error> {
-    speak(&mut wire, peer, answers, settings, waits, stopping).await?;
+    speak(&mut wire, ends, answers, settings, waits, stopping).await?;
     // Closing with unread bytes would reset the connection, and the reset can overtake the last answer.
     let _ = timeout(CLOSE_TIMEOUT, tokio::io::copy(&mut wire, &mut tokio::io::sink())).await;
     Ok(())
@@ -106,7 +106,7 @@ pub(super) async fn serve(
 
 async fn speak(
     wire: &mut Wire,
-    peer: Option<SocketAddr>,
+    ends: Ends,
     answers: &Answers,
     settings: &Settings,
     waits: Waits,
@@ -152,7 +152,7 @@ async fn speak(
                 Some(request) => {
                     let (request, respond) = request?;
                     let underway = (running.0.count.get() < settings.max_streams).then(|| running.one_more());
-                    begin(request, respond, peer, &taken, &each, underway);
+                    begin(request, respond, ends, &taken, &each, underway);
                 }
             },
             () = running.0.ended.notified() => {}
@@ -227,7 +227,7 @@ impl Drop for Underway {
 fn begin(
     request: ::http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    peer: Option<SocketAddr>,
+    ends: Ends,
     taken: &Taken,
     each: &OfEach,
     underway: Option<Underway>,
@@ -237,7 +237,7 @@ fn begin(
         return respond.send_reset(Reason::REFUSED_STREAM);
     };
     let has_body = !request.body().is_end_stream();
-    let Some(request) = in_words_of_http1(request, peer, taken.clone()) else {
+    let Some(request) = in_words_of_http1(request, ends, taken.clone()) else {
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     };
     request.extensions_mut().insert(each.turns.clone());
@@ -252,14 +252,14 @@ fn begin(
 }
 
 /// A request as HTTP/1.1 would have brought it. `None` if that cannot be.
-fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAddr>, taken: Taken) -> Option<Request> {
+fn in_words_of_http1(request: ::http::Request<RecvStream>, ends: Ends, taken: Taken) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let body: BoxedPayloadStream = Box::pin(Body { stream: body, taken });
     let mut request = Request::with_payload(Payload::Stream { payload: body });
     let head = request.head_mut();
     head.version = Version::HTTP_2;
-    head.peer_addr = peer;
+    head.peer_addr = ends.peer;
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
     head.uri = match parts.uri.path_and_query()?.as_str() {
         // RFC 9113, 8.3.1: OPTIONS for the whole server. It is asked of the root here, which the routes know.
@@ -276,6 +276,9 @@ fn in_words_of_http1(request: ::http::Request<RecvStream>, peer: Option<SocketAd
     // RFC 9113, 8.2.2: this field never comes from a peer. A body of unknown size is announced by nothing at all.
     if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if let Some(reached) = ends.reached {
+        request.extensions_mut().insert(reached);
     }
     Some(request)
 }

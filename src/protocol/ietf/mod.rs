@@ -139,7 +139,7 @@ impl<'a> Exchange<'a> {
             caller: caller(self.request, self.shared),
         };
         let upload = engine.create(command).await.map_err(refuse)?;
-        let location = self.shared.location(upload.id());
+        let location = self.shared.location(self.request, upload.id());
         let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
         if only_created {
             return Ok(self.created(&upload, &[]));
@@ -240,7 +240,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn created(&self, upload: &Upload, wanted: &[Algorithm]) -> HttpResponse {
-        let location = self.shared.location(upload.id());
+        let location = self.shared.location(self.request, upload.id());
         reply::created(&self.draft, upload, &location, &self.limit(Some(upload)), wanted)
     }
 

@@ -61,11 +61,7 @@ pub(super) async fn start(
     wire::refuse_range(&fields).map_err(refuse)?;
     let flavour = flavour(&fields).map_err(|error| refuse(error.into()))?;
     let length = wire::length(&fields, "x-upload-content-length").map_err(|error| refuse(error.into()))?;
-    let origin = match shared.public_url.as_str() {
-        "" => wire::origin(shared.scheme, &fields).map_err(|error| refuse(error.into()))?,
-        // Where uploads are found begins with it already.
-        _ => String::new(),
-    };
+    let origin = shared.absolute_origin(request).map_err(|error| refuse(error.into()))?;
     let named = digests::promised(&fields).map_err(|error| refuse(error.into()))?;
     let described = described(request, flavour, bucket, payload, shared).await?;
     let command = Create {
@@ -80,7 +76,7 @@ pub(super) async fn start(
         caller: caller(request, shared),
     };
     let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
-    let session = format!("{origin}{}", shared.location(upload.id()));
+    let session = format!("{origin}{}", shared.upload_url(upload.id()));
     Ok(reply::google::started(&upload, &session, flavour))
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn start(
         caller: caller(request, shared),
     };
     let upload = shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))?;
-    Ok(reply::started(&upload, shared))
+    Ok(reply::started(&upload, request, shared))
 }
 
 /// A range, the whole, or a question.

@@ -68,10 +68,10 @@ pub(super) async fn file(
     let content = digests::content(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let upload = create(request, length, metadata, content.clone(), shared).await?;
     if upload.stage() == Stage::Completed {
-        return Ok(reply::stored(&upload, &[], shared));
+        return Ok(reply::stored(&upload, &[], request, shared));
     }
     match append(request, &upload, size, payload, shared).await {
-        Ok(upload) => Ok(reply::stored(&upload, &[], shared)),
+        Ok(upload) => Ok(reply::stored(&upload, &[], request, shared)),
         Err(error) => Err(not_stored(error, content.as_ref(), request, &upload, shared).await),
     }
 }
@@ -96,13 +96,13 @@ pub(super) async fn form(
     let appended = append(request, &upload, None, bytes, shared).await;
     let Learned { ignored, fault } = learned.take();
     match (appended, fault) {
-        (Ok(upload), _) => Ok(reply::stored(&upload, &ignored, shared)),
+        (Ok(upload), _) => Ok(reply::stored(&upload, &ignored, request, shared)),
         (Err(_), Some(fault @ Fault::SeveralFiles)) => {
             discard(&upload, shared).await;
             Err(reply::form_problem(fault, request))
         }
         (Err(_), Some(fault)) => {
-            Err(reply::form_problem(fault, request).with(header::LOCATION, shared.location(upload.id())))
+            Err(reply::form_problem(fault, request).with(header::LOCATION, shared.location(request, upload.id())))
         }
         (Err(error), None) => Err(not_stored(error, None, request, &upload, shared).await),
     }
@@ -162,7 +162,7 @@ async fn not_stored(
     if too_long {
         discard(upload, shared).await;
     }
-    if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(upload.id())) }
+    if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(request, upload.id())) }
 }
 
 async fn discard(upload: &Upload, shared: &Shared) {

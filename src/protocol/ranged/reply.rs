@@ -33,12 +33,12 @@ const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 
 /// A session that takes ranges in any order: where they go, and what they are to be like.
-pub(super) fn started(upload: &Upload, shared: &Shared) -> HttpResponse {
+pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse {
     let record = upload.record();
-    let location = shared.location(upload.id());
-    HttpResponse::Created().insert_header((header::LOCATION, location.as_str())).insert_header(NO_STORE).json(json!({
+    let location = shared.location(request, record.id);
+    HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(json!({
         "id": record.id.to_string(),
-        "upload": location,
+        "upload": shared.upload_url(record.id),
         "status": shared.status_url(record.id),
         "length": record.length.map(|length| length.get()),
         "part_size": shared.protocols.range_size_bytes,
@@ -67,13 +67,13 @@ pub(super) fn progress(upload: &Upload) -> HttpResponse {
 }
 
 /// A whole file has been taken.
-pub(super) fn stored(upload: &Upload, ignored: &[String], shared: &Shared) -> HttpResponse {
+pub(super) fn stored(upload: &Upload, ignored: &[String], request: &HttpRequest, shared: &Shared) -> HttpResponse {
     let record = upload.record();
-    let location = shared.location(upload.id());
+    let location = shared.location(request, record.id);
     let digests = record.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into()));
     let mut told = json!({
         "id": record.id.to_string(),
-        "upload": location,
+        "upload": shared.upload_url(record.id),
         "status": shared.status_url(record.id),
         "size": upload.offset().get(),
         "digests": digests.collect::<Map<String, Value>>(),

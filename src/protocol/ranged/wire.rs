@@ -6,6 +6,7 @@ use base64::Engine as _;
 
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
+use crate::domain::media_type;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::size::parse_bytes;
@@ -216,16 +217,7 @@ pub fn length(fields: &dyn Fields, field: &'static str) -> Result<Option<Length>
 
 /// The media type in lower case, without parameters.
 pub fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
-    let named = single(fields, "content-type")?;
-    Ok(named.map(|named| named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
-}
-
-/// The scheme and host the client has used, as the beginning of a URL.
-pub fn origin(scheme: &str, fields: &dyn Fields) -> Result<String, BadField> {
-    let host = single(fields, "host")?.filter(|host| !host.is_empty());
-    let host = host.ok_or(BadField::new("host", "is missing, and the address of a session is made of it"))?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_~:[]%".contains(&byte);
-    if host.bytes().all(plain) { Ok(format!("{scheme}://{host}")) } else { Err(BadField::new("host", "is not one")) }
+    Ok(single(fields, "content-type")?.map(media_type::essence))
 }
 
 #[cfg(test)]
@@ -363,18 +355,6 @@ mod tests {
         for wrong in ["", "00ffa90", "00ffa90g", "+0ffa90a", "00ffa90a00", "ääää"] {
             assert_eq!(hex_digest(Algorithm::Crc32c, wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn an_origin_is_a_plain_host() {
-        let read = |host| origin("http", &vec![("host", host)] as &Text);
-        for host in ["up.example.com", "127.0.0.1:8080", "[::1]:8080"] {
-            assert_eq!(read(host), Ok(format!("http://{host}")));
-        }
-        for host in ["", "a/b", "a b", "user@host", "a\"b", "a?b", "a#b", "<a>"] {
-            assert!(read(host).is_err(), "{host:?}");
-        }
-        assert!(origin("http", &Text::new()).is_err());
     }
 
     #[test]

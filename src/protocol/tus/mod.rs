@@ -113,7 +113,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
             let joining = body::while_awaited(request, shared.engine.concatenate(command));
             let gone = EngineError::Unavailable(Unavailable::Idle);
             let upload = joining.await.unwrap_or(Err(gone)).map_err(refuse)?;
-            return Ok(reply::created(&upload, &shared.location(upload.id())));
+            return Ok(reply::created(&upload, &shared.location(request, upload.id())));
         }
     };
     // A body that cannot fit is refused before there is an upload.
@@ -133,7 +133,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
         caller: caller(request, shared),
     };
     let upload = shared.engine.create(command).await.map_err(refuse)?;
-    let location = shared.location(upload.id());
+    let location = shared.location(request, upload.id());
     if !creation.with_data {
         return Ok(reply::created(&upload, &location));
     }

@@ -10,7 +10,10 @@ mod deletion;
 mod download_head;
 mod empty_end;
 mod http10;
+mod location;
 mod missing;
+mod pages;
+mod paths;
 mod types;
 
 /// The protocols an upload can be created in.

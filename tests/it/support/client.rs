@@ -28,7 +28,10 @@ pub struct Client {
 pub struct Answer {
     pub status: u16,
     pub reason: String,
+    /// A `Location` at the address of the connection is a path here, as whoever resolves it would ask for it.
     pub headers: Vec<(String, String)>,
+    /// The `Location` as it was sent.
+    pub location_as_sent: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -198,11 +201,18 @@ impl Client {
         let mut status_line = lines.next()?.splitn(3, ' ').skip(1);
         let status: u16 = status_line.next()?.parse().unwrap();
         let reason = status_line.next().unwrap_or_default().to_owned();
-        let headers: Vec<(String, String)> = lines
+        let mut headers: Vec<(String, String)> = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Some(Answer { status, reason, headers, body: Vec::new() })
+        let location = headers.iter_mut().find(|(name, _)| name == "location").map(|(_, value)| value);
+        let location_as_sent = location.as_deref().cloned();
+        if let Some(location) = location
+            && let Some(path) = location.strip_prefix(&format!("http://{}", self.address))
+        {
+            *location = path.to_owned();
+        }
+        Some(Answer { status, reason, headers, location_as_sent, body: Vec::new() })
     }
 
     /// Reads up to and with `end`; for streams of events too.

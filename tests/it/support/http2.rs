@@ -82,7 +82,8 @@ impl Client {
     pub async fn create(&mut self, length: usize) -> String {
         let answer = self.tus("POST", "/files", &[("Upload-Length", &length.to_string())]).await;
         assert_eq!(answer.status, 201, "{answer:?}");
-        answer.header("location").expect("a creation says where").to_owned()
+        let location = answer.header("location").expect("a creation says where");
+        location[location.find("/files/").expect("an upload")..].to_owned()
     }
 
     pub async fn offset(&mut self, path: &str) -> u64 {
@@ -165,6 +166,7 @@ impl Begun {
         let (head, mut rest) = head.into_parts();
         let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         let answered = Answer {
+            location_as_sent: None,
             status: head.status.as_u16(),
             reason: String::new(),
             headers: headers.collect(),

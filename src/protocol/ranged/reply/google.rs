@@ -82,8 +82,8 @@ pub(in crate::protocol::ranged) fn object(upload: &Upload, shared: &Shared) -> H
     let mut object = json!({
         "kind": "storage#object",
         "id": format!("{bucket}/{name}/{generation}"),
-        "selfLink": shared.location(record.id),
-        "mediaLink": shared.location(record.id),
+        "selfLink": shared.upload_url(record.id),
+        "mediaLink": shared.upload_url(record.id),
         "name": name,
         "bucket": bucket,
         "generation": generation.to_string(),

@@ -1,0 +1,136 @@
+//! Where uploads are, as their clients are told.
+//!
+//! With `public_url`, every address begins with it. Without, a path is right behind every proxy, and clients resolve it
+//! against the URL they have used; but some do not. So a request that shows that nothing stands between its client and
+//! this server is answered with the whole address: its `Host` names the very port that it has come in on, and no field
+//! that proxies add is in it. A `Host` is echoed only in the answer to a request that was served under it.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use actix_web::http::Version;
+use actix_web::http::header;
+
+use crate::domain::host::Host;
+use crate::domain::id::UploadId;
+use crate::http::Shared;
+use crate::http::access::came_through_a_proxy;
+use crate::protocol::fields::BadField;
+use crate::protocol::tus::wire;
+
+/// The address of this server that a connection was made to. It is with the connection, or in the extensions of a request
+/// over HTTP/2.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached(pub(super) SocketAddr);
+
+impl Reached {
+    fn by(request: &HttpRequest) -> Option<SocketAddr> {
+        let in_request = request.extensions().get::<Self>().copied();
+        in_request.or_else(|| request.conn_data::<Self>().copied()).map(|Self(address)| address)
+    }
+}
+
+impl Shared {
+    /// Returns where an upload is, for links: beginning with `public_url`, or a path.
+    pub fn upload_url(&self, id: UploadId) -> String {
+        format!("{}{}", self.public_url, wire::upload_path(id))
+    }
+
+    /// Returns where an upload is, for `Location`.
+    pub(crate) fn location(&self, request: &HttpRequest, id: UploadId) -> String {
+        let url = self.upload_url(id);
+        let origin = if self.public_url.is_empty() { self.direct_origin(request) } else { None };
+        format!("{}{url}", origin.unwrap_or_default())
+    }
+
+    /// Returns what goes before [`Self::upload_url`] for clients that take nothing but a whole address. Rejects a `Host`
+    /// of which none can be made.
+    pub(crate) fn absolute_origin(&self, request: &HttpRequest) -> Result<String, BadField> {
+        if !self.public_url.is_empty() {
+            return Ok(String::new());
+        }
+        let host = host_of(request).filter(|host| !host.is_empty());
+        let host = host.ok_or(BadField::new("host", "is missing, and the address of a session is made of it"))?;
+        Host::of_authority(host).ok_or(BadField::new("host", "is not one"))?;
+        let port = Reached::by(request).filter(|_| self.is_direct(request)).and_then(|reached| left_out(host, reached));
+        let port = port.filter(|port| *port != default_port(self.scheme)).map(|port| format!(":{port}"));
+        let peer = request.peer_addr().map(|peer| peer.ip());
+        let scheme = self.proxies.scheme(peer, request.headers()).unwrap_or(self.scheme);
+        Ok(format!("{scheme}://{host}{}", port.unwrap_or_default()))
+    }
+
+    /// The origin that a client has used, if it has used it without a proxy.
+    fn direct_origin(&self, request: &HttpRequest) -> Option<String> {
+        let (host, reached) = (host_of(request)?, Reached::by(request)?);
+        let names_it = Host::of_authority(host).is_some() && port_of(host) == Some(reached.port());
+        (names_it && self.is_direct(request)).then(|| format!("{}://{host}", self.scheme))
+    }
+
+    /// Whether nothing says that a request was passed on. HTTP/1.0 is what nginx speaks to those behind it.
+    fn is_direct(&self, request: &HttpRequest) -> bool {
+        let is_trusted_proxy = request.peer_addr().is_some_and(|peer| self.proxies.trusts(peer.ip()));
+        !is_trusted_proxy && !came_through_a_proxy(request.headers()) && request.version() != Version::HTTP_10
+    }
+}
+
+fn host_of(request: &HttpRequest) -> Option<&str> {
+    request.headers().get(header::HOST).and_then(|host| host.to_str().ok())
+}
+
+fn port_of(authority: &str) -> Option<u16> {
+    let host_end = authority.rfind(']').unwrap_or(0);
+    authority[host_end..].rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+/// The port that an authority lacks although its client must have used it: the host is the very address that the client
+/// has reached.
+fn left_out(authority: &str, reached: SocketAddr) -> Option<u16> {
+    let host = Host::of_authority(authority).filter(|_| port_of(authority).is_none())?;
+    let ip = reached.ip().to_canonical();
+    (is_at(&host, ip)).then_some(reached.port())
+}
+
+fn is_at(host: &Host<'_>, ip: IpAddr) -> bool {
+    *host == Host::ip(ip) || (host.is_loopback() && ip.is_loopback())
+}
+
+fn default_port(scheme: &str) -> u16 {
+    if scheme == "https" { 443 } else { 80 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_read_from_behind_the_host() {
+        for (authority, port) in [
+            ("localhost:8080", Some(8080)),
+            ("localhost", None),
+            ("[::1]:8080", Some(8080)),
+            ("[::1]", None),
+            ("10.0.0.1:80", Some(80)),
+        ] {
+            assert_eq!(port_of(authority), port, "{authority}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_left_out_only_of_the_address_that_was_reached() {
+        for (authority, reached, port) in [
+            ("localhost", "127.0.0.1:8080", Some(8080)),
+            ("LOCALHOST", "[::1]:8080", Some(8080)),
+            ("127.0.0.1", "127.0.0.1:8080", Some(8080)),
+            ("[::1]", "[::1]:8080", Some(8080)),
+            ("10.0.0.1", "[::ffff:10.0.0.1]:8080", Some(8080)),
+            ("localhost:80", "127.0.0.1:8080", None),
+            ("localhost", "172.17.0.2:8080", None),
+            ("uploads.example.com", "127.0.0.1:8080", None),
+            ("10.0.0.2", "10.0.0.1:8080", None),
+        ] {
+            assert_eq!(left_out(authority, reached.parse().unwrap()), port, "{authority} at {reached}");
+        }
+    }
+}
