@@ -11,6 +11,7 @@ class Proxy:
         self.target = port
         self.cuts = []
         self.sent = 0
+        self.received = 0
         self.cut_count = 0
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -46,13 +47,18 @@ class Proxy:
     def _pump(self, source, target, up, is_cut):
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
-                keep, how = self._keep(len(chunk)) if up else (len(chunk), None)
+                keep, how = self._keep(len(chunk)) if up else self._count(len(chunk))
                 target.sendall(chunk[:keep])
                 if how:
                     is_cut.set()
                     return self._cut(source, target, how)
             if not is_cut.is_set():
                 target.shutdown(socket.SHUT_WR)
+
+    def _count(self, count):
+        with self._lock:
+            self.received += count
+        return count, None
 
     def _keep(self, count):
         with self._lock:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import unittest
+import urllib.parse
 
 from harness import Server, id_of, noise, until
 from proxy import Proxy
@@ -102,7 +103,7 @@ class Curl(unittest.TestCase):
     def test_sends_everything_again_where_it_does_not_know_the_offset(self):
         status, fields, _ = self.curl("-H", "Content-Type: application/json", "-d", "{}", f"{self.base}/files")
         self.assertEqual(status, 201)
-        url = f"{self.base}{fields['location']}"
+        url = urllib.parse.urljoin(self.base, fields["location"])
         status, _, _ = self.curl("-X", "PUT", "-H", f"Content-Range: bytes 0-999999/{len(DATA)}", "--data-binary", "@-", url, stdin=DATA[:1_000_000])
         # Not aligned, and so refused; the next is.
         self.assertEqual(status, 400)
@@ -116,7 +117,7 @@ class Curl(unittest.TestCase):
         size, part = len(DATA), 1 << 20
         status, fields, _ = self.curl("-H", "Content-Type: application/json", "-d", f'{{"size": {size}}}', f"{self.base}/files")
         self.assertEqual(status, 201)
-        url = f"{self.base}{fields['location']}"
+        url = urllib.parse.urljoin(self.base, fields["location"])
         running = []
         for first in reversed(range(0, size, part)):
             last = min(first + part, size) - 1
