@@ -13,6 +13,7 @@ use std::sync::Once;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
+use crate::domain::facts::Content;
 use crate::domain::facts::Facts;
 use crate::media::read::Reading;
 use crate::media::read::read;
@@ -47,10 +48,20 @@ fuzz_target!(|file: &[u8]| {
     LIBRARIES_MAY_PANIC.call_once(|| drop(std::panic::take_hook()));
     let facts = examine(file);
     assert!(facts.content_type.contains('/') && facts.content_type.len() < 100, "{facts:?}");
-    for track in facts.media.iter().flat_map(|media| &media.tracks) {
-        assert!(!track.codec.is_empty() && track.codec.len() <= MOST_CODEC_BYTES, "{track:?}");
+    match &facts.content {
+        Some(Content::Media(media)) => {
+            assert!((1..=MOST_TRACKS).contains(&media.tracks.len()), "{facts:?}");
+            for track in &media.tracks {
+                assert!(!track.codec.is_empty() && track.codec.len() <= MOST_CODEC_BYTES, "{track:?}");
+                assert!(![track.width, track.height, track.channels, track.sample_rate_hz].contains(&Some(0)), "{track:?}");
+            }
+        }
+        Some(Content::Image(image)) => {
+            assert!(image.width > 0 && image.height > 0 && image.frames != Some(0), "{image:?}");
+            assert!(image.duration_ms.is_none() || image.frames != Some(1), "{image:?}");
+        }
+        None => {}
     }
-    assert!(facts.media.is_none_or(|media| (1..=MOST_TRACKS).contains(&media.tracks.len())));
 });
 
 fn examine(file: &[u8]) -> Facts {

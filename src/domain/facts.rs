@@ -5,11 +5,18 @@
 pub struct Facts {
     /// The media type, such as `video/mp4`; `application/octet-stream` when nothing was recognized.
     pub content_type: String,
-    /// For audio and video whose headers could be read.
-    pub media: Option<Media>,
+    /// For audio, video and images whose headers could be read.
+    pub content: Option<Content>,
 }
 
-/// What the headers of a media file say.
+/// What the headers of a file say, by what the file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    Media(Media),
+    Image(Image),
+}
+
+/// What the headers of audio or video say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Media {
     pub duration_ms: Option<u64>,
@@ -52,5 +59,73 @@ impl TrackKind {
 
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// What the headers of an image say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Image {
+    /// As shown, in pixels.
+    pub width: u32,
+    pub height: u32,
+    /// One for a still; `None` where counting them would read too much of the file.
+    pub frames: Option<u32>,
+    /// How long an animation takes to be shown once.
+    pub duration_ms: Option<u64>,
+}
+
+/// Whether something goes on for some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasting {
+    No,
+    Milliseconds(u64),
+    /// It may, and does not say for how long.
+    Unknown,
+}
+
+/// Images of these types may be animated.
+const ANIMATED: [&str; 6] = ["image/gif", "image/png", "image/webp", "image/avif", "image/heic", "image/heif"];
+
+impl Facts {
+    pub fn media(&self) -> Option<&Media> {
+        match &self.content {
+            Some(Content::Media(media)) => Some(media),
+            Some(Content::Image(_)) | None => None,
+        }
+    }
+
+    pub fn duration_ms(&self) -> Option<u64> {
+        match self.content.as_ref()? {
+            Content::Media(media) => media.duration_ms,
+            Content::Image(image) => image.duration_ms,
+        }
+    }
+
+    /// Width and height of the image, or of the first video track.
+    pub fn size(&self) -> (Option<u32>, Option<u32>) {
+        match &self.content {
+            Some(Content::Media(media)) => {
+                let video = media.tracks.iter().find(|track| track.kind == TrackKind::Video);
+                (video.and_then(|track| track.width), video.and_then(|track| track.height))
+            }
+            Some(Content::Image(image)) => (Some(image.width), Some(image.height)),
+            None => (None, None),
+        }
+    }
+
+    /// Whether what was found goes on for some time: audio and video do, and images unless they are known to be stills.
+    pub fn lasting(&self) -> Lasting {
+        if let Some(duration_ms) = self.duration_ms() {
+            return Lasting::Milliseconds(duration_ms);
+        }
+        let may_last = match &self.content {
+            Some(Content::Image(image)) => image.frames != Some(1),
+            Some(Content::Media(_)) => true,
+            None => {
+                let is_media = ["audio/", "video/"].iter().any(|kind| self.content_type.starts_with(kind));
+                is_media || ANIMATED.contains(&self.content_type.as_str())
+            }
+        };
+        if may_last { Lasting::Unknown } else { Lasting::No }
     }
 }

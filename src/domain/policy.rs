@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::facts::Facts;
+use crate::domain::facts::Lasting;
 use crate::domain::upload::Failure;
 
 /// Which uploads are refused once it is known what they are.
@@ -10,7 +11,7 @@ use crate::domain::upload::Failure;
 pub struct Policy {
     /// Types that may be; all may where there are none.
     pub allowed_types: Vec<TypePattern>,
-    /// The longest media of types that `max_durations` says nothing of.
+    /// The longest audio, video and animated images of types that `max_durations` says nothing of.
     pub max_duration: Option<Duration>,
     /// The longest media of a type; `None` where there is no limit. The first that fits counts.
     pub max_durations: Vec<(TypePattern, Option<Duration>)>,
@@ -34,7 +35,11 @@ impl TypePattern {
         (word(kind) && (rest == "*" || word(rest))).then(|| Self(text.to_ascii_lowercase()))
     }
 
-    fn fits(&self, content_type: &str) -> bool {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn fits(&self, content_type: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(prefix) => content_type.starts_with(prefix),
             None => self.0 == content_type,
@@ -45,7 +50,7 @@ impl TypePattern {
 impl Policy {
     /// Why an upload with these facts and this size is refused, if it is.
     pub fn objection(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
-        let Facts { content_type, media } = facts;
+        let content_type = &facts.content_type;
         if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
             let message = format!("by its content the upload is {content_type}, which is not accepted here");
             return Some(refusal("type-not-allowed", message, 415));
@@ -55,33 +60,31 @@ impl Policy {
             let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
             return Some(refusal("too-large-for-type", message, 413));
         }
-        let max = self.max_duration_of(content_type)?;
+        let (max, is_named) = self.max_duration_of(content_type)?;
         let accepted = format!("at most {} s of {content_type} are accepted here", max.as_secs());
-        match media.as_ref().and_then(|media| media.duration_ms).map(Duration::from_millis) {
-            Some(duration) if duration > max => {
-                let message = format!("it lasts {} s, and {accepted}", seconds(duration));
+        match facts.lasting() {
+            Lasting::Milliseconds(ms) if Duration::from_millis(ms) > max => {
+                let message = format!("it lasts {} s, and {accepted}", seconds(Duration::from_millis(ms)));
                 Some(refusal("media-too-long", message, 422))
             }
-            None if self.requires_duration => {
-                let message = format!("it does not say how long it lasts, and {accepted}");
-                Some(refusal("duration-unknown", message, 422))
-            }
-            Some(_) | None => None,
+            // What the operator has named lasts, unless it is known to be a still.
+            Lasting::No if self.requires_duration && is_named && facts.content.is_none() => Some(unknown(&accepted)),
+            Lasting::Unknown if self.requires_duration => Some(unknown(&accepted)),
+            Lasting::Milliseconds(_) | Lasting::Unknown | Lasting::No => None,
         }
     }
 
-    /// How long this type may last at most, if that is limited.
-    fn max_duration_of(&self, content_type: &str) -> Option<Duration> {
+    /// How long this type may last at most, if that is limited, and whether that limit names the type.
+    fn max_duration_of(&self, content_type: &str) -> Option<(Duration, bool)> {
         match self.max_durations.iter().find(|(pattern, _)| pattern.fits(content_type)) {
-            Some((_, max)) => *max,
-            None => self.max_duration.filter(|_| lasts(content_type)),
+            Some((_, max)) => max.map(|max| (max, true)),
+            None => self.max_duration.map(|max| (max, false)),
         }
     }
 }
 
-/// Whether things of this type have a length in time.
-fn lasts(content_type: &str) -> bool {
-    ["audio/", "video/"].iter().any(|kind| content_type.starts_with(kind))
+fn unknown(accepted: &str) -> Failure {
+    refusal("duration-unknown", format!("it does not say how long it lasts, and {accepted}"), 422)
 }
 
 fn refusal(code: &str, message: String, status: u16) -> Failure {
@@ -96,10 +99,17 @@ fn seconds(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::facts::Content;
+    use crate::domain::facts::Image;
     use crate::domain::facts::Media;
 
     fn facts(content_type: &str, duration_ms: Option<u64>) -> Facts {
-        Facts { content_type: content_type.to_owned(), media: Some(Media { duration_ms, tracks: vec![] }) }
+        let media = Media { duration_ms, tracks: vec![] };
+        Facts { content_type: content_type.to_owned(), content: Some(Content::Media(media)) }
+    }
+
+    fn unread(content_type: &str) -> Facts {
+        Facts { content_type: content_type.to_owned(), content: None }
     }
 
     fn pattern(text: &str) -> TypePattern {
@@ -143,10 +153,7 @@ mod tests {
         assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", 413));
         assert_eq!(said(facts("video/webm", Some(1)), 6), refused("too-large-for-type", 413), "the first that fits");
         assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", 415));
-        assert_eq!(
-            said(Facts { content_type: "audio/mp3".to_owned(), media: None }, 1),
-            refused("type-not-allowed", 415)
-        );
+        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", 415));
         assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
     }
 
@@ -168,7 +175,6 @@ mod tests {
             ("video/webm", Some(180)),
             ("video/mp4", Some(120)),
             ("application/mxf", Some(240)),
-            ("text/plain", None),
         ] {
             let most = limit_s.map_or(u64::MAX, |limit: u64| limit * 1_000);
             for policy in [&lenient, &strict] {
@@ -179,13 +185,44 @@ mod tests {
             assert_eq!(code(&lenient, kind, None), None, "{kind}: it does not say, and need not");
             assert_eq!(code(&strict, kind, None), limit_s.map(|_| "duration-unknown".to_owned()), "{kind}");
         }
-        let unread = Facts { content_type: "video/mp4".to_owned(), media: None };
-        let failure = strict.objection(&unread, 1).expect("headers that cannot be read say nothing");
+        let failure = strict.objection(&unread("video/mp4"), 1).expect("headers that cannot be read say nothing");
         assert_eq!((failure.code.as_str(), failure.status), ("duration-unknown", Some(422)));
         assert_eq!(
             failure.message,
             "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
         );
-        assert_eq!(Policy { requires_duration: true, ..Policy::default() }.objection(&unread, 1), None, "no maximum");
+        assert_eq!(
+            Policy { requires_duration: true, ..Policy::default() }.objection(&unread("video/mp4"), 1),
+            None,
+            "no maximum"
+        );
+    }
+
+    #[test]
+    fn animations_last_and_stills_do_not() {
+        let limited = Policy { max_duration: Some(Duration::from_secs(60)), ..Policy::default() };
+        let strict = Policy { requires_duration: true, ..limited.clone() };
+        let named =
+            Policy { max_durations: vec![(pattern("image/*"), Some(Duration::from_secs(5)))], ..strict.clone() };
+        let image = |frames, duration_ms| {
+            let image = Image { width: 1, height: 1, frames, duration_ms };
+            Facts { content_type: "image/gif".to_owned(), content: Some(Content::Image(image)) }
+        };
+        for (facts, expected) in [
+            (image(Some(1), None), [None, None, None]),
+            (image(Some(9), Some(5_000)), [None, None, None]),
+            (image(Some(9), Some(5_001)), [None, None, Some("media-too-long")]),
+            (image(Some(9), Some(60_001)), [Some("media-too-long"); 3]),
+            (image(Some(9), None), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (image(None, None), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (unread("image/gif"), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (unread("image/tiff"), [None, None, Some("duration-unknown")]),
+            (unread("text/plain"), [None; 3]),
+        ] {
+            for (policy, expected) in [&limited, &strict, &named].into_iter().zip(expected) {
+                let code = policy.objection(&facts, 1).map(|failure| failure.code);
+                assert_eq!(code.as_deref(), expected, "{facts:?} {policy:?}");
+            }
+        }
     }
 }

@@ -8,22 +8,35 @@
 //! and what each part of a header may have. Nothing calls itself, however deep a file nests its boxes. Libraries get
 //! single headers that lie in memory, never the file, and a panic in one of them is a file that cannot be read.
 //!
-//! Reading order: [`window`] (which bytes there are), [`sniff`](mod@sniff) (the type), [`read`](mod@read) (what media
-//! files say), [`isobmff`] and [`matroska`] (how the containers say it), [`codec`] (the names of codecs). It knows
-//! the domain, and nothing of storage, HTTP or tasks.
+//! Reading order: [`window`] (which bytes there are), [`sniff`](mod@sniff) (the type), [`read`](mod@read) (what files
+//! say of themselves), then one module for each format: [`isobmff`], [`matroska`] and [`ogg`] hold several tracks,
+//! [`wav`], [`flac`] and [`mpeg_audio`] sound, [`jpeg`], [`png`], [`gif`] and [`webp`] images; [`codec`] has the names of
+//! codecs. It knows the domain, and nothing of storage, HTTP or tasks.
 
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
+mod animation;
 pub mod codec;
+mod exif;
+mod fields;
+pub mod flac;
+pub mod gif;
 pub mod isobmff;
+pub mod jpeg;
 pub mod matroska;
+pub mod mpeg_audio;
+pub mod ogg;
+pub mod png;
 pub mod read;
+mod riff;
 pub mod sniff;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod wav;
+pub mod webp;
 pub mod window;
 
 /// What `work` has to say, unless it panics: not all of it was written here.

@@ -1,15 +1,26 @@
-//! What a media file says of itself, read out of its headers.
+//! What a file says of itself, read out of its headers.
 
 use std::ops::Range;
 
+use crate::domain::facts::Content;
 use crate::domain::facts::Facts;
 use crate::domain::facts::Media;
+use crate::domain::facts::Track;
 use crate::domain::facts::TrackKind;
 use crate::media::contained;
+use crate::media::flac;
+use crate::media::gif;
 use crate::media::isobmff;
+use crate::media::jpeg;
 use crate::media::matroska;
+use crate::media::mpeg_audio;
+use crate::media::ogg;
+use crate::media::png;
 use crate::media::sniff::Container;
 use crate::media::sniff::Sniffed;
+use crate::media::sniff::UNKNOWN;
+use crate::media::wav;
+use crate::media::webp;
 use crate::media::window::Stop;
 use crate::media::window::Window;
 
@@ -28,38 +39,92 @@ pub enum Reading {
 pub fn read(sniffed: Sniffed, window: &Window) -> Reading {
     let Some(container) = sniffed.container else { return Reading::Done(typed(sniffed)) };
     // The libraries tell the log of whatever they do not know. It is no concern of the operator's what clients send.
-    let quietly = || tracing::dispatcher::with_default(&tracing::Dispatch::none(), || media(container, window));
+    let quietly =
+        || tracing::dispatcher::with_default(&tracing::Dispatch::none(), || content(container, sniffed, window));
     match contained(quietly).unwrap_or(Err(Stop::Unreadable)) {
-        Ok(media) => Reading::Done(Facts { content_type: refined(sniffed.content_type, &media), media: Some(media) }),
+        Ok(content) => {
+            let content_type = refined(sniffed, &content);
+            Reading::Done(Facts { content_type, content: Some(content) })
+        }
         Err(Stop::Needs(range)) => Reading::Needs(range),
-        Err(Stop::Unreadable) => Reading::Done(typed(sniffed)),
+        Err(Stop::Unreadable | Stop::Exhausted) => Reading::Done(typed(sniffed)),
     }
 }
 
 /// All that is known of a file whose headers were not read.
 pub fn typed(sniffed: Sniffed) -> Facts {
-    Facts { content_type: sniffed.content_type.to_owned(), media: None }
+    Facts { content_type: sniffed.content_type.to_owned(), content: None }
 }
 
-fn media(container: Container, window: &Window) -> Result<Media, Stop> {
-    let media = match container {
-        Container::IsoBmff => isobmff::read(window)?,
-        Container::Matroska => matroska::read(window)?,
+fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Content, Stop> {
+    let content = match container {
+        Container::IsoBmff if sniffed.content_type.starts_with("image/") => isobmff::read_image(window)?,
+        Container::IsoBmff => isobmff::read(window).map(Content::Media)?,
+        Container::Matroska => matroska::read(window).map(Content::Media)?,
+        Container::Jpeg => jpeg::read(window).map(Content::Image)?,
+        Container::Png => png::read(window).map(Content::Image)?,
+        Container::Gif => gif::read(window).map(Content::Image)?,
+        Container::WebP => webp::read(window).map(Content::Image)?,
+        Container::Wave => wav::read(window).map(Content::Media)?,
+        Container::Flac => flac::read(window, 0).map(Content::Media)?,
+        Container::Ogg => ogg::read(window).map(Content::Media)?,
+        Container::MpegAudio => mpeg_audio::read(window).map(Content::Media)?,
     };
-    if media.tracks.is_empty() { Err(Stop::Unreadable) } else { Ok(media) }
-}
-
-/// A container that may hold both is named after sound alone if there are no pictures in it.
-fn refined(content_type: &str, media: &Media) -> String {
-    let has = |kind| media.tracks.iter().any(|track| track.kind == kind);
-    match content_type.strip_prefix("video/") {
-        Some(rest) if rest != "quicktime" && has(TrackKind::Audio) && !has(TrackKind::Video) => format!("audio/{rest}"),
-        _ => content_type.to_owned(),
+    match &content {
+        Content::Media(media) if media.tracks.is_empty() => Err(Stop::Unreadable),
+        Content::Media(_) | Content::Image(_) => Ok(content),
     }
 }
 
-/// So many milliseconds are `duration` of the `timescale`th part of a second.
+/// The type of a file of which more is known than how it begins. A container that may hold both is named after sound alone
+/// if there are no pictures in it.
+fn refined(sniffed: Sniffed, content: &Content) -> String {
+    let Content::Media(media) = content else { return sniffed.content_type.to_owned() };
+    let has = |kind| media.tracks.iter().any(|track| track.kind == kind);
+    let is_sound = has(TrackKind::Audio) && !has(TrackKind::Video);
+    let first = media.tracks.first().map_or("", |track| track.codec.as_str());
+    let family = match (sniffed.container, sniffed.content_type) {
+        // What names itself an image, or nothing known, and is a film.
+        (Some(Container::IsoBmff), UNKNOWN) => "video/mp4",
+        (Some(Container::IsoBmff), image) if image.starts_with("image/") => "video/mp4",
+        (Some(Container::Matroska), UNKNOWN) => "video/x-matroska",
+        (Some(Container::Ogg), _) if has(TrackKind::Video) => "video/ogg",
+        // Behind a tag in front there may be either.
+        (Some(Container::MpegAudio), _) if first == "flac" => "audio/flac",
+        (Some(Container::MpegAudio), _) if first.starts_with("mp4a") => "audio/aac",
+        (_, family) => family,
+    };
+    match family.strip_prefix("video/") {
+        Some(rest) if rest != "quicktime" && is_sound => format!("audio/{rest}"),
+        _ => family.to_owned(),
+    }
+}
+
+/// So many milliseconds are `duration` of the `timescale`th part of a second; as many as can be told, if there are more.
 pub(super) fn milliseconds(duration: u64, timescale: u32) -> Option<u64> {
     let milliseconds = (u128::from(duration) * 1000).checked_div(u128::from(timescale))?;
-    u64::try_from(milliseconds).ok()
+    Some(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+}
+
+/// A picture whose pixels have this shape, width by height, with pixels that are square and as high as before.
+pub(super) fn squared(width: u64, height: u64, shape: Option<(u64, u64)>) -> Option<(u32, u32)> {
+    let (wide, high) = shape.filter(|(wide, high)| *wide > 0 && *high > 0).unwrap_or((1, 1));
+    let width = (u128::from(width) * u128::from(wide) + u128::from(high) / 2) / u128::from(high);
+    let size = u32::try_from(width).ok().zip(u32::try_from(height).ok());
+    size.filter(|(width, height)| *width > 0 && *height > 0)
+}
+
+/// A file of sound alone.
+pub(super) fn sound(
+    duration_ms: Option<u64>,
+    codec: &str,
+    channels: Option<u32>,
+    sample_rate_hz: Option<u32>,
+) -> Media {
+    let track = Track { channels, sample_rate_hz, ..plain_track(TrackKind::Audio, codec.to_owned()) };
+    Media { duration_ms, tracks: vec![track] }
+}
+
+pub(super) fn plain_track(kind: TrackKind, codec: String) -> Track {
+    Track { kind, codec, width: None, height: None, frames_per_1000_s: None, channels: None, sample_rate_hz: None }
 }

@@ -1,10 +1,12 @@
 //! The type of a file, told by how it begins.
 //!
-//! Containers of media are told apart here, because which files of a family they hold is in their first header. All
-//! others are left to the signatures of the crate `infer`. What none of them knows is text if it could be: UTF-8
-//! without the bytes that text does not have (WHATWG MIME Sniffing, 3, "binary data byte").
+//! Containers of media are told apart here, because which files of a family they hold is in their first header. What
+//! players would play is read as media, whatever it names itself: a limit on media must not depend on a name. All others
+//! are left to the signatures of the crate `infer`. What none of them knows is text if it could be: UTF-8 without the
+//! bytes that text does not have (WHATWG MIME Sniffing, 3, "binary data byte").
 
 use crate::media::contained;
+use crate::media::mpeg_audio;
 
 /// What nothing is known about.
 pub const UNKNOWN: &str = "application/octet-stream";
@@ -17,20 +19,32 @@ pub struct Sniffed {
     pub container: Option<Container>,
 }
 
-/// A family of containers that is read alike.
+/// A family of files that are read alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
-    /// MP4, `QuickTime`, 3GP.
+    /// MP4, `QuickTime`, 3GP; HEIC and AVIF.
     IsoBmff,
     /// Matroska and `WebM`.
     Matroska,
+    Jpeg,
+    Png,
+    Gif,
+    WebP,
+    Wave,
+    Flac,
+    Ogg,
+    /// MP3, AAC in frames, and whatever is behind a tag in front.
+    MpegAudio,
 }
 
 /// How far text is looked at.
 const TEXT_BYTES: usize = 4096;
 
 /// How far the name of a kind of EBML file is looked for.
-const EBML_BYTES: usize = 256;
+const EBML_BYTES: usize = 4096;
+
+/// How many boxes may come before the one that tells what they are.
+const MAX_LEADING_BOXES: usize = 8;
 
 /// Looks at the beginning of a file.
 pub fn sniff(head: &[u8]) -> Sniffed {
@@ -39,30 +53,53 @@ pub fn sniff(head: &[u8]) -> Sniffed {
 }
 
 fn iso_bmff(head: &[u8]) -> Option<Sniffed> {
-    let media = |content_type| Some(Sniffed { content_type, container: Some(Container::IsoBmff) });
-    let [size @ .., _, _, _, _] = head.first_chunk::<8>()?;
-    match head.get(4..8)? {
-        b"ftyp" => {}
-        // QuickTime had no ftyp in the beginning.
-        b"moov" | b"mdat" | b"wide" | b"free" | b"skip" if has_old_quicktime(head) => return media("video/quicktime"),
-        _ => return None,
-    }
-    let end = usize::try_from(u32::from_be_bytes(*size)).ok()?.min(head.len());
-    let brands = head.get(8..end)?.chunks_exact(4).enumerate().filter(|(index, _)| *index != 1);
-    let types = brands.filter_map(|(_, brand)| brand_type(brand));
+    let of_type = |content_type| Some(Sniffed { content_type, container: Some(Container::IsoBmff) });
+    let Some(brands) = brands(head) else {
+        // QuickTime had no ftyp in the beginning. Where other boxes come first, what is in the movie has to tell.
+        return match head.get(4..8)? {
+            b"moov" | b"mdat" | b"wide" | b"free" | b"skip" if leads_to(head, &[b"moov", b"mdat"]) => {
+                of_type("video/quicktime")
+            }
+            b"free" | b"skip" | b"wide" | b"uuid" | b"styp" | b"sidx" | b"pnot" | b"udta" | b"prfl"
+                if leads_to(head, &[b"ftyp", b"moov", b"mdat", b"moof"]) =>
+            {
+                of_type(UNKNOWN)
+            }
+            _ => None,
+        };
+    };
     // The first is the one a file was written for; the others say what else may read it.
-    let content_type = types.into_iter().next()?;
-    if content_type.starts_with("image/") {
-        Some(Sniffed { content_type, container: None })
-    } else {
-        media(content_type)
+    let brands = brands.chunks_exact(4).enumerate().filter(|(index, _)| *index != 1);
+    let mut types = brands.filter_map(|(_, brand)| brand_type(brand));
+    match types.next() {
+        // The name of the family says less than that of the codec.
+        Some(family @ "image/heif") => {
+            of_type(types.find(|other| ["image/heic", "image/avif"].contains(other)).unwrap_or(family))
+        }
+        Some(content_type) => of_type(content_type),
+        None => of_type(UNKNOWN),
     }
 }
 
-fn has_old_quicktime(head: &[u8]) -> bool {
-    let second = head.first_chunk::<4>().map(|size| u32::from_be_bytes(*size) as usize);
-    let next = second.and_then(|at| head.get(at..)?.get(4..8));
-    matches!(head.get(4..8), Some(b"moov" | b"mdat")) || matches!(next, Some(b"moov" | b"mdat" | b"wide"))
+/// What stands in `ftyp`: a brand, a version, and further brands.
+fn brands(head: &[u8]) -> Option<&[u8]> {
+    let size = head.first_chunk::<4>().filter(|_| head.get(4..8) == Some(b"ftyp".as_slice()))?;
+    let end = usize::try_from(u32::from_be_bytes(*size)).ok()?.min(head.len());
+    Some(head.get(8..end).unwrap_or_default())
+}
+
+/// Whether the first boxes include one of these kinds.
+fn leads_to(head: &[u8], kinds: &[&[u8; 4]]) -> bool {
+    let mut boxes = head;
+    for _ in 0..MAX_LEADING_BOXES {
+        let Some((size, kind)) = boxes.first_chunk::<4>().zip(boxes.get(4..8)) else { return false };
+        if kinds.iter().any(|wanted| wanted.as_slice() == kind) {
+            return true;
+        }
+        let size = u32::from_be_bytes(*size) as usize;
+        boxes = boxes.get(size.max(8)..).unwrap_or_default();
+    }
+    false
 }
 
 fn brand_type(brand: &[u8]) -> Option<&'static str> {
@@ -90,7 +127,8 @@ fn ebml(head: &[u8]) -> Option<Sniffed> {
     let content_type = match (says(b"\x42\x82\x84webm"), says(b"\x42\x82\x88matroska")) {
         (true, _) => "video/webm",
         (false, true) => "video/x-matroska",
-        (false, false) => return None,
+        // Players take it for Matroska, if they find a segment.
+        (false, false) => UNKNOWN,
     };
     Some(Sniffed { content_type, container: Some(Container::Matroska) })
 }
@@ -98,6 +136,10 @@ fn ebml(head: &[u8]) -> Option<Sniffed> {
 fn other(head: &[u8]) -> Option<Sniffed> {
     let content_type = if is_transport_stream(head) {
         "video/mp2t"
+    } else if matches!(head.get(..4), Some(b"RF64" | b"BW64")) && head.get(8..12) == Some(b"WAVE") {
+        "audio/wav"
+    } else if let Some(frame) = mpeg_audio::at_start(head) {
+        frame.content_type()
     } else {
         match infer::get(head).map(|found| found.mime_type()) {
             Some(known) => usual(known),
@@ -105,7 +147,22 @@ fn other(head: &[u8]) -> Option<Sniffed> {
             None => return None,
         }
     };
-    Some(Sniffed { content_type, container: None })
+    Some(Sniffed { content_type, container: container_of(content_type) })
+}
+
+/// How files of a type are read.
+fn container_of(content_type: &str) -> Option<Container> {
+    Some(match content_type {
+        "image/jpeg" => Container::Jpeg,
+        "image/png" => Container::Png,
+        "image/gif" => Container::Gif,
+        "image/webp" => Container::WebP,
+        "audio/wav" => Container::Wave,
+        "audio/flac" => Container::Flac,
+        "audio/ogg" => Container::Ogg,
+        "audio/mpeg" | "audio/aac" => Container::MpegAudio,
+        _ => return None,
+    })
 }
 
 /// The registered name, or the one that everybody writes, of what has another one in `infer`.
@@ -114,6 +171,8 @@ fn usual(known: &'static str) -> &'static str {
         "audio/x-flac" => "audio/flac",
         "audio/x-wav" => "audio/wav",
         "audio/m4a" => "audio/mp4",
+        // The type of a stream of packets; a file of them is Ogg (RFC 7845, section 9).
+        "audio/opus" => "audio/ogg",
         "application/font-woff" => "font/woff",
         "application/font-sfnt" => "font/sfnt",
         known => known,

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
+use crate::domain::facts::Content;
 use crate::domain::facts::Facts;
+use crate::domain::facts::Image;
 use crate::domain::facts::Media;
 use crate::media::read::Reading;
 use crate::media::read::read;
@@ -44,7 +46,18 @@ pub(super) fn examine(file: &[u8], limit_bytes: u64) -> Examined {
 
 /// What the headers of a file say that has readable ones.
 pub(super) fn media(file: &[u8]) -> Media {
-    examine(file, 16 << 20).facts.media.expect("the file can be read")
+    match examine(file, 16 << 20).facts.content {
+        Some(Content::Media(media)) => media,
+        other => panic!("no media, but {other:?}"),
+    }
+}
+
+/// What the headers of an image say that has readable ones.
+pub(super) fn image(file: &[u8]) -> Image {
+    match examine(file, 16 << 20).facts.content {
+        Some(Content::Image(image)) => image,
+        other => panic!("no image, but {other:?}"),
+    }
 }
 
 pub(super) fn boxed(kind: &[u8; 4], body: impl AsRef<[u8]>) -> Vec<u8> {
@@ -71,14 +84,19 @@ pub(super) const UPRIGHT: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x40
 pub(super) const ON_ITS_SIDE: [u32; 9] = [0, 0x1_0000, 0, 0xffff_0000, 0, 0, 0, 0, 0x4000_0000];
 
 pub(super) fn mvhd(timescale: u32, duration: u32) -> Vec<u8> {
+    turned_mvhd(timescale, duration, UPRIGHT)
+}
+
+pub(super) fn turned_mvhd(timescale: u32, duration: u32, matrix: [u32; 9]) -> Vec<u8> {
     let mut all = [0; 24];
     (all[2], all[3], all[4]) = (timescale, duration, 0x1_0000);
-    all[8..17].copy_from_slice(&UPRIGHT);
+    all[8..17].copy_from_slice(&matrix);
     numbers(b"mvhd", 0, all)
 }
 
 pub(super) fn tkhd(flags: u32, width: u32, height: u32, matrix: [u32; 9]) -> Vec<u8> {
     let mut all = [0; 20];
+    all[2] = 1;
     all[9..18].copy_from_slice(&matrix);
     (all[18], all[19]) = (width << 16, height << 16);
     numbers(b"tkhd", flags, all)
@@ -93,14 +111,50 @@ pub(super) fn trak(
     samples: u32,
     entry: Vec<u8>,
 ) -> Vec<u8> {
-    let stsd = boxed(b"stsd", [&[0, 0, 0, 0, 0, 0, 0, 1], entry.as_slice()].concat());
-    let tables = nest(b"stbl", [stsd, numbers(b"stsz", 0, [0, samples])]);
+    trak_with(
+        head,
+        handler,
+        timescale,
+        duration,
+        [entry_list(entry), numbers(b"stsz", 0, [0, samples])].concat(),
+        vec![],
+    )
+}
+
+pub(super) fn entry_list(entry: Vec<u8>) -> Vec<u8> {
+    boxed(b"stsd", [&[0, 0, 0, 0, 0, 0, 0, 1], entry.as_slice()].concat())
+}
+
+/// A table of how long samples are: so many of that many units.
+pub(super) fn stts(spans: &[(u32, u32)]) -> Vec<u8> {
+    let numbers =
+        [0, u32::try_from(spans.len()).unwrap()].into_iter().chain(spans.iter().flat_map(|span| [span.0, span.1]));
+    boxed(b"stts", numbers.flat_map(u32::to_be_bytes).collect::<Vec<_>>())
+}
+
+/// A list of edits of these lengths.
+pub(super) fn edits(shown: &[u32]) -> Vec<u8> {
+    let entries = shown.iter().flat_map(|shown| [*shown, 0, 0x1_0000]);
+    let numbers = [0, u32::try_from(shown.len()).unwrap()].into_iter().chain(entries);
+    nest(b"edts", [boxed(b"elst", numbers.flat_map(u32::to_be_bytes).collect::<Vec<_>>())])
+}
+
+/// One track, with these boxes in its `stbl`, and `extra` ones of its own.
+pub(super) fn trak_with(
+    head: Vec<u8>,
+    handler: &[u8; 4],
+    timescale: u32,
+    duration: u32,
+    tables: Vec<u8>,
+    extra: Vec<u8>,
+) -> Vec<u8> {
+    let tables = boxed(b"stbl", tables);
     let handler = boxed(b"hdlr", [&[0; 8], handler.as_slice(), &[0; 13]].concat());
     let media = nest(
         b"mdia",
         [numbers(b"mdhd", 0, [0, 0, timescale, duration, 0x55c4_0000]), handler, nest(b"minf", [tables])],
     );
-    nest(b"trak", [head, media])
+    nest(b"trak", [head, extra, media])
 }
 
 pub(super) fn visual(kind: &[u8; 4], width: u16, height: u16, config: Vec<u8>) -> Vec<u8> {

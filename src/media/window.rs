@@ -15,14 +15,20 @@ const BLOCK: usize = 64 << 10;
 pub enum Stop {
     /// These bytes are to be fetched first.
     Needs(Range<u64>),
-    /// It is not what it seemed to be, or asks for too much.
+    /// It is not what it seemed to be.
     Unreadable,
+    /// To know more takes more bytes, or steps, than one upload may cost.
+    Exhausted,
 }
+
+/// What is fetched at once of a file that has to be read from one end to the other.
+const STRIDE_BYTES: u64 = 1 << 20;
 
 /// What was fetched of an upload.
 #[derive(Debug)]
 pub struct Window {
     size_bytes: u64,
+    limit_bytes: u64,
     /// How much may still be fetched.
     left_bytes: u64,
     blocks: BTreeMap<u64, Bytes>,
@@ -31,11 +37,16 @@ pub struct Window {
 impl Window {
     /// Nothing yet of an upload of this size, and at most `limit_bytes` of it ever.
     pub fn new(size_bytes: u64, limit_bytes: u64) -> Self {
-        Self { size_bytes, left_bytes: limit_bytes, blocks: BTreeMap::new() }
+        Self { size_bytes, limit_bytes, left_bytes: limit_bytes, blocks: BTreeMap::new() }
     }
 
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// How many bytes may be fetched, those that were included.
+    pub(super) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
     }
 
     /// Where an upload begins: what its type is told by.
@@ -45,15 +56,23 @@ impl Window {
 
     /// `count` bytes from `start` on.
     pub(super) fn get(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, Stop> {
-        let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(Stop::Unreadable)?;
-        if count == 0 {
+        self.fetched(start, count, 0)
+    }
+
+    /// As [`get`](Self::get), for a reader that is going to need what follows as well.
+    pub(super) fn next(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, Stop> {
+        self.fetched(start, count, STRIDE_BYTES)
+    }
+
+    /// Sees that `count` bytes from `start` on are there: all of those that are not are asked for at once.
+    pub(super) fn want(&self, start: u64, count: u64) -> Result<(), Stop> {
+        self.blocks_with(start, count, 0).map(drop)
+    }
+
+    fn fetched(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Cow<'_, [u8]>, Stop> {
+        let Some((first, last, end)) = self.blocks_with(start, count, ahead_bytes)? else {
             return Ok(Cow::Borrowed(&[]));
-        }
-        let (first, last) = (start / BLOCK_BYTES, (end - 1) / BLOCK_BYTES);
-        if let Some(missing) = self.missing(first, last) {
-            let affordable = missing.end - missing.start <= self.left_bytes;
-            return Err(if affordable { Stop::Needs(missing) } else { Stop::Unreadable });
-        }
+        };
         let part = |index: u64| {
             let (block, at) = (self.blocks.get(&index), index * BLOCK_BYTES);
             let (from, to) = (start.max(at) - at, end.min(at + BLOCK_BYTES) - at);
@@ -65,6 +84,25 @@ impl Window {
         }
         let parts = (first..=last).map(part).collect::<Result<Vec<_>, _>>()?;
         Ok(Cow::Owned(parts.concat()))
+    }
+
+    /// The first and the last block with these bytes, which are all there, and where the bytes end.
+    fn blocks_with(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Option<(u64, u64, u64)>, Stop> {
+        let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(Stop::Unreadable)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        let (first, last) = (start / BLOCK_BYTES, (end - 1) / BLOCK_BYTES);
+        let Some(missing) = self.missing(first, last) else { return Ok(Some((first, last, end))) };
+        let ahead = self.missing(missing.start / BLOCK_BYTES, self.last_of(missing.start, ahead_bytes).max(last));
+        let affordable = |range: &Range<u64>| range.end - range.start <= self.left_bytes;
+        let range = ahead.filter(affordable).unwrap_or(missing);
+        Err(if affordable(&range) { Stop::Needs(range) } else { Stop::Exhausted })
+    }
+
+    /// The block with the last of `count` bytes from `start` on, or of the upload.
+    fn last_of(&self, start: u64, count: u64) -> u64 {
+        start.saturating_add(count).min(self.size_bytes).saturating_sub(1) / BLOCK_BYTES
     }
 
     /// The first blocks in a row that were not fetched, from `first` to `last`.
@@ -84,5 +122,14 @@ impl Window {
             self.blocks.insert(index, block);
             index += 1;
         }
+    }
+}
+
+/// What was found, or nothing if that takes too much or is broken: for what a reader can do without.
+pub(super) fn unless_stopped<T>(found: Result<T, Stop>) -> Result<Option<T>, Stop> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(needs @ Stop::Needs(_)) => Err(needs),
+        Err(Stop::Unreadable | Stop::Exhausted) => Ok(None),
     }
 }

@@ -197,6 +197,7 @@ mod tests {
     use super::*;
     use crate::domain::checksum::Algorithm;
     use crate::domain::event::EventKind;
+    use crate::domain::facts::Content;
     use crate::domain::facts::Facts;
     use crate::domain::facts::Media;
     use crate::domain::facts::Track;
@@ -323,7 +324,8 @@ mod tests {
             sample_rate_hz: Some(u32::MAX),
         };
         let media = Media { duration_ms: Some(u64::MAX), tracks: vec![most; 32] };
-        record.facts = Some(Facts { content_type: "application/octet-stream".to_owned(), media: Some(media) });
+        let content = Some(Content::Media(media));
+        record.facts = Some(Facts { content_type: "application/octet-stream".to_owned(), content });
         let body = event_body(&record, &event(EventKind::Failed, Stage::Ended(Ended::Failed)));
         assert!(body.len() <= TARGET_BYTES, "{} bytes", body.len());
         let json: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -342,7 +344,7 @@ mod tests {
             json["data"]["facts"].clone()
         };
         assert!(facts(&record, EventKind::Verified, Stage::Verified).is_null());
-        record.facts = Some(Facts { content_type: "text/plain".to_owned(), media: None });
+        record.facts = Some(Facts { content_type: "text/plain".to_owned(), content: None });
         assert!(facts(&record, EventKind::Received, Stage::Received).is_null());
         for (kind, stage) in [
             (EventKind::Verified, Stage::Verified),

@@ -4,22 +4,28 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::domain::facts::Content;
 use crate::domain::facts::Facts;
+use crate::domain::facts::Image;
 use crate::domain::facts::Media;
 use crate::domain::facts::Track;
 use crate::domain::facts::TrackKind;
 
-/// The type, and for media the duration, the tracks, and the size of the picture of the first video track. What is not
-/// known is left out.
+/// The type; for audio and video the duration, the tracks, and the size of the picture of the first video track; for
+/// images the size, the number of frames, and the duration of an animation. What is not known is left out.
 pub fn facts_json(facts: &Facts) -> Value {
+    let (width, height) = facts.size();
     let mut object = Map::new();
     object.insert("content_type".to_owned(), facts.content_type.as_str().into());
-    if let Some(media) = &facts.media {
-        let video = media.tracks.iter().find(|track| track.kind == TrackKind::Video);
-        put(&mut object, "duration_ms", media.duration_ms);
-        put(&mut object, "width", video.and_then(|track| track.width));
-        put(&mut object, "height", video.and_then(|track| track.height));
-        object.insert("tracks".to_owned(), media.tracks.iter().map(track_json).collect());
+    put(&mut object, "duration_ms", facts.duration_ms());
+    put(&mut object, "width", width);
+    put(&mut object, "height", height);
+    match &facts.content {
+        Some(Content::Media(media)) => {
+            object.insert("tracks".to_owned(), media.tracks.iter().map(track_json).collect());
+        }
+        Some(Content::Image(image)) => put(&mut object, "frames", image.frames),
+        None => {}
     }
     Value::Object(object)
 }
@@ -45,18 +51,26 @@ fn put(object: &mut Map<String, Value>, name: &str, value: Option<impl Into<Valu
 /// The inverse of [`facts_json`]; `None` for anything it does not write.
 pub(super) fn facts_from_json(value: &Value) -> Option<Facts> {
     let content_type = value.get("content_type")?.as_str()?.to_owned();
-    let media = match value.get("tracks") {
-        Some(tracks) => Some(Media {
-            duration_ms: value.get("duration_ms").and_then(Value::as_u64),
-            tracks: tracks.as_array()?.iter().map(track_from_json).collect::<Option<_>>()?,
-        }),
-        None => None,
+    let duration_ms = value.get("duration_ms").and_then(Value::as_u64);
+    let content = match (value.get("tracks"), number(value, "width").zip(number(value, "height"))) {
+        (Some(tracks), _) => {
+            let tracks = tracks.as_array()?.iter().map(track_from_json).collect::<Option<_>>()?;
+            Some(Content::Media(Media { duration_ms, tracks }))
+        }
+        (None, Some((width, height))) => {
+            Some(Content::Image(Image { width, height, frames: number(value, "frames"), duration_ms }))
+        }
+        (None, None) => None,
     };
-    Some(Facts { content_type, media })
+    Some(Facts { content_type, content })
+}
+
+fn number(value: &Value, name: &str) -> Option<u32> {
+    value.get(name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok())
 }
 
 fn track_from_json(value: &Value) -> Option<Track> {
-    let number = |name| value.get(name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    let number = |name| number(value, name);
     Some(Track {
         kind: TrackKind::by_name(value.get("kind")?.as_str()?)?,
         codec: value.get("codec")?.as_str()?.to_owned(),

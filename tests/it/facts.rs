@@ -330,7 +330,7 @@ async fn ends_well(life: &Life, id: UploadId, bytes: &[u8]) {
     }
     let upload = life.wait_for_stage(id, "completed").await;
     let facts = upload.record().facts.clone().expect("it was looked into");
-    assert_eq!((facts.content_type.as_str(), facts.media.unwrap().duration_ms), ("video/mp4", Some(10_000)));
+    assert_eq!((facts.content_type.as_str(), facts.duration_ms()), ("video/mp4", Some(10_000)));
     assert_eq!(life.events(id).await, WHOLE_WAY);
     assert!(life.read(id).await == bytes);
 }
@@ -446,6 +446,6 @@ async fn headers_that_take_too_long_are_not_waited_for() {
     let id = life.create(bytes.len()).await;
     let upload = life.append(id, 0, &bytes).await.unwrap();
     let facts = upload.record().facts.clone().expect("the type is known");
-    assert_eq!((facts.content_type.as_str(), facts.media), ("video/mp4", None));
+    assert_eq!((facts.content_type.as_str(), facts.content), ("video/mp4", None));
     assert_eq!(life.events(id).await, WHOLE_WAY);
 }

@@ -39,7 +39,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["http", "protocol", "state", "webhook", "config"]),
     ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
     ("mp4_atom", &["media"]),
-    ("matroska_demuxer", &["media"]),
     ("infer", &["media"]),
     ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
 ];

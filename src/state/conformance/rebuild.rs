@@ -132,7 +132,7 @@ fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
         (Stage::Created | Stage::Receiving | Stage::Stalled, 5) => upload.expire(now),
         (Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Completed, 6) => upload.terminate(now).unwrap(),
         (Stage::Received, 0..=5) => {
-            upload.learn(Facts { content_type: "video/mp4".to_owned(), media: None });
+            upload.learn(Facts { content_type: "video/mp4".to_owned(), content: None });
             upload.verify(now);
         }
         (Stage::Received | Stage::Verified | Stage::Stored, 6) => upload.fail(failure(), now),

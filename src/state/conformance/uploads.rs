@@ -5,7 +5,9 @@ use futures::future::join_all;
 use super::*;
 use crate::domain::checksum::Algorithm;
 use crate::domain::checksum::Digest;
+use crate::domain::facts::Content;
 use crate::domain::facts::Facts;
+use crate::domain::facts::Image;
 use crate::domain::facts::Media;
 use crate::domain::facts::Track;
 use crate::domain::facts::TrackKind;
@@ -34,7 +36,13 @@ fn odd_metadata() -> Metadata {
     Metadata::new(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect()).unwrap()
 }
 
-fn odd_facts() -> Facts {
+fn odd_facts(number: u8) -> Facts {
+    if number % 2 == 1 {
+        let frames = (!number.is_multiple_of(3)).then_some(u32::MAX);
+        let duration_ms = frames.map(|_| u64::MAX);
+        let image = Image { width: u32::MAX, height: u32::from(number), frames, duration_ms };
+        return Facts { content_type: "image/gif".to_owned(), content: Some(Content::Image(image)) };
+    }
     let video = Track {
         kind: TrackKind::Video,
         codec: "avc1.640028".to_owned(),
@@ -46,7 +54,7 @@ fn odd_facts() -> Facts {
     };
     let bare = Track { kind: TrackKind::Other, width: None, height: None, frames_per_1000_s: None, ..video.clone() };
     let media = Media { duration_ms: Some(u64::MAX), tracks: vec![bare, video] };
-    Facts { content_type: "video/mp4".to_owned(), media: Some(media) }
+    Facts { content_type: "video/mp4".to_owned(), content: Some(Content::Media(media)) }
 }
 
 fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
@@ -65,7 +73,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         digests: Algorithm::ALL.into_iter().map(digest).collect(),
         resume: Some(vec![]),
         terms: Terms { max_bytes: Some(MAX_BYTES), expires_by: Some(at(9)) },
-        facts: Some(odd_facts()),
+        facts: Some(odd_facts(number)),
         accepted_at: Some(at(2)),
         reports: vec![
             Report {

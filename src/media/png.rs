@@ -1,0 +1,103 @@
+//! PNG (W3C, third edition): chunks, each with its length; animated ones say so before their first picture.
+
+use crate::domain::facts::Image;
+use crate::media::animation::Animation;
+use crate::media::exif;
+use crate::media::fields::be;
+use crate::media::fields::be16;
+use crate::media::fields::be32;
+use crate::media::window::Stop;
+use crate::media::window::Window;
+use crate::media::window::unless_stopped;
+
+/// The most chunks looked at in one go: encoders that write small ones need a few thousand for a large animation.
+const MAX_CHUNKS: usize = 65_536;
+
+const MAX_EXIF: u64 = 256 << 10;
+
+const SIGNATURE_BYTES: u64 = 8;
+/// Length, type and checksum.
+const FRAME_BYTES: u64 = 12;
+
+/// What stands before the picture.
+#[derive(Debug)]
+struct Header {
+    width: u32,
+    height: u32,
+    is_on_its_side: bool,
+    /// How many frames it says there are, and where its pictures begin.
+    animated: Option<(u32, u64)>,
+}
+
+pub(super) fn read(window: &Window) -> Result<Image, Stop> {
+    let Header { width, height, is_on_its_side, animated } = header(window)?;
+    let (frames, duration_ms) = match animated {
+        None => (Some(1), None),
+        Some((said, from)) => match unless_stopped(counted(window, from))? {
+            Some(animation) => (Some(animation.frames.max(1)), animation.duration_ms()),
+            None => (Some(said).filter(|said| *said > 1), None),
+        },
+    };
+    let (width, height) = if is_on_its_side { (height, width) } else { (width, height) };
+    Ok(Image { width, height, frames, duration_ms })
+}
+
+/// Reads on to the first picture. An Exif block behind the pictures is not looked for.
+fn header(window: &Window) -> Result<Header, Stop> {
+    let mut header: Option<Header> = None;
+    let mut at = SIGNATURE_BYTES;
+    for _ in 0..MAX_CHUNKS {
+        let Some((length, kind)) = chunk_at(window, at)? else { break };
+        let body = at + 8;
+        match (&kind, &mut header) {
+            (b"IHDR", None) => {
+                let size = window.get(body, 8)?;
+                let (width, height) = (be32(&size, 0)?, be32(&size, 4)?);
+                if width == 0 || height == 0 {
+                    return Err(Stop::Unreadable);
+                }
+                header = Some(Header { width, height, is_on_its_side: false, animated: None });
+            }
+            (b"acTL", Some(header)) => {
+                header.animated = Some((be32(&window.get(body, 4)?, 0)?, at + FRAME_BYTES + length))
+            }
+            (b"eXIf", Some(header)) if length <= MAX_EXIF => {
+                header.is_on_its_side = exif::is_on_its_side(&window.get(body, length)?);
+            }
+            (b"IDAT" | b"IEND", _) => break,
+            _ => {}
+        }
+        at = body + length + 4;
+    }
+    header.ok_or(Stop::Unreadable)
+}
+
+/// Counts the frames behind `at`, and how long they are shown.
+fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
+    let mut animation = Animation::default();
+    for _ in 0..MAX_CHUNKS {
+        let Some((length, kind)) = chunk_at(window, at)? else { return Ok(animation) };
+        match &kind {
+            b"fcTL" => {
+                let delay = window.next(at + 8, 26)?;
+                let (numerator, denominator) = (u64::from(be16(&delay, 20)?), u64::from(be16(&delay, 22)?));
+                animation.add(numerator * 1_000 / if denominator == 0 { 100 } else { denominator });
+            }
+            b"IEND" => return Ok(animation),
+            _ => {}
+        }
+        at += FRAME_BYTES + length;
+    }
+    Err(Stop::Exhausted)
+}
+
+/// Length and type of the chunk at `at`; nothing where the file ends before it does.
+fn chunk_at(window: &Window, at: u64) -> Result<Option<(u64, [u8; 4])>, Stop> {
+    if window.size_bytes().saturating_sub(at) < FRAME_BYTES {
+        return Ok(None);
+    }
+    let head = window.next(at, 8)?;
+    let (length, kind) = (be::<4>(&head, 0)?, be32(&head, 4)?.to_be_bytes());
+    let fits = length <= window.size_bytes() - at - FRAME_BYTES;
+    Ok(fits.then_some((length, kind)))
+}

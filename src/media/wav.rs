@@ -1,0 +1,133 @@
+//! WAV: RIFF, and RF64 or BW64 (EBU Tech 3306) where 32 bits are too few.
+
+use crate::domain::facts::Media;
+use crate::media::fields::be;
+use crate::media::fields::le;
+use crate::media::fields::le16;
+use crate::media::fields::le32;
+use crate::media::read::milliseconds;
+use crate::media::read::sound;
+use crate::media::riff;
+use crate::media::riff::Chunk;
+use crate::media::window::Stop;
+use crate::media::window::Window;
+
+/// The most chunks looked at.
+const MAX_CHUNKS: usize = 256;
+
+const PCM: u16 = 1;
+const FLOAT: u16 = 3;
+const ALAW: u16 = 6;
+const ULAW: u16 = 7;
+const EXTENSIBLE: u16 = 0xfffe;
+
+/// How samples are kept.
+#[derive(Debug, Clone, Copy)]
+struct Format {
+    tag: u16,
+    channels: u16,
+    rate_hz: u32,
+    bytes_per_s: u32,
+    bits: u16,
+}
+
+/// What the chunks say.
+#[derive(Debug, Default)]
+struct Found {
+    format: Option<Format>,
+    /// The size of the samples, where 32 bits are too few for it.
+    long_size: Option<u64>,
+    /// Samples of each channel, as compressed formats say it.
+    samples: Option<u64>,
+    /// Bytes of samples, in all chunks that have some: players play one after the other.
+    data_bytes: u64,
+}
+
+pub(super) fn read(window: &Window) -> Result<Media, Stop> {
+    let mut found = Found::default();
+    let mut at = riff::FIRST;
+    for _ in 0..MAX_CHUNKS {
+        let Some(chunk) = riff::chunk(window, at)? else { break };
+        at = found.take(window, chunk)?;
+    }
+    let format = found.format.ok_or(Stop::Unreadable)?;
+    let duration_ms = found.duration_ms(format);
+    Ok(sound(duration_ms, format.codec(), Some(format.channels.into()), Some(format.rate_hz)))
+}
+
+impl Found {
+    /// Takes in what a chunk says, and tells where the next one is.
+    fn take(&mut self, window: &Window, chunk: Chunk) -> Result<u64, Stop> {
+        match &chunk.kind {
+            b"fmt " if self.format.is_none() => {
+                self.format = Some(Format::read(&window.get(chunk.start, chunk.size.min(40))?)?);
+            }
+            b"ds64" => self.long_size = Some(le::<8>(&window.get(chunk.start, 16)?, 8)?),
+            b"fact" => self.samples = Some(le32(&window.get(chunk.start, 4)?, 0)?.into()),
+            b"data" => {
+                let left = window.size_bytes().saturating_sub(chunk.start);
+                let said = match (chunk.size, self.long_size) {
+                    (0xffff_ffff, Some(long)) => long,
+                    // A recorder that did not come back to write it.
+                    (0 | 0xffff_ffff, None) => left,
+                    (size, _) => size,
+                };
+                self.data_bytes = self.data_bytes.saturating_add(said.min(left));
+                return Ok(Chunk { size: said, ..chunk }.next());
+            }
+            _ => {}
+        }
+        Ok(chunk.next())
+    }
+
+    fn duration_ms(&self, format: Format) -> Option<u64> {
+        let counted = format.sample_bytes().and_then(|bytes| milliseconds(self.data_bytes / bytes, format.rate_hz));
+        let said =
+            self.samples.filter(|samples| *samples > 0).and_then(|samples| milliseconds(samples, format.rate_hz));
+        let by_rate = || milliseconds(self.data_bytes, format.bytes_per_s);
+        match counted {
+            Some(counted) => Some(counted),
+            // Of what is compressed, neither the count nor the rate can be checked.
+            None => said.max(by_rate()),
+        }
+    }
+}
+
+impl Format {
+    fn read(body: &[u8]) -> Result<Self, Stop> {
+        let tag = match le16(body, 0)? {
+            // The first bytes of a GUID that ends like all of them.
+            EXTENSIBLE => u16::try_from(be::<1>(body, 24)? | be::<1>(body, 25)? << 8).map_err(|_| Stop::Unreadable)?,
+            tag => tag,
+        };
+        let found = Self {
+            tag,
+            channels: le16(body, 2)?,
+            rate_hz: le32(body, 4)?,
+            bytes_per_s: le32(body, 8)?,
+            bits: le16(body, 14)?,
+        };
+        if found.channels == 0 || found.rate_hz == 0 { Err(Stop::Unreadable) } else { Ok(found) }
+    }
+
+    /// Bytes of one sample of all channels, where samples are kept one by one.
+    fn sample_bytes(&self) -> Option<u64> {
+        let plain = matches!(self.tag, PCM | FLOAT | ALAW | ULAW) && self.bits > 0;
+        plain.then(|| u64::from(self.bits).div_ceil(8) * u64::from(self.channels))
+    }
+
+    fn codec(&self) -> &'static str {
+        match self.tag {
+            PCM => "pcm",
+            FLOAT => "pcm-float",
+            ALAW => "alaw",
+            ULAW => "ulaw",
+            0x02 | 0x11 => "adpcm",
+            0x50 => "mp2",
+            0x55 => "mp3",
+            0xff => "mp4a",
+            0x2000 => "ac-3",
+            _ => "unknown",
+        }
+    }
+}
