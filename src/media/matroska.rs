@@ -11,9 +11,11 @@ use crate::domain::facts::Media;
 use crate::domain::facts::Track;
 use crate::domain::facts::TrackKind;
 use crate::media::codec;
+use crate::media::fields::le16;
 use crate::media::read::MAX_TRACKS;
 use crate::media::read::plain_track;
 use crate::media::read::squared;
+use crate::media::wav;
 use crate::media::window::Stop;
 use crate::media::window::Window;
 use crate::media::window::unless_stopped;
@@ -284,6 +286,9 @@ fn codec_name(id: &str, private: &[u8]) -> String {
         "V_MPEGH/ISO/HEVC" => codec::hevc("hvc1", private),
         "V_AV1" => codec::av1(private),
         "A_AAC" => codec::aac(private),
+        // What Windows calls it: the header of a bitmap, or of a WAV file.
+        "V_MS/VFW/FOURCC" => private.get(16..20).map(codec::plain),
+        "A_MS/ACM" => le16(private, 0).ok().map(|tag| wav::codec_of(tag).to_owned()),
         _ => None,
     };
     let plain = match id {

@@ -1,5 +1,7 @@
 //! PNG (W3C, third edition): chunks, each with its length; animated ones say so before their first picture.
 
+use std::borrow::Cow;
+
 use crate::domain::facts::Image;
 use crate::media::animation::Animation;
 use crate::media::exif;
@@ -47,7 +49,7 @@ fn header(window: &Window) -> Result<Header, Stop> {
     let mut header: Option<Header> = None;
     let mut at = SIGNATURE_BYTES;
     for _ in 0..MAX_CHUNKS {
-        let Some((length, kind)) = chunk_at(window, at)? else { break };
+        let Some((length, kind)) = chunk_at(window, at, Window::get)? else { break };
         let body = at + 8;
         match (&kind, &mut header) {
             (b"IHDR", None) => {
@@ -76,7 +78,7 @@ fn header(window: &Window) -> Result<Header, Stop> {
 fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
     let mut animation = Animation::default();
     for _ in 0..MAX_CHUNKS {
-        let Some((length, kind)) = chunk_at(window, at)? else { return Ok(animation) };
+        let Some((length, kind)) = chunk_at(window, at, Window::next)? else { return Ok(animation) };
         match &kind {
             b"fcTL" => {
                 let delay = window.next(at + 8, 26)?;
@@ -91,12 +93,15 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
     Err(Stop::Exhausted)
 }
 
+/// How bytes are fetched: those that are needed, or what follows as well.
+type Fetch = for<'w> fn(&'w Window, u64, u64) -> Result<Cow<'w, [u8]>, Stop>;
+
 /// Length and type of the chunk at `at`; nothing where the file ends before it does.
-fn chunk_at(window: &Window, at: u64) -> Result<Option<(u64, [u8; 4])>, Stop> {
+fn chunk_at(window: &Window, at: u64, fetch: Fetch) -> Result<Option<(u64, [u8; 4])>, Stop> {
     if window.size_bytes().saturating_sub(at) < FRAME_BYTES {
         return Ok(None);
     }
-    let head = window.next(at, 8)?;
+    let head = fetch(window, at, 8)?;
     let (length, kind) = (be::<4>(&head, 0)?, be32(&head, 4)?.to_be_bytes());
     let fits = length <= window.size_bytes() - at - FRAME_BYTES;
     Ok(fits.then_some((length, kind)))

@@ -228,6 +228,11 @@ fn codecs_have_the_names_that_players_know() {
     assert_eq!(codec::vp("vp09", &[1, 0, 0, 0, 0, 10, 0x82, 1, 1, 1, 0, 0]), named(Some("vp09.00.10.08")));
     assert_eq!(codec::mpeg4("mp4a", &aac_config()[8..]).codec, named(Some("mp4a.40.2")));
     assert_eq!(codec::aac(&[0x12, 0x10]), named(Some("mp4a.40.2")));
+    // As ffmpeg writes 5.1 and mono.
+    assert_eq!(codec::ac3_channels(&[0x10, 0x3d, 0xe0]), Some(6));
+    assert_eq!(codec::ac3_channels(&[0x10, 0x09, 0x60]), Some(1));
+    assert_eq!(codec::eac3_channels(&[0x0e, 0x00, 0x20, 0x0f, 0x00]), Some(6));
+    assert_eq!(codec::eac3_channels(&[0x06, 0x00, 0x20, 0x02, 0x00]), Some(1));
     for garbage in [&[][..], &[1], &[0xff; 9], &[0; 40]] {
         assert_eq!(codec::avc("avc1", garbage).map(|name| name.len()), None, "{garbage:?}");
         assert_eq!(codec::mpeg4("mp4a", garbage).codec, None);

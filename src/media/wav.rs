@@ -52,7 +52,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     }
     let format = found.format.ok_or(Stop::Unreadable)?;
     let duration_ms = found.duration_ms(format);
-    Ok(sound(duration_ms, format.codec(), Some(format.channels.into()), Some(format.rate_hz)))
+    Ok(sound(duration_ms, codec_of(format.tag), Some(format.channels.into()), Some(format.rate_hz)))
 }
 
 impl Found {
@@ -115,19 +115,20 @@ impl Format {
         let plain = matches!(self.tag, PCM | FLOAT | ALAW | ULAW) && self.bits > 0;
         plain.then(|| u64::from(self.bits).div_ceil(8) * u64::from(self.channels))
     }
+}
 
-    fn codec(&self) -> &'static str {
-        match self.tag {
-            PCM => "pcm",
-            FLOAT => "pcm-float",
-            ALAW => "alaw",
-            ULAW => "ulaw",
-            0x02 | 0x11 => "adpcm",
-            0x50 => "mp2",
-            0x55 => "mp3",
-            0xff => "mp4a",
-            0x2000 => "ac-3",
-            _ => "unknown",
-        }
+/// The name of a codec by the number that Windows gives it.
+pub(super) fn codec_of(tag: u16) -> &'static str {
+    match tag {
+        PCM => "pcm",
+        FLOAT => "pcm-float",
+        ALAW => "alaw",
+        ULAW => "ulaw",
+        0x02 | 0x11 => "adpcm",
+        0x50 => "mp2",
+        0x55 => "mp3",
+        0xff => "mp4a",
+        0x2000 => "ac-3",
+        _ => "unknown",
     }
 }

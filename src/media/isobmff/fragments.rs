@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::Found;
+use super::MAX_FRAGMENT_BOXES;
 use super::Walk;
 use super::movie::Movie;
 use super::times::rate;
@@ -95,31 +96,42 @@ impl Walk<'_> {
             Some(last) => Some(last),
             None => unless_stopped(self.last_of_mfra())?.flatten(),
         };
-        let mut times = Times::begin(movie);
-        match last {
-            // Too many to look at: the first and the last say it.
-            Some((count, last)) if count > countable && last > first => {
-                let mut at = first;
-                let found = self.next(&mut at, self.window.size_bytes())?;
-                self.fragment(found.map(|found| found.body).ok_or(Stop::Unreadable)?, movie, &mut times)?;
-                times.at_least_ms = index.duration_ms.max(movie.announced_ms());
-                Ok(self.through(last, movie, &mut times)?.then_some(times))
-            }
-            Some(_) | None => {
-                self.through(first, movie, &mut times)?;
-                times.is_whole = true;
-                Ok(Some(times))
+        let is_small = self.window.size_bytes().saturating_sub(first) <= self.window.limit_bytes() / 2;
+        let is_countable = is_small || last.is_none_or(|(count, _)| count <= countable);
+        if is_countable {
+            let mut times = Times { is_whole: true, ..Times::begin(movie) };
+            match self.through(first, movie, &mut times) {
+                Ok(_) => return Ok(Some(times)),
+                Err(needs @ Stop::Needs(_)) => return Err(needs),
+                Err(Stop::Exhausted | Stop::Unreadable) => {}
             }
         }
+        // Too many to look at: the first and the last say it, if something leads to the last.
+        let Some((_, last)) = last.filter(|(_, last)| *last > first) else { return Ok(None) };
+        self.by_index(movie, index, first, last)
+    }
+
+    /// Looks at the first fragment, and at the last one, where an index says that it is.
+    fn by_index(&mut self, movie: &Movie, index: &Index, first: u64, last: u64) -> Result<Option<Times>, Stop> {
+        let mut times = Times { at_least_ms: index.duration_ms.max(movie.announced_ms()), ..Times::begin(movie) };
+        (self.left, self.is_dense) = (MAX_FRAGMENT_BOXES, false);
+        let mut at = first;
+        let found = self.next(&mut at, self.window.size_bytes())?.ok_or(Stop::Unreadable)?;
+        self.fragment(found.body, movie, &mut times)?;
+        Ok(self.through(last, movie, &mut times)?.then_some(times))
     }
 
     /// Counts all fragments from `at` to the end. Says whether there are any.
     fn through(&mut self, mut at: u64, movie: &Movie, times: &mut Times) -> Result<bool, Stop> {
         let mut is_any = false;
+        let mut last_at = at;
+        self.left = MAX_FRAGMENT_BOXES;
         loop {
             match self.next(&mut at, self.window.size_bytes()) {
                 Ok(Some(Found { kind, body })) if &kind == b"moof" => {
                     is_any = true;
+                    self.is_dense = body.start.saturating_sub(last_at) < BLOCK_BYTES;
+                    last_at = body.start;
                     self.fragment(body, movie, times)?;
                 }
                 Ok(Some(_)) => {}

@@ -32,6 +32,9 @@ mod times;
 /// How many boxes are looked at in one go.
 const MAX_BOXES: u32 = 8_192;
 
+/// How many boxes are looked at of fragments.
+const MAX_FRAGMENT_BOXES: u32 = 32_768;
+
 /// The most that is read of one box. Those that are read are small.
 const MAX_BODY: u64 = 256 << 10;
 
@@ -49,6 +52,14 @@ struct Found {
 struct Walk<'w> {
     window: &'w Window,
     left: u32,
+    /// Whether boxes stand so close to each other that whatever follows is needed as well.
+    is_dense: bool,
+}
+
+impl<'w> Walk<'w> {
+    fn new(window: &'w Window) -> Self {
+        Self { window, left: MAX_BOXES, is_dense: false }
+    }
 }
 
 /// What stands at the top of a file.
@@ -62,14 +73,14 @@ struct Top {
 }
 
 pub(super) fn read(window: &Window) -> Result<Media, Stop> {
-    let mut walk = Walk { window, left: MAX_BOXES };
+    let mut walk = Walk::new(window);
     let top = walk.top(false)?;
     walk.whole(top.movie.ok_or(Stop::Unreadable)?, &top.index, top.fragments_at)
 }
 
 /// Reads a file that says it is an image. If it has a film in it and no image, it is a film.
 pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
-    let mut walk = Walk { window, left: MAX_BOXES };
+    let mut walk = Walk::new(window);
     let top = walk.top(true)?;
     let image = top.image;
     let is_sequence = top.movie.as_ref().is_some_and(movie::Movie::is_sequence);
@@ -142,7 +153,7 @@ impl Walk<'_> {
             return Ok(None);
         }
         self.left = self.left.checked_sub(1).ok_or(Stop::Exhausted)?;
-        let head = self.window.get(*at, 8)?;
+        let head = if self.is_dense { self.window.next(*at, 8)? } else { self.window.get(*at, 8)? };
         let (size, kind) = (u64::from(be32(&head, 0)?), fourcc(&head, 4)?);
         let (header, size) = match size {
             0 => (8, end - *at),

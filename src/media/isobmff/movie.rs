@@ -296,7 +296,12 @@ impl Parts {
             b"mp4a" => child(boxes, b"esds").or_else(|| child(child(boxes, b"wave")?, b"esds")),
             _ => None,
         };
-        let described = described.map(|config| codec::mpeg4(entry, config)).unwrap_or_default();
+        let mut described = described.map(|config| codec::mpeg4(entry, config)).unwrap_or_default();
+        described.channels = match &kind {
+            b"ac-3" => child(boxes, b"dac3").and_then(codec::ac3_channels),
+            b"ec-3" => child(boxes, b"dec3").and_then(codec::eac3_channels),
+            _ => described.channels,
+        };
         let (channels, rate) = audio.map_or((0, 0), |audio| (audio.channel_count, audio.sample_rate.integer()));
         let timescale = self.mdhd.as_ref().map(|mdhd| mdhd.timescale);
         let (channels, rate) = match body.get(8..10) {

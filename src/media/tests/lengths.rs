@@ -185,6 +185,17 @@ fn an_index_leads_to_the_last_of_many_fragments() {
     assert_eq!(lying.facts.duration_ms(), None, "no fragment is there");
 }
 
+/// A fragment for each frame, as recorders write that send what they have at once.
+#[test]
+fn many_small_fragments_are_fetched_together() {
+    let file = [ftyp(b"iso5"), init(0, vec![]), seconds(4_000).concat()].concat();
+    let found = examine(&file, LIMIT);
+    assert_eq!(found.facts.duration_ms(), Some(4_000_000));
+    assert!(found.looks <= 5, "{found:?}");
+    let file = [ftyp(b"iso5"), init(0, vec![]), seconds(9_000).concat()].concat();
+    assert_eq!(examine(&file, LIMIT).facts.duration_ms(), None, "more than are looked at");
+}
+
 pub(super) fn fragmented() -> Vec<u8> {
     let (first, second) = (fragment(Some(0), 100), fragment(Some(1_000), 100));
     let places = [(ftyp(b"iso5").len() + init(0, vec![]).len()) as u64];
