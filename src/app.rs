@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use actix_web::http::header::HeaderName;
 use actix_web::web;
@@ -55,6 +56,9 @@ use crate::state::UploadStore;
 use crate::webhook;
 
 pub use permissions::restrict_new_files;
+
+/// A file that is kept for less than this may be removed sooner after a start.
+const FIRST_REMOVAL_AFTER: Duration = Duration::from_mins(10);
 
 /// A server that listens.
 pub struct Running {
@@ -198,12 +202,15 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
         checkpoint_bytes: config.storage.checkpoint_bytes,
         keep_open: config.storage.keep_open,
         min_free_bytes: config.storage.min_free_bytes,
+        low_free_bytes: config.storage.low_free_bytes,
         max_booked_percent: config.storage.max_booked_percent,
         scan_rate: config.storage.scan_rate,
         digests: config.storage.digests.clone(),
         stall_after: config.limits.stall_after,
         unfinished_expiry: config.limits.unfinished_expiry,
         unfinished_age: config.limits.unfinished_age,
+        completed_expiry: config.limits.completed_expiry,
+        first_removal_after: config.limits.completed_expiry.unwrap_or_default().min(FIRST_REMOVAL_AFTER),
         sweep_every: config.limits.sweep_every,
         progress: Some(engine::Progress {
             policy: ProgressPolicy {
@@ -213,6 +220,7 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
             is_wanted: progress_wanted,
         }),
         cross_dialects: config.protocols.cross_dialects,
+        tells_path: config.webhooks.include_path,
         ranges: engine::RangeSettings {
             alignment_bytes: config.protocols.range_alignment_bytes,
             max_ranges: config.limits.max_ranges,

@@ -43,6 +43,8 @@ pub struct Limits {
     pub stall_after: Duration,
     pub unfinished_expiry: Duration,
     pub unfinished_age: Duration,
+    /// `None`: files of completed uploads are kept.
+    pub completed_expiry: Option<Duration>,
     pub sweep_every: Duration,
 }
 
@@ -74,6 +76,8 @@ impl Limits {
             stall_after: from.duration("limits.stall_after", secs(1)..=hours(24)),
             unfinished_expiry: from.duration("limits.unfinished_expiry", secs(1)..=days(365)),
             unfinished_age: from.duration("limits.unfinished_age", secs(1)..=days(3650)),
+            completed_expiry: Some(from.duration("limits.completed_expiry", Duration::ZERO..=days(3650)))
+                .filter(|kept| !kept.is_zero()),
             sweep_every: from.duration("limits.sweep_every", ms(100)..=hours(1)),
         }
     }

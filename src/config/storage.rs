@@ -24,6 +24,8 @@ pub struct Storage {
     pub checkpoint_bytes: u64,
     pub keep_open: Duration,
     pub min_free_bytes: u64,
+    /// Disk space is low when less is free beside that.
+    pub low_free_bytes: u64,
     pub max_booked_percent: u64,
     /// Besides CRC-32C, which is computed always and never listed here.
     pub digests: Vec<Algorithm>,
@@ -55,6 +57,7 @@ impl Storage {
             checkpoint_bytes: from.size("storage.checkpoint_size", 64 * KIB..=16 * GIB),
             keep_open: from.duration("storage.keep_open", Duration::ZERO..=minutes(1)),
             min_free_bytes: from.size("storage.min_free_space", 0..=900 * TIB),
+            low_free_bytes: from.size("storage.low_space", 0..=900 * TIB),
             max_booked_percent: from.count("storage.max_booked_percent", 0..=100),
             file_mode: from.text("storage.file_mode", file_mode),
             scan_rate: from.count("storage.scan_rate", 0..=1_000_000),

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::domain::checksum::Digest;
+use crate::domain::removal::DeletedBy;
 use crate::domain::report::Report;
 use crate::domain::size::{Length, Offset};
 use crate::domain::time::Timestamp;
@@ -23,6 +24,8 @@ pub enum EventKind {
     Failed,
     Expired,
     Terminated,
+    /// Retention or an operator has removed the file of a completed upload.
+    Removed,
     /// A backend has reported a stage of its own.
     Processing,
     /// A test of an endpoint.
@@ -35,7 +38,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Created,
         Self::Receiving,
         Self::Progress,
@@ -48,6 +51,7 @@ impl EventKind {
         Self::Failed,
         Self::Expired,
         Self::Terminated,
+        Self::Removed,
         Self::Processing,
         Self::Ping,
         Self::Exhausted,
@@ -70,6 +74,7 @@ impl EventKind {
             Self::Failed => "upload.failed",
             Self::Expired => "upload.expired",
             Self::Terminated => "upload.terminated",
+            Self::Removed => "upload.removed",
             Self::Processing => "upload.processing",
             Self::Ping => "webhook.ping",
             Self::Exhausted => "delivery.exhausted",
@@ -100,8 +105,25 @@ pub struct Event {
     pub length: Option<Length>,
     /// Digests of the whole upload, once they are known.
     pub digests: Vec<Digest>,
+    pub details: Details,
+}
+
+/// What only some kinds of events tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Details {
     /// What a backend has reported, if that is the event.
     pub report: Option<Report>,
+    /// Who deleted the upload, or removed its file.
+    pub by: Option<DeletedBy>,
+    /// Where the file of a completed upload is, for programs on the same machine that are to know.
+    pub file: Option<String>,
+}
+
+impl Details {
+    /// Returns the details of a deletion.
+    pub fn by(by: DeletedBy) -> Self {
+        Self { by: Some(by), ..Self::default() }
+    }
 }
 
 /// Which events an endpoint wants: names, or prefixes ending in `.*`, or `*` for all.

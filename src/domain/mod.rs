@@ -19,6 +19,7 @@ pub mod network;
 pub mod policy;
 pub mod ranges;
 pub mod rejection;
+pub mod removal;
 pub mod report;
 pub mod size;
 pub mod time;

@@ -10,6 +10,11 @@ pub enum Rejection {
     NotFound,
     #[error("this upload has {}", .0.past())]
     Gone(Ended),
+    /// Retention or an operator has removed the file.
+    #[error("the file of this upload was removed")]
+    Removed,
+    #[error("the bytes of this upload are missing on the server")]
+    BytesMissing,
     #[error("the upload is at offset {ours}, not {theirs}")]
     WrongOffset { ours: Offset, theirs: Offset },
     #[error("the upload is complete with {0} bytes and takes no more")]

@@ -11,19 +11,22 @@
 //!
 //! A move changes the upload and notes the event that tells of it; the state store writes both in one transaction.
 //! `failed`, `expired` and `terminated` are terminal: nothing follows them. `completed` is the last of the server's own
-//! work, after which an upload may still be worked on by backends, and be deleted.
+//! work, after which an upload may still be worked on by backends, and be deleted. An upload whose file retention or an
+//! operator has removed stays `completed`; it cannot be deleted again.
 //! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From `received` on,
 //! backends may report stages of their own; these are beside the way and change no stage.
 
 use std::time::Duration;
 
 use crate::domain::checksum::{Algorithm, Digest};
-use crate::domain::event::{Event, EventKind};
+use crate::domain::event::{Details, Event, EventKind};
 use crate::domain::facts::Facts;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::ranges::ReceivedRanges;
 use crate::domain::rejection::Rejection;
+use crate::domain::removal::DeletedBy;
+use crate::domain::removal::Removal;
 use crate::domain::report::{MAX_STAGES, NewReport, News, Report, ReportRefused};
 use crate::domain::size::{Length, Offset};
 use crate::domain::time::Timestamp;
@@ -237,6 +240,10 @@ pub struct Record {
     /// What the storage needs to go on writing; `None` before the first byte. Made and read by the storage.
     pub resume: Option<Vec<u8>>,
     pub bytes: Bytes,
+    /// When the file of a completed upload was given up for removal, and by whom.
+    pub removed: Option<Removal>,
+    /// Since when it is known that stored bytes are not where they should be.
+    pub missing_since: Option<Timestamp>,
     /// When each stage was entered, oldest first.
     pub timeline: Vec<(Stage, Timestamp)>,
     pub failure: Option<Failure>,
@@ -336,6 +343,8 @@ pub struct Upload {
     news: Vec<Event>,
     /// When its `expires_at` was set.
     term_began_at: Timestamp,
+    /// Whether its bytes were known to be missing at the last commit.
+    was_missing: bool,
 }
 
 impl Upload {
@@ -361,6 +370,8 @@ impl Upload {
             reports: Vec::new(),
             resume: None,
             bytes: Bytes::Kept,
+            removed: None,
+            missing_since: None,
             timeline: Vec::new(),
             failure: None,
             created_at: now,
@@ -369,7 +380,7 @@ impl Upload {
             next_sequence: 1,
             last_progress: (Offset::ZERO, now),
         };
-        let mut upload = Self { record, news: Vec::new(), term_began_at: now };
+        let mut upload = Self { record, news: Vec::new(), term_began_at: now, was_missing: false };
         upload.live_until(new.expires_at, now);
         upload.enter(Stage::Created, EventKind::Created, now);
         upload
@@ -377,7 +388,8 @@ impl Upload {
 
     /// Takes an upload as the state store has it.
     pub fn from_record(record: Record) -> Self {
-        Self { term_began_at: record.updated_at, record, news: Vec::new() }
+        let (term_began_at, was_missing) = (record.updated_at, record.missing_since.is_some());
+        Self { record, news: Vec::new(), term_began_at, was_missing }
     }
 
     pub fn record(&self) -> &Record {
@@ -464,16 +476,21 @@ impl Upload {
         self.record.terms.max_bytes.map_or(max_bytes, |own| own.min(max_bytes))
     }
 
-    /// What is said to whoever asks for an upload that has ended, always the same: of one that was refused, why.
+    /// What is said to whoever asks for an upload that has ended or whose file was removed, always the same: of one that
+    /// was refused, why.
     pub fn ended(&self) -> Option<Rejection> {
-        let Stage::Ended(how) = self.record.stage else { return None };
+        let Stage::Ended(how) = self.record.stage else {
+            return self.record.removed.map(|_| Rejection::Removed);
+        };
         let refusal = self.record.failure.as_ref().filter(|failure| failure.status.is_some());
         Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
     }
 
-    /// The same, and of one whose time has passed though nobody has recorded it yet.
+    /// The same, of one whose time has passed though nobody has recorded it yet, and of one whose bytes are missing.
     pub fn gone(&self, now: Timestamp) -> Option<Rejection> {
-        self.ended().or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
+        self.ended()
+            .or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
+            .or_else(|| self.record.missing_since.map(|_| Rejection::BytesMissing))
     }
 
     /// Events not yet committed.
@@ -487,7 +504,23 @@ impl Upload {
         self.record.version += 1;
         self.news.clear();
         self.term_began_at = self.record.updated_at;
+        self.was_missing = self.record.missing_since.is_some();
         self
+    }
+
+    /// Returns when it completed, also after its file was removed.
+    pub fn completed_at(&self) -> Option<Timestamp> {
+        self.record.timeline.iter().rev().find(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
+    }
+
+    /// Returns whether there is anything to store: it has not ended, and its file was not given up for removal.
+    pub fn owns_bytes(&self) -> bool {
+        !matches!(self.record.stage, Stage::Ended(_)) && self.record.removed.is_none()
+    }
+
+    /// Returns by how much a commit of this changes the number of uploads whose bytes are known to be missing.
+    pub fn missing_change(&self) -> i64 {
+        i64::from(self.record.missing_since.is_some()) - i64::from(self.was_missing)
     }
 
     /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
@@ -698,31 +731,85 @@ impl Upload {
     }
 
     pub fn complete(&mut self, now: Timestamp) {
+        self.complete_at(None, now);
+    }
+
+    /// Completes the upload, and says in the event where its file is.
+    pub fn complete_at(&mut self, file: Option<String>, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Stored, "only a stored upload completes");
         self.record.expires_at = None;
-        self.enter(Stage::Completed, EventKind::Completed, now);
+        self.enter_with(Stage::Completed, EventKind::Completed, Details { file, ..Details::default() }, now);
     }
 
     /// Ends an upload that cannot be completed.
     pub fn fail(&mut self, failure: Failure, now: Timestamp) {
         self.record.failure = Some(failure);
-        self.end(Ended::Failed, EventKind::Failed, now);
+        self.end(Ended::Failed, EventKind::Failed, Details::default(), now);
     }
 
     pub fn expire(&mut self, now: Timestamp) {
-        self.end(Ended::Expired, EventKind::Expired, now);
+        self.end(Ended::Expired, EventKind::Expired, Details::default(), now);
     }
 
     /// Ends an upload because its client, or an operator, said so. A completed one may be terminated too.
-    pub fn terminate(&mut self, now: Timestamp) -> Result<(), Rejection> {
+    pub fn terminate(&mut self, by: DeletedBy, now: Timestamp) -> Result<(), Rejection> {
         if let Stage::Ended(how) = self.record.stage {
             return Err(Rejection::Gone(how));
+        }
+        if self.record.removed.is_some() {
+            return Err(Rejection::Removed);
         }
         if self.is_expired(now) {
             return Err(Rejection::Gone(Ended::Expired));
         }
-        self.end(Ended::Terminated, EventKind::Terminated, now);
+        self.end(Ended::Terminated, EventKind::Terminated, Details::by(by), now);
         Ok(())
+    }
+
+    /// Gives up the file of a completed upload, once. The upload stays completed, and backends may still report on it.
+    pub fn remove(&mut self, by: DeletedBy, now: Timestamp) -> Result<(), Rejection> {
+        debug_assert!(self.record.stage == Stage::Completed, "only a completed upload has a file");
+        debug_assert!(by != DeletedBy::Client, "a client's deletion terminates");
+        if self.record.removed.is_some() {
+            return Err(Rejection::Removed);
+        }
+        self.record.removed = Some(Removal { at: now, by });
+        self.record.missing_since = None;
+        self.record.updated_at = now;
+        self.tell_with(EventKind::Removed, Details::by(by), now);
+        Ok(())
+    }
+
+    /// Deletes an upload for an operator, whatever its stage: one that has completed loses its file, one whose time has
+    /// passed expires, any other is terminated.
+    pub fn delete_for_operator(&mut self, now: Timestamp) -> Result<(), Rejection> {
+        if self.record.stage == Stage::Completed {
+            return self.remove(DeletedBy::Operator, now);
+        }
+        if self.is_expired(now) {
+            self.expire(now);
+            return Ok(());
+        }
+        self.terminate(DeletedBy::Operator, now)
+    }
+
+    /// Notes that stored bytes of the upload are not where they should be. Says whether that was unknown.
+    pub fn bytes_are_missing(&mut self, now: Timestamp) -> bool {
+        let is_new = self.owns_bytes() && self.record.missing_since.is_none();
+        if is_new {
+            self.record.missing_since = Some(now);
+            self.record.updated_at = now;
+        }
+        is_new
+    }
+
+    /// Notes that the bytes are where they should be. Says whether they were missing.
+    pub fn bytes_are_back(&mut self, now: Timestamp) -> bool {
+        let were_missing = self.record.missing_since.take().is_some();
+        if were_missing {
+            self.record.updated_at = now;
+        }
+        were_missing
     }
 
     /// Marks an upload that has been silent for too long; bytes bring it back.
@@ -752,7 +839,7 @@ impl Upload {
         }
         self.record.updated_at = now;
         if news == News::ToTell {
-            self.tell_with(EventKind::Processing, Some(report), now);
+            self.tell_with(EventKind::Processing, Details { report: Some(report), ..Details::default() }, now);
         }
         Ok(Reported::Changed)
     }
@@ -769,20 +856,38 @@ impl Upload {
         }
     }
 
-    /// Takes note that the bytes of an ended upload are gone.
+    /// Takes out what its client, the application and backends have said in their own words.
+    pub fn expunge(&mut self) {
+        self.record.metadata = Metadata::default();
+        self.record.metadata_as_sent = None;
+        if let Some(failure) = &mut self.record.failure {
+            failure.message = "expunged".to_owned();
+        }
+        for report in &mut self.record.reports {
+            report.message = None;
+        }
+    }
+
+    /// Takes note that the bytes of an upload that needs them no more are gone.
     pub fn bytes_removed(&mut self, now: Timestamp) {
+        debug_assert!(!self.owns_bytes(), "bytes are removed only after the record says so");
         self.record.bytes = Bytes::Removed;
         self.record.resume = None;
         self.record.updated_at = now;
     }
 
-    fn end(&mut self, how: Ended, kind: EventKind, now: Timestamp) {
+    fn end(&mut self, how: Ended, kind: EventKind, details: Details, now: Timestamp) {
         self.record.expires_at = None;
         self.record.running_digests = Vec::new();
-        self.enter(Stage::Ended(how), kind, now);
+        self.record.missing_since = None;
+        self.enter_with(Stage::Ended(how), kind, details, now);
     }
 
     fn enter(&mut self, stage: Stage, kind: EventKind, now: Timestamp) {
+        self.enter_with(stage, kind, Details::default(), now);
+    }
+
+    fn enter_with(&mut self, stage: Stage, kind: EventKind, details: Details, now: Timestamp) {
         debug_assert!(!matches!(self.record.stage, Stage::Ended(_)), "nothing follows an end");
         self.record.stage = stage;
         self.record.updated_at = now;
@@ -791,14 +896,14 @@ impl Upload {
             self.record.timeline.remove(oldest.map_or(0, |position| position + 2));
         }
         self.record.timeline.push((stage, now));
-        self.tell(kind, now);
+        self.tell_with(kind, details, now);
     }
 
     fn tell(&mut self, kind: EventKind, now: Timestamp) {
-        self.tell_with(kind, None, now);
+        self.tell_with(kind, Details::default(), now);
     }
 
-    fn tell_with(&mut self, kind: EventKind, report: Option<Report>, now: Timestamp) {
+    fn tell_with(&mut self, kind: EventKind, details: Details, now: Timestamp) {
         self.news.push(Event {
             sequence: self.record.next_sequence,
             kind,
@@ -807,7 +912,7 @@ impl Upload {
             offset: self.offset(),
             length: self.record.length,
             digests: self.record.digests.clone(),
-            report,
+            details,
         });
         self.record.next_sequence += 1;
         self.record.last_progress = (Offset::new(self.received_bytes()).unwrap_or_default(), now);
@@ -1053,8 +1158,79 @@ mod tests {
         upload.verify(NOW);
         upload.store(NOW);
         upload.complete(NOW);
-        assert_eq!(upload.terminate(NOW), Ok(()));
-        assert_eq!(upload.terminate(NOW), Err(Rejection::Gone(Ended::Terminated)));
+        assert_eq!(upload.terminate(DeletedBy::Client, NOW), Ok(()));
+        assert_eq!(upload.terminate(DeletedBy::Client, NOW), Err(Rejection::Gone(Ended::Terminated)));
+    }
+
+    fn completed() -> Upload {
+        let mut upload = new_upload(Some(0), Role::Single);
+        upload.seal(vec![], NOW).unwrap();
+        upload.verify(NOW);
+        upload.store(NOW);
+        upload.complete(NOW);
+        upload
+    }
+
+    #[test]
+    fn a_file_is_removed_once_and_its_upload_stays_completed() {
+        for by in [DeletedBy::Operator, DeletedBy::Retention] {
+            let mut upload = completed();
+            let told = upload.news().len();
+            assert_eq!(upload.remove(by, LATER), Ok(()));
+            assert_eq!(upload.record().removed, Some(Removal { at: LATER, by }));
+            assert_eq!((upload.stage(), upload.completed_at()), (Stage::Completed, Some(NOW)));
+            assert_eq!(upload.gone(LATER), Some(Rejection::Removed));
+            let last = &upload.news()[told..];
+            assert!(matches!(last, [Event { kind: EventKind::Removed, .. }]), "{last:?}");
+            assert_eq!((last[0].details.by, last[0].stage), (Some(by), Stage::Completed));
+
+            let after = upload.clone();
+            assert_eq!(upload.remove(by, LATER), Err(Rejection::Removed));
+            assert_eq!(upload.delete_for_operator(LATER), Err(Rejection::Removed));
+            assert_eq!(upload.terminate(DeletedBy::Client, LATER), Err(Rejection::Removed));
+            assert_eq!(upload, after);
+            assert_eq!(upload.report(report("hls", 50), LATER), Ok(Reported::Changed), "a backend may not be done yet");
+        }
+    }
+
+    #[test]
+    fn an_operator_deletes_whatever_the_stage() {
+        let mut open = new_upload(Some(10), Role::Single);
+        assert_eq!(open.delete_for_operator(NOW), Ok(()));
+        assert_eq!(open.stage(), Stage::Ended(Ended::Terminated));
+        assert_eq!(open.news().last().unwrap().details.by, Some(DeletedBy::Operator));
+        assert_eq!(open.delete_for_operator(NOW), Err(Rejection::Gone(Ended::Terminated)));
+
+        let mut late = new_upload(Some(10), Role::Single);
+        assert_eq!(late.terminate(DeletedBy::Client, LATER), Err(Rejection::Gone(Ended::Expired)));
+        assert_eq!(late.delete_for_operator(LATER), Ok(()));
+        assert_eq!(late.stage(), Stage::Ended(Ended::Expired));
+
+        let mut resting = new_upload(Some(0), Role::Partial);
+        resting.seal(vec![], NOW).unwrap();
+        assert_eq!(resting.delete_for_operator(NOW), Ok(()));
+        assert_eq!(resting.stage(), Stage::Ended(Ended::Terminated));
+
+        let mut done = completed();
+        assert_eq!(done.delete_for_operator(NOW), Ok(()));
+        assert_eq!(done.record().removed, Some(Removal { at: NOW, by: DeletedBy::Operator }));
+    }
+
+    #[test]
+    fn missing_bytes_are_noted_until_they_are_back_or_nobody_needs_them() {
+        let mut upload = completed().committed();
+        assert!(upload.bytes_are_missing(LATER) && !upload.bytes_are_missing(LATER));
+        assert_eq!((upload.gone(LATER), upload.missing_change()), (Some(Rejection::BytesMissing), 1));
+        assert_eq!((upload.stage(), upload.news().len()), (Stage::Completed, 0));
+        let mut upload = upload.committed();
+        assert_eq!(upload.missing_change(), 0);
+        let mut back = upload.clone();
+        assert!(back.bytes_are_back(LATER) && !back.bytes_are_back(LATER));
+        assert_eq!((back.gone(LATER), back.missing_change()), (None, -1));
+
+        upload.remove(DeletedBy::Operator, LATER).unwrap();
+        assert_eq!((upload.record().missing_since, upload.missing_change()), (None, -1));
+        assert!(!upload.bytes_are_missing(LATER), "nobody needs them any more");
     }
 
     fn report(name: &str, percent: u64) -> NewReport {
@@ -1079,7 +1255,8 @@ mod tests {
         assert_eq!((upload.stage(), upload.record().updated_at), (Stage::Completed, soon));
         use EventKind::*;
         assert_eq!(kinds(&upload), [Created, Received, Processing, Verified, Stored, Completed, Processing]);
-        let told = upload.news().iter().filter_map(|event| event.report.as_ref().map(|report| report.name.as_str()));
+        let told =
+            upload.news().iter().filter_map(|event| event.details.report.as_ref().map(|report| report.name.as_str()));
         assert_eq!(told.collect::<Vec<_>>(), ["b", "a"], "and the second word on b was too soon after the first");
         assert!(upload.news().iter().map(|event| event.sequence).eq(1..=7));
 
@@ -1100,7 +1277,7 @@ mod tests {
         upload.seal(vec![], NOW).unwrap();
         assert_eq!(refused(&upload, NOW), None);
         assert_eq!(refused(&upload, LATER), Some(ReportRefused::Ended(Ended::Expired)));
-        upload.terminate(NOW).unwrap();
+        upload.terminate(DeletedBy::Client, NOW).unwrap();
         let before = upload.clone();
         assert_eq!(upload.report(report("a", 1), NOW), Err(ReportRefused::Ended(Ended::Terminated)));
         assert_eq!(upload, before);
@@ -1155,13 +1332,19 @@ mod tests {
             }
             (1, _) => upload.stall(now),
             (2, _) => {
-                let _ = upload.terminate(now);
+                let _ = upload.terminate(DeletedBy::Client, now);
             }
             (3, _) => {
                 let _ = upload.report(report("hls", now.unix_ms().unsigned_abs() % 101), now);
             }
             (4, _) if upload.is_expired(now) => upload.expire(now),
-            (5, _) if upload.is_settled() => upload.bytes_removed(now),
+            (5, _) if !upload.owns_bytes() => upload.bytes_removed(now),
+            (7, _) => {
+                let _ = upload.delete_for_operator(now);
+            }
+            (8, Stage::Completed) => {
+                let _ = upload.remove(DeletedBy::Retention, now);
+            }
             (6, Stage::Received | Stage::Verified | Stage::Stored) => {
                 upload.fail(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: None }, now);
             }
@@ -1177,7 +1360,7 @@ mod tests {
     fn nothing_follows_an_end() {
         use EventKind::*;
         let mut runner = proptest::test_runner::TestRunner::deterministic();
-        let moves = prop::collection::vec((0_u8..12, 1_i64..400_000), 1..60);
+        let moves = prop::collection::vec((0_u8..16, 1_i64..1_500_000), 1..60);
         let (mut lasts, mut behind_completed) = (std::collections::HashSet::new(), std::collections::HashSet::new());
         for life in 0..2_000 {
             let role = if life % 4 == 0 { Role::Partial } else { Role::Single };
@@ -1194,12 +1377,18 @@ mod tests {
             assert!(end.is_none_or(|end| end + 1 == kinds.len()), "{kinds:?} after {moves:?}");
             assert_eq!(end.is_some(), matches!(upload.stage(), Stage::Ended(_)));
             let behind: Vec<_> = kinds.iter().skip_while(|kind| **kind != Completed).skip(1).copied().collect();
-            assert!(behind.iter().all(|kind| matches!(kind, Processing | Terminated)), "{kinds:?} after {moves:?}");
+            assert!(
+                behind.iter().all(|kind| matches!(kind, Processing | Terminated | Removed)),
+                "{kinds:?} after {moves:?}"
+            );
+            let behind_removed: Vec<_> = kinds.iter().skip_while(|kind| **kind != Removed).skip(1).collect();
+            assert!(behind_removed.iter().all(|kind| **kind == Processing), "{kinds:?} after {moves:?}");
+            assert_eq!(kinds.contains(&Removed), upload.record().removed.is_some());
             lasts.extend(kinds.last().copied());
             behind_completed.extend(behind);
         }
         assert!([Failed, Expired, Terminated, Completed].iter().all(|kind| lasts.contains(kind)), "{lasts:?}");
-        assert_eq!(behind_completed.len(), 2, "the lives were too short: {behind_completed:?}");
+        assert_eq!(behind_completed.len(), 3, "the lives were too short: {behind_completed:?}");
     }
 
     proptest! {

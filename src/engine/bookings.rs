@@ -125,6 +125,7 @@ fn outstanding(upload: &Upload) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::domain::metadata::Metadata;
+    use crate::domain::removal::DeletedBy;
     use crate::domain::size::Length;
     use crate::domain::upload::Dialect;
     use crate::domain::upload::Durable;
@@ -166,7 +167,7 @@ mod tests {
     fn a_booking_follows_its_upload_and_ends_with_it_however_that_ends() {
         let ends: [fn(&mut Upload); 4] = [
             |upload| receive(upload, 0, 100),
-            |upload| upload.terminate(NOW).unwrap(),
+            |upload| upload.terminate(DeletedBy::Client, NOW).unwrap(),
             |upload| upload.expire(NOW),
             |upload| {
                 let failure = crate::domain::upload::Failure {

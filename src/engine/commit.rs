@@ -50,6 +50,12 @@ impl Broken {
     }
 }
 
+impl From<EngineError> for Broken {
+    fn from(error: EngineError) -> Self {
+        Self(error)
+    }
+}
+
 impl From<Broken> for EngineError {
     fn from(broken: Broken) -> Self {
         broken.0
@@ -352,5 +358,8 @@ impl Committer {
 async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Result<Box<dyn BlobWriter>, EngineError> {
     let resume = upload.record().resume.clone().map(Resume::from_bytes);
     let size_bytes = length.map(Length::get);
-    inner.blobs.open(&blob_key(upload.id()), resume.as_ref(), size_bytes).await.map_err(EngineError::storage)
+    match inner.blobs.open(&blob_key(upload.id()), resume.as_ref(), size_bytes).await {
+        Ok(blob) => Ok(blob),
+        Err(error) => Err(inner.explain(upload.id(), error).await),
+    }
 }

@@ -171,11 +171,7 @@ impl Repeated {
         match inner.first_difference(id, self.at, piece).await {
             Ok(None) => {}
             Ok(Some(at)) => return Err(Rejection::DifferentBytes { at }.into()),
-            Err(error) => {
-                // Somebody may have removed the upload meanwhile.
-                let gone = inner.find(id).await?.gone(inner.now());
-                return Err(gone.map_or_else(|| EngineError::storage(error), EngineError::from));
-            }
+            Err(error) => return Err(inner.explain(id, error).await),
         }
         self.at = end;
         Ok(())

@@ -19,13 +19,13 @@ use crate::domain::hook::Caller;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::rejection::Rejection;
+use crate::domain::removal::DeletedBy;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::upload::Dialect;
 use crate::domain::upload::Durable;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
@@ -81,11 +81,11 @@ impl Inner {
                 return Err(Rejection::PartTwice { first: first + 1, again: index + 1 }.into());
             }
             let part = self.uploads.find(*id).await?.ok_or(Rejection::PartMissing(index + 1))?;
-            let part = self.extended(part);
+            let part = self.look_again(self.extended(part)).await?;
             if !part.is_partial() {
                 return Err(Rejection::NotPartial(index + 1).into());
             }
-            if matches!(part.stage(), Stage::Ended(_)) || part.is_expired(self.now()) {
+            if part.gone(self.now()).is_some() {
                 return Err(Rejection::PartMissing(index + 1).into());
             }
             if !part.is_settled() {
@@ -152,7 +152,10 @@ impl Inner {
         let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
         let segments: Vec<Part> =
             segments.map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
-        let resume = self.blobs.concatenate(&segments, &blob_key(upload.id())).await.map_err(EngineError::storage)?;
+        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id())).await {
+            Ok(resume) => resume,
+            Err(error) => return Err(self.explain_parts(parts, error).await),
+        };
         let digests = match joined_crc32c(parts) {
             Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
             _ => {
@@ -161,6 +164,22 @@ impl Inner {
             }
         };
         Ok(Joined { resume, digests })
+    }
+
+    /// Notes which parts have lost their bytes, if that is why they could not be joined.
+    async fn explain_parts(&self, parts: &[Upload], error: storage::Error) -> EngineError {
+        for part in parts.iter().filter(|_| error.is_loss()) {
+            let noted = match self.has_bytes(part).await {
+                Ok(false) => self.note_missing(part.clone(), &error).await,
+                Ok(true) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = noted {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(upload = %part.id(), error, "could not note that the bytes of a part are missing");
+            }
+        }
+        EngineError::storage(error)
     }
 
     async fn commit_joined(&self, mut upload: Upload, joined: Joined, total: Offset) -> Result<Upload, EngineError> {
@@ -183,7 +202,7 @@ impl Inner {
     /// sweeper fails it.
     async fn withdraw_final(&self, mut upload: Upload) {
         let id = upload.id();
-        let withdrawn = match upload.terminate(self.now()) {
+        let withdrawn = match upload.terminate(DeletedBy::Client, self.now()) {
             Ok(()) => self.commit(upload).await,
             Err(rejection) => Err(rejection.into()),
         };

@@ -17,6 +17,7 @@ use crate::domain::hook::Question;
 use crate::domain::hook::Verdict;
 use crate::domain::hook::Wishes;
 use crate::domain::rejection::Rejection;
+use crate::domain::removal::DeletedBy;
 use crate::domain::upload::NewUpload;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Terms;
@@ -115,7 +116,7 @@ impl Inner {
     pub(super) async fn permit_ending(&self, upload: &Upload, caller: Option<&Caller>) -> Result<(), EngineError> {
         let Some(hooks) = self.asker(Hook::PreTerminate) else { return Ok(()) };
         // There is nothing to ask about one that has ended.
-        upload.clone().terminate(self.now())?;
+        upload.clone().terminate(DeletedBy::Client, self.now())?;
         self.ask(hooks, Hook::PreTerminate, upload, caller).await.map(drop)
     }
 

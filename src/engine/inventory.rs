@@ -1,8 +1,9 @@
 //! Finds blobs without a record and records without their blob, once after each start.
 //!
 //! A database that was removed or restored from a backup leaves files that belong to nobody, and a disk that was
-//! restored leaves records whose bytes are gone. Either is only counted and reported: which of the two is right, a person
-//! has to decide. It goes slowly, so that nobody waits for it.
+//! restored leaves records whose bytes are gone. Files are only counted and reported: which of the two is right, a person
+//! has to decide. Records are marked, so that their status tells it, and lose the mark when their bytes are back. It goes
+//! slowly, so that nobody waits for it.
 
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use storage::BlobKey;
 use tokio::time::MissedTickBehavior;
 
 use crate::domain::id::UploadId;
+use crate::domain::rejection::Rejection;
 use crate::domain::upload::Bytes;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
 use crate::engine::blob_key;
 use crate::engine::command::EngineError;
+use crate::engine::missing::needs_file;
 use crate::state::UploadQuery;
 
 /// How many are compared at a time, between pauses.
@@ -67,7 +70,7 @@ impl Inner {
         let mut pace = Pace::of(rate);
         let blobs = self.blobs_without_record(&mut pace).await?;
         let records = self.records_without_blob(&mut pace).await?;
-        self.metrics.strays(blobs.count, records.count);
+        self.metrics.strays(blobs.count);
         if blobs.count == 0 && records.count == 0 {
             tracing::debug!("every stored file has a record, and every record its file");
             return Ok(());
@@ -90,11 +93,15 @@ impl Inner {
             pace.step().await;
             let key = key.map_err(EngineError::storage)?;
             // Bytes are there only after the record, so one that is looked for later is found.
-            if !self.has_record(&key).await? && self.blobs.holds(&key).await.map_err(EngineError::storage)? {
+            if !self.has_record(&key).await? && self.is_stored(&key).await? {
                 strays.add(key.to_string());
             }
         }
         Ok(strays)
+    }
+
+    async fn is_stored(&self, key: &BlobKey) -> Result<bool, EngineError> {
+        Ok(self.blobs.size(key).await.map_err(EngineError::storage)?.is_some())
     }
 
     async fn has_record(&self, key: &BlobKey) -> Result<bool, EngineError> {
@@ -122,17 +129,30 @@ impl Inner {
         }
     }
 
-    async fn lacks_blob(&self, upload: &Upload) -> Result<bool, EngineError> {
-        if !owns_bytes(upload) || self.blobs.holds(&blob_key(upload.id())).await.map_err(EngineError::storage)? {
+    /// Whether the bytes of an upload are missing. Its record says the same afterwards.
+    async fn lacks_blob(&self, listed: &Upload) -> Result<bool, EngineError> {
+        let is_marked = listed.record().missing_since.is_some();
+        let has_bytes = self.has_bytes(listed).await?;
+        if has_bytes && !is_marked {
             return Ok(false);
         }
         // It may have ended since it was listed.
-        Ok(self.uploads.find(upload.id()).await?.is_some_and(|upload| owns_bytes(&upload)))
+        let upload = match self.find(listed.id()).await {
+            Err(EngineError::Rejected(Rejection::NotFound)) => return Ok(false),
+            found => found?,
+        };
+        let id = upload.id();
+        let (is_missing, noted) = match has_bytes {
+            true => (false, self.note_found(upload).await.map(drop).map_err(EngineError::from)),
+            false if !needs_file(&upload) => return Ok(false),
+            false => (true, self.mark_missing(upload).await.map(drop)),
+        };
+        if let Err(error) = noted {
+            // Somebody was faster, or will find out.
+            tracing::debug!(upload = %id, error = &error as &dyn std::error::Error, "could not note whether bytes are missing");
+        }
+        Ok(is_missing)
     }
-}
-
-fn owns_bytes(upload: &Upload) -> bool {
-    upload.record().bytes == Bytes::Kept && upload.ended().is_none() && upload.received_bytes() > 0
 }
 
 /// Lets so many steps pass in a second.

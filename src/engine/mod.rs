@@ -7,7 +7,8 @@
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
 //! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
-//! time and crashes leave to do), [`inventory`] (records and blobs that lack each other), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
+//! time and crashes leave to do), [`removal`] (files that an operator or retention removes), [`missing`] and [`inventory`]
+//! (records and blobs that lack each other), [`disk`] (how full it is), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
 //! [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
@@ -28,6 +29,7 @@ use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
 use crate::domain::policy::Policy;
 use crate::domain::rejection::Rejection;
+use crate::domain::removal::DeletedBy;
 use crate::domain::size::Length;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Ended;
@@ -46,15 +48,18 @@ pub mod commit;
 pub mod compare;
 pub mod concatenate;
 pub mod digest;
+pub mod disk;
 pub mod examine;
 pub mod feed;
 pub mod hooks;
 pub mod inventory;
 pub mod lease;
 pub mod metrics;
+mod missing;
 pub mod pieces;
 pub mod ranges;
 pub mod read;
+mod removal;
 pub mod report;
 pub mod settle;
 pub mod sweep;
@@ -103,6 +108,8 @@ pub struct Settings {
     pub keep_open: Duration,
     /// Room the storage must keep for everything else.
     pub min_free_bytes: u64,
+    /// Disk space is low when less than this is free beside that.
+    pub low_free_bytes: u64,
     /// How much of the free space unfinished uploads may keep from others, in percent.
     pub max_booked_percent: u64,
     /// How many blobs and records are compared in a second after the start. 0: none.
@@ -115,11 +122,18 @@ pub struct Settings {
     pub unfinished_expiry: Duration,
     /// So long after its creation an unfinished upload expires, whatever its client does.
     pub unfinished_age: Duration,
+    /// The file of an upload is removed so long after it completed. `None`: never.
+    pub completed_expiry: Option<Duration>,
+    /// The first of them is removed no sooner after the start: a clock that was wrong when the machine started is
+    /// corrected by then.
+    pub first_removal_after: Duration,
     pub sweep_every: Duration,
     /// `None` when nobody will ever listen to progress.
     pub progress: Option<Progress>,
     /// Whether an upload created in one dialect may go on in another.
     pub cross_dialects: bool,
+    /// Whether the event of a completed upload says where its file is.
+    pub tells_path: bool,
     pub ranges: RangeSettings,
     /// `None` when nobody wants to know what the bytes are.
     pub media: Option<MediaSettings>,
@@ -186,6 +200,7 @@ struct Inner {
     bookings: Bookings,
     watch: Watch,
     metrics: Metrics,
+    disk: disk::Logged,
     /// Permission to read the headers of a media file.
     examiners: Semaphore,
     /// Permission to read a complete upload, for a download or to compare it with what is sent again.
@@ -224,6 +239,7 @@ impl Engine {
             bookings: Bookings::default(),
             watch: Watch::default(),
             metrics: Metrics::default(),
+            disk: disk::Logged::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),
             reading: Arc::new(Semaphore::new(settings.max_downloads.min(Semaphore::MAX_PERMITS))),
             runtime: tokio::runtime::Handle::current(),
@@ -273,7 +289,7 @@ impl Engine {
         if let Some(live) = inner.leases.live(id) {
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
-        let upload = inner.find_settled(id).await?;
+        let upload = inner.look_again(inner.find_settled(id).await?).await?;
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
@@ -331,7 +347,7 @@ impl Inner {
     async fn end(&self, id: UploadId) -> Result<(), EngineError> {
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
         let mut upload = self.find(id).await?;
-        upload.terminate(self.now())?;
+        upload.terminate(DeletedBy::Client, self.now())?;
         let upload = self.commit(upload).await?;
         ended.send_replace(Some(Ended::Terminated));
         tracing::info!(upload = %id, "upload terminated");
@@ -469,8 +485,10 @@ impl Inner {
     /// The same, for one who can do something about a conflict.
     async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
+        let missing_change = upload.missing_change();
         let committed = self.uploads.commit(upload).await?;
         self.metrics.booked(self.bookings.note(&committed));
+        self.metrics.missing(missing_change);
         self.metrics.count(&kinds, began.elapsed());
         self.watch.changed(committed.id());
         Ok(committed)

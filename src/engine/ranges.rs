@@ -550,8 +550,11 @@ impl Assembly {
             self.committer.land().await?;
             self.unlanded = Default::default();
         }
-        let id = self.committer.upload.id();
-        self.committer.inner.first_difference(id, start, bytes).await.map_err(Broken::storage)
+        let (inner, id) = (&self.committer.inner, self.committer.upload.id());
+        match inner.first_difference(id, start, bytes).await {
+            Ok(place) => Ok(place),
+            Err(error) => Err(inner.explain(id, error).await.into()),
+        }
     }
 
     /// Notes that the body of a request is over: what of it counts is covered by the next checkpoint.

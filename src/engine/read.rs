@@ -26,6 +26,7 @@ use crate::engine::watch::Bell;
 
 pub use crate::state::DeliveryPage;
 pub use crate::state::DeliveryQuery;
+pub use crate::state::EventPage;
 pub use crate::state::EventPosition;
 pub use crate::state::HookCallQuery;
 pub use crate::state::LoggedEvent;
@@ -121,6 +122,14 @@ impl Engine {
         Status { upload, expired, live }
     }
 
+    /// Returns the absolute path of the file of a completed upload, for programs on the same machine. `None` when there is
+    /// no such file, or none that can be named.
+    pub fn file_of(&self, upload: &Upload) -> Option<String> {
+        let record = upload.record();
+        let has_file = record.stage == Stage::Completed && upload.owns_bytes() && record.missing_since.is_none();
+        has_file.then(|| self.0.final_path(upload)).flatten()
+    }
+
     /// How long an unfinished upload is kept if nothing more comes; `None` when it does not expire.
     pub fn time_left(&self, upload: &Upload) -> Option<Duration> {
         upload.record().expires_at.map(|at| at.since(self.0.now()))
@@ -155,7 +164,7 @@ impl Engine {
         Ok(self.0.uploads.events_of(id, after, limit).await?)
     }
 
-    pub async fn events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>, EngineError> {
+    pub async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage, EngineError> {
         Ok(self.0.uploads.events_since(after, limit).await?)
     }
 
@@ -186,7 +195,7 @@ impl Engine {
 
     /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
     pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
-        let upload = self.0.find(id).await?;
+        let upload = self.0.look_again(self.0.find(id).await?).await?;
         if let Some(why) = upload.gone(self.0.now()) {
             return Err(why.into());
         }
@@ -205,6 +214,15 @@ impl Inner {
         let turn = Arc::clone(&self.reading).try_acquire_owned();
         turn.map_err(|_| EngineError::Unavailable(Unavailable::TooManyReaders))
     }
+
+    /// Where the file of an upload is to be told when it completes, if anybody is to know.
+    pub(super) fn file_to_tell(&self, upload: &Upload) -> Option<String> {
+        self.settings.tells_path.then(|| self.final_path(upload)).flatten()
+    }
+
+    fn final_path(&self, upload: &Upload) -> Option<String> {
+        self.blobs.path(&blob_key(upload.id()))?.into_os_string().into_string().ok()
+    }
 }
 
 impl Download {
@@ -216,8 +234,8 @@ impl Download {
         let turn = self.engine.0.turn_to_read()?;
         let key = blob_key(self.upload.id());
         let bytes = match self.engine.0.blobs.read(&key, range).await {
-            Err(error) if error.kind == storage::ErrorKind::NotFound => return Err(self.why_missing(error).await),
-            read => read.map_err(EngineError::storage)?,
+            Err(error) => return Err(self.explain(error).await),
+            Ok(bytes) => bytes,
         };
         Ok(bytes.map_err(move |error| {
             // The turn lasts as long as the stream.
@@ -226,12 +244,10 @@ impl Download {
         }))
     }
 
-    /// An upload that ends is marked so before its bytes are removed: one whose bytes are missing may have ended since it
-    /// was found.
-    async fn why_missing(&self, error: storage::Error) -> EngineError {
-        match self.engine.0.find(self.upload.id()).await {
-            Ok(upload) => upload.ended().map_or_else(|| EngineError::storage(error), EngineError::from),
-            Err(error) => error,
-        }
+    /// Off the caller's hands: what was found out is noted whether anybody waits for it or not.
+    async fn explain(&self, error: storage::Error) -> EngineError {
+        let (engine, id) = (self.engine.clone(), self.upload.id());
+        let explaining = self.engine.spawn(async move { engine.0.explain(id, error).await });
+        explaining.await.unwrap_or_else(EngineError::task_died)
     }
 }

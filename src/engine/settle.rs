@@ -68,13 +68,13 @@ impl Inner {
             upload = match upload.stage() {
                 Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
                     Ok(()) => self.commit(upload).await?,
-                    Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, error).await?,
+                    Err(error) if error.is_loss() => self.lose(upload, error).await?,
                     Err(error) => return Err(EngineError::storage(error)),
                 },
                 Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
                 Stage::Verified => self.finish(upload).await?,
                 Stage::Stored => {
-                    upload.complete(self.now());
+                    upload.complete_at(self.file_to_tell(&upload), self.now());
                     self.commit(upload).await?
                 }
                 Stage::Ended(_) => {
@@ -97,12 +97,12 @@ impl Inner {
             Ok(()) => {
                 let now = self.now();
                 upload.store(now);
-                upload.complete(now);
+                upload.complete_at(self.file_to_tell(&upload), now);
                 let upload = self.commit(upload).await?;
                 tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
                 Ok(upload)
             }
-            Err(error) if error.kind == storage::ErrorKind::NotFound => self.lose(upload, error).await,
+            Err(error) if error.is_loss() => self.lose(upload, error).await,
             Err(error) => Err(EngineError::storage(error)),
         }
     }
@@ -119,7 +119,7 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Removes the bytes of an ended upload and notes that they are gone. Says whether it worked; trouble is logged, and
+    /// Removes the bytes of an upload that needs them no more and notes that they are gone. Says whether it worked; trouble is logged, and
     /// the sweeper tries again.
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
@@ -134,7 +134,7 @@ impl Inner {
         };
         if let Err(error) = &noted {
             let error = error as &dyn std::error::Error;
-            tracing::warn!(upload = %id, error, "could not remove the bytes of an ended upload; will try again");
+            tracing::warn!(upload = %id, error, "could not remove the bytes of an upload that is over; will try again");
         }
         noted.is_ok()
     }
@@ -162,7 +162,10 @@ impl Inner {
         if size_bytes == 0 {
             return Ok(digests);
         }
-        let mut bytes = self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await.map_err(EngineError::storage)?;
+        let mut bytes = match self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(self.explain(upload.id(), error).await),
+        };
         while let Some(chunk) = bytes.next().await {
             digests.update(&chunk.map_err(EngineError::storage)?);
         }

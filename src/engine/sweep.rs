@@ -1,4 +1,5 @@
-//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence, remove bytes.
+//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence, remove bytes
+//! and files that were kept long enough.
 //!
 //! Every duty works on uploads whose lease is free; what is live looks after itself.
 
@@ -6,6 +7,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use crate::domain::checksum::Digest;
 use crate::domain::upload::Stage;
@@ -29,6 +31,9 @@ const BATCH: u32 = 200;
 /// An upload that waits for the application is asked about again this soon: its client waits too.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How many files that were kept long enough are removed before other duties have their turn.
+const OUTDATED_AT_ONCE: usize = 2_000;
+
 /// How many uploads are dealt with at once. Some wait for the application, and must not hold up all others.
 const AT_ONCE: usize = 8;
 
@@ -40,6 +45,9 @@ impl Engine {
                 error = &error as &dyn Error,
                 "could not count what unfinished uploads have booked of the disk"
             );
+        }
+        if let Err(error) = self.0.count_missing().await {
+            tracing::error!(error = &error as &dyn Error, "could not count the uploads whose bytes are missing");
         }
         let behalf = Behalf::Recovery;
         self.0.renew_terms_of_the_future().await;
@@ -57,9 +65,10 @@ impl Engine {
         let inner = std::sync::Arc::clone(&self.0);
         self.spawn(async move {
             let every = inner.settings.sweep_every;
-            let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+            let mut pace = tokio::time::interval_at(Instant::now() + every, every);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut steps = inner.clock.steps();
+            let first_removal = Instant::now() + inner.settings.first_removal_after;
             loop {
                 tokio::select! {
                     biased;
@@ -70,6 +79,9 @@ impl Engine {
                         inner.sweep(Due::Unsettled, &Behalf::Sweeper).await;
                         continue;
                     }
+                }
+                if let Err(error) = inner.measure_disk() {
+                    tracing::warn!(error = &error as &dyn Error, "could not measure the free disk space");
                 }
                 if steps != inner.clock.steps() {
                     steps = inner.clock.steps();
@@ -84,6 +96,10 @@ impl Engine {
                     Due::Removable,
                 ] {
                     inner.sweep(question, &Behalf::Sweeper).await;
+                }
+                if let Some(kept) = inner.settings.completed_expiry.filter(|_| first_removal <= Instant::now()) {
+                    let completed_before = inner.clock.ago(kept);
+                    inner.sweep(Due::Outdated { completed_before }, &Behalf::Sweeper).await;
                 }
             }
         });
@@ -140,7 +156,8 @@ impl Inner {
             while let Some(has_moved) = dealing.next().await {
                 if has_moved { moved += 1 } else { unmoved += 1 }
             }
-            if was_last || self.stop.is_cancelled() {
+            let is_enough = matches!(question, Due::Outdated { .. }) && moved >= OUTDATED_AT_ONCE;
+            if was_last || is_enough || self.stop.is_cancelled() {
                 return moved;
             }
         }
@@ -200,6 +217,9 @@ impl Inner {
                 self.commit(upload).await?;
             }
             Due::Removable => return Ok(self.remove_bytes(upload).await),
+            Due::Outdated { .. } => self.remove_outdated(upload).await?,
+            // Counted, and looked for where somebody asks.
+            Due::Missing => return Ok(false),
         }
         Ok(true)
     }

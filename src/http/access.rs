@@ -4,7 +4,7 @@
 //! |---|---|
 //! | health | nothing is needed |
 //! | reports on an upload | the token for that upload, the shared token, an admin key |
-//! | the administration of webhooks | an admin key. Where there is none: programs on this machine, with the shared token if there is one |
+//! | the administration of webhooks, deletion by an operator | an admin key. Where there is none: programs on this machine, with the shared token if there is one |
 //! | lists, downloads, deletion, where `auth.public_…` closes them | an admin key |
 //! | everything else | the shared token, an admin key. Where there is no token: nothing is needed |
 //!
@@ -200,7 +200,7 @@ impl Access {
             credential: self.credential(bearer(&head.headers), place),
             host: Called::of(head),
             page: Page::of(&head.headers),
-            proxied: place == Place::Administration && came_through_a_proxy(&head.headers),
+            proxied: matches!(place, Place::Administration | Place::Status) && came_through_a_proxy(&head.headers),
         };
         let refusal = self.judge(&asked).err()?;
         match (refusal, asked.page.origin) {
@@ -214,18 +214,26 @@ impl Access {
     /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it comes from a
     /// program on this machine.
     pub(super) fn shows_reasons(&self, request: &HttpRequest) -> bool {
-        let head = request.head();
-        let credential = self.credential(bearer(&head.headers), Place::Health);
-        let asked = Asked {
-            place: Place::Health,
+        let asked = self.asked_of(request.head(), Place::Health);
+        let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
+        asked.credential != Credential::Nothing || (self.token.is_none() && is_near)
+    }
+
+    /// Whether a request shows what would open the administration. What only operators are to know is shown to it.
+    pub(super) fn opens_administration(&self, request: &HttpRequest) -> bool {
+        self.judge(&self.asked_of(request.head(), Place::Administration)).is_ok()
+    }
+
+    /// What is asked for by looking at a place, with what the request shows for itself.
+    fn asked_of<'a>(&self, head: &'a RequestHead, place: Place) -> Asked<'a> {
+        Asked {
+            place,
             act: Act::Get,
-            credential,
+            credential: self.credential(bearer(&head.headers), place),
             host: Called::of(head),
             page: Page::of(&head.headers),
             proxied: came_through_a_proxy(&head.headers),
-        };
-        let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
-        credential != Credential::Nothing || (self.token.is_none() && is_near)
+        }
     }
 
     fn credential(&self, given: &[u8], place: Place) -> Credential {
@@ -265,7 +273,8 @@ impl Access {
                 "send Authorization: Bearer with the webhook-stage-token of a webhook about this upload",
             )),
             Place::Administration => self.judge_administration(asked),
-            Place::Stages(_) | Place::List | Place::Upload | Place::Elsewhere => {
+            Place::Status if act == Act::Delete => self.judge_administration(asked),
+            Place::Status | Place::Stages(_) | Place::List | Place::Upload | Place::Elsewhere => {
                 self.require_token(credential)?;
                 match self.clients_may.not(place, act) {
                     Some((what, key)) => Err(Refusal::Closed { what, key, credential }),

@@ -1,6 +1,7 @@
 //! What every request and every answer goes through, in this order: one spelling of the path, a request id and one log
 //! line, CORS, who may, the route, and last the reading of a body that nobody read.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use actix_web::middleware::Next;
 use actix_web::web;
 use tokio::time::Instant;
 
+use crate::domain::id::UploadId;
 use crate::domain::upload::Dialect;
 use crate::http::Shared;
 use crate::http::access::Origins;
@@ -96,7 +98,7 @@ pub(super) async fn edge(
         request = %id,
         client = client.map(tracing::field::display),
         method = %http.method(),
-        path = http.path(),
+        path = %path_for_log(http.path()),
         status = answer.status().as_u16(),
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "answered"
@@ -106,6 +108,16 @@ pub(super) async fn edge(
         answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, shared.drain_timeout)));
     }
     Ok(ServiceResponse::new(http, answer))
+}
+
+/// A path without what a client calls its file: a plain upload names it there.
+fn path_for_log(path: &str) -> Cow<'_, str> {
+    match path.strip_prefix(wire::BASE_PATH).and_then(|rest| rest.strip_prefix('/')) {
+        Some(name) if !name.is_empty() && name.parse::<UploadId>().is_err() => {
+            Cow::Owned(format!("{}/{{name}}", wire::BASE_PATH))
+        }
+        Some(_) | None => Cow::Borrowed(path),
+    }
 }
 
 /// Whether a request comes from this machine, or through a proxy that is trusted.

@@ -14,6 +14,7 @@ use actix_web::http::ConnectionType;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderName;
+use actix_web::web;
 use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
@@ -22,6 +23,7 @@ use crate::domain::upload::Failure;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
+use crate::http::Shared;
 
 /// A refusal a person can act on.
 #[derive(Debug)]
@@ -218,12 +220,13 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crat
             let after = if why == Unavailable::Undecided { 5 * soon } else { soon };
             Problem::try_again(code, why.to_string(), after)
         }
-        EngineError::NoSpace => Problem::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "no-space",
-            "there is not enough room for this data right now; what was stored before is kept",
-        )
-        .with(header::RETRY_AFTER, "30"),
+        EngineError::NoSpace => {
+            if let Some(shared) = request.app_data::<web::Data<Shared>>() {
+                shared.engine.metrics().rejected_for_space();
+            }
+            let detail = "there is not enough disk space for this data right now; what was stored before is kept";
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", detail).with(header::RETRY_AFTER, "30")
+        }
         EngineError::Failed { .. } => {
             let id = request_id(request);
             let error = &error as &dyn std::error::Error;

@@ -41,6 +41,7 @@ use crate::http::shares::Part;
 use crate::http::shares::UsedUp;
 use crate::http::status;
 use crate::http::status::PROGRESS_EVERY;
+use crate::http::status::Viewer;
 use crate::http::unless_reading;
 
 /// How many events are held for a client at a time.
@@ -79,7 +80,11 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
     let mut quiet = Quiet::default();
     if resumed.is_none() {
         quiet.are_shown(&status.upload);
-        ready.push_back(message("snapshot", Some(&newest.to_string()), &status::to_json(&status, &shared).to_string()));
+        ready.push_back(message(
+            "snapshot",
+            Some(&newest.to_string()),
+            &status::to_json(&status, &shared, Viewer::Client).to_string(),
+        ));
     }
     let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
     let room = shared.answers.room(request, ready.iter().map(Bytes::len).sum()).await?;
@@ -134,7 +139,8 @@ async fn snapshot_of_all(shared: &Shared, newest: EventPosition, most: u32) -> R
         ..UploadQuery::default()
     };
     let uploads = shared.engine.list(&unfinished).await?;
-    let uploads: Vec<Value> = uploads.found.iter().map(|status| status::to_json(status, shared)).collect();
+    let uploads: Vec<Value> =
+        uploads.found.iter().map(|status| status::to_json(status, shared, Viewer::Client)).collect();
     Ok(message("snapshot", Some(&newest.0.to_string()), &json!({ "uploads": uploads }).to_string()))
 }
 
@@ -152,7 +158,7 @@ enum Until {
     /// Nothing more happens by itself: it has completed, or ended.
     #[default]
     Settled,
-    /// Nobody can add anything, not even a backend.
+    /// It has ended, or its file was removed.
     Ended,
 }
 
@@ -160,7 +166,7 @@ impl Until {
     fn is_reached_by(self, upload: &Upload) -> bool {
         match self {
             Self::Settled => upload.is_settled(),
-            Self::Ended => matches!(upload.stage(), Stage::Ended(_)),
+            Self::Ended => !upload.owns_bytes(),
         }
     }
 }
@@ -343,16 +349,15 @@ impl Stream {
                     self.ready.push_back(message(
                         "progress",
                         None,
-                        &status::to_json(&status, &self.shared).to_string(),
+                        &status::to_json(&status, &self.shared, Viewer::Client).to_string(),
                     ));
                 }
                 self.ended = until.is_reached_by(&status.upload) && *seen + 1 >= status.upload.record().next_sequence;
             }
             Source::All { seen } => {
-                let events = engine.events_since(*seen, BATCH).await?;
-                self.look = events.len() == BATCH as usize;
-                for event in &events {
-                    *seen = event.position;
+                let page = engine.events_since(*seen, BATCH).await?;
+                (*seen, self.look) = (page.seen, page.has_more);
+                for event in &page.found {
                     self.ready.push_back(event_message(event, &event.position.0.to_string()));
                 }
             }

@@ -10,8 +10,10 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::engine::disk::DiskState;
 use crate::http::Shared;
 use crate::http::error::Problem;
+use crate::http::query::Query;
 use crate::http::unless_reading;
 
 /// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
@@ -19,7 +21,7 @@ pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
     unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Uploads can be taken now, and webhooks are being sent: the data folder and the database were tried. Everyone may
+/// Requests can be served now, and webhooks are being sent: the data folder and the database were tried. Everyone may
 /// know whether it is ready; why it is not is for those who have a credential.
 pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
@@ -28,13 +30,31 @@ pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> Ht
     let engine = shared.engine.clone();
     let ready = shared.readiness.get(async move { engine.check().await }).await;
     // A server that takes uploads and tells nobody is no use either.
-    match ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string())) {
-        Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
-        Err(reasons) => {
-            let detail = if shared.access.shows_reasons(&request) { reasons } else { "not ready".to_owned() };
-            Problem::try_again("not-ready", detail, Duration::from_secs(5)).respond(&request)
-        }
+    let ready = ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string()));
+    let shows_reasons = shared.access.shows_reasons(&request);
+    let not_ready = |code, reasons: String| {
+        let detail = if shows_reasons { reasons } else { "not ready".to_owned() };
+        Problem::try_again(code, detail, Duration::from_secs(5)).respond(&request)
+    };
+    if let Err(reasons) = ready {
+        return not_ready("not-ready", reasons);
     }
+    // Where it cannot be measured, trying to write has said or will say why.
+    let disk = shared.engine.disk().ok().flatten();
+    if disk.is_some_and(|disk| disk.state == DiskState::Full) && asks_for_uploads(&request) {
+        return not_ready("disk-full", "new uploads are rejected: the disk is full".to_owned());
+    }
+    let mut ready = json!({ "status": "ready" });
+    if let Some(disk) = disk.filter(|_| shows_reasons) {
+        ready["disk"] = disk.state.name().into();
+    }
+    HttpResponse::Ok().json(ready)
+}
+
+/// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers all other
+/// requests, deletions above all, so it is ready for whoever does not say that.
+fn asks_for_uploads(request: &HttpRequest) -> bool {
+    Query::parse(request.query_string()).is_ok_and(|query| query.pairs().any(|pair| pair == ("role", "upload")))
 }
 
 /// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR` after
@@ -77,6 +97,9 @@ impl Readiness {
 pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
     if let Some(answer) = unless_reading(&request) {
         return answer;
+    }
+    if let Err(error) = shared.engine.disk() {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not measure the free disk space");
     }
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &shared.registry) {

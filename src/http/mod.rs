@@ -27,6 +27,7 @@ pub mod body;
 pub(crate) mod caller;
 pub mod clients;
 mod cors;
+mod deletion;
 pub mod download;
 mod edge;
 pub mod error;
@@ -144,7 +145,7 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/files/{id}").route(web::route().to(files::resource)))
         .service(web::resource("/upload/storage/v1/b/{bucket}/o").route(web::route().to(files::bucket)))
         .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
-        .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(status::one)))
+        .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(deletion::resource)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
         .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))

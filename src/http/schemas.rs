@@ -44,6 +44,7 @@ schemas! {
     "upload.failed",
     "upload.expired",
     "upload.terminated",
+    "upload.removed",
     "upload.processing",
     "webhook.ping",
     "delivery.exhausted",

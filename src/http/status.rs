@@ -47,9 +47,6 @@ const MAX_CONDITIONS: usize = 16;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
 pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
     answer_one(&request, &id, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
 }
 
@@ -72,7 +69,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
     Ok(HttpResponse::Ok()
         .insert_header((header::ETAG, tag))
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
-        .json(to_json(&status, shared)))
+        .json(to_json(&status, shared, Viewer::of(request, shared))))
 }
 
 /// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known one, any
@@ -131,7 +128,8 @@ async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpRespo
     let mut wanted = list_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
-    let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared)), false);
+    let viewer = Viewer::of(request, shared);
+    let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
     let next = cut.or(uploads.next).map(|next| query::cursor_to(LIST, next));
     let mut answer = HttpResponse::Ok();
@@ -212,7 +210,7 @@ fn etag(status: &Status) -> String {
 }
 
 /// The status of an upload, as pages and programs read it.
-pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
+pub(super) fn to_json(status: &Status, shared: &Shared, viewer: Viewer) -> Value {
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
     let offset = status.upload.offset().get();
@@ -230,12 +228,7 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
     let metadata: serde_json::Map<String, Value> =
         record.metadata.pairs().iter().map(|(key, value)| (key.clone(), value_json(value))).collect();
     let error = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
-    let path = shared.status_url(record.id);
     let missing = Missing::of(&status.upload);
-    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.upload_url(record.id) });
-    if stage == Stage::Completed {
-        links["download"] = shared.upload_url(record.id).into();
-    }
     json!({
         "id": record.id.to_string(),
         "stage": stage.name(),
@@ -252,6 +245,9 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
         "created_at": record.created_at.to_string(),
         "updated_at": record.updated_at.to_string(),
         "expires_at": record.expires_at.map(|at| at.to_string()),
+        "removed_at": record.removed.map(|removed| removed.at.to_string()),
+        "removed_by": record.removed.map(|removed| removed.by.name()),
+        "bytes_missing_since": record.missing_since.map(|since| since.to_string()),
         "stages": at_stages,
         "reports": record.reports.iter().map(stages::to_json).collect::<Vec<_>>(),
         "digests": digests,
@@ -260,8 +256,36 @@ pub(super) fn to_json(status: &Status, shared: &Shared) -> Value {
         "filename": record.metadata.file_name(),
         "metadata": metadata,
         "error": error,
-        "links": links,
+        "links": links(&status.upload, shared, viewer),
     })
+}
+
+/// Whom a status is shown to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Viewer {
+    Client,
+    /// May know where files are.
+    Operator,
+}
+
+impl Viewer {
+    fn of(request: &HttpRequest, shared: &Shared) -> Self {
+        if shared.access.opens_administration(request) { Self::Operator } else { Self::Client }
+    }
+}
+
+fn links(upload: &Upload, shared: &Shared, viewer: Viewer) -> Value {
+    let id = upload.id();
+    let path = shared.status_url(id);
+    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.upload_url(id) });
+    let record = upload.record();
+    if record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none() {
+        links["download"] = shared.upload_url(id).into();
+    }
+    if let Some(file) = shared.engine.file_of(upload).filter(|_| viewer == Viewer::Operator) {
+        links["file"] = file.into();
+    }
+    links
 }
 
 /// What has not arrived of an upload that is still being received.

@@ -17,6 +17,7 @@ use crate::domain::event::Event;
 use crate::domain::event::EventKind;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
+use crate::domain::removal::DeletedBy;
 use crate::domain::report::Report;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Ended;
@@ -127,6 +128,10 @@ struct Data<'a> {
     facts: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<Reported<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
     error: Option<Problem<'a>>,
     url: &'a str,
 }
@@ -159,7 +164,9 @@ fn render(upload: &Record, event: &Event, url: &str, metadata: Option<&Metadata>
         truncated: metadata.is_none(),
         digests: &event.digests,
         facts: upload.facts.as_ref().filter(|_| knows_facts(event.stage)).map(facts_json),
-        report: event.report.as_ref().map(reported),
+        report: event.details.report.as_ref().map(reported),
+        by: event.details.by.map(DeletedBy::name),
+        file: event.details.file.as_deref(),
         error: failure.map(problem),
         url,
     };
@@ -196,6 +203,7 @@ fn digests_object<S: Serializer>(digests: &&[Digest], serializer: S) -> Result<S
 mod tests {
     use super::*;
     use crate::domain::checksum::Algorithm;
+    use crate::domain::event::Details;
     use crate::domain::event::EventKind;
     use crate::domain::facts::Content;
     use crate::domain::facts::Facts;
@@ -249,7 +257,7 @@ mod tests {
                 Digest::new(Algorithm::Crc32c, vec![0xc9, 0x94, 0x65, 0xaa]).unwrap(),
                 Digest::new(Algorithm::Md5, (0..16).collect()).unwrap(),
             ],
-            report: None,
+            details: Details::default(),
         }
     }
 
@@ -301,12 +309,26 @@ mod tests {
     fn a_report_is_in_the_event_that_tells_of_it() {
         let mut event = event(EventKind::Processing, Stage::Completed);
         let message = Some("half \"done\"".to_owned());
-        event.report = Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, told_at: NOW });
+        event.details.report =
+            Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, told_at: NOW });
         let body = event_body(&record(vec![]), &event);
         assert!(
             body.contains(r#""report":{"name":"hls","percent":50,"message":"half \"done\""},"error":null"#),
             "{body}"
         );
+    }
+
+    #[test]
+    fn a_deletion_says_by_whom_and_a_completion_where_the_file_is() {
+        let (record, mut event) = (record(vec![]), event(EventKind::Removed, Stage::Completed));
+        event.details.by = Some(DeletedBy::Retention);
+        let body = event_body(&record, &event);
+        assert!(body.contains(r#""facts":null,"by":"retention","error":null"#), "{body}");
+        event.details = Details { file: Some("/srv/a \"b\"".to_owned()), ..Details::default() };
+        let body = event_body(&record, &event);
+        assert!(body.contains(r#""facts":null,"file":"/srv/a \"b\"","error":null"#), "{body}");
+        let thin = thin_body(event.kind, NOW, record.id, 6, body.as_bytes());
+        assert!(!thin.contains("/srv"), "{thin}");
     }
 
     /// webhooks P6: over 20 kB the metadata goes, and the body says so.

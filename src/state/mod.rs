@@ -109,8 +109,8 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// Events of one upload with a sequence above `after`, in sequence.
     async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>>;
 
-    /// Events of all uploads behind `after`, in the order of their commits.
-    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>>;
+    /// Returns events of all uploads behind `after`, in the order of their commits. Looks at a bounded number of events.
+    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage>;
 
     /// The position of the newest event.
     async fn newest_event(&self) -> Result<EventPosition>;
@@ -143,8 +143,12 @@ pub enum Due {
     Overlong { now: Timestamp, latest: Timestamp },
     /// Receiving, and last changed after this instant.
     ChangedAfter { now: Timestamp },
-    /// Ended, with bytes not yet removed.
+    /// Ended, or completed and its file given up, with bytes not yet removed.
     Removable,
+    /// Completed before this instant, and its file is kept.
+    Outdated { completed_before: Timestamp },
+    /// Its bytes are known to be missing.
+    Missing,
 }
 
 /// Which uploads to list. Every condition given must hold.
@@ -194,6 +198,17 @@ pub struct LoggedEvent {
     pub kind: EventKind,
     /// The JSON every receiver gets, byte for byte (webhooks.md P7).
     pub body: Bytes,
+}
+
+/// Events of uploads, in the order of their commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPage {
+    pub found: Vec<LoggedEvent>,
+    /// Where the next page begins.
+    pub seen: EventPosition,
+    /// Whether there may be more behind it. A page that is not full may have it too: between the events of uploads others
+    /// lie in the log.
+    pub has_more: bool,
 }
 
 /// Endpoints, deliveries to them, and attempts.
@@ -274,8 +289,8 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// How many deliveries are in each unfinished state, of one endpoint or of all; no further than [`Backlog::MOST`].
     async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
-    /// Takes what an upload's client said out of every event of it: what is left says what happened and when. Says how
-    /// many events that were.
+    /// Takes what was said about an upload out of every event of it: what is left says what happened and when. Once it has
+    /// completed or ended, its record loses it, too. Says how many events that were.
     async fn expunge(&self, upload: UploadId) -> Result<u64>;
 
     /// Gives up a piece of the deliveries that began before then and have waited ever since, ready or for their turn: dead,
@@ -288,7 +303,7 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>>;
 
     /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead ones, events
-    /// that no delivery needs, ended uploads with their events and deliveries once nothing of them is to be delivered any
+    /// that no delivery needs, uploads without bytes with their events and deliveries once nothing of them is to be delivered any
     /// more, and calls of hooks. Says how many rows went; zero when nothing is left to remove.
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
 
@@ -514,7 +529,7 @@ pub struct Horizon {
     pub finished: Timestamp,
     /// Deliveries given up before then.
     pub dead: Timestamp,
-    /// Uploads that failed, expired or were terminated, were last changed before then and have no bytes any more.
+    /// Uploads that were last changed before then and have no bytes any more.
     pub ended_uploads: Timestamp,
     /// Deliveries made before then, to endpoints that the configuration no longer names, are cancelled.
     pub abandoned: Timestamp,

@@ -70,21 +70,22 @@ async fn what_is_stored_is_listed(store: Store) {
     assert_eq!(listed().await, []);
     let (open, finished) = (named("2026/11/22/open"), named("2026/11/23/finished"));
     for blob in [&open, &finished] {
-        assert!(!store.holds(blob).await.unwrap());
+        assert_eq!(store.size(blob).await.unwrap(), None);
         let mut writer = store.open(blob, None, None).await.unwrap();
         writer.write(0, bytes(0..10)).await.unwrap();
         let token = sync(&mut *writer, 10).await;
         writer.close().await;
-        assert!(store.holds(blob).await.unwrap());
+        assert!(store.size(blob).await.unwrap() >= Some(10));
         if *blob == finished {
             store.finish(blob, Some(&token), 10).await.unwrap();
         }
     }
     assert_eq!(listed().await, [open.clone(), finished.clone()]);
-    assert!(store.holds(&finished).await.unwrap());
+    assert_eq!(store.size(&finished).await.unwrap(), Some(10));
+    assert!(store.path(&finished).is_none_or(|path| std::fs::read(path).unwrap() == bytes(0..10)));
     store.discard(&open, None).await.unwrap();
     assert_eq!(listed().await, [finished]);
-    assert!(!store.holds(&open).await.unwrap());
+    assert_eq!(store.size(&open).await.unwrap(), None);
 }
 
 async fn a_new_blob_is_empty_and_durable_with_its_first_checkpoint(store: Store) {
@@ -469,7 +470,7 @@ async fn a_part_must_be_whole(store: Store) {
     let error = store.concatenate(&[part(&there, 100), part(&gone, 1)], &key()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound, "{error:?}");
     let error = store.concatenate(&[part(&there, 100), part(&there, 101)], &key()).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Other, "{error:?}");
+    assert_eq!(error.kind, ErrorKind::Incomplete, "{error:?}");
     assert_eq!(missing(&store, &key()).await, ErrorKind::NotFound, "nothing half-made is left");
     assert!(store.concatenate(&[part(&there, 100)], &there).await.is_err(), "a blob cannot be a part of itself");
     assert!(store.concatenate(&[part(&gone, 0), part(&there, 100)], &key()).await.is_ok(), "no bytes need no blob");
@@ -527,6 +528,8 @@ async fn a_healthy_store_says_so(store: Store) {
     for _ in 0..2 {
         store.check().await.unwrap();
         assert!(store.available(None).await.unwrap().is_none_or(|bytes| bytes > 0));
+        let capacity = store.capacity().unwrap();
+        assert!(capacity.is_none_or(|capacity| (1..=capacity.size_bytes).contains(&capacity.free_bytes)));
     }
 }
 

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     NoSpace,
     /// The blob is not there.
     NotFound,
+    /// Fewer bytes of the blob are there than were durable.
+    Incomplete,
     /// Too many files are open; some will be closed.
     Busy,
     Other,
@@ -45,9 +47,15 @@ impl Error {
                 ErrorKind::NoSpace
             }
             io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::UnexpectedEof => ErrorKind::Incomplete,
             _ if matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE)) => ErrorKind::Busy,
             _ => ErrorKind::Other,
         };
         Self { kind, operation, key: what.into(), source }
+    }
+
+    /// Says whether bytes that were durable are not there any more: trying again would not bring them back.
+    pub fn is_loss(&self) -> bool {
+        matches!(self.kind, ErrorKind::NotFound | ErrorKind::Incomplete)
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -21,6 +22,7 @@ use crate::BlobKey;
 use crate::BlobStore;
 use crate::BlobWriter;
 use crate::ByteStream;
+use crate::Capacity;
 use crate::Checkpoint;
 use crate::Error;
 use crate::Holding;
@@ -46,7 +48,7 @@ pub enum Operation {
     Read,
     Available,
     Keys,
-    Holds,
+    Size,
     Check,
 }
 
@@ -249,7 +251,7 @@ impl Operation {
             Self::Read => "read",
             Self::Available => "measure",
             Self::Keys => "list",
-            Self::Holds => "look for",
+            Self::Size => "look for",
             Self::Check => "check",
         }
     }
@@ -336,8 +338,16 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
         self.faults.around(Operation::Keys, "the store", self.inner.keys()).await
     }
 
-    async fn holds(&self, key: &BlobKey) -> Result<bool> {
-        self.faults.around(Operation::Holds, key, self.inner.holds(key)).await
+    async fn size(&self, key: &BlobKey) -> Result<Option<u64>> {
+        self.faults.around(Operation::Size, key, self.inner.size(key)).await
+    }
+
+    fn capacity(&self) -> Result<Option<Capacity>> {
+        self.inner.capacity()
+    }
+
+    fn path(&self, key: &BlobKey) -> Option<PathBuf> {
+        self.inner.path(key)
     }
 
     async fn check(&self) -> Result<()> {

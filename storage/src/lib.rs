@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -81,6 +82,13 @@ pub struct Holding<'a> {
     pub received_bytes: u64,
 }
 
+/// How much the medium holds, and how much of that is free for blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    pub size_bytes: u64,
+    pub free_bytes: u64,
+}
+
 /// Blobs by key. A blob is *open* until it is finished, and then never changes again.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
@@ -106,8 +114,8 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Removes a blob, open or finished. Removing what is not there is not an error.
     async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> Result<()>;
 
-    /// Reads part of a blob, open or finished. `range` lies within what is durable; where there is less, the last item
-    /// is an error. A stream that has begun is not disturbed when the blob is finished or discarded.
+    /// Reads part of a blob, open or finished. `range` lies within what is durable; where there is less, it is an error, at
+    /// once or as the last item. A stream that has begun is not disturbed when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
     /// How many more bytes fit on the medium, where that is known: in a new blob, or in an open one, with the space that
@@ -117,8 +125,15 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Lists what is stored, open blobs and finished ones.
     async fn keys(&self) -> Result<KeyStream>;
 
-    /// Whether there is such a blob, open or finished.
-    async fn holds(&self, key: &BlobKey) -> Result<bool>;
+    /// Returns how many bytes of a blob are stored, open or finished; `None` when there is no such blob. An open one may
+    /// seem longer than what was written of it, never shorter than what is durable.
+    async fn size(&self, key: &BlobKey) -> Result<Option<u64>>;
+
+    /// Returns how much the medium holds, where that is known. Cheap, and not about any blob.
+    fn capacity(&self) -> Result<Option<Capacity>>;
+
+    /// Returns the absolute path of the file that a finished blob is in, where blobs are files.
+    fn path(&self, key: &BlobKey) -> Option<PathBuf>;
 
     /// Tries whether the store takes bytes now, by storing some.
     async fn check(&self) -> Result<()>;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -21,6 +22,7 @@ use crate::BlobKey;
 use crate::BlobStore;
 use crate::BlobWriter;
 use crate::ByteStream;
+use crate::Capacity;
 use crate::Checkpoint;
 use crate::Error;
 use crate::Holding;
@@ -222,8 +224,16 @@ impl BlobStore for MemoryStore {
         Ok(stream::iter(keys).boxed())
     }
 
-    async fn holds(&self, key: &BlobKey) -> Result<bool> {
-        Ok(self.blobs().bytes(key).is_some())
+    async fn size(&self, key: &BlobKey) -> Result<Option<u64>> {
+        Ok(self.blobs().bytes(key).map(|bytes| bytes.len() as u64))
+    }
+
+    fn capacity(&self) -> Result<Option<Capacity>> {
+        Ok(None)
+    }
+
+    fn path(&self, _key: &BlobKey) -> Option<PathBuf> {
+        None
     }
 
     async fn check(&self) -> Result<()> {

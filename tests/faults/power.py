@@ -272,7 +272,7 @@ class Client:
         return list(zip(places, places[1:]))
 
     def downloads(self, upload):
-        """Whether the download is the source. One of a file that has lost bytes may be refused or break off."""
+        """Whether the download is the source. One of a file that has lost bytes is gone, or breaks off."""
         try:
             status, _, content = self.ask("GET", f"/files/{upload.id}", expected=(200, 410, 500))
         except (http.client.HTTPException, ConnectionError):

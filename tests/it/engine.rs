@@ -407,7 +407,7 @@ async fn a_download_of_what_has_just_ended_says_so() {
     let download = life.engine.download(id).await.unwrap().unwrap();
     std::fs::remove_file(world.files().remove(0)).unwrap();
     let read = download.read(0..5).await.map(drop);
-    assert!(matches!(read, Err(EngineError::Failed { .. })), "what should be there is trouble: {read:?}");
+    assert!(matches!(read, Err(EngineError::Rejected(Rejection::BytesMissing))), "{read:?}");
 }
 
 /// Where a life may end while an upload receives its bytes.

@@ -24,7 +24,7 @@ use crate::support::client::OCTETS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 27] = [
     "id",
     "stage",
     "protocol",
@@ -40,6 +40,9 @@ const FIELDS: [&str; 24] = [
     "created_at",
     "updated_at",
     "expires_at",
+    "removed_at",
+    "removed_by",
+    "bytes_missing_since",
     "stages",
     "reports",
     "digests",
@@ -300,7 +303,7 @@ async fn what_was_never_there_has_no_status() {
         let answer = client.get(&format!("/api/v1/uploads/{id}")).await;
         assert_eq!(answer.status, 404, "{id}: {answer:?}");
     }
-    assert_eq!(client.request("DELETE", &format!("/api/v1/uploads/{unknown}"), &[], b"").await.status, 405);
+    assert_eq!(client.request("PUT", &format!("/api/v1/uploads/{unknown}"), &[], b"").await.status, 405);
 }
 
 /// Uploads of every kind to be filtered, oldest first.

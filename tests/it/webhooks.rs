@@ -148,7 +148,15 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
     client.patch(&forgotten, 0, b"by").await;
     let deleted = client.create(5).await;
     client.tus("DELETE", &deleted, &[], b"").await;
-    for (path, last) in [(&broken, "upload.failed"), (&forgotten, "upload.expired"), (&deleted, "upload.terminated")] {
+    let removed = client.create(5).await;
+    client.patch(&removed, 0, b"bytes").await;
+    client.request("DELETE", &removed.replace("/files/", "/api/v1/uploads/"), &[], b"").await;
+    for (path, last) in [
+        (&broken, "upload.failed"),
+        (&forgotten, "upload.expired"),
+        (&deleted, "upload.terminated"),
+        (&removed, "upload.removed"),
+    ] {
         let heard =
             receiver.wait_for(|heard| about(heard, path).last().is_some_and(|request| request.kind() == last)).await;
         let way = about(&heard, path);

@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use longshore::domain::checksum::Algorithm;
 use longshore::domain::checksum::Digest;
 use longshore::domain::id::UploadId;
+use longshore::domain::removal::DeletedBy;
+use longshore::domain::removal::Removal;
 use longshore::domain::time::Timestamp;
 use longshore::domain::upload::Bytes as Kept;
 use longshore::domain::upload::Ended;
@@ -38,12 +41,14 @@ const ALL: u32 = 100_000;
 pub struct Audit {
     records: Arc<MemoryState>,
     blobs: MemoryStore,
+    /// How long files of completed uploads are kept, if not for ever.
+    keeps_files: Option<Duration>,
     before: BTreeMap<UploadId, Upload>,
 }
 
 impl Audit {
-    pub fn new(memory: &Memory, blobs: MemoryStore) -> Self {
-        Self { records: memory.open(), blobs, before: BTreeMap::new() }
+    pub fn new(memory: &Memory, blobs: MemoryStore, keeps_files: Option<Duration>) -> Self {
+        Self { records: memory.open(), blobs, keeps_files, before: BTreeMap::new() }
     }
 
     /// All uploads there are, oldest first.
@@ -105,8 +110,31 @@ impl Audit {
             let how = format!("{name} is {} with {} of {:?}", row.stage().name(), row.offset().get(), row.length());
             broken.push((Promised::CompleteIsComplete, how));
         }
-        broken.extend(self.check_bytes(row, known, &name));
+        match row.record().removed {
+            Some(removal) => broken.extend(self.check_removal(removal, row, known, &name)),
+            None => broken.extend(self.check_bytes(row, known, &name)),
+        }
         broken
+    }
+
+    /// Whether there was a reason to remove the file of an upload.
+    fn check_removal(
+        &self,
+        removal: Removal,
+        row: &Upload,
+        known: Option<&Known>,
+        name: &str,
+    ) -> Option<(Promised, String)> {
+        let has_reason = match removal.by {
+            DeletedBy::Operator => known.is_none_or(|known| known.deleted),
+            DeletedBy::Retention => {
+                let kept = row.completed_at().map(|at| removal.at.since(at));
+                self.keeps_files.is_some_and(|keeps| kept.is_some_and(|kept| kept > keeps))
+            }
+            DeletedBy::Client => false,
+        };
+        let how = format!("the file of {name} was removed by {}, and there was no reason for that", removal.by.name());
+        (!has_reason).then_some((Promised::EndsHaveAReason, how))
     }
 
     /// Whether the bytes that a row counts are durable and were sent.
@@ -193,12 +221,12 @@ impl Audit {
             if let Some(how) = log::difference(row.record(), &events.expect("it is open")) {
                 model.breaks(Promised::TheLogTellsAll, format!("{name}: {how}"));
             }
-            match (row.stage(), row.record().bytes) {
-                (Stage::Ended(_), Kept::Kept) => {
-                    model.breaks(Promised::NothingLeaks, format!("{name} has ended, and its bytes are still kept"));
+            match (row.owns_bytes(), row.record().bytes) {
+                (false, Kept::Kept) => {
+                    model.breaks(Promised::NothingLeaks, format!("{name} is over, and its bytes are still kept"));
                 }
-                (Stage::Ended(_), Kept::Removed) => {}
-                _ => owned.push(key_of(row.id())),
+                (false, Kept::Removed) => {}
+                (true, _) => owned.push(key_of(row.id())),
             }
         }
         for key in self.blobs.keys().iter().filter(|key| !owned.contains(key)) {
@@ -217,6 +245,12 @@ fn check_move(before: &Upload, row: &Upload, name: &str) -> Option<(Promised, St
         && row.stage() != Stage::Ended(how)
     {
         let how = format!("{name} had {}, and is {} now", how.past(), row.stage().name());
+        return Some((Promised::EndsHaveAReason, how));
+    }
+    if before.record().removed.is_some()
+        && (before.record().removed, before.stage()) != (row.record().removed, row.stage())
+    {
+        let how = format!("the file of {name} was removed, and it is {} now", row.stage().name());
         return Some((Promised::EndsHaveAReason, how));
     }
     let has_ended = matches!(row.stage(), Stage::Ended(_));
@@ -245,7 +279,7 @@ fn check_end(
 ) -> Option<(Promised, String)> {
     let why = match how {
         Ended::Terminated => {
-            let was_asked_for = known.is_none_or(|known| known.cancelled);
+            let was_asked_for = known.is_none_or(|known| known.cancelled || known.deleted);
             (!was_asked_for).then(|| format!("{name} was terminated, and nobody has asked for that"))
         }
         Ended::Expired => check_expiry(before?, row, name),

@@ -27,6 +27,7 @@ pub fn all() -> Vec<(&'static str, Script)> {
         ("ranges_replaced", ranges_replaced()),
         ("concatenation", concatenation()),
         ("cancel_and_expiry", cancel_and_expiry()),
+        ("retention_and_an_operator", retention_and_an_operator()),
         ("kept_open", kept_open()),
         ("a_request_joins_while_a_commit_is_under_way", a_request_joins_while_a_commit_is_under_way()),
         ("a_request_joins_and_nobody_comes_again", a_request_joins_and_nobody_comes_again()),
@@ -217,6 +218,23 @@ fn cancel_and_expiry() -> Script {
     steps.extend(whole(2, B, Body::range(3_000, 6_000)));
     steps.extend([wait(75_000), Step::Inspect { upload: B }]);
     script(steps)
+}
+
+/// One file is removed for its age, and an operator deletes a complete upload and one that is being received.
+fn retention_and_an_operator() -> Script {
+    let mut kept = script(vec![create(A, Plan::of(Dialect::Tus, 5_000)), create(B, Plan::of(Dialect::Ranged, 4_000))]);
+    kept.tuning.keeps_files_ms = Some(15_000);
+    kept.steps.extend(whole(1, A, Body::next(5_000)));
+    kept.steps.extend(whole(2, B, Body::range(0, 4_000)));
+    kept.steps.extend([create(C, Plan::of(Dialect::Tus, 9_000)), begin(3, C, Body::next(9_000)), send(3, 6_000)]);
+    kept.steps.extend([wait(3_000), Step::Delete { upload: B }, Step::Delete { upload: C }, wait(3_000)]);
+    kept.steps.extend([
+        Step::Delete { upload: B },
+        Step::Cancel { upload: B },
+        wait(25_000),
+        Step::Inspect { upload: A },
+    ]);
+    kept
 }
 
 fn kept_open() -> Script {

@@ -152,6 +152,19 @@ impl Clients {
         self.court.is_over(ticket);
     }
 
+    /// Deletes an upload as an operator does.
+    pub async fn delete(self, name: Name) {
+        let Some((id, _)) = self.believed(name) else { return };
+        let ticket = self.court.waits(format!("the deletion of {name} by an operator"));
+        if let Some(known) = self.court.bench().model.get_mut(name) {
+            known.deleted = true;
+        }
+        if self.engine.delete(id).await.is_ok() {
+            self.court.hear_of_the_deletion(name);
+        }
+        self.court.is_over(ticket);
+    }
+
     fn believed(&self, name: Name) -> Option<(UploadId, u64)> {
         self.court.bench().model.get(name).map(|known| (known.id, known.offset))
     }

@@ -71,4 +71,14 @@ impl Court {
                 .breaks(Promised::NothingAcknowledgedIsLost, format!("{name} was told to be gone, and is {stage:?}"));
         }
     }
+
+    /// Takes that an operator was told that an upload has no bytes any more.
+    pub fn hear_of_the_deletion(&self, name: Name) {
+        let bench = &mut *self.bench();
+        let row = bench.model.get(name).map(|known| known.id).and_then(|id| bench.audit.row(id));
+        if row.is_none_or(|row| row.owns_bytes()) {
+            let how = format!("an operator was told that {name} is deleted, and it is not");
+            bench.model.breaks(Promised::NothingAcknowledgedIsLost, how);
+        }
+    }
 }

@@ -40,6 +40,7 @@ fn tuning(dice: &mut Dice) -> Tuning {
         max_ranges: dice.pick(&[3, 64]),
         max_replaced_bytes: dice.pick(&[1_000, 1 << 20]),
         progress: dice.chance(50),
+        keeps_files_ms: dice.chance(20).then(|| dice.pick(&[3_000, 15_000])),
         slow: dice.chance(80),
     }
 }
@@ -101,9 +102,13 @@ impl Writer {
             68..76 => self.inspect(),
             76..91 => self.wait(),
             91..94 => self.concatenate(),
-            94..96 => {
+            94 => {
                 let upload = self.upload().0;
                 self.steps.push(Step::Cancel { upload });
+            }
+            95 => {
+                let upload = self.upload().0;
+                self.steps.push(Step::Delete { upload });
             }
             96..98 => self.restart(Step::Kill),
             _ => self.restart(Step::Stop),

@@ -37,13 +37,16 @@ fn told_by_row(record: &Record) -> Value {
         "facts": record.facts.as_ref().map(facts_json),
         "error": failed,
         "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
+        "removed": record.removed.map(|removed| json!([removed.by.name(), removed.at.to_string()])),
         "next_sequence": record.next_sequence,
     })
 }
 
 fn told_by_log(bodies: &[Value]) -> Option<Value> {
     let last = &bodies.last()?["data"];
-    let entered = |body: &&Value| body["type"] != "upload.progress" && body["type"] != "upload.processing";
+    let within = ["upload.progress", "upload.processing", "upload.removed"];
+    let entered = |body: &&Value| within.iter().all(|kind| body["type"] != *kind);
+    let removed = bodies.iter().find(|body| body["type"] == "upload.removed");
     let entries = bodies.iter().filter(entered).map(|body| json!([body["data"]["stage"], body["timestamp"]]));
     Some(json!({
         "stage": last["stage"],
@@ -55,6 +58,7 @@ fn told_by_log(bodies: &[Value]) -> Option<Value> {
         "facts": last["facts"],
         "error": last["error"],
         "timeline": entries.collect::<Vec<_>>(),
+        "removed": removed.map(|body| json!([body["data"]["by"], body["timestamp"]])),
         "next_sequence": bodies.len() + 1,
     }))
 }

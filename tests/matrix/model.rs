@@ -77,6 +77,8 @@ pub struct Known {
     pub was_complete: bool,
     /// Somebody has asked for its end.
     pub cancelled: bool,
+    /// An operator has asked for its end, or that of its file.
+    pub deleted: bool,
     /// It may fail for what its clients have sent.
     pub may_be_too_long: bool,
     /// Its bytes may be others than its file's, or fewer.
@@ -173,6 +175,7 @@ impl Known {
             offset: 0,
             was_complete: false,
             cancelled: false,
+            deleted: false,
             may_be_too_long: false,
             deviates: plan.promise == Promise::Wrong,
             joined: None,

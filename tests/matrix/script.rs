@@ -34,6 +34,8 @@ pub struct Tuning {
     pub max_ranges: u32,
     pub max_replaced_bytes: u64,
     pub progress: bool,
+    /// How long files of completed uploads are kept, if not for ever.
+    pub keeps_files_ms: Option<u64>,
     /// Whether calls take time.
     pub slow: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Tuning {
             max_ranges: 64,
             max_replaced_bytes: 1 << 20,
             progress: false,
+            keeps_files_ms: None,
             slow: false,
         }
     }
@@ -87,6 +90,10 @@ pub enum Step {
         upload: Name,
     },
     Cancel {
+        upload: Name,
+    },
+    /// An operator deletes it.
+    Delete {
         upload: Name,
     },
     Concatenate {
@@ -274,6 +281,7 @@ impl fmt::Display for Step {
             Self::Vanish { request } => write!(f, "{request} vanishes"),
             Self::Inspect { upload } => write!(f, "HEAD {upload}"),
             Self::Cancel { upload } => write!(f, "DELETE {upload}"),
+            Self::Delete { upload } => write!(f, "an operator deletes {upload}"),
             Self::Concatenate { upload, parts } => {
                 write!(f, "create {upload} out of")?;
                 parts.iter().flatten().try_for_each(|part| write!(f, " {part}"))

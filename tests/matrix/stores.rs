@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,7 @@ use longshore::domain::id::UploadId;
 use longshore::domain::upload::Upload;
 use longshore::state;
 use longshore::state::Due;
+use longshore::state::EventPage;
 use longshore::state::EventPosition;
 use longshore::state::HookCallQuery;
 use longshore::state::LoggedEvent;
@@ -27,6 +29,7 @@ use storage::BlobKey;
 use storage::BlobStore;
 use storage::BlobWriter;
 use storage::ByteStream;
+use storage::Capacity;
 use storage::Checkpoint;
 use storage::ErrorKind;
 use storage::Holding;
@@ -123,7 +126,7 @@ impl UploadStore for Records {
         self.inner.events_of(id, after, limit).await
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<Vec<LoggedEvent>> {
+    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<EventPage> {
         self.inner.events_since(after, limit).await
     }
 
@@ -217,8 +220,16 @@ impl BlobStore for Blobs {
         BlobStore::keys(&self.inner).await
     }
 
-    async fn holds(&self, key: &BlobKey) -> storage::Result<bool> {
-        self.inner.holds(key).await
+    async fn size(&self, key: &BlobKey) -> storage::Result<Option<u64>> {
+        self.inner.size(key).await
+    }
+
+    fn capacity(&self) -> storage::Result<Option<Capacity>> {
+        self.inner.capacity()
+    }
+
+    fn path(&self, key: &BlobKey) -> Option<PathBuf> {
+        self.inner.path(key)
     }
 
     async fn check(&self) -> storage::Result<()> {

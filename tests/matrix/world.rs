@@ -110,7 +110,7 @@ pub fn run(script: &Script, watchdog: &Watchdog) -> Outcome {
     let mut world = World {
         script,
         faults: Faults::new(script.seed, script.tuning.slow, script.faults.clone()),
-        court: Court::new(Audit::new(&memory, blobs.clone())),
+        court: Court::new(Audit::new(&memory, blobs.clone(), keeps_files(&script.tuning))),
         memory,
         blobs,
         dice: Arc::new(Mutex::new(Dice::new(mix(&[script.seed, 1])))),
@@ -278,6 +278,7 @@ impl Life {
             Step::Vanish { request } => self.order(request, Order::Vanish),
             Step::Inspect { upload } => drop(tokio::spawn(clients.inspect(upload))),
             Step::Cancel { upload } => drop(tokio::spawn(clients.cancel(upload))),
+            Step::Delete { upload } => drop(tokio::spawn(clients.delete(upload))),
             Step::Concatenate { upload, parts } if !exists(upload) => {
                 let parts = parts.into_iter().flatten().filter(|part| exists(*part)).collect();
                 let clients = self.clients.clone();
@@ -300,6 +301,10 @@ impl Life {
     }
 }
 
+fn keeps_files(tuning: &Tuning) -> Option<Duration> {
+    tuning.keeps_files_ms.map(Duration::from_millis)
+}
+
 fn settings(tuning: &Tuning) -> Settings {
     let every_byte = ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX };
     Settings {
@@ -317,6 +322,10 @@ fn settings(tuning: &Tuning) -> Settings {
         stall_after: STALL_AFTER,
         unfinished_expiry: EXPIRY,
         unfinished_age: AGE,
+        low_free_bytes: 0,
+        tells_path: false,
+        completed_expiry: keeps_files(tuning),
+        first_removal_after: Duration::ZERO,
         max_booked_percent: 90,
         scan_rate: 0,
         sweep_every: SWEEP_EVERY,

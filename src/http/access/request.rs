@@ -19,6 +19,8 @@ pub(super) enum Place {
     Administration,
     /// What tells of all uploads at once.
     List,
+    /// What tells of one upload. Deleting anything there is for operators.
+    Status,
     /// One upload, in the dialects.
     Upload,
     Elsewhere,
@@ -48,10 +50,10 @@ impl Place {
         {
             return Self::Upload;
         }
-        let upload = path.strip_prefix("/api/v1/uploads/").and_then(|rest| rest.strip_suffix("/stages"));
-        match upload {
+        let Some(upload) = path.strip_prefix("/api/v1/uploads/") else { return Self::Elsewhere };
+        match upload.strip_suffix("/stages") {
             Some(id) => Self::Stages(id.parse().ok()),
-            None => Self::Elsewhere,
+            None => Self::Status,
         }
     }
 }
@@ -141,7 +143,10 @@ mod tests {
             ("/api/v1/events", Place::List),
             ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/stages", Place::Stages(Some(id))),
             ("/api/v1/uploads/x/y/stages", Place::Stages(None)),
-            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707", Place::Elsewhere),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707", Place::Status),
+            ("/api/v1/uploads/x", Place::Status),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/", Place::Status),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/events", Place::Status),
             ("/api/v1/webhooks", Place::Administration),
             ("/api/v1/webhooks/anything", Place::Administration),
             ("/api/v1/webhooks/schemas", Place::Elsewhere),

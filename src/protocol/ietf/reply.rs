@@ -228,6 +228,10 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
         Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-gone"),
         Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
+        Rejection::Removed if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-removed"),
+        Rejection::Removed => problem(StatusCode::GONE, "upload-removed"),
+        Rejection::BytesMissing if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "bytes-missing"),
+        Rejection::BytesMissing => problem(StatusCode::GONE, "bytes-missing"),
         Rejection::WrongOffset { ours, theirs } => problem(StatusCode::CONFLICT, "wrong-offset")
             .kind(MISMATCHING_OFFSET)
             .member("expected-offset", ours.get())

@@ -194,6 +194,8 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::Refused(failure) => return Problem::refused(&failure),
         Rejection::NotFound => (StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) => (StatusCode::GONE, "upload-gone"),
+        Rejection::Removed => (StatusCode::GONE, "upload-removed"),
+        Rejection::BytesMissing => (StatusCode::GONE, "bytes-missing"),
         Rejection::WrongOffset { .. } => (StatusCode::CONFLICT, "wrong-offset"),
         Rejection::AlreadyComplete(_) => (StatusCode::CONFLICT, "upload-complete"),
         Rejection::BeyondLength(_) => (StatusCode::BAD_REQUEST, "beyond-length"),

@@ -129,6 +129,8 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::Refused(failure) => Problem::refused(&failure),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
         Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
+        Rejection::Removed => problem(StatusCode::GONE, "upload-removed"),
+        Rejection::BytesMissing => problem(StatusCode::GONE, "bytes-missing"),
         Rejection::WrongOffset { ours, .. } => {
             problem(StatusCode::CONFLICT, "wrong-offset").with(UPLOAD_OFFSET, ours.to_string())
         }

@@ -18,7 +18,7 @@ pub(in crate::state) async fn a_paused_endpoint_is_left_alone<P: Place>(place: P
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
     disable(&*store, "a", at(2)).await;
-    upload.terminate(at(3)).unwrap();
+    upload.terminate(DeletedBy::Client, at(3)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
     assert_eq!(claimed(&*store, "a", at(1_000)).await, [0_u64; 0]);
@@ -47,7 +47,7 @@ pub(in crate::state) async fn what_is_being_sent_settles_into_the_pause<P: Place
 pub(in crate::state) async fn opening_resumes_in_order<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
-    upload.terminate(at(3)).unwrap();
+    upload.terminate(DeletedBy::Client, at(3)).unwrap();
     store.commit(upload).await.unwrap();
     store.close().await;
     let store = place.open().await;
@@ -78,7 +78,7 @@ pub(in crate::state) async fn opening_takes_back_every_lease<P: Place>(place: P)
 pub(in crate::state) async fn deliveries_of_endpoints_no_longer_named_stay<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
     store.open_for(vec![subscribed("a", &["upload.*"])], at(1)).await.unwrap();
-    upload.terminate(at(2)).unwrap();
+    upload.terminate(DeletedBy::Client, at(2)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await.len(), 3);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting], "nothing new, nothing lost");

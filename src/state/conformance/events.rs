@@ -5,7 +5,9 @@ use futures::future::join_all;
 use super::*;
 use crate::domain::event::EventKind;
 use crate::state::Error;
+use crate::state::EventPage;
 use crate::state::EventPosition;
+use crate::state::Notice;
 
 /// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
 pub(in crate::state) async fn a_change_and_its_news_are_one<P: Place>(place: P) {
@@ -16,7 +18,7 @@ pub(in crate::state) async fn a_change_and_its_news_are_one<P: Place>(place: P) 
     complete(&mut upload, at(1));
     store.commit(upload).await.unwrap();
     let mut loser = read;
-    loser.terminate(at(2)).unwrap();
+    loser.terminate(DeletedBy::Client, at(2)).unwrap();
     assert!(matches!(store.commit(loser.clone()).await, Err(Error::Conflict(_))));
 
     let events = store.events_of(loser.id(), 0, 100).await.unwrap();
@@ -46,10 +48,12 @@ pub(in crate::state) async fn events_come_in_pages<P: Place>(place: P) {
     let mut after = EventPosition::default();
     loop {
         let page = store.events_since(after, 4).await.unwrap();
-        assert!(page.len() <= 4);
-        let Some(last) = page.last() else { break };
-        after = last.position;
-        pages.extend(page);
+        assert!(page.found.len() <= 4);
+        after = page.seen;
+        pages.extend(page.found);
+        if !page.has_more {
+            break;
+        }
     }
     assert_eq!(pages.len(), 30);
     assert_eq!(after, store.newest_event().await.unwrap());
@@ -60,6 +64,25 @@ pub(in crate::state) async fn events_come_in_pages<P: Place>(place: P) {
     assert_eq!(store.events_of(id, 0, 100).await.unwrap(), own);
     assert_eq!(store.events_of(id, 2, 3).await.unwrap(), own[2..5]);
     assert_eq!(store.events_of(id, 6, 3).await.unwrap(), []);
+}
+
+/// However many other events lie between those of uploads.
+pub(in crate::state) async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
+    const OTHERS: usize = 6_000;
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["endpoint.failing"])], NOW).await.unwrap();
+    let failing = || Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
+    let announced = join_all((0..OTHERS).map(|_| store.announce(failing(), at(1)))).await;
+    assert!(announced.iter().all(Result::is_ok));
+    store.insert(new_upload(1)).await.unwrap();
+
+    let first = store.events_since(EventPosition::default(), 10).await.unwrap();
+    assert_eq!((first.found.len(), first.has_more), (0, true), "it ends before the upload's event");
+    let second = store.events_since(first.seen, 10).await.unwrap();
+    assert_eq!((second.found.len(), second.has_more), (1, false));
+    assert_eq!(second.seen, store.newest_event().await.unwrap());
+    let last = store.events_since(second.seen, 10).await.unwrap();
+    assert_eq!(last, EventPage { found: vec![], seen: second.seen, has_more: false });
 }
 
 pub(in crate::state) async fn every_commit_of_a_crowd_is_logged_in_order<P: Place>(place: P) {
@@ -76,7 +99,7 @@ pub(in crate::state) async fn every_commit_of_a_crowd_is_logged_in_order<P: Plac
         })
     });
     let ids: Vec<UploadId> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
-    let log = store.events_since(EventPosition::default(), 1_000).await.unwrap();
+    let log = store.events_since(EventPosition::default(), 1_000).await.unwrap().found;
     assert_eq!(log.len(), 20 * 11);
     for id in ids {
         let sequences = log.iter().filter(|event| event.upload == id).map(|event| event.sequence);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::ranges::ReceivedRanges;
+use crate::domain::report::NewReport;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Stage;
@@ -97,6 +98,38 @@ pub(in crate::state) async fn a_cursor_is_stable_while_uploads_are_added<P: Plac
 }
 
 /// One upload for each row of the sweeper's questions, told apart by number.
+/// By when they completed, whatever has changed since; and then until their bytes are gone.
+pub(in crate::state) async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
+    let store = place.open().await;
+    for number in 0..4 {
+        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        complete(&mut upload, at(100 - i64::from(number)));
+        upload.report(NewReport::new("hls".to_owned(), None, None).unwrap(), at(200)).unwrap();
+        store.commit(upload).await.unwrap();
+    }
+    let due = async |question| {
+        let due = store.due(question, 0, 100).await.unwrap();
+        due.iter().map(number_of).collect::<Vec<u8>>()
+    };
+    let outdated = |seconds| Due::Outdated { completed_before: at(seconds) };
+    assert_eq!(due(outdated(97)).await, [0_u8; 0]);
+    assert_eq!(due(outdated(100)).await, [3, 2, 1], "oldest first");
+    assert_eq!(due(outdated(101)).await, [3, 2, 1, 0]);
+    assert_eq!(due(Due::Missing).await, [0_u8; 0]);
+
+    let mut upload = store.find(asked(2).id).await.unwrap().unwrap();
+    upload.remove(DeletedBy::Retention, at(300)).unwrap();
+    let mut upload = store.commit(upload).await.unwrap();
+    let mut lost = store.find(asked(1).id).await.unwrap().unwrap();
+    lost.bytes_are_missing(at(300));
+    store.commit(lost).await.unwrap();
+    assert_eq!(due(outdated(101)).await, [3, 1, 0]);
+    assert_eq!((due(Due::Removable).await, due(Due::Missing).await), (vec![2], vec![1]));
+    upload.bytes_removed(at(301));
+    store.commit(upload).await.unwrap();
+    assert_eq!(due(Due::Removable).await, [0_u8; 0]);
+}
+
 pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
     let store = place.open().await;
     let list = Role::Final { parts: vec![], as_sent: String::new() };
@@ -124,7 +157,7 @@ pub(in crate::state) async fn the_sweeper_finds_what_is_due<P: Place>(place: P) 
             match step {
                 6 => upload.complete(now),
                 7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), status: None }, now),
-                8 | 9 => upload.terminate(now).unwrap(),
+                8 | 9 => upload.terminate(DeletedBy::Client, now).unwrap(),
                 _ => {}
             }
             if step == 9 {

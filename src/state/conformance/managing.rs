@@ -86,7 +86,7 @@ pub(in crate::state) async fn new_endpoints_hear_at_once_and_removed_ones_no_mor
     receive(&mut upload, 1, NOW);
     let mut upload = store.commit(upload).await.unwrap();
     assert_eq!(claimed(&*store, "a", at(1)).await, [2]);
-    upload.terminate(at(2)).unwrap();
+    upload.terminate(DeletedBy::Client, at(2)).unwrap();
     let mut upload = store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Leased, Waiting]);
 
@@ -312,7 +312,7 @@ pub(in crate::state) async fn notices_go_to_those_who_want_them<P: Place>(place:
     assert_eq!(body["data"]["delivery_id"], claims[0].delivery.to_string());
     settle(&*store, vec![settlement(&notice, AttemptOutcome::Status(500), Verdict::Dead)], at(5)).await;
     assert_eq!(told("c").await, ["delivery.exhausted"]);
-    assert_eq!(store.events_since(Default::default(), 100).await.unwrap().len(), 1, "the log is of uploads");
+    assert_eq!(store.events_since(Default::default(), 100).await.unwrap().found.len(), 1, "the log is of uploads");
 }
 
 /// webhooks A5: leased to whoever asked, also while the endpoint is paused.

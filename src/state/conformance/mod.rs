@@ -21,6 +21,7 @@ use crate::domain::endpoint::Origin;
 use crate::domain::event::EventFilter;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
+use crate::domain::removal::DeletedBy;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
 use crate::domain::time::Timestamp;
@@ -93,6 +94,7 @@ macro_rules! conformance_suite {
             backlogs::a_retry_of_after_the_resumption_is_not_hastened
             backlogs::a_relaxed_order_reaches_a_long_backlog
             events::a_change_and_its_news_are_one
+            events::a_page_looks_at_a_bounded_number_of_events
             expiry::what_waits_too_long_is_given_up
             expiry::a_lane_goes_on_behind_what_was_given_up
             expiry::old_progress_is_dropped_without_a_word
@@ -162,6 +164,9 @@ macro_rules! conformance_suite {
             lists::every_filter_holds
             lists::a_cursor_is_stable_while_uploads_are_added
             lists::the_sweeper_finds_what_is_due
+            lists::the_sweeper_finds_files_to_remove
+            retention::records_without_bytes_end
+            replay::a_record_loses_its_words_once_it_is_over
             events::events_come_in_pages
             events::every_commit_of_a_crowd_is_logged_in_order
             hook_calls::hook_calls_are_listed_newest_first

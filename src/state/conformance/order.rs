@@ -60,7 +60,7 @@ pub(in crate::state) async fn a_delivery_that_backs_off_holds_nobody_back<P: Pla
     assert_eq!((sequence_of(&second), second.attempts), (2, 0));
 
     // While the second is out, the third waits for it, not for the first.
-    upload.terminate(at(3)).unwrap();
+    upload.terminate(DeletedBy::Client, at(3)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Leased, Waiting]);
     let dead = settlement(&second, AttemptOutcome::Status(400), Verdict::Dead);
@@ -139,7 +139,7 @@ pub(in crate::state) async fn nothing_waits_for_superseded_progress<P: Place>(pl
     store.open_for(vec![subscribed("b", &["upload.progress", "upload.terminated"])], at(4)).await.unwrap();
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting]);
     let mut upload = upload;
-    upload.terminate(at(5)).unwrap();
+    upload.terminate(DeletedBy::Client, at(5)).unwrap();
     store.commit(upload).await.unwrap();
     assert_eq!(states_at(&*store, "b").await, [Superseded, Superseded, Ready]);
     assert_eq!(drain(&*store, "b", at(6)).await, [5]);

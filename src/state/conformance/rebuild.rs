@@ -3,7 +3,7 @@
 //! But for what no event is made of. Bytes between two events within a stage are told only as progress, if that is wanted
 //! and not too often; so of an upload in flight the offset may be newer than the log, and so may the percentage of a
 //! report that came soon after another. What is only there to work with is not told at all: the received ranges and the
-//! states of digests and storage behind them, when it expires and on which terms, whether its bytes are removed, what the
+//! states of digests and storage behind them, when it expires and on which terms, whether its bytes are gone or missing, what the
 //! application has said of it (that is in the record of hooks), and when it was last touched.
 
 use proptest::strategy::Strategy;
@@ -73,6 +73,7 @@ fn told_by_row(record: &Record) -> Value {
         "facts": record.facts.as_ref().map(facts_json),
         "error": failed,
         "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
+        "removed": record.removed.map(|removed| json!([removed.by.name(), removed.at.to_string()])),
         "reports": record.reports.iter().map(|it| json!({ "name": it.name, "percent": it.percent, "message": it.message })).collect::<Vec<_>>(),
         "next_sequence": record.next_sequence,
     })
@@ -85,12 +86,14 @@ fn value_of(bytes: &[u8]) -> Value {
 /// The same, from nothing but the bodies of events.
 fn told_by_log(bodies: &[Value]) -> Value {
     let (mut timeline, mut reports): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
-    let mut stage = Value::Null;
+    let (mut stage, mut removed) = (Value::Null, Value::Null);
     for body in bodies {
         let data = &body["data"];
         // News from within a stage is no entry of it.
-        if body["type"] != "upload.progress" && body["type"] != "upload.processing" {
-            timeline.push(json!([data["stage"], body["timestamp"]]));
+        match body["type"].as_str() {
+            Some("upload.progress" | "upload.processing") => {}
+            Some("upload.removed") => removed = json!([data["by"], body["timestamp"]]),
+            _ => timeline.push(json!([data["stage"], body["timestamp"]])),
         }
         stage = data["stage"].clone();
         if let Some(report) = data.get("report") {
@@ -111,6 +114,7 @@ fn told_by_log(bodies: &[Value]) -> Value {
         "facts": last["facts"],
         "error": last["error"],
         "timeline": timeline,
+        "removed": removed,
         "reports": reports,
         "next_sequence": bodies.len() + 1,
     })
@@ -130,7 +134,9 @@ fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
         }
         (Stage::Receiving, 4) => upload.stall(now),
         (Stage::Created | Stage::Receiving | Stage::Stalled, 5) => upload.expire(now),
-        (Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Completed, 6) => upload.terminate(now).unwrap(),
+        (Stage::Created | Stage::Receiving | Stage::Stalled, 6) => upload.terminate(DeletedBy::Client, now).unwrap(),
+        (Stage::Completed, 5) => drop(upload.remove(DeletedBy::Retention, now)),
+        (Stage::Completed, 6) => drop(upload.terminate(DeletedBy::Client, now)),
         (Stage::Received, 0..=5) => {
             upload.learn(Facts { content_type: "video/mp4".to_owned(), content: None });
             upload.verify(now);

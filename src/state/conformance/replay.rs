@@ -7,12 +7,16 @@ use DeliveryState::*;
 use crate::domain::delivery::Trigger;
 use crate::domain::endpoint::Ordering;
 use crate::domain::id::DeliveryId;
+use crate::domain::report::NewReport;
+use crate::domain::upload::Failure;
+use crate::state::Error;
 use crate::state::EventPosition;
 use crate::state::ReplayId;
 use crate::state::ReplayJob;
 use crate::state::ReplayState;
 use crate::state::ReplayWhat;
 use crate::state::Replayed;
+use crate::state::UploadQuery;
 
 async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
     settle(store, vec![settlement(claim, AttemptOutcome::Status(500), Verdict::Dead)], now).await;
@@ -224,7 +228,7 @@ pub(in crate::state) async fn a_job_goes_straight_to_its_range<P: Place>(place: 
         }
         store.insert(upload).await.unwrap();
     }
-    let all = store.events_since(EventPosition(0), 10_000).await.unwrap();
+    let all = store.events_since(EventPosition(0), 10_000).await.unwrap().found;
     let each_day = i64::try_from(all.len()).unwrap() / 60;
     assert!(each_day >= 19);
     store.open_for(vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
@@ -322,6 +326,43 @@ pub(in crate::state) async fn words_can_be_taken_out<P: Place>(place: P) {
     assert!(std::str::from_utf8(&untouched[0].body).unwrap().contains("\"metadata\""));
 }
 
+/// Of one that is over; one under way still needs what its client said.
+pub(in crate::state) async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
+    let store = place.open().await;
+    let words = || Metadata::new(vec![("name".to_owned(), b"private".to_vec())]).unwrap();
+    for number in 0..3 {
+        let as_sent = Some("name cHJpdmF0ZQ==".to_owned());
+        let asked = NewUpload { metadata: words(), metadata_as_sent: as_sent, ..asked(number) };
+        let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+        match number {
+            0 => receive(&mut upload, 1, NOW),
+            1 => {
+                let message = "private was refused".to_owned();
+                upload.fail(Failure { code: "x".to_owned(), message, status: Some(403) }, NOW);
+            }
+            _ => {
+                complete(&mut upload, NOW);
+                let message = Some("private is ready".to_owned());
+                upload.report(NewReport::new("hls".to_owned(), Some(1), message).unwrap(), NOW).unwrap();
+            }
+        }
+        let upload = store.commit(upload).await.unwrap();
+        store.expunge(upload.id()).await.unwrap();
+        let left = store.find(upload.id()).await.unwrap().unwrap();
+        if number == 0 {
+            assert_eq!(left, upload, "it is under way");
+            continue;
+        }
+        assert!(!format!("{:?}", left.record()).contains("private"), "{:?}", left.record());
+        assert!(left.record().version > upload.record().version);
+        assert_eq!((left.stage(), left.offset()), (upload.stage(), upload.offset()));
+        assert_eq!(left.record().timeline, upload.record().timeline);
+        assert!(matches!(store.commit(upload).await, Err(Error::Conflict(_))), "who has read it before is told");
+    }
+    let by_name = UploadQuery { metadata: words().pairs().to_vec(), limit: 10, ..UploadQuery::default() };
+    assert_eq!(store.list(&by_name).await.unwrap().found.len(), 1);
+}
+
 /// webhooks L6.
 pub(in crate::state) async fn what_is_old_goes<P: Place>(place: P) {
     let store = fared(&place).await;
@@ -337,7 +378,7 @@ pub(in crate::state) async fn what_is_old_goes<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Ready, Leased]);
     assert_eq!(states_at(&*store, "b").await, [Succeeded; 4]);
     let numbers = async || {
-        let left = store.events_since(EventPosition(0), 100).await.unwrap();
+        let left = store.events_since(EventPosition(0), 100).await.unwrap().found;
         left.iter().map(|event| event.upload.as_bytes()[15]).collect::<Vec<_>>()
     };
     assert_eq!(numbers().await, [2, 3, 4, 5], "events that a delivery needs stay");
@@ -351,6 +392,6 @@ pub(in crate::state) async fn what_is_old_goes<P: Place>(place: P) {
     assert_eq!(numbers().await, [4, 5]);
     assert_eq!(claim(&*store, "a", at(500)).await.len(), 2);
     // A bookmark in the log stays good.
-    let left = store.events_since(EventPosition(0), 100).await.unwrap();
+    let left = store.events_since(EventPosition(0), 100).await.unwrap().found;
     assert_eq!(store.newest_event().await.unwrap(), left.last().unwrap().position);
 }

@@ -18,6 +18,45 @@ fn with_metadata(number: u8) -> Upload {
     Upload::create(asked, NOW)
 }
 
+/// Once its bytes are gone, and not before: how it ended makes no difference.
+pub(in crate::state) async fn records_without_bytes_end<P: Place>(place: P) {
+    let store = place.open().await;
+    for number in 0..6 {
+        let mut upload = store.insert(with_metadata(number)).await.unwrap();
+        match number {
+            0 => upload.expire(at(2)),
+            1 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
+            2..=4 => complete(&mut upload, at(2)),
+            _ => {}
+        }
+        if (2..=3).contains(&number) {
+            upload.remove(DeletedBy::Operator, at(3)).unwrap();
+        }
+        let mut upload = store.commit(upload).await.unwrap();
+        // The bytes of the fourth could not be removed yet.
+        if number <= 2 {
+            upload.bytes_removed(at(3));
+            store.commit(upload).await.unwrap();
+        }
+    }
+    let listed = async || {
+        let query = UploadQuery { limit: 100, ..UploadQuery::default() };
+        let page = store.list(&query).await.unwrap();
+        page.found.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<_>>()
+    };
+    let ended_before = |seconds| Horizon { ended_uploads: at(seconds), ..horizon(NOW) };
+    while store.prune(ended_before(3), 2).await.unwrap() > 0 {}
+    assert_eq!(listed().await, [5, 4, 3, 2, 1, 0], "none is old enough");
+    while store.prune(ended_before(1_000), 2).await.unwrap() > 0 {}
+    assert_eq!(listed().await, [5, 4, 3]);
+    for number in 0..3 {
+        assert!(store.find(asked(number).id).await.unwrap().is_none());
+        assert_eq!(store.events_of(asked(number).id, 0, 100).await.unwrap(), []);
+    }
+    // The identifier is free again, also for the same metadata.
+    store.insert(with_metadata(0)).await.unwrap();
+}
+
 /// In whatever way it ended, with everything that belongs to it. What may still be wanted stays.
 pub(in crate::state) async fn records_of_ended_uploads_end<P: Place>(place: P) {
     let store = place.open().await;
@@ -27,10 +66,10 @@ pub(in crate::state) async fn records_of_ended_uploads_end<P: Place>(place: P) {
         receive(&mut upload, 1, at(1));
         match number {
             0 | 5 => upload.expire(at(2)),
-            1 => upload.terminate(at(2)).unwrap(),
+            1 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
             2 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), status: None }, at(2)),
             3 => complete(&mut upload, at(2)),
-            6 => upload.terminate(at(2)).unwrap(),
+            6 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
             _ => {}
         }
         let mut upload = store.commit(upload).await.unwrap();

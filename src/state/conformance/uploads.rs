@@ -12,6 +12,7 @@ use crate::domain::facts::Media;
 use crate::domain::facts::Track;
 use crate::domain::facts::TrackKind;
 use crate::domain::ranges::ReceivedRanges;
+use crate::domain::removal::Removal;
 use crate::domain::report::Report;
 use crate::domain::size::MAX_BYTES;
 use crate::domain::upload::Bytes;
@@ -86,6 +87,8 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
             Report { name: "x".to_owned(), percent: None, message: None, at: at(4), told_at: at(4) },
         ],
         bytes: Bytes::Removed,
+        removed: Some(Removal { at: at(7), by: DeletedBy::Retention }),
+        missing_since: Some(at(8)),
         timeline: vec![(Stage::Created, at(-5)), (Stage::Receiving, at(-4)), (stage, NOW)],
         failure: Some(Failure { code: "broken".to_owned(), message: "a \"sentence\"\0".to_owned(), status: Some(422) }),
         created_at: at(-5),
@@ -162,7 +165,10 @@ pub(in crate::state) async fn a_stale_commit_changes_nothing<P: Place>(place: P)
 
     let missing = new_upload(2);
     assert!(matches!(store.commit(missing).await, Err(Error::Conflict(_))));
-    assert_eq!(store.newest_event().await.unwrap(), store.events_since(EventPosition(0), 9).await.unwrap()[1].position);
+    assert_eq!(
+        store.newest_event().await.unwrap(),
+        store.events_since(EventPosition(0), 9).await.unwrap().found[1].position
+    );
 }
 
 pub(in crate::state) async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
@@ -239,7 +245,7 @@ pub(in crate::state) async fn reopening_keeps_everything<P: Place>(place: P) {
     succeed(&*store, &first, at(2)).await;
     let events = store.events_since(EventPosition(0), 100).await.unwrap();
     let deliveries = deliveries_to(&*store, "a").await;
-    assert_eq!((events.len(), deliveries.len()), (6, 6));
+    assert_eq!((events.found.len(), deliveries.len()), (6, 6));
     store.close().await;
 
     let store = place.open().await;

@@ -18,9 +18,10 @@ const STATUS_ROOT: &str = "/api/v1/uploads/";
 impl Tables {
     pub(super) fn append_news(&mut self, upload: &Upload) {
         for event in upload.news() {
-            let newest = self.events.last().map_or(0, |event| event.position.0);
+            // Never the same again, also when the newest event was removed: readers keep it as a bookmark.
+            self.last_position += 1;
             self.events.push(LoggedEvent {
-                position: EventPosition(newest + 1),
+                position: EventPosition(self.last_position),
                 id: EventId::new(event.at, in_order(upload.id(), event.sequence)),
                 upload: upload.id(),
                 sequence: event.sequence,
@@ -42,6 +43,13 @@ impl Tables {
             let body = expunged_body(event.kind, event.id.made_at(), upload, sequence, &event.body);
             event.body = Bytes::from(body);
             changed += 1;
+        }
+        if let Some(record) = self.uploads.get(&upload) {
+            let mut settled = Upload::from_record(record.clone());
+            if settled.is_settled() {
+                settled.expunge();
+                self.put(settled);
+            }
         }
         changed
     }

@@ -42,6 +42,7 @@ struct Tables {
     uploads: BTreeMap<UploadId, Record>,
     /// In the order of their commits.
     events: Vec<LoggedEvent>,
+    last_position: i64,
     hook_calls: BTreeMap<HookCallId, HookCall>,
     transactions: u64,
 }

@@ -133,7 +133,8 @@ impl Outbox for MemoryState {
 
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
         let mut tables = self.write("remove what is old")?;
-        Ok(tables.prune_events(horizon.finished, limit) + tables.prune_hook_calls(horizon, limit))
+        let uploads = tables.prune_uploads(horizon.ended_uploads, limit);
+        Ok(uploads + tables.prune_events(horizon.finished, limit) + tables.prune_hook_calls(horizon, limit))
     }
 
     fn superseded(&self) -> u64 {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::domain::hook::HookCall;
 use crate::domain::id::UploadId;
+use crate::domain::time::Timestamp;
 use crate::domain::upload::Bytes;
 use crate::domain::upload::Record;
 use crate::domain::upload::Role;
@@ -14,6 +15,7 @@ use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::state::Due;
 use crate::state::Error;
+use crate::state::EventPage;
 use crate::state::EventPosition;
 use crate::state::HookCallQuery;
 use crate::state::LoggedEvent;
@@ -64,7 +66,8 @@ impl UploadStore for MemoryState {
         match question {
             Due::Expired { .. } | Due::Overlong { .. } => due.sort_by_key(|record| record.expires_at),
             Due::Silent { .. } | Due::ChangedAfter { .. } => due.sort_by_key(|record| record.updated_at),
-            Due::Unsettled | Due::Unsealed | Due::Removable => {}
+            Due::Outdated { .. } => due.sort_by_key(|record| completed_at(record)),
+            Due::Unsettled | Due::Unsealed | Due::Removable | Due::Missing => {}
         }
         Ok(page(due.into_iter(), skip, limit))
     }
@@ -74,8 +77,10 @@ impl UploadStore for MemoryState {
         Ok(tables.log(limit, |event| event.upload == id && event.sequence > after))
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>> {
-        Ok(self.read("read the log of events")?.log(limit, |event| event.position > after))
+    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
+        let found = self.read("read the log of events")?.log(limit, |event| event.position > after);
+        let has_more = found.len() as u64 == u64::from(limit);
+        Ok(EventPage { seen: found.last().map_or(after, |event| event.position), found, has_more })
     }
 
     async fn newest_event(&self) -> Result<EventPosition> {
@@ -103,11 +108,21 @@ impl UploadStore for MemoryState {
 
 impl super::Tables {
     /// Writes an upload and its news.
-    fn put(&mut self, upload: Upload) -> Upload {
+    pub(super) fn put(&mut self, upload: Upload) -> Upload {
         self.append_news(&upload);
         let committed = upload.committed();
         self.uploads.insert(committed.id(), committed.record().clone());
         committed
+    }
+
+    /// Removes at most `limit` records without bytes that were last changed before then, with their events.
+    pub(super) fn prune_uploads(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let old = |record: &&Record| record.bytes == Bytes::Removed && record.updated_at < before;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let old: Vec<UploadId> = self.uploads.values().filter(old).map(|record| record.id).take(limit).collect();
+        self.uploads.retain(|id, _| !old.contains(id));
+        self.events.retain(|event| !old.contains(&event.upload));
+        old.len() as u64
     }
 }
 
@@ -132,6 +147,10 @@ fn expires(record: &Record) -> bool {
     record.stage.takes_bytes() || (record.stage == Stage::Received && record.role == Role::Partial)
 }
 
+fn completed_at(record: &Record) -> Option<Timestamp> {
+    record.timeline.last().filter(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
+}
+
 fn is_due(record: &Record, question: Due) -> bool {
     let is_partial = record.role == Role::Partial;
     match question {
@@ -148,6 +167,14 @@ fn is_due(record: &Record, question: Due) -> bool {
         }
         Due::ChangedAfter { now } => record.stage == Stage::Receiving && record.updated_at > now,
         Due::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
-        Due::Removable => matches!(record.stage, Stage::Ended(_)) && record.bytes == Bytes::Kept,
+        Due::Removable => {
+            let is_over = matches!(record.stage, Stage::Ended(_)) || record.removed.is_some();
+            is_over && record.bytes == Bytes::Kept
+        }
+        Due::Outdated { completed_before } => {
+            let has_file = record.stage == Stage::Completed && record.removed.is_none();
+            has_file && completed_at(record).is_some_and(|at| at < completed_before)
+        }
+        Due::Missing => record.missing_since.is_some(),
     }
 }

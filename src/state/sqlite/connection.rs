@@ -31,7 +31,26 @@ pub(super) fn open_writer(path: &Path, durability: Durability, log_bytes: u64) -
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "journal_size_limit", i64::try_from(log_bytes).unwrap_or(i64::MAX))?;
+    overwrite_deleted(&connection, Overwrite::WithinPages)?;
     Ok(connection)
+}
+
+/// What of the file is overwritten when rows are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overwrite {
+    /// Only what lies in pages that are written anyway.
+    WithinPages,
+    /// Pages that are freed as well.
+    Everything,
+}
+
+/// Decides what later deletions leave behind.
+pub(super) fn overwrite_deleted(connection: &Connection, what: Overwrite) -> rusqlite::Result<()> {
+    let mode = match what {
+        Overwrite::WithinPages => "fast",
+        Overwrite::Everything => "on",
+    };
+    connection.pragma_update(None, "secure_delete", mode)
 }
 
 /// One that cannot write, for a file that is there.

@@ -12,6 +12,7 @@ use crate::domain::metadata::Metadata;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Record;
 use crate::domain::upload::Upload;
+use crate::state::EventPage;
 use crate::state::EventPosition;
 use crate::state::LoggedEvent;
 use crate::state::Result;
@@ -133,8 +134,11 @@ const OF_UPLOAD: &str = concat!(
 const SINCE: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM events WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2"
+    " FROM events WHERE position > ?1 AND position <= ?2 AND upload_id IS NOT NULL ORDER BY position LIMIT ?3"
 );
+
+/// How far in the log one page looks at the most: events that are not of uploads are passed over one by one.
+const WINDOW: u32 = 5_000;
 
 /// The position of the newest event; 0 without one.
 pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
@@ -148,11 +152,19 @@ impl SqliteStore {
         events.await
     }
 
-    pub(super) async fn read_events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>> {
-        let events = self.readers.read("read the log of events", move |connection| {
-            connection.prepare_cached(SINCE)?.query_map(params![after.0, limit], rows::logged_event)?.collect()
+    pub(super) async fn read_events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
+        let end = after.0.saturating_add(i64::from(WINDOW.max(limit)));
+        let page = self.readers.read("read the log of events", move |connection| {
+            let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
+            let mut statement = connection.prepare_cached(SINCE)?;
+            let found = statement.query_map(params![after.0, end, limit], rows::logged_event)?;
+            let found: Vec<LoggedEvent> = found.collect::<rusqlite::Result<_>>()?;
+            let is_full = u32::try_from(found.len()).is_ok_and(|count| count == limit);
+            let last = found.last().filter(|_| is_full).map(|event| event.position);
+            let seen = last.unwrap_or(EventPosition(end.min(newest).max(after.0)));
+            Ok(EventPage { found, seen, has_more: is_full || end < newest })
         });
-        events.await
+        page.await
     }
 
     pub(super) async fn read_newest_event(&self) -> Result<EventPosition> {

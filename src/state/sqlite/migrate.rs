@@ -14,7 +14,7 @@ use crate::state::sqlite::connection;
 use crate::state::sqlite::failed;
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/sqlite/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/sqlite/0002_facts_terms_reports.sql"),
     include_str!("../migrations/sqlite/0003_endpoints_and_replay.sql"),
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("../migrations/sqlite/0008_unsealed.sql"),
     include_str!("../migrations/sqlite/0009_pause_by_endpoint.sql"),
     include_str!("../migrations/sqlite/0010_ended_uploads.sql"),
+    include_str!("../migrations/sqlite/0011_removed_files.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";
@@ -76,6 +77,35 @@ mod tests {
             apply(&mut connection, number, sql).unwrap();
         }
         connection
+    }
+
+    /// Migration 11: uploads that had completed or ended before are found by its indexes.
+    #[test]
+    fn uploads_of_before_are_found_by_when_they_completed() {
+        let mut connection = after(10);
+        for (id, stage, bytes_kept, timeline) in [
+            (1, "completed", true, r#"[["created",1],["received",2],["completed",5]]"#),
+            (2, "completed", true, r#"[["created",1],["completed",3]]"#),
+            (3, "terminated", false, r#"[["created",1],["completed",3],["terminated",4]]"#),
+            (4, "receiving", true, r#"[["created",1],["receiving",2]]"#),
+        ] {
+            let sql = "INSERT INTO uploads (id, version, stage, role, received, wanted_digests, promised_digests,
+                    running_digests, digests, bytes_kept, timeline, created_at_ms, updated_at_ms, next_sequence,
+                    last_progress_offset, last_progress_at_ms)
+                VALUES (?1, 1, ?2, 'single', '[]', '[]', '[]', x'', '[]', ?3, ?4, 1, 9, 1, 0, 1)";
+            connection.execute(sql, (vec![id], stage, bytes_kept, timeline)).unwrap();
+        }
+        run(&mut connection).unwrap();
+        let found = |sql: &str| {
+            let mut statement = connection.prepare(sql).unwrap();
+            let ids = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+            ids.collect::<rusqlite::Result<Vec<_>>>().unwrap().concat()
+        };
+        let completed = "SELECT id FROM uploads INDEXED BY uploads_completed
+            WHERE stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') <= 5
+            ORDER BY json_extract(timeline, '$[#-1][1]')";
+        assert_eq!(found(completed), [2, 1]);
+        assert_eq!(found("SELECT id FROM uploads INDEXED BY uploads_ended WHERE bytes_kept = 0"), [3]);
     }
 
     /// Migration 9: what was paused with its endpoint finds its place in its lane, by the order of the endpoint.

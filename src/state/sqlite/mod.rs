@@ -28,6 +28,7 @@ mod connection;
 mod endpoints;
 mod events;
 mod expiry;
+mod expunge;
 mod gate;
 mod hook_calls;
 mod lanes;

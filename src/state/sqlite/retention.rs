@@ -1,4 +1,4 @@
-//! Forgetting: what is old enough goes, a piece at a time, and what an upload's client said goes when asked.
+//! Forgetting: what is old enough goes, a piece at a time.
 //!
 //! What to remove is found by a reader, so that looking for it never keeps anyone from writing: it walks deliveries, events
 //! and ended uploads from the oldest on, past what must stay, a bounded number of rows at a time. An event and its deliveries go together, so that a replay of what was missed does not
@@ -8,16 +8,13 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
-use rusqlite::Row;
 use rusqlite::params;
 
-use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::state::Horizon;
 use crate::state::Result;
-use crate::state::event_body::expunged_body;
 use crate::state::sqlite::SqliteStore;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::integer;
@@ -66,7 +63,7 @@ struct Old {
     /// Unfinished deliveries to endpoints that are no more.
     abandoned: Vec<[u8; 16]>,
     events: Vec<i64>,
-    /// Uploads that ended.
+    /// Uploads without bytes.
     uploads: Vec<UploadId>,
     jobs: Vec<[u8; 16]>,
     calls: Vec<[u8; 16]>,
@@ -132,15 +129,6 @@ impl SqliteStore {
                 *places = Places::default();
                 return Ok(0);
             }
-        }
-    }
-
-    pub(super) async fn expunge_in_pieces(&self, upload: UploadId) -> Result<u64> {
-        let (mut total, mut after) = (0, i64::MIN);
-        loop {
-            let (count, last) = self.writer.write(Expunge { upload, after }).await?;
-            let Some(last) = last else { return Ok(total) };
-            (total, after) = (total + count, last);
         }
     }
 }
@@ -255,7 +243,7 @@ macro_rules! has_deliveries_to_keep {
     };
 }
 
-/// Uploads that ended long enough ago, and where the walk goes on.
+/// Uploads without bytes that were last changed long enough ago, and where the walk goes on.
 fn find_uploads(
     connection: &Connection,
     horizon: Horizon,
@@ -267,7 +255,7 @@ fn find_uploads(
             "SELECT updated_at_ms, id, ",
             has_deliveries_to_keep!("uploads.id"),
             " FROM uploads INDEXED BY uploads_ended
-             WHERE bytes_kept = 0 AND stage IN ('failed', 'expired', 'terminated')
+             WHERE bytes_kept = 0
                  AND (updated_at_ms, id) > (?3, ?4) AND updated_at_ms < ?1
              ORDER BY updated_at_ms, id LIMIT ?5",
         ))?
@@ -312,6 +300,12 @@ impl Work for Prune {
     }
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+        desk.overwriting(|desk| self.remove(desk))
+    }
+}
+
+impl Prune {
+    fn remove(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
         let mut gone = 0;
         for delivered in &self.old.deliveries {
             gone += self.forget(desk, delivered)?;
@@ -343,9 +337,7 @@ impl Work for Prune {
         }
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
     }
-}
 
-impl Prune {
     /// Forgets a delivery, unless it or another of its event was asked for again since it was found.
     fn forget(&self, desk: &Desk, delivered: &Delivered) -> rusqlite::Result<usize> {
         let (finished, dead) = (self.horizon.finished.unix_ms(), self.horizon.dead.unix_ms());
@@ -383,7 +375,7 @@ impl Prune {
             .connection
             .prepare_cached(concat!(
                 "SELECT metadata FROM uploads JOIN upload_origins USING (id)
-                 WHERE id = ?3 AND bytes_kept = 0 AND stage IN ('failed', 'expired', 'terminated') AND updated_at_ms < ?1
+                 WHERE id = ?3 AND bytes_kept = 0 AND updated_at_ms < ?1
                      AND NOT ",
                 has_deliveries_to_keep!("?3"),
             ))?
@@ -424,43 +416,5 @@ impl Prune {
             concat!("DELETE FROM events WHERE position = ?1 AND occurred_at_ms < ?2 AND ", without_deliveries!()),
             params![position, self.horizon.finished.unix_ms()],
         )
-    }
-}
-
-/// How many events are rewritten in one transaction: their bodies may be 20 kB each.
-const EXPUNGED: u32 = 100;
-
-/// Takes what a client said out of the next events of its upload, those with a sequence above `after`.
-struct Expunge {
-    upload: UploadId,
-    after: i64,
-}
-
-impl Work for Expunge {
-    const OPERATION: &'static str = "take an upload's words out of its events";
-    /// How many those were, and the sequence of the last.
-    type Output = (u64, Option<i64>);
-
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
-        let event = |row: &Row<'_>| {
-            let mut columns = Columns::of(row);
-            Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.kind()?, columns.instant()?))
-        };
-        let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
-            .connection
-            .prepare_cached(
-                "SELECT position, sequence, kind, occurred_at_ms FROM events
-                 WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
-            )?
-            .query_map(params![self.upload.as_bytes(), self.after, EXPUNGED], event)?
-            .collect::<rusqlite::Result<_>>()?;
-        let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
-        for (position, sequence, kind, at) in &events {
-            let full = bodies.query_one([position], |row| Columns::of(row).body())?;
-            let body = expunged_body(*kind, *at, self.upload, *sequence, &full);
-            desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
-        }
-        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
-        Ok((count, events.last().map(|(_, sequence, ..)| *sequence)))
     }
 }

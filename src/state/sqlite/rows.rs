@@ -30,6 +30,8 @@ use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::metadata::Metadata;
 use crate::domain::ranges::ReceivedRanges;
+use crate::domain::removal::DeletedBy;
+use crate::domain::removal::Removal;
 use crate::domain::report::Report;
 use crate::domain::size::Length;
 use crate::domain::size::Offset;
@@ -55,7 +57,8 @@ macro_rules! upload_columns {
         "id, version, dialect, role, parts, parts_as_sent, stage, received, length, metadata, metadata_as_sent,
          wanted_digests, promised_digests, running_digests, digests, resume, bytes_kept, timeline, failure_code,
          failure_message, created_at_ms, updated_at_ms, expires_at_ms, next_sequence, last_progress_offset,
-         last_progress_at_ms, failure_status, facts, accepted_at_ms, reports, max_bytes, expires_by_ms"
+         last_progress_at_ms, failure_status, facts, accepted_at_ms, reports, removed_at_ms, removed_by, missing_since_ms,
+         max_bytes, expires_by_ms"
     };
 }
 pub(super) use upload_columns;
@@ -88,9 +91,9 @@ pub(super) fn integer(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The parts of an upload that change, in the order `?1` to `?25` of the statements that write them. The version is
+/// The parts of an upload that change, in the order `?1` to `?28` of the statements that write them. The version is
 /// the one the commit makes.
-pub(super) fn upload_values(record: &Record) -> [Column; 25] {
+pub(super) fn upload_values(record: &Record) -> [Column; 28] {
     let (last_progress_offset, last_progress_at) = record.last_progress;
     [
         record.id.as_bytes().to_vec().into(),
@@ -118,6 +121,9 @@ pub(super) fn upload_values(record: &Record) -> [Column; 25] {
         record.facts.as_ref().map(|facts| facts_json(facts).to_string()).into(),
         record.accepted_at.map(Timestamp::unix_ms).into(),
         (!record.reports.is_empty()).then(|| reports_json(&record.reports)).into(),
+        record.removed.map(|removed| removed.at.unix_ms()).into(),
+        record.removed.map(|removed| removed.by.name().to_owned()).into(),
+        record.missing_since.map(Timestamp::unix_ms).into(),
     ]
 }
 
@@ -176,6 +182,8 @@ pub(super) fn upload(row: &Row<'_>) -> rusqlite::Result<Upload> {
         facts: None,
         accepted_at: None,
         reports: Vec::new(),
+        removed: None,
+        missing_since: None,
         terms: Terms::default(),
     };
     if let (Some(failure), status) = (&mut record.failure, columns.next()?) {
@@ -184,6 +192,8 @@ pub(super) fn upload(row: &Row<'_>) -> rusqlite::Result<Upload> {
     record.facts = columns.facts()?;
     record.accepted_at = columns.maybe_instant()?;
     record.reports = columns.reports()?;
+    record.removed = columns.removal()?;
+    record.missing_since = columns.maybe_instant()?;
     record.terms = Terms { max_bytes: columns.maybe_count()?, expires_by: columns.maybe_instant()? };
     Ok(Upload::from_record(record))
 }
@@ -357,6 +367,17 @@ impl<'row> Columns<'row> {
     fn failure(&mut self) -> rusqlite::Result<Option<Failure>> {
         let (code, message): (Option<String>, Option<String>) = (self.next()?, self.next()?);
         Ok(code.zip(message).map(|(code, message)| Failure { code, message, status: None }))
+    }
+
+    fn removal(&mut self) -> rusqlite::Result<Option<Removal>> {
+        match (self.maybe_instant()?, self.next::<Option<String>>()?) {
+            (None, None) => Ok(None),
+            (Some(at), Some(name)) => {
+                let by = DeletedBy::by_name(&name).ok_or_else(|| self.unreadable())?;
+                Ok(Some(Removal { at, by }))
+            }
+            (None, Some(_)) | (Some(_), None) => Err(self.unreadable()),
+        }
     }
 
     fn facts(&mut self) -> rusqlite::Result<Option<Facts>> {

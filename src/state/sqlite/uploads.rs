@@ -11,10 +11,10 @@ use rusqlite::types::Value;
 
 use crate::domain::hook::HookCall;
 use crate::domain::id::UploadId;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::state::Due;
 use crate::state::Error;
+use crate::state::EventPage;
 use crate::state::EventPosition;
 use crate::state::HookCallQuery;
 use crate::state::LoggedEvent;
@@ -70,7 +70,7 @@ impl UploadStore for SqliteStore {
         self.read_events_of(id, after, limit).await
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<Vec<LoggedEvent>> {
+    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
         self.read_events_since(after, limit).await
     }
 
@@ -101,7 +101,8 @@ impl UploadStore for SqliteStore {
     }
 }
 
-const FIND: &str = concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
+pub(super) const FIND: &str =
+    concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
 
 /// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
 fn due_query(question: Due, skip: u32, limit: u32) -> Query {
@@ -151,10 +152,17 @@ fn due_query(question: Due, skip: u32, limit: u32) -> Query {
             .push("stage = 'receiving' AND updated_at_ms > ")
             .bind(now.unix_ms())
             .push(" ORDER BY updated_at_ms"),
-        Due::Removable => sql
-            .push("uploads_removable")
+        Due::Removable => sql.push("uploads_removable").push(joined).push(
+            "bytes_kept = 1 AND (stage IN ('failed', 'expired', 'terminated') OR removed_at_ms IS NOT NULL)
+             ORDER BY id",
+        ),
+        Due::Outdated { completed_before } => sql
+            .push("uploads_completed")
             .push(joined)
-            .push("bytes_kept = 1 AND stage IN ('failed', 'expired', 'terminated') ORDER BY id"),
+            .push("stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') < ")
+            .bind(completed_before.unix_ms())
+            .push(" ORDER BY json_extract(timeline, '$[#-1][1]')"),
+        Due::Missing => sql.push("uploads_missing").push(joined).push("missing_since_ms IS NOT NULL ORDER BY id"),
     };
     sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
     sql
@@ -162,7 +170,7 @@ fn due_query(question: Due, skip: u32, limit: u32) -> Query {
 
 /// Says whether there was no such upload yet. If there was, it is left as it is.
 struct InsertUpload {
-    upload: [Value; 25],
+    upload: [Value; 28],
     origin: [Value; 8],
     id: UploadId,
     /// The pairs it can be found by.
@@ -193,9 +201,9 @@ impl Work for InsertUpload {
             "INSERT INTO uploads (id, version, stage, role, length, received, wanted_digests, promised_digests,
                  running_digests, digests, resume, bytes_kept, timeline, failure_code, failure_message, created_at_ms,
                  updated_at_ms, expires_at_ms, next_sequence, last_progress_offset, last_progress_at_ms, failure_status,
-                 facts, accepted_at_ms, reports)
+                 facts, accepted_at_ms, reports, removed_at_ms, removed_by, missing_since_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-                 ?22, ?23, ?24, ?25)
+                 ?22, ?23, ?24, ?25, ?26, ?27, ?28)
              ON CONFLICT DO NOTHING",
             params_from_iter(&self.upload),
         )?;
@@ -220,17 +228,22 @@ impl Work for InsertUpload {
 }
 
 /// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
-struct CommitUpload {
-    upload: [Value; 25],
+pub(super) struct CommitUpload {
+    upload: [Value; 28],
     news: News,
     /// Its bytes go, or are gone.
-    has_ended: bool,
+    frees_space: bool,
 }
 
 impl CommitUpload {
     fn new(upload: &Upload, status_root: &str) -> Self {
-        let has_ended = matches!(upload.stage(), Stage::Ended(_));
-        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root), has_ended }
+        let frees_space = !upload.owns_bytes();
+        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root), frees_space }
+    }
+
+    /// Commits an upload of which there is nothing to tell.
+    pub(super) fn without_news(upload: &Upload) -> Self {
+        Self::new(upload, "")
     }
 }
 
@@ -239,7 +252,7 @@ impl Work for CommitUpload {
     type Output = bool;
 
     fn frees_space(&self) -> bool {
-        self.has_ended
+        self.frees_space
     }
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
@@ -248,7 +261,8 @@ impl Work for CommitUpload {
                  promised_digests = ?8, running_digests = ?9, digests = ?10, resume = ?11, bytes_kept = ?12,
                  timeline = ?13, failure_code = ?14, failure_message = ?15, created_at_ms = ?16, updated_at_ms = ?17,
                  expires_at_ms = ?18, next_sequence = ?19, last_progress_offset = ?20, last_progress_at_ms = ?21,
-                 failure_status = ?22, facts = ?23, accepted_at_ms = ?24, reports = ?25
+                 failure_status = ?22, facts = ?23, accepted_at_ms = ?24, reports = ?25,
+                 removed_at_ms = ?26, removed_by = ?27, missing_since_ms = ?28
              WHERE id = ?1 AND version = ?2 - 1",
             params_from_iter(&self.upload),
         )?;

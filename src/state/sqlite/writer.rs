@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 use crate::state::Error;
 use crate::state::Result;
 use crate::state::sqlite::closed;
+use crate::state::sqlite::connection;
+use crate::state::sqlite::connection::Overwrite;
 use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::failed_to_start;
 use crate::state::sqlite::is_full;
@@ -68,6 +70,17 @@ impl Desk {
     /// Runs a statement that gives no rows; says how many rows it changed.
     pub(super) fn execute(&self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
         self.connection.prepare_cached(sql)?.execute(values)
+    }
+
+    /// Does work whose deletions are to leave nothing behind in the file: freed pages are overwritten, too.
+    pub(super) fn overwriting<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        connection::overwrite_deleted(&self.connection, Overwrite::Everything)?;
+        let done = work(self);
+        connection::overwrite_deleted(&self.connection, Overwrite::WithinPages)?;
+        done
     }
 }
 

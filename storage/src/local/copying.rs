@@ -55,12 +55,7 @@ fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64, cancelled: 
     if part.size_bytes == 0 {
         return Ok(());
     }
-    let from = files::open_for_reading(data, &part.key)?;
-    let length = from.metadata()?.len();
-    if length < part.size_bytes {
-        let short = format!("it has {length} bytes, not {}", part.size_bytes);
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
-    }
+    let from = files::open_for_reading(data, &part.key, part.size_bytes)?;
     append(&from, part.size_bytes, into, at, cancelled)
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::fs::Advice;
 use rustix::fs::FallocateFlags;
@@ -103,22 +104,30 @@ pub(super) fn occupied_bytes(data: &DataFolder, key: &BlobKey) -> io::Result<u64
     }
 }
 
-/// Whether a blob has a file, finished or open.
-pub(super) fn is_there(data: &DataFolder, key: &BlobKey) -> io::Result<bool> {
-    // The third look finds a blob that was finished between the first two.
-    for path in [data.finished(key), data.incoming(key), data.finished(key)] {
-        if path.try_exists()? {
-            return Ok(true);
-        }
+/// How long the file of a blob is, finished or open.
+pub(super) fn size(data: &DataFolder, key: &BlobKey) -> io::Result<Option<u64>> {
+    match in_either_place(data, key, |path| fs::metadata(path)) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(false)
 }
 
-/// Opens the file of a blob, finished or open.
-pub(super) fn open_for_reading(data: &DataFolder, key: &BlobKey) -> io::Result<File> {
+/// Opens the file of a blob, finished or open, which has bytes up to `end`.
+pub(super) fn open_for_reading(data: &DataFolder, key: &BlobKey, end: u64) -> io::Result<File> {
+    let file = in_either_place(data, key, |path| File::open(path))?;
+    let length = file.metadata()?.len();
+    if length < end {
+        let short = format!("it has {length} bytes, and bytes up to {end} are asked for");
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
+    }
+    Ok(file)
+}
+
+fn in_either_place<T>(data: &DataFolder, key: &BlobKey, find: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
     // The third look finds a blob that was finished between the first two.
     for path in [data.finished(key), data.incoming(key), data.finished(key)] {
-        match File::open(path) {
+        match find(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             found => return found,
         }

@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 
 use super::Durability;
 use crate::BlobKey;
+use crate::Capacity;
 use crate::pool::BLOCK_BYTES;
 
 /// Why a data folder cannot be used, for the person who has to do something about it.
@@ -263,11 +264,19 @@ impl DataFolder {
         remove_if_there(&path).map(drop)
     }
 
-    /// What the file system has left for programs like this one, if it knows its size: some in memory or on the
-    /// network call themselves empty of everything.
+    /// What the file system has left for programs like this one, if it knows its size.
     pub(super) fn available_bytes(&self) -> io::Result<Option<u64>> {
-        let room = rustix::fs::statvfs(&self.incoming)?;
-        Ok((room.f_blocks > 0).then(|| room.f_bavail.saturating_mul(room.f_frsize)))
+        Ok(self.capacity()?.map(|capacity| capacity.free_bytes))
+    }
+
+    /// How large the file system is, and what it has left for programs like this one. Some in memory or on the network do
+    /// not know: they call themselves empty of everything.
+    pub(super) fn capacity(&self) -> io::Result<Option<Capacity>> {
+        let found = rustix::fs::statvfs(&self.incoming)?;
+        Ok((found.f_blocks > 0).then(|| Capacity {
+            size_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        }))
     }
 
     fn lay_out(&self) -> io::Result<()> {

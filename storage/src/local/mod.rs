@@ -20,6 +20,7 @@ use crate::BlobKey;
 use crate::BlobStore;
 use crate::BlobWriter;
 use crate::ByteStream;
+use crate::Capacity;
 use crate::Error;
 use crate::Holding;
 use crate::KeyStream;
@@ -159,8 +160,8 @@ impl BlobStore for LocalStore {
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {
-        let (data, owned_key) = (Arc::clone(self.turns.data()), key.clone());
-        let file = blocking::run(move || files::open_for_reading(&data, &owned_key)).await;
+        let (data, owned_key, end) = (Arc::clone(self.turns.data()), key.clone(), range.end);
+        let file = blocking::run(move || files::open_for_reading(&data, &owned_key, end)).await;
         let file = file.map_err(|source| Error::new("read", key, source))?;
         Ok(reader::stream(key.clone(), file, range, self.settings.read_pool.clone()))
     }
@@ -178,10 +179,19 @@ impl BlobStore for LocalStore {
         Ok(keys::stream(Arc::clone(self.turns.data())))
     }
 
-    async fn holds(&self, key: &BlobKey) -> Result<bool> {
+    async fn size(&self, key: &BlobKey) -> Result<Option<u64>> {
         let (data, owned_key) = (Arc::clone(self.turns.data()), key.clone());
-        let found = blocking::run(move || files::is_there(&data, &owned_key)).await;
+        let found = blocking::run(move || files::size(&data, &owned_key)).await;
         found.map_err(|source| Error::new("look for", key, source))
+    }
+
+    fn capacity(&self) -> Result<Option<Capacity>> {
+        let found = self.turns.data().capacity();
+        found.map_err(|source| Error::about("measure", "the data folder", source))
+    }
+
+    fn path(&self, key: &BlobKey) -> Option<PathBuf> {
+        Some(self.turns.data().finished(key))
     }
 
     async fn check(&self) -> Result<()> {

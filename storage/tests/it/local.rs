@@ -159,9 +159,11 @@ async fn lost_bytes_are_never_replaced_by_a_hole() {
     let token = write_blob(&it.store, &key(), 5000).await;
     fs::File::options().write(true).open(it.part()).unwrap().set_len(4999).unwrap();
     let error = it.store.open(&key(), Some(&token), None).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Other);
+    assert_eq!(error.kind, ErrorKind::Incomplete);
     assert!(error.source.to_string().contains("4999 bytes, but 5000 were durable"), "{}", error.source);
-    assert_eq!(it.store.finish(&key(), Some(&token), 5000).await.unwrap_err().kind, ErrorKind::Other);
+    assert_eq!(it.store.finish(&key(), Some(&token), 5000).await.unwrap_err().kind, ErrorKind::Incomplete);
+    let read = it.store.read(&key(), 0..5000).await;
+    assert_eq!(read.err().map(|error| error.kind), Some(ErrorKind::Incomplete), "it is told before a byte is given");
 
     fs::remove_file(it.part()).unwrap();
     let error = it.store.open(&key(), Some(&token), None).await.unwrap_err();

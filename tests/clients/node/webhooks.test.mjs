@@ -281,7 +281,7 @@ async function tellProgress(server, url, receiver) {
   }, { every: 300 });
 }
 
-/** One upload that stalls, goes on, completes, is worked on by a backend and deleted; one that fails; one that expires. */
+/** One upload that stalls, resumes, completes, is processed by a backend and deleted; others that fail, expire or lose their file. */
 async function everyEndOfAnUpload(server, receiver) {
   const name = `${Buffer.from('Übung.bin').toString('base64')}`;
   const long = await create(server, 100, { 'Upload-Metadata': `filename ${name},raw ${Buffer.from([255, 0]).toString('base64')},empty` });
@@ -320,6 +320,10 @@ async function everyEndOfAnUpload(server, receiver) {
   await patch(disliked, 0, png);
   const verified = await receiver.hear('upload.verified', idOf(liked));
   assert.equal(verified.event.data.facts.content_type, 'image/gif');
+  await receiver.hear('upload.completed', idOf(liked));
+  assert.equal((await fetch(`${server.url}/api/v1/uploads/${idOf(liked)}`, { method: 'DELETE' })).status, 204);
+  const removed = await receiver.hear('upload.removed', idOf(liked));
+  assert.equal(removed.event.data.by, 'operator');
   const refused = await receiver.hear('upload.failed', idOf(disliked));
   assert.equal(refused.event.data.error.code, 'type-not-allowed');
   await receiver.hear('upload.failed', idOf(broken));

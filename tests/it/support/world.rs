@@ -36,6 +36,7 @@ use longshore::engine::feed::Feed;
 use longshore::engine::hooks::Hooks;
 use longshore::state;
 use longshore::state::Due;
+use longshore::state::EventPage;
 use longshore::state::EventPosition;
 use longshore::state::HookCallQuery;
 use longshore::state::LoggedEvent;
@@ -127,6 +128,10 @@ impl World {
             checkpoint_bytes: 64 * 1024,
             keep_open: Duration::ZERO,
             min_free_bytes: 0,
+            low_free_bytes: 0,
+            tells_path: false,
+            completed_expiry: None,
+            first_removal_after: Duration::ZERO,
             max_booked_percent: 50,
             scan_rate: 0,
             digests: Vec::new(),
@@ -449,7 +454,7 @@ impl UploadStore for FaultyRecords {
         self.inner.events_of(id, after, limit).await
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<Vec<LoggedEvent>> {
+    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<EventPage> {
         self.inner.events_since(after, limit).await
     }
 

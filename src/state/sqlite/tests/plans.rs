@@ -185,6 +185,8 @@ async fn ask_everything(store: &SqliteStore) {
         Due::Overlong { now: NOW, latest: NOW },
         Due::ChangedAfter { now: NOW },
         Due::Removable,
+        Due::Outdated { completed_before: NOW },
+        Due::Missing,
     ] {
         store.due(question, 0, 10).await.unwrap();
     }
