@@ -111,10 +111,17 @@ async fn a_tunnel_is_refused_and_nothing_behind_it_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wish_for_another_protocol_changes_nothing() {
     let app = TestApp::start().await;
-    for protocol in ["websocket", "h2c", "WebSocket, h2c"] {
+    let connection = |options| ("Connection", options);
+    for (protocol, wish) in [
+        ("websocket", vec![connection("keep-alive, Upgrade"), ("Upgrade", "websocket")]),
+        ("two at once", vec![connection("Upgrade"), ("Upgrade", "WebSocket, h2c")]),
+        // What Java's client sends, and what nginx does with the configuration that is passed around for tus.
+        ("h2c", vec![connection("Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")]),
+        ("none", vec![connection("upgrade")]),
+        ("an empty one", vec![connection("upgrade"), ("Upgrade", "")]),
+    ] {
         let mut client = app.client().await;
         let path = client.create(20).await;
-        let wish = [("Connection", "keep-alive, Upgrade"), ("Upgrade", protocol), ("HTTP2-Settings", "AAMAAABk")];
         for at in ["0", "10"] {
             let headers = [&[OCTETS, ("Upload-Offset", at)][..], &wish].concat();
             let answer = client.tus("PATCH", &path, &headers, b"0123456789").await;

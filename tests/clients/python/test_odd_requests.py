@@ -72,7 +72,7 @@ class OddRequests(unittest.TestCase):
                 self.assertIn(status, (400, 404, 405, 501))
 
     def test_metadata_that_is_broken(self):
-        for metadata in ("name %%%", "name YQ== YQ==", "name YQ==,name YQ==", "a YQ==,,b YQ==", "name YQ", "na\u00efme YQ=="):
+        for metadata in ("name %%%", "name YQ== YQ==", "name YQ==,name YQ==", "name YQ===", "na\u00efme YQ=="):
             with self.subTest(metadata=metadata):
                 headers = {**TUS, "Upload-Length": "5", "Upload-Metadata": metadata.encode()}
                 self.assert_problem(self.server.request("POST", "/files", headers), 400)
