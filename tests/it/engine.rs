@@ -140,6 +140,27 @@ async fn a_commit_that_fails_leaves_the_offset_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_writes_learns_whether_a_deletion_was_committed() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    for is_committed in [false, true] {
+        let id = life.create(100).await;
+        let feed = life.engine.append(Append::at(id, offset(0), Some(100))).await.unwrap();
+        if !is_committed {
+            life.records.fail_next(Effect::Nothing, Trouble::Broken);
+        }
+        assert_eq!(life.engine.cancel(id).await.is_ok(), is_committed);
+        let told = feed.finish(BodyEnd::Complete).await.expect_err("it was ended");
+        if is_committed {
+            assert_eq!(told.to_string(), "this upload has been terminated");
+        } else {
+            assert!(matches!(told, EngineError::Unavailable(Unavailable::Superseded)), "{told:?}");
+            life.append(id, 0, &[7; 100]).await.expect("the upload lives on");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_takes_no_committed_byte_away() {
     for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
         for medium in Medium::both() {

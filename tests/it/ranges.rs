@@ -438,6 +438,24 @@ async fn an_upload_that_is_ended_ends_its_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_is_not_committed_is_a_takeover_to_every_range() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = create(&life, 900).await;
+    let mut feeds: Vec<Feed> = Vec::new();
+    for start in [0, 300] {
+        feeds.push(life.engine.append(range(id, start, 300)).await.unwrap());
+    }
+    life.records.fail_next(Effect::Nothing, Trouble::Broken);
+    life.engine.cancel(id).await.expect_err("it could not be committed");
+    for feed in feeds {
+        let ended = feed.finish(BodyEnd::Complete).await;
+        assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
+    }
+    put(&life, id, 0, &[1; 900]).await.expect("the upload lives on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stopping_keeps_what_arrived_of_every_range() {
     let world = World::on_disk();
     let life = world.live().await;
