@@ -24,6 +24,7 @@ use crate::engine::command::Unavailable;
 use crate::engine::lease::LiveProgress;
 use crate::engine::watch::Bell;
 
+pub use crate::state::Bounds;
 pub use crate::state::DeliveryPage;
 pub use crate::state::DeliveryQuery;
 pub use crate::state::EventPage;

@@ -70,14 +70,23 @@ pub(super) fn limit(value: &str, max: u32) -> Result<u32, Problem> {
 
 /// `30s`, `500ms` or plain seconds; held at `max`.
 pub(super) fn wait(value: &str, max: Duration) -> Result<Duration, Problem> {
+    span_ms("wait", value).map(|span_ms| Duration::from_millis(span_ms).min(max))
+}
+
+/// `30s`, `500ms` or plain seconds.
+pub(super) fn span_ms(name: &str, value: &str) -> Result<u64, Problem> {
     let (number, unit_ms) = match (value.strip_suffix("ms"), value.strip_suffix('s')) {
         (Some(number), _) => (number, 1),
         (None, Some(number)) => (number, 1_000),
         (None, None) => (value, 1_000),
     };
     let number =
-        crate::domain::size::parse_bytes(number).ok_or_else(|| bad("wait", value, "write seconds, such as 30s"))?;
-    Ok(Duration::from_millis(number.saturating_mul(unit_ms)).min(max))
+        crate::domain::size::parse_bytes(number).ok_or_else(|| bad(name, value, "write seconds, such as 30s"))?;
+    Ok(number.saturating_mul(unit_ms))
+}
+
+pub(super) fn number(name: &str, value: &str) -> Result<u64, Problem> {
+    crate::domain::size::parse_bytes(value).ok_or_else(|| bad(name, value, "it must be a whole number"))
 }
 
 #[cfg(test)]

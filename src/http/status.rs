@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::domain::id::UploadId;
+use crate::domain::policy::TypePattern;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Stage;
@@ -42,7 +43,7 @@ const LIST: &str = "uploads";
 /// A page ends with the item that brings it to this size.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The most conditions on metadata that one query may have.
+/// The most conditions on metadata, or types, that one query may have.
 const MAX_CONDITIONS: usize = 16;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
@@ -166,6 +167,24 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
                     }
                 }
             }
+            "type" => {
+                for pattern in value.split(',') {
+                    let pattern = TypePattern::new(pattern)
+                        .ok_or_else(|| query::bad(name, pattern, "write a type such as video/mp4, or video/*"))?;
+                    if !wanted.types.contains(&pattern) {
+                        wanted.types.push(pattern);
+                    }
+                }
+                if wanted.types.len() > MAX_CONDITIONS {
+                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} of these are taken")));
+                }
+            }
+            "min_width" => wanted.width.least = Some(query::number(name, value)?),
+            "max_width" => wanted.width.most = Some(query::number(name, value)?),
+            "min_height" => wanted.height.least = Some(query::number(name, value)?),
+            "max_height" => wanted.height.most = Some(query::number(name, value)?),
+            "min_duration" => wanted.duration_ms.least = Some(query::span_ms(name, value)?),
+            "max_duration" => wanted.duration_ms.most = Some(query::span_ms(name, value)?),
             "created_from" => wanted.created_from = Some(query::time(name, value)?),
             "created_before" => wanted.created_before = Some(query::time(name, value)?),
             "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
@@ -176,7 +195,8 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
                 }
                 Some(key) => wanted.metadata.push((key.to_owned(), value.as_bytes().to_vec())),
                 None => {
-                    let known = "stage, created_from, created_before, metadata.<key>, cursor, limit";
+                    let known = "stage, type, min_width, max_width, min_height, max_height, min_duration, max_duration, \
+                                 created_from, created_before, metadata.<key>, cursor, limit";
                     return Err(query::unknown(name, known));
                 }
             },
@@ -352,6 +372,13 @@ mod tests {
         assert_eq!(query.stages, [Stage::Receiving, Stage::Stalled, Stage::Ended(Ended::Failed)]);
         assert_eq!(query.metadata, [("user".to_owned(), b"7".to_vec())]);
         assert_eq!(query.limit, 5);
+        let facts =
+            "type=video/*,image/png&type=Video/*&min_width=640&max_height=1080&min_duration=1500ms&max_duration=90";
+        let query = list_query(facts, 1_000).unwrap();
+        assert_eq!(query.types, ["video/*", "image/png"].map(|pattern| TypePattern::new(pattern).unwrap()));
+        assert_eq!((query.width.least, query.width.most), (Some(640), None));
+        assert_eq!((query.height.least, query.height.most), (None, Some(1_080)));
+        assert_eq!((query.duration_ms.least, query.duration_ms.most), (Some(1_500), Some(90_000)));
         let many = "metadata.k=v&".repeat(MAX_CONDITIONS + 1);
         for wrong in [
             many.as_str(),
@@ -361,6 +388,13 @@ mod tests {
             "limit=+5",
             "cursor=x",
             "created_from=now",
+            "type=video",
+            "type=video/mp4,",
+            "type=*/*",
+            "min_width=-1",
+            "max_height=1.5",
+            "min_duration=long",
+            "max_duration=1h",
             "colour=red",
         ] {
             assert!(list_query(wrong, 1_000).is_err(), "{wrong}");

@@ -30,6 +30,7 @@ use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::HookCallId;
 use crate::domain::id::UploadId;
+use crate::domain::policy::TypePattern;
 use crate::domain::time::Timestamp;
 use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
@@ -161,9 +162,36 @@ pub struct UploadQuery {
     pub created_before: Option<Timestamp>,
     /// Pairs of metadata that must be there, compared as bytes. A value of more than 1 KiB is never found.
     pub metadata: Vec<(String, Vec<u8>)>,
+    /// Types by content, any of these; empty for all. What was not looked into has none.
+    pub types: Vec<TypePattern>,
+    /// What the facts say. Where they say nothing, no bound holds.
+    pub width: Bounds,
+    pub height: Bounds,
+    pub duration_ms: Bounds,
     /// Only uploads older than this one: the cursor of the page before.
     pub before: Option<UploadId>,
     pub limit: u32,
+}
+
+/// The least and the most that a number may be; both count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    pub least: Option<u64>,
+    pub most: Option<u64>,
+}
+
+impl Bounds {
+    pub const OPEN: Self = Self { least: None, most: None };
+
+    /// Whether the number is within them. One that is not known is only within those that are open.
+    pub fn hold(self, number: Option<u64>) -> bool {
+        match number {
+            Some(number) => {
+                self.least.is_none_or(|least| number >= least) && self.most.is_none_or(|most| number <= most)
+            }
+            None => self == Self::OPEN,
+        }
+    }
 }
 
 /// Uploads that match, newest first.

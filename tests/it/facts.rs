@@ -105,6 +105,87 @@ async fn every_upload_has_a_type() {
     assert_eq!(client.status(&open).await["facts"], Value::Null, "it has not arrived yet");
 }
 
+/// A picture of 3 by 2 pixels, shown for so many seconds twice.
+fn animation(seconds: u16) -> Vec<u8> {
+    let [low, high] = (seconds * 100).to_le_bytes();
+    let frame = [0x21, 0xf9, 4, 0, low, high, 0, 0, 0x2c, 0, 0, 0, 0, 3, 0, 2, 0, 0, 2, 1, 0x44, 0];
+    [b"GIF89a\x03\0\x02\0\0\0\0".as_slice(), &frame, &frame, &[0x3b]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_and_sound_have_facts_and_lists_are_filtered_by_them() {
+    let receiver = Receiver::start().await;
+    let app = TestApp::from_file(&receiver.endpoint("[\"upload.completed\"]"), |_| {}).await;
+    let mut client = app.client().await;
+    let sound = [
+        b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x02\0\x40\x1f\0\0\0\x7d\0\0\x04\0\x10\0data\0\x7d\0\0".as_slice(),
+        &[0; 32_000],
+    ];
+    let mut paths = Vec::new();
+    for bytes in [animation(5), sound.concat(), film(10_000, 0, true), TEXT.to_vec()] {
+        paths.push(completed(&mut client, &[], &bytes).await);
+    }
+    let image = json!({ "content_type": "image/gif", "duration_ms": 10_000, "width": 3, "height": 2, "frames": 2 });
+    assert_eq!(client.status(&paths[0]).await["facts"], image);
+    let track = json!({ "kind": "audio", "codec": "pcm", "channels": 2, "sample_rate_hz": 8_000 });
+    let heard = json!({ "content_type": "audio/wav", "duration_ms": 1_000, "tracks": [track] });
+    assert_eq!(client.status(&paths[1]).await["facts"], heard);
+    for event in receiver.wait_for(|heard| heard.len() == 4).await {
+        check_event(&event.body);
+    }
+    for (query, expected) in [
+        ("type=image/*,audio/wav", vec![1, 0]),
+        ("type=video/mp4&type=text/plain", vec![3, 2]),
+        ("type=video/webm", vec![]),
+        ("min_duration=10s", vec![2, 0]),
+        ("max_duration=9999ms", vec![1]),
+        ("max_width=3&min_height=2", vec![0]),
+        ("min_width=4&max_height=720&stage=completed", vec![2]),
+    ] {
+        let listed = client.get(&format!("/api/v1/uploads?{query}")).await.json();
+        let ids: Vec<&str> =
+            listed["uploads"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+        let expected: Vec<&str> =
+            expected.into_iter().map(|at: usize| paths[at].trim_start_matches("/files/")).collect();
+        assert_eq!(ids, expected, "{query}");
+    }
+}
+
+/// Films and animations that last longer than they seem to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_duration_is_not_got_round() {
+    let app = TestApp::with(|config| {
+        config.media.policy.max_duration = Some(Duration::from_secs(60));
+        config.media.policy.requires_duration = true;
+    })
+    .await;
+    let mut client = app.client().await;
+    let renamed = |brand: &[u8; 4]| {
+        let mut bytes = film(60_001, 0, true);
+        for place in [8, 16, 20] {
+            bytes[place..place + 4].copy_from_slice(brand);
+        }
+        bytes
+    };
+    let mut unfinished = animation(20);
+    unfinished.truncate(13);
+    for (why, bytes, status, code) in [
+        ("an animation of half a minute", animation(15), 204, ""),
+        ("one of a minute and a half", animation(45), 422, "media-too-long"),
+        ("one without a picture", unfinished, 422, "duration-unknown"),
+        ("a film that is an image by name", renamed(b"heic"), 422, "media-too-long"),
+        ("a film of no known name", renamed(b"abcd"), 422, "media-too-long"),
+        ("a still", b"\xff\xd8\xff\xc0\0\x11\x08\0\x02\0\x03\x03\0\0\0\0\0\0\0\0\0\xff\xd9".to_vec(), 204, ""),
+    ] {
+        let path = client.create(bytes.len() as u64).await;
+        let told = client.patch(&path, 0, &bytes).await;
+        assert_eq!(told.status, status, "{why}: {told:?} {}", client.status(&path).await);
+        if status != 204 {
+            assert_eq!(told.problem(), code, "{why}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_made_of_parts_has_facts_and_its_parts_have_none() {
     let app = TestApp::start().await;

@@ -1,11 +1,19 @@
 //! Lists of uploads, and what the sweeper asks for.
 
 use super::*;
+use crate::domain::facts::Content;
+use crate::domain::facts::Facts;
+use crate::domain::facts::Image;
+use crate::domain::facts::Media;
+use crate::domain::facts::Track;
+use crate::domain::facts::TrackKind;
+use crate::domain::policy::TypePattern;
 use crate::domain::ranges::ReceivedRanges;
 use crate::domain::report::NewReport;
 use crate::domain::upload::Ended;
 use crate::domain::upload::Failure;
 use crate::domain::upload::Stage;
+use crate::state::Bounds;
 use crate::state::Due;
 use crate::state::UploadQuery;
 
@@ -75,6 +83,83 @@ pub(in crate::state) async fn every_filter_holds<P: Place>(place: P) {
             vec![5, 4, 3, 2, 1, 0],
         ),
         (UploadQuery { before: Some(new_upload(6).id()), ..with(&[pair("third", &[0xff, 2])]) }, vec![5, 2]),
+    ] {
+        assert_eq!(listed(&*store, &query).await, expected, "{query:?}");
+    }
+}
+
+fn image(content_type: &str, width: u32, height: u32) -> Facts {
+    let image = Image { width, height, frames: Some(1), duration_ms: None };
+    Facts { content_type: content_type.to_owned(), content: Some(Content::Image(image)) }
+}
+
+fn film(content_type: &str, duration_ms: Option<u64>) -> Facts {
+    let track = Track {
+        kind: TrackKind::Video,
+        codec: "vp9".to_owned(),
+        width: Some(640),
+        height: Some(360),
+        frames_per_1000_s: None,
+        channels: None,
+        sample_rate_hz: None,
+    };
+    let media = Media { duration_ms, tracks: vec![track] };
+    Facts { content_type: content_type.to_owned(), content: Some(Content::Media(media)) }
+}
+
+pub(in crate::state) async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
+    let store = place.open().await;
+    for (number, facts) in (0..).zip([
+        None,
+        Some(Facts { content_type: "text/plain".to_owned(), content: None }),
+        Some(image("image/png", 640, 480)),
+        Some(image("image/heic", 4_032, 3_024)),
+        Some(film("video/webm", None)),
+        Some(film("video/webm", Some(90_000))),
+        Some(film("video/mp4", Some(7_200_000))),
+        Some(film("videogame/x-rom", Some(1))),
+        Some(film("video/mp4", Some(u64::MAX))),
+    ]) {
+        let parity = Metadata::new(vec![pair("parity", if number % 2 == 0 { b"even" } else { b"odd" })]).unwrap();
+        let upload = Upload::create(NewUpload { metadata: parity, ..asked(number) }, at(i64::from(number)));
+        let mut upload = store.insert(upload).await.unwrap();
+        receive(&mut upload, 10_000, at(100));
+        upload.seal(vec![], at(100)).unwrap();
+        if let Some(facts) = facts {
+            upload.learn(facts);
+        }
+        if number > 2 {
+            upload.verify(at(100));
+        }
+        store.commit(upload).await.unwrap();
+    }
+    let all = UploadQuery { limit: 100, ..UploadQuery::default() };
+    let types = |names: &[&str]| UploadQuery {
+        types: names.iter().map(|name| TypePattern::new(name).unwrap()).collect(),
+        ..all.clone()
+    };
+    let between = |least, most| Bounds { least, most };
+    for (query, expected) in [
+        (types(&["video/mp4"]), vec![8, 6]),
+        (types(&["VIDEO/*"]), vec![8, 6, 5, 4]),
+        (types(&["video/*", "image/png", "video/mp4"]), vec![8, 6, 5, 4, 2]),
+        (types(&["image/*", "video/*"]), vec![8, 6, 5, 4, 3, 2]),
+        (types(&["audio/*"]), vec![]),
+        (types(&["audio/mpeg"]), vec![]),
+        (UploadQuery { limit: 2, ..types(&["video/*"]) }, vec![8, 6]),
+        (UploadQuery { before: Some(new_upload(6).id()), ..types(&["video/*"]) }, vec![5, 4]),
+        (UploadQuery { stages: vec![Stage::Received], ..types(&["image/*"]) }, vec![2]),
+        (UploadQuery { metadata: vec![pair("parity", b"odd")], ..types(&["image/*", "video/*"]) }, vec![5, 3]),
+        (UploadQuery { created_from: Some(at(5)), ..types(&["video/webm"]) }, vec![5]),
+        (UploadQuery { width: between(Some(640), None), ..all.clone() }, vec![8, 7, 6, 5, 4, 3, 2]),
+        (UploadQuery { width: between(None, Some(640)), ..types(&["image/*"]) }, vec![2]),
+        (UploadQuery { height: between(Some(361), Some(3_024)), ..all.clone() }, vec![3, 2]),
+        (UploadQuery { duration_ms: between(Some(90_000), Some(7_200_000)), ..all.clone() }, vec![6, 5]),
+        (UploadQuery { duration_ms: between(Some(7_200_001), None), ..all.clone() }, vec![8]),
+        (
+            UploadQuery { duration_ms: between(None, Some(90_000)), stages: vec![Stage::Verified], ..all.clone() },
+            vec![7, 5],
+        ),
     ] {
         assert_eq!(listed(&*store, &query).await, expected, "{query:?}");
     }

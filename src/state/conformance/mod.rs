@@ -162,6 +162,7 @@ macro_rules! conformance_suite {
             uploads::a_closed_store_refuses
             uploads::a_check_reads_and_writes
             lists::every_filter_holds
+            lists::uploads_are_found_by_what_they_are
             lists::a_cursor_is_stable_while_uploads_are_added
             lists::the_sweeper_finds_what_is_due
             lists::the_sweeper_finds_files_to_remove

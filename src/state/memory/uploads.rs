@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
+use crate::domain::facts::Facts;
 use crate::domain::hook::HookCall;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
@@ -141,6 +142,16 @@ fn is_wanted(record: &Record, query: &UploadQuery) -> bool {
         && query.created_before.is_none_or(|before| record.created_at < before)
         && query.before.is_none_or(|before| Reverse(record.id) > Reverse(before))
         && query.metadata.iter().all(has)
+        && has_facts(record, query)
+}
+
+fn has_facts(record: &Record, query: &UploadQuery) -> bool {
+    let (width, height) = record.facts.as_ref().map_or((None, None), Facts::size);
+    let is_of_type = |facts: &Facts| query.types.iter().any(|pattern| pattern.fits(&facts.content_type));
+    (query.types.is_empty() || record.facts.as_ref().is_some_and(is_of_type))
+        && query.width.hold(width.map(u64::from))
+        && query.height.hold(height.map(u64::from))
+        && query.duration_ms.hold(record.facts.as_ref().and_then(Facts::duration_ms))
 }
 
 fn expires(record: &Record) -> bool {

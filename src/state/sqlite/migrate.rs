@@ -14,7 +14,7 @@ use crate::state::sqlite::connection;
 use crate::state::sqlite::failed;
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     include_str!("../migrations/sqlite/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/sqlite/0002_facts_terms_reports.sql"),
     include_str!("../migrations/sqlite/0003_endpoints_and_replay.sql"),
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/sqlite/0009_pause_by_endpoint.sql"),
     include_str!("../migrations/sqlite/0010_ended_uploads.sql"),
     include_str!("../migrations/sqlite/0011_removed_files.sql"),
+    include_str!("../migrations/sqlite/0012_uploads_by_type.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";

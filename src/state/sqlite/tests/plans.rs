@@ -19,7 +19,9 @@ use crate::domain::endpoint::Health;
 use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
+use crate::domain::policy::TypePattern;
 use crate::domain::upload::Stage;
+use crate::state::Bounds;
 use crate::state::DeliveryQuery;
 use crate::state::Due;
 use crate::state::EventPosition;
@@ -210,13 +212,18 @@ async fn ask_everything(store: &SqliteStore) {
 
 /// Every mix of conditions.
 fn upload_queries() -> impl Iterator<Item = UploadQuery> {
-    (0..64_usize).map(|mix| {
+    (0..512_usize).map(|mix| {
+        let bounds = |bit: usize| Bounds { least: (mix & bit != 0).then_some(1), most: (mix & bit != 0).then_some(2) };
         let pair = |number: usize| (format!("key {number}"), b"value".to_vec());
         UploadQuery {
             stages: [Stage::Created, Stage::Completed].into_iter().take(mix % 4 % 3).collect(),
             metadata: (0..mix / 4 % 4 % 3).map(pair).collect(),
             created_from: (mix & 16 != 0).then_some(NOW),
             created_before: (mix & 32 != 0).then_some(NOW),
+            types: ["video/mp4", "image/*"].into_iter().filter_map(TypePattern::new).take(mix / 64 % 4 % 3).collect(),
+            width: bounds(256),
+            height: bounds(256),
+            duration_ms: bounds(128),
             before: (mix & 32 == 0).then(|| new_upload(9).id()),
             limit: 10,
         }
