@@ -17,6 +17,7 @@ use crate::media::window::Window;
 
 mod images;
 mod lengths;
+mod matroska;
 mod sound;
 
 const LIMIT: u64 = 16 << 20;

@@ -122,6 +122,8 @@ fn fragments_are_counted_one_by_one() {
     let gap = vec![fragment(Some(0), 100), fragment(Some(60_000), 100)];
     assert_eq!(with(init(0, vec![]), gap), Some(61_000), "nothing for a minute");
     assert_eq!(with(init(10, vec![]), vec![mdat(100)]), Some(1_000), "announced, and none there");
+    let other = film_of(1, 1, 250, stts(&[(250, 1)]), vec![]);
+    assert_eq!(with(init(10, vec![]), vec![other]), Some(1_000), "nor what a second movie says");
     assert_eq!(with(init(10, vec![]), vec![boxed(b"moof", [9; 40])]), None, "nothing that can be understood");
     let unreadable = nest(b"moof", [nest(b"traf", [numbers(b"tfhd", 0, [1]), numbers(b"trun", 0x100, [900])])]);
     assert_eq!(with(init(10, vec![]), vec![unreadable]), None, "nobody knows");
