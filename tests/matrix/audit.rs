@@ -74,6 +74,11 @@ impl Audit {
         for row in self.rows() {
             let before = self.before.get(&row.id());
             if before.is_some_and(|before| before.record().version == row.record().version) {
+                // The record is committed before its bytes go.
+                if row.stage() == Stage::Completed && row.owns_bytes() && self.durable(row.id()).is_none() {
+                    let how = format!("{} is completed, and its bytes are gone", row.id());
+                    model.breaks(Promised::CompleteIsComplete, how);
+                }
                 continue;
             }
             for (promise, how) in self.check_row(model, before, &row) {
