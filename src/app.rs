@@ -62,6 +62,8 @@ const FIRST_REMOVAL_AFTER: Duration = Duration::from_mins(10);
 
 /// A server that listens.
 pub struct Running {
+    /// The endpoints of webhooks, as they were at the start.
+    endpoints: Vec<String>,
     listeners: Listeners,
     engine: Engine,
     state: Arc<SqliteStore>,
@@ -86,14 +88,19 @@ pub enum Stopped {
 
 /// Starts everything: state, storage, what the last run left undone, the webhook sender, the listeners.
 pub async fn start(mut config: Config) -> anyhow::Result<Running> {
-    let memory = memory::Limit::find();
-    memory::fit(&mut config, memory);
-    let direct_files = descriptors::fit(&mut config);
-    memory::Budgets::of(&config).tell(memory);
+    let version = env!("CARGO_PKG_VERSION");
+    match &config.file {
+        Some(file) => tracing::info!(version, "longshore starts with the configuration file {}", file.display()),
+        None => tracing::info!(version, "longshore starts without a configuration file"),
+    }
+    let memory_limit = memory::Limit::find();
+    memory::fit(&mut config, memory_limit);
+    let fitted = descriptors::fit(&mut config);
+    memory::Budgets::of(&config).tell(memory_limit);
     let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
     // The storage comes first: it refuses a folder that another server uses before the database is touched.
-    let settings = store_settings(&config.storage, direct_files, answer_memory.clone());
+    let settings = store_settings(&config.storage, fitted.direct_files, answer_memory.clone());
     let blobs = LocalStore::open(data_dir.clone(), settings)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
@@ -143,8 +150,10 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         web::Data::new(shared(&config, engine.clone(), &sender, registry, refusals, &server_keys, answer_memory));
     let listeners = Listeners::start(&config, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
+    fitted.tell();
     let stop_sending = CancellationToken::new();
     Ok(Running {
+        endpoints: sender.endpoint_names(),
         listeners,
         engine,
         state,
@@ -429,8 +438,13 @@ impl Running {
         let shown = data_dir.canonicalize().unwrap_or_else(|_| data_dir.clone());
         tracing::info!("uploads go to {url}/files, their status is at {url}/api/v1/uploads");
         tracing::info!("data lives in {}", shown.display());
+        match self.endpoints.as_slice() {
+            [] => tracing::info!("webhooks go nowhere: there is no endpoint"),
+            endpoints => tracing::info!("webhooks go to {}", endpoints.join(", ")),
+        }
+        let token = if self.config.auth.token.is_some() { " -H 'Authorization: Bearer TOKEN'" } else { "" };
         tracing::info!(
-            "try: curl -i -X POST {url}/files -H 'Tus-Resumable: 1.0.0' -H 'Upload-Length: 5' -H 'Content-Type: application/offset+octet-stream' -d hello"
+            "try: curl -i -X POST {url}/files{token} -H 'Tus-Resumable: 1.0.0' -H 'Upload-Length: 5' -H 'Content-Type: application/offset+octet-stream' -d hello"
         );
         if !address.ip().is_loopback() && self.config.auth.token.is_none() {
             tracing::warn!(

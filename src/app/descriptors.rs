@@ -1,7 +1,7 @@
 //! Fitting the server into the number of files the system lets it have open.
 //!
 //! A process that runs out of descriptors can neither accept a connection nor open a file, and an upload fails that
-//! was promised a place. So the limits are made to fit at the start, and told.
+//! was promised a place. So the limits are made to fit at the start, and reported.
 //!
 //! A connection is one descriptor, and so is an upload that is slow. What only some of them need besides has limits of
 //! its own, or few connections would fit: a download reads a file (`limits.max_downloads`), and a fast upload has its
@@ -42,9 +42,65 @@ struct Share {
     downloads: u64,
 }
 
-/// Raises the limit as far as it goes, and lowers what does not fit into it. Gives how many files may be open a second
-/// time, for direct writes.
-pub(super) fn fit(config: &mut Config) -> usize {
+/// From so many connections or uploads on, nobody misses what does not fit, unless somebody has asked for it.
+const PLENTY: u64 = 1_000;
+
+/// How the server fits into the limit.
+#[derive(Debug)]
+pub(super) struct Fitted {
+    /// How many files may be open a second time, for direct writes.
+    pub(super) direct_files: usize,
+    lowered: Option<Lowered>,
+}
+
+/// What was lowered to fit.
+#[derive(Debug, Clone, Copy)]
+struct Lowered {
+    limit: u64,
+    needed: u64,
+    wanted: Share,
+    fits: Share,
+    /// Whether somebody had set what was lowered.
+    was_set: bool,
+}
+
+impl Fitted {
+    /// Reports what was lowered: as a warning where it matters.
+    pub(super) fn tell(&self) {
+        let Some(Lowered { limit, needed, wanted, fits, was_set }) = self.lowered else { return };
+        let reads = match wanted.read_connections {
+            0 => String::new(),
+            wanted => format!("limits.max_read_connections {} instead of {wanted}, ", fits.read_connections),
+        };
+        if was_set || fits.connections.min(fits.uploads) < PLENTY {
+            tracing::warn!(
+                limit,
+                needed,
+                "the limit of open files is {limit}, too low for what is configured: limits.max_connections is {} now \
+                 instead of {}, {reads}limits.max_active_uploads {} instead of {}, limits.max_downloads {} instead of {}; \
+                 raise the limit (ulimit -n, or LimitNOFILE= of the service), or lower these keys",
+                fits.connections,
+                wanted.connections,
+                fits.uploads,
+                wanted.uploads,
+                fits.downloads,
+                wanted.downloads,
+            );
+        } else {
+            tracing::info!(
+                limit,
+                "at most {} connections, {} uploads and {} downloads at once, as the limit of open files allows; for more, \
+                 raise it (ulimit -n, or LimitNOFILE= of the service)",
+                fits.connections,
+                fits.uploads,
+                fits.downloads,
+            );
+        }
+    }
+}
+
+/// Raises the limit as far as it goes, and lowers what does not fit into it.
+pub(super) fn fit(config: &mut Config) -> Fitted {
     let limit = raise();
     let wanted = Share {
         connections: number(config.limits.max_connections),
@@ -54,33 +110,23 @@ pub(super) fn fit(config: &mut Config) -> usize {
     };
     let direct = MAX_DIRECT.min(wanted.uploads.saturating_add(MAX_PARKED as u64)).min(limit / 16);
     let reserve = reserve(config).saturating_add(direct);
-    let direct = count(direct);
-    let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else { return direct };
+    let direct_files = count(direct);
+    let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else {
+        return Fitted { direct_files, lowered: None };
+    };
     let needed = wanted.sum().saturating_add(reserve);
-    tracing::warn!(
-        limit,
-        needed,
-        "the limit of open files is {limit}, too low for what is configured: limits.max_connections is {} now instead \
-         of {}, {}limits.max_active_uploads {} instead of {}, limits.max_downloads {} instead of {}; raise the limit \
-         (ulimit -n, or LimitNOFILE= of the service), or lower these keys",
-        fits.connections,
-        wanted.connections,
-        match wanted.read_connections {
-            0 => String::new(),
-            wanted => format!("limits.max_read_connections {} instead of {wanted}, ", fits.read_connections),
-        },
-        fits.uploads,
-        wanted.uploads,
-        fits.downloads,
-        wanted.downloads,
-    );
+    let is_set = |key: &str, wanted: u64, fits: u64| fits < wanted && !config.unset.contains(key);
+    let was_set = is_set("limits.max_connections", wanted.connections, fits.connections)
+        || is_set("limits.max_read_connections", wanted.read_connections, fits.read_connections)
+        || is_set("limits.max_active_uploads", wanted.uploads, fits.uploads)
+        || is_set("limits.max_downloads", wanted.downloads, fits.downloads);
     config.limits.max_downloads = count(fits.downloads);
     config.limits.max_connections = count(fits.connections);
     config.limits.max_active_uploads = count(fits.uploads);
     if wanted.read_connections > 0 {
         config.limits.max_read_connections = count(fits.read_connections);
     }
-    direct
+    Fitted { direct_files, lowered: Some(Lowered { limit, needed, wanted, fits, was_set }) }
 }
 
 impl Share {

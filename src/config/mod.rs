@@ -36,6 +36,7 @@ mod webhooks;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 pub use auth::Auth;
 pub use cors::AllowOrigins;
@@ -91,6 +92,8 @@ pub struct Config {
     pub log: Log,
     /// The keys that have their default values, which may be fitted to the machine.
     pub unset: BTreeSet<&'static str>,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
 }
 
 impl Config {
@@ -117,6 +120,7 @@ impl Config {
             cors: Cors::read(reader),
             log: Log::read(reader),
             unset: reader.unset(),
+            file: None,
         };
         config.auth.check(&config.server, &config.cors, reader);
         let smallest = config.limits.max_active_uploads as u64 * 4 * units::KIB;
@@ -145,7 +149,8 @@ pub struct Resolved {
 impl Resolved {
     pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(Layers::new(inputs));
-        let config = Config::from(&mut reader);
+        let file = inputs.file.as_ref().map(|(path, _)| path.clone());
+        let config = Config { file, ..Config::from(&mut reader) };
         let layers = reader.finish()?;
         Ok(Self { config, layers })
     }

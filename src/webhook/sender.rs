@@ -147,6 +147,16 @@ impl Sender {
         &self.admin
     }
 
+    /// The names of all endpoints, with the state of those that nothing is sent to.
+    pub fn endpoint_names(&self) -> Vec<String> {
+        let lanes = self.lanes.all();
+        let name = |endpoint: &Stored| match endpoint.state.is_enabled() {
+            true => endpoint.id.to_string(),
+            false => format!("{} ({})", endpoint.id, endpoint.state.name()),
+        };
+        lanes.iter().map(|lane| name(lane.endpoint().stored())).collect()
+    }
+
     /// Whether anybody wants to hear of progress, at any moment.
     pub fn progress_wanted(&self) -> Arc<AtomicBool> {
         self.lanes.progress_wanted()
