@@ -148,7 +148,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
 
     let shared =
         web::Data::new(shared(&config, engine.clone(), &sender, registry, refusals, &server_keys, answer_memory));
-    let listeners = Listeners::start(&config, shared)?;
+    let listeners = Listeners::start(&config, listeners::Memory::of(&config), shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     fitted.tell();
     let stop_sending = CancellationToken::new();
@@ -458,6 +458,15 @@ impl Running {
             lines.push_str(&format!("reading on {scheme}://{address}\n"));
         }
         out.write_all(lines.as_bytes()).and_then(|()| out.flush()).context("could not write to standard output")
+    }
+
+    /// Reads again what can change while the server runs: the certificate.
+    pub fn reload(&self) {
+        if self.listeners.look_at_certificate() {
+            tracing::info!("reloading the TLS certificate; other changes of the configuration need a restart");
+        } else {
+            tracing::info!("there is nothing to reload: TLS is off, and changes of the configuration need a restart");
+        }
     }
 
     /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries on their way

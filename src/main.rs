@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use longshore::app;
 use longshore::app::Stopped;
 use longshore::cli;
 use longshore::config::Config;
 use longshore::telemetry;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
+
+mod signals;
+
+use signals::Signals;
 
 fn main() -> ExitCode {
     cli::run(serve)
@@ -25,29 +28,24 @@ fn serve(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// Serves until the first signal, then stops in order; a second signal ends everything at once.
+/// Serves until the first signal that asks for an end, then stops in order; a second one ends everything at once.
 async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let mut signals = Signals::take().context("could not take over signals")?;
     let running = tokio::select! {
         started = app::start(config) => started?,
-        () = signalled() => return Ok(()),
+        // What could be reloaded is being read.
+        () = signals.until_stop(|| {}) => return Ok(()),
     };
     running.announce()?;
-    signalled().await;
-    tracing::info!("stopping; once more ends at once");
+    signals.until_stop(|| running.reload()).await;
+    tracing::info!("shutting down; signal again to stop immediately");
     tokio::select! {
         stopped = running.stop() => match stopped {
             Stopped::Clean => tracing::info!("stopped"),
             Stopped::TimedOut => tracing::warn!("stopped before everything begun had ended; the next start finishes it"),
         },
-        () = signalled() => {
-            tracing::warn!("ended at once; the next start finishes what was begun");
+        () = signals.until_stop(|| {}) => {
+            tracing::warn!("stopped immediately; the next start finishes what was begun");
             std::process::exit(1);
         }
     }

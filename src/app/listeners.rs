@@ -1,6 +1,5 @@
 //! The listeners, as the configuration wants them.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,10 +7,7 @@ use actix_server::Server;
 use actix_server::ServerHandle;
 use actix_web::web;
 use anyhow::Context;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 use crate::app::threads;
 use crate::config::Config;
@@ -33,25 +29,21 @@ pub(super) struct Listeners {
     /// Where only reading is served, if it is served apart.
     pub(super) read_address: Option<SocketAddr>,
     servers: Vec<ServerHandle>,
-    /// Waits for SIGHUP; what looks at the certificate's files ends with it.
-    hangups: Option<AbortHandle>,
+    /// Has the files of the certificate looked at; what does that ends with it. `None` without TLS.
+    look: Option<mpsc::Sender<()>>,
 }
 
 impl Listeners {
     /// Takes the addresses and serves.
-    pub(super) fn start(config: &Config, shared: web::Data<Shared>) -> anyhow::Result<Self> {
-        let (tls, hangups) = match &config.tls.files {
+    pub(super) fn start(config: &Config, memory: Memory, shared: web::Data<Shared>) -> anyhow::Result<Self> {
+        let (tls, look) = match &config.tls.files {
             Some(files) => {
-                let (tls, hangups) = tls(config, files)?;
-                (Some(tls), Some(hangups))
+                let (tls, look) = tls(config, files)?;
+                (Some(tls), Some(look))
             }
             None => (None, None),
         };
         // Both addresses are taken before either is served.
-        let memory = Memory {
-            http2: Budget::new(config.http2.budget_bytes()),
-            read_ahead: ReadAhead::new(config.limits.read_ahead_memory_bytes),
-        };
         let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), shared.clone())?;
         let reads = match config.server.read_listen {
             Some(address) => Some(listen_on(reading(config, address, tls, memory), shared)?),
@@ -59,20 +51,20 @@ impl Listeners {
         };
         let read_address = reads.as_ref().map(|(_, address)| *address);
         let servers = [uploads].into_iter().chain(reads.map(|(server, _)| server)).map(serve).collect();
-        Ok(Self { address, read_address, servers, hangups })
+        Ok(Self { address, read_address, servers, look })
+    }
+
+    /// Has the files of the certificate looked at now. Says whether there are any.
+    pub(super) fn look_at_certificate(&self) -> bool {
+        let Some(look) = &self.look else { return false };
+        // If it cannot be queued, a look is due already.
+        let _ = look.try_send(());
+        true
     }
 
     /// Ends all connections: at once, or when they have been answered.
     pub(super) async fn stop(&self, graceful: bool) {
         futures::future::join_all(self.servers.iter().map(|server| server.stop(graceful))).await;
-    }
-}
-
-impl Drop for Listeners {
-    fn drop(&mut self) {
-        if let Some(hangups) = &self.hangups {
-            hangups.abort();
-        }
     }
 }
 
@@ -93,9 +85,18 @@ fn serve(server: Server) -> ServerHandle {
 
 /// Memory that all listeners share.
 #[derive(Debug, Clone)]
-struct Memory {
-    http2: Budget,
-    read_ahead: ReadAhead,
+pub(super) struct Memory {
+    pub(super) http2: Budget,
+    pub(super) read_ahead: ReadAhead,
+}
+
+impl Memory {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            http2: Budget::new(config.http2.budget_bytes()),
+            read_ahead: ReadAhead::new(config.limits.read_ahead_memory_bytes),
+        }
+    }
 }
 
 fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::Settings {
@@ -137,17 +138,16 @@ pub(super) fn worker_count(asked: Option<usize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
 }
 
-/// Encryption with a certificate that follows its files until its SIGHUPs are no longer waited for.
-fn tls(config: &Config, files: &TlsFiles) -> anyhow::Result<(Tls, AbortHandle)> {
+/// Encryption with a certificate that follows its files for as long as there is somebody who can have them looked at.
+fn tls(config: &Config, files: &TlsFiles) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
     check_memory(config)?;
     let paths = Files { certificate: files.certificate.clone(), private_key: files.private_key.clone() };
     let certificates = Arc::new(Certificates::load(paths).map_err(|why| unusable(files, &why))?);
     let tls = Tls::new(Arc::clone(&certificates), config.tls.handshake_timeout, config.http2.max_connections)
         .context("could not set up TLS")?;
-    let (looking, look) = mpsc::channel(1);
-    let hangups = pass_on_hangups(looking).context("could not wait for SIGHUP")?;
-    tokio::spawn(certificates.keep_fresh(config.tls.reload_every, look));
-    Ok((tls, hangups))
+    let (look, looks) = mpsc::channel(1);
+    tokio::spawn(certificates.keep_fresh(config.tls.reload_every, looks));
+    Ok((tls, look))
 }
 
 /// In the words of the configuration.
@@ -171,10 +171,4 @@ fn check_memory(config: &Config) -> anyhow::Result<()> {
         mib(memory),
     );
     Ok(())
-}
-
-fn pass_on_hangups(to: mpsc::Sender<()>) -> io::Result<AbortHandle> {
-    let mut hangups = signal(SignalKind::hangup())?;
-    let passing = tokio::spawn(async move { while hangups.recv().await.is_some() && to.send(()).await.is_ok() {} });
-    Ok(passing.abort_handle())
 }

@@ -40,6 +40,7 @@ mod ranges;
 mod restart;
 mod resume;
 mod schemas;
+mod signals;
 mod smoke;
 mod stages;
 mod status;

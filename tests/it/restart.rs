@@ -328,7 +328,7 @@ async fn a_second_signal_ends_at_once() {
     program.signal("TERM");
     let ran = program.ran();
     assert_eq!(ran.code, Some(1), "{ran:?}");
-    assert!(ran.stderr.contains("ended at once"), "{ran:?}");
+    assert!(ran.stderr.contains("stopped immediately"), "{ran:?}");
     let process = Process::start(folder.path(), &[]);
     assert_eq!(process.client().await.offset(&path).await, 11);
 }

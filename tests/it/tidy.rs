@@ -20,7 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["config", "terminal"]),
     ("cli", &["config", "keyring", "webhook", "terminal"]),
     ("app", &["domain", "clock", "keyring", "state", "engine", "protocol", "http", "webhook", "config"]),
-    ("main", &["app", "cli", "config", "telemetry"]),
+    ("signals", &[]),
+    ("main", &["app", "cli", "config", "signals", "telemetry"]),
     ("lib", &[]),
 ];
 
@@ -40,7 +41,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_json", &["http", "protocol", "state", "webhook", "telemetry", "cli"]),
     ("mp4_atom", &["media"]),
     ("infer", &["media"]),
-    ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "main"]),
+    ("tokio", &["state", "engine", "http", "webhook", "app", "cli", "signals", "main"]),
 ];
 
 #[test]
