@@ -6,7 +6,9 @@ mod hooks;
 mod keys;
 mod listeners;
 mod memory;
+mod metrics;
 mod permissions;
+mod process;
 mod threads;
 
 use std::fmt;
@@ -128,27 +130,33 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         Engine::new(settings, clock, uploads, outbox, Arc::new(blobs))
     };
 
-    let mut registry = Registry::with_prefix("longshore");
-    let engine = match hooks::application(&config.hooks, &rules)? {
-        Some((application, metrics)) => {
-            metrics.register(&mut registry);
-            engine.asking(application)
-        }
-        None => engine,
+    let application = hooks::application(&config.hooks, &rules)?;
+    let (engine, hook_metrics) = match application {
+        Some((application, metrics)) => (engine.asking(application), Some(metrics)),
+        None => (engine, None),
     };
-
-    let refusals = http::refusals::Refusals::default();
-    refusals.register(&mut registry);
-    engine.metrics().register(&mut registry);
-    sender.metrics().register(&mut registry);
+    let memory = listeners::Memory::of(&config);
+    let watched = Watched::default();
+    let registry = metrics::registry(|own| {
+        engine.metrics().register(own);
+        watched.refusals.register(own);
+        watched.rejections.register(own);
+        watched.edge.register(own);
+        sender.metrics().register(own);
+        if let Some(hooks) = hook_metrics {
+            hooks.register(own);
+        }
+        own.register_collector(Box::new(memory_in_use(&config, &engine, &answer_memory, &memory)));
+        own.register_collector(Box::new(metrics::Database(Arc::clone(&state))));
+    });
 
     engine.recover().await;
     engine.start_sweeping();
     engine.start_inventory();
 
     let shared =
-        web::Data::new(shared(&config, engine.clone(), &sender, registry, refusals, &server_keys, answer_memory));
-    let listeners = Listeners::start(&config, listeners::Memory::of(&config), shared)?;
+        web::Data::new(shared(&config, engine.clone(), &sender, registry, watched, &server_keys, answer_memory));
+    let listeners = Listeners::start(&config, memory, shared)?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     fitted.tell();
     let stop_sending = CancellationToken::new();
@@ -162,6 +170,24 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         config,
         _upload_threads: upload_threads,
     })
+}
+
+/// What counts at the edge.
+#[derive(Debug, Default)]
+struct Watched {
+    refusals: http::refusals::Refusals,
+    rejections: http::Rejections,
+    edge: http::Metrics,
+}
+
+fn memory_in_use(config: &Config, engine: &Engine, answers: &Pool, memory: &listeners::Memory) -> metrics::Memory {
+    let http2_is_spoken = config.tls.files.is_some() && config.http2.max_connections > 0;
+    metrics::Memory {
+        buffers: engine.buffers().clone(),
+        answers: answers.clone(),
+        read_ahead: (memory.read_ahead.clone(), memory.read_ahead.free_bytes()),
+        http2: http2_is_spoken.then(|| (memory.http2.clone(), memory.http2.free_bytes())),
+    }
 }
 
 fn store_settings(config: &config::Storage, direct_files: usize, read_pool: Pool) -> storage::local::Settings {
@@ -250,7 +276,7 @@ fn shared(
     engine: Engine,
     sender: &webhook::Sender,
     registry: Registry,
-    refusals: http::refusals::Refusals,
+    watched: Watched,
     server_keys: &ServerKeys,
     answer_memory: Pool,
 ) -> Shared {
@@ -284,7 +310,9 @@ fn shared(
             streams: Share::new(config.status.max_streams_per_address),
             uploads: Share::new(config.limits.max_active_uploads_per_address),
         },
-        refusals,
+        refusals: watched.refusals,
+        rejections: watched.rejections,
+        metrics: watched.edge,
         drain_timeout: config.limits.drain_timeout,
         long_poll_max: config.status.long_poll_max,
         heartbeat: config.status.heartbeat,
@@ -293,7 +321,6 @@ fn shared(
         answers: http::Answers::new(answer_memory, config.limits.answer_timeout),
         registry: Arc::new(registry),
         readiness: http::health::Readiness::default(),
-        streams: Arc::default(),
     }
 }
 

@@ -265,6 +265,16 @@ impl Engine {
         &self.0.metrics
     }
 
+    /// The time of day, by the engine's clock.
+    pub fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    /// Memory for bytes on their way to the storage.
+    pub fn buffers(&self) -> &storage::pool::Pool {
+        &self.0.pool
+    }
+
     /// Creates an upload; one of length zero is completed at once.
     pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
         let inner = &self.0;
@@ -472,7 +482,7 @@ impl Inner {
             inserted => inserted?,
         };
         self.metrics.booked(self.bookings.note(&committed));
-        self.metrics.count(&kinds, began.elapsed());
+        self.metrics.count(&committed, &kinds, began.elapsed());
         tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
         self.watch.changed(committed.id());
         Ok(committed)
@@ -489,7 +499,7 @@ impl Inner {
         let committed = self.uploads.commit(upload).await?;
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.missing(missing_change);
-        self.metrics.count(&kinds, began.elapsed());
+        self.metrics.count(&committed, &kinds, began.elapsed());
         self.watch.changed(committed.id());
         Ok(committed)
     }

@@ -10,7 +10,6 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::domain::checksum::Digest;
-use crate::domain::upload::Stage;
 use crate::domain::upload::Upload;
 use crate::engine::Engine;
 use crate::engine::Inner;
@@ -18,6 +17,7 @@ use crate::engine::command::EngineError;
 use crate::engine::command::Unavailable;
 use crate::engine::digest::Running;
 use crate::engine::hooks::Behalf;
+use crate::engine::metrics::UNFINISHED;
 use crate::engine::pieces::Pieces;
 use crate::state::Due;
 use crate::state::UploadQuery;
@@ -40,10 +40,10 @@ const AT_ONCE: usize = 8;
 impl Engine {
     /// Finishes or undoes what the last run of the program left half-done. Called before anything is served.
     pub async fn recover(&self) {
-        if let Err(error) = self.0.count_bookings().await {
+        if let Err(error) = self.0.count_unfinished().await {
             tracing::error!(
                 error = &error as &dyn Error,
-                "could not count what unfinished uploads have booked of the disk"
+                "could not count unfinished uploads and what they have booked of the disk"
             );
         }
         if let Err(error) = self.0.count_missing().await {
@@ -107,14 +107,15 @@ impl Engine {
 }
 
 impl Inner {
-    /// Counts what unfinished uploads have yet to receive.
-    async fn count_bookings(&self) -> Result<(), EngineError> {
-        let stages = vec![Stage::Created, Stage::Receiving, Stage::Stalled];
+    /// Counts unfinished uploads by stage, and what they have yet to receive.
+    async fn count_unfinished(&self) -> Result<(), EngineError> {
+        let stages = UNFINISHED.to_vec();
         let mut query = UploadQuery { stages, limit: PAGE, ..UploadQuery::default() };
         loop {
             let page = self.uploads.list(&query).await?;
             for upload in &page.found {
                 self.metrics.booked(self.bookings.note(upload));
+                self.metrics.note(upload);
             }
             query.before = page.next;
             if query.before.is_none() {

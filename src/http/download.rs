@@ -14,6 +14,7 @@ use actix_web::body::SizedStream;
 use actix_web::http::Method;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
+use actix_web::web;
 use bytes::Bytes;
 use futures::Stream;
 use futures::TryStreamExt;
@@ -23,6 +24,7 @@ use crate::domain::media_type;
 use crate::domain::upload::Upload;
 use crate::engine::command::EngineError;
 use crate::engine::read::Download;
+use crate::http::Shared;
 use crate::http::answers::IsDownload;
 use crate::http::answers::PIECE_BYTES;
 use crate::http::attachment;
@@ -109,7 +111,14 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         tracing::error!(error = &error as &dyn std::error::Error, "a download broke off");
         Box::<dyn std::error::Error>::from(error)
     });
-    let mut response = response.body(SizedStream::new(end - first, bytes.map_ok(pieces).try_flatten()));
+    let metrics = request.app_data::<web::Data<Shared>>().map(|shared| shared.metrics.clone());
+    let count = move |piece: &Bytes| {
+        if let Some(metrics) = &metrics {
+            metrics.sent(piece.len());
+        }
+    };
+    let pieces = bytes.map_ok(pieces).try_flatten().inspect_ok(count);
+    let mut response = response.body(SizedStream::new(end - first, pieces));
     response.extensions_mut().insert(IsDownload);
     Ok(response)
 }

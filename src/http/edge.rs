@@ -31,6 +31,7 @@ use crate::http::body::Draining;
 use crate::http::body::Inlet;
 use crate::http::clients::Client;
 use crate::http::error::Problem;
+use crate::http::error::ProblemCode;
 use crate::http::error::RequestId;
 use crate::http::error::new_request_id;
 use crate::http::json;
@@ -38,6 +39,8 @@ use crate::http::listen::exchange::HangUp;
 use crate::http::pace::MinRate;
 use crate::http::path;
 use crate::http::refusals::Reason;
+use crate::http::rejections::Rejected;
+use crate::http::route::Route;
 use crate::http::shares::Part;
 use crate::http::shares::UsedUp;
 use crate::protocol::tus::wire;
@@ -94,6 +97,13 @@ pub(super) async fn edge(
         answer.extensions_mut().insert(HangUp);
     }
     add_headers(&http, &shared, &id, answer.headers_mut());
+    let route = Route::of(http.match_info().as_str());
+    shared.metrics.answered(http.method().as_str(), route, answer.status());
+    let problem = answer.extensions_mut().remove::<ProblemCode>();
+    if let Some(code) = problem {
+        let (status, method) = (answer.status(), http.method().as_str());
+        shared.rejections.note(code, &Rejected { status, method, route, client, request: &id });
+    }
     tracing::debug!(
         request = %id,
         client = client.map(tracing::field::display),

@@ -51,6 +51,10 @@ pub(super) enum ShowsBody {
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
 
+/// The code of the problem that is the answer, in the extensions of that answer.
+#[derive(Debug, Clone)]
+pub(super) struct ProblemCode(pub(super) Cow<'static, str>);
+
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -160,6 +164,7 @@ impl Problem {
         for (name, value) in self.headers {
             response.insert_header((name, value));
         }
+        response.extensions_mut().insert(ProblemCode(self.code));
         response.insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/problem+json").body(body)
     }
 

@@ -208,7 +208,7 @@ impl Seat {
             let detail = format!("clients at this address are waiting for events {most} times, as often as is allowed");
             Problem::try_again("too-many-streams", detail, soon)
         })?;
-        let seat = Self { all: Arc::clone(&shared.streams), _of_address: of_address };
+        let seat = Self { all: Arc::clone(shared.metrics.streams()), _of_address: of_address };
         if seat.all.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
             let detail = format!("{} clients are waiting for events, as many as are allowed", shared.max_streams);
             return Err(Problem::try_again("too-many-streams", detail, soon));

@@ -1,4 +1,4 @@
-//! What operators and their machines ask: alive, ready, and how much of what.
+//! What operators and their machines ask: whether the server is alive and ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,23 +90,6 @@ impl Readiness {
             outcome
         });
         looking.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))
-    }
-}
-
-/// Counters in the OpenMetrics text format.
-pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
-    if let Err(error) = shared.engine.disk() {
-        tracing::warn!(error = &error as &dyn std::error::Error, "could not measure the free disk space");
-    }
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &shared.registry) {
-        Ok(()) => {
-            HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text)
-        }
-        Err(std::fmt::Error) => HttpResponse::InternalServerError().finish(),
     }
 }
 

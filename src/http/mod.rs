@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
@@ -32,17 +31,21 @@ pub mod download;
 mod edge;
 pub mod error;
 pub mod events;
+mod exposition;
 mod files;
 pub mod health;
 mod hook_calls;
 mod json;
 pub mod listen;
 mod location;
+mod metrics;
 pub(crate) mod pace;
 mod path;
 pub(crate) mod query;
 mod reading;
 pub mod refusals;
+mod rejections;
+mod route;
 mod schemas;
 pub mod shares;
 mod stages;
@@ -53,6 +56,8 @@ use access::Access;
 pub use answers::Answers;
 pub use cors::Cors;
 use error::Problem;
+pub use metrics::Metrics;
+pub use rejections::Rejections;
 
 /// What every request handler may use.
 pub struct Shared {
@@ -76,6 +81,8 @@ pub struct Shared {
     pub proxies: clients::Proxies,
     pub shares: Shares,
     pub refusals: refusals::Refusals,
+    pub rejections: Rejections,
+    pub metrics: Metrics,
     pub drain_timeout: Duration,
     pub long_poll_max: Duration,
     pub heartbeat: Duration,
@@ -84,8 +91,6 @@ pub struct Shared {
     pub answers: Answers,
     pub registry: Arc<Registry>,
     pub readiness: health::Readiness,
-    /// Clients waiting for events now.
-    pub streams: Arc<AtomicUsize>,
 }
 
 /// What the clients of one address may hold at once.
@@ -155,7 +160,7 @@ fn resources(scope: &mut web::ServiceConfig) {
         .configure(webhooks::resources)
         .service(web::resource("/healthz").route(web::route().to(health::alive)))
         .service(web::resource("/readyz").route(web::route().to(health::ready)))
-        .service(web::resource("/metrics").route(web::route().to(health::metrics)))
+        .service(web::resource("/metrics").route(web::route().to(exposition::metrics)))
         .default_service(web::route().to(nothing_here));
 }
 

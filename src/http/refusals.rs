@@ -97,7 +97,7 @@ impl Refusals {
         let mut sample = self.0.samples[reason as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let admitted = sample.admit(Instant::now());
         drop(sample);
-        let Some(Admitted { left_out }) = admitted else { return };
+        let Some(Admitted { left_out, .. }) = admitted else { return };
         let name = reason.name();
         if left_out > 0 {
             tracing::info!(reason = name, left_out, "more refusals of this kind were counted than logged");
@@ -113,7 +113,7 @@ impl Refusals {
 
 /// Decides which of many events of one kind are logged.
 #[derive(Debug, Default)]
-struct Sample {
+pub(super) struct Sample {
     /// When the present period began.
     since: Option<Instant>,
     logged: u32,
@@ -121,13 +121,15 @@ struct Sample {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Admitted {
+pub(super) struct Admitted {
     /// Of the period before.
-    left_out: u64,
+    pub(super) left_out: u64,
+    /// Whether no more are logged in this period.
+    pub(super) is_last: bool,
 }
 
 impl Sample {
-    fn admit(&mut self, now: Instant) -> Option<Admitted> {
+    pub(super) fn admit(&mut self, now: Instant) -> Option<Admitted> {
         let mut left_out = 0;
         if self.since.is_none_or(|since| now - since >= PERIOD) {
             left_out = self.left_out;
@@ -138,7 +140,7 @@ impl Sample {
             return None;
         }
         self.logged += 1;
-        Some(Admitted { left_out })
+        Some(Admitted { left_out, is_last: self.logged == LINES })
     }
 }
 
@@ -150,14 +152,14 @@ mod tests {
     fn so_many_are_logged_in_a_minute_and_what_was_left_out_is_told_in_the_next() {
         let mut sample = Sample::default();
         let now = Instant::now();
-        for _ in 0..LINES {
-            assert_eq!(sample.admit(now), Some(Admitted { left_out: 0 }));
+        for line in 1..=LINES {
+            assert_eq!(sample.admit(now), Some(Admitted { left_out: 0, is_last: line == LINES }));
         }
         for _ in 0..7 {
             assert_eq!(sample.admit(now + PERIOD / 2), None);
         }
-        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 7 }));
-        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 0 }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 7, is_last: false }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 0, is_last: false }));
     }
 
     #[test]

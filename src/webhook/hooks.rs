@@ -99,6 +99,8 @@ enum Shed {
 }
 
 impl Shed {
+    const ALL: [Self; 2] = [Self::BreakerOpen, Self::Overloaded];
+
     const fn name(self) -> &'static str {
         match self {
             Self::BreakerOpen => "breaker_open",

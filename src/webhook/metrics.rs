@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
 
 use crate::domain::delivery::AttemptOutcome;
 use crate::domain::delivery::DeliveryClass;
@@ -75,20 +76,39 @@ impl Default for Metrics {
     }
 }
 
+/// What becomes of a delivery by an attempt.
+const VERDICTS: [&str; 5] = ["succeeded", "retry", "superseded", "dead", "cancelled"];
+
+const STATUS_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "other"];
+
 impl Metrics {
+    /// Registers everything, each with all of its labels, so that what has not happened yet is zero and not missing.
     pub fn register(&self, registry: &mut Registry) {
+        for outcome in STATUS_CLASSES.into_iter().chain(AttemptOutcome::ERRORS.map(error_class)) {
+            drop(self.attempts.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for verdict in VERDICTS {
+            drop(self.settled.get_or_create(&VerdictLabel { verdict }));
+        }
+        self.show_queue(&Backlog::default());
+        self.show_endpoints(["enabled", "open", "paused", "disabled"].map(|state| (state, 0)));
         registry.register("webhook_attempts", "Attempts to deliver, by how they ended", self.attempts.clone());
         registry.register("webhook_deliveries_settled", "Settled claims of deliveries", self.settled.clone());
-        registry.register("webhook_attempt_duration_seconds", "How long attempts took", self.duration.clone());
+        registry.register_with_unit(
+            "webhook_attempt_duration",
+            "How long attempts took",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
         registry.register("webhook_in_flight", "Deliveries being sent now", self.in_flight.clone());
         let first = "From the event to the beginning of the first attempt";
-        registry.register("webhook_first_attempt_delay_seconds", first, self.first_attempt.clone());
+        registry.register_with_unit("webhook_first_attempt_delay", first, Unit::Seconds, self.first_attempt.clone());
         let whole = "From the event to the answer that took it";
-        registry.register("webhook_end_to_end_seconds", whole, self.end_to_end.clone());
+        registry.register_with_unit("webhook_end_to_end", whole, Unit::Seconds, self.end_to_end.clone());
         let queue = "Unfinished deliveries by state, counted now and then, and no further than 100000";
         registry.register("webhook_queue", queue, self.queue.clone());
         let oldest = "How long the oldest delivery has been due that could be sent, looked at now and then";
-        registry.register("webhook_oldest_due_seconds", oldest, self.oldest_due.clone());
+        registry.register_with_unit("webhook_oldest_due", oldest, Unit::Seconds, self.oldest_due.clone());
         let endpoints = "Endpoints by state; those whose circuit breaker is open count as open";
         registry.register("webhook_endpoints", endpoints, self.endpoints.clone());
         let expired = "Claims of deliveries whose sender before had let its lease run out";
@@ -102,7 +122,7 @@ impl Metrics {
         let superseded = "Deliveries of progress that were dropped, most of them for later news, counted now and then";
         registry.register("webhook_superseded", superseded, self.superseded.clone());
         let write = "How long it took to write down results, waiting for a database that fails included";
-        registry.register("webhook_outbox_write_seconds", write, self.outbox_write.clone());
+        registry.register_with_unit("webhook_outbox_write", write, Unit::Seconds, self.outbox_write.clone());
     }
 
     /// Counts how long a delivery has taken: to its first attempt, and to its end.
@@ -144,7 +164,7 @@ impl Metrics {
     pub(super) fn count_attempt(&self, outcome: AttemptOutcome, took: Duration) {
         let outcome = match outcome {
             AttemptOutcome::Status(status) => status_class(status),
-            error => error.error_class().unwrap_or("transport"),
+            error => error_class(error),
         };
         self.attempts.get_or_create(&OutcomeLabel { outcome }).inc();
         self.duration.observe(took.as_secs_f64());
@@ -160,6 +180,10 @@ impl Metrics {
         };
         self.settled.get_or_create(&VerdictLabel { verdict }).inc();
     }
+}
+
+fn error_class(error: AttemptOutcome) -> &'static str {
+    error.error_class().unwrap_or("transport")
 }
 
 fn status_class(status: u16) -> &'static str {

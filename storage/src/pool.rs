@@ -100,6 +100,11 @@ impl Pool {
         Self(Arc::new(Shared { free, most_permits, keepable, most_kept_bytes, spare: Mutex::default() }))
     }
 
+    /// The ceiling: all bytes, held or not.
+    pub fn size_bytes(&self) -> u64 {
+        u64::from(self.0.most_permits) * MIN_BUFFER_BYTES as u64
+    }
+
     /// Bytes that nobody holds.
     pub fn free_bytes(&self) -> usize {
         self.0.free_bytes()

@@ -30,6 +30,7 @@ mod interim;
 mod laptop;
 mod listeners;
 mod memory;
+mod metrics;
 mod missing;
 mod operations;
 mod power;

@@ -1,6 +1,5 @@
 //! What operators and their machines rely on: health, readiness, counters, logs.
 
-use std::collections::HashMap;
 use std::fs;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -9,8 +8,6 @@ use std::path::Path;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
 
 use longshore::config::Secret;
 use serde_json::Value;
@@ -19,10 +16,11 @@ use tempfile::TempDir;
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
 use crate::support::client::Client;
+use crate::support::metrics::Metrics;
 use crate::support::process::Process;
 use crate::support::program::Program;
+use crate::support::program::run;
 use crate::support::receiver::SECRET;
-use crate::support::scripted::Scripted;
 use crate::support::world::until;
 
 async fn upload(client: &mut Client) -> String {
@@ -193,10 +191,8 @@ async fn files_without_records_and_records_without_files_are_found_after_a_start
     let before = app.stored_files();
     app.start_again().await;
     let found = until("both are counted", async || {
-        let metrics = app.client().await.get("/metrics").await;
-        let metrics = parse_metrics(std::str::from_utf8(&metrics.body).unwrap());
-        let value = |name: &str| metrics.get(&format!("longshore_{name}")).copied().unwrap_or_default();
-        let found = (value("storage_files_without_record"), value("upload_records_without_file"));
+        let metrics = Metrics::of(&mut app.client().await).await;
+        let found = (metrics.value("storage_files_without_record"), metrics.value("upload_records_without_file"));
         (found != (0.0, 0.0)).then_some(found)
     })
     .await;
@@ -235,81 +231,6 @@ async fn only_the_owner_and_the_group_read_what_the_server_makes() {
             assert!(seen.iter().any(|file| file == name), "{name} is not among {seen:?}");
         }
         assert!(seen.len() >= 7, "the two uploads are there too: {seen:?}");
-    }
-}
-
-/// The samples of a text in the OpenMetrics format, by name and labels. Fails where the text is not in it.
-fn parse_metrics(text: &str) -> HashMap<String, f64> {
-    let body = text.strip_suffix("# EOF\n").expect("OpenMetrics: it ends with EOF");
-    let mut kinds: HashMap<&str, &str> = HashMap::new();
-    let mut samples = HashMap::new();
-    for line in body.lines() {
-        if let Some(comment) = line.strip_prefix("# ") {
-            let mut words = comment.splitn(3, ' ');
-            let (what, name, value) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
-            assert!(matches!(what, "HELP" | "TYPE" | "UNIT"), "{line}");
-            if what == "TYPE" {
-                assert!(matches!(value, "counter" | "gauge" | "histogram"), "{line}");
-                assert_eq!(kinds.insert(name, value), None, "OpenMetrics: a family stands there once: {line}");
-            }
-            continue;
-        }
-        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?} is no sample"));
-        let name = series.split('{').next().unwrap();
-        assert!(name.starts_with("longshore_"), "{line}");
-        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{line}");
-        let described = kinds.iter().any(|(family, kind)| {
-            let suffixes: &[&str] = match *kind {
-                "counter" => &["_total"],
-                "histogram" => &["_bucket", "_sum", "_count"],
-                _ => &[""],
-            };
-            name.strip_prefix(family).is_some_and(|suffix| suffixes.contains(&suffix))
-        });
-        assert!(described, "OpenMetrics: a sample belongs to a family above it: {line}");
-        assert_eq!(samples.insert(series.to_owned(), value.parse().unwrap()), None, "{line}");
-    }
-    samples
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn counters_count_in_the_open_metrics_format() {
-    let receiver = Scripted::start(SECRET).await;
-    let app = TestApp::from_file(&receiver.endpoint("backend", "['upload.completed']"), |_| {}).await;
-    let mut client = app.client().await;
-    assert!(parse_metrics(std::str::from_utf8(&client.get("/metrics").await.body).unwrap()).len() > 5);
-    for _ in 0..3 {
-        upload(&mut client).await;
-    }
-    let deleted = client.create(5).await;
-    client.tus("DELETE", &deleted, &[], b"").await;
-    receiver.wait_for_count(3).await;
-
-    let began = Instant::now();
-    let samples = loop {
-        let answer = client.get("/metrics").await;
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        assert_eq!(answer.header("content-type"), Some(kind));
-        let samples = parse_metrics(std::str::from_utf8(&answer.body).unwrap());
-        if samples.get(r#"longshore_webhook_deliveries_settled_total{verdict="succeeded"}"#) == Some(&3.0) {
-            break samples;
-        }
-        assert!(began.elapsed() < Duration::from_secs(30), "{samples:#?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-    for (series, expected) in [
-        ("longshore_upload_bytes_received_total", 33.0),
-        (r#"longshore_upload_events_total{type="upload.created"}"#, 4.0),
-        (r#"longshore_upload_events_total{type="upload.completed"}"#, 3.0),
-        (r#"longshore_upload_events_total{type="upload.terminated"}"#, 1.0),
-        (r#"longshore_webhook_attempts_total{outcome="2xx"}"#, 3.0),
-        ("longshore_webhook_attempt_duration_seconds_count", 3.0),
-        ("longshore_webhook_in_flight", 0.0),
-        ("longshore_webhook_first_attempt_delay_seconds_count", 3.0),
-        ("longshore_webhook_end_to_end_seconds_count", 3.0),
-        ("longshore_webhook_breakers_opened_total", 0.0),
-    ] {
-        assert_eq!(samples.get(series), Some(&expected), "{series}: {samples:#?}");
     }
 }
 
@@ -362,6 +283,80 @@ async fn log_lines_tell_which_request_and_which_upload() {
         assert_eq!((&line["method"], &line["status"]), (&method.into(), &status.into()), "{line}");
         assert!(line["path"].as_str().unwrap().starts_with("/files"), "{line}");
     }
+}
+
+/// What is rejected says so at `info`: why, where, whom, and under which id. Never a token, a query or the name of a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_requests_are_in_the_log_and_a_flood_of_them_is_summarised() {
+    let folder = TempDir::new().unwrap();
+    let flags = ["--auth-token", "the-shared-token", "--limits-max-upload-size", "10B"];
+    let process = start_logging(folder.path(), "info", &flags);
+    let mut client = process.client().await;
+    let bearer = ("Authorization", "Bearer the-shared-token");
+    let name = ("Upload-Metadata", "filename c2VzYW1lLm1wNA==");
+    let too_large = client.tus("POST", "/files", &[bearer, name, ("Upload-Length", "11")], b"").await;
+    let wrong =
+        client.request("GET", "/api/v1/uploads/x?secret=sesame", &[("Authorization", "Bearer sesame")], b"").await;
+    let gone = client.request("GET", "/files/x", &[bearer], b"").await;
+    assert_eq!((too_large.status, wrong.status, gone.status), (413, 401, 404));
+    for _ in 0..300 {
+        assert_eq!(client.get("/metrics").await.status, 401);
+    }
+    process.signal("TERM");
+    assert_eq!(process.wait(), Some(0));
+    let lines = logged(folder.path());
+    for (answer, code, method, route) in
+        [(&too_large, "over-limit", "POST", "/files"), (&wrong, "unauthorized", "GET", "/api/v1/uploads/{id}")]
+    {
+        let request = answer.header("x-request-id").unwrap();
+        let line =
+            lines.iter().find(|line| line["request"] == request).unwrap_or_else(|| panic!("{code} is not logged"));
+        assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"rejected a request".into()), "{line}");
+        let said = (&line["code"], &line["status"], &line["method"], &line["route"], &line["client"]);
+        let expected = (code.into(), answer.status.into(), method.into(), route.into(), "127.0.0.1".into());
+        assert_eq!(said, (&expected.0, &expected.1, &expected.2, &expected.3, &expected.4), "{line}");
+    }
+    let of_it = |line: &&Value| line["request"] == gone.header("x-request-id").unwrap();
+    assert!(!lines.iter().any(|line| of_it(&line)), "an upload that is not there is nothing to report");
+    let rejected = lines.iter().filter(|line| line["code"] == "unauthorized" && line["status"] == 401).count();
+    assert!((2..150).contains(&rejected), "{rejected} of 301");
+    let bounded = "further rejections for this reason are only counted for up to a minute";
+    assert!(lines.iter().any(|line| line["message"] == bounded), "the rest is only counted");
+    assert!(lines.iter().all(|line| !line.to_string().contains("sesame")), "no token, query or name of a file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_says_what_runs_where() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("longshore.toml");
+    let endpoint = |name: &str| {
+        format!("[[webhooks.endpoints]]\nname = '{name}'\nurl = 'http://127.0.0.1:9/'\nsecret = '{SECRET}'\n")
+    };
+    fs::write(&file, endpoint("backend") + &endpoint("audit")).unwrap();
+    let data = folder.path().join("data");
+    let flags =
+        ["--config", file.to_str().unwrap(), "--auth-token", "the-shared-token", "--read-listen", "127.0.0.1:0"];
+    let mut program = Program::serve(&data, &flags);
+    let address = program.address();
+    program.signal("TERM");
+    let log = program.ran().stderr;
+    let data = data.canonicalize().unwrap();
+    for said in [
+        &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
+        file.to_str().unwrap(),
+        data.to_str().unwrap(),
+        &format!("http://{address}/files"),
+        "reading apart from uploads is at http://127.0.0.1:",
+        "webhooks go to audit, backend",
+        "try: curl -i -X POST http://",
+        "-H 'Authorization: Bearer TOKEN'",
+    ] {
+        assert!(log.contains(said), "{said} is not in\n{log}");
+    }
+    assert!(!log.contains("the-shared-token"), "{log}");
+    let below_a_file = file.join("data");
+    let ran = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", below_a_file.to_str().unwrap()]);
+    assert!(ran.code == Some(1) && !ran.stderr.contains("WARN"), "nothing but the error needs attention: {ran:?}");
 }
 
 /// Trouble of the server's own is told to the client by an id alone, and the log has the rest under it.

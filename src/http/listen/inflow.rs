@@ -44,6 +44,11 @@ impl ReadAhead {
         Self(Arc::new(Semaphore::new(grants.min(Semaphore::MAX_PERMITS))))
     }
 
+    /// How much of it is left.
+    pub fn free_bytes(&self) -> u64 {
+        u64::try_from(self.0.available_permits()).unwrap_or(u64::MAX).saturating_mul(GRANT_BYTES)
+    }
+
     fn take(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_owned().ok()
     }

@@ -109,7 +109,7 @@ pub fn listen(settings: Settings, shared: web::Data<Shared>) -> io::Result<(Serv
         .shutdown_timeout(settings.shutdown_timeout.as_secs())
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
-    let places = Places::new(settings.max_connections);
+    let places = Places::counted(settings.max_connections, shared.metrics.connections(settings.role));
     let service = move || {
         let worker = (settings.clone(), shared.clone(), places.clone(), stopping.clone());
         fn_factory(move || serve_on_this_thread(worker.clone()))

@@ -17,7 +17,12 @@ pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Places {
     pub(super) fn new(limit: usize) -> Self {
-        Self { taken: Arc::default(), limit }
+        Self::counted(limit, Arc::default())
+    }
+
+    /// So many, and how many are taken can be read in `taken`.
+    pub(super) fn counted(limit: usize, taken: Arc<AtomicUsize>) -> Self {
+        Self { taken, limit }
     }
 
     /// One of them, if one is left.

@@ -44,6 +44,11 @@ impl Budget {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
+    /// How much of it is left.
+    pub fn free_bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// All of it or nothing.
     fn take(&self, bytes: u32) -> bool {
         let less = |left: u64| left.checked_sub(bytes.into());

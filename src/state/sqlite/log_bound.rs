@@ -3,6 +3,7 @@
 //! SQLite moves the pages of the log into the database as it goes, but begins the log anew only when no reader uses it.
 //! Should reads overlap for so long that the log outgrows its bound, they are held back while the log is reset.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +29,16 @@ pub(super) struct LogBound {
     failed: Option<Instant>,
 }
 
+/// The write-ahead log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
 impl LogBound {
-    pub(super) fn new(database: &std::path::Path, max_bytes: u64, gate: Arc<Gate>) -> Self {
-        let mut log = database.as_os_str().to_owned();
-        log.push("-wal");
-        Self { log: log.into(), max_bytes, gate, failed: None }
+    pub(super) fn new(log: PathBuf, max_bytes: u64, gate: Arc<Gate>) -> Self {
+        Self { log, max_bytes, gate, failed: None }
     }
 
     /// Resets the log if it has outgrown its bound. Called between two transactions.

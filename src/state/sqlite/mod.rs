@@ -103,6 +103,8 @@ impl Default for SqliteSettings {
 #[derive(Debug)]
 pub struct SqliteStore {
     status_root: String,
+    /// The write-ahead log.
+    log: PathBuf,
     writer: Writer,
     readers: Readers,
     bell: Arc<Notify>,
@@ -146,16 +148,33 @@ impl SqliteStore {
         let presence = Arc::new(Presence::of(&path).map_err(failed_to_start)?);
         let bell = Arc::new(Notify::new());
         let reserve = Reserve::of(&path, settings.reserve_bytes);
-        let log = LogBound::new(&path, settings.max_log_bytes, Arc::clone(&gate));
-        let writer =
-            Writer::start(writing, log, reserve, settings.group_commit_max, Arc::clone(&bell), Arc::clone(&presence))?;
+        let log = log_bound::log_of(&path);
+        let bound = LogBound::new(log.clone(), settings.max_log_bytes, Arc::clone(&gate));
+        let writer = Writer::start(
+            writing,
+            bound,
+            reserve,
+            settings.group_commit_max,
+            Arc::clone(&bell),
+            Arc::clone(&presence),
+        )?;
         let readers = Readers::start(lookups, walks, gate, &presence)?;
-        Ok(Arc::new(Self { status_root: settings.status_root, writer, readers, bell, pruning: Mutex::default() }))
+        Ok(Arc::new(Self { status_root: settings.status_root, log, writer, readers, bell, pruning: Mutex::default() }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
+    }
+
+    /// How many writes have been committed in those transactions.
+    pub fn writes(&self) -> u64 {
+        self.writer.works()
+    }
+
+    /// The size of the write-ahead log on the disk.
+    pub fn log_bytes(&self) -> u64 {
+        std::fs::metadata(&self.log).map_or(0, |found| found.len())
     }
 
     async fn shut(&self) {

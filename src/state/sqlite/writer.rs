@@ -89,8 +89,15 @@ impl Desk {
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
     thread: Mutex<Option<thread::JoinHandle<Connection>>>,
-    transactions: Arc<AtomicU64>,
-    superseded: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What has been written since the start.
+#[derive(Debug, Default)]
+struct Counts {
+    transactions: AtomicU64,
+    works: AtomicU64,
+    superseded: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -109,7 +116,7 @@ impl Writer {
         presence: Arc<Presence>,
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
-        let (transactions, superseded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let counts = Arc::new(Counts::default());
         let desk = Desk { connection, subscribers: None, made_ready: false, superseded: 0 };
         let clerk = Clerk {
             desk,
@@ -119,11 +126,10 @@ impl Writer {
             batch_max: batch_max.max(1),
             bell,
             presence,
-            transactions: Arc::clone(&transactions),
-            superseded: Arc::clone(&superseded),
+            counts: Arc::clone(&counts),
         };
         let thread = thread::Builder::new().name("state-writer".to_owned()).spawn(move || clerk.serve());
-        Ok(Self { queue, thread: Mutex::new(Some(thread.map_err(failed_to_start)?)), transactions, superseded })
+        Ok(Self { queue, thread: Mutex::new(Some(thread.map_err(failed_to_start)?)), counts })
     }
 
     /// Has work written and answers once it is committed. The work goes on if the caller leaves.
@@ -144,11 +150,16 @@ impl Writer {
     }
 
     pub(super) fn transactions(&self) -> u64 {
-        self.transactions.load(Ordering::Relaxed)
+        self.counts.transactions.load(Ordering::Relaxed)
+    }
+
+    /// How many pieces of work were committed.
+    pub(super) fn works(&self) -> u64 {
+        self.counts.works.load(Ordering::Relaxed)
     }
 
     pub(super) fn superseded(&self) -> u64 {
-        self.superseded.load(Ordering::Relaxed)
+        self.counts.superseded.load(Ordering::Relaxed)
     }
 }
 
@@ -161,8 +172,7 @@ struct Clerk {
     batch_max: usize,
     bell: Arc<Notify>,
     presence: Arc<Presence>,
-    transactions: Arc<AtomicU64>,
-    superseded: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 }
 
 impl Clerk {
@@ -201,7 +211,8 @@ impl Clerk {
             None => self.presence.check(COMMIT).err().map(|_| Lost::Gone),
         };
         if lost.is_none() {
-            self.superseded.fetch_add(self.desk.superseded, Ordering::Relaxed);
+            self.counts.superseded.fetch_add(self.desk.superseded, Ordering::Relaxed);
+            self.counts.works.fetch_add(u64::try_from(batch.len()).unwrap_or_default(), Ordering::Relaxed);
         }
         if lost.is_none() && self.desk.made_ready {
             self.bell.notify_one();
@@ -222,7 +233,7 @@ impl Clerk {
     }
 
     fn transact(&mut self, batch: &mut Batch, write: fn(&mut Self, &mut Batch) -> Shared<()>) -> Shared<()> {
-        self.transactions.fetch_add(1, Ordering::Relaxed);
+        self.counts.transactions.fetch_add(1, Ordering::Relaxed);
         self.desk.made_ready = false;
         self.desk.superseded = 0;
         let written =

@@ -8,9 +8,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
 
 use crate::domain::hook::CallOutcome;
 use crate::domain::hook::Hook;
+use crate::webhook::hooks::Shed;
 
 /// Counts of hooks. Clones count together.
 #[derive(Debug, Clone)]
@@ -46,9 +48,18 @@ fn duration_histogram() -> Histogram {
 }
 
 impl HookMetrics {
+    /// Registers everything, each with all of its labels, so that what has not happened yet is zero and not missing.
     pub fn register(&self, registry: &mut Registry) {
+        for hook in Hook::ALL.map(Hook::name) {
+            for outcome in CallOutcome::ALL.map(CallOutcome::name).into_iter().chain(Shed::ALL.map(Shed::name)) {
+                drop(self.calls.get_or_create(&CallLabel { hook, outcome }));
+            }
+            drop(self.duration.get_or_create(&HookLabel { hook }));
+            drop(self.breaker_open.get_or_create(&HookLabel { hook }));
+        }
         registry.register("hook_calls", "Questions to the application, by what came of them", self.calls.clone());
-        registry.register("hook_duration_seconds", "How long the application took to answer", self.duration.clone());
+        let duration = "Duration of questions to the application";
+        registry.register_with_unit("hook_duration", duration, Unit::Seconds, self.duration.clone());
         let open = "1 while a hook is not called because it has failed several times in a row";
         registry.register("hook_breaker_open", open, self.breaker_open.clone());
     }

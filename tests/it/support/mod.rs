@@ -8,6 +8,7 @@ pub mod film;
 pub mod front;
 pub mod group;
 pub mod http2;
+pub mod metrics;
 pub mod moving;
 pub mod process;
 pub mod program;

@@ -1,0 +1,109 @@
+//! Everything that can be watched, in one registry.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
+use storage::pool::Pool;
+
+use crate::app::process::Process;
+use crate::http::listen::ReadAhead;
+use crate::http::listen::window::Budget;
+use crate::state::SqliteStore;
+
+/// What all metrics of the server's own begin with.
+const PREFIX: &str = "longshore";
+
+/// A registry with what is known of the process and the program; the rest is registered in the part that is given.
+pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process::new()));
+    let own = registry.sub_registry_with_prefix(PREFIX);
+    own.register("build", "The running program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+    register(own);
+    registry
+}
+
+/// The budgets of memory, by the key of the configuration that sets them.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) buffers: Pool,
+    pub(super) answers: Pool,
+    pub(super) read_ahead: (ReadAhead, u64),
+    /// `None` where HTTP/2 is not spoken.
+    pub(super) http2: Option<(Budget, u64)>,
+}
+
+impl Memory {
+    /// Each budget: its key, how much of it is in use, and its size.
+    fn budgets(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let of_pool = |pool: &Pool| {
+            let free = u64::try_from(pool.free_bytes()).unwrap_or(u64::MAX);
+            (pool.size_bytes().saturating_sub(free), pool.size_bytes())
+        };
+        let (buffers, answers) = (of_pool(&self.buffers), of_pool(&self.answers));
+        let (read_ahead, size) = &self.read_ahead;
+        let read_ahead = (size.saturating_sub(read_ahead.free_bytes()), *size);
+        let http2 = self.http2.as_ref().map(|(budget, size)| (size.saturating_sub(budget.free_bytes()), *size));
+        let budgets = [
+            ("storage.buffer_memory", Some(buffers)),
+            ("limits.answer_memory", Some(answers)),
+            ("limits.read_ahead_memory", Some(read_ahead)),
+            ("http2.memory", http2),
+        ];
+        budgets.into_iter().filter_map(|(key, budget)| budget.map(|(used, size)| (key, used, size)))
+    }
+}
+
+impl Collector for Memory {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let help = "Memory in use of a budget, by the key that sets it.";
+        let mut used = encoder.encode_descriptor("memory_used", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (budget, bytes, _) in self.budgets() {
+            gauge(bytes).encode(used.encode_family(&[("budget", budget)])?)?;
+        }
+        let help = "The size of a budget of memory, by the key that sets it.";
+        let mut limits = encoder.encode_descriptor("memory_limit", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (budget, _, bytes) in self.budgets() {
+            gauge(bytes).encode(limits.encode_family(&[("budget", budget)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The database.
+#[derive(Debug)]
+pub(super) struct Database(pub(super) Arc<SqliteStore>);
+
+impl Collector for Database {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(state) = self;
+        let help = "Write transactions of the database; concurrent writes share one.";
+        let transactions = encoder.encode_descriptor("database_transactions", help, None, MetricType::Counter)?;
+        ConstCounter::new(state.transactions()).encode(transactions)?;
+        let help = "Writes committed in those transactions.";
+        ConstCounter::new(state.writes()).encode(encoder.encode_descriptor(
+            "database_writes",
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
+        let help = "The size of the write-ahead log.";
+        let log_bytes = i64::try_from(state.log_bytes()).unwrap_or(i64::MAX);
+        ConstGauge::new(log_bytes).encode(encoder.encode_descriptor(
+            "database_wal",
+            help,
+            Some(&Unit::Bytes),
+            MetricType::Gauge,
+        )?)
+    }
+}
