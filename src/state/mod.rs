@@ -301,8 +301,10 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
 
-    /// Writes a job that sends many deliveries again. It begins shortly before the first event of its range.
-    async fn begin_replay(&self, job: ReplayJob) -> Result<()>;
+    /// Writes a job that sends many deliveries again, and gives it as it was written. It begins shortly before the first
+    /// event of its range. One of [`ReplayWhat::Pending`] is done with that: what waits is due by then, or as soon as
+    /// [`Self::advance_backlog`] has come to it, in the order of its lane.
+    async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob>;
 
     /// All jobs that are kept, newest first.
     async fn replay_jobs(&self) -> Result<Vec<ReplayJob>>;
@@ -472,9 +474,12 @@ pub struct ReplayJob {
     pub finished_at: Option<Timestamp>,
 }
 
-/// Which events of a time range a job sends again. What is unfinished is never touched.
+/// Which deliveries a job sends. But for [`Self::Pending`] it goes by the events of a time range, and never touches what
+/// is unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayWhat {
+    /// What is unfinished: it becomes due now instead of when its next attempt was planned.
+    Pending,
     /// Deliveries that were given up.
     Dead,
     /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
@@ -484,10 +489,11 @@ pub enum ReplayWhat {
 }
 
 impl ReplayWhat {
-    pub const ALL: [Self; 3] = [Self::Dead, Self::Missed, Self::Everything];
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Dead, Self::Missed, Self::Everything];
 
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Dead => "dead",
             Self::Missed => "missed",
             Self::Everything => "everything",
@@ -580,6 +586,8 @@ pub struct DeliveryPage {
 pub struct DeliveryQuery {
     pub endpoint: Option<EndpointId>,
     pub upload: Option<UploadId>,
+    /// Deliveries that were made with this event. Those that a replay has made later are not found by it.
+    pub event: Option<EventId>,
     pub kind: Option<EventKind>,
     pub state: Option<DeliveryState>,
     pub created_from: Option<Timestamp>,

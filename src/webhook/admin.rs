@@ -79,7 +79,10 @@ pub enum AdminError {
     Exists(EndpointId),
     #[error("endpoint {0} was changed in the meantime; read it again")]
     Changed(EndpointId),
-    #[error("endpoint {0} stands in the configuration; it is changed there")]
+    #[error(
+        "endpoint {0} is defined in the configuration file; change it there and restart the server (to rotate its secret, \
+         put the new one into secret_file and the old one into old_secret_files)"
+    )]
     Configured(EndpointId),
     #[error("there are {0} endpoints already, as many as webhooks.max_endpoints allows")]
     TooManyEndpoints(usize),
@@ -95,6 +98,8 @@ pub enum AdminError {
     NotSending,
     #[error("a replay of everything sends again what has succeeded; it must be forced")]
     NeedsForce,
+    #[error("a replay of what is pending takes no range of time: everything that waits is sent")]
+    TakesNoRange,
     #[error("the range of time is empty: it ends before it begins")]
     EmptyRange,
     #[error("{MAX_RUNNING_REPLAYS} replays are running already; wait for one, or cancel one")]
@@ -551,6 +556,10 @@ impl Inner {
         if wanted.what == ReplayWhat::Everything && !wanted.force {
             return Err(AdminError::NeedsForce);
         }
+        let has_range = wanted.before.is_some() || wanted.from > Timestamp::from_unix_ms(0);
+        if wanted.what == ReplayWhat::Pending && has_range {
+            return Err(AdminError::TakesNoRange);
+        }
         let before = wanted.before.unwrap_or(now);
         if wanted.from >= before {
             return Err(AdminError::EmptyRange);
@@ -586,7 +595,10 @@ impl Inner {
         match planned {
             Planned::Running(job) => Ok(job),
             Planned::New(job) => {
-                self.parts.outbox.begin_replay(job.clone()).await?;
+                let job = self.parts.outbox.begin_replay(job).await?;
+                if job.what == ReplayWhat::Pending {
+                    self.lanes.probe(&job.endpoint, self.now());
+                }
                 self.replays.notify_one();
                 Ok(job)
             }

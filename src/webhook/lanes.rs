@@ -166,6 +166,12 @@ impl Lane {
         self.pace().written = health;
     }
 
+    /// Lets one delivery out as a probe from now on, if its breaker is open.
+    fn probe(&self, now: Timestamp) {
+        let until = &mut self.pace().pulse.health.open_until;
+        *until = until.map(|until| until.min(now));
+    }
+
     /// Whether its breaker is open, be it by half.
     pub(super) fn is_spared(&self) -> bool {
         self.pace().pulse.health.open_until.is_some()
@@ -240,7 +246,15 @@ impl Lanes {
         self.progress_wanted.store(wants_progress(&lanes), Ordering::Relaxed);
     }
 
-    /// Waits until an endpoint was put.
+    /// Tries an endpoint at once whose breaker is open, instead of when its pause is over.
+    pub(super) fn probe(&self, id: &EndpointId, now: Timestamp) {
+        if let Some(lane) = self.find(id) {
+            lane.probe(now);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until an endpoint was put, or is to be tried.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -331,6 +345,22 @@ mod tests {
         drop(probe);
         lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
         assert_eq!(probing(&lane), Room::For(16));
+    }
+
+    #[test]
+    fn an_open_breaker_can_be_tried_at_once() {
+        let lanes = Lanes::new([endpoint("app", "http://localhost/")]);
+        let lane = lanes.find(&EndpointId::new("app").unwrap()).unwrap();
+        lanes.probe(lane.id(), wall_clock());
+        assert_eq!(room(&lane), Room::For(16), "one that is closed stays so");
+        bad(&lane, 10);
+        assert!(matches!(room(&lane), Room::In(_)));
+        lanes.probe(lane.id(), wall_clock());
+        assert_eq!(room(&lane), Room::For(1));
+        let probe = lane.take();
+        bad(&lane, 1);
+        drop(probe);
+        assert!(matches!(room(&lane), Room::In(_)), "it has failed again");
     }
 
     #[test]

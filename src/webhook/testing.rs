@@ -672,9 +672,9 @@ impl Outbox for FakeOutbox {
         Ok(Replayed::NoDelivery)
     }
 
-    async fn begin_replay(&self, job: ReplayJob) -> state::Result<()> {
-        self.jobs.lock().unwrap().push(job);
-        Ok(())
+    async fn begin_replay(&self, job: ReplayJob) -> state::Result<ReplayJob> {
+        self.jobs.lock().unwrap().push(job.clone());
+        Ok(job)
     }
 
     async fn replay_jobs(&self) -> state::Result<Vec<ReplayJob>> {

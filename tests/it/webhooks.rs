@@ -643,7 +643,8 @@ async fn the_delivery_log_is_filtered_and_paged() {
         ("error=bad", "blocked_ip"),
         ("from=yesterday", "write a time such as"),
         ("before=1", "write a time such as"),
-        ("colour=red", "endpoint, upload, event, state, status, error, from, before, cursor, limit"),
+        ("event_id=evt_x", "the webhook-id"),
+        ("colour=red", "endpoint, upload, event, event_id, state, status, error, from, before, cursor, limit"),
     ] {
         let answer = client.get(&format!("/api/v1/webhooks/deliveries?{wrong}")).await;
         assert_eq!(answer.status, 400, "{wrong}");

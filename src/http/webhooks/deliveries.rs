@@ -1,6 +1,7 @@
 //! Which webhooks went where, and what came of every attempt.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
@@ -18,6 +19,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::endpoint::EndpointId;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
+use crate::domain::id::EventId;
 use crate::engine::read::DeliveryQuery;
 use crate::engine::read::value_json;
 use crate::http::Shared;
@@ -36,7 +38,10 @@ use crate::webhook::Replayed;
 const LIST: &str = "deliveries";
 
 /// What the list takes.
-const KNOWN: &str = "endpoint, upload, event, state, status, error, from, before, cursor, limit";
+const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, from, before, cursor, limit";
+
+/// How far the time in the id of a delivery may be from that in the id of the event it was made with.
+const APART: Duration = Duration::from_secs(60);
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
@@ -95,7 +100,7 @@ pub(super) async fn replay(
             Replayed::HasSucceeded => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "has-succeeded",
-                r#"this delivery has succeeded; to send it again all the same, say {"force": true}"#,
+                r#"this delivery has succeeded; to send it again anyway, force it: {"force": true}"#,
             )),
             Replayed::NoEndpoint => Err(Problem::new(
                 StatusCode::CONFLICT,
@@ -135,6 +140,11 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
                 let known = EventKind::ALL.map(EventKind::name).join(", ");
                 wanted.kind = Some(EventKind::by_name(value).ok_or_else(|| query::bad(name, value, &known))?);
             }
+            "event_id" => {
+                let id = value.strip_prefix("evt_").unwrap_or(value).parse::<EventId>();
+                let id = id.map_err(|_| query::bad(name, value, "it must be the id of an event, the webhook-id"))?;
+                wanted.event = Some(id);
+            }
             "state" => {
                 let known = DeliveryState::ALL.map(DeliveryState::name).join(", ");
                 wanted.state = Some(DeliveryState::by_name(value).ok_or_else(|| query::bad(name, value, &known))?);
@@ -151,6 +161,12 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => return Err(query::unknown(name, KNOWN)),
         }
+    }
+    if let Some(event) = wanted.event {
+        // Deliveries are found by when they were made: with their event.
+        let (from, before) = (event.made_at().minus(APART), event.made_at().plus(APART));
+        wanted.created_from = Some(wanted.created_from.map_or(from, |asked| asked.max(from)));
+        wanted.created_before = Some(wanted.created_before.map_or(before, |asked| asked.min(before)));
     }
     Ok(wanted)
 }

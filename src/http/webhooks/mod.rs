@@ -164,6 +164,7 @@ fn problem(error: AdminError, request: &HttpRequest) -> Problem {
         AdminError::SecretTaken => (StatusCode::CONFLICT, "secret-taken"),
         AdminError::Unreadable(..) => (StatusCode::CONFLICT, "secrets-unreadable"),
         AdminError::NeedsForce => (StatusCode::CONFLICT, "needs-force"),
+        AdminError::TakesNoRange => (StatusCode::UNPROCESSABLE_ENTITY, "takes-no-range"),
         AdminError::EmptyRange => (StatusCode::UNPROCESSABLE_ENTITY, "empty-range"),
         AdminError::NotSending => return Problem::try_again("not-sending", error.to_string(), TRY_AGAIN),
         AdminError::State(_) => {

@@ -141,6 +141,8 @@ macro_rules! conformance_suite {
             replay::what_waits_is_not_sent_before_its_turn
             replay::strict_order_outlives_replays_and_pauses
             replay::a_running_job_is_never_out_of_sight
+            replay::what_is_pending_is_due_at_once
+            replay::what_is_pending_waits_with_its_endpoint
             replay::a_job_sends_the_dead_again
             replay::a_job_sends_what_was_missed
             replay::a_job_sends_everything

@@ -104,6 +104,48 @@ pub(in crate::state) async fn strict_order_outlives_replays_and_pauses<P: Place>
     }
 }
 
+/// What waits for its next attempt is due now, in order, and has the attempts that it had left. What fails again waits by
+/// its schedule again.
+pub(in crate::state) async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    complete(&mut upload, NOW);
+    store.commit(upload).await.unwrap();
+    for _ in 0..3 {
+        let due = claim(&*store, "a", at(2)).await;
+        retry(&*store, &due[0], at(500), at(2)).await;
+    }
+    let other = claim(&*store, "b", at(2)).await.remove(0);
+    retry(&*store, &other, at(500), at(2)).await;
+    let begun = store.begin_replay(job(ReplayWhat::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
+    assert_eq!((begun.state, begun.queued, begun.finished_at), (ReplayState::Done, 6, Some(at(50))));
+    assert_eq!(store.replay_jobs().await.unwrap(), [begun]);
+    let due = claim(&*store, "a", at(50)).await;
+    assert_eq!(due.iter().map(sequence_of).collect::<Vec<_>>(), [4, 1, 2, 3], "by how long they have been due");
+    assert_eq!((due[1].attempts, due[1].attempts_before, due[1].begun_at), (1, 0, NOW), "its schedule goes on");
+    retry(&*store, &due[1], at(900), at(51)).await;
+    while store.advance_backlog(100, at(52)).await.unwrap() {}
+    assert_eq!(claimed(&*store, "a", at(52)).await, [0_u64; 0]);
+    let planned = deliveries_to(&*store, "b").await[0].next_attempt_at;
+    assert_eq!(planned, Some(at(500)), "another endpoint's wait as they did");
+}
+
+/// A stopped endpoint gets nothing for being asked; what waits is due when it is resumed.
+pub(in crate::state) async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    store.insert(new_upload(0)).await.unwrap();
+    let due = claim(&*store, "a", at(2)).await;
+    retry(&*store, &due[0], at(500), at(2)).await;
+    pause(&*store, "a", at(3)).await;
+    let begun = store.begin_replay(job(ReplayWhat::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
+    assert_eq!(begun.queued, 1);
+    assert_eq!(claimed(&*store, "a", at(51)).await, [0_u64; 0]);
+    put_state(&*store, "a", EndpointState::Enabled, at(52)).await;
+    assert_eq!(claimed(&*store, "a", at(52)).await, [1]);
+}
+
 pub(in crate::state) async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();

@@ -99,7 +99,7 @@ impl Outbox for MemoryState {
         Ok(Replayed::NoDelivery)
     }
 
-    async fn begin_replay(&self, _job: ReplayJob) -> Result<()> {
+    async fn begin_replay(&self, _job: ReplayJob) -> Result<ReplayJob> {
         Err(keeps_no_endpoints("begin a replay"))
     }
 

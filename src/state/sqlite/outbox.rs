@@ -143,7 +143,7 @@ impl Outbox for SqliteStore {
         self.writer.write(Replay { delivery: id, force, now }).await
     }
 
-    async fn begin_replay(&self, job: ReplayJob) -> Result<()> {
+    async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob> {
         self.writer.write(BeginReplay(job)).await
     }
 
@@ -364,10 +364,10 @@ fn route(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Rou
 
 /// Whether a walk may pass deliveries that do not match. Without a condition, every one matches.
 fn passes_by(query: &DeliveryQuery, walk: Walk) -> bool {
-    let DeliveryQuery { endpoint, kind, state, last_status, last_error, .. } = query;
+    let DeliveryQuery { endpoint, event, kind, state, last_status, last_error, .. } = query;
     let by_attempt = last_status.is_some() || last_error.is_some();
     let by_state = state.is_some() && walk != Walk::Dead;
-    endpoint.is_some() || kind.is_some() || by_attempt || by_state
+    endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
 }
 
 /// Where a walk that is too long for one query ends.
@@ -419,6 +419,9 @@ fn deliveries_query(query: &DeliveryQuery, route: Route, last: Option<DeliveryId
     }
     if let Some(upload) = query.upload {
         sql.push(" AND upload_id = ").bind(upload.as_bytes().to_vec());
+    }
+    if let Some(event) = query.event {
+        sql.push(" AND event_id = ").bind(event.as_bytes().to_vec());
     }
     if let Some(kind) = query.kind {
         sql.push(" AND kind = ").bind(kind.name().to_owned());

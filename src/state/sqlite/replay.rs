@@ -3,7 +3,7 @@
 //! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a crash it goes on
 //! where it was and nothing is queued twice. It begins and ends where its range of time does, which is found by halving
 //! the log. What is unfinished is never touched, so a delivery that was asked for again and an automatic retry are the
-//! same delivery (webhooks.md L5).
+//! same delivery. What is pending needs no walk: its retries are made due by the [`backlog`].
 
 use std::time::Duration;
 
@@ -18,17 +18,21 @@ use crate::domain::id::DeliveryId;
 use crate::domain::id::EventId;
 use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
+use crate::state::Backlog;
 use crate::state::EventPosition;
 use crate::state::ReplayId;
 use crate::state::ReplayJob;
 use crate::state::ReplayState;
 use crate::state::ReplayWhat;
 use crate::state::Replayed;
+use crate::state::sqlite::backlog;
+use crate::state::sqlite::backlog::Kind;
 use crate::state::sqlite::endpoints::Subscriber;
 use crate::state::sqlite::events;
 use crate::state::sqlite::events::random_in_order;
 use crate::state::sqlite::lanes;
 use crate::state::sqlite::lanes::NewDelivery;
+use crate::state::sqlite::outbox::read_backlog;
 use crate::state::sqlite::rows::Columns;
 use crate::state::sqlite::rows::integer;
 use crate::state::sqlite::writer::Desk;
@@ -111,11 +115,18 @@ pub(super) struct BeginReplay(pub(super) ReplayJob);
 
 impl Work for BeginReplay {
     const OPERATION: &'static str = "record a replay";
-    type Output = ();
+    type Output = ReplayJob;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        let job = &self.0;
-        let cursor = place_before(desk, job.from.minus(DISORDER))?.max(job.cursor);
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<ReplayJob> {
+        let cursor = place_before(desk, self.0.from.minus(DISORDER))?.max(self.0.cursor);
+        let mut job = ReplayJob { cursor, ..self.0.clone() };
+        if job.what == ReplayWhat::Pending {
+            let Backlog { waiting, ready, paused, .. } =
+                read_backlog(&desk.connection, Some(&job.endpoint), Backlog::MOST)?;
+            job.queued = waiting + ready + paused;
+            (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
+            backlog::begin(desk, &job.endpoint, Kind::Hasten, job.created_at)?;
+        }
         desk.execute(
             "INSERT INTO replay_jobs (id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms,
                  finished_at_ms)
@@ -132,8 +143,8 @@ impl Work for BeginReplay {
                 job.created_at.unix_ms(),
                 job.finished_at.map(Timestamp::unix_ms),
             ],
-        )
-        .map(drop)
+        )?;
+        Ok(job)
     }
 }
 

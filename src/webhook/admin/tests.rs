@@ -10,6 +10,7 @@ use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
 use crate::domain::endpoint::Signing;
 use crate::domain::event::EventFilter;
+use crate::domain::time::Timestamp;
 use crate::keyring::ServerKeys;
 use crate::state;
 use crate::state::ReplayState;
@@ -312,6 +313,11 @@ async fn a_replay_is_begun_once_and_can_be_stopped() {
     assert!(matches!(admin.begin_replay(empty).await, Err(AdminError::EmptyRange)));
     let missing = ReplayRequest { endpoint: id("missing"), ..wanted.clone() };
     assert!(matches!(admin.begin_replay(missing).await, Err(AdminError::NoSuchEndpoint(_))));
+
+    let pending = ReplayRequest { what: ReplayWhat::Pending, from: Timestamp::from_unix_ms(0), ..wanted.clone() };
+    assert!(matches!(admin.begin_replay(pending.clone()).await, Err(AdminError::TakesNoRange)));
+    let begun = admin.begin_replay(ReplayRequest { before: None, ..pending }).await.unwrap();
+    assert_eq!((begun.state, begun.queued), (ReplayState::Done, 0), "nothing waits");
 
     admin.cancel_replay(job.id).await.unwrap();
     assert!(matches!(admin.cancel_replay(job.id).await, Err(AdminError::NoSuchReplay(_))));

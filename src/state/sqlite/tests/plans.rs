@@ -19,6 +19,7 @@ use crate::domain::endpoint::Health;
 use crate::domain::endpoint::Ordering;
 use crate::domain::event::EventKind;
 use crate::domain::id::DeliveryId;
+use crate::domain::id::EventId;
 use crate::domain::policy::TypePattern;
 use crate::domain::upload::Stage;
 use crate::state::Bounds;
@@ -164,9 +165,11 @@ async fn send_again_and_forget(store: &SqliteStore) {
         finished_at: None,
     };
     let id = job.id;
-    store.begin_replay(job).await.unwrap();
+    store.begin_replay(job.clone()).await.unwrap();
     store.advance_replay(id, 100, at(13)).await.unwrap();
     store.cancel_replay(id, at(13)).await.unwrap();
+    let pending = ReplayJob { id: ReplayId::new(NOW, [1; 10]), what: ReplayWhat::Pending, ..job };
+    store.begin_replay(pending).await.unwrap();
     store.replay_jobs().await.unwrap();
     for delivery in deliveries_to(store, "b").await {
         store.replay(delivery.id, true, at(13)).await.unwrap();
@@ -236,6 +239,7 @@ fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
         (0..128_u8).map(move |mix| DeliveryQuery {
             endpoint: (mix & 1 != 0).then(|| endpoint("a")),
             upload: (mix & 2 != 0).then(|| new_upload(1).id()),
+            event: (mix & 96 == 96).then(|| EventId::new(NOW, [0; 10])),
             kind: (mix & 4 != 0).then_some(EventKind::Created),
             state,
             created_from: (mix & 8 != 0).then_some(NOW),
