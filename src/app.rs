@@ -50,6 +50,7 @@ use crate::http::access::Origins;
 use crate::http::access::Reach;
 use crate::http::access::Token;
 use crate::http::shares::Share;
+use crate::keyring::ReadTokens;
 use crate::keyring::ServerKeys;
 use crate::keyring::StageTokens;
 use crate::state::Outbox;
@@ -336,6 +337,9 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
         token: auth.token.as_ref().map(|token| Token::new(token.expose())),
         admin_keys: auth.admin_keys.clone(),
         stage_tokens: StageTokens::new(server_keys),
+        read_tokens: ReadTokens::new(server_keys),
+        read_token_lifetime: auth.read_token_lifetime,
+        query_tokens: auth.query_tokens,
         reach: match (server.reached_from_elsewhere(), &server.public_url) {
             (None, None) => Reach::ThisMachine,
             // A public address says that something passes on requests, from wherever.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use crate::config::cors::AllowOrigins;
 use crate::config::cors::Cors;
@@ -9,6 +10,7 @@ use crate::config::reader::Judged;
 use crate::config::reader::Reader;
 use crate::config::secret::Secret;
 use crate::config::server::Server;
+use crate::config::units::minutes;
 use crate::domain::host::Host;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::ServerKeys;
@@ -37,6 +39,9 @@ pub struct Auth {
     pub public_download: bool,
     /// Whether clients may delete uploads.
     pub public_terminate: bool,
+    pub read_token_lifetime: Duration,
+    /// Whether a read token may be in the query of a URL.
+    pub query_tokens: bool,
 }
 
 impl Auth {
@@ -59,6 +64,8 @@ impl Auth {
             public_list: from.boolean("auth.public_list"),
             public_download: from.boolean("auth.public_download"),
             public_terminate: from.boolean("auth.public_terminate"),
+            read_token_lifetime: from.duration("auth.read_token_lifetime", minutes(1)..=minutes(60)),
+            query_tokens: from.boolean("auth.query_tokens"),
         }
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | health | nothing is needed |
 //! | reports on an upload | the token for that upload, the shared token, an admin key |
+//! | the status and the events of one upload | what opens everything else, and a read token for that upload |
 //! | the administration of webhooks, deletion by an operator | an admin key. Where there is none: programs on this machine, with the shared token if there is one |
 //! | lists, downloads, deletion, where `auth.public_…` closes them | an admin key |
 //! | everything else | the shared token, an admin key. Where there is no token: nothing is needed |
@@ -12,11 +13,16 @@
 //! them send requests to this machine. So a stranger is served only under a host that no page can give itself, and does
 //! nothing on behalf of a page elsewhere. Preflights are answered without a credential, as browsers send none with them.
 //!
+//! A read token may be in the query, where `auth.query_tokens` says so. No other credential may be in a URL: it ends up in
+//! logs and histories, so a request that has one there is refused, whatever it is for.
+//!
 //! The path is judged as the router reads it, decoded: what is spelled in another way leads to the same handler, and so
 //! to the same answer here. The method is the one that will be followed.
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
@@ -25,13 +31,18 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::header::HeaderValue;
+use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::domain::host::Host;
 use crate::domain::id::UploadId;
+use crate::domain::time::Timestamp;
 use crate::http::error::Problem;
 use crate::keyring::AdminKeyHash;
+use crate::keyring::ReadTokens;
+use crate::keyring::Readable;
 use crate::keyring::StageTokens;
+use crate::keyring::is_read_token;
 
 mod origin;
 mod request;
@@ -52,6 +63,10 @@ pub struct Access {
     /// What opens everything.
     pub admin_keys: Vec<AdminKeyHash>,
     pub stage_tokens: StageTokens,
+    pub read_tokens: ReadTokens,
+    pub read_token_lifetime: Duration,
+    /// Whether a read token may be in the query.
+    pub query_tokens: bool,
     pub reach: Reach,
     /// What strangers may call this server, besides loopback hosts.
     pub hosts: Vec<Host<'static>>,
@@ -120,8 +135,12 @@ impl std::fmt::Debug for Token {
 enum Credential {
     /// Nothing that this server knows.
     Nothing,
-    /// The token for the upload it is about.
+    /// The token for reporting on the upload it is about.
     Stage,
+    /// A token for following the upload it is about.
+    Read,
+    /// One whose time is over.
+    ExpiredRead,
     /// The token that clients share.
     Shared,
     Admin,
@@ -169,6 +188,10 @@ impl<'a> Called<'a> {
 enum Refusal<'a> {
     /// It needs a credential; the words say which.
     Unauthorized(&'static str),
+    /// Its read token has expired.
+    Expired,
+    /// It has a credential in its URL that must not be there.
+    TokenInUrl,
     /// It has one that does not open this.
     AdminKeyNeeded(&'static str),
     /// There is no admin key, and it does not come from a program on this machine.
@@ -187,20 +210,25 @@ enum Refusal<'a> {
 }
 
 impl Access {
-    /// The refusal of a request that lacks what opens the place it is for.
-    pub(super) fn refuse(&self, request: &ServiceRequest) -> Option<Problem> {
+    /// The refusal of a request that lacks what opens the place it is for, at this time.
+    pub(super) fn refuse(&self, request: &ServiceRequest, now: Timestamp) -> Option<Problem> {
         let head = request.head();
         let place = Place::of(request.match_info().as_str());
         if place == Place::Health {
             return None;
         }
+        let act = Act::of(head.method.as_str(), &head.headers);
+        let given = match self.given(head, place, act) {
+            Ok(given) => given,
+            Err(refusal) => return Some(refusal.problem()),
+        };
         let asked = Asked {
             place,
-            act: Act::of(head.method.as_str(), &head.headers),
-            credential: self.credential(bearer(&head.headers), place),
+            act,
+            credential: self.credential(&given, place, now),
             host: Called::of(head),
             page: Page::of(&head.headers),
-            proxied: matches!(place, Place::Administration | Place::Status) && came_through_a_proxy(&head.headers),
+            proxied: matches!(place, Place::Administration | Place::Status(_)) && came_through_a_proxy(&head.headers),
         };
         let refusal = self.judge(&asked).err()?;
         match (refusal, asked.page.origin) {
@@ -229,22 +257,52 @@ impl Access {
         Asked {
             place,
             act: Act::Get,
-            credential: self.credential(bearer(&head.headers), place),
+            credential: self.known(bearer(&head.headers)),
             host: Called::of(head),
             page: Page::of(&head.headers),
             proxied: came_through_a_proxy(&head.headers),
         }
     }
 
-    fn credential(&self, given: &[u8], place: Place) -> Credential {
+    /// The text that a request shows as its credential: in the header, or a read token in the query where it may be there.
+    fn given<'a>(&self, head: &'a RequestHead, place: Place, act: Act) -> Result<Cow<'a, [u8]>, Refusal<'a>> {
+        let in_header = bearer(&head.headers);
+        let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
+        let follows = matches!(place, Place::Status(_));
+        let reads = matches!(act, Act::Get | Act::Look);
+        if self.query_tokens && follows && reads && in_header.is_empty() && is_read_token(token.as_bytes()) {
+            return Ok(Cow::Owned(token.into_bytes()));
+        }
+        // Elsewhere clients may have tokens of their own in there, for others.
+        let is_ours = follows || looks_like_ours(token.as_bytes());
+        let is_credential = is_ours | self.is_shared(token.as_bytes()) | self.is_admin(token.as_bytes());
+        if is_credential { Err(Refusal::TokenInUrl) } else { Ok(Cow::Borrowed(in_header)) }
+    }
+
+    /// What a text is wherever it is shown.
+    fn known(&self, given: &[u8]) -> Credential {
         // Both are compared, so that the time tells nothing of which it was.
-        let (is_shared, is_admin) = (self.is_shared(given), self.is_admin(given));
-        let is_stage = |upload: UploadId| self.stage_tokens.is_for(given, upload);
-        match place {
-            _ if is_admin => Credential::Admin,
-            _ if is_shared => Credential::Shared,
-            Place::Stages(Some(upload)) if is_stage(upload) => Credential::Stage,
-            _ => Credential::Nothing,
+        match (self.is_shared(given), self.is_admin(given)) {
+            (_, true) => Credential::Admin,
+            (true, false) => Credential::Shared,
+            (false, false) => Credential::Nothing,
+        }
+    }
+
+    /// What a text is in this place: some tokens are for one upload.
+    fn credential(&self, given: &[u8], place: Place, now: Timestamp) -> Credential {
+        match (self.known(given), place) {
+            (Credential::Nothing, Place::Stages(Some(upload))) if self.stage_tokens.is_for(given, upload) => {
+                Credential::Stage
+            }
+            (Credential::Nothing, Place::Status(Some(upload))) => {
+                match self.read_tokens.judge(given, upload, now) {
+                    Readable::Yes => Credential::Read,
+                    Readable::Expired => Credential::ExpiredRead,
+                    Readable::No => Credential::Nothing,
+                }
+            }
+            (known, _) => known,
         }
     }
 
@@ -260,6 +318,9 @@ impl Access {
         let &Asked { place, act, credential, .. } = asked;
         match credential {
             Credential::Admin | Credential::Stage => return Ok(()),
+            Credential::Read if matches!(act, Act::Get | Act::Look | Act::Options) => return Ok(()),
+            Credential::Read => return Err(Refusal::Unauthorized("a read token opens GET and HEAD only")),
+            Credential::ExpiredRead => return Err(Refusal::Expired),
             Credential::Shared => {}
             Credential::Nothing if self.token.is_none() => self.judge_stranger(asked)?,
             Credential::Nothing => {}
@@ -273,8 +334,8 @@ impl Access {
                 "send Authorization: Bearer with the webhook-stage-token of a webhook about this upload",
             )),
             Place::Administration => self.judge_administration(asked),
-            Place::Status if act == Act::Delete => self.judge_administration(asked),
-            Place::Status | Place::Stages(_) | Place::List | Place::Upload | Place::Elsewhere => {
+            Place::Status(_) if act == Act::Delete => self.judge_administration(asked),
+            Place::Status(_) | Place::Stages(_) | Place::List | Place::Upload | Place::Elsewhere => {
                 self.require_token(credential)?;
                 match self.clients_may.not(place, act) {
                     Some((what, key)) => Err(Refusal::Closed { what, key, credential }),
@@ -380,6 +441,17 @@ impl Refusal<'_> {
         let admin_key_needed = |detail| Problem::new(StatusCode::FORBIDDEN, "admin-key-needed", detail);
         match self {
             Self::Unauthorized(detail) => unauthorized(detail.to_owned()),
+            Self::Expired => {
+                let detail = "this read token has expired; get a new one from your backend";
+                Problem::new(StatusCode::UNAUTHORIZED, "token-expired", detail)
+                    .with(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
+            }
+            Self::TokenInUrl => Problem::bad_request(
+                "token-in-url",
+                "a token must not be in a URL, where logs and histories keep it: send it as Authorization: Bearer. Only a \
+                 read token may be there (?token=), without that header, to GET the status or the events of its upload, \
+                 and only with auth.query_tokens = true",
+            ),
             Self::AdminKeyNeeded(detail) => admin_key_needed(detail.to_owned()),
             Self::NoAdminKey => {
                 let detail = "without an admin key this is open only to programs on the same machine that ask a loopback \
@@ -390,7 +462,11 @@ impl Refusal<'_> {
                 let detail = format!("{what} is closed to clients ({key}); it takes a key of auth.admin_keys");
                 match credential {
                     Credential::Nothing => unauthorized(detail),
-                    Credential::Stage | Credential::Shared | Credential::Admin => admin_key_needed(detail),
+                    Credential::Stage
+                    | Credential::Read
+                    | Credential::ExpiredRead
+                    | Credential::Shared
+                    | Credential::Admin => admin_key_needed(detail),
                 }
             }
             Self::UnclearHost => Problem::bad_request(
@@ -409,6 +485,18 @@ impl Refusal<'_> {
             }
         }
     }
+}
+
+/// The first `token` of a query.
+fn token_in_query(query: &str) -> Option<String> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    pairs.map(|(name, value)| (decoded(name), value)).find(|(name, _)| name == "token").map(|(_, value)| decoded(value))
+}
+
+/// Whether a text has the form of a credential that a server of this kind makes.
+fn looks_like_ours(text: &[u8]) -> bool {
+    is_read_token(text) || text.starts_with(b"stg_") || text.starts_with(b"lsk_")
 }
 
 /// RFC 9110, 11.1: the scheme is the same in any case.

@@ -70,7 +70,7 @@ pub(super) async fn edge(
         detach(request.headers_mut());
     }
 
-    let refused = match shared.access.refuse(&request) {
+    let refused = match shared.access.refuse(&request, shared.engine.now()) {
         Some(refusal) => Err(refusal),
         None => take_share(&request, client, &shared),
     };

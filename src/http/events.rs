@@ -177,6 +177,7 @@ fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
     let mut seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     for (name, value) in Query::parse(request.query_string())?.pairs() {
         match (name, value) {
+            (query::TOKEN, _) => {}
             _ if !known.contains(&name) => return Err(query::unknown(name, &known.join(", "))),
             ("last_event_id", _) => seen = seen.or_else(|| Some(value.to_owned())),
             (_, "settled") => ask.until = Until::Settled,

@@ -42,6 +42,7 @@ mod metrics;
 pub(crate) mod pace;
 mod path;
 pub(crate) mod query;
+mod read_tokens;
 mod reading;
 pub mod refusals;
 mod rejections;
@@ -153,6 +154,7 @@ fn resources(scope: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(deletion::resource)))
         .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
         .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
+        .service(web::resource("/api/v1/uploads/{id}/read-token").route(web::route().to(read_tokens::make)))
         .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
         .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
         .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))

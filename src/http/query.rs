@@ -8,6 +8,9 @@ use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::http::error::Problem;
 
+/// The parameter that a read token is in. Whether one may be there was judged before.
+pub(super) const TOKEN: &str = "token";
+
 /// Pairs of a query string, decoded, in order.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(String, String)>);

@@ -57,6 +57,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
     for (name, value) in Query::parse(request.query_string())?.pairs() {
         match name {
             "wait" => wait = query::wait(value, shared.long_poll_max)?,
+            query::TOKEN => {}
             _ => return Err(query::unknown(name, "wait")),
         }
     }

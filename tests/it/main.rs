@@ -38,6 +38,7 @@ mod privacy;
 mod race;
 mod ranged;
 mod ranges;
+mod read_tokens;
 mod restart;
 mod resume;
 mod schemas;

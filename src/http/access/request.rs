@@ -15,12 +15,12 @@ pub(super) enum Place {
     Health,
     /// Where backends report on an upload; `None` if there can be no such upload.
     Stages(Option<UploadId>),
+    /// The status of one upload, and the stream of its events. Deleting anything there is for operators.
+    Status(Option<UploadId>),
     /// Where it is said which webhooks go where, and shown which did.
     Administration,
     /// What tells of all uploads at once.
     List,
-    /// What tells of one upload. Deleting anything there is for operators.
-    Status,
     /// One upload, in the dialects.
     Upload,
     Elsewhere,
@@ -50,10 +50,13 @@ impl Place {
         {
             return Self::Upload;
         }
-        let Some(upload) = path.strip_prefix("/api/v1/uploads/") else { return Self::Elsewhere };
-        match upload.strip_suffix("/stages") {
-            Some(id) => Self::Stages(id.parse().ok()),
-            None => Self::Status,
+        let Some(rest) = path.strip_prefix("/api/v1/uploads/") else { return Self::Elsewhere };
+        if let Some(id) = rest.strip_suffix("/stages") {
+            return Self::Stages(id.parse().ok());
+        }
+        match rest.split_once('/').unwrap_or((rest, "")) {
+            (id, "" | "events") => Self::Status(id.parse().ok()),
+            _ => Self::Elsewhere,
         }
     }
 }
@@ -143,10 +146,13 @@ mod tests {
             ("/api/v1/events", Place::List),
             ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/stages", Place::Stages(Some(id))),
             ("/api/v1/uploads/x/y/stages", Place::Stages(None)),
-            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707", Place::Status),
-            ("/api/v1/uploads/x", Place::Status),
-            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/", Place::Status),
-            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/events", Place::Status),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707", Place::Status(Some(id))),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/events", Place::Status(Some(id))),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/events/events", Place::Elsewhere),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/read-token", Place::Elsewhere),
+            ("/api/v1/uploads/x/events", Place::Status(None)),
+            ("/api/v1/uploads/x", Place::Status(None)),
+            ("/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707/", Place::Status(Some(id))),
             ("/api/v1/webhooks", Place::Administration),
             ("/api/v1/webhooks/anything", Place::Administration),
             ("/api/v1/webhooks/schemas", Place::Elsewhere),

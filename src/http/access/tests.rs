@@ -4,6 +4,7 @@ use super::*;
 use crate::keyring::AdminKey;
 use crate::keyring::ServerKeys;
 
+const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
 const TOKEN: &str = "correct-horse-battery-staple";
 const UPLOAD: &str = "/files/01a2003c-6e4b-7707-8707-070707070707";
 
@@ -13,6 +14,9 @@ fn access(token: Option<&str>, keys: usize, reach: Reach) -> Access {
         token: token.map(Token::new),
         admin_keys: (0..u8::try_from(keys).unwrap()).map(hash).collect(),
         stage_tokens: StageTokens::new(&ServerKeys::generate([1; 32], [1; 4])),
+        read_tokens: ReadTokens::new(&ServerKeys::generate([1; 32], [1; 4])),
+        read_token_lifetime: Duration::from_secs(60),
+        query_tokens: false,
         reach,
         hosts: vec![Host::parse("uploads.example.com").unwrap()],
         origins: if token.is_some() { Origins::Any } else { Origins::ThisMachine { public: None } },
@@ -36,7 +40,7 @@ fn judged(access: &Access, method: &str, path: &str, headers: &[(&str, &str)]) -
     let request =
         headers.iter().fold(TestRequest::with_uri(path).method(method), |request, pair| request.append_header(*pair));
     let request = request.to_srv_request();
-    access.refuse(&request).map_or(200, |problem| problem.respond(request.request()).status().as_u16())
+    access.refuse(&request, NOW).map_or(200, |problem| problem.respond(request.request()).status().as_u16())
 }
 
 fn with<'a>(host: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
@@ -313,4 +317,68 @@ fn the_host_of_a_target_must_be_the_one_of_the_field() {
 fn nothing_secret_prints_itself() {
     let shown = format!("{:?}", access(Some(TOKEN), 1, Reach::Network));
     assert!(!shown.contains(TOKEN) && !shown.contains("lsk_"), "{shown}");
+}
+
+const STATUS: &str = "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707";
+
+/// A read token for [`STATUS`] that ends so many seconds from now.
+fn read_token(access: &Access, ends_in_seconds: i64) -> String {
+    let id = STATUS.rsplit('/').next().unwrap().parse().unwrap();
+    access.read_tokens.token(id, Timestamp::from_unix_ms(NOW.unix_ms() + 1_000 * ends_in_seconds))
+}
+
+#[test]
+fn a_read_token_opens_the_status_and_the_events_of_its_upload_and_nothing_else() {
+    let access = access(Some(TOKEN), 1, Reach::Network);
+    let bearer = format!("Bearer {}", read_token(&access, 60));
+    let shown = [("host", "uploads.example.com"), ("authorization", bearer.as_str())];
+    let events = format!("{STATUS}/events");
+    for path in [STATUS, &events] {
+        for (method, status) in [("GET", 200), ("HEAD", 200), ("POST", 401), ("DELETE", 401)] {
+            assert_eq!(judged(&access, method, path, &shown), status, "{method} {path}");
+        }
+    }
+    let other = STATUS.replace("070707070707", "070707070708");
+    let elsewhere = routes().into_iter().chain([other, format!("{STATUS}/stages"), format!("{STATUS}/read-token")]);
+    for path in elsewhere.chain([UPLOAD.to_owned()]) {
+        for method in ["GET", "POST", "DELETE"] {
+            assert_eq!(judged(&access, method, &path, &shown), 401, "{method} {path}");
+        }
+    }
+    let expired = format!("Bearer {}", read_token(&access, -1));
+    assert_eq!(judged(&access, "GET", STATUS, &with("a", &[("authorization", &expired)])), 401);
+}
+
+#[test]
+fn a_token_in_a_url_is_refused_unless_it_is_a_read_token_where_it_may_be() {
+    let closed = access(Some(TOKEN), 1, Reach::Network);
+    let open = Access { query_tokens: true, ..access(Some(TOKEN), 1, Reach::Network) };
+    let token = read_token(&open, 60);
+    let host = with("uploads.example.com", &[]);
+    let at = |path: &str, token: &str| format!("{path}?token={token}");
+    for path in [STATUS.to_owned(), format!("{STATUS}/events")] {
+        for method in ["GET", "HEAD"] {
+            assert_eq!(judged(&open, method, &at(&path, &token), &host), 200, "{method} {path}");
+            assert_eq!(judged(&closed, method, &at(&path, &token), &host), 400, "{method} {path}");
+            assert_eq!(
+                judged(&open, method, &at(&path, &token).replace("token", "%74oken"), &host),
+                200,
+                "it is decoded"
+            );
+        }
+        assert_eq!(judged(&open, "POST", &at(&path, &token), &host), 400);
+        assert_eq!(judged(&open, "GET", &at(&path, &read_token(&open, -1)), &host), 401, "it has expired");
+        assert_eq!(judged(&open, "GET", &at(&path, &token.replace('1', "2")), &host), 401, "it is not genuine");
+        let both = with("a", &[("authorization", "Bearer correct-horse-battery-staple")]);
+        assert_eq!(judged(&open, "GET", &at(&path, &token), &both), 400, "one way to show it is enough");
+    }
+    for credential in [TOKEN.to_owned(), key(0), "stg_x".to_owned(), "lsk_x".to_owned(), token] {
+        for path in [UPLOAD, "/files", "/metrics", "/api/v1/uploads", "/api/v1/events", "/api/v1/webhooks/deliveries"] {
+            for access in [&open, &closed] {
+                assert_eq!(judged(access, "GET", &at(path, &credential), &host), 400, "{path} {credential}");
+            }
+        }
+    }
+    let clients_own = with("a", &[("authorization", "Bearer correct-horse-battery-staple")]);
+    assert_eq!(judged(&closed, "POST", "/files?token=of-the-application", &clients_own), 200);
 }
