@@ -76,7 +76,7 @@ pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
 }
 
 /// The variables that are for the command line and no keys of the configuration.
-const NOT_KEYS: [&str; 2] = [webhooks::SERVER_VARIABLE, webhooks::KEY_VARIABLE];
+const NOT_KEYS: [&str; 3] = [webhooks::SERVER_VARIABLE, webhooks::KEY_VARIABLE, webhooks::TOKEN_VARIABLE];
 
 fn own_variables() -> BTreeMap<String, String> {
     NOT_KEYS.into_iter().filter_map(|name| env::var(name).ok().map(|value| (name.to_owned(), value))).collect()

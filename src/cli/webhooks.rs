@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
 
 use clap::Arg;
 use clap::ArgAction;
@@ -29,20 +30,28 @@ pub(super) const SERVER_VARIABLE: &str = "LONGSHORE_SERVER";
 /// Holds the admin key, where no file does.
 pub(super) const KEY_VARIABLE: &str = "LONGSHORE_ADMIN_KEY";
 
+/// Holds the token that clients share, where no file does and there is no admin key.
+pub(super) const TOKEN_VARIABLE: &str = "LONGSHORE_TOKEN";
+
+/// How long a replay is waited for before it is only said that it runs.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 const EXAMPLES: &str = "\
 Examples:
   longshore webhooks listen                      receive events here, verify and print them
-  longshore webhooks endpoints                   who is told, and how they are doing
+  longshore webhooks endpoints                   who is notified, and how they are doing
   longshore webhooks endpoints add https://app.example.com/hooks --name app
   longshore webhooks test app                    send a signed test event, show the answer
-  longshore webhooks deliveries --state dead     what was given up, with every attempt
+  longshore webhooks deliveries --state dead     failed deliveries, with every attempt
   longshore webhooks deliveries --status 5xx --from 2026-11-20T00:00:00Z
   longshore webhooks replay 01a2025f-b3f5-7a58-a3bf-c2fa230bfed2
+  longshore webhooks replay --endpoint app --what pending    after an outage of the receiver
   longshore webhooks replay --endpoint app --what missed --from 2026-11-20T00:00:00Z";
 
 pub(super) fn command() -> Command {
     Command::new("webhooks")
-        .about("See and manage who is told of events; receive them to look at")
+        .about("Manage the endpoints that are notified of events, and their deliveries; receive events to look at")
         .after_help(EXAMPLES)
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -59,10 +68,21 @@ pub(super) fn command() -> Command {
         .subcommand(listen::command())
 }
 
-fn connection_flags() -> [Arg; 3] {
+fn connection_flags() -> [Arg; 5] {
     [
         flag("server", "URL", "Where the server is [default: http://127.0.0.1:8080, or LONGSHORE_SERVER]").global(true),
         flag("key-file", "FILE", "A file with the admin key; LONGSHORE_ADMIN_KEY may hold the key itself")
+            .value_parser(clap::value_parser!(PathBuf))
+            .global(true),
+        flag(
+            "token-file",
+            "FILE",
+            "A file with the token that clients share, where no admin key is set; or LONGSHORE_TOKEN",
+        )
+        .value_parser(clap::value_parser!(PathBuf))
+        .conflicts_with("key-file")
+        .global(true),
+        flag("server-ca-file", "FILE", "CA certificates that the server's certificate is checked against (PEM)")
             .value_parser(clap::value_parser!(PathBuf))
             .global(true),
         switch("json", "Print the server's answer as it is").global(true),
@@ -73,12 +93,12 @@ fn endpoints() -> Command {
     let name = || Arg::new("name").required(true).value_name("NAME").help("The endpoint");
     Command::new("endpoints")
         .about("List endpoints, or change them")
-        .subcommand(Command::new("show").about("All that is known of one").arg(name()))
+        .subcommand(Command::new("show").about("Show everything about one").arg(name()))
         .subcommand(
             Command::new("add")
                 .about("Make an endpoint; its secret is shown once")
                 .arg(Arg::new("url").required(true).value_name("URL").help("Where to send events"))
-                .arg(flag("name", "NAME", "What to call it [default: made up]"))
+                .arg(flag("name", "NAME", "Its name, which stays [default: made up]"))
                 .args(term_flags()),
         )
         .subcommand(
@@ -88,7 +108,7 @@ fn endpoints() -> Command {
                 .arg(flag("url", "URL", "Where to send events"))
                 .args(term_flags()),
         )
-        .subcommand(Command::new("remove").about("Remove an endpoint; what it was not sent is cancelled").arg(name()))
+        .subcommand(Command::new("remove").about("Remove an endpoint and cancel its pending deliveries").arg(name()))
         .subcommand(Command::new("pause").about("Send nothing until it is resumed; nothing is lost").arg(name()))
         .subcommand(
             Command::new("resume")
@@ -124,7 +144,7 @@ fn term_flags() -> Vec<Arg> {
         flag(
             "ca-file",
             "FILE",
-            "Who vouches for its certificate (PEM); empty for those whom the server's machine trusts",
+            "CA certificates that the receiver's certificate is checked against (PEM); empty for those of the server's machine",
         ),
     ]
 }
@@ -146,28 +166,38 @@ fn deliveries() -> Command {
             flag("from", "TIME", "Only those made from then on, such as 2026-11-21T00:00:00Z"),
             flag("before", "TIME", "Only those made before then"),
             count_flag("limit", "How many [default: 20]"),
-            flag("cursor", "CURSOR", "Where the page before has ended, as it was printed"),
+            flag("cursor", "CURSOR", "The cursor printed at the end of the previous page"),
         ])
         .subcommand(
             Command::new("show")
-                .about("One delivery with everything that is known of its attempts")
+                .about("Show one delivery with all of its attempts")
                 .arg(Arg::new("id").required(true).value_name("ID").help("The delivery")),
         )
 }
 
 fn replay() -> Command {
     Command::new("replay")
-        .about("Send one delivery again, or all of a time range as a job of the server")
-        .arg(Arg::new("id").value_name("ID").help("The delivery").conflicts_with_all(["endpoint", "jobs", "cancel"]))
-        .arg(switch("force", "Also if it has succeeded"))
+        .about("Send a delivery again, the deliveries of an event or an upload, or many as a job of the server")
+        .arg(
+            Arg::new("id")
+                .value_name("ID")
+                .help("A delivery, an event (evt_…, the webhook-id) or an upload")
+                .conflicts_with_all(["endpoint", "jobs", "cancel"]),
+        )
+        .arg(switch("force", "Also what has succeeded"))
         .args([
             flag("endpoint", "NAME", "Send many again, to this endpoint"),
-            flag("what", "WHAT", "dead: what was given up; missed: and what it never got; everything [default: dead]"),
+            flag(
+                "what",
+                "WHAT",
+                "pending: what waits, now; dead: failed deliveries; missed: those and events never sent to it; everything: \
+                 all [default: dead]",
+            ),
             flag("from", "TIME", "Only events from then on, such as 2026-11-21T00:00:00Z"),
             flag("before", "TIME", "Only events before then [default: now]"),
-            flag("cancel", "JOB", "Stop a job where it is"),
+            flag("cancel", "JOB", "Stop a job; what it has queued stays queued"),
         ])
-        .arg(switch("jobs", "List the jobs there are"))
+        .arg(switch("jobs", "List the jobs"))
 }
 
 fn flag(name: &'static str, value: &'static str, help: &'static str) -> Arg {
@@ -203,13 +233,17 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
         "test" => api.post(&format!("/endpoints/{}/test", text(typed, "endpoint")), None)?,
         _ => unreachable!("clap demands a known subcommand"),
     };
-    let raw = typed.get_flag("json");
-    print(out, &if raw { show::pretty(&answer) } else { show::readable(&answer) })?;
+    let text = match asked {
+        _ if typed.get_flag("json") => show::pretty(&answer),
+        "test" => show::tested(&answer),
+        _ => show::readable(&answer),
+    };
+    print(out, &text)?;
     // The exit code of a test is its result.
     match answer["attempts"][0]["status"].as_u64() {
         _ if asked != "test" => Ok(()),
         Some(200..=299) => Ok(()),
-        _ => Err(Failure::Serving(anyhow::anyhow!("the receiver did not accept the test"))),
+        _ => Err(Failure::Serving(anyhow::anyhow!("the test failed: {}", show::failure(&answer["attempts"][0])))),
     }
 }
 
@@ -315,9 +349,7 @@ fn ask_replay(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
         return api.delete(&format!("/replays/{job}"));
     }
     match (words("id"), words("endpoint")) {
-        (Some(id), _) => {
-            api.post(&format!("/deliveries/{id}/replay"), Some(json!({ "force": typed.get_flag("force") })))
-        }
+        (Some(id), _) => replay_one(api, id, typed.get_flag("force")),
         (None, Some(endpoint)) => {
             let mut body = Map::new();
             body.insert("what".to_owned(), words("what").unwrap_or("dead").into());
@@ -327,10 +359,77 @@ fn ask_replay(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
                     body.insert(name.to_owned(), time.into());
                 }
             }
-            api.post(&format!("/endpoints/{endpoint}/replay"), Some(body.into()))
+            let job = api.post(&format!("/endpoints/{endpoint}/replay"), Some(body.into()))?;
+            let mut job = wait_for_job(api, job)?;
+            job["note"] = note_on(api, &job)?.into();
+            Ok(job)
         }
-        (None, None) => Err(not_understood("name a delivery, or an endpoint with --endpoint")),
+        (None, None) => Err(not_understood("name a delivery, an event or an upload; or an endpoint with --endpoint")),
     }
+}
+
+/// Sends what an id names: a delivery, or the deliveries of an event or an upload.
+fn replay_one(api: &Api, id: &str, force: bool) -> Result<Value, Failure> {
+    let path = |delivery: &str| format!("/deliveries/{delivery}/replay");
+    let body = || Some(json!({ "force": force }));
+    let mut query = vec![("limit", "1000".to_owned())];
+    if id.starts_with("evt_") {
+        query.push(("event_id", id.to_owned()));
+    } else {
+        match api.try_post(&path(id), body())? {
+            Err(rejected) if rejected.code == "no-such-delivery" => query.push(("upload", id.to_owned())),
+            answer => return Ok(answer?),
+        }
+    }
+    let nothing =
+        || Failure::Serving(anyhow::anyhow!("there is no delivery, event or upload {id}, or it was removed as old"));
+    let found = api.try_get("/deliveries", &query)?.map_err(|_| nothing())?;
+    let mut found = found["deliveries"].as_array().cloned().unwrap_or_default();
+    if found.is_empty() {
+        return Err(nothing());
+    }
+    // The list is newest first; they go out as they came.
+    found.reverse();
+    let (mut queued, mut succeeded) = (Vec::new(), 0);
+    for delivery in found {
+        match api.try_post(&path(delivery["id"].as_str().unwrap_or_default()), body())? {
+            Ok(answer) => queued.push(answer),
+            Err(rejected) if rejected.code == "has-succeeded" => succeeded += 1,
+            Err(rejected) => return Err(rejected.into()),
+        }
+    }
+    let note = match succeeded {
+        0 => None,
+        count => Some(format!("{count} have succeeded and were not sent again; to send those too, use --force")),
+    };
+    Ok(json!({ "deliveries": queued, "next": null, "note": note }))
+}
+
+/// The job as it is when it has ended, or when that takes long.
+fn wait_for_job(api: &Api, mut job: Value) -> Result<Value, Failure> {
+    let began = Instant::now();
+    while job["state"] == "running" && began.elapsed() < REPLAY_PATIENCE {
+        std::thread::sleep(LOOK_AGAIN);
+        job = api.get(&format!("/replays/{}", job["id"].as_str().unwrap_or_default()))?;
+    }
+    Ok(job)
+}
+
+/// What to do where a replay has found nothing, and something waits.
+fn note_on(api: &Api, job: &Value) -> Result<Option<String>, Failure> {
+    if job["what"] == "pending" || job["queued"] != 0 || job["state"] == "running" {
+        return Ok(None);
+    }
+    let endpoint = job["endpoint"].as_str().unwrap_or_default();
+    let found = api.get(&format!("/endpoints/{endpoint}"))?;
+    let count = found["backlog"]["total"].as_u64().unwrap_or_default();
+    let next = found["backlog"]["oldest_due"].as_str().map(|at| format!(", the next at {at}")).unwrap_or_default();
+    Ok((count > 0).then(|| {
+        format!(
+            "{count} deliveries are waiting{next}; to send them now: longshore webhooks replay --endpoint {endpoint} --what \
+             pending"
+        )
+    }))
 }
 
 fn text<'a>(typed: &'a ArgMatches, name: &str) -> &'a str {

@@ -16,10 +16,13 @@ use crate::support::client::Answer;
 use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::program::Program;
+use crate::support::program::run;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Reply;
 use crate::support::scripted::Scripted;
 use crate::support::scripted::closed_port;
+use crate::support::tls::Certificate;
+use crate::support::world::until;
 
 const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -392,6 +395,38 @@ async fn a_job_sends_what_an_endpoint_has_missed() {
     assert_eq!(ask(&mut client, "DELETE", &place, Value::Null).await.status, 404, "it has ended");
 }
 
+/// After an outage of the receiver: the next attempt is an hour away and the breaker is open for as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_is_sent_at_once() {
+    let hour = Duration::from_hours(1);
+    let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
+        config.webhooks.retry_schedule = vec![hour];
+        config.webhooks.breaker_failures = 2;
+        config.webhooks.breaker_pause = hour;
+    })
+    .await;
+    let mut client = app.client().await;
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Status("503 Away"));
+    make(&mut client, "app", &receiver).await;
+    let path = upload(&mut client).await;
+    until("the breaker is open", async || {
+        let shown = done(&mut client, "GET", "/endpoints/app", Value::Null).await;
+        (!shown["health"]["breaker_open_until"].is_null() && shown["backlog"]["leased"] == 0).then_some(())
+    })
+    .await;
+    receiver.always(Reply::Status("204 No Content"));
+    let ranged = json!({ "what": "pending", "from": "2026-11-20T00:00:00Z" });
+    let refused = ask(&mut client, "POST", "/endpoints/app/replay", ranged).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (422, "takes-no-range"));
+    let begun = done(&mut client, "POST", "/endpoints/app/replay", json!({ "what": "pending" })).await;
+    assert_eq!((&begun["state"], &begun["queued"]), (&json!("done"), &json!(6)), "{begun}");
+    let sent = deliveries_until(&mut client, "state=succeeded", |found| found.len() == 6).await;
+    assert!(sent.iter().all(|delivery| path.ends_with(delivery["upload_id"].as_str().unwrap())));
+    let first_attempts = receiver.heard().into_iter().filter(|request| request.attempt() == 1);
+    assert_eq!(first_attempts.map(|request| request.sequence()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_of_the_configuration_are_read_only() {
     let receiver = Scripted::start(SECRET).await;
@@ -637,24 +672,16 @@ fn printed(program: &Program, text: &str) -> String {
 async fn the_command_line_manages_all_of_it() {
     let folder = TempDir::new().unwrap();
     let server = Process::start(folder.path(), &["--webhooks-allow-networks", "127.0.0.0/8"]);
-    let address = server.address().to_string();
-    let run = |line: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
-            .arg("webhooks")
-            .args(line.split_whitespace())
-            .env("LONGSHORE_SERVER", format!("http://{address}"))
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    };
+    let run = |line: &str| command(&server, &[], line);
     assert_eq!(run("endpoints").1, "no endpoints\n");
     let nobody = closed_port().await;
     let (code, made, wrong) = run(&format!("endpoints add http://{nobody}/ --name cli --events upload.created"));
     assert_eq!(code, Some(0), "{wrong}");
     let secret = made.lines().find_map(|line| line.strip_prefix("secret: ")).expect("the secret is shown");
-    let (code, _, wrong) = run("test cli");
+    let (code, said, wrong) = run("test cli");
     assert_eq!(code, Some(1), "nobody listens there: {wrong}");
+    assert!(said.contains("result: refused in "), "{said}");
+    assert!(wrong.starts_with("longshore: the test failed: there was no answer (refused)"), "{wrong}");
 
     let receiver = Scripted::start(secret).await;
     assert_eq!(run(&format!("endpoints set cli --url {}", url_of(&receiver))).0, Some(0));
@@ -666,9 +693,26 @@ async fn the_command_line_manages_all_of_it() {
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let id = listed["deliveries"][0]["id"].as_str().unwrap();
     let (code, _, wrong) = run(&format!("replay {id}"));
-    assert!(code == Some(1) && wrong.contains("--force") || wrong.contains("force"), "{wrong}");
+    assert_eq!(
+        (code, wrong.as_str()),
+        (Some(1), "longshore: this delivery has succeeded; to send it again anyway, use --force\n")
+    );
     assert_eq!(run(&format!("replay {id} --force")).0, Some(0));
     receiver.wait_for_count(3).await;
+    let (event, upload) = (&listed["deliveries"][0]["event_id"], &listed["deliveries"][0]["upload_id"]);
+    for (count, named) in [(4, event.as_str().unwrap()), (5, upload.as_str().unwrap())] {
+        let (code, said, wrong) = run(&format!("replay {named}"));
+        assert!(code == Some(0) && said.contains("1 have succeeded and were not sent again"), "{said}{wrong}");
+        let (code, said, wrong) = run(&format!("replay {named} --force"));
+        assert!(code == Some(0) && said.contains(id), "{said}{wrong}");
+        receiver.wait_for_count(count).await;
+    }
+    for unknown in ["evt_01a2007f-5d0e-7c41-9d3a-6f0a4b1c2d3e", "01a2007f-5d0e-7c41-9d3a-6f0a4b1c2d3e", "x"] {
+        let (code, _, wrong) = run(&format!("replay {unknown}"));
+        assert!(code == Some(1) && wrong.contains("there is no delivery, event or upload"), "{wrong}");
+    }
+    let made_at = listed["deliveries"][0]["created_at"].as_str().unwrap();
+    assert!(run("deliveries").1.contains(&format!("\n{made_at}  {id}")), "with its time");
     let ids = |line: &str| {
         let listed: Value = serde_json::from_str(&run(&format!("deliveries --json {line}")).1).unwrap();
         let ids = listed["deliveries"].as_array().unwrap().iter().map(|found| found["id"].clone()).collect::<Vec<_>>();
@@ -691,5 +735,90 @@ async fn the_command_line_manages_all_of_it() {
     assert!(run("replay --jobs").1.contains("missed"));
     assert_eq!(run("endpoints remove cli").0, Some(0));
     let (code, _, wrong) = run("endpoints show cli");
-    assert_eq!((code, wrong.as_str()), (Some(1), "longshore: the server refuses with 404: there is no endpoint cli\n"));
+    assert_eq!(
+        (code, wrong.as_str()),
+        (Some(1), "longshore: the server rejects the request (404): there is no endpoint cli\n")
+    );
+}
+
+/// A replay that finds nothing says what waits, and what sends that.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_says_what_waits_and_how_to_send_it() {
+    let receiver = Scripted::start(SECRET).await;
+    receiver.always(Reply::Status("503 Away"));
+    let block = format!("{}retry_schedule = ['1h']\n", receiver.endpoint("backend", "['upload.created']"));
+    let (_folder, server) = server_with(&block);
+    server.client().await.create(1).await;
+    let run = |line: &str| command(&server, &[], line);
+    until("the first attempt is over", async || run("deliveries --state ready").1.contains("503 in ").then_some(()))
+        .await;
+    for what in ["missed", "dead"] {
+        let (code, said, wrong) = run(&format!("replay --endpoint backend --what {what}"));
+        assert_eq!(code, Some(0), "{wrong}");
+        let expected = "\n1 deliveries are waiting, the next at 20";
+        assert!(said.contains("state: done\n") && said.contains(expected), "{said}");
+        assert!(
+            said.contains("send them now: longshore webhooks replay --endpoint backend --what pending\n"),
+            "{said}"
+        );
+    }
+    let (code, _, wrong) = run("replay --endpoint backend --what pending --from 2026-11-20T00:00:00Z");
+    assert!(code == Some(1) && wrong.contains("takes neither --from nor --before"), "{wrong}");
+    receiver.always(Reply::Status("204 No Content"));
+    let (_, said, _) = run("replay --endpoint backend --what pending");
+    assert!(said.contains("queued: 1\n") && !said.contains("waiting"), "{said}");
+    receiver.wait_for_count(2).await;
+}
+
+/// The token that clients share opens the administration of a laptop; what is missing is named by its flag.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_shows_a_token_or_says_how() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "the-token-of-clients\n").unwrap();
+    let server = Process::start(&folder.path().join("data"), &["--auth-token-file", token.to_str().unwrap()]);
+    let (code, _, wrong) = command(&server, &[], "endpoints");
+    assert!(code == Some(1) && wrong.contains("--key-file") && wrong.contains("--token-file"), "{wrong}");
+    let (code, _, wrong) = command(&server, &[("LONGSHORE_TOKEN", "another")], "endpoints");
+    assert!(code == Some(1) && wrong.contains("does not know this key"), "{wrong}");
+    for (env, line) in [
+        (&[("LONGSHORE_TOKEN", "the-token-of-clients")][..], "endpoints".to_owned()),
+        (&[], format!("endpoints --token-file {}", token.display())),
+    ] {
+        let (code, said, wrong) = command(&server, env, &line);
+        assert_eq!((code, said.as_str()), (Some(0), "no endpoints\n"), "{wrong}");
+    }
+}
+
+/// A self-signed certificate is named as such, and passes when it is named itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_says_what_is_the_matter_with_a_certificate() {
+    let folder = TempDir::new().unwrap();
+    let files = Certificate::new().write(folder.path());
+    let (certificate, key) = (files.certificate.to_str().unwrap(), files.private_key.to_str().unwrap());
+    let flags = ["--tls-certificate-file", certificate, "--tls-private-key-file", key];
+    let mut server = Program::serve(&folder.path().join("data"), &flags);
+    let url = format!("https://{}", server.address());
+    let refused = run(&["webhooks", "endpoints", "--server", &url]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("is not trusted"), "{refused:?}");
+    assert!(refused.stderr.contains("--server-ca-file"), "{refused:?}");
+    let trusted = run(&["webhooks", "endpoints", "--server", &url, "--server-ca-file", certificate]);
+    assert_eq!((trusted.code, trusted.stdout.as_str()), (Some(0), "no endpoints\n"), "{trusted:?}");
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let wrong = run(&["webhooks", "endpoints", "--server", &url, "--server-ca-file", empty.to_str().unwrap()]);
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("no certificate in PEM form"), "{wrong:?}");
+}
+
+/// One command of `longshore webhooks` against a server: its exit code and what it says.
+fn command(server: &Process, env: &[(&str, &str)], line: &str) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
+        .arg("webhooks")
+        .args(line.split_whitespace())
+        .env("LONGSHORE_SERVER", format!("http://{}", server.address()))
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }

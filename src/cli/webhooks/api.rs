@@ -1,6 +1,7 @@
-//! The server's API as the command line asks it.
+//! The server's API as the command line queries it.
 
 use std::collections::BTreeMap;
+use std::error::Error as StdError;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use anyhow::anyhow;
 use clap::ArgMatches;
+use reqwest::Certificate;
 use reqwest::Method;
 use reqwest::Url;
 use serde_json::Value;
@@ -16,6 +18,7 @@ use tokio::runtime::Runtime;
 use crate::cli::Failure;
 use crate::cli::webhooks::KEY_VARIABLE;
 use crate::cli::webhooks::SERVER_VARIABLE;
+use crate::cli::webhooks::TOKEN_VARIABLE;
 use crate::webhook::install_tls_provider;
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
@@ -29,9 +32,52 @@ const ANSWER_MAX_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Api {
     base: Url,
-    key: Option<String>,
+    /// An admin key, or the token that clients share.
+    credential: Option<String>,
     client: reqwest::Client,
     runtime: Runtime,
+}
+
+/// A request that the server has rejected.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    status: u16,
+    /// The last part of the problem's type.
+    pub(super) code: String,
+    detail: String,
+    had_credential: bool,
+}
+
+impl Rejected {
+    /// What to do about it, in the words of the command line.
+    fn advice(&self) -> String {
+        match self.code.as_str() {
+            "unauthorized" if self.had_credential => {
+                "the server does not know this key; check --key-file or --token-file (LONGSHORE_ADMIN_KEY, LONGSHORE_TOKEN)"
+                    .to_owned()
+            }
+            "unauthorized" => "the server wants a key: name a file with an admin key (--key-file, or LONGSHORE_ADMIN_KEY); \
+                 where none is set, one with the token of auth.token (--token-file, or LONGSHORE_TOKEN)"
+                .to_owned(),
+            "admin-key-needed" => {
+                "the token that clients share does not open this; name a file with an admin key (--key-file, or \
+                 LONGSHORE_ADMIN_KEY)"
+                    .to_owned()
+            }
+            "has-succeeded" => "this delivery has succeeded; to send it again anyway, use --force".to_owned(),
+            "needs-force" => "--what everything also sends again what has succeeded; to do so, use --force".to_owned(),
+            "takes-no-range" => {
+                "--what pending takes neither --from nor --before: everything that waits is sent".to_owned()
+            }
+            _ => format!("the server rejects the request ({}): {}", self.status, self.detail),
+        }
+    }
+}
+
+impl From<Rejected> for Failure {
+    fn from(rejected: Rejected) -> Self {
+        Self::Serving(anyhow!(rejected.advice()))
+    }
 }
 
 impl Api {
@@ -42,25 +88,22 @@ impl Api {
         let base = base.ok_or_else(|| {
             Failure::NotUnderstood(format!("{server} is not the URL of a server; write one such as {DEFAULT_SERVER}"))
         })?;
-        let key = match typed.get_one::<PathBuf>("key-file") {
-            Some(path) => {
-                let text = fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()));
-                Some(text.map_err(Failure::Serving)?.trim().to_owned())
-            }
-            None => env.get(KEY_VARIABLE).cloned(),
-        };
         install_tls_provider();
         let client = reqwest::Client::builder()
             .user_agent(concat!("longshore-cli/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT);
-        // The certificates of the system are looked for only where they are needed.
-        let client = if base.scheme() == "https" { client } else { client.tls_certs_only([]) };
+        let client = match (base.scheme(), typed.get_one::<PathBuf>("server-ca-file")) {
+            ("https", Some(path)) => client.tls_certs_only(authorities(path)?),
+            ("https", None) => client,
+            // The certificates of the system are looked for only where they are needed.
+            _ => client.tls_certs_only([]),
+        };
         let client = client.build().context("could not set up the client").map_err(Failure::Serving)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("could not start a runtime").map_err(Failure::Serving)?;
-        Ok(Self { base, key, client, runtime })
+        Ok(Self { base, credential: credential(typed, env)?, client, runtime })
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -68,22 +111,38 @@ impl Api {
     }
 
     pub(super) fn get_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
+        Ok(self.ask(Method::GET, path, query, None)??)
+    }
+
+    /// The same for one who can do something about a rejection.
+    pub(super) fn try_get(&self, path: &str, query: &[(&str, String)]) -> Result<Result<Value, Rejected>, Failure> {
         self.ask(Method::GET, path, query, None)
     }
 
     pub(super) fn post(&self, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+        Ok(self.try_post(path, body)??)
+    }
+
+    /// The same for one who can do something about a rejection.
+    pub(super) fn try_post(&self, path: &str, body: Option<Value>) -> Result<Result<Value, Rejected>, Failure> {
         self.ask(Method::POST, path, &[], body)
     }
 
     pub(super) fn patch(&self, path: &str, body: Value) -> Result<Value, Failure> {
-        self.ask(Method::PATCH, path, &[], Some(body))
+        Ok(self.ask(Method::PATCH, path, &[], Some(body))??)
     }
 
     pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
-        self.ask(Method::DELETE, path, &[], None)
+        Ok(self.ask(Method::DELETE, path, &[], None)??)
     }
 
-    fn ask(&self, method: Method, path: &str, query: &[(&str, String)], body: Option<Value>) -> Result<Value, Failure> {
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Value>,
+    ) -> Result<Result<Value, Rejected>, Failure> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("an http URL has a path")
@@ -94,8 +153,8 @@ impl Api {
             url.query_pairs_mut().extend_pairs(query);
         }
         let mut request = self.client.request(method, url);
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
+        if let Some(credential) = &self.credential {
+            request = request.bearer_auth(credential);
         }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
@@ -112,12 +171,7 @@ impl Api {
             }
             Ok::<_, reqwest::Error>((response.status(), answer))
         };
-        let (status, answer) = self
-            .runtime
-            .block_on(exchange)
-            .map_err(reqwest::Error::without_url)
-            .with_context(|| format!("could not ask {server}"))
-            .map_err(Failure::Serving)?;
+        let (status, answer) = self.runtime.block_on(exchange).map_err(|error| unreached(&server, error))?;
         let answer: Value = if answer.is_empty() {
             Value::Null
         } else {
@@ -126,9 +180,90 @@ impl Api {
             })?
         };
         if status.is_success() {
-            return Ok(answer);
+            return Ok(Ok(answer));
         }
-        let detail = answer["detail"].as_str().unwrap_or("it does not say why");
-        Err(Failure::Serving(anyhow!("the server refuses with {}: {detail}", status.as_u16())))
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+        let code = text("type").rsplit([':', '#']).next().unwrap_or_default().to_owned();
+        let detail = Some(text("detail")).filter(|detail| !detail.is_empty());
+        Ok(Err(Rejected {
+            status: status.as_u16(),
+            code,
+            detail: detail.unwrap_or_else(|| "it does not say why".to_owned()),
+            had_credential: self.credential.is_some(),
+        }))
+    }
+}
+
+/// The key that was named, else the token; flags before variables.
+fn credential(typed: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Option<String>, Failure> {
+    for flag in ["key-file", "token-file"] {
+        if let Some(path) = typed.get_one::<PathBuf>(flag) {
+            let text = fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()));
+            return Ok(Some(text.map_err(Failure::Serving)?.trim().to_owned()));
+        }
+    }
+    let named = [KEY_VARIABLE, TOKEN_VARIABLE].into_iter().find_map(|name| env.get(name));
+    Ok(named.filter(|text| !text.is_empty()).cloned())
+}
+
+fn authorities(path: &PathBuf) -> Result<Vec<Certificate>, Failure> {
+    let wrong = |why: String| Failure::NotUnderstood(format!("--server-ca-file {}: {why}", path.display()));
+    let pem = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error.to_string()))?;
+    if found.is_empty() { Err(wrong("it holds no certificate in PEM form".to_owned())) } else { Ok(found) }
+}
+
+/// Why there was no answer.
+fn unreached(server: &str, error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string);
+    Failure::Serving(match causes.filter_map(|cause| distrust(&cause)).next() {
+        Some(why) => anyhow!("the certificate of {server} is not trusted: {why}"),
+        None => anyhow::Error::new(error).context(format!("could not reach {server}")),
+    })
+}
+
+/// What is the matter with a certificate, by the words of the TLS library.
+fn distrust(cause: &str) -> Option<&'static str> {
+    if cause.contains("CaUsedAsEndEntity") {
+        return Some(
+            "it is that of an authority, which no server may show; make a self-signed one for a server with `openssl req \
+             -x509 … -addext basicConstraints=critical,CA:FALSE`, and name it with --server-ca-file",
+        );
+    }
+    if cause.contains("UnknownIssuer") {
+        return Some(
+            "this machine does not know who has issued it; name the certificate of its issuer, or the certificate itself \
+             if it is self-signed, with --server-ca-file",
+        );
+    }
+    if cause.contains("NotValidForName") {
+        return Some("it is for another name; ask for the server by a name that its certificate has (--server)");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_flags_and_not_json() {
+        let advice = |code: &str, had_credential| {
+            let detail = "as the API words it".to_owned();
+            Rejected { status: 409, code: code.to_owned(), detail, had_credential }.advice()
+        };
+        for (code, had_credential, word) in [
+            ("has-succeeded", true, "--force"),
+            ("needs-force", true, "--force"),
+            ("unauthorized", false, "--key-file"),
+            ("unauthorized", true, "check --key-file"),
+            ("admin-key-needed", true, "--key-file"),
+            ("takes-no-range", false, "--from"),
+            ("name-taken", false, "(409): as the API words it"),
+        ] {
+            let advice = advice(code, had_credential);
+            assert!(advice.contains(word) && !advice.contains('{'), "{advice}");
+        }
     }
 }

@@ -123,7 +123,7 @@ fn introduction(at: SocketAddr, secret: Option<&str>) -> String {
     format!(
         "listening on http://{at}; put this into the server's configuration file and start it:\n\n\
          [[webhooks.endpoints]]\nname = \"listen\"\nurl = \"http://{at}/\"\nsecret = \"{secret}\"\nevents = [\"*\"]\n\n\
-         Ctrl-C ends it.\n"
+         Ctrl-C ends it. Give the next run the same --secret, and the server needs no restart for it.\n"
     )
 }
 

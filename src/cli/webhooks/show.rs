@@ -23,7 +23,7 @@ pub(super) fn readable(answer: &Value) -> String {
                     word(&it["id"]),
                     state(it),
                     word(&it["url"]),
-                    words(&it["events"]),
+                    few_words(&it["events"]),
                     backlog(&it["backlog"]),
                     word(&it["health"]["failing_since"]),
                 ]
@@ -31,10 +31,11 @@ pub(super) fn readable(answer: &Value) -> String {
         );
     }
     if let Some(deliveries) = answer["deliveries"].as_array() {
-        let header = &["DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
+        let header = &["TIME", "DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
         let page = table("no deliveries", deliveries, header, |it| {
             let attempts = it["attempts"].as_array().map_or(&[][..], Vec::as_slice);
             vec![
+                word(&it["created_at"]),
                 word(&it["id"]),
                 word(&it["type"]),
                 word(&it["upload_id"]),
@@ -44,10 +45,8 @@ pub(super) fn readable(answer: &Value) -> String {
                 attempts.last().map(result).unwrap_or_default(),
             ]
         });
-        return match answer["next"].as_str() {
-            Some(_) => format!("{page}older ones: --cursor {}\n", word(&answer["next"])),
-            None => page,
-        };
+        let more = answer["next"].as_str().map(|_| format!("older ones: --cursor {}\n", word(&answer["next"])));
+        return page + &more.unwrap_or_default() + &note(answer);
     }
     if let Some(jobs) = answer["replays"].as_array() {
         return table("no replays", jobs, &["JOB", "ENDPOINT", "WHAT", "STATE", "QUEUED", "CREATED"], |it| {
@@ -55,8 +54,57 @@ pub(super) fn readable(answer: &Value) -> String {
         });
     }
     let mut lines = String::new();
-    tell(&mut lines, answer, 0);
+    match answer.as_object() {
+        Some(fields) => {
+            let shown = fields.iter().filter(|(name, _)| *name != "note");
+            // The id of an endpoint is what the file and the command line call its name.
+            let is_endpoint = fields.contains_key("origin");
+            let renamed = shown.map(|(name, value)| match name.as_str() {
+                "id" if is_endpoint => ("name".to_owned(), value.clone()),
+                _ => (name.clone(), value.clone()),
+            });
+            tell(&mut lines, &Value::Object(renamed.collect()), 0);
+        }
+        None => tell(&mut lines, answer, 0),
+    }
+    lines + &note(answer)
+}
+
+/// A hint of the command line's own.
+fn note(answer: &Value) -> String {
+    answer["note"].as_str().map(|note| format!("{}\n", escaped(note))).unwrap_or_default()
+}
+
+/// What came of a test.
+pub(super) fn tested(answer: &Value) -> String {
+    let attempt = &answer["attempts"][0];
+    let mut lines = String::new();
+    for (name, value) in [
+        ("endpoint", word(&answer["endpoint"])),
+        ("event", word(&answer["event_id"])),
+        ("sent", word(&attempt["started_at"])),
+        ("result", result(attempt)),
+    ] {
+        lines.push_str(&format!("{name}: {value}\n"));
+    }
+    let said = word(&attempt["response_body"]);
+    if !matches!(said.as_str(), "" | "-") {
+        lines.push_str(&format!("answer: {said}\n"));
+    }
     lines
+}
+
+/// Why an attempt failed.
+pub(super) fn failure(attempt: &Value) -> String {
+    let why = match (attempt["status"].as_u64(), attempt["error"].as_str()) {
+        (Some(status), _) => format!("the receiver answered {status}"),
+        (None, Some(error)) => format!("there was no answer ({})", escaped(error)),
+        (None, None) => "it was not sent".to_owned(),
+    };
+    match attempt["note"].as_str() {
+        Some(note) => format!("{why}: {}", escaped(note)),
+        None => why,
+    }
 }
 
 /// What waits; it is not counted to its end.
@@ -88,6 +136,16 @@ fn word(value: &Value) -> String {
 
 fn words(list: &Value) -> String {
     list.as_array().map(|items| items.iter().map(word).collect::<Vec<_>>().join(",")).unwrap_or_default()
+}
+
+/// The first of a list, and how many more there are.
+fn few_words(list: &Value) -> String {
+    const MOST: usize = 2;
+    let items = list.as_array().map_or(&[][..], Vec::as_slice);
+    match items.len().checked_sub(MOST) {
+        None | Some(0) => words(list),
+        Some(more) => format!("{} +{more}", items[..MOST].iter().map(word).collect::<Vec<_>>().join(",")),
+    }
 }
 
 fn table(nothing: &str, rows: &[Value], header: &[&str], cells: impl Fn(&Value) -> Vec<String>) -> String {
@@ -146,18 +204,40 @@ mod tests {
         let answer = json!({ "endpoints": [
             { "id": "backend", "state": "enabled", "url": "https://a/b", "events": ["upload.*"], "backlog": { "total": 3 },
               "health": { "failing_since": null } },
-            { "id": "x", "state": "disabled", "state_reason": "gone", "url": "u", "events": ["a", "b"],
+            { "id": "x", "state": "disabled", "state_reason": "gone", "url": "u", "events": ["a", "b", "c", "d"],
               "backlog": { "total": 100_000, "has_more": true }, "health": { "failing_since": "2026-11-21T22:31:30Z" } },
         ] });
         let expected = "\
 NAME     STATE            URL          EVENTS    WAITING  FAILING SINCE
 backend  enabled          https://a/b  upload.*  3        -
-x        disabled (gone)  u            a,b       100000+  2026-11-21T22:31:30Z
+x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
 ";
         assert_eq!(readable(&answer), expected);
         assert_eq!(readable(&json!({ "deliveries": [] })), "no deliveries\n");
         let page = readable(&json!({ "deliveries": [{ "id": "d" }], "next": "deliveries_d" }));
         assert_eq!(page.lines().last(), Some("older ones: --cursor deliveries_d"));
+        let page = readable(&json!({ "deliveries": [{ "id": "d", "created_at": "2026-11-21T22:31:30.123Z" }] }));
+        assert!(page.lines().nth(1).unwrap().starts_with("2026-11-21T22:31:30.123Z  d "), "{page}");
+    }
+
+    #[test]
+    fn an_endpoint_has_a_name_and_a_hint_comes_last() {
+        let endpoint = json!({ "id": "app", "origin": "api", "state": "enabled" });
+        assert_eq!(readable(&endpoint), "name: app\norigin: api\nstate: enabled\n");
+        let job = json!({ "id": "j", "queued": 0, "note": "12 deliveries are waiting" });
+        assert_eq!(readable(&job), "id: j\nqueued: 0\n12 deliveries are waiting\n");
+    }
+
+    #[test]
+    fn a_test_says_what_came_of_it() {
+        let tested_with = |attempt: Value| json!({ "endpoint": "app", "event_id": "evt_1", "attempts": [attempt] });
+        let good = tested_with(json!({ "started_at": "t", "status": 204, "duration_ms": 3, "response_body": "" }));
+        assert_eq!(tested(&good), "endpoint: app\nevent: evt_1\nsent: t\nresult: 204 in 3 ms\n");
+        let bad = json!({ "started_at": "t", "status": 500, "duration_ms": 3, "response_body": "away\n" });
+        assert!(tested(&tested_with(bad.clone())).ends_with("answer: away\\u000a\n"));
+        assert_eq!(failure(&bad), "the receiver answered 500");
+        let none = json!({ "status": null, "error": "refused", "note": "nobody listens" });
+        assert_eq!(failure(&none), "there was no answer (refused): nobody listens");
     }
 
     /// What a receiver answered must not move the cursor of a terminal.
