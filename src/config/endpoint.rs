@@ -162,10 +162,17 @@ impl BlockReader<'_> {
         let secret = self.given_or_in_file("secret", "secret_file", signing_secret);
         let private_key = self.given_or_in_file("private_key", "private_key_file", private_key);
         let old = self.optional("old_secrets", |value| list(value).and_then(old_secrets));
+        let old_in_files = self.optional("old_secret_files", |value| list(value).and_then(old_secret_files));
         let signing = self.optional("signing", |value| {
             one_of(text(value)?, Signing::by_name, Signing::ALL.iter().map(|known| known.name()))
         });
-        let (secret, private_key, old) = (secret?, private_key?, old?.unwrap_or_default());
+        let (secret, private_key) = (secret?, private_key?);
+        let (old, old_in_files) = (old?.unwrap_or_default(), old_in_files?.unwrap_or_default());
+        if old.len() + old_in_files.len() > MAX_OLD_SECRETS {
+            return self.refuse_block(&format!(
+                "its old_secrets and old_secret_files are more than {MAX_OLD_SECRETS}; take out those that no receiver needs"
+            ));
+        }
         let signing = signing?.unwrap_or(match (&secret, &private_key) {
             (None, Some(_)) => Signing::Ed25519,
             (Some(_), Some(_)) => Signing::Both,
@@ -177,7 +184,7 @@ impl BlockReader<'_> {
         if private_key.is_none() && signing != Signing::Hmac {
             return self.refuse_block("its private key is missing; write private_key or private_key_file");
         }
-        Some((secret.into_iter().chain(old).collect(), private_key, signing))
+        Some((secret.into_iter().chain(old).chain(old_in_files).collect(), private_key, signing))
     }
 
     /// At most one of the two ways to give a secret.
@@ -248,6 +255,14 @@ fn private_key(text: &str) -> Judged<Secret> {
         Some(bytes) => Err(format!("of {bytes} bytes; it must have 32, or 64 with the public key behind them")),
         None => Err("not a private key; write whsk_ and then 32 or 64 bytes in standard base64".to_owned()),
     }
+}
+
+fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<Secret>> {
+    let read = |path: &str| {
+        let found = read_secret(path).map_err(|why| format!("{path:?}: {why}"))?;
+        signing_secret(&found).map_err(|why| format!("{path:?}: its secret is {why}"))
+    };
+    paths.into_iter().map(read).collect()
 }
 
 fn old_secrets(texts: Vec<&str>) -> Judged<Vec<Secret>> {

@@ -86,12 +86,13 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) const FIELDS: [&str; 20] = [
+    pub(super) const FIELDS: [&str; 21] = [
         "name",
         "url",
         "secret",
         "secret_file",
         "old_secrets",
+        "old_secret_files",
         "private_key",
         "private_key_file",
         "events",
@@ -239,8 +240,11 @@ impl Layers {
                 fields.insert(name, Setting { value, source, secret });
             } else {
                 let label = format!("{ENDPOINTS}#{}.{name}", self.endpoints.len() + 1);
-                let known = nearest(&name, Block::FIELDS.into_iter());
-                self.errors.push(unknown(&label, &source.to_string(), "key", known));
+                let place = source.to_string();
+                self.errors.push(match nearest(&name, Block::FIELDS.into_iter()) {
+                    None => format!("{label} ({place}): no such key; an endpoint has {}", Block::FIELDS.join(", ")),
+                    known => unknown(&label, &place, "key", known),
+                });
             }
         }
         self.endpoints.push(Block { fields, source });

@@ -16,6 +16,7 @@ use crate::config::Reach;
 use crate::config::Resolved;
 use crate::config::Secret;
 use crate::config::keys;
+use crate::config::layers::Block;
 use crate::config::layers::Layers;
 use crate::config::reader::Reader;
 use crate::domain::checksum::Algorithm;
@@ -134,6 +135,14 @@ fn the_example_endpoint_works_once_its_comment_marks_are_gone() {
     let [endpoint] = config.webhooks.endpoints.as_slice() else { panic!("{:?}", config.webhooks.endpoints) };
     assert_eq!(endpoint.name.as_str(), "backend");
     assert!(endpoint.terms.filter.wants(EventKind::Completed) && !endpoint.terms.filter.wants(EventKind::Created));
+}
+
+#[test]
+fn the_reference_lists_every_key_of_an_endpoint() {
+    for field in Block::FIELDS {
+        let is_listed = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{field} = "));
+        assert!(DEFAULTS.lines().filter(|line| line.starts_with('#')).any(is_listed), "{field}");
+    }
 }
 
 #[test]
@@ -788,6 +797,8 @@ fn each_wrong_term_of_an_endpoint_says_what_to_write() {
         ("payload = \"tiny\"", "unknown; write one of full, thin"),
         ("private_key = \"whsk_AAAA\"", "of 3 bytes; it must have 32"),
         ("old_secrets = [\"x\"]", "one of them is not a signing secret"),
+        ("old_secret_files = [\"/none\"]", "\"/none\": could not read the file"),
+        ("colour = \"blue\"", "no such key; an endpoint has name, url, secret, secret_file, old_secrets,"),
         ("metadata = { a = 1 }", "not a table of texts"),
         ("headers = { \"a b\" = \"x\" }", "\"a b\" is not the name of one"),
         ("headers = { Host = \"x\" }", "Host is set by the server itself"),
@@ -806,6 +817,25 @@ fn each_wrong_term_of_an_endpoint_says_what_to_write() {
     assert!(file_error(&short).contains("its timeout can be 15s at most; webhooks.lease must exceed it by 5s"));
     assert!(file_error("webhooks.allow_networks = [\"10.0.0.1/8\"]").contains("the network is 10.0.0.0/8"));
     assert!(file_error("webhooks.keep_dead = \"1d\"").contains("too short; it cannot be less than"));
+}
+
+#[test]
+fn old_secrets_can_be_files_and_both_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old");
+    std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let fields = |files: usize, texts: usize| {
+        let files = vec![path.display().to_string(); files];
+        format!("secret = \"{SECRET}\"\nold_secret_files = {files:?}\nold_secrets = {:?}", vec![SECRET; texts])
+    };
+    let resolved = Resolved::read(&file(&endpoint(&fields(1, 1)))).unwrap();
+    assert_eq!(resolved.config.webhooks.endpoints[0].secrets, vec![Secret::new(SECRET); 3]);
+    assert!(!resolved.to_toml().contains(SECRET));
+    let line = file_error(&endpoint(&fields(6, 5)));
+    assert!(line.contains("its old_secrets and old_secret_files are more than 10"), "{line}");
+    std::fs::write(&path, "whsec_AAAA").unwrap();
+    let line = file_error(&endpoint(&fields(1, 0)));
+    assert!(line.contains("its secret is of 3 bytes") && !line.contains("AAAA"), "{line}");
 }
 
 #[test]
