@@ -103,6 +103,19 @@ mod tests {
         }
     }
 
+    /// The patterns are read from the source of the route table, so that one which is added is judged here too.
+    #[test]
+    fn every_pattern_of_the_route_table_has_a_name() {
+        let calls = include_str!("mod.rs").split("web::resource(").skip(1);
+        let call = |text: &'static str| text.split(')').next().unwrap_or_default();
+        let quoted = |text: &'static str| text.split('"').skip(1).step_by(2);
+        let patterns = calls.map(call).flat_map(quoted).collect::<Vec<_>>();
+        assert!(patterns.len() > 12, "{patterns:?}");
+        for pattern in patterns {
+            assert_ne!(Route::of(&pattern.replace(['{', '}'], "")), Route::Other, "{pattern}");
+        }
+    }
+
     #[test]
     fn whatever_is_requested_there_is_a_route_for_it() {
         for (path, route) in [
