@@ -39,7 +39,6 @@ pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> 
         Ok(Ok(text)) => HttpResponse::Ok()
             .content_type(format.content_type())
             .insert_header((header::CACHE_CONTROL, "no-store"))
-            .insert_header((header::VARY, "Accept"))
             .body(text),
         Ok(Err(fmt::Error)) | Err(_) => HttpResponse::InternalServerError().finish(),
     }
