@@ -35,7 +35,6 @@ use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::domain::host::Host;
-use crate::domain::id::UploadId;
 use crate::domain::time::Timestamp;
 use crate::http::error::Problem;
 use crate::keyring::AdminKeyHash;
@@ -295,13 +294,11 @@ impl Access {
             (Credential::Nothing, Place::Stages(Some(upload))) if self.stage_tokens.is_for(given, upload) => {
                 Credential::Stage
             }
-            (Credential::Nothing, Place::Status(Some(upload))) => {
-                match self.read_tokens.judge(given, upload, now) {
-                    Readable::Yes => Credential::Read,
-                    Readable::Expired => Credential::ExpiredRead,
-                    Readable::No => Credential::Nothing,
-                }
-            }
+            (Credential::Nothing, Place::Status(Some(upload))) => match self.read_tokens.judge(given, upload, now) {
+                Readable::Yes => Credential::Read,
+                Readable::Expired => Credential::ExpiredRead,
+                Readable::No => Credential::Nothing,
+            },
             (known, _) => known,
         }
     }
