@@ -74,12 +74,12 @@ pub struct Image {
     pub duration_ms: Option<u64>,
 }
 
-/// Whether something goes on for some time.
+/// Whether something has a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lasting {
     No,
     Milliseconds(u64),
-    /// It may, and does not say for how long.
+    /// It may have one, which is unknown.
     Unknown,
 }
 
@@ -101,7 +101,7 @@ impl Facts {
         }
     }
 
-    /// Width and height of the image, or of the first video track.
+    /// Returns width and height of the image, or of the first video track.
     pub fn size(&self) -> (Option<u32>, Option<u32>) {
         match &self.content {
             Some(Content::Media(media)) => {
@@ -113,7 +113,7 @@ impl Facts {
         }
     }
 
-    /// Whether what was found goes on for some time: audio and video do, and images unless they are known to be stills.
+    /// Returns whether it has a duration: audio and video do, and images unless they are known to be stills.
     pub fn lasting(&self) -> Lasting {
         if let Some(duration_ms) = self.duration_ms() {
             return Lasting::Milliseconds(duration_ms);

@@ -1,6 +1,6 @@
-//! How long the frames of an animated image are shown.
+//! Frames of an animated image, and how long they are shown.
 
-/// Whoever asks for a frame to be shown for no longer than this gets [`DEFAULT_MS`]: browsers and `ffprobe` do so.
+/// A frame with a delay of no more than this is shown for [`DEFAULT_MS`], as browsers and `ffprobe` do.
 const LEAST_MS: u64 = 10;
 const DEFAULT_MS: u64 = 100;
 
@@ -12,14 +12,14 @@ pub(super) struct Animation {
 }
 
 impl Animation {
-    /// Counts a frame that is to be shown for as many milliseconds.
+    /// Counts a frame with a delay of `delay_ms`.
     pub(super) fn add(&mut self, delay_ms: u64) {
         let shown_ms = if delay_ms <= LEAST_MS { DEFAULT_MS } else { delay_ms };
         self.frames = self.frames.saturating_add(1);
         self.duration_ms = self.duration_ms.saturating_add(shown_ms);
     }
 
-    /// How long it takes to be shown once. A single frame stays.
+    /// Returns how long one pass takes. A single frame has no duration.
     pub(super) fn duration_ms(self) -> Option<u64> {
         (self.frames > 1).then_some(self.duration_ms)
     }

@@ -87,19 +87,19 @@ pub(super) fn mpeg4(entry: &str, mut config: &[u8]) -> Described {
     }
 }
 
-/// Channels of AC-3 (ETSI TS 102 366, annex F.4): the field of the sample entry always says two.
+/// Returns the channels of AC-3 (ETSI TS 102 366, annex F.4), for which the sample entry always says two.
 pub(super) fn ac3_channels(config: &[u8]) -> Option<u32> {
     let bits = be::<3>(config, 0).ok()?;
     dolby_channels(bits >> 11 & 7, bits >> 10 & 1)
 }
 
-/// Channels of the first independent stream of E-AC-3 (annex F.6).
+/// Returns the channels of the first independent stream of E-AC-3 (annex F.6).
 pub(super) fn eac3_channels(config: &[u8]) -> Option<u32> {
     let bits = be::<4>(config, 0).ok()?;
     dolby_channels(bits >> 1 & 7, bits & 1)
 }
 
-/// By the mode of coding, and with a channel of low frequencies.
+/// Adds up the channels of a coding mode and the low-frequency channel.
 fn dolby_channels(mode: u64, low: u64) -> Option<u32> {
     let wide = [2, 1, 2, 3, 3, 4, 4, 5].get(usize::try_from(mode).ok()?)?;
     Some(wide + u32::try_from(low).ok()?)

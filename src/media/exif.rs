@@ -1,4 +1,4 @@
-//! Exif: which side of a picture was up, as cameras write it into JPEG, PNG and WebP.
+//! Exif: the orientation that cameras write into JPEG, PNG and WebP.
 
 use crate::media::fields::be16;
 use crate::media::fields::be32;
@@ -8,10 +8,10 @@ use crate::media::window::Stop;
 
 const ORIENTATION: u16 = 0x0112;
 
-/// The most fields of a directory that are looked at. Orientation comes early: they are sorted by number.
+/// The most directory fields examined. They are sorted by number, and orientation has a low one.
 const MAX_FIELDS: usize = 256;
 
-/// Whether a picture with this Exif block (TIFF 6.0: a header and a directory of fields) is shown on its side.
+/// Returns whether an image with this Exif block (TIFF 6.0: a header and a directory of fields) is shown on its side.
 pub(super) fn is_on_its_side(tiff: &[u8]) -> bool {
     orientation(tiff).is_ok_and(|orientation| (5..=8).contains(&orientation))
 }

@@ -1,14 +1,14 @@
-//! Numbers as they stand in headers.
+//! Numbers in headers.
 
 use crate::media::window::Stop;
 
-/// The big-endian number in `N` bytes at `at`; no more than eight fit.
+/// Reads the big-endian number in `N` bytes at `at`; no more than eight fit.
 pub(super) fn be<const N: usize>(bytes: &[u8], at: usize) -> Result<u64, Stop> {
     let field: [u8; N] = chunk(bytes, at)?;
     Ok(field.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// The little-endian number in `N` bytes at `at`; no more than eight fit.
+/// Reads the little-endian number in `N` bytes at `at`; no more than eight fit.
 pub(super) fn le<const N: usize>(bytes: &[u8], at: usize) -> Result<u64, Stop> {
     let field: [u8; N] = chunk(bytes, at)?;
     Ok(field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))

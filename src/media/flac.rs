@@ -1,4 +1,4 @@
-//! FLAC (RFC 9639): one block in front says everything.
+//! FLAC (RFC 9639): the first metadata block has every fact.
 
 use crate::domain::facts::Media;
 use crate::media::fields::be;
@@ -7,10 +7,10 @@ use crate::media::read::sound;
 use crate::media::window::Stop;
 use crate::media::window::Window;
 
-/// The most blocks of metadata passed over.
+/// The most metadata blocks skipped.
 const MAX_BLOCKS: usize = 256;
 
-/// The content of the block called STREAMINFO.
+/// The size of a STREAMINFO block.
 const STREAMINFO_BYTES: u64 = 34;
 
 /// What STREAMINFO says.
@@ -19,7 +19,7 @@ pub(super) struct StreamInfo {
     pub(super) rate_hz: u32,
     pub(super) channels: u32,
     bits: u32,
-    /// Nothing if the encoder did not know.
+    /// `None` if the encoder did not know.
     samples: Option<u64>,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn read(window: &Window, at: u64) -> Result<Media, Stop> {
     Ok(sound(duration_ms, "flac", Some(info.channels), Some(info.rate_hz)))
 }
 
-/// How many samples there are at the least: a frame takes hardly more bytes than its samples would by themselves.
+/// Returns a lower bound for the number of samples: a frame is hardly larger than its samples uncompressed.
 fn fewest_samples(window: &Window, at: u64, info: StreamInfo) -> Result<u64, Stop> {
     let mut at = at + 4;
     for _ in 0..MAX_BLOCKS {

@@ -1,4 +1,4 @@
-//! GIF (89a): blocks without an index, so frames are counted by passing over every block there is.
+//! GIF (89a): there is no index, so frames are counted by skipping from block to block.
 
 use crate::domain::facts::Image;
 use crate::media::animation::Animation;
@@ -7,7 +7,7 @@ use crate::media::window::Stop;
 use crate::media::window::Window;
 use crate::media::window::unless_stopped;
 
-/// The most blocks passed over in one go; one holds up to 255 bytes.
+/// The most blocks skipped in one look; a block holds up to 255 bytes.
 const MAX_BLOCKS: usize = 1 << 18;
 
 const EXTENSION: u8 = 0x21;
@@ -28,7 +28,7 @@ pub(super) fn read(window: &Window) -> Result<Image, Stop> {
     Ok(Image { width, height, frames, duration_ms: animation.and_then(Animation::duration_ms) })
 }
 
-/// The size of the table of colours that these flags announce.
+/// Returns the size of the colour table that these flags announce.
 fn colours(flags: u8) -> u64 {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
@@ -55,7 +55,7 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
     }
 }
 
-/// Where the blocks that begin at `at` end, with an empty one.
+/// Skips the data blocks from `at` on and returns the position behind the empty one that ends them.
 fn behind_blocks(window: &Window, mut at: u64, left: &mut usize) -> Result<u64, Stop> {
     loop {
         *left = left.checked_sub(1).ok_or(Stop::Exhausted)?;

@@ -6,14 +6,14 @@ use crate::media::fields::be16;
 use crate::media::window::Stop;
 use crate::media::window::Window;
 
-/// The most segments looked at. Profiles and thumbnails take a few dozen.
+/// The most segments examined. Profiles and thumbnails take a few dozen.
 const MAX_SEGMENTS: usize = 1_024;
 
 const START_OF_SCAN: u8 = 0xda;
 const END_OF_IMAGE: u8 = 0xd9;
 const APP1: u8 = 0xe1;
 
-/// Reads on to the first scan: the size may come before the Exif block that turns it.
+/// Reads up to the first scan, because the size may precede the Exif block that turns it.
 pub(super) fn read(window: &Window) -> Result<Image, Stop> {
     let mut at = 2;
     let (mut size, mut on_its_side) = (None, None);
@@ -47,7 +47,7 @@ pub(super) fn read(window: &Window) -> Result<Image, Stop> {
     Ok(Image { width, height, frames: Some(1), duration_ms: None })
 }
 
-/// The marker at `at`, behind as many fill bytes as there are, and where its segment begins.
+/// Reads the marker at `at`, skipping fill bytes, and returns it with the position of its segment.
 fn marker(window: &Window, at: u64) -> Result<Option<(u8, u64)>, Stop> {
     let left = window.size_bytes().saturating_sub(at);
     let bytes = window.get(at, left.min(64))?;

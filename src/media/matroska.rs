@@ -2,8 +2,8 @@
 //!
 //! The few elements at the top that say something are looked up, and what is in them is read in memory, level by level:
 //! those written down here. Files that have their headers behind their media are not followed there; nobody writes them
-//! so who can help it. Of the pointers in a file only the one to the index is followed: what is in the index was not
-//! there when the file was announced to be shorter.
+//! so who can help it. Of the pointers in a file only the one to the index is followed: a duration that was shortened
+//! afterwards is found out by the last time in the index.
 
 use std::ops::Range;
 
@@ -73,7 +73,7 @@ struct Found {
 /// What stands at the top of a segment, as far as it is read.
 #[derive(Debug, Default)]
 struct Top {
-    /// Nanoseconds in a unit of time, and how many units it says it lasts.
+    /// Nanoseconds in a unit of time, and the duration in units.
     info: Option<(u64, Option<f64>)>,
     tracks: Option<Vec<Track>>,
     cues_at: Option<u64>,
@@ -131,14 +131,14 @@ fn top(window: &Window, segment: &Range<u64>) -> Result<Top, Stop> {
     Ok(top)
 }
 
-/// Where the index is, from where the content of the segment begins.
+/// Returns the position of the index, relative to the content of the segment.
 fn cues_position(seek_head: &[u8]) -> Option<u64> {
     let mut seeks = children(seek_head).filter(|(id, _)| *id == SEEK).map(|(_, seek)| seek);
     let cues = seeks.find(|seek| child(seek, SEEK_ID).and_then(unsigned) == Some(u64::from(CUES)))?;
     child(cues, SEEK_POSITION).and_then(unsigned)
 }
 
-/// The last time in the index at `at`, in units.
+/// Returns the last time in the index at `at`, in units.
 fn last_cue(window: &Window, at: u64, end: u64) -> Result<Option<u64>, Stop> {
     let Some(cues) = element(window, at, end)?.filter(|found| found.id == CUES) else { return Ok(None) };
     let body = body(window, &cues)?;
@@ -146,13 +146,13 @@ fn last_cue(window: &Window, at: u64, end: u64) -> Result<Option<u64>, Stop> {
     Ok(points.filter_map(|(_, point)| child(point, CUE_TIME).and_then(unsigned)).max())
 }
 
-/// How an element begins.
+/// The header of an element.
 #[derive(Debug)]
 struct Head {
     id: u32,
-    /// Nothing if it is not known.
+    /// `None` if it is not known.
     size: Option<u64>,
-    /// How many bytes say all that.
+    /// The size of the header.
     bytes: usize,
 }
 
@@ -193,7 +193,7 @@ fn body<'w>(window: &'w Window, of: &Found) -> Result<std::borrow::Cow<'w, [u8]>
     if of.is_open || count > MAX_BODY { Err(Stop::Unreadable) } else { window.get(of.body.start, count) }
 }
 
-/// The elements in `body`, which lies in memory: what each is, and its content. Ends where one is broken.
+/// Iterates over the elements in `body`: id and content. Ends at a broken one.
 fn children(body: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let mut rest = body;
     std::iter::from_fn(move || {
@@ -249,7 +249,7 @@ fn video_track(codec: String, entry: &[u8]) -> Track {
     }
 }
 
-/// How large the pictures are shown, the way they are turned.
+/// Returns the size as shown.
 fn shown(video: &[u8]) -> Option<(u32, u32)> {
     let field = |id| child(video, id).and_then(unsigned);
     let side = |pixels, crops: [u32; 2]| {

@@ -12,26 +12,26 @@ use crate::media::window::Stop;
 use crate::media::window::Window;
 use crate::media::window::unless_stopped;
 
-/// The most frames counted in one go: two hours and a half of the usual ones.
+/// The most frames counted in one look: about two and a half hours.
 const MAX_FRAMES: usize = 400_000;
 
-/// The most tags that may stand in front.
+/// The most tags skipped at the beginning.
 const MAX_TAGS: usize = 16;
 
-/// How far the first frame is looked for behind the tags.
+/// How far behind the tags the first frame may be.
 const SEARCH_BYTES: u64 = 16 << 10;
 
-/// Enough of a frame to know it by.
+/// The size of the longer of the two kinds of frame header.
 const HEAD_BYTES: u64 = 7;
 
-/// No frame of MP3 has more.
+/// The highest bit rate of MP3.
 const MAX_KBPS: u64 = 320;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Layers 1 to 3.
+    /// MPEG-1 and MPEG-2 audio, layers 1 to 3.
     Mpeg { layer: u8, is_first_version: bool, kbps: u32 },
-    /// With the type of object that MPEG-4 gives it.
+    /// AAC, with its MPEG-4 audio object type.
     Adts { object: u8 },
 }
 
@@ -42,11 +42,11 @@ pub(super) struct Frame {
     bytes: u64,
     samples: u32,
     rate_hz: u32,
-    /// Zero if the header leaves it to what follows.
+    /// Zero if the header does not say it.
     channels: u32,
 }
 
-/// The first frame of a file that begins with one; the next one must follow.
+/// Parses the frame at the beginning of `head`, if another one follows it.
 pub(super) fn at_start(head: &[u8]) -> Option<Frame> {
     let frame = Frame::parse(head)?;
     let behind = head.get(usize::try_from(frame.bytes).ok()?..)?;
@@ -73,7 +73,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     Ok(sound(duration_ms, &first.codec(), Some(first.channels).filter(|count| *count > 0), Some(first.rate_hz)))
 }
 
-/// Where the tags in front (ID3v2, and the zeros some writers leave behind) end.
+/// Returns where the ID3v2 tags at the beginning end.
 fn behind_tags(window: &Window) -> Result<u64, Stop> {
     let mut at = 0;
     for _ in 0..MAX_TAGS {
@@ -88,7 +88,7 @@ fn behind_tags(window: &Window) -> Result<u64, Stop> {
     Ok(at.min(window.size_bytes()))
 }
 
-/// The size of the ID3v2 tag that begins like this: seven bits in each byte.
+/// Returns the size of the ID3v2 tag with this header, which is kept in seven bits of each byte.
 fn id3_bytes(head: &[u8]) -> Option<u64> {
     let rest = head.strip_prefix(b"ID3")?;
     let size = rest.get(3..7)?.iter().fold(0, |size, byte| size << 7 | u64::from(byte & 0x7f));
@@ -168,7 +168,7 @@ impl Frame {
         })
     }
 
-    /// Whether both can be of one stream.
+    /// Returns whether both can belong to one stream.
     fn is_like(&self, other: &Self) -> bool {
         let is_same_kind = match (self.kind, other.kind) {
             (Kind::Mpeg { layer, .. }, Kind::Mpeg { layer: other, .. }) => layer == other,
@@ -206,7 +206,7 @@ impl Stream<'_> {
         self.window.size_bytes().saturating_sub(self.start)
     }
 
-    /// How many frames the index in the first one says there are, if it is one of this file.
+    /// Returns the number of frames from the index in the first frame, if that covers the whole file.
     fn indexed(&self) -> Result<Option<u64>, Stop> {
         let Kind::Mpeg { layer: 3, is_first_version, .. } = self.first.kind else { return Ok(None) };
         let frame = self.window.get(self.start, self.first.bytes.min(self.bytes()))?;
@@ -224,7 +224,7 @@ impl Stream<'_> {
         Ok(Some(frames.max(self.bytes() / most_bytes)))
     }
 
-    /// How many milliseconds the frames have, counted one by one where the whole file may be read.
+    /// Returns the duration of all frames in milliseconds: counted, where the whole file may be read, else by their rate.
     fn counted(&self) -> Result<Option<u64>, Stop> {
         if self.bytes() <= self.window.limit_bytes().saturating_sub(2 * BLOCK_BYTES) {
             return unless_stopped(self.walk()).map(Option::flatten);
@@ -235,7 +235,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Counts frame by frame.
+    /// Counts all frames.
     fn walk(&self) -> Result<Option<u64>, Stop> {
         let (mut at, mut samples) = (self.start, 0_u64);
         for _ in 0..MAX_FRAMES {
@@ -256,7 +256,7 @@ impl Stream<'_> {
         Err(Stop::Exhausted)
     }
 
-    /// Whether the frames at the beginning, in the middle and at the end have the same rate.
+    /// Returns whether the frames at the beginning, in the middle and at the end have the same rate.
     fn is_constant(&self, kbps: u32) -> Result<bool, Stop> {
         let last = self.window.size_bytes() / BLOCK_BYTES * BLOCK_BYTES;
         let middle = (self.start + self.bytes() / 2) / BLOCK_BYTES * BLOCK_BYTES;
@@ -271,7 +271,7 @@ impl Stream<'_> {
     }
 }
 
-/// Whether the block has frames of the stream, and all of one rate.
+/// Returns whether the block has frames of the stream, all of one rate.
 fn is_constant(block: &[u8], kbps: u32, first: &Frame) -> bool {
     let is_of_stream = |frame: &Frame| frame.is_like(first);
     let mut starts = (0..block.len()).filter(|start| block[*start] == 0xff);
@@ -287,7 +287,7 @@ fn is_constant(block: &[u8], kbps: u32, first: &Frame) -> bool {
     rest.len() < 4
 }
 
-/// The size of a tag that may stand between frames or behind them all.
+/// Returns the size of a tag between or behind frames.
 fn tag_bytes(head: &[u8]) -> Option<u64> {
     match head {
         [b'T', b'A', b'G', ..] => Some(128),
@@ -299,7 +299,7 @@ fn tag_bytes(head: &[u8]) -> Option<u64> {
     }
 }
 
-/// Frames and bytes, as an index of Xing's or LAME's says.
+/// Parses an index by Xing or LAME: frames and bytes.
 fn xing(frame: &[u8], at: usize) -> Option<(u64, Option<u64>)> {
     let index = frame.get(at..)?;
     if !index.starts_with(b"Xing") && !index.starts_with(b"Info") {
@@ -311,7 +311,7 @@ fn xing(frame: &[u8], at: usize) -> Option<(u64, Option<u64>)> {
     Some((frames.into(), bytes.map(u64::from)))
 }
 
-/// Frames and bytes, as an index of Fraunhofer's says.
+/// Parses an index by Fraunhofer: frames and bytes.
 fn vbri(frame: &[u8]) -> Option<(u64, Option<u64>)> {
     let index = frame.get(36..).filter(|index| index.starts_with(b"VBRI"))?;
     be16(index, 4).ok()?;

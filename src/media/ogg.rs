@@ -22,23 +22,23 @@ const HEAD_BYTES: u64 = 27;
 
 const IS_FIRST: u8 = 0x02;
 
-/// Nothing ends on this page.
+/// The position of a page on which no packet ends.
 const NO_POSITION: u64 = u64::MAX;
 
-/// No page has more: 255 pieces of 255 bytes, and their sizes.
+/// The size of the largest page: 255 segments of 255 bytes.
 const MAX_PAGE: u64 = HEAD_BYTES + 255 + 255 * 255;
 
-/// Opus counts in this rate, whatever it was made of.
+/// Opus positions count at this rate, whatever the input had.
 const OPUS_HZ: u32 = 48_000;
 
-/// The head of a page.
+/// The header of a page.
 #[derive(Debug, Clone, Copy)]
 struct Page {
     flags: u8,
     position: u64,
     stream: u32,
     number: u32,
-    /// With its head.
+    /// Including its header.
     bytes: u64,
     head_bytes: u64,
 }
@@ -54,12 +54,12 @@ struct Stream {
 /// What positions in a stream mean.
 #[derive(Debug, Clone, Copy)]
 enum Clock {
-    /// Counts of samples, of which some are before what is heard.
+    /// Samples, of which the first `skipped` are not played.
     Samples {
         rate_hz: u32,
         skipped: u64,
     },
-    /// The frames up to a key frame, and since then, in as many bits.
+    /// Frames up to the last key frame, and frames since then in the lowest `since_bits` bits.
     Frames {
         since_bits: u32,
         frames: u32,
@@ -124,8 +124,8 @@ impl Page {
     }
 }
 
-/// How long the last page of any stream says that it is. Nothing if that page is of a stream which did not begin with the
-/// file, or if there are fewer pages before it than the file must have: then files stand behind each other.
+/// Returns the duration by the last page of each stream. `None` for files joined one behind the other: then a last page
+/// belongs to a stream that did not begin with the file, or pages are not numbered through.
 fn last_ms(window: &Window, streams: &[Stream]) -> Result<Option<u64>, Stop> {
     let from = (window.size_bytes().saturating_sub(2 * MAX_PAGE)) / BLOCK_BYTES * BLOCK_BYTES;
     let tail = window.get(from, window.size_bytes() - from)?;
@@ -145,7 +145,7 @@ fn last_ms(window: &Window, streams: &[Stream]) -> Result<Option<u64>, Stop> {
 }
 
 impl Stream {
-    /// What a first page says of its stream.
+    /// Parses the first packet of a stream.
     fn parse(id: u32, body: &[u8]) -> Option<Self> {
         let stream = |track, clock| Some(Self { id, track, clock });
         let samples = |rate_hz, skipped| Clock::Samples { rate_hz, skipped };
@@ -175,7 +175,7 @@ impl Stream {
     }
 }
 
-/// The size of the picture, its pixels made square, and the rate of frames (Theora specification, 6.2).
+/// Parses a Theora header (Theora specification, 6.2).
 fn theora(head: &[u8]) -> Option<(Track, Clock)> {
     let field = |at| be::<3>(head, at).ok().filter(|field| *field > 0);
     let (frames, seconds) = (be32(head, 15).ok()?, be32(head, 19).ok()?);

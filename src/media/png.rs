@@ -12,22 +12,22 @@ use crate::media::window::Stop;
 use crate::media::window::Window;
 use crate::media::window::unless_stopped;
 
-/// The most chunks looked at in one go: encoders that write small ones need a few thousand for a large animation.
+/// The most chunks examined in one look. A large animation has thousands of small ones.
 const MAX_CHUNKS: usize = 65_536;
 
 const MAX_EXIF: u64 = 256 << 10;
 
 const SIGNATURE_BYTES: u64 = 8;
-/// Length, type and checksum.
+/// The size of length, type and checksum of a chunk.
 const FRAME_BYTES: u64 = 12;
 
-/// What stands before the picture.
+/// What precedes the image data.
 #[derive(Debug)]
 struct Header {
     width: u32,
     height: u32,
     is_on_its_side: bool,
-    /// How many frames it says there are, and where its pictures begin.
+    /// The number of frames in `acTL`, and where that chunk ends.
     animated: Option<(u32, u64)>,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn read(window: &Window) -> Result<Image, Stop> {
     Ok(Image { width, height, frames, duration_ms })
 }
 
-/// Reads on to the first picture. An Exif block behind the pictures is not looked for.
+/// Reads up to the image data. An Exif block behind it is not searched for.
 fn header(window: &Window) -> Result<Header, Stop> {
     let mut header: Option<Header> = None;
     let mut at = SIGNATURE_BYTES;
@@ -74,7 +74,7 @@ fn header(window: &Window) -> Result<Header, Stop> {
     header.ok_or(Stop::Unreadable)
 }
 
-/// Counts the frames behind `at`, and how long they are shown.
+/// Counts the frames behind `at`.
 fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
     let mut animation = Animation::default();
     for _ in 0..MAX_CHUNKS {
@@ -93,10 +93,10 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
     Err(Stop::Exhausted)
 }
 
-/// How bytes are fetched: those that are needed, or what follows as well.
+/// Fetches only what is needed, or reads ahead.
 type Fetch = for<'w> fn(&'w Window, u64, u64) -> Result<Cow<'w, [u8]>, Stop>;
 
-/// Length and type of the chunk at `at`; nothing where the file ends before it does.
+/// Reads length and type of the chunk at `at`; `None` where the file ends within it.
 fn chunk_at(window: &Window, at: u64, fetch: Fetch) -> Result<Option<(u64, [u8; 4])>, Stop> {
     if window.size_bytes().saturating_sub(at) < FRAME_BYTES {
         return Ok(None);

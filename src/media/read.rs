@@ -76,8 +76,8 @@ fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Co
     }
 }
 
-/// The type of a file of which more is known than how it begins. A container that may hold both is named after sound alone
-/// if there are no pictures in it.
+/// Returns the type, now that the content is known. A container that may hold both is named after sound alone if there are
+/// no pictures in it.
 fn refined(sniffed: Sniffed, content: &Content) -> String {
     let Content::Media(media) = content else { return sniffed.content_type.to_owned() };
     let has = |kind| media.tracks.iter().any(|track| track.kind == kind);
@@ -100,13 +100,13 @@ fn refined(sniffed: Sniffed, content: &Content) -> String {
     }
 }
 
-/// So many milliseconds are `duration` of the `timescale`th part of a second; as many as can be told, if there are more.
+/// Converts a duration in units of a `timescale`th of a second to milliseconds, saturating.
 pub(super) fn milliseconds(duration: u64, timescale: u32) -> Option<u64> {
     let milliseconds = (u128::from(duration) * 1000).checked_div(u128::from(timescale))?;
     Some(u64::try_from(milliseconds).unwrap_or(u64::MAX))
 }
 
-/// A picture whose pixels have this shape, width by height, with pixels that are square and as high as before.
+/// Returns the size of a picture with pixels of this shape (width, height) after making them square, at the same height.
 pub(super) fn squared(width: u64, height: u64, shape: Option<(u64, u64)>) -> Option<(u32, u32)> {
     let (wide, high) = shape.filter(|(wide, high)| *wide > 0 && *high > 0).unwrap_or((1, 1));
     let width = (u128::from(width) * u128::from(wide) + u128::from(high) / 2) / u128::from(high);
@@ -114,7 +114,7 @@ pub(super) fn squared(width: u64, height: u64, shape: Option<(u64, u64)>) -> Opt
     size.filter(|(width, height)| *width > 0 && *height > 0)
 }
 
-/// A file of sound alone.
+/// Builds the facts of a file with one audio track.
 pub(super) fn sound(
     duration_ms: Option<u64>,
     codec: &str,

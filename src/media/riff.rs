@@ -4,7 +4,7 @@ use crate::media::fields::le;
 use crate::media::window::Stop;
 use crate::media::window::Window;
 
-/// Where the first chunk is, behind `RIFF`, a size and the kind of file.
+/// The position of the first chunk.
 pub(super) const FIRST: u64 = 12;
 
 /// A chunk: its kind, and where its content is.
@@ -16,13 +16,13 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Where the next one begins: at an even byte.
+    /// Returns the position of the next chunk, which is even.
     pub(super) fn next(&self) -> u64 {
         self.start.saturating_add(self.size).saturating_add(self.size % 2)
     }
 }
 
-/// The chunk at `at`, if there is room for one. What it says of its size may be more than there is.
+/// Reads the header of the chunk at `at`, if the file has one there. Its size may exceed the file.
 pub(super) fn chunk(window: &Window, at: u64) -> Result<Option<Chunk>, Stop> {
     if window.size_bytes().saturating_sub(at) < 8 {
         return Ok(None);

@@ -43,7 +43,7 @@ const TEXT_BYTES: usize = 4096;
 /// How far the name of a kind of EBML file is looked for.
 const EBML_BYTES: usize = 4096;
 
-/// How many boxes may come before the one that tells what they are.
+/// The most boxes in front of the one that identifies the file.
 const MAX_LEADING_BOXES: usize = 8;
 
 /// Looks at the beginning of a file.
@@ -81,14 +81,14 @@ fn iso_bmff(head: &[u8]) -> Option<Sniffed> {
     }
 }
 
-/// What stands in `ftyp`: a brand, a version, and further brands.
+/// Returns the content of `ftyp`: a brand, a version, and further brands.
 fn brands(head: &[u8]) -> Option<&[u8]> {
     let size = head.first_chunk::<4>().filter(|_| head.get(4..8) == Some(b"ftyp".as_slice()))?;
     let end = usize::try_from(u32::from_be_bytes(*size)).ok()?.min(head.len());
     Some(head.get(8..end).unwrap_or_default())
 }
 
-/// Whether the first boxes include one of these kinds.
+/// Returns whether the first boxes include one of these kinds.
 fn leads_to(head: &[u8], kinds: &[&[u8; 4]]) -> bool {
     let mut boxes = head;
     for _ in 0..MAX_LEADING_BOXES {
@@ -150,7 +150,7 @@ fn other(head: &[u8]) -> Option<Sniffed> {
     Some(Sniffed { content_type, container: container_of(content_type) })
 }
 
-/// How files of a type are read.
+/// Returns the reader for a type.
 fn container_of(content_type: &str) -> Option<Container> {
     Some(match content_type {
         "image/jpeg" => Container::Jpeg,

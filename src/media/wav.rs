@@ -12,7 +12,7 @@ use crate::media::riff::Chunk;
 use crate::media::window::Stop;
 use crate::media::window::Window;
 
-/// The most chunks looked at.
+/// The most chunks examined.
 const MAX_CHUNKS: usize = 256;
 
 const PCM: u16 = 1;
@@ -21,7 +21,7 @@ const ALAW: u16 = 6;
 const ULAW: u16 = 7;
 const EXTENSIBLE: u16 = 0xfffe;
 
-/// How samples are kept.
+/// The format of the samples.
 #[derive(Debug, Clone, Copy)]
 struct Format {
     tag: u16,
@@ -35,11 +35,11 @@ struct Format {
 #[derive(Debug, Default)]
 struct Found {
     format: Option<Format>,
-    /// The size of the samples, where 32 bits are too few for it.
+    /// The size of the samples in 64 bits.
     long_size: Option<u64>,
-    /// Samples of each channel, as compressed formats say it.
+    /// Samples of each channel, which compressed formats state.
     samples: Option<u64>,
-    /// Bytes of samples, in all chunks that have some: players play one after the other.
+    /// Bytes of samples in all `data` chunks: players play one after the other.
     data_bytes: u64,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
 }
 
 impl Found {
-    /// Takes in what a chunk says, and tells where the next one is.
+    /// Records what a chunk says and returns the position of the next one.
     fn take(&mut self, window: &Window, chunk: Chunk) -> Result<u64, Stop> {
         match &chunk.kind {
             b"fmt " if self.format.is_none() => {
@@ -110,14 +110,14 @@ impl Format {
         if found.channels == 0 || found.rate_hz == 0 { Err(Stop::Unreadable) } else { Ok(found) }
     }
 
-    /// Bytes of one sample of all channels, where samples are kept one by one.
+    /// Returns the size of one sample of all channels in uncompressed formats.
     fn sample_bytes(&self) -> Option<u64> {
         let plain = matches!(self.tag, PCM | FLOAT | ALAW | ULAW) && self.bits > 0;
         plain.then(|| u64::from(self.bits).div_ceil(8) * u64::from(self.channels))
     }
 }
 
-/// The name of a codec by the number that Windows gives it.
+/// Returns the name of the codec with this format tag.
 pub(super) fn codec_of(tag: u16) -> &'static str {
     match tag {
         PCM => "pcm",

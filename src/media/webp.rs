@@ -12,7 +12,7 @@ use crate::media::window::Stop;
 use crate::media::window::Window;
 use crate::media::window::unless_stopped;
 
-/// The most chunks looked at in one go.
+/// The most chunks examined in one look.
 const MAX_CHUNKS: usize = 16_384;
 
 const MAX_EXIF: u64 = 256 << 10;
@@ -31,7 +31,7 @@ pub(super) fn read(window: &Window) -> Result<Image, Stop> {
     }
 }
 
-/// The header of a key frame (RFC 6386, 9.1): its size, of which two bits are a scale.
+/// Reads the size in a key frame header (RFC 6386, 9.1), of which two bits are a scale.
 fn lossy(window: &Window, of: Chunk) -> Result<(u32, u32), Stop> {
     let frame = window.get(of.start, 10)?;
     if frame.get(3..6) != Some(&[0x9d, 0x01, 0x2a]) {
@@ -81,7 +81,7 @@ struct Found {
     is_on_its_side: bool,
 }
 
-/// Passes over all chunks: the Exif block is behind the frames.
+/// Examines all chunks: the Exif block is behind the frames.
 fn counted(window: &Window, mut at: u64) -> Result<Found, Stop> {
     let mut found = Found::default();
     for _ in 0..MAX_CHUNKS {

@@ -17,11 +17,11 @@ pub enum Stop {
     Needs(Range<u64>),
     /// It is not what it seemed to be.
     Unreadable,
-    /// To know more takes more bytes, or steps, than one upload may cost.
+    /// Going further takes more bytes or steps than are allowed for one upload.
     Exhausted,
 }
 
-/// What is fetched at once of a file that has to be read from one end to the other.
+/// What is fetched at once of a file that is read sequentially.
 const STRIDE_BYTES: u64 = 1 << 20;
 
 /// What was fetched of an upload.
@@ -44,7 +44,7 @@ impl Window {
         self.size_bytes
     }
 
-    /// How many bytes may be fetched, those that were included.
+    /// Returns the most bytes that may be fetched in all.
     pub(super) fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
@@ -59,12 +59,12 @@ impl Window {
         self.fetched(start, count, 0)
     }
 
-    /// As [`get`](Self::get), for a reader that is going to need what follows as well.
+    /// Returns the same as [`get`](Self::get), and reads ahead if anything has to be fetched.
     pub(super) fn next(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, Stop> {
         self.fetched(start, count, STRIDE_BYTES)
     }
 
-    /// Sees that `count` bytes from `start` on are there: all of those that are not are asked for at once.
+    /// Asks for all of `count` bytes from `start` on at once, unless they are there.
     pub(super) fn want(&self, start: u64, count: u64) -> Result<(), Stop> {
         self.blocks_with(start, count, 0).map(drop)
     }
@@ -86,7 +86,7 @@ impl Window {
         Ok(Cow::Owned(parts.concat()))
     }
 
-    /// The first and the last block with these bytes, which are all there, and where the bytes end.
+    /// Returns the first and the last block of these bytes, and the end of the bytes, once all blocks are there.
     fn blocks_with(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Option<(u64, u64, u64)>, Stop> {
         let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(Stop::Unreadable)?;
         if count == 0 {
@@ -100,7 +100,7 @@ impl Window {
         Err(if affordable(&range) { Stop::Needs(range) } else { Stop::Exhausted })
     }
 
-    /// The block with the last of `count` bytes from `start` on, or of the upload.
+    /// Returns the block with the last of `count` bytes from `start` on, or the last block of the upload.
     fn last_of(&self, start: u64, count: u64) -> u64 {
         start.saturating_add(count).min(self.size_bytes).saturating_sub(1) / BLOCK_BYTES
     }
@@ -125,7 +125,7 @@ impl Window {
     }
 }
 
-/// What was found, or nothing if that takes too much or is broken: for what a reader can do without.
+/// Turns a broken or too expensive part into `None`, for what a reader can do without.
 pub(super) fn unless_stopped<T>(found: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match found {
         Ok(found) => Ok(Some(found)),

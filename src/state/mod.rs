@@ -173,7 +173,7 @@ pub struct UploadQuery {
     pub limit: u32,
 }
 
-/// The least and the most that a number may be; both count.
+/// The least and the most that a number may be, both included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bounds {
     pub least: Option<u64>,
@@ -183,7 +183,7 @@ pub struct Bounds {
 impl Bounds {
     pub const OPEN: Self = Self { least: None, most: None };
 
-    /// Whether the number is within them. One that is not known is only within those that are open.
+    /// Returns whether the number is within them. An unknown number is only within open ones.
     pub fn hold(self, number: Option<u64>) -> bool {
         match number {
             Some(number) => {

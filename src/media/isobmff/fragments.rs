@@ -1,8 +1,8 @@
-//! Recordings in fragments: how long they are altogether, which their movie does not know.
+//! Recordings in fragments: their duration, which the movie does not know.
 //!
-//! Each fragment says how long its samples are, so all of them are looked at, one after the other, as far as the limit
-//! of bytes goes. Where there are more, an index (`sidx` in front of them or `mfra` behind) leads to the last one, which
-//! says when it begins. Without one, or if the last fragment is not where it says, the length is not known.
+//! Each fragment has the duration of its samples, so fragments are examined one by one, as far as the limit of bytes
+//! allows. Where there are more, an index (`sidx` in front of them or `mfra` behind) leads to the last one, which has the
+//! time it begins at. Without an index, or if it does not lead to a fragment, the duration is unknown.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::media::window::BLOCK_BYTES;
 use crate::media::window::Stop;
 use crate::media::window::unless_stopped;
 
-/// Blocks that go for what else is looked at.
+/// Blocks reserved for everything but fragments.
 const OTHER_BLOCKS: u64 = 8;
 
 const HAS_DATA_OFFSET: u64 = 0x01;
@@ -32,12 +32,12 @@ const HAS_COMPOSITION: u64 = 0x800;
 /// What an index says of the fragments.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// How many pieces it names, and where the last of them is.
+    /// The number of entries, and the position of the last one.
     last: Option<(u64, u64)>,
     duration_ms: Option<u64>,
 }
 
-/// How far the tracks have come.
+/// The progress of all tracks.
 #[derive(Debug, Default)]
 pub(super) struct Times {
     tracks: BTreeMap<u32, Span>,
@@ -50,15 +50,15 @@ pub(super) struct Times {
 struct Span {
     timescale: u32,
     samples: u64,
-    /// What all samples last that were counted.
+    /// The duration of all samples counted.
     units: u64,
-    /// When the first fragment begins, and when the last one that was seen ends.
+    /// The earliest time a fragment begins, and the latest one ends.
     begin: Option<u64>,
     end: u64,
 }
 
 impl Index {
-    /// Takes what a `sidx` says, behind which fragments begin at `base`.
+    /// Records a `sidx` box that ends at `base`.
     pub(super) fn add(&mut self, body: &[u8], base: u64) {
         // One of other indexes does not name fragments.
         let Some((count, last, duration_ms)) = segments(body, base) else { return };
@@ -67,7 +67,7 @@ impl Index {
     }
 }
 
-/// How many segments a `sidx` names, where the last one begins, and how many milliseconds all of them have.
+/// Parses a `sidx`: the number of segments, the position of the last one, and the duration of all in milliseconds.
 fn segments(body: &[u8], base: u64) -> Option<(u64, u64, Option<u64>)> {
     let timescale = be32(body, 8).ok()?;
     let (first, at) = match body.first()? {
@@ -89,7 +89,7 @@ fn segments(body: &[u8], base: u64) -> Option<(u64, u64, Option<u64>)> {
 }
 
 impl Walk<'_> {
-    /// Looks at the fragments from the first on; nothing if how many there are cannot be found out.
+    /// Examines the fragments from `first` on; `None` if they cannot be followed to the end.
     pub(super) fn fragments(&mut self, movie: &Movie, index: &Index, first: u64) -> Result<Option<Times>, Stop> {
         let countable = (self.window.limit_bytes() / BLOCK_BYTES).saturating_sub(OTHER_BLOCKS);
         let last = match index.last {
@@ -111,7 +111,7 @@ impl Walk<'_> {
         self.by_index(movie, index, first, last)
     }
 
-    /// Looks at the first fragment, and at the last one, where an index says that it is.
+    /// Examines the first fragment, and the last one where the index has it.
     fn by_index(&mut self, movie: &Movie, index: &Index, first: u64, last: u64) -> Result<Option<Times>, Stop> {
         let mut times = Times { at_least_ms: index.duration_ms.max(movie.announced_ms()), ..Times::begin(movie) };
         (self.left, self.is_dense) = (MAX_FRAGMENT_BOXES, false);
@@ -121,7 +121,7 @@ impl Walk<'_> {
         Ok(self.through(last, movie, &mut times)?.then_some(times))
     }
 
-    /// Counts all fragments from `at` to the end. Says whether there are any.
+    /// Counts all fragments from `at` to the end, and returns whether there are any.
     fn through(&mut self, mut at: u64, movie: &Movie, times: &mut Times) -> Result<bool, Stop> {
         let mut is_any = false;
         let mut last_at = at;
@@ -153,7 +153,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// How many fragments the index at the end of the file names, and where the last of them is.
+    /// Reads the index at the end of the file: the number of fragments, and the position of the last one.
     fn last_of_mfra(&mut self) -> Result<Option<(u64, u64)>, Stop> {
         let end = self.window.size_bytes();
         let foot = self.window.get(end.checked_sub(16).ok_or(Stop::Unreadable)?, 16)?;
@@ -172,7 +172,7 @@ impl Walk<'_> {
     }
 }
 
-/// How many places a table names, and the last of them.
+/// Parses a `tfra`: the number of entries, and the position in the last one.
 fn last_of_tfra(body: &[u8]) -> Option<(u64, u64)> {
     let is_long = body.first()? == &1;
     let packed = be32(body, 8).ok()?;
@@ -187,7 +187,7 @@ fn last_of_tfra(body: &[u8]) -> Option<(u64, u64)> {
 }
 
 impl Times {
-    /// Where the tracks stand when fragments begin: samples of the movie's own come first.
+    /// Starts with the samples in the movie itself.
     fn begin(movie: &Movie) -> Self {
         let tracks = movie.tracks().map(|track| {
             let length = track.length();
@@ -204,7 +204,7 @@ impl Times {
         Self { tracks: tracks.collect(), ..Self::default() }
     }
 
-    /// Takes in what a fragment has of one track.
+    /// Adds the samples that a fragment has of one track.
     fn add(&mut self, traf: &[u8], movie: &Movie) -> Option<()> {
         let tfhd = super::child(traf, b"tfhd")?;
         let (flags, id) = (be::<3>(tfhd, 1).ok()?, be32(tfhd, 4).ok()?);
@@ -231,8 +231,8 @@ impl Times {
         Some(())
     }
 
-    /// How long the longest track is: from where it begins to where it ends, or what its samples last, where they say
-    /// that they lie upon each other.
+    /// Returns the duration of the longest track: from its beginning to its end, or that of all its samples where their
+    /// times overlap.
     pub(super) fn longest_ms(&self) -> Option<u64> {
         let lasting = self.tracks.values().filter_map(|span| {
             let reach = span.end.saturating_sub(span.begin?);
@@ -241,14 +241,14 @@ impl Times {
         lasting.max().max(self.at_least_ms).filter(|ms| *ms > 0)
     }
 
-    /// How many samples of a track there are in a thousand seconds, if all were counted.
+    /// Returns the samples of a track in a thousand seconds, if all were counted.
     pub(super) fn rate(&self, track: u32) -> Option<u32> {
         let span = self.tracks.get(&track).filter(|_| self.is_whole)?;
         rate(span.samples, span.units, span.timescale)
     }
 }
 
-/// What the samples of one run last, and how many they are.
+/// Returns the duration and the number of samples of one run.
 fn run_units(run: &[u8], default: Option<u32>) -> Option<(u64, u64)> {
     let (flags, count) = (be::<3>(run, 1).ok()?, be::<4>(run, 4).ok()?);
     if flags & HAS_DURATION == 0 {

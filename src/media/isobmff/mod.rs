@@ -32,7 +32,7 @@ mod times;
 /// How many boxes are looked at in one go.
 const MAX_BOXES: u32 = 8_192;
 
-/// How many boxes are looked at of fragments.
+/// The most boxes examined of fragments.
 const MAX_FRAGMENT_BOXES: u32 = 32_768;
 
 /// The most that is read of one box. Those that are read are small.
@@ -52,7 +52,7 @@ struct Found {
 struct Walk<'w> {
     window: &'w Window,
     left: u32,
-    /// Whether boxes stand so close to each other that whatever follows is needed as well.
+    /// Whether boxes are so close to each other that reading ahead pays.
     is_dense: bool,
 }
 
@@ -68,7 +68,7 @@ struct Top {
     movie: Option<movie::Movie>,
     image: Option<(u32, u32)>,
     index: fragments::Index,
-    /// Where the first fragment is.
+    /// The position of the first fragment.
     fragments_at: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     walk.whole(top.movie.ok_or(Stop::Unreadable)?, &top.index, top.fragments_at)
 }
 
-/// Reads a file that says it is an image. If it has a film in it and no image, it is a film.
+/// Reads a file that calls itself an image. If it has a film in it and no image, it is a film.
 pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
     let mut walk = Walk::new(window);
     let top = walk.top(true)?;
@@ -100,7 +100,7 @@ pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
 }
 
 impl Walk<'_> {
-    /// The movie, with whatever fragments of it there are.
+    /// Returns the facts of the movie with all its fragments.
     fn whole(&mut self, movie: movie::Movie, index: &fragments::Index, at: Option<u64>) -> Result<Media, Stop> {
         // Fragments may be announced, and none be there.
         let Some(at) = at.filter(|_| movie.is_fragmented()) else {
@@ -117,7 +117,7 @@ impl Walk<'_> {
         Ok(Media { duration_ms: times.and_then(|times| times.longest_ms()), tracks })
     }
 
-    /// Looks at the boxes at the top, as far as they are needed.
+    /// Examines the boxes at the top, as far as they are needed.
     fn top(&mut self, wants_image: bool) -> Result<Top, Stop> {
         let (mut at, end) = (0, self.window.size_bytes());
         let mut top = Top::default();
@@ -186,12 +186,12 @@ impl Walk<'_> {
     }
 }
 
-/// The content of the first box of a kind among some that lie in memory.
+/// Returns the content of the first box of a kind in `boxes`.
 fn child<'a>(boxes: &'a [u8], kind: &Kind) -> Option<&'a [u8]> {
     children(boxes).find(|(found, _)| found == kind).map(|(_, body)| body)
 }
 
-/// The boxes among some that lie in memory: what each is, and its content. Ends where one is broken.
+/// Iterates over boxes in memory: kind and content. Ends at a broken one.
 fn children(boxes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     let mut rest = boxes;
     std::iter::from_fn(move || {

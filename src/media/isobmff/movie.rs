@@ -40,9 +40,9 @@ pub(super) struct Movie {
     matrix: Option<mp4_atom::Matrix>,
     /// Whether more of it is in fragments.
     is_fragmented: bool,
-    /// How long it says it is with those.
+    /// Its duration with those, by its own account.
     with_fragments: Option<u64>,
-    /// How long samples in fragments are if they do not say it, by track.
+    /// The default duration of samples in fragments, by track.
     defaults: BTreeMap<u32, u32>,
     tracks: Vec<One>,
 }
@@ -54,7 +54,7 @@ pub(super) struct One {
     handler: Kind,
     length: Length,
     samples: Option<u32>,
-    /// What is told of it; only of the first ones.
+    /// Its facts; only for the first tracks.
     track: Option<Track>,
 }
 
@@ -67,7 +67,7 @@ struct Parts {
     /// The first of its sample entries.
     entry: Option<(Kind, Vec<u8>)>,
     samples: Option<u32>,
-    /// Where it says how long each sample is.
+    /// The table of durations of samples.
     spans: Option<Range<u64>>,
     edits: Option<u64>,
 }
@@ -77,7 +77,7 @@ impl Movie {
         self.is_fragmented
     }
 
-    /// Whether it is the movie of an image: its handler tells them apart.
+    /// Returns whether it is the movie of an image, which has a handler of its own.
     pub(super) fn is_sequence(&self) -> bool {
         self.tracks.iter().any(|track| &track.handler == b"pict")
     }
@@ -90,24 +90,24 @@ impl Movie {
         self.defaults.get(&track).copied()
     }
 
-    /// How many frames the first track of pictures has.
+    /// Returns the number of frames of the first video track.
     pub(super) fn first_frames(&self) -> Option<u32> {
         let is_pictures = |track: &&One| track.track.as_ref().is_some_and(|told| told.kind == TrackKind::Video);
         self.tracks.iter().find(is_pictures)?.samples.filter(|samples| *samples > 0)
     }
 
-    /// How long it is without fragments: as its longest track, and only where none knows as it says itself.
+    /// Returns the duration without fragments: that of the longest track, or its own where no track has one.
     pub(super) fn duration_ms(&self) -> Option<u64> {
         let longest = self.tracks.iter().filter_map(|track| track.length.milliseconds(self.timescale)).max();
         longest.filter(|ms| *ms > 0).or_else(|| milliseconds(self.duration?, self.timescale))
     }
 
-    /// How long it says it is with its fragments.
+    /// Returns the announced duration with all fragments.
     pub(super) fn announced_ms(&self) -> Option<u64> {
         milliseconds(self.with_fragments?, self.timescale)
     }
 
-    /// What is told of its tracks.
+    /// Returns the facts of its tracks.
     pub(super) fn told(&self) -> Vec<Track> {
         self.tracks.iter().filter_map(|track| track.track.clone()).collect()
     }
@@ -224,7 +224,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads what the samples are, and how many; where each of them is is not read.
+    /// Reads what the samples are, and how many. The tables of their positions are not read.
     fn samples(&mut self, body: &Range<u64>, parts: &mut Parts) -> Result<(), Stop> {
         for found in self.children(body)? {
             match &found.kind {
@@ -271,8 +271,8 @@ impl Parts {
         }
     }
 
-    /// How large the pictures are shown, the way they are turned: as many lines as are stored, and so wide as the shape of
-    /// the pixels or of the track makes them.
+    /// Returns the size as shown: the stored height, and the width that follows from the shape of the pixels or of the
+    /// track; both swapped if turned by a quarter.
     fn shown(&self, body: &[u8], pasp: Option<&[u8]>, movie: Option<&mp4_atom::Matrix>) -> Option<(u32, u32)> {
         let stored = Visual::decode(&mut &*body).ok().map(|visual| (u64::from(visual.width), u64::from(visual.height)));
         let tkhd = self.tkhd.as_ref();
@@ -318,7 +318,7 @@ impl Parts {
     }
 }
 
-/// How a track is turned and stretched: its own matrix, and then that of the movie, without what moves it.
+/// The matrix of a track multiplied by that of the movie, without the translation.
 #[derive(Debug, Default)]
 struct Turn {
     a: i128,
@@ -342,14 +342,14 @@ impl Turn {
         }
     }
 
-    /// By a quarter, to about a degree.
+    /// Returns whether it turns by a quarter, to within about a degree.
     fn is_on_its_side(&self) -> bool {
         let along = self.a.abs().max(self.d.abs());
         let across = self.b.abs().min(self.c.abs());
         across > 0 && 57 * along < across
     }
 
-    /// The shape of pixels that are stretched more one way than the other.
+    /// Returns the shape of pixels that it stretches unevenly.
     fn shape(&self) -> Option<(u64, u64)> {
         let length = |x: i128, y: i128| u64::try_from((x * x + y * y).isqrt()).ok();
         let (wide, high) = (length(self.a, self.c)?, length(self.b, self.d)?);

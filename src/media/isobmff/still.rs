@@ -9,11 +9,11 @@ use crate::media::fields::be16;
 use crate::media::fields::be32;
 use crate::media::window::Stop;
 
-/// The most properties looked at of one item.
+/// The most properties examined of one item.
 const MAX_PROPERTIES: usize = 64;
 
 impl Walk<'_> {
-    /// The size of the primary image of a `meta` box, as shown.
+    /// Returns the size of the primary image of a `meta` box, as shown.
     pub(super) fn still(&mut self, body: &Range<u64>) -> Result<Option<(u32, u32)>, Stop> {
         // Version and flags come first.
         let boxes = self.children(&(body.start.saturating_add(4).min(body.end)..body.end))?;
@@ -24,7 +24,7 @@ impl Walk<'_> {
     }
 }
 
-/// The number of the primary item.
+/// Parses `pitm`: the id of the primary item.
 fn primary(pitm: &[u8]) -> Option<u32> {
     match pitm.first()? {
         0 => be16(pitm, 4).ok().map(u32::from),
@@ -51,13 +51,13 @@ fn shown(item: u32, iprp: &[u8]) -> Option<(u32, u32)> {
     size.filter(|(width, height)| *width > 0 && *height > 0)
 }
 
-/// The nearest whole number to a fraction.
+/// Reads a fraction, rounded.
 fn ratio(body: &[u8], at: usize) -> Option<u32> {
     let (over, under) = (be::<4>(body, at).ok()?, be::<4>(body, at + 4).ok()?);
     u32::try_from((over + under / 2).checked_div(under)?).ok()
 }
 
-/// Which properties an item has, each by its place from 1 on.
+/// Returns the indices of the properties of an item, counted from 1.
 fn places(item: u32, ipma: &[u8]) -> Option<Vec<usize>> {
     let (is_long_id, is_long_place) = (*ipma.first()? > 0, be::<3>(ipma, 1).ok()? & 1 == 1);
     let items = be32(ipma, 4).ok()?;

@@ -9,17 +9,17 @@ use crate::media::read::milliseconds;
 use crate::media::window::BLOCK_BYTES;
 use crate::media::window::Stop;
 
-/// A count of samples, and how long each of them is.
+/// The size of an entry: a count of samples, and the duration of each.
 const SPAN_BYTES: u64 = 8;
 
-/// How long a track is.
+/// The duration of a track.
 #[derive(Debug, Default)]
 pub(super) struct Length {
     /// Its own units in a second.
     pub(super) timescale: u32,
-    /// What its samples last, in its own units.
+    /// The duration of its samples, in its own units.
     pub(super) units: Option<u64>,
-    /// What its edits show, in units of the movie.
+    /// The duration of its edits, in units of the movie.
     pub(super) edits: Option<u64>,
 }
 
@@ -29,13 +29,13 @@ impl Length {
         shown.or_else(|| milliseconds(self.units?, self.timescale))
     }
 
-    /// So many samples in that time, in a thousand seconds.
+    /// Returns the samples in a thousand seconds.
     pub(super) fn rate(&self, samples: Option<u32>) -> Option<u32> {
         rate(samples?.into(), self.units?, self.timescale)
     }
 }
 
-/// So many samples in that time, in a thousand seconds.
+/// Returns the samples in a thousand seconds.
 pub(super) fn rate(samples: u64, units: u64, timescale: u32) -> Option<u32> {
     let samples = Some(samples).filter(|samples| *samples > 1)?;
     let (frames, units) = (u128::from(samples) * u128::from(timescale) * 1000, u128::from(units));
@@ -47,7 +47,7 @@ pub(super) fn known(duration: u64) -> Option<u64> {
     Some(duration).filter(|duration| ![0, u64::from(u32::MAX), u64::MAX].contains(duration))
 }
 
-/// What all edits in a list show, in units of the movie. Nothing if it does not say how much.
+/// Returns the duration of all edits in a list, in units of the movie; `None` if one has none.
 pub(super) fn edited(list: &[u8]) -> Option<u64> {
     let (is_long, count) = (list.first()? == &1, be32(list, 4).ok()?);
     let entry_bytes = if is_long { 20 } else { 12 };
@@ -57,7 +57,7 @@ pub(super) fn edited(list: &[u8]) -> Option<u64> {
 }
 
 impl Walk<'_> {
-    /// What samples last, by the table that says it of each. Players show the rest as long as the last one it names.
+    /// Sums up the table of durations. Samples beyond the table have the duration of its last entry, as in players.
     pub(super) fn spans(&self, body: &Range<u64>, samples: Option<u32>) -> Result<Option<u64>, Stop> {
         let head = self.window.get(body.start, 8)?;
         let (mut at, end) = (body.start + 8, body.end);

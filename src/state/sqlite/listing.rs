@@ -30,7 +30,7 @@ use crate::state::sqlite::rows::upload_columns;
 /// What more uploads than this have in common is common; how many they are is not looked up.
 const COMMON: u32 = 1_000;
 
-/// The most types of one kind that are walked. There are not so many.
+/// The most types that are walked. Fewer are recognized.
 const MOST_TYPES: usize = 128;
 
 /// The most uploads that one query walks past because they do not match.
@@ -78,7 +78,7 @@ fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<Upl
     Ok(UploadPage { found, next })
 }
 
-/// The types that fit, each once: of a whole kind those that some upload has.
+/// Resolves patterns to types, each once: a whole kind becomes those types that some upload has.
 fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Result<Vec<TypePattern>> {
     let mut found = BTreeSet::new();
     let mut next = connection.prepare_cached(
@@ -229,7 +229,7 @@ fn count_up_to_common(connection: &Connection, query: &UploadQuery, route: Route
     }
 }
 
-/// What one walk through uploads follows.
+/// The index that one walk follows.
 #[derive(Debug, Clone, Copy)]
 enum Arm<'q> {
     All,
@@ -271,7 +271,7 @@ fn walk_pair(sql: &mut Query, query: &UploadQuery, place: usize, last: Option<Up
     sql.push(" ORDER BY pair.upload_id DESC LIMIT ").bind(query.limit).push(")");
 }
 
-/// What the type of the content must be. A plus sign keeps a condition from choosing the index.
+/// Adds the condition on types. The plus sign keeps it from choosing the index.
 fn with_types(sql: &mut Query, query: &UploadQuery) {
     if !query.types.is_empty() {
         let types = query.types.iter().map(|content_type| content_type.as_str().to_owned());
@@ -279,7 +279,7 @@ fn with_types(sql: &mut Query, query: &UploadQuery) {
     }
 }
 
-/// What the facts must say.
+/// Adds the conditions on size and duration.
 fn with_facts(sql: &mut Query, query: &UploadQuery) {
     for (field, bounds) in [
         (" AND (facts ->> '$.width')", query.width),
