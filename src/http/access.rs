@@ -28,6 +28,7 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::StatusCode;
+use actix_web::http::Version;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::header::HeaderValue;
@@ -161,8 +162,10 @@ struct Asked<'a> {
 /// What a request calls this server, in the address it asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Called<'a> {
-    /// Nothing, or several things at once.
+    /// Nothing in HTTP/1.1, or several things at once.
     Unclear,
+    /// Nothing: HTTP/1.0 has no `Host`.
+    Nothing,
     By(&'a str),
 }
 
@@ -172,6 +175,7 @@ impl<'a> Called<'a> {
         let mut named = head.headers.get_all(header::HOST);
         let host = match (named.next(), named.next()) {
             (Some(host), None) => host.to_str().unwrap_or("\u{fffd}"),
+            (None, _) if head.version == Version::HTTP_10 && head.uri.authority().is_none() => return Self::Nothing,
             (Some(_), Some(_)) | (None, _) => return Self::Unclear,
         };
         match head.uri.authority() {
@@ -355,7 +359,12 @@ impl Access {
     /// host tells. Else its browser says whose page it is: with `Origin` on every request that a page could read or that
     /// changes something, and with `Sec-Fetch-Site` on all. Who says neither is no browser.
     fn judge_stranger<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
-        let Called::By(host) = asked.host else { return Err(Refusal::UnclearHost) };
+        let host = match asked.host {
+            Called::By(host) => host,
+            // No browser speaks HTTP/1.0, so no page is behind it.
+            Called::Nothing if asked.page.is_nobodys() && !asked.proxied => return Ok(()),
+            Called::Nothing | Called::Unclear => return Err(Refusal::UnclearHost),
+        };
         let is_ours = |named: Host<'_>| named.is_loopback() || self.hosts.contains(&named);
         if !Host::of_authority(host).is_some_and(is_ours) {
             return Err(Refusal::ForeignHost(host));

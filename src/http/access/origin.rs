@@ -86,6 +86,11 @@ impl<'a> Page<'a> {
         Self { origin: only(headers, &header::ORIGIN), site, navigates }
     }
 
+    /// Whether nothing says that there is a page at all.
+    pub(super) fn is_nobodys(&self) -> bool {
+        self.origin.is_none() && self.site == Site::Unsaid
+    }
+
     /// Whether the page belongs to the server by the host it has asked for.
     pub(super) fn is_of(&self, host: &str) -> bool {
         self.origin.and_then(authority).is_some_and(|origin| origin.eq_ignore_ascii_case(host))

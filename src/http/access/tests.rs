@@ -62,6 +62,23 @@ fn routes() -> Vec<String> {
 }
 
 #[test]
+fn a_request_of_http_1_0_needs_no_host_unless_a_page_is_behind_it() {
+    let judged = |version, path: &str, headers: &[(&str, &str)]| {
+        let request = TestRequest::with_uri(path).version(version);
+        let request = headers.iter().fold(request, |request, pair| request.append_header(*pair)).to_srv_request();
+        laptop().refuse(&request, NOW).map_or(200, |problem| problem.respond(request.request()).status().as_u16())
+    };
+    assert_eq!(judged(Version::HTTP_10, UPLOAD, &[]), 200);
+    assert_eq!(judged(Version::HTTP_11, UPLOAD, &[]), 400);
+    assert_eq!(judged(Version::HTTP_10, "/api/v1/webhooks/endpoints", &[]), 403, "nobody knows who asks");
+    for page in
+        [("origin", "http://localhost"), ("sec-fetch-site", "none"), ("host", "a"), ("sec-fetch-site", "same-origin")]
+    {
+        assert_ne!(judged(Version::HTTP_10, UPLOAD, &[page]), 200, "{page:?}");
+    }
+}
+
+#[test]
 fn without_a_token_no_route_answers_to_a_foreign_host_or_to_a_page_elsewhere() {
     let routes = routes();
     assert!(routes.len() > 20 && routes.contains(&"/api/v1/webhooks/endpoints/id".to_owned()), "{routes:?}");
