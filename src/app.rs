@@ -361,7 +361,7 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
     }
 }
 
-/// Pages may send what the application is to see.
+/// Builds the CORS policy. Pages may send every field that hooks forward to the application.
 fn cors(config: &Config) -> http::Cors {
     let own = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
     http::Cors::new(config.cors.allow_credentials, config.cors.max_age, &header_names(own))

@@ -14,7 +14,7 @@ pub struct Cors {
     pub allow_origins: AllowOrigins,
     /// Only together with [`AllowOrigins::Listed`].
     pub allow_credentials: bool,
-    /// Fields that pages may send beside those that uploads and downloads need; in lower case.
+    /// Fields that pages may send in addition to those that uploads and downloads need; in lower case.
     pub allow_headers: Vec<String>,
     pub max_age: Duration,
 }
@@ -84,8 +84,8 @@ fn origin(text: &str) -> Judged<String> {
     }
 }
 
-/// Whether it is the origin of an app's own scheme, such as `capacitor://localhost` or `chrome-extension://abcdef`. What
-/// has no host has the origin `null`, files among it.
+/// Returns whether this is an origin with an app's own scheme, such as `capacitor://localhost` or
+/// `chrome-extension://abcdef`. URLs without a host, files among them, have the origin `null`.
 fn is_of_an_app(text: &str) -> bool {
     let Some((scheme, host)) = text.split_once("://") else { return false };
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())

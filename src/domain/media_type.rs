@@ -1,12 +1,12 @@
 //! Media types as clients write them (RFC 9110, 8.3.1).
 //!
-//! Recorders in browsers put a list of codecs into an unquoted parameter, and others end a type with a stray semicolon.
-//! What such a client means is plain, so it is read; what is handed on is always a media type by the letter.
+//! Recorders in browsers put a list of codecs into an unquoted parameter, and other clients leave a stray semicolon behind.
+//! The reader accepts both, and always returns a media type that conforms to the RFC.
 
 /// The longest media type that is kept.
 const MAX_BYTES: usize = 255;
 
-/// Types that say no more than that there are bytes.
+/// Types that say nothing about the content.
 const GENERIC: [&str; 6] = [
     "application/octet-stream",
     "binary/octet-stream",
@@ -21,13 +21,13 @@ pub fn essence(value: &str) -> String {
     value.split(';').next().unwrap_or_default().trim_matches(BLANKS).to_ascii_lowercase()
 }
 
-/// Whether a media type says nothing about the bytes.
+/// Returns whether a media type says nothing about the content.
 pub fn is_generic(value: &str) -> bool {
     GENERIC.contains(&essence(value).as_str())
 }
 
-/// Returns a media type that may stand in a header field, with every parameter that can be read. `None` when type and
-/// subtype are not two tokens.
+/// Returns a media type that is valid in a header field, with every parameter that could be parsed; `None` unless type and
+/// subtype are two tokens.
 pub fn well_formed(text: &str) -> Option<String> {
     let (essence, mut rest) = text.split_at(text.find(';').unwrap_or(text.len()));
     let essence = essence.trim_matches(BLANKS);
@@ -52,7 +52,7 @@ pub fn well_formed(text: &str) -> Option<String> {
 
 const BLANKS: [char; 2] = [' ', '\t'];
 
-/// Reads a parameter, if there is a readable one, and returns what follows it, from the next semicolon on.
+/// Parses one parameter, if it is valid, and returns the rest of the text, from the next semicolon on.
 fn next_parameter(text: &str) -> (Option<(&str, String)>, &str) {
     let Some((name, after)) = text.split_once('=').filter(|(name, _)| !name.contains(';')) else {
         return (None, &text[text.find(';').unwrap_or(text.len())..]);
@@ -69,7 +69,7 @@ fn next_parameter(text: &str) -> (Option<(&str, String)>, &str) {
     (value.map(|value| (name, value)), rest)
 }
 
-/// The place of the quote that ends a quoted string, in what follows its first one.
+/// Finds the closing quote of a quoted string in the text after its opening quote.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.bytes().position(|byte| {
@@ -79,7 +79,7 @@ fn closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-/// The value of a parameter by the letter: what is neither a token nor quoted, as in `codecs=vp8,opus`, is quoted.
+/// Returns a valid parameter value. One that is neither a token nor quoted, as in `codecs=vp8,opus`, is quoted.
 fn printed(value: &str) -> Option<String> {
     let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
     if is_token(value) {

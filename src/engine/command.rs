@@ -89,12 +89,12 @@ impl Append {
 }
 
 impl Append {
-    /// Whether what it brings can only be what the upload has already, or nothing: every byte is there, and it does not
-    /// say that it has bytes to add at the end of them.
+    /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes, and the request
+    /// does not announce any to add at the end.
     pub(in crate::engine) fn repeats(&self, upload: &Upload) -> bool {
         let may_repeat = match (self.place, self.count) {
             (_, Some(0)) => false,
-            // A body of unknown size may turn out to be empty: some clients see only then that nothing is left to send.
+            // A body of unknown size may turn out to be empty: some clients open it before they know whether data is left.
             (Place::At(_), count) => count.is_none(),
             (Place::From(_) | Place::Anywhere(_), _) => true,
         };

@@ -40,7 +40,7 @@ pub(super) struct Repeated {
     /// Where it is to end, where it said so. Excluded.
     end: Option<u64>,
     ends: Ends,
-    /// What bytes behind the last one are refused with.
+    /// The rejection of bytes beyond the end of the upload.
     beyond: Rejection,
     checksum: Option<(Digest, Hasher)>,
 }

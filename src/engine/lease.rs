@@ -61,13 +61,12 @@ pub(super) enum Order {
     Yield { at: Option<Offset>, fate: Option<Fate>, answer: oneshot::Sender<Result<(), Offset>> },
 }
 
-/// What becomes of an upload that is taken from its writer to be ended. It is learned when that is committed.
+/// The outcome of ending an upload whose lease was taken from a writer. It is known once the end is committed.
 #[derive(Debug, Clone)]
 pub(super) struct Fate(watch::Receiver<Option<Ended>>);
 
 impl Fate {
-    /// Returns what the requests of the writer before are answered: an upload that has ended is gone, and one that has not
-    /// was taken over.
+    /// Returns the error for the requests of the previous writer: gone if the upload has ended, else superseded.
     pub(super) async fn answer_to(fate: Option<Self>) -> EngineError {
         let taken_over = EngineError::Unavailable(Unavailable::Superseded);
         let Some(Self(mut ended)) = fate else { return taken_over };
@@ -158,8 +157,8 @@ impl Leases {
         self.claim(id, at, None, patience).await
     }
 
-    /// Takes the lease to end the upload. The requests of the writer that had it are answered when its taker has said how it
-    /// ended, or has failed to end it.
+    /// Takes the lease to end the upload. The requests of the previous writer are answered once the sender has reported how
+    /// the upload ended, or was dropped.
     pub(super) async fn take_to_end(
         &self,
         id: UploadId,

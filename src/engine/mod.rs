@@ -303,8 +303,8 @@ impl Engine {
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
-    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and its client
-    /// learns that the upload is gone.
+    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and its client is
+    /// notified that the upload is gone.
     pub async fn cancel(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
         let Cancel { id, caller } = command.into();
         let upload = self.0.find(id).await?;

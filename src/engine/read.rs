@@ -45,7 +45,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Returns why nothing can be done with the upload any more, if it has ended or its time has passed.
+    /// Returns why the upload is gone, if it has ended or expired.
     pub fn gone(&self) -> Option<Rejection> {
         self.upload.ended().or_else(|| self.expired.then_some(Rejection::Gone(Ended::Expired)))
     }

@@ -55,7 +55,7 @@ impl Proxies {
         Some(client.to_canonical())
     }
 
-    /// Returns the scheme that a trusted proxy says its client has used.
+    /// Returns the scheme of the client's request as reported by a trusted proxy.
     pub(super) fn scheme(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<&'static str> {
         if !peer.is_some_and(|peer| self.trusts(peer)) {
             return None;
@@ -64,7 +64,7 @@ impl Proxies {
             ProxyField::XForwardedFor => HeaderName::from_static("x-forwarded-proto"),
             ProxyField::Forwarded => header::FORWARDED,
         };
-        // The last word is that of the proxy itself.
+        // The last element is that of the proxy itself.
         let nearest = elements(headers.get_all(name).last()?.to_str().ok()?).last()?;
         let scheme = match self.field {
             ProxyField::XForwardedFor => nearest.trim(),

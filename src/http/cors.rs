@@ -1,5 +1,5 @@
-//! What browsers are told for pages of other origins: whether one may talk to this server, what it may send, and what it
-//! may read.
+//! Cross-origin resource sharing: which pages may use this server from a browser, what they may send, and what they may
+//! read.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::http::access::Origins;
 
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// What clients of every dialect send, what readers of parts and of changes send, and what tracing adds to any request.
+/// The fields of every dialect, of range and conditional requests, and of distributed tracing.
 const ALLOW_HEADERS: &str = "Authorization, Content-Type, Content-Disposition, Content-Encoding, Content-Range, \
     Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, Origin, X-Requested-With, X-Request-ID, \
     X-HTTP-Method-Override, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Defer-Length, \
@@ -30,7 +30,7 @@ const EXPOSE_HEADERS: &str = "Location, Upload-Offset, Upload-Length, Upload-Met
     X-HTTP-Status-Code-Override, X-Request-ID, ETag, Content-Disposition, Content-Range, Accept-Ranges, \
     Content-Length, Last-Modified, Allow, WWW-Authenticate";
 
-/// What pages of other origins are told besides whether they may talk to this server.
+/// The answers to preflights and the headers on cross-origin responses, apart from the origins themselves.
 #[derive(Debug, Clone)]
 pub struct Cors {
     allow_credentials: bool,
@@ -39,7 +39,7 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// Lets pages send `own_headers` beside those that uploads and downloads need.
+    /// Allows pages to send `own_headers` in addition to the fields that uploads and downloads need.
     pub fn new(allow_credentials: bool, max_age: Duration, own_headers: &[HeaderName]) -> Self {
         let names = own_headers.iter().map(HeaderName::as_str);
         let list = std::iter::once(ALLOW_HEADERS).chain(names).collect::<Vec<_>>().join(", ");
@@ -47,7 +47,7 @@ impl Cors {
         Self { allow_credentials, max_age, allow_headers }
     }
 
-    /// Adds to an answer what the browser behind its request is to know.
+    /// Adds the CORS fields to a response.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, request: &HttpRequest, origins: &Origins) {
         // Also without an origin: a cache must not give one page's answer to another.
         headers.append(header::VARY, HeaderValue::from_static("Origin"));

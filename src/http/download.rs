@@ -50,7 +50,7 @@ enum Condition {
     Failed,
 }
 
-/// Answers a GET, or a HEAD with all that a GET without a range would be answered but the bytes.
+/// Answers a GET, or a HEAD with the same status and fields and without the bytes.
 pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<HttpResponse, EngineError> {
     let upload = &download.upload;
     let (size, tag) = (upload.offset().get(), etag(upload));
@@ -123,7 +123,7 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
     Ok(response)
 }
 
-/// The body that an answer to HEAD speaks of and does not have.
+/// Stands for the body that the response to a HEAD describes and does not have.
 struct Announced(u64);
 
 impl MessageBody for Announced {
@@ -138,7 +138,7 @@ impl MessageBody for Announced {
     }
 }
 
-/// The client's own type where it says something, else what the bytes have turned out to be.
+/// Returns the client's own type if it says something, else the type that was detected.
 fn served_type(upload: &Upload) -> Option<String> {
     let record = upload.record();
     let named = record.metadata.content_type().filter(|named| !media_type::is_generic(named));

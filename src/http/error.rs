@@ -91,14 +91,14 @@ impl Problem {
             .with(header::ALLOW, allow)
     }
 
-    /// The refusal to hand out an upload whose bytes are not all there.
+    /// Rejects the download of an upload that is not complete.
     pub fn not_complete(upload: &Upload) -> Self {
         let (received, length) = (upload.received_bytes(), upload.length());
         let detail = match (upload.is_partial(), length) {
-            (true, _) => "a partial upload is material for a final one, and is not handed out by itself".to_owned(),
-            (false, Some(length)) => format!("the upload is not complete: {received} of its {length} bytes are here"),
+            (true, _) => "a partial upload is material for a final one and cannot be downloaded".to_owned(),
+            (false, Some(length)) => format!("the upload is not complete: {received} of {length} bytes have arrived"),
             (false, None) => {
-                format!("the upload is not complete: {received} bytes are here, and its length is unknown")
+                format!("the upload is not complete: {received} bytes have arrived, and its length is not known yet")
             }
         };
         Self::new(StatusCode::CONFLICT, "not-complete", detail)

@@ -1,9 +1,9 @@
-//! Where uploads are, as their clients are told.
+//! The addresses of uploads, as reported to clients.
 //!
-//! With `public_url`, every address begins with it. Without, a path is right behind every proxy, and clients resolve it
-//! against the URL they have used; but some do not. So a request that shows that nothing stands between its client and
-//! this server is answered with the whole address: its `Host` names the very port that it has come in on, and no field
-//! that proxies add is in it. A `Host` is echoed only in the answer to a request that was served under it.
+//! With `public_url`, every address begins with it. Without, a relative path is correct behind every proxy, and nearly all
+//! clients resolve it against the URL they requested; some do not. So the address is absolute if the request shows that no
+//! proxy is involved: its `Host` names the port of the socket, and it has none of the fields that proxies add. A `Host` is
+//! echoed only in the response to a request that was accepted under that host.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -20,8 +20,7 @@ use crate::http::access::came_through_a_proxy;
 use crate::protocol::fields::BadField;
 use crate::protocol::tus::wire;
 
-/// The address of this server that a connection was made to. It is with the connection, or in the extensions of a request
-/// over HTTP/2.
+/// The local address of a connection. It is stored with the connection, or in the extensions of a request over HTTP/2.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reached(pub(super) SocketAddr);
 
@@ -33,20 +32,20 @@ impl Reached {
 }
 
 impl Shared {
-    /// Returns where an upload is, for links: beginning with `public_url`, or a path.
+    /// Returns the address of an upload for links: below `public_url`, or a path.
     pub fn upload_url(&self, id: UploadId) -> String {
         format!("{}{}", self.public_url, wire::upload_path(id))
     }
 
-    /// Returns where an upload is, for `Location`.
+    /// Returns the address of an upload for `Location`.
     pub(crate) fn location(&self, request: &HttpRequest, id: UploadId) -> String {
         let url = self.upload_url(id);
         let origin = if self.public_url.is_empty() { self.direct_origin(request) } else { None };
         format!("{}{url}", origin.unwrap_or_default())
     }
 
-    /// Returns what goes before [`Self::upload_url`] for clients that take nothing but a whole address. Rejects a `Host`
-    /// of which none can be made.
+    /// Returns the prefix that makes [`Self::upload_url`] absolute, for clients that accept nothing else; an error if `Host`
+    /// is not a valid authority.
     pub(crate) fn absolute_origin(&self, request: &HttpRequest) -> Result<String, BadField> {
         if !self.public_url.is_empty() {
             return Ok(String::new());
@@ -61,14 +60,14 @@ impl Shared {
         Ok(format!("{scheme}://{host}{}", port.unwrap_or_default()))
     }
 
-    /// The origin that a client has used, if it has used it without a proxy.
+    /// Returns the origin that the client requested, if no proxy is involved.
     fn direct_origin(&self, request: &HttpRequest) -> Option<String> {
         let (host, reached) = (host_of(request)?, Reached::by(request)?);
         let names_it = Host::of_authority(host).is_some() && port_of(host) == Some(reached.port());
         (names_it && self.is_direct(request)).then(|| format!("{}://{host}", self.scheme))
     }
 
-    /// Whether nothing says that a request was passed on. HTTP/1.0 is what nginx speaks to those behind it.
+    /// Returns whether nothing indicates a proxy. nginx speaks HTTP/1.0 to its upstreams by default.
     fn is_direct(&self, request: &HttpRequest) -> bool {
         let is_trusted_proxy = request.peer_addr().is_some_and(|peer| self.proxies.trusts(peer.ip()));
         !is_trusted_proxy && !came_through_a_proxy(request.headers()) && request.version() != Version::HTTP_10
@@ -84,8 +83,8 @@ fn port_of(authority: &str) -> Option<u16> {
     authority[host_end..].rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }
 
-/// The port that an authority lacks although its client must have used it: the host is the very address that the client
-/// has reached.
+/// Returns the port that a client has left out of `Host`: if the host is the local address of the connection, the client
+/// must have used the port of the connection.
 fn left_out(authority: &str, reached: SocketAddr) -> Option<u16> {
     let host = Host::of_authority(authority).filter(|_| port_of(authority).is_none())?;
     let ip = reached.ip().to_canonical();

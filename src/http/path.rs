@@ -1,10 +1,10 @@
-//! One spelling for every path, before anybody reads it.
+//! Normalises request paths before they are authorised and routed.
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Uri;
 
-/// Gives a request the path its client meant: several slashes in a row are one, and one at the end is none. Clients join
-/// URLs without looking, and each of these spellings can only lead to one place here.
+/// Merges repeated slashes in the path of a request and drops a trailing one. Clients that join URLs carelessly send both,
+/// and no two routes differ in them.
 pub(super) fn tidy(request: &mut ServiceRequest) {
     let Some(path) = tidied(request.path()) else { return };
     let target = match request.query_string() {
@@ -19,7 +19,7 @@ pub(super) fn tidy(request: &mut ServiceRequest) {
     }
 }
 
-/// `None` where nothing is to be changed, which is nearly always.
+/// Returns the normalised path; `None` if it is normal already, which is nearly always the case.
 fn tidied(path: &str) -> Option<String> {
     let ends_with_slash = path.len() > 1 && path.ends_with('/');
     if !ends_with_slash && !path.contains("//") {

@@ -91,7 +91,7 @@ pub fn spoken(method: &str, target: Target, query: &str, fields: &dyn Fields) ->
     }
 }
 
-/// Whether a request is marked as one of a resumable protocol. One that is not is what any client of HTTP would send.
+/// Returns whether a request carries the mark of tus or of the IETF's protocol. One without could be of any HTTP client.
 pub fn is_marked(fields: &dyn Fields) -> bool {
     fields.has("tus-resumable") || IETF_MARKS.iter().any(|name| fields.has(name))
 }

@@ -2,6 +2,17 @@
 
 use std::borrow::Cow;
 
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::GeneralPurpose;
+use base64::engine::GeneralPurposeConfig;
+
+/// Standard base64, with or without padding.
+pub(crate) const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// Reads header fields by their lower-case name.
 pub trait Fields {
     /// Every value of a field, in order, as bytes.

@@ -1,17 +1,9 @@
-//! File names in header fields, from whatever bytes a client sends. Pure.
+//! Decodes file names in header fields, from whatever bytes a client sends. Pure.
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::GeneralPurpose;
-use base64::engine::GeneralPurposeConfig;
 use percent_encoding::percent_decode_str;
 
-/// Standard base64, whether or not it is padded.
-pub(crate) const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use crate::protocol::fields::LENIENT_BASE64;
 
 /// Decodes the value of a parameter such as `filename*` (RFC 8187, 3.2.1): `charset'language'percent-encoded`.
 pub(crate) fn extended(value: &[u8]) -> Option<String> {
@@ -26,8 +18,8 @@ pub(crate) fn text(value: Vec<u8>) -> String {
     String::from_utf8(value).unwrap_or_else(|error| latin1(error.as_bytes()))
 }
 
-/// Decodes the words of mail headers (RFC 2047, 2) in a text. RFC 7578, 4.2, does not want them in forms, but .NET's
-/// client and others write them there. What is no such word stays as it is.
+/// Decodes the encoded words (RFC 2047, 2) in a text, and leaves the rest as it is. RFC 7578, 4.2, rules them out in forms,
+/// but the client of .NET and others send them.
 pub(crate) fn with_words_decoded(text: &str) -> String {
     let (mut decoded, mut rest, mut follows_word) = (String::new(), text, false);
     while let Some(at) = rest.find("=?") {
@@ -47,7 +39,7 @@ pub(crate) fn with_words_decoded(text: &str) -> String {
     decoded + rest
 }
 
-/// What the word a text begins with says, and the text behind it.
+/// Decodes the encoded word at the beginning of a text, and returns it with the rest.
 fn first_word(text: &str) -> Option<(String, &str)> {
     let (charset, rest) = text.strip_prefix("=?")?.split_once('?')?;
     let (encoding, rest) = rest.split_once('?')?;

@@ -47,7 +47,7 @@ pub(crate) fn tell(response: &mut HttpResponseBuilder, upload: &Upload) {
     tell_expiry(response, upload);
 }
 
-/// The refusal of a download whose upload is not complete, with where it stands.
+/// Rejects the download of an upload that is not complete, and reports its offset.
 pub(crate) fn not_complete(upload: &Upload) -> Problem {
     let mut problem = Problem::not_complete(upload).with(UPLOAD_OFFSET, upload.offset().to_string());
     if let Some(length) = upload.length() {

@@ -49,11 +49,11 @@ const TOLD_AT_ONCE: usize = 16;
 /// What answers requests.
 pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
 
-/// What a connection joins.
+/// The two ends of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {
     pub(super) peer: Option<SocketAddr>,
-    /// The address of this server.
+    /// The local one.
     pub(super) reached: Option<Reached>,
 }
 

@@ -114,7 +114,7 @@ impl<S> Spoken<S> {
         Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers), reached: None }
     }
 
-    /// Tells the requests of the connection which address of this server it was made to.
+    /// Sets the local address, for the requests of the connection.
     pub(super) fn at(self, reached: Option<Reached>) -> Self {
         Self { reached, ..self }
     }
@@ -215,7 +215,7 @@ impl Future for Answering {
         if let Some(outflow) = &self.outflow {
             outflow.begin(answer.extensions().contains::<IsDownload>());
         }
-        // RFC 9112, 6.1 and 6.3: HTTP/1.0 knows no chunks. What has no length there ends with the connection.
+        // RFC 9112, 6.1 and 6.3: HTTP/1.0 has no chunked coding. A body of unknown length ends with the connection.
         if self.version == Version::HTTP_10 && answer.body().size() == BodySize::Stream {
             answer.head_mut().no_chunking(true);
             answer.head_mut().set_connection_type(ConnectionType::Close);

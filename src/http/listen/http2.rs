@@ -262,7 +262,7 @@ fn in_words_of_http1(request: ::http::Request<RecvStream>, ends: Ends, taken: Ta
     head.peer_addr = ends.peer;
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
     head.uri = match parts.uri.path_and_query()?.as_str() {
-        // RFC 9113, 8.3.1: OPTIONS for the whole server. It is asked of the root here, which the routes know.
+        // RFC 9113, 8.3.1: OPTIONS for the server as a whole, which is routed as `/`.
         "*" if head.method == Method::OPTIONS => Uri::from_static("/"),
         target => target.parse::<Uri>().ok()?,
     };

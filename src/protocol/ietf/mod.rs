@@ -198,8 +198,8 @@ impl<'a> Exchange<'a> {
         body::pump_and_tell(self.request, payload, feed, self.shared.idle_timeout, tell).await
     }
 
-    /// Clients of the finished RFC mark no HEAD, so one without a mark is answered for them too: with the offset while the
-    /// upload is not complete, and with all that GET would answer afterwards.
+    /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload is not complete;
+    /// afterwards it has all fields of GET as well.
     async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
         let upload = self.inspect(id).await?;
@@ -223,7 +223,7 @@ impl<'a> Exchange<'a> {
 
     async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         let Some(found) = self.shared.engine.download(id).await.map_err(|error| self.refused(error))? else {
-            // Draft, 4.3.2: GET tells the offset as HEAD does.
+            // Draft, 4.3.2: GET reports the offset as HEAD does.
             return Ok(self.offset(&self.inspect(id).await?));
         };
         let upload = found.upload.clone();

@@ -88,7 +88,7 @@ impl Allowance {
     }
 }
 
-/// The most bytes that a form around a file of `file_bytes` may have: as many fields as metadata may, each with its head,
+/// Returns the most bytes that a form with a file of `file_bytes` may have: with as many fields as metadata may, their heads
 /// and their texts.
 pub(super) fn most_bytes(file_bytes: u64, max_metadata_bytes: usize) -> u64 {
     let around = (MAX_PAIRS + 1).saturating_mul(MAX_HEAD_BYTES).saturating_add(max_metadata_bytes);

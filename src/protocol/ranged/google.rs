@@ -189,7 +189,7 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse
     reply::google::incomplete(upload, wire::wants_no_308(&HeaderFields(request.headers())))
 }
 
-/// Cancels a session. What is complete is no session any more, and is deleted in the words of everybody.
+/// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody else expects.
 pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Refusal> {
     let upload = look(request, id, shared).await?;
     let command = Cancel { id, caller: caller(request, shared) };

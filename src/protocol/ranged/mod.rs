@@ -194,7 +194,7 @@ async fn pumped<E: From<Problem>>(
     if differs.get() { Err(reply::other_count(count).into()) } else { pumped.map_err(refuse) }
 }
 
-/// Sees that a question carries no bytes, where its head does not tell.
+/// Rejects a query whose body turns out to have bytes.
 async fn check_empty(request: &HttpRequest, payload: &mut web::Payload, shared: &Shared) -> Result<(), Problem> {
     let cut = |error| reply::engine_problem(error, request);
     while let Some(piece) = body::next_piece(payload, shared.idle_timeout).await.map_err(cut)? {

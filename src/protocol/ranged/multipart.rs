@@ -212,7 +212,7 @@ fn beginning_at_end(bytes: &[u8], delimiter: &[u8]) -> usize {
     found.map_or(0, <[u8]>::len)
 }
 
-/// RFC 7578, 4.2, has no `filename*`, but where a client sends one it is the name that the other only stands in for.
+/// Returns the name of the file. RFC 7578, 4.2, rules `filename*` out, but a client that sends it means it.
 fn file_name(disposition: &str) -> Option<String> {
     let extended = parameter(disposition, "filename*").and_then(|value| names::extended(value.as_bytes()));
     extended.or_else(|| parameter(disposition, "filename").map(|plain| names::with_words_decoded(&plain)))

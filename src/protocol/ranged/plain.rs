@@ -83,7 +83,7 @@ pub(super) async fn form(
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
     let max_bytes = shared.engine.settings().max_upload_bytes;
-    // Told before the client has sent a byte of it.
+    // Rejected before the client has sent a byte of it.
     if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.max_metadata_bytes)) {
         return Err(reply::rejection_problem(Rejection::OverLimit(max_bytes)));
     }

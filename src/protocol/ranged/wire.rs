@@ -13,9 +13,9 @@ use crate::domain::size::parse_bytes;
 use crate::protocol::digests::BadDigests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::Fields;
+use crate::protocol::fields::LENIENT_BASE64;
 use crate::protocol::fields::joined;
 use crate::protocol::fields::single;
-use crate::protocol::names::LENIENT_BASE64;
 use crate::protocol::tus::wire::BodySize;
 
 /// `Content-Range`, RFC 9110, 14.4, and the forms Google's clients have added to it.

@@ -216,7 +216,7 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Ht
     }
 }
 
-/// Whether a request is a HEAD that no tus client has sent. It wants to know what GET would answer.
+/// Returns whether a request is a HEAD of another client than one of tus. It expects the fields that GET would have.
 fn is_plain_head(request: &HttpRequest) -> bool {
     request.method() == http::Method::HEAD && !dispatch::is_marked(&HeaderFields(request.headers()))
 }

@@ -17,9 +17,9 @@ use crate::protocol::digests;
 use crate::protocol::digests::BadDigests;
 use crate::protocol::fields::BadField;
 use crate::protocol::fields::Fields;
+use crate::protocol::fields::LENIENT_BASE64;
 use crate::protocol::fields::joined;
 use crate::protocol::fields::single;
-use crate::protocol::names::LENIENT_BASE64;
 
 pub const VERSION: &str = "1.0.0";
 
@@ -80,8 +80,8 @@ pub struct Creation {
     pub metadata_as_sent: Option<String>,
     /// Whether bytes of the upload come with it.
     pub with_data: bool,
-    /// Of the bytes that come with it. `Upload-Checksum` on a creation without any says nothing, and some clients send one
-    /// of the whole file there.
+    /// Of the bytes that come with it. `Upload-Checksum` on a creation without bytes is ignored: some clients send that of
+    /// the whole file there.
     pub checksum: Option<Checksum>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
@@ -164,8 +164,8 @@ pub fn method(wire: &str, fields: &dyn Fields) -> Result<Option<Method>, WireErr
 
 /// Refuses a version other than ours; `wire` is the method as sent.
 ///
-/// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET, HEAD and DELETE mean the same to everyone and are
-/// sent by things that are not tus clients, so there it may be missing; a wrong one is refused there too.
+/// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET, HEAD and DELETE have the same meaning for other
+/// clients of HTTP, so it may be missing there; a wrong version is rejected there too.
 pub fn check_version(wire: &str, fields: &dyn Fields) -> Result<(), WireError> {
     if wire == "OPTIONS" {
         return Ok(());
@@ -343,7 +343,7 @@ pub fn metadata(fields: &dyn Fields) -> Option<Metadata> {
 }
 
 /// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank before it.
-/// RFC 9110, 5.6.1.2: what is empty between two commas, or behind the last, is passed over.
+/// RFC 9110, 5.6.1.2: empty elements of a list are ignored.
 fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
     let bad = |problem: &'static str| BadField::new("upload-metadata", problem);
     let mut pairs = Vec::new();

@@ -142,7 +142,7 @@ x-content-type-options: nosniff
 x-frame-options: DENY
 x-request-id: <request>
 
-{"type":"urn:longshore:problem:not-complete","title":"Conflict","status":409,"detail":"the upload is not complete: 6 of its 11 bytes are here","request_id":"<request>"}
+{"type":"urn:longshore:problem:not-complete","title":"Conflict","status":409,"detail":"the upload is not complete: 6 of 11 bytes have arrived","request_id":"<request>"}
 ----
 PATCH /files/<id>
 409 Conflict

@@ -120,7 +120,7 @@ impl Scan {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) body: Body,
-    /// Whether the HTTP layer would miss a length in it. RFC 9112, 6.3: a request that says nothing of a body has none.
+    /// Whether the HTTP layer would reject it for want of a length. RFC 9112, 6.3: a request without framing has no body.
     pub(super) lacks_length: bool,
 }
 
@@ -144,7 +144,7 @@ pub(super) fn read(bytes: &mut [u8]) -> Result<Head, Unreadable> {
     let read = read_fields(request.headers, bytes, minor)?;
     let lacks_length = minor == 0 && method == Method::POST.as_str() && !read.has_length;
     let target = Uri::try_from(path).map_err(|_| Unreadable::Target)?;
-    // RFC 9110, 9.3.7: what the server can do at all. It is asked of the root here, which the routes know.
+    // RFC 9110, 9.3.7: OPTIONS for the server as a whole, which is routed as `/`.
     let for_all = path == "*" && method == Method::OPTIONS.as_str();
     if !for_all && !target.path().starts_with('/') {
         return Err(Unreadable::Target);

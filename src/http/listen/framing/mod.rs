@@ -69,7 +69,7 @@ pub(super) struct Framing {
     cleared: usize,
     /// The head of a large body has just been read.
     begins_body: bool,
-    /// Where the head that has just been read is to get the length it lacks.
+    /// Where to insert the length that the head just read lacks.
     lacks_length_at: Option<usize>,
     deadline: Deadline,
 }
@@ -223,7 +223,7 @@ impl Framing {
         }
     }
 
-    /// Writes into a held head that no body follows, where its peer has left that unsaid.
+    /// Inserts `Content-Length: 0` into a held head that lacks a length.
     fn add_length(&mut self) {
         const NO_BODY: &[u8] = b"content-length: 0\r\n";
         if let Some(at) = self.lacks_length_at.take() {
