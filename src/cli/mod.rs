@@ -11,6 +11,7 @@ mod serve;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ Examples:
   longshore config --config longshore.toml        what is in force, and from where
   longshore health                                exit 0 if the server is ready, else 1
   longshore admin-key                             a key for managing webhooks, and its line for the file
+  longshore uploads list --stage receiving        what is being received
   longshore webhooks listen                       receive events here, verify and print them";
 
 /// Everything that can be typed.
@@ -55,6 +57,7 @@ pub fn command() -> Command {
         .subcommand(config::command())
         .subcommand(health::command())
         .subcommand(admin_key::command())
+        .subcommand(uploads::command())
         .subcommand(webhooks::command())
 }
 
@@ -66,6 +69,7 @@ pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
         Some(("config", matches)) => config::run(matches, &env, &mut io::stdout().lock()),
         Some(("health", matches)) => health::run(matches, &env, &mut io::stdout().lock()),
         Some(("admin-key", _)) => admin_key::run(&mut io::stdout().lock()),
+        Some(("uploads", matches)) => uploads::run(matches, &own_variables(), &mut io::stdout()),
         Some(("webhooks", matches)) => webhooks::run(matches, &own_variables(), &mut io::stdout()),
         _ => unreachable!("clap demands a known subcommand"),
     });

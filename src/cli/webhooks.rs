@@ -1,9 +1,9 @@
 //! `longshore webhooks`: manages the endpoints and deliveries of a running server through its API, and receives events
 //! to look at.
 
-mod api;
+pub(super) mod api;
 mod listen;
-mod show;
+pub(super) mod show;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -68,7 +68,7 @@ pub(super) fn command() -> Command {
         .subcommand(listen::command())
 }
 
-fn connection_flags() -> [Arg; 5] {
+pub(super) fn connection_flags() -> [Arg; 5] {
     [
         flag("server", "URL", "Where the server is [default: http://127.0.0.1:8080, or LONGSHORE_SERVER]").global(true),
         flag("key-file", "FILE", "A file with the admin key; LONGSHORE_ADMIN_KEY may hold the key itself")

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
 use crate::support::client::Client;
+use crate::support::program::run;
 use crate::support::receiver::Receiver;
 use crate::support::sse::Sse;
 use crate::support::world::World;
@@ -241,4 +242,33 @@ async fn a_clock_set_ahead_removes_no_file() {
     world.pass(day);
     until("the newer file is removed", async || life.find(later).await.record().removed).await;
     assert_eq!(life.events(kept).await.last(), Some(&"removed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_lists_shows_and_deletes_uploads() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let (done, open) = (plain(&mut client).await, client.create(5).await);
+    let [done, open] = [&done, &open].map(|path| path.rsplit('/').next().unwrap().to_owned());
+    let url = format!("http://{}", app.address());
+    let said = |line: &str| {
+        let ran = run(&[&line.split_whitespace().collect::<Vec<_>>()[..], &["--server", &url]].concat());
+        assert_eq!(ran.code, Some(0), "{line}: {ran:?}");
+        ran.stdout
+    };
+    let listed = said("uploads list");
+    assert!(listed.find(&open) < listed.find(&done) && listed.contains("hello.txt"), "newest first: {listed}");
+    let listed = said("uploads list --stage completed --metadata filename=hello.txt");
+    assert!(listed.contains(&done) && !listed.contains(&open), "{listed}");
+    assert!(said(&format!("uploads show {done}")).contains("file: /"), "an operator sees where the file is");
+    assert_eq!(said(&format!("uploads delete {done} {open}")), "done\n");
+    let listed = said("uploads list");
+    assert!(listed.contains("completed, removed") && listed.contains("terminated"), "{listed}");
+    let one = said("uploads list --limit 1");
+    assert!(one.contains("older ones: --cursor uploads_"), "{one}");
+    for line in [&["uploads", "delete", "what"][..], &["uploads", "list", "--stage", "what"]] {
+        let wrong = run(&[line, &["--server", &url]].concat());
+        assert_eq!(wrong.code, Some(1), "{wrong:?}");
+    }
+    assert_eq!(run(&["uploads", "list", "--metadata", "what"]).code, Some(2));
 }

@@ -30,8 +30,10 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 
 #[derive(Debug)]
-pub(super) struct Api {
+pub(in crate::cli) struct Api {
     base: Url,
+    /// The part of the API that paths are below.
+    area: &'static str,
     /// An admin key, or the token that clients share.
     credential: Option<String>,
     client: reqwest::Client,
@@ -81,7 +83,7 @@ impl From<Rejected> for Failure {
 }
 
 impl Api {
-    pub(super) fn new(typed: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Self, Failure> {
+    pub(in crate::cli) fn new(typed: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Self, Failure> {
         let server = typed.get_one::<String>("server").or_else(|| env.get(SERVER_VARIABLE));
         let server = server.map_or(DEFAULT_SERVER, String::as_str);
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -103,14 +105,20 @@ impl Api {
         let client = client.build().context("could not set up the client").map_err(Failure::Serving)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("could not start a runtime").map_err(Failure::Serving)?;
-        Ok(Self { base, credential: credential(typed, env)?, client, runtime })
+        Ok(Self { base, area: "webhooks", credential: credential(typed, env)?, client, runtime })
     }
 
-    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
+    /// Queries another part of the API from now on.
+    #[must_use]
+    pub(in crate::cli) fn within(self, area: &'static str) -> Self {
+        Self { area, ..self }
+    }
+
+    pub(in crate::cli) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.get_with(path, &[])
     }
 
-    pub(super) fn get_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
+    pub(in crate::cli) fn get_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
         Ok(self.ask(Method::GET, path, query, None)??)
     }
 
@@ -132,7 +140,7 @@ impl Api {
         Ok(self.ask(Method::PATCH, path, &[], Some(body))??)
     }
 
-    pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
+    pub(in crate::cli) fn delete(&self, path: &str) -> Result<Value, Failure> {
         Ok(self.ask(Method::DELETE, path, &[], None)??)
     }
 
@@ -147,7 +155,7 @@ impl Api {
         url.path_segments_mut()
             .expect("an http URL has a path")
             .pop_if_empty()
-            .extend(["api", "v1", "webhooks"])
+            .extend(["api", "v1", self.area])
             .extend(path.split('/').filter(|segment| !segment.is_empty()));
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);

@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use crate::terminal::escaped;
 
-pub(super) fn pretty(answer: &Value) -> String {
+pub(in crate::cli) fn pretty(answer: &Value) -> String {
     format!("{answer:#}\n")
 }
 
 /// Lists as tables, single things as lines of names and values.
-pub(super) fn readable(answer: &Value) -> String {
+pub(in crate::cli) fn readable(answer: &Value) -> String {
     if answer.is_null() {
         return "done\n".to_owned();
     }
@@ -126,7 +126,7 @@ fn result(attempt: &Value) -> String {
     format!("{} in {duration} ms", word(result))
 }
 
-fn word(value: &Value) -> String {
+pub(in crate::cli) fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => escaped(text).into_owned(),
@@ -148,7 +148,12 @@ fn few_words(list: &Value) -> String {
     }
 }
 
-fn table(nothing: &str, rows: &[Value], header: &[&str], cells: impl Fn(&Value) -> Vec<String>) -> String {
+pub(in crate::cli) fn table(
+    nothing: &str,
+    rows: &[Value],
+    header: &[&str],
+    cells: impl Fn(&Value) -> Vec<String>,
+) -> String {
     if rows.is_empty() {
         return format!("{nothing}\n");
     }

@@ -1,0 +1,113 @@
+//! `longshore uploads`: lists, shows and deletes the uploads of a running server through its API.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use clap::Arg;
+use clap::ArgAction;
+use clap::ArgMatches;
+use clap::Command;
+use serde_json::Value;
+
+use crate::cli::Failure;
+use crate::cli::print;
+use crate::cli::webhooks::api::Api;
+use crate::cli::webhooks::connection_flags;
+use crate::cli::webhooks::show;
+
+const EXAMPLES: &str = "\
+Examples:
+  longshore uploads list                              the newest 20
+  longshore uploads list --stage receiving,stalled --metadata user=7
+  longshore uploads show 01a20076-a45e-71b5-8f30-24cfa8d21251
+  longshore uploads delete 01a20076-a45e-71b5-8f30-24cfa8d21251   whatever its protocol and stage";
+
+/// Where the API has uploads.
+const AREA: &str = "uploads";
+
+pub(super) fn command() -> Command {
+    let id = |help: &'static str| Arg::new("id").required(true).value_name("ID").help(help);
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    Command::new("uploads")
+        .about("List, show and delete uploads")
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .args(connection_flags())
+        .subcommand(
+            Command::new("list")
+                .about("List uploads, newest first")
+                .arg(flag("stage", "A,B,...", "Only in these stages: receiving, completed, failed, ..."))
+                .arg(flag("from", "TIME", "Only those created from then on, such as 2026-11-21T00:00:00Z"))
+                .arg(flag("before", "TIME", "Only those created before then"))
+                .arg(
+                    flag("metadata", "KEY=VALUE", "Only those with this metadata; may be given several times")
+                        .action(ArgAction::Append),
+                )
+                .arg(flag("limit", "NUMBER", "How many [default: 20]").value_parser(clap::value_parser!(u32)))
+                .arg(flag("cursor", "CURSOR", "Cursor printed at the end of the previous page")),
+        )
+        .subcommand(Command::new("show").about("Show the status of one upload").arg(id("The upload")))
+        .subcommand(
+            Command::new("delete")
+                .about("Delete uploads; of completed ones the file is removed and the record stays for a while")
+                .arg(id("The uploads").num_args(1..)),
+        )
+}
+
+pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mut dyn Write) -> Result<(), Failure> {
+    let (asked, typed) = matches.subcommand().expect("clap demands a subcommand");
+    let api = Api::new(typed, env)?.within(AREA);
+    let ids = || typed.get_many::<String>("id").into_iter().flatten();
+    let answer = match asked {
+        "list" => {
+            let query = query(typed)?;
+            api.get_with("", &query.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>())?
+        }
+        "show" => api.get(ids().next().expect("clap demands an id"))?,
+        "delete" => {
+            for id in ids() {
+                api.delete(id)?;
+            }
+            Value::Null
+        }
+        _ => unreachable!("clap demands a known subcommand"),
+    };
+    print(out, &if typed.get_flag("json") { show::pretty(&answer) } else { readable(&answer) })
+}
+
+/// What was typed of a list, as the API takes it.
+fn query(typed: &ArgMatches) -> Result<Vec<(String, String)>, Failure> {
+    let limit = typed.get_one::<u32>("limit").map_or("20".to_owned(), u32::to_string);
+    let mut query = vec![("limit".to_owned(), limit)];
+    for (flag, name) in
+        [("stage", "stage"), ("from", "created_from"), ("before", "created_before"), ("cursor", "cursor")]
+    {
+        query.extend(typed.get_one::<String>(flag).map(|value| (name.to_owned(), value.clone())));
+    }
+    for pair in typed.get_many::<String>("metadata").into_iter().flatten() {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Failure::NotUnderstood(format!("--metadata {pair}: write a key, = and a value")))?;
+        query.push((format!("metadata.{key}"), value.to_owned()));
+    }
+    Ok(query)
+}
+
+fn readable(answer: &Value) -> String {
+    let Some(uploads) = answer["uploads"].as_array() else { return show::readable(answer) };
+    let header = &["UPLOAD", "STAGE", "PERCENT", "LENGTH", "CREATED", "FILE NAME"];
+    let page = show::table("no uploads", uploads, header, |upload| {
+        let stage = match upload["removed_at"].is_null() {
+            true => show::word(&upload["stage"]),
+            false => format!("{}, removed", show::word(&upload["stage"])),
+        };
+        let column = |name: &str| show::word(&upload[name]);
+        vec![column("id"), stage, column("percent"), column("length"), column("created_at"), column("filename")]
+    });
+    let more = answer["next"].as_str().map(|_| format!("older ones: --cursor {}\n", show::word(&answer["next"])));
+    page + &more.unwrap_or_default()
+}
