@@ -84,7 +84,8 @@ pub enum Lasting {
 }
 
 /// Images of these types may be animated.
-const ANIMATED: [&str; 6] = ["image/gif", "image/png", "image/webp", "image/avif", "image/heic", "image/heif"];
+const ANIMATED: [&str; 7] =
+    ["image/gif", "image/png", "image/webp", "image/avif", "image/heic", "image/heif", "image/jxl"];
 
 impl Facts {
     pub fn media(&self) -> Option<&Media> {

@@ -216,6 +216,7 @@ mod tests {
             (image(Some(9), None), [None, Some("duration-unknown"), Some("duration-unknown")]),
             (image(None, None), [None, Some("duration-unknown"), Some("duration-unknown")]),
             (unread("image/gif"), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (unread("image/jxl"), [None, Some("duration-unknown"), Some("duration-unknown")]),
             (unread("image/tiff"), [None, None, Some("duration-unknown")]),
             (unread("text/plain"), [None; 3]),
         ] {

@@ -83,14 +83,14 @@ pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
     let mut walk = Walk::new(window);
     let top = walk.top(true)?;
     let image = top.image;
-    let is_sequence = top.movie.as_ref().is_some_and(movie::Movie::is_sequence);
+    let is_of_image = top.movie.as_ref().is_some_and(movie::Movie::is_of_image);
     let Some(movie) = top.movie else {
         let (width, height) = image.ok_or(Stop::Unreadable)?;
         return Ok(Content::Image(Image { width, height, frames: Some(1), duration_ms: None }));
     };
     let frames = movie.first_frames();
     let media = walk.whole(movie, &top.index, top.fragments_at)?;
-    if image.is_none() && !is_sequence {
+    if image.is_none() && !is_of_image {
         return Ok(Content::Media(media));
     }
     let video = media.tracks.iter().find(|track| track.kind == TrackKind::Video);

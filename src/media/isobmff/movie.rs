@@ -77,9 +77,12 @@ impl Movie {
         self.is_fragmented
     }
 
-    /// Returns whether it is the movie of an image, which has a handler of its own.
-    pub(super) fn is_sequence(&self) -> bool {
-        self.tracks.iter().any(|track| &track.handler == b"pict")
+    /// Returns whether it is the movie of an image: image sequences have a handler of their own, and in raw photos of
+    /// Canon all pictures are of one kind.
+    pub(super) fn is_of_image(&self) -> bool {
+        let mut pictures = self.tracks.iter().filter(|track| [b"vide", b"pict"].contains(&&track.handler)).peekable();
+        let is_raw = |track: &One| track.track.as_ref().is_some_and(|told| told.codec == "craw");
+        pictures.peek().is_some() && pictures.all(|track| &track.handler == b"pict" || is_raw(track))
     }
 
     pub(super) fn tracks(&self) -> impl Iterator<Item = &One> {

@@ -221,6 +221,19 @@ fn heic_and_avif_are_shown_as_their_properties_say() {
     assert_eq!(image(&[ftyp(b"avis"), sequence(b"pict")].concat()), Image { width: 64, height: 48, ..animated });
 }
 
+/// Raw photos of Canon keep their pictures in tracks.
+#[test]
+fn a_raw_photo_is_no_film() {
+    let picture = |kind: &[u8; 4], width| {
+        let entry = visual(kind, width, 40, vec![]);
+        trak(tkhd(3, width.into(), 40, UPRIGHT), b"vide", 1, 1, 1, entry)
+    };
+    let photo = |last| nest(b"moov", [mvhd(1, 1), picture(b"CRAW", 60), picture(b"CRAW", 16), last]);
+    assert_eq!(image(&[ftyp(b"crx "), photo(picture(b"CRAW", 9))].concat()), still(60, 40));
+    let hidden = examine(&[ftyp(b"crx "), photo(video_track())].concat(), LIMIT).facts;
+    assert_eq!((hidden.content_type.as_str(), hidden.duration_ms()), ("video/mp4", Some(10_010)));
+}
+
 /// What names itself an image, or nothing known, is a film if it has one.
 #[test]
 fn a_film_is_a_film_by_any_name() {
