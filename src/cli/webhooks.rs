@@ -3,13 +3,13 @@
 
 pub(super) mod api;
 mod listen;
+mod replay;
 pub(super) mod show;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
-use std::time::Instant;
 
 use clap::Arg;
 use clap::ArgAction;
@@ -33,10 +33,6 @@ pub(super) const KEY_VARIABLE: &str = "LONGSHORE_ADMIN_KEY";
 /// Holds the token that clients share, where no file does and there is no admin key.
 pub(super) const TOKEN_VARIABLE: &str = "LONGSHORE_TOKEN";
 
-/// How long a replay is waited for before it is only said that it runs.
-const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
 const EXAMPLES: &str = "\
 Examples:
   longshore webhooks listen                      receive events here, verify and print them
@@ -59,7 +55,7 @@ pub(super) fn command() -> Command {
         .args(connection_flags())
         .subcommand(endpoints())
         .subcommand(deliveries())
-        .subcommand(replay())
+        .subcommand(replay::command())
         .subcommand(
             Command::new("test")
                 .about("Send a signed test event to an endpoint and show what came back; exit 1 if it failed")
@@ -175,31 +171,6 @@ fn deliveries() -> Command {
         )
 }
 
-fn replay() -> Command {
-    Command::new("replay")
-        .about("Send a delivery again, the deliveries of an event or an upload, or many as a job of the server")
-        .arg(
-            Arg::new("id")
-                .value_name("ID")
-                .help("A delivery, an event (evt_…, the webhook-id) or an upload")
-                .conflicts_with_all(["endpoint", "jobs", "cancel"]),
-        )
-        .arg(switch("force", "Also what has succeeded"))
-        .args([
-            flag("endpoint", "NAME", "Send many again, to this endpoint"),
-            flag(
-                "what",
-                "WHAT",
-                "pending: what waits, now; dead: failed deliveries; missed: those and events never sent to it; everything: \
-                 all [default: dead]",
-            ),
-            flag("from", "TIME", "Only events from then on, such as 2026-11-21T00:00:00Z"),
-            flag("before", "TIME", "Only events before then [default: now]"),
-            flag("cancel", "JOB", "Stop a job; what it has queued stays queued"),
-        ])
-        .arg(switch("jobs", "List the jobs"))
-}
-
 fn flag(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
@@ -229,7 +200,7 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     let answer = match asked {
         "endpoints" => ask_endpoints(&api, typed)?,
         "deliveries" => ask_deliveries(&api, typed)?,
-        "replay" => ask_replay(&api, typed)?,
+        "replay" => replay::ask(&api, typed)?,
         "test" => api.post(&format!("/endpoints/{}/test", text(typed, "endpoint")), None)?,
         _ => unreachable!("clap demands a known subcommand"),
     };
@@ -338,98 +309,6 @@ fn ask_deliveries(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
         query.extend(typed.get_one::<String>(name).map(|value| (name, value.clone())));
     }
     api.get_with("/deliveries", &query)
-}
-
-fn ask_replay(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
-    let words = |name| typed.get_one::<String>(name).map(String::as_str);
-    if typed.get_flag("jobs") {
-        return api.get("/replays");
-    }
-    if let Some(job) = words("cancel") {
-        return api.delete(&format!("/replays/{job}"));
-    }
-    match (words("id"), words("endpoint")) {
-        (Some(id), _) => replay_one(api, id, typed.get_flag("force")),
-        (None, Some(endpoint)) => {
-            let mut body = Map::new();
-            body.insert("what".to_owned(), words("what").unwrap_or("dead").into());
-            body.insert("force".to_owned(), typed.get_flag("force").into());
-            for name in ["from", "before"] {
-                if let Some(time) = words(name) {
-                    body.insert(name.to_owned(), time.into());
-                }
-            }
-            let job = api.post(&format!("/endpoints/{endpoint}/replay"), Some(body.into()))?;
-            let mut job = wait_for_job(api, job)?;
-            job["note"] = note_on(api, &job)?.into();
-            Ok(job)
-        }
-        (None, None) => Err(not_understood("name a delivery, an event or an upload; or an endpoint with --endpoint")),
-    }
-}
-
-/// Sends what an id names: a delivery, or the deliveries of an event or an upload.
-fn replay_one(api: &Api, id: &str, force: bool) -> Result<Value, Failure> {
-    let path = |delivery: &str| format!("/deliveries/{delivery}/replay");
-    let body = || Some(json!({ "force": force }));
-    let mut query = vec![("limit", "1000".to_owned())];
-    if id.starts_with("evt_") {
-        query.push(("event_id", id.to_owned()));
-    } else {
-        match api.try_post(&path(id), body())? {
-            Err(rejected) if rejected.code == "no-such-delivery" => query.push(("upload", id.to_owned())),
-            answer => return Ok(answer?),
-        }
-    }
-    let nothing =
-        || Failure::Serving(anyhow::anyhow!("there is no delivery, event or upload {id}, or it was removed as old"));
-    let found = api.try_get("/deliveries", &query)?.map_err(|_| nothing())?;
-    let mut found = found["deliveries"].as_array().cloned().unwrap_or_default();
-    if found.is_empty() {
-        return Err(nothing());
-    }
-    // The list is newest first; they go out as they came.
-    found.reverse();
-    let (mut queued, mut succeeded) = (Vec::new(), 0);
-    for delivery in found {
-        match api.try_post(&path(delivery["id"].as_str().unwrap_or_default()), body())? {
-            Ok(answer) => queued.push(answer),
-            Err(rejected) if rejected.code == "has-succeeded" => succeeded += 1,
-            Err(rejected) => return Err(rejected.into()),
-        }
-    }
-    let note = match succeeded {
-        0 => None,
-        count => Some(format!("{count} have succeeded and were not sent again; to send those too, use --force")),
-    };
-    Ok(json!({ "deliveries": queued, "next": null, "note": note }))
-}
-
-/// The job as it is when it has ended, or when that takes long.
-fn wait_for_job(api: &Api, mut job: Value) -> Result<Value, Failure> {
-    let began = Instant::now();
-    while job["state"] == "running" && began.elapsed() < REPLAY_PATIENCE {
-        std::thread::sleep(LOOK_AGAIN);
-        job = api.get(&format!("/replays/{}", job["id"].as_str().unwrap_or_default()))?;
-    }
-    Ok(job)
-}
-
-/// What to do where a replay has found nothing, and something waits.
-fn note_on(api: &Api, job: &Value) -> Result<Option<String>, Failure> {
-    if job["what"] == "pending" || job["queued"] != 0 || job["state"] == "running" {
-        return Ok(None);
-    }
-    let endpoint = job["endpoint"].as_str().unwrap_or_default();
-    let found = api.get(&format!("/endpoints/{endpoint}"))?;
-    let count = found["backlog"]["total"].as_u64().unwrap_or_default();
-    let next = found["backlog"]["oldest_due"].as_str().map(|at| format!(", the next at {at}")).unwrap_or_default();
-    Ok((count > 0).then(|| {
-        format!(
-            "{count} deliveries are waiting{next}; to send them now: longshore webhooks replay --endpoint {endpoint} --what \
-             pending"
-        )
-    }))
 }
 
 fn text<'a>(typed: &'a ArgMatches, name: &str) -> &'a str {

@@ -19,7 +19,6 @@
 //! The path is judged as the router reads it, decoded: what is spelled in another way leads to the same handler, and so
 //! to the same answer here. The method is the one that will be followed.
 
-use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,9 +29,6 @@ use actix_web::dev::ServiceRequest;
 use actix_web::http::StatusCode;
 use actix_web::http::Version;
 use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderValue;
-use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::domain::host::Host;
@@ -40,16 +36,17 @@ use crate::domain::time::Timestamp;
 use crate::http::error::Problem;
 use crate::keyring::AdminKeyHash;
 use crate::keyring::ReadTokens;
-use crate::keyring::Readable;
 use crate::keyring::StageTokens;
-use crate::keyring::is_read_token;
 
+mod credential;
 mod origin;
 mod request;
 
 pub use origin::Origins;
 pub(super) use request::came_through_a_proxy;
 
+use credential::Credential;
+use credential::bearer;
 use origin::Page;
 use origin::Site;
 use request::Act;
@@ -128,22 +125,6 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(hidden)")
     }
-}
-
-/// What a request can show for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Credential {
-    /// Nothing that this server knows.
-    Nothing,
-    /// The token for reporting on the upload it is about.
-    Stage,
-    /// A token for following the upload it is about.
-    Read,
-    /// One whose time is over.
-    ExpiredRead,
-    /// The token that clients share.
-    Shared,
-    Admin,
 }
 
 /// All that a request is judged by.
@@ -265,54 +246,6 @@ impl Access {
             page: Page::of(&head.headers),
             proxied: came_through_a_proxy(&head.headers),
         }
-    }
-
-    /// The text that a request shows as its credential: in the header, or a read token in the query where it may be there.
-    fn given<'a>(&self, head: &'a RequestHead, place: Place, act: Act) -> Result<Cow<'a, [u8]>, Refusal<'a>> {
-        let in_header = bearer(&head.headers);
-        let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
-        let follows = matches!(place, Place::Status(_));
-        let reads = matches!(act, Act::Get | Act::Look);
-        if self.query_tokens && follows && reads && in_header.is_empty() && is_read_token(token.as_bytes()) {
-            return Ok(Cow::Owned(token.into_bytes()));
-        }
-        // Elsewhere clients may have tokens of their own in there, for others.
-        let is_ours = follows || looks_like_ours(token.as_bytes());
-        let is_credential = is_ours | self.is_shared(token.as_bytes()) | self.is_admin(token.as_bytes());
-        if is_credential { Err(Refusal::TokenInUrl) } else { Ok(Cow::Borrowed(in_header)) }
-    }
-
-    /// What a text is wherever it is shown.
-    fn known(&self, given: &[u8]) -> Credential {
-        // Both are compared, so that the time tells nothing of which it was.
-        match (self.is_shared(given), self.is_admin(given)) {
-            (_, true) => Credential::Admin,
-            (true, false) => Credential::Shared,
-            (false, false) => Credential::Nothing,
-        }
-    }
-
-    /// What a text is in this place: some tokens are for one upload.
-    fn credential(&self, given: &[u8], place: Place, now: Timestamp) -> Credential {
-        match (self.known(given), place) {
-            (Credential::Nothing, Place::Stages(Some(upload))) if self.stage_tokens.is_for(given, upload) => {
-                Credential::Stage
-            }
-            (Credential::Nothing, Place::Status(Some(upload))) => match self.read_tokens.judge(given, upload, now) {
-                Readable::Yes => Credential::Read,
-                Readable::Expired => Credential::ExpiredRead,
-                Readable::No => Credential::Nothing,
-            },
-            (known, _) => known,
-        }
-    }
-
-    fn is_shared(&self, given: &[u8]) -> bool {
-        self.token.as_ref().is_some_and(|token| token.is(given))
-    }
-
-    fn is_admin(&self, given: &[u8]) -> bool {
-        self.admin_keys.iter().fold(false, |found, key| found | key.is_of(given))
     }
 
     fn judge<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
@@ -490,27 +423,6 @@ impl Refusal<'_> {
                 Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
             }
         }
-    }
-}
-
-/// The first `token` of a query.
-fn token_in_query(query: &str) -> Option<String> {
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-    pairs.map(|(name, value)| (decoded(name), value)).find(|(name, _)| name == "token").map(|(_, value)| decoded(value))
-}
-
-/// Whether a text has the form of a credential that a server of this kind makes.
-fn looks_like_ours(text: &[u8]) -> bool {
-    is_read_token(text) || text.starts_with(b"stg_") || text.starts_with(b"lsk_")
-}
-
-/// RFC 9110, 11.1: the scheme is the same in any case.
-fn bearer(headers: &HeaderMap) -> &[u8] {
-    let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-    match given.split_at_checked(b"Bearer ".len()) {
-        Some((scheme, credential)) if scheme.eq_ignore_ascii_case(b"Bearer ") => credential,
-        Some(_) | None => &[],
     }
 }
 
