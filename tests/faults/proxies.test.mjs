@@ -32,6 +32,11 @@ ${inner}
 const nginxArguments = (file, folder) => ['-p', folder, '-c', file, '-e', join(folder, 'error.log')];
 const temporary = (folder) =>
   ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${folder}/${name};`).join('\n');
+const changed = (text, place, by) => {
+  assert.match(text, place);
+  return text.replace(place, () => by);
+};
+const printed = (language) => blocks.find((block) => block.language === language).text;
 const RECIPES = {
   haproxy: { program: 'haproxy', marks: true, checks: true, whole: (text) => text.replace(' check\n', ' check inter 100ms\n'), call: (file) => ['-db', '-f', file] },
   nginx: {
@@ -47,6 +52,18 @@ const RECIPES = {
     whole: (text, folder) =>
       nginx(`stream {\n${text}\n}`, folder, 'load_module /usr/lib/nginx/modules/ngx_stream_module.so;'),
     call: nginxArguments,
+  },
+  'nginx-locations': {
+    program: 'nginx',
+    narrow: true,
+    whole: (text, folder) => RECIPES.nginx.whole(changed(printed('nginx'), /^location \/ \{.*?^\}\n/ms, text), folder),
+    call: nginxArguments,
+  },
+  'haproxy-rules': {
+    program: 'haproxy',
+    narrow: true,
+    whole: (text) => RECIPES.haproxy.whole(changed(printed('haproxy'), /^(?= *default_backend)/m, text)),
+    call: (file) => ['-db', '-f', file],
   },
   caddyfile: { program: 'caddy', marks: true, whole: (text) => `{\nadmin off\n}\n${text}`, call: (file) => ['run', '--adapter', 'caddyfile', '--config', file] },
 };
@@ -69,7 +86,7 @@ async function folderOf(name, t) {
 
 /** Starts a recipe in front of a server; gives its port. */
 async function startProxy({ language, text }, server, t) {
-  const { program, whole, call } = RECIPES[language];
+  const { program, whole, call, narrow } = RECIPES[language];
   const probe = createServer().listen(0, '127.0.0.1');
   await once(probe, 'listening');
   const { port } = probe.address();
@@ -93,7 +110,8 @@ async function startProxy({ language, text }, server, t) {
   });
   await until(`${program} to answer`, async () => {
     if (child.exitCode !== null || child.pid === undefined) throw new Error(`${program} ended: ${complaint}`);
-    return read(port, 'GET', '/healthz', { Host: HOST }).then(({ status }) => status === 200, () => false);
+    const ready = narrow ? { path: '/files', status: 401 } : { path: '/healthz', status: 200 };
+    return read(port, 'GET', ready.path, { Host: HOST }).then(({ status }) => status === ready.status, () => false);
   });
   return port;
 }
@@ -115,7 +133,31 @@ describe('docs/proxies.md', () => {
     assert.deepEqual([...new Set(languages)].sort(), Object.keys(RECIPES).sort());
   });
 
-  for (const block of blocks.filter(({ language }) => language in RECIPES)) {
+  for (const block of blocks.filter(({ language }) => RECIPES[language]?.narrow)) {
+    test(`${block.language}: publishes uploads and their status, and nothing else`, async (t) => {
+      const server = await asOnThePage(t);
+      const port = await startProxy(block, server, t);
+      const bearer = { Host: HOST, Authorization: `Bearer ${TOKEN}` };
+      const created = await read(port, 'POST', '/files', { ...bearer, 'Tus-Resumable': '1.0.0', 'Upload-Length': 0 });
+      assert.equal(created.status, 201);
+      const { pathname } = new URL(created.headers.location);
+      const id = pathname.split('/').pop();
+      for (const path of [pathname, `/api/v1/uploads/${id}`]) {
+        assert.equal((await read(port, 'GET', path, bearer)).status, 200, path);
+      }
+      const session = await read(port, 'POST', '/upload/storage/v1/b/films/o?uploadType=resumable&name=a', bearer);
+      assert.equal(session.status, 200);
+      const lists = ['/api/v1/uploads', '/api/v1/uploads/', '/api/v1/uploads//', '//api/v1/uploads', '/api/v1/%75ploads', '/api/v1/uploads/?limit=1'];
+      const escapes = ['/files/../metrics', '/files/%2e%2e/metrics', `/api/v1/uploads/${id}/..`, `/api/v1/uploads/${id}/%2e%2e/`];
+      const others = ['/', '/metrics', '/healthz', '/readyz', '/api/v1/events', '/api/v1/webhooks/endpoints'];
+      for (const path of [...lists, ...escapes, ...others]) {
+        const { status } = await read(port, 'GET', path, bearer);
+        assert.ok(status === 404 || status === 301, `${path}: ${status}`);
+      }
+    });
+  }
+
+  for (const block of blocks.filter(({ language }) => language in RECIPES && !RECIPES[language].narrow)) {
     const { marks, checks } = RECIPES[block.language];
 
     test(`${block.language}: carries an upload and keeps the administration closed`, async (t) => {
