@@ -12,6 +12,7 @@ use crate::domain::facts::Track;
 use crate::domain::facts::TrackKind;
 use crate::media::codec;
 use crate::media::fields::le16;
+use crate::media::read::MAX_DURATION_MS;
 use crate::media::read::MAX_TRACKS;
 use crate::media::read::plain_track;
 use crate::media::read::squared;
@@ -86,7 +87,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     let segment = segment.ok_or(Stop::Unreadable)?;
     let top = top(window, &segment.body)?;
     let ((scale_ns, units), tracks) = top.info.zip(top.tracks).ok_or(Stop::Unreadable)?;
-    let milliseconds = |units: f64| whole::<u64>(units * scale_ns as f64 / 1e6);
+    let milliseconds = |units: f64| whole::<u64>(units * scale_ns as f64 / 1e6).map(|ms| ms.min(MAX_DURATION_MS));
     let said_ms = units.filter(|units| units.is_finite() && *units > 0.0).and_then(milliseconds);
     let duration_ms = match (said_ms, top.cues_at) {
         // It lasts at least to the last place that its index names.

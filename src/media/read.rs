@@ -100,10 +100,14 @@ fn refined(sniffed: Sniffed, content: &Content) -> String {
     }
 }
 
+/// The longest duration that is reported: the largest number that every reader of JSON keeps. Some reject a body with a
+/// larger one, and a header can claim it.
+pub(super) const MAX_DURATION_MS: u64 = (1 << 53) - 1;
+
 /// Converts a duration in units of a `timescale`th of a second to milliseconds, saturating.
 pub(super) fn milliseconds(duration: u64, timescale: u32) -> Option<u64> {
     let milliseconds = (u128::from(duration) * 1000).checked_div(u128::from(timescale))?;
-    Some(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+    Some(u64::try_from(milliseconds).unwrap_or(u64::MAX).min(MAX_DURATION_MS))
 }
 
 /// Returns the size of a picture with pixels of this shape (width, height) after making them square, at the same height.

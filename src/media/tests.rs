@@ -268,6 +268,8 @@ fn webm_and_matroska_say_what_they_have() {
         |kind: &str, inner: &[Vec<u8>]| examine(&[ebml(kind), element(&SEGMENT, inner.concat())].concat(), LIMIT).facts;
     let talk = of("webm", &[info(1_000.0), tracks(&[opus_entry()]), cluster(9)]);
     assert_eq!(talk.content_type, "audio/webm");
+    let endless = of("webm", &[info(1e19), tracks(&[opus_entry()]), cluster(9)]);
+    assert_eq!(endless.duration_ms(), Some((1 << 53) - 1), "the most that JSON can say");
     let subtitles = track_entry(3, 17, "S_TEXT/UTF8", &[]);
     let film = of("matroska", &[tracks(&[vp9_entry(), subtitles]), info(f64::NAN), cluster(9)]);
     assert_eq!(film.content_type, "video/x-matroska");

@@ -49,7 +49,7 @@ fn a_long_table_of_samples_is_read_in_pieces() {
     }
     let endless = [vec![0; 4], u32::MAX.to_be_bytes().to_vec(), vec![0xff; 80]].concat();
     let movie = film_of(1, 1, 1, boxed(b"stts", endless), vec![]);
-    assert_eq!(duration(&[movie]), Some(u64::MAX), "more than can be told");
+    assert_eq!(duration(&[movie]), Some((1 << 53) - 1), "the most that JSON can say");
 }
 
 #[test]

@@ -186,6 +186,8 @@ fn ogg_is_as_long_as_its_last_page_says() {
     let flac = [b"\x7fFLAC\x01\0\0\x01fLaC\0\0\0\x22".to_vec(), stream_info(44_100, 2, 16, 0)].concat();
     assert_eq!(heard(&ogg(&flac, 441_000)), of(10_000, 2, 44_100, "flac"));
     assert_eq!(heard(&ogg(&vorbis(), u64::MAX)).0, Some(0), "no page ends but early ones");
+    let slow = [b"\x01vorbis\0\0\0\0\x02".as_slice(), &1_u32.to_le_bytes(), &[0; 14]].concat();
+    assert_eq!(heard(&ogg(&slow, u64::MAX - 1)).0, Some((1 << 53) - 1), "the most that JSON can say");
 
     let theora = {
         let mut head = [b"\x80theora\x03\x02\x01\0\x28\0\x17".as_slice(), &[0; 28]].concat();
