@@ -36,6 +36,7 @@ use crate::http::error::RequestId;
 use crate::http::error::new_request_id;
 use crate::http::json;
 use crate::http::listen::exchange::HangUp;
+use crate::http::metrics::method_name;
 use crate::http::pace::MinRate;
 use crate::http::path;
 use crate::http::refusals::Reason;
@@ -101,7 +102,8 @@ pub(super) async fn edge(
     shared.metrics.answered(http.method().as_str(), route, answer.status());
     let problem = answer.extensions_mut().remove::<ProblemCode>();
     if let Some(code) = problem {
-        let (status, method) = (answer.status(), http.method().as_str());
+        // As long as its client likes, so it is logged only where it is a known one.
+        let (status, method) = (answer.status(), method_name(http.method().as_str()));
         shared.rejections.note(code, &Rejected { status, method, route, client, request: &id });
     }
     tracing::debug!(

@@ -57,7 +57,7 @@ impl Metrics {
 
     /// Counts a request that was answered.
     pub(super) fn answered(&self, method: &str, route: Route, status: StatusCode) {
-        let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
+        let method = place_of_method(method);
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         let place = (method * Route::ALL.len() + route as usize) * CLASSES.len() + class;
         if let Some(count) = self.0.requests.get(place) {
@@ -118,6 +118,15 @@ impl Collector for Metrics {
         let sent = ConstCounter::new(self.0.sent_bytes.load(Ordering::Relaxed));
         sent.encode(encoder.encode_descriptor("download_bytes_sent", help, None, MetricType::Counter)?)
     }
+}
+
+/// Returns the name of a method, which clients may make up: one of few, and short.
+pub(super) fn method_name(method: &str) -> &'static str {
+    METHODS[place_of_method(method)]
+}
+
+fn place_of_method(method: &str) -> usize {
+    METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
 
 fn gauge(count: &AtomicUsize) -> ConstGauge {
