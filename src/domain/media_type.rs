@@ -7,23 +7,19 @@
 const MAX_BYTES: usize = 255;
 
 /// Types that say nothing about the content.
-const GENERIC: [&str; 6] = [
-    "application/octet-stream",
-    "binary/octet-stream",
-    "application/binary",
-    "application/unknown",
-    "unknown/unknown",
-    "*/*",
-];
+const GENERIC: [&str; 5] =
+    ["application/octet-stream", "binary/octet-stream", "application/binary", "application/unknown", "unknown/unknown"];
 
 /// Returns type and subtype of a `Content-Type`, in lower case and without parameters, whether or not it is well-formed.
 pub fn essence(value: &str) -> String {
     value.split(';').next().unwrap_or_default().trim_matches(BLANKS).to_ascii_lowercase()
 }
 
-/// Returns whether a media type says nothing about the content.
+/// Returns whether a media type says nothing about the content, or is a range of types: file pickers pass on the `video/*`
+/// that they were opened with.
 pub fn is_generic(value: &str) -> bool {
-    GENERIC.contains(&essence(value).as_str())
+    let essence = essence(value);
+    GENERIC.contains(&essence.as_str()) || essence.ends_with("/*")
 }
 
 /// Returns a media type that is valid in a header field, with every parameter that could be parsed; `None` unless type and
@@ -167,6 +163,8 @@ mod tests {
             ("application/octet-stream", true),
             ("Binary/Octet-Stream; charset=binary", true),
             ("*/*", true),
+            ("video/*", true),
+            ("Image/*; q=1", true),
             ("video/mp4", false),
             ("", false),
         ] {

@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::http::header::HeaderName;
 use actix_web::web;
+use percent_encoding::percent_decode_str;
 
 use crate::domain::id::UploadId;
 use crate::domain::upload::Dialect;
@@ -20,6 +21,7 @@ use crate::protocol::dispatch;
 use crate::protocol::dispatch::Spoken;
 use crate::protocol::dispatch::Target;
 use crate::protocol::ietf;
+use crate::protocol::names;
 use crate::protocol::ranged;
 use crate::protocol::tus;
 
@@ -69,7 +71,7 @@ pub(super) async fn resource(
 ) -> HttpResponse {
     let answer = match name.parse::<UploadId>() {
         Ok(id) => upload(&request, id, payload, &shared).await,
-        Err(_) => Box::pin(named(&request, &name, payload, &shared)).await,
+        Err(_) => Box::pin(named(&request, &name_in(&request), payload, &shared)).await,
     };
     answer.unwrap_or_else(|problem| problem.respond(&request))
 }
@@ -96,6 +98,12 @@ async fn upload(
         Dialect::Ietf => Box::pin(ietf::resource(request, id, payload, shared)).await,
         Dialect::Google | Dialect::Ranged => Box::pin(ranged::resource(request, id, payload, shared)).await,
     }
+}
+
+/// Returns the name at the end of a path. The router decodes paths too, but as UTF-8 only.
+fn name_in(request: &HttpRequest) -> String {
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+    names::text(percent_decode_str(name).collect())
 }
 
 async fn named(

@@ -5,12 +5,29 @@ use percent_encoding::percent_decode_str;
 
 use crate::protocol::fields::LENIENT_BASE64;
 
-/// Decodes the value of a parameter such as `filename*` (RFC 8187, 3.2.1): `charset'language'percent-encoded`.
+/// Decodes the value of a parameter such as `filename*` (RFC 8187, 3.2.1): `charset'language'percent-encoded`. `None`
+/// where nothing is named, or not in a way that can be read.
 pub(crate) fn extended(value: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(value).ok()?;
-    let mut parts = text.splitn(3, '\'');
+    let (charset, encoded) = parts_of_extended(value)?;
+    // Decoding leaves alone what is no escape; here that is a mistake of the client, whose plain name is whole.
+    let mut behind_percents = encoded.split('%').skip(1);
+    let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+    if !behind_percents.all(is_escape) {
+        return None;
+    }
+    in_charset(charset, percent_decode_str(encoded).collect()).filter(|name| !name.is_empty())
+}
+
+/// Returns the name in such a value as it was sent, for values that cannot be decoded.
+pub(crate) fn extended_as_sent(value: &[u8]) -> Option<String> {
+    let (_, encoded) = parts_of_extended(value)?;
+    Some(encoded.to_owned()).filter(|name| !name.is_empty())
+}
+
+fn parts_of_extended(value: &[u8]) -> Option<(&str, &str)> {
+    let mut parts = std::str::from_utf8(value).ok()?.splitn(3, '\'');
     let (charset, _language, encoded) = (parts.next()?, parts.next()?, parts.next()?);
-    in_charset(charset, percent_decode_str(encoded).collect())
+    Some((charset, encoded))
 }
 
 /// Decodes bytes of no stated charset: browsers send UTF-8, and what else there is was ISO-8859-1 once.

@@ -10,6 +10,9 @@ pub(super) fn file_name(value: &[u8]) -> Option<String> {
     rest.token()?;
     let (mut plain, mut extended) = (None, None);
     while rest.skip(b';')? {
+        if rest.0.is_empty() {
+            break;
+        }
         let name = rest.token()?.to_ascii_lowercase();
         if !rest.skip(b'=')? {
             return None;
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_name_is_found_or_there_is_none() {
-        let cases: [(&[u8], Option<&str>); 25] = [
+        let cases: [(&[u8], Option<&str>); 29] = [
             (b"inline; filename=video.mp4", Some("video.mp4")),
             (b"attachment; filename=\"my video.mp4\"", Some("my video.mp4")),
             (b"INLINE ; FileName = \"a;b.mp4\" ; size=5", Some("a;b.mp4")),
@@ -95,6 +98,10 @@ mod tests {
             (b"inline; filename*=koi8-r''x.mp4; filename=plain.mp4", Some("plain.mp4")),
             (b"inline; filename*=UTF-8''%FF; filename=plain.mp4", Some("plain.mp4")),
             (b"inline; filename*=UTF-8''%FF", None),
+            (b"inline; filename*=UTF-8''; filename=plain.mp4", Some("plain.mp4")),
+            (b"inline; filename*=UTF-8''%zz.mp4; filename=plain.mp4", Some("plain.mp4")),
+            (b"inline; filename*=UTF-8''100%; filename=plain.mp4", Some("plain.mp4")),
+            (b"inline; filename=video.mp4; ", Some("video.mp4")),
             (b"inline; filename=\"Gr\xc3\xbc\xc3\x9fe.mp4\"", Some("Gr\u{fc}\u{df}e.mp4")),
             (b"inline; filename=\"\xa3.mp4\"", Some("\u{a3}.mp4")),
             (b"inline; filename=\"=?utf-8?B?w6QubXA0?=\"", Some("\u{e4}.mp4")),

@@ -184,7 +184,7 @@ impl Reader {
             return Err(BadForm::LongHead);
         }
         let head = self.unread.split_to(end + END.len());
-        let head = names::text(head[..end].to_vec());
+        let head = unfolded(names::text(head[..end].to_vec()));
         let field = |wanted: &str| {
             let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
             fields.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
@@ -212,10 +212,21 @@ fn beginning_at_end(bytes: &[u8], delimiter: &[u8]) -> usize {
     found.map_or(0, <[u8]>::len)
 }
 
-/// Returns the name of the file. RFC 7578, 4.2, rules `filename*` out, but a client that sends it means it.
+/// Joins the lines of a field that continues on the next line (RFC 5322, 2.2.3), as mail libraries fold long names.
+fn unfolded(head: String) -> String {
+    if !head.contains("\r\n ") && !head.contains("\r\n\t") {
+        return head;
+    }
+    head.replace("\r\n ", " ").replace("\r\n\t", "\t")
+}
+
+/// Returns the name of the file. RFC 7578, 4.2, rules `filename*` out, but a client that sends it means it. One that cannot
+/// be decoded still says that the part is a file.
 fn file_name(disposition: &str) -> Option<String> {
-    let extended = parameter(disposition, "filename*").and_then(|value| names::extended(value.as_bytes()));
-    extended.or_else(|| parameter(disposition, "filename").map(|plain| names::with_words_decoded(&plain)))
+    let extended = parameter(disposition, "filename*");
+    let extended = extended.as_deref().map(str::as_bytes);
+    let plain = || parameter(disposition, "filename").map(|plain| names::with_words_decoded(&plain));
+    extended.and_then(names::extended).or_else(plain).or_else(|| extended.and_then(names::extended_as_sent))
 }
 
 /// A parameter of a header value such as `form-data; name="a"`.
@@ -318,6 +329,11 @@ mod tests {
             (b"filename*=UTF-8''%C3%A4.mp4; filename=plain.mp4", "\u{e4}.mp4"),
             (b"filename*=UTF-8''%C3%A4.mp4", "\u{e4}.mp4"),
             (b"filename*=UTF-8''%FF; filename=plain.mp4", "plain.mp4"),
+            (b"filename*=UTF-8''; filename=plain.mp4", "plain.mp4"),
+            (b"filename*=UTF-8''%zz.mp4; filename=plain.mp4", "plain.mp4"),
+            (b"filename*=Shift_JIS''%83%65.mp4", "%83%65.mp4"),
+            (b"filename=\"=?utf-8?B?w6Q=?=\r\n =?utf-8?B?LnQ=?=\"", "\u{e4}.t"),
+            (b"\r\n\tfilename=plain.mp4", "plain.mp4"),
         ] {
             let form = [b"--xyz\r\nContent-Disposition: form-data; name=f; ", parameters, b"\r\n\r\n\r\n--xyz--"];
             let parts = read(&[&form.concat()]).unwrap();
