@@ -72,9 +72,9 @@ pub(crate) async fn serve(request: &HttpRequest, download: Download) -> Result<H
         }
     }
     let asks_for_head = request.method() == Method::HEAD;
-    let wanted = match text(request, header::RANGE) {
+    let wanted = match list(request, header::RANGE) {
         // RFC 9110, 14.2: a range is of GET only.
-        Some(range) if !asks_for_head && range_applies(request, &tag, &modified) => wanted(range, size),
+        Some(range) if !asks_for_head && range_applies(request, &tag, &modified) => wanted(&range, size),
         _ => Wanted::All,
     };
     let (first, end) = match wanted {
@@ -161,13 +161,13 @@ fn etag(upload: &Upload) -> String {
 
 /// RFC 9110, 13.2.2: the order in which conditions count.
 fn condition(request: &HttpRequest, tag: &str, modified: &str) -> Condition {
-    match (text(request, header::IF_MATCH), text(request, header::IF_UNMODIFIED_SINCE)) {
-        (Some(tags), _) if !names_strongly(tags, tag) => return Condition::Failed,
+    match (list(request, header::IF_MATCH), text(request, header::IF_UNMODIFIED_SINCE)) {
+        (Some(tags), _) if !names_strongly(&tags, tag) => return Condition::Failed,
         (None, Some(since)) if is_after(modified, since) => return Condition::Failed,
         _ => {}
     }
-    match (text(request, header::IF_NONE_MATCH), text(request, header::IF_MODIFIED_SINCE)) {
-        (Some(tags), _) if names(tags, tag) => Condition::NotModified,
+    match (list(request, header::IF_NONE_MATCH), text(request, header::IF_MODIFIED_SINCE)) {
+        (Some(tags), _) if names(&tags, tag) => Condition::NotModified,
         (None, Some(since)) if !is_after(modified, since) && httpdate::parse_http_date(since).is_ok() => {
             Condition::NotModified
         }
@@ -199,11 +199,16 @@ fn text(request: &HttpRequest, name: header::HeaderName) -> Option<&str> {
     request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
+/// Returns a field that is a list, all its lines joined (RFC 9110, 5.3).
+fn list(request: &HttpRequest, name: header::HeaderName) -> Option<String> {
+    let lines: Vec<_> = request.headers().get_all(name).filter_map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(","))
+}
+
 /// RFC 9110, 14: one range of bytes. Several, or what is not understood, get the whole.
 fn wanted(range: &str, size: u64) -> Wanted {
-    let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
-        return Wanted::All;
-    };
+    let in_bytes = range.split_once('=').filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"));
+    let Some((first, last)) = in_bytes.and_then(|(_, range)| range.split_once('-')) else { return Wanted::All };
     let number = |text: &str| crate::domain::size::parse_bytes(text.trim());
     match (first.trim(), last.trim()) {
         ("", suffix) => match number(suffix) {
@@ -235,6 +240,7 @@ mod tests {
             ("bytes=-3", 10, Wanted::Range(7, 9)),
             ("bytes=-30", 10, Wanted::Range(0, 9)),
             ("bytes=9-9", 10, Wanted::Range(9, 9)),
+            ("Bytes=0-4", 10, Wanted::Range(0, 4)),
             ("bytes=10-", 10, Wanted::OutOfReach),
             ("bytes=-0", 10, Wanted::OutOfReach),
             ("bytes=0-", 0, Wanted::OutOfReach),
