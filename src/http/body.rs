@@ -178,12 +178,18 @@ pub(crate) async fn next_piece(
     }
 }
 
-/// All of a body, unless it has more than `limit` bytes.
+/// Returns all of a body, unless it has more than `limit` bytes. One that announces more is rejected before its client
+/// is asked to send it.
 pub(crate) async fn small(
+    request: &HttpRequest,
     mut payload: web::Payload,
     limit: usize,
     idle_timeout: Duration,
 ) -> Result<Option<Vec<u8>>, EngineError> {
+    let announced = announced_size(request).known();
+    if announced.is_some_and(|size| usize::try_from(size).map_or(true, |size| size > limit)) {
+        return Ok(None);
+    }
     let mut all = Vec::new();
     while let Some(bytes) = next_piece(&mut payload, idle_timeout).await? {
         if bytes.len() > limit - all.len() {

@@ -56,7 +56,7 @@ async fn answer(
     if let Some(refusal) = json::is_not(request) {
         return Err(refusal);
     }
-    let body = body::small(payload, MAX_BODY_BYTES, shared.idle_timeout).await;
+    let body = body::small(request, payload, MAX_BODY_BYTES, shared.idle_timeout).await;
     let body = body.map_err(|error| status::problem(error, request))?.ok_or_else(too_large)?;
     let new = read(&body)?;
     let name = new.name().to_owned();

@@ -127,7 +127,7 @@ async fn read<T: DeserializeOwned>(
     if let Some(refusal) = json::is_not(request) {
         return Err(refusal);
     }
-    let body = body::small(payload, MAX_BODY_BYTES, shared.idle_timeout).await;
+    let body = body::small(request, payload, MAX_BODY_BYTES, shared.idle_timeout).await;
     let body = body.map_err(|error| status::problem(error, request))?.ok_or_else(too_large)?;
     let body = if body.is_empty() { b"{}" } else { &body[..] };
     serde_json::from_slice(body)

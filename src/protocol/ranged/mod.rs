@@ -209,6 +209,6 @@ async fn check_empty(request: &HttpRequest, payload: &mut web::Payload, shared: 
 /// A body that may have as much as metadata may.
 async fn small_body(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<Vec<u8>, Problem> {
     let limit = shared.max_metadata_bytes;
-    let small = body::small(payload, limit, shared.idle_timeout).await;
+    let small = body::small(request, payload, limit, shared.idle_timeout).await;
     small.map_err(|error| reply::engine_problem(error, request))?.ok_or_else(|| reply::session_too_large(limit))
 }

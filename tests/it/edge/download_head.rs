@@ -53,6 +53,26 @@ async fn a_head_says_what_a_get_would() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn conditions_may_stand_in_several_lines() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let path = begun(&mut client, "tus").await;
+    fill(&mut client, "tus", &path).await;
+    let tag = client.get(&path).await.header("etag").unwrap().to_owned();
+    let other = "\"another\"";
+    for (headers, status) in [
+        ([("If-None-Match", other), ("If-None-Match", tag.as_str())], 304),
+        ([("If-Match", other), ("If-Match", tag.as_str())], 200),
+        ([("If-Match", other), ("If-Match", other)], 412),
+        ([("Range", "Bytes=2-3"), ("If-Range", tag.as_str())], 206),
+        ([("Range", "bytes=2-3"), ("Range", "bytes=5-6")], 200),
+    ] {
+        let answer = client.request("GET", &path, &headers, b"").await;
+        assert_eq!(answer.status, status, "RFC 9110, 5.3 and 14.1: {headers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_over_http2_says_it_too() {
     let certificate = Certificate::new();
     let app = TestApp::with(|config| certificate.configure(config)).await;

@@ -64,6 +64,7 @@ async fn where_the_type_says_nothing_the_bytes_do() {
         (Some("application/octet-stream"), "image/png"),
         (Some("binary/octet-stream"), "image/png"),
         (Some("nonsense"), "image/png"),
+        (Some("image/*"), "image/png"),
         (Some("image/webp"), "image/webp"),
         (Some("text/html"), "application/octet-stream"),
     ] {
@@ -86,11 +87,53 @@ async fn names_of_forms_are_read_as_their_clients_write_them() {
         b"name=file; filename*=utf-8''%C3%A4.mp4",
         b"name=file; filename=\"\xe4.mp4\"",
         b"name=file; filename=\"\xc3\xa4.mp4\"",
+        b"name=file; filename=\"=?utf-8?B?w6Q=?=\r\n =?utf-8?B?Lm1wNA==?=\"",
+        b"name=file; filename=\"\xc3\xa4.mp4\"; filename*=utf-8''",
+        b"name=file; filename=\"\xc3\xa4.mp4\"; filename*=utf-8''%zz",
     ] {
         let form = [b"--xyz\r\nContent-Disposition: form-data; ", parameters, b"\r\n\r\nhello\r\n--xyz--\r\n"].concat();
         let answer = client.request("POST", "/files", &[form_type], &form).await;
         assert_eq!((answer.status, answer.json()["filename"].as_str()), (201, Some("\u{e4}.mp4")), "{answer:?}");
     }
+    let form =
+        b"--xyz\r\nContent-Disposition: form-data; name=file; filename*=Shift_JIS''%83%65\r\n\r\nhello\r\n--xyz--\r\n";
+    let answer = client.request("POST", "/files", &[form_type], form).await;
+    let read = (answer.status, answer.json()["filename"].as_str().map(str::to_owned));
+    assert_eq!(read, (201, Some("%83%65".to_owned())), "a name that cannot be read is a name: {answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_in_a_path_is_utf_8_or_latin_1() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    for (path, name) in [
+        ("/files/%C3%A4.mp4", "\u{e4}.mp4"),
+        ("/files/%E4.mp4", "\u{e4}.mp4"),
+        ("/files/a%20b.mp4/", "a b.mp4"),
+        ("/files/a%2Fb.mp4", "b.mp4"),
+        ("/files/100%25.mp4", "100%.mp4"),
+    ] {
+        let answer = client.request("PUT", path, &[], b"hello").await;
+        assert_eq!((answer.status, answer.json()["filename"].as_str()), (201, Some(name)), "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_that_is_too_long_is_rejected_before_it_is_sent() {
+    let app = TestApp::start().await;
+    for (target, length, code) in [
+        ("/files", "40000000", "metadata-too-large"),
+        (ranged::START, "99000000000000", "metadata-too-large"),
+        ("/api/v1/webhooks/endpoints", "40000000", "body-too-large"),
+    ] {
+        let mut client = app.client().await;
+        let headers = [ranged::JSON, ("Content-Length", length), ("Expect", "100-continue")];
+        client.send_head("POST", target, &headers).await;
+        let answer = client.answer("POST").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (413, code), "{target}");
+        assert!(client.interim.is_empty(), "{target}: nobody asked for it");
+    }
+    assert_eq!(ranged::known(&app).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
