@@ -6,10 +6,11 @@
 //! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (bytes in order),
 //! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
 //! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
-//! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`] (what backends add), [`sweep`] (what
-//! time and crashes leave to do), [`removal`] (files that an operator or retention removes), [`missing`] and [`inventory`]
-//! (records and blobs that lack each other), [`disk`] (how full it is), [`read`] (status, lists, events, downloads), [`hooks`] (asking the application),
-//! [`watch`] (who wants to know of changes), [`digest`] and [`pieces`] (what the bytes add up to).
+//! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`]
+//! (what backends add), [`sweep`] (what time and crashes leave to do), `removal` (files that an operator or retention
+//! removes), `missing` and [`inventory`] (records and blobs that lack each other), [`disk`] (how full it is), [`read`]
+//! (status, lists, events, downloads), [`hooks`] (asking the application), [`watch`] (who wants to know of changes),
+//! [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;

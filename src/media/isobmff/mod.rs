@@ -5,8 +5,8 @@
 //! headers, and a film of many hours needs hardly more than a short one. The levels are those written down here: a file
 //! cannot make this go deeper.
 //!
-//! [`movie`] reads tracks, [`times`] how long they are, [`fragments`] what is behind the movie of a recording in
-//! fragments, [`still`] images.
+//! `movie` reads tracks, `times` how long they are, `fragments` what is behind the movie of a recording in fragments,
+//! `still` images.
 
 use std::borrow::Cow;
 use std::ops::Range;
