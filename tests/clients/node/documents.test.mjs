@@ -66,15 +66,23 @@ test('the upload of the README sends a file', async (t) => {
   assert.equal(stored.filename, 'video.mp4');
 });
 
-test('the sample of docs/status.md follows an upload to its end', async (t) => {
-  const server = await Server.start({ name: 'documents', t });
-  const url = await uploadAll(bytes, { endpoint: server.endpoint });
-  const text = sample('docs/status.md', 'js', 'follow.mjs');
-  const address = url.replace('/files/', '/api/v1/uploads/');
-  const program = await Program.start({ t, name: 'follow.mjs', text, args: [address] });
-  assert.equal(await program.ends(), 0, program.output);
-  assert.equal(program.output, 'completed 100\n');
-});
+for (const [how, token] of [
+  ['without a token', undefined],
+  ['with a read token', 'the-token-of-the-backend'],
+]) {
+  test(`the sample of docs/status.md follows an upload to its end, ${how}`, async (t) => {
+    const server = await Server.start({ name: 'documents', t, config: token ? { auth: { token } } : {} });
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const url = await uploadAll(bytes, { endpoint: server.endpoint, headers });
+    const text = sample('docs/status.md', 'js', 'follow.mjs');
+    const address = url.replace('/files/', '/api/v1/uploads/');
+    const env = {};
+    if (token) env.TOKEN = (await (await fetch(`${address}/read-token`, { method: 'POST', headers })).json()).token;
+    const program = await Program.start({ t, name: 'follow.mjs', text, args: [address], env });
+    assert.equal(await program.ends(), 0, program.output);
+    assert.equal(program.output, 'completed 100\n');
+  });
+}
 
 test('the application of docs/hooks.md decides who may do what', async (t) => {
   const port = await freePort();
