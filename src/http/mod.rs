@@ -25,6 +25,7 @@ mod attachment;
 pub mod body;
 pub(crate) mod caller;
 pub mod clients;
+mod conditions;
 mod cors;
 mod deletion;
 pub mod download;

@@ -13,6 +13,7 @@ use sha2::Digest;
 use sha2::Sha256;
 
 use crate::http::Shared;
+use crate::http::conditions;
 use crate::http::error::Problem;
 use crate::http::unless_reading;
 
@@ -84,8 +85,8 @@ pub(super) async fn one(request: HttpRequest, name: web::Path<String>) -> HttpRe
 fn serve(headers: &HeaderMap, content_type: &'static str, text: &str) -> HttpResponse {
     let tag: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let tag = format!("\"{tag}\"");
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let is_known = known.is_some_and(|known| known.split(',').any(|item| item.trim() == tag));
+    let known = conditions::list(headers, &header::IF_NONE_MATCH);
+    let is_known = known.is_some_and(|known| conditions::names(&known, &tag));
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, CACHE));
     if is_known { response.finish() } else { response.content_type(content_type).body(text.to_owned()) }

@@ -24,6 +24,7 @@ use crate::engine::read::UploadQuery;
 use crate::engine::read::facts_json;
 use crate::engine::read::value_json;
 use crate::http::Shared;
+use crate::http::conditions;
 use crate::http::error::Problem;
 use crate::http::error::common;
 use crate::http::events::Seat;
@@ -61,12 +62,16 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
             _ => return Err(query::unknown(name, "wait")),
         }
     }
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let known = conditions::list(request.headers(), &header::IF_NONE_MATCH);
+    let known = known.as_deref();
     let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared, request)?) };
     let status = wait_for_change(&shared.engine, id, known, wait).await.map_err(|error| problem(error, request))?;
     let tag = etag(&status);
-    if known.is_some_and(|known| names(known, &tag)) {
-        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish());
+    if known.is_some_and(|known| conditions::names(known, &tag)) {
+        return Ok(HttpResponse::NotModified()
+            .insert_header((header::ETAG, tag))
+            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+            .finish());
     }
     Ok(HttpResponse::Ok()
         .insert_header((header::ETAG, tag))
@@ -91,7 +96,7 @@ async fn wait_for_change(
         return Ok(status);
     }
     let known = known.map_or_else(|| etag(&status), str::to_owned);
-    while names(&known, &etag(&status)) {
+    while conditions::names(&known, &etag(&status)) {
         tokio::select! {
             () = bell.rang() => {}
             () = more_bytes(engine, id, &status) => {}
@@ -112,10 +117,6 @@ async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
             return;
         }
     }
-}
-
-fn names(list: &str, tag: &str) -> bool {
-    list.split(',').any(|item| item.trim() == tag)
 }
 
 /// `GET /api/v1/uploads`, newest first.

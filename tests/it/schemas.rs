@@ -78,7 +78,9 @@ async fn a_schema_that_is_known_is_not_sent_again() {
         let tag = first.header("etag").unwrap().to_owned();
         assert_eq!(first.header("cache-control"), Some("max-age=3600"));
         let list = format!("\"x\", {tag}");
-        for known in [tag.as_str(), list.as_str()] {
+        // A proxy that compresses makes it weak.
+        let weak = format!("W/{tag}");
+        for known in [tag.as_str(), list.as_str(), weak.as_str(), "*"] {
             let again = client.request("GET", &path, &[("If-None-Match", known)], b"").await;
             assert_eq!((again.status, again.header("etag"), again.body.len()), (304, Some(tag.as_str()), 0));
         }

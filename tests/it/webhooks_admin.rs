@@ -474,7 +474,7 @@ async fn a_change_can_be_made_to_depend_on_what_was_read() {
     let read = ask(&mut client, "GET", "/endpoints/tagged", Value::Null).await;
     let tag = read.header("etag").unwrap().to_owned();
     let mut change = async |description: &str| {
-        let headers = [("Content-Type", "application/json"), ("If-Match", tag.as_str())];
+        let headers = [("Content-Type", "application/json"), ("If-Match", "\"other\""), ("If-Match", tag.as_str())];
         let body = json!({ "description": description }).to_string();
         client.request("PATCH", "/api/v1/webhooks/endpoints/tagged", &headers, body.as_bytes()).await
     };

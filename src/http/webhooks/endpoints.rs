@@ -15,6 +15,7 @@ use crate::domain::endpoint::EndpointState;
 use crate::domain::endpoint::EndpointTerms;
 use crate::domain::time::Timestamp;
 use crate::http::Shared;
+use crate::http::conditions;
 use crate::http::error::Problem;
 use crate::http::webhooks::bad;
 use crate::http::webhooks::deliveries;
@@ -120,10 +121,10 @@ async fn change(
     if said.secret.is_some() {
         return Err(bad("secret", "it is not changed here but by rotating it"));
     }
-    let known = request.headers().get(header::IF_MATCH).and_then(|value| value.to_str().ok());
+    let known = conditions::list(request.headers(), &header::IF_MATCH);
     loop {
         let before = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
-        if known.is_some_and(|known| known != tag(&before) && known != "*") {
+        if known.as_ref().is_some_and(|known| !conditions::names_strongly(known, &tag(&before))) {
             return Err(problem(AdminError::Changed(id.clone()), request));
         }
         let terms = said.of(before.endpoint.terms.clone())?;
