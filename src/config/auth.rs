@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
-use crate::config::cors::AllowOrigins;
 use crate::config::cors::Cors;
 use crate::config::reader::Judged;
 use crate::config::reader::Reader;
@@ -86,7 +85,7 @@ impl Auth {
                     .to_owned()
             });
         }
-        let meant = !anyone || self.open || cors.allow_origins != AllowOrigins::Any;
+        let meant = !anyone || self.open || !cors.allow_origins.admit_everyone();
         from.require(meant, &["cors.allow_origins", "auth.open", credential[0], credential[1]], |_| {
             "lets every web page that somebody on this machine opens read and delete uploads, and no token is set; write \
              \"auto\" or list the origins you trust, set auth.token_file (or auth.token), or set auth.open = true"

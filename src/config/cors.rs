@@ -28,6 +28,18 @@ pub enum AllowOrigins {
     Listed(Vec<String>),
 }
 
+impl AllowOrigins {
+    /// Returns whether every web page can have one of these origins. Any page gives a frame of its own the origin `null` by
+    /// sandboxing it.
+    pub(super) fn admit_everyone(&self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(origins) => origins.iter().any(|origin| origin == "null"),
+            Self::Auto => false,
+        }
+    }
+}
+
 impl Cors {
     pub(super) fn read(from: &mut Reader) -> Self {
         let cors = Self {
@@ -36,7 +48,8 @@ impl Cors {
             allow_headers: from.list("cors.allow_headers", header_names),
             max_age: from.duration("cors.max_age", Duration::ZERO..=hours(24)),
         };
-        let safe = !cors.allow_credentials || matches!(cors.allow_origins, AllowOrigins::Listed(_));
+        let lists = matches!(cors.allow_origins, AllowOrigins::Listed(_)) && !cors.allow_origins.admit_everyone();
+        let safe = !cors.allow_credentials || lists;
         from.require(safe, &["cors.allow_credentials", "cors.allow_origins"], |others| {
             format!(
                 "would let every web page act for its visitors with {}; list the origins you trust",

@@ -212,10 +212,12 @@ fn origins_may_be_of_any_scheme() {
         "chrome-extension://abcdefghijklmnop",
         "app://local:8080",
         "https://*.example.com",
-        "null",
     ];
     let config = Config::read(&file(&format!("cors.allow_origins = {origins:?}"))).unwrap();
     assert_eq!(config.cors.allow_origins, AllowOrigins::Listed(origins.map(str::to_owned).to_vec()));
+    let with_token = "auth.token = \"correct-horse-battery\"";
+    let hidden = Config::read(&file(&format!("cors.allow_origins = [\"null\"]\n{with_token}"))).unwrap();
+    assert_eq!(hidden.cors.allow_origins, AllowOrigins::Listed(vec!["null".to_owned()]));
     for wrong in [
         "capacitor://",
         "capacitor://localhost/",

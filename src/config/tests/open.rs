@@ -54,7 +54,16 @@ fn all_pages_without_a_token_have_to_be_meant() {
         assert!(line.contains(word), "{word} is not in {line}");
     }
     for ending in [format!("auth.token = \"{TOKEN}\""), "auth.open = true".to_owned()] {
-        assert_eq!(lines(&format!("cors.allow_origins = [\"*\"]\n{ending}")), [""; 0], "{ending}");
+        for origins in ["[\"*\"]", "[\"https://a.example\", \"null\"]"] {
+            assert_eq!(lines(&format!("cors.allow_origins = {origins}\n{ending}")), [""; 0], "{origins}: {ending}");
+        }
+    }
+    // A sandboxed frame of any page has the origin `null`.
+    assert!(!lines("cors.allow_origins = [\"https://a.example\", \"null\"]").is_empty());
+    for (origins, is_refused) in [("[\"null\"]", true), ("[\"https://a.example\"]", false)] {
+        let credentials = format!("cors.allow_origins = {origins}\ncors.allow_credentials = true");
+        let found = lines(&format!("{credentials}\nauth.token = \"{TOKEN}\""));
+        assert_eq!(!found.is_empty(), is_refused, "{origins}: {found:?}");
     }
 }
 
