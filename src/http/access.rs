@@ -254,6 +254,8 @@ impl Access {
             Credential::Admin | Credential::Stage => return Ok(()),
             Credential::Read if matches!(act, Act::Get | Act::Look | Act::Options) => return Ok(()),
             Credential::Read => return Err(Refusal::Unauthorized("a read token opens GET and HEAD only")),
+            // The page is to read that of its own request.
+            Credential::ExpiredRead if act == Act::Options => return Ok(()),
             Credential::ExpiredRead => return Err(Refusal::Expired),
             Credential::Shared => {}
             Credential::Nothing if self.token.is_none() => self.judge_stranger(asked)?,

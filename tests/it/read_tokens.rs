@@ -70,6 +70,15 @@ async fn a_backend_gets_a_token_with_which_a_page_follows_one_upload() {
     let page = format!("{status}/events?until=ended&token={token}");
     let mut stream = Sse::ask(app.address(), &page, &[("Origin", "https://app.example.com")]).await.unwrap();
     assert_eq!(stream.message().await.unwrap().event, "snapshot");
+    let ask = [
+        ("Origin", "https://app.example.com"),
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", "if-none-match,last-event-id"),
+    ];
+    for asked in [format!("{status}?token={token}"), format!("{status}/events?token={token}")] {
+        let preflight = client.request("OPTIONS", &asked, &ask, b"").await;
+        assert_eq!(preflight.status, 204, "a page may send header fields with it: {asked}");
+    }
     let elsewhere = client.get(&format!("/api/v1/uploads?token={token}")).await;
     assert_eq!((elsewhere.status, elsewhere.problem().as_str()), (400, "token-in-url"));
     let unknown = status.replace(&status[status.len() - 12..], "000000000000");
@@ -89,6 +98,9 @@ async fn a_token_expires_and_a_running_stream_goes_on() {
     })
     .await;
     assert_eq!((expired.status, expired.problem().as_str()), (401, "token-expired"), "{expired:?}");
+    let ask = [("Origin", "https://app.example.com"), ("Access-Control-Request-Method", "GET")];
+    let preflight = client.request("OPTIONS", &format!("{status}?token={token}"), &ask, b"").await;
+    assert_eq!(preflight.status, 204, "the page is to read why its request is rejected");
     let path = status.replace("/api/v1/uploads/", "/files/");
     let headers = [BACKEND, crate::support::client::OCTETS, ("Upload-Offset", "0")];
     assert_eq!(client.tus("PATCH", &path, &headers, b"hello").await.status, 204);

@@ -45,7 +45,8 @@ impl Access {
         let in_header = bearer(&head.headers);
         let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
         let follows = matches!(place, Place::Status(_));
-        let reads = matches!(act, Act::Get | Act::Look);
+        // Browsers ask with the same URL whether a page may read it, if the page sends `If-None-Match` or `Last-Event-ID`.
+        let reads = matches!(act, Act::Get | Act::Look | Act::Options);
         if self.query_tokens && follows && reads && in_header.is_empty() && is_read_token(token.as_bytes()) {
             return Ok(Cow::Owned(token.into_bytes()));
         }
