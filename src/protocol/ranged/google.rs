@@ -61,6 +61,10 @@ pub(super) async fn start(
     wire::refuse_range(&fields).map_err(refuse)?;
     let flavour = flavour(&fields).map_err(|error| refuse(error.into()))?;
     let length = wire::length(&fields, "x-upload-content-length").map_err(|error| refuse(error.into()))?;
+    let most = shared.engine.settings().max_upload_bytes;
+    if length.is_some_and(|length| length.get() > most) {
+        return Err(reply::rejection_problem(Rejection::OverLimit(most)).into());
+    }
     let origin = shared.absolute_origin(request).map_err(|error| refuse(error.into()))?;
     let named = digests::promised(&fields).map_err(|error| refuse(error.into()))?;
     let described = described(request, flavour, bucket, payload, shared).await?;

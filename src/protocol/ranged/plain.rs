@@ -82,6 +82,11 @@ pub(super) async fn form(
     payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
+    // It would be of the form with its boundaries, and is not computed of that.
+    if request.headers().contains_key(digests::CONTENT_DIGEST) {
+        let of_form = BadField::new(digests::CONTENT_DIGEST, "of a form is not checked; send Repr-Digest of the file");
+        return Err(reply::wire_problem(&of_form.into()));
+    }
     let max_bytes = shared.engine.settings().max_upload_bytes;
     // Rejected before the client has sent a byte of it.
     if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.max_metadata_bytes)) {

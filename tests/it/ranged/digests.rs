@@ -156,6 +156,24 @@ async fn a_session_of_our_own_must_have_the_digests_it_was_described_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_digest_of_a_form_is_rejected_and_one_of_its_file_is_checked() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let form = b"--xyz\r\nContent-Disposition: form-data; name=f; filename=a\r\n\r\nhello\r\n--xyz--\r\n";
+    let kind = ("Content-Type", "multipart/form-data; boundary=xyz");
+    let (of_form, of_file, of_other) = (content_digest(form), content_digest(b"hello"), content_digest(b"other"));
+    for (field, digest, status) in [
+        ("Content-Digest", &of_form, 400),
+        ("Content-Digest", &of_other, 400),
+        ("Repr-Digest", &of_file, 201),
+        ("Repr-Digest", &of_other, 422),
+    ] {
+        let answer = client.request("POST", "/files", &[kind, (field, digest)], form).await;
+        assert_eq!(answer.status, status, "{field}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn digests_of_the_whole_are_named_and_asked_for_in_header_fields_too() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
