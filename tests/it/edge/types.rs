@@ -124,11 +124,15 @@ async fn a_description_that_is_too_long_is_rejected_before_it_is_sent() {
     for (target, length, code) in [
         ("/files", "40000000", "metadata-too-large"),
         (ranged::START, "99000000000000", "metadata-too-large"),
+        (ranged::START, "2", "over-limit"),
         ("/api/v1/webhooks/endpoints", "40000000", "body-too-large"),
     ] {
         let mut client = app.client().await;
-        let headers = [ranged::JSON, ("Content-Length", length), ("Expect", "100-continue")];
-        client.send_head("POST", target, &headers).await;
+        let of_file = if code == "over-limit" { "99000000000000" } else { "5" };
+        let of_file = ("X-Upload-Content-Length", of_file);
+        let headers = [ranged::JSON, ("Content-Length", length), ("Expect", "100-continue"), of_file];
+        let headers = if target == "/files" { &headers[..3] } else { &headers[..] };
+        client.send_head("POST", target, headers).await;
         let answer = client.answer("POST").await;
         assert_eq!((answer.status, answer.problem().as_str()), (413, code), "{target}");
         assert!(client.interim.is_empty(), "{target}: nobody asked for it");
