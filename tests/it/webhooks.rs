@@ -780,7 +780,7 @@ async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
     let process = start(folder.path(), &flags);
     let paths = vec![upload(&mut process.client().await).await];
     receiver.wait_for_count(1).await;
-    process.signal("STOP");
+    process.freeze().await;
     receiver.release();
     receiver.wait_for_answers(1).await;
     process.kill();

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use crate::support::client::Client;
+use crate::support::world::until;
 
 /// A running `longshore serve`. Killed when dropped.
 pub struct Process {
@@ -59,6 +60,18 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Stops it where it stands, and waits until none of its threads runs.
+    pub async fn freeze(&self) {
+        self.signal("STOP");
+        let is_stopped = |stat: &str| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+        until("every thread has stopped", async || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+            let mut stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")));
+            stats.all(|stat| stat.is_ok_and(|stat| is_stopped(&stat))).then_some(())
+        })
+        .await;
     }
 
     /// Waits for it to end and gives its exit code, if it ended by itself.
