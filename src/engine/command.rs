@@ -215,9 +215,10 @@ impl EngineError {
                 tracing::warn!(blob = source.key, operation = source.operation, "no descriptor left for a file");
                 Self::Unavailable(Unavailable::Busy)
             }
-            storage::ErrorKind::NotFound | storage::ErrorKind::Incomplete | storage::ErrorKind::Other => {
-                Self::Failed { operation: "use the storage", source: Arc::new(source) }
-            }
+            storage::ErrorKind::NotFound
+            | storage::ErrorKind::Incomplete
+            | storage::ErrorKind::Finished
+            | storage::ErrorKind::Other => Self::Failed { operation: "use the storage", source: Arc::new(source) },
         }
     }
 

@@ -29,6 +29,12 @@ impl Inner {
     /// Returns what an error of the storage means to whoever wanted the bytes of an upload. If they are missing, that is
     /// noted, unless the upload has ended meanwhile: bytes are removed only after that is committed.
     pub(super) async fn explain(&self, id: UploadId, error: storage::Error) -> EngineError {
+        if error.kind == storage::ErrorKind::Finished {
+            // Nobody can say which of the two is right, and trying again would not tell either.
+            let error = &error as &dyn Error;
+            tracing::error!(upload = %id, error, "an upload has a finished file and a record that is older than it");
+            return Rejection::BytesMissing.into();
+        }
         if !error.is_loss() {
             return EngineError::storage(error);
         }

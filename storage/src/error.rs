@@ -30,6 +30,8 @@ pub enum ErrorKind {
     NotFound,
     /// Fewer bytes of the blob are there than were durable.
     Incomplete,
+    /// The blob is finished, and takes no more bytes.
+    Finished,
     /// Too many files are open; some will be closed.
     Busy,
     Other,
@@ -48,6 +50,7 @@ impl Error {
             }
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::UnexpectedEof => ErrorKind::Incomplete,
+            io::ErrorKind::AlreadyExists => ErrorKind::Finished,
             _ if matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE)) => ErrorKind::Busy,
             _ => ErrorKind::Other,
         };

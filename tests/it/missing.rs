@@ -143,3 +143,22 @@ async fn what_is_missing_at_a_start_is_found_and_what_is_back_as_well() {
     assert_eq!(metric(&mut client, "longshore_upload_records_without_file").await, 0.0);
     assert_eq!(client.get(&paths[0]).await.body, b"hello");
 }
+
+/// As after a backup of the database from before the upload was completed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_file_is_newer_than_its_record_is_not_tried_again_for_ever() {
+    let app = TestApp::with(|config| config.storage.keep_open = std::time::Duration::ZERO).await;
+    let mut client = app.client().await;
+    let path = client.create(8).await;
+    assert_eq!(client.patch(&path, 0, b"half").await.status, 204);
+    let part = file_of(&app, &path);
+    let finished = part.to_string_lossy().replace("/incoming/", "/files/").replace(".part", "");
+    fs::create_dir_all(PathBuf::from(&finished).parent().unwrap()).unwrap();
+    fs::rename(&part, &finished).unwrap();
+    for _ in 0..2 {
+        let answer = app.client().await.patch(&path, 4, b"rest").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (410, "bytes-missing"));
+    }
+    assert!(fs::read(&finished).unwrap() == b"half", "nobody has touched it");
+    assert_eq!(client.tus("DELETE", &path, &[], b"").await.status, 204);
+}
