@@ -7,6 +7,9 @@
 
 use std::error::Error;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
 use crate::domain::id::UploadId;
 use crate::domain::rejection::Rejection;
 use crate::domain::upload::Stage;
@@ -28,7 +31,13 @@ pub(super) fn needs_file(upload: &Upload) -> bool {
 impl Inner {
     /// Returns what an error of the storage means to whoever wanted the bytes of an upload. If they are missing, that is
     /// noted, unless the upload has ended meanwhile: bytes are removed only after that is committed.
-    pub(super) async fn explain(&self, id: UploadId, error: storage::Error) -> EngineError {
+    ///
+    /// Boxed: it is seldom needed, and would be half of what thousands of running appends take.
+    pub(super) fn explain(&self, id: UploadId, error: storage::Error) -> BoxFuture<'_, EngineError> {
+        self.find_meaning(id, error).boxed()
+    }
+
+    async fn find_meaning(&self, id: UploadId, error: storage::Error) -> EngineError {
         if error.kind == storage::ErrorKind::Finished {
             // Nobody can say which of the two is right, and trying again would not tell either.
             let error = &error as &dyn Error;
@@ -75,7 +84,12 @@ impl Inner {
 
     /// Returns an upload without the note that its bytes are missing, if they are there again.
     pub(super) async fn look_again(&self, upload: Upload) -> Result<Upload, EngineError> {
-        if upload.record().missing_since.is_none() || !self.has_bytes(&upload).await? {
+        // Boxed, as above.
+        if upload.record().missing_since.is_none() { Ok(upload) } else { self.look_for_bytes(upload).boxed().await }
+    }
+
+    async fn look_for_bytes(&self, upload: Upload) -> Result<Upload, EngineError> {
+        if !self.has_bytes(&upload).await? {
             return Ok(upload);
         }
         let id = upload.id();
