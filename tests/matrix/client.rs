@@ -276,6 +276,10 @@ impl Request {
         let is_all = sent == self.bytes.len();
         // A body that ends before its announced size was cut.
         let end = if end == BodyEnd::Complete && self.body.says_size && !is_all { BodyEnd::Cut } else { end };
+        // Where nobody has said how long the file is, it ends with the last body.
+        if end == BodyEnd::Complete && self.body.last && !is_all {
+            self.deviates();
+        }
         let outcome = feed.finish(end).await;
         if let (Ok(upload), BodyEnd::Complete, false) = (&outcome, end, ended) {
             self.hear(upload, sent as u64);
@@ -307,6 +311,13 @@ impl Request {
         let is_whole = end == self.start + self.bytes.len() as u64;
         self.answered(all_there && is_whole);
         self.clients.court.hear(name, upload, self.floor);
+    }
+
+    /// What it makes of the upload is not the file that was planned.
+    fn deviates(&self) {
+        if let Some(known) = self.clients.court.bench().model.get_mut(self.name) {
+            known.deviates = true;
+        }
     }
 
     fn answered(&self, all_there: bool) {
