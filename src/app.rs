@@ -11,14 +11,13 @@ mod permissions;
 mod process;
 mod threads;
 
-use std::fmt;
-use std::io;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use std::{fmt, io};
 
 use actix_web::http::header::HeaderName;
 use actix_web::web;
@@ -31,32 +30,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::listeners::Listeners;
 use crate::app::threads::UploadThreads;
-use crate::clock::Clock;
 use crate::config;
-use crate::config::AllowOrigins;
-use crate::config::Config;
-use crate::domain::endpoint::EndpointTerms;
-use crate::domain::host::Host;
-use crate::domain::time::Timestamp;
-use crate::domain::upload::ProgressPolicy;
-use crate::engine;
-use crate::engine::Engine;
+use crate::config::{AllowOrigins, Config};
 use crate::http;
 use crate::http::Shared;
-use crate::http::access::Access;
-use crate::http::access::ClientsMay;
-use crate::http::access::Logged;
-use crate::http::access::Origins;
-use crate::http::access::Reach;
-use crate::http::access::Token;
+use crate::http::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
 use crate::http::shares::Share;
-use crate::keyring::ReadTokens;
-use crate::keyring::ServerKeys;
-use crate::keyring::StageTokens;
-use crate::state::Outbox;
-use crate::state::SqliteStore;
-use crate::state::UploadStore;
-use crate::webhook;
+use domain::endpoint::EndpointTerms;
+use domain::host::Host;
+use domain::time::Timestamp;
+use domain::upload::ProgressPolicy;
+use engine::Engine;
+use keyring::{ReadTokens, ServerKeys, StageTokens};
+use state::clock::Clock;
+use state::{Outbox, UploadStore};
+use state_sqlite::SqliteStore;
 
 pub use permissions::restrict_new_files;
 
@@ -209,16 +197,16 @@ fn store_settings(config: &config::Storage, direct_files: usize, read_pool: Pool
 
 async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
     let path = data_dir.join("longshore.db");
-    let settings = crate::state::SqliteSettings {
+    let settings = state_sqlite::SqliteSettings {
         group_commit_max: config.database.group_commit_max,
         read_connections: config.database.read_connections,
         cache_bytes: config.database.cache_memory_bytes,
-        lookup_connections: crate::state::LOOKUP_CONNECTIONS,
+        lookup_connections: state_sqlite::LOOKUP_CONNECTIONS,
         max_log_bytes: config.database.max_wal_bytes,
         reserve_bytes: config.database.reserve_bytes,
         durability: match config.storage.durability {
-            config::Durability::Strict => crate::state::Durability::Strict,
-            config::Durability::Relaxed => crate::state::Durability::Relaxed,
+            config::Durability::Strict => state::Durability::Strict,
+            config::Durability::Relaxed => state::Durability::Relaxed,
         },
         status_root: http::status_root(public_url(config)),
     };
@@ -376,8 +364,8 @@ fn header_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<HeaderNa
     names.into_iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect()
 }
 
-fn egress_rules(config: &Config) -> Arc<webhook::EgressRules> {
-    let rules = webhook::EgressRules::new(config.webhooks.allow_networks.clone(), config.webhooks.https_only);
+fn egress_rules(config: &Config) -> Arc<outbound::address::EgressRules> {
+    let rules = outbound::address::EgressRules::new(config.webhooks.allow_networks.clone(), config.webhooks.https_only);
     Arc::new(match &config.server.public_url {
         Some(url) => rules.with_public_url(url),
         None => rules,
@@ -419,7 +407,7 @@ fn sender_settings(whole: &Config) -> webhook::Settings {
 
 fn configured_endpoints(
     endpoints: &[config::Endpoint],
-    rules: &webhook::EgressRules,
+    rules: &outbound::address::EgressRules,
     now: Timestamp,
 ) -> anyhow::Result<Vec<webhook::Endpoint>> {
     let endpoint = |endpoint: &config::Endpoint| {
@@ -430,10 +418,10 @@ fn configured_endpoints(
 
 fn configured_endpoint(
     endpoint: &config::Endpoint,
-    rules: &webhook::EgressRules,
+    rules: &outbound::address::EgressRules,
     now: Timestamp,
 ) -> anyhow::Result<webhook::Endpoint> {
-    let keys = endpoint.secrets.iter().chain(&endpoint.private_key).map(|key| webhook::Key::parse(key.expose()));
+    let keys = endpoint.secrets.iter().chain(&endpoint.private_key).map(|key| outbound::keys::Key::parse(key.expose()));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let headers: Vec<(String, String)> =
         endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
@@ -441,7 +429,7 @@ fn configured_endpoint(
     Ok(webhook::Endpoint::configured(
         endpoint.name.clone(),
         terms,
-        webhook::Keys::lasting(keys, now),
+        outbound::keys::Keys::lasting(keys, now),
         &headers,
         rules,
         now,

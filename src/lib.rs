@@ -12,15 +12,8 @@
 
 pub mod app;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod domain;
-pub mod engine;
 pub mod http;
-pub mod keyring;
-pub mod media;
 pub mod protocol;
-pub mod state;
 pub mod telemetry;
 pub mod terminal;
-pub mod webhook;

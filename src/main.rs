@@ -4,11 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use longshore::app;
 use longshore::app::Stopped;
-use longshore::cli;
 use longshore::config::Config;
-use longshore::telemetry;
+use longshore::{app, cli, telemetry};
 
 mod signals;
 

@@ -6,9 +6,7 @@
 
 use std::io;
 
-use tokio::signal::unix::Signal;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals of this process, from the moment they are taken.
 #[derive(Debug)]

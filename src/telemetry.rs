@@ -4,32 +4,21 @@
 //! as everything that is printed, so that a line is one line and controls no terminal.
 
 use std::error::Error as StdError;
-use std::fmt;
-use std::io;
 use std::io::IsTerminal;
+use std::{fmt, io};
 
-use serde_json::Map;
-use serde_json::Value;
-use tracing::Dispatch;
-use tracing::Event;
-use tracing::Subscriber;
-use tracing::field::Field;
-use tracing::field::Visit;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::FmtContext;
-use tracing_subscriber::fmt::FormatEvent;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::Format;
-use crate::config::Log;
-use crate::terminal::escaped;
-use crate::terminal::escaped_lines;
+use crate::config::{Format, Log};
+use crate::terminal::{escaped, escaped_lines};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -207,8 +196,7 @@ impl Visit for Line {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 

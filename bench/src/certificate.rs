@@ -1,14 +1,12 @@
 //! A certificate for one run, and a client that trusts it alone.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use rustls::ClientConfig;
-use rustls::RootCertStore;
 use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
 
 #[derive(Debug)]
 pub(crate) struct Certificate {

@@ -4,31 +4,20 @@
 //! and remembers nothing, so no real server can be faster on the same machine by more than chance.
 
 use std::fs::File;
-use std::io::Read;
-use std::io::Write;
-use std::net::Ipv4Addr;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use anyhow::Context;
-use rustix::fs::FallocateFlags;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
-use rustls::ServerConfig;
-use rustls::ServerConnection;
-use rustls::StreamOwned;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::wire;
 

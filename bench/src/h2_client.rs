@@ -2,15 +2,11 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use h2::client::SendRequest;
-use http::Method;
-use http::Request;
-use http::Response;
+use http::{Method, Request, Response};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;

@@ -1,21 +1,16 @@
 //! Where the servers are, which versions they have, and how each is started. A new server is added here.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
 
-use crate::server::Hook;
-use crate::server::Place;
-use crate::server::Setup;
+use crate::server::{Hook, Place, Setup};
 use crate::subject::Subject;
 
 /// Signs nothing of value; a receiver of the benchmark does not look at it.

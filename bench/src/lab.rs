@@ -7,11 +7,8 @@ use crate::kit::Kit;
 use crate::machine::Machine;
 use crate::payload::Payload;
 use crate::plan::Plan;
-use crate::results::Measured;
-use crate::results::Sample;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::results::{Measured, Sample, Values};
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
 
 /// Everything a scenario needs.

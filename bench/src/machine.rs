@@ -7,8 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stats::Times;
 

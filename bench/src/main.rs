@@ -8,16 +8,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
-use anyhow::bail;
-use clap::Arg;
-use clap::ArgAction;
-use clap::ArgMatches;
-use clap::Command;
+use anyhow::{Context, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::kit::Kit;
-use crate::lab::Lab;
-use crate::lab::Notebook;
+use crate::lab::{Lab, Notebook};
 use crate::machine::Machine;
 use crate::payload::Payload;
 use crate::plan::Plan;

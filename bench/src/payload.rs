@@ -3,8 +3,7 @@
 //! Plain connections send them with `sendfile` from a memory file, so the generator copies nothing; encrypted ones
 //! read the same bytes from memory.
 
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 

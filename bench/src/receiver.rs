@@ -3,28 +3,19 @@
 //! It answers at once, answers late, or is gone, as it is told to. One thread serves all connections and keeps them
 //! alive. What it keeps is bounded: a small note of each message, up to a number of them, and no body.
 
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde::Deserialize;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
-use tokio::net::TcpSocket;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::process;
-use crate::wire;
+use crate::{process, wire};
 
 /// Messages beyond this are counted and not noted.
 const MOST_NOTES: usize = 4_000_000;
@@ -305,8 +296,7 @@ fn age(timestamp: &str, now: jiff::Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use super::*;
 

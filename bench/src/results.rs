@@ -5,8 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::subject::Subject;

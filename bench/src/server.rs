@@ -1,29 +1,20 @@
 //! Starts a server on loopback with an empty folder of its own, watches it, and leaves nothing behind.
 
-use std::fs;
 use std::fs::File;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Stdio;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::Context;
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::certificate::Certificate;
 use crate::kit::Kit;
 use crate::process;
 use crate::subject::Subject;
-use crate::tus::Client;
-use crate::tus::Target;
+use crate::tus::{Client, Target};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 

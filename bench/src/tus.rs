@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use crate::payload::Payload;
-use crate::wire::Answer;
-use crate::wire::Wire;
+use crate::wire::{Answer, Wire};
 
 /// Where a server takes uploads, and how.
 #[derive(Debug, Clone)]

@@ -1,11 +1,6 @@
 //! Any bytes whatever, looked into as the engine looks into an upload that has all of them.
-//!
-//! The sources of the reader are compiled in rather than the server: so it is built in seconds, and a reader that came to
-//! know more than the facts it finds would not compile.
 
 #![no_main]
-// The reader is the server's; not all of it is used here.
-#![allow(dead_code)]
 
 use std::ops::Range;
 use std::sync::Once;
@@ -13,20 +8,10 @@ use std::sync::Once;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
-use crate::domain::facts::Content;
-use crate::domain::facts::Facts;
-use crate::media::read::Reading;
-use crate::media::read::read;
-use crate::media::sniff::sniff;
-use crate::media::window::Stop;
-use crate::media::window::Window;
-
-#[path = "../../src/domain"]
-mod domain {
-    pub mod facts;
-}
-#[path = "../../src/media/mod.rs"]
-mod media;
+use domain::facts::{Content, Facts};
+use media::read::{Reading, read};
+use media::sniff::sniff;
+use media::window::{Stop, Window};
 
 /// The default of `media.read_limit`.
 const LIMIT_BYTES: u64 = 16 << 20;

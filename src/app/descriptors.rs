@@ -7,15 +7,12 @@
 //! its own, or few connections would fit: a download reads a file (`limits.max_downloads`), and a fast upload has its
 //! file open twice, to write past the page cache. Uploads that find no second descriptor do without.
 
-use rustix::process::Resource;
-use rustix::process::Rlimit;
-use rustix::process::getrlimit;
-use rustix::process::setrlimit;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::app::listeners::worker_count;
 use crate::config::Config;
-use crate::engine::MAX_PARKED;
 use crate::http::listen::TURNED_AWAY_AT_ONCE;
+use engine::lease::MAX_PARKED;
 
 /// Standard streams, the lock, the log, looking into folders, and some to spare.
 const ALWAYS: u64 = 64;
@@ -177,7 +174,7 @@ fn reserve(config: &Config) -> u64 {
         of_threads += workers(config.server.read_workers);
         turned_away *= 2;
     }
-    let database = u64::from(config.database.read_connections + crate::state::LOOKUP_CONNECTIONS) + 1;
+    let database = u64::from(config.database.read_connections + state_sqlite::LOOKUP_CONNECTIONS) + 1;
     let webhooks = &config.webhooks;
     let endpoints = number(webhooks.endpoints.len());
     let sending = u64::from(webhooks.max_in_flight).min(endpoints * u64::from(webhooks.max_in_flight_per_endpoint));

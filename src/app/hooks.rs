@@ -6,14 +6,11 @@ use anyhow::Context;
 use async_trait::async_trait;
 
 use crate::config;
-use crate::domain::hook::Asked;
-use crate::domain::hook::Hook;
-use crate::domain::hook::Question;
-use crate::engine::hooks::Hooks;
-use crate::webhook;
+use domain::hook::{Asked, Hook, Question};
+use engine::hooks::Hooks;
 
 #[derive(Debug)]
-struct Application(webhook::Hooks);
+struct Application(hooks::Hooks);
 
 #[async_trait]
 impl Hooks for Application {
@@ -29,10 +26,10 @@ impl Hooks for Application {
 /// The application as the engine asks it, and what is counted of that; `None` when it wants to be asked nothing.
 pub(super) fn application(
     config: &config::Hooks,
-    rules: &Arc<webhook::EgressRules>,
-) -> anyhow::Result<Option<(Arc<dyn Hooks>, webhook::HookMetrics)>> {
+    rules: &Arc<outbound::address::EgressRules>,
+) -> anyhow::Result<Option<(Arc<dyn Hooks>, hooks::HookMetrics)>> {
     let Some(secret) = config.secret.as_ref().filter(|_| !config.urls.is_empty()) else { return Ok(None) };
-    let settings = webhook::HookSettings {
+    let settings = hooks::HookSettings {
         urls: config.urls.clone(),
         secret: secret.expose().parse().context("hooks.secret cannot be used")?,
         timeout: config.timeout,
@@ -42,7 +39,7 @@ pub(super) fn application(
         fail_open: config.fail_open.clone(),
         reject_statuses: config.reject_statuses.clone(),
     };
-    let hooks = webhook::Hooks::new(settings, Arc::clone(rules)).context("could not prepare to call hooks")?;
+    let hooks = hooks::Hooks::new(settings, Arc::clone(rules)).context("could not prepare to call hooks")?;
     let metrics = hooks.metrics().clone();
     Ok(Some((Arc::new(Application(hooks)), metrics)))
 }

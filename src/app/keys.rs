@@ -1,19 +1,16 @@
 //! The server's own keys: from the file the configuration names, or from one in the data folder, which is made at the
 //! first start.
 
-use std::fs;
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::{fs, io};
 
 use anyhow::Context;
 
 use crate::config::Auth;
-use crate::keyring::ServerKeys;
+use keyring::ServerKeys;
 
 const FILE_NAME: &str = "longshore.key";
 

@@ -3,25 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use actix_server::Server;
-use actix_server::ServerHandle;
+use actix_server::{Server, ServerHandle};
 use actix_web::web;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
 use crate::app::threads;
-use crate::config::Config;
-use crate::config::TlsFiles;
-use crate::http::Shared;
-use crate::http::listen;
-use crate::http::listen::ReadAhead;
-use crate::http::listen::Role;
-use crate::http::listen::certificates::Certificates;
-use crate::http::listen::certificates::Files;
-use crate::http::listen::certificates::Unusable;
-use crate::http::listen::http2;
+use crate::config::{Config, TlsFiles};
+use crate::http::listen::certificates::{Certificates, Files, Unusable};
 use crate::http::listen::tls::Tls;
 use crate::http::listen::window::Budget;
+use crate::http::listen::{ReadAhead, Role, http2};
+use crate::http::{Shared, listen};
 
 /// Everything that accepts connections.
 pub(super) struct Listeners {

@@ -4,9 +4,8 @@
 //! holds the bytes of others has a budget, and each that has its default value is at most a share of the limit. The
 //! shares leave a quarter for the process itself and for the kernel's side of its connections and files.
 
-use std::fmt;
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use crate::config::Config;
 
@@ -222,8 +221,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::Inputs;
-    use crate::config::TlsFiles;
+    use crate::config::{Inputs, TlsFiles};
 
     fn limit(bytes: u64) -> Limit {
         Limit { bytes, of: Owner::ControlGroup }

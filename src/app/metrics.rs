@@ -4,20 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
-use prometheus_client::registry::Unit;
+use prometheus_client::registry::{Registry, Unit};
 use storage::pool::Pool;
 
 use crate::app::process::Process;
 use crate::http::listen::ReadAhead;
 use crate::http::listen::window::Budget;
-use crate::state::SqliteStore;
+use state_sqlite::SqliteStore;
 
 /// What all metrics of the server's own begin with.
 const PREFIX: &str = "longshore";

@@ -1,18 +1,15 @@
 //! What the kernel knows of this process, under the names that every exporter gives it.
 
-use std::fmt;
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use rustix::process::Resource;
-use rustix::process::getrlimit;
+use rustix::process::{Resource, getrlimit};
 
 /// Looks at the process whenever metrics are read.
 #[derive(Debug)]

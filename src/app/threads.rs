@@ -5,9 +5,7 @@ use std::sync::Once;
 
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
-use tokio::runtime::Builder;
-use tokio::runtime::EnterGuard;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use crate::config::Config;
 

@@ -4,10 +4,8 @@ use std::io::Write;
 
 use clap::Command;
 
-use crate::cli::Failure;
-use crate::cli::print;
-use crate::keyring::AdminKey;
-use crate::keyring::AdminKeyHash;
+use crate::cli::{Failure, print};
+use keyring::{AdminKey, AdminKeyHash};
 
 pub(super) fn command() -> Command {
     Command::new("admin-key")

@@ -3,16 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use clap::Arg;
-use clap::ArgAction;
-use clap::ArgMatches;
-use clap::Command;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::Failure;
-use crate::cli::print;
-use crate::cli::settings;
-use crate::config::DEFAULTS;
-use crate::config::Resolved;
+use crate::cli::{Failure, print, settings};
+use crate::config::{DEFAULTS, Resolved};
 
 pub(super) fn command() -> Command {
     let defaults = Arg::new("defaults")

@@ -3,24 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::io::Read;
-use std::io::Write;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
-use std::net::SocketAddr;
-use std::net::TcpStream;
-use std::time::Duration;
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
-use clap::ArgMatches;
-use clap::Command;
+use clap::{ArgMatches, Command};
 
-use crate::cli::Failure;
-use crate::cli::print;
-use crate::cli::settings;
-use crate::config::Reach;
-use crate::config::keys;
+use crate::cli::{Failure, print, settings};
+use crate::config::{Reach, keys};
 
 mod unverified;
 

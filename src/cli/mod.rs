@@ -15,16 +15,13 @@ mod uploads;
 mod webhooks;
 
 use std::collections::BTreeMap;
-use std::env;
-use std::io;
 use std::io::Write;
 use std::process::ExitCode;
+use std::{env, io};
 
 use clap::Command;
 
-use crate::config::Config;
-use crate::config::ConfigErrors;
-use crate::config::VARIABLE_PREFIX;
+use crate::config::{Config, ConfigErrors, VARIABLE_PREFIX};
 use crate::terminal::escaped_lines;
 
 pub use settings::load;

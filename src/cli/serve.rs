@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use clap::ArgMatches;
-use clap::Command;
+use clap::{ArgMatches, Command};
 
-use crate::cli::Failure;
-use crate::cli::settings;
+use crate::cli::{Failure, settings};
 use crate::config::Config;
 
 pub(super) fn command() -> Command {

@@ -4,16 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use clap::Arg;
-use clap::ArgMatches;
+use clap::{Arg, ArgMatches};
 use toml::Value;
 
-use crate::config::CONFIG_VARIABLE;
-use crate::config::Config;
-use crate::config::ConfigErrors;
-use crate::config::Inputs;
-use crate::config::Key;
-use crate::config::keys;
+use crate::config::{CONFIG_VARIABLE, Config, ConfigErrors, Inputs, Key, keys};
 
 pub(super) const AFTER_HELP: &str = "\
 Every flag is also a key of the file and a variable: --limits-idle-timeout is idle_timeout in [limits], and \

@@ -1,10 +1,8 @@
 //! What can be typed, and what comes of it.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,18 +10,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 
-use crate::cli::Failure;
-use crate::cli::admin_key;
-use crate::cli::command;
-use crate::cli::config;
-use crate::cli::health;
-use crate::cli::load;
-use crate::cli::serve;
-use crate::config::Config;
-use crate::config::DEFAULTS;
-use crate::config::Inputs;
-use crate::config::Reach;
-use crate::config::keys;
+use crate::cli::{Failure, admin_key, command, config, health, load, serve};
+use crate::config::{Config, DEFAULTS, Inputs, Reach, keys};
 
 fn typed(line: &str) -> ArgMatches {
     let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();

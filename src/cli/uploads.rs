@@ -3,17 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use clap::Arg;
-use clap::ArgAction;
-use clap::ArgMatches;
-use clap::Command;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 
-use crate::cli::Failure;
-use crate::cli::print;
 use crate::cli::webhooks::api::Api;
-use crate::cli::webhooks::connection_flags;
-use crate::cli::webhooks::show;
+use crate::cli::webhooks::{connection_flags, show};
+use crate::cli::{Failure, print};
 
 const EXAMPLES: &str = "\
 Examples:

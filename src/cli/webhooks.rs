@@ -11,17 +11,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Arg;
-use clap::ArgAction;
-use clap::ArgMatches;
-use clap::Command;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Map, Value, json};
 
-use crate::cli::Failure;
-use crate::cli::print;
 use crate::cli::webhooks::api::Api;
+use crate::cli::{Failure, print};
 use crate::config::parse_duration;
 
 /// Names the server to ask, where the flag does not.

@@ -5,14 +5,12 @@ use std::io::Read;
 use std::time::Duration;
 
 use crate::config::cors::Cors;
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
+use crate::config::reader::{Judged, Reader};
 use crate::config::secret::Secret;
 use crate::config::server::Server;
 use crate::config::units::minutes;
-use crate::domain::host::Host;
-use crate::keyring::AdminKeyHash;
-use crate::keyring::ServerKeys;
+use domain::host::Host;
+use keyring::{AdminKeyHash, ServerKeys};
 
 /// Each is compared with whatever a request brings.
 const MAX_ADMIN_KEYS: usize = 100;

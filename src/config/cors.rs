@@ -5,8 +5,7 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::HeaderName;
 
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
+use crate::config::reader::{Judged, Reader};
 use crate::config::units::hours;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! How the database is used.
 
 use crate::config::reader::Reader;
-use crate::config::units::MIB;
-use crate::config::units::TIB;
+use crate::config::units::{MIB, TIB};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {

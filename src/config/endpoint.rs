@@ -8,32 +8,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::Url;
 use reqwest::header::HeaderName;
-use sha2::Digest as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use toml::Value;
 
 use crate::config::auth::read_secret;
 use crate::config::layers::Block;
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
-use crate::config::reader::count;
-use crate::config::reader::duration_item;
-use crate::config::reader::list;
-use crate::config::reader::text;
+use crate::config::reader::{Judged, Reader, count, duration_item, list, text};
 use crate::config::registry::ENDPOINTS;
-use crate::config::secret::HIDDEN;
-use crate::config::secret::Secret;
-use crate::config::units::number_text;
-use crate::config::units::range_text;
-use crate::config::units::secs;
+use crate::config::secret::{HIDDEN, Secret};
+use crate::config::units::{number_text, range_text, secs};
 use crate::config::webhooks::retry_schedule;
-use crate::domain::endpoint::EndpointId;
-use crate::domain::endpoint::EndpointTerms;
-use crate::domain::endpoint::Ordering;
-use crate::domain::endpoint::Payload;
-use crate::domain::endpoint::Signing;
-use crate::domain::endpoint::is_reserved_header;
-use crate::domain::event::EventFilter;
+use domain::endpoint::{EndpointId, EndpointTerms, Ordering, Payload, Signing, is_reserved_header};
+use domain::event::EventFilter;
 
 /// How many secrets may sign beside the current one.
 const MAX_OLD_SECRETS: usize = 10;

@@ -7,13 +7,10 @@ use reqwest::header::HeaderName;
 
 use crate::config::auth::read_secret;
 use crate::config::endpoint::signing_secret;
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
+use crate::config::reader::{Judged, Reader};
 use crate::config::secret::Secret;
-use crate::config::units::minutes;
-use crate::config::units::secs;
-use crate::domain::hook::FINAL_STATUSES;
-use crate::domain::hook::Hook;
+use crate::config::units::{minutes, secs};
+use domain::hook::{FINAL_STATUSES, Hook};
 
 /// Where each hook is set.
 const KEYS: [(Hook, &str); 3] = [

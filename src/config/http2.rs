@@ -1,9 +1,7 @@
 //! How much HTTP/2 may hold, and for how many.
 
 use crate::config::reader::Reader;
-use crate::config::units::GIB;
-use crate::config::units::MIB;
-use crate::config::units::TIB;
+use crate::config::units::{GIB, MIB, TIB};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http2 {

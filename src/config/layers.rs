@@ -5,23 +5,14 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
-use toml::Spanned;
-use toml::Value;
-use toml::de::DeTable;
-use toml::de::DeValue;
-use toml::de::ValueDeserializer;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::{Spanned, Value};
 
 use crate::config::endpoint::carries_user;
 use crate::config::inputs::Inputs;
-use crate::config::registry::CONFIG_VARIABLE;
-use crate::config::registry::ENDPOINTS;
-use crate::config::registry::Key;
-use crate::config::registry::VARIABLE_PREFIX;
-use crate::config::registry::find;
-use crate::config::registry::is_secret;
-use crate::config::registry::keys;
-use crate::config::registry::named;
-use crate::config::registry::nearest;
+use crate::config::registry::{
+    CONFIG_VARIABLE, ENDPOINTS, Key, VARIABLE_PREFIX, find, is_secret, keys, named, nearest,
+};
 use crate::config::secret::HIDDEN;
 
 /// Where a value came from, as messages say it.

@@ -3,15 +3,7 @@
 use std::time::Duration;
 
 use crate::config::reader::Reader;
-use crate::config::units::GIB;
-use crate::config::units::KIB;
-use crate::config::units::MIB;
-use crate::config::units::TIB;
-use crate::config::units::days;
-use crate::config::units::hours;
-use crate::config::units::minutes;
-use crate::config::units::ms;
-use crate::config::units::secs;
+use crate::config::units::{GIB, KIB, MIB, TIB, days, hours, minutes, ms, secs};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -2,8 +2,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
+use crate::config::reader::{Judged, Reader};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {

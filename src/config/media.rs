@@ -3,17 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
-use crate::config::reader::duration_item;
-use crate::config::units::GIB;
-use crate::config::units::KIB;
-use crate::config::units::days;
-use crate::config::units::minutes;
-use crate::config::units::ms;
-use crate::config::units::parse_size;
-use crate::domain::policy::Policy;
-use crate::domain::policy::TypePattern;
+use crate::config::reader::{Judged, Reader, duration_item};
+use crate::config::units::{GIB, KIB, days, minutes, ms, parse_size};
+use domain::policy::{Policy, TypePattern};
 
 const DURATIONS: RangeInclusive<Duration> = Duration::ZERO..=days(365);
 

@@ -1,10 +1,7 @@
 //! Which ways of uploading are offered, and their terms.
 
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
-use crate::config::units::GIB;
-use crate::config::units::KIB;
-use crate::config::units::MIB;
+use crate::config::reader::{Judged, Reader};
+use crate::config::units::{GIB, KIB, MIB};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protocols {

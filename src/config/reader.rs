@@ -1,7 +1,6 @@
 //! Turns settled values into types, and gathers what is wrong with them.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,15 +8,9 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::config::error::ConfigErrors;
-use crate::config::layers::Layers;
-use crate::config::layers::Setting;
+use crate::config::layers::{Layers, Setting};
 use crate::config::registry::named;
-use crate::config::units::duration_text;
-use crate::config::units::number_text;
-use crate::config::units::parse_duration;
-use crate::config::units::parse_size;
-use crate::config::units::range_text;
-use crate::config::units::size_text;
+use crate::config::units::{duration_text, number_text, parse_duration, parse_size, range_text, size_text};
 
 /// What a parser says of a value it does not take: a sentence that says what to write instead.
 pub(super) type Judged<T> = Result<T, String>;

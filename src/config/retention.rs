@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::config::reader::Reader;
-use crate::config::units::days;
-use crate::config::units::hours;
+use crate::config::units::{days, hours};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {

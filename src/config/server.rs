@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
+use crate::config::reader::{Judged, Reader};
 use crate::config::units::hours;
 use crate::config::webhooks::networks;
-use crate::domain::host::Host;
-use crate::domain::network::Network;
+use domain::host::Host;
+use domain::network::Network;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {

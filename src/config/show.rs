@@ -2,12 +2,8 @@
 
 use toml::Value;
 
-use crate::config::layers::Block;
-use crate::config::layers::Layers;
-use crate::config::layers::Setting;
-use crate::config::layers::Source;
-use crate::config::registry::ENDPOINTS;
-use crate::config::registry::keys;
+use crate::config::layers::{Block, Layers, Setting, Source};
+use crate::config::registry::{ENDPOINTS, keys};
 
 impl Layers {
     /// `names` are those of the endpoints, given or made.

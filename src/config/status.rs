@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::config::limits::share;
 use crate::config::reader::Reader;
-use crate::config::units::minutes;
-use crate::config::units::secs;
+use crate::config::units::{minutes, secs};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {

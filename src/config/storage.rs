@@ -2,15 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
-use crate::config::units::GIB;
-use crate::config::units::KIB;
-use crate::config::units::MIB;
-use crate::config::units::TIB;
-use crate::config::units::minutes;
-use crate::config::units::ms;
-use crate::domain::checksum::Algorithm;
+use crate::config::reader::{Judged, Reader};
+use crate::config::units::{GIB, KIB, MIB, TIB, minutes, ms};
+use domain::checksum::Algorithm;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {

@@ -1,34 +1,19 @@
 //! The layers, the messages, and the promise that the default file documents exactly what exists.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::AllowOrigins;
-use crate::config::Config;
-use crate::config::ConfigErrors;
-use crate::config::DEFAULTS;
-use crate::config::Format;
-use crate::config::Inputs;
-use crate::config::Reach;
-use crate::config::Resolved;
-use crate::config::Secret;
-use crate::config::keys;
-use crate::config::layers::Block;
-use crate::config::layers::Layers;
+use crate::config::layers::{Block, Layers};
 use crate::config::reader::Reader;
-use crate::domain::checksum::Algorithm;
-use crate::domain::endpoint::EndpointTerms;
-use crate::domain::endpoint::Ordering;
-use crate::domain::endpoint::Payload;
-use crate::domain::endpoint::Signing;
-use crate::domain::event::EventKind;
-use crate::domain::hook::Hook;
-use crate::domain::host::Host;
-use crate::keyring::AdminKeyHash;
-use crate::keyring::ServerKeys;
+use crate::config::{AllowOrigins, Config, ConfigErrors, DEFAULTS, Format, Inputs, Reach, Resolved, Secret, keys};
+use domain::checksum::Algorithm;
+use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
+use domain::event::EventKind;
+use domain::hook::Hook;
+use domain::host::Host;
+use keyring::{AdminKeyHash, ServerKeys};
 
 mod open;
 

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::reader::Reader;
-use crate::config::units::hours;
-use crate::config::units::minutes;
-use crate::config::units::secs;
+use crate::config::units::{hours, minutes, secs};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {

@@ -3,22 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::endpoint::Endpoint;
-use crate::config::endpoint::read_endpoints;
-use crate::config::reader::Judged;
-use crate::config::reader::Reader;
-use crate::config::reader::duration_item;
-use crate::config::units::KIB;
-use crate::config::units::MIB;
-use crate::config::units::TIB;
-use crate::config::units::days;
-use crate::config::units::duration_text;
-use crate::config::units::hours;
-use crate::config::units::minutes;
-use crate::config::units::ms;
-use crate::config::units::secs;
-use crate::domain::delivery::LEASE_MARGIN;
-use crate::domain::network::Network;
+use crate::config::endpoint::{Endpoint, read_endpoints};
+use crate::config::reader::{Judged, Reader, duration_item};
+use crate::config::units::{KIB, MIB, TIB, days, duration_text, hours, minutes, ms, secs};
+use domain::delivery::LEASE_MARGIN;
+use domain::network::Network;
 
 const WAIT: RangeInclusive<Duration> = secs(1)..=days(7);
 

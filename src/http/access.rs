@@ -19,24 +19,18 @@
 //! The path is judged as the router reads it, decoded: what is spelled in another way leads to the same handler, and so
 //! to the same answer here. The method is the one that will be followed.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::dev::RequestHead;
-use actix_web::dev::ServiceRequest;
-use actix_web::http::StatusCode;
-use actix_web::http::Version;
-use actix_web::http::header;
+use actix_web::dev::{RequestHead, ServiceRequest};
+use actix_web::http::{StatusCode, Version, header};
 use subtle::ConstantTimeEq;
 
-use crate::domain::host::Host;
-use crate::domain::time::Timestamp;
 use crate::http::error::Problem;
-use crate::keyring::AdminKeyHash;
-use crate::keyring::ReadTokens;
-use crate::keyring::StageTokens;
+use domain::host::Host;
+use domain::time::Timestamp;
+use keyring::{AdminKeyHash, ReadTokens, StageTokens};
 
 mod credential;
 mod origin;
@@ -45,12 +39,9 @@ mod request;
 pub use origin::Origins;
 pub(super) use request::came_through_a_proxy;
 
-use credential::Credential;
-use credential::bearer;
-use origin::Page;
-use origin::Site;
-use request::Act;
-use request::Place;
+use credential::{Credential, bearer};
+use origin::{Page, Site};
+use request::{Act, Place};
 
 /// What opens the server, and to whom.
 #[derive(Debug)]

@@ -9,21 +9,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Context;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::HttpMessage;
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::body::BodySize;
-use actix_web::body::BoxBody;
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use bytes::Bytes;
-use storage::pool::Pool;
-use storage::pool::Reservation;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
+use storage::pool::{Pool, Reservation};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::Problem;
 

@@ -3,11 +3,9 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::AsciiSet;
-use percent_encoding::NON_ALPHANUMERIC;
-use percent_encoding::utf8_percent_encode;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::domain::media_type;
+use domain::media_type;
 
 /// The type of what must only be saved.
 const OCTETS: &str = "application/octet-stream";

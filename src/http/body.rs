@@ -10,47 +10,32 @@
 //! any, and there is nothing to wait for afterwards.
 
 use std::cell::RefCell;
-use std::pin::Pin;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::HttpMessage;
-use actix_web::HttpRequest;
-use actix_web::body::BodySize as ResponseSize;
-use actix_web::body::BoxBody;
-use actix_web::body::MessageBody;
-use actix_web::dev::Payload;
-use actix_web::dev::ServiceRequest;
+use actix_web::body::{BodySize as ResponseSize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
-use actix_web::web;
+use actix_web::{HttpMessage, HttpRequest, web};
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::Stream;
-use futures::StreamExt;
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::Instant;
 
-use crate::domain::upload::Upload;
+use domain::upload::Upload;
 
-use crate::engine::command::BodyEnd;
-use crate::engine::command::EngineError;
-use crate::engine::command::Unavailable;
-use crate::engine::feed::Ended;
-use crate::engine::feed::Feed;
 use crate::http::listen::deadline::Deadline;
 use crate::http::listen::exchange::Exchange;
-use crate::http::listen::inflow::Inflow;
-use crate::http::listen::inflow::Taker;
+use crate::http::listen::inflow::{Inflow, Taker};
 use crate::http::listen::interim::Interim;
-use crate::http::pace::MinRate;
-use crate::http::pace::Pace;
-use crate::http::pace::Pauses;
+use crate::http::pace::{MinRate, Pace, Pauses};
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::BodySize;
+use engine::command::{BodyEnd, EngineError, Unavailable};
+use engine::feed::{Ended, Feed};
 
 /// What the headers say about the size of the body.
 pub(crate) fn announced_size(request: &HttpRequest) -> BodySize {

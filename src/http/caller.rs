@@ -5,9 +5,9 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 
-use crate::domain::hook::Caller;
 use crate::http::Shared;
 use crate::http::clients::client_of;
+use domain::hook::Caller;
 
 /// The request as the application sees it; `None` when nobody is ever asked.
 ///

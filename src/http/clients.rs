@@ -2,15 +2,13 @@
 //!
 //! This is the only place that reads what proxies say. Everybody else asks `client_of`.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use actix_web::HttpMessage;
 use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderMap, HeaderName};
 
-use crate::domain::network::Network;
+use domain::network::Network;
 
 /// The one field in which trusted proxies say whom they pass on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Conditions on entity tags (RFC 9110, 13.1): lists that may stand in several lines.
 
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderMap, HeaderName};
 
 /// Returns a field that is a list, all its lines joined (RFC 9110, 5.3).
 pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {

@@ -4,11 +4,8 @@
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::http::Method;
-use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderName;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, header};
 
 use crate::http::access::Origins;
 

@@ -1,13 +1,10 @@
 //! Deletion by an operator: one way for uploads of every protocol and every stage. Who may was judged before.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::http::Shared;
 use crate::http::error::Problem;
-use crate::http::status;
+use crate::http::{Shared, status};
 
 const ALLOW: &str = "GET, HEAD, DELETE, OPTIONS";
 

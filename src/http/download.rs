@@ -2,37 +2,24 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::Context;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::body::BodySize;
-use actix_web::body::MessageBody;
-use actix_web::body::SizedStream;
-use actix_web::http::Method;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::web;
+use actix_web::body::{BodySize, MessageBody, SizedStream};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use futures::Stream;
-use futures::TryStreamExt;
-use futures::stream;
+use futures::{Stream, TryStreamExt, stream};
 
-use crate::domain::media_type;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::engine::read::Download;
-use crate::http::Shared;
-use crate::http::answers::IsDownload;
-use crate::http::answers::PIECE_BYTES;
-use crate::http::attachment;
-use crate::http::conditions::list;
-use crate::http::conditions::names;
-use crate::http::conditions::names_strongly;
+use crate::http::answers::{IsDownload, PIECE_BYTES};
+use crate::http::conditions::{list, names, names_strongly};
 use crate::http::error::Problem;
+use crate::http::{Shared, attachment};
 use crate::protocol::state::imf_fixdate;
+use domain::media_type;
+use domain::upload::Upload;
+use engine::command::EngineError;
+use engine::read::Download;
 
 const CACHE_CONTROL: &str = "private, no-cache";
 
@@ -197,7 +184,7 @@ fn text(request: &HttpRequest, name: header::HeaderName) -> Option<&str> {
 fn wanted(range: &str, size: u64) -> Wanted {
     let in_bytes = range.split_once('=').filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"));
     let Some((first, last)) = in_bytes.and_then(|(_, range)| range.split_once('-')) else { return Wanted::All };
-    let number = |text: &str| crate::domain::size::parse_bytes(text.trim());
+    let number = |text: &str| domain::size::parse_bytes(text.trim());
     match (first.trim(), last.trim()) {
         ("", suffix) => match number(suffix) {
             Some(0) => Wanted::OutOfReach,
@@ -246,8 +233,7 @@ mod tests {
 
     #[test]
     fn no_piece_is_of_a_size_that_the_http_layer_keeps() {
-        use futures::FutureExt;
-        use futures::StreamExt;
+        use futures::{FutureExt, StreamExt};
 
         for (bytes, expected) in [(0, vec![]), (5, vec![5]), (20_000, vec![16_384, 3_616]), (1 << 18, vec![1 << 18])] {
             let split = pieces(Bytes::from(vec![0; bytes])).map(|piece| piece.unwrap().len()).collect::<Vec<_>>();

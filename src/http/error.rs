@@ -7,23 +7,15 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use actix_web::HttpMessage;
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::http::ConnectionType;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
 use actix_web::http::header::HeaderName;
-use actix_web::web;
+use actix_web::http::{ConnectionType, StatusCode, header};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::domain::upload::Failure;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::engine::command::Unavailable;
 use crate::http::Shared;
+use domain::upload::{Failure, Upload};
+use engine::command::{EngineError, Unavailable};
 
 /// A refusal a person can act on.
 #[derive(Debug)]
@@ -206,7 +198,7 @@ impl Problem {
 
 /// The problem behind an error that means the same in every dialect; the error itself if it is a rejection, which each
 /// dialect words for itself.
-pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, crate::domain::rejection::Rejection> {
+pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, domain::rejection::Rejection> {
     let soon = Duration::from_secs(1);
     Ok(match error {
         EngineError::Rejected(rejection) => return Err(rejection),

@@ -5,44 +5,30 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::HttpResponseBuilder;
 use actix_web::http::Method;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures::stream;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::domain::id::UploadId;
-use crate::domain::size::parse_bytes;
-use crate::domain::time::Timestamp;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::engine::read::EventPosition;
-use crate::engine::read::LoggedEvent;
-use crate::engine::read::UploadQuery;
-use crate::engine::watch::Bell;
-use crate::http::Shared;
-use crate::http::answers::PIECE_BYTES;
-use crate::http::answers::Room;
+use crate::http::answers::{PIECE_BYTES, Room};
 use crate::http::clients::client_of;
 use crate::http::error::Problem;
-use crate::http::query;
 use crate::http::query::Query;
 use crate::http::refusals::Reason;
-use crate::http::shares::Part;
-use crate::http::shares::UsedUp;
-use crate::http::status;
-use crate::http::status::PROGRESS_EVERY;
-use crate::http::status::Viewer;
-use crate::http::unless_reading;
+use crate::http::shares::{Part, UsedUp};
+use crate::http::status::{PROGRESS_EVERY, Viewer};
+use crate::http::{Shared, query, status, unless_reading};
+use domain::id::UploadId;
+use domain::size::parse_bytes;
+use domain::time::Timestamp;
+use domain::upload::{Stage, Upload};
+use engine::command::EngineError;
+use engine::read::{EventPosition, LoggedEvent, UploadQuery};
+use engine::watch::Bell;
 
 /// How many events are held for a client at a time.
 const BATCH: u32 = 32;

@@ -3,14 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use prometheus_client::registry::Registry;
 
-use crate::http::Shared;
-use crate::http::unless_reading;
+use crate::http::{Shared, unless_reading};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,27 +3,18 @@
 //! A request holds the room of its handler as long as bytes come, and thousands may. So the room of each dialect but the
 //! smallest is a box of its own.
 
-use actix_web::HttpMessage;
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
 use actix_web::http::header::HeaderName;
-use actix_web::web;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use percent_encoding::percent_decode_str;
 
-use crate::domain::id::UploadId;
-use crate::domain::upload::Dialect;
 use crate::http::Shared;
 use crate::http::body::HeaderFields;
 use crate::http::error::Problem;
-use crate::protocol::dispatch;
-use crate::protocol::dispatch::Spoken;
-use crate::protocol::dispatch::Target;
-use crate::protocol::ietf;
-use crate::protocol::names;
-use crate::protocol::ranged;
-use crate::protocol::tus;
+use crate::protocol::dispatch::{Spoken, Target};
+use crate::protocol::{dispatch, ietf, names, ranged, tus};
+use domain::id::UploadId;
+use domain::upload::Dialect;
 
 /// Requests to the creation URL.
 pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {

@@ -3,18 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::engine::disk::DiskState;
-use crate::http::Shared;
 use crate::http::error::Problem;
 use crate::http::query::Query;
-use crate::http::unless_reading;
+use crate::http::{Shared, unless_reading};
+use engine::disk::DiskState;
 
 /// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
 pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
@@ -96,8 +93,7 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::FutureExt;
 

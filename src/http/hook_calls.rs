@@ -1,20 +1,14 @@
 //! What the application was asked before moves of uploads, and what it said.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::web;
-use serde_json::Value;
-use serde_json::json;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
 
-use crate::domain::hook::HookCall;
-use crate::engine::read::HookCallQuery;
-use crate::http::Shared;
 use crate::http::error::Problem;
-use crate::http::query;
 use crate::http::query::Query;
-use crate::http::status;
-use crate::http::unless_reading;
+use crate::http::{Shared, query, status, unless_reading};
+use domain::hook::HookCall;
+use engine::read::HookCallQuery;
 
 /// What cursors of this list begin with.
 const LIST: &str = "calls";

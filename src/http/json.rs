@@ -1,10 +1,8 @@
 //! JSON in requests and answers.
 
 use actix_web::HttpRequest;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::{StatusCode, header};
 
 use crate::http::body;
 use crate::http::error::Problem;

@@ -5,20 +5,17 @@
 //! proxy is involved: its `Host` names the port of the socket, and it has none of the fields that proxies add. A `Host` is
 //! echoed only in the response to a request that was accepted under that host.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use actix_web::HttpMessage;
-use actix_web::HttpRequest;
-use actix_web::http::Version;
-use actix_web::http::header;
+use actix_web::http::{Version, header};
+use actix_web::{HttpMessage, HttpRequest};
 
-use crate::domain::host::Host;
-use crate::domain::id::UploadId;
 use crate::http::Shared;
 use crate::http::access::came_through_a_proxy;
 use crate::protocol::fields::BadField;
 use crate::protocol::tus::wire;
+use domain::host::Host;
+use domain::id::UploadId;
 
 /// The local address of a connection. It is stored with the connection, or in the extensions of a request over HTTP/2.
 #[derive(Debug, Clone, Copy)]

@@ -7,17 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header::HeaderName;
 use actix_web::middleware::from_fn;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use prometheus_client::registry::Registry;
 
-use crate::domain::id::UploadId;
-use crate::engine::Engine;
-use crate::webhook::Admin;
-use crate::webhook::Beat;
+use domain::id::UploadId;
+use engine::Engine;
+use webhook::{Admin, Beat};
 
 pub mod access;
 pub(crate) mod answers;

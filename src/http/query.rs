@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::domain::id::UploadId;
-use crate::domain::time::Timestamp;
 use crate::http::error::Problem;
+use domain::id::UploadId;
+use domain::time::Timestamp;
 
 /// The parameter that a read token is in. Whether one may be there was judged before.
 pub(super) const TOKEN: &str = "token";
@@ -83,13 +83,12 @@ pub(super) fn span_ms(name: &str, value: &str) -> Result<u64, Problem> {
         (None, Some(number)) => (number, 1_000),
         (None, None) => (value, 1_000),
     };
-    let number =
-        crate::domain::size::parse_bytes(number).ok_or_else(|| bad(name, value, "write seconds, such as 30s"))?;
+    let number = domain::size::parse_bytes(number).ok_or_else(|| bad(name, value, "write seconds, such as 30s"))?;
     Ok(number.saturating_mul(unit_ms))
 }
 
 pub(super) fn number(name: &str, value: &str) -> Result<u64, Problem> {
-    crate::domain::size::parse_bytes(value).ok_or_else(|| bad(name, value, "it must be a whole number"))
+    domain::size::parse_bytes(value).ok_or_else(|| bad(name, value, "it must be a whole number"))
 }
 
 #[cfg(test)]

@@ -1,15 +1,12 @@
 //! Where backends get tokens with which a page follows one upload.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use crate::domain::time::Timestamp;
-use crate::http::Shared;
 use crate::http::error::Problem;
-use crate::http::status;
+use crate::http::{Shared, status};
+use domain::time::Timestamp;
 
 const ALLOW: &str = "POST, OPTIONS";
 

@@ -1,13 +1,9 @@
 //! What a listener for reading lets through.
 
 use actix_web::Error;
-use actix_web::body::BoxBody;
-use actix_web::body::MessageBody;
-use actix_web::dev::ServiceRequest;
-use actix_web::dev::ServiceResponse;
-use actix_web::http::Method;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, StatusCode, header};
 use actix_web::middleware::Next;
 
 use crate::http::error::Problem;

@@ -8,22 +8,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::http::StatusCode;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::http::error::ProblemCode;
-use crate::http::refusals::Admitted;
-use crate::http::refusals::Sample;
+use crate::http::refusals::{Admitted, Sample};
 use crate::http::route::Route;
 
 /// How many codes are told apart; further ones are counted as one.

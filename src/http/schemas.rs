@@ -1,21 +1,13 @@
 //! What events look like: the JSON Schemas of `docs/events`, built into the program.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderValue;
-use actix_web::web;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
-use sha2::Digest;
-use sha2::Sha256;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::http::Shared;
-use crate::http::conditions;
 use crate::http::error::Problem;
-use crate::http::unless_reading;
+use crate::http::{Shared, conditions, unless_reading};
 
 /// They change only with the program.
 const CACHE: HeaderValue = HeaderValue::from_static("max-age=3600");
@@ -95,8 +87,8 @@ fn serve(headers: &HeaderMap, content_type: &'static str, text: &str) -> HttpRes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::EventKind;
-    use crate::domain::hook::Hook;
+    use domain::event::EventKind;
+    use domain::hook::Hook;
 
     #[test]
     fn every_type_has_a_schema_and_every_schema_is_served() {

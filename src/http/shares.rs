@@ -4,11 +4,8 @@
 //! proxy on it speaks for many. What is counted is forgotten when nothing is held any more.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::net::Ipv6Addr;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A share of something. Clones count together.
 #[derive(Debug, Clone)]

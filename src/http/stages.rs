@@ -1,23 +1,14 @@
 //! Where backends report stages of their own.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::web;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::domain::report::NewReport;
-use crate::domain::report::Report;
-use crate::domain::report::ReportRefused;
-use crate::engine::report::ReportError;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::error::Problem;
-use crate::http::json;
-use crate::http::status;
+use crate::http::{Shared, body, json, status};
+use domain::report::{NewReport, Report, ReportRefused};
+use engine::report::ReportError;
 
 /// Enough for the longest message with every character escaped.
 const MAX_BODY_BYTES: usize = 8 * 1024;

@@ -2,36 +2,25 @@
 
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::http::header::HeaderValue;
-use actix_web::web;
-use serde_json::Value;
-use serde_json::json;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::domain::id::UploadId;
-use crate::domain::policy::TypePattern;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Ended;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::Engine;
-use crate::engine::command::EngineError;
-use crate::engine::read::Status;
-use crate::engine::read::UploadQuery;
-use crate::engine::read::facts_json;
-use crate::engine::read::value_json;
-use crate::http::Shared;
-use crate::http::conditions;
-use crate::http::error::Problem;
-use crate::http::error::common;
+use crate::http::error::{Problem, common};
 use crate::http::events::Seat;
-use crate::http::query;
 use crate::http::query::Query;
-use crate::http::stages;
-use crate::http::unless_reading;
+use crate::http::{Shared, conditions, query, stages, unless_reading};
+use api::event_body::value_json;
+use api::facts_json::facts_json;
+use domain::id::UploadId;
+use domain::policy::TypePattern;
+use domain::rejection::Rejection;
+use domain::upload::{Ended, Stage, Upload};
+use engine::Engine;
+use engine::command::EngineError;
+use engine::read::{Status, UploadQuery};
 
 /// While bytes arrive, a waiting client is told of progress no more often than this.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);

@@ -6,15 +6,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sfv::BareItem;
-use sfv::Dictionary;
-use sfv::ListEntry;
+use sfv::{BareItem, Dictionary, ListEntry};
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::protocol::fields::BadField;
-use crate::protocol::fields::Fields;
+use crate::protocol::fields::{BadField, Fields};
 use crate::protocol::structured::dictionary;
+use domain::checksum::{Algorithm, Digest};
 
 pub(crate) mod reply;
 

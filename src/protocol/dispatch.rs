@@ -4,9 +4,9 @@
 //! any type, and `Upload-Offset` and `Upload-Length` belong to two dialects. A request without a mark is never taken
 //! for tus, whose clients mark all of theirs.
 
-use crate::domain::media_type;
 use crate::protocol::fields::Fields;
 use crate::protocol::tus::wire::OFFSET_OCTET_STREAM;
+use domain::media_type;
 
 /// The media type of appends in the IETF dialect.
 pub const PARTIAL_UPLOAD: &str = "application/partial-upload";

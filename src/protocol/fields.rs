@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 
 use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::GeneralPurpose;
-use base64::engine::GeneralPurposeConfig;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 /// Standard base64, with or without padding.
 pub(crate) const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(

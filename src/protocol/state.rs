@@ -8,11 +8,9 @@ use actix_web::HttpResponseBuilder;
 use actix_web::http::header;
 use actix_web::http::header::HeaderName;
 
-use crate::domain::time::Timestamp;
-use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
 use crate::http::error::Problem;
+use domain::time::Timestamp;
+use domain::upload::{Role, Stage, Upload};
 
 pub(crate) const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 pub(crate) const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");

@@ -3,10 +3,7 @@
 //! What is not of the type its field has counts as absent, and so does a single value that is there twice. Whoever must
 //! not pass over such a field, as with digests, is told.
 
-use sfv::BareItem;
-use sfv::Dictionary;
-use sfv::Item;
-use sfv::Parser;
+use sfv::{BareItem, Dictionary, Item, Parser};
 
 use crate::protocol::fields::Fields;
 

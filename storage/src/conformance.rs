@@ -7,17 +7,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 
-use crate::BlobKey;
-use crate::BlobStore;
-use crate::BlobWriter;
-use crate::ErrorKind;
-use crate::Holding;
-use crate::Part;
-use crate::Resume;
 use crate::pool::BLOCK_BYTES;
+use crate::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Part, Resume};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

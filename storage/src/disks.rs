@@ -6,8 +6,7 @@
 
 use std::fs;
 use std::fs::File;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A mounted disk. Unmounted when dropped; the folder it was made in stays.

@@ -3,33 +3,19 @@
 //!
 //! Counts begin at 1 with the store and never start over.
 
-use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::OnceLock;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{fmt, io};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::watch;
 
-use crate::BlobKey;
-use crate::BlobStore;
-use crate::BlobWriter;
-use crate::ByteStream;
-use crate::Capacity;
-use crate::Checkpoint;
-use crate::Error;
-use crate::Holding;
-use crate::KeyStream;
-use crate::Part;
-use crate::Result;
-use crate::Resume;
+use crate::{
+    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Error, Holding, KeyStream, Part, Result, Resume,
+};
 
 /// What can be counted, broken and held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

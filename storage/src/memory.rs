@@ -7,30 +7,16 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::StreamExt;
-use futures::stream;
+use futures::{FutureExt, StreamExt, stream};
 
-use crate::BlobKey;
-use crate::BlobStore;
-use crate::BlobWriter;
-use crate::ByteStream;
-use crate::Capacity;
-use crate::Checkpoint;
-use crate::Error;
-use crate::Holding;
-use crate::KeyStream;
-use crate::Part;
-use crate::Result;
-use crate::Resume;
-use crate::durable_end;
+use crate::{
+    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Error, Holding, KeyStream, Part, Result, Resume,
+    durable_end,
+};
 
 const CHUNK_BYTES: usize = 256 << 10;
 

@@ -15,15 +15,11 @@
 //! from a multiple of [`BLOCK_BYTES`] in memory as it will in the file.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use memmap2::MmapMut;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What direct writes are aligned to, in the file and in memory: a multiple of every usual sector size.
 pub const BLOCK_BYTES: usize = 4096;

@@ -1,21 +1,14 @@
 //! Clients are told apart by their addresses, behind proxies that are trusted: what each may hold, how fast its bodies
 //! have to come, and whose word counts.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use bytes::Bytes;
-use longshore::config::Config;
-use longshore::config::ProxyHeader;
-use longshore::config::Secret;
+use longshore::config::{Config, ProxyHeader, Secret};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::http2;
 use crate::support::tls::Certificate;
 use crate::support::world::until;

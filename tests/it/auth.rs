@@ -1,18 +1,14 @@
 //! A server with a token: nobody gets anything without it, and it is told to nobody.
 
 use std::fs::File;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use longshore::keyring::AdminKey;
-use longshore::keyring::AdminKeyHash;
+use keyring::{AdminKey, AdminKeyHash};
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::process::Process;
 use crate::support::sse::Sse;
 

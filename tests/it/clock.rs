@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use longshore::domain::id::UploadId;
-use longshore::domain::time::Timestamp;
-use longshore::domain::upload::Upload;
-use longshore::engine::Settings;
-use storage::faults::Calls;
-use storage::faults::Cause;
-use storage::faults::Operation;
+use domain::id::UploadId;
+use domain::time::Timestamp;
+use domain::upload::Upload;
+use engine::Settings;
+use storage::faults::{Calls, Cause, Operation};
 
-use crate::support::world::Life;
-use crate::support::world::World;
-use crate::support::world::until;
+use crate::support::world::{Life, World, until};
 
 const HOUR: Duration = Duration::from_hours(1);
 const EXPIRY: Duration = Duration::from_hours(24);

@@ -1,19 +1,14 @@
 //! Connections: how many there may be, and what those above are told.
 
 use std::fs;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Pid;
-use rustix::process::Resource;
-use rustix::process::Rlimit;
-use rustix::process::prlimit;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::TUS;
+use crate::support::client::{Client, TUS};
 use crate::support::moving::is_whole;
 use crate::support::process::Process;
 use crate::support::world::until;

@@ -1,11 +1,7 @@
 //! An upload begun in one dialect, met by another.
 
 use crate::ietf;
-use crate::ietf::END;
-use crate::ietf::MORE;
-use crate::ietf::PARTIAL;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{END, MORE, PARTIAL, send, version};
 use crate::support::app::TestApp;
 use crate::support::client::OCTETS;
 

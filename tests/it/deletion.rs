@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
+use keyring::{AdminKey, AdminKeyHash};
 use longshore::config::Config;
-use longshore::keyring::AdminKey;
-use longshore::keyring::AdminKeyHash;
 use serde_json::Value;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::program::run;
 use crate::support::receiver::Receiver;
 use crate::support::sse::Sse;
-use crate::support::world::World;
-use crate::support::world::until;
+use crate::support::world::{World, until};
 
 fn status_path(path: &str) -> String {
     path.replace("/files/", "/api/v1/uploads/")

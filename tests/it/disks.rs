@@ -2,26 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use storage::disks::Disk;
-use storage::disks::Format;
-use storage::disks::cached_bytes;
+use storage::disks::{Disk, Format, cached_bytes};
 use tempfile::TempDir;
 
-use crate::support::app::TestApp;
-use crate::support::app::collect_files;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::app::{TestApp, collect_files};
+use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::disk::mounted;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
-use crate::support::moving::wait_until_at_rest;
-use crate::support::moving::wait_until_committed;
+use crate::support::moving::{is_whole, resume, wait_until_at_rest, wait_until_committed};
 use crate::support::program::Program;
 use crate::support::seeded::Seeded;
 

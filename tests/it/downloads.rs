@@ -3,12 +3,9 @@
 use tokio::io::AsyncReadExt;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::world::until;
-use crate::tus::base64;
-use crate::tus::completed;
-use crate::tus::create_with;
+use crate::tus::{base64, completed, create_with};
 
 const BYTES: &[u8] = b"0123456789";
 

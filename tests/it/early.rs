@@ -5,14 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use longshore::config::Secret;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::front::Front;
 use crate::support::moving::is_whole;
 

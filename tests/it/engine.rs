@@ -6,39 +6,20 @@
 
 use std::time::Duration;
 
-use longshore::domain::checksum::Algorithm;
-use longshore::domain::checksum::Digest;
-use longshore::domain::id::UploadId;
-use longshore::domain::metadata::Metadata;
-use longshore::domain::rejection::Rejection;
-use longshore::domain::size::Length;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::Record;
-use longshore::domain::upload::Role;
-use longshore::domain::upload::Stage;
-use longshore::domain::upload::Upload;
-use longshore::engine::command::Append;
-use longshore::engine::command::BodyEnd;
-use longshore::engine::command::EngineError;
-use longshore::engine::command::Place;
-use longshore::engine::command::Unavailable;
-use longshore::engine::concatenate::Concatenate;
-use longshore::engine::read::UploadQuery;
-use longshore::state::UploadStore;
-use storage::faults::Calls;
-use storage::faults::Cause;
-use storage::faults::Effect;
-use storage::faults::Operation;
+use domain::checksum::{Algorithm, Digest};
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::rejection::Rejection;
+use domain::size::Length;
+use domain::upload::{Dialect, Record, Role, Stage, Upload};
+use engine::command::{Append, BodyEnd, EngineError, Place, Unavailable};
+use engine::concatenate::Concatenate;
+use engine::read::UploadQuery;
+use state::UploadStore;
+use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::Life;
-use crate::support::world::Medium;
-use crate::support::world::Trouble;
-use crate::support::world::World;
-use crate::support::world::feed_all;
-use crate::support::world::new_upload;
-use crate::support::world::offset;
-use crate::support::world::until;
+use crate::support::world::{Life, Medium, Trouble, World, feed_all, new_upload, offset, until};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -253,7 +234,7 @@ async fn bytes_that_could_not_be_removed_are_removed_by_the_sweeper() {
         life.engine.start_sweeping();
         until("its bytes are noted as removed", async || {
             let kept = life.find(id).await.record().bytes;
-            (kept == longshore::domain::upload::Bytes::Removed).then_some(())
+            (kept == domain::upload::Bytes::Removed).then_some(())
         })
         .await;
         assert!(world.files().is_empty());
@@ -824,8 +805,7 @@ async fn stopping_keeps_what_arrived_and_answers() {
     let mut staged = life.engine.append(command).await.unwrap();
     feed_all(&mut staged, &source[..100_000]).await;
     until("all of it was taken", async || {
-        let taken =
-            |status: longshore::engine::read::Status| status.live.is_some_and(|live| live.received_bytes == 100_000);
+        let taken = |status: engine::read::Status| status.live.is_some_and(|live| live.received_bytes == 100_000);
         let both =
             taken(life.engine.status(id).await.unwrap()) && taken(life.engine.status(checksummed).await.unwrap());
         both.then_some(())
@@ -950,7 +930,7 @@ async fn no_more_uploads_are_kept_open_than_there_is_room_for() {
 async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     let world = World::on_disk();
     let life = world.live_with(|settings| settings.stall_after = Duration::from_millis(20)).await;
-    let create = longshore::engine::command::Create { length: None, ..new_upload(Role::Single, 0) };
+    let create = engine::command::Create { length: None, ..new_upload(Role::Single, 0) };
     let id = life.engine.create(create).await.unwrap().id();
     life.append(id, 0, b"hello").await.unwrap();
     let telling = Append { length: Length::new(5), ..Append::at(id, offset(5), None) };
@@ -983,7 +963,7 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
                 let world = World::on_disk();
                 let life = world.live().await;
                 let source = source(100_000);
-                let create = longshore::engine::command::Create { dialect, ..new_upload(Role::Single, 200_000) };
+                let create = engine::command::Create { dialect, ..new_upload(Role::Single, 200_000) };
                 let id = life.engine.create(create).await.unwrap().id();
                 let place = if dialect == Dialect::Tus { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
                 let command = Append { dialect, place, ..Append::at(id, offset(0), None) };
@@ -1082,7 +1062,7 @@ async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes()
             let source = source(100_000);
             let wanted_digests = vec![Algorithm::Sha256];
             let new = new_upload(Role::Single, source.len());
-            let create = longshore::engine::command::Create { dialect, wanted_digests, ..new };
+            let create = engine::command::Create { dialect, wanted_digests, ..new };
             let id = life.engine.create(create).await.unwrap().id();
             for (start, end) in [(0, 60_000), (60_000, 100_000)] {
                 let place =

@@ -1,28 +1,20 @@
 //! Server-Sent Events: a snapshot, then every change once and in order, also over reconnects.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use longshore::domain::id::UploadId;
-use longshore::domain::metadata::Metadata;
-use longshore::domain::size::Length;
-use longshore::domain::time::Timestamp;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::Durable;
-use longshore::domain::upload::NewUpload;
-use longshore::domain::upload::Role;
-use longshore::domain::upload::Upload;
-use longshore::state::SqliteSettings;
-use longshore::state::SqliteStore;
-use longshore::state::UploadStore;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::size::Length;
+use domain::time::Timestamp;
+use domain::upload::{Dialect, Durable, NewUpload, Role, Upload};
+use state::UploadStore;
+use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
-use crate::support::sse::Item;
-use crate::support::sse::Message;
-use crate::support::sse::Sse;
+use crate::support::sse::{Item, Message, Sse};
 
 const ALL: &str = "/api/v1/events";
 const LAST: &str = "Last-Event-ID";
@@ -259,7 +251,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
         length: Length::new(1_000),
         metadata: Metadata::default(),
         metadata_as_sent: None,
-        terms: longshore::domain::upload::Terms::default(),
+        terms: domain::upload::Terms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: later,

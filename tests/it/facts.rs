@@ -2,37 +2,23 @@
 
 use std::time::Duration;
 
+use domain::id::UploadId;
+use domain::policy::{Policy, TypePattern};
+use domain::rejection::Rejection;
+use engine::command::EngineError;
+use engine::{MediaSettings, Settings};
 use longshore::config::Config;
-use longshore::domain::id::UploadId;
-use longshore::domain::policy::Policy;
-use longshore::domain::policy::TypePattern;
-use longshore::domain::rejection::Rejection;
-use longshore::engine::MediaSettings;
-use longshore::engine::Settings;
-use longshore::engine::command::EngineError;
-use serde_json::Value;
-use serde_json::json;
-use storage::faults::Calls;
-use storage::faults::Cause;
-use storage::faults::Effect;
-use storage::faults::Operation;
+use serde_json::{Value, json};
+use storage::faults::{Calls, Cause, Effect, Operation};
 
-use crate::ietf;
-use crate::ranged;
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::OCTETS;
+use crate::support::client::{Answer, OCTETS};
 use crate::support::film::film;
-use crate::support::receiver::Delivery;
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Delivery, Receiver};
 use crate::support::schema::check_event;
-use crate::support::world::Life;
-use crate::support::world::Trouble;
-use crate::support::world::World;
-use crate::support::world::until;
-use crate::tus::base64;
-use crate::tus::completed;
-use crate::tus::wait_until_nothing_is_stored;
+use crate::support::world::{Life, Trouble, World, until};
+use crate::tus::{base64, completed, wait_until_nothing_is_stored};
+use crate::{ietf, ranged};
 
 const TEXT: &[u8] = b"no film at all";
 

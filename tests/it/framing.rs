@@ -3,15 +3,11 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::support::tls::Certificate;
-use crate::support::tls::connect;
+use crate::support::client::{Client, OCTETS, TUS};
+use crate::support::tls::{Certificate, connect};
 use crate::support::world::until;
 
 const SECOND: &str = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";

@@ -10,17 +10,11 @@ use longshore::config::Config;
 
 use crate::support::app::TestApp;
 use crate::support::client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{OCTETS, TUS};
 use crate::support::delayed::delayed;
-use crate::support::http2::Client;
-use crate::support::http2::read;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
-use crate::support::moving::wait_until_taken;
-use crate::support::tls::Certificate;
-use crate::support::tls::connect;
-use crate::support::tls::unwrapped;
+use crate::support::http2::{Client, read};
+use crate::support::moving::{is_whole, resume, wait_until_taken};
+use crate::support::tls::{Certificate, connect, unwrapped};
 use crate::support::world::until;
 
 const MIB: usize = 1024 * 1024;

@@ -2,21 +2,16 @@
 //! before they have sent any, and told to send when it is wanted.
 
 use std::net::SocketAddr;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::future::join_all;
-use longshore::config::Config;
-use longshore::config::Secret;
+use longshore::config::{Config, Secret};
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::moving::is_whole;
-use crate::support::tls::Certificate;
-use crate::support::tls::unwrapped;
+use crate::support::tls::{Certificate, unwrapped};
 
 const MIB: usize = 1024 * 1024;
 const EXPECT: (&str, &str) = ("Expect", "100-continue");

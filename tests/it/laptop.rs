@@ -3,17 +3,12 @@
 use std::fs::File;
 use std::process::Stdio;
 
-use longshore::config::AllowOrigins;
-use longshore::config::Secret;
-use longshore::keyring::AdminKey;
-use longshore::keyring::AdminKeyHash;
+use keyring::{AdminKey, AdminKeyHash};
+use longshore::config::{AllowOrigins, Secret};
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::http2;
 use crate::support::process::Process;
 use crate::support::program::run;

@@ -6,12 +6,10 @@ use longshore::app::Stopped;
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
+use crate::support::client::{Client, OCTETS};
 use crate::support::moving::is_whole;
 use crate::support::program::Program;
-use crate::support::tls::Certificate;
-use crate::support::tls::unwrapped;
+use crate::support::tls::{Certificate, unwrapped};
 use crate::support::world::until;
 
 async fn apart() -> TestApp {

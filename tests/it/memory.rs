@@ -3,26 +3,20 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
 use longshore::config::Durability;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpSocket;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::group::Group;
 use crate::support::http2;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
+use crate::support::moving::{is_whole, resume};
 use crate::support::program::Program;
 use crate::support::seeded::Seeded;
 use crate::support::tls::Certificate;

@@ -1,14 +1,12 @@
 //! `/metrics`: what is counted, in both formats, and that the documentation lists all of it.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore::config::Secret;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::support::metrics::Format;
-use crate::support::metrics::Metrics;
+use crate::support::metrics::{Format, Metrics};
 use crate::support::moving::wait_until_taken;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;

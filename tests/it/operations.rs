@@ -5,21 +5,17 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 
 use longshore::config::Secret;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::metrics::Metrics;
 use crate::support::process::Process;
-use crate::support::program::Program;
-use crate::support::program::run;
+use crate::support::program::{Program, run};
 use crate::support::receiver::SECRET;
 use crate::support::world::until;
 

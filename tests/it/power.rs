@@ -8,21 +8,16 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use storage::disks::Disk;
-use storage::disks::Format;
+use storage::disks::{Disk, Format};
 use tempfile::TempDir;
 
 use crate::support::app::collect_files;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::disk::mounted;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
+use crate::support::moving::{is_whole, resume};
 use crate::support::process::Process;
 use crate::support::seeded::Seeded;
 

@@ -1,19 +1,12 @@
 //! Several requests about one upload at once: the newest writer wins, asking disturbs nobody, and bytes never mix.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::support::moving::Watcher;
-use crate::support::moving::is_whole;
-use crate::support::moving::wait_until_at_rest;
-use crate::support::moving::wait_until_committed;
-use crate::support::moving::wait_until_live;
-use crate::support::moving::wait_until_taken;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
+use crate::support::moving::{
+    Watcher, is_whole, wait_until_at_rest, wait_until_committed, wait_until_live, wait_until_taken,
+};
 use crate::support::seeded::Seeded;
 use crate::support::world::until;
 

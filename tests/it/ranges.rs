@@ -1,38 +1,17 @@
 //! Bytes in any order, in parallel, broken anywhere: the engine by itself. The dialect on top is tested in `ranged/`.
 
-use longshore::domain::checksum::Algorithm;
-use longshore::domain::checksum::Digest;
-use longshore::domain::id::UploadId;
-use longshore::domain::rejection::Rejection;
-use longshore::domain::size::Length;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::Ended;
-use longshore::domain::upload::Role;
-use longshore::domain::upload::Upload;
-use longshore::engine::RangeSettings;
-use longshore::engine::Settings;
-use longshore::engine::command::Append;
-use longshore::engine::command::BodyEnd;
-use longshore::engine::command::Create;
-use longshore::engine::command::Ends;
-use longshore::engine::command::EngineError;
-use longshore::engine::command::Place;
-use longshore::engine::command::Unavailable;
-use longshore::engine::feed::Feed;
-use storage::faults::Calls;
-use storage::faults::Cause;
-use storage::faults::Effect;
-use storage::faults::Operation;
+use domain::checksum::{Algorithm, Digest};
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::size::Length;
+use domain::upload::{Dialect, Ended, Role, Upload};
+use engine::command::{Append, BodyEnd, Create, Ends, EngineError, Place, Unavailable};
+use engine::feed::Feed;
+use engine::{RangeSettings, Settings};
+use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::Life;
-use crate::support::world::Medium;
-use crate::support::world::Trouble;
-use crate::support::world::World;
-use crate::support::world::feed_all;
-use crate::support::world::new_upload;
-use crate::support::world::offset;
-use crate::support::world::until;
+use crate::support::world::{Life, Medium, Trouble, World, feed_all, new_upload, offset, until};
 
 const KIB: usize = 1024;
 

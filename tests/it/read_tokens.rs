@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use longshore::config::Config;
-use longshore::config::Secret;
+use longshore::config::{Config, Secret};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -1,35 +1,23 @@
 //! The real program stopped and killed, and what is true after its next start.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use longshore::domain::upload::Stage;
-use longshore::state::SqliteSettings;
-use longshore::state::SqliteStore;
-use longshore::state::UploadQuery;
-use longshore::state::UploadStore;
+use domain::upload::Stage;
+use state::{UploadQuery, UploadStore};
+use state_sqlite::{SqliteSettings, SqliteStore};
 use tempfile::TempDir;
 
 use crate::support::app::collect_files;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::disk::SmallDisk;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
-use crate::support::moving::wait_until_taken;
+use crate::support::moving::{is_whole, resume, wait_until_taken};
 use crate::support::process::Process;
-use crate::support::program::Program;
-use crate::support::program::Ran;
-use crate::support::program::run;
+use crate::support::program::{Program, Ran, run};
 use crate::support::seeded::Seeded;
 use crate::support::world::until;
 

@@ -2,21 +2,15 @@
 
 use std::time::Duration;
 
-use longshore::domain::checksum::Algorithm;
+use domain::checksum::Algorithm;
 use sha2::Digest as _;
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::support::moving::Watcher;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
-use crate::support::moving::wait_for_stage;
-use crate::support::moving::wait_until_at_rest;
-use crate::support::moving::wait_until_committed;
-use crate::support::moving::wait_until_live;
-use crate::support::moving::wait_until_taken;
+use crate::support::client::{Client, OCTETS, TUS};
+use crate::support::moving::{
+    Watcher, is_whole, resume, wait_for_stage, wait_until_at_rest, wait_until_committed, wait_until_live,
+    wait_until_taken,
+};
 use crate::support::seeded::Seeded;
 use crate::support::world::until;
 

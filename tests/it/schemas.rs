@@ -2,27 +2,18 @@
 
 use std::time::Duration;
 
-use longshore::domain::endpoint::DisabledBecause;
-use longshore::domain::endpoint::Endpoint;
-use longshore::domain::endpoint::EndpointId;
-use longshore::domain::endpoint::EndpointTerms;
-use longshore::domain::endpoint::Origin;
-use longshore::domain::event::EventFilter;
-use longshore::domain::id::DeliveryId;
-use longshore::domain::id::EventId;
-use longshore::domain::id::UploadId;
-use longshore::domain::time::Timestamp;
-use longshore::state::Notice;
-use longshore::state::Outbox;
-use longshore::state::SqliteSettings;
-use longshore::state::SqliteStore;
-use longshore::state::UploadStore;
+use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointTerms, Origin};
+use domain::event::EventFilter;
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::notice::Notice;
+use domain::time::Timestamp;
 use serde_json::Value;
+use state::{Outbox, UploadStore};
+use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::support::schema::check_event;
-use crate::support::schema::published_news_types;
+use crate::support::schema::{check_event, published_news_types};
 
 const INDEX: &str = "/api/v1/webhooks/schemas";
 

@@ -2,23 +2,19 @@
 
 use std::time::Duration;
 
-use longshore::domain::report::NewReport;
-use longshore::domain::upload::Reported;
-use longshore::engine::command::EngineError;
-use longshore::engine::command::Unavailable;
-use longshore::engine::report::ReportError;
-use serde_json::Value;
-use serde_json::json;
+use domain::report::NewReport;
+use domain::upload::Reported;
+use engine::command::{EngineError, Unavailable};
+use engine::report::ReportError;
+use serde_json::{Value, json};
 use storage::faults::Effect;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
 use crate::support::sse::Sse;
-use crate::support::world::Trouble;
-use crate::support::world::World;
+use crate::support::world::{Trouble, World};
 
 const TOKEN: &str = "correct-horse-battery-staple";
 

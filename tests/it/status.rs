@@ -1,26 +1,18 @@
 //! What the status of an upload says at every stage, the list, ETags and long-polls.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use longshore::domain::id::UploadId;
-use longshore::domain::metadata::Metadata;
-use longshore::domain::size::Length;
-use longshore::domain::time::Timestamp;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::NewUpload;
-use longshore::domain::upload::Role;
-use longshore::domain::upload::Upload;
-use longshore::state::SqliteSettings;
-use longshore::state::SqliteStore;
-use longshore::state::UploadStore;
-use serde_json::Value;
-use serde_json::json;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::size::Length;
+use domain::time::Timestamp;
+use domain::upload::{Dialect, NewUpload, Role, Upload};
+use serde_json::{Value, json};
+use state::UploadStore;
+use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
+use crate::support::client::{Answer, Client, OCTETS};
 use crate::support::metrics::Metrics;
 use crate::support::world::until;
 
@@ -707,7 +699,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
                 length: Length::new(1_000),
                 metadata: Metadata::new(vec![pair("tenth", 10), pair("hundredth", 100)]).unwrap(),
                 metadata_as_sent: None,
-                terms: longshore::domain::upload::Terms::default(),
+                terms: domain::upload::Terms::default(),
                 wanted_digests: vec![],
                 promised_digests: vec![],
                 expires_at: now.plus(Duration::from_secs(24 * 3600)),

@@ -6,24 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use longshore::app;
-use longshore::config::Config;
-use longshore::config::Inputs;
-use longshore::config::TlsFiles;
+use longshore::config::{Config, Inputs, TlsFiles};
 use rustls::HandshakeKind;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
-use crate::support::moving::wait_until_taken;
-use crate::support::program::Program;
-use crate::support::program::run;
-use crate::support::tls::Certificate;
-use crate::support::tls::connect;
-use crate::support::tls::unwrapped;
+use crate::support::moving::{is_whole, resume, wait_until_taken};
+use crate::support::program::{Program, run};
+use crate::support::tls::{Certificate, connect, unwrapped};
 use crate::support::world::until;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,16 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::disk::SmallDisk;
-use crate::support::moving::is_whole;
-use crate::support::moving::resume;
-use crate::support::moving::wait_for_stage;
-use crate::support::moving::wait_until_at_rest;
-use crate::support::moving::wait_until_committed;
-use crate::support::moving::wait_until_taken;
+use crate::support::moving::{
+    is_whole, resume, wait_for_stage, wait_until_at_rest, wait_until_committed, wait_until_taken,
+};
 use crate::support::receiver::Receiver;
 use crate::support::seeded::Seeded;
 use crate::support::world::until;

@@ -3,10 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use longshore::config::Config;
 use serde_json::Value;
@@ -16,13 +14,8 @@ use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
-use crate::support::schema::check_event;
-use crate::support::schema::published_upload_types;
-use crate::support::scripted::Reply;
-use crate::support::scripted::Request;
-use crate::support::scripted::Scripted;
-use crate::support::scripted::closed_port;
-use crate::support::scripted::endpoint_at;
+use crate::support::schema::{check_event, published_upload_types};
+use crate::support::scripted::{Reply, Request, Scripted, closed_port, endpoint_at};
 use crate::support::world::until;
 
 const SECOND_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

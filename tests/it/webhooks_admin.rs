@@ -2,25 +2,18 @@
 //! every way to ask for it wrongly.
 
 use std::process::Command;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use longshore::keyring::AdminKey;
-use longshore::keyring::AdminKeyHash;
-use serde_json::Value;
-use serde_json::json;
+use keyring::{AdminKey, AdminKeyHash};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::process::Process;
-use crate::support::program::Program;
-use crate::support::program::run;
+use crate::support::program::{Program, run};
 use crate::support::receiver::SECRET;
-use crate::support::scripted::Reply;
-use crate::support::scripted::Scripted;
-use crate::support::scripted::closed_port;
+use crate::support::scripted::{Reply, Scripted, closed_port};
 use crate::support::tls::Certificate;
 use crate::support::world::until;
 

@@ -2,28 +2,20 @@
 //! life.
 
 use std::net::SocketAddr;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use longshore::config::Config;
-use serde_json::Value;
-use serde_json::json;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
-use crate::support::scripted::Reply;
-use crate::support::scripted::Request;
-use crate::support::scripted::Scripted;
-use crate::support::scripted::closed_port;
-use crate::support::tls::Certificate;
-use crate::support::tls::wrapped;
+use crate::support::scripted::{Reply, Request, Scripted, closed_port};
+use crate::support::tls::{Certificate, wrapped};
 use crate::support::world::until;
 
 const OLD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -6,32 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use domain::checksum::{Algorithm, Digest};
+use domain::id::UploadId;
+use domain::removal::{DeletedBy, Removal};
+use domain::time::Timestamp;
+use domain::upload::{Bytes as Kept, Ended, Role, Stage, Upload};
 use futures::FutureExt;
-use longshore::domain::checksum::Algorithm;
-use longshore::domain::checksum::Digest;
-use longshore::domain::id::UploadId;
-use longshore::domain::removal::DeletedBy;
-use longshore::domain::removal::Removal;
-use longshore::domain::time::Timestamp;
-use longshore::domain::upload::Bytes as Kept;
-use longshore::domain::upload::Ended;
-use longshore::domain::upload::Role;
-use longshore::domain::upload::Stage;
-use longshore::domain::upload::Upload;
-use longshore::state::UploadQuery;
-use longshore::state::UploadStore;
-use longshore::state::memory::Memory;
-use longshore::state::memory::MemoryState;
+use state::memory::{Memory, MemoryState};
+use state::{UploadQuery, UploadStore};
 use storage::BlobKey;
 use storage::memory::MemoryStore;
 
 use crate::log;
-use crate::model::Known;
-use crate::model::Model;
-use crate::model::Promised;
-use crate::model::places;
-use crate::script::Content;
-use crate::script::Promise;
+use crate::model::{Known, Model, Promised, places};
+use crate::script::{Content, Promise};
 
 /// More than a run has of anything.
 const ALL: u32 = 100_000;

@@ -1,15 +1,9 @@
 //! Scripts written by hand: one for each mixture that is worth every fault at every call. The ones at the end have shown
 //! defects, and are kept to show them again should they come back.
 
-use longshore::domain::upload::Dialect;
+use domain::upload::Dialect;
 
-use crate::script::Body;
-use crate::script::Name;
-use crate::script::Plan;
-use crate::script::RequestName;
-use crate::script::Script;
-use crate::script::Step;
-use crate::script::Tuning;
+use crate::script::{Body, Name, Plan, RequestName, Script, Step, Tuning};
 
 const A: Name = Name(0);
 const B: Name = Name(1);

@@ -2,42 +2,22 @@
 
 use std::time::Duration;
 
-use longshore::domain::checksum::Algorithm;
-use longshore::domain::checksum::Digest;
-use longshore::domain::id::UploadId;
-use longshore::domain::metadata::Metadata;
-use longshore::domain::size::Length;
-use longshore::domain::size::Offset;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::Role;
-use longshore::domain::upload::Upload;
-use longshore::engine::Engine;
-use longshore::engine::command::Append;
-use longshore::engine::command::BodyEnd;
-use longshore::engine::command::Create;
-use longshore::engine::command::Ends;
-use longshore::engine::command::EngineError;
-use longshore::engine::command::Overflow;
-use longshore::engine::command::Place;
-use longshore::engine::concatenate::Concatenate;
-use longshore::engine::feed::Feed;
+use domain::checksum::{Algorithm, Digest};
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::size::{Length, Offset};
+use domain::upload::{Dialect, Role, Upload};
+use engine::Engine;
+use engine::command::{Append, BodyEnd, Create, Ends, EngineError, Overflow, Place};
+use engine::concatenate::Concatenate;
+use engine::feed::Feed;
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::court::Court;
-use crate::model::Asked;
-use crate::model::Known;
-use crate::model::Promised;
-use crate::model::places;
-use crate::script::At;
-use crate::script::Body;
-use crate::script::Checksum;
-use crate::script::Content;
-use crate::script::Name;
-use crate::script::Plan;
-use crate::script::Promise;
-use crate::script::RequestName;
+use crate::model::{Asked, Known, Promised, places};
+use crate::script::{At, Body, Checksum, Content, Name, Plan, Promise, RequestName};
 
 /// What a script tells a request to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,17 +1,11 @@
 //! Where clients say what they were told, and it is checked at once.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longshore::domain::upload::Ended;
-use longshore::domain::upload::Stage;
-use longshore::domain::upload::Upload;
+use domain::upload::{Ended, Stage, Upload};
 
 use crate::audit::Audit;
-use crate::model::Model;
-use crate::model::Promised;
+use crate::model::{Model, Promised};
 use crate::script::Name;
 
 /// The model and the truth. Clones share them.

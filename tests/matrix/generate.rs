@@ -1,22 +1,10 @@
 //! Scripts out of numbers: a few uploads, requests for them that overlap, and a few faults.
 
-use longshore::domain::upload::Dialect;
+use domain::upload::Dialect;
 
 use crate::dice::Dice;
-use crate::faults::Call;
-use crate::faults::Fault;
-use crate::faults::Planned;
-use crate::script::At;
-use crate::script::Body;
-use crate::script::Checksum;
-use crate::script::Content;
-use crate::script::Name;
-use crate::script::Plan;
-use crate::script::Promise;
-use crate::script::RequestName;
-use crate::script::Script;
-use crate::script::Step;
-use crate::script::Tuning;
+use crate::faults::{Call, Fault, Planned};
+use crate::script::{At, Body, Checksum, Content, Name, Plan, Promise, RequestName, Script, Step, Tuning};
 
 /// The lengths of files, around the sizes of buffers and checkpoints.
 const SIZES: [u64; 10] = [1, 100, 4_095, 4_096, 5_000, 8_192, 9_000, 16_384, 20_000, 33_000];

@@ -1,12 +1,11 @@
 //! The log tells all (webhooks.md G3): whoever has read every event of an upload knows what its row says. The rule and
 //! what no event is made of are those of the conformance suite of the state.
 
-use longshore::domain::upload::Record;
-use longshore::state::LoggedEvent;
-use longshore::state::facts_json;
-use longshore::state::value_json;
-use serde_json::Value;
-use serde_json::json;
+use api::event_body::value_json;
+use api::facts_json::facts_json;
+use domain::upload::Record;
+use serde_json::{Value, json};
+use state::LoggedEvent;
 
 /// How the log of an upload and its row differ, if they do.
 pub fn difference(record: &Record, log: &[LoggedEvent]) -> Option<String> {

@@ -23,14 +23,10 @@ mod watchdog;
 mod world;
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use faults::Fault;
-use faults::Planned;
+use faults::{Fault, Planned};
 use report::Report;
 use script::Script;
 use watchdog::Watchdog;

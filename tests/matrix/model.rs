@@ -4,22 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use longshore::domain::id::UploadId;
-use longshore::domain::ranges::ReceivedRanges;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::Stage;
-use longshore::domain::upload::Upload;
+use domain::id::UploadId;
+use domain::ranges::ReceivedRanges;
+use domain::upload::{Dialect, Stage, Upload};
 
-use crate::content::File;
-use crate::content::MOST_BYTES;
-use crate::content::May;
+use crate::content::{File, MOST_BYTES, May};
 use crate::dice::mix;
-use crate::script::Checksum;
-use crate::script::Content;
-use crate::script::Name;
-use crate::script::Plan;
-use crate::script::Promise;
-use crate::script::RequestName;
+use crate::script::{Checksum, Content, Name, Plan, Promise, RequestName};
 
 /// What the server owes, and a run can show broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,22 +1,12 @@
 //! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
 
-use longshore::domain::size::Offset;
-use longshore::domain::upload::Dialect;
-use longshore::domain::upload::Stage;
-use longshore::domain::upload::Upload;
-use longshore::engine::command::Append;
-use longshore::engine::command::BodyEnd;
-use longshore::engine::command::Ends;
-use longshore::engine::command::EngineError;
-use longshore::engine::command::Place;
+use domain::size::Offset;
+use domain::upload::{Dialect, Stage, Upload};
+use engine::command::{Append, BodyEnd, Ends, EngineError, Place};
 
-use crate::client::Clients;
-use crate::client::RETRY_AFTER;
-use crate::client::length;
-use crate::model::Promised;
-use crate::model::places;
-use crate::script::Content;
-use crate::script::Name;
+use crate::client::{Clients, RETRY_AFTER, length};
+use crate::model::{Promised, places};
+use crate::script::{Content, Name};
 use crate::world::SWEEP_EVERY;
 
 /// How often a client tries before it gives up.

@@ -4,9 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::time::Duration;
 
-use crate::faults::Call;
-use crate::faults::Fault;
-use crate::faults::Tally;
+use crate::faults::{Call, Fault, Tally};
 use crate::model::Broken;
 use crate::script::Script;
 use crate::world::Outcome;

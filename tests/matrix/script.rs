@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use longshore::domain::upload::Dialect;
+use domain::upload::Dialect;
 
 use crate::faults::Planned;
 

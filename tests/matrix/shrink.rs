@@ -1,9 +1,7 @@
 //! Makes a script that fails smaller, for as long as it fails in the same way.
 
 use crate::model::Promised;
-use crate::script::Script;
-use crate::script::Step;
-use crate::script::Tuning;
+use crate::script::{Script, Step, Tuning};
 use crate::watchdog::Watchdog;
 use crate::world;
 
@@ -95,9 +93,7 @@ fn simpler(script: &Script) -> Vec<Script> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::Call;
-    use crate::faults::Fault;
-    use crate::faults::Planned;
+    use crate::faults::{Call, Fault, Planned};
     use crate::script::Name;
 
     #[test]

@@ -5,45 +5,24 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::StreamExt;
-use longshore::domain::hook::HookCall;
-use longshore::domain::id::UploadId;
-use longshore::domain::upload::Upload;
-use longshore::state;
-use longshore::state::Due;
-use longshore::state::EventPage;
-use longshore::state::EventPosition;
-use longshore::state::HookCallQuery;
-use longshore::state::LoggedEvent;
-use longshore::state::UploadPage;
-use longshore::state::UploadQuery;
-use longshore::state::UploadStore;
-use longshore::state::memory::MemoryState;
-use storage::BlobKey;
-use storage::BlobStore;
-use storage::BlobWriter;
-use storage::ByteStream;
-use storage::Capacity;
-use storage::Checkpoint;
-use storage::ErrorKind;
-use storage::Holding;
-use storage::KeyStream;
-use storage::Part;
-use storage::Resume;
+use domain::hook::HookCall;
+use domain::id::UploadId;
+use domain::upload::Upload;
+use futures::{FutureExt, StreamExt};
+use state::memory::MemoryState;
+use state::{Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadPage, UploadQuery, UploadStore};
 use storage::memory::MemoryStore;
+use storage::{
+    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, ErrorKind, Holding, KeyStream, Part, Resume,
+};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::faults::Call;
-use crate::faults::Cause;
-use crate::faults::Faults;
-use crate::faults::OpenWriter;
+use crate::faults::{Call, Cause, Faults, OpenWriter};
 
 /// How much the storage holds.
 const CAPACITY_BYTES: u64 = 512 << 10;

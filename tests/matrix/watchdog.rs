@@ -1,10 +1,8 @@
 //! Watches for tasks that spin. On a clock that stands still while anything is busy, these would keep a run from ever
 //! ending; real time is the only way to tell.
 
-use std::sync::Arc;
-use std::sync::Weak;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;

@@ -6,47 +6,31 @@
 //! and honest clients must be able to bring every upload to its end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use longshore::clock::Clock;
-use longshore::clock::Reading;
-use longshore::domain::policy::Policy;
-use longshore::domain::time::Timestamp;
-use longshore::domain::upload::ProgressPolicy;
-use longshore::engine::Engine;
-use longshore::engine::MediaSettings;
-use longshore::engine::Progress;
-use longshore::engine::RangeSettings;
-use longshore::engine::Settings;
-use longshore::state::Outbox;
-use longshore::state::memory::Memory;
+use domain::policy::Policy;
+use domain::time::Timestamp;
+use domain::upload::ProgressPolicy;
+use engine::{Engine, MediaSettings, Progress, RangeSettings, Settings};
+use state::Outbox;
+use state::clock::{Clock, Reading};
+use state::memory::Memory;
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::audit::Audit;
-use crate::client::Clients;
-use crate::client::Order;
+use crate::client::{Clients, Order};
 use crate::content::MOST_BYTES;
 use crate::court::Court;
-use crate::dice::Dice;
-use crate::dice::mix;
-use crate::faults::Faults;
-use crate::faults::HANG;
-use crate::faults::Tally;
-use crate::model::Broken;
-use crate::model::Promised;
+use crate::dice::{Dice, mix};
+use crate::faults::{Faults, HANG, Tally};
+use crate::model::{Broken, Promised};
 use crate::prove;
 use crate::report::say;
-use crate::script::RequestName;
-use crate::script::Script;
-use crate::script::Step;
-use crate::script::Tuning;
-use crate::stores::Blobs;
-use crate::stores::Records;
+use crate::script::{RequestName, Script, Step, Tuning};
+use crate::stores::{Blobs, Records};
 use crate::watchdog::Watchdog;
 
 pub const SWEEP_EVERY: Duration = Duration::from_secs(10);

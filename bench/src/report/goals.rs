@@ -2,12 +2,7 @@
 
 use crate::report::numbers::Numbers;
 use crate::results::Metric;
-use crate::scenario::bystander;
-use crate::scenario::dialects;
-use crate::scenario::records;
-use crate::scenario::status;
-use crate::scenario::tls;
-use crate::scenario::webhooks;
+use crate::scenario::{bystander, dialects, records, status, tls, webhooks};
 use crate::subject::Subject;
 use crate::words::figure;
 
@@ -19,9 +14,7 @@ pub(crate) struct Verdict {
     pub(crate) met: Option<bool>,
 }
 
-use Subject::Longshore;
-use Subject::LongshoreRelaxed;
-use Subject::Tusd;
+use Subject::{Longshore, LongshoreRelaxed, Tusd};
 
 pub(crate) fn judge(scenario: u8, numbers: Numbers<'_>) -> Vec<Verdict> {
     match scenario {

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use crate::results::Results;
 

@@ -1,7 +1,6 @@
 //! Samples of one scenario, summed up by who and which form.
 
-use crate::results::Measured;
-use crate::results::Metric;
+use crate::results::{Measured, Metric};
 use crate::stats::Spread;
 use crate::subject::Subject;
 

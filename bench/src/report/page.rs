@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::report::goals;
 use crate::report::goals::Verdict;
 use crate::report::numbers::Numbers;
-use crate::report::plot;
-use crate::results::Measured;
-use crate::results::Metric;
-use crate::results::Results;
+use crate::report::{goals, plot};
+use crate::results::{Measured, Metric, Results};
 use crate::scenario;
 use crate::scenario::Scenario;
 use crate::subject::Subject;

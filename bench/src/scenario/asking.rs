@@ -3,11 +3,9 @@
 //! The pace does not wait for answers: a question is due when it is due, and its time counts from then. Otherwise a
 //! server that stalls would be asked less, and its stall would count once instead of for everybody who would have asked.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::process;
 use crate::stats::Times;

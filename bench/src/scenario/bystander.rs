@@ -1,39 +1,24 @@
 //! Scenario 7: what uploads do to nginx, which serves small files out of the page cache of the same machine.
 
-use std::fs;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mb_per_second;
+use crate::lab::{Lab, Notebook, mb_per_second};
 use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::results::{Metric, Values};
 use crate::scenario::asking::Pace;
 use crate::scenario::load;
 use crate::scenario::small_machine::SmallMachine;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::server::{Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
-use crate::tus::Client;
-use crate::tus::Target;
+use crate::tus::{Client, Target};
 
 pub(crate) const MOST_TIMES_QUIET: f64 = 1.3;
 

@@ -1,20 +1,15 @@
 //! Scenario 8: what one upload leaves in the page cache.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mib;
+use crate::lab::{Lab, Notebook, mib};
 use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
 
 const SUBJECTS: [Subject; 5] = [Subject::Longshore, Subject::Tusd, Subject::TusNode, Subject::Rustus, Subject::Bare];

@@ -1,19 +1,13 @@
 //! Scenario 10: from the last byte of an upload to the arrival of the message that it is complete.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::receiver::Mood;
-use crate::receiver::Receiver;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Hook;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::lab::{Lab, Notebook};
+use crate::receiver::{Mood, Receiver};
+use crate::results::{Metric, Values};
+use crate::server::{Hook, Running, Setup};
 use crate::subject::Subject;
 
 const SUBJECTS: [Subject; 2] = [Subject::Longshore, Subject::Tusd];

@@ -3,20 +3,13 @@
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mb_per_second;
-use crate::lab::mib;
-use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::lab::{Lab, Notebook, mb_per_second, mib};
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
-use crate::tus;
+use crate::{process, tus};
 
 pub(crate) const TUS: &str = "tus, one PATCH";
 pub(crate) const IETF: &str = "IETF, one POST";

@@ -1,12 +1,10 @@
 //! Several uploads at once, each on a thread and a connection of its own.
 
-use std::fs;
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Barrier;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use crate::payload::Payload;
 use crate::process;

@@ -1,7 +1,6 @@
 //! The scenarios. Each drives servers and gives numbers; none judges them.
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
+use crate::lab::{Lab, Notebook};
 
 mod asking;
 pub(crate) mod bystander;

@@ -4,15 +4,10 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mb_per_second;
-use crate::lab::mib;
+use crate::lab::{Lab, Notebook, mb_per_second, mib};
 use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
 
 const EVERYBODY: [Subject; 6] =

@@ -5,21 +5,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::lab::{Lab, Notebook};
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
-use crate::tus;
 use crate::tus::Client;
-use crate::words;
+use crate::{process, tus, words};
 
 pub(crate) const START_UP: &str = "start-up";
 

@@ -1,17 +1,11 @@
 //! A line that is far away: a TCP relay that holds every byte for a while in both directions.
 
 use std::collections::VecDeque;
-use std::io::Read;
-use std::io::Write;
-use std::net::Ipv4Addr;
-use std::net::Shutdown;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Read at a time.
 const PIECE: usize = 256 << 10;

@@ -1,19 +1,13 @@
 //! Scenario 9: how soon an upload goes on after its connection was cut.
 
 use std::net::Shutdown;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mib;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::lab::{Lab, Notebook, mib};
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
 use crate::tus::Client;

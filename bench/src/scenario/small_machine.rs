@@ -1,11 +1,9 @@
 //! A control group that leaves a server and its neighbour as much memory as a small machine has, page cache included.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 /// Removed when dropped; whoever was in it must have ended by then.
 #[derive(Debug)]

@@ -1,20 +1,14 @@
 //! Scenario 6: how long an answer takes, idle and while others upload at full speed.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mb_per_second;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::lab::{Lab, Notebook, mb_per_second};
+use crate::results::{Metric, Values};
 use crate::scenario::asking::Pace;
-use crate::scenario::eight;
-use crate::scenario::load;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::scenario::{eight, load};
+use crate::server::{Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
 use crate::tus::Client;

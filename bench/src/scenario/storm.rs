@@ -1,28 +1,19 @@
 //! Scenario 4: many small uploads from 64 connections, driven by one thread.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mib;
-use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::lab::{Lab, Notebook, mib};
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
-use crate::tus;
-use crate::wire;
+use crate::{process, tus, wire};
 
 pub(super) const CONNECTIONS: usize = 64;
 const SIZE: usize = 64 << 10;

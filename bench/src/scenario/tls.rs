@@ -1,25 +1,17 @@
 //! Scenario 11: the same upload over TLS 1.3, with HTTP/1.1 and HTTP/2, near and far away.
 
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::certificate::Certificate;
-use crate::h2_client;
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mb_per_second;
-use crate::lab::mib;
-use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::lab::{Lab, Notebook, mb_per_second, mib};
+use crate::results::{Metric, Values};
 use crate::scenario::relay;
 use crate::scenario::relay::Line;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
-use crate::tus::Client;
-use crate::tus::Target;
+use crate::tus::{Client, Target};
+use crate::{h2_client, process};
 
 pub(crate) const H1: &str = "TLS, HTTP/1.1";
 pub(crate) const H2: &str = "TLS, HTTP/2";

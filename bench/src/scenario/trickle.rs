@@ -1,22 +1,15 @@
 //! Scenario 5: ten thousand uploads that send 1 KiB a second each, driven by one thread.
 
-use std::io::ErrorKind;
-use std::io::Read;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mib;
+use crate::lab::{Lab, Notebook, mib};
 use crate::process;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::results::{Metric, Values};
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
 use crate::wire::Wire;
 

@@ -6,20 +6,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls::ClientConnection;
-use rustls::DigitallySignedStruct;
-use rustls::Error;
-use rustls::SignatureScheme;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::client::danger::ServerCertVerified;
-use rustls::client::danger::ServerCertVerifier;
-use rustls::crypto;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::ServerName;
-use rustls::pki_types::UnixTime;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, crypto};
 
 pub(super) fn session(at: SocketAddr) -> Result<ClientConnection, Error> {
     let provider = Arc::new(ring::default_provider());

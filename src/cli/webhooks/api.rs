@@ -6,20 +6,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::ArgMatches;
-use reqwest::Certificate;
-use reqwest::Method;
-use reqwest::Url;
+use reqwest::{Certificate, Method, Url};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::cli::Failure;
-use crate::cli::webhooks::KEY_VARIABLE;
-use crate::cli::webhooks::SERVER_VARIABLE;
-use crate::cli::webhooks::TOKEN_VARIABLE;
-use crate::webhook::install_tls_provider;
+use crate::cli::webhooks::{KEY_VARIABLE, SERVER_VARIABLE, TOKEN_VARIABLE};
+use outbound::tls::install_tls_provider;
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
 

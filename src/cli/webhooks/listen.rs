@@ -5,31 +5,21 @@ use std::fmt::Display;
 use std::io;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use actix_web::App;
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::HttpServer;
 use actix_web::http::StatusCode;
-use actix_web::web;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use clap::Arg;
-use clap::ArgMatches;
-use clap::Command;
+use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 
 use crate::cli::Failure;
-use crate::cli::webhooks::flag;
-use crate::cli::webhooks::switch;
-use crate::terminal::escaped;
-use crate::terminal::escaped_lines;
-use crate::webhook::PublicKey;
-use crate::webhook::Secret;
-use crate::webhook::sign;
+use crate::cli::webhooks::{flag, switch};
+use crate::terminal::{escaped, escaped_lines};
+use outbound::ed25519::PublicKey;
+use outbound::sign::{Secret, sign};
 
 /// Standard Webhooks: how old, or how far ahead, a message may be.
 const TOLERANCE: Duration = Duration::from_mins(5);
@@ -212,7 +202,7 @@ fn say(text: &str) {
 mod tests {
     use super::*;
 
-    use crate::webhook::PrivateKey;
+    use outbound::ed25519::PrivateKey;
 
     const NOW: i64 = 1_795_300_290;
 

@@ -1,20 +1,13 @@
 //! `longshore webhooks replay`: sends deliveries again, or now.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use clap::Arg;
-use clap::ArgMatches;
-use clap::Command;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use clap::{Arg, ArgMatches, Command};
+use serde_json::{Map, Value, json};
 
 use crate::cli::Failure;
 use crate::cli::webhooks::api::Api;
-use crate::cli::webhooks::flag;
-use crate::cli::webhooks::not_understood;
-use crate::cli::webhooks::switch;
+use crate::cli::webhooks::{flag, not_understood, switch};
 
 /// How long a replay is waited for before it is only said that it runs.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);

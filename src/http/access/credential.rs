@@ -6,17 +6,13 @@ use std::borrow::Cow;
 
 use actix_web::dev::RequestHead;
 use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use crate::domain::time::Timestamp;
-use crate::http::access::Access;
-use crate::http::access::Refusal;
-use crate::http::access::request::Act;
-use crate::http::access::request::Place;
-use crate::keyring::Readable;
-use crate::keyring::is_read_token;
+use crate::http::access::request::{Act, Place};
+use crate::http::access::{Access, Refusal};
+use domain::time::Timestamp;
+use keyring::{Readable, is_read_token};
 
 /// What a request can show for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,10 @@
 
 use actix_web::http::header::HeaderMap;
 
-use crate::domain::id::UploadId;
 use crate::http::body::HeaderFields;
-use crate::protocol::ranged;
-use crate::protocol::tus;
 use crate::protocol::tus::wire::Method;
+use crate::protocol::{ranged, tus};
+use domain::id::UploadId;
 
 /// Parts of the server with rules of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

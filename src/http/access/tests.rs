@@ -1,8 +1,7 @@
 use actix_web::test::TestRequest;
 
 use super::*;
-use crate::keyring::AdminKey;
-use crate::keyring::ServerKeys;
+use keyring::{AdminKey, ServerKeys};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
 const TOKEN: &str = "correct-horse-battery-staple";

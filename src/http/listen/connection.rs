@@ -1,44 +1,31 @@
 //! One connection from its acceptance to its end.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::Request;
 use actix_server::GracefulShutdownSignal;
-use actix_service::IntoServiceFactory;
-use actix_service::Service;
-use actix_service::ServiceFactory;
-use actix_service::boxed;
 use actix_service::boxed::RcService;
-use actix_service::map_config;
-use actix_web::App;
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, boxed, map_config};
 use actix_web::body::BoxBody;
-use actix_web::dev::AppConfig;
-use actix_web::dev::ServiceResponse;
-use actix_web::web;
+use actix_web::dev::{AppConfig, ServiceResponse};
+use actix_web::{App, web};
 use tokio::net::TcpStream;
 
 use crate::http;
 use crate::http::Shared;
-use crate::http::listen::Role;
-use crate::http::listen::Settings;
 use crate::http::listen::framing::Terms;
-use crate::http::listen::full;
-use crate::http::listen::http1::Http1;
-use crate::http::listen::http1::Spoken;
-use crate::http::listen::http1::http1;
-use crate::http::listen::http2;
+use crate::http::listen::http1::{Http1, Spoken, http1};
 use crate::http::listen::http2::Waits;
 use crate::http::listen::outflow::Readers;
 use crate::http::listen::places::Places;
 use crate::http::listen::tls::Agreed;
 use crate::http::listen::wire::Wire;
+use crate::http::listen::{Role, Settings, full, http2};
 use crate::http::location::Reached;
 use crate::http::refusals::Reason;
-use crate::http::shares::Part;
-use crate::http::shares::UsedUp;
+use crate::http::shares::{Part, UsedUp};
 
 /// How long a closing connection may take to take in what was sent.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,12 +1,9 @@
 //! A deadline that moves, mostly to later, as long as its connection lives.
 
 use std::pin::Pin;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 
-use tokio::time::Instant;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// A time by which something must have happened, if there is one now.
 ///

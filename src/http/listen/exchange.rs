@@ -3,16 +3,12 @@
 //! The HTTP layer in between knows nothing of it. Below, bytes are framed into requests, one at a time; above, requests
 //! are answered. Each side learns here what only the other one sees.
 
-use std::cell::Cell;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use actix_web::body::BodySize;
-use actix_web::body::BoxBody;
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
 
 use crate::http::error::Problem;

@@ -9,14 +9,10 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderName;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWrite;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::http::error::Problem;
-use crate::http::error::ShowsBody;
+use crate::http::error::{Problem, ShowsBody};
 use crate::protocol::tus::wire;
 
 /// For the whole of it.

@@ -8,21 +8,15 @@
 //! a grant for that out of [`ReadAhead`], and keeps it until it ends. One that finds none left is metered: its body is
 //! read a few KiB at a time, as it is asked for, and its buffer stays as it began.
 
-use std::cell::Cell;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::AsyncRead;
-use tokio::io::AsyncReadExt;
-use tokio::io::ReadBuf;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Who allows no more than this is slow, and is to hold little.
 pub(super) const SLOW_BYTES: usize = 4 * 1024;

@@ -16,22 +16,17 @@
 //! Nobody needs to be woken: a handler is polled in the task of its connection, and after each such poll that task
 //! flushes. A handle used in another task is heard no earlier than the connection's next poll.
 
-use std::cell::Cell;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 
 use actix_http::Request;
 use actix_web::HttpMessage;
 use actix_web::http::Version;
-use actix_web::http::header::HeaderName;
-use actix_web::http::header::HeaderValue;
-use bytes::Buf;
-use bytes::Bytes;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 /// The most that waits to be written for one connection. A peer that does not read is told no more than that.

@@ -24,20 +24,15 @@ pub mod tls;
 pub mod window;
 mod wire;
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
-use actix_server::GracefulShutdownSignal;
-use actix_server::Server;
-use actix_service::Service;
-use actix_service::fn_factory;
-use actix_service::fn_service;
+use actix_server::{GracefulShutdownSignal, Server};
+use actix_service::{Service, fn_factory, fn_service};
 use actix_web::web;
-use tokio::net::TcpSocket;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::http::Shared;
 

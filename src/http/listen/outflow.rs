@@ -7,14 +7,11 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
-use tokio::time::Instant;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// How fast an answer that is no download must be taken in the long run. A page of 1 MiB may take four minutes.
 const LEAST_BYTES_PER_SECOND: u32 = 4 << 10;
@@ -132,8 +129,7 @@ impl State {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::AsyncReadExt;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncReadExt, DuplexStream};
 
     use super::*;
 

@@ -1,8 +1,7 @@
 //! A bounded number of something, counted across threads.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many may be taken at once.
 #[derive(Debug, Clone)]

@@ -3,10 +3,9 @@
 //! HTTP/2 lets a peer send ahead, so how many connections speak it is bounded. When no place is left for one more, it
 //! is offered HTTP/1.1 alone. That has to be known before the handshake, so the client's greeting is read first.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -16,8 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::listen::ahead::Ahead;
 use crate::http::listen::certificates::Certificates;
-use crate::http::listen::places::Place;
-use crate::http::listen::places::Places;
+use crate::http::listen::places::{Place, Places};
 
 const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";

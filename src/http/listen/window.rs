@@ -8,19 +8,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Ping;
-use h2::PingPong;
 use h2::server::Connection;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 /// What every connection begins with. Nobody can make the server hold more without being fast.

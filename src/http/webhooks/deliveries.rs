@@ -3,36 +3,22 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::domain::delivery::Attempt;
-use crate::domain::delivery::AttemptOutcome;
-use crate::domain::delivery::DeliveryRecord;
-use crate::domain::delivery::DeliveryState;
-use crate::domain::endpoint::EndpointId;
-use crate::domain::event::EventKind;
-use crate::domain::id::DeliveryId;
-use crate::domain::id::EventId;
-use crate::engine::read::DeliveryQuery;
-use crate::engine::read::value_json;
-use crate::http::Shared;
 use crate::http::error::Problem;
-use crate::http::query;
 use crate::http::query::Query;
-use crate::http::status;
-use crate::http::webhooks::milliseconds;
-use crate::http::webhooks::problem;
-use crate::http::webhooks::read;
-use crate::http::webhooks::respond;
-use crate::http::webhooks::unless;
-use crate::webhook::Replayed;
+use crate::http::webhooks::{milliseconds, problem, read, respond, unless};
+use crate::http::{Shared, query, status};
+use api::event_body::value_json;
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
+use domain::endpoint::EndpointId;
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId};
+use engine::read::DeliveryQuery;
+use state::Replayed;
 
 /// What cursors of this list begin with.
 const LIST: &str = "deliveries";

@@ -2,42 +2,20 @@
 
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::domain::endpoint::EndpointId;
-use crate::domain::endpoint::EndpointState;
-use crate::domain::endpoint::EndpointTerms;
-use crate::domain::time::Timestamp;
-use crate::http::Shared;
-use crate::http::conditions;
 use crate::http::error::Problem;
-use crate::http::webhooks::bad;
-use crate::http::webhooks::deliveries;
-use crate::http::webhooks::endpoint_id;
-use crate::http::webhooks::problem;
-use crate::http::webhooks::read;
-use crate::http::webhooks::replays;
-use crate::http::webhooks::respond;
-use crate::http::webhooks::terms::FORM;
-use crate::http::webhooks::terms::Said;
-use crate::http::webhooks::unless;
-use crate::webhook::AdminError;
-use crate::webhook::Change;
-use crate::webhook::Key;
-use crate::webhook::KeyKind;
-use crate::webhook::KeyReport;
-use crate::webhook::NewEndpoint;
-use crate::webhook::Report;
-use crate::webhook::Resumption;
-use crate::webhook::Rotation;
-use crate::webhook::Shown;
-use crate::webhook::terms_json;
+use crate::http::webhooks::terms::{FORM, Said};
+use crate::http::webhooks::{bad, deliveries, endpoint_id, problem, read, replays, respond, unless};
+use crate::http::{Shared, conditions};
+use api::terms_json::terms_json;
+use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
+use domain::time::Timestamp;
+use outbound::keys::{Key, KeyKind};
+use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
 
 /// How long an old secret goes on signing when nothing else is said (webhooks.md H10).
 const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);

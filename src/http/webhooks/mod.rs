@@ -2,23 +2,16 @@
 
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::web;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::domain::endpoint::EndpointId;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::error::Problem;
-use crate::http::json;
-use crate::http::status;
-use crate::webhook::AdminError;
+use crate::http::{Shared, body, json, status};
+use domain::endpoint::EndpointId;
+use webhook::AdminError;
 
 mod deliveries;
 mod endpoints;

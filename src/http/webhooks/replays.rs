@@ -1,28 +1,18 @@
 //! Jobs that send many deliveries again.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::http::Method;
-use actix_web::http::header;
-use actix_web::web;
+use actix_web::http::{Method, header};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::domain::endpoint::EndpointId;
-use crate::domain::time::Timestamp;
 use crate::http::Shared;
 use crate::http::error::Problem;
-use crate::http::webhooks::bad;
-use crate::http::webhooks::problem;
-use crate::http::webhooks::read;
-use crate::http::webhooks::respond;
-use crate::http::webhooks::unless;
-use crate::webhook::AdminError;
-use crate::webhook::ReplayId;
-use crate::webhook::ReplayJob;
-use crate::webhook::ReplayRequest;
-use crate::webhook::ReplayWhat;
+use crate::http::webhooks::{bad, problem, read, respond, unless};
+use domain::endpoint::EndpointId;
+use domain::id::ReplayId;
+use domain::time::Timestamp;
+use state::{ReplayJob, ReplayWhat};
+use webhook::{AdminError, ReplayRequest};
 
 /// `GET /api/v1/webhooks/replays`
 pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {

@@ -3,17 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Deserializer;
+use serde::{Deserialize, Deserializer};
 
-use crate::domain::endpoint::EndpointTerms;
-use crate::domain::endpoint::Ordering;
-use crate::domain::endpoint::Payload;
-use crate::domain::endpoint::Signing;
-use crate::domain::event::EventFilter;
-use crate::domain::event::EventKind;
 use crate::http::error::Problem;
 use crate::http::webhooks::bad;
+use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
+use domain::event::{EventFilter, EventKind};
 
 /// Some of what can be said. What is left out stays as it is; `null`, where it may be, means as for all endpoints.
 #[derive(Debug, Default, Deserialize)]

@@ -1,10 +1,8 @@
 //! Digests that cannot be used or do not match, in the words registered for them.
 
-use crate::domain::checksum::Digest;
 use crate::http::error::Problem;
-use crate::protocol::digests::BadDigests;
-use crate::protocol::digests::byte_sequence;
-use crate::protocol::digests::token;
+use crate::protocol::digests::{BadDigests, byte_sequence, token};
+use domain::checksum::Digest;
 
 const UNSUPPORTED: &str = "https://iana.org/assignments/http-problem-types#digest-unsupported-algorithms";
 const INVALID: &str = "https://iana.org/assignments/http-problem-types#digest-invalid-values";

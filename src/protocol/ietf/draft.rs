@@ -1,8 +1,8 @@
 //! How the versions of the draft differ, as values. Nothing else in this program asks for a version.
 
-use crate::engine::command::Overflow;
 use crate::protocol::fields::Fields;
 use crate::protocol::structured::integer;
+use engine::command::Overflow;
 
 /// What the client of one version expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,35 +3,21 @@
 //! An upload completes when its client says so, not when its length is reached. A client learns the URL of its upload
 //! before it has sent the body, from an interim response, where the version and the connection allow one.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Dialect;
-use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::Append;
-use crate::engine::command::Cancel;
-use crate::engine::command::Create;
-use crate::engine::command::Ends;
-use crate::engine::command::EngineError;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
-use crate::http::download;
 use crate::http::error::Problem;
 use crate::http::listen::interim::Interim;
-use crate::protocol::digests;
-use crate::protocol::dispatch;
-use crate::protocol::ranged;
+use crate::http::{Shared, body, download};
+use crate::protocol::{digests, dispatch, ranged};
+use domain::checksum::{Algorithm, Digest};
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::upload::{Dialect, Role, Stage, Upload};
+use engine::command::{Append, Cancel, Create, Ends, EngineError};
 
 mod disposition;
 pub mod draft;
@@ -39,8 +25,7 @@ mod reply;
 pub mod wire;
 
 use draft::Draft;
-use wire::Creation;
-use wire::WireError;
+use wire::{Creation, WireError};
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 

@@ -1,29 +1,19 @@
 //! Outcomes and rejections in the words of the draft.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::HttpResponseBuilder;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderName;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::http::error::Problem;
-use crate::http::error::common;
-use crate::protocol::digests;
+use crate::http::error::{Problem, common};
 use crate::protocol::dispatch::ACCEPT_PATCH;
 use crate::protocol::ietf::draft::Draft;
 use crate::protocol::ietf::wire::WireError;
-use crate::protocol::state;
-use crate::protocol::state::UPLOAD_LENGTH;
-use crate::protocol::state::UPLOAD_OFFSET;
+use crate::protocol::state::{UPLOAD_LENGTH, UPLOAD_OFFSET};
+use crate::protocol::{digests, state};
+use domain::checksum::{Algorithm, Digest};
+use domain::rejection::Rejection;
+use domain::upload::{Stage, Upload};
+use engine::command::EngineError;
 
 const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 const INTEROP_VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");

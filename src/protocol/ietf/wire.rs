@@ -2,25 +2,19 @@
 
 use std::time::Duration;
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::media_type;
-use crate::domain::metadata::Metadata;
-use crate::domain::size::Length;
-use crate::domain::size::Offset;
-use crate::engine::command::Ends;
 use crate::protocol::digests;
 use crate::protocol::digests::BadDigests;
 use crate::protocol::dispatch::PARTIAL_UPLOAD;
-use crate::protocol::fields::BadField;
-use crate::protocol::fields::Fields;
-use crate::protocol::fields::single;
+use crate::protocol::fields::{BadField, Fields, single};
 use crate::protocol::ietf::disposition;
 use crate::protocol::ietf::draft::Draft;
-use crate::protocol::structured::boolean;
-use crate::protocol::structured::integer;
-use crate::protocol::tus::wire::OFFSET_OCTET_STREAM;
-use crate::protocol::tus::wire::metadata as tus_metadata;
+use crate::protocol::structured::{boolean, integer};
+use crate::protocol::tus::wire::{OFFSET_OCTET_STREAM, metadata as tus_metadata};
+use domain::checksum::{Algorithm, Digest};
+use domain::media_type;
+use domain::metadata::Metadata;
+use domain::size::{Length, Offset};
+use engine::command::Ends;
 
 /// Why a request cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -198,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::metadata::MAX_PAIRS;
+    use domain::metadata::MAX_PAIRS;
 
     type Text = Vec<(&'static str, &'static str)>;
 

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::metadata::BadMetadata;
-use crate::domain::metadata::Metadata;
-use crate::domain::size::Length;
-use crate::protocol::ranged::wire::base64_digest;
-use crate::protocol::ranged::wire::hex_digest;
+use crate::protocol::ranged::wire::{base64_digest, hex_digest};
+use domain::checksum::{Algorithm, Digest};
+use domain::metadata::{BadMetadata, Metadata};
+use domain::size::Length;
 
 /// A new upload, as its client describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -3,25 +3,18 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 
 use actix_web::error::PayloadError;
 use actix_web::web;
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::domain::metadata::MAX_PAIRS;
-use crate::engine::command::EngineError;
-use crate::http::Shared;
-use crate::http::body;
+use crate::http::{Shared, body};
 use crate::protocol::ranged::creation::BadCreation;
-use crate::protocol::ranged::multipart::BadForm;
-use crate::protocol::ranged::multipart::Found;
-use crate::protocol::ranged::multipart::MAX_HEAD_BYTES;
-use crate::protocol::ranged::multipart::Part;
-use crate::protocol::ranged::multipart::Reader;
+use crate::protocol::ranged::multipart::{BadForm, Found, MAX_HEAD_BYTES, Part, Reader};
+use domain::metadata::MAX_PAIRS;
+use engine::command::EngineError;
 
 /// A form up to its file.
 pub(super) struct Opened {

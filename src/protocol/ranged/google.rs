@@ -1,45 +1,24 @@
 //! Google's sessions: bytes in order, `308` until the last of them, and an object in JSON at the end.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
-use crate::domain::size::Length;
-use crate::domain::size::Offset;
-use crate::domain::upload::Dialect;
-use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::Append;
-use crate::engine::command::Cancel;
-use crate::engine::command::Create;
-use crate::engine::command::Ends;
-use crate::engine::command::Place;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::http::query::Query;
+use crate::http::{Shared, body};
 use crate::protocol::digests;
-use crate::protocol::fields::BadField;
-use crate::protocol::fields::single;
-use crate::protocol::ranged::check_empty;
-use crate::protocol::ranged::creation;
-use crate::protocol::ranged::creation::Around;
-use crate::protocol::ranged::creation::Creation;
-use crate::protocol::ranged::look;
-use crate::protocol::ranged::pumped;
-use crate::protocol::ranged::reply;
+use crate::protocol::fields::{BadField, single};
+use crate::protocol::ranged::creation::{Around, Creation};
 use crate::protocol::ranged::reply::google::Refusal;
-use crate::protocol::ranged::small_body;
-use crate::protocol::ranged::wire;
-use crate::protocol::ranged::wire::Carried;
-use crate::protocol::ranged::wire::Data;
-use crate::protocol::ranged::wire::End;
+use crate::protocol::ranged::wire::{Carried, Data, End};
+use crate::protocol::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
+use domain::checksum::Algorithm;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::upload::{Dialect, Role, Stage, Upload};
+use engine::command::{Append, Cancel, Create, Ends, Place};
 
 /// The two ways of starting a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

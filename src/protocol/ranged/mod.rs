@@ -7,26 +7,19 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::Method;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Dialect;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::Cancel;
-use crate::engine::command::EngineError;
-use crate::engine::feed::Feed;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
-use crate::http::download;
 use crate::http::error::Problem;
+use crate::http::{Shared, body, download};
 use crate::protocol::state;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::upload::{Dialect, Stage, Upload};
+use engine::command::{Cancel, EngineError};
+use engine::feed::Feed;
 
 mod creation;
 mod form;

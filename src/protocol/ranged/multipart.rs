@@ -4,8 +4,7 @@
 //! is ever kept is the head of a part, up to a limit, and what could be the beginning of a boundary. The end of the
 //! form must be there for the form to be whole; a part never ends where the body does.
 
-use bytes::Bytes;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use crate::protocol::names;

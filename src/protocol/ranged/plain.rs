@@ -3,42 +3,27 @@
 //! Each becomes an upload that takes ranges. If the connection breaks, what arrived is kept, and whoever has heard or
 //! looked up where the upload is can go on.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::error::PayloadError;
 use actix_web::http::header;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::domain::checksum::Digest;
-use crate::domain::metadata::Metadata;
-use crate::domain::rejection::Rejection;
-use crate::domain::size::Length;
-use crate::domain::size::Offset;
-use crate::domain::upload::Dialect;
-use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::Append;
-use crate::engine::command::Create;
-use crate::engine::command::Ends;
-use crate::engine::command::EngineError;
-use crate::engine::command::Place;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
 use crate::http::error::Problem;
+use crate::http::{Shared, body};
 use crate::protocol::digests;
-use crate::protocol::fields::BadField;
-use crate::protocol::fields::single;
+use crate::protocol::fields::{BadField, single};
 use crate::protocol::ranged::creation::bounded;
-use crate::protocol::ranged::form;
-use crate::protocol::ranged::form::Fault;
-use crate::protocol::ranged::form::Learned;
-use crate::protocol::ranged::form::Opened;
-use crate::protocol::ranged::reply;
+use crate::protocol::ranged::form::{Fault, Learned, Opened};
+use crate::protocol::ranged::{form, reply};
+use domain::checksum::Digest;
+use domain::metadata::Metadata;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::upload::{Dialect, Role, Stage, Upload};
+use engine::command::{Append, Create, Ends, EngineError, Place};
 
 /// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.
 const NO_TYPE: &str = "application/x-www-form-urlencoded";

@@ -1,31 +1,21 @@
 //! Outcomes and rejections in the words of ranged PUT: our own here, Google's in [`google`].
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::HttpResponseBuilder;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::http::header::HeaderMap;
-use actix_web::http::header::HeaderName;
-use actix_web::http::header::HeaderValue;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use serde_json::{Map, Value, json};
 
-use crate::domain::checksum::Digest;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::http::Shared;
-use crate::http::error::Problem;
-use crate::http::error::common;
-use crate::http::status;
+use crate::http::error::{Problem, common};
+use crate::http::{Shared, status};
 use crate::protocol::digests;
 use crate::protocol::ranged::creation::BadCreation;
 use crate::protocol::ranged::form::Fault;
 use crate::protocol::ranged::wire;
 use crate::protocol::ranged::wire::WireError;
+use domain::checksum::Digest;
+use domain::rejection::Rejection;
+use domain::upload::{Stage, Upload};
+use engine::command::EngineError;
 
 pub(super) mod google;
 

@@ -4,19 +4,12 @@ use std::fmt;
 
 use base64::Engine as _;
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::media_type;
-use crate::domain::size::Length;
-use crate::domain::size::Offset;
-use crate::domain::size::parse_bytes;
 use crate::protocol::digests::BadDigests;
-use crate::protocol::fields::BadField;
-use crate::protocol::fields::Fields;
-use crate::protocol::fields::LENIENT_BASE64;
-use crate::protocol::fields::joined;
-use crate::protocol::fields::single;
+use crate::protocol::fields::{BadField, Fields, LENIENT_BASE64, joined, single};
 use crate::protocol::tus::wire::BodySize;
+use domain::checksum::{Algorithm, Digest};
+use domain::media_type;
+use domain::size::{Length, Offset, parse_bytes};
 
 /// `Content-Range`, RFC 9110, 14.4, and the forms Google's clients have added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::size::MAX_BYTES;
+    use domain::size::MAX_BYTES;
 
     type Text = Vec<(&'static str, &'static str)>;
 

@@ -1,39 +1,24 @@
 //! tus 1.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum, termination and
 //! concatenation.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::http;
 use actix_web::http::header;
-use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse, http, web};
 
-use crate::domain::id::UploadId;
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Dialect;
-use crate::domain::upload::Role;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::Append;
-use crate::engine::command::Cancel;
-use crate::engine::command::Create;
-use crate::engine::command::EngineError;
-use crate::engine::command::Unavailable;
-use crate::engine::concatenate::Concatenate;
-use crate::http::Shared;
-use crate::http::body;
 use crate::http::body::HeaderFields;
 use crate::http::caller::caller;
-use crate::http::download;
 use crate::http::error::Problem;
-use crate::protocol::dispatch;
-use crate::protocol::state;
+use crate::http::{Shared, body, download};
+use crate::protocol::{dispatch, state};
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::upload::{Dialect, Role, Stage, Upload};
+use engine::command::{Append, Cancel, Create, EngineError, Unavailable};
+use engine::concatenate::Concatenate;
 
 pub mod reply;
 pub mod wire;
 
-use wire::BodySize;
-use wire::CreationKind;
-use wire::Method;
+use wire::{BodySize, CreationKind, Method};
 
 const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";

@@ -1,25 +1,17 @@
 //! Outcomes and rejections in the words of tus 1.0.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::body;
-use actix_web::http::Method;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
 use actix_web::http::header::HeaderName;
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, body};
 
-use crate::domain::rejection::Rejection;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::http::error::Problem;
-use crate::http::error::common;
-use crate::protocol::digests;
-use crate::protocol::state;
-use crate::protocol::state::UPLOAD_EXPIRES;
-use crate::protocol::state::UPLOAD_OFFSET;
+use crate::http::error::{Problem, common};
+use crate::protocol::state::{UPLOAD_EXPIRES, UPLOAD_OFFSET};
 use crate::protocol::tus::wire;
-use crate::protocol::tus::wire::Checksum;
-use crate::protocol::tus::wire::WireError;
+use crate::protocol::tus::wire::{Checksum, WireError};
+use crate::protocol::{digests, state};
+use domain::rejection::Rejection;
+use domain::upload::Upload;
+use engine::command::EngineError;
 
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 

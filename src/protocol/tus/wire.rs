@@ -5,21 +5,14 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::id::UploadId;
-use crate::domain::media_type;
-use crate::domain::metadata::Metadata;
-use crate::domain::size::Length;
-use crate::domain::size::Offset;
-use crate::domain::size::parse_bytes;
 use crate::protocol::digests;
 use crate::protocol::digests::BadDigests;
-use crate::protocol::fields::BadField;
-use crate::protocol::fields::Fields;
-use crate::protocol::fields::LENIENT_BASE64;
-use crate::protocol::fields::joined;
-use crate::protocol::fields::single;
+use crate::protocol::fields::{BadField, Fields, LENIENT_BASE64, joined, single};
+use domain::checksum::{Algorithm, Digest};
+use domain::id::UploadId;
+use domain::media_type;
+use domain::metadata::Metadata;
+use domain::size::{Length, Offset, parse_bytes};
 
 pub const VERSION: &str = "1.0.0";
 
@@ -373,7 +366,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::size::MAX_BYTES;
+    use domain::size::MAX_BYTES;
 
     type Text = Vec<(&'static str, &'static str)>;
 

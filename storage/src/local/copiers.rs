@@ -2,14 +2,11 @@
 //!
 //! A copy may take minutes. On the threads for blocking work it would keep short writes waiting behind it.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{io, thread};
 
-use tokio::sync::Semaphore;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 /// How many copies run at once; others wait.
 const THREADS: usize = 2;

@@ -13,8 +13,7 @@ use super::copiers::Cancelled;
 use super::files;
 use super::files::Opening;
 use super::folder::DataFolder;
-use crate::BlobKey;
-use crate::Part;
+use crate::{BlobKey, Part};
 
 /// At most this much in one call: what follows stays on a block border, and a copy that is cancelled ends soon.
 const SPAN_BYTES: u64 = 32 << 20;

@@ -1,23 +1,17 @@
 //! What is done to whole files: opening, finishing, removing. Everything here blocks.
 
-use std::fs;
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::{fs, io};
 
-use rustix::fs::Advice;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-use super::Durability;
-use super::blocking;
-use super::folder::DataFolder;
-use super::folder::parent;
-use super::folder::remove_if_there;
-use crate::BlobKey;
-use crate::durable_end;
+use super::folder::{DataFolder, parent, remove_if_there};
+use super::{Durability, blocking};
+use crate::{BlobKey, durable_end};
 
 /// The file of an open blob, opened for writing.
 #[derive(Debug)]

@@ -9,28 +9,19 @@
 //! Everything here blocks.
 
 use std::collections::HashSet;
-use std::fs;
 use std::fs::File;
-use std::io;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
 
-use rustix::fs::FlockOperation;
-use rustix::fs::OFlags;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
+use rustix::fs::{FlockOperation, OFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Durability;
-use crate::BlobKey;
-use crate::Capacity;
 use crate::pool::BLOCK_BYTES;
+use crate::{BlobKey, Capacity};
 
 /// Why a data folder cannot be used, for the person who has to do something about it.
 #[derive(Debug, thiserror::Error)]

@@ -1,19 +1,14 @@
 //! Lists the blobs of a data folder, one folder at a time.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
-use futures::StreamExt;
-use futures::stream;
+use futures::{StreamExt, stream};
 
 use super::blocking;
 use super::folder::DataFolder;
-use crate::BlobKey;
-use crate::Error;
-use crate::KeyStream;
+use crate::{BlobKey, Error, KeyStream};
 
 /// What one folder holds.
 #[derive(Debug, Default)]

@@ -16,19 +16,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::BlobKey;
-use crate::BlobStore;
-use crate::BlobWriter;
-use crate::ByteStream;
-use crate::Capacity;
-use crate::Error;
-use crate::Holding;
-use crate::KeyStream;
-use crate::Part;
-use crate::Result;
-use crate::Resume;
-use crate::durable_end;
 use crate::pool::Pool;
+use crate::{
+    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Error, Holding, KeyStream, Part, Result, Resume, durable_end,
+};
 
 mod ahead;
 mod blocking;
@@ -48,8 +39,7 @@ use ahead::Ahead;
 use copiers::Copiers;
 use files::Opening;
 use folder::DataFolder;
-use turns::Turn;
-use turns::Turns;
+use turns::{Turn, Turns};
 use writer::LocalWriter;
 
 /// How the disk is used.

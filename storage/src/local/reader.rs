@@ -10,17 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream;
+use futures::{StreamExt, stream};
 use tokio::task::JoinHandle;
 
 use super::blocking;
-use crate::BlobKey;
-use crate::ByteStream;
-use crate::Error;
-use crate::pool::Buffer;
-use crate::pool::Pool;
-use crate::pool::Reservation;
+use crate::pool::{Buffer, Pool, Reservation};
+use crate::{BlobKey, ByteStream, Error};
 
 const LARGE_BYTES: usize = 256 << 10;
 

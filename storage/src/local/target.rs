@@ -7,24 +7,16 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
-use super::Durability;
-use super::blocking;
-use super::files;
 use super::files::Opened;
-use super::folder::DataFolder;
-use super::folder::DirectFile;
+use super::folder::{DataFolder, DirectFile};
 use super::turns::KnownBlob;
-use crate::BlobKey;
-use crate::Error;
-use crate::Result;
-use crate::pool::BLOCK_BYTES;
-use crate::pool::DIRECT_MIN_BYTES;
-use crate::pool::MAX_BUFFER_BYTES;
+use super::{Durability, blocking, files};
+use crate::pool::{BLOCK_BYTES, DIRECT_MIN_BYTES, MAX_BUFFER_BYTES};
+use crate::{BlobKey, Error, Result};
 
 /// Writes are numbered from 1 as they begin.
 type Number = u64;

@@ -15,18 +15,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::Settings;
 use super::ahead::Ahead;
-use super::blocking;
-use super::target::NO_BYTES;
-use super::target::Target;
-use crate::BlobKey;
-use crate::BlobWriter;
-use crate::Checkpoint;
-use crate::Error;
-use crate::Result;
-use crate::durable_end;
+use super::target::{NO_BYTES, Target};
+use super::{Settings, blocking};
 use crate::pool::BLOCK_BYTES;
+use crate::{BlobKey, BlobWriter, Checkpoint, Error, Result, durable_end};
 
 /// The largest pages there are.
 const MAX_PAGE_BYTES: u64 = 64 << 10;
@@ -145,9 +138,7 @@ fn whole_blocks(chunk: &[u8], offset: u64, least_bytes: usize) -> Option<Range<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::DIRECT_MIN_BYTES;
-    use crate::pool::MAX_BUFFER_BYTES;
-    use crate::pool::Pool;
+    use crate::pool::{DIRECT_MIN_BYTES, MAX_BUFFER_BYTES, Pool};
 
     #[tokio::test]
     async fn whole_blocks_are_found_where_memory_and_file_agree() {

@@ -1,17 +1,12 @@
 //! The suite, against every backend and the fault wrapper.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use storage::BlobStore;
-use storage::conformance;
-use storage::faults::Faults;
-use storage::faults::Faulty;
-use storage::local::Durability;
-use storage::local::LocalStore;
-use storage::local::Settings;
+use storage::faults::{Faults, Faulty};
+use storage::local::{Durability, LocalStore, Settings};
 use storage::memory::MemoryStore;
+use storage::{BlobStore, conformance};
 use tempfile::TempDir;
 
 /// Stores in folders of their own, which are gone with this.

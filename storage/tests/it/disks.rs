@@ -3,28 +3,15 @@
 
 use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use storage::BlobKey;
-use storage::BlobStore;
-use storage::BlobWriter;
-use storage::ErrorKind;
-use storage::Holding;
-use storage::Resume;
-use storage::conformance;
-use storage::conformance::assert_bytes;
-use storage::conformance::bytes;
-use storage::conformance::read;
-use storage::disks::Disk;
-use storage::disks::Format;
-use storage::disks::cached_bytes;
-use storage::local::LocalStore;
-use storage::local::Settings;
+use storage::conformance::{assert_bytes, bytes, read};
+use storage::disks::{Disk, Format, cached_bytes};
+use storage::local::{LocalStore, Settings};
+use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Resume, conformance};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;

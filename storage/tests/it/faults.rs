@@ -3,19 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use storage::BlobKey;
-use storage::BlobStore;
-use storage::ErrorKind;
-use storage::conformance::assert_bytes;
-use storage::conformance::bytes;
-use storage::conformance::read;
-use storage::conformance::write_blob;
-use storage::faults::Calls;
-use storage::faults::Cause;
-use storage::faults::Faults;
-use storage::faults::Faulty;
-use storage::faults::Operation;
+use storage::conformance::{assert_bytes, bytes, read, write_blob};
+use storage::faults::{Calls, Cause, Faults, Faulty, Operation};
 use storage::memory::MemoryStore;
+use storage::{BlobKey, BlobStore, ErrorKind};
 
 fn key() -> BlobKey {
     BlobKey::new("a").unwrap()

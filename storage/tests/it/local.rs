@@ -1,26 +1,15 @@
 //! What is peculiar to files: the data folder, what a crash leaves behind, a disk that fills up.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use storage::BlobKey;
-use storage::BlobStore;
-use storage::ErrorKind;
-use storage::Part;
-use storage::Resume;
-use storage::conformance::assert_bytes;
-use storage::conformance::bytes;
-use storage::conformance::read;
-use storage::conformance::write_blob;
-use storage::local::LocalStore;
-use storage::local::OpenError;
-use storage::local::Settings;
+use storage::conformance::{assert_bytes, bytes, read, write_blob};
+use storage::local::{LocalStore, OpenError, Settings};
+use storage::{BlobKey, BlobStore, ErrorKind, Part, Resume};
 use tempfile::TempDir;
 
 fn key() -> BlobKey {

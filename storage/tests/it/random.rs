@@ -4,16 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use storage::BlobKey;
-use storage::BlobStore;
-use storage::BlobWriter;
-use storage::ErrorKind;
-use storage::Resume;
-use storage::conformance::laid_out;
-use storage::conformance::read;
-use storage::local::LocalStore;
-use storage::local::OpenError;
-use storage::local::Settings;
+use storage::conformance::{laid_out, read};
+use storage::local::{LocalStore, OpenError, Settings};
+use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]

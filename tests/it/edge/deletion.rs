@@ -1,13 +1,9 @@
 //! One way to delete, whichever protocol an upload was created in.
 
-use crate::edge::PROTOCOLS;
-use crate::edge::begin_to_fill;
-use crate::edge::begun;
-use crate::edge::fill;
+use crate::edge::{PROTOCOLS, begin_to_fill, begun, fill};
 use crate::ietf;
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::TUS;
+use crate::support::client::{Client, TUS};
 use crate::support::moving::wait_until_taken;
 use crate::tus::wait_until_nothing_is_stored;
 

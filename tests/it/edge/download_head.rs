@@ -1,13 +1,9 @@
 //! HEAD and GET as anybody sends them: what is complete is described as it is handed out, and what is not says so.
 
-use crate::edge::PROTOCOLS;
-use crate::edge::begun;
-use crate::edge::fill;
+use crate::edge::{PROTOCOLS, begun, fill};
 use crate::ietf;
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, Client, TUS};
 use crate::support::http2;
 use crate::support::tls::Certificate;
 

@@ -3,15 +3,10 @@
 //! Some clients open such a request before they know whether anything is left to send: tus-java-client does for every
 //! file whose size is a multiple of its payload's.
 
-use crate::edge::begun;
-use crate::edge::fill;
-use crate::ietf;
-use crate::ranged;
+use crate::edge::{begun, fill};
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
+use crate::{ietf, ranged};
 
 const CHUNKED: (&str, &str) = ("Transfer-Encoding", "chunked");
 const EXPECT: (&str, &str) = ("Expect", "100-continue");

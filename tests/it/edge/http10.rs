@@ -1,7 +1,6 @@
 //! HTTP/1.0, as nginx speaks it to those behind it unless it is told otherwise.
 
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::app::TestApp;

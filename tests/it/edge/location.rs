@@ -1,13 +1,10 @@
 //! Where an upload is, as its client is told: a path, or all of it where nothing stands in between.
 
-use longshore::config::ProxyHeader;
-use longshore::config::Secret;
+use longshore::config::{ProxyHeader, Secret};
 
-use crate::ranged::JSON;
-use crate::ranged::START;
+use crate::ranged::{JSON, START};
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::TUS;
+use crate::support::client::{Client, TUS};
 
 /// The `Location` of a request with this host.
 async fn told(client: &mut Client, host: &str, target: &str, fields: &[(&str, &str)], version: &str) -> String {

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use crate::edge::PROTOCOLS;
-use crate::edge::begun;
+use crate::edge::{PROTOCOLS, begun};
 use crate::ietf;
 use crate::support::app::TestApp;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{OCTETS, TUS};
 use crate::support::moving::wait_for_stage;
 
 type Request = (&'static str, Vec<(&'static str, &'static str)>, &'static [u8]);

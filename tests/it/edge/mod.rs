@@ -1,10 +1,7 @@
 //! What every client of HTTP may expect, whichever protocol an upload was created in.
 
-use crate::ietf;
-use crate::ranged;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
+use crate::{ietf, ranged};
 
 mod deletion;
 mod download_head;

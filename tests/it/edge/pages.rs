@@ -3,8 +3,7 @@
 use longshore::config::AllowOrigins;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 
 const ORIGIN: (&str, &str) = ("Origin", "https://app.example.com");
 

@@ -1,8 +1,6 @@
 //! Paths with a slash too many, and the one request that is for no path.
 
-use crate::edge::PROTOCOLS;
-use crate::edge::begun;
-use crate::edge::fill;
+use crate::edge::{PROTOCOLS, begun, fill};
 use crate::support::app::TestApp;
 
 #[tokio::test(flavor = "multi_thread")]

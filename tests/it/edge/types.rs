@@ -1,13 +1,10 @@
 //! Media types as browsers' recorders write them, through every way in, and out again.
 
-use crate::ietf;
-use crate::ranged;
-use crate::ranged::START;
-use crate::ranged::path_of;
+use crate::ranged::{START, path_of};
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::tus::base64;
-use crate::tus::completed;
+use crate::tus::{base64, completed};
+use crate::{ietf, ranged};
 
 /// Stores five bytes under a type in every way there is, and gives the paths.
 async fn stored_as(client: &mut Client, kind: &str) -> Vec<(&'static str, String)> {

@@ -1,22 +1,12 @@
 //! Before an upload is created.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use longshore::domain::id::UploadId;
-use longshore::domain::time::Timestamp;
+use domain::id::UploadId;
+use domain::time::Timestamp;
 use serde_json::json;
 
-use crate::hooks::BYTES;
-use crate::hooks::Rest;
-use crate::hooks::calls;
-use crate::hooks::data;
-use crate::hooks::is_put_off;
-use crate::hooks::is_refused;
-use crate::hooks::json;
-use crate::hooks::pair;
-use crate::hooks::uploads;
-use crate::hooks::ways;
+use crate::hooks::{BYTES, Rest, calls, data, is_put_off, is_refused, json, pair, uploads, ways};
 use crate::support::client::TUS;
 use crate::support::moving::wait_for_stage;
 use crate::support::scripted::Reply;

@@ -4,25 +4,13 @@ use longshore::config::Config;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::hooks::BYTES;
-use crate::hooks::SECRET;
-use crate::hooks::Way;
-use crate::hooks::asking;
-use crate::hooks::calls;
-use crate::hooks::data;
-use crate::hooks::is_put_off;
-use crate::hooks::is_refused;
-use crate::hooks::json;
-use crate::hooks::pair;
-use crate::hooks::ways;
+use crate::hooks::{BYTES, SECRET, Way, asking, calls, data, is_put_off, is_refused, json, pair, ways};
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::TUS;
+use crate::support::client::{Client, TUS};
 use crate::support::moving::wait_for_stage;
 use crate::support::process::Process;
 use crate::support::receiver::Receiver;
-use crate::support::scripted::Reply;
-use crate::support::scripted::Scripted;
+use crate::support::scripted::{Reply, Scripted};
 use crate::support::world::until;
 
 const ASKED: [&str; 1] = ["pre_finish"];

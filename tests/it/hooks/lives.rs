@@ -1,26 +1,17 @@
 //! The engine by itself, ended between the application's word and what comes of it.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use longshore::domain::hook::Asked;
-use longshore::domain::hook::Hook;
-use longshore::domain::hook::Question;
-use longshore::domain::hook::Verdict;
-use longshore::domain::hook::Wishes;
-use longshore::domain::rejection::Rejection;
-use longshore::domain::upload::Failure;
-use longshore::domain::upload::Stage;
-use longshore::engine::command::EngineError;
-use longshore::engine::command::Unavailable;
-use longshore::engine::hooks::Hooks;
+use domain::hook::{Asked, Hook, Question, Verdict, Wishes};
+use domain::rejection::Rejection;
+use domain::upload::{Failure, Stage};
+use engine::command::{EngineError, Unavailable};
+use engine::hooks::Hooks;
 use storage::faults::Effect;
 use tokio::sync::watch;
 
-use crate::support::world::Life;
-use crate::support::world::Medium;
-use crate::support::world::World;
+use crate::support::world::{Life, Medium, World};
 
 /// An application that says what it is told to, once it may.
 #[derive(Debug)]
@@ -85,7 +76,7 @@ async fn killed_at_the_commit(verdict: &Verdict, when: Effect, asked_again: usiz
         let id = life.create(5).await;
         let mut feed = life.begin(id, 0).await.unwrap();
         feed.push(b"hello").await.unwrap();
-        let finishing = tokio::spawn(feed.finish(longshore::engine::command::BodyEnd::Complete));
+        let finishing = tokio::spawn(feed.finish(engine::command::BodyEnd::Complete));
         application.was_asked(1).await;
         life.records.hold(when);
         application.answer();

@@ -3,13 +3,8 @@
 use serde_json::Value;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::support::scripted::Reply;
-use crate::support::scripted::Request;
-use crate::support::scripted::Scripted;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
+use crate::support::scripted::{Reply, Request, Scripted};
 
 mod creation;
 mod finishing;

@@ -1,12 +1,6 @@
 //! Before a client ends an upload.
 
-use crate::hooks::BYTES;
-use crate::hooks::data;
-use crate::hooks::is_put_off;
-use crate::hooks::is_refused;
-use crate::hooks::json;
-use crate::hooks::pair;
-use crate::hooks::ways;
+use crate::hooks::{BYTES, data, is_put_off, is_refused, json, pair, ways};
 use crate::support::client::Client;
 use crate::support::moving::wait_until_live;
 use crate::support::scripted::Reply;

@@ -4,21 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::hooks::SECRET;
-use crate::hooks::asking;
-use crate::hooks::asking_at;
-use crate::hooks::calls;
-use crate::hooks::is_put_off;
-use crate::hooks::json;
-use crate::hooks::pair;
-use crate::hooks::uploads;
-use crate::hooks::ways;
+use crate::hooks::{SECRET, asking, asking_at, calls, is_put_off, json, pair, uploads, ways};
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::scripted::Reply;
-use crate::support::scripted::Scripted;
-use crate::support::scripted::closed_port;
+use crate::support::client::{Answer, Client};
+use crate::support::scripted::{Reply, Scripted, closed_port};
 use crate::support::world::until;
 
 const EAGER: &str = "timeout = \"1s\"\nbreaker_failures = 1000";

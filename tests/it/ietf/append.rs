@@ -1,24 +1,9 @@
 //! Appends: where they go, when they end the upload, and what becomes of those that do not fit.
 
-use crate::ietf::COMPLETED;
-use crate::ietf::END;
-use crate::ietf::INCONSISTENT_LENGTH;
-use crate::ietf::MISMATCHING_OFFSET;
-use crate::ietf::MORE;
-use crate::ietf::NUMBERS;
-use crate::ietf::PARTIAL;
-use crate::ietf::append;
-use crate::ietf::begin;
-use crate::ietf::begin_chunked;
-use crate::ietf::create;
-use crate::ietf::download;
-use crate::ietf::end_in;
-use crate::ietf::kind;
-use crate::ietf::limit;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{
+    COMPLETED, END, INCONSISTENT_LENGTH, MISMATCHING_OFFSET, MORE, NUMBERS, PARTIAL, append, begin, begin_chunked,
+    create, download, end_in, kind, limit, location, offset, send, version,
+};
 use crate::support::app::TestApp;
 use crate::tus::wait_for_status;
 

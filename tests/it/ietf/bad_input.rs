@@ -1,17 +1,6 @@
 //! What no good client sends: each gets a clear answer and changes nothing.
 
-use crate::ietf::END;
-use crate::ietf::MORE;
-use crate::ietf::PARTIAL;
-use crate::ietf::append;
-use crate::ietf::begin;
-use crate::ietf::count;
-use crate::ietf::create;
-use crate::ietf::limit;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{END, MORE, PARTIAL, append, begin, count, create, limit, location, offset, send, version};
 use crate::support::app::TestApp;
 use crate::support::client::TUS;
 

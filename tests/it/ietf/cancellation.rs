@@ -1,20 +1,8 @@
 //! DELETE, and requests that meet others on the same upload.
 
-use crate::ietf::END;
-use crate::ietf::NUMBERS;
-use crate::ietf::PARTIAL;
-use crate::ietf::append;
-use crate::ietf::begin;
-use crate::ietf::create;
-use crate::ietf::download;
-use crate::ietf::end_in;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{END, NUMBERS, PARTIAL, append, begin, create, download, end_in, location, offset, send, version};
 use crate::support::app::TestApp;
-use crate::tus::wait_for_status;
-use crate::tus::wait_until_nothing_is_stored_of;
+use crate::tus::{wait_for_status, wait_until_nothing_is_stored_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_ends_an_upload_in_every_version() {

@@ -2,21 +2,10 @@
 
 use std::time::Duration;
 
-use crate::ietf::END;
-use crate::ietf::INCONSISTENT_LENGTH;
-use crate::ietf::MORE;
-use crate::ietf::NUMBERS;
-use crate::ietf::append;
-use crate::ietf::count;
-use crate::ietf::create;
-use crate::ietf::download;
-use crate::ietf::end_in;
-use crate::ietf::kind;
-use crate::ietf::limit;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{
+    END, INCONSISTENT_LENGTH, MORE, NUMBERS, append, count, create, download, end_in, kind, limit, location, offset,
+    send, version,
+};
 use crate::support::app::TestApp;
 use crate::tus::wait_for_status;
 

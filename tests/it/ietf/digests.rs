@@ -2,24 +2,12 @@
 
 use sha2::Digest as _;
 
-use crate::ietf::END;
-use crate::ietf::MORE;
-use crate::ietf::PARTIAL;
-use crate::ietf::append;
-use crate::ietf::begin;
-use crate::ietf::count;
-use crate::ietf::create;
-use crate::ietf::download;
-use crate::ietf::end_in;
-use crate::ietf::kind;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{
+    END, MORE, PARTIAL, append, begin, count, create, download, end_in, kind, location, offset, send, version,
+};
 use crate::support::app::TestApp;
 use crate::support::client::OCTETS;
-use crate::tus::base64;
-use crate::tus::wait_for_status;
+use crate::tus::{base64, wait_for_status};
 
 const MISMATCHED: &str = "https://iana.org/assignments/http-problem-types#digest-mismatched-values";
 const INVALID: &str = "https://iana.org/assignments/http-problem-types#digest-invalid-values";

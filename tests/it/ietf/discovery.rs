@@ -2,16 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ietf::END;
-use crate::ietf::MORE;
-use crate::ietf::NUMBERS;
-use crate::ietf::begin;
-use crate::ietf::create;
-use crate::ietf::end_in;
-use crate::ietf::limit;
-use crate::ietf::location;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{END, MORE, NUMBERS, begin, create, end_in, limit, location, send, version};
 use crate::support::app::TestApp;
 
 #[tokio::test(flavor = "multi_thread")]

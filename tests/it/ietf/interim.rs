@@ -1,27 +1,15 @@
 //! `104 Upload Resumption Supported`: before the body, and while it comes.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::ietf::END;
-use crate::ietf::MORE;
-use crate::ietf::PARTIAL;
-use crate::ietf::begin;
-use crate::ietf::count;
-use crate::ietf::download;
-use crate::ietf::limit;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::version;
+use crate::ietf::{END, MORE, PARTIAL, begin, count, download, limit, location, offset, version};
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::http2;
-use crate::support::tls::Certificate;
-use crate::support::tls::connect;
+use crate::support::tls::{Certificate, connect};
 
 /// Sends chunks until an interim response comes, and gives it with the number of chunks sent.
 async fn send_until_told(client: &mut Client, chunk: &[u8]) -> (crate::support::client::Answer, usize) {

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 
 mod append;
 mod bad_input;

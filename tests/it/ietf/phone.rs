@@ -1,13 +1,9 @@
 //! A client that behaves as URLSession does: it sends everything at once and learns from the 104 where its upload is.
 //! When the connection breaks it asks there and sends the rest; without a 104 it gives up.
 
-use crate::ietf::PARTIAL;
-use crate::ietf::end_in;
-use crate::ietf::location;
-use crate::ietf::version;
+use crate::ietf::{PARTIAL, end_in, location, version};
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::seeded::Seeded;
 use crate::tus::wait_for_status;
 

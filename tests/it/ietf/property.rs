@@ -1,16 +1,9 @@
 //! However an upload is split, interrupted and repeated, it ends with the right bytes, or is clearly refused.
 
-use crate::ietf::INCONSISTENT_LENGTH;
-use crate::ietf::MISMATCHING_OFFSET;
-use crate::ietf::NUMBERS;
-use crate::ietf::PARTIAL;
-use crate::ietf::create;
-use crate::ietf::download;
-use crate::ietf::end_in;
-use crate::ietf::kind;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::version;
+use crate::ietf::{
+    INCONSISTENT_LENGTH, MISMATCHING_OFFSET, NUMBERS, PARTIAL, create, download, end_in, kind, location, offset,
+    version,
+};
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::seeded::Seeded;

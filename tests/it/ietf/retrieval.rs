@@ -2,19 +2,9 @@
 
 use std::time::Duration;
 
-use crate::ietf::END;
-use crate::ietf::MORE;
-use crate::ietf::NUMBERS;
-use crate::ietf::append;
-use crate::ietf::begin;
-use crate::ietf::begin_chunked;
-use crate::ietf::create;
-use crate::ietf::end_in;
-use crate::ietf::limit;
-use crate::ietf::location;
-use crate::ietf::offset;
-use crate::ietf::send;
-use crate::ietf::version;
+use crate::ietf::{
+    END, MORE, NUMBERS, append, begin, begin_chunked, create, end_in, limit, location, offset, send, version,
+};
 use crate::support::app::TestApp;
 use crate::tus::wait_for_status;
 

@@ -1,14 +1,6 @@
 //! Nonsense: ranges that are none, that lie elsewhere than they say, totals that change.
 
-use crate::ranged::is_incomplete;
-use crate::ranged::is_object;
-use crate::ranged::known;
-use crate::ranged::put;
-use crate::ranged::put_chunked;
-use crate::ranged::put_with;
-use crate::ranged::ranges;
-use crate::ranged::sent;
-use crate::ranged::session;
+use crate::ranged::{is_incomplete, is_object, known, put, put_chunked, put_with, ranges, sent, session};
 use crate::support::app::TestApp;
 
 /// Content-Range fields that mean nothing, for bodies of five bytes.

@@ -1,12 +1,6 @@
 //! Ranged PUT to uploads of other dialects, and other dialects on uploads of ranged PUT.
 
-use crate::ranged::is_incomplete;
-use crate::ranged::is_object;
-use crate::ranged::is_stored;
-use crate::ranged::put;
-use crate::ranged::put_with;
-use crate::ranged::ranges;
-use crate::ranged::session;
+use crate::ranged::{is_incomplete, is_object, is_stored, put, put_with, ranges, session};
 use crate::support::app::TestApp;
 use crate::support::client::TUS;
 

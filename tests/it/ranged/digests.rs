@@ -2,22 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2::Digest as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
-use crate::ranged::JSON;
-use crate::ranged::START;
-use crate::ranged::crc32c_of;
-use crate::ranged::is_incomplete;
-use crate::ranged::is_object;
-use crate::ranged::is_stored;
-use crate::ranged::md5_of;
-use crate::ranged::path_of;
-use crate::ranged::put;
-use crate::ranged::put_with;
-use crate::ranged::ranges;
-use crate::ranged::session;
-use crate::ranged::source;
+use crate::ranged::{
+    JSON, START, crc32c_of, is_incomplete, is_object, is_stored, md5_of, path_of, put, put_with, ranges, session,
+    source,
+};
 use crate::support::app::TestApp;
 
 fn content_digest(bytes: &[u8]) -> String {

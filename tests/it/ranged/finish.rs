@@ -2,17 +2,9 @@
 
 use std::time::Duration;
 
-use crate::ranged::crc32c_of;
-use crate::ranged::is_incomplete;
-use crate::ranged::is_object;
-use crate::ranged::is_stored;
-use crate::ranged::put;
-use crate::ranged::put_with;
-use crate::ranged::sent;
-use crate::ranged::session;
+use crate::ranged::{crc32c_of, is_incomplete, is_object, is_stored, put, put_with, sent, session};
 use crate::support::app::TestApp;
-use crate::support::moving::wait_for_stage;
-use crate::support::moving::wait_until_live;
+use crate::support::moving::{wait_for_stage, wait_until_live};
 use crate::support::receiver::Receiver;
 
 #[tokio::test(flavor = "multi_thread")]

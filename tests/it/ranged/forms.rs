@@ -1,16 +1,10 @@
 //! Files in HTML forms.
 
-use crate::ranged::is_stored;
-use crate::ranged::known;
-use crate::ranged::path_of;
-use crate::ranged::put;
-use crate::ranged::source;
+use crate::ranged::{is_stored, known, path_of, put, source};
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::moving::wait_until_at_rest;
-use crate::tus::known_uploads;
-use crate::tus::wait_until_nothing_is_stored;
+use crate::tus::{known_uploads, wait_until_nothing_is_stored};
 
 const FORM: (&str, &str) = ("Content-Type", "multipart/form-data; boundary=----xyz");
 

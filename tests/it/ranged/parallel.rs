@@ -4,24 +4,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::Digest as _;
 
-use crate::ranged::JSON;
-use crate::ranged::is_stored;
-use crate::ranged::known;
-use crate::ranged::path_of;
-use crate::ranged::put;
-use crate::ranged::put_chunked;
-use crate::ranged::put_with;
-use crate::ranged::ranges;
-use crate::ranged::source;
+use crate::ranged::{JSON, is_stored, known, path_of, put, put_chunked, put_with, ranges, source};
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::moving::wait_until_at_rest;
-use crate::support::moving::wait_until_taken;
+use crate::support::client::{Answer, Client};
+use crate::support::moving::{wait_until_at_rest, wait_until_taken};
 use crate::support::seeded::Seeded;
 
 const BLOCK: usize = 4096;

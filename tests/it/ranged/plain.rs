@@ -2,21 +2,12 @@
 
 use std::time::Duration;
 
-use sha2::Digest as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
-use crate::ranged::is_stored;
-use crate::ranged::known;
-use crate::ranged::path_of;
-use crate::ranged::put;
-use crate::ranged::put_chunked;
-use crate::ranged::source;
+use crate::ranged::{is_stored, known, path_of, put, put_chunked, source};
 use crate::support::app::TestApp;
-use crate::support::moving::wait_for_stage;
-use crate::support::moving::wait_until_at_rest;
-use crate::tus::base64;
-use crate::tus::known_uploads;
-use crate::tus::wait_until_nothing_is_stored;
+use crate::support::moving::{wait_for_stage, wait_until_at_rest};
+use crate::tus::{base64, known_uploads, wait_until_nothing_is_stored};
 
 const VIDEO: (&str, &str) = ("Content-Type", "video/mp4");
 

@@ -2,18 +2,10 @@
 
 use longshore::config::Secret;
 
-use crate::ranged::JSON;
-use crate::ranged::START;
-use crate::ranged::is_incomplete;
-use crate::ranged::is_object;
-use crate::ranged::known;
-use crate::ranged::path_of;
-use crate::ranged::put;
-use crate::ranged::sent;
+use crate::ranged::{JSON, START, is_incomplete, is_object, known, path_of, put, sent};
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::support::tls::Certificate;
-use crate::support::tls::unwrapped;
+use crate::support::tls::{Certificate, unwrapped};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_started_with_json_and_lives_at_an_absolute_address() {

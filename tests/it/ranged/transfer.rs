@@ -2,19 +2,11 @@
 
 use std::time::Duration;
 
-use crate::ranged::crc32c_of;
-use crate::ranged::is_incomplete;
-use crate::ranged::is_object;
-use crate::ranged::is_stored;
-use crate::ranged::put;
-use crate::ranged::put_chunked;
-use crate::ranged::put_with;
-use crate::ranged::sent;
-use crate::ranged::session;
-use crate::ranged::source;
+use crate::ranged::{
+    crc32c_of, is_incomplete, is_object, is_stored, put, put_chunked, put_with, sent, session, source,
+};
 use crate::support::app::TestApp;
-use crate::support::moving::wait_until_at_rest;
-use crate::support::moving::wait_until_taken;
+use crate::support::moving::{wait_until_at_rest, wait_until_taken};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_of_a_known_length_are_answered_308_until_the_last() {

@@ -1,15 +1,12 @@
 //! The same app the program runs, on a free port, with a folder of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore::app;
-use longshore::app::Running;
-use longshore::app::Stopped;
-use longshore::config::Config;
-use longshore::config::Inputs;
+use longshore::app::{Running, Stopped};
+use longshore::config::{Config, Inputs};
 use tempfile::TempDir;
 
 use crate::support::client::Client;

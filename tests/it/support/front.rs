@@ -1,11 +1,8 @@
 //! What stands before the server: nothing, HAProxy or nginx.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;

@@ -1,9 +1,7 @@
 //! A control group with a limit of memory, for a program to run in.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Removed when dropped, if whoever was in it has ended.
 #[derive(Debug)]

@@ -5,17 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::poll_fn;
-use h2::RecvStream;
-use h2::SendStream;
-use h2::client::ResponseFuture;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use tokio::task::JoinHandle;
 
-use crate::support::client::Answer;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::support::tls::Certificate;
-use crate::support::tls::connect;
+use crate::support::client::{Answer, OCTETS, TUS};
+use crate::support::tls::{Certificate, connect};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -1,8 +1,6 @@
 //! Reads `/metrics` strictly, in either format.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::support::client::Client;
 

@@ -1,12 +1,9 @@
 //! The real program as a process, to be killed.
 
-use std::io::BufRead;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use crate::support::client::Client;
 use crate::support::world::until;

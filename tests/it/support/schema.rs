@@ -4,8 +4,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Fails unless this body is what the schema of its type says, with no field that the schema does not describe.
 pub fn check_event(body: &Value) {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::client::Answer;
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -5,21 +5,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use longshore::config::Config;
-use longshore::config::TlsFiles;
-use rustls::ClientConfig;
-use rustls::RootCertStore;
-use rustls::ServerConfig;
-use rustls::SupportedProtocolVersion;
+use longshore::config::{Config, TlsFiles};
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::TlsConnector;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A certificate for 127.0.0.1 that vouches for itself.
 pub struct Certificate {

@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use crate::support::app::TestApp;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::receiver::Receiver;
-use crate::tus::create_with;
-use crate::tus::rest_of;
-use crate::tus::wait_for_status;
+use crate::tus::{create_with, rest_of, wait_for_status};
 
 const CHUNKED: (&str, &str) = ("Transfer-Encoding", "chunked");
 const AT_START: (&str, &str) = ("Upload-Offset", "0");

@@ -1,9 +1,7 @@
 //! Requests nobody sends by mistake: paths, headers and framing made to confuse.
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
+use crate::support::client::{Answer, Client, OCTETS};
 use crate::tus::known_uploads;
 
 /// Sends bytes as they are, on a connection of their own, and reads what comes back.

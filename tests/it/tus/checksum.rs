@@ -3,14 +3,8 @@
 use sha1::Digest as _;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::tus::base64;
-use crate::tus::create_with;
-use crate::tus::known_uploads;
-use crate::tus::wait_for_status;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
+use crate::tus::{base64, create_with, known_uploads, wait_for_status};
 
 /// Each algorithm with the digest of some bytes.
 fn digests(bytes: &[u8]) -> [(&'static str, Vec<u8>); 6] {

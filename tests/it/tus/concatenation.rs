@@ -3,14 +3,9 @@
 use serde_json::json;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
+use crate::support::client::{Answer, Client, OCTETS};
 use crate::support::receiver::Receiver;
-use crate::tus::base64;
-use crate::tus::create_with;
-use crate::tus::known_uploads;
-use crate::tus::wait_until_nothing_is_stored_of;
+use crate::tus::{base64, create_with, known_uploads, wait_until_nothing_is_stored_of};
 
 /// A partial upload with these bytes.
 async fn part(client: &mut Client, bytes: &[u8]) -> String {

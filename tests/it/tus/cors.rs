@@ -3,9 +3,7 @@
 use longshore::config::AllowOrigins;
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, OCTETS, TUS};
 
 const ORIGIN: (&str, &str) = ("Origin", "https://app.example.com");
 

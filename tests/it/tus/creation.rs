@@ -3,14 +3,9 @@
 use std::time::Duration;
 
 use crate::support::app::TestApp;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{OCTETS, TUS};
 use crate::support::receiver::Receiver;
-use crate::tus::base64;
-use crate::tus::create_with;
-use crate::tus::known_uploads;
-use crate::tus::wait_for_status;
-use crate::tus::wait_until_nothing_is_stored;
+use crate::tus::{base64, create_with, known_uploads, wait_for_status, wait_until_nothing_is_stored};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_says_where_the_upload_is() {

@@ -1,10 +1,8 @@
 //! What the server offers, which version it speaks, and methods in disguise.
 
 use crate::support::app::TestApp;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
-use crate::tus::completed;
-use crate::tus::known_uploads;
+use crate::support::client::{OCTETS, TUS};
+use crate::tus::{completed, known_uploads};
 
 const UNKNOWN: &str = "/files/0197b6a1-0000-7000-8000-000000000000";
 

@@ -1,14 +1,10 @@
 //! Unfinished uploads do not live for ever, and their clients are told how long.
 
-use std::time::Duration;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::tus::create_with;
-use crate::tus::wait_for_status;
-use crate::tus::wait_until_nothing_is_stored;
+use crate::support::client::{Answer, Client};
+use crate::tus::{create_with, wait_for_status, wait_until_nothing_is_stored};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -1,10 +1,7 @@
 //! Asking for the offset.
 
 use crate::support::app::TestApp;
-use crate::tus::completed;
-use crate::tus::create_with;
-use crate::tus::rest_of;
-use crate::tus::wait_for_status;
+use crate::tus::{completed, create_with, rest_of, wait_for_status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn head_tells_offset_and_length_at_every_point() {

@@ -1,14 +1,10 @@
 //! `Upload-Metadata`: its grammar, its echo, and what comes of names that want to be something else.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::tus::base64;
-use crate::tus::completed;
-use crate::tus::create_with;
-use crate::tus::known_uploads;
+use crate::tus::{base64, completed, create_with, known_uploads};
 
 async fn created(client: &mut Client, metadata: &[&str]) -> (String, Value, Option<String>) {
     let mut headers = vec![("Upload-Length", "5")];

@@ -1,10 +1,7 @@
 //! Whole replies of the main exchanges, with ids, times and digests of them redacted.
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
-use crate::support::client::Client;
-use crate::support::client::OCTETS;
-use crate::support::client::TUS;
+use crate::support::client::{Answer, Client, OCTETS, TUS};
 
 /// What was asked and all of what was answered, headers sorted.
 struct Transcript {

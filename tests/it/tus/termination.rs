@@ -2,10 +2,7 @@
 
 use crate::support::app::TestApp;
 use crate::support::client::OCTETS;
-use crate::tus::completed;
-use crate::tus::create_with;
-use crate::tus::wait_for_status;
-use crate::tus::wait_until_nothing_is_stored;
+use crate::tus::{completed, create_with, wait_for_status, wait_until_nothing_is_stored};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_upload_is_gone_and_its_storage_free() {

@@ -1,33 +1,21 @@
 //! How soon a message arrives, alone and beside an endpoint with a long queue that cannot be sent.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::process;
-use crate::receiver::Mood;
-use crate::receiver::Receiver;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::lab::{Lab, Notebook};
+use crate::receiver::{Mood, Receiver};
+use crate::results::{Metric, Values};
 use crate::scenario::asking::Pace;
-use crate::scenario::webhooks::PATIENCE;
-use crate::scenario::webhooks::SMALL;
-use crate::scenario::webhooks::endpoint;
-use crate::scenario::webhooks::messages_of_one;
-use crate::server::Hook;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::scenario::webhooks::{PATIENCE, SMALL, endpoint, messages_of_one};
+use crate::server::{Hook, Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
-use crate::words;
+use crate::{process, words};
 
 pub(crate) const PACED: &str = "200 events/s";
 pub(crate) const OVERDUE: &str = "200 events/s, beside a long queue";

@@ -2,26 +2,18 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::Context;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
+use crate::lab::{Lab, Notebook};
 use crate::receiver;
-use crate::receiver::Mood;
-use crate::receiver::News;
-use crate::receiver::Receiver;
-use crate::results::Metric;
-use crate::results::Values;
-use crate::server::Hook;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::receiver::{Mood, News, Receiver};
+use crate::results::{Metric, Values};
+use crate::server::{Hook, Running, Setup};
 use crate::stats::Times;
 use crate::subject::Subject;
 use crate::tus::Client;

@@ -1,16 +1,12 @@
 //! Scenario 14: webhooks. How many a second, how soon, what they cost uploads, and what gets lost when things break.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::receiver::News;
-use crate::receiver::Receiver;
-use crate::server::Hook;
-use crate::server::Running;
+use crate::lab::{Lab, Notebook};
+use crate::receiver::{News, Receiver};
+use crate::server::{Hook, Running};
 
 mod latency;
 mod loss;
@@ -18,17 +14,11 @@ mod patching;
 mod progress;
 mod sustained;
 
-pub(crate) use latency::OVERDUE;
-pub(crate) use latency::PACED;
-pub(crate) use loss::DEAD;
-pub(crate) use loss::KILLED;
-pub(crate) use loss::SLOW;
-pub(crate) use loss::WELL;
-pub(crate) use patching::TOLD;
-pub(crate) use patching::UNTOLD;
+pub(crate) use latency::{OVERDUE, PACED};
+pub(crate) use loss::{DEAD, KILLED, SLOW, WELL};
+pub(crate) use patching::{TOLD, UNTOLD};
 pub(crate) use progress::PROGRESS;
-pub(crate) use sustained::DRAINING;
-pub(crate) use sustained::UPLOADING;
+pub(crate) use sustained::{DRAINING, UPLOADING};
 
 /// Every event there is of an upload, progress included.
 const EVERYTHING: &[&str] = &["upload.*"];

@@ -2,17 +2,13 @@
 
 use anyhow::Context;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
+use crate::lab::{Lab, Notebook};
 use crate::process;
-use crate::receiver::Mood;
-use crate::receiver::Receiver;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::receiver::{Mood, Receiver};
+use crate::results::{Metric, Values};
 use crate::scenario::asking::Pace;
 use crate::scenario::webhooks::endpoint;
-use crate::server::Running;
-use crate::server::Setup;
+use crate::server::{Running, Setup};
 use crate::subject::Subject;
 
 pub(crate) const UNTOLD: &str = "PATCH, no endpoint";

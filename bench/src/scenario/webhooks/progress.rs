@@ -5,28 +5,20 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mib;
-use crate::process;
-use crate::receiver::Mood;
-use crate::receiver::Receiver;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::lab::{Lab, Notebook, mib};
+use crate::receiver::{Mood, Receiver};
+use crate::results::{Metric, Values};
 use crate::scenario::storm;
 use crate::scenario::webhooks::endpoint;
 use crate::server::Setup;
 use crate::subject::Subject;
-use crate::tus;
-use crate::wire;
+use crate::{process, tus, wire};
 
 pub(crate) const PROGRESS: &str = "progress";
 

@@ -4,21 +4,14 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use crate::lab::Lab;
-use crate::lab::Notebook;
-use crate::lab::mib;
-use crate::process;
-use crate::receiver::Mood;
-use crate::receiver::Receiver;
-use crate::results::Metric;
-use crate::results::Values;
+use crate::lab::{Lab, Notebook, mib};
+use crate::receiver::{Mood, Receiver};
+use crate::results::{Metric, Values};
 use crate::scenario::storm;
-use crate::scenario::webhooks::SMALL;
-use crate::scenario::webhooks::endpoint;
-use crate::scenario::webhooks::messages_of_one;
+use crate::scenario::webhooks::{SMALL, endpoint, messages_of_one};
 use crate::server::Setup;
 use crate::subject::Subject;
-use crate::tus;
+use crate::{process, tus};
 
 pub(crate) const UPLOADING: &str = "sustained, uploads go on";
 pub(crate) const DRAINING: &str = "sustained, queue drains";

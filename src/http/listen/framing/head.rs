@@ -3,9 +3,7 @@
 //! Reads strictly: whatever two readers could understand in two ways is refused, because a proxy in front may be one of
 //! them (RFC 9112, 6.3 and 11.2). What passes has the same meaning for every reader.
 
-use actix_web::http::Method;
-use actix_web::http::StatusCode;
-use actix_web::http::Uri;
+use actix_web::http::{Method, StatusCode, Uri};
 
 use crate::http::error::Problem;
 

@@ -15,30 +15,21 @@ mod head;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Buf;
-use bytes::BytesMut;
-use tokio::io::AsyncRead;
-use tokio::io::ReadBuf;
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use crate::http::listen::connection::CLOSE_TIMEOUT;
 use crate::http::listen::deadline::Deadline;
 use crate::http::listen::exchange::Exchange;
-use crate::http::listen::inflow::Inflow;
-use crate::http::listen::inflow::SLOW_BYTES;
-use crate::http::refusals::Reason;
-use crate::http::refusals::Refusals;
+use crate::http::listen::inflow::{Inflow, SLOW_BYTES};
+use crate::http::refusals::{Reason, Refusals};
 
-use chunks::Chunks;
-use chunks::Passed;
-use head::Body;
-use head::Scan;
-use head::Unreadable;
+use chunks::{Chunks, Passed};
+use head::{Body, Scan, Unreadable};
 
 /// The most that is held of the requests behind the one under way.
 const MAX_HELD_BYTES: usize = 16 * 1024;

@@ -2,8 +2,7 @@ use std::future::poll_fn;
 
 use actix_web::http::StatusCode;
 use futures::FutureExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::*;
 use crate::http::listen::inflow::ReadAhead;

@@ -1,37 +1,26 @@
 //! Interim responses between everything else that is written to a connection, whatever its two ends do.
 
-use std::cell::Cell;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
 use actix_server::Server;
-use actix_service::IntoServiceFactory;
-use actix_service::boxed;
-use actix_service::map_config;
-use actix_web::App;
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
+use actix_service::{IntoServiceFactory, boxed, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::http::header::HeaderName;
-use actix_web::http::header::HeaderValue;
-use actix_web::web;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::{App, HttpRequest, HttpResponse, web};
 use futures::StreamExt;
 use rustls::pki_types::PrivateKeyDer;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::duplex;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::http::listen::ahead::Ahead;
 use crate::http::listen::inflow::ReadAhead;
-use crate::http::listen::interim::Interim;
-use crate::http::listen::interim::Interims;
+use crate::http::listen::interim::{Interim, Interims};
 use crate::http::listen::wire::Wire;
 use crate::http::refusals::Refusals;
 

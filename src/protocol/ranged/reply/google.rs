@@ -2,33 +2,24 @@
 
 use std::time::Duration;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
-use actix_web::HttpResponseBuilder;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
 use actix_web::http::header::HeaderName;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::domain::checksum::Algorithm;
-use crate::domain::checksum::Digest;
-use crate::domain::rejection::Rejection;
-use crate::domain::size::Offset;
-use crate::domain::time::Timestamp;
-use crate::domain::upload::Stage;
-use crate::domain::upload::Upload;
-use crate::engine::command::EngineError;
-use crate::engine::read::value_json;
 use crate::http::Shared;
-use crate::http::error::Problem;
-use crate::http::error::request_id;
+use crate::http::error::{Problem, request_id};
 use crate::protocol::ranged::google::Flavour;
-use crate::protocol::ranged::reply;
-use crate::protocol::ranged::wire;
+use crate::protocol::ranged::{reply, wire};
+use api::event_body::value_json;
+use domain::checksum::{Algorithm, Digest};
+use domain::rejection::Rejection;
+use domain::size::Offset;
+use domain::time::Timestamp;
+use domain::upload::{Stage, Upload};
+use engine::command::EngineError;
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("x-guploader-uploadid");
 

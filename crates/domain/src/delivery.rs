@@ -1,0 +1,236 @@
+//! Deliveries: one event on its way to one endpoint, with every attempt made.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::endpoint::EndpointId;
+use crate::id::{DeliveryId, EventId, UploadId};
+use crate::time::Timestamp;
+
+/// How much longer than an attempt may take its lease must last: until the attempt is recorded, nobody else may claim the
+/// delivery, or it could be sent twice at the same time.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// Where a delivery stands.
+///
+/// ```text
+/// waiting ──► ready ──► leased ──► succeeded
+///    │         ▲  │        │ └───► dead        attempts or time used up
+///    │         └──┼────────┘ backing off
+///    ├────────────┴──► superseded              progress overtaken by later news
+///    ├────────────┴──► paused                  its endpoint was stopped
+///    └────────────┴──► cancelled               its endpoint was removed, or a test that failed
+/// ```
+///
+/// One that is over becomes ready again when it is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    /// An earlier event of the same upload has not had its first attempt at this endpoint yet.
+    Waiting,
+    /// Due at its next-attempt time.
+    Ready,
+    /// Being sent by a worker that holds it until the lease ends.
+    Leased,
+    Succeeded,
+    /// Attempts or time are used up.
+    Dead,
+    /// A progress report that later news made pointless.
+    Superseded,
+    /// Kept while its endpoint is stopped.
+    Paused,
+    /// Nobody is waiting for it any more.
+    Cancelled,
+}
+
+impl DeliveryState {
+    pub const ALL: [Self; 8] = [
+        Self::Waiting,
+        Self::Ready,
+        Self::Leased,
+        Self::Succeeded,
+        Self::Dead,
+        Self::Superseded,
+        Self::Paused,
+        Self::Cancelled,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::Leased => "leased",
+            Self::Succeeded => "succeeded",
+            Self::Dead => "dead",
+            Self::Superseded => "superseded",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// What may become of a delivery that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryClass {
+    /// It is tried by the schedule, and then a dead letter.
+    Normal,
+    /// It is dropped soon, and as soon as there is later news (webhooks.md C4, C5).
+    Progress,
+    /// It is tried once: somebody waits for the result.
+    Test,
+    /// News of the sending itself; giving it up is no news.
+    Notice,
+}
+
+/// Why an attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// The schedule.
+    Auto,
+    /// Somebody asked for the delivery to be sent again.
+    Manual,
+    Test,
+}
+
+impl Trigger {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Manual, Self::Test];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+            Self::Test => "test",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trigger| trigger.name() == name)
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttemptOutcome {
+    /// The receiver answered with this status.
+    Status(u16),
+    Timeout,
+    Refused,
+    Reset,
+    /// The name did not resolve.
+    Dns,
+    Tls,
+    /// Every address of the receiver is one that must not be called (webhooks.md S5).
+    Blocked,
+    /// Anything else that kept the exchange from finishing.
+    Transport,
+    /// Given up by us while shutting down; does not count.
+    Aborted,
+}
+
+impl AttemptOutcome {
+    /// Every way to end without an answer.
+    pub const ERRORS: [Self; 8] = [
+        Self::Timeout,
+        Self::Refused,
+        Self::Reset,
+        Self::Dns,
+        Self::Tls,
+        Self::Blocked,
+        Self::Transport,
+        Self::Aborted,
+    ];
+
+    /// webhooks.md R1: 200 to 299 and nothing else is a success.
+    pub fn is_success(self) -> bool {
+        matches!(self, Self::Status(200..=299))
+    }
+
+    /// `None` for an answer, else the class of the error.
+    pub const fn error_class(self) -> Option<&'static str> {
+        match self {
+            Self::Status(_) => None,
+            Self::Timeout => Some("timeout"),
+            Self::Refused => Some("refused"),
+            Self::Reset => Some("reset"),
+            Self::Dns => Some("dns"),
+            Self::Tls => Some("tls"),
+            Self::Blocked => Some("blocked_ip"),
+            Self::Transport => Some("transport"),
+            Self::Aborted => Some("aborted"),
+        }
+    }
+
+    pub const fn status(self) -> Option<u16> {
+        match self {
+            Self::Status(status) => Some(status),
+            Self::Timeout
+            | Self::Refused
+            | Self::Reset
+            | Self::Dns
+            | Self::Tls
+            | Self::Blocked
+            | Self::Transport
+            | Self::Aborted => None,
+        }
+    }
+
+    /// The inverse of [`Self::status`] and [`Self::error_class`].
+    pub fn from_parts(status: Option<u16>, error_class: Option<&str>) -> Self {
+        let error = || Self::ERRORS.into_iter().find(|error| error.error_class() == error_class);
+        status.map(Self::Status).or_else(error).unwrap_or(Self::Transport)
+    }
+}
+
+/// Where the time of an attempt went. What did not happen, or cannot be told, is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Looking up the name.
+    pub dns: Option<Duration>,
+    /// Opening a connection, TLS included; a connection kept from before takes none.
+    pub connect: Option<Duration>,
+    /// From the beginning to the first byte of the answer.
+    pub first_byte: Option<Duration>,
+}
+
+/// One try at sending, as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Counts from 1 within the delivery.
+    pub number: u32,
+    pub trigger: Trigger,
+    pub started_at: Timestamp,
+    pub took: Duration,
+    pub timings: Timings,
+    /// The address it went to.
+    pub remote: Option<IpAddr>,
+    pub outcome: AttemptOutcome,
+    /// Those of the answer that help to find out why; a fixed few.
+    pub response_headers: Vec<(String, String)>,
+    /// The first bytes of the answer's body, at most 4 KiB.
+    pub response_body: Vec<u8>,
+    /// A short reason when there is more to say than the outcome: where a redirect pointed, say.
+    pub note: Option<String>,
+    /// When the next attempt was planned for, if there was to be one.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// A delivery with its attempts, for people and programs to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryRecord {
+    pub id: DeliveryId,
+    pub event: EventId,
+    pub event_name: String,
+    /// `None` for news that is not of an upload.
+    pub upload: Option<UploadId>,
+    pub sequence: u64,
+    pub endpoint: EndpointId,
+    pub state: DeliveryState,
+    pub created_at: Timestamp,
+    /// When the next attempt is due; only for one that is waiting for it.
+    pub next_attempt_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub attempts: Vec<Attempt>,
+}

@@ -1,0 +1,275 @@
+//! Who is told of events, and on which terms.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::event::EventFilter;
+use crate::metadata::Metadata;
+use crate::time::Timestamp;
+
+/// The stable name of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(String);
+
+impl EndpointId {
+    /// Accepts 1 to 64 of `a-z A-Z 0-9 _ -`.
+    pub fn new(name: impl Into<String>) -> Option<Self> {
+        let name = name.into();
+        let fits = (1..=64).contains(&name.len());
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        (fits && plain).then_some(Self(name))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A receiver of events, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    pub origin: Origin,
+    pub terms: EndpointTerms,
+    /// Its secrets and headers, encrypted. Made and read by the sender; empty where the configuration has them.
+    pub sealed: Vec<u8>,
+    pub state: EndpointState,
+    pub health: Health,
+    /// Counts changes; a change names the version it read and loses if that has moved. Health is not counted.
+    pub version: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl Endpoint {
+    /// One that nobody has written yet, and that nothing is held against.
+    pub fn new(id: EndpointId, origin: Origin, terms: EndpointTerms, now: Timestamp) -> Self {
+        Self {
+            id,
+            origin,
+            terms,
+            sealed: Vec::new(),
+            state: EndpointState::Enabled,
+            health: Health::default(),
+            version: 0,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+/// Where an endpoint was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// It stands in the configuration and is changed only there.
+    Config,
+    Api,
+}
+
+impl Origin {
+    pub const ALL: [Self; 2] = [Self::Config, Self::Api];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Api => "api",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|origin| origin.name() == name)
+    }
+}
+
+/// What an operator has said of an endpoint. Nothing in it is secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointTerms {
+    /// Without user-info.
+    pub url: String,
+    /// For people.
+    pub description: String,
+    pub filter: EventFilter,
+    /// Only uploads whose metadata has all of these, compared as bytes.
+    pub metadata: Vec<(String, String)>,
+    pub ordering: Ordering,
+    pub payload: Payload,
+    pub signing: Signing,
+    /// `None`, here and below: as for all endpoints.
+    pub max_in_flight: Option<u32>,
+    /// At most so many attempts begin in a second.
+    pub max_per_second: Option<u32>,
+    pub timeout: Option<Duration>,
+    /// The wait after each failure.
+    pub retry_schedule: Option<Vec<Duration>>,
+    /// Whether it is disabled when everything has failed for days.
+    pub auto_disable: bool,
+    /// Who vouches for its certificate, as PEM, in place of those whom the machine trusts (webhooks.md S9).
+    pub ca_certificates: Option<String>,
+}
+
+impl EndpointTerms {
+    /// With everything but the address as it is when nothing is said.
+    pub fn of(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            description: String::new(),
+            filter: EventFilter::all_but_progress(),
+            metadata: Vec::new(),
+            ordering: Ordering::PerUpload,
+            payload: Payload::Full,
+            signing: Signing::Hmac,
+            max_in_flight: None,
+            max_per_second: None,
+            timeout: None,
+            retry_schedule: None,
+            auto_disable: true,
+            ca_certificates: None,
+        }
+    }
+
+    /// Whether an upload with this metadata is one it wants to hear of.
+    pub fn wants_upload(&self, metadata: &Metadata) -> bool {
+        let has = |(name, value): &(String, String)| {
+            metadata.pairs().iter().any(|(key, bytes)| key == name && bytes == value.as_bytes())
+        };
+        self.metadata.iter().all(has)
+    }
+}
+
+/// Whether a header is the sender's own, so that no operator may set it (webhooks.md H12). Takes any letter case.
+pub fn is_reserved_header(name: &str) -> bool {
+    const NAMES: [&str; 11] = [
+        "host",
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "user-agent",
+        "accept-encoding",
+        "http2-settings",
+    ];
+    const PREFIXES: [&str; 4] = ["content-", "webhook-", "longshore-", "proxy-"];
+    let name = name.to_ascii_lowercase();
+    NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)*
+        }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+
+            pub fn by_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.name() == name)
+            }
+        }
+    };
+}
+
+named! {
+    /// What waits for what among the events of one upload (webhooks.md G6, G7). Other uploads never matter.
+    Ordering {
+        /// First attempts go out in order, one at a time; what backs off holds nobody back.
+        PerUpload = "per_upload",
+        /// An event waits until every earlier one was delivered or given up.
+        Strict = "strict",
+        /// Nothing waits.
+        None = "none",
+    }
+}
+
+named! {
+    /// How much of an event is sent (webhooks.md P6).
+    Payload {
+        Full = "full",
+        /// What happened, when and to which upload; the receiver asks for the rest.
+        Thin = "thin",
+    }
+}
+
+named! {
+    /// Which signatures a message carries (webhooks.md H5, H6).
+    Signing {
+        /// `v1`, under a secret both sides know.
+        Hmac = "hmac",
+        /// `v1a`, under a key whose public half the receiver has.
+        Ed25519 = "ed25519",
+        Both = "both",
+    }
+}
+
+named! {
+    /// Why the server stopped an endpoint.
+    DisabledBecause {
+        /// It answered 410.
+        Gone = "gone",
+        /// It asked for it in its answer.
+        Asked = "asked",
+        /// Everything has failed for days.
+        Failing = "failing",
+    }
+}
+
+/// Whether deliveries are sent. Those that are not sent wait; nothing is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointState {
+    Enabled,
+    /// Stopped by an operator.
+    Paused {
+        since: Timestamp,
+    },
+    /// Stopped by the server.
+    Disabled {
+        since: Timestamp,
+        because: DisabledBecause,
+    },
+}
+
+impl EndpointState {
+    pub const fn is_enabled(self) -> bool {
+        matches!(self, Self::Enabled)
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Paused { .. } => "paused",
+            Self::Disabled { .. } => "disabled",
+        }
+    }
+}
+
+/// How an endpoint has been doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Attempts that failed since the last success.
+    pub consecutive_failures: u32,
+    /// When the first of them failed.
+    pub failing_since: Option<Timestamp>,
+    /// Deliveries given up since then.
+    pub exhausted: u32,
+    /// The circuit breaker is open: until then nothing is sent, and then one delivery as a probe.
+    pub open_until: Option<Timestamp>,
+    /// How far towards being disabled it was when operators were last warned, in percent.
+    pub warned_percent: u8,
+}

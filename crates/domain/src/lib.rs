@@ -1,0 +1,27 @@
+//! The vocabulary of uploads and the rules they live by.
+//!
+//! Everything here is pure and synchronous: no clock, no randomness, no I/O, no wire format. `now` and random
+//! values are arguments, so every rule can be tested as a table or a property.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod checksum;
+pub mod delivery;
+pub mod endpoint;
+pub mod event;
+pub mod facts;
+pub mod hook;
+pub mod host;
+pub mod id;
+pub mod media_type;
+pub mod metadata;
+pub mod network;
+pub mod notice;
+pub mod policy;
+pub mod ranges;
+pub mod rejection;
+pub mod removal;
+pub mod report;
+pub mod size;
+pub mod time;
+pub mod upload;

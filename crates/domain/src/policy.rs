@@ -1,0 +1,226 @@
+//! What is not wanted, whatever else is in order with it.
+
+use std::time::Duration;
+
+use crate::facts::{Facts, Lasting};
+use crate::upload::Failure;
+
+/// Which uploads are refused once it is known what they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Types that may be; all may where there are none.
+    pub allowed_types: Vec<TypePattern>,
+    /// The longest audio, video and animated images of types that `max_durations` says nothing of.
+    pub max_duration: Option<Duration>,
+    /// The longest media of a type; `None` where there is no limit. The first that fits counts.
+    pub max_durations: Vec<(TypePattern, Option<Duration>)>,
+    /// Whether media that may last only so long has to say how long it is.
+    pub requires_duration: bool,
+    /// The most bytes of a type. The first that fits counts.
+    pub max_sizes: Vec<(TypePattern, u64)>,
+}
+
+/// `video/mp4`, or `video/*` for all of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypePattern(String);
+
+impl TypePattern {
+    /// `None` for what is no media type.
+    pub fn new(text: &str) -> Option<Self> {
+        let word = |word: &str| {
+            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+        };
+        let (kind, rest) = text.split_once('/')?;
+        (word(kind) && (rest == "*" || word(rest))).then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn fits(&self, content_type: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => content_type.starts_with(prefix),
+            None => self.0 == content_type,
+        }
+    }
+}
+
+impl Policy {
+    /// Why an upload with these facts and this size is refused, if it is.
+    pub fn objection(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
+        let content_type = &facts.content_type;
+        if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
+            let message = format!("by its content the upload is {content_type}, which is not accepted here");
+            return Some(refusal("type-not-allowed", message, 415));
+        }
+        let limit = self.max_sizes.iter().find(|(pattern, _)| pattern.fits(content_type));
+        if let Some((_, limit)) = limit.filter(|(_, limit)| size_bytes > *limit) {
+            let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
+            return Some(refusal("too-large-for-type", message, 413));
+        }
+        let (max, is_named) = self.max_duration_of(content_type)?;
+        let accepted = format!("at most {} s of {content_type} are accepted here", max.as_secs());
+        match facts.lasting() {
+            Lasting::Milliseconds(ms) if Duration::from_millis(ms) > max => {
+                let message = format!("it lasts {} s, and {accepted}", seconds(Duration::from_millis(ms)));
+                Some(refusal("media-too-long", message, 422))
+            }
+            // What the operator has named lasts, unless it is known to be a still.
+            Lasting::No if self.requires_duration && is_named && facts.content.is_none() => Some(unknown(&accepted)),
+            Lasting::Unknown if self.requires_duration => Some(unknown(&accepted)),
+            Lasting::Milliseconds(_) | Lasting::Unknown | Lasting::No => None,
+        }
+    }
+
+    /// How long this type may last at most, if that is limited, and whether that limit names the type.
+    fn max_duration_of(&self, content_type: &str) -> Option<(Duration, bool)> {
+        match self.max_durations.iter().find(|(pattern, _)| pattern.fits(content_type)) {
+            Some((_, max)) => max.map(|max| (max, true)),
+            None => self.max_duration.map(|max| (max, false)),
+        }
+    }
+}
+
+fn unknown(accepted: &str) -> Failure {
+    refusal("duration-unknown", format!("it does not say how long it lasts, and {accepted}"), 422)
+}
+
+fn refusal(code: &str, message: String, status: u16) -> Failure {
+    Failure { code: code.to_owned(), message, status: Some(status) }
+}
+
+/// Never less than it is.
+fn seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Content, Image, Media};
+
+    fn facts(content_type: &str, duration_ms: Option<u64>) -> Facts {
+        let media = Media { duration_ms, tracks: vec![] };
+        Facts { content_type: content_type.to_owned(), content: Some(Content::Media(media)) }
+    }
+
+    fn unread(content_type: &str) -> Facts {
+        Facts { content_type: content_type.to_owned(), content: None }
+    }
+
+    fn pattern(text: &str) -> TypePattern {
+        TypePattern::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_is_a_type_or_all_of_a_kind() {
+        for (text, fitting, other) in [
+            ("video/mp4", "video/mp4", "video/mp4v"),
+            ("Video/MP4", "video/mp4", "audio/mp4"),
+            ("video/*", "video/webm", "videos/webm"),
+            ("image/svg+xml", "image/svg+xml", "image/svg"),
+        ] {
+            assert!(pattern(text).fits(fitting) && !pattern(text).fits(other), "{text}");
+        }
+        for wrong in ["", "video", "video/", "/mp4", "*/*", "*", "video/mp4; codecs=x", "video/m*", "a/b/c", "vidéo/x"]
+        {
+            assert_eq!(TypePattern::new(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_refused_with_its_reason() {
+        let policy = Policy {
+            allowed_types: vec![pattern("video/*"), pattern("audio/mp4")],
+            max_duration: Some(Duration::from_secs(60)),
+            max_sizes: vec![(pattern("video/webm"), 5), (pattern("video/*"), 10)],
+            ..Policy::default()
+        };
+        let said = |facts: Facts, size| {
+            let failure = policy.objection(&facts, size)?;
+            assert!(failure.message.len() > 20 && failure.status.is_some(), "{failure:?}");
+            Some((failure.code, failure.status?))
+        };
+        let refused = |code: &str, status| Some((code.to_owned(), status));
+        assert_eq!(said(facts("video/mp4", Some(60_000)), 10), None);
+        assert_eq!(said(facts("video/mp4", None), 10), None, "it does not say how long it is");
+        assert_eq!(said(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
+        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", 422));
+        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", 413));
+        assert_eq!(said(facts("video/webm", Some(1)), 6), refused("too-large-for-type", 413), "the first that fits");
+        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", 415));
+        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", 415));
+        assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
+    }
+
+    #[test]
+    fn each_type_may_last_as_long_as_is_set_for_it() {
+        let minutes = |count: u64| Some(Duration::from_secs(60 * count));
+        let limits = vec![
+            (pattern("audio/wav"), minutes(1)),
+            (pattern("audio/*"), None),
+            (pattern("video/webm"), minutes(3)),
+            (pattern("application/mxf"), minutes(4)),
+        ];
+        let lenient = Policy { max_duration: minutes(2), max_durations: limits, ..Policy::default() };
+        let strict = Policy { requires_duration: true, ..lenient.clone() };
+        let code = |policy: &Policy, kind, ms| policy.objection(&facts(kind, ms), 1).map(|failure| failure.code);
+        for (kind, limit_s) in [
+            ("audio/wav", Some(60)),
+            ("audio/mpeg", None),
+            ("video/webm", Some(180)),
+            ("video/mp4", Some(120)),
+            ("application/mxf", Some(240)),
+        ] {
+            let most = limit_s.map_or(u64::MAX, |limit: u64| limit * 1_000);
+            for policy in [&lenient, &strict] {
+                assert_eq!(code(policy, kind, Some(most)), None, "{kind}");
+                let longer = most.checked_add(1).map(|ms| code(policy, kind, Some(ms)));
+                assert_eq!(longer, limit_s.map(|_| Some("media-too-long".to_owned())), "{kind}");
+            }
+            assert_eq!(code(&lenient, kind, None), None, "{kind}: it does not say, and need not");
+            assert_eq!(code(&strict, kind, None), limit_s.map(|_| "duration-unknown".to_owned()), "{kind}");
+        }
+        let failure = strict.objection(&unread("video/mp4"), 1).expect("headers that cannot be read say nothing");
+        assert_eq!((failure.code.as_str(), failure.status), ("duration-unknown", Some(422)));
+        assert_eq!(
+            failure.message,
+            "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
+        );
+        assert_eq!(
+            Policy { requires_duration: true, ..Policy::default() }.objection(&unread("video/mp4"), 1),
+            None,
+            "no maximum"
+        );
+    }
+
+    #[test]
+    fn animations_last_and_stills_do_not() {
+        let limited = Policy { max_duration: Some(Duration::from_secs(60)), ..Policy::default() };
+        let strict = Policy { requires_duration: true, ..limited.clone() };
+        let named =
+            Policy { max_durations: vec![(pattern("image/*"), Some(Duration::from_secs(5)))], ..strict.clone() };
+        let image = |frames, duration_ms| {
+            let image = Image { width: 1, height: 1, frames, duration_ms };
+            Facts { content_type: "image/gif".to_owned(), content: Some(Content::Image(image)) }
+        };
+        for (facts, expected) in [
+            (image(Some(1), None), [None, None, None]),
+            (image(Some(9), Some(5_000)), [None, None, None]),
+            (image(Some(9), Some(5_001)), [None, None, Some("media-too-long")]),
+            (image(Some(9), Some(60_001)), [Some("media-too-long"); 3]),
+            (image(Some(9), None), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (image(None, None), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (unread("image/gif"), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (unread("image/jxl"), [None, Some("duration-unknown"), Some("duration-unknown")]),
+            (unread("image/tiff"), [None, None, Some("duration-unknown")]),
+            (unread("text/plain"), [None; 3]),
+        ] {
+            for (policy, expected) in [&limited, &strict, &named].into_iter().zip(expected) {
+                let code = policy.objection(&facts, 1).map(|failure| failure.code);
+                assert_eq!(code.as_deref(), expected, "{facts:?} {policy:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Which bytes of an upload are there.
+
+use crate::size::Offset;
+
+/// A set of received byte ranges, kept sorted, disjoint and joined where they touch.
+///
+/// The offset of an upload is the end of the range that starts at zero. Dialects that append in order only ever
+/// lengthen that range; ranged ones may fill in any order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReceivedRanges(Vec<(u64, u64)>);
+
+/// Bytes in a row that are all there, or all missing. The end is excluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    pub start: u64,
+    pub end: u64,
+    pub there: bool,
+}
+
+impl ReceivedRanges {
+    /// Takes ranges as stored; joins and sorts them, and drops empty ones.
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let mut ranges = Self::default();
+        for (start, end) in pairs {
+            ranges.insert(start, end);
+        }
+        ranges
+    }
+
+    /// The ranges as `(start, end)`, end excluded, in order.
+    pub fn pairs(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+
+    /// The end of what is there without a gap from the first byte on.
+    pub fn contiguous(&self) -> Offset {
+        match self.0.first() {
+            Some((0, end)) => Offset::new(*end).unwrap_or_default(),
+            _ => Offset::ZERO,
+        }
+    }
+
+    /// How many bytes are there in all.
+    pub fn total_bytes(&self) -> u64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Whether `place` lies within bytes that are there, or at an end of them: a range that ends there makes no new border.
+    pub fn touches(&self, place: u64) -> bool {
+        self.0.iter().any(|(start, end)| (*start..=*end).contains(&place))
+    }
+
+    /// Whether any byte from `start` to `end` is there.
+    pub fn has_some(&self, start: u64, end: u64) -> bool {
+        let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
+        start < end && self.0.get(first).is_some_and(|(known_start, _)| *known_start < end)
+    }
+
+    /// Whether every byte from `start` to `end` is there.
+    pub fn has_all(&self, start: u64, end: u64) -> bool {
+        let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
+        let whole =
+            self.0.get(first).is_some_and(|(known_start, known_end)| *known_start <= start && end <= *known_end);
+        start >= end || whole
+    }
+
+    /// Where the last byte ends that is there.
+    pub fn end(&self) -> Offset {
+        self.0.last().and_then(|(_, end)| Offset::new(*end)).unwrap_or_default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// How many ranges there would be with the bytes from `start` to `end`.
+    pub fn count_with(&self, start: u64, end: u64) -> usize {
+        let mut with = self.clone();
+        with.insert(start, end);
+        with.0.len()
+    }
+
+    /// Takes `start` to `end` apart at the borders of what is there: stretches in order, each there or missing whole.
+    pub fn stretches(&self, start: u64, end: u64) -> Vec<Stretch> {
+        let mut stretches = Vec::new();
+        let mut at = start;
+        let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
+        for (known_start, known_end) in self.0[first..].iter().take_while(|(known_start, _)| *known_start < end) {
+            if at < *known_start {
+                stretches.push(Stretch { start: at, end: *known_start, there: false });
+            }
+            let (from, to) = (at.max(*known_start), end.min(*known_end));
+            stretches.push(Stretch { start: from, end: to, there: true });
+            at = to;
+        }
+        if at < end {
+            stretches.push(Stretch { start: at, end, there: false });
+        }
+        stretches
+    }
+
+    /// What is missing of the first `length` bytes, as `(start, end)`, end excluded, in order.
+    pub fn missing(&self, length: u64) -> impl Iterator<Item = (u64, u64)> {
+        let missing = self.stretches(0, length).into_iter().filter(|stretch| !stretch.there);
+        missing.map(|stretch| (stretch.start, stretch.end))
+    }
+
+    /// Adds the bytes from `start` up to, not including, `end`. Adding what is there changes nothing.
+    pub fn insert(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        let first = self.0.partition_point(|(_, known_end)| *known_end < start);
+        let last = self.0.partition_point(|(known_start, _)| *known_start <= end);
+        let (mut start, mut end) = (start, end);
+        for (known_start, known_end) in &self.0[first..last] {
+            start = start.min(*known_start);
+            end = end.max(*known_end);
+        }
+        self.0.splice(first..last, [(start, end)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn appending_in_order_keeps_one_range() {
+        let mut ranges = ReceivedRanges::default();
+        ranges.insert(0, 10);
+        ranges.insert(10, 25);
+        assert_eq!(ranges.pairs(), [(0, 25)]);
+        assert_eq!(ranges.contiguous().get(), 25);
+    }
+
+    #[test]
+    fn a_gap_holds_the_offset_back_until_it_is_filled() {
+        let mut ranges = ReceivedRanges::from_pairs([(10, 20), (30, 40)]);
+        assert_eq!(ranges.contiguous(), Offset::ZERO);
+        ranges.insert(0, 10);
+        assert_eq!(ranges.contiguous().get(), 20);
+        ranges.insert(20, 30);
+        assert_eq!(ranges.pairs(), [(0, 40)]);
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_hold_exactly_the_bytes_inserted(inserts in prop::collection::vec((0_u64..64, 0_u64..64), 0..20)) {
+            let mut bytes = [false; 64];
+            let mut ranges = ReceivedRanges::default();
+            for (start, end) in inserts {
+                let before = ranges.contiguous();
+                ranges.insert(start, end);
+                prop_assert!(ranges.contiguous() >= before, "the offset never falls");
+                for byte in start..end {
+                    bytes[usize::try_from(byte).unwrap()] = true;
+                }
+            }
+            let mut held = [false; 64];
+            for (start, end) in ranges.pairs() {
+                for byte in *start..*end {
+                    held[usize::try_from(byte).unwrap()] = true;
+                }
+            }
+            prop_assert_eq!(bytes, held);
+            let mut missing = [false; 64];
+            for (start, end) in ranges.missing(64) {
+                for byte in start..end {
+                    missing[usize::try_from(byte).unwrap()] = true;
+                }
+            }
+            prop_assert!(bytes.iter().zip(missing).all(|(there, missing)| *there != missing));
+            let stretches = ranges.stretches(5, 60);
+            prop_assert!(stretches.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].there != pair[1].there));
+            prop_assert_eq!((stretches[0].start, stretches[stretches.len() - 1].end), (5, 60));
+            for (start, end) in [(0, 64), (5, 60), (17, 18), (30, 30), (9, 40)] {
+                let within = &bytes[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
+                prop_assert_eq!(ranges.has_all(start, end), within.iter().all(|there| *there));
+                prop_assert_eq!(ranges.has_some(start, end), within.iter().any(|there| *there));
+            }
+            prop_assert_eq!(ranges.end().get(), bytes.iter().rposition(|there| *there).map_or(0, |last| last as u64 + 1));
+            for stretch in stretches {
+                for byte in stretch.start..stretch.end {
+                    prop_assert_eq!(bytes[usize::try_from(byte).unwrap()], stretch.there);
+                }
+            }
+            prop_assert_eq!(ranges.total_bytes(), bytes.iter().filter(|there| **there).count() as u64);
+            prop_assert!(ranges.pairs().windows(2).all(|pair| pair[0].1 < pair[1].0), "sorted, disjoint, joined");
+        }
+    }
+}

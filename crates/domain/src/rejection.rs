@@ -1,0 +1,65 @@
+//! Why the caller may not. Every rejection can be acted on by the client; none carries text from below.
+
+use crate::checksum::Algorithm;
+use crate::size::{Length, Offset};
+use crate::upload::{Dialect, Ended, Failure};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("there is no such upload")]
+    NotFound,
+    #[error("this upload has {}", .0.past())]
+    Gone(Ended),
+    /// Retention or an operator has removed the file.
+    #[error("the file of this upload was removed")]
+    Removed,
+    #[error("the bytes of this upload are missing on the server")]
+    BytesMissing,
+    #[error("the upload is at offset {ours}, not {theirs}")]
+    WrongOffset { ours: Offset, theirs: Offset },
+    #[error("the upload is complete with {0} bytes and takes no more")]
+    AlreadyComplete(Length),
+    #[error("the data would go beyond the declared length of {0} bytes")]
+    BeyondLength(Length),
+    #[error("an upload may have at most {0} bytes here")]
+    OverLimit(u64),
+    #[error("the length was declared as {ours} bytes and cannot become {theirs}")]
+    LengthChanged { ours: Length, theirs: Length },
+    #[error("the upload already has {offset} bytes, more than the length {length} now declared")]
+    LengthBelowOffset { offset: Offset, length: Length },
+    #[error("the upload has {length} bytes, and with this request it would end at {end}")]
+    EndsElsewhere { length: Length, end: Offset },
+    #[error("the upload was created in the dialect {}; go on in the same", .0.name())]
+    OtherDialect(Dialect),
+    #[error("the upload has other bytes than these at {at}; what came first is kept")]
+    DifferentBytes { at: u64 },
+    #[error("more data arrived than the range up to {end} holds")]
+    BeyondRange { end: u64 },
+    #[error(
+        "a range begins and ends at a multiple of {alignment} bytes, at the end of the upload, or beside bytes that are there"
+    )]
+    Misaligned { alignment: u64 },
+    #[error("the upload would have more than {0} separate ranges (limits.max_ranges); fill gaps first")]
+    TooManyRanges(u32),
+    #[error(
+        "the data would replace more than {0} bytes that differ (limits.max_replaced_size); send it in smaller ranges"
+    )]
+    TooMuchToReplace(u64),
+    #[error("the {} digest of the data does not match the one sent with it", .0.name())]
+    ChecksumMismatch(Algorithm),
+    #[error("the upload has failed: its {} digest is not the one promised at its creation", .0.name())]
+    BrokenPromise(Algorithm),
+    /// A policy, or the application, has said no, and why.
+    #[error("{}", .0.message)]
+    Refused(Failure),
+    #[error("a final upload is made of its parts and takes no data")]
+    IsFinal,
+    #[error("upload {0} in the list is not there")]
+    PartMissing(usize),
+    #[error("upload {again} in the list is the same as upload {first}; name each once")]
+    PartTwice { first: usize, again: usize },
+    #[error("upload {0} in the list was not created as a partial upload")]
+    NotPartial(usize),
+    #[error("upload {0} in the list is not finished")]
+    PartUnfinished(usize),
+}

@@ -1,0 +1,169 @@
+//! What backends report of an upload: stages of their own, such as `transcoding`, 40 percent.
+
+use std::time::Duration;
+
+use crate::time::Timestamp;
+use crate::upload::{Ended, Stage};
+
+/// The most stages of their own that backends may report of one upload.
+pub const MAX_STAGES: usize = 32;
+
+pub const MAX_NAME_LENGTH: usize = 64;
+
+pub const MAX_MESSAGE_CHARS: usize = 500;
+
+/// Of reports on one stage that differ only in their percentage, one in this time is told.
+pub const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The latest a backend has said of one of its stages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which stage; unique within an upload.
+    pub name: String,
+    /// From 0 to 100, if it can be told.
+    pub percent: Option<u8>,
+    /// A sentence for people.
+    pub message: Option<String>,
+    pub at: Timestamp,
+    /// When an event last told of this stage.
+    pub told_at: Timestamp,
+}
+
+/// Something a backend has to say, in bounds that everyone who is told can rely on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewReport {
+    name: String,
+    percent: Option<u8>,
+    message: Option<String>,
+}
+
+/// Why that cannot be reported. Says what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidReport {
+    #[error("a stage is named by 1 to {MAX_NAME_LENGTH} of a-z, 0-9, `_`, `.` and `-`")]
+    Name,
+    #[error("percent is a whole number from 0 to 100")]
+    Percent,
+    #[error("a message has 1 to {MAX_MESSAGE_CHARS} characters, none of them a control character")]
+    Message,
+}
+
+/// Why an upload takes no report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReportRefused {
+    #[error("this upload has {}; there is nothing more to report of it", .0.past())]
+    Ended(Ended),
+    #[error("this upload is {}; stages can be reported once every byte is there", .0.name())]
+    TooEarly(Stage),
+    #[error("{MAX_STAGES} stages have been reported of this upload already; go on with one of those")]
+    TooMany,
+}
+
+impl NewReport {
+    pub fn new(name: String, percent: Option<u64>, message: Option<String>) -> Result<Self, InvalidReport> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'.' | b'-');
+        if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.bytes().all(fits) {
+            return Err(InvalidReport::Name);
+        }
+        let percent = match percent {
+            Some(percent) => {
+                Some(u8::try_from(percent).ok().filter(|percent| *percent <= 100).ok_or(InvalidReport::Percent)?)
+            }
+            None => None,
+        };
+        let fits = |text: &String| {
+            !text.is_empty() && text.chars().count() <= MAX_MESSAGE_CHARS && !text.chars().any(char::is_control)
+        };
+        if !message.as_ref().is_none_or(fits) {
+            return Err(InvalidReport::Message);
+        }
+        Ok(Self { name, percent, message })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What this adds to what was said of the stage before.
+    pub(super) fn news_after(&self, before: Option<&Report>, now: Timestamp) -> News {
+        match before {
+            None => News::ToTell,
+            Some(before) if before.percent == self.percent && before.message == self.message => News::None,
+            Some(before) if before.message == self.message && self.percent != Some(100) && !is_due(before, now) => {
+                News::Quiet
+            }
+            Some(_) => News::ToTell,
+        }
+    }
+
+    pub(super) fn into_report(self, at: Timestamp, told_at: Timestamp) -> Report {
+        let Self { name, percent, message } = self;
+        Report { name, percent, message, at, told_at }
+    }
+}
+
+/// What a report adds to those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    None,
+    /// It is written down, but makes no event: there was one a moment ago.
+    Quiet,
+    ToTell,
+}
+
+fn is_due(before: &Report, now: Timestamp) -> bool {
+    // A clock that was set back must not keep news from being told.
+    now < before.told_at || now.since(before.told_at) >= TELL_EVERY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+    fn new(percent: Option<u64>, message: Option<&str>) -> NewReport {
+        NewReport::new("transcoding".to_owned(), percent, message.map(str::to_owned)).unwrap()
+    }
+
+    #[test]
+    fn only_what_fits_is_a_report() {
+        let named = |name: &str| NewReport::new(name.to_owned(), None, None).map(|_| ());
+        for name in ["a", "transcoding", "hls_720p.v2-x", &"a".repeat(64)] {
+            assert_eq!(named(name), Ok(()), "{name}");
+        }
+        for name in ["", "A", "two words", "ü", "a/b", "a\n", &"a".repeat(65)] {
+            assert_eq!(named(name), Err(InvalidReport::Name), "{name}");
+        }
+        let at = |percent| NewReport::new("a".to_owned(), Some(percent), None).map(|report| report.percent);
+        assert_eq!((at(0), at(100)), (Ok(Some(0)), Ok(Some(100))));
+        assert_eq!((at(101), at(u64::MAX)), (Err(InvalidReport::Percent), Err(InvalidReport::Percent)));
+        let saying = |text: &str| NewReport::new("a".to_owned(), None, Some(text.to_owned())).map(|_| ());
+        for message in ["x", "\u{1f389} done \u{2014} \"so\"", &"ü".repeat(500)] {
+            assert_eq!(saying(message), Ok(()), "{message}");
+        }
+        for message in ["", "two\nlines", "\u{7f}", "\u{85}", "\0", &"ü".repeat(501)] {
+            assert_eq!(saying(message), Err(InvalidReport::Message), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_told_once_a_second_and_everything_else_at_once() {
+        let before = new(Some(40), Some("so")).into_report(NOW, NOW);
+        let ms = |ms: i64| Timestamp::from_unix_ms(NOW.unix_ms() + ms);
+        for (report, at, expected) in [
+            (new(Some(40), Some("so")), ms(5_000), News::None),
+            (new(Some(41), Some("so")), ms(0), News::Quiet),
+            (new(Some(41), Some("so")), ms(999), News::Quiet),
+            (new(None, Some("so")), ms(999), News::Quiet),
+            (new(Some(41), Some("so")), ms(1_000), News::ToTell),
+            (new(Some(41), Some("so")), ms(-1), News::ToTell),
+            (new(Some(100), Some("so")), ms(1), News::ToTell),
+            (new(Some(40), Some("else")), ms(1), News::ToTell),
+            (new(Some(40), None), ms(1), News::ToTell),
+        ] {
+            assert_eq!(report.news_after(Some(&before), at), expected, "{report:?} at {at}");
+        }
+        assert_eq!(new(None, None).news_after(None, NOW), News::ToTell);
+    }
+}

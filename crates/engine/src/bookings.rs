@@ -1,0 +1,225 @@
+//! Disk space that unfinished uploads of known length have yet to fill.
+//!
+//! A booking is a number, not an allocation: the bytes that an upload has declared and not received. It is made at
+//! creation, or when the length becomes known, and shrinks with each commit. Whatever is committed passes through
+//! [`Bookings::note`], so it is gone with the upload, however that ends; a start counts anew.
+//!
+//! An upload yields to bookings that are older than itself. So of two that do not both fit, one completes, where each
+//! would otherwise fill half of the disk and stop. But bookings cost a client nothing, and so they keep others out of a
+//! share of the free space only: within the rest, bytes that really come are what counts.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use domain::id::UploadId;
+use domain::time::Timestamp;
+use domain::upload::Upload;
+
+#[derive(Debug, Default)]
+pub(super) struct Bookings(Mutex<Booked>);
+
+#[derive(Debug, Default)]
+struct Booked {
+    by_age: BTreeMap<Age, u64>,
+    total_bytes: u64,
+}
+
+type Age = (Timestamp, UploadId);
+
+/// The booking of an upload that is about to be inserted.
+#[derive(Debug)]
+pub(super) struct Booking(Age);
+
+/// Free disk space, as an upload finds it before others' bookings.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    /// What is free, and the upload's own blocks, less what must always stay free.
+    pub(super) spare_bytes: u64,
+    /// How much of it bookings may keep from others, in percent.
+    pub(super) booked_percent: u64,
+}
+
+impl Space {
+    /// The most that others may have booked if `bytes` are to fit; `None` if they do not fit anyway.
+    fn most_booked(self, bytes: u64) -> Option<u64> {
+        let left = self.spare_bytes.checked_sub(bytes)?;
+        let share = u128::from(self.spare_bytes) * u128::from(self.booked_percent.min(100)) / 100;
+        Some(if u128::from(left) >= share { u64::MAX } else { left })
+    }
+}
+
+impl Bookings {
+    /// Whether `bytes` more fit for somebody who has booked nothing.
+    pub(super) fn admit(&self, bytes: u64, space: Space) -> bool {
+        space.most_booked(bytes).is_some_and(|most| self.lock().total_bytes <= most)
+    }
+
+    /// Whether `bytes` more of an upload fit. Bookings made after its own do not count.
+    pub(super) fn admit_for(&self, upload: &Upload, bytes: u64, space: Space) -> bool {
+        space.most_booked(bytes).is_some_and(|most| !self.lock().exceed(&age(upload), most))
+    }
+
+    /// Books the rest of a new upload, if it fits. Whether it does and its booking are one step: of many creations at
+    /// once, no more are admitted than fit.
+    pub(super) fn book(&self, upload: &Upload, space: Space) -> Option<Booking> {
+        let mut booked = self.lock();
+        let bytes = outstanding(upload).unwrap_or(0);
+        space.most_booked(bytes).filter(|most| booked.total_bytes <= *most)?;
+        booked.set(age(upload), bytes);
+        Some(Booking(age(upload)))
+    }
+
+    /// Takes note of an upload as it was committed, or as it is found at the start. Gives what is booked altogether.
+    pub(super) fn note(&self, upload: &Upload) -> u64 {
+        let mut booked = self.lock();
+        booked.set(age(upload), outstanding(upload).unwrap_or(0));
+        booked.total_bytes
+    }
+
+    /// Takes back the booking of an upload that was not inserted.
+    pub(super) fn cancel(&self, Booking(age): Booking) {
+        self.lock().set(age, 0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Booked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Booked {
+    fn set(&mut self, age: Age, bytes: u64) {
+        let before = if bytes == 0 { self.by_age.remove(&age) } else { self.by_age.insert(age, bytes) };
+        self.total_bytes = self.total_bytes.saturating_sub(before.unwrap_or(0)).saturating_add(bytes);
+    }
+
+    /// Whether older bookings exceed `most`. Mostly all of them together do not; only then nobody is counted singly.
+    fn exceed(&self, age: &Age, most: u64) -> bool {
+        let own_bytes = self.by_age.get(age).copied().unwrap_or(0);
+        if self.total_bytes.saturating_sub(own_bytes) <= most {
+            return false;
+        }
+        if own_bytes == 0 {
+            return true;
+        }
+        let mut older_bytes: u64 = 0;
+        self.by_age.range(..age).any(|(_, bytes)| {
+            older_bytes = older_bytes.saturating_add(*bytes);
+            older_bytes > most
+        })
+    }
+}
+
+fn age(upload: &Upload) -> Age {
+    (upload.record().created_at, upload.id())
+}
+
+/// What an unfinished upload has declared and not received; `None` where nobody knows, or nothing is outstanding.
+fn outstanding(upload: &Upload) -> Option<u64> {
+    let length = upload.length().filter(|_| upload.stage().takes_bytes())?;
+    length.get().checked_sub(upload.received_bytes()).filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::metadata::Metadata;
+    use domain::removal::DeletedBy;
+    use domain::size::Length;
+    use domain::upload::{Dialect, Durable, NewUpload, Role, Terms};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000);
+    const LATER: Timestamp = Timestamp::from_unix_ms(1 << 40);
+
+    fn upload(at: i64, length: Option<u64>) -> Upload {
+        let now = Timestamp::from_unix_ms(at);
+        let new = NewUpload {
+            id: UploadId::new(now, [7; 10]),
+            dialect: Dialect::Tus,
+            role: Role::Single,
+            length: length.and_then(Length::new),
+            metadata: Metadata::default(),
+            metadata_as_sent: None,
+            terms: Terms::default(),
+            wanted_digests: Vec::new(),
+            promised_digests: Vec::new(),
+            expires_at: LATER,
+        };
+        Upload::create(new, now)
+    }
+
+    fn receive(upload: &mut Upload, start: u64, end: u64) {
+        let ranges = vec![(start, end)];
+        let durable = Durable { ranges, running_digests: Vec::new(), resume: Vec::new(), expires_at: LATER };
+        upload.receive(durable, None, LATER).unwrap();
+    }
+
+    fn space(spare_bytes: u64) -> Space {
+        Space { spare_bytes, booked_percent: 50 }
+    }
+
+    #[test]
+    fn a_booking_follows_its_upload_and_ends_with_it_however_that_ends() {
+        let ends: [fn(&mut Upload); 4] = [
+            |upload| receive(upload, 0, 100),
+            |upload| upload.terminate(DeletedBy::Client, NOW).unwrap(),
+            |upload| upload.expire(NOW),
+            |upload| {
+                let failure =
+                    domain::upload::Failure { code: "too-long".to_owned(), message: String::new(), status: None };
+                upload.fail(failure, NOW);
+            },
+        ];
+        for end in ends {
+            let bookings = Bookings::default();
+            let mut upload = upload(1, Some(100));
+            assert!(bookings.book(&upload, space(100)).is_some());
+            assert_eq!(bookings.lock().total_bytes, 100);
+            receive(&mut upload, 60, 90);
+            bookings.note(&upload);
+            bookings.note(&upload);
+            assert_eq!(bookings.lock().total_bytes, 70, "counted once, and what came behind a gap has come");
+            end(&mut upload);
+            bookings.note(&upload);
+            assert_eq!(bookings.lock().total_bytes, 0);
+            assert!(bookings.lock().by_age.is_empty());
+        }
+    }
+
+    #[test]
+    fn one_that_was_not_inserted_has_booked_nothing() {
+        let bookings = Bookings::default();
+        let upload = upload(1, Some(100));
+        bookings.cancel(bookings.book(&upload, space(100)).unwrap());
+        assert_eq!(bookings.lock().total_bytes, 0);
+    }
+
+    #[test]
+    fn what_is_booked_is_not_given_to_others_but_only_up_to_its_share() {
+        let bookings = Bookings::default();
+        assert!(bookings.book(&upload(1, Some(30)), space(100)).is_some());
+        assert!(bookings.book(&upload(2, Some(71)), space(100)).is_none(), "71 and 30 are more than 100");
+        assert!(bookings.book(&upload(3, Some(70)), space(100)).is_some());
+        // All is booked, but half of it stays open to whoever sends bytes.
+        assert!(bookings.admit(50, space(100)));
+        assert!(!bookings.admit(51, space(100)));
+        assert!(bookings.book(&upload(4, Some(50)), space(100)).is_some());
+        assert!(bookings.book(&upload(5, Some(51)), space(100)).is_none());
+        assert!(!bookings.admit(1, space(0)));
+        assert!(bookings.admit(0, space(0)), "what takes nothing fits anywhere");
+    }
+
+    #[test]
+    fn of_two_that_do_not_both_fit_the_older_goes_on() {
+        let bookings = Bookings::default();
+        let (older, younger) = (upload(1, Some(30)), upload(2, Some(30)));
+        let booking = bookings.book(&older, space(60)).unwrap();
+        assert!(bookings.book(&younger, space(60)).is_some());
+        // Somebody else has filled the disk meanwhile.
+        assert!(bookings.admit_for(&older, 30, space(40)));
+        assert!(!bookings.admit_for(&younger, 30, space(40)));
+        let unknown = upload(0, None);
+        assert!(!bookings.admit_for(&unknown, 30, space(40)), "who has booked nothing yields to all");
+        bookings.cancel(booking);
+        assert!(bookings.admit_for(&younger, 30, space(40)));
+    }
+}

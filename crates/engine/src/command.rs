@@ -1,0 +1,246 @@
+//! What may be asked of the engine, and what comes of it: neutral values that every dialect can say in its own words.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use domain::checksum::{Algorithm, Digest};
+use domain::hook::Caller;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::upload::{Dialect, Inconsistent, Role, Upload};
+
+/// A new upload.
+#[derive(Debug, Clone)]
+pub struct Create {
+    pub dialect: Dialect,
+    pub role: Role,
+    /// `None` to declare it later.
+    pub length: Option<Length>,
+    pub metadata: Metadata,
+    /// The metadata exactly as written by the client.
+    pub metadata_as_sent: Option<String>,
+    /// Digests the client would like to read later.
+    pub wanted_digests: Vec<Algorithm>,
+    /// Digests the whole upload must turn out to have.
+    pub promised_digests: Vec<Digest>,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
+}
+
+/// The end of an upload that its client does not want any more.
+#[derive(Debug, Clone)]
+pub struct Cancel {
+    pub id: UploadId,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
+}
+
+impl From<UploadId> for Cancel {
+    fn from(id: UploadId) -> Self {
+        Self { id, caller: None }
+    }
+}
+
+/// Bytes for an upload.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub id: UploadId,
+    /// What the request is said in.
+    pub dialect: Dialect,
+    pub place: Place,
+    /// How many bytes the request says it carries, if it says so.
+    pub count: Option<u64>,
+    /// The length of the upload, when declared with this request.
+    pub length: Option<Length>,
+    pub ends: Ends,
+    /// The digest of this request's bytes: they count only if it matches, and only all together.
+    pub checksum: Option<Digest>,
+    /// Digests the whole upload must turn out to have, when promised with this request.
+    pub promised_digests: Vec<Digest>,
+    pub overflow: Overflow,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
+}
+
+impl Append {
+    /// Bytes at the offset of an upload that completes when its length is reached.
+    pub fn at(id: UploadId, at: Offset, count: Option<u64>) -> Self {
+        Self {
+            id,
+            dialect: Dialect::Tus,
+            place: Place::At(at),
+            count,
+            length: None,
+            ends: Ends::WhenFull,
+            checksum: None,
+            promised_digests: Vec::new(),
+            overflow: Overflow::Refused,
+            caller: None,
+        }
+    }
+}
+
+impl Append {
+    /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes, and the request
+    /// does not announce any to add at the end.
+    pub(crate) fn repeats(&self, upload: &Upload) -> bool {
+        let may_repeat = match (self.place, self.count) {
+            (_, Some(0)) => false,
+            // A body of unknown size may turn out to be empty: some clients open it before they know whether data is left.
+            (Place::At(_), count) => count.is_none(),
+            (Place::From(_) | Place::Anywhere(_), _) => true,
+        };
+        may_repeat && !upload.stage().takes_bytes()
+    }
+}
+
+/// Where the first byte of a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the offset of the upload and nowhere else.
+    At(Offset),
+    /// At the offset or before it; what is there already is passed over.
+    From(Offset),
+    /// Wherever it says, in an upload that takes bytes in any order. Bytes that are there must be the same.
+    Anywhere(Offset),
+}
+
+impl Place {
+    pub const fn offset(self) -> Offset {
+        match self {
+            Self::At(offset) | Self::From(offset) | Self::Anywhere(offset) => offset,
+        }
+    }
+}
+
+/// When a request completes its upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// Once all of the declared length is there.
+    WhenFull,
+    /// With its last byte, which tells the length too if nothing has before.
+    Here,
+    /// Not at all: more is to come, if only the word that nothing more comes. An upload of a dialect that
+    /// [completes when full](Dialect::completes_when_full) does so nevertheless.
+    Later,
+}
+
+/// What becomes of an upload when bytes beyond its length arrive that were not announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// The request is refused, and the upload goes on.
+    Refused,
+    /// The upload fails.
+    Fatal,
+}
+
+/// An upload as it is now.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    pub upload: Upload,
+    /// Why there is nothing to go on with, if it has ended or its time has passed.
+    pub gone: Option<Rejection>,
+}
+
+/// How the bytes of a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// As it said it would.
+    Complete,
+    /// The connection was cut or fell silent.
+    Cut,
+}
+
+/// Why a request came to nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// The client may not; it can act on why.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Not now; the same request may work later.
+    #[error(transparent)]
+    Unavailable(Unavailable),
+    #[error("there is not enough room on the storage")]
+    NoSpace,
+    /// Trouble below, to be logged once and not shown.
+    #[error("could not {operation}")]
+    Failed {
+        operation: &'static str,
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+}
+
+/// Why not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    #[error("too many uploads are receiving data right now")]
+    Busy,
+    #[error("too many complete uploads are being read right now")]
+    TooManyReaders,
+    #[error("too many bytes wait to replace others right now")]
+    Full,
+    #[error("a newer request has taken over this upload")]
+    Superseded,
+    #[error("another request is still being finished for this upload")]
+    Held,
+    #[error("all data is here and is being put in its place")]
+    Settling,
+    #[error("the application could not be asked whether this may be done")]
+    Undecided,
+    #[error("the client sent nothing for too long")]
+    Idle,
+    #[error("the database of the server is gone; nothing is accepted until its operator has restored it")]
+    DatabaseGone,
+}
+
+impl EngineError {
+    pub(crate) fn storage(source: storage::Error) -> Self {
+        match source.kind {
+            storage::ErrorKind::NoSpace => {
+                tracing::warn!(blob = source.key, operation = source.operation, "no room left on the storage");
+                Self::NoSpace
+            }
+            storage::ErrorKind::Busy => {
+                tracing::warn!(blob = source.key, operation = source.operation, "no descriptor left for a file");
+                Self::Unavailable(Unavailable::Busy)
+            }
+            storage::ErrorKind::NotFound
+            | storage::ErrorKind::Incomplete
+            | storage::ErrorKind::Finished
+            | storage::ErrorKind::Other => Self::Failed { operation: "use the storage", source: Arc::new(source) },
+        }
+    }
+
+    /// A change was refused that would have left a record which contradicts itself.
+    pub(crate) fn inconsistent(source: Inconsistent) -> Self {
+        Self::Failed { operation: "keep the record of an upload consistent", source: Arc::new(source) }
+    }
+
+    /// What the application has chosen for an upload cannot be.
+    pub(crate) fn chosen_badly(source: impl Error + Send + Sync + 'static) -> Self {
+        Self::Failed { operation: "create an upload as the application wants it", source: Arc::new(source) }
+    }
+
+    pub(crate) fn task_died(source: tokio::task::JoinError) -> Self {
+        Self::Failed { operation: "finish the request", source: Arc::new(source) }
+    }
+}
+
+impl From<state::Error> for EngineError {
+    fn from(source: state::Error) -> Self {
+        match source {
+            // Another writer committed first, which the lease makes rare: the client asks again and finds the truth.
+            state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
+            state::Error::NoSpace { .. } => Self::NoSpace,
+            state::Error::Gone { .. } => Self::Unavailable(Unavailable::DatabaseGone),
+            state::Error::EndpointConflict(_) | state::Error::TooNew { .. } | state::Error::Failed { .. } => {
+                Self::Failed { operation: "use the database", source: Arc::new(source) }
+            }
+        }
+    }
+}

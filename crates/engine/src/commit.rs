@@ -1,0 +1,354 @@
+//! The only place that makes the bytes of an upload durable and commits them.
+//!
+//! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to, and the
+//! one checkpoint that may be on its way. What is to be covered is said by the two loops that move bytes,
+//! [`append`](mod@crate::append) for bytes in order and [`ranges`](mod@crate::ranges) for bytes in any.
+//!
+//! Three rules hold for both. A failure here is `Broken`: it ends the writer for every request that stands on it. An
+//! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit makes a record
+//! full of an upload that then would complete: nobody would be left to seal it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use storage::{BlobWriter, Resume};
+use tokio::sync::oneshot;
+
+use crate::command::EngineError;
+use crate::lease::{Held, LiveProgress, Order, RateMeter};
+use crate::{Inner, blob_key};
+use domain::checksum::Digest;
+use domain::rejection::Rejection;
+use domain::size::Length;
+use domain::time::Timestamp;
+use domain::upload::{Declared, Durable, Ended, Failure, Inconsistent, Upload};
+
+/// A writer that can make nothing more durable or true. Whatever it has not committed is lost.
+#[derive(Debug, Clone)]
+pub(super) struct Broken(EngineError);
+
+impl Broken {
+    pub(super) fn storage(source: storage::Error) -> Self {
+        Self(EngineError::storage(source))
+    }
+
+    pub(super) fn inconsistent(source: Inconsistent) -> Self {
+        Self(EngineError::inconsistent(source))
+    }
+}
+
+impl From<EngineError> for Broken {
+    fn from(error: EngineError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Broken> for EngineError {
+    fn from(broken: Broken) -> Self {
+        broken.0
+    }
+}
+
+pub(super) struct Committer {
+    pub(super) inner: Arc<Inner>,
+    held: Held,
+    /// As committed.
+    pub(super) upload: Upload,
+    /// What the requests under way have declared besides. It becomes true with the next bytes that are committed.
+    declared: Declared,
+    /// Opened when the first byte comes.
+    blob: Option<Box<dyn BlobWriter>>,
+    pending: Option<Pending>,
+    meter: RateMeter,
+    /// Who asked for what is there to be committed, and waits.
+    inspectors: Vec<oneshot::Sender<()>>,
+}
+
+/// A checkpoint on its way: first durable, then committed.
+struct Pending {
+    commit: BoxFuture<'static, Result<Upload, EngineError>>,
+    /// Set once the commit is handed to the state store and can no longer be called back.
+    committing: Arc<AtomicBool>,
+}
+
+/// What a checkpoint is to cover, beside all that is written.
+pub(super) struct Covering {
+    /// The bytes that count from now on, as `(start, end)`, end excluded.
+    pub(super) ranges: Vec<(u64, u64)>,
+    /// The state of the digests with them.
+    pub(super) running_digests: Vec<u8>,
+    /// The digests of the whole, as far as they are known, if it is whole now.
+    pub(super) seal: Option<Vec<Digest>>,
+}
+
+/// What happens to a writer by itself.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
+pub(super) enum Call {
+    Order(Order),
+    Stop,
+    Committed(Result<Upload, EngineError>),
+}
+
+impl Committer {
+    pub(super) fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Self {
+        held.progress.accept(upload.received_bytes());
+        let meter = RateMeter::start(upload.received_bytes());
+        let declared = Declared::default();
+        Self { inner, held, upload, declared, blob: None, pending: None, meter, inspectors: Vec::new() }
+    }
+
+    /// The upload with what was declared of it and is not committed yet.
+    pub(super) fn declared_upload(&self) -> Upload {
+        let mut upload = self.upload.clone();
+        upload.take_over(&self.declared);
+        upload
+    }
+
+    /// Keeps what was declared of a copy of the upload. Says whether that is anything new.
+    pub(super) fn declare(&mut self, view: &Upload) -> bool {
+        let declared = view.declared_since(&self.upload);
+        let is_new = declared != self.declared;
+        self.declared = declared;
+        is_new
+    }
+
+    /// The length of the upload, committed or declared.
+    pub(super) fn length(&self) -> Option<Length> {
+        self.upload.length().or(self.declared.length)
+    }
+
+    /// Waits for an order, for the end of all work, or for the checkpoint under way. May be dropped and asked again.
+    pub(super) async fn call(&mut self) -> Call {
+        let Self { inner, held, pending, .. } = self;
+        let committed = async {
+            match pending {
+                Some(pending) => (&mut pending.commit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(order) = held.orders.recv() => Call::Order(order),
+            () = inner.stop.cancelled() => Call::Stop,
+            committed = committed => Call::Committed(committed),
+        }
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), Broken> {
+        self.blob().await?.write(at, bytes).await.map_err(Broken::storage)
+    }
+
+    /// Waits until everything written so far can be read back. It counts no more than before.
+    pub(super) async fn land(&mut self) -> Result<(), Broken> {
+        let end = self.upload.reach().get();
+        let promise = self.blob().await?.checkpoint(end).await.map_err(Broken::storage)?;
+        promise.await.map(drop).map_err(Broken::storage)
+    }
+
+    /// Tells how many bytes were taken from clients in all, for those who watch.
+    pub(super) fn note_progress(&mut self, accepted_bytes: u64, new_bytes: u64) {
+        self.inner.metrics.bytes_received.inc_by(new_bytes);
+        self.held.progress.accept(accepted_bytes);
+        if let Some(rate) = self.meter.observe(accepted_bytes) {
+            self.held.progress.set_rate(rate);
+        }
+    }
+
+    /// Keeps what is open for the next request, if there is room for that and anything is open.
+    pub(super) fn park(&self) -> bool {
+        !self.inner.settings.keep_open.is_zero() && self.blob.is_some() && self.held.park()
+    }
+
+    /// Writes again.
+    pub(super) fn unpark(&self) {
+        self.held.unpark();
+    }
+
+    pub(super) fn progress(&self) -> Arc<LiveProgress> {
+        Arc::clone(&self.held.progress)
+    }
+
+    async fn blob(&mut self) -> Result<&mut Box<dyn BlobWriter>, Broken> {
+        if self.blob.is_none() {
+            let opened = open_blob(&self.inner, &self.upload, self.length()).await.map_err(Broken)?;
+            self.blob = Some(opened);
+        }
+        Ok(self.blob.as_mut().expect("it was opened just now"))
+    }
+
+    /// Begins a checkpoint in the middle of things.
+    pub(super) async fn begin(&mut self, covering: Covering) -> Result<(), Broken> {
+        // The room that must be kept is for the database too: stop while this can still be written down.
+        self.inner.check_room_to_go_on(&self.upload).await.map_err(Broken)?;
+        self.pending = Some(self.checkpoint(covering).await?);
+        Ok(())
+    }
+
+    /// Makes a last checkpoint and waits for it.
+    pub(super) async fn commit_last(&mut self, covering: Covering) -> Result<(), Broken> {
+        let last = self.checkpoint(covering).await?;
+        let committed = last.commit.await;
+        self.on_committed(committed)
+    }
+
+    /// Makes everything written so far durable, and commits what it covers.
+    async fn checkpoint(&mut self, covering: Covering) -> Result<Pending, Broken> {
+        // A client that goes on sending must not outlast the time its upload was given.
+        if self.inner.has_outlived(&self.upload) {
+            return Err(Broken(Rejection::Gone(Ended::Expired).into()));
+        }
+        let reach = self.upload.reach().get();
+        let durable = match covering.ranges.iter().map(|(_, end)| *end).max() {
+            None => None,
+            Some(end) => Some(self.blob().await?.checkpoint(end.max(reach)).await.map_err(Broken::storage)?),
+        };
+        let mut next = self.declared_upload();
+        let inner = Arc::clone(&self.inner);
+        let committing = Arc::new(AtomicBool::new(false));
+        let handed_over = Arc::clone(&committing);
+        let commit = Box::pin(async move {
+            let Covering { ranges, running_digests, seal } = covering;
+            let resume = match durable {
+                Some(durable) => Some(durable.await.map_err(EngineError::storage)?.into_bytes()),
+                None => None,
+            };
+            handed_over.store(true, Ordering::Relaxed);
+            let now = inner.now();
+            let expires_at = inner.expires_at(next.record().created_at, now);
+            match resume {
+                Some(resume) => {
+                    let durable = Durable { ranges, running_digests, resume, expires_at };
+                    next.receive(durable, inner.settings.progress(), now).map_err(EngineError::inconsistent)?;
+                }
+                None => next.touch(running_digests, expires_at, now),
+            }
+            match seal {
+                Some(digests) => inner.seal(&mut next, digests, now).await?,
+                None if next.awaits_seal() => return Err(EngineError::inconsistent(Inconsistent::Unsealed)),
+                None => {}
+            }
+            inner.commit(next).await
+        });
+        Ok(Pending { commit, committing })
+    }
+
+    /// Begins to commit that nothing is known of the digests, without a byte or a word more than is committed.
+    pub(super) fn begin_forgetting_digests(&mut self) {
+        let expires_at = self.inner.expires_at(self.upload.record().created_at, self.inner.now());
+        self.begin_change(move |next, now| next.touch(Vec::new(), expires_at, now));
+    }
+
+    /// Begins to commit that no bytes have come for a while. What was declared meanwhile waits for bytes.
+    pub(super) fn begin_stall(&mut self) {
+        self.begin_change(Upload::stall);
+    }
+
+    fn begin_change(&mut self, change: impl FnOnce(&mut Upload, Timestamp)) {
+        let mut next = self.inner.extended(self.upload.clone());
+        change(&mut next, self.inner.now());
+        let inner = Arc::clone(&self.inner);
+        let commit = Box::pin(async move { inner.commit(next).await });
+        self.pending = Some(Pending { commit, committing: Arc::new(AtomicBool::new(true)) });
+    }
+
+    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
+        self.pending = None;
+        self.upload = committed.map_err(Broken)?;
+        self.declared.forget(&self.upload);
+        self.held.progress.commit(self.upload.offset().get());
+        for inspector in self.inspectors.drain(..) {
+            // Whoever asked may have gone.
+            let _ = inspector.send(());
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_inspectors(&self) -> bool {
+        !self.inspectors.is_empty()
+    }
+
+    /// Answers when the next commit is done.
+    pub(super) fn inspect_after_commit(&mut self, done: oneshot::Sender<()>) {
+        self.inspectors.push(done);
+    }
+
+    /// Waits for the checkpoint under way, if there is one.
+    pub(super) async fn await_pending(&mut self) -> Result<(), Broken> {
+        if let Some(pending) = self.pending.take() {
+            let committed = pending.commit.await;
+            self.on_committed(committed)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a commit that can no longer be called back. One that still waits for the disk is left alone.
+    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), Broken> {
+        if let Some(pending) = self.pending.take_if(|pending| pending.committing.load(Ordering::Relaxed)) {
+            let committed = pending.commit.await;
+            self.on_committed(committed)?;
+        }
+        Ok(())
+    }
+
+    /// Ends without committing more.
+    pub(super) async fn abandon(&mut self) {
+        if let Err(Broken(error)) = self.await_commit_under_way().await {
+            tracing::warn!(upload = %self.upload.id(), error = %error, "the last checkpoint of an append that ended was not committed");
+        }
+        self.pending = None;
+        self.close().await;
+    }
+
+    /// Waits until nothing written is on its way any more.
+    pub(super) async fn close(&mut self) {
+        if let Some(blob) = self.blob.take() {
+            blob.close().await;
+        }
+    }
+
+    /// Gives the room of uncommitted bytes back at once, not only when the upload goes on.
+    pub(super) async fn drop_leftovers(&mut self) {
+        if let Err(error) = self.cut_to_committed().await {
+            tracing::debug!(upload = %self.upload.id(), error = %error, "could not drop uncommitted bytes; the next append will");
+        }
+    }
+
+    /// What this writer knows may be behind: a commit may have been done although its answer was lost.
+    async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
+        let upload = self.inner.find(self.upload.id()).await?;
+        if upload.stage().takes_bytes() {
+            open_blob(&self.inner, &upload, upload.length()).await?.close().await;
+        }
+        Ok(())
+    }
+
+    /// Ends the upload of a client that has sent more than the upload can have.
+    pub(super) async fn fail_for_overflow(&mut self) -> Result<(), EngineError> {
+        let mut upload = self.inner.find(self.upload.id()).await?;
+        let message = "more data arrived than the upload can have".to_owned();
+        upload.fail(Failure { code: "too-long".to_owned(), message, status: None }, self.inner.now());
+        let failed = self.inner.commit(upload).await?;
+        self.inner.remove_bytes(failed).await;
+        Ok(())
+    }
+
+    /// Gives up the writer, but not yet the lease.
+    pub(super) fn into_parts(self) -> (Arc<Inner>, Held, Upload) {
+        (self.inner, self.held, self.upload)
+    }
+}
+
+async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Result<Box<dyn BlobWriter>, EngineError> {
+    let resume = upload.record().resume.clone().map(Resume::from_bytes);
+    let size_bytes = length.map(Length::get);
+    match inner.blobs.open(&blob_key(upload.id()), resume.as_ref(), size_bytes).await {
+        Ok(blob) => Ok(blob),
+        Err(error) => Err(inner.explain(upload.id(), error).await),
+    }
+}

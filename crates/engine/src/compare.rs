@@ -1,0 +1,181 @@
+//! Bytes that are sent again, compared with those that are stored.
+//!
+//! A client that has not heard the answer to a range, or to a whole file, sends it once more. Until the upload is complete
+//! that is the business of whoever writes it. Afterwards there is no lease to take and nothing to change: the bytes must
+//! be the same, and have the digest they come with, and the answer is that of the first time.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::command::{Append, BodyEnd, Ends, EngineError, Place, Unavailable};
+use crate::digest::Hasher;
+use crate::feed::{Fed, Feed, Intake};
+use crate::{Engine, Inner, blob_key};
+use domain::checksum::Digest;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::upload::{Stage, Upload};
+
+/// What is left to come of a request to a complete upload.
+pub(super) struct Repeated {
+    upload: Upload,
+    length: Length,
+    /// Where its next byte belongs.
+    at: u64,
+    /// Where it is to end, where it said so. Excluded.
+    end: Option<u64>,
+    ends: Ends,
+    /// The rejection of bytes beyond the end of the upload.
+    beyond: Rejection,
+    checksum: Option<(Digest, Hasher)>,
+}
+
+impl Engine {
+    /// Takes the bytes of a request to an upload that has all of its own. One that is just being finished is waited for.
+    pub(super) async fn begin_comparing(&self, command: &Append) -> Result<Feed, EngineError> {
+        let inner = &self.0;
+        let upload = inner.find_settled(command.id).await?;
+        let repeated = inner.repeated(upload, command)?;
+        let turn = inner.turn_to_read()?;
+        let (feed, intake) = Feed::new(inner.pool.clone(), repeated.at, command.count, Arc::default());
+        let inner = Arc::clone(inner);
+        self.spawn(async move {
+            let Intake { pieces, outcome } = intake;
+            repeated.answer(&inner, pieces, outcome).await;
+            drop(turn);
+        });
+        Ok(feed)
+    }
+}
+
+impl Inner {
+    /// Whether a request can be a repetition, by what it says of itself.
+    fn repeated(&self, mut upload: Upload, command: &Append) -> Result<Repeated, Rejection> {
+        if let Some(why) = upload.gone(self.now()) {
+            return Err(why);
+        }
+        if upload.is_final() && matches!(command.place, Place::At(_)) {
+            return Err(Rejection::IsFinal);
+        }
+        let is_whole = upload.stage() == Stage::Completed || upload.is_partial();
+        let complete = upload.length().filter(|_| is_whole && !upload.is_final());
+        let Some(length) = complete else {
+            return Err(upload.length().map_or(Rejection::IsFinal, Rejection::AlreadyComplete));
+        };
+        let committed = upload.clone();
+        let start = command.place.offset();
+        let beyond = match command.place {
+            Place::At(_) if start != committed.offset() => {
+                return Err(Rejection::WrongOffset { ours: committed.offset(), theirs: start });
+            }
+            Place::At(_) => Rejection::AlreadyComplete(length),
+            Place::From(_) | Place::Anywhere(_) => Rejection::BeyondLength(length),
+        };
+        self.declare(&mut upload, command, committed.offset())?;
+        if command.count.is_some_and(|count| start.plus(count).is_none_or(|end| !length.admits(end))) {
+            return Err(Rejection::BeyondLength(length));
+        }
+        for promised in upload.declared_since(&committed).promised_digests {
+            let known = committed.record().digests.iter().find(|known| known.algorithm() == promised.algorithm());
+            if known.is_some_and(|known| *known != promised) {
+                return Err(Rejection::ChecksumMismatch(promised.algorithm()));
+            }
+        }
+        let end = command.count.map(|count| start.get().saturating_add(count));
+        let checksum = command.checksum.clone().map(Hasher::towards);
+        Ok(Repeated { upload: committed, length, at: start.get(), end, ends: command.ends, beyond, checksum })
+    }
+
+    /// The first place, from `start` on, where the stored bytes of an upload differ from `bytes`.
+    ///
+    /// Reads no further than these reach, a chunk at a time: what it holds is less than what it is given.
+    pub(super) async fn first_difference(
+        &self,
+        id: UploadId,
+        start: u64,
+        bytes: &[u8],
+    ) -> storage::Result<Option<u64>> {
+        let end = start + bytes.len() as u64;
+        let mut stored = self.blobs.read(&blob_key(id), start..end).await?;
+        let (mut at, mut rest) = (start, bytes);
+        while let Some(chunk) = stored.next().await {
+            let chunk = chunk?;
+            let (ours, after) = rest.split_at(chunk.len().min(rest.len()));
+            if let Some(differs) = ours.iter().zip(&chunk).position(|(ours, theirs)| ours != theirs) {
+                return Ok(Some(at + differs as u64));
+            }
+            (at, rest) = (at + ours.len() as u64, after);
+        }
+        Ok(None)
+    }
+}
+
+impl Repeated {
+    /// The rest of a request without a checksum, whose upload was completed by another meanwhile.
+    pub(super) fn rest_of(upload: Upload, length: Length, at: u64, end: Option<u64>, ends: Ends) -> Self {
+        Self { upload, length, at, end, ends, beyond: Rejection::BeyondLength(length), checksum: None }
+    }
+
+    /// Compares all that comes, and tells its client what came of it.
+    pub(super) async fn answer(
+        self,
+        inner: &Inner,
+        fed: mpsc::Receiver<Fed>,
+        outcome: oneshot::Sender<Result<Upload, EngineError>>,
+    ) {
+        let compared = tokio::select! {
+            biased;
+            compared = self.compare_all(inner, fed) => compared,
+            () = inner.stop.cancelled() => Err(EngineError::Unavailable(Unavailable::ShuttingDown)),
+        };
+        // A caller that is gone needs no answer.
+        let _ = outcome.send(compared);
+    }
+
+    async fn compare_all(mut self, inner: &Inner, mut fed: mpsc::Receiver<Fed>) -> Result<Upload, EngineError> {
+        loop {
+            match fed.recv().await {
+                Some(Fed::Piece(piece)) => self.compare(inner, &piece).await?,
+                Some(Fed::End) => return Ok(self.conclude(BodyEnd::Complete)?),
+                None => return Ok(self.conclude(BodyEnd::Cut)?),
+            }
+        }
+    }
+
+    async fn compare(&mut self, inner: &Inner, piece: &[u8]) -> Result<(), EngineError> {
+        let end = self.at.saturating_add(piece.len() as u64);
+        match self.end {
+            Some(own_end) if end > own_end => return Err(Rejection::BeyondRange { end: own_end }.into()),
+            _ if end > self.length.get() => return Err(self.beyond.clone().into()),
+            Some(_) | None => {}
+        }
+        if let Some((_, hasher)) = &mut self.checksum {
+            hasher.update(piece);
+        }
+        let id = self.upload.id();
+        match inner.first_difference(id, self.at, piece).await {
+            Ok(None) => {}
+            Ok(Some(at)) => return Err(Rejection::DifferentBytes { at }.into()),
+            Err(error) => return Err(inner.explain(id, error).await),
+        }
+        self.at = end;
+        Ok(())
+    }
+
+    fn conclude(self, end: BodyEnd) -> Result<Upload, Rejection> {
+        if let Some((expected, hasher)) = self.checksum {
+            let all_here = end == BodyEnd::Complete && self.end.is_none_or(|own_end| self.at == own_end);
+            if !all_here || hasher.finish() != expected {
+                return Err(Rejection::ChecksumMismatch(expected.algorithm()));
+            }
+        }
+        if self.ends == Ends::Here && end == BodyEnd::Complete && self.at != self.length.get() {
+            let end = Offset::new(self.at).unwrap_or_default();
+            return Err(Rejection::EndsElsewhere { length: self.length, end });
+        }
+        Ok(self.upload)
+    }
+}

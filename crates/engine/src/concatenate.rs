@@ -1,0 +1,241 @@
+//! One upload made of others, in the order given.
+//!
+//! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies in the
+//! middle, the record fails and its bytes are removed: no half-written final is ever readable, and the parts stay. So it
+//! is when nobody waits for the final any more, or the server stops, while its bytes are joined.
+//!
+//! What one request can have copied is bounded: each part counts once, so it is no more than clients have sent, and
+//! never more than `limits.max_upload_size`; while it is copied, it is booked like any other upload.
+
+use std::sync::Arc;
+
+use storage::{Part, Resume};
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{Create, EngineError, Unavailable};
+use crate::digest::Running;
+use crate::hooks::{Behalf, IdIsTaken};
+use crate::settle::unless_failed;
+use crate::{Engine, Inner, blob_key, digest};
+use domain::checksum::{Algorithm, Digest};
+use domain::hook::Caller;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::rejection::Rejection;
+use domain::removal::DeletedBy;
+use domain::size::{Length, Offset};
+use domain::upload::{Dialect, Durable, Failure, Role, Upload};
+
+/// A final upload to be made.
+#[derive(Debug, Clone)]
+pub struct Concatenate {
+    pub dialect: Dialect,
+    /// At least one, and each upload once.
+    pub parts: Vec<UploadId>,
+    /// The list exactly as written by the client.
+    pub as_sent: String,
+    pub metadata: Metadata,
+    pub metadata_as_sent: Option<String>,
+    pub wanted_digests: Vec<Algorithm>,
+    pub promised_digests: Vec<Digest>,
+    /// What the application may see of the request.
+    pub caller: Option<Arc<Caller>>,
+}
+
+impl Engine {
+    /// Makes a final upload out of finished partial ones. A caller that goes away while they are joined cancels it;
+    /// what is joined by then is completed.
+    pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
+        self.0.check_open_for_business()?;
+        let parts = self.0.finished_parts(&command.parts).await?;
+        let total = parts.iter().try_fold(Offset::ZERO, |total, part| total.plus(part.offset().get()));
+        let max_bytes = self.0.settings.max_upload_bytes;
+        let total = total.filter(|total| total.get() <= max_bytes).ok_or(Rejection::OverLimit(max_bytes))?;
+        self.0.check_room(total.get()).await?;
+        let engine = self.clone();
+        let unwanted = self.0.stop.child_token();
+        let _unwanted_when_dropped = unwanted.clone().drop_guard();
+        let joining = self.spawn(async move { engine.0.make_final(command, parts, total, unwanted).await });
+        joining.await.map_err(EngineError::task_died)?
+    }
+}
+
+impl Inner {
+    async fn finished_parts(&self, ids: &[UploadId]) -> Result<Vec<Upload>, EngineError> {
+        let mut parts: Vec<Upload> = Vec::with_capacity(ids.len());
+        for (index, id) in ids.iter().enumerate() {
+            if let Some(first) = ids[..index].iter().position(|earlier| earlier == id) {
+                return Err(Rejection::PartTwice { first: first + 1, again: index + 1 }.into());
+            }
+            let part = self.uploads.find(*id).await?.ok_or(Rejection::PartMissing(index + 1))?;
+            let part = self.look_again(self.extended(part)).await?;
+            if !part.is_partial() {
+                return Err(Rejection::NotPartial(index + 1).into());
+            }
+            if part.gone(self.now()).is_some() {
+                return Err(Rejection::PartMissing(index + 1).into());
+            }
+            if !part.is_settled() {
+                return Err(Rejection::PartUnfinished(index + 1).into());
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
+    async fn make_final(
+        &self,
+        command: Concatenate,
+        parts: Vec<Upload>,
+        total: Offset,
+        unwanted: CancellationToken,
+    ) -> Result<Upload, EngineError> {
+        let caller = command.caller;
+        let new = self.new_upload(
+            Create {
+                dialect: command.dialect,
+                role: Role::Final { parts: command.parts, as_sent: command.as_sent },
+                length: Length::new(total.get()),
+                metadata: command.metadata,
+                metadata_as_sent: command.metadata_as_sent,
+                wanted_digests: command.wanted_digests,
+                promised_digests: command.promised_digests,
+                caller: None,
+            },
+            self.now(),
+        );
+        let ids: Vec<UploadId> = parts.iter().map(Upload::id).collect();
+        let new = self.permit(new, caller.as_deref()).await?;
+        // The application may have taken its time.
+        let parts = self.finished_parts(&ids).await?;
+        let held = self.leases.try_take(new.id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
+        let upload = self.insert(Upload::create(new, self.now())).await?;
+        let joined = unwanted.run_until_cancelled(self.join(&upload, &parts, total)).await;
+        let joined = match joined.unwrap_or(Err(EngineError::Unavailable(Unavailable::ShuttingDown))) {
+            Ok(joined) => self.commit_joined(upload.clone(), joined, total).await,
+            Err(error) => Err(error),
+        };
+        let settled = match joined {
+            Ok(joined) => self.settle(joined, &Behalf::Client(caller)).await.and_then(unless_failed),
+            // A part that was there a moment ago may be what is missing: then nothing has failed, it was removed.
+            Err(error) => match self.finished_parts(&ids).await {
+                Err(EngineError::Rejected(removed)) => {
+                    self.withdraw_final(upload).await;
+                    Err(removed.into())
+                }
+                Ok(_) | Err(_) => {
+                    self.undo_final(upload).await;
+                    Err(error)
+                }
+            },
+        };
+        drop(held);
+        settled
+    }
+
+    /// Joins the bytes, durably. Nothing is committed yet: dropped before it is done, it has never been.
+    async fn join(&self, upload: &Upload, parts: &[Upload], total: Offset) -> Result<Joined, EngineError> {
+        // A part of no bytes has no blob.
+        let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
+        let segments: Vec<Part> =
+            segments.map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
+        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id())).await {
+            Ok(resume) => resume,
+            Err(error) => return Err(self.explain_parts(parts, error).await),
+        };
+        let digests = match joined_crc32c(parts) {
+            Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
+            _ => {
+                let digests = Running::start(&upload.record().wanted_digests);
+                self.digest_blob(upload, digests, total.get()).await?.finish()
+            }
+        };
+        Ok(Joined { resume, digests })
+    }
+
+    /// Notes which parts have lost their bytes, if that is why they could not be joined.
+    async fn explain_parts(&self, parts: &[Upload], error: storage::Error) -> EngineError {
+        for part in parts.iter().filter(|_| error.is_loss()) {
+            let noted = match self.has_bytes(part).await {
+                Ok(false) => self.note_missing(part.clone(), &error).await,
+                Ok(true) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = noted {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(upload = %part.id(), error, "could not note that the bytes of a part are missing");
+            }
+        }
+        EngineError::storage(error)
+    }
+
+    async fn commit_joined(&self, mut upload: Upload, joined: Joined, total: Offset) -> Result<Upload, EngineError> {
+        let now = self.now();
+        if total > Offset::ZERO {
+            let durable = Durable {
+                ranges: vec![(0, total.get())],
+                running_digests: Vec::new(),
+                resume: joined.resume.into_bytes(),
+                expires_at: self.expires_at(upload.record().created_at, now),
+            };
+            upload.receive(durable, None, now).map_err(EngineError::inconsistent)?;
+        }
+        upload.seal(joined.digests, now).map_err(EngineError::inconsistent)?;
+        self.verify(&mut upload).await.map_err(EngineError::storage)?;
+        self.commit(upload).await
+    }
+
+    /// Takes back a final upload whose parts were removed before they were joined. If that cannot be committed, the
+    /// sweeper fails it.
+    async fn withdraw_final(&self, mut upload: Upload) {
+        let id = upload.id();
+        let withdrawn = match upload.terminate(DeletedBy::Client, self.now()) {
+            Ok(()) => self.commit(upload).await,
+            Err(rejection) => Err(rejection.into()),
+        };
+        match withdrawn {
+            Ok(upload) => drop(self.remove_bytes(upload).await),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(upload = %id, error, "could not take back a concatenation whose parts were removed");
+            }
+        }
+    }
+
+    /// Fails a final upload whose bytes were not joined, and removes what there is of them. Says whether it worked.
+    pub(super) async fn undo_final(&self, mut upload: Upload) -> bool {
+        let failure = Failure {
+            code: "concatenation-failed".to_owned(),
+            message: "joining the partial uploads did not finish; they are unchanged, and it can be asked for again"
+                .to_owned(),
+            status: None,
+        };
+        let id = upload.id();
+        upload.fail(failure, self.now());
+        match self.commit(upload).await {
+            Ok(failed) => self.remove_bytes(failed).await,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(upload = %id, error, "could not note that a concatenation failed; will try again");
+                false
+            }
+        }
+    }
+}
+
+/// The bytes of a final upload, all of them durable.
+struct Joined {
+    resume: Resume,
+    digests: Vec<Digest>,
+}
+
+/// The CRC-32C of all parts one after the other, out of their own, without reading a byte.
+fn joined_crc32c(parts: &[Upload]) -> Option<Digest> {
+    let mut joined = 0;
+    for part in parts {
+        let digest = part.record().digests.iter().find(|digest| digest.algorithm() == Algorithm::Crc32c)?;
+        let crc = u32::from_be_bytes(digest.value().try_into().ok()?);
+        joined = digest::crc32c_joined(joined, crc, part.offset().get());
+    }
+    Digest::new(Algorithm::Crc32c, joined.to_be_bytes().to_vec())
+}

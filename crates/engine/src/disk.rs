@@ -1,0 +1,147 @@
+//! How full the disk is. It is measured with every sweep and whenever somebody asks; a change of state is logged once.
+//!
+//! Whether an upload fits is not decided here, but where its bytes are wanted: an upload that is under way may have disk
+//! space of its own on a disk that is full for new ones.
+
+use std::sync::{Mutex, PoisonError};
+
+use storage::Capacity;
+
+use crate::command::EngineError;
+use crate::{Engine, Inner, Settings};
+
+/// What the free disk space means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DiskState {
+    #[default]
+    Enough,
+    /// Little is left beside what uploads must leave free.
+    Low,
+    /// New uploads are rejected: less is free than uploads must leave free.
+    Full,
+}
+
+impl DiskState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enough => "ok",
+            Self::Low => "low",
+            Self::Full => "full",
+        }
+    }
+
+    /// The state at `free_bytes`. A better one is entered an eighth above where it was left, so that a disk at the edge
+    /// does not change its state with every upload.
+    fn at(self, free_bytes: u64, Thresholds { full_below, low_below }: Thresholds) -> Self {
+        let recovers_at = |threshold: u64| threshold.saturating_add(threshold / 8);
+        let is_full = free_bytes < full_below || self == Self::Full && free_bytes < recovers_at(full_below);
+        let is_low = free_bytes < low_below || self != Self::Enough && free_bytes < recovers_at(low_below);
+        match (is_full, is_low) {
+            (true, _) => Self::Full,
+            (false, true) => Self::Low,
+            (false, false) => Self::Enough,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Thresholds {
+    full_below: u64,
+    low_below: u64,
+}
+
+impl Thresholds {
+    fn of(settings: &Settings) -> Self {
+        // A disk without a free byte is full, whatever uploads must leave.
+        let full_below = settings.min_free_bytes.max(1);
+        Self { full_below, low_below: full_below.saturating_add(settings.low_free_bytes) }
+    }
+}
+
+/// The disk as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    pub state: DiskState,
+    pub capacity: Capacity,
+}
+
+/// The state that was logged last.
+#[derive(Debug, Default)]
+pub(super) struct Logged(Mutex<DiskState>);
+
+impl Engine {
+    /// Measures the disk. `None` where the storage does not know its size.
+    pub fn disk(&self) -> Result<Option<Disk>, EngineError> {
+        self.0.measure_disk()
+    }
+}
+
+impl Inner {
+    pub(super) fn measure_disk(&self) -> Result<Option<Disk>, EngineError> {
+        let Some(capacity) = self.blobs.capacity().map_err(EngineError::storage)? else { return Ok(None) };
+        self.metrics.disk(capacity);
+        let mut logged = self.disk.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = logged.at(capacity.free_bytes, Thresholds::of(&self.settings));
+        if state != *logged {
+            tell(*logged, state, capacity, &self.settings);
+            *logged = state;
+        }
+        Ok(Some(Disk { state, capacity }))
+    }
+}
+
+fn tell(before: DiskState, now: DiskState, capacity: Capacity, settings: &Settings) {
+    let Capacity { free_bytes, size_bytes } = capacity;
+    let min_free_bytes = settings.min_free_bytes;
+    match (before, now) {
+        (_, DiskState::Full) => tracing::warn!(
+            free_bytes,
+            size_bytes,
+            min_free_bytes,
+            "the disk is full: new uploads are rejected (507) until uploads are deleted or other files removed"
+        ),
+        (DiskState::Full, DiskState::Low) => {
+            tracing::warn!(free_bytes, size_bytes, min_free_bytes, "uploads are taken again, but disk space is low");
+        }
+        (DiskState::Enough | DiskState::Low, DiskState::Low) => {
+            tracing::warn!(free_bytes, size_bytes, min_free_bytes, "disk space is low");
+        }
+        (_, DiskState::Enough) => tracing::info!(free_bytes, size_bytes, "there is enough disk space again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_left_a_little_above_where_it_was_entered() {
+        use DiskState::*;
+        let thresholds = Thresholds { full_below: 80, low_below: 800 };
+        let mut state = Enough;
+        for (free_bytes, expected) in [
+            (1_000, Enough),
+            (800, Enough),
+            (799, Low),
+            (850, Low),
+            (899, Low),
+            (900, Enough),
+            (79, Full),
+            (80, Full),
+            (89, Full),
+            (90, Low),
+            (79, Full),
+            (1_000, Enough),
+        ] {
+            state = state.at(free_bytes, thresholds);
+            assert_eq!(state, expected, "{free_bytes}");
+        }
+    }
+
+    #[test]
+    fn without_a_minimum_only_an_empty_disk_is_full() {
+        let thresholds = Thresholds { full_below: 1, low_below: 1 };
+        assert_eq!(DiskState::Enough.at(0, thresholds), DiskState::Full);
+        assert_eq!(DiskState::Full.at(1, thresholds), DiskState::Enough);
+    }
+}

@@ -1,0 +1,79 @@
+//! What the bytes of an upload are, found out once all of them are durable and before that is told.
+//!
+//! A type takes one small read. The headers of a media file take a few more: as many as their reader asks for, within
+//! the limits that are set. What it costs is the work of this upload's own task; only so many are read at once, and
+//! whoever waits for that waits for nobody's clock.
+
+use std::ops::Range;
+
+use futures::StreamExt;
+
+use crate::{Inner, MediaSettings, blob_key};
+use domain::facts::Facts;
+use domain::upload::Upload;
+use media::read::{Reading, read, typed};
+use media::sniff::{Sniffed, sniff};
+use media::window::{Stop, Window};
+
+impl Inner {
+    /// Judges an upload that has all its bytes: by the digests promised of them, and by what they are.
+    pub(super) async fn verify(&self, upload: &mut Upload) -> storage::Result<()> {
+        let mut objection = None;
+        if upload.broken_promise().is_none()
+            && let Some(media) = &self.settings.media
+        {
+            let facts = self.examine(upload, media).await?;
+            objection = media.policy.objection(&facts, upload.offset().get());
+            upload.learn(facts);
+        }
+        match objection {
+            Some(failure) => upload.fail(failure, self.now()),
+            None => upload.verify(self.now()),
+        }
+        Ok(())
+    }
+
+    async fn examine(&self, upload: &Upload, media: &MediaSettings) -> storage::Result<Facts> {
+        let mut window = Window::new(upload.offset().get(), media.read_limit_bytes);
+        if let Err(Stop::Needs(head)) = window.head() {
+            self.fetch(upload, head, &mut window).await?;
+        }
+        let sniffed = window.head().map_or(sniff(&[]), |head| sniff(&head));
+        if sniffed.container.is_none() {
+            return Ok(typed(sniffed));
+        }
+        let _turn = self.examiners.acquire().await;
+        let headers = self.read_headers(upload, sniffed, window);
+        tokio::time::timeout(media.timeout, headers).await.unwrap_or_else(|_| {
+            tracing::warn!(upload = %upload.id(), "the headers of a media file could not be read in time");
+            Ok(typed(sniffed))
+        })
+    }
+
+    async fn read_headers(&self, upload: &Upload, sniffed: Sniffed, mut window: Window) -> storage::Result<Facts> {
+        loop {
+            // Away from the tasks: a file made for it can keep a processor busy for some milliseconds.
+            let looking = tokio::task::spawn_blocking(move || (read(sniffed, &window), window));
+            match looking.await {
+                Ok((Reading::Done(facts), _)) => return Ok(facts),
+                Ok((Reading::Needs(range), so_far)) => {
+                    window = so_far;
+                    self.fetch(upload, range, &mut window).await?;
+                }
+                // The runtime is going away, and this task with it.
+                Err(_) => return Ok(typed(sniffed)),
+            }
+        }
+    }
+
+    async fn fetch(&self, upload: &Upload, range: Range<u64>, window: &mut Window) -> storage::Result<()> {
+        let at = range.start;
+        let mut stream = self.blobs.read(&blob_key(upload.id()), range).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        window.insert(at, bytes.into());
+        Ok(())
+    }
+}

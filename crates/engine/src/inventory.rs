@@ -1,0 +1,191 @@
+//! Finds blobs without a record and records without their blob, once after each start.
+//!
+//! A database that was removed or restored from a backup leaves files that belong to nobody, and a disk that was
+//! restored leaves records whose bytes are gone. Files are only counted and reported: which of the two is right, a person
+//! has to decide. Records are marked, so that their status tells it, and lose the mark when their bytes are back. It goes
+//! slowly, so that nobody waits for it.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use storage::BlobKey;
+use tokio::time::MissedTickBehavior;
+
+use crate::command::EngineError;
+use crate::missing::needs_file;
+use crate::{Engine, Inner, blob_key};
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::upload::{Bytes, Upload};
+use state::UploadQuery;
+
+/// How many are compared at a time, between pauses.
+const STRIDE: u32 = 50;
+
+/// How many examples the log names.
+const EXAMPLES: usize = 5;
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Strays {
+    count: u64,
+    examples: Vec<String>,
+}
+
+impl Strays {
+    fn add(&mut self, name: String) {
+        self.count += 1;
+        if self.examples.len() < EXAMPLES {
+            self.examples.push(name);
+        }
+    }
+}
+
+impl Engine {
+    /// Takes an inventory in the background: compares records and blobs.
+    pub fn start_inventory(&self) {
+        let rate = self.0.settings.scan_rate;
+        if rate == 0 {
+            return;
+        }
+        let inner = std::sync::Arc::clone(&self.0);
+        self.spawn(async move {
+            let stopped = inner.stop.clone();
+            match stopped.run_until_cancelled(inner.take_inventory(rate)).await {
+                None | Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "could not compare the stored files with the records of uploads");
+                }
+            }
+        });
+    }
+}
+
+impl Inner {
+    async fn take_inventory(&self, rate: u32) -> Result<(), EngineError> {
+        let mut pace = Pace::of(rate);
+        let blobs = self.blobs_without_record(&mut pace).await?;
+        let records = self.records_without_blob(&mut pace).await?;
+        self.metrics.strays(blobs.count);
+        if blobs.count == 0 && records.count == 0 {
+            tracing::debug!("every stored file has a record, and every record its file");
+            return Ok(());
+        }
+        tracing::warn!(
+            files_without_record = blobs.count,
+            records_without_file = records.count,
+            files = blobs.examples.join(" "),
+            records = records.examples.join(" "),
+            "stored files and records of uploads do not match: the database or the files were removed, or restored from a \
+             backup. Nothing is removed automatically"
+        );
+        Ok(())
+    }
+
+    async fn blobs_without_record(&self, pace: &mut Pace) -> Result<Strays, EngineError> {
+        let mut strays = Strays::default();
+        let mut keys = self.blobs.keys().await.map_err(EngineError::storage)?;
+        while let Some(key) = keys.next().await {
+            pace.step().await;
+            let key = key.map_err(EngineError::storage)?;
+            // Bytes are there only after the record, so one that is looked for later is found.
+            if !self.has_record(&key).await? && self.is_stored(&key).await? {
+                strays.add(key.to_string());
+            }
+        }
+        Ok(strays)
+    }
+
+    async fn is_stored(&self, key: &BlobKey) -> Result<bool, EngineError> {
+        Ok(self.blobs.size(key).await.map_err(EngineError::storage)?.is_some())
+    }
+
+    async fn has_record(&self, key: &BlobKey) -> Result<bool, EngineError> {
+        let id = key.as_str().rsplit('/').next().and_then(|name| name.parse::<UploadId>().ok());
+        let Some(id) = id.filter(|id| blob_key(*id) == *key) else { return Ok(false) };
+        let found = self.uploads.find(id).await?;
+        Ok(found.is_some_and(|upload| upload.record().bytes == Bytes::Kept))
+    }
+
+    async fn records_without_blob(&self, pace: &mut Pace) -> Result<Strays, EngineError> {
+        let mut strays = Strays::default();
+        let mut query = UploadQuery { limit: STRIDE, ..UploadQuery::default() };
+        loop {
+            let page = self.uploads.list(&query).await?;
+            for upload in &page.found {
+                pace.step().await;
+                if self.lacks_blob(upload).await? {
+                    strays.add(upload.id().to_string());
+                }
+            }
+            query.before = page.next;
+            if query.before.is_none() {
+                return Ok(strays);
+            }
+        }
+    }
+
+    /// Whether the bytes of an upload are missing. Its record says the same afterwards.
+    async fn lacks_blob(&self, listed: &Upload) -> Result<bool, EngineError> {
+        let is_marked = listed.record().missing_since.is_some();
+        let has_bytes = self.has_bytes(listed).await?;
+        if has_bytes && !is_marked {
+            return Ok(false);
+        }
+        // It may have ended since it was listed.
+        let upload = match self.find(listed.id()).await {
+            Err(EngineError::Rejected(Rejection::NotFound)) => return Ok(false),
+            found => found?,
+        };
+        let id = upload.id();
+        let (is_missing, noted) = match has_bytes {
+            true => (false, self.note_found(upload).await.map(drop).map_err(EngineError::from)),
+            false if !needs_file(&upload) => return Ok(false),
+            false => (true, self.mark_missing(upload).await.map(drop)),
+        };
+        if let Err(error) = noted {
+            // Somebody was faster, or will find out.
+            tracing::debug!(upload = %id, error = &error as &dyn std::error::Error, "could not note whether bytes are missing");
+        }
+        Ok(is_missing)
+    }
+}
+
+/// Lets so many steps pass in a second.
+struct Pace {
+    ticks: tokio::time::Interval,
+    left: u32,
+}
+
+impl Pace {
+    fn of(rate: u32) -> Self {
+        let every = Duration::from_secs(1) * STRIDE / rate;
+        let mut ticks = tokio::time::interval(every.max(Duration::from_micros(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { ticks, left: 0 }
+    }
+
+    async fn step(&mut self) {
+        if self.left == 0 {
+            self.ticks.tick().await;
+            self.left = STRIDE;
+        }
+        self.left -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_are_compared_in_a_second_than_allowed() {
+        let (began, mut pace) = (tokio::time::Instant::now(), Pace::of(1_000));
+        for _ in 0..5_000 {
+            pace.step().await;
+        }
+        assert!(began.elapsed() >= Duration::from_millis(4_900), "{:?}", began.elapsed());
+        assert!(began.elapsed() <= Duration::from_secs(6), "{:?}", began.elapsed());
+    }
+}

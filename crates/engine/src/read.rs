@@ -1,0 +1,241 @@
+//! Everything that only asks: status, lists, events, deliveries, downloads. It takes no lease, disturbs no writer, and
+//! reads committed rows and the live counters of running appends.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::command::{EngineError, Unavailable};
+use crate::lease::LiveProgress;
+use crate::watch::Bell;
+use crate::{Engine, Inner, blob_key};
+use domain::delivery::DeliveryRecord;
+use domain::hook::HookCall;
+use domain::id::{DeliveryId, UploadId};
+use domain::rejection::Rejection;
+use domain::upload::{Ended, Stage, Upload};
+
+pub use state::{
+    Bounds, DeliveryPage, DeliveryQuery, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadQuery,
+};
+
+/// An upload as it is now, with what a running append has taken in beyond the committed bytes.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub upload: Upload,
+    /// Its time has passed, though the sweeper has not recorded it yet.
+    pub expired: bool,
+    pub live: Option<Live>,
+}
+
+impl Status {
+    /// Returns why the upload is gone, if it has ended or expired.
+    pub fn gone(&self) -> Option<Rejection> {
+        self.upload.ended().or_else(|| self.expired.then_some(Rejection::Gone(Ended::Expired)))
+    }
+}
+
+/// A page of statuses, newest first.
+#[derive(Debug, Clone)]
+pub struct StatusPage {
+    pub found: Vec<Status>,
+    /// The cursor of the next page, if there may be one.
+    pub next: Option<UploadId>,
+}
+
+/// A running append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Bytes taken in, counted from the start of the upload; those above the offset are not committed yet.
+    pub received_bytes: u64,
+    /// Smoothed over the last seconds; zero until there is a rate.
+    pub bytes_per_second: u64,
+}
+
+/// What the engine holds in memory at this moment, for all uploads together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Leases held, those of uploads kept open for their next request included.
+    pub leases: usize,
+    /// Tasks that run, the sweeper's included.
+    pub tasks: usize,
+    /// What is free of the memory for bytes on their way in.
+    pub free_buffer_bytes: usize,
+}
+
+/// The bytes of a completed upload.
+#[derive(Debug)]
+pub struct Download {
+    pub upload: Upload,
+    engine: Engine,
+}
+
+impl Engine {
+    pub fn load(&self) -> Load {
+        let inner = &self.0;
+        Load { leases: inner.leases.held(), tasks: inner.tasks.len(), free_buffer_bytes: inner.pool.free_bytes() }
+    }
+
+    pub async fn status(&self, id: UploadId) -> Result<Status, EngineError> {
+        // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
+        let live = self.0.leases.progress(id);
+        let upload = self.0.find(id).await?;
+        Ok(self.view(upload, live.as_deref()))
+    }
+
+    /// Uploads that match, newest first.
+    pub async fn list(&self, query: &UploadQuery) -> Result<StatusPage, EngineError> {
+        let page = self.0.uploads.list(query).await?;
+        let statuses = page
+            .found
+            .into_iter()
+            .map(|upload| {
+                let live = self.0.leases.progress(upload.id());
+                self.view(self.0.extended(upload), live.as_deref())
+            })
+            .collect();
+        Ok(StatusPage { found: statuses, next: page.next })
+    }
+
+    fn view(&self, upload: Upload, live: Option<&LiveProgress>) -> Status {
+        let committed = upload.offset().get();
+        let live = live.filter(|_| upload.stage().takes_bytes()).map(|progress| Live {
+            received_bytes: progress.accepted_bytes().max(committed),
+            bytes_per_second: progress.bytes_per_second(),
+        });
+        let expired = live.is_none() && upload.is_expired(self.0.now());
+        Status { upload, expired, live }
+    }
+
+    /// Returns the absolute path of the file of a completed upload, for programs on the same machine. `None` when there is
+    /// no such file, or none that can be named.
+    pub fn file_of(&self, upload: &Upload) -> Option<String> {
+        let record = upload.record();
+        let has_file = record.stage == Stage::Completed && upload.owns_bytes() && record.missing_since.is_none();
+        has_file.then(|| self.0.final_path(upload)).flatten()
+    }
+
+    /// How long an unfinished upload is kept if nothing more comes; `None` when it does not expire.
+    pub fn time_left(&self, upload: &Upload) -> Option<Duration> {
+        upload.record().expires_at.map(|at| at.since(self.0.now()))
+    }
+
+    /// Bytes taken in by a running append, if one is running.
+    pub fn received_bytes(&self, id: UploadId) -> Option<u64> {
+        self.0.leases.progress(id).map(|progress| progress.accepted_bytes())
+    }
+
+    /// Whether an append is running.
+    pub fn is_live(&self, id: UploadId) -> bool {
+        self.0.leases.live(id).is_some()
+    }
+
+    /// Rings when this upload has changed.
+    pub fn bell(&self, id: UploadId) -> Bell {
+        self.0.watch.upload(id)
+    }
+
+    /// Rings when any upload has changed.
+    pub fn bell_for_all(&self) -> Bell {
+        self.0.watch.all()
+    }
+
+    /// Ends when the engine begins to shut down.
+    pub async fn stopping(&self) {
+        self.0.stop.cancelled().await;
+    }
+
+    pub async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>, EngineError> {
+        Ok(self.0.uploads.events_of(id, after, limit).await?)
+    }
+
+    pub async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage, EngineError> {
+        Ok(self.0.uploads.events_since(after, limit).await?)
+    }
+
+    pub async fn newest_event(&self) -> Result<EventPosition, EngineError> {
+        Ok(self.0.uploads.newest_event().await?)
+    }
+
+    pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
+        Ok(self.0.outbox.deliveries(query).await?)
+    }
+
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
+        Ok(self.0.outbox.delivery(id).await?)
+    }
+
+    /// What the application was asked, newest first.
+    pub async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
+        Ok(self.0.uploads.hook_calls(query).await?)
+    }
+
+    /// Tries the storage and the database.
+    pub async fn check(&self) -> Result<(), EngineError> {
+        self.0.check_open_for_business()?;
+        self.0.blobs.check().await.map_err(EngineError::storage)?;
+        self.0.uploads.check().await?;
+        Ok(())
+    }
+
+    /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
+    pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
+        let upload = self.0.look_again(self.0.find(id).await?).await?;
+        if let Some(why) = upload.gone(self.0.now()) {
+            return Err(why.into());
+        }
+        match upload.stage() {
+            Stage::Completed => Ok(Some(Download { upload, engine: self.clone() })),
+            Stage::Received if !upload.is_partial() => Err(EngineError::Unavailable(Unavailable::Settling)),
+            Stage::Verified | Stage::Stored => Err(EngineError::Unavailable(Unavailable::Settling)),
+            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received | Stage::Ended(_) => Ok(None),
+        }
+    }
+}
+
+impl Inner {
+    /// Permission to read a complete upload: each has a file open.
+    pub(super) fn turn_to_read(&self) -> Result<OwnedSemaphorePermit, EngineError> {
+        let turn = Arc::clone(&self.reading).try_acquire_owned();
+        turn.map_err(|_| EngineError::Unavailable(Unavailable::TooManyReaders))
+    }
+
+    /// Where the file of an upload is to be told when it completes, if anybody is to know.
+    pub(super) fn file_to_tell(&self, upload: &Upload) -> Option<String> {
+        self.settings.tells_path.then(|| self.final_path(upload)).flatten()
+    }
+
+    fn final_path(&self, upload: &Upload) -> Option<String> {
+        self.blobs.path(&blob_key(upload.id()))?.into_os_string().into_string().ok()
+    }
+}
+
+impl Download {
+    /// The bytes of `range`, which lies within the upload.
+    pub async fn read(
+        &self,
+        range: Range<u64>,
+    ) -> Result<impl futures::Stream<Item = Result<bytes::Bytes, EngineError>> + use<>, EngineError> {
+        let turn = self.engine.0.turn_to_read()?;
+        let key = blob_key(self.upload.id());
+        let bytes = match self.engine.0.blobs.read(&key, range).await {
+            Err(error) => return Err(self.explain(error).await),
+            Ok(bytes) => bytes,
+        };
+        Ok(bytes.map_err(move |error| {
+            // The turn lasts as long as the stream.
+            let _turn = &turn;
+            EngineError::storage(error)
+        }))
+    }
+
+    /// Off the caller's hands: what was found out is noted whether anybody waits for it or not.
+    async fn explain(&self, error: storage::Error) -> EngineError {
+        let (engine, id) = (self.engine.clone(), self.upload.id());
+        let explaining = self.engine.spawn(async move { engine.0.explain(id, error).await });
+        explaining.await.unwrap_or_else(EngineError::task_died)
+    }
+}

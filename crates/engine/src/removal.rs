@@ -1,0 +1,50 @@
+//! Deletion by an operator, and of files that were kept long enough.
+//!
+//! The record comes first: its commit says that nobody needs the bytes any more, and tells who has decided that. Then the
+//! bytes go. What a crash leaves of them is removed by the sweeper, which finds it by the record.
+
+use crate::command::EngineError;
+use crate::{Engine, Inner};
+use domain::id::UploadId;
+use domain::removal::DeletedBy;
+use domain::upload::{Stage, Upload};
+
+impl Engine {
+    /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is cut first, and the
+    /// application is not asked. Deleting what has ended already changes nothing.
+    pub async fn delete(&self, id: UploadId) -> Result<(), EngineError> {
+        let engine = self.clone();
+        let deleting = self.spawn(async move { engine.0.delete(id).await });
+        deleting.await.map_err(EngineError::task_died)?
+    }
+}
+
+impl Inner {
+    async fn delete(&self, id: UploadId) -> Result<(), EngineError> {
+        if !self.find(id).await?.owns_bytes() {
+            return Ok(());
+        }
+        let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
+        let mut upload = self.find(id).await?;
+        if upload.owns_bytes() {
+            upload.delete_for_operator(self.now())?;
+            let upload = self.commit(upload).await?;
+            if let Stage::Ended(how) = upload.stage() {
+                ended.send_replace(Some(how));
+            }
+            tracing::info!(upload = %id, stage = upload.stage().name(), "an operator deleted an upload");
+            self.remove_bytes(upload).await;
+        }
+        drop(held);
+        Ok(())
+    }
+
+    /// Removes the file of an upload that completed long enough ago. The caller holds its lease.
+    pub(super) async fn remove_outdated(&self, mut upload: Upload) -> Result<(), EngineError> {
+        upload.remove(DeletedBy::Retention, self.now())?;
+        let upload = self.commit(upload).await?;
+        tracing::info!(upload = %upload.id(), "removed the file of an upload that was kept for limits.completed_expiry");
+        self.remove_bytes(upload).await;
+        Ok(())
+    }
+}

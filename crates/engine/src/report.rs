@@ -1,0 +1,77 @@
+//! Stages of their own that backends report of an upload.
+//!
+//! A report goes the way of every change: one commit, under the upload's lease. It never ends a writer, and it waits for
+//! one that is on its way from the last byte to `completed`, so that neither loses a commit to the other.
+
+use tokio::time::Instant;
+
+use crate::command::{EngineError, Unavailable};
+use crate::lease::Held;
+use crate::{Engine, Inner};
+use domain::id::UploadId;
+use domain::report::{NewReport, ReportRefused};
+use domain::upload::{Reported, Upload};
+
+/// How often a report that lost its commit to another change is tried. Under the lease that is rare.
+const TRIES: u32 = 5;
+
+/// Why a report came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error(transparent)]
+    Refused(#[from] ReportRefused),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Engine {
+    /// Takes note of what a backend says. Gives the upload as it is then, and whether it is another than before.
+    pub async fn report(&self, id: UploadId, new: NewReport) -> Result<(Upload, Reported), ReportError> {
+        self.0.check_open_for_business()?;
+        // A writer is not waited for when the answer is known already.
+        self.0.find(id).await?.check_reportable(self.0.now())?;
+        let engine = self.clone();
+        let reporting = self.spawn(async move {
+            let held = engine.0.wait_for_lease(id).await?;
+            let reported = engine.0.commit_report(id, new).await;
+            drop(held);
+            reported
+        });
+        reporting.await.map_err(EngineError::task_died)?
+    }
+}
+
+impl Inner {
+    /// Takes the lease once it is free, and asks nobody for it.
+    async fn wait_for_lease(&self, id: UploadId) -> Result<Held, EngineError> {
+        let deadline = Instant::now() + self.settings.takeover_timeout;
+        loop {
+            if let Some(held) = self.leases.try_take(id) {
+                return Ok(held);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(EngineError::Unavailable(Unavailable::Held));
+            }
+            if let Some(live) = self.leases.live(id) {
+                live.ended(left).await;
+            }
+        }
+    }
+
+    async fn commit_report(&self, id: UploadId, new: NewReport) -> Result<(Upload, Reported), ReportError> {
+        for _ in 0..TRIES {
+            let mut upload = self.find(id).await?;
+            let reported = upload.report(new.clone(), self.now())?;
+            if reported == Reported::Unchanged {
+                return Ok((upload, reported));
+            }
+            match self.try_commit(upload).await {
+                Ok(upload) => return Ok((upload, reported)),
+                Err(state::Error::Conflict(_)) => {}
+                Err(error) => return Err(EngineError::from(error).into()),
+            }
+        }
+        Err(EngineError::Unavailable(Unavailable::Superseded).into())
+    }
+}

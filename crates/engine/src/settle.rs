@@ -1,0 +1,168 @@
+//! From the last byte to `completed`. Every step can be repeated, so a crash between two of them is finished by the
+//! sweeper at the next start.
+
+use futures::StreamExt;
+use storage::Resume;
+
+use crate::command::EngineError;
+use crate::digest::{Running, UnreadableState};
+use crate::hooks::Behalf;
+use crate::{Inner, blob_key};
+use domain::checksum::{Algorithm, Digest};
+use domain::rejection::Rejection;
+use domain::time::Timestamp;
+use domain::upload::{Bytes, Failure, Stage, Upload};
+
+/// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
+pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
+    match upload.ended() {
+        Some(why) => Err(upload.broken_promise().map_or(why, Rejection::BrokenPromise).into()),
+        None => Ok(upload),
+    }
+}
+
+impl Inner {
+    /// Marks an upload as having all its bytes, and checks the digests its client promised. Those that could not be
+    /// computed while the bytes passed are computed from the stored ones.
+    pub(super) async fn seal(
+        &self,
+        upload: &mut Upload,
+        mut digests: Vec<Digest>,
+        now: Timestamp,
+    ) -> Result<(), EngineError> {
+        upload.check_sealable().map_err(EngineError::inconsistent)?;
+        let record = upload.record();
+        let promised = record.promised_digests.iter().map(Digest::algorithm);
+        let wanted = record.wanted_digests.iter().copied().chain(promised).chain([Algorithm::Crc32c]);
+        let known = |wanted: &Algorithm| digests.iter().any(|digest| digest.algorithm() == *wanted);
+        let missing: Vec<Algorithm> = wanted.filter(|wanted| !known(wanted)).collect();
+        if !missing.is_empty() {
+            let computed = self.digest_blob(upload, Running::of(&missing), upload.offset().get()).await?;
+            digests.extend(computed.finish());
+            digests.sort_by_key(Digest::algorithm);
+        }
+        upload.seal(digests, now).map_err(EngineError::inconsistent)?;
+        if !upload.is_partial() || upload.broken_promise().is_some() {
+            self.verify(upload).await.map_err(EngineError::storage)?;
+        }
+        Ok(())
+    }
+
+    /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the application is to
+    /// be asked and has no answer. The caller holds its lease.
+    /// One that is still open, or rests, is given back as it is.
+    pub(super) async fn settle(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
+        loop {
+            // Whatever has brought it this far: what is not whole never becomes a file.
+            if upload.is_settling()
+                && let Err(error) = upload.check_whole()
+            {
+                upload = self.lose(upload, error).await?;
+            }
+            upload = match upload.stage() {
+                Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
+                    Ok(()) => self.commit(upload).await?,
+                    Err(error) if error.is_loss() => self.lose(upload, error).await?,
+                    Err(error) => return Err(EngineError::storage(error)),
+                },
+                Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
+                Stage::Verified => self.finish(upload).await?,
+                Stage::Stored => {
+                    upload.complete_at(self.file_to_tell(&upload), self.now());
+                    self.commit(upload).await?
+                }
+                Stage::Ended(_) => {
+                    if upload.record().bytes == Bytes::Kept {
+                        self.remove_bytes(upload.clone()).await;
+                    }
+                    return Ok(upload);
+                }
+                Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received | Stage::Completed => {
+                    return Ok(upload);
+                }
+            };
+        }
+    }
+
+    /// Moves the bytes of a verified upload to their final place.
+    async fn finish(&self, mut upload: Upload) -> Result<Upload, EngineError> {
+        let resume = upload.record().resume.clone().map(Resume::from_bytes);
+        match self.blobs.finish(&blob_key(upload.id()), resume.as_ref(), upload.offset().get()).await {
+            Ok(()) => {
+                let now = self.now();
+                upload.store(now);
+                upload.complete_at(self.file_to_tell(&upload), now);
+                let upload = self.commit(upload).await?;
+                tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
+                Ok(upload)
+            }
+            Err(error) if error.is_loss() => self.lose(upload, error).await,
+            Err(error) => Err(EngineError::storage(error)),
+        }
+    }
+
+    /// Ends an upload whose bytes are not all there any more: trying again would not bring them back.
+    async fn lose(
+        &self,
+        mut upload: Upload,
+        error: impl std::error::Error + Send + 'static,
+    ) -> Result<Upload, EngineError> {
+        tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
+        let message = "its bytes are no longer on the storage".to_owned();
+        upload.fail(Failure { code: "bytes-missing".to_owned(), message, status: None }, self.now());
+        self.commit(upload).await
+    }
+
+    /// Removes the bytes of an upload that needs them no more and notes that they are gone. Says whether it worked; trouble is logged, and
+    /// the sweeper tries again.
+    pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
+        let id = upload.id();
+        let resume = upload.record().resume.clone().map(Resume::from_bytes);
+        let removed = self.blobs.discard(&blob_key(id), resume.as_ref()).await.map_err(EngineError::storage);
+        let noted = match removed {
+            Ok(()) => {
+                upload.bytes_removed(self.now());
+                self.commit(upload).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &noted {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(upload = %id, error, "could not remove the bytes of an upload that is over; will try again");
+        }
+        noted.is_ok()
+    }
+
+    /// The running digests of an upload that takes bytes in order. Where their kept state cannot be read, as after a
+    /// change of version, they are computed anew from the stored bytes.
+    pub(super) async fn running_digests(&self, upload: &Upload) -> Result<Running, EngineError> {
+        let (record, size_bytes) = (upload.record(), upload.offset().get());
+        match Running::resume(&record.wanted_digests, &record.running_digests) {
+            Ok(running) if size_bytes == 0 || !record.running_digests.is_empty() => Ok(running),
+            Ok(_) | Err(UnreadableState) => {
+                tracing::warn!(upload = %upload.id(), size_bytes, "the digests are computed anew from the stored bytes");
+                self.digest_blob(upload, Running::start(&record.wanted_digests), size_bytes).await
+            }
+        }
+    }
+
+    /// Takes bytes into digests that were not seen passing.
+    pub(super) async fn digest_blob(
+        &self,
+        upload: &Upload,
+        mut digests: Running,
+        size_bytes: u64,
+    ) -> Result<Running, EngineError> {
+        if size_bytes == 0 {
+            return Ok(digests);
+        }
+        let mut bytes = match self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(self.explain(upload.id(), error).await),
+        };
+        while let Some(chunk) = bytes.next().await {
+            digests.update(&chunk.map_err(EngineError::storage)?);
+        }
+        Ok(digests)
+    }
+}

@@ -1,0 +1,249 @@
+//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence, remove bytes
+//! and files that were kept long enough.
+//!
+//! Every duty works on uploads whose lease is free; what is live looks after itself.
+
+use std::error::Error;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use crate::command::{EngineError, Unavailable};
+use crate::digest::Running;
+use crate::hooks::Behalf;
+use crate::metrics::UNFINISHED;
+use crate::pieces::Pieces;
+use crate::{Engine, Inner};
+use domain::checksum::Digest;
+use domain::upload::Upload;
+use state::{Due, UploadQuery};
+
+/// How many uploads are looked through at a time.
+const PAGE: u32 = 1_000;
+
+/// How many uploads one question brings at a time.
+const BATCH: u32 = 200;
+
+/// An upload that waits for the application is asked about again this soon: its client waits too.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How many files that were kept long enough are removed before other duties have their turn.
+const OUTDATED_AT_ONCE: usize = 2_000;
+
+/// How many uploads are dealt with at once. Some wait for the application, and must not hold up all others.
+const AT_ONCE: usize = 8;
+
+impl Engine {
+    /// Finishes or undoes what the last run of the program left half-done. Called before anything is served.
+    pub async fn recover(&self) {
+        if let Err(error) = self.0.count_unfinished().await {
+            tracing::error!(
+                error = &error as &dyn Error,
+                "could not count unfinished uploads and what they have booked of the disk"
+            );
+        }
+        if let Err(error) = self.0.count_missing().await {
+            tracing::error!(error = &error as &dyn Error, "could not count the uploads whose bytes are missing");
+        }
+        let behalf = Behalf::Recovery;
+        self.0.renew_terms_of_the_future().await;
+        let mut found = 0;
+        for question in [Due::Unsealed, Due::Unsettled, Due::Removable] {
+            found += self.0.sweep(question, &behalf).await;
+        }
+        if found > 0 {
+            tracing::info!(uploads = found, "finished what the last run left half-done");
+        }
+    }
+
+    /// Sweeps at the configured pace until the engine shuts down.
+    pub fn start_sweeping(&self) {
+        let inner = std::sync::Arc::clone(&self.0);
+        self.spawn(async move {
+            let every = inner.settings.sweep_every;
+            let mut pace = tokio::time::interval_at(Instant::now() + every, every);
+            pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut steps = inner.clock.steps();
+            let first_removal = Instant::now() + inner.settings.first_removal_after;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = inner.stop.cancelled() => return,
+                    _ = pace.tick() => {}
+                    () = inner.undecided.notified() => {
+                        tokio::time::sleep(ASK_AGAIN_AFTER.min(every)).await;
+                        inner.sweep(Due::Unsettled, &Behalf::Sweeper).await;
+                        continue;
+                    }
+                }
+                if let Err(error) = inner.measure_disk() {
+                    tracing::warn!(error = &error as &dyn Error, "could not measure the free disk space");
+                }
+                if steps != inner.clock.steps() {
+                    steps = inner.clock.steps();
+                    inner.renew_terms_of_the_future().await;
+                }
+                for question in [
+                    // Before those whose time has passed: what is all there does not expire.
+                    Due::Unsealed,
+                    Due::Unsettled,
+                    Due::Expired { now: inner.now() },
+                    Due::Silent { since: inner.clock.ago(inner.settings.stall_after) },
+                    Due::Removable,
+                ] {
+                    inner.sweep(question, &Behalf::Sweeper).await;
+                }
+                if let Some(kept) = inner.settings.completed_expiry.filter(|_| first_removal <= Instant::now()) {
+                    let completed_before = inner.clock.ago(kept);
+                    inner.sweep(Due::Outdated { completed_before }, &Behalf::Sweeper).await;
+                }
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Counts unfinished uploads by stage, and what they have yet to receive.
+    async fn count_unfinished(&self) -> Result<(), EngineError> {
+        let stages = UNFINISHED.to_vec();
+        let mut query = UploadQuery { stages, limit: PAGE, ..UploadQuery::default() };
+        loop {
+            let page = self.uploads.list(&query).await?;
+            for upload in &page.found {
+                self.metrics.booked(self.bookings.note(upload));
+                self.metrics.note(upload);
+            }
+            query.before = page.next;
+            if query.before.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Has every upload that a clock which was ahead has written begin its term now, so that none expires or stalls later
+    /// than one that is created now.
+    async fn renew_terms_of_the_future(&self) {
+        let now = self.now();
+        let overlong = Due::Overlong { now, latest: self.expires_at(now, now) };
+        let renewed = self.sweep(overlong, &Behalf::Sweeper).await
+            + self.sweep(Due::ChangedAfter { now }, &Behalf::Sweeper).await;
+        if renewed > 0 {
+            tracing::info!(uploads = renewed, "the clock was ahead; unfinished uploads begin their time now");
+        }
+    }
+
+    /// Deals with everything one question brings; says how many uploads that were.
+    async fn sweep(&self, question: Due, behalf: &Behalf) -> usize {
+        let (mut moved, mut unmoved) = (0, 0);
+        loop {
+            // What would not move is passed over, so that it neither comes back at once nor hides what is behind it.
+            let due = match self.uploads.due(question, unmoved, BATCH).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn Error,
+                        "could not look for uploads to tidy up; will try again"
+                    );
+                    return moved;
+                }
+            };
+            let was_last = due.len() < BATCH as usize;
+            let dealing = futures::stream::iter(due).map(|upload| self.try_to_deal_with(question, upload, behalf));
+            let mut dealing = dealing.buffer_unordered(AT_ONCE);
+            while let Some(has_moved) = dealing.next().await {
+                if has_moved { moved += 1 } else { unmoved += 1 }
+            }
+            let is_enough = matches!(question, Due::Outdated { .. }) && moved >= OUTDATED_AT_ONCE;
+            if was_last || is_enough || self.stop.is_cancelled() {
+                return moved;
+            }
+        }
+    }
+
+    async fn try_to_deal_with(&self, question: Due, upload: Upload, behalf: &Behalf) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
+        let id = upload.id();
+        match self.deal_with(question, upload, behalf).await {
+            Ok(has_moved) => has_moved,
+            // That the application had no answer was logged where it was asked.
+            Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
+            Err(error) => {
+                tracing::warn!(upload = %id, error = &error as &dyn Error, "could not tidy up an upload; will try again");
+                false
+            }
+        }
+    }
+
+    /// Whether the upload has moved on.
+    async fn deal_with(&self, question: Due, found: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
+        let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
+        // What was found may have changed before the lease was taken.
+        let mut upload = self.find(found.id()).await?;
+        if upload.record().version != found.record().version {
+            return Ok(false);
+        }
+        let now = self.now();
+        match question {
+            Due::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
+            Due::Unsettled => {
+                self.settle(upload, behalf).await?;
+            }
+            Due::Unsealed => return self.finish_unsealed(upload, behalf).await,
+            Due::Expired { .. } if !upload.is_expired(now) => {
+                // The clock has passed over time; with that the upload has time left, which is stored now.
+                let Some(expires_at) = upload.record().expires_at else { return Ok(false) };
+                upload.renew(expires_at, now);
+                self.commit(upload).await?;
+            }
+            Due::Expired { .. } => {
+                upload.expire(now);
+                let upload = self.commit(upload).await?;
+                tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "upload expired");
+                self.remove_bytes(upload).await;
+            }
+            Due::Silent { .. } => {
+                upload.stall(now);
+                self.commit(upload).await?;
+            }
+            // By the time of the question, so that none is found again.
+            Due::Overlong { now, .. } | Due::ChangedAfter { now } => {
+                let latest = self.expires_at(upload.record().created_at, now);
+                upload.renew(upload.record().expires_at.map_or(latest, |at| at.min(latest)), now);
+                self.commit(upload).await?;
+            }
+            Due::Removable => return Ok(self.remove_bytes(upload).await),
+            Due::Outdated { .. } => self.remove_outdated(upload).await?,
+            // Counted, and looked for where somebody asks.
+            Due::Missing => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
+    async fn finish_unsealed(&self, mut upload: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
+        if !upload.awaits_seal() || upload.has_outlived_its_terms(self.now()) {
+            return Ok(false);
+        }
+        tracing::warn!(upload = %upload.id(), "every byte of an upload is there and nobody was finishing it");
+        let digests = digests_so_far(&upload);
+        self.seal(&mut upload, digests, self.now()).await?;
+        let upload = self.commit(upload).await?;
+        self.settle(upload, behalf).await?;
+        Ok(true)
+    }
+}
+
+/// The digests of a full upload, as far as its kept state tells them; the others are computed from its bytes.
+fn digests_so_far(upload: &Upload) -> Vec<Digest> {
+    let record = upload.record();
+    let (state, size_bytes) = (&record.running_digests, upload.offset().get());
+    if upload.dialect().takes_any_order() {
+        let pieces = Pieces::resume(state).unwrap_or_default();
+        return pieces.whole(size_bytes).into_iter().collect();
+    }
+    let known = (!state.is_empty()).then(|| Running::resume(&record.wanted_digests, state).ok()).flatten();
+    known.map(Running::finish).unwrap_or_default()
+}

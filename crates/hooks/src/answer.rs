@@ -1,0 +1,285 @@
+//! What an answer means: yes, no, or nothing that could be relied on.
+//!
+//! `200` or `204` is a yes, unless its JSON says no. A status that was agreed on is a no. JSON is read strictly: a key
+//! that is not known is a mistake, and a limit that was misspelt must not count as a yes without it.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::exchange::{Answered, LIMIT_BYTES};
+use domain::hook::{DEFAULT_STATUS, FINAL_STATUSES, Hook, NO_REASON, REJECTED, Verdict, Wishes};
+use domain::id::{ID_SLACK, UploadId};
+use domain::metadata::Metadata;
+use domain::time::Timestamp;
+use domain::upload::Failure;
+
+/// The most characters of a reason that reach a client.
+const MAX_REASON_CHARS: usize = 300;
+
+/// The longest time an application may give an upload, in seconds: 10 years.
+const MAX_EXPIRY_S: u64 = 10 * 365 * 24 * 3600;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Understood {
+    Verdict(Verdict),
+    BadStatus,
+    /// With what is wrong with it.
+    BadAnswer(String),
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    reject: Option<Reject>,
+    id: Option<String>,
+    metadata: Option<Map<String, Value>>,
+    max_size: Option<u64>,
+    expires_after: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reject {
+    status: Option<u16>,
+    message: Option<String>,
+}
+
+/// Finds out what an answer to `hook` means. `asked_at` is when it was asked.
+pub(super) fn understand(hook: Hook, answered: &Answered, reject_statuses: &[u16], asked_at: Timestamp) -> Understood {
+    let judged = match answered.status {
+        200 | 204 => said(hook, answered, asked_at),
+        status if reject_statuses.contains(&status) => Ok(Verdict::Rejected(refusal(status, reason_in(answered)))),
+        _ => return Understood::BadStatus,
+    };
+    judged.map_or_else(Understood::BadAnswer, Understood::Verdict)
+}
+
+fn said(hook: Hook, answered: &Answered, asked_at: Timestamp) -> Result<Verdict, String> {
+    if answered.too_large {
+        return Err(format!("the answer has more than {LIMIT_BYTES} bytes"));
+    }
+    if answered.body.trim_ascii().is_empty() {
+        return Ok(Verdict::Accepted(Wishes::default()));
+    }
+    let said: Said =
+        serde_json::from_slice(&answered.body).map_err(|error| format!("not the JSON expected: {error}"))?;
+    let sets = said.id.is_some() || said.metadata.is_some() || said.max_size.is_some() || said.expires_after.is_some();
+    match said.reject {
+        Some(_) if sets => Err("it says no, and sets something nevertheless".to_owned()),
+        Some(Reject { status, message }) => {
+            let status = status.unwrap_or(DEFAULT_STATUS);
+            if !FINAL_STATUSES.contains(&status) {
+                return Err(format!("{status} cannot be the status of a refusal; it is one of {FINAL_STATUSES:?}"));
+            }
+            Ok(Verdict::Rejected(refusal(status, message)))
+        }
+        None if sets && hook != Hook::PreCreate => Err("only pre_create can set anything".to_owned()),
+        None => wishes(said, asked_at).map(Verdict::Accepted),
+    }
+}
+
+fn wishes(said: Said, asked_at: Timestamp) -> Result<Wishes, String> {
+    let within = |name: &str, value: Option<u64>, most: u64| match value {
+        Some(value) if !(1..=most).contains(&value) => Err(format!("{name} must be from 1 to {most}")),
+        value => Ok(value),
+    };
+    Ok(Wishes {
+        id: said.id.map(|text| chosen_id(&text, asked_at)).transpose()?,
+        metadata: said.metadata.map(chosen_metadata).transpose()?,
+        max_bytes: within("max_size", said.max_size, i64::MAX.unsigned_abs())?,
+        expires_after: within("expires_after", said.expires_after, MAX_EXPIRY_S)?.map(Duration::from_secs),
+    })
+}
+
+fn chosen_id(text: &str, asked_at: Timestamp) -> Result<UploadId, String> {
+    let id: Option<UploadId> = text.parse().ok().filter(UploadId::is_v7);
+    let id = id.ok_or("id must be a UUID of version 7, in lower case and with hyphens")?;
+    let apart = id.made_at().since(asked_at).max(asked_at.since(id.made_at()));
+    if apart > ID_SLACK {
+        return Err(format!("the time in id must be within {} minutes of now", ID_SLACK.as_secs() / 60));
+    }
+    Ok(id)
+}
+
+fn chosen_metadata(pairs: Map<String, Value>) -> Result<Metadata, String> {
+    let bytes = |(name, value): (String, Value)| match value_bytes(&value) {
+        Some(bytes) if !name.is_empty() => Ok((name, bytes)),
+        Some(_) => Err("a name in metadata is empty".to_owned()),
+        None => Err("a value in metadata must be text, or {\"base64\": \"...\"}".to_owned()),
+    };
+    let pairs = pairs.into_iter().map(bytes).collect::<Result<_, _>>()?;
+    Metadata::new(pairs).map_err(|error| format!("metadata cannot be taken: {error}"))
+}
+
+fn value_bytes(value: &Value) -> Option<Vec<u8>> {
+    match value {
+        Value::String(text) => Some(text.clone().into_bytes()),
+        Value::Object(object) if object.len() == 1 => STANDARD.decode(object.get("base64")?.as_str()?).ok(),
+        _ => None,
+    }
+}
+
+/// What a refusal by status gives as its reason: `message` of our own form, or `detail` of RFC 9457, or plain text.
+fn reason_in(answered: &Answered) -> Option<String> {
+    if answered.too_large {
+        return None;
+    }
+    let json: Option<Value> = serde_json::from_slice(&answered.body).ok();
+    let texts = |json: &Value| {
+        let found =
+            [json.get("reject").and_then(|reject| reject.get("message")), json.get("message"), json.get("detail")];
+        found.into_iter().flatten().find_map(Value::as_str).map(str::to_owned)
+    };
+    match json {
+        Some(json) => texts(&json),
+        None if answered.media_type == "text/plain" => String::from_utf8(answered.body.clone()).ok(),
+        None => None,
+    }
+}
+
+fn refusal(status: u16, message: Option<String>) -> Failure {
+    let message = message.map(|text| cleaned(&text)).filter(|text| !text.is_empty());
+    Failure {
+        code: REJECTED.to_owned(),
+        message: message.unwrap_or_else(|| NO_REASON.to_owned()),
+        status: Some(status),
+    }
+}
+
+/// One line that is fit to be shown.
+fn cleaned(text: &str) -> String {
+    let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
+    line.chars().take(MAX_REASON_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED_AT: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
+    const STATUSES: [u16; 2] = [403, 422];
+
+    fn answered(status: u16, body: &str) -> Answered {
+        let media_type = if body.starts_with('{') { "application/json" } else { "text/plain" };
+        Answered { status, media_type: media_type.to_owned(), body: body.as_bytes().to_vec(), too_large: false }
+    }
+
+    fn understood(hook: Hook, status: u16, body: &str) -> Understood {
+        understand(hook, &answered(status, body), &STATUSES, ASKED_AT)
+    }
+
+    fn no(status: u16, message: &str) -> Understood {
+        Understood::Verdict(Verdict::Rejected(refusal(status, Some(message.to_owned()))))
+    }
+
+    fn id_made(after_ms: i64) -> UploadId {
+        UploadId::new(Timestamp::from_unix_ms(ASKED_AT.unix_ms() + after_ms), [9; 10])
+    }
+
+    #[test]
+    fn yes_and_no_to_every_question() {
+        let yes = Understood::Verdict(Verdict::Accepted(Wishes::default()));
+        for hook in Hook::ALL {
+            for (status, body, expected) in [
+                (200, "", &yes),
+                (204, "", &yes),
+                (200, " \n", &yes),
+                (200, "{}", &yes),
+                (200, r#"{"reject": null}"#, &yes),
+                (200, r#"{"reject": {}}"#, &no(403, NO_REASON)),
+                (200, r#"{"reject": {"status": 415, "message": "no videos"}}"#, &no(415, "no videos")),
+                (200, r#"{"reject": {"message": " a\u0000\r\nb\tc "}}"#, &no(403, "a b c")),
+                (403, "", &no(403, NO_REASON)),
+                (422, r#"{"message": "too long"}"#, &no(422, "too long")),
+                (422, r#"{"detail": "too long"}"#, &no(422, "too long")),
+                (422, r#"{"reject": {"message": "mine"}, "detail": "theirs"}"#, &no(422, "mine")),
+                (403, "not today", &no(403, "not today")),
+                (403, "{broken", &no(403, NO_REASON)),
+            ] {
+                assert_eq!(&understood(hook, status, body), expected, "{hook:?} {status} {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_clear_is_no_verdict() {
+        for status in [100, 201, 202, 206, 301, 302, 307, 400, 401, 404, 409, 410, 429, 500, 502, 503] {
+            assert_eq!(understood(Hook::PreCreate, status, ""), Understood::BadStatus, "{status}");
+        }
+        for (body, why) in [
+            ("ok", "not the JSON"),
+            ("null", "not the JSON"),
+            ("[]", "not the JSON"),
+            ("true", "not the JSON"),
+            ("{}{}", "not the JSON"),
+            (r#"{"maxsize": 5}"#, "unknown field `maxsize`"),
+            (r#"{"reject": true}"#, "not the JSON"),
+            (r#"{"reject": {"code": 403}}"#, "unknown field `code`"),
+            (r#"{"reject": {"status": 200}}"#, "cannot be the status"),
+            (r#"{"reject": {"status": 409}}"#, "cannot be the status"),
+            (r#"{"reject": {"status": 503}}"#, "cannot be the status"),
+            (r#"{"reject": {}, "max_size": 5}"#, "sets something"),
+            (r#"{"id": "7"}"#, "id must be"),
+            (r#"{"id": "9b2e1c54-8f0a-4d53-9c6f-0f6a5d3f2b11"}"#, "id must be"),
+            (r#"{"metadata": {"a": 5}}"#, "must be text"),
+            (r#"{"metadata": {"a": null}}"#, "must be text"),
+            (r#"{"metadata": {"": "x"}}"#, "is empty"),
+            (r#"{"metadata": {"a": {"base64": "!"}}}"#, "must be text"),
+            (r#"{"max_size": 0}"#, "max_size must be from 1"),
+            (r#"{"max_size": -1}"#, "not the JSON"),
+            (r#"{"max_size": 9223372036854775808}"#, "max_size must be from 1"),
+            (r#"{"expires_after": 0}"#, "expires_after must be from 1"),
+            (r#"{"expires_after": 1e18}"#, "not the JSON"),
+        ] {
+            let Understood::BadAnswer(said) = understood(Hook::PreCreate, 200, body) else { panic!("{body}") };
+            assert!(said.contains(why), "{body}: {said}");
+        }
+        for hook in [Hook::PreFinish, Hook::PreTerminate] {
+            let said = understood(hook, 200, r#"{"max_size": 5}"#);
+            assert!(matches!(said, Understood::BadAnswer(why) if why.contains("only pre_create")), "{hook:?}");
+        }
+    }
+
+    #[test]
+    fn a_yes_may_set_what_the_upload_is_to_be() {
+        let id = id_made(-60_000);
+        let body = format!(
+            r#"{{"id": "{id}", "metadata": {{"user": "7", "raw": {{"base64": "/w=="}}}}, "max_size": 5, "expires_after": 60}}"#
+        );
+        let wishes = Wishes {
+            id: Some(id),
+            metadata: Metadata::new(vec![("user".to_owned(), b"7".to_vec()), ("raw".to_owned(), vec![255])]).ok(),
+            max_bytes: Some(5),
+            expires_after: Some(Duration::from_secs(60)),
+        };
+        assert_eq!(understood(Hook::PreCreate, 200, &body), Understood::Verdict(Verdict::Accepted(wishes)));
+    }
+
+    /// Lists and folders go by the time in it.
+    #[test]
+    fn an_id_is_of_about_now() {
+        let slack_ms = i64::try_from(ID_SLACK.as_millis()).unwrap();
+        for (after_ms, taken) in [(slack_ms, true), (-slack_ms, true), (slack_ms + 1, false), (-slack_ms - 1, false)] {
+            let said = understood(Hook::PreCreate, 200, &format!(r#"{{"id": "{}"}}"#, id_made(after_ms)));
+            assert_eq!(matches!(said, Understood::Verdict(_)), taken, "{after_ms}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_no_yes_and_no_reason() {
+        let large = |status| Answered { too_large: true, ..answered(status, r#"{"message": "cut off"}"#) };
+        let said = understand(Hook::PreCreate, &large(200), &STATUSES, ASKED_AT);
+        assert!(matches!(said, Understood::BadAnswer(why) if why.contains("16384")));
+        assert_eq!(understand(Hook::PreCreate, &large(403), &STATUSES, ASKED_AT), no(403, NO_REASON));
+        let Understood::Verdict(Verdict::Rejected(failure)) = understood(Hook::PreFinish, 403, &"é".repeat(9_000))
+        else {
+            panic!("it is a no")
+        };
+        assert_eq!(failure.message.chars().count(), MAX_REASON_CHARS);
+    }
+}

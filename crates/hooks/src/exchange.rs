@@ -1,0 +1,133 @@
+//! One exchange with the application: the question sent, and its answer read, within a deadline and up to a size.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Response, Url};
+use tokio::time::{Instant, timeout_at};
+
+use domain::delivery::AttemptOutcome;
+use domain::endpoint::Origin;
+use outbound::address::{EgressRules, literal};
+use outbound::client::{Warm, builder};
+use outbound::failure::{classify, root_cause};
+use outbound::gate::{EXCHANGE, Gate, Lookup, Trace};
+use outbound::tls::install_tls_provider;
+
+/// The most that is read of an answer.
+pub(super) const LIMIT_BYTES: usize = 16 << 10;
+
+/// A question, signed.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) media_type: String,
+    pub(super) body: Vec<u8>,
+    /// There was more than may be read.
+    pub(super) too_large: bool,
+}
+
+/// Why nothing, or not all, came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    Timeout,
+    Unreachable(String),
+}
+
+/// What an operator is told of a place that no hook may be at.
+const BLOCKED: &str = "its address is this server's own or where clouds keep the secrets of machines";
+
+#[derive(Debug)]
+pub(super) struct Exchange {
+    client: Client,
+    rules: Arc<EgressRules>,
+    /// By scheme, host and port.
+    warm: Warm<String>,
+}
+
+impl Exchange {
+    /// `https`: whether the certificates of the platform are needed.
+    pub(super) fn new(
+        max_in_flight: usize,
+        https: bool,
+        rules: Arc<EgressRules>,
+        lookup: Lookup,
+    ) -> reqwest::Result<Self> {
+        install_tls_provider();
+        // What is secure makes no difference to those of the configuration.
+        let gate = Gate { rules: Arc::clone(&rules), origin: Origin::Config, is_secure: false, lookup };
+        let mut builder = builder(max_in_flight).dns_resolver(Arc::new(gate));
+        if !https {
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(Self { client: builder.build()?, rules, warm: Warm::default() })
+    }
+
+    pub(super) async fn send(&self, url: &Url, message: Message, deadline: Instant) -> Result<Answered, Trouble> {
+        let port = url.port_or_known_default().unwrap_or_default();
+        // A resolver is asked only for names.
+        if let Some(address) = literal(url)
+            && self.rules.check_address(SocketAddr::new(address, port), false, Origin::Config).is_err()
+        {
+            return Err(Trouble::Unreachable(BLOCKED.to_owned()));
+        }
+        let origin = url.origin().ascii_serialization();
+        let reusable = self.warm.is(&origin, Instant::now());
+        let exchange = async {
+            let mut sent = self.request(url, message.clone()).await;
+            if let Err(error) = &sent
+                && reusable
+                && !error.is_connect()
+                && classify(error) == AttemptOutcome::Reset
+            {
+                // The application closed an idle connection while our request was on its way. It has the same question
+                // to answer either way.
+                sent = self.request(url, message).await;
+            }
+            let answered = read(sent.map_err(trouble)?).await?;
+            if !answered.too_large {
+                self.warm.note(origin, Instant::now());
+            }
+            Ok(answered)
+        };
+        let exchange = EXCHANGE.scope(Arc::new(Trace::new(port)), exchange);
+        timeout_at(deadline, exchange).await.unwrap_or(Err(Trouble::Timeout))
+    }
+
+    async fn request(&self, url: &Url, message: Message) -> reqwest::Result<Response> {
+        let request = self.client.post(url.clone()).headers(message.headers).body(message.body);
+        request.send().await.map_err(reqwest::Error::without_url)
+    }
+}
+
+/// Reads an answer as far as may be.
+async fn read(mut response: Response) -> Result<Answered, Trouble> {
+    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let mut answered = Answered { status: response.status().as_u16(), media_type, body: Vec::new(), too_large: false };
+    while let Some(chunk) = response.chunk().await.map_err(|error| trouble(error.without_url()))? {
+        let room = LIMIT_BYTES - answered.body.len();
+        answered.body.extend_from_slice(&chunk[..room.min(chunk.len())]);
+        if chunk.len() > room {
+            answered.too_large = true;
+            break;
+        }
+    }
+    Ok(answered)
+}
+
+fn trouble(error: reqwest::Error) -> Trouble {
+    match classify(&error) {
+        AttemptOutcome::Blocked => Trouble::Unreachable(BLOCKED.to_owned()),
+        _ => Trouble::Unreachable(root_cause(&error)),
+    }
+}

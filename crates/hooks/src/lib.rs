@@ -1,0 +1,330 @@
+//! Blocking hooks: asks the application, signed, within a bounded time, and understands what it says.
+//!
+//! Hooks are not events: they are asked directly and never through the outbox, they have a pool and circuit breakers of
+//! their own, and what is not a clear yes or no is no verdict. Nothing is kept here; whoever asks keeps the calls.
+
+mod answer;
+mod breaker;
+mod exchange;
+mod metrics;
+mod question;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use domain::endpoint::Origin;
+use domain::hook::{Asked, CallOutcome, Hook, HookCall, Question, Verdict, Wishes};
+use domain::id::HookCallId;
+use outbound::address::{EgressRules, RefusedUrl};
+use outbound::gate::{Lookup, system_lookup};
+use outbound::sign::Secret;
+
+pub use metrics::HookMetrics;
+
+use answer::Understood;
+use breaker::Breaker;
+use exchange::{Answered, Exchange, Trouble};
+
+/// How much of an answer is kept.
+const KEPT_BYTES: usize = 4 << 10;
+
+/// How hooks are asked.
+#[derive(Debug, Clone)]
+pub struct HookSettings {
+    /// Where each hook is; one that is not there is not asked. `http` or `https`.
+    pub urls: Vec<(Hook, Url)>,
+    pub secret: Secret,
+    /// For a whole call, waiting for a free place included.
+    pub timeout: Duration,
+    /// How many calls may be under way at once.
+    pub max_in_flight: usize,
+    /// After so many failures in a row a hook is left alone for a while.
+    pub breaker_failures: u32,
+    /// For how long.
+    pub breaker_pause: Duration,
+    /// Hooks whose silence means yes.
+    pub fail_open: Vec<Hook>,
+    /// Statuses that are a no by themselves.
+    pub reject_statuses: Vec<u16>,
+}
+
+/// Why hooks cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidHooks {
+    #[error("hooks.{hook} cannot be used: {why}")]
+    Url { hook: &'static str, why: RefusedUrl },
+    #[error("could not set up the client for hooks")]
+    Client(#[from] reqwest::Error),
+}
+
+/// The application, as far as it can be asked.
+#[derive(Debug)]
+pub struct Hooks {
+    targets: Vec<Target>,
+    places: Semaphore,
+    exchange: Exchange,
+    settings: HookSettings,
+    metrics: HookMetrics,
+}
+
+/// One hook.
+#[derive(Debug)]
+struct Target {
+    hook: Hook,
+    url: Url,
+    breaker: Breaker,
+}
+
+/// Why no call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shed {
+    BreakerOpen,
+    /// No place became free in time.
+    Overloaded,
+}
+
+impl Shed {
+    const ALL: [Self; 2] = [Self::BreakerOpen, Self::Overloaded];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::BreakerOpen => "breaker_open",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// Whether nobody was there to answer, or said only that it cannot.
+fn is_silence(call: &HookCall) -> bool {
+    match call.outcome {
+        CallOutcome::Timeout | CallOutcome::Unreachable => true,
+        CallOutcome::BadStatus => call.status.is_some_and(|status| status >= 500),
+        CallOutcome::Accepted | CallOutcome::Rejected | CallOutcome::BadAnswer => false,
+    }
+}
+
+impl Hooks {
+    /// Asks only where `rules` let endpoints of the configuration be.
+    pub fn new(settings: HookSettings, rules: Arc<EgressRules>) -> Result<Self, InvalidHooks> {
+        Self::new_with(settings, rules, system_lookup())
+    }
+
+    fn new_with(settings: HookSettings, rules: Arc<EgressRules>, lookup: Lookup) -> Result<Self, InvalidHooks> {
+        for (hook, url) in &settings.urls {
+            let checked = rules.check_url(url.as_str(), Origin::Config);
+            checked.map_err(|why| InvalidHooks::Url { hook: hook.name(), why })?;
+        }
+        let target = |(hook, url): &(Hook, Url)| Target {
+            hook: *hook,
+            url: url.clone(),
+            breaker: Breaker::new(settings.breaker_failures, settings.breaker_pause),
+        };
+        let https = settings.urls.iter().any(|(_, url)| url.scheme() == "https");
+        Ok(Self {
+            targets: settings.urls.iter().map(target).collect(),
+            places: Semaphore::new(settings.max_in_flight),
+            exchange: Exchange::new(settings.max_in_flight, https, rules, lookup)?,
+            metrics: HookMetrics::default(),
+            settings,
+        })
+    }
+
+    pub fn metrics(&self) -> &HookMetrics {
+        &self.metrics
+    }
+
+    pub fn wants(&self, hook: Hook) -> bool {
+        self.target(hook).is_some()
+    }
+
+    fn target(&self, hook: Hook) -> Option<&Target> {
+        self.targets.iter().find(|target| target.hook == hook)
+    }
+
+    /// Asks one question. Comes back within the timeout.
+    pub async fn ask(&self, question: Question) -> Asked {
+        let Some(target) = self.target(question.hook) else { return Asked::by_nobody() };
+        let (verdict, call) = match self.call(target, &question).await {
+            Ok((understood, call)) => {
+                self.metrics.count_call(call.hook, call.outcome, call.took);
+                (understood, Some(call))
+            }
+            Err(shed) => {
+                self.metrics.count_shed(question.hook, shed.name());
+                tracing::debug!(hook = question.hook.name(), upload = %question.upload.id(), why = shed.name(), "a hook was not called");
+                (None, None)
+            }
+        };
+        // Whoever was called and answered something else has not been silent: that is no yes.
+        let is_silent = call.as_ref().is_none_or(is_silence);
+        let open = verdict.is_none() && is_silent && self.settings.fail_open.contains(&question.hook);
+        if open {
+            tracing::warn!(hook = question.hook.name(), upload = %question.upload.id(), "went on without a verdict, as hooks.fail_open says");
+        }
+        Asked { verdict: verdict.or(open.then(|| Verdict::Accepted(Wishes::default()))), call }
+    }
+
+    async fn call(&self, target: &Target, question: &Question) -> Result<(Option<Verdict>, HookCall), Shed> {
+        let deadline = Instant::now() + self.settings.timeout;
+        if target.breaker.is_open(Instant::now()) {
+            return Err(Shed::BreakerOpen);
+        }
+        let place = timeout_at(deadline, self.places.acquire()).await;
+        let _place = place.map_err(|_| Shed::Overloaded)?.expect("it is never closed");
+        let began = Instant::now();
+        let pass = target.breaker.admit(began).ok_or(Shed::BreakerOpen)?;
+        let message = question::signed(question, &self.settings.secret);
+        let answered = self.exchange.send(&target.url, message, deadline).await;
+        let (understood, call) = self.understand(question, answered, began.elapsed());
+        pass.settle(!is_silence(&call), Instant::now());
+        self.metrics.note_breaker(target.hook, target.breaker.is_open(Instant::now()));
+        if !call.outcome.is_verdict() {
+            tracing::warn!(hook = target.hook.name(), upload = %call.upload, outcome = call.outcome.name(), status = call.status, why = call.message, "a hook gave no verdict");
+        }
+        Ok((understood, call))
+    }
+
+    fn understand(
+        &self,
+        question: &Question,
+        answered: Result<Answered, Trouble>,
+        took: Duration,
+    ) -> (Option<Verdict>, HookCall) {
+        let mut call = HookCall {
+            id: HookCallId::new(question.asked_at, rand::random()),
+            hook: question.hook,
+            upload: question.upload.id(),
+            decision: question.decision.clone(),
+            started_at: question.asked_at,
+            took,
+            outcome: CallOutcome::Accepted,
+            status: None,
+            message: None,
+            response_body: Vec::new(),
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(Trouble::Timeout) => {
+                call.outcome = CallOutcome::Timeout;
+                call.message = Some(format!("no whole answer within {:?}", self.settings.timeout));
+                return (None, call);
+            }
+            Err(Trouble::Unreachable(why)) => {
+                (call.outcome, call.message) = (CallOutcome::Unreachable, Some(why));
+                return (None, call);
+            }
+        };
+        call.status = Some(answered.status);
+        call.response_body = answered.body[..answered.body.len().min(KEPT_BYTES)].to_vec();
+        match answer::understand(question.hook, &answered, &self.settings.reject_statuses, question.asked_at) {
+            Understood::Verdict(verdict) => {
+                if let Verdict::Rejected(failure) = &verdict {
+                    (call.outcome, call.message) = (CallOutcome::Rejected, Some(failure.message.clone()));
+                }
+                (Some(verdict), call)
+            }
+            Understood::BadStatus => {
+                call.outcome = CallOutcome::BadStatus;
+                call.message = Some(format!("{} is neither a yes nor a no", answered.status));
+                (None, call)
+            }
+            Understood::BadAnswer(why) => {
+                (call.outcome, call.message) = (CallOutcome::BadAnswer, Some(why));
+                (None, call)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::{IpAddr, SocketAddr};
+
+    use domain::metadata::Metadata;
+    use domain::size::Length;
+    use domain::upload::{Dialect, NewUpload, Role, Terms, Upload};
+    use outbound::testing::{Receiver, SECRET, Script, wall_clock};
+
+    fn settings(url: &str) -> HookSettings {
+        HookSettings {
+            urls: vec![(Hook::PreCreate, url.parse().unwrap())],
+            secret: SECRET.parse().unwrap(),
+            timeout: Duration::from_secs(10),
+            max_in_flight: 8,
+            breaker_failures: 100,
+            breaker_pause: Duration::from_secs(1),
+            fail_open: Vec::new(),
+            reject_statuses: Vec::new(),
+        }
+    }
+
+    fn question() -> Question {
+        let now = wall_clock();
+        let new = NewUpload {
+            id: domain::id::UploadId::new(now, [7; 10]),
+            dialect: Dialect::Tus,
+            role: Role::Single,
+            length: Length::new(11),
+            metadata: Metadata::default(),
+            metadata_as_sent: None,
+            terms: Terms::default(),
+            wanted_digests: vec![],
+            promised_digests: vec![],
+            expires_at: now,
+        };
+        Question::new(Hook::PreCreate, &Upload::create(new, now), None, now, [3; 10])
+    }
+
+    /// Every name leads there.
+    fn leads_to(addresses: &[&str]) -> Lookup {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Arc::new(move |_| {
+            let addresses = addresses.clone();
+            Box::pin(async move { Ok(addresses) })
+        })
+    }
+
+    /// What comes of asking there, from a server that listens at `own`.
+    async fn outcome(url: &str, own: &[SocketAddr], lookup: Lookup) -> (CallOutcome, Option<String>) {
+        let rules = Arc::new(EgressRules::default());
+        let hooks = Hooks::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
+        rules.set_own(own.to_vec());
+        let call = hooks.ask(question()).await.call.unwrap();
+        (call.outcome, call.message)
+    }
+
+    #[test]
+    fn a_hook_cannot_be_where_clouds_keep_secrets() {
+        for address in ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"] {
+            let refused = Hooks::new(settings(&format!("http://{address}/hooks")), Arc::default()).unwrap_err();
+            assert!(refused.to_string().starts_with("hooks.pre_create cannot be used: its address is"), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_leads_no_hook_where_it_cannot_be() {
+        let receiver = Receiver::start([Script::Status(200)]).await;
+        let by_name = format!("http://hooks.test:{}/hooks", receiver.address.port());
+        let blocked = (CallOutcome::Unreachable, true);
+        for addresses in [["169.254.169.254"], ["fd00:ec2::254"]] {
+            let (outcome, why) = outcome(&by_name, &[], leads_to(&addresses)).await;
+            assert_eq!((outcome, why.unwrap().contains("secrets")), blocked, "{addresses:?}");
+        }
+        // It is this server, by whatever name.
+        for url in [by_name.clone(), receiver.url()] {
+            let (outcome, why) = outcome(&url, &[receiver.address], leads_to(&["127.0.0.1"])).await;
+            assert_eq!((outcome, why.unwrap().contains("this server")), blocked, "{url}");
+        }
+        assert!(receiver.received().is_empty());
+        // What may be private is asked, also when the name has other addresses.
+        let mixed = leads_to(&["169.254.169.254", "127.0.0.1"]);
+        assert_eq!(outcome(&by_name, &[], mixed).await.0, CallOutcome::Accepted);
+        assert_eq!(receiver.received().len(), 1);
+    }
+}

@@ -1,0 +1,180 @@
+//! A question as the application gets it: the JSON, and the headers that sign it as webhooks are signed.
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Map, Value, json};
+
+use crate::exchange::Message;
+use api::event_body::value_json;
+use api::facts_json::facts_json;
+use domain::hook::{Caller, Hook, Question};
+use domain::upload::{Role, Upload};
+use outbound::sign::{Secret, sign};
+
+pub(super) fn signed(question: &Question, secret: &Secret) -> Message {
+    let body = body(question).to_string();
+    // Standard Webhooks: whole seconds.
+    let unix_seconds = question.asked_at.unix_ms().div_euclid(1000);
+    let mut signature = text(&sign(secret, &question.decision, unix_seconds, body.as_bytes()));
+    signature.set_sensitive(true);
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(HeaderName::from_static("webhook-id"), text(&question.decision));
+    headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(unix_seconds));
+    headers.insert(HeaderName::from_static("webhook-signature"), signature);
+    let kind = HeaderValue::from_static(question.hook.message_type());
+    headers.insert(HeaderName::from_static("webhook-event-type"), kind);
+    Message { headers, body: Bytes::from(body) }
+}
+
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).expect("names of decisions and base64 are visible ASCII")
+}
+
+fn body(question: &Question) -> Value {
+    let mut data = described(&question.upload);
+    if question.hook != Hook::PreCreate {
+        let upload = question.upload.record();
+        let digests = upload.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into()));
+        data.insert("stage".to_owned(), upload.stage.name().into());
+        data.insert("offset".to_owned(), question.upload.offset().get().into());
+        data.insert("digests".to_owned(), digests.collect::<Map<_, _>>().into());
+        data.insert("facts".to_owned(), upload.facts.as_ref().map(facts_json).into());
+    }
+    data.insert("request".to_owned(), question.caller.as_ref().map(request).into());
+    json!({ "type": question.hook.message_type(), "timestamp": question.asked_at.to_string(), "data": data })
+}
+
+/// What is known from the creation on.
+fn described(upload: &Upload) -> Map<String, Value> {
+    let record = upload.record();
+    let metadata = record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_json(value)));
+    let mut data = Map::new();
+    let mut put = |name: &str, value: Value| data.insert(name.to_owned(), value);
+    put("upload_id", record.id.to_string().into());
+    put("dialect", record.dialect.name().into());
+    put("role", record.role.name().into());
+    if let Role::Final { parts, .. } = &record.role {
+        put("parts", parts.iter().map(ToString::to_string).collect());
+    }
+    put("length", record.length.map(|length| length.get()).into());
+    put("filename", record.metadata.file_name().into());
+    put("content_type", record.metadata.content_type().into());
+    put("metadata", metadata.collect::<Map<_, _>>().into());
+    data
+}
+
+fn request(caller: &Caller) -> Value {
+    let headers = caller.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+    json!({
+        "method": caller.method,
+        "path": caller.path,
+        "remote_address": caller.remote,
+        "headers": headers.collect::<Map<_, _>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use standardwebhooks::Webhook;
+
+    use domain::id::UploadId;
+    use domain::metadata::Metadata;
+    use domain::size::Length;
+    use domain::time::Timestamp;
+    use domain::upload::{Dialect, NewUpload, Terms};
+
+    const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+    fn upload(role: Role) -> Upload {
+        let now = Timestamp::from_unix_ms(1_795_300_290_123);
+        let new = NewUpload {
+            id: UploadId::new(now, [7; 10]),
+            dialect: Dialect::Tus,
+            role,
+            length: Length::new(11),
+            metadata: Metadata::new(vec![("filename".to_owned(), b"a.mp4".to_vec()), ("raw".to_owned(), vec![255])])
+                .unwrap(),
+            metadata_as_sent: None,
+            terms: Terms::default(),
+            wanted_digests: vec![],
+            promised_digests: vec![],
+            expires_at: now,
+        };
+        Upload::create(new, now)
+    }
+
+    fn question(hook: Hook, caller: Option<Caller>) -> Question {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        let now = Timestamp::from_unix_ms(i64::try_from(now).unwrap());
+        Question::new(hook, &upload(Role::Single), caller, now, [3; 10])
+    }
+
+    #[test]
+    fn a_question_before_the_creation_says_what_is_asked_for_and_by_whom() {
+        let caller = Caller {
+            method: "POST".to_owned(),
+            path: "/files".to_owned(),
+            remote: Some("192.0.2.7".to_owned()),
+            headers: vec![("authorization".to_owned(), "Bearer x".to_owned())],
+        };
+        let asked = question(Hook::PreCreate, Some(caller));
+        let expected = json!({
+            "type": "hook.pre_create",
+            "timestamp": asked.asked_at.to_string(),
+            "data": {
+                "upload_id": "01a2003c-6e4b-7707-8707-070707070707",
+                "dialect": "tus",
+                "role": "single",
+                "length": 11,
+                "filename": "a.mp4",
+                "content_type": null,
+                "metadata": { "filename": "a.mp4", "raw": { "base64": "/w==" } },
+                "request": {
+                    "method": "POST",
+                    "path": "/files",
+                    "remote_address": "192.0.2.7",
+                    "headers": { "authorization": "Bearer x" },
+                },
+            },
+        });
+        assert_eq!(body(&asked), expected);
+    }
+
+    #[test]
+    fn later_questions_say_what_has_come() {
+        let asked = body(&question(Hook::PreFinish, None));
+        let keys: Vec<_> = asked["data"].as_object().unwrap().keys().map(String::as_str).collect();
+        let known = ["upload_id", "dialect", "role", "length", "filename", "content_type", "metadata"];
+        assert_eq!(keys, [&known[..], &["stage", "offset", "digests", "facts", "request"]].concat());
+        assert!(asked["data"]["request"].is_null() && asked["data"]["facts"].is_null());
+    }
+
+    /// webhooks 3.8: the same signature as notifications; the id is that of the decision.
+    #[test]
+    fn an_independent_receiver_accepts_the_signature() {
+        for hook in Hook::ALL {
+            let asked = question(hook, None);
+            let message = signed(&asked, &SECRET.parse().unwrap());
+            Webhook::new(SECRET).unwrap().verify(&message.body, &message.headers).unwrap();
+            assert_eq!(message.headers["webhook-id"], asked.decision.as_str());
+            assert_eq!(message.headers["webhook-event-type"], hook.message_type());
+        }
+    }
+
+    #[test]
+    fn a_decision_keeps_its_name_unless_it_may_be_taken_anew() {
+        let now = Timestamp::from_unix_ms(1_795_300_290_123);
+        let name = |hook, at, random| Question::new(hook, &upload(Role::Single), None, at, [random; 10]).decision;
+        let later = Timestamp::from_unix_ms(now.unix_ms() + 1);
+        for hook in [Hook::PreCreate, Hook::PreFinish] {
+            assert_eq!(name(hook, now, 1), name(hook, later, 2));
+        }
+        assert_ne!(name(Hook::PreTerminate, now, 1), name(Hook::PreTerminate, later, 2));
+        assert_ne!(name(Hook::PreCreate, now, 1), name(Hook::PreFinish, now, 1));
+        assert!(!name(Hook::PreFinish, now, 1).contains('.'), "webhooks H1");
+    }
+}

@@ -1,0 +1,233 @@
+//! Server keys: one for new things, and older ones so that what they made stays good.
+//!
+//! A key itself is used for nothing but deriving others, each for one purpose: what is known of one purpose says nothing
+//! of another.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+const KEY_BYTES: usize = 32;
+
+/// The most keys one file may hold.
+const MAX_KEYS: usize = 16;
+
+const MAX_ID_LENGTH: usize = 32;
+
+const HEADING: &str = "\
+# The keys of this server. Secrets of webhooks are encrypted under them: keep this file, and a copy of it.
+# One key on each line, as ID:BASE64 (32 bytes). The first is used for what is new, all of them for what is there.
+";
+
+/// The keys of this server, newest first. There is always one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerKeys(Vec<Key>);
+
+/// The keys for one purpose, in the order of those they were derived from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DerivedKeys(Vec<DerivedKey>);
+
+/// A key for one purpose.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DerivedKey(Key);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    id: String,
+    bytes: [u8; KEY_BYTES],
+}
+
+/// Why a text holds no keys. Says where, and nothing of what is there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKeys {
+    #[error("it holds no key; write one as ID:BASE64 on a line of its own")]
+    None,
+    #[error("it holds more than {MAX_KEYS} keys")]
+    TooMany,
+    #[error("line {0} is not ID:BASE64")]
+    Form(usize),
+    #[error("line {0} has a wrong id; write 1 to {MAX_ID_LENGTH} lower-case letters, digits, `-` and `_`")]
+    Id(usize),
+    #[error("line {0} does not hold {KEY_BYTES} bytes in standard base64")]
+    Bytes(usize),
+    #[error("line {0} has the id of a key above it; each needs its own")]
+    Twice(usize),
+}
+
+impl ServerKeys {
+    /// One key out of these random bytes.
+    pub fn generate(bytes: [u8; KEY_BYTES], id: [u8; 4]) -> Self {
+        let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(vec![Key { id, bytes }])
+    }
+
+    /// Reads the text of a key file.
+    pub fn parse(text: &str) -> Result<Self, InvalidKeys> {
+        let mut keys: Vec<Key> = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let key = Key::parse(line, number)?;
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(InvalidKeys::Twice(number));
+            }
+            keys.push(key);
+        }
+        match keys.len() {
+            0 => Err(InvalidKeys::None),
+            1..=MAX_KEYS => Ok(Self(keys)),
+            _ => Err(InvalidKeys::TooMany),
+        }
+    }
+
+    /// The text of a key file that holds these. Whoever calls this sees to it that nobody else reads it.
+    pub fn to_text(&self) -> String {
+        let line = |key: &Key| format!("{}:{}\n", key.id, STANDARD.encode(key.bytes));
+        self.0.iter().map(line).fold(HEADING.to_owned(), |text, line| text + &line)
+    }
+
+    /// The keys for a purpose, which is named by a text that is used for nothing else.
+    pub fn derive(&self, purpose: &str) -> DerivedKeys {
+        let derive = |key: &Key| DerivedKey(Key { id: key.id.clone(), bytes: mac(&key.bytes, purpose.as_bytes()) });
+        DerivedKeys(self.0.iter().map(derive).collect())
+    }
+}
+
+impl Key {
+    fn parse(line: &str, number: usize) -> Result<Self, InvalidKeys> {
+        let (id, encoded) = line.split_once(':').ok_or(InvalidKeys::Form(number))?;
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if id.is_empty() || id.len() > MAX_ID_LENGTH || !id.bytes().all(fits) {
+            return Err(InvalidKeys::Id(number));
+        }
+        let bytes = STANDARD.decode(encoded.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+        Ok(Self { id: id.to_owned(), bytes: bytes.ok_or(InvalidKeys::Bytes(number))? })
+    }
+}
+
+impl DerivedKeys {
+    /// The one for what is new.
+    pub fn newest(&self) -> &DerivedKey {
+        self.0.first().expect("there is always a key")
+    }
+
+    /// The one that something older says it was made with.
+    pub fn by_id(&self, id: &str) -> Option<&DerivedKey> {
+        self.0.iter().find(|key| key.id() == id)
+    }
+
+    /// Newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &DerivedKey> {
+        self.0.iter()
+    }
+}
+
+impl DerivedKey {
+    /// Names the server key it was derived from.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The key itself. Whoever calls this sees to it that it is not shown.
+    pub fn bytes(&self) -> &[u8; KEY_BYTES] {
+        &self.0.bytes
+    }
+
+    /// The HMAC-SHA256 of a text under this key.
+    pub(super) fn mac(&self, text: &[u8]) -> [u8; 32] {
+        mac(&self.0.bytes, text)
+    }
+}
+
+impl fmt::Debug for ServerKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServerKeys").field(&self.0.iter().map(|key| &key.id).collect::<Vec<_>>()).finish()
+    }
+}
+
+impl fmt::Debug for DerivedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DerivedKey").field(&self.0.id).finish()
+    }
+}
+
+fn mac(key: &[u8; KEY_BYTES], text: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(text);
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(id: &str, byte: u8) -> String {
+        format!("{id}:{}\n", STANDARD.encode([byte; KEY_BYTES]))
+    }
+
+    #[test]
+    fn what_is_generated_can_be_read_again() {
+        let keys = ServerKeys::generate([7; 32], [0, 1, 0xab, 0xff]);
+        assert_eq!(ServerKeys::parse(&keys.to_text()), Ok(keys.clone()));
+        assert_eq!(keys.derive("x").newest().id(), "0001abff");
+    }
+
+    /// The value is what `printf %s x | openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…` prints.
+    #[test]
+    fn keys_are_derived_by_hmac() {
+        let derived = ServerKeys::generate([7; 32], [0; 4]).derive("x");
+        let hex: String = derived.newest().bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "5b29e7ebdee0465c31c16b2fca787e1588ec74bd4c3e9f479103b2392c677d06");
+    }
+
+    #[test]
+    fn the_first_key_is_the_newest_and_all_can_be_found() {
+        let text = format!("# before\n\n{}  # between\n {}\r\n", line("b", 2), line("a_1-x", 1).trim_end());
+        let derived = ServerKeys::parse(&text).unwrap().derive("purpose");
+        assert_eq!(derived.iter().map(DerivedKey::id).collect::<Vec<_>>(), ["b", "a_1-x"]);
+        assert_eq!(derived.newest(), derived.by_id("b").unwrap());
+        assert_ne!(derived.by_id("b").unwrap().bytes(), derived.by_id("a_1-x").unwrap().bytes());
+        assert_eq!(derived.by_id("c"), None);
+    }
+
+    #[test]
+    fn each_purpose_has_its_own_keys() {
+        let keys = ServerKeys::generate([7; 32], [0; 4]);
+        assert_ne!(keys.derive("one").newest().bytes(), keys.derive("two").newest().bytes());
+        assert_ne!(keys.derive("one").newest().bytes(), &[7; 32]);
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_where() {
+        let many: String = (0..=MAX_KEYS).map(|number| line(&format!("k{number}"), 1)).collect();
+        for (text, expected) in [
+            (String::new(), InvalidKeys::None),
+            ("# nothing\n\n".to_owned(), InvalidKeys::None),
+            (many, InvalidKeys::TooMany),
+            (format!("{}secret", line("a", 1)), InvalidKeys::Form(2)),
+            (line("", 1), InvalidKeys::Id(1)),
+            (line("A", 1), InvalidKeys::Id(1)),
+            (line(&"a".repeat(33), 1), InvalidKeys::Id(1)),
+            ("a:c2VjcmV0".to_owned(), InvalidKeys::Bytes(1)),
+            (line("a", 1).replace('=', ""), InvalidKeys::Bytes(1)),
+            (format!("{}#\n{}", line("a", 1), line("a", 2)), InvalidKeys::Twice(3)),
+        ] {
+            let error = ServerKeys::parse(&text).unwrap_err();
+            assert_eq!(error, expected, "{text}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_do_not_print_themselves() {
+        let keys = ServerKeys::generate([7; 32], [0; 4]);
+        let derived = keys.derive("x");
+        assert_eq!(format!("{keys:?}"), r#"ServerKeys(["00000000"])"#);
+        assert_eq!(format!("{derived:?}"), r#"DerivedKeys([DerivedKey("00000000")])"#);
+    }
+}

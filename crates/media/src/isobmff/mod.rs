@@ -1,0 +1,200 @@
+//! MP4, `QuickTime`, 3GP, HEIC and AVIF (ISO/IEC 14496-12 and 23008-12): boxes within boxes.
+//!
+//! The few boxes that say something are looked up one by one, wherever they are, and everything else, above all the
+//! tables of where samples are, is passed over unread. So it does not matter whether a file begins or ends with its
+//! headers, and a film of many hours needs hardly more than a short one. The levels are those written down here: a file
+//! cannot make this go deeper.
+//!
+//! `movie` reads tracks, `times` how long they are, `fragments` what is behind the movie of a recording in fragments,
+//! `still` images.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use mp4_atom::Atom;
+
+use crate::fields::{be, be32, chunk};
+use crate::window::{Stop, Window, unless_stopped};
+use domain::facts::{Content, Image, Media, TrackKind};
+
+mod fragments;
+mod movie;
+mod still;
+mod times;
+
+/// How many boxes are looked at in one go.
+const MAX_BOXES: u32 = 8_192;
+
+/// The most boxes examined of fragments.
+const MAX_FRAGMENT_BOXES: u32 = 32_768;
+
+/// The most that is read of one box. Those that are read are small.
+const MAX_BODY: u64 = 256 << 10;
+
+type Kind = [u8; 4];
+
+/// A box: its kind, and where its content is.
+#[derive(Debug, Clone)]
+struct Found {
+    kind: Kind,
+    body: Range<u64>,
+}
+
+/// Looks up boxes, and counts them.
+#[derive(Debug)]
+struct Walk<'w> {
+    window: &'w Window,
+    left: u32,
+    /// Whether boxes are so close to each other that reading ahead pays.
+    is_dense: bool,
+}
+
+impl<'w> Walk<'w> {
+    fn new(window: &'w Window) -> Self {
+        Self { window, left: MAX_BOXES, is_dense: false }
+    }
+}
+
+/// What stands at the top of a file.
+#[derive(Debug, Default)]
+struct Top {
+    movie: Option<movie::Movie>,
+    image: Option<(u32, u32)>,
+    index: fragments::Index,
+    /// The position of the first fragment.
+    fragments_at: Option<u64>,
+}
+
+pub(super) fn read(window: &Window) -> Result<Media, Stop> {
+    let mut walk = Walk::new(window);
+    let top = walk.top(false)?;
+    walk.whole(top.movie.ok_or(Stop::Unreadable)?, &top.index, top.fragments_at)
+}
+
+/// Reads a file that calls itself an image. If it has a film in it and no image, it is a film.
+pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
+    let mut walk = Walk::new(window);
+    let top = walk.top(true)?;
+    let image = top.image;
+    let is_of_image = top.movie.as_ref().is_some_and(movie::Movie::is_of_image);
+    let Some(movie) = top.movie else {
+        let (width, height) = image.ok_or(Stop::Unreadable)?;
+        return Ok(Content::Image(Image { width, height, frames: Some(1), duration_ms: None }));
+    };
+    let frames = movie.first_frames();
+    let media = walk.whole(movie, &top.index, top.fragments_at)?;
+    if image.is_none() && !is_of_image {
+        return Ok(Content::Media(media));
+    }
+    let video = media.tracks.iter().find(|track| track.kind == TrackKind::Video);
+    let size = image.or_else(|| video.and_then(|track| track.width.zip(track.height)));
+    let (width, height) = size.ok_or(Stop::Unreadable)?;
+    Ok(Content::Image(Image { width, height, frames, duration_ms: media.duration_ms.filter(|_| frames != Some(1)) }))
+}
+
+impl Walk<'_> {
+    /// Returns the facts of the movie with all its fragments.
+    fn whole(&mut self, movie: movie::Movie, index: &fragments::Index, at: Option<u64>) -> Result<Media, Stop> {
+        // Fragments may be announced, and none be there.
+        let Some(at) = at.filter(|_| movie.is_fragmented()) else {
+            return Ok(Media { duration_ms: movie.duration_ms(), tracks: movie.told() });
+        };
+        let times = unless_stopped(self.fragments(&movie, index, at))?.flatten();
+        let mut tracks = movie.told();
+        for (track, told) in movie.tracks().zip(&mut tracks) {
+            told.frames_per_1000_s = match told.kind {
+                TrackKind::Video => times.as_ref().and_then(|times| times.rate(track.id())),
+                TrackKind::Audio | TrackKind::Other => None,
+            };
+        }
+        Ok(Media { duration_ms: times.and_then(|times| times.longest_ms()), tracks })
+    }
+
+    /// Examines the boxes at the top, as far as they are needed.
+    fn top(&mut self, wants_image: bool) -> Result<Top, Stop> {
+        let (mut at, end) = (0, self.window.size_bytes());
+        let mut top = Top::default();
+        loop {
+            let start = at;
+            let found = match self.next(&mut at, end) {
+                Ok(Some(found)) => found,
+                // What is behind the movie was only an index, if at all.
+                Err(Stop::Unreadable) if top.movie.is_some() || top.image.is_some() => break,
+                Ok(None) => break,
+                Err(stop) => return Err(stop),
+            };
+            match &found.kind {
+                // Players take the first, too.
+                b"moov" if top.movie.is_none() => top.movie = Some(self.movie(found.body)?),
+                b"meta" if wants_image && top.image.is_none() => top.image = self.still(&found.body)?,
+                b"sidx" => top.index.add(self.body(&found)?.as_deref().unwrap_or_default(), at),
+                b"moof" => top.fragments_at = top.fragments_at.or(Some(start)),
+                _ => {}
+            }
+            // Fragments are looked at by themselves, from the first on.
+            let is_whole = |movie: &movie::Movie| !movie.is_fragmented() || top.fragments_at.is_some();
+            if top.movie.as_ref().is_some_and(is_whole) && (!wants_image || top.image.is_some()) {
+                break;
+            }
+        }
+        Ok(top)
+    }
+
+    /// The box at `at`, which moves on to the next one.
+    fn next(&mut self, at: &mut u64, end: u64) -> Result<Option<Found>, Stop> {
+        if end.saturating_sub(*at) < 8 {
+            return Ok(None);
+        }
+        self.left = self.left.checked_sub(1).ok_or(Stop::Exhausted)?;
+        let head = if self.is_dense { self.window.next(*at, 8)? } else { self.window.get(*at, 8)? };
+        let (size, kind) = (u64::from(be32(&head, 0)?), fourcc(&head, 4)?);
+        let (header, size) = match size {
+            0 => (8, end - *at),
+            1 => (16, be::<8>(&self.window.get(at.saturating_add(8), 8)?, 0)?),
+            size => (8, size),
+        };
+        let stop = at.checked_add(size).filter(|stop| *stop <= end && size >= header).ok_or(Stop::Unreadable)?;
+        let body = *at + header..stop;
+        *at = stop;
+        Ok(Some(Found { kind, body }))
+    }
+
+    fn children(&mut self, of: &Range<u64>) -> Result<Vec<Found>, Stop> {
+        let mut at = of.start;
+        let mut children = Vec::new();
+        while let Some(found) = self.next(&mut at, of.end)? {
+            children.push(found);
+        }
+        Ok(children)
+    }
+
+    /// What is in a box, unless it is larger than any that makes sense.
+    fn body(&self, of: &Found) -> Result<Option<Cow<'_, [u8]>>, Stop> {
+        let count = of.body.end - of.body.start;
+        if count > MAX_BODY { Ok(None) } else { self.window.get(of.body.start, count).map(Some) }
+    }
+
+    fn decode<T: Atom>(&self, of: &Found) -> Result<Option<T>, Stop> {
+        Ok(self.body(of)?.and_then(|body| T::decode_body(&mut &*body).ok()))
+    }
+}
+
+/// Returns the content of the first box of a kind in `boxes`.
+fn child<'a>(boxes: &'a [u8], kind: &Kind) -> Option<&'a [u8]> {
+    children(boxes).find(|(found, _)| found == kind).map(|(_, body)| body)
+}
+
+/// Iterates over boxes in memory: kind and content. Ends at a broken one.
+fn children(boxes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
+    let mut rest = boxes;
+    std::iter::from_fn(move || {
+        let size = usize::try_from(be32(rest, 0).ok()?).ok().filter(|size| *size >= 8)?;
+        let found = (fourcc(rest, 4).ok()?, rest.get(8..size)?);
+        rest = &rest[size..];
+        Some(found)
+    })
+}
+
+fn fourcc(bytes: &[u8], at: usize) -> Result<Kind, Stop> {
+    chunk(bytes, at)
+}

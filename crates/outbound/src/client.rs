@@ -1,0 +1,50 @@
+//! What every client of ours that calls out has in common.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Client, ClientBuilder};
+use tokio::time::Instant;
+
+/// Shorter than the five seconds after which common servers close an idle connection.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// A client that goes nowhere but where it is told: no redirects, no proxies of the environment, nothing sent again by
+/// itself.
+pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .http1_only()
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(max_idle_per_host)
+}
+
+/// When each receiver last left a connection fit for reuse: such a connection may be closed by the receiver while a
+/// request is on its way.
+#[derive(Debug)]
+pub struct Warm<K>(Mutex<HashMap<K, Instant>>);
+
+impl<K> Default for Warm<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Warm<K> {
+    pub fn is(&self, receiver: &K, now: Instant) -> bool {
+        let warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.get(receiver).is_some_and(|since| now.duration_since(*since) <= POOL_IDLE)
+    }
+
+    pub fn note(&self, receiver: K, now: Instant) {
+        let mut warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.retain(|_, since| now.duration_since(*since) <= POOL_IDLE);
+        warm.insert(receiver, now);
+    }
+}

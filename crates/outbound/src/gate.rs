@@ -1,0 +1,151 @@
+//! What stands between the sender and the network: names are looked up here, and only addresses the rules allow are
+//! given to who connects. Nothing else resolves names, so the address that was judged is the one that is called.
+//!
+//! It also notes where the time of an exchange goes before its request is sent.
+
+use std::error::Error as StdError;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{fmt, io};
+
+use futures::future::BoxFuture;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::address::EgressRules;
+use domain::endpoint::Origin;
+
+/// Finds the addresses of a name. The tests have one of their own.
+pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+
+/// As this machine resolves names.
+pub fn system_lookup() -> Lookup {
+    Arc::new(|name| {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    })
+}
+
+/// None of the addresses may be called. It does not say which they were (webhooks.md S10).
+#[derive(Debug, thiserror::Error)]
+#[error("no address of this host may be called; webhooks.allow_networks and webhooks.https_only say which may")]
+pub struct Blocked;
+
+tokio::task_local! {
+    /// The exchange that is going on in this task.
+    pub static EXCHANGE: Arc<Trace>;
+}
+
+/// What is known of an exchange before its request is sent.
+#[derive(Debug)]
+pub struct Trace {
+    /// Where the URL points to; names have no port.
+    port: u16,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    pub dns: Option<Duration>,
+    pub connect: Option<Duration>,
+}
+
+impl Trace {
+    pub fn new(port: u16) -> Self {
+        Self { port, seen: Mutex::default() }
+    }
+
+    pub fn seen(&self) -> Seen {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Resolves names for one kind of endpoint.
+pub struct Gate {
+    pub rules: Arc<EgressRules>,
+    pub origin: Origin,
+    pub is_secure: bool,
+    pub lookup: Lookup,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+impl Resolve for Gate {
+    fn resolve(&self, name: Name) -> Resolving {
+        // Without an exchange there is no port to judge by, and nobody who waits.
+        let Ok(trace) = EXCHANGE.try_with(Arc::clone) else { return Box::pin(async { Err(Blocked.into()) }) };
+        let (rules, origin, is_secure) = (Arc::clone(&self.rules), self.origin, self.is_secure);
+        let looking = (self.lookup)(name.as_str().to_owned());
+        Box::pin(async move {
+            let began = Instant::now();
+            let found = looking.await?;
+            trace.note(|seen| seen.dns = Some(began.elapsed()));
+            let places = found.into_iter().map(|address| SocketAddr::new(address, trace.port));
+            let allowed: Vec<SocketAddr> =
+                places.filter(|place| rules.check_address(*place, is_secure, origin).is_ok()).collect();
+            if allowed.is_empty() {
+                return Err(Blocked.into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Measures how long connecting takes, TLS included.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeConnecting;
+
+impl<S> Layer<S> for TimeConnecting {
+    type Service = Connecting<S>;
+
+    fn layer(&self, inner: S) -> Connecting<S> {
+        Connecting { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Connecting<S> {
+    inner: S,
+}
+
+impl<S, R> Service<R> for Connecting<S>
+where
+    S: Service<R>,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let (began, trace) = (Instant::now(), EXCHANGE.try_with(Arc::clone).ok());
+        let connecting = self.inner.call(request);
+        Box::pin(async move {
+            let connection = connecting.await?;
+            if let Some(trace) = trace {
+                trace.note(|seen| seen.connect = Some(began.elapsed().saturating_sub(seen.dns.unwrap_or_default())));
+            }
+            Ok(connection)
+        })
+    }
+}

@@ -1,0 +1,358 @@
+//! The keys of one endpoint: which sign, and until when.
+//!
+//! The newest key of a kind is the current one. A rotation leaves the ones before it signing for a while, so that a
+//! receiver has time to learn of the new one: it accepts a message that carries any signature it knows.
+
+use std::time::Duration;
+
+use subtle::ConstantTimeEq as _;
+
+use crate::ed25519::{InvalidPrivateKey, PrivateKey};
+use crate::sign::{InvalidSecret, Secret, sign};
+use domain::endpoint::Signing;
+use domain::time::Timestamp;
+
+/// How many old keys of an endpoint may go on signing (webhooks.md H10).
+pub const MAX_OLD_KEYS: usize = 10;
+
+/// How long an old key may go on signing.
+pub const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
+
+/// How long it does when nothing is said.
+pub const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
+
+/// What signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    Hmac(Secret),
+    Ed25519(PrivateKey),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    Hmac,
+    Ed25519,
+}
+
+impl KeyKind {
+    pub const ALL: [Self; 2] = [Self::Hmac, Self::Ed25519];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hmac => "hmac",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Why keys cannot be those of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    #[error(transparent)]
+    Secret(#[from] InvalidSecret),
+    #[error(transparent)]
+    PrivateKey(#[from] InvalidPrivateKey),
+    #[error("a key begins with `whsec_` (hmac) or `whsk_` (ed25519)")]
+    Kind,
+    #[error("it is a key already")]
+    Known,
+    #[error("there is no {} key to sign with", .0.name())]
+    Missing(KeyKind),
+    #[error("an old key may go on signing for 7 days at most")]
+    Overlap,
+    #[error("{MAX_OLD_KEYS} old keys go on signing already; wait for one to end, or let the current one end at once")]
+    TooMany,
+}
+
+impl Key {
+    pub fn generate(kind: KeyKind) -> Self {
+        match kind {
+            KeyKind::Hmac => Self::Hmac(Secret::generate()),
+            KeyKind::Ed25519 => Self::Ed25519(PrivateKey::generate()),
+        }
+    }
+
+    /// Reads either form.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        match text.split_once('_') {
+            Some(("whsec", _)) => Ok(Self::Hmac(text.parse()?)),
+            Some(("whsk", _)) => Ok(Self::Ed25519(text.parse()?)),
+            _ => Err(InvalidKey::Kind),
+        }
+    }
+
+    pub const fn kind(&self) -> KeyKind {
+        match self {
+            Self::Hmac(_) => KeyKind::Hmac,
+            Self::Ed25519(_) => KeyKind::Ed25519,
+        }
+    }
+
+    /// The key itself. Whoever calls this sees to it that it is not shown to others.
+    pub fn expose(&self) -> String {
+        match self {
+            Self::Hmac(secret) => secret.expose(),
+            Self::Ed25519(key) => key.expose(),
+        }
+    }
+
+    /// What the receiver needs to verify: the secret both share, or the public half.
+    pub fn for_receiver(&self) -> String {
+        match self {
+            Self::Hmac(secret) => secret.expose(),
+            Self::Ed25519(key) => key.public(),
+        }
+    }
+
+    /// Whether both are the same key. How long that takes tells nothing of them.
+    fn is(&self, other: &Self) -> bool {
+        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+    }
+
+    fn sign(&self, id: &str, unix_seconds: i64, body: &[u8]) -> String {
+        match self {
+            Self::Hmac(secret) => sign(secret, id, unix_seconds, body),
+            Self::Ed25519(key) => key.sign(id, unix_seconds, body),
+        }
+    }
+}
+
+/// A key and its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub key: Key,
+    pub created_at: Timestamp,
+    /// `None`: it is a current one, or one the configuration names.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Held {
+    fn is_live(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|end| now < end)
+    }
+}
+
+/// Newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keys(Vec<Held>);
+
+impl Keys {
+    /// Keys that sign until somebody takes them away, the current one of each kind before older ones.
+    pub fn lasting(keys: impl IntoIterator<Item = Key>, now: Timestamp) -> Self {
+        Self(keys.into_iter().map(|key| Held { key, created_at: now, expires_at: None }).collect())
+    }
+
+    pub fn from_held(held: Vec<Held>) -> Self {
+        Self(held)
+    }
+
+    /// Those that have not expired; they are never written again.
+    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Held> {
+        self.0.iter().filter(move |held| held.is_live(now))
+    }
+
+    /// The newest key of a kind.
+    pub fn current(&self, kind: KeyKind, now: Timestamp) -> Option<&Key> {
+        self.live(now).map(|held| &held.key).find(|key| key.kind() == kind)
+    }
+
+    /// Whether one of those that have not expired is this one.
+    pub fn holds(&self, key: &Key, now: Timestamp) -> bool {
+        self.live(now).fold(false, |found, held| found | held.key.is(key))
+    }
+
+    /// The kinds of signatures wanted that there is no key for.
+    pub fn missing(&self, signing: Signing, now: Timestamp) -> Vec<KeyKind> {
+        kinds_of(signing).iter().copied().filter(|kind| self.current(*kind, now).is_none()).collect()
+    }
+
+    /// Whether there is a key for every kind of signature wanted.
+    pub fn check(&self, signing: Signing, now: Timestamp) -> Result<(), InvalidKey> {
+        self.missing(signing, now).first().map_or(Ok(()), |kind| Err(InvalidKey::Missing(*kind)))
+    }
+
+    /// Makes what is missing for these signatures.
+    pub fn completed(mut self, signing: Signing, now: Timestamp) -> Self {
+        for kind in self.missing(signing, now) {
+            self.0.insert(0, Held { key: Key::generate(kind), created_at: now, expires_at: None });
+        }
+        self
+    }
+
+    /// Puts a new key in front. Those of its kind that had no end go on signing for the overlap.
+    pub fn rotated(&self, new: Key, overlap: Duration, now: Timestamp) -> Result<Self, InvalidKey> {
+        if overlap > MAX_OVERLAP {
+            return Err(InvalidKey::Overlap);
+        }
+        let kind = new.kind();
+        let mut keys = vec![Held { key: new, created_at: now, expires_at: None }];
+        for held in self.live(now) {
+            if held.key == keys[0].key {
+                return Err(InvalidKey::Known);
+            }
+            let is_replaced = held.key.kind() == kind && held.expires_at.is_none();
+            let end = if is_replaced { Some(now.plus(overlap)) } else { held.expires_at };
+            keys.push(Held { expires_at: end, ..held.clone() });
+        }
+        keys.retain(|held| held.is_live(now));
+        if keys.iter().filter(|held| held.expires_at.is_some()).count() > MAX_OLD_KEYS {
+            return Err(InvalidKey::TooMany);
+        }
+        Ok(Self(keys))
+    }
+
+    /// The value of `webhook-signature`: one signature for each live key of the kinds wanted, newest first.
+    pub fn sign(&self, signing: Signing, id: &str, now: Timestamp, body: &[u8]) -> String {
+        // Standard Webhooks: whole seconds, and a list separated by spaces.
+        let unix_seconds = now.unix_ms().div_euclid(1000);
+        let wanted = kinds_of(signing);
+        let keys = self.live(now).map(|held| &held.key).filter(|key| wanted.contains(&key.kind()));
+        keys.map(|key| key.sign(id, unix_seconds, body)).collect::<Vec<_>>().join(" ")
+    }
+}
+
+pub const fn kinds_of(signing: Signing) -> &'static [KeyKind] {
+    match signing {
+        Signing::Hmac => &[KeyKind::Hmac],
+        Signing::Ed25519 => &[KeyKind::Ed25519],
+        Signing::Both => &[KeyKind::Hmac, KeyKind::Ed25519],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use reqwest::header::HeaderMap;
+    use standardwebhooks::Webhook;
+
+    use crate::testing::wall_clock;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn at(hours: u64) -> Timestamp {
+        Timestamp::from_unix_ms(1_795_300_290_000).plus(HOUR * u32::try_from(hours).unwrap())
+    }
+
+    fn versions(keys: &Keys, signing: Signing, now: Timestamp) -> Vec<String> {
+        let list = keys.sign(signing, "evt_1", now, b"{}");
+        list.split(' ').map(|one| one.split(',').next().unwrap().to_owned()).collect()
+    }
+
+    fn signs(keys: &Keys, key: &Key, now: Timestamp) -> bool {
+        let one = key.sign("evt_1", now.unix_ms() / 1000, b"{}");
+        keys.sign(Signing::Both, "evt_1", now, b"{}").split(' ').any(|found| found == one)
+    }
+
+    /// webhooks H6, H11.
+    #[test]
+    fn an_endpoint_gets_the_signatures_it_wants() {
+        let keys = Keys::default().completed(Signing::Both, at(0));
+        assert_eq!(versions(&keys, Signing::Hmac, at(1)), ["v1"]);
+        assert_eq!(versions(&keys, Signing::Ed25519, at(1)), ["v1a"]);
+        let mut both = versions(&keys, Signing::Both, at(1));
+        both.sort();
+        assert_eq!(both, ["v1", "v1a"]);
+        assert_eq!(keys.clone().completed(Signing::Both, at(1)), keys, "nothing was missing");
+        let hmac = Keys::default().completed(Signing::Hmac, at(0));
+        assert_eq!(hmac.check(Signing::Both, at(0)), Err(InvalidKey::Missing(KeyKind::Ed25519)));
+        assert_eq!(hmac.check(Signing::Hmac, at(0)), Ok(()));
+    }
+
+    /// webhooks H4, H10, H11: each holder of one live secret accepts the list, and nobody else does.
+    #[test]
+    fn an_independent_receiver_accepts_the_list_of_signatures() {
+        let secrets = [32, 24, 64].map(|count| format!("whsec_{}", STANDARD.encode(vec![7; count])));
+        let [newest, older, expired] = secrets.each_ref().map(|text| Key::parse(text).unwrap());
+        let now = wall_clock();
+        let keys = Keys::lasting([expired], now).rotated(older, Duration::ZERO, now).unwrap();
+        let keys = keys.rotated(newest.clone(), HOUR, now).unwrap();
+        let (body, at) = (r#"{"type":"upload.completed","name":"Füße"}"#.as_bytes(), now.unix_ms() / 1000);
+        let list = keys.sign(Signing::Hmac, "evt_0", now, body);
+        assert!(list.split(' ').count() == 2 && list.split(' ').all(|token| token.starts_with("v1,")), "{list}");
+        assert_eq!(list.split(' ').next(), Some(newest.sign("evt_0", at, body).as_str()), "newest first");
+
+        let verify = |secret: &str, id: &str, at: i64, body: &[u8]| {
+            let signed = [
+                ("webhook-id", id.to_owned()),
+                ("webhook-timestamp", at.to_string()),
+                ("webhook-signature", list.clone()),
+            ];
+            let mut headers = HeaderMap::new();
+            for (name, value) in signed {
+                headers.insert(name, value.parse().unwrap());
+            }
+            Webhook::new(secret).unwrap().verify(body, &headers).is_ok()
+        };
+        assert!(verify(&secrets[0], "evt_0", at, body) && verify(&secrets[1], "evt_0", at, body));
+        assert!(!verify(&secrets[2], "evt_0", at, body), "it was replaced at once");
+        assert!(!verify(&secrets[0], "evt_0", at, b"{}"), "another body");
+        assert!(!verify(&secrets[0], "evt_1", at, body), "another id");
+        assert!(!verify(&secrets[0], "evt_0", at - 1, body), "another time");
+    }
+
+    /// webhooks H10: newest first; the old one signs for the overlap and not a moment longer.
+    #[test]
+    fn a_rotated_key_goes_on_for_its_overlap() {
+        let (first, second, third) = (hmac(), hmac(), hmac());
+        let keys = Keys::lasting([first.clone()], at(0));
+        let keys = keys.rotated(second.clone(), HOUR * 24, at(1)).unwrap();
+        let list = keys.sign(Signing::Hmac, "evt_1", at(2), b"{}");
+        assert_eq!(list.split(' ').next().unwrap(), second.sign("evt_1", at(2).unix_ms() / 1000, b"{}"));
+        assert!(signs(&keys, &first, at(24)) && !signs(&keys, &first, at(25)) && signs(&keys, &second, at(999)));
+        assert_eq!(keys.live(at(24)).count(), 2);
+        assert_eq!(keys.live(at(25)).count(), 1, "what has expired is not written again");
+
+        let at_once = keys.rotated(third.clone(), Duration::ZERO, at(2)).unwrap();
+        assert!(!signs(&at_once, &second, at(2)) && signs(&at_once, &third, at(2)));
+        assert!(signs(&at_once, &first, at(2)), "its own end stays");
+    }
+
+    #[test]
+    fn a_rotation_leaves_the_other_kind_alone() {
+        let keys = Keys::default().completed(Signing::Both, at(0));
+        let secret = keys.current(KeyKind::Hmac, at(0)).unwrap().clone();
+        let keys = keys.rotated(Key::generate(KeyKind::Ed25519), HOUR, at(1)).unwrap();
+        assert!(signs(&keys, &secret, at(99)));
+        assert_eq!(versions(&keys, Signing::Ed25519, at(1)).len(), 2);
+        assert_eq!(versions(&keys, Signing::Ed25519, at(3)).len(), 1);
+    }
+
+    #[test]
+    fn a_rotation_has_bounds() {
+        let first = hmac();
+        let mut keys = Keys::lasting([first.clone()], at(0));
+        assert_eq!(keys.rotated(first, HOUR, at(0)), Err(InvalidKey::Known));
+        assert_eq!(keys.rotated(hmac(), MAX_OVERLAP + HOUR, at(0)), Err(InvalidKey::Overlap));
+        for _ in 0..MAX_OLD_KEYS {
+            keys = keys.rotated(hmac(), MAX_OVERLAP, at(0)).unwrap();
+        }
+        assert_eq!(keys.rotated(hmac(), MAX_OVERLAP, at(0)), Err(InvalidKey::TooMany));
+        assert!(keys.rotated(hmac(), Duration::ZERO, at(0)).is_ok(), "one that ends at once is no old key");
+        assert!(keys.rotated(hmac(), MAX_OVERLAP, at(7 * 24)).is_ok(), "those have ended by then");
+    }
+
+    fn hmac() -> Key {
+        Key::generate(KeyKind::Hmac)
+    }
+
+    #[test]
+    fn a_key_says_its_kind_by_its_prefix() {
+        for kind in KeyKind::ALL {
+            let key = Key::generate(kind);
+            assert_eq!(Key::parse(&key.expose()), Ok(key.clone()));
+            assert_eq!((key.kind(), KeyKind::by_name(kind.name())), (kind, Some(kind)));
+        }
+        assert_eq!(Key::parse("secret"), Err(InvalidKey::Kind));
+        assert!(matches!(Key::parse("whsec_x"), Err(InvalidKey::Secret(_))));
+        assert!(matches!(Key::parse("whsk_x"), Err(InvalidKey::PrivateKey(_))));
+        let shown = format!("{:?}", Keys::default().completed(Signing::Both, at(0)));
+        assert!(shown.contains("redacted") && !shown.contains("wh"), "{shown}");
+    }
+}

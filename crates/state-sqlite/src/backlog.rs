@@ -1,0 +1,225 @@
+//! Changes of a whole backlog, made in pieces.
+//!
+//! A decision about an endpoint is one small row, and it holds from the commit that wrote it: claims consult the
+//! endpoint, so nothing is sent to a stopped one, and no pause has to touch a delivery. What remains to be done to the
+//! deliveries themselves is a job of bounded pieces, each a transaction of its own, so that commits of uploads never
+//! wait for a long backlog. A job outlives a crash. Each one is correct wherever it stops:
+//!
+//! - [`Kind::Cancel`] ends what was queued before the job began. Nothing is claimed for the endpoint until it is done,
+//!   so nothing is sent that was cancelled.
+//! - [`Kind::Hasten`] makes retries due that were planned for later when their endpoint was resumed, or when somebody wanted
+//!   them sent at once. Until a piece has reached them they are due when they were.
+//! - [`Kind::Release`] lets deliveries go that no longer wait for others since the order was relaxed. Until then they go
+//!   when those before them are settled.
+//!
+//! A job tells old deliveries from new ones by their generation, which is the number of the last job of their endpoint
+//! when they were queued, and not by time: clocks are set.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::rows::Columns;
+use crate::writer::{Desk, Work};
+use crate::{SqliteStore, lanes};
+use domain::endpoint::{EndpointId, Ordering};
+use domain::id::UploadId;
+use domain::time::Timestamp;
+use state::Result;
+
+/// How many deliveries a job deals with in the transaction that begins it. A short backlog is done with that.
+const FIRST_PIECE: u32 = 500;
+
+/// What a job does to a backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Cancel,
+    Hasten,
+    Release,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Cancel, Self::Hasten, Self::Release];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Hasten => "hasten",
+            Self::Release => "release",
+        }
+    }
+
+    fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+struct Job {
+    number: i64,
+    endpoint: EndpointId,
+    kind: Kind,
+    begun_at: Timestamp,
+    cursor: Vec<u8>,
+}
+
+/// Begins a job and does its first piece. It takes the place of one of its kind that has not ended.
+pub(super) fn begin(desk: &mut Desk, endpoint: &EndpointId, kind: Kind, now: Timestamp) -> rusqlite::Result<()> {
+    desk.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1 AND kind = ?2", [endpoint.as_str(), kind.name()])?;
+    desk.execute(
+        "INSERT INTO backlog_jobs (endpoint, kind, begun_at_ms) VALUES (?1, ?2, ?3)",
+        params![endpoint.as_str(), kind.name(), now.unix_ms()],
+    )?;
+    let number = desk.connection.last_insert_rowid();
+    desk.execute("UPDATE endpoints SET generation = ?2 WHERE id = ?1", params![endpoint.as_str(), number])?;
+    desk.subscribers = None;
+    if kind == Kind::Cancel {
+        // No more than can be in flight. A settlement that still comes is late.
+        desk.execute(
+            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL
+             WHERE endpoint = ?1 AND state = 'leased'",
+            params![endpoint.as_str(), now.unix_ms()],
+        )?;
+    }
+    let job = Job { number, endpoint: endpoint.clone(), kind, begun_at: now, cursor: Vec::new() };
+    advance(desk, &job, FIRST_PIECE, now)
+}
+
+impl SqliteStore {
+    pub(super) async fn advance_backlog_job(&self, limit: u32, now: Timestamp) -> Result<bool> {
+        let oldest = |connection: &mut Connection| connection.prepare_cached(OLDEST)?.query_one([], job).optional();
+        match self.readers.look_up("find a backlog to work on", oldest).await? {
+            Some(job) => self.writer.write(Advance { number: job.number, limit, now }).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+}
+
+const OLDEST: &str = "SELECT number, endpoint, kind, begun_at_ms, cursor FROM backlog_jobs ORDER BY number LIMIT 1";
+
+fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+    let mut columns = Columns::of(row);
+    Ok(Job {
+        number: columns.next()?,
+        endpoint: columns.endpoint()?,
+        kind: columns.named(Kind::by_name)?,
+        begun_at: columns.instant()?,
+        cursor: columns.next()?,
+    })
+}
+
+struct Advance {
+    number: i64,
+    limit: u32,
+    now: Timestamp,
+}
+
+impl Work for Advance {
+    const OPERATION: &'static str = "carry on with a backlog";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        let sql = "SELECT number, endpoint, kind, begun_at_ms, cursor FROM backlog_jobs WHERE number = ?1";
+        let found = desk.connection.prepare_cached(sql)?.query_one([self.number], job).optional()?;
+        match found {
+            Some(job) => advance(desk, &job, self.limit.max(1), self.now),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Does a piece of a job, and ends the job with its last.
+fn advance(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<()> {
+    let done = match job.kind {
+        Kind::Cancel => cancel(desk, job, limit, now)?,
+        Kind::Hasten => hasten(desk, job, limit)?,
+        Kind::Release => release(desk, job, limit, now)?,
+    };
+    if done < limit {
+        desk.execute("DELETE FROM backlog_jobs WHERE number = ?1", [job.number])?;
+        desk.subscribers = None;
+        desk.made_ready = true;
+    }
+    Ok(())
+}
+
+/// Those that wait first, or each would become ready before it ends.
+fn cancel(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
+    let waiting = cancel_in(desk, "waiting", job, limit, now)?;
+    let ready = cancel_in(desk, "ready", job, limit.saturating_sub(size(&waiting)), now)?;
+    let done = size(&waiting) + size(&ready);
+    // What was queued since may have waited for one of these.
+    for upload in waiting.into_iter().chain(ready).flatten().collect::<BTreeSet<_>>() {
+        lanes::go_on(desk, job.endpoint.as_str(), upload, now)?;
+    }
+    Ok(done)
+}
+
+/// Cancels up to `limit` deliveries in `state`, and gives the uploads they were about.
+fn cancel_in(
+    desk: &Desk,
+    state: &str,
+    job: &Job,
+    limit: u32,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Option<UploadId>>> {
+    let mut statement = desk.connection.prepare_cached(&format!(
+        "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?4
+         WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_{state}
+             WHERE endpoint = ?1 AND state = '{state}' AND generation < ?2 LIMIT ?3)
+         RETURNING upload_id"
+    ))?;
+    let values = params![job.endpoint.as_str(), job.number, limit, now.unix_ms()];
+    let upload = |row: &Row<'_>| row.get::<_, Option<_>>(0).map(|id| id.map(UploadId::from_bytes));
+    statement.query_map(values, upload)?.collect()
+}
+
+fn size<T>(piece: &[T]) -> u32 {
+    u32::try_from(piece.len()).unwrap_or(u32::MAX)
+}
+
+fn hasten(desk: &mut Desk, job: &Job, limit: u32) -> rusqlite::Result<u32> {
+    let hastened = desk.execute(
+        "UPDATE deliveries SET next_at_ms = ?4, generation = ?2
+         WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_ready
+             WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms > ?4 AND generation < ?2 LIMIT ?3)",
+        params![job.endpoint.as_str(), job.number, limit, job.begun_at.unix_ms()],
+    )?;
+    desk.made_ready |= hastened > 0;
+    Ok(u32::try_from(hastened).unwrap_or(u32::MAX))
+}
+
+/// By the order the endpoint has now, which may have changed once more.
+fn release(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
+    match desk.ordering_of(job.endpoint.as_str())? {
+        Ordering::None => {
+            let released = desk.execute(
+                "UPDATE deliveries SET state = 'ready'
+                 WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_waiting
+                     WHERE endpoint = ?1 AND state = 'waiting' LIMIT ?2)",
+                params![job.endpoint.as_str(), limit],
+            )?;
+            desk.made_ready |= released > 0;
+            Ok(u32::try_from(released).unwrap_or(u32::MAX))
+        }
+        Ordering::PerUpload | Ordering::Strict => {
+            let mut statement = desk.connection.prepare_cached(
+                "SELECT DISTINCT upload_id FROM deliveries INDEXED BY deliveries_waiting
+                 WHERE endpoint = ?1 AND state = 'waiting' AND upload_id > ?2 ORDER BY upload_id LIMIT ?3",
+            )?;
+            let upload = |row: &Row<'_>| row.get(0).map(UploadId::from_bytes);
+            let lanes = statement.query_map(params![job.endpoint.as_str(), job.cursor, limit], upload)?;
+            let lanes: Vec<UploadId> = lanes.collect::<rusqlite::Result<_>>()?;
+            drop(statement);
+            for upload in &lanes {
+                lanes::go_on(desk, job.endpoint.as_str(), *upload, now)?;
+            }
+            if let Some(last) = lanes.last() {
+                desk.execute(
+                    "UPDATE backlog_jobs SET cursor = ?2 WHERE number = ?1",
+                    params![job.number, last.as_bytes()],
+                )?;
+            }
+            Ok(size(&lanes))
+        }
+    }
+}

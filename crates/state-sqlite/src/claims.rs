@@ -1,0 +1,171 @@
+//! Claims: deliveries leased to whoever sends them.
+//!
+//! Each endpoint is asked for its own due rows, so the backlog of one that is down never stands in the way of another.
+
+use std::time::Duration;
+
+use rusqlite::{Row, params};
+
+use crate::endpoints::Subscriber;
+use crate::notices;
+use crate::rows::Columns;
+use crate::writer::{Desk, Work};
+use api::event_body::thin_body;
+use domain::delivery::{DeliveryClass, Trigger};
+use domain::endpoint::{EndpointId, Payload};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::time::Timestamp;
+use state::Claim;
+
+pub(super) struct ClaimDue {
+    pub(super) slots: Vec<(EndpointId, u32)>,
+    pub(super) now: Timestamp,
+    pub(super) lease: Duration,
+}
+
+impl Work for ClaimDue {
+    const OPERATION: &'static str = "claim due deliveries";
+    type Output = Vec<Claimed>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Vec<Claimed>> {
+        let subscribers = desk.subscribers()?;
+        let mut claims = Vec::new();
+        for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
+            // What is not there, or stopped, gets nothing; nor does one whose backlog is being cancelled.
+            if let Some(subscriber) = subscribers.iter().find(|one| one.id == *endpoint && one.takes_deliveries()) {
+                claims.extend(claim(desk, subscriber, *slots, self.now, self.now.plus(self.lease))?);
+            }
+        }
+        Ok(claims)
+    }
+}
+
+/// The columns of a claimed delivery, as [`due_claim`] reads them.
+macro_rules! claim_columns {
+    () => {
+        "id, lease, endpoint, event_id, kind, upload_id,
+         (SELECT occurred_at_ms FROM events WHERE position = event_position), trigger, begun_at_ms, attempts,
+         attempts_before, (SELECT body FROM events WHERE position = event_position), next_at_ms, sequence"
+    };
+}
+
+fn claim(
+    desk: &Desk,
+    subscriber: &Subscriber,
+    slots: u32,
+    now: Timestamp,
+    until: Timestamp,
+) -> rusqlite::Result<Vec<Claimed>> {
+    let run_out = run_out_leases(desk, subscriber, slots, now)?;
+    let mut statement = desk.connection.prepare_cached(concat!(
+        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
+         WHERE id IN (SELECT id FROM (
+             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
+                 WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms <= ?2 ORDER BY next_at_ms, sequence LIMIT ?3)
+             UNION ALL
+             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
+                 WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3)
+             ORDER BY next_at_ms, sequence LIMIT ?3))
+         RETURNING ",
+        claim_columns!(),
+    ))?;
+    let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms()];
+    let claimed = statement.query_map(values, due_claim)?;
+    let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
+    claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
+    for (claim, _, _) in &mut claims {
+        claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
+        claim.begun_at = claim.begun_at.max(subscriber.resumed_at);
+    }
+    let payload = subscriber.terms.payload;
+    Ok(claims.into_iter().map(|(claim, _, sequence)| Claimed { claim, sequence, payload }).collect())
+}
+
+/// Deliveries whose sender has let its lease run out: hardly ever any.
+fn run_out_leases(desk: &Desk, subscriber: &Subscriber, slots: u32, now: Timestamp) -> rusqlite::Result<Vec<[u8; 16]>> {
+    let mut statement = desk.connection.prepare_cached(
+        "SELECT id FROM deliveries
+         WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3",
+    )?;
+    statement.query_map(params![subscriber.id.as_str(), now.unix_ms(), slots], |row| row.get(0))?.collect()
+}
+
+/// A claim with the body as it is stored, and what the endpoint wants instead.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    claim: Claim,
+    sequence: i64,
+    payload: Payload,
+}
+
+impl Claimed {
+    /// The claim with the body this endpoint gets. It is worked out by whoever asked, not by the writer.
+    pub(super) fn told(self) -> Claim {
+        let Self { claim, sequence, payload } = self;
+        match (payload, claim.upload) {
+            (Payload::Thin, Some(upload)) => {
+                let body = thin_body(claim.kind, claim.occurred_at, upload, sequence, &claim.body);
+                Claim { body: body.into(), ..claim }
+            }
+            (Payload::Full | Payload::Thin, _) => claim,
+        }
+    }
+}
+
+/// The claim, and what it is ordered by.
+fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
+    let mut columns = Columns::of(row);
+    let (delivery, lease, endpoint) = (columns.next()?, columns.next()?, columns.endpoint()?);
+    let (event, kind) = (columns.next()?, columns.kind()?);
+    let claim = Claim {
+        delivery: DeliveryId::from_bytes(delivery),
+        lease,
+        endpoint,
+        event: EventId::from_bytes(event),
+        kind,
+        class: class_of(kind),
+        upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
+        occurred_at: columns.instant()?,
+        trigger: columns.named(Trigger::by_name)?,
+        begun_at: columns.instant()?,
+        attempts: columns.next()?,
+        attempts_before: columns.next()?,
+        is_taken_over: false,
+        body: columns.body()?,
+    };
+    Ok((claim, columns.next()?, columns.next()?))
+}
+
+pub(super) fn class_of(kind: EventKind) -> DeliveryClass {
+    match kind {
+        EventKind::Progress => DeliveryClass::Progress,
+        EventKind::Ping => DeliveryClass::Test,
+        EventKind::Exhausted | EventKind::EndpointFailing | EventKind::EndpointDisabled => DeliveryClass::Notice,
+        _ => DeliveryClass::Normal,
+    }
+}
+
+/// Writes a test event for an endpoint and leases its delivery. `None` when there is no such endpoint.
+pub(super) struct TestEndpoint {
+    pub(super) endpoint: EndpointId,
+    pub(super) now: Timestamp,
+    pub(super) lease: Duration,
+}
+
+impl Work for TestEndpoint {
+    const OPERATION: &'static str = "record a test event";
+    type Output = Option<Claim>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<Claim>> {
+        let subscribers = desk.subscribers()?;
+        let Some(subscriber) = subscribers.iter().find(|one| one.id == self.endpoint) else { return Ok(None) };
+        let delivery = notices::log_ping(desk, subscriber, self.now)?;
+        let mut statement = desk.connection.prepare_cached(concat!(
+            "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?2 WHERE id = ?1 RETURNING ",
+            claim_columns!(),
+        ))?;
+        let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms()];
+        statement.query_one(values, due_claim).map(|(claim, _, _)| Some(claim))
+    }
+}

@@ -1,0 +1,116 @@
+//! Deliveries after the clock was set.
+//!
+//! What began after now began now: a time that lies ahead was written by a clock that was ahead. Candidates are found by
+//! a reader, a page at a time, and changed a page at a time, so a long backlog keeps nobody from writing.
+
+use rusqlite::{Connection, Row, params};
+
+use crate::SqliteStore;
+use crate::writer::{Desk, Work};
+use domain::time::Timestamp;
+use state::Result;
+
+/// How many deliveries are looked at, and at most changed, at a time.
+const PAGE: u32 = 500;
+
+/// Ready deliveries that are due later, in the order of their index, and whether what they wait since lies ahead as well.
+/// A first attempt waits for nothing.
+const LATER: &str = "SELECT id, next_at_ms, sequence, attempts = 0 OR begun_at_ms > ?5 OR EXISTS (
+             SELECT 1 FROM attempts WHERE delivery_id = deliveries.id AND started_at_ms > ?5)
+     FROM deliveries INDEXED BY deliveries_ready
+     WHERE endpoint = ?1 AND state = 'ready' AND (next_at_ms, sequence, id) > (?2, ?3, ?4)
+     ORDER BY next_at_ms, sequence, id LIMIT ?6";
+
+/// A place in the order of an endpoint's ready deliveries.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    next_at_ms: i64,
+    sequence: i64,
+    id: [u8; 16],
+}
+
+/// A page of ready deliveries that are due later.
+#[derive(Debug)]
+struct Page {
+    ahead: Vec<[u8; 16]>,
+    /// Where the next page begins; `None` behind the last one.
+    end: Option<Place>,
+}
+
+impl SqliteStore {
+    pub(super) async fn renew_all_leases(&self, until: Timestamp) -> Result<()> {
+        self.writer.write(RenewLeases(until)).await
+    }
+
+    pub(super) async fn begin_all_waits(&self, now: Timestamp) -> Result<u64> {
+        let mut count = 0;
+        let endpoints = |connection: &mut Connection| {
+            let mut statement = connection.prepare_cached("SELECT id FROM endpoints ORDER BY id")?;
+            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        for endpoint in self.readers.read(BeginWaits::OPERATION, endpoints).await? {
+            let mut from = Some(Place { next_at_ms: now.unix_ms(), sequence: i64::MAX, id: [u8::MAX; 16] });
+            while let Some(place) = from {
+                let endpoint = endpoint.clone();
+                let read = move |connection: &mut Connection| page(connection, &endpoint, place, now);
+                let Page { ahead, end } = self.readers.read(BeginWaits::OPERATION, read).await?;
+                if !ahead.is_empty() {
+                    count += self.writer.write(BeginWaits { ahead, now }).await?;
+                }
+                from = end;
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn page(connection: &Connection, endpoint: &str, from: Place, now: Timestamp) -> rusqlite::Result<Page> {
+    let mut statement = connection.prepare_cached(LATER)?;
+    let values = params![endpoint, from.next_at_ms, from.sequence, from.id, now.unix_ms(), PAGE];
+    let place = |row: &Row<'_>| {
+        let place = Place { id: row.get(0)?, next_at_ms: row.get(1)?, sequence: row.get(2)? };
+        Ok((place, row.get::<_, bool>(3)?))
+    };
+    let rows: Vec<(Place, bool)> = statement.query_map(values, place)?.collect::<rusqlite::Result<_>>()?;
+    let is_full = rows.len() >= PAGE as usize;
+    Ok(Page {
+        end: rows.last().map(|(place, _)| *place).filter(|_| is_full),
+        ahead: rows.into_iter().filter(|(_, is_ahead)| *is_ahead).map(|(place, _)| place.id).collect(),
+    })
+}
+
+struct RenewLeases(Timestamp);
+
+impl Work for RenewLeases {
+    const OPERATION: &'static str = "renew leases";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        // No more than can be in flight.
+        let sql = "UPDATE deliveries SET lease_until_ms = ?1 WHERE state = 'leased'";
+        desk.execute(sql, [self.0.unix_ms()]).map(drop)
+    }
+}
+
+struct BeginWaits {
+    ahead: Vec<[u8; 16]>,
+    now: Timestamp,
+}
+
+impl Work for BeginWaits {
+    const OPERATION: &'static str = "make deliveries due after the clock was set back";
+    type Output = u64;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+        let mut count = 0;
+        for id in &self.ahead {
+            count += desk.execute(
+                "UPDATE deliveries SET next_at_ms = ?2, begun_at_ms = min(begun_at_ms, ?2)
+                 WHERE id = ?1 AND state = 'ready' AND next_at_ms > ?2",
+                params![id, self.now.unix_ms()],
+            )?;
+        }
+        desk.made_ready |= count > 0;
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}

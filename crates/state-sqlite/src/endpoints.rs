@@ -1,0 +1,322 @@
+//! Endpoints: written by operators and by the sender, read before every event that may be for them.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::backlog::Kind;
+use crate::rows::{Columns, integer};
+use crate::writer::{Desk, Work};
+use crate::{backlog, notices};
+use api::terms_json::terms_json;
+use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering, Origin};
+use domain::notice::Notice;
+use domain::time::Timestamp;
+
+/// The columns of `endpoints`, as [`endpoint`] reads them.
+macro_rules! endpoint_columns {
+    () => {
+        "id, origin, terms, sealed, state, state_since_ms, disabled_because, consecutive_failures, failing_since_ms,
+         exhausted, open_until_ms, warned_percent, version, created_at_ms, updated_at_ms"
+    };
+}
+
+/// How many those are.
+const ENDPOINT_COLUMNS: usize = 15;
+
+pub(super) const ALL: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE present = 1 ORDER BY id");
+
+const PRESENT: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE id = ?1 AND present = 1");
+
+const ONE: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE id = ?1");
+
+/// Reads an endpoint from the columns of [`endpoint_columns`].
+pub(super) fn endpoint(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
+    let mut columns = Columns::of(row);
+    Ok(Endpoint {
+        id: columns.endpoint()?,
+        origin: columns.named(Origin::by_name)?,
+        terms: columns.terms()?,
+        sealed: columns.next()?,
+        state: state(&mut columns)?,
+        health: Health {
+            consecutive_failures: columns.next()?,
+            failing_since: columns.maybe_instant()?,
+            exhausted: columns.next()?,
+            open_until: columns.maybe_instant()?,
+            warned_percent: columns.next()?,
+        },
+        version: columns.count()?,
+        created_at: columns.instant()?,
+        updated_at: columns.instant()?,
+    })
+}
+
+fn state(columns: &mut Columns<'_>) -> rusqlite::Result<EndpointState> {
+    let (name, since): (String, Option<Timestamp>) = (columns.next()?, columns.maybe_instant()?);
+    let because: Option<String> = columns.next()?;
+    let because = because.as_deref().and_then(DisabledBecause::by_name);
+    match (name.as_str(), since, because) {
+        ("enabled", None, None) => Ok(EndpointState::Enabled),
+        ("paused", Some(since), None) => Ok(EndpointState::Paused { since }),
+        ("disabled", Some(since), Some(because)) => Ok(EndpointState::Disabled { since, because }),
+        _ => Err(columns.unreadable()),
+    }
+}
+
+pub(super) struct OpenFor {
+    pub(super) configured: Vec<Endpoint>,
+    pub(super) now: Timestamp,
+}
+
+impl Work for OpenFor {
+    const OPERATION: &'static str = "open the outbox";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        desk.execute(
+            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?1, lease = NULL, lease_until_ms = NULL
+             WHERE state = 'leased' AND kind = 'webhook.ping'",
+            [self.now.unix_ms()],
+        )?;
+        // No more than can be in flight.
+        desk.execute(
+            "UPDATE deliveries SET state = 'ready', next_at_ms = min(next_at_ms, ?1), lease = NULL, lease_until_ms = NULL
+             WHERE state = 'leased'",
+            [self.now.unix_ms()],
+        )?;
+        desk.execute("UPDATE endpoints SET present = 0 WHERE origin = 'config'", [])?;
+        for endpoint in &self.configured {
+            let before = find(desk, &endpoint.id)?;
+            let state = match before.as_ref().map(|before| before.state) {
+                Some(paused @ EndpointState::Paused { .. }) => paused,
+                Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
+            };
+            // Who gets another chance begins anew.
+            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
+            let written = Endpoint { state, health, ..endpoint.clone() };
+            write(desk, &written)?;
+            if let Some(before) = &before {
+                adjust_backlog(desk, before, &written, self.now)?;
+            }
+        }
+        desk.subscribers = None;
+        desk.made_ready = true;
+        Ok(())
+    }
+}
+
+/// One that is there, or was before the configuration stopped naming it.
+fn find(desk: &Desk, id: &EndpointId) -> rusqlite::Result<Option<Endpoint>> {
+    // A row that an older version left has no terms to read; it is as good as none.
+    let mut statement = desk.connection.prepare_cached(ONE)?;
+    match statement.query_one([id.as_str()], endpoint).optional() {
+        Err(rusqlite::Error::FromSqlConversionFailure(..)) => Ok(None),
+        found => found,
+    }
+}
+
+/// Writes a whole row; its version is one more than the endpoint was read at.
+fn write(desk: &Desk, endpoint: &Endpoint) -> rusqlite::Result<()> {
+    let (since, because) = match endpoint.state {
+        EndpointState::Enabled => (None, None),
+        EndpointState::Paused { since } => (Some(since), None),
+        EndpointState::Disabled { since, because } => (Some(since), Some(because.name())),
+    };
+    let health = endpoint.health;
+    desk.execute(
+        "INSERT INTO endpoints (id, origin, present, terms, sealed, state, state_since_ms, disabled_because,
+             consecutive_failures, failing_since_ms, exhausted, open_until_ms, warned_percent, version, created_at_ms,
+             updated_at_ms)
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         ON CONFLICT DO UPDATE SET origin = ?2, present = 1, terms = ?3, sealed = ?4, state = ?5, state_since_ms = ?6,
+             disabled_because = ?7, consecutive_failures = ?8, failing_since_ms = ?9, exhausted = ?10, open_until_ms = ?11,
+             warned_percent = ?12, version = ?13, created_at_ms = ?14, updated_at_ms = ?15",
+        params![
+            endpoint.id.as_str(),
+            endpoint.origin.name(),
+            terms_json(&endpoint.terms).to_string(),
+            endpoint.sealed,
+            endpoint.state.name(),
+            since.map(Timestamp::unix_ms),
+            because,
+            health.consecutive_failures,
+            health.failing_since.map(Timestamp::unix_ms),
+            health.exhausted,
+            health.open_until.map(Timestamp::unix_ms),
+            health.warned_percent,
+            integer(endpoint.version + 1),
+            endpoint.created_at.unix_ms(),
+            endpoint.updated_at.unix_ms(),
+        ],
+    )
+    .map(drop)
+}
+
+/// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
+fn adjust_backlog(desk: &mut Desk, before: &Endpoint, after: &Endpoint, now: Timestamp) -> rusqlite::Result<()> {
+    if after.state.is_enabled() && !before.state.is_enabled() {
+        let values = params![after.id.as_str(), now.unix_ms()];
+        desk.execute("UPDATE endpoints SET resumed_at_ms = ?2 WHERE id = ?1", values)?;
+        backlog::begin(desk, &after.id, Kind::Hasten, now)?;
+    }
+    if after.terms.ordering != before.terms.ordering {
+        backlog::begin(desk, &after.id, Kind::Release, now)?;
+    }
+    Ok(())
+}
+
+/// Says whether nobody has written the endpoint since it was read. If somebody has, nothing is changed.
+pub(super) struct PutEndpoint {
+    pub(super) endpoint: Endpoint,
+    pub(super) now: Timestamp,
+}
+
+impl Work for PutEndpoint {
+    const OPERATION: &'static str = "record an endpoint";
+    type Output = bool;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let endpoint = &self.endpoint;
+        let before = desk.connection.prepare_cached(PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
+        let before = before.optional()?;
+        if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
+            return Ok(false);
+        }
+        write(desk, endpoint)?;
+        desk.subscribers = None;
+        match &before {
+            Some(before) => adjust_backlog(desk, before, endpoint, self.now)?,
+            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
+            None => backlog::begin(desk, &endpoint.id, Kind::Cancel, self.now)?,
+        }
+        if let EndpointState::Disabled { because, .. } = endpoint.state
+            && before.is_some_and(|before| before.state.is_enabled())
+        {
+            notices::log(desk, &Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because }, self.now)?;
+        }
+        Ok(true)
+    }
+}
+
+pub(super) struct RemoveEndpoint {
+    pub(super) id: EndpointId,
+    pub(super) now: Timestamp,
+}
+
+impl Work for RemoveEndpoint {
+    const OPERATION: &'static str = "remove an endpoint";
+    type Output = bool;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let removed = desk.execute("DELETE FROM endpoints WHERE id = ?1", [self.id.as_str()])?;
+        if removed == 0 {
+            return Ok(false);
+        }
+        desk.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1", [self.id.as_str()])?;
+        backlog::begin(desk, &self.id, Kind::Cancel, self.now)?;
+        desk.execute(
+            "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE endpoint = ?1 AND state = 'running'",
+            params![self.id.as_str(), self.now.unix_ms()],
+        )?;
+        desk.subscribers = None;
+        Ok(true)
+    }
+}
+
+pub(super) struct CancelBacklog {
+    pub(super) id: EndpointId,
+    pub(super) now: Timestamp,
+}
+
+impl Work for CancelBacklog {
+    const OPERATION: &'static str = "cancel deliveries";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        backlog::begin(desk, &self.id, Kind::Cancel, self.now)
+    }
+}
+
+/// Writes how an endpoint is doing.
+pub(super) fn note_health(desk: &Desk, id: &EndpointId, health: Health) -> rusqlite::Result<()> {
+    desk.execute(
+        "UPDATE endpoints SET consecutive_failures = ?2, failing_since_ms = ?3, exhausted = ?4, open_until_ms = ?5,
+             warned_percent = ?6
+         WHERE id = ?1",
+        params![
+            id.as_str(),
+            health.consecutive_failures,
+            health.failing_since.map(Timestamp::unix_ms),
+            health.exhausted,
+            health.open_until.map(Timestamp::unix_ms),
+            health.warned_percent,
+        ],
+    )
+    .map(drop)
+}
+
+/// An endpoint as the writer needs it for every event.
+#[derive(Debug, Clone)]
+pub(super) struct Subscriber {
+    pub(super) id: EndpointId,
+    pub(super) terms: EndpointTerms,
+    pub(super) is_enabled: bool,
+    /// What new deliveries get, see [`backlog`].
+    pub(super) generation: i64,
+    /// Deliveries of a generation before this one are being cancelled.
+    pub(super) cancelled_before: Option<i64>,
+    /// Since when it has been sent to; the beginning of time, if it was never stopped.
+    pub(super) resumed_at: Timestamp,
+}
+
+impl Subscriber {
+    /// Whether anything may be claimed for it.
+    pub(super) fn takes_deliveries(&self) -> bool {
+        self.is_enabled && self.cancelled_before.is_none()
+    }
+}
+
+const SUBSCRIBERS: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    ", generation, (SELECT max(number) FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel'),
+         ifnull(resumed_at_ms, 0)
+     FROM endpoints WHERE present = 1 ORDER BY id"
+);
+
+/// Reads who gets deliveries of new events.
+pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subscriber]>> {
+    let subscriber = |row: &Row<'_>| {
+        let found = endpoint(row)?;
+        let mut columns = Columns::behind(row, ENDPOINT_COLUMNS);
+        Ok(Subscriber {
+            is_enabled: found.state.is_enabled(),
+            id: found.id,
+            terms: found.terms,
+            generation: columns.next()?,
+            cancelled_before: columns.next()?,
+            resumed_at: columns.instant()?,
+        })
+    };
+    connection.prepare_cached(SUBSCRIBERS)?.query_map([], subscriber)?.collect()
+}
+
+impl Desk {
+    /// Who gets deliveries of new events.
+    pub(super) fn subscribers(&mut self) -> rusqlite::Result<Arc<[Subscriber]>> {
+        if let Some(known) = &self.subscribers {
+            return Ok(Arc::clone(known));
+        }
+        let found = subscribers(&self.connection)?;
+        self.subscribers = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// The order an endpoint gets its deliveries in. One that is not there has nothing to order.
+    pub(super) fn ordering_of(&mut self, endpoint: &str) -> rusqlite::Result<Ordering> {
+        let subscribers = self.subscribers()?;
+        let found = subscribers.iter().find(|subscriber| subscriber.id.as_str() == endpoint);
+        Ok(found.map_or(Ordering::PerUpload, |subscriber| subscriber.terms.ordering))
+    }
+}

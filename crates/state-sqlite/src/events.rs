@@ -1,0 +1,166 @@
+//! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
+
+use rusqlite::params;
+
+use crate::endpoints::Subscriber;
+use crate::lanes::NewDelivery;
+use crate::rows::{event_columns, integer};
+use crate::writer::Desk;
+use crate::{SqliteStore, lanes, rows};
+use api::event_body::event_body;
+use domain::delivery::Trigger;
+use domain::event::{Event, EventKind};
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::metadata::Metadata;
+use domain::time::Timestamp;
+use domain::upload::{Record, Upload};
+use state::{EventPage, EventPosition, LoggedEvent, Result};
+
+/// What an upload has caused since it was read, ready to be written. Made before the writer's turn, so that the writer
+/// has less to do.
+#[derive(Debug)]
+pub(super) struct News {
+    upload: UploadId,
+    /// Some endpoints want only uploads with certain metadata. Empty when there are no events.
+    metadata: Metadata,
+    events: Vec<NewEvent>,
+}
+
+#[derive(Debug)]
+struct NewEvent {
+    id: EventId,
+    kind: EventKind,
+    at: Timestamp,
+    sequence: u64,
+    body: String,
+}
+
+impl News {
+    pub(super) fn of(upload: &Upload, status_root: &str) -> Self {
+        let events: Vec<_> =
+            upload.news().iter().map(|event| NewEvent::new(upload.record(), event, status_root)).collect();
+        // A checkpoint without news copies nothing.
+        let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
+        Self { upload: upload.id(), metadata, events }
+    }
+
+    pub(super) fn log(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        let subscribers = desk.subscribers()?;
+        let interested = subscribers.iter().filter(|one| one.terms.wants_upload(&self.metadata));
+        let interested: Vec<&Subscriber> = interested.collect();
+        // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
+        let mut may_be_overtaken = true;
+        for event in &self.events {
+            if may_be_overtaken {
+                lanes::supersede_progress(desk, self.upload, event.at)?;
+            }
+            event.log(desk, self.upload, &interested)?;
+            may_be_overtaken = event.kind == EventKind::Progress;
+        }
+        Ok(())
+    }
+}
+
+impl NewEvent {
+    fn new(upload: &Record, event: &Event, status_root: &str) -> Self {
+        Self {
+            id: EventId::new(event.at, random_in_order(event.sequence)),
+            kind: event.kind,
+            at: event.at,
+            sequence: event.sequence,
+            body: event_body(upload, event, status_root),
+        }
+    }
+
+    fn log(&self, desk: &mut Desk, upload: UploadId, interested: &[&Subscriber]) -> rusqlite::Result<()> {
+        desk.execute(
+            "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                self.id.as_bytes(),
+                upload.as_bytes(),
+                integer(self.sequence),
+                self.kind.name(),
+                self.at.unix_ms(),
+                self.body
+            ],
+        )?;
+        let position = desk.connection.last_insert_rowid();
+        for endpoint in interested.iter().filter(|one| one.terms.filter.wants(self.kind)) {
+            let delivery = NewDelivery {
+                id: DeliveryId::new(self.at, random_in_order(self.sequence)),
+                event_position: position,
+                event: self.id,
+                kind: self.kind.name(),
+                endpoint,
+                upload: Some(upload),
+                sequence: integer(self.sequence),
+                trigger: Trigger::Auto,
+                now: self.at,
+            };
+            lanes::join(desk, &delivery)?;
+        }
+        Ok(())
+    }
+}
+
+/// The random part of an id, beginning with the event's sequence, so that the ids of events that one commit made in
+/// one millisecond sort as they happened (RFC 9562, 6.2).
+pub(super) fn random_in_order(sequence: u64) -> [u8; 10] {
+    let mut random: [u8; 10] = rand::random();
+    let [.., high, low] = sequence.to_be_bytes();
+    random[..2].copy_from_slice(&[high & 0x0f, low]);
+    random
+}
+
+const OF_UPLOAD: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3"
+);
+
+const SINCE: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events WHERE position > ?1 AND position <= ?2 AND upload_id IS NOT NULL ORDER BY position LIMIT ?3"
+);
+
+/// How far in the log one page looks at the most: events that are not of uploads are passed over one by one.
+const WINDOW: u32 = 5_000;
+
+/// The position of the newest event; 0 without one.
+pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
+
+impl SqliteStore {
+    pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+        let events = self.readers.look_up("read the events of an upload", move |connection| {
+            let values = params![id.as_bytes(), integer(after), limit];
+            connection.prepare_cached(OF_UPLOAD)?.query_map(values, rows::logged_event)?.collect()
+        });
+        events.await
+    }
+
+    pub(super) async fn read_events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
+        let end = after.0.saturating_add(i64::from(WINDOW.max(limit)));
+        let page = self.readers.read("read the log of events", move |connection| {
+            let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
+            let mut statement = connection.prepare_cached(SINCE)?;
+            let found = statement.query_map(params![after.0, end, limit], rows::logged_event)?;
+            let found: Vec<LoggedEvent> = found.collect::<rusqlite::Result<_>>()?;
+            let is_full = u32::try_from(found.len()).is_ok_and(|count| count == limit);
+            let last = found.last().filter(|_| is_full).map(|event| event.position);
+            let seen = last.unwrap_or(EventPosition(end.min(newest).max(after.0)));
+            Ok(EventPage { found, seen, has_more: is_full || end < newest })
+        });
+        page.await
+    }
+
+    pub(super) async fn read_newest_event(&self) -> Result<EventPosition> {
+        let newest = self.readers.look_up("read the position of the newest event", |connection| {
+            connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))
+        });
+        newest.await.map(EventPosition)
+    }
+}

@@ -1,0 +1,240 @@
+//! Giving up what has waited too long, although nothing was wrong with it: for a rate, a breaker, or its turn.
+//!
+//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does not age this
+//! way; it is dropped when it exceeds the limits of a backlog ([`Shed`]). What waits for an endpoint that the configuration
+//! does not name is cancelled when old rows are removed.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::claims::class_of;
+use crate::rows::{Columns, integer};
+use crate::writer::{Desk, Work};
+use crate::{SqliteStore, lanes, notices};
+use domain::delivery::DeliveryClass;
+use domain::endpoint::EndpointId;
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::notice::Notice;
+use domain::time::Timestamp;
+use state::{BacklogLimits, Result};
+
+/// Names its partial index: should condition and index ever differ, the statement fails instead of crawling.
+const FIND: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
+     WHERE state IN ('ready', 'waiting') AND endpoint = ?1 AND begun_at_ms < ?2 ORDER BY begun_at_ms LIMIT ?3";
+
+/// What is queued for an endpoint has all its time from when the endpoint was resumed.
+macro_rules! aging_endpoints {
+    ($begun_before:literal) => {
+        concat!(
+            "SELECT id FROM endpoints WHERE present = 1 AND state = 'enabled' AND ifnull(resumed_at_ms, 0) < ",
+            $begun_before,
+            " AND NOT EXISTS (SELECT 1 FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel')"
+        )
+    };
+}
+
+/// Unless it was sent, asked for again or stopped since it was found. Old progress is of no use to anybody, and never a
+/// dead letter (webhooks.md C5).
+const END: &str = concat!(
+    "UPDATE deliveries SET finished_at_ms = ?3,
+         state = CASE kind WHEN 'upload.progress' THEN 'superseded' ELSE 'dead' END
+     WHERE id = ?1 AND begun_at_ms < ?2 AND state IN ('ready', 'waiting') AND endpoint IN (",
+    aging_endpoints!("?2"),
+    ") RETURNING endpoint, event_id, kind, upload_id, attempts"
+);
+
+impl SqliteStore {
+    pub(super) async fn expire_piece(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
+        let find = move |connection: &mut Connection| find_old(connection, begun_before, limit);
+        let old = self.readers.read("find deliveries that waited too long", find).await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        self.writer.write(Expire { old, begun_before, now }).await
+    }
+}
+
+fn find_old(connection: &Connection, begun_before: Timestamp, limit: u32) -> rusqlite::Result<Vec<DeliveryId>> {
+    let mut aging = connection.prepare_cached(aging_endpoints!("?1"))?;
+    let endpoints = aging.query_map([begun_before.unix_ms()], |row| row.get(0))?;
+    let endpoints: Vec<String> = endpoints.collect::<rusqlite::Result<_>>()?;
+    let mut statement = connection.prepare_cached(FIND)?;
+    let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
+    let mut old = Vec::new();
+    for endpoint in endpoints {
+        let left = limit.saturating_sub(u32::try_from(old.len()).unwrap_or(limit));
+        for found in statement.query_map(params![endpoint, begun_before.unix_ms(), left], id)? {
+            old.push(found?);
+        }
+    }
+    Ok(old)
+}
+
+struct Expire {
+    old: Vec<DeliveryId>,
+    begun_before: Timestamp,
+    now: Timestamp,
+}
+
+impl Work for Expire {
+    const OPERATION: &'static str = "give up what waited too long";
+    type Output = u64;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+        let (mut count, mut changed) = (0, BTreeSet::new());
+        for id in &self.old {
+            let Some(ended) = self.end(desk, *id)? else { continue };
+            count += 1;
+            changed.extend(ended.upload.map(|upload| (ended.endpoint.clone(), upload)));
+            match class_of(ended.kind) {
+                DeliveryClass::Normal => notices::log(desk, &ended.exhausted(*id), self.now)?,
+                DeliveryClass::Progress => desk.superseded += 1,
+                DeliveryClass::Notice | DeliveryClass::Test => {}
+            }
+        }
+        // Only now, so that nothing is made ready which this piece ends.
+        for (endpoint, upload) in changed {
+            lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
+        }
+        Ok(count)
+    }
+}
+
+impl Expire {
+    fn end(&self, desk: &Desk, id: DeliveryId) -> rusqlite::Result<Option<Ended>> {
+        let ended = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok(Ended {
+                endpoint: columns.endpoint()?,
+                event: EventId::from_bytes(columns.next()?),
+                kind: columns.kind()?,
+                upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
+                attempts: columns.next()?,
+            })
+        };
+        let mut statement = desk.connection.prepare_cached(END)?;
+        let values = params![id.as_bytes(), self.begun_before.unix_ms(), self.now.unix_ms()];
+        statement.query_one(values, ended).optional()
+    }
+}
+
+/// A delivery that was given up unsent.
+struct Ended {
+    endpoint: EndpointId,
+    event: EventId,
+    kind: EventKind,
+    upload: Option<UploadId>,
+    attempts: u32,
+}
+
+impl Ended {
+    fn exhausted(&self, delivery: DeliveryId) -> Notice {
+        let Self { endpoint, event, upload, attempts, .. } = self;
+        Notice::Exhausted { delivery, endpoint: endpoint.clone(), event: *event, upload: *upload, attempts: *attempts }
+    }
+}
+
+/// Every endpoint, whether it is there or not, and whether it is at rest for so long that the age of its backlog counts.
+const TO_LIMIT: &str =
+    "SELECT id, (state <> 'enabled' OR present = 0) AND ifnull(resumed_at_ms, 0) < ?1 FROM endpoints";
+
+/// What is left of a backlog behind the newest that may wait.
+const TOO_MANY: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
+     WHERE state IN ('ready', 'waiting') AND endpoint = ?1 ORDER BY begun_at_ms DESC, id DESC LIMIT ?3 OFFSET ?2";
+
+/// Unless it was sent since it was found. What is only too old is kept if its endpoint has been resumed.
+const DROP: &str = "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
+     WHERE id = ?1 AND state IN ('ready', 'waiting')
+         AND (?3 OR EXISTS (SELECT 1 FROM endpoints
+             WHERE endpoints.id = deliveries.endpoint AND (endpoints.state <> 'enabled' OR present = 0)))
+     RETURNING upload_id";
+
+impl SqliteStore {
+    pub(super) async fn shed_piece(
+        &self,
+        limits: BacklogLimits,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<(EndpointId, u64)>> {
+        let find = move |connection: &mut Connection| find_excess(connection, limits, limit);
+        let excess = self.readers.read("find what exceeds a backlog", find).await?;
+        if excess.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writer.write(Shed { excess, now }).await
+    }
+}
+
+fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> rusqlite::Result<Vec<Excess>> {
+    let mut all = connection.prepare_cached(TO_LIMIT)?;
+    let endpoint = |row: &Row<'_>| {
+        let mut columns = Columns::of(row);
+        Ok((columns.endpoint()?, columns.next::<bool>()?))
+    };
+    let endpoints = all.query_map([limits.begun_before.unix_ms()], endpoint)?;
+    let endpoints: Vec<(EndpointId, bool)> = endpoints.collect::<rusqlite::Result<_>>()?;
+    let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
+    let mut excess = Vec::new();
+    for (endpoint, is_at_rest) in endpoints {
+        let too_many: Vec<DeliveryId> = connection
+            .prepare_cached(TOO_MANY)?
+            .query_map(params![endpoint.as_str(), integer(limits.most), limit], id)?
+            .collect::<rusqlite::Result<_>>()?;
+        let too_old: Vec<DeliveryId> = match (too_many.is_empty(), is_at_rest) {
+            (true, true) => connection
+                .prepare_cached(FIND)?
+                .query_map(params![endpoint.as_str(), limits.begun_before.unix_ms(), limit], id)?
+                .collect::<rusqlite::Result<_>>()?,
+            (true, false) | (false, _) => Vec::new(),
+        };
+        let is_too_much = !too_many.is_empty();
+        let deliveries = if is_too_much { too_many } else { too_old };
+        if !deliveries.is_empty() {
+            // One endpoint at a time bounds the transaction.
+            excess.push(Excess { endpoint, deliveries, is_too_much });
+            break;
+        }
+    }
+    Ok(excess)
+}
+
+/// Deliveries that wait for an endpoint beyond its limits.
+struct Excess {
+    endpoint: EndpointId,
+    deliveries: Vec<DeliveryId>,
+    /// Whether there are too many, and not only too old ones.
+    is_too_much: bool,
+}
+
+struct Shed {
+    excess: Vec<Excess>,
+    now: Timestamp,
+}
+
+impl Work for Shed {
+    const OPERATION: &'static str = "drop what exceeds a backlog";
+    type Output = Vec<(EndpointId, u64)>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
+        let mut dropped = Vec::new();
+        for Excess { endpoint, deliveries, is_too_much } in &self.excess {
+            let (mut count, mut uploads) = (0, BTreeSet::new());
+            for id in deliveries {
+                let mut statement = desk.connection.prepare_cached(DROP)?;
+                let values = params![id.as_bytes(), self.now.unix_ms(), is_too_much];
+                let ended = statement.query_one(values, |row| row.get::<_, Option<_>>(0)).optional()?;
+                count += u64::from(ended.is_some());
+                uploads.extend(ended.flatten().map(UploadId::from_bytes));
+            }
+            for upload in uploads {
+                lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
+            }
+            if count > 0 {
+                dropped.push((endpoint.clone(), count));
+            }
+        }
+        Ok(dropped)
+    }
+}

@@ -1,0 +1,109 @@
+//! Taking out what was said about an upload, when asked: by its client, in its metadata; by receivers and the application,
+//! who may repeat that in their answers; by backends, in their reports.
+//!
+//! Events lose it at once. The record loses it once the upload has completed or ended: until then its client reads its
+//! metadata back, and further events carry it. What happened and when, sizes, digests and media facts stay.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::rows::Columns;
+use crate::uploads::{CommitUpload, FIND};
+use crate::writer::{Desk, Work};
+use crate::{SqliteStore, rows};
+use api::event_body::expunged_body;
+use domain::event::EventKind;
+use domain::id::UploadId;
+use domain::time::Timestamp;
+use state::Result;
+
+/// How many events are rewritten in one transaction: their bodies may be 20 kB each.
+const EVENTS: u32 = 100;
+
+impl SqliteStore {
+    pub(super) async fn expunge_in_pieces(&self, upload: UploadId) -> Result<u64> {
+        let (mut total, mut after) = (0, i64::MIN);
+        loop {
+            let (count, last) = self.writer.write(Expunge { upload, after }).await?;
+            let Some(last) = last else { return Ok(total) };
+            (total, after) = (total + count, last);
+        }
+    }
+}
+
+/// Expunges the next events of an upload, those with a sequence above `after`; with the last of them the rest.
+struct Expunge {
+    upload: UploadId,
+    after: i64,
+}
+
+impl Work for Expunge {
+    const OPERATION: &'static str = "take an upload's words out of its events";
+    /// How many those were, and the sequence of the last. `None` when nothing is left.
+    type Output = (u64, Option<i64>);
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
+        desk.overwriting(|desk| {
+            let (count, last) = self.expunge_events(desk)?;
+            if last.is_none() {
+                self.expunge_hook_calls(desk)?;
+                self.expunge_record(desk)?;
+            }
+            Ok((count, last))
+        })
+    }
+}
+
+impl Expunge {
+    fn expunge_events(&self, desk: &Desk) -> rusqlite::Result<(u64, Option<i64>)> {
+        let event = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.kind()?, columns.instant()?))
+        };
+        let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
+            .connection
+            .prepare_cached(
+                "SELECT position, sequence, kind, occurred_at_ms FROM events
+                 WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
+            )?
+            .query_map(params![self.upload.as_bytes(), self.after, EVENTS], event)?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
+        for (position, sequence, kind, at) in &events {
+            let full = bodies.query_one([position], |row| Columns::of(row).body())?;
+            let body = expunged_body(*kind, *at, self.upload, *sequence, &full);
+            desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
+            desk.execute(
+                "UPDATE attempts SET response_body = x'', response_headers = NULL, note = NULL
+                 WHERE delivery_id IN (SELECT id FROM deliveries WHERE upload_id = ?1 AND event_position = ?2)",
+                params![self.upload.as_bytes(), position],
+            )?;
+        }
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        Ok((count, events.last().map(|(_, sequence, ..)| *sequence)))
+    }
+
+    fn expunge_hook_calls(&self, desk: &Desk) -> rusqlite::Result<()> {
+        desk.execute(
+            "UPDATE hook_calls SET message = NULL, response_body = x'' WHERE upload_id = ?1",
+            [self.upload.as_bytes()],
+        )
+        .map(drop)
+    }
+
+    fn expunge_record(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        let found =
+            desk.connection.prepare_cached(FIND)?.query_one([self.upload.as_bytes()], rows::upload).optional()?;
+        let Some(mut upload) = found.filter(|upload| upload.is_settled()) else { return Ok(()) };
+        for (key, value) in upload.record().metadata.pairs() {
+            let values = params![key, value, self.upload.as_bytes()];
+            desk.execute("DELETE FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id = ?3", values)?;
+        }
+        desk.execute(
+            "UPDATE upload_origins SET metadata = '[]', metadata_as_sent = NULL WHERE id = ?1",
+            [self.upload.as_bytes()],
+        )?;
+        upload.expunge();
+        // The version moves, so that no commit of one who has read the record before brings an event with these words.
+        CommitUpload::without_news(&upload).run(desk).map(drop)
+    }
+}

@@ -1,0 +1,57 @@
+//! A gate before long reads, which the writer closes while it resets the write-ahead log.
+//!
+//! SQLite can begin the log anew only at a moment when no reader uses it. Long reads that overlap leave no such moment, and
+//! the log grows for as long as they do. While the gate is closed, no long read begins, and those that run are
+//! interrupted within about a thousand steps; they begin again when it is open.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+#[derive(Default)]
+pub(super) struct Gate {
+    is_closed: AtomicBool,
+    /// Taken to change `is_closed`, so that nobody misses that it was opened.
+    changing: Mutex<()>,
+    opened: Condvar,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("is_closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// Closes the gate until what this gives is dropped.
+    pub(super) fn close(&self) -> impl Drop + '_ {
+        self.set(true);
+        Closed(self)
+    }
+
+    /// Waits until the gate is open.
+    pub(super) fn pass(&self) {
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.is_closed() {
+            changing = self.opened.wait(changing).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    fn set(&self, is_closed: bool) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_closed.store(is_closed, Ordering::Release);
+        self.opened.notify_all();
+    }
+}
+
+struct Closed<'a>(&'a Gate);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}

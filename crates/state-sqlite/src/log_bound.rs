@@ -1,0 +1,80 @@
+//! A bound on the size of the write-ahead log.
+//!
+//! SQLite moves the pages of the log into the database as it goes, but begins the log anew only when no reader uses it.
+//! Should reads overlap for so long that the log outgrows its bound, they are held back while the log is reset.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::connection::BUSY_TIMEOUT;
+use crate::gate::Gate;
+
+/// How long the writer waits for reads to end. Short ones take less, and long ones are interrupted at once.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How soon it is tried again when somebody else, such as a backup, goes on reading.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct LogBound {
+    log: PathBuf,
+    max_bytes: u64,
+    gate: Arc<Gate>,
+    /// When the log could not be reset last.
+    failed: Option<Instant>,
+}
+
+/// The write-ahead log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
+impl LogBound {
+    pub(super) fn new(log: PathBuf, max_bytes: u64, gate: Arc<Gate>) -> Self {
+        Self { log, max_bytes, gate, failed: None }
+    }
+
+    /// Resets the log if it has outgrown its bound. Called between two transactions.
+    pub(super) fn keep(&mut self, connection: &Connection) {
+        let size_bytes = std::fs::metadata(&self.log).map_or(0, |found| found.len());
+        if size_bytes <= self.max_bytes || self.failed.is_some_and(|failed| failed.elapsed() < TRY_AGAIN) {
+            return;
+        }
+        let closed = self.gate.close();
+        let reset = reset(connection);
+        drop(closed);
+        match reset {
+            Ok(true) => {
+                tracing::debug!(size_bytes, "reset the log of the database, which had outgrown its bound");
+                self.failed = None;
+            }
+            Ok(false) => {
+                if self.failed.is_none() {
+                    tracing::warn!(
+                        size_bytes,
+                        "the log of the database is larger than database.max_wal_size, and another program reads \
+                         the database all the time; it can shrink when that ends"
+                    );
+                }
+                self.failed = Some(Instant::now());
+            }
+            Err(error) => {
+                tracing::warn!(size_bytes, %error, "could not reset the log of the database; will try again");
+                self.failed = Some(Instant::now());
+            }
+        }
+    }
+}
+
+/// Says whether the log is empty now.
+fn reset(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.busy_timeout(PATIENCE)?;
+    let is_busy = connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    is_busy.map(|is_busy| !is_busy)
+}

@@ -1,0 +1,143 @@
+//! Brings a database up to date, forward only.
+//!
+//! `user_version` is the number of the last migration a database has had. It changes in the transaction of the
+//! migration, so a crash leaves the one state or the other.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::{connection, failed};
+use state::{Error, Result};
+
+/// In order; the number of a migration is its place, from 1.
+const MIGRATIONS: [&str; 12] = [
+    include_str!("../migrations/0001_uploads_and_outbox.sql"),
+    include_str!("../migrations/0002_facts_terms_reports.sql"),
+    include_str!("../migrations/0003_endpoints_and_replay.sql"),
+    include_str!("../migrations/0004_hook_calls.sql"),
+    include_str!("../migrations/0005_news_without_upload.sql"),
+    include_str!("../migrations/0006_next_attempt.sql"),
+    include_str!("../migrations/0007_deliveries_by_age.sql"),
+    include_str!("../migrations/0008_unsealed.sql"),
+    include_str!("../migrations/0009_pause_by_endpoint.sql"),
+    include_str!("../migrations/0010_ended_uploads.sql"),
+    include_str!("../migrations/0011_removed_files.sql"),
+    include_str!("../migrations/0012_uploads_by_type.sql"),
+];
+
+const OPERATION: &str = "migrate the database";
+
+/// Looks at the database through a connection that cannot write, before anything else touches it.
+pub(super) fn refuse_newer(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let found = connection::open_reader(path).and_then(|connection| version(&connection));
+    let found = found.map_err(failed("read the version of the database"))?;
+    let known = known();
+    if found > known { Err(Error::TooNew { found, known }) } else { Ok(()) }
+}
+
+pub(super) fn run(connection: &mut Connection) -> Result<()> {
+    let had = version(connection).map_err(failed(OPERATION))?;
+    for (number, sql) in (1..).zip(MIGRATIONS) {
+        if number > had {
+            apply(connection, number, sql).map_err(failed(OPERATION))?;
+        }
+    }
+    Ok(())
+}
+
+fn apply(connection: &mut Connection, number: i64, sql: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(sql)?;
+    transaction.pragma_update(None, "user_version", number)?;
+    transaction.commit()
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database as it was after so many migrations.
+    fn after(count: usize) -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for (number, sql) in (1..).zip(&MIGRATIONS[..count]) {
+            apply(&mut connection, number, sql).unwrap();
+        }
+        connection
+    }
+
+    /// Migration 11: uploads that had completed or ended before are found by its indexes.
+    #[test]
+    fn uploads_of_before_are_found_by_when_they_completed() {
+        let mut connection = after(10);
+        for (id, stage, bytes_kept, timeline) in [
+            (1, "completed", true, r#"[["created",1],["received",2],["completed",5]]"#),
+            (2, "completed", true, r#"[["created",1],["completed",3]]"#),
+            (3, "terminated", false, r#"[["created",1],["completed",3],["terminated",4]]"#),
+            (4, "receiving", true, r#"[["created",1],["receiving",2]]"#),
+        ] {
+            let sql = "INSERT INTO uploads (id, version, stage, role, received, wanted_digests, promised_digests,
+                    running_digests, digests, bytes_kept, timeline, created_at_ms, updated_at_ms, next_sequence,
+                    last_progress_offset, last_progress_at_ms)
+                VALUES (?1, 1, ?2, 'single', '[]', '[]', '[]', x'', '[]', ?3, ?4, 1, 9, 1, 0, 1)";
+            connection.execute(sql, (vec![id], stage, bytes_kept, timeline)).unwrap();
+        }
+        run(&mut connection).unwrap();
+        let found = |sql: &str| {
+            let mut statement = connection.prepare(sql).unwrap();
+            let ids = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+            ids.collect::<rusqlite::Result<Vec<_>>>().unwrap().concat()
+        };
+        let completed = "SELECT id FROM uploads INDEXED BY uploads_completed
+            WHERE stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') <= 5
+            ORDER BY json_extract(timeline, '$[#-1][1]')";
+        assert_eq!(found(completed), [2, 1]);
+        assert_eq!(found("SELECT id FROM uploads INDEXED BY uploads_ended WHERE bytes_kept = 0"), [3]);
+    }
+
+    /// Migration 9: what was paused with its endpoint finds its place in its lane, by the order of the endpoint.
+    #[test]
+    fn paused_deliveries_return_to_their_lanes() {
+        let mut connection = after(8);
+        for (endpoint, terms) in [("lane", r#"{"ordering":"per_upload"}"#), ("strict", r#"{"ordering":"strict"}"#)]
+            .into_iter()
+            .chain([("none", r#"{"ordering":"none"}"#), ("gone", "{}")])
+        {
+            let sql = "INSERT INTO endpoints (id, origin, present, terms, sealed, state, state_since_ms, version,
+                    created_at_ms, updated_at_ms) VALUES (?1, 'api', 1, ?2, x'', 'paused', 0, 1, 0, 0)";
+            connection.execute(sql, [endpoint, terms]).unwrap();
+            for (sequence, state, attempts) in
+                [(1, "succeeded", 1), (2, "paused", 3), (3, "paused", 0), (4, "paused", 0)]
+            {
+                let sql =
+                    "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, state,
+                        trigger, attempts, attempts_before, begun_at_ms, next_at_ms, created_at_ms, finished_at_ms)
+                    VALUES (randomblob(16), 1, x'', 'upload.created', ?1, x'07', ?2, ?3, 'auto', ?4, 0, 0, 0, 0,
+                        iif(?3 = 'paused', NULL, 0))";
+                connection.execute(sql, (endpoint, sequence, state, attempts)).unwrap();
+            }
+        }
+        run(&mut connection).unwrap();
+        let states = |endpoint: &str| {
+            let sql =
+                "SELECT group_concat(state) FROM (SELECT state FROM deliveries WHERE endpoint = ?1 ORDER BY sequence)";
+            connection.query_row(sql, [endpoint], |row| row.get::<_, String>(0)).unwrap()
+        };
+        assert_eq!(states("lane"), "succeeded,ready,ready,waiting");
+        assert_eq!(states("gone"), "succeeded,ready,ready,waiting");
+        assert_eq!(states("strict"), "succeeded,ready,waiting,waiting");
+        assert_eq!(states("none"), "succeeded,ready,ready,ready");
+        assert_eq!(version(&connection).unwrap(), known());
+    }
+}

@@ -1,0 +1,79 @@
+//! News of the sending itself: events that are not of an upload.
+
+use rusqlite::params;
+
+use crate::endpoints::Subscriber;
+use crate::lanes;
+use crate::lanes::NewDelivery;
+use crate::writer::{Desk, Work};
+use api::event_body::{notice_body, ping_body};
+use domain::delivery::Trigger;
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId};
+use domain::notice::Notice;
+use domain::time::Timestamp;
+
+pub(super) struct Announce {
+    pub(super) notice: Notice,
+    pub(super) now: Timestamp,
+}
+
+impl Work for Announce {
+    const OPERATION: &'static str = "record news of the sending";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        log(desk, &self.notice, self.now)
+    }
+}
+
+/// Writes a notice for everyone who wants it; nothing if nobody does.
+pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite::Result<()> {
+    let kind = notice.kind();
+    let subscribers = desk.subscribers()?;
+    let wants = |one: &&Subscriber| one.terms.filter.wants(kind) && notice.is_for(&one.id);
+    let mut interested = subscribers.iter().filter(wants).peekable();
+    if interested.peek().is_none() {
+        return Ok(());
+    }
+    let event = insert_event(desk, kind, &notice_body(notice, now), now)?;
+    for subscriber in interested {
+        deliver(desk, event, kind, subscriber, Trigger::Auto, now)?;
+    }
+    Ok(())
+}
+
+/// Writes a test event with a delivery to one endpoint.
+pub(super) fn log_ping(desk: &mut Desk, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
+    let event = insert_event(desk, EventKind::Ping, &ping_body(&to.id, now), now)?;
+    deliver(desk, event, EventKind::Ping, to, Trigger::Test, now)
+}
+
+/// Where an event is in the log, and its id.
+type Logged = (i64, EventId);
+
+fn insert_event(desk: &Desk, kind: EventKind, body: &str, now: Timestamp) -> rusqlite::Result<Logged> {
+    let id = EventId::new(now, rand::random());
+    desk.execute(
+        "INSERT INTO events (id, sequence, kind, occurred_at_ms, body) VALUES (?1, 0, ?2, ?3, ?4)",
+        params![id.as_bytes(), kind.name(), now.unix_ms(), body],
+    )?;
+    Ok((desk.connection.last_insert_rowid(), id))
+}
+
+fn deliver(
+    desk: &mut Desk,
+    (event_position, event): Logged,
+    kind: EventKind,
+    endpoint: &Subscriber,
+    trigger: Trigger,
+    now: Timestamp,
+) -> rusqlite::Result<DeliveryId> {
+    let id = DeliveryId::new(now, rand::random());
+    let kind = kind.name();
+    lanes::join(
+        desk,
+        &NewDelivery { id, event_position, event, kind, endpoint, upload: None, sequence: 0, trigger, now },
+    )?;
+    Ok(id)
+}

@@ -1,0 +1,143 @@
+//! Notices when the files of the database are removed or replaced while it is open.
+//!
+//! SQLite goes on with the files it has open: what it writes there is gone at the next start, and so would be every
+//! promise made meanwhile. So the names are looked up after each group commit, before anybody is answered, and once a
+//! second where there are only reads. While they are gone everything fails; should the very same files come back, they
+//! have all that was written.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use state::{Error, Result};
+
+/// How old an answer may be where nothing is written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Presence {
+    database: Watched,
+    log: Watched,
+    gone: AtomicBool,
+    since: Instant,
+    /// When the files were last looked up, in milliseconds after `since`.
+    looked_at_ms: AtomicU64,
+}
+
+/// A file, and which one it was when it was first there.
+#[derive(Debug)]
+struct Watched {
+    path: PathBuf,
+    first: Mutex<Option<Identity>>,
+}
+
+/// The file system and the number of a file.
+type Identity = (u64, u64);
+
+impl Presence {
+    /// Watches the database at `path`, which is open.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let log = PathBuf::from(format!("{}-wal", path.display()));
+        let presence = Self {
+            database: Watched::new(path.to_owned()),
+            log: Watched::new(log),
+            gone: AtomicBool::new(false),
+            since: Instant::now(),
+            looked_at_ms: AtomicU64::new(0),
+        };
+        presence.database.is_the_same()?;
+        presence.log.is_the_same()?;
+        Ok(presence)
+    }
+
+    /// An error if the files are gone, as far as that is known or was not looked up lately.
+    pub(super) fn check_lately(&self, operation: &'static str) -> Result<()> {
+        let now_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due_ms = u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(u64::MAX);
+        if now_ms.saturating_sub(self.looked_at_ms.load(Ordering::Relaxed)) >= due_ms {
+            self.looked_at_ms.store(now_ms, Ordering::Relaxed);
+            return self.check(operation);
+        }
+        if self.gone.load(Ordering::Relaxed) { Err(Error::Gone { operation }) } else { Ok(()) }
+    }
+
+    /// An error if the files are gone. Blocks, but only for what the kernel has at hand.
+    pub(super) fn check(&self, operation: &'static str) -> Result<()> {
+        let lost = [&self.database, &self.log].into_iter().find(|file| matches!(file.is_the_same(), Ok(false)));
+        let was_gone = self.gone.swap(lost.is_some(), Ordering::Relaxed);
+        match lost {
+            Some(lost) => {
+                if !was_gone {
+                    tracing::error!(
+                        path = %lost.path.display(),
+                        "a file of the database was removed or replaced while the server runs; everything that needs it is \
+                         answered with 503 from now on. Restore the files, from a backup or from /proc/{}/fd, and restart \
+                         the server",
+                        std::process::id(),
+                    );
+                }
+                Err(Error::Gone { operation })
+            }
+            None => {
+                if was_gone {
+                    tracing::info!("the files of the database are back");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn new(path: PathBuf) -> Self {
+        Self { path, first: Mutex::default() }
+    }
+
+    /// Whether the file that was first seen under this name is still there. Until one was seen, none is missed.
+    fn is_the_same(&self) -> io::Result<bool> {
+        let found = match std::fs::metadata(&self.path) {
+            Ok(found) if found.nlink() > 0 => Some((found.dev(), found.ino())),
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = found;
+        }
+        Ok(*first == found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_removed_or_replaced_is_noticed_until_it_is_back() -> io::Result<()> {
+        for name in ["state.db", "state.db-wal"] {
+            for replaced in [false, true] {
+                let place = tempfile::tempdir()?;
+                let path = place.path().join("state.db");
+                std::fs::write(&path, "")?;
+                let presence = Presence::of(&path)?;
+                assert!(presence.check("test").is_ok(), "a log that was never there is not missed");
+                std::fs::write(place.path().join("state.db-wal"), "")?;
+                assert!(presence.check("test").is_ok());
+                let (lost, aside) = (place.path().join(name), place.path().join("aside"));
+                std::fs::rename(&lost, &aside)?;
+                if replaced {
+                    std::fs::write(&lost, "")?;
+                }
+                assert!(matches!(presence.check("test"), Err(Error::Gone { .. })), "{name}, replaced: {replaced}");
+                std::fs::rename(&aside, &lost)?;
+                assert!(presence.check_lately("test").is_err(), "not looked up again so soon");
+                assert!(presence.check("test").is_ok() && presence.check_lately("test").is_ok());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! SQL put together from pieces, with its values.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params_from_iter};
+
+use domain::time::Timestamp;
+
+/// Sorts after every identifier: where a list without a cursor begins.
+pub(super) const AFTER_ALL: [u8; 17] = [0xff; 17];
+
+/// What every identifier made at this instant or later is not below: its first 48 bits, in milliseconds.
+pub(super) fn first_id_of(at: Timestamp) -> Vec<u8> {
+    let unix_ms = at.unix_ms().clamp(0, (1 << 48) - 1);
+    unix_ms.to_be_bytes()[2..].to_vec()
+}
+
+/// A statement that grows. What comes from outside goes in as values, never as text.
+#[derive(Debug)]
+pub(super) struct Query {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Query {
+    pub(super) fn new(sql: &'static str) -> Self {
+        Self { sql: sql.to_owned(), values: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, sql: &'static str) -> &mut Self {
+        self.sql.push_str(sql);
+        self
+    }
+
+    pub(super) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.sql.push('?');
+        self.values.push(value.into());
+        self
+    }
+
+    /// Binds several values with commas between them.
+    pub(super) fn bind_all<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
+        for (place, value) in values.into_iter().enumerate() {
+            self.push(if place == 0 { "" } else { ", " }).bind(value);
+        }
+        self
+    }
+
+    pub(super) fn fetch<T>(
+        &self,
+        connection: &Connection,
+        read: fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        connection.prepare_cached(&self.sql)?.query_map(params_from_iter(&self.values), read)?.collect()
+    }
+}

@@ -1,0 +1,313 @@
+//! Sending again: one delivery, or all of a time range by a job that keeps its place.
+//!
+//! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a crash it goes on
+//! where it was and nothing is queued twice. It begins and ends where its range of time does, which is found by halving
+//! the log. What is unfinished is never touched, so a delivery that was asked for again and an automatic retry are the
+//! same delivery. What is pending needs no walk: its retries are made due by the [`backlog`].
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::backlog::Kind;
+use crate::endpoints::Subscriber;
+use crate::events::random_in_order;
+use crate::lanes::NewDelivery;
+use crate::outbox::read_backlog;
+use crate::rows::{Columns, integer};
+use crate::writer::{Desk, Work};
+use crate::{backlog, events, lanes};
+use domain::delivery::{DeliveryState, Trigger};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::time::Timestamp;
+use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
+
+/// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put right:
+/// by an hour or two, or by a time zone.
+const DISORDER: Duration = Duration::from_hours(25);
+
+/// How many events a piece of a job looks at, whatever it queues of them.
+const MOST_LOOKED_AT: u32 = 500;
+
+/// Sends one delivery again.
+pub(super) struct Replay {
+    pub(super) delivery: DeliveryId,
+    pub(super) force: bool,
+    pub(super) now: Timestamp,
+}
+
+impl Work for Replay {
+    const OPERATION: &'static str = "send a delivery again";
+    type Output = Replayed;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Replayed> {
+        let mut statement =
+            desk.connection.prepare_cached("SELECT endpoint, state, generation FROM deliveries WHERE id = ?1")?;
+        let read = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok((columns.endpoint()?, columns.named(DeliveryState::by_name)?, columns.next::<i64>()?))
+        };
+        let found = statement.query_one([self.delivery.as_bytes()], read).optional()?;
+        drop(statement);
+        let Some((endpoint, state, generation)) = found else { return Ok(Replayed::NoDelivery) };
+        let subscribers = desk.subscribers()?;
+        let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint) else {
+            return Ok(Replayed::NoEndpoint);
+        };
+        let is_being_cancelled = subscriber.cancelled_before.is_some_and(|cancelled| generation < cancelled);
+        match state {
+            DeliveryState::Leased => return Ok(Replayed::UnderWay),
+            DeliveryState::Succeeded if !self.force => return Ok(Replayed::HasSucceeded),
+            // It will be sent anyway, in its order or with its endpoint.
+            DeliveryState::Waiting | DeliveryState::Paused if !is_being_cancelled => return Ok(Replayed::Queued),
+            DeliveryState::Ready if !is_being_cancelled && !subscriber.is_enabled => return Ok(Replayed::Queued),
+            DeliveryState::Waiting | DeliveryState::Paused | DeliveryState::Ready => {}
+            DeliveryState::Succeeded | DeliveryState::Dead => {}
+            DeliveryState::Superseded | DeliveryState::Cancelled => {}
+        }
+        lanes::rejoin(desk, self.delivery, subscriber, self.now)?;
+        Ok(Replayed::Queued)
+    }
+}
+
+const JOB: &str = "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
+     FROM replay_jobs WHERE id = ?1";
+
+/// Those that run, and the latest hundred: each stands for a person who asked.
+pub(super) const JOBS: &str =
+    "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
+     FROM replay_jobs
+     WHERE state = 'running' OR id IN (SELECT id FROM replay_jobs ORDER BY id DESC LIMIT 100) ORDER BY id DESC";
+
+pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<ReplayJob> {
+    let mut columns = Columns::of(row);
+    Ok(ReplayJob {
+        id: ReplayId::from_bytes(columns.next()?),
+        endpoint: columns.endpoint()?,
+        what: columns.named(ReplayWhat::by_name)?,
+        from: columns.instant()?,
+        before: columns.instant()?,
+        state: columns.named(ReplayState::by_name)?,
+        cursor: EventPosition(columns.next()?),
+        queued: columns.count()?,
+        created_at: columns.instant()?,
+        finished_at: columns.maybe_instant()?,
+    })
+}
+
+pub(super) struct BeginReplay(pub(super) ReplayJob);
+
+impl Work for BeginReplay {
+    const OPERATION: &'static str = "record a replay";
+    type Output = ReplayJob;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<ReplayJob> {
+        let cursor = place_before(desk, self.0.from.minus(DISORDER))?.max(self.0.cursor);
+        let mut job = ReplayJob { cursor, ..self.0.clone() };
+        if job.what == ReplayWhat::Pending {
+            let Backlog { waiting, ready, paused, .. } =
+                read_backlog(&desk.connection, Some(&job.endpoint), Backlog::MOST)?;
+            job.queued = waiting + ready + paused;
+            (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
+            backlog::begin(desk, &job.endpoint, Kind::Hasten, job.created_at)?;
+        }
+        desk.execute(
+            "INSERT INTO replay_jobs (id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms,
+                 finished_at_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                job.id.as_bytes(),
+                job.endpoint.as_str(),
+                job.what.name(),
+                job.from.unix_ms(),
+                job.before.unix_ms(),
+                job.state.name(),
+                cursor.0,
+                integer(job.queued),
+                job.created_at.unix_ms(),
+                job.finished_at.map(Timestamp::unix_ms),
+            ],
+        )?;
+        Ok(job)
+    }
+}
+
+/// The last place in the log that everything older than this is before, or at.
+fn place_before(desk: &Desk, then: Timestamp) -> rusqlite::Result<EventPosition> {
+    let newest: i64 = desk.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
+    let mut statement = desk
+        .connection
+        .prepare_cached("SELECT position, occurred_at_ms FROM events WHERE position >= ?1 ORDER BY position LIMIT 1")?;
+    let (mut first, mut end) = (1, newest.saturating_add(1));
+    while first < end {
+        let middle = first + (end - first) / 2;
+        let read = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next::<i64>()?, columns.instant()?))
+        };
+        match statement.query_one([middle], read).optional()? {
+            Some((position, at)) if at < then => first = position.saturating_add(1),
+            Some(_) | None => end = middle,
+        }
+    }
+    Ok(EventPosition(first - 1))
+}
+
+pub(super) struct CancelReplay {
+    pub(super) id: ReplayId,
+    pub(super) now: Timestamp,
+}
+
+impl Work for CancelReplay {
+    const OPERATION: &'static str = "stop a replay";
+    type Output = bool;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let stopped = desk.execute(
+            "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE id = ?1 AND state = 'running'",
+            params![self.id.as_bytes(), self.now.unix_ms()],
+        )?;
+        Ok(stopped > 0)
+    }
+}
+
+pub(super) struct AdvanceReplay {
+    pub(super) id: ReplayId,
+    pub(super) limit: u32,
+    pub(super) now: Timestamp,
+}
+
+impl Work for AdvanceReplay {
+    const OPERATION: &'static str = "carry on a replay";
+    type Output = Option<ReplayJob>;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<ReplayJob>> {
+        let found = desk.connection.prepare_cached(JOB)?.query_one([self.id.as_bytes()], job).optional()?;
+        let Some(mut job) = found else { return Ok(None) };
+        if job.state != ReplayState::Running {
+            return Ok(Some(job));
+        }
+        let subscribers = desk.subscribers()?;
+        let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
+        // It is to queue again what is being cancelled, when that is done.
+        if subscriber.is_some_and(|one| one.cancelled_before.is_some()) {
+            return Ok(Some(job));
+        }
+        let piece = piece_of_log(desk, job.cursor, MOST_LOOKED_AT)?;
+        let end = job.before.plus(DISORDER);
+        let mut was_last = piece.len() < usize::try_from(MOST_LOOKED_AT).unwrap_or(usize::MAX)
+            || piece.iter().all(|event| event.occurred_at >= end);
+        let mut looked_up = 0;
+        for event in &piece {
+            let in_range = event.occurred_at >= job.from && event.occurred_at < job.before;
+            // Old progress is of no use to anybody.
+            if let Some(subscriber) = subscriber.filter(|_| in_range && event.kind != EventKind::Progress) {
+                if looked_up == self.limit {
+                    was_last = false;
+                    break;
+                }
+                looked_up += 1;
+                job.queued += u64::from(queue(desk, subscriber, event, job.what, self.now)?);
+            }
+            job.cursor = EventPosition(event.position);
+        }
+        if was_last || subscriber.is_none() {
+            job.state = if subscriber.is_some() { ReplayState::Done } else { ReplayState::Cancelled };
+            job.finished_at = Some(self.now);
+        }
+        desk.execute(
+            "UPDATE replay_jobs SET state = ?2, cursor = ?3, queued = ?4, finished_at_ms = ?5 WHERE id = ?1",
+            params![
+                job.id.as_bytes(),
+                job.state.name(),
+                job.cursor.0,
+                integer(job.queued),
+                job.finished_at.map(Timestamp::unix_ms),
+            ],
+        )?;
+        Ok(Some(job))
+    }
+}
+
+/// An event as a job sees it.
+struct Past {
+    position: i64,
+    id: EventId,
+    upload: UploadId,
+    sequence: i64,
+    kind: EventKind,
+    occurred_at: Timestamp,
+}
+
+fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<Past>> {
+    let mut statement = desk.connection.prepare_cached(
+        "SELECT position, id, upload_id, sequence, kind, occurred_at_ms FROM events
+         WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2",
+    )?;
+    let past = |row: &Row<'_>| {
+        let mut columns = Columns::of(row);
+        Ok(Past {
+            position: columns.next()?,
+            id: EventId::from_bytes(columns.next()?),
+            upload: UploadId::from_bytes(columns.next()?),
+            sequence: columns.next()?,
+            kind: columns.kind()?,
+            occurred_at: columns.instant()?,
+        })
+    };
+    statement.query_map(params![after.0, limit], past)?.collect()
+}
+
+/// Queues an event for an endpoint, if it is one to be sent again. Says whether it was.
+fn queue(
+    desk: &mut Desk,
+    subscriber: &Subscriber,
+    event: &Past,
+    what: ReplayWhat,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let found = desk
+        .connection
+        .prepare_cached(
+            "SELECT id, state FROM deliveries WHERE upload_id = ?1 AND endpoint = ?2 AND event_position = ?3",
+        )?
+        .query_one(params![event.upload.as_bytes(), subscriber.id.as_str(), event.position], |row| {
+            let mut columns = Columns::of(row);
+            Ok((DeliveryId::from_bytes(columns.next()?), columns.named(DeliveryState::by_name)?))
+        })
+        .optional()?;
+    match (found, what) {
+        (Some((id, DeliveryState::Dead)), _)
+        | (Some((id, DeliveryState::Cancelled)), ReplayWhat::Missed | ReplayWhat::Everything)
+        | (Some((id, DeliveryState::Succeeded)), ReplayWhat::Everything) => {
+            lanes::rejoin(desk, id, subscriber, now)?;
+            Ok(true)
+        }
+        (None, ReplayWhat::Missed | ReplayWhat::Everything) if wants(desk, subscriber, event)? => {
+            let delivery = NewDelivery {
+                id: DeliveryId::new(now, random_in_order(u64::try_from(event.sequence).unwrap_or_default())),
+                event_position: event.position,
+                event: event.id,
+                kind: event.kind.name(),
+                endpoint: subscriber,
+                upload: Some(event.upload),
+                sequence: event.sequence,
+                trigger: Trigger::Manual,
+                now,
+            };
+            lanes::join(desk, &delivery)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn wants(desk: &Desk, subscriber: &Subscriber, event: &Past) -> rusqlite::Result<bool> {
+    if !subscriber.terms.filter.wants(event.kind) || subscriber.terms.metadata.is_empty() {
+        return Ok(subscriber.terms.filter.wants(event.kind));
+    }
+    let mut statement = desk.connection.prepare_cached("SELECT metadata FROM upload_origins WHERE id = ?1")?;
+    let metadata = statement.query_one([event.upload.as_bytes()], |row| Columns::of(row).metadata()).optional()?;
+    Ok(metadata.is_some_and(|metadata| subscriber.terms.wants_upload(&metadata)))
+}

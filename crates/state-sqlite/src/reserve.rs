@@ -1,0 +1,114 @@
+//! Disk space kept for the commits that free disk space.
+//!
+//! Even a commit that lets a file be deleted needs space for the log first. On a full disk nothing could be deleted, by
+//! clients or by expiry. So a file beside the database holds some space. When a commit that frees space finds the disk
+//! full, the file is removed and the commit made again. Until the space is back, no other commit is made: it would use up
+//! what the next deletion needs.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// How soon it is tried again to get the space back.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// The same where there never was any: then commits go on as if no reserve were wanted.
+const TRY_AGAIN_WHEN_MISSING: Duration = Duration::from_mins(1);
+
+#[derive(Debug)]
+pub(super) struct Reserve {
+    path: PathBuf,
+    size_bytes: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Held,
+    /// Given up for a commit; tried to get back then.
+    Spent(Option<Instant>),
+    /// There was no space for it when it was last tried.
+    Missing(Instant),
+}
+
+impl Reserve {
+    /// Sets the space aside, if there is any. Of none, nothing is kept.
+    pub(super) fn of(database: &Path, size_bytes: u64) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push("-reserve");
+        let mut reserve = Self { path: path.into(), size_bytes, state: State::Held };
+        if size_bytes == 0 {
+            // One of an earlier start is of no use any more.
+            reserve.remove();
+        } else if let Err(error) = reserve.allocate() {
+            tracing::warn!(%error, "no disk space can be kept for deleting uploads when the disk is full");
+            reserve.state = State::Missing(Instant::now());
+        }
+        reserve
+    }
+
+    /// Whether only what frees space may be committed now. Tries to get the space back first.
+    pub(super) fn is_spent(&mut self) -> bool {
+        match self.state {
+            State::Held => false,
+            State::Spent(tried) if tried.is_some_and(|tried| tried.elapsed() < TRY_AGAIN) => true,
+            State::Missing(tried) if tried.elapsed() < TRY_AGAIN_WHEN_MISSING => false,
+            State::Spent(_) | State::Missing(_) => match (self.allocate(), self.state) {
+                (Ok(()), state) => {
+                    if matches!(state, State::Spent(_)) {
+                        tracing::info!("there is disk space again; everything is committed as before");
+                    }
+                    self.state = State::Held;
+                    false
+                }
+                (Err(_), State::Spent(_)) => {
+                    self.state = State::Spent(Some(Instant::now()));
+                    true
+                }
+                (Err(_), State::Held | State::Missing(_)) => {
+                    self.state = State::Missing(Instant::now());
+                    false
+                }
+            },
+        }
+    }
+
+    /// Frees the space for a commit that frees more. Says whether there was any.
+    pub(super) fn give_up(&mut self) -> bool {
+        if self.state != State::Held || self.size_bytes == 0 {
+            return false;
+        }
+        tracing::warn!("the disk is full; until there is space, nothing is committed but what frees space");
+        self.remove();
+        self.state = State::Spent(Some(Instant::now()));
+        true
+    }
+
+    fn allocate(&self) -> io::Result<()> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
+        let allocated = self.extend(&file);
+        if allocated.is_err() {
+            self.remove();
+        }
+        allocated
+    }
+
+    fn extend(&self, file: &File) -> io::Result<()> {
+        if file.metadata()?.len() > self.size_bytes {
+            file.set_len(self.size_bytes)?;
+        }
+        Ok(fallocate(file, FallocateFlags::empty(), 0, self.size_bytes)?)
+    }
+
+    fn remove(&self) {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "could not remove the file that keeps disk space");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! Forgetting: what is old enough goes, a piece at a time.
+//!
+//! What to remove is found by a reader, so that looking for it never keeps anyone from writing: it walks deliveries, events
+//! and ended uploads from the oldest on, past what must stay, a bounded number of rows at a time. An event and its deliveries go together, so that a replay of what was missed does not
+//! take what was forgotten for it.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::SqliteStore;
+use crate::rows::{Columns, integer};
+use crate::writer::{Desk, Work};
+use domain::id::{DeliveryId, UploadId};
+use domain::time::Timestamp;
+use state::{Horizon, Result};
+
+/// How many rows of a kind one question looks at.
+const WINDOW: u32 = 10_000;
+
+/// How many of the latest replays are kept.
+const REPLAYS: u32 = 1_000;
+
+/// How many ended uploads one question looks at: each is looked up.
+const UPLOADS: u32 = 200;
+
+/// How far the times of events may be out of the order of the log; see [`replay`](super::replay).
+const DISORDER: Duration = Duration::from_hours(25);
+
+/// When an ended upload was last changed, and its id: the order they are walked in.
+type UploadPlace = (i64, Vec<u8>);
+
+/// How far the walks have come; `None` when a walk is at its end.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    deliveries: Option<Vec<u8>>,
+    events: Option<i64>,
+    uploads: Option<UploadPlace>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { deliveries: Some(Vec::new()), events: Some(0), uploads: Some((i64::MIN, Vec::new())) }
+    }
+}
+
+impl Places {
+    fn are_at_the_end(&self) -> bool {
+        self.deliveries.is_none() && self.events.is_none() && self.uploads.is_none()
+    }
+}
+
+/// Rows that may go.
+#[derive(Debug, Default)]
+struct Old {
+    deliveries: Vec<Delivered>,
+    /// Unfinished deliveries to endpoints that are no more.
+    abandoned: Vec<[u8; 16]>,
+    events: Vec<i64>,
+    /// Uploads without bytes.
+    uploads: Vec<UploadId>,
+    jobs: Vec<[u8; 16]>,
+    calls: Vec<[u8; 16]>,
+}
+
+impl Old {
+    fn is_empty(&self) -> bool {
+        let Self { deliveries, abandoned, events, uploads, jobs, calls } = self;
+        let is_in_log = deliveries.is_empty() && abandoned.is_empty() && events.is_empty();
+        is_in_log && uploads.is_empty() && jobs.is_empty() && calls.is_empty()
+    }
+}
+
+/// A delivery that ended.
+#[derive(Debug)]
+struct Delivered {
+    id: [u8; 16],
+    /// With it go the other deliveries of the event. `None` for what is never replayed: progress, and news that is not
+    /// of an upload.
+    upload: Option<[u8; 16]>,
+    event_position: i64,
+}
+
+/// That a delivery must stay, given `finished` as `?1` and `dead` as `?2`.
+macro_rules! stays {
+    ($delivery:literal) => {
+        concat!(
+            "(",
+            $delivery,
+            ".finished_at_ms IS NULL OR ",
+            $delivery,
+            ".finished_at_ms >= ?1 OR (",
+            $delivery,
+            ".state = 'dead' AND ",
+            $delivery,
+            ".finished_at_ms >= ?2))"
+        )
+    };
+}
+
+/// That nothing is to be delivered or remembered of an event. Those without an upload have an index of their own.
+macro_rules! without_deliveries {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.upload_id = events.upload_id AND event_position = position)
+         AND (events.upload_id IS NOT NULL
+             OR NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.upload_id IS NULL AND event_position = position))"
+    };
+}
+
+impl SqliteStore {
+    pub(super) async fn prune_piece(&self, horizon: Horizon, limit: u32) -> Result<u64> {
+        let mut places = self.pruning.lock().await;
+        loop {
+            let from = places.clone();
+            let find = move |connection: &mut Connection| find_old(connection, horizon, &from, limit);
+            let (old, next) = self.readers.read("find what is old", find).await?;
+            *places = next;
+            let gone = if old.is_empty() { 0 } else { self.writer.write(Prune { old, horizon, limit }).await? };
+            if gone > 0 {
+                return Ok(gone);
+            }
+            if places.are_at_the_end() {
+                *places = Places::default();
+                return Ok(0);
+            }
+        }
+    }
+}
+
+fn find_old(connection: &Connection, horizon: Horizon, from: &Places, limit: u32) -> rusqlite::Result<(Old, Places)> {
+    // Identifiers begin with the time they were made at, so the old ones come first.
+    let from_then_on = DeliveryId::new(horizon.finished, [0; 10]);
+    let (deliveries, after_deliveries) = find_deliveries(connection, horizon, from.deliveries.as_deref(), limit)?;
+    let (events, after_events) = find_events(connection, horizon, from.events, limit)?;
+    let (uploads, after_uploads) = find_uploads(connection, horizon, from.uploads.as_ref())?;
+    let places = Places { deliveries: after_deliveries, events: after_events, uploads: after_uploads };
+    let jobs = connection
+        .prepare_cached(
+            "SELECT id FROM replay_jobs
+             WHERE id < max(?1, ifnull((SELECT id FROM replay_jobs ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1), x''))
+                 AND state <> 'running'
+             ORDER BY id LIMIT ?3",
+        )?
+        .query_map(params![from_then_on.as_bytes(), REPLAYS, limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let calls = connection
+        .prepare_cached(
+            "SELECT id FROM hook_calls
+             WHERE id < max(?1, ifnull((SELECT id FROM hook_calls WHERE id > x'' ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1), x''))
+             ORDER BY id LIMIT ?3",
+        )?
+        .query_map(params![from_then_on.as_bytes(), integer(horizon.most_hook_calls), limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let abandoned = find_abandoned(connection, horizon, limit)?;
+    Ok((Old { deliveries, abandoned, events, uploads, jobs, calls }, places))
+}
+
+/// Whether as many were found as were asked for, so that there may be more in the same place.
+fn is_full<T>(found: &[T], limit: u32) -> bool {
+    found.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Deliveries that ended long enough ago, and where the walk goes on.
+fn find_deliveries(
+    connection: &Connection,
+    horizon: Horizon,
+    from: Option<&[u8]>,
+    limit: u32,
+) -> rusqlite::Result<(Vec<Delivered>, Option<Vec<u8>>)> {
+    let Some(from) = from else { return Ok((Vec::new(), None)) };
+    let from_then_on = DeliveryId::new(horizon.finished, [0; 10]);
+    let end: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT id FROM deliveries WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT 1 OFFSET ?3 - 1")?
+        .query_one(params![from, from_then_on.as_bytes(), WINDOW], |row| row.get(0))
+        .optional()?;
+    let last = end.clone().unwrap_or_else(|| from_then_on.as_bytes().to_vec());
+    let found: Vec<Delivered> = connection
+        .prepare_cached(concat!(
+            "SELECT id, CASE WHEN kind <> 'upload.progress' THEN upload_id END, event_position FROM deliveries AS old
+             WHERE id > ?3 AND id <= ?4 AND NOT ",
+            stays!("old"),
+            " AND (kind = 'upload.progress' OR NOT EXISTS (SELECT 1 FROM deliveries AS other
+                 WHERE other.upload_id = old.upload_id AND other.event_position = old.event_position AND ",
+            stays!("other"),
+            ")) ORDER BY id LIMIT ?5",
+        ))?
+        .query_map(params![horizon.finished.unix_ms(), horizon.dead.unix_ms(), from, last, limit], |row| {
+            Ok(Delivered { id: row.get(0)?, upload: row.get(1)?, event_position: row.get(2)? })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let next = if is_full(&found, limit) { Some(from.to_vec()) } else { end };
+    Ok((found, next))
+}
+
+/// Events of before then that nothing is to be delivered of, and where the walk goes on.
+fn find_events(
+    connection: &Connection,
+    horizon: Horizon,
+    from: Option<i64>,
+    limit: u32,
+) -> rusqlite::Result<(Vec<i64>, Option<i64>)> {
+    let Some(from) = from else { return Ok((Vec::new(), None)) };
+    let end: Option<(i64, Timestamp)> = connection
+        .prepare_cached(
+            "SELECT position, occurred_at_ms FROM events WHERE position > ?1 ORDER BY position LIMIT 1 OFFSET ?2 - 1",
+        )?
+        .query_one(params![from, WINDOW], |row| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next()?, columns.instant()?))
+        })
+        .optional()?;
+    let found: Vec<i64> = connection
+        .prepare_cached(concat!(
+            "SELECT position FROM events WHERE position > ?1 AND position <= ?2 AND occurred_at_ms < ?3 AND ",
+            without_deliveries!(),
+            " ORDER BY position LIMIT ?4",
+        ))?
+        .query_map(
+            params![from, end.map_or(i64::MAX, |(position, _)| position), horizon.finished.unix_ms(), limit],
+            |row| row.get(0),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    // What follows one that is young enough is young, too.
+    let end = end.filter(|(_, at)| *at < horizon.finished.plus(DISORDER)).map(|(position, _)| position);
+    let next = if is_full(&found, limit) { Some(from) } else { end };
+    Ok((found, next))
+}
+
+/// That something of an upload is still to be delivered, or was given up not long enough ago, given `dead` as `?2`.
+macro_rules! has_deliveries_to_keep {
+    ($upload:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM deliveries WHERE deliveries.upload_id = ",
+            $upload,
+            " AND (finished_at_ms IS NULL OR deliveries.state = 'dead' AND finished_at_ms >= ?2))"
+        )
+    };
+}
+
+/// Uploads without bytes that were last changed long enough ago, and where the walk goes on.
+fn find_uploads(
+    connection: &Connection,
+    horizon: Horizon,
+    from: Option<&UploadPlace>,
+) -> rusqlite::Result<(Vec<UploadId>, Option<UploadPlace>)> {
+    let Some((updated_at_ms, id)) = from else { return Ok((Vec::new(), None)) };
+    let ended: Vec<(i64, Vec<u8>, bool)> = connection
+        .prepare_cached(concat!(
+            "SELECT updated_at_ms, id, ",
+            has_deliveries_to_keep!("uploads.id"),
+            " FROM uploads INDEXED BY uploads_ended
+             WHERE bytes_kept = 0
+                 AND (updated_at_ms, id) > (?3, ?4) AND updated_at_ms < ?1
+             ORDER BY updated_at_ms, id LIMIT ?5",
+        ))?
+        .query_map(
+            params![horizon.ended_uploads.unix_ms(), horizon.dead.unix_ms(), updated_at_ms, id, UPLOADS],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    let end = is_full(&ended, UPLOADS).then(|| ended.last().map(|(at, id, _)| (*at, id.clone()))).flatten();
+    let found = ended.into_iter().filter(|(.., is_kept)| !is_kept).filter_map(|(_, id, _)| id.try_into().ok());
+    let found: Vec<UploadId> = found.map(UploadId::from_bytes).collect();
+    // A long upload goes in pieces: as long as anything is found, the walk stays where it is.
+    let next = if found.is_empty() { end } else { Some((*updated_at_ms, id.clone())) };
+    Ok((found, next))
+}
+
+/// What waits for endpoints that the configuration no longer names.
+fn find_abandoned(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::Result<Vec<[u8; 16]>> {
+    connection
+        .prepare_cached(
+            "SELECT id FROM deliveries INDEXED BY deliveries_by_age
+             WHERE state IN ('ready', 'waiting') AND endpoint IN (SELECT id FROM endpoints WHERE present = 0)
+                 AND begun_at_ms < ?1 LIMIT ?2",
+        )?
+        .query_map(params![horizon.abandoned.unix_ms(), limit], |row| row.get(0))?
+        .collect()
+}
+
+struct Prune {
+    old: Old,
+    horizon: Horizon,
+    /// About how many rows to remove.
+    limit: u32,
+}
+
+impl Work for Prune {
+    const OPERATION: &'static str = "remove what is old";
+    type Output = u64;
+
+    fn frees_space(&self) -> bool {
+        true
+    }
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+        desk.overwriting(|desk| self.remove(desk))
+    }
+}
+
+impl Prune {
+    fn remove(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+        let mut gone = 0;
+        for delivered in &self.old.deliveries {
+            gone += self.forget(desk, delivered)?;
+        }
+        for id in &self.old.abandoned {
+            // It may be configured again by now. What it missed can be replayed then.
+            gone += desk.execute(
+                "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
+                 WHERE id = ?1 AND finished_at_ms IS NULL AND state <> 'leased'
+                     AND endpoint IN (SELECT id FROM endpoints WHERE present = 0)",
+                params![id, self.horizon.now.unix_ms()],
+            )?;
+        }
+        for position in &self.old.events {
+            gone += self.forget_event(desk, *position)?;
+        }
+        for id in &self.old.jobs {
+            gone += desk.execute("DELETE FROM replay_jobs WHERE id = ?1", [id])?;
+        }
+        for id in &self.old.calls {
+            gone += desk.execute("DELETE FROM hook_calls WHERE id = ?1", [id])?;
+        }
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX).max(1);
+        for upload in &self.old.uploads {
+            if gone >= limit {
+                break;
+            }
+            gone += self.forget_upload(desk, *upload, limit)?;
+        }
+        Ok(u64::try_from(gone).unwrap_or(u64::MAX))
+    }
+
+    /// Forgets a delivery, unless it or another of its event was asked for again since it was found.
+    fn forget(&self, desk: &Desk, delivered: &Delivered) -> rusqlite::Result<usize> {
+        let (finished, dead) = (self.horizon.finished.unix_ms(), self.horizon.dead.unix_ms());
+        let removed: Vec<[u8; 16]> = match delivered.upload {
+            Some(upload) => desk
+                .connection
+                .prepare_cached(concat!(
+                    "DELETE FROM deliveries WHERE upload_id = ?3 AND event_position = ?4
+                         AND NOT EXISTS (SELECT 1 FROM deliveries AS other
+                             WHERE other.upload_id = ?3 AND other.event_position = ?4 AND ",
+                    stays!("other"),
+                    ") RETURNING id",
+                ))?
+                .query_map(params![finished, dead, upload, delivered.event_position], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?,
+            None => desk
+                .connection
+                .prepare_cached(concat!(
+                    "DELETE FROM deliveries AS old WHERE id = ?3 AND NOT ",
+                    stays!("old"),
+                    " RETURNING id"
+                ))?
+                .query_map(params![finished, dead, delivered.id], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?,
+        };
+        for id in &removed {
+            desk.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
+        }
+        Ok(removed.len() + self.forget_event(desk, delivered.event_position)?)
+    }
+
+    /// Forgets an upload: its deliveries and events first, at most `limit` of each, and itself with the last of them.
+    fn forget_upload(&self, desk: &Desk, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
+        let metadata = desk
+            .connection
+            .prepare_cached(concat!(
+                "SELECT metadata FROM uploads JOIN upload_origins USING (id)
+                 WHERE id = ?3 AND bytes_kept = 0 AND updated_at_ms < ?1
+                     AND NOT ",
+                has_deliveries_to_keep!("?3"),
+            ))?
+            .query_one(
+                params![self.horizon.ended_uploads.unix_ms(), self.horizon.dead.unix_ms(), upload.as_bytes()],
+                |row| Columns::of(row).metadata(),
+            )
+            .optional()?;
+        let Some(metadata) = metadata else { return Ok(0) };
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let deliveries: Vec<[u8; 16]> = desk
+            .connection
+            .prepare_cached("SELECT id FROM deliveries WHERE upload_id = ?1 ORDER BY id LIMIT ?2")?
+            .query_map(params![upload.as_bytes(), most], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for id in &deliveries {
+            desk.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
+            desk.execute("DELETE FROM deliveries WHERE id = ?1", [id])?;
+        }
+        let events = desk.execute(
+            "DELETE FROM events WHERE position IN (SELECT position FROM events WHERE upload_id = ?1 LIMIT ?2)",
+            params![upload.as_bytes(), most],
+        )?;
+        if deliveries.len() == limit || events == limit {
+            return Ok(deliveries.len() + events);
+        }
+        for (key, value) in metadata.pairs() {
+            let values = params![key, value, upload.as_bytes()];
+            desk.execute("DELETE FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id = ?3", values)?;
+        }
+        desk.execute("DELETE FROM upload_origins WHERE id = ?1", [upload.as_bytes()])?;
+        desk.execute("DELETE FROM uploads WHERE id = ?1", [upload.as_bytes()])?;
+        Ok(deliveries.len() + events + 1)
+    }
+
+    fn forget_event(&self, desk: &Desk, position: i64) -> rusqlite::Result<usize> {
+        desk.execute(
+            concat!("DELETE FROM events WHERE position = ?1 AND occurred_at_ms < ?2 AND ", without_deliveries!()),
+            params![position, self.horizon.finished.unix_ms()],
+        )
+    }
+}

@@ -1,0 +1,260 @@
+//! How SQLite goes about every statement the store sends: by an index, never through a whole table, never by sorting.
+//!
+//! The statements are not listed here. They are overheard while the store is asked everything it can be asked.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use rusqlite::Connection;
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+
+use super::TemporaryFile;
+use crate::{SqliteSettings, SqliteStore, writer};
+use domain::delivery::{AttemptOutcome, DeliveryState};
+use domain::endpoint::{Endpoint, EndpointState, EndpointTerms, Health, Ordering};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId};
+use domain::notice::Notice;
+use domain::policy::TypePattern;
+use domain::upload::Stage;
+use state::conformance::*;
+use state::{
+    Bounds, DeliveryQuery, Due, EventPosition, Outbox, ReplayId, ReplayJob, ReplayState, ReplayWhat, Settled,
+    UploadQuery, UploadStore, Verdict,
+};
+
+/// Tables of a few rows, whatever happens.
+const SMALL: [&str; 4] = ["health", "endpoints", "replay_jobs", "backlog_jobs"];
+
+/// How statements begin that sort a few rows: as many as were asked for, or the backlog that was asked for.
+const SORTING: [&str; 2] = [
+    "UPDATE deliveries SET state = 'leased'",
+    "SELECT id, event_id, kind, upload_id, sequence, endpoint,
+         CASE WHEN deliveries.state IN ('ready', 'waiting') AND EXISTS (SELECT 1 FROM endpoints WHERE endpoints.id = deliveries.endpoint AND endpoints.state <> 'enabled') THEN 'paused' ELSE deliveries.state END, created_at_ms, next_at_ms, finished_at_ms
+         FROM deliveries INDEXED BY deliveries_",
+];
+
+static OVERHEARD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn listen(connection: &Connection) -> rusqlite::Result<()> {
+    connection.trace_v2(
+        TraceEventCodes::SQLITE_TRACE_STMT,
+        Some(|event| {
+            if let TraceEvent::Stmt(statement, _) = event {
+                OVERHEARD.lock().unwrap().insert(statement.sql().into_owned());
+            }
+        }),
+    );
+    Ok(())
+}
+
+struct Listen;
+
+impl writer::Work for Listen {
+    const OPERATION: &'static str = "listen";
+    type Output = ();
+
+    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
+        listen(&desk.connection)
+    }
+}
+
+#[tokio::test]
+async fn every_statement_goes_by_an_index() {
+    let place = TemporaryFile::new();
+    let settings = SqliteSettings { read_connections: 1, lookup_connections: 1, ..SqliteSettings::default() };
+    let store = SqliteStore::open(&place.path(), settings).await.unwrap();
+    store.writer.write(Listen).await.unwrap();
+    store.readers.read("listen", |connection| listen(connection)).await.unwrap();
+    store.readers.look_up("listen", |connection| listen(connection)).await.unwrap();
+    write_everything(&store).await;
+    ask_everything(&store).await;
+
+    let statements = std::mem::take(&mut *OVERHEARD.lock().unwrap());
+    let asked = statements
+        .iter()
+        .filter(|sql| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb)));
+    let connection = Connection::open(place.path()).unwrap();
+    let partial = partial_indexes(&connection);
+    let (mut seen, mut slow) = (0, Vec::new());
+    for sql in asked {
+        seen += 1;
+        let may_sort = SORTING.iter().any(|beginning| sql.starts_with(beginning));
+        for step in plan(&connection, sql) {
+            if scans(&step, &partial) || !may_sort && step.contains("TEMP B-TREE") {
+                slow.push(format!("{step}\n    in {sql}"));
+            }
+        }
+    }
+    assert!(seen >= 30, "only {seen} statements were overheard");
+    assert!(slow.is_empty(), "{}", slow.join("\n"));
+}
+
+async fn write_everything(store: &SqliteStore) {
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(1)).await.unwrap();
+    receive(&mut upload, 5_000, at(2));
+    let mut upload = store.commit(upload).await.unwrap();
+    complete(&mut upload, at(3));
+    store.commit(upload).await.unwrap();
+    let sent = claim(store, "a", at(4)).await;
+    succeed(store, &sent[0], at(4)).await;
+    for sent in claim(store, "a", at(5)).await {
+        settle(store, vec![settlement(&sent, AttemptOutcome::Timeout, Verdict::Dead)], at(5)).await;
+    }
+    pause(store, "b", at(6)).await;
+    store.open_for(vec![subscribed("b", &["upload.*"])], at(7)).await.unwrap();
+    store.check().await.unwrap();
+    manage_endpoints(store).await;
+    send_again_and_forget(store).await;
+}
+
+async fn manage_endpoints(store: &SqliteStore) {
+    for ordering in [Ordering::None, Ordering::Strict, Ordering::PerUpload] {
+        for state in [EndpointState::Paused { since: NOW }, EndpointState::Enabled] {
+            let before = stored(store, "b").await;
+            let terms = EndpointTerms { ordering, ..before.terms.clone() };
+            store.put_endpoint(Endpoint { terms, state, ..before }, at(8)).await.unwrap();
+        }
+        store.insert(new_upload(9)).await.ok();
+        let mut upload = store.find(new_upload(9).id()).await.unwrap().unwrap();
+        receive(&mut upload, 10, at(9));
+        store.commit(upload).await.unwrap();
+        if let Some(sent) = claim(store, "b", at(1_000)).await.first() {
+            succeed(store, sent, at(10)).await;
+        }
+    }
+    store.insert(new_upload(7)).await.unwrap();
+    assert_eq!(store.expire(at(10), 1, at(11)).await.unwrap(), 1);
+    disable(store, "b", at(11)).await;
+    store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();
+    store.test_endpoint(&endpoint("b"), at(12), LEASE).await.unwrap();
+    let health = vec![(endpoint("b"), Health::default())];
+    store.settle(Settled { settlements: vec![], health }, at(12)).await.unwrap();
+}
+
+async fn send_again_and_forget(store: &SqliteStore) {
+    let job = ReplayJob {
+        id: ReplayId::new(NOW, [0; 10]),
+        endpoint: endpoint("b"),
+        what: ReplayWhat::Everything,
+        from: NOW,
+        before: at(1_000),
+        state: ReplayState::Running,
+        cursor: EventPosition(0),
+        queued: 0,
+        created_at: NOW,
+        finished_at: None,
+    };
+    let id = job.id;
+    store.begin_replay(job.clone()).await.unwrap();
+    store.advance_replay(id, 100, at(13)).await.unwrap();
+    store.cancel_replay(id, at(13)).await.unwrap();
+    let pending = ReplayJob { id: ReplayId::new(NOW, [1; 10]), what: ReplayWhat::Pending, ..job };
+    store.begin_replay(pending).await.unwrap();
+    store.replay_jobs().await.unwrap();
+    for delivery in deliveries_to(store, "b").await {
+        store.replay(delivery.id, true, at(13)).await.unwrap();
+    }
+    store.expunge(new_upload(9).id()).await.unwrap();
+    store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
+    store.advance_backlog(1, at(14)).await.unwrap();
+    while store.prune(horizon(at(2_000)), 3).await.unwrap() > 0 {}
+}
+
+async fn ask_everything(store: &SqliteStore) {
+    store.find(new_upload(1).id()).await.unwrap();
+    for question in [
+        Due::Unsettled,
+        Due::Unsealed,
+        Due::Expired { now: NOW },
+        Due::Silent { since: NOW },
+        Due::Overlong { now: NOW, latest: NOW },
+        Due::ChangedAfter { now: NOW },
+        Due::Removable,
+        Due::Outdated { completed_before: NOW },
+        Due::Missing,
+    ] {
+        store.due(question, 0, 10).await.unwrap();
+    }
+    for query in upload_queries() {
+        store.list(&query).await.unwrap();
+    }
+    for query in delivery_queries() {
+        store.deliveries(&query).await.unwrap();
+    }
+    store.events_of(new_upload(1).id(), 0, 10).await.unwrap();
+    store.events_since(EventPosition(0), 10).await.unwrap();
+    store.newest_event().await.unwrap();
+    store.next_due(&[endpoint("a")]).await.unwrap();
+    store.begin_waits(NOW).await.unwrap();
+    store.renew_leases(NOW).await.unwrap();
+    store.endpoints().await.unwrap();
+    store.delivery(DeliveryId::new(NOW, [0; 10])).await.unwrap();
+    store.backlog(None).await.unwrap();
+    store.backlog(Some(&endpoint("a"))).await.unwrap();
+}
+
+/// Every mix of conditions.
+fn upload_queries() -> impl Iterator<Item = UploadQuery> {
+    (0..512_usize).map(|mix| {
+        let bounds = |bit: usize| Bounds { least: (mix & bit != 0).then_some(1), most: (mix & bit != 0).then_some(2) };
+        let pair = |number: usize| (format!("key {number}"), b"value".to_vec());
+        UploadQuery {
+            stages: [Stage::Created, Stage::Completed].into_iter().take(mix % 4 % 3).collect(),
+            metadata: (0..mix / 4 % 4 % 3).map(pair).collect(),
+            created_from: (mix & 16 != 0).then_some(NOW),
+            created_before: (mix & 32 != 0).then_some(NOW),
+            types: ["video/mp4", "image/*"].into_iter().filter_map(TypePattern::new).take(mix / 64 % 4 % 3).collect(),
+            width: bounds(256),
+            height: bounds(256),
+            duration_ms: bounds(128),
+            before: (mix & 32 == 0).then(|| new_upload(9).id()),
+            limit: 10,
+        }
+    })
+}
+
+fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
+    let states = [None].into_iter().chain(DeliveryState::ALL.map(Some));
+    states.flat_map(|state| {
+        (0..128_u8).map(move |mix| DeliveryQuery {
+            endpoint: (mix & 1 != 0).then(|| endpoint("a")),
+            upload: (mix & 2 != 0).then(|| new_upload(1).id()),
+            event: (mix & 96 == 96).then(|| EventId::new(NOW, [0; 10])),
+            kind: (mix & 4 != 0).then_some(EventKind::Created),
+            state,
+            created_from: (mix & 8 != 0).then_some(NOW),
+            created_before: (mix & 16 != 0).then_some(NOW),
+            last_status: (mix & 32 != 0).then_some(500..=599),
+            last_error: (mix & 64 != 0).then_some(AttemptOutcome::Timeout),
+            before: None,
+            limit: 10,
+        })
+    })
+}
+
+/// An index of only those rows that still want something: few, or else the list of them is what was asked for.
+fn partial_indexes(connection: &Connection) -> Vec<String> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql LIKE '%WHERE%'";
+    let mut statement = connection.prepare(sql).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+}
+
+fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut rows = statement.raw_query();
+    let mut steps = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        steps.push(row.get("detail").unwrap());
+    }
+    steps
+}
+
+/// Whether the step goes through a table, or a whole index of it.
+fn scans(step: &str, partial: &[String]) -> bool {
+    let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
+    let is_table = scanned.is_some_and(|name| !name.starts_with('(') && name != "CONSTANT" && !SMALL.contains(&name));
+    let is_partial = step.split(' ').next_back().is_some_and(|index| partial.iter().any(|known| known == index));
+    is_table && !is_partial
+}

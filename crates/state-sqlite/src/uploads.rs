@@ -1,0 +1,274 @@
+//! Uploads: written through the writer, read beside it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use crate::events::News;
+use crate::query::Query;
+use crate::rows::upload_columns;
+use crate::writer::{Desk, Work};
+use crate::{SqliteStore, rows};
+use domain::hook::HookCall;
+use domain::id::UploadId;
+use domain::upload::Upload;
+use state::{
+    Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, Result, UploadPage, UploadQuery, UploadStore,
+};
+
+/// The largest metadata value that can be searched for.
+const MAX_INDEXED_BYTES: usize = 1024;
+
+/// How long the store may take to show that it works.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[async_trait]
+impl UploadStore for SqliteStore {
+    async fn insert(&self, upload: Upload) -> Result<Upload> {
+        let id = upload.id();
+        let is_new = self.writer.write(InsertUpload::new(&upload, &self.status_root)).await?;
+        if is_new { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
+    }
+
+    async fn commit(&self, upload: Upload) -> Result<Upload> {
+        let id = upload.id();
+        let is_unchanged = self.writer.write(CommitUpload::new(&upload, &self.status_root)).await?;
+        if is_unchanged { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
+    }
+
+    async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
+        let found = self.readers.look_up("find an upload", move |connection| {
+            connection.prepare_cached(FIND)?.query_one([id.as_bytes()], rows::upload).optional()
+        });
+        found.await
+    }
+
+    async fn list(&self, query: &UploadQuery) -> Result<UploadPage> {
+        self.read_list(query).await
+    }
+
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+        let query = due_query(question, skip, limit);
+        self.readers.read("find uploads that are due", move |connection| query.fetch(connection, rows::upload)).await
+    }
+
+    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+        self.read_events_of(id, after, limit).await
+    }
+
+    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
+        self.read_events_since(after, limit).await
+    }
+
+    async fn newest_event(&self) -> Result<EventPosition> {
+        self.read_newest_event().await
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> Result<()> {
+        self.write_hook_call(call).await
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+        self.read_hook_calls(query).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let check = async {
+            self.writer.write(CheckWriting).await?;
+            let read = |connection: &mut Connection| connection.query_one("SELECT checks FROM health", [], |_| Ok(()));
+            self.readers.look_up(CheckWriting::OPERATION, read).await
+        };
+        let late = |error| Error::Failed { operation: CheckWriting::OPERATION, source: Box::new(error) };
+        tokio::time::timeout(CHECK_TIMEOUT, check).await.map_err(late)?
+    }
+
+    async fn close(&self) {
+        self.shut().await;
+    }
+}
+
+pub(super) const FIND: &str =
+    concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
+
+/// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
+fn due_query(question: Due, skip: u32, limit: u32) -> Query {
+    let mut sql = Query::new(concat!("SELECT ", upload_columns!(), " FROM uploads INDEXED BY "));
+    let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
+    match question {
+        Due::Unsettled => sql.push("uploads_unsettled").push(joined).push(
+            "(stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
+                 OR (stage = 'created' AND role = 'final'))
+             ORDER BY id",
+        ),
+        Due::Unsealed => sql.push("uploads_unsealed").push(joined).push(
+            "stage IN ('created', 'receiving', 'stalled') AND role <> 'final'
+                 AND (received = '[[0,' || length || ']]' OR (length = 0 AND received = '[]'))
+                 AND dialect IN ('tus', 'ranged')
+             ORDER BY id",
+        ),
+        Due::Expired { now } => sql
+            .push("uploads_expiring")
+            .push(joined)
+            .push(
+                "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
+                     AND expires_at_ms <= ",
+            )
+            .bind(now.unix_ms())
+            .push(" ORDER BY expires_at_ms"),
+        Due::Silent { since } => sql
+            .push("uploads_receiving")
+            .push(joined)
+            .push("stage = 'receiving' AND updated_at_ms < ")
+            .bind(since.unix_ms())
+            .push(" ORDER BY updated_at_ms"),
+        Due::Overlong { now, latest } => sql
+            .push("uploads_expiring")
+            .push(joined)
+            .push(
+                "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
+                     AND expires_at_ms > ",
+            )
+            .bind(latest.unix_ms())
+            .push(" AND updated_at_ms > ")
+            .bind(now.unix_ms())
+            .push(" ORDER BY expires_at_ms"),
+        Due::ChangedAfter { now } => sql
+            .push("uploads_receiving")
+            .push(joined)
+            .push("stage = 'receiving' AND updated_at_ms > ")
+            .bind(now.unix_ms())
+            .push(" ORDER BY updated_at_ms"),
+        Due::Removable => sql.push("uploads_removable").push(joined).push(
+            "bytes_kept = 1 AND (stage IN ('failed', 'expired', 'terminated') OR removed_at_ms IS NOT NULL)
+             ORDER BY id",
+        ),
+        Due::Outdated { completed_before } => sql
+            .push("uploads_completed")
+            .push(joined)
+            .push("stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') < ")
+            .bind(completed_before.unix_ms())
+            .push(" ORDER BY json_extract(timeline, '$[#-1][1]')"),
+        Due::Missing => sql.push("uploads_missing").push(joined).push("missing_since_ms IS NOT NULL ORDER BY id"),
+    };
+    sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
+    sql
+}
+
+/// Says whether there was no such upload yet. If there was, it is left as it is.
+struct InsertUpload {
+    upload: [Value; 28],
+    origin: [Value; 8],
+    id: UploadId,
+    /// The pairs it can be found by.
+    metadata: Vec<(String, Vec<u8>)>,
+    news: News,
+}
+
+impl InsertUpload {
+    fn new(upload: &Upload, status_root: &str) -> Self {
+        let record = upload.record();
+        let pairs = record.metadata.pairs().iter();
+        Self {
+            upload: rows::upload_values(record),
+            origin: rows::origin_values(record),
+            id: upload.id(),
+            metadata: pairs.filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES).cloned().collect(),
+            news: News::of(upload, status_root),
+        }
+    }
+}
+
+impl Work for InsertUpload {
+    const OPERATION: &'static str = "record a new upload";
+    type Output = bool;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let inserted = desk.execute(
+            "INSERT INTO uploads (id, version, stage, role, length, received, wanted_digests, promised_digests,
+                 running_digests, digests, resume, bytes_kept, timeline, failure_code, failure_message, created_at_ms,
+                 updated_at_ms, expires_at_ms, next_sequence, last_progress_offset, last_progress_at_ms, failure_status,
+                 facts, accepted_at_ms, reports, removed_at_ms, removed_by, missing_since_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+                 ?22, ?23, ?24, ?25, ?26, ?27, ?28)
+             ON CONFLICT DO NOTHING",
+            params_from_iter(&self.upload),
+        )?;
+        if inserted == 0 {
+            return Ok(false);
+        }
+        desk.execute(
+            "INSERT INTO upload_origins (id, dialect, parts, parts_as_sent, metadata, metadata_as_sent, max_bytes,
+                 expires_by_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params_from_iter(&self.origin),
+        )?;
+        for (key, value) in &self.metadata {
+            desk.execute(
+                "INSERT INTO upload_metadata (key, value, upload_id) VALUES (?1, ?2, ?3)",
+                params![key, value, self.id.as_bytes()],
+            )?;
+        }
+        self.news.log(desk)?;
+        Ok(true)
+    }
+}
+
+/// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
+pub(super) struct CommitUpload {
+    upload: [Value; 28],
+    news: News,
+    /// Its bytes go, or are gone.
+    frees_space: bool,
+}
+
+impl CommitUpload {
+    fn new(upload: &Upload, status_root: &str) -> Self {
+        let frees_space = !upload.owns_bytes();
+        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root), frees_space }
+    }
+
+    /// Commits an upload of which there is nothing to tell.
+    pub(super) fn without_news(upload: &Upload) -> Self {
+        Self::new(upload, "")
+    }
+}
+
+impl Work for CommitUpload {
+    const OPERATION: &'static str = "commit an upload";
+    type Output = bool;
+
+    fn frees_space(&self) -> bool {
+        self.frees_space
+    }
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let updated = desk.execute(
+            "UPDATE uploads SET version = ?2, stage = ?3, role = ?4, length = ?5, received = ?6, wanted_digests = ?7,
+                 promised_digests = ?8, running_digests = ?9, digests = ?10, resume = ?11, bytes_kept = ?12,
+                 timeline = ?13, failure_code = ?14, failure_message = ?15, created_at_ms = ?16, updated_at_ms = ?17,
+                 expires_at_ms = ?18, next_sequence = ?19, last_progress_offset = ?20, last_progress_at_ms = ?21,
+                 failure_status = ?22, facts = ?23, accepted_at_ms = ?24, reports = ?25,
+                 removed_at_ms = ?26, removed_by = ?27, missing_since_ms = ?28
+             WHERE id = ?1 AND version = ?2 - 1",
+            params_from_iter(&self.upload),
+        )?;
+        if updated == 0 {
+            return Ok(false);
+        }
+        self.news.log(desk)?;
+        Ok(true)
+    }
+}
+
+struct CheckWriting;
+
+impl Work for CheckWriting {
+    const OPERATION: &'static str = "check the database";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        desk.execute("UPDATE health SET checks = checks + 1", []).map(drop)
+    }
+}

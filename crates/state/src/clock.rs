@@ -1,0 +1,333 @@
+//! The time of day, and the one rule for what happens to deadlines when it is set.
+//!
+//! Deadlines are stored, compared and reported as times of day, so that they mean the same to a client, after a restart
+//! and on another machine. The clock compares each reading with time that cannot be set, and notices when the two part:
+//!
+//! - **Ahead** (the clock was set, or the machine slept): nobody could act in the time passed over. It is not charged to
+//!   what began before it ([`Clock::extended`], [`Clock::elapsed`], [`Clock::ago`]); what begins afterwards lasts exactly
+//!   as long as it says.
+//! - **Back**: what began after now began now. Nothing else marks a deadline set by a clock that was ahead, and nothing
+//!   else is needed, so the same rule holds after a restart. Owners of stored deadlines look for such rows when they
+//!   start and whenever [`Clock::steps`] has changed.
+//!
+//! The steps themselves are not stored: a restart charges the time passed over to whatever was not written since.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use domain::time::Timestamp;
+
+/// Smaller steps are left alone: no deadline is that precise.
+const SMALLEST_STEP_MS: i64 = 30_000;
+
+/// How many steps ahead are remembered, newest first: more than half a year of nightly sleep.
+const MOST_GAPS: usize = 256;
+
+/// The time of day, and how long the clock has run by a measure that nobody can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    pub time_of_day: Timestamp,
+    pub running: Duration,
+}
+
+/// Tells the time of day and notices when it was set. Clones are the same clock.
+#[derive(Clone)]
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    read: Box<dyn Fn() -> Reading + Send + Sync>,
+    steps: Mutex<Steps>,
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Clock").field(&*self.lock()).finish()
+    }
+}
+
+impl Clock {
+    /// Makes a clock of whatever gives readings.
+    pub fn new(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
+        let steps = Steps { seen: read(), gaps: VecDeque::new(), count: 0 };
+        Self(Arc::new(Inner { read: Box::new(read), steps: Mutex::new(steps) }))
+    }
+
+    /// The clock of the machine.
+    pub fn system() -> Self {
+        let begun = Instant::now();
+        Self::new(move || {
+            let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            Reading { time_of_day: Timestamp::from_unix_ms(0).plus(since_1970), running: begun.elapsed() }
+        })
+    }
+
+    /// Tells the time of day.
+    pub fn now(&self) -> Timestamp {
+        let (now, step) = {
+            let mut steps = self.lock();
+            // Read under the lock, so that readings are seen in their order.
+            let reading = (self.0.read)();
+            (reading.time_of_day, steps.see(reading))
+        };
+        match step {
+            None => {}
+            Some(Step::Ahead(by)) => tracing::warn!(
+                ahead_s = by.as_secs(),
+                "the clock went ahead of the time that passed; what waited or was kept until then is given that time"
+            ),
+            Some(Step::Back(by)) => tracing::warn!(
+                back_s = by.as_secs(),
+                "the clock was set back; what was to wait by the clock that was ahead begins to wait now"
+            ),
+        }
+        now
+    }
+
+    /// Extends a deadline set at `since` by the time that was passed over before it came.
+    pub fn extended(&self, since: Timestamp, deadline: Timestamp) -> Timestamp {
+        self.now();
+        self.lock().extended(since, deadline)
+    }
+
+    /// How long ago `since` was, without the time that was passed over; nothing when it is still to come.
+    pub fn elapsed(&self, since: Timestamp) -> Duration {
+        let now = self.now();
+        self.lock().elapsed(since, now)
+    }
+
+    /// The time of day that lies `span` back, not counting time that was passed over.
+    pub fn ago(&self, span: Duration) -> Timestamp {
+        let now = self.now();
+        self.lock().before(now, span)
+    }
+
+    /// How many times the clock was set so far. Another number than before: deadlines may have to follow it.
+    pub fn steps(&self) -> u64 {
+        self.now();
+        self.lock().count
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Steps> {
+        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Ahead(Duration),
+    Back(Duration),
+}
+
+#[derive(Debug)]
+struct Steps {
+    seen: Reading,
+    /// Oldest first.
+    gaps: VecDeque<Gap>,
+    count: u64,
+}
+
+/// A step ahead, between two readings.
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    before: Timestamp,
+    after: Timestamp,
+    /// What of the time between them did not pass.
+    missing: Duration,
+}
+
+impl Gap {
+    /// Where in the time before the step its end lies.
+    fn end(&self) -> Timestamp {
+        self.after.minus(self.missing)
+    }
+}
+
+impl Steps {
+    fn see(&mut self, reading: Reading) -> Option<Step> {
+        let passed = reading.running.saturating_sub(self.seen.running);
+        let expected = self.seen.time_of_day.plus(passed);
+        let (before, after) = (self.seen.time_of_day, reading.time_of_day);
+        self.seen = reading;
+        let off_ms = after.unix_ms().saturating_sub(expected.unix_ms());
+        if off_ms.saturating_abs() <= SMALLEST_STEP_MS {
+            return None;
+        }
+        self.count += 1;
+        let off = Duration::from_millis(off_ms.unsigned_abs());
+        if off_ms < 0 {
+            self.take_back(off);
+            return Some(Step::Back(off));
+        }
+        if self.gaps.len() == MOST_GAPS {
+            self.gaps.pop_front();
+        }
+        self.gaps.push_back(Gap { before, after, missing: off });
+        Some(Step::Ahead(off))
+    }
+
+    /// A step back first undoes what steps ahead have counted: the clock was wrong, and nothing was passed over.
+    fn take_back(&mut self, mut by: Duration) {
+        while let Some(newest) = self.gaps.back_mut() {
+            if newest.missing > by {
+                newest.missing -= by;
+                newest.after = newest.after.minus(by);
+                return;
+            }
+            by -= newest.missing;
+            self.gaps.pop_back();
+        }
+    }
+
+    fn extended(&self, since: Timestamp, deadline: Timestamp) -> Timestamp {
+        self.gaps.iter().fold(deadline, |deadline, gap| {
+            let was_running = since <= gap.before && gap.before < deadline;
+            if was_running { deadline.plus(gap.missing) } else { deadline }
+        })
+    }
+
+    fn elapsed(&self, since: Timestamp, now: Timestamp) -> Duration {
+        let missing = self.gaps.iter().filter(|gap| since <= gap.before).map(|gap| gap.missing);
+        now.since(since).saturating_sub(missing.sum())
+    }
+
+    fn before(&self, now: Timestamp, span: Duration) -> Timestamp {
+        let (mut at, mut left) = (now, span);
+        for gap in self.gaps.iter().rev() {
+            let since_gap = at.since(gap.after);
+            if since_gap >= left {
+                break;
+            }
+            left -= since_gap;
+            at = gap.end();
+        }
+        at.minus(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+    const BEGIN: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
+
+    /// A clock that a test turns.
+    #[derive(Clone)]
+    struct Hands(Arc<Mutex<Reading>>);
+
+    impl Hands {
+        fn new() -> (Self, Clock) {
+            let hands = Self(Arc::new(Mutex::new(Reading { time_of_day: BEGIN, running: Duration::ZERO })));
+            let read = hands.clone();
+            (hands, Clock::new(move || *read.0.lock().unwrap()))
+        }
+
+        fn pass(&self, span: Duration) {
+            let mut reading = self.0.lock().unwrap();
+            reading.time_of_day = reading.time_of_day.plus(span);
+            reading.running += span;
+        }
+
+        fn ahead(&self, span: Duration) {
+            let mut reading = self.0.lock().unwrap();
+            reading.time_of_day = reading.time_of_day.plus(span);
+        }
+
+        fn back(&self, span: Duration) {
+            let mut reading = self.0.lock().unwrap();
+            reading.time_of_day = reading.time_of_day.minus(span);
+        }
+    }
+
+    #[test]
+    fn time_that_passes_is_no_step_and_neither_is_a_small_correction() {
+        let (hands, clock) = Hands::new();
+        for (passes, ahead, back) in [(3_600, 0, 0), (60, 30, 0), (60, 0, 30), (0, 0, 0)] {
+            hands.pass(Duration::from_secs(passes));
+            hands.ahead(Duration::from_secs(ahead));
+            hands.back(Duration::from_secs(back));
+            assert_eq!(clock.steps(), 0);
+        }
+        hands.ahead(Duration::from_secs(31));
+        assert_eq!(clock.steps(), 1);
+        hands.back(Duration::from_secs(31));
+        assert_eq!(clock.steps(), 2);
+    }
+
+    #[test]
+    fn a_step_ahead_extends_what_was_running_and_nothing_else() {
+        let (hands, clock) = Hands::new();
+        let old = clock.now();
+        let over = old.plus(Duration::from_secs(1));
+        hands.pass(Duration::from_secs(2));
+        clock.now();
+        hands.ahead(10 * HOUR);
+        let new = clock.now();
+        assert_eq!(clock.extended(old, old.plus(24 * HOUR)), old.plus(34 * HOUR));
+        assert_eq!(clock.extended(old, over), over, "it was over before");
+        assert_eq!(clock.extended(new, new.plus(HOUR)), new.plus(HOUR), "it began afterwards");
+        assert_eq!(clock.elapsed(old), Duration::from_secs(2));
+        assert_eq!(clock.ago(Duration::from_secs(2)), old);
+        hands.pass(HOUR);
+        assert_eq!((clock.elapsed(new), clock.ago(HOUR)), (HOUR, new));
+    }
+
+    #[test]
+    fn a_step_back_undoes_the_step_ahead_before_it() {
+        let (hands, clock) = Hands::new();
+        let old = clock.now();
+        hands.ahead(10 * HOUR);
+        clock.now();
+        hands.back(4 * HOUR);
+        assert_eq!(clock.extended(old, old.plus(HOUR)), old.plus(7 * HOUR));
+        hands.back(9 * HOUR);
+        clock.now();
+        assert_eq!(clock.extended(old, old.plus(HOUR)), old.plus(HOUR));
+        assert_eq!(clock.elapsed(old), Duration::ZERO, "it is still to come");
+        assert_eq!(clock.steps(), 3);
+    }
+
+    #[test]
+    fn only_the_newest_steps_are_remembered() {
+        let (hands, clock) = Hands::new();
+        let old = clock.now();
+        for _ in 0..MOST_GAPS + 10 {
+            hands.pass(HOUR);
+            clock.now();
+            hands.ahead(HOUR);
+            clock.now();
+        }
+        let most = u32::try_from(MOST_GAPS).unwrap();
+        assert_eq!(clock.extended(old, old.plus(1_000 * HOUR)), old.plus((1_000 + most) * HOUR));
+    }
+
+    proptest! {
+        /// The three ways to ask agree on what has lasted too long.
+        #[test]
+        fn a_span_is_over_by_every_measure_at_once(
+            turns in prop::collection::vec((0_u64..100_000, 0_u64..100_000), 1..20),
+            begins_at in 0_usize..20,
+            span_s in 1_u64..1_000_000,
+        ) {
+            let (hands, clock) = Hands::new();
+            let mut since = clock.now();
+            for (at, (passes, ahead)) in turns.into_iter().enumerate() {
+                hands.pass(Duration::from_secs(passes));
+                let now = clock.now();
+                if at == begins_at {
+                    since = now;
+                }
+                hands.ahead(Duration::from_secs(ahead));
+                clock.now();
+            }
+            let (now, span) = (clock.now(), Duration::from_secs(span_s));
+            let is_over = clock.elapsed(since) >= span;
+            prop_assert_eq!(clock.extended(since, since.plus(span)) <= now, is_over);
+            prop_assert_eq!(since <= clock.ago(span), is_over);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The log of events: one truth with the uploads, in order, in pages.
+
+use futures::future::join_all;
+
+use super::*;
+use crate::{Error, EventPage, EventPosition};
+use domain::event::EventKind;
+use domain::notice::Notice;
+
+/// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
+pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.completed"])], NOW).await.unwrap();
+    let read = store.insert(new_upload(1)).await.unwrap();
+    let mut upload = read.clone();
+    complete(&mut upload, at(1));
+    store.commit(upload).await.unwrap();
+    let mut loser = read;
+    loser.terminate(DeletedBy::Client, at(2)).unwrap();
+    assert!(matches!(store.commit(loser.clone()).await, Err(Error::Conflict(_))));
+
+    let events = store.events_of(loser.id(), 0, 100).await.unwrap();
+    use EventKind::*;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [Created, Receiving, Received, Verified, Stored, Completed]);
+    assert!(events.iter().map(|event| event.sequence).eq(1..=6), "gapless (webhooks P5)");
+    let delivered = deliveries_to(&*store, "a").await;
+    assert!(delivered.iter().map(|delivery| delivery.event).eq(events.iter().map(|event| event.id)));
+    let completed = deliveries_to(&*store, "b").await;
+    assert_eq!((completed.len(), completed[0].event), (1, events[5].id));
+
+    let body: serde_json::Value = serde_json::from_slice(&events[5].body).unwrap();
+    assert_eq!(body["type"], "upload.completed");
+    assert_eq!(body["data"]["offset"], 10_000);
+}
+
+pub async fn events_come_in_pages<P: Place>(place: P) {
+    let store = place.open().await;
+    assert_eq!(store.newest_event().await.unwrap(), EventPosition::default());
+    for number in 0..5 {
+        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        complete(&mut upload, at(50));
+        store.commit(upload).await.unwrap();
+    }
+    let mut pages = Vec::new();
+    let mut after = EventPosition::default();
+    loop {
+        let page = store.events_since(after, 4).await.unwrap();
+        assert!(page.found.len() <= 4);
+        after = page.seen;
+        pages.extend(page.found);
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(pages.len(), 30);
+    assert_eq!(after, store.newest_event().await.unwrap());
+    assert!(pages.is_sorted_by_key(|event| event.position));
+
+    let id = new_upload(3).id();
+    let own: Vec<_> = pages.into_iter().filter(|event| event.upload == id).collect();
+    assert_eq!(store.events_of(id, 0, 100).await.unwrap(), own);
+    assert_eq!(store.events_of(id, 2, 3).await.unwrap(), own[2..5]);
+    assert_eq!(store.events_of(id, 6, 3).await.unwrap(), []);
+}
+
+/// However many other events lie between those of uploads.
+pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
+    const OTHERS: usize = 6_000;
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["endpoint.failing"])], NOW).await.unwrap();
+    let failing = || Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
+    let announced = join_all((0..OTHERS).map(|_| store.announce(failing(), at(1)))).await;
+    assert!(announced.iter().all(Result::is_ok));
+    store.insert(new_upload(1)).await.unwrap();
+
+    let first = store.events_since(EventPosition::default(), 10).await.unwrap();
+    assert_eq!((first.found.len(), first.has_more), (0, true), "it ends before the upload's event");
+    let second = store.events_since(first.seen, 10).await.unwrap();
+    assert_eq!((second.found.len(), second.has_more), (1, false));
+    assert_eq!(second.seen, store.newest_event().await.unwrap());
+    let last = store.events_since(second.seen, 10).await.unwrap();
+    assert_eq!(last, EventPage { found: vec![], seen: second.seen, has_more: false });
+}
+
+pub async fn every_commit_of_a_crowd_is_logged_in_order<P: Place>(place: P) {
+    let store = place.open().await;
+    let writers = (0..20).map(|number| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let mut upload = store.insert(new_upload(number)).await.unwrap();
+            for step in 1..=10 {
+                receive(&mut upload, 1_000, at(100 + step));
+                upload = store.commit(upload).await.unwrap();
+            }
+            upload.id()
+        })
+    });
+    let ids: Vec<UploadId> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
+    let log = store.events_since(EventPosition::default(), 1_000).await.unwrap().found;
+    assert_eq!(log.len(), 20 * 11);
+    for id in ids {
+        let sequences = log.iter().filter(|event| event.upload == id).map(|event| event.sequence);
+        assert!(sequences.eq(1..=11), "an upload's events are logged in sequence");
+    }
+}

@@ -1,0 +1,330 @@
+//! The suite every state store passes.
+//!
+//! A check is an async function over a [`Place`], somewhere a store can be opened and opened again.
+//! `conformance_suite!` makes a test of each, or of those alone that a store without endpoints can pass.
+
+#![expect(clippy::unwrap_used, reason = "a check says what it expects by failing")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Claim, DeliveryQuery, Horizon, Outbox, Settled, Settlement, UploadStore, Verdict};
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
+use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
+use domain::event::EventFilter;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::removal::DeletedBy;
+use domain::size::{Length, Offset};
+use domain::time::Timestamp;
+use domain::upload::{Dialect, Durable, NewUpload, ProgressPolicy, Role, Terms, Upload};
+
+pub mod backlogs;
+pub mod clock;
+pub mod endpoints;
+pub mod events;
+pub mod expiry;
+pub mod hook_calls;
+pub mod lists;
+pub mod managing;
+pub mod order;
+pub mod rebuild;
+pub mod replay;
+pub mod retention;
+pub mod sending;
+pub mod uploads;
+
+pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Somewhere to keep a state.
+pub trait Place: Sized {
+    type Store: UploadStore + Outbox;
+
+    /// An empty place.
+    fn new() -> Self;
+
+    /// Opens the state that is there.
+    fn open(&self) -> impl Future<Output = Arc<Self::Store>> + Send;
+
+    /// How many transactions the store has written so far.
+    fn transactions(store: &Self::Store) -> u64;
+
+    /// Keeps the writer busy until what this gives is dropped, so that what is written meanwhile gathers.
+    fn hold(store: &Arc<Self::Store>) -> impl Future<Output = Box<dyn Send>> + Send;
+}
+
+#[macro_export]
+macro_rules! conformance_suite {
+    ($place:ty) => {
+        $crate::conformance_suite! { $place, without endpoints }
+        $crate::conformance_suite! { $place;
+            clock::what_waits_by_a_clock_that_was_ahead_is_due
+            clock::a_long_backlog_is_followed_in_pieces
+            clock::leases_end_when_they_are_told_to
+            uploads::a_stale_commit_changes_nothing
+            uploads::many_commits_share_transactions
+            uploads::a_conflict_spares_the_rest_of_its_batch
+            uploads::reopening_keeps_everything
+            backlogs::a_long_backlog_is_cancelled_in_pieces
+            backlogs::a_removed_endpoint_leaves_nothing_to_its_successor
+            backlogs::what_is_asked_for_again_is_not_cancelled
+            backlogs::a_long_backlog_stops_and_goes_on_with_its_endpoint
+            backlogs::a_retry_of_after_the_resumption_is_not_hastened
+            backlogs::a_relaxed_order_reaches_a_long_backlog
+            events::a_change_and_its_news_are_one
+            events::a_page_looks_at_a_bounded_number_of_events
+            expiry::what_waits_too_long_is_given_up
+            expiry::a_lane_goes_on_behind_what_was_given_up
+            expiry::old_progress_is_dropped_without_a_word
+            expiry::what_is_kept_does_not_age
+            order::first_attempts_go_out_in_order
+            order::a_delivery_that_backs_off_holds_nobody_back
+            order::an_aborted_attempt_does_not_count
+            order::lanes_do_not_wait_for_each_other
+            order::newer_progress_replaces_pending_progress
+            order::later_news_ends_pending_progress_everywhere
+            order::nothing_waits_for_superseded_progress
+            order::a_lane_keeps_its_age_under_a_backlog
+            order::progress_is_never_a_dead_letter
+            order::overtaken_progress_is_not_sent_again
+            sending::endpoints_get_what_their_filters_want
+            sending::a_claim_tells_everything
+            sending::nothing_is_claimed_twice
+            sending::claims_keep_to_the_slots_oldest_first
+            sending::an_expired_lease_goes_to_another
+            sending::a_late_settlement_moves_nothing
+            sending::attempts_are_recorded_once
+            sending::the_bell_rings_for_ready_deliveries
+            sending::deliveries_are_listed_with_their_attempts
+            endpoints::a_paused_endpoint_is_left_alone
+            endpoints::what_is_being_sent_settles_into_the_pause
+            endpoints::opening_resumes_in_order
+            endpoints::opening_takes_back_every_lease
+            endpoints::deliveries_of_endpoints_no_longer_named_stay
+            managing::an_endpoint_survives
+            managing::an_endpoint_is_changed_by_its_version
+            managing::new_endpoints_hear_at_once_and_removed_ones_no_more
+            managing::a_start_undoes_only_what_the_server_did
+            managing::a_new_endpoint_inherits_nothing
+            managing::what_waits_for_nobody_ends
+            managing::a_start_leaves_what_is_stopped_at_rest
+            managing::metadata_chooses_who_hears
+            managing::a_strict_endpoint_waits_for_every_event
+            managing::an_endpoint_can_do_without_order
+            managing::a_change_of_order_reaches_what_waits
+            managing::a_thin_endpoint_is_told_little
+            managing::notices_go_to_those_who_want_them
+            managing::a_test_is_for_one_endpoint
+            replay::one_delivery_is_sent_again
+            replay::what_waits_is_not_sent_before_its_turn
+            replay::strict_order_outlives_replays_and_pauses
+            replay::a_running_job_is_never_out_of_sight
+            replay::what_is_pending_is_due_at_once
+            replay::what_is_pending_waits_with_its_endpoint
+            replay::a_job_sends_the_dead_again
+            replay::a_job_sends_what_was_missed
+            replay::a_job_sends_everything
+            replay::a_job_goes_on_where_it_was
+            replay::a_job_goes_straight_to_its_range
+            replay::a_job_gets_over_a_clock_that_was_ahead
+            replay::what_was_never_sent_is_sent_again_in_order
+            replay::words_can_be_taken_out
+            replay::what_is_old_goes
+            retention::records_of_ended_uploads_end
+            retention::a_backlog_keeps_to_its_limits
+        }
+    };
+    ($place:ty, without endpoints) => {
+        $crate::conformance_suite! { $place;
+            uploads::every_field_survives
+            uploads::of_two_commits_of_one_version_one_wins
+            uploads::an_upload_is_inserted_once
+            uploads::a_closed_store_refuses
+            uploads::a_check_reads_and_writes
+            lists::every_filter_holds
+            lists::uploads_are_found_by_what_they_are
+            lists::a_cursor_is_stable_while_uploads_are_added
+            lists::the_sweeper_finds_what_is_due
+            lists::the_sweeper_finds_files_to_remove
+            retention::records_without_bytes_end
+            replay::a_record_loses_its_words_once_it_is_over
+            events::events_come_in_pages
+            events::every_commit_of_a_crowd_is_logged_in_order
+            hook_calls::hook_calls_are_listed_newest_first
+            rebuild::replaying_the_log_rebuilds_the_rows
+            rebuild::the_log_rebuilds_all_but_what_is_in_flight
+        }
+    };
+    ($place:ty; $($file:ident::$check:ident)*) => {
+        $(#[tokio::test]
+        async fn $check() {
+            let place = <$place as $crate::conformance::Place>::new();
+            $crate::conformance::$file::$check(place).await;
+        })*
+    };
+}
+
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_ms(NOW.unix_ms() + seconds * 1_000)
+}
+
+pub fn endpoint(name: &str) -> EndpointId {
+    EndpointId::new(name).unwrap()
+}
+
+pub fn subscribed(name: &str, patterns: &[&str]) -> Endpoint {
+    let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    subscribed_to(name, EventFilter::new(patterns).unwrap())
+}
+
+pub fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
+    let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
+    Endpoint::new(endpoint(name), Origin::Config, terms, NOW)
+}
+
+/// What ended before then may go, whatever it is.
+pub fn horizon(before: Timestamp) -> Horizon {
+    Horizon {
+        finished: before,
+        dead: before,
+        ended_uploads: before,
+        abandoned: before,
+        most_hook_calls: 100,
+        now: at(5_000),
+    }
+}
+
+/// The endpoint as it is stored.
+pub async fn stored<S: Outbox>(store: &S, name: &str) -> Endpoint {
+    store.endpoints().await.unwrap().into_iter().find(|stored| stored.id.as_str() == name).unwrap()
+}
+
+pub async fn put_state<S: Outbox>(store: &S, name: &str, state: EndpointState, now: Timestamp) {
+    let changed = Endpoint { state, updated_at: now, ..stored(store, name).await };
+    store.put_endpoint(changed, now).await.unwrap();
+}
+
+pub async fn pause<S: Outbox>(store: &S, name: &str, now: Timestamp) {
+    put_state(store, name, EndpointState::Paused { since: now }, now).await;
+}
+
+pub async fn disable<S: Outbox>(store: &S, name: &str, now: Timestamp) {
+    put_state(store, name, EndpointState::Disabled { since: now, because: DisabledBecause::Gone }, now).await;
+}
+
+/// What a client asks for: an upload of ten thousand bytes, created `number` seconds after [`NOW`].
+pub fn asked(number: u8) -> NewUpload {
+    let now = at(i64::from(number));
+    NewUpload {
+        id: UploadId::new(now, [number; 10]),
+        dialect: Dialect::Tus,
+        role: Role::Single,
+        length: Length::new(10_000),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        terms: Terms::default(),
+        wanted_digests: vec![],
+        promised_digests: vec![],
+        expires_at: now.plus(Duration::from_secs(3_600)),
+    }
+}
+
+pub fn new_upload(number: u8) -> Upload {
+    let asked = asked(number);
+    let now = asked.id.made_at();
+    Upload::create(asked, now)
+}
+
+/// More bytes; told as progress whenever a hundredth has come in.
+pub fn receive(upload: &mut Upload, bytes: u64, now: Timestamp) {
+    receive_with(upload, bytes, Some(ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX }), now);
+}
+
+fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>, now: Timestamp) {
+    let start = upload.offset().get();
+    let durable = Durable {
+        ranges: vec![(start, start + bytes)],
+        running_digests: vec![1, 2, 3],
+        resume: vec![4, 5],
+        expires_at: now.plus(Duration::from_secs(3_600)),
+    };
+    upload.receive(durable, policy, now).unwrap();
+}
+
+/// All its bytes, and every stage up to completed.
+pub fn complete(upload: &mut Upload, now: Timestamp) {
+    let missing = upload.length().unwrap().remaining_from(upload.offset());
+    receive_with(upload, missing, None, now);
+    upload.seal(vec![], now).unwrap();
+    upload.verify(now);
+    upload.store(now);
+    upload.complete(now);
+}
+
+pub fn offset(bytes: u64) -> Offset {
+    Offset::new(bytes).unwrap()
+}
+
+/// Claims for one endpoint as much as is due.
+pub async fn claim<S: Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<Claim> {
+    store.claim_due(&[(endpoint(name), 100)], now, LEASE).await.unwrap()
+}
+
+/// The sequences of the events that are due for one endpoint, which are leased by asking.
+pub async fn claimed<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<u64> {
+    let mut sequences = Vec::new();
+    for claim in claim(store, name, now).await {
+        sequences.push(sequence_of(&claim));
+    }
+    sequences
+}
+
+pub fn sequence_of(claim: &Claim) -> u64 {
+    let body: serde_json::Value = serde_json::from_slice(&claim.body).unwrap();
+    body["data"]["sequence"].as_u64().unwrap()
+}
+
+pub fn settlement(claim: &Claim, outcome: AttemptOutcome, verdict: Verdict) -> Settlement {
+    let attempt = Attempt {
+        number: claim.attempts + 1,
+        trigger: claim.trigger,
+        started_at: NOW,
+        took: Duration::from_micros(1_500),
+        timings: Timings { dns: None, connect: Some(Duration::from_micros(7)), first_byte: Some(Duration::ZERO) },
+        remote: Some("::1".parse().unwrap()),
+        outcome,
+        response_headers: vec![("server".to_owned(), "\"x\"".to_owned())],
+        response_body: vec![0xff, 0, b'x'],
+        note: None,
+        next_attempt_at: match verdict {
+            Verdict::RetryAt(at) => Some(at),
+            _ => None,
+        },
+    };
+    Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict }
+}
+
+pub async fn settle<S: Outbox>(store: &S, settlements: Vec<Settlement>, now: Timestamp) {
+    store.settle(Settled { settlements, health: vec![] }, now).await.unwrap();
+}
+
+pub async fn succeed<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
+    settle(store, vec![settlement(claim, AttemptOutcome::Status(204), Verdict::Succeeded)], now).await;
+}
+
+pub async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, now: Timestamp) {
+    settle(store, vec![settlement(claim, AttemptOutcome::Timeout, Verdict::RetryAt(when))], now).await;
+}
+
+/// Every delivery to an endpoint, in the order of the events.
+pub async fn deliveries_to<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryRecord> {
+    let query = DeliveryQuery { endpoint: Some(endpoint(name)), limit: 1_000, ..DeliveryQuery::default() };
+    let mut found = store.deliveries(&query).await.unwrap().found;
+    found.sort_by_key(|delivery| (delivery.upload, delivery.sequence));
+    found
+}
+
+pub async fn states_at<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryState> {
+    deliveries_to(store, name).await.into_iter().map(|delivery| delivery.state).collect()
+}

@@ -1,0 +1,188 @@
+//! The log tells all: whoever has read every event of an upload knows what its row says (webhooks.md G3).
+//!
+//! But for what no event is made of. Bytes between two events within a stage are told only as progress, if that is wanted
+//! and not too often; so of an upload in flight the offset may be newer than the log, and so may the percentage of a
+//! report that came soon after another. What is only there to work with is not told at all: the received ranges and the
+//! states of digests and storage behind them, when it expires and on which terms, whether its bytes are gone or missing, what the
+//! application has said of it (that is in the record of hooks), and when it was last touched.
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use serde_json::{Value, json};
+
+use super::*;
+use api::facts_json::facts_json;
+use domain::checksum::{Algorithm, Digest};
+use domain::facts::Facts;
+use domain::report::NewReport;
+use domain::upload::{Failure, Record, Stage};
+
+const LIVES: u32 = 100;
+
+/// What of the bytes and reports within a stage makes an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// Any byte is progress, and no report comes too soon after another.
+    All,
+    /// No byte is, which is so unless an endpoint asks for it; and reports come fast.
+    Stages,
+}
+
+impl Telling {
+    fn policy(self) -> Option<ProgressPolicy> {
+        (self == Self::All).then_some(ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX })
+    }
+
+    /// The instant of a step in a life.
+    fn at(self, step: i64) -> Timestamp {
+        match self {
+            Self::All => at(2 * step),
+            Self::Stages => Timestamp::from_unix_ms(NOW.unix_ms() + 100 * step),
+        }
+    }
+
+    /// Takes out what the log need not say.
+    fn trim(self, mut told: Value) -> Value {
+        if self == Self::Stages {
+            if told["stage"] == "receiving" {
+                told["offset"] = Value::Null;
+            }
+            for report in told["reports"].as_array_mut().unwrap() {
+                report["percent"] = Value::Null;
+            }
+        }
+        told
+    }
+}
+
+/// What a row says, in the words of events.
+fn told_by_row(record: &Record) -> Value {
+    let failed = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
+    json!({
+        "stage": record.stage.name(),
+        "offset": record.received.contiguous().get(),
+        "length": record.length.map(|length| length.get()),
+        "role": record.role.name(),
+        "metadata": record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_of(value))).collect::<serde_json::Map<_, _>>(),
+        "digests": record.digests.iter().map(|it| (it.algorithm().name().to_owned(), it.hex().into())).collect::<serde_json::Map<_, _>>(),
+        "facts": record.facts.as_ref().map(facts_json),
+        "error": failed,
+        "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
+        "removed": record.removed.map(|removed| json!([removed.by.name(), removed.at.to_string()])),
+        "reports": record.reports.iter().map(|it| json!({ "name": it.name, "percent": it.percent, "message": it.message })).collect::<Vec<_>>(),
+        "next_sequence": record.next_sequence,
+    })
+}
+
+fn value_of(bytes: &[u8]) -> Value {
+    api::event_body::value_json(bytes)
+}
+
+/// The same, from nothing but the bodies of events.
+fn told_by_log(bodies: &[Value]) -> Value {
+    let (mut timeline, mut reports): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    let (mut stage, mut removed) = (Value::Null, Value::Null);
+    for body in bodies {
+        let data = &body["data"];
+        // News from within a stage is no entry of it.
+        match body["type"].as_str() {
+            Some("upload.progress" | "upload.processing") => {}
+            Some("upload.removed") => removed = json!([data["by"], body["timestamp"]]),
+            _ => timeline.push(json!([data["stage"], body["timestamp"]])),
+        }
+        stage = data["stage"].clone();
+        if let Some(report) = data.get("report") {
+            match reports.iter_mut().find(|known| known["name"] == report["name"]) {
+                Some(known) => *known = report.clone(),
+                None => reports.push(report.clone()),
+            }
+        }
+    }
+    let last = &bodies.last().expect("an upload begins with an event")["data"];
+    json!({
+        "stage": stage,
+        "offset": last["offset"],
+        "length": last["length"],
+        "role": last["role"],
+        "metadata": last["metadata"],
+        "digests": last["digests"],
+        "facts": last["facts"],
+        "error": last["error"],
+        "timeline": timeline,
+        "removed": removed,
+        "reports": reports,
+        "next_sequence": bodies.len() + 1,
+    })
+}
+
+/// One step in the life of an upload, whichever makes sense where it stands.
+fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
+    let failure = || Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: Some(422) };
+    match (upload.stage(), choice) {
+        (Stage::Created | Stage::Receiving | Stage::Stalled, 0..=3) => {
+            let bytes = (u64::from(choice) + 1) * 2_500;
+            receive_with(upload, bytes.min(10_000 - upload.offset().get()), telling.policy(), now);
+            if upload.is_full() {
+                let digest = Digest::new(Algorithm::Crc32c, vec![choice; 4]).unwrap();
+                upload.seal(vec![digest], now).unwrap();
+            }
+        }
+        (Stage::Receiving, 4) => upload.stall(now),
+        (Stage::Created | Stage::Receiving | Stage::Stalled, 5) => upload.expire(now),
+        (Stage::Created | Stage::Receiving | Stage::Stalled, 6) => upload.terminate(DeletedBy::Client, now).unwrap(),
+        (Stage::Completed, 5) => drop(upload.remove(DeletedBy::Retention, now)),
+        (Stage::Completed, 6) => drop(upload.terminate(DeletedBy::Client, now)),
+        (Stage::Received, 0..=5) => {
+            upload.learn(Facts { content_type: "video/mp4".to_owned(), content: None });
+            upload.verify(now);
+        }
+        (Stage::Received | Stage::Verified | Stage::Stored, 6) => upload.fail(failure(), now),
+        (Stage::Verified, _) => upload.store(now),
+        (Stage::Stored, _) => upload.complete(now),
+        (Stage::Completed, _) => {
+            let message = (choice < 2).then(|| format!("it is {choice}"));
+            let report = NewReport::new(format!("stage{}", choice % 3), Some(u64::from(choice)), message).unwrap();
+            upload.report(report, now).unwrap();
+        }
+        _ => {}
+    }
+}
+
+pub async fn replaying_the_log_rebuilds_the_rows<P: Place>(place: P) {
+    rebuild(place, Telling::All).await;
+}
+
+pub async fn the_log_rebuilds_all_but_what_is_in_flight<P: Place>(place: P) {
+    rebuild(place, Telling::Stages).await;
+}
+
+async fn rebuild<P: Place>(place: P, telling: Telling) {
+    let store = place.open().await;
+    store.open_for(vec![], NOW).await.unwrap();
+    let mut runner = TestRunner::default();
+    let steps = proptest::collection::vec(0_u8..8, 0..12);
+    let mut stages = std::collections::BTreeSet::new();
+    let mut untold = 0;
+    for life in 0..LIVES {
+        // One that comes to rest with bytes in flight, and then whatever chance brings.
+        let steps = if life == 0 { vec![0, 0] } else { steps.new_tree(&mut runner).unwrap().current() };
+        let metadata = vec![("name".to_owned(), vec![0xff, b'x']), ("user".to_owned(), b"7".to_vec())];
+        let id = UploadId::new(at(i64::from(life)), rand::random());
+        let asked = NewUpload { id, metadata: Metadata::new(metadata).unwrap(), ..asked(0) };
+        let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+        for (number, step) in (1..).zip(&steps) {
+            live(&mut upload, *step, telling, telling.at(number));
+            upload = store.commit(upload).await.unwrap();
+        }
+        let row = store.find(id).await.unwrap().unwrap();
+        let log = store.events_of(id, 0, 1_000).await.unwrap();
+        let bodies: Vec<Value> = log.iter().map(|event| serde_json::from_slice(&event.body).unwrap()).collect();
+        assert!(log.iter().map(|event| event.sequence).eq(1..=log.len() as u64), "webhooks P5: without a gap");
+        let (by_log, by_row) = (told_by_log(&bodies), told_by_row(row.record()));
+        untold += u32::from(by_log != by_row);
+        assert_eq!(telling.trim(by_log), telling.trim(by_row), "after {steps:?}");
+        stages.insert(row.stage());
+    }
+    assert!(stages.len() >= 5, "the lives were too much alike: {stages:?}");
+    assert_eq!(untold > 0, telling == Telling::Stages, "{untold} lives had something to leave out");
+}

@@ -1,0 +1,264 @@
+//! Uploads: every field, and the version as the law.
+
+use futures::future::join_all;
+
+use super::*;
+use crate::{Error, EventPosition};
+use domain::checksum::{Algorithm, Digest};
+use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
+use domain::ranges::ReceivedRanges;
+use domain::removal::Removal;
+use domain::report::Report;
+use domain::size::MAX_BYTES;
+use domain::upload::{Bytes, Failure, Record, Stage};
+
+/// Text and bytes that a careless encoding would bend.
+fn odd_metadata() -> Metadata {
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let pairs: [(&str, &[u8]); 7] = [
+        ("z", b"first, though last in the alphabet"),
+        ("every byte", &every_byte),
+        ("empty", b""),
+        ("nul", b"a\0b"),
+        ("looks like ours", br#"{"base64":"AAAA"}"#),
+        ("quotes ' \" and \u{1F3AC}", "Grüße \u{202E}".as_bytes()),
+        ("long", &[b'x'; 5_000]),
+    ];
+    Metadata::new(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect()).unwrap()
+}
+
+fn odd_facts(number: u8) -> Facts {
+    if number % 2 == 1 {
+        let frames = (!number.is_multiple_of(3)).then_some(u32::MAX);
+        let duration_ms = frames.map(|_| u64::MAX);
+        let image = Image { width: u32::MAX, height: u32::from(number), frames, duration_ms };
+        return Facts { content_type: "image/gif".to_owned(), content: Some(Content::Image(image)) };
+    }
+    let video = Track {
+        kind: TrackKind::Video,
+        codec: "avc1.640028".to_owned(),
+        width: Some(1920),
+        height: Some(u32::MAX),
+        frames_per_1000_s: Some(29_970),
+        channels: None,
+        sample_rate_hz: None,
+    };
+    let bare = Track { kind: TrackKind::Other, width: None, height: None, frames_per_1000_s: None, ..video.clone() };
+    let media = Media { duration_ms: Some(u64::MAX), tracks: vec![bare, video] };
+    Facts { content_type: "video/mp4".to_owned(), content: Some(Content::Media(media)) }
+}
+
+fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
+    let digest = |algorithm: Algorithm| Digest::new(algorithm, vec![0xa0 ^ number; algorithm.digest_bytes()]).unwrap();
+    Record {
+        version: 0,
+        role,
+        stage,
+        received: ReceivedRanges::from_pairs([(0, 5), (9, 12), (100, MAX_BYTES)]),
+        length: Length::new(MAX_BYTES),
+        metadata: odd_metadata(),
+        metadata_as_sent: Some("name dmlkZW8=,,  odd".to_owned()),
+        wanted_digests: vec![Algorithm::Sha256, Algorithm::Md5],
+        promised_digests: vec![digest(Algorithm::Sha512)],
+        running_digests: vec![0, 255, 1],
+        digests: Algorithm::ALL.into_iter().map(digest).collect(),
+        resume: Some(vec![]),
+        terms: Terms { max_bytes: Some(MAX_BYTES), expires_by: Some(at(9)) },
+        facts: Some(odd_facts(number)),
+        accepted_at: Some(at(2)),
+        reports: vec![
+            Report {
+                name: "transcoding".to_owned(),
+                percent: Some(40),
+                message: Some("\0 \"so\"".to_owned()),
+                at: at(3),
+                told_at: at(2),
+            },
+            Report { name: "x".to_owned(), percent: None, message: None, at: at(4), told_at: at(4) },
+        ],
+        bytes: Bytes::Removed,
+        removed: Some(Removal { at: at(7), by: DeletedBy::Retention }),
+        missing_since: Some(at(8)),
+        timeline: vec![(Stage::Created, at(-5)), (Stage::Receiving, at(-4)), (stage, NOW)],
+        failure: Some(Failure { code: "broken".to_owned(), message: "a \"sentence\"\0".to_owned(), status: Some(422) }),
+        created_at: at(-5),
+        updated_at: at(3),
+        expires_at: None,
+        next_sequence: u64::from(u32::MAX) + 7,
+        last_progress: (offset(MAX_BYTES), at(-1)),
+        ..new_upload(number).record().clone()
+    }
+}
+
+fn plain_record(number: u8) -> Record {
+    Record { length: None, ..new_upload(number).record().clone() }
+}
+
+pub async fn every_field_survives<P: Place>(place: P) {
+    let parts = vec![new_upload(200).id(), new_upload(201).id(), new_upload(200).id()];
+    let list = Role::Final { parts, as_sent: "final;/files/a /files/b".to_owned() };
+    let mut records = vec![plain_record(1)];
+    for (number, stage) in (2..).zip(Stage::ALL) {
+        for (step, role) in (0..).zip([Role::Single, Role::Partial, list.clone()]) {
+            records.push(odd_record(number + 20 * step, role, stage));
+        }
+    }
+    let store = place.open().await;
+    for record in &records {
+        store.insert(Upload::from_record(record.clone())).await.unwrap();
+    }
+    store.close().await;
+
+    let store = place.open().await;
+    for record in records {
+        let found = store.find(record.id).await.unwrap().unwrap();
+        let expected = Record { version: 1, ..record };
+        assert_eq!(found.record(), &expected);
+
+        // And the other way round: what a commit writes over it is all there too.
+        let other =
+            if expected.length.is_none() { odd_record(0, Role::Single, Stage::Stored) } else { plain_record(0) };
+        let changed = Record {
+            id: expected.id,
+            version: 1,
+            dialect: expected.dialect,
+            role: expected.role.clone(),
+            metadata: expected.metadata.clone(),
+            metadata_as_sent: expected.metadata_as_sent.clone(),
+            terms: expected.terms.clone(),
+            created_at: expected.created_at,
+            ..other
+        };
+        let committed = store.commit(Upload::from_record(changed.clone())).await.unwrap();
+        assert_eq!(committed.record(), &Record { version: 2, ..changed });
+        assert_eq!(store.find(expected.id).await.unwrap().unwrap(), committed);
+    }
+    assert_eq!(store.find(new_upload(250).id()).await.unwrap(), None);
+}
+
+pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let read = store.insert(new_upload(1)).await.unwrap();
+    let mut winner = read.clone();
+    receive(&mut winner, 1, at(1));
+    let winner = store.commit(winner).await.unwrap();
+    let deliveries = deliveries_to(&*store, "a").await;
+
+    let mut stale = read;
+    receive(&mut stale, 2, at(2));
+    let id = stale.id();
+    assert!(matches!(store.commit(stale).await, Err(Error::Conflict(conflicted)) if conflicted == id));
+    assert_eq!(store.find(id).await.unwrap(), Some(winner));
+    assert_eq!(store.events_of(id, 0, 10).await.unwrap().len(), 2);
+    assert_eq!(deliveries_to(&*store, "a").await, deliveries);
+
+    let missing = new_upload(2);
+    assert!(matches!(store.commit(missing).await, Err(Error::Conflict(_))));
+    assert_eq!(
+        store.newest_event().await.unwrap(),
+        store.events_since(EventPosition(0), 9).await.unwrap().found[1].position
+    );
+}
+
+pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
+    let store = place.open().await;
+    let read = store.insert(new_upload(1)).await.unwrap();
+    let rivals = (1..=8_u64).map(|bytes| {
+        let (store, mut rival) = (Arc::clone(&store), read.clone());
+        receive(&mut rival, bytes, at(1));
+        tokio::spawn(async move { store.commit(rival).await })
+    });
+    let outcomes: Vec<_> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
+    let winners: Vec<_> = outcomes.iter().flatten().collect();
+    assert_eq!(winners.len(), 1);
+    assert_eq!(store.find(read.id()).await.unwrap().as_ref(), Some(winners[0]));
+    assert_eq!(store.events_of(read.id(), 0, 100).await.unwrap().len(), 2);
+}
+
+pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
+    let store = place.open().await;
+    let first = store.insert(new_upload(1)).await.unwrap();
+    assert_eq!((first.record().version, first.news().len()), (1, 0));
+    assert!(matches!(store.insert(new_upload(1)).await, Err(Error::Conflict(id)) if id == first.id()));
+    assert_eq!(store.find(first.id()).await.unwrap(), Some(first));
+}
+
+pub async fn many_commits_share_transactions<P: Place>(place: P) {
+    let store = place.open().await;
+    let ids = (0..1_000_u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        UploadId::new(NOW, [high, low, 0, 0, 0, 0, 0, 0, 0, 0])
+    });
+    let before = P::transactions(&store);
+    let inserts = ids.map(|id| store.insert(Upload::create(NewUpload { id, ..asked(1) }, NOW)));
+    let inserted = join_all(inserts).await;
+    assert!(inserted.iter().all(Result::is_ok));
+    let transactions = P::transactions(&store) - before;
+    assert!(transactions <= 100, "1,000 commits took {transactions} transactions");
+    assert_eq!(store.newest_event().await.unwrap(), EventPosition(1_000));
+}
+
+pub async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(place: P) {
+    let store = place.open().await;
+    let mut uploads = Vec::new();
+    for number in 0..10 {
+        uploads.push(store.insert(new_upload(number)).await.unwrap());
+    }
+    uploads[4] = new_upload(4);
+    for upload in &mut uploads {
+        receive(upload, 100, at(20));
+    }
+    let held = P::hold(&store).await;
+    let before = P::transactions(&store);
+    let mut commits = Box::pin(join_all(uploads.into_iter().map(|upload| store.commit(upload))));
+    assert!(futures::poll!(&mut commits).is_pending());
+    drop(held);
+    let outcomes = commits.await;
+    assert_eq!(P::transactions(&store) - before, 1, "they were meant to share a transaction");
+    for (number, outcome) in (0..).zip(outcomes) {
+        let found = store.find(new_upload(number).id()).await.unwrap().unwrap();
+        match number {
+            4 => assert!(matches!(outcome, Err(Error::Conflict(_))) && found.stage() == Stage::Created),
+            _ => assert!(outcome.is_ok() && found.offset() == offset(100)),
+        }
+    }
+}
+
+pub async fn reopening_keeps_everything<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let mut upload = store.insert(new_upload(1)).await.unwrap();
+    complete(&mut upload, at(1));
+    let upload = store.commit(upload).await.unwrap();
+    let first = claim(&*store, "a", at(2)).await.remove(0);
+    succeed(&*store, &first, at(2)).await;
+    let events = store.events_since(EventPosition(0), 100).await.unwrap();
+    let deliveries = deliveries_to(&*store, "a").await;
+    assert_eq!((events.found.len(), deliveries.len()), (6, 6));
+    store.close().await;
+
+    let store = place.open().await;
+    assert_eq!(store.find(upload.id()).await.unwrap(), Some(upload));
+    assert_eq!(store.events_since(EventPosition(0), 100).await.unwrap(), events);
+    assert_eq!(deliveries_to(&*store, "a").await, deliveries);
+}
+
+pub async fn a_closed_store_refuses<P: Place>(place: P) {
+    let store = place.open().await;
+    let queued: Vec<_> = (0..50).map(|number| store.insert(new_upload(number))).collect();
+    let (written, ()) = tokio::join!(join_all(queued), store.close());
+    assert!(written.iter().all(Result::is_ok), "what was queued is written");
+    store.close().await;
+    assert!(matches!(store.insert(new_upload(60)).await, Err(Error::Failed { .. })));
+    assert!(matches!(store.find(new_upload(1).id()).await, Err(Error::Failed { .. })));
+    assert!(matches!(store.check().await, Err(Error::Failed { .. })));
+    assert_eq!(place.open().await.newest_event().await.unwrap(), EventPosition(50));
+}
+
+pub async fn a_check_reads_and_writes<P: Place>(place: P) {
+    let store = place.open().await;
+    let before = P::transactions(&store);
+    store.check().await.unwrap();
+    assert_eq!(P::transactions(&store) - before, 1);
+}

@@ -1,0 +1,180 @@
+//! Uploads, with the version as the law.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+
+use crate::memory::MemoryState;
+use crate::{
+    Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, Result, UploadPage, UploadQuery, UploadStore,
+};
+use domain::facts::Facts;
+use domain::hook::HookCall;
+use domain::id::UploadId;
+use domain::time::Timestamp;
+use domain::upload::{Bytes, Record, Role, Stage, Upload};
+
+/// The largest metadata value that can be searched for.
+const MAX_INDEXED_BYTES: usize = 1024;
+
+#[async_trait]
+impl UploadStore for MemoryState {
+    async fn insert(&self, upload: Upload) -> Result<Upload> {
+        let mut tables = self.write("record a new upload")?;
+        if tables.uploads.contains_key(&upload.id()) {
+            return Err(Error::Conflict(upload.id()));
+        }
+        Ok(tables.put(upload))
+    }
+
+    async fn commit(&self, upload: Upload) -> Result<Upload> {
+        let mut tables = self.write("commit an upload")?;
+        let version = tables.uploads.get(&upload.id()).map(|stored| stored.version);
+        if version != Some(upload.record().version) {
+            return Err(Error::Conflict(upload.id()));
+        }
+        Ok(tables.put(upload))
+    }
+
+    async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
+        Ok(self.read("find an upload")?.uploads.get(&id).cloned().map(Upload::from_record))
+    }
+
+    async fn list(&self, query: &UploadQuery) -> Result<UploadPage> {
+        let tables = self.read("list uploads")?;
+        let newest_first = tables.uploads.values().rev().filter(|record| is_wanted(record, query));
+        let found = page(newest_first, 0, query.limit);
+        let is_full = found.len() as u64 == u64::from(query.limit);
+        let next = found.last().map(Upload::id).filter(|_| is_full);
+        Ok(UploadPage { found, next })
+    }
+
+    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+        let tables = self.read("find uploads that are due")?;
+        let mut due: Vec<&Record> = tables.uploads.values().filter(|record| is_due(record, question)).collect();
+        match question {
+            Due::Expired { .. } | Due::Overlong { .. } => due.sort_by_key(|record| record.expires_at),
+            Due::Silent { .. } | Due::ChangedAfter { .. } => due.sort_by_key(|record| record.updated_at),
+            Due::Outdated { .. } => due.sort_by_key(|record| completed_at(record)),
+            Due::Unsettled | Due::Unsealed | Due::Removable | Due::Missing => {}
+        }
+        Ok(page(due.into_iter(), skip, limit))
+    }
+
+    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+        let tables = self.read("read the events of an upload")?;
+        Ok(tables.log(limit, |event| event.upload == id && event.sequence > after))
+    }
+
+    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
+        let found = self.read("read the log of events")?.log(limit, |event| event.position > after);
+        let has_more = found.len() as u64 == u64::from(limit);
+        Ok(EventPage { seen: found.last().map_or(after, |event| event.position), found, has_more })
+    }
+
+    async fn newest_event(&self) -> Result<EventPosition> {
+        let tables = self.read("read the position of the newest event")?;
+        Ok(tables.events.last().map_or(EventPosition::default(), |event| event.position))
+    }
+
+    async fn record_hook_call(&self, call: HookCall) -> Result<()> {
+        self.write("record a hook call")?.hook_calls.entry(call.id).or_insert(call);
+        Ok(())
+    }
+
+    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+        Ok(self.read("list hook calls")?.newest_hook_calls(query))
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.write("check the state").map(drop)
+    }
+
+    async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl super::Tables {
+    /// Writes an upload and its news.
+    pub(super) fn put(&mut self, upload: Upload) -> Upload {
+        self.append_news(&upload);
+        let committed = upload.committed();
+        self.uploads.insert(committed.id(), committed.record().clone());
+        committed
+    }
+
+    /// Removes at most `limit` records without bytes that were last changed before then, with their events.
+    pub(super) fn prune_uploads(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let old = |record: &&Record| record.bytes == Bytes::Removed && record.updated_at < before;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let old: Vec<UploadId> = self.uploads.values().filter(old).map(|record| record.id).take(limit).collect();
+        self.uploads.retain(|id, _| !old.contains(id));
+        self.events.retain(|event| !old.contains(&event.upload));
+        old.len() as u64
+    }
+}
+
+fn page<'a>(records: impl Iterator<Item = &'a Record>, skip: u32, limit: u32) -> Vec<Upload> {
+    let [skip, limit] = [skip, limit].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    records.skip(skip).take(limit).cloned().map(Upload::from_record).collect()
+}
+
+fn is_wanted(record: &Record, query: &UploadQuery) -> bool {
+    let has = |(name, value): &(String, Vec<u8>)| {
+        value.len() <= MAX_INDEXED_BYTES
+            && record.metadata.pairs().iter().any(|(own_name, own_value)| own_name == name && own_value == value)
+    };
+    (query.stages.is_empty() || query.stages.contains(&record.stage))
+        && query.created_from.is_none_or(|from| record.created_at >= from)
+        && query.created_before.is_none_or(|before| record.created_at < before)
+        && query.before.is_none_or(|before| Reverse(record.id) > Reverse(before))
+        && query.metadata.iter().all(has)
+        && has_facts(record, query)
+}
+
+fn has_facts(record: &Record, query: &UploadQuery) -> bool {
+    let (width, height) = record.facts.as_ref().map_or((None, None), Facts::size);
+    let is_of_type = |facts: &Facts| query.types.iter().any(|pattern| pattern.fits(&facts.content_type));
+    (query.types.is_empty() || record.facts.as_ref().is_some_and(is_of_type))
+        && query.width.hold(width.map(u64::from))
+        && query.height.hold(height.map(u64::from))
+        && query.duration_ms.hold(record.facts.as_ref().and_then(Facts::duration_ms))
+}
+
+fn expires(record: &Record) -> bool {
+    record.stage.takes_bytes() || (record.stage == Stage::Received && record.role == Role::Partial)
+}
+
+fn completed_at(record: &Record) -> Option<Timestamp> {
+    record.timeline.last().filter(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
+}
+
+fn is_due(record: &Record, question: Due) -> bool {
+    let is_partial = record.role == Role::Partial;
+    match question {
+        Due::Unsettled => match record.stage {
+            Stage::Verified | Stage::Stored => true,
+            Stage::Received => !is_partial,
+            Stage::Created => matches!(record.role, Role::Final { .. }),
+            Stage::Receiving | Stage::Stalled | Stage::Completed | Stage::Ended(_) => false,
+        },
+        Due::Unsealed => Upload::from_record(record.clone()).awaits_seal(),
+        Due::Expired { now } => expires(record) && record.expires_at.is_some_and(|at| at <= now),
+        Due::Overlong { now, latest } => {
+            expires(record) && record.updated_at > now && record.expires_at.is_some_and(|at| at > latest)
+        }
+        Due::ChangedAfter { now } => record.stage == Stage::Receiving && record.updated_at > now,
+        Due::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
+        Due::Removable => {
+            let is_over = matches!(record.stage, Stage::Ended(_)) || record.removed.is_some();
+            is_over && record.bytes == Bytes::Kept
+        }
+        Due::Outdated { completed_before } => {
+            let has_file = record.stage == Stage::Completed && record.removed.is_none();
+            has_file && completed_at(record).is_some_and(|at| at < completed_before)
+        }
+        Due::Missing => record.missing_since.is_some(),
+    }
+}

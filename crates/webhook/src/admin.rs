@@ -1,0 +1,688 @@
+//! What operators do with endpoints and deliveries, as values: no HTTP, no wire format.
+//!
+//! Every change is checked, written under the version law, and taken over by the running sender, in that order: from the
+//! next attempt on it counts, also for deliveries that were queued before it (webhooks.md A4). Endpoints of the
+//! configuration can be paused, resumed and tried out; all else about them is said in the configuration.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::header::HeaderName;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::delivery::Test;
+use crate::endpoint::{Endpoint, InvalidEndpoint, checked_terms, read_headers};
+use crate::lanes::Lanes;
+use crate::sender::Parts;
+use crate::vault::{Private, Unreadable};
+use domain::delivery::Attempt;
+use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::time::Timestamp;
+use outbound::address::{RefusedUrl, literal};
+use outbound::gate::Lookup;
+use outbound::keys::{Held, InvalidKey, Key, KeyKind, Keys, kinds_of};
+use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
+
+/// How often a change that depends on nothing it read is tried again when others are faster.
+const TRIES: u32 = 10;
+
+/// How many replays may be under way or wait for their turn.
+const MAX_RUNNING_REPLAYS: usize = 20;
+
+/// Beyond the time an attempt may take: until it is begun, and until it is recorded.
+const TEST_MARGIN: Duration = Duration::from_secs(10);
+
+/// How long the name of a new endpoint may take to be looked up; one that takes longer is taken as it is.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("there is no endpoint {0}")]
+    NoSuchEndpoint(EndpointId),
+    #[error("there is an endpoint {0} already")]
+    Exists(EndpointId),
+    #[error("endpoint {0} was changed in the meantime; read it again")]
+    Changed(EndpointId),
+    #[error(
+        "endpoint {0} is defined in the configuration file; change it there and restart the server (to rotate its secret, \
+         put the new one into secret_file and the old one into old_secret_files)"
+    )]
+    Configured(EndpointId),
+    #[error("there are {0} endpoints already, as many as webhooks.max_endpoints allows")]
+    TooManyEndpoints(usize),
+    #[error("the endpoint cannot be used: {0}")]
+    Invalid(#[from] InvalidEndpoint),
+    #[error("the key cannot be used: {0}")]
+    Key(#[from] InvalidKey),
+    #[error("another endpoint has this secret; give each one of its own, or give none and have one made")]
+    SecretTaken,
+    #[error("the secrets of endpoint {0} cannot be read: {1}")]
+    Unreadable(EndpointId, Unreadable),
+    #[error("no webhooks are being sent now; try again later")]
+    NotSending,
+    #[error("a replay of everything sends again what has succeeded; it must be forced")]
+    NeedsForce,
+    #[error("a replay of what is pending takes no range of time: everything that waits is sent")]
+    TakesNoRange,
+    #[error("the range of time is empty: it ends before it begins")]
+    EmptyRange,
+    #[error("{MAX_RUNNING_REPLAYS} replays are running already; wait for one, or cancel one")]
+    TooManyReplays,
+    #[error("there is no replay {0}, or it has ended")]
+    NoSuchReplay(ReplayId),
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+type Result<T> = std::result::Result<T, AdminError>;
+
+/// What to make an endpoint of.
+#[derive(Debug, Clone)]
+pub struct NewEndpoint {
+    /// One is made up when there is none.
+    pub id: Option<EndpointId>,
+    pub terms: EndpointTerms,
+    /// Names and values, sent with every message.
+    pub headers: Vec<(String, String)>,
+    /// A key of the operator's own; whatever else is needed is made.
+    pub key: Option<Key>,
+}
+
+/// A change of an endpoint, by someone who has read it.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The version that was read.
+    pub version: u64,
+    pub terms: EndpointTerms,
+    /// `None`: as they are.
+    pub headers: Option<Vec<(String, String)>>,
+}
+
+/// A new key for an endpoint.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    /// One is made when there is none.
+    pub key: Option<Key>,
+    /// Which kind to make; without it, that of the endpoint's signatures, the shared secret first.
+    pub kind: Option<KeyKind>,
+    /// How long the old key goes on signing, too.
+    pub overlap: Duration,
+}
+
+/// What the receiver of an endpoint needs to verify its messages. Shown once.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// `whsec_…`
+    pub secret: Option<String>,
+    /// `whpk_…`
+    pub public_key: Option<String>,
+}
+
+/// Does not print the secret.
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = self.secret.as_ref().map(|_| "redacted");
+        f.debug_struct("Shown").field("secret", &secret).field("public_key", &self.public_key).finish()
+    }
+}
+
+/// An endpoint and how it is doing.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// With its health of this moment.
+    pub endpoint: Stored,
+    pub backlog: Backlog,
+    /// Those that sign now, newest first. Empty when its secrets cannot be read.
+    pub keys: Vec<KeyReport>,
+    /// The names of its headers; values are secret.
+    pub headers: Vec<String>,
+}
+
+/// What may be told of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyReport {
+    pub kind: KeyKind,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub public_key: Option<String>,
+}
+
+/// What came of trying an endpoint out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tested {
+    pub delivery: DeliveryId,
+    pub event: EventId,
+    pub attempt: Attempt,
+}
+
+/// Which deliveries to send again.
+#[derive(Debug, Clone)]
+pub struct ReplayRequest {
+    pub endpoint: EndpointId,
+    pub what: ReplayWhat,
+    pub from: Timestamp,
+    /// `None`: now.
+    pub before: Option<Timestamp>,
+    /// Also what has succeeded, if that is asked for.
+    pub force: bool,
+}
+
+/// How an endpoint that was stopped goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resumption {
+    /// What has waited for it is cancelled, for whoever wants only what comes. One that is not stopped keeps what it has,
+    /// so that asking twice drops nothing that came after.
+    pub drops_backlog: bool,
+    /// What it has missed since then besides, such as events of the time it was not there, is queued too.
+    pub missed_since: Option<Timestamp>,
+}
+
+/// A replay that may be.
+enum Planned {
+    /// One that was asked for before and runs.
+    Running(ReplayJob),
+    New(ReplayJob),
+}
+
+impl Planned {
+    /// The same from the beginning, of everything until now.
+    fn anew(self, now: Timestamp) -> Self {
+        let (Self::Running(job) | Self::New(job)) = self;
+        Self::New(ReplayJob {
+            id: ReplayId::new(now, rand::random()),
+            before: now.plus(Duration::from_millis(1)),
+            cursor: EventPosition(0),
+            queued: 0,
+            created_at: now,
+            ..job
+        })
+    }
+}
+
+/// Changes endpoints and asks for deliveries again. Clones speak for the same sender.
+#[derive(Clone)]
+pub struct Admin(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    lanes: Arc<Lanes>,
+    lookup: Lookup,
+    trials: mpsc::Sender<Test>,
+    replays: Arc<Notify>,
+    /// Held by what depends on what else there is, from looking until writing.
+    looking: Mutex<()>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Admin").field(&self.0.parts).finish()
+    }
+}
+
+impl Admin {
+    pub(super) fn new(
+        parts: Parts,
+        lanes: Arc<Lanes>,
+        lookup: Lookup,
+        trials: mpsc::Sender<Test>,
+        replays: Arc<Notify>,
+    ) -> Self {
+        Self(Arc::new(Inner { parts, lanes, lookup, trials, replays, looking: Mutex::default() }))
+    }
+
+    /// Whether an endpoint made by API may have this URL, as far as the URL tells.
+    pub fn check_url(&self, url: &str) -> std::result::Result<(), RefusedUrl> {
+        self.0.parts.rules.check_url(url, Origin::Api).map(drop)
+    }
+
+    /// All endpoints, by name.
+    pub async fn endpoints(&self) -> Result<Vec<Report>> {
+        let mut reports = Vec::new();
+        for stored in self.0.parts.outbox.endpoints().await? {
+            reports.push(self.report(stored).await?);
+        }
+        Ok(reports)
+    }
+
+    pub async fn endpoint(&self, id: &EndpointId) -> Result<Report> {
+        let stored = self.0.stored(id).await?;
+        self.report(stored).await
+    }
+
+    async fn report(&self, stored: Stored) -> Result<Report> {
+        let backlog = self.0.parts.outbox.backlog(Some(&stored.id)).await?;
+        let health = self.0.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
+        let private = self.0.private(&stored).unwrap_or_default();
+        Ok(Report {
+            endpoint: Stored { health, ..stored },
+            backlog,
+            keys: private.keys.live(self.0.now()).map(key_report).collect(),
+            headers: private.headers.keys().map(HeaderName::to_string).collect(),
+        })
+    }
+
+    /// Makes an endpoint. What its receiver needs is told here and never again.
+    pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, Shown)> {
+        let (inner, now) = (&self.0, self.0.now());
+        let terms = inner.checked(new.terms).await?;
+        let headers = read_headers(&new.headers)?;
+        let id = new.id.unwrap_or_else(|| made_up_id(now));
+        let _looking = inner.looking.lock().await;
+        let endpoints = inner.parts.outbox.endpoints().await?;
+        if endpoints.iter().any(|stored| stored.id == id) {
+            return Err(AdminError::Exists(id));
+        }
+        let by_api = endpoints.iter().filter(|stored| stored.origin == Origin::Api).count();
+        if by_api >= inner.parts.settings.max_endpoints {
+            return Err(AdminError::TooManyEndpoints(by_api));
+        }
+        inner.check_unshared(new.key.as_ref(), &endpoints)?;
+        let private = Private { keys: Keys::lasting(new.key, now).completed(terms.signing, now), headers };
+        let stored = Stored::new(id, Origin::Api, terms, now);
+        let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
+        let written = inner.write(stored, private).await.map_err(|error| match error {
+            AdminError::Changed(id) => AdminError::Exists(id),
+            error => error,
+        })?;
+        Ok((written, shown))
+    }
+
+    /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver needs of
+    /// those is told here and never again.
+    pub async fn update(&self, id: &EndpointId, change: Change) -> Result<(Stored, Shown)> {
+        let (inner, now) = (&self.0, self.0.now());
+        let stored = inner.changeable(id).await?;
+        if stored.version != change.version {
+            return Err(AdminError::Changed(id.clone()));
+        }
+        let terms = inner.checked(change.terms).await?;
+        let private = inner.readable(&stored)?;
+        let headers = match change.headers {
+            Some(headers) => read_headers(&headers)?,
+            None => private.headers,
+        };
+        let missing = private.keys.missing(terms.signing, now);
+        let private = Private { keys: private.keys.completed(terms.signing, now), headers };
+        let shown = shown(&private.keys, &missing, now);
+        Ok((inner.write(Stored { terms, updated_at: now, ..stored }, private).await?, shown))
+    }
+
+    /// Removes an endpoint, or what is left of one that the configuration no longer names; what was not delivered to it
+    /// is cancelled.
+    pub async fn delete(&self, id: &EndpointId) -> Result<()> {
+        let inner = &self.0;
+        let _writing = inner.lanes.write().await;
+        match inner.changeable(id).await {
+            Ok(_) | Err(AdminError::NoSuchEndpoint(_)) => {}
+            Err(error) => return Err(error),
+        }
+        if !inner.parts.outbox.remove_endpoint(id, inner.now()).await? {
+            return Err(AdminError::NoSuchEndpoint(id.clone()));
+        }
+        inner.lanes.remove(id);
+        Ok(())
+    }
+
+    /// Gives an endpoint a new key (webhooks.md H10). What its receiver needs is told here and never again.
+    pub async fn rotate(&self, id: &EndpointId, rotation: Rotation) -> Result<(Stored, Shown)> {
+        let inner = &self.0;
+        let _looking = inner.looking.lock().await;
+        let mut others = inner.parts.outbox.endpoints().await?;
+        others.retain(|stored| stored.id != *id);
+        for _ in 0..TRIES {
+            let stored = inner.changeable(id).await?;
+            inner.check_unshared(rotation.key.as_ref(), &others)?;
+            let now = inner.now();
+            let private = inner.readable(&stored)?;
+            let kind = rotation.kind.unwrap_or(kinds_of(stored.terms.signing)[0]);
+            let key = rotation.key.clone().unwrap_or_else(|| Key::generate(kind));
+            let shown = shown_key(&key);
+            let private = Private { keys: private.keys.rotated(key, rotation.overlap, now)?, ..private };
+            match inner.write(Stored { updated_at: now, ..stored }, private).await {
+                Err(AdminError::Changed(_)) => {}
+                written => return Ok((written?, shown)),
+            }
+        }
+        Err(AdminError::Changed(id.clone()))
+    }
+
+    /// What the receiver of an endpoint verifies `v1a` signatures with.
+    pub async fn public_key(&self, id: &EndpointId) -> Result<Option<String>> {
+        let stored = self.0.stored(id).await?;
+        let private = self.0.readable(&stored)?;
+        Ok(private.keys.current(KeyKind::Ed25519, self.0.now()).map(Key::for_receiver))
+    }
+
+    /// Stops an endpoint; its deliveries wait. One that is stopped stays so for the reason it has.
+    pub async fn pause(&self, id: &EndpointId) -> Result<Stored> {
+        let paused = |stored: &Stored, now| match stored.state {
+            EndpointState::Enabled => Some((EndpointState::Paused { since: now }, stored.health)),
+            EndpointState::Paused { .. } | EndpointState::Disabled { .. } => None,
+        };
+        self.set_state(id, paused).await
+    }
+
+    /// Lets an endpoint go on. Gives the replay of what it has missed, if that was asked for.
+    pub async fn resume(&self, id: &EndpointId, how: Resumption) -> Result<(Stored, Option<ReplayJob>)> {
+        let inner = &self.0;
+        let _looking = inner.looking.lock().await;
+        let was_stopped = !inner.stored(id).await?.state.is_enabled();
+        // What can be refused comes first: then nothing has changed.
+        let mut planned = match how.missed_since {
+            Some(from) => {
+                let what = ReplayWhat::Missed;
+                let missed = ReplayRequest { endpoint: id.clone(), what, from, before: None, force: false };
+                Some(inner.planned(missed).await?)
+            }
+            None => None,
+        };
+        // It is cancelled before the replay begins, or what that queues would be cancelled with it: also what one has
+        // queued that runs already. The range goes on to what was cancelled last.
+        if how.drops_backlog && was_stopped {
+            if let Some(Planned::Running(job)) = &planned {
+                inner.parts.outbox.cancel_replay(job.id, inner.now()).await?;
+            }
+            inner.parts.outbox.cancel_backlog(id, inner.now()).await?;
+            planned = planned.map(|planned| planned.anew(inner.now()));
+        }
+        let job = match planned {
+            Some(planned) => Some(inner.begun(planned).await?),
+            None => None,
+        };
+        let resumed =
+            |stored: &Stored, _| (!stored.state.is_enabled()).then_some((EndpointState::Enabled, Health::default()));
+        Ok((self.set_state(id, resumed).await?, job))
+    }
+
+    /// Pauses every endpoint that is not stopped. Says how many those were.
+    pub async fn pause_all(&self) -> Result<usize> {
+        let mut paused = 0;
+        for stored in self.0.parts.outbox.endpoints().await? {
+            if stored.state.is_enabled() {
+                self.pause(&stored.id).await?;
+                paused += 1;
+            }
+        }
+        Ok(paused)
+    }
+
+    /// Resumes every endpoint that an operator paused. Says how many those were.
+    pub async fn resume_all(&self) -> Result<usize> {
+        let mut resumed = 0;
+        for stored in self.0.parts.outbox.endpoints().await? {
+            if matches!(stored.state, EndpointState::Paused { .. }) {
+                self.resume(&stored.id, Resumption::default()).await?;
+                resumed += 1;
+            }
+        }
+        Ok(resumed)
+    }
+
+    /// Writes another state, unless the endpoint is fine as it is.
+    async fn set_state(
+        &self,
+        id: &EndpointId,
+        next: impl Fn(&Stored, Timestamp) -> Option<(EndpointState, Health)>,
+    ) -> Result<Stored> {
+        let inner = &self.0;
+        for _ in 0..TRIES {
+            let _writing = inner.lanes.write().await;
+            let stored = inner.stored(id).await?;
+            let health = inner.lanes.find(id).map_or(stored.health, |lane| lane.health());
+            let (stored, now) = (Stored { health, ..stored }, inner.now());
+            let Some((state, health)) = next(&stored, now) else { return Ok(stored) };
+            let changed = Stored { state, health, updated_at: now, ..stored };
+            match inner.parts.outbox.put_endpoint(changed, now).await {
+                Ok(written) => {
+                    inner.take_over(&written);
+                    return Ok(written);
+                }
+                Err(state::Error::EndpointConflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AdminError::Changed(id.clone()))
+    }
+
+    /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks.md A5). Comes back
+    /// when the attempt is recorded.
+    pub async fn test(&self, id: &EndpointId) -> Result<Tested> {
+        let inner = &self.0;
+        if inner.lanes.find(id).is_none() {
+            let stored = inner.stored(id).await?;
+            inner.readable(&stored)?;
+        }
+        // Waited for before anything is written, so that nothing is left behind when nobody sends.
+        let place = timeout(TEST_MARGIN, inner.trials.reserve()).await;
+        let place = place.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
+        let lease = inner.parts.settings.lease;
+        let claim = inner.parts.outbox.test_endpoint(id, inner.now(), lease).await?;
+        let claim = claim.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))?;
+        let (delivery, event) = (claim.delivery, claim.event);
+        let (waiting, attempt) = oneshot::channel();
+        place.send(Test { claim, waiting });
+        let attempt = timeout(lease + TEST_MARGIN, attempt).await;
+        let attempt = attempt.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
+        Ok(Tested { delivery, event, attempt })
+    }
+
+    /// Sends one delivery again. `force`: even if it has succeeded.
+    pub async fn replay(&self, id: DeliveryId, force: bool) -> Result<Replayed> {
+        Ok(self.0.parts.outbox.replay(id, force, self.0.now()).await?)
+    }
+
+    /// Begins to send many deliveries again. Asking twice for the same while it runs gives the same replay.
+    pub async fn begin_replay(&self, wanted: ReplayRequest) -> Result<ReplayJob> {
+        let _looking = self.0.looking.lock().await;
+        let planned = self.0.planned(wanted).await?;
+        self.0.begun(planned).await
+    }
+
+    /// The replays that are kept, newest first.
+    pub async fn replays(&self) -> Result<Vec<ReplayJob>> {
+        Ok(self.0.parts.outbox.replay_jobs().await?)
+    }
+
+    /// Stops a replay where it is; what it has queued stays queued.
+    pub async fn cancel_replay(&self, id: ReplayId) -> Result<()> {
+        let was_running = self.0.parts.outbox.cancel_replay(id, self.0.now()).await?;
+        if was_running { Ok(()) } else { Err(AdminError::NoSuchReplay(id)) }
+    }
+
+    /// Takes what an upload's client said out of its events (webhooks.md L7). Says how many events that were.
+    pub async fn expunge(&self, upload: UploadId) -> Result<u64> {
+        Ok(self.0.parts.outbox.expunge(upload).await?)
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    async fn stored(&self, id: &EndpointId) -> Result<Stored> {
+        let found = self.parts.outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id);
+        found.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))
+    }
+
+    /// One that is not of the configuration.
+    async fn changeable(&self, id: &EndpointId) -> Result<Stored> {
+        let stored = self.stored(id).await?;
+        match stored.origin {
+            Origin::Api => Ok(stored),
+            Origin::Config => Err(AdminError::Configured(id.clone())),
+        }
+    }
+
+    /// The replay that was asked for, if it may be. Nothing is written yet.
+    async fn planned(&self, wanted: ReplayRequest) -> Result<Planned> {
+        let now = self.now();
+        if wanted.what == ReplayWhat::Everything && !wanted.force {
+            return Err(AdminError::NeedsForce);
+        }
+        let has_range = wanted.before.is_some() || wanted.from > Timestamp::from_unix_ms(0);
+        if wanted.what == ReplayWhat::Pending && has_range {
+            return Err(AdminError::TakesNoRange);
+        }
+        let before = wanted.before.unwrap_or(now);
+        if wanted.from >= before {
+            return Err(AdminError::EmptyRange);
+        }
+        self.stored(&wanted.endpoint).await?;
+        let jobs = self.parts.outbox.replay_jobs().await?;
+        let mut running = jobs.into_iter().filter(|job| job.state == ReplayState::Running).collect::<Vec<_>>();
+        let is_same = |job: &ReplayJob| {
+            (&job.endpoint, job.what, job.from) == (&wanted.endpoint, wanted.what, wanted.from)
+                && wanted.before.is_none_or(|before| job.before == before)
+        };
+        if let Some(at) = running.iter().position(is_same) {
+            return Ok(Planned::Running(running.swap_remove(at)));
+        }
+        if running.len() >= MAX_RUNNING_REPLAYS {
+            return Err(AdminError::TooManyReplays);
+        }
+        Ok(Planned::New(ReplayJob {
+            id: ReplayId::new(now, rand::random()),
+            endpoint: wanted.endpoint,
+            what: wanted.what,
+            from: wanted.from,
+            before,
+            state: ReplayState::Running,
+            cursor: EventPosition(0),
+            queued: 0,
+            created_at: now,
+            finished_at: None,
+        }))
+    }
+
+    async fn begun(&self, planned: Planned) -> Result<ReplayJob> {
+        match planned {
+            Planned::Running(job) => Ok(job),
+            Planned::New(job) => {
+                let job = self.parts.outbox.begin_replay(job).await?;
+                if job.what == ReplayWhat::Pending {
+                    self.lanes.probe(&job.endpoint, self.now());
+                }
+                self.replays.notify_one();
+                Ok(job)
+            }
+        }
+    }
+
+    async fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
+        let terms = checked_terms(terms, Origin::Api, &self.parts.rules, &self.parts.settings)?;
+        if self.leads_here(&terms.url).await {
+            return Err(InvalidEndpoint::Url(RefusedUrl::Own).into());
+        }
+        Ok(terms)
+    }
+
+    /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call; here it only
+    /// spares its operator an endpoint that will never be called.
+    async fn leads_here(&self, url: &str) -> bool {
+        let rules = &self.parts.rules;
+        let Ok(url) = Url::parse(url) else { return false };
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+        if literal(&url).is_some() || !rules.is_own_port(port) {
+            return false;
+        }
+        let found = timeout(LOOKUP_TIMEOUT, (self.lookup)(host.to_owned())).await;
+        let is_own = |address| {
+            let place = SocketAddr::new(address, port);
+            rules.check_address(place, url.scheme() == "https", Origin::Api) == Err(RefusedUrl::Own)
+        };
+        found.is_ok_and(|found| found.is_ok_and(|addresses| addresses.into_iter().any(is_own)))
+    }
+
+    fn private(&self, stored: &Stored) -> std::result::Result<Private, Unreadable> {
+        match stored.origin {
+            Origin::Api => self.parts.vault.open(&stored.id, &stored.sealed),
+            // Those of the configuration are known here and nowhere else.
+            Origin::Config => {
+                let lane = self.lanes.find(&stored.id);
+                lane.map(|lane| lane.endpoint().private.clone()).ok_or(Unreadable::Damaged)
+            }
+        }
+    }
+
+    fn readable(&self, stored: &Stored) -> Result<Private> {
+        self.private(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
+    }
+
+    /// Refuses a key that one of these has (webhooks.md H9), as far as their secrets can be read. Says nothing of whose it
+    /// is.
+    fn check_unshared(&self, key: Option<&Key>, others: &[Stored]) -> Result<()> {
+        let Some(key) = key else { return Ok(()) };
+        let now = self.now();
+        let private = others.iter().filter_map(|stored| self.private(stored).ok());
+        let is_taken = private.fold(false, |taken, private| taken | private.keys.holds(key, now));
+        if is_taken { Err(AdminError::SecretTaken) } else { Ok(()) }
+    }
+
+    /// Writes an endpoint with its secrets and has the sender take it over.
+    async fn write(&self, stored: Stored, private: Private) -> Result<Stored> {
+        let now = self.now();
+        let _writing = self.lanes.write().await;
+        let health = self.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
+        let sealed = self.parts.vault.seal(&stored.id, &private, now);
+        let written = self.parts.outbox.put_endpoint(Stored { sealed, health, ..stored }, now).await;
+        let written = written.map_err(|error| match error {
+            state::Error::EndpointConflict(id) => AdminError::Changed(id),
+            error => error.into(),
+        })?;
+        self.take_over(&written);
+        Ok(written)
+    }
+
+    fn take_over(&self, written: &Stored) {
+        match self.private(written) {
+            Ok(private) => {
+                if let Ok(endpoint) = Endpoint::new(written.clone(), private) {
+                    self.lanes.put(endpoint);
+                }
+            }
+            Err(why) => tracing::error!(endpoint = %written.id, "nothing is sent: its secrets cannot be read: {why}"),
+        }
+    }
+}
+
+fn made_up_id(now: Timestamp) -> EndpointId {
+    let unique = DeliveryId::new(now, rand::random()).to_string().replace('-', "");
+    EndpointId::new(format!("ep_{unique}")).expect("hexadecimal digits make a name")
+}
+
+/// What the receiver needs of the current keys of these kinds.
+fn shown(keys: &Keys, kinds: &[KeyKind], now: Timestamp) -> Shown {
+    let current = kinds.iter().filter_map(|kind| keys.current(*kind, now));
+    current.map(shown_key).fold(Shown::default(), |shown, key| Shown {
+        secret: shown.secret.or(key.secret),
+        public_key: shown.public_key.or(key.public_key),
+    })
+}
+
+fn shown_key(key: &Key) -> Shown {
+    let text = Some(key.for_receiver());
+    match key.kind() {
+        KeyKind::Hmac => Shown { secret: text, public_key: None },
+        KeyKind::Ed25519 => Shown { secret: None, public_key: text },
+    }
+}
+
+fn key_report(held: &Held) -> KeyReport {
+    let kind = held.key.kind();
+    KeyReport {
+        kind,
+        created_at: held.created_at,
+        expires_at: held.expires_at,
+        public_key: (kind == KeyKind::Ed25519).then(|| held.key.for_receiver()),
+    }
+}

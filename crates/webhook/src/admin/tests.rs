@@ -1,0 +1,309 @@
+//! Operators' changes, on a real store: what is checked, what is written, and what a restart finds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::testing::{SECRET, TestClock, endpoint};
+use crate::{
+    Admin, AdminError, Change, Endpoint, Error, InvalidEndpoint, NewEndpoint, Parts, ReplayRequest, Resumption,
+    Rotation, Sender, Settings, Shown, Vault,
+};
+use domain::endpoint::{EndpointId, EndpointState, EndpointTerms, Signing};
+use domain::event::EventFilter;
+use domain::time::Timestamp;
+use keyring::ServerKeys;
+use outbound::address::{EgressRules, RefusedUrl};
+use outbound::keys::{InvalidKey, Key, KeyKind};
+use state::{ReplayState, ReplayWhat, UploadStore};
+use state_sqlite::{SqliteSettings, SqliteStore};
+
+const KEY_ONE: &str = "one:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
+const KEY_TWO: &str = "two:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n";
+
+/// A folder with a database.
+struct Place {
+    folder: TempDir,
+    clock: TestClock,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: TempDir::new().unwrap(), clock: TestClock::default() }
+    }
+
+    async fn store(&self) -> Arc<SqliteStore> {
+        let durability = state::Durability::Relaxed;
+        let settings = SqliteSettings { read_connections: 2, durability, ..SqliteSettings::default() };
+        SqliteStore::open(&self.folder.path().join("state.db"), settings).await.unwrap()
+    }
+
+    /// A sender that is opened under these server keys, and not run.
+    async fn open(&self, keys: &str, configured: Vec<Endpoint>) -> Result<(Sender, Arc<SqliteStore>), Error> {
+        let store = self.store().await;
+        let parts = Parts {
+            outbox: Arc::<SqliteStore>::clone(&store),
+            rules: Arc::new(EgressRules::new(vec![], true)),
+            vault: Vault::new(&ServerKeys::parse(keys).unwrap()),
+            settings: Settings { max_endpoints: 3, ..Settings::default() },
+            clock: self.clock.clock(),
+        };
+        Ok((Sender::open(parts, configured).await?, store))
+    }
+
+    async fn admin(&self) -> Admin {
+        self.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap().0.admin().clone()
+    }
+}
+
+fn id(name: &str) -> EndpointId {
+    EndpointId::new(name).unwrap()
+}
+
+fn new(name: &str) -> NewEndpoint {
+    let terms = EndpointTerms::of("https://example.com/hook");
+    NewEndpoint { id: Some(id(name)), terms, headers: Vec::new(), key: None }
+}
+
+fn rotation(kind: Option<KeyKind>) -> Rotation {
+    Rotation { key: None, kind, overlap: Duration::from_hours(1) }
+}
+
+#[tokio::test]
+async fn what_is_made_is_there_after_a_restart() {
+    let place = Place::new();
+    let (sender, store) = place.open(KEY_ONE, vec![]).await.unwrap();
+    let mut wanted = new("app");
+    wanted.terms.signing = Signing::Both;
+    wanted.headers = vec![("X-Token".to_owned(), "t0p".to_owned())];
+    wanted.key = Some(Key::parse(SECRET).unwrap());
+    let (stored, shown) = sender.admin().create(wanted).await.unwrap();
+    assert_eq!((stored.version, shown.secret.as_deref()), (1, Some(SECRET)), "the operator's own key");
+    assert!(!format!("{shown:?}").contains(SECRET));
+    store.close().await;
+    drop(sender);
+
+    let (sender, _) = place.open(KEY_ONE, vec![]).await.unwrap();
+    let report = sender.admin().endpoint(&id("app")).await.unwrap();
+    assert_eq!(report.endpoint, stored);
+    assert_eq!((report.headers, report.keys.len()), (vec!["x-token".to_owned()], 2));
+    assert_eq!(sender.admin().public_key(&id("app")).await.unwrap(), shown.public_key);
+    let plain = String::from_utf8_lossy(&report.endpoint.sealed).into_owned();
+    assert!(!plain.contains("whsec") && !plain.contains("t0p"), "webhooks S11");
+}
+
+/// webhooks S11: the server key changes, and after one start the old one is of no use any more.
+#[tokio::test]
+async fn a_start_under_a_newer_server_key_seals_everything_anew() {
+    let place = Place::new();
+    let (sender, store) = place.open(KEY_ONE, vec![]).await.unwrap();
+    let (_, shown) = sender.admin().create(new("app")).await.unwrap();
+    store.close().await;
+    let (_, store) = place.open(&format!("{KEY_TWO}{KEY_ONE}"), vec![]).await.unwrap();
+    store.close().await;
+
+    let (sender, store) = place.open(KEY_TWO, vec![]).await.unwrap();
+    let (_, rotated) = sender.admin().rotate(&id("app"), rotation(None)).await.unwrap();
+    assert!(rotated.secret.is_some() && rotated != shown);
+    assert_eq!(sender.admin().endpoint(&id("app")).await.unwrap().keys.len(), 2, "the old secret is still known");
+    store.close().await;
+
+    let (sender, _) = place.open(KEY_ONE, vec![]).await.unwrap();
+    let refused = sender.admin().rotate(&id("app"), rotation(None)).await.unwrap_err().to_string();
+    assert!(refused.contains("two"), "it names the key that is missing: {refused}");
+    assert_eq!(sender.admin().endpoint(&id("app")).await.unwrap().keys, []);
+}
+
+#[tokio::test]
+async fn a_change_must_know_what_it_changes() {
+    let place = Place::new();
+    let admin = place.admin().await;
+    let (stored, _) = admin.create(new("app")).await.unwrap();
+    let terms = EndpointTerms { description: "new".to_owned(), signing: Signing::Both, ..stored.terms.clone() };
+    let change = Change { version: stored.version, terms, headers: Some(vec![("x-a".to_owned(), "1".to_owned())]) };
+    let (changed, shown) = admin.update(&id("app"), change.clone()).await.unwrap();
+    assert_eq!((changed.version, changed.terms.description.as_str()), (2, "new"));
+    assert!(matches!(admin.update(&id("app"), change).await, Err(AdminError::Changed(_))), "it was read before");
+    let public_key = admin.public_key(&id("app")).await.unwrap();
+    assert!(public_key.is_some(), "the key it needs now was made");
+    assert_eq!(shown, Shown { secret: None, public_key }, "and the one it had is not shown again");
+    assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
+
+    let keep = Change { version: 2, terms: changed.terms, headers: None };
+    assert_eq!(admin.update(&id("app"), keep).await.unwrap().1, Shown::default(), "nothing was made");
+    assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_an_endpoint_is_refused() {
+    let place = Place::new();
+    let admin = place.admin().await;
+    let with_url = |url: &str| NewEndpoint { terms: EndpointTerms::of(url), ..new("bad") };
+    for (url, why) in [
+        ("http://example.com/", RefusedUrl::NotHttps),
+        ("https://user:pass@example.com/", RefusedUrl::Credentials),
+        ("https://10.0.0.1/", RefusedUrl::Private),
+        ("https://example.com:6379/", RefusedUrl::Port(6379)),
+        ("nonsense", RefusedUrl::NotAUrl),
+    ] {
+        let refused = admin.create(with_url(url)).await.unwrap_err();
+        assert!(matches!(&refused, AdminError::Invalid(InvalidEndpoint::Url(told)) if *told == why), "{refused}");
+        assert_eq!(admin.check_url(url), Err(why));
+        assert!(!refused.to_string().contains("pass@"));
+    }
+    let nothing = EndpointTerms { filter: EventFilter::new(vec![]).unwrap(), ..new("x").terms };
+    let refused = admin.create(NewEndpoint { terms: nothing, ..new("bad") }).await.unwrap_err();
+    assert!(matches!(refused, AdminError::Invalid(InvalidEndpoint::NoEvents)));
+    let headers = vec![("Host".to_owned(), "x".to_owned())];
+    assert!(matches!(admin.create(NewEndpoint { headers, ..new("bad") }).await, Err(AdminError::Invalid(_))));
+
+    for name in ["a", "b"] {
+        admin.create(new(name)).await.unwrap();
+    }
+    assert!(matches!(admin.create(new("a")).await, Err(AdminError::Exists(_))));
+    assert!(matches!(admin.create(new("static")).await, Err(AdminError::Exists(_))));
+    let (made_up, _) = admin.create(NewEndpoint { id: None, ..new("c") }).await.unwrap();
+    assert!(made_up.id.as_str().starts_with("ep_"));
+    assert!(matches!(admin.create(new("d")).await, Err(AdminError::TooManyEndpoints(3))));
+    admin.delete(&made_up.id).await.unwrap();
+    assert!(matches!(admin.delete(&made_up.id).await, Err(AdminError::NoSuchEndpoint(_))));
+    assert_eq!(admin.endpoints().await.unwrap().len(), 3);
+}
+
+/// webhooks A1.
+#[tokio::test]
+async fn what_stands_in_the_configuration_is_changed_there() {
+    let place = Place::new();
+    let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
+    let admin = sender.admin();
+    let stored = admin.endpoint(&id("static")).await.unwrap().endpoint;
+    let change = Change { version: stored.version, terms: stored.terms, headers: None };
+    assert!(matches!(admin.update(&id("static"), change).await, Err(AdminError::Configured(_))));
+    assert!(matches!(admin.delete(&id("static")).await, Err(AdminError::Configured(_))));
+    assert!(matches!(admin.rotate(&id("static"), rotation(None)).await, Err(AdminError::Configured(_))));
+    let paused = admin.pause(&id("static")).await.unwrap();
+    assert!(matches!(paused.state, EndpointState::Paused { .. }));
+    assert_eq!(admin.pause(&id("static")).await.unwrap().version, paused.version, "it is paused already");
+    let hour_ago = place.clock.now().minus(Duration::from_hours(1));
+    let how = Resumption { missed_since: Some(hour_ago), ..Resumption::default() };
+    let (resumed, job) = admin.resume(&id("static"), how).await.unwrap();
+    assert_eq!(resumed.state, EndpointState::Enabled);
+    assert_eq!(job.map(|job| job.what), Some(ReplayWhat::Missed));
+    admin.create(new("app")).await.unwrap();
+    store.close().await;
+
+    let taken = place.open(KEY_ONE, vec![endpoint("app", "http://127.0.0.1:9/")]).await;
+    assert!(matches!(taken, Err(Error::NameTaken(_))), "the configuration does not take an endpoint over");
+}
+
+/// What a replay has queued is dropped with the rest, so it begins anew.
+#[tokio::test]
+async fn a_resume_that_drops_what_waits_begins_its_replay_anew() {
+    let place = Place::new();
+    let admin = place.admin().await;
+    admin.create(new("app")).await.unwrap();
+    admin.pause(&id("app")).await.unwrap();
+    let from = place.clock.now().minus(Duration::from_hours(1));
+    let what = ReplayWhat::Missed;
+    let wanted = ReplayRequest { endpoint: id("app"), what, from, before: None, force: false };
+    let running = admin.begin_replay(wanted).await.unwrap();
+    let how = Resumption { drops_backlog: true, missed_since: Some(from) };
+    let begun = admin.resume(&id("app"), how).await.unwrap().1.unwrap();
+    assert_ne!(begun.id, running.id);
+    assert!(begun.before > running.before, "up to what was dropped last");
+    let states: Vec<_> = admin.replays().await.unwrap().into_iter().map(|job| (job.id, job.state)).collect();
+    assert!(
+        states.contains(&(running.id, ReplayState::Cancelled)) && states.contains(&(begun.id, ReplayState::Running))
+    );
+}
+
+/// webhooks H10.
+#[tokio::test]
+async fn a_rotation_shows_the_new_key_once() {
+    let place = Place::new();
+    let admin = place.admin().await;
+    let (_, first) = admin.create(new("app")).await.unwrap();
+    let (_, second) = admin.rotate(&id("app"), rotation(None)).await.unwrap();
+    assert!(second.secret.is_some() && second.public_key.is_none() && second != first);
+    let keys = admin.endpoint(&id("app")).await.unwrap().keys;
+    let ends: Vec<bool> = keys.iter().map(|key| key.expires_at.is_some()).collect();
+    assert_eq!(ends, [false, true], "newest first");
+    let (_, public) = admin.rotate(&id("app"), rotation(Some(KeyKind::Ed25519))).await.unwrap();
+    assert!(public.public_key.is_some() && public.secret.is_none());
+    let long = Rotation { overlap: Duration::from_hours(8 * 24), ..rotation(None) };
+    assert!(matches!(admin.rotate(&id("app"), long).await, Err(AdminError::Key(InvalidKey::Overlap))));
+}
+
+/// webhooks H9: who may forge messages to one endpoint may not to another.
+#[tokio::test]
+async fn no_two_endpoints_have_one_secret() {
+    let place = Place::new();
+    let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
+    let admin = sender.admin();
+    let with = |name: &str, key: &Key| NewEndpoint { key: Some(key.clone()), ..new(name) };
+    let rotated_to = |key: &Key| Rotation { key: Some(key.clone()), ..rotation(None) };
+    let of_the_file = Key::parse(SECRET).unwrap();
+    let [first, second] = [Key::generate(KeyKind::Hmac), Key::generate(KeyKind::Ed25519)];
+    admin.create(with("a", &first)).await.unwrap();
+    for taken in [&of_the_file, &first] {
+        let refused = admin.create(with("b", taken)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::SecretTaken), "{refused}");
+        assert!(!refused.to_string().contains("static") && !refused.to_string().contains("endpoint a"), "{refused}");
+    }
+    admin.create(new("b")).await.unwrap();
+    admin.rotate(&id("a"), rotated_to(&second)).await.unwrap();
+    for taken in [&of_the_file, &first, &second] {
+        let refused = admin.rotate(&id("b"), rotated_to(taken)).await.unwrap_err();
+        assert!(matches!(refused, AdminError::SecretTaken), "{refused}");
+    }
+    let known = admin.rotate(&id("a"), rotated_to(&first)).await.unwrap_err();
+    assert!(matches!(known, AdminError::Key(InvalidKey::Known)), "its own: {known}");
+    store.close().await;
+    drop(sender);
+
+    // What cannot be read cannot be compared.
+    let (sender, _) = place.open(KEY_TWO, vec![]).await.unwrap();
+    sender.admin().create(with("c", &first)).await.unwrap();
+}
+
+/// webhooks L3, L4.
+#[tokio::test]
+async fn a_replay_is_begun_once_and_can_be_stopped() {
+    let place = Place::new();
+    let admin = place.admin().await;
+    let now = place.clock.now();
+    let hour_ago = now.minus(Duration::from_hours(1));
+    let wanted = ReplayRequest {
+        endpoint: id("static"),
+        what: ReplayWhat::Dead,
+        from: hour_ago,
+        before: Some(now),
+        force: false,
+    };
+    let job = admin.begin_replay(wanted.clone()).await.unwrap();
+    assert_eq!(admin.begin_replay(wanted.clone()).await.unwrap(), job, "it runs already");
+    let everything = ReplayRequest { what: ReplayWhat::Everything, ..wanted.clone() };
+    assert!(matches!(admin.begin_replay(everything.clone()).await, Err(AdminError::NeedsForce)));
+    admin.begin_replay(ReplayRequest { force: true, ..everything }).await.unwrap();
+    let empty = ReplayRequest { from: now, ..wanted.clone() };
+    assert!(matches!(admin.begin_replay(empty).await, Err(AdminError::EmptyRange)));
+    let missing = ReplayRequest { endpoint: id("missing"), ..wanted.clone() };
+    assert!(matches!(admin.begin_replay(missing).await, Err(AdminError::NoSuchEndpoint(_))));
+
+    let pending = ReplayRequest { what: ReplayWhat::Pending, from: Timestamp::from_unix_ms(0), ..wanted.clone() };
+    assert!(matches!(admin.begin_replay(pending.clone()).await, Err(AdminError::TakesNoRange)));
+    let begun = admin.begin_replay(ReplayRequest { before: None, ..pending }).await.unwrap();
+    assert_eq!((begun.state, begun.queued), (ReplayState::Done, 0), "nothing waits");
+
+    admin.cancel_replay(job.id).await.unwrap();
+    assert!(matches!(admin.cancel_replay(job.id).await, Err(AdminError::NoSuchReplay(_))));
+    let states: Vec<ReplayState> = admin.replays().await.unwrap().iter().map(|job| job.state).collect();
+    assert_eq!(states.iter().filter(|state| **state == ReplayState::Cancelled).count(), 1);
+    for step in 2..=20 {
+        let from = hour_ago.minus(Duration::from_secs(step));
+        admin.begin_replay(ReplayRequest { from, ..wanted.clone() }).await.unwrap();
+    }
+    let more = ReplayRequest { from: now.minus(Duration::from_mins(1)), ..wanted };
+    assert!(matches!(admin.begin_replay(more).await, Err(AdminError::TooManyReplays)));
+}

@@ -1,0 +1,83 @@
+//! Whether the sender still does its work: a loop that has died silently looks like a quiet day (webhooks.md O3).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The loop looks for deliveries every second or so; who has not looked for this long does not look any more.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Signs of life. Clones tell of the same sender.
+#[derive(Debug, Clone)]
+pub struct Beat(Arc<Mutex<Signs>>);
+
+#[derive(Debug)]
+struct Signs {
+    last_look: Instant,
+    oldest_due: Duration,
+    max_due_age: Duration,
+}
+
+/// Why the sender is unwell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unwell {
+    #[error("nobody has looked for webhooks to send for {} seconds", .0.as_secs())]
+    Silent(Duration),
+    #[error("a webhook has been due for {} seconds and is not sent", .0.as_secs())]
+    Late(Duration),
+}
+
+impl Beat {
+    /// `max_due_age` of zero: deliveries may be due for ever.
+    pub(super) fn new(max_due_age: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Signs { last_look: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
+    }
+
+    pub fn check(&self) -> Result<(), Unwell> {
+        let signs = self.signs();
+        let silent = signs.last_look.elapsed();
+        if silent > SILENCE {
+            return Err(Unwell::Silent(silent));
+        }
+        if !signs.max_due_age.is_zero() && signs.oldest_due > signs.max_due_age {
+            return Err(Unwell::Late(signs.oldest_due));
+        }
+        Ok(())
+    }
+
+    /// It has looked for deliveries now.
+    pub(super) fn looked(&self) {
+        self.signs().last_look = Instant::now();
+    }
+
+    pub(super) fn set_oldest_due(&self, age: Duration) {
+        self.signs().oldest_due = age;
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_and_lateness_are_noticed() {
+        let beat = Beat::new(Duration::from_secs(60));
+        tokio::time::advance(SILENCE).await;
+        assert_eq!(beat.check(), Ok(()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(beat.check(), Err(Unwell::Silent(Duration::from_secs(31))));
+        beat.looked();
+        assert_eq!(beat.check(), Ok(()));
+
+        beat.set_oldest_due(Duration::from_secs(61));
+        assert_eq!(beat.check(), Err(Unwell::Late(Duration::from_secs(61))));
+        let patient = Beat::new(Duration::ZERO);
+        patient.set_oldest_due(Duration::MAX);
+        assert_eq!(patient.check(), Ok(()));
+    }
+}

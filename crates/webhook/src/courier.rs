@@ -1,0 +1,217 @@
+//! One attempt at one delivery, from the claim to what is to be recorded.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::egress::{Answer, Egress, Prepared};
+use crate::health::Breaker;
+use crate::lanes::Lane;
+use crate::metrics::Metrics;
+use crate::record::{Outcome, Stop};
+use crate::settings::Settings;
+use crate::verdict::{Ruling, judge, sign};
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass};
+use domain::endpoint::DisabledBecause;
+use domain::notice::Notice;
+use domain::time::Timestamp;
+use keyring::StageTokens;
+use state::clock::Clock;
+use state::{Claim, Settlement, Verdict};
+
+/// What every delivery needs on its way.
+pub(super) struct Courier {
+    pub(super) egress: Egress,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) stage_tokens: Option<StageTokens>,
+    pub(super) metrics: Metrics,
+    /// Cancelled when the time to drain is over.
+    pub(super) abort: CancellationToken,
+    pub(super) results: mpsc::Sender<Outcome>,
+}
+
+impl Courier {
+    /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds the results
+    /// that wait. Who waits for the attempt gets it once it is recorded.
+    pub(super) async fn deliver<S>(
+        &self,
+        lane: &Arc<Lane>,
+        claim: Claim,
+        slots: S,
+        waiting: Option<oneshot::Sender<Attempt>>,
+    ) {
+        let Claim { delivery, event, attempts, .. } = claim;
+        let (endpoint, attempt) = (lane.id(), attempts.saturating_add(1));
+        let span = tracing::debug_span!("webhook_attempt", %delivery, %event, %endpoint, attempt);
+        self.attempt(lane, claim, slots, waiting).instrument(span).await;
+    }
+
+    async fn attempt<S>(&self, lane: &Arc<Lane>, claim: Claim, slots: S, waiting: Option<oneshot::Sender<Attempt>>) {
+        let _in_flight = InFlight::counted(&self.metrics);
+        let endpoint = lane.endpoint();
+        let started_at = self.clock.now();
+        let number = claim.attempts.saturating_add(1);
+        let body = claim.body.clone();
+        let mut message = Prepared::new(&endpoint, claim.event, claim.kind, number, started_at, body);
+        if let Some((tokens, upload)) = self.stage_tokens.as_ref().zip(claim.upload) {
+            message = message.with_stage_token(&tokens.token(upload));
+        }
+
+        let began = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            answer = self.egress.send(&endpoint, message) => answer,
+            () = self.abort.cancelled() => Answer::without_response(AttemptOutcome::Aborted, None, began.elapsed()),
+        };
+        self.metrics.count_attempt(answer.outcome, answer.took);
+
+        let now = self.clock.now();
+        let ruling = match (answer.outcome, claim.class) {
+            (AttemptOutcome::Aborted, DeliveryClass::Test) => Ruling::Over,
+            (AttemptOutcome::Aborted, _) => Ruling::RetryAt(now),
+            _ => {
+                let begun = claim.begun_at;
+                let expiry = self.clock.extended(begun, begun.plus(self.settings.delivery_expiry)).since(begun);
+                judge(&claim, endpoint.terms(), &answer, &self.settings, expiry, now, rand::random())
+            }
+        };
+        let verdict = verdict_of(ruling, claim.class, now);
+        log_attempt(lane, &claim, &answer, verdict);
+        self.metrics.count_times(&claim, verdict, started_at, now);
+        let (notice, stop) = self.note_health(lane, &claim, &answer, ruling, now);
+        let settlement = Settlement {
+            delivery: claim.delivery,
+            lease: claim.lease,
+            attempt: attempt(&claim, number, started_at, answer, verdict),
+            verdict,
+        };
+        let stop = stop.map(|because| Stop { because, url: endpoint.terms().url.clone() });
+        let outcome = Outcome { settlement, class: claim.class, lane: Arc::clone(lane), notice, stop, waiting };
+        // The recorder listens until the last sender is gone, and this is one.
+        let _ = self.results.send(outcome).await;
+        drop(slots);
+    }
+
+    /// What the attempt says of its endpoint: news for operators, and whether the endpoint is to be stopped.
+    fn note_health(
+        &self,
+        lane: &Lane,
+        claim: &Claim,
+        answer: &Answer,
+        ruling: Ruling,
+        now: Timestamp,
+    ) -> (Option<Notice>, Option<DisabledBecause>) {
+        if answer.outcome == AttemptOutcome::Aborted {
+            return (None, None);
+        }
+        if matches!(answer.outcome, AttemptOutcome::Status(502 | 504)) {
+            lane.tighten();
+        }
+        let came = lane.note(sign(claim, answer, ruling), &self.settings.health, &self.clock, rand::random());
+        let endpoint = lane.id();
+        match came.breaker {
+            Some(Breaker::Opened { until }) => {
+                self.metrics.breakers_opened.inc();
+                tracing::warn!(%endpoint, %until, "the receiver keeps failing; nothing is sent to it until then");
+            }
+            Some(Breaker::Closed) => tracing::info!(%endpoint, "the receiver answers; everything is sent to it again"),
+            None => {}
+        }
+        let since = lane.health().failing_since.unwrap_or(now);
+        let notice = came.warn.map(|percent| Notice::EndpointFailing { endpoint: endpoint.clone(), since, percent });
+        let stop = match ruling {
+            Ruling::StopEndpoint(because) => Some(because),
+            _ if came.disable => Some(DisabledBecause::Failing),
+            _ => None,
+        };
+        (notice, stop)
+    }
+}
+
+/// What becomes of the delivery. What was to go to an endpoint that is being stopped is due at once: the outbox keeps it
+/// with the endpoint, and if the endpoint goes on after all, it is sent.
+const fn verdict_of(ruling: Ruling, class: DeliveryClass, now: Timestamp) -> Verdict {
+    match (ruling, class) {
+        (Ruling::Succeeded, _) => Verdict::Succeeded,
+        (Ruling::Over, _) => Verdict::Cancelled,
+        (Ruling::GiveUp, _) => Verdict::Dead,
+        // Old progress is of no use when the endpoint comes back.
+        (Ruling::StopEndpoint(_), DeliveryClass::Progress) => Verdict::Dead,
+        (Ruling::StopEndpoint(_), _) => Verdict::RetryAt(now),
+        (Ruling::RetryAt(at), _) => Verdict::RetryAt(at),
+    }
+}
+
+fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, verdict: Verdict) -> Attempt {
+    Attempt {
+        number,
+        trigger: claim.trigger,
+        started_at,
+        took: answer.took,
+        timings: answer.timings,
+        remote: answer.remote,
+        outcome: answer.outcome,
+        response_headers: answer.headers,
+        response_body: answer.body,
+        note: answer.note,
+        next_attempt_at: match verdict {
+            Verdict::RetryAt(at) => Some(at),
+            Verdict::Succeeded | Verdict::Dead | Verdict::Cancelled => None,
+        },
+    }
+}
+
+/// One failure is news, the ones after it are not, and neither is a success unless something had failed.
+fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
+    let endpoint = lane.id();
+    let (delivery, event) = (claim.delivery, claim.kind.name());
+    let upload = claim.upload.map(tracing::field::display);
+    if answer.outcome.is_success() {
+        if lane.is_failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(%endpoint, "the receiver answers again");
+        }
+        tracing::debug!(%endpoint, %delivery, upload, event, took_ms = answer.took.as_millis(), "delivered");
+        return;
+    }
+    if answer.outcome == AttemptOutcome::Aborted {
+        return;
+    }
+    let attempt = claim.attempts.saturating_add(1);
+    let (status, error) = (answer.outcome.status(), answer.outcome.error_class());
+    let note = answer.note.as_deref();
+    let next = match verdict {
+        Verdict::RetryAt(at) => format!("next attempt at {at}"),
+        Verdict::Dead => "given up".to_owned(),
+        Verdict::Cancelled => "was a test".to_owned(),
+        Verdict::Succeeded => "done".to_owned(),
+    };
+    if lane.is_failing.swap(true, Ordering::Relaxed) {
+        tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "could not deliver");
+    } else {
+        tracing::warn!(
+            %endpoint, %delivery, upload, event, attempt, status, error, note, next,
+            "could not deliver; further failures of this endpoint are logged at debug until it answers again"
+        );
+    }
+}
+
+/// Counts a delivery as in flight for as long as it lives.
+struct InFlight(Metrics);
+
+impl InFlight {
+    fn counted(metrics: &Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}

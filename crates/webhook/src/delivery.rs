@@ -1,0 +1,330 @@
+//! The loop: claim what is due and start sending it.
+//!
+//! Each endpoint has a number of slots of its own inside those of all, so that a receiver that hangs holds up nobody
+//! else. A claim is asked only for endpoints with a free slot, a closed breaker and a token of their rate: what is not
+//! claimed uses up no attempt. Whatever fails, the loop goes on; it ends by its stop signal alone.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::futures::Notified;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::beat::Beat;
+use crate::courier::Courier;
+use crate::lanes::{Lane, Lanes, Room};
+use crate::outage::{Outage, around};
+use crate::record::Recording;
+use domain::delivery::Attempt;
+use domain::endpoint::EndpointId;
+use domain::time::Timestamp;
+use state::{Claim, Outbox};
+
+/// How often to look for due deliveries when nothing rings. The bell makes it fast, looking makes it right.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The shortest sleep, so that a delivery which is due but cannot be claimed does not keep the loop spinning.
+const SHORTEST_NAP: Duration = Duration::from_millis(10);
+
+/// A delivery that is leased already, and who waits for its one attempt.
+#[derive(Debug)]
+pub(super) struct Test {
+    pub(super) claim: Claim,
+    pub(super) waiting: oneshot::Sender<Attempt>,
+}
+
+pub(super) struct Dispatcher {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) recording: watch::Receiver<Recording>,
+    pub(super) tests: mpsc::Receiver<Test>,
+    pub(super) courier: Arc<Courier>,
+    pub(super) beat: Beat,
+}
+
+impl Dispatcher {
+    /// Goes on until `stop`, then gives what is in flight the drain timeout.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let steps = self.courier.clock.steps();
+        Loop { shared: self, steps, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
+    }
+}
+
+struct Loop {
+    shared: Dispatcher,
+    /// How many times the clock was set, as far as leases have followed it.
+    steps: u64,
+    /// Whose turn it is to be served first, should there not be enough slots for all.
+    turn: usize,
+    /// Those that had no slot left when deliveries were last claimed.
+    hungry: Vec<Arc<Lane>>,
+    tasks: JoinSet<()>,
+}
+
+/// What there is room for at a moment.
+struct Rooms {
+    /// How many deliveries to ask for, for each endpoint with room, together no more than there are slots in all.
+    slots: Vec<(EndpointId, u32)>,
+    /// When the first of those that must wait has room.
+    next: Option<Duration>,
+    /// Whose turn it is after these.
+    turn: usize,
+}
+
+impl Loop {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut outage = Outage::none("claim deliveries");
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                works = self.shared.recording.wait_for(|recording| *recording == Recording::Works) => {
+                    if works.is_err() { break }
+                }
+            }
+            let bell = self.shared.outbox.bell();
+            let mut rung = std::pin::pin!(bell.notified());
+            // Armed before looking: what becomes ready from here on wakes us.
+            rung.as_mut().enable();
+            self.shared.beat.looked();
+            let pause = match self.claim_due().await {
+                Ok(nap) => {
+                    outage.over();
+                    self.wait(nap, rung, &stop).await;
+                    continue;
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(pause) => {}
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
+    async fn claim_due(&mut self) -> state::Result<Duration> {
+        self.tend();
+        self.follow_clock().await?;
+        let rooms = self.rooms();
+        // Those that were not asked for this time come first the next time.
+        self.turn = rooms.turn;
+        if !rooms.slots.is_empty() {
+            let lease = self.shared.courier.settings.lease;
+            for claim in self.shared.outbox.claim_due(&rooms.slots, self.now(), lease).await? {
+                self.start(claim, None);
+            }
+        }
+        self.note_hungry_lanes();
+        let poll = around(POLL, rand::random());
+        let left = self.rooms();
+        let nap = left.next.unwrap_or(poll).clamp(SHORTEST_NAP, poll);
+        let idle: Vec<EndpointId> = left.slots.into_iter().map(|(id, _)| id).collect();
+        if idle.is_empty() {
+            return Ok(nap);
+        }
+        let next = self.shared.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
+        Ok(next.unwrap_or(nap).clamp(SHORTEST_NAP, nap))
+    }
+
+    /// Keeps what is being sent from being claimed again because the clock was set.
+    async fn follow_clock(&mut self) -> state::Result<()> {
+        let steps = self.shared.courier.clock.steps();
+        if steps != self.steps {
+            let until = self.now().plus(self.shared.courier.settings.lease);
+            self.shared.outbox.renew_leases(until).await?;
+            self.steps = steps;
+        }
+        Ok(())
+    }
+
+    /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every look, and then
+    /// there is no wait in which it could be done.
+    fn tend(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            noted(ended);
+        }
+        while let Ok(test) = self.shared.tests.try_recv() {
+            self.start(test.claim, Some(test.waiting));
+        }
+    }
+
+    /// Shares the slots that are free out among the endpoints with room, the one whose turn it is first.
+    fn rooms(&self) -> Rooms {
+        let lanes = self.shared.lanes.all();
+        let (now, instant) = (self.now(), Instant::now());
+        let (mut with_room, mut next) = (Vec::new(), None::<Duration>);
+        for place in 0..lanes.len() {
+            let at = (self.turn + place) % lanes.len();
+            match lanes[at].room(&self.shared.courier.settings, now, instant) {
+                Room::For(room) => with_room.push((at, &lanes[at], room)),
+                Room::In(wait) => next = Some(next.map_or(wait, |next| next.min(wait))),
+                Room::None => {}
+            }
+        }
+        let mut left = self.shared.slots.available_permits();
+        let (mut slots, mut turn) = (Vec::new(), self.turn);
+        for (index, (at, lane, room)) in with_room.iter().enumerate() {
+            if left == 0 {
+                break;
+            }
+            let fair = left.div_ceil(with_room.len() - index);
+            let share = u32::try_from(fair).unwrap_or(u32::MAX).min(*room);
+            slots.push((lane.id().clone(), share));
+            left -= usize::try_from(share).unwrap_or(left).min(left);
+            turn = at + 1;
+        }
+        Rooms { slots, next, turn }
+    }
+
+    /// Notes the endpoints for which more could be due than there was room for.
+    fn note_hungry_lanes(&mut self) {
+        let (now, instant) = (self.now(), Instant::now());
+        let exhausted = self.shared.slots.available_permits() == 0;
+        let settings = &self.shared.courier.settings;
+        let hungry =
+            |lane: &&Arc<Lane>| lane.is_enabled() && (exhausted || lane.room(settings, now, instant) == Room::None);
+        self.hungry = self.shared.lanes.all().iter().filter(hungry).cloned().collect();
+    }
+
+    /// Sleeps until there may be something to claim: the bell rang, something is due, an endpoint was changed, or a
+    /// slot came free where more was waiting for one. Meanwhile sends what somebody tries out.
+    async fn wait(&mut self, nap: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
+        let until = Instant::now() + nap;
+        loop {
+            let lanes = Arc::clone(&self.shared.lanes);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = rung.as_mut() => return,
+                () = sleep_until(until) => return,
+                () = lanes.changed() => return,
+                Some(test) = self.shared.tests.recv() => self.start(test.claim, Some(test.waiting)),
+                Some(ended) = self.tasks.join_next() => {
+                    noted(ended);
+                    if self.shared.slots.available_permits() > 0 && self.is_there_room_for_the_hungry() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_there_room_for_the_hungry(&self) -> bool {
+        let (now, instant) = (self.now(), Instant::now());
+        let settings = &self.shared.courier.settings;
+        self.hungry.iter().any(|lane| matches!(lane.room(settings, now, instant), Room::For(_)))
+    }
+
+    fn start(&mut self, claim: Claim, waiting: Option<oneshot::Sender<Attempt>>) {
+        let Some(lane) = self.shared.lanes.find(&claim.endpoint) else {
+            // It was removed a moment ago, and its deliveries with it.
+            let (delivery, endpoint) = (claim.delivery, claim.endpoint);
+            tracing::debug!(%delivery, %endpoint, "a delivery was claimed whose endpoint is gone");
+            return;
+        };
+        // A test may go beyond the slots of all: somebody waits for it, and there is one of it.
+        let slot: Option<OwnedSemaphorePermit> = Arc::clone(&self.shared.slots).try_acquire_owned().ok();
+        if slot.is_none() && waiting.is_none() {
+            tracing::error!(delivery = %claim.delivery, "was given more deliveries than asked for");
+            return;
+        }
+        let courier = Arc::clone(&self.shared.courier);
+        if claim.is_taken_over {
+            courier.metrics.leases_expired.inc();
+        }
+        let slots = (slot, lane.take());
+        self.tasks.spawn(async move { courier.deliver(&lane, claim, slots, waiting).await });
+    }
+
+    /// Waits for what is in flight, then gives it up; every task hands over a result either way.
+    async fn drain(mut self) {
+        let drain_timeout = self.shared.courier.settings.drain_timeout;
+        let tasks = &mut self.tasks;
+        let finished = async {
+            while let Some(ended) = tasks.join_next().await {
+                noted(ended);
+            }
+        };
+        if timeout(drain_timeout, finished).await.is_err() {
+            let deliveries = self.tasks.len();
+            tracing::warn!(deliveries, "gave up deliveries that were still being sent; they are sent again later");
+        }
+        self.shared.courier.abort.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            noted(ended);
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.courier.clock.now()
+    }
+}
+
+fn noted(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "sending a delivery ended abnormally; it is sent again when its lease has run out");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::egress::Egress;
+    use crate::record::Outcome;
+    use crate::testing::{FakeOutbox, Receiver, Script, TestClock, endpoint};
+    use crate::{Metrics, Settings};
+    use outbound::address::EgressRules;
+    use outbound::gate::system_lookup;
+
+    /// A loop with one endpoint, which somebody else turns, and what comes of its deliveries.
+    fn begun(outbox: &Arc<FakeOutbox>, receiver: &Receiver) -> (Loop, mpsc::Receiver<Outcome>) {
+        let settings = Settings::default();
+        let egress = Egress::new(settings.clone(), Arc::new(EgressRules::default()), system_lookup()).unwrap();
+        let (results, outcomes) = mpsc::channel(8);
+        let courier = Courier {
+            egress,
+            clock: TestClock::default().clock(),
+            stage_tokens: None,
+            metrics: Metrics::default(),
+            abort: CancellationToken::new(),
+            results,
+            settings,
+        };
+        let shared = Dispatcher {
+            outbox: Arc::clone(outbox) as _,
+            lanes: Arc::new(Lanes::new([endpoint("app", &receiver.url())])),
+            slots: Arc::new(Semaphore::new(512)),
+            recording: watch::channel(Recording::Works).1,
+            tests: mpsc::channel(1).1,
+            courier: Arc::new(courier),
+            beat: Beat::new(Duration::ZERO),
+        };
+        (Loop { shared, steps: 0, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }, outcomes)
+    }
+
+    /// Under load one look follows the other, and nothing ever waits for a task to end.
+    #[tokio::test]
+    async fn what_has_ended_is_not_kept() {
+        let receiver = Receiver::start([Script::Status(200)]).await;
+        let outbox = Arc::new(FakeOutbox::default());
+        let (mut sending, mut outcomes) = begun(&outbox, &receiver);
+        for _ in 0..200 {
+            outbox.add_for("app");
+        }
+        let mut most = 0;
+        for _ in 0..200 {
+            sending.claim_due().await.unwrap();
+            most = most.max(sending.tasks.len());
+            outcomes.recv().await.unwrap();
+        }
+        assert!((16..=32).contains(&most), "of 16 slots {most} were kept");
+    }
+}

@@ -1,0 +1,343 @@
+//! The outgoing client: one exchange with a receiver, and what came of it.
+//!
+//! It promises to come back within the timeout, whatever the receiver does, to read no more of an answer than allowed,
+//! and to send nothing to an address that the rules refuse. It never follows a redirect, never uses a proxy of the
+//! environment, keeps no cookies and changes no byte of the body it was given. It knows nothing of retries.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SERVER,
+};
+use reqwest::{Certificate, Client, ClientBuilder, Response};
+use tokio::time::{Instant, timeout_at};
+
+use crate::endpoint::Endpoint;
+use crate::retry::RetryAfter;
+use crate::settings::Settings;
+use domain::delivery::{AttemptOutcome, Timings};
+use domain::endpoint::Origin;
+use domain::event::EventKind;
+use domain::id::EventId;
+use domain::time::Timestamp;
+use outbound::address::{EgressRules, literal};
+use outbound::client::{Warm, builder};
+use outbound::failure::{classify, root_cause, shortened};
+use outbound::gate::{Blocked, EXCHANGE, Gate, Lookup, TimeConnecting, Trace};
+use outbound::tls::install_tls_provider;
+
+/// A second try on another connection begins within this time or not at all.
+const RESEND_WITHIN: Duration = Duration::from_secs(1);
+
+const DELIVERY_WISH: HeaderName = HeaderName::from_static("webhook-delivery");
+
+/// What is kept of an answer's headers: what helps to find out why, and holds no secret.
+const KEPT_HEADERS: [HeaderName; 8] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    RETRY_AFTER,
+    LOCATION,
+    SERVER,
+    DATE,
+    HeaderName::from_static("x-request-id"),
+    DELIVERY_WISH,
+];
+
+/// A message ready to be sent: signed for this attempt, the body as it was stored.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Prepared {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        event: EventId,
+        kind: EventKind,
+        attempt: u32,
+        now: Timestamp,
+        body: Bytes,
+    ) -> Self {
+        let id = format!("evt_{event}");
+        // Standard Webhooks: whole seconds, and those of this attempt; receivers reject what is older than 5 minutes.
+        let unix_seconds = now.unix_ms().div_euclid(1000);
+        let mut signature = text(&endpoint.sign(&id, now, &body));
+        signature.set_sensitive(true);
+
+        // The endpoint's own come first: what is ours cannot be overridden.
+        let mut headers = endpoint.headers().clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(HeaderName::from_static("webhook-id"), text(&id));
+        headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(unix_seconds));
+        headers.insert(HeaderName::from_static("webhook-signature"), signature);
+        headers.insert(HeaderName::from_static("webhook-attempt"), HeaderValue::from(attempt));
+        headers.insert(HeaderName::from_static("webhook-event-type"), HeaderValue::from_static(kind.name()));
+        Self { headers, body }
+    }
+
+    /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not a part of
+    /// the body: bodies are shown to others too.
+    pub(super) fn with_stage_token(mut self, token: &str) -> Self {
+        let mut token = text(token);
+        token.set_sensitive(true);
+        self.headers.insert(HeaderName::from_static("webhook-stage-token"), token);
+        self
+    }
+}
+
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).expect("identifiers and base64 are visible ASCII")
+}
+
+/// What came of one exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) outcome: AttemptOutcome,
+    pub(super) retry_after: Option<RetryAfter>,
+    pub(super) wish: Option<Wish>,
+    pub(super) note: Option<String>,
+    /// Those of [`KEPT_HEADERS`].
+    pub(super) headers: Vec<(String, String)>,
+    /// The first bytes of the body.
+    pub(super) body: Vec<u8>,
+    pub(super) took: Duration,
+    pub(super) timings: Timings,
+    pub(super) remote: Option<IpAddr>,
+}
+
+/// What a receiver asks for in its `webhook-delivery` header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// No more attempts at this message.
+    AbortMessage,
+    /// No more messages.
+    Disable,
+}
+
+impl Answer {
+    pub(super) fn without_response(outcome: AttemptOutcome, note: Option<String>, took: Duration) -> Self {
+        Self {
+            outcome,
+            retry_after: None,
+            wish: None,
+            note,
+            headers: Vec::new(),
+            body: Vec::new(),
+            took,
+            timings: Timings::default(),
+            remote: None,
+        }
+    }
+}
+
+pub(super) struct Egress {
+    rules: Arc<EgressRules>,
+    settings: Settings,
+    lookup: Lookup,
+    /// One for each kind of endpoint, so that no connection is shared by endpoints that may go to different places.
+    plain: [Client; 2],
+    secure: [OnceLock<Result<Client, String>>; 2],
+    /// Those that trust nobody but the certificates in a PEM.
+    trusting: [Mutex<HashMap<String, Client>>; 2],
+    /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
+    warm: Warm<(Origin, String)>,
+}
+
+impl Egress {
+    pub(super) fn new(settings: Settings, rules: Arc<EgressRules>, lookup: Lookup) -> reqwest::Result<Self> {
+        install_tls_provider();
+        let plain = |origin| client(&settings, gate(&rules, origin, false, &lookup)).tls_certs_only([]).build();
+        let plain = [plain(Origin::Config)?, plain(Origin::Api)?];
+        let (secure, trusting, warm) = Default::default();
+        Ok(Self { rules, settings, lookup, plain, secure, trusting, warm })
+    }
+
+    /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without an endpoint
+    /// that uses TLS they are not looked for, and a machine that has none can still send.
+    pub(super) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
+        let ready = self.secure[index(origin)].get_or_init(|| {
+            let built = client(&self.settings, gate(&self.rules, origin, true, &self.lookup)).build();
+            built.map_err(|error| root_cause(&error))
+        });
+        ready.as_ref()
+    }
+
+    fn client_for(&self, endpoint: &Endpoint) -> Result<Client, String> {
+        let origin = endpoint.stored().origin;
+        match &endpoint.terms().ca_certificates {
+            Some(pem) if endpoint.is_https() => self.client_trusting(origin, pem),
+            None if endpoint.is_https() => self.prepare_tls(origin).cloned().map_err(String::clone),
+            Some(_) | None => Ok(self.plain[index(origin)].clone()),
+        }
+    }
+
+    /// A client that trusts nobody else.
+    fn client_trusting(&self, origin: Origin, pem: &str) -> Result<Client, String> {
+        let mut trusting = self.trusting[index(origin)].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = trusting.get(pem) {
+            return Ok(client.clone());
+        }
+        let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| root_cause(&error))?;
+        let builder = client(&self.settings, gate(&self.rules, origin, true, &self.lookup));
+        let client = builder.tls_certs_only(certificates).build().map_err(|error| root_cause(&error))?;
+        trusting.insert(pem.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
+    pub(super) async fn send(&self, endpoint: &Endpoint, message: Prepared) -> Answer {
+        let port = endpoint.url().port_or_known_default().unwrap_or_default();
+        // A resolver is asked only for names.
+        if let Some(address) = literal(endpoint.url()) {
+            let place = SocketAddr::new(address, port);
+            if self.rules.check_address(place, endpoint.is_https(), endpoint.stored().origin).is_err() {
+                return blocked(Duration::ZERO);
+            }
+        }
+        let client = match self.client_for(endpoint) {
+            Ok(client) => client,
+            Err(why) => {
+                let note = shortened(&format!("could not prepare TLS: {why}"));
+                return Answer::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO);
+            }
+        };
+        let trace = Arc::new(Trace::new(port));
+        let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(&client, endpoint, message)).await;
+        let seen = trace.seen();
+        answer.timings.connect = seen.connect;
+        // A name that was looked up for a connection that nobody needed in the end took nobody's time.
+        let was_needed = seen.connect.is_some() || answer.timings.first_byte.is_none();
+        answer.timings.dns = seen.dns.filter(|_| was_needed);
+        answer
+    }
+
+    async fn exchange(&self, client: &Client, endpoint: &Endpoint, message: Prepared) -> Answer {
+        let began = Instant::now();
+        // The lease may have been made shorter since the endpoint was made.
+        let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout).min(self.settings.longest_timeout());
+        let deadline = began + timeout;
+        let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
+        let reusable = self.warm.is(&receiver, began);
+
+        let mut exchange = timeout_at(deadline, request(client, endpoint, message.clone())).await;
+        if let Ok(Err(error)) = &exchange
+            && reusable
+            && !error.is_connect()
+            && classify(error) == AttemptOutcome::Reset
+            && began.elapsed() < RESEND_WITHIN
+        {
+            // hyper sends again by itself only when nothing of the request was written. Here the receiver closed an
+            // idle connection while our request was on its way.
+            exchange = timeout_at(deadline, request(client, endpoint, message)).await;
+        }
+        match exchange {
+            Ok(Ok(response)) => self.read(response, deadline, began, receiver).await,
+            Ok(Err(error)) => match classify(&error) {
+                AttemptOutcome::Blocked => blocked(began.elapsed()),
+                outcome => Answer::without_response(outcome, Some(root_cause(&error)), began.elapsed()),
+            },
+            Err(_) => {
+                let note = format!("no answer within {timeout:?}");
+                Answer::without_response(AttemptOutcome::Timeout, Some(note), began.elapsed())
+            }
+        }
+    }
+
+    /// Reads what is to be read of the answer. Its status counts, even if the body never ends.
+    async fn read(
+        &self,
+        mut response: Response,
+        deadline: Instant,
+        began: Instant,
+        receiver: (Origin, String),
+    ) -> Answer {
+        let first_byte = began.elapsed();
+        let status = response.status();
+        let remote = response.remote_addr().map(|remote| remote.ip().to_canonical());
+        let header =
+            |name: &HeaderName| response.headers().get(name).map(|value: &HeaderValue| printable(value.as_bytes()));
+        let retry_after = header(&RETRY_AFTER).and_then(|value| RetryAfter::parse(&value));
+        let wish = header(&DELIVERY_WISH).and_then(|value| match value.trim() {
+            "abort-message" => Some(Wish::AbortMessage),
+            "disable" => Some(Wish::Disable),
+            _ => None,
+        });
+        let redirect = header(&LOCATION).filter(|_| status.is_redirection());
+        let headers =
+            KEPT_HEADERS.iter().filter_map(|name| Some((name.to_string(), shortened(&header(name)?)))).collect();
+
+        let mut body = Vec::new();
+        let end = timeout_at(deadline, self.read_body(&mut response, &mut body)).await;
+        let cut = match end {
+            Ok(Ok(BodyEnd::Whole)) => {
+                self.warm.note(receiver, Instant::now());
+                None
+            }
+            Ok(Ok(BodyEnd::Limit)) => None,
+            Ok(Err(_)) => Some("the body of the answer broke off".to_owned()),
+            Err(_) => Some("the body of the answer did not end in time".to_owned()),
+        };
+        Answer {
+            outcome: AttemptOutcome::Status(status.as_u16()),
+            retry_after,
+            wish,
+            note: redirect.map(|location| shortened(&format!("redirects to {location}"))).or(cut),
+            headers,
+            body,
+            took: began.elapsed(),
+            timings: Timings { first_byte: Some(first_byte), ..Timings::default() },
+            remote,
+        }
+    }
+
+    async fn read_body(&self, response: &mut Response, kept: &mut Vec<u8>) -> reqwest::Result<BodyEnd> {
+        let mut left = self.settings.response_limit;
+        while left > 0 {
+            let Some(chunk) = response.chunk().await? else { return Ok(BodyEnd::Whole) };
+            let room = self.settings.response_kept.min(self.settings.response_limit).saturating_sub(kept.len());
+            kept.extend_from_slice(&chunk[..room.min(chunk.len())]);
+            left = left.saturating_sub(chunk.len());
+        }
+        Ok(BodyEnd::Limit)
+    }
+}
+
+const fn index(origin: Origin) -> usize {
+    match origin {
+        Origin::Config => 0,
+        Origin::Api => 1,
+    }
+}
+
+fn gate(rules: &Arc<EgressRules>, origin: Origin, is_secure: bool, lookup: &Lookup) -> Gate {
+    Gate { rules: Arc::clone(rules), origin, is_secure, lookup: Arc::clone(lookup) }
+}
+
+fn client(settings: &Settings, gate: Gate) -> ClientBuilder {
+    let idle = usize::try_from(settings.max_in_flight_per_endpoint).unwrap_or(usize::MAX);
+    builder(idle).dns_resolver(Arc::new(gate)).connector_layer(TimeConnecting).connect_timeout(settings.connect_timeout)
+}
+
+async fn request(client: &Client, endpoint: &Endpoint, message: Prepared) -> reqwest::Result<Response> {
+    let request = client.post(endpoint.url().clone()).headers(message.headers).body(message.body);
+    request.send().await.map_err(reqwest::Error::without_url)
+}
+
+/// Says the same of every address that is refused (webhooks.md S10).
+fn blocked(took: Duration) -> Answer {
+    Answer::without_response(AttemptOutcome::Blocked, Some(Blocked.to_string()), took)
+}
+
+enum BodyEnd {
+    Whole,
+    Limit,
+}
+
+fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace(char::is_control, " ")
+}

@@ -1,0 +1,390 @@
+//! An endpoint as the sender uses it: what is stored of it, together with what is secret.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Certificate, Url};
+
+use crate::settings::Settings;
+use crate::vault::Private;
+use domain::delivery::LEASE_MARGIN;
+use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointTerms, Origin, is_reserved_header};
+use domain::time::Timestamp;
+use outbound::address::{EgressRules, RefusedUrl};
+use outbound::keys::{InvalidKey, Keys};
+
+/// How many headers of its own an endpoint may have.
+const MAX_HEADERS: usize = 20;
+
+/// How long the value of one may be, in bytes.
+const MAX_HEADER_VALUE: usize = 1024;
+
+const MAX_URL: usize = 2048;
+const MAX_DESCRIPTION: usize = 500;
+const MAX_METADATA: usize = 16;
+const MAX_METADATA_TEXT: usize = 1024;
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+const WAITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+const MAX_WAITS: usize = 100;
+const MAX_RATE: u32 = 10_000;
+
+/// Half of what a request to the API may be.
+const MAX_CA_BYTES: usize = 32 << 10;
+
+/// One receiver. That it exists proves its address is one we can send to and its messages can be signed.
+#[derive(Clone)]
+pub struct Endpoint {
+    pub(super) stored: Stored,
+    url: Url,
+    pub(super) private: Private,
+}
+
+/// Why an endpoint cannot be. Repeats neither the URL nor a header, which may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEndpoint {
+    #[error("its URL cannot be used: {0}")]
+    Url(#[from] RefusedUrl),
+    #[error("its URL is longer than {MAX_URL} bytes")]
+    LongUrl,
+    #[error("its keys cannot be used: {0}")]
+    Key(#[from] InvalidKey),
+    #[error("{0:?} is not the name of a header")]
+    HeaderName(String),
+    #[error("the header {0} is set by the server itself")]
+    ReservedHeader(String),
+    #[error("the value of the header {0} has characters a header cannot have, or over {MAX_HEADER_VALUE} of them")]
+    HeaderValue(String),
+    #[error("the header {0} is there twice, or its URL carries credentials as well")]
+    HeaderTwice(String),
+    #[error("it has more than {MAX_HEADERS} headers")]
+    ManyHeaders,
+    #[error("its description is longer than {MAX_DESCRIPTION} characters")]
+    Description,
+    #[error("its metadata filter has more than {MAX_METADATA} pairs, or a text of more than {MAX_METADATA_TEXT} bytes")]
+    Metadata,
+    #[error("its filter matches no event")]
+    NoEvents,
+    #[error("its timeout must be from 1 to 30 seconds")]
+    Timeout,
+    #[error("its timeout can be {0:?} at most: webhooks.lease has to outlast it by {LEASE_MARGIN:?}")]
+    OutlastsLease(Duration),
+    #[error("its retry schedule must have from 1 to {MAX_WAITS} waits, each from 1 second to 7 days")]
+    Schedule,
+    #[error("max_in_flight must be from 1 to {0}")]
+    InFlight(usize),
+    #[error("max_per_second must be from 1 to {MAX_RATE}")]
+    Rate,
+    #[error("its CA certificates (ca_certificates, ca_file) must be certificates as PEM, {MAX_CA_BYTES} bytes at most")]
+    CaCertificates,
+    #[error("it has CA certificates, but its URL does not begin with https")]
+    CaWithoutTls,
+}
+
+impl Endpoint {
+    /// An endpoint of the configuration. User and password of its URL become a header (webhooks.md S12).
+    pub fn configured(
+        id: EndpointId,
+        terms: EndpointTerms,
+        keys: Keys,
+        headers: &[(String, String)],
+        rules: &EgressRules,
+        now: Timestamp,
+    ) -> Result<Self, InvalidEndpoint> {
+        let mut url = rules.check_url(&terms.url, Origin::Config)?;
+        let mut headers = read_headers(headers)?;
+        if let Some(authorization) = take_credentials(&mut url)
+            && headers.insert(AUTHORIZATION, authorization).is_some()
+        {
+            return Err(InvalidEndpoint::HeaderTwice(AUTHORIZATION.to_string()));
+        }
+        url.set_fragment(None);
+        check_ca(&terms, &url)?;
+        keys.check(terms.signing, now)?;
+        let stored = Stored::new(id, Origin::Config, EndpointTerms { url: url.as_str().to_owned(), ..terms }, now);
+        Ok(Self { stored, url, private: Private { keys, headers } })
+    }
+
+    /// What is stored, with its secrets. A URL is not judged again here but whenever it is called.
+    pub(super) fn new(stored: Stored, private: Private) -> Result<Self, RefusedUrl> {
+        let url = Url::parse(&stored.terms.url).map_err(|_| RefusedUrl::NotAUrl)?;
+        Ok(Self { stored, url, private })
+    }
+
+    /// The same with other words of its operator, or another state.
+    pub(super) fn with(&self, stored: Stored) -> Result<Self, RefusedUrl> {
+        Self::new(stored, self.private.clone())
+    }
+
+    pub fn id(&self) -> &EndpointId {
+        &self.stored.id
+    }
+
+    /// What the state store needs to know of it.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    pub(super) fn terms(&self) -> &EndpointTerms {
+        &self.stored.terms
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.private.headers
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// The value of `webhook-signature` for a message sent now.
+    pub(super) fn sign(&self, message: &str, now: Timestamp, body: &[u8]) -> String {
+        self.private.keys.sign(self.terms().signing, message, now, body)
+    }
+}
+
+/// Without credentials, and without the query, where some receivers want a token.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        f.debug_struct("Endpoint")
+            .field("id", &self.stored.id)
+            .field("url", &url.as_str())
+            .field("filter", &self.stored.terms.filter)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks what an operator has said, and gives it as it is stored: the URL as a parser writes it.
+pub(super) fn checked_terms(
+    terms: EndpointTerms,
+    origin: Origin,
+    rules: &EgressRules,
+    settings: &Settings,
+) -> Result<EndpointTerms, InvalidEndpoint> {
+    if terms.url.len() > MAX_URL {
+        return Err(InvalidEndpoint::LongUrl);
+    }
+    let mut url = rules.check_url(&terms.url, origin)?;
+    url.set_fragment(None);
+    if terms.description.chars().count() > MAX_DESCRIPTION {
+        return Err(InvalidEndpoint::Description);
+    }
+    let is_short = |(name, value): &(String, String)| name.len().max(value.len()) <= MAX_METADATA_TEXT;
+    if terms.metadata.len() > MAX_METADATA || !terms.metadata.iter().all(is_short) {
+        return Err(InvalidEndpoint::Metadata);
+    }
+    if terms.filter.patterns().is_empty() {
+        return Err(InvalidEndpoint::NoEvents);
+    }
+    if let Some(timeout) = terms.timeout {
+        if !TIMEOUTS.contains(&timeout) {
+            return Err(InvalidEndpoint::Timeout);
+        }
+        if timeout > settings.longest_timeout() {
+            return Err(InvalidEndpoint::OutlastsLease(settings.longest_timeout()));
+        }
+    }
+    let fits =
+        |waits: &Vec<Duration>| (1..=MAX_WAITS).contains(&waits.len()) && waits.iter().all(|wait| WAITS.contains(wait));
+    if !terms.retry_schedule.as_ref().is_none_or(fits) {
+        return Err(InvalidEndpoint::Schedule);
+    }
+    let in_flight = terms.max_in_flight.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    if in_flight.is_some_and(|count| !(1..=settings.max_in_flight).contains(&count)) {
+        return Err(InvalidEndpoint::InFlight(settings.max_in_flight));
+    }
+    if terms.max_per_second.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
+        return Err(InvalidEndpoint::Rate);
+    }
+    check_ca(&terms, &url)?;
+    Ok(EndpointTerms { url: url.into(), ..terms })
+}
+
+fn check_ca(terms: &EndpointTerms, url: &Url) -> Result<(), InvalidEndpoint> {
+    let Some(pem) = &terms.ca_certificates else { return Ok(()) };
+    let found = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
+    if pem.len() > MAX_CA_BYTES || found.is_empty() {
+        return Err(InvalidEndpoint::CaCertificates);
+    }
+    if url.scheme() != "https" {
+        return Err(InvalidEndpoint::CaWithoutTls);
+    }
+    Ok(())
+}
+
+/// Reads the headers an operator wants sent with every message (webhooks.md H12).
+pub(super) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, InvalidEndpoint> {
+    if pairs.len() > MAX_HEADERS {
+        return Err(InvalidEndpoint::ManyHeaders);
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let bad_name = |_| InvalidEndpoint::HeaderName(name.clone());
+        let known = HeaderName::from_bytes(name.as_bytes()).map_err(bad_name)?;
+        if is_reserved_header(known.as_str()) {
+            return Err(InvalidEndpoint::ReservedHeader(known.to_string()));
+        }
+        let plain =
+            value.len() <= MAX_HEADER_VALUE && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        let bad_value = || InvalidEndpoint::HeaderValue(known.to_string());
+        let mut value = HeaderValue::from_str(value).ok().filter(|_| plain).ok_or_else(bad_value)?;
+        value.set_sensitive(true);
+        if headers.insert(known.clone(), value).is_some() {
+            return Err(InvalidEndpoint::HeaderTwice(known.to_string()));
+        }
+    }
+    Ok(headers)
+}
+
+/// Takes the user-info out of the URL and gives it as the value of an `Authorization` header.
+fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let mut pair: Vec<u8> = percent_decode_str(url.username()).collect();
+    pair.push(b':');
+    pair.extend(percent_decode_str(url.password().unwrap_or_default()));
+    url.set_username("").and_then(|()| url.set_password(None)).expect("a URL with a host may have user-info");
+
+    let mut value =
+        HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).expect("base64 is a header value");
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::testing::{SECRET, wall_clock};
+    use domain::endpoint::Signing;
+    use domain::event::EventFilter;
+    use outbound::keys::Key;
+
+    fn made(url: &str, headers: &[(&str, &str)]) -> Result<Endpoint, InvalidEndpoint> {
+        let keys = Keys::lasting([Key::parse(SECRET).unwrap()], wall_clock());
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let id = EndpointId::new("app").unwrap();
+        Endpoint::configured(id, EndpointTerms::of(url), keys, &headers, &EgressRules::default(), wall_clock())
+    }
+
+    /// webhooks S12.
+    #[test]
+    fn credentials_become_a_header_and_are_not_shown() {
+        let endpoint = made("https://us%40er:p%3Ass@example.com/hook?token=t0p#part", &[]).unwrap();
+        assert_eq!(endpoint.url().as_str(), "https://example.com/hook?token=t0p");
+        assert_eq!(endpoint.stored().terms.url, endpoint.url().as_str());
+        let header = &endpoint.headers()[AUTHORIZATION];
+        assert_eq!(header.to_str().unwrap(), format!("Basic {}", STANDARD.encode("us@er:p:ss")));
+        let shown = format!("{endpoint:?} {header:?}");
+        for secret in ["p%3Ass", "p:ss", "us@er", "t0p", "C2FV"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(shown.contains("https://example.com/hook"), "{shown}");
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_a_credential_too() {
+        let endpoint = made("http://key@127.0.0.1:9/", &[]).unwrap();
+        let expected = format!("Basic {}", STANDARD.encode("key:"));
+        assert_eq!(endpoint.headers()[AUTHORIZATION].to_str().unwrap(), expected);
+        let both = made("http://key@127.0.0.1:9/", &[("Authorization", "Bearer x")]);
+        assert_eq!(both.unwrap_err(), InvalidEndpoint::HeaderTwice("authorization".to_owned()));
+    }
+
+    #[test]
+    fn only_what_can_be_signed_is_an_endpoint() {
+        let id = EndpointId::new("app").unwrap();
+        for signing in Signing::ALL {
+            let terms = EndpointTerms { signing: *signing, ..EndpointTerms::of("http://localhost") };
+            let unsigned =
+                Endpoint::configured(id.clone(), terms, Keys::default(), &[], &EgressRules::default(), wall_clock());
+            assert!(matches!(unsigned.unwrap_err(), InvalidEndpoint::Key(InvalidKey::Missing(_))));
+        }
+        assert_eq!(made("ftp://example.com", &[]).unwrap_err(), InvalidEndpoint::Url(RefusedUrl::Scheme));
+    }
+
+    /// webhooks H12.
+    #[test]
+    fn headers_of_the_server_are_its_own() {
+        for name in [
+            "Host",
+            "content-type",
+            "Content-Length",
+            "Connection",
+            "Transfer-Encoding",
+            "webhook-id",
+            "Webhook-X",
+            "longshore-x",
+            "User-Agent",
+            "Expect",
+            "TE",
+            "Upgrade",
+            "Proxy-Authorization",
+        ] {
+            let refused = made("http://localhost", &[(name, "x")]).unwrap_err();
+            assert_eq!(refused, InvalidEndpoint::ReservedHeader(name.to_ascii_lowercase()));
+        }
+        for (name, value) in [("x y", "v"), ("", "v"), ("é", "v")] {
+            let refused = made("http://localhost", &[(name, value)]).unwrap_err();
+            assert_eq!(refused, InvalidEndpoint::HeaderName(name.to_owned()));
+        }
+        for value in ["a\r\nb: c", "é", "a\0"] {
+            let refused = made("http://localhost", &[("x-token", value)]).unwrap_err();
+            assert_eq!(refused, InvalidEndpoint::HeaderValue("x-token".to_owned()));
+        }
+        let endpoint = made("http://localhost", &[("X-Token", "t0p secret")]).unwrap();
+        assert_eq!(endpoint.headers()["x-token"], "t0p secret");
+        assert!(!format!("{:?}", endpoint.headers()).contains("t0p"));
+    }
+
+    #[test]
+    fn terms_have_bounds() {
+        let good = EndpointTerms::of("https://example.com/hook#part");
+        let check = |terms: EndpointTerms| {
+            checked_terms(terms, Origin::Api, &EgressRules::new(vec![], true), &Settings::default())
+        };
+        assert_eq!(check(good.clone()).unwrap().url, "https://example.com/hook");
+        let secs = Duration::from_secs;
+        for (terms, why) in [
+            (EndpointTerms { url: "http://example.com".to_owned(), ..good.clone() }, RefusedUrl::NotHttps.into()),
+            (
+                EndpointTerms { url: format!("https://e/{}", "x".repeat(2048)), ..good.clone() },
+                InvalidEndpoint::LongUrl,
+            ),
+            (EndpointTerms { timeout: Some(secs(31)), ..good.clone() }, InvalidEndpoint::Timeout),
+            (EndpointTerms { retry_schedule: Some(vec![]), ..good.clone() }, InvalidEndpoint::Schedule),
+            (EndpointTerms { retry_schedule: Some(vec![secs(0)]), ..good.clone() }, InvalidEndpoint::Schedule),
+            (EndpointTerms { retry_schedule: Some(vec![secs(1); 101]), ..good.clone() }, InvalidEndpoint::Schedule),
+            (EndpointTerms { max_in_flight: Some(0), ..good.clone() }, InvalidEndpoint::InFlight(512)),
+            (EndpointTerms { max_in_flight: Some(513), ..good.clone() }, InvalidEndpoint::InFlight(512)),
+            (EndpointTerms { max_per_second: Some(0), ..good.clone() }, InvalidEndpoint::Rate),
+            (EndpointTerms { description: "x".repeat(501), ..good.clone() }, InvalidEndpoint::Description),
+            (EndpointTerms { filter: EventFilter::new(vec![]).unwrap(), ..good.clone() }, InvalidEndpoint::NoEvents),
+            (
+                EndpointTerms { metadata: vec![("k".to_owned(), "v".to_owned()); 17], ..good.clone() },
+                InvalidEndpoint::Metadata,
+            ),
+        ] {
+            assert_eq!(check(terms).unwrap_err(), why);
+        }
+        let short = Settings { lease: secs(20), ..Settings::default() };
+        let within = |timeout| {
+            let terms = EndpointTerms { timeout: Some(timeout), ..good.clone() };
+            checked_terms(terms, Origin::Api, &EgressRules::default(), &short).map(drop)
+        };
+        assert_eq!(within(secs(15)), Ok(()));
+        let refused = within(Duration::from_millis(15_001)).unwrap_err();
+        assert_eq!(refused, InvalidEndpoint::OutlastsLease(secs(15)));
+        assert!(refused.to_string().contains("can be 15s at most"), "{refused}");
+    }
+}

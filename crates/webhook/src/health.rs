@@ -1,0 +1,346 @@
+//! How an endpoint is doing, and what follows from it: a circuit breaker, warnings, and the end.
+//!
+//! The breaker spares a receiver that is down, and the deliveries to it: while it is open nothing is sent and no
+//! attempt is used up. After a pause one delivery goes out as a probe; a success closes the breaker. Whoever has failed
+//! for days without one success is disabled, and operators are told before.
+//!
+//! Pure: instants and chance are arguments. [`Health`] is what of it is written down; the rest is of this process.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use domain::endpoint::Health;
+use domain::time::Timestamp;
+
+/// The share of failures is judged over this time, …
+const WINDOW: Duration = Duration::from_mins(5);
+
+/// … counted in pieces of this length, …
+const PIECE: Duration = Duration::from_secs(10);
+
+/// … from so many attempts on …
+const MIN_SAMPLES: u32 = 10;
+
+/// … and is too much from here, in percent.
+const TOO_MANY_PERCENT: u32 = 70;
+
+/// How far towards being disabled an endpoint is when operators are told, in percent (webhooks.md E8).
+const WARNINGS: [u8; 4] = [50, 70, 90, 100];
+
+/// Deliveries that must have been given up before an endpoint is disabled (webhooks.md E5).
+const MIN_EXHAUSTED: u32 = 2;
+
+/// When an endpoint is spared, and when it is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthRules {
+    /// So many failures in a row open the breaker; 0: it never opens.
+    pub breaker_failures: u32,
+    /// How long it stays open before a probe, up to twice as long by chance.
+    pub breaker_pause: Duration,
+    /// Nothing but failures for so long disables an endpoint.
+    pub disable_after: Duration,
+}
+
+impl HealthRules {
+    fn longest_pause(&self) -> Duration {
+        self.breaker_pause.saturating_mul(2)
+    }
+}
+
+impl Default for HealthRules {
+    fn default() -> Self {
+        Self {
+            breaker_failures: 10,
+            breaker_pause: Duration::from_secs(30),
+            disable_after: Duration::from_hours(5 * 24),
+        }
+    }
+}
+
+/// What an attempt says of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sign {
+    Good,
+    Bad {
+        /// It was the last attempt at its delivery.
+        exhausted: bool,
+    },
+    /// It failed, and that counts towards nothing but the breaker (webhooks.md C5).
+    BadProgress,
+    /// It says nothing: a test that failed, an attempt we gave up, or a receiver that is well and refused one message.
+    Neither,
+}
+
+/// What follows from a sign.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Consequence {
+    pub(super) breaker: Option<Breaker>,
+    /// Operators are to be told how far it has come, in percent.
+    pub(super) warn: Option<u8>,
+    pub(super) disable: bool,
+}
+
+/// What became of the breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Breaker {
+    Opened { until: Timestamp },
+    Closed,
+}
+
+/// Whether deliveries may go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gate {
+    Closed,
+    /// Nothing before then.
+    Open {
+        until: Timestamp,
+    },
+    /// One, to see.
+    HalfOpen,
+}
+
+/// The health of one endpoint, as this process sees it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pulse {
+    pub(super) health: Health,
+    /// Attempts of the last minutes, oldest first.
+    pieces: VecDeque<Piece>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    from: Timestamp,
+    good: u32,
+    bad: u32,
+}
+
+impl Pulse {
+    pub(super) fn of(health: Health) -> Self {
+        Self { health, pieces: VecDeque::new() }
+    }
+
+    pub(super) fn gate(&self, rules: &HealthRules, now: Timestamp) -> Gate {
+        match self.health.open_until {
+            None => Gate::Closed,
+            // Longer than any pause: a clock that was ahead has set it.
+            Some(until) if now < until && until <= now.plus(rules.longest_pause()) => Gate::Open { until },
+            Some(_) => Gate::HalfOpen,
+        }
+    }
+
+    /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled. `failing_for`: how
+    /// long it has failed before this one. `chance` is from 0 to 1.
+    pub(super) fn note(
+        &mut self,
+        sign: Sign,
+        rules: &HealthRules,
+        may_disable: bool,
+        now: Timestamp,
+        failing_for: Duration,
+        chance: f64,
+    ) -> Consequence {
+        match sign {
+            Sign::Neither => Consequence::default(),
+            Sign::Good => {
+                self.count(true, now);
+                let was_open = self.health.open_until.is_some();
+                self.health = Health::default();
+                if was_open {
+                    self.pieces.clear();
+                }
+                Consequence { breaker: was_open.then_some(Breaker::Closed), ..Consequence::default() }
+            }
+            Sign::BadProgress => Consequence { breaker: self.fail(rules, now, chance), ..Consequence::default() },
+            Sign::Bad { exhausted } => {
+                let breaker = self.fail(rules, now, chance);
+                // What a clock that was ahead has noted begins now.
+                self.health.failing_since = Some(self.health.failing_since.map_or(now, |since| since.min(now)));
+                self.health.exhausted = self.health.exhausted.saturating_add(u32::from(exhausted));
+                let percent = if may_disable { percent(rules, failing_for) } else { 0 };
+                let warn = WARNINGS.into_iter().rfind(|step| *step <= percent && *step > self.health.warned_percent);
+                self.health.warned_percent = warn.unwrap_or(self.health.warned_percent);
+                let disable = percent == 100 && self.health.exhausted >= MIN_EXHAUSTED;
+                Consequence { breaker, warn, disable }
+            }
+        }
+    }
+
+    /// Counts a failure, and says when it opened the breaker.
+    fn fail(&mut self, rules: &HealthRules, now: Timestamp, chance: f64) -> Option<Breaker> {
+        self.count(false, now);
+        self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
+        let opens = match self.gate(rules, now) {
+            Gate::Open { .. } => false,
+            Gate::HalfOpen => true,
+            Gate::Closed => rules.breaker_failures > 0 && self.is_failing(rules.breaker_failures),
+        };
+        opens.then(|| {
+            let until = now.plus(rules.breaker_pause.mul_f64(1.0 + chance.clamp(0.0, 1.0)));
+            self.health.open_until = Some(until);
+            Breaker::Opened { until }
+        })
+    }
+
+    /// webhooks.md E4: too many failures in a row, or too many among those of the last minutes.
+    fn is_failing(&self, in_a_row: u32) -> bool {
+        let bad: u32 = self.pieces.iter().map(|piece| piece.bad).sum();
+        let all: u32 = self.pieces.iter().map(|piece| piece.bad.saturating_add(piece.good)).sum();
+        let share = u64::from(bad) * 100 >= u64::from(all) * u64::from(TOO_MANY_PERCENT);
+        self.health.consecutive_failures >= in_a_row || (all >= MIN_SAMPLES && share)
+    }
+
+    fn count(&mut self, good: bool, now: Timestamp) {
+        let is_over = |piece: &Piece| now < piece.from || now.since(piece.from) >= WINDOW;
+        while self.pieces.front().is_some_and(is_over) {
+            self.pieces.pop_front();
+        }
+        if self.pieces.back().is_none_or(|newest| now.since(newest.from) >= PIECE) {
+            self.pieces.push_back(Piece { from: now, good: 0, bad: 0 });
+        }
+        if let Some(newest) = self.pieces.back_mut() {
+            let count = if good { &mut newest.good } else { &mut newest.bad };
+            *count = count.saturating_add(1);
+        }
+    }
+}
+
+/// How far towards being disabled an endpoint is that has failed for so long.
+fn percent(rules: &HealthRules, failing_for: Duration) -> u8 {
+    let (failing_ms, limit_ms) = (failing_for.as_millis(), rules.disable_after.as_millis().max(1));
+    u8::try_from((failing_ms * 100 / limit_ms).min(100)).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: Sign = Sign::Bad { exhausted: false };
+    const DEAD: Sign = Sign::Bad { exhausted: true };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_ms(1_795_300_290_000).plus(Duration::from_secs(seconds))
+    }
+
+    fn day(count: u64) -> u64 {
+        count * 86_400
+    }
+
+    fn note(pulse: &mut Pulse, sign: Sign, seconds: u64) -> Consequence {
+        let failing_for = pulse.health.failing_since.map_or(Duration::ZERO, |since| at(seconds).since(since));
+        pulse.note(sign, &HealthRules::default(), true, at(seconds), failing_for, 0.5)
+    }
+
+    /// webhooks E4.
+    #[test]
+    fn ten_failures_in_a_row_open_the_breaker_and_one_success_closes_it() {
+        let mut pulse = Pulse::default();
+        // Long apart, so that only those in a row count.
+        for second in (0..9).map(|n| n * 400) {
+            assert_eq!(note(&mut pulse, BAD, second), Consequence::default());
+            assert_eq!(pulse.gate(&HealthRules::default(), at(second)), Gate::Closed);
+        }
+        let until = at(3600 + 45);
+        assert_eq!(note(&mut pulse, BAD, 3600).breaker, Some(Breaker::Opened { until }));
+        assert_eq!(pulse.gate(&HealthRules::default(), at(3644)), Gate::Open { until });
+        assert_eq!(note(&mut pulse, BAD, 3610).breaker, None, "one that was on its way changes nothing");
+        assert_eq!(pulse.gate(&HealthRules::default(), at(3645)), Gate::HalfOpen);
+
+        let again = at(3650 + 45);
+        assert_eq!(note(&mut pulse, BAD, 3650).breaker, Some(Breaker::Opened { until: again }), "the probe failed");
+        assert_eq!(note(&mut pulse, Sign::Good, 3700).breaker, Some(Breaker::Closed));
+        assert_eq!((pulse.gate(&HealthRules::default(), at(3700)), pulse.health), (Gate::Closed, Health::default()));
+        assert_eq!(note(&mut pulse, BAD, 3701).breaker, None, "it begins anew");
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_noted_ends_with_it() {
+        let (mut pulse, rules) = (Pulse::default(), HealthRules::default());
+        let ahead = day(30);
+        for _ in 0..10 {
+            note(&mut pulse, DEAD, ahead);
+        }
+        assert!(matches!(pulse.gate(&rules, at(ahead)), Gate::Open { .. }));
+        assert_eq!(pulse.gate(&rules, at(0)), Gate::HalfOpen);
+        let until = at(45);
+        assert_eq!(note(&mut pulse, BAD, 0).breaker, Some(Breaker::Opened { until }), "the probe failed");
+        assert_eq!(pulse.health.failing_since, Some(at(0)));
+        assert_eq!(note(&mut pulse, BAD, day(5)).warn, Some(100), "counted from when the clock was right");
+    }
+
+    /// webhooks E4: seven of ten within five minutes, whatever came between.
+    #[test]
+    fn a_large_share_of_failures_opens_the_breaker() {
+        let attempts = |signs: &[Sign], apart: u64| {
+            let mut pulse = Pulse::default();
+            let noted = signs.iter().zip(0..).map(|(sign, n)| note(&mut pulse, *sign, n * apart).breaker);
+            noted.collect::<Vec<_>>().last().unwrap().is_some()
+        };
+        let seven = [BAD, BAD, Sign::Good, BAD, BAD, Sign::Good, BAD, Sign::Good, BAD, BAD];
+        let six = [BAD, BAD, Sign::Good, BAD, Sign::Good, Sign::Good, BAD, Sign::Good, BAD, BAD];
+        assert!(attempts(&seven, 20));
+        assert!(!attempts(&six, 20), "60 percent");
+        assert!(!attempts(&seven[1..], 20), "nine are too few");
+        assert!(!attempts(&seven, 60), "the first have been forgotten");
+    }
+
+    #[test]
+    fn the_pause_is_varied_and_the_breaker_can_be_off() {
+        for (chance, seconds) in [(0.0, 30), (1.0, 60), (7.0, 60)] {
+            let mut pulse = Pulse::of(Health { consecutive_failures: 9, ..Health::default() });
+            let opened = pulse.note(BAD, &HealthRules::default(), true, at(0), Duration::ZERO, chance).breaker;
+            assert_eq!(opened, Some(Breaker::Opened { until: at(seconds) }));
+        }
+        let off = HealthRules { breaker_failures: 0, ..HealthRules::default() };
+        let mut pulse = Pulse::default();
+        assert!((0..100).all(|n| pulse.note(BAD, &off, true, at(n), Duration::ZERO, 0.5).breaker.is_none()));
+    }
+
+    /// webhooks E5, E8: told at half, 70, 90 percent, and at the end, once each; then disabled.
+    #[test]
+    fn five_days_of_failures_disable_and_are_announced() {
+        let mut pulse = Pulse::default();
+        note(&mut pulse, DEAD, 0);
+        let hours = 120;
+        let told: Vec<(u64, u8)> = (1..hours)
+            .filter_map(|hour| {
+                let came = note(&mut pulse, BAD, hour * 3600);
+                assert!(!came.disable);
+                came.warn.map(|percent| (hour, percent))
+            })
+            .collect();
+        assert_eq!(told, [(60, 50), (84, 70), (108, 90)]);
+        let last = note(&mut pulse, BAD, day(5));
+        assert_eq!((last.warn, last.disable), (Some(100), false), "one exhausted delivery is not enough");
+        let end = note(&mut pulse, DEAD, day(5) + 1);
+        assert_eq!((end.warn, end.disable), (None, true));
+    }
+
+    #[test]
+    fn a_success_forgets_all_failures() {
+        let mut pulse = Pulse::default();
+        note(&mut pulse, DEAD, 0);
+        note(&mut pulse, DEAD, day(4));
+        assert_eq!(pulse.health.warned_percent, 70);
+        note(&mut pulse, Sign::Good, day(4) + 1);
+        assert_eq!(note(&mut pulse, DEAD, day(6)), Consequence::default());
+        assert_eq!(pulse.health.failing_since, Some(at(day(6))));
+    }
+
+    /// webhooks C5, and what an operator wants.
+    #[test]
+    fn some_failures_never_disable() {
+        let mut pulse = Pulse::default();
+        for seconds in [0, day(3), day(6)] {
+            let came = note(&mut pulse, Sign::BadProgress, seconds);
+            assert_eq!((came.warn, came.disable), (None, false));
+        }
+        assert_eq!(pulse.health.failing_since, None);
+        assert_eq!(note(&mut pulse, Sign::Neither, day(7)), Consequence::default());
+
+        let mut kept = Pulse::default();
+        for seconds in [0, 1, day(9)] {
+            let came = kept.note(DEAD, &HealthRules::default(), false, at(seconds), Duration::from_secs(seconds), 0.5);
+            assert_eq!((came.warn, came.disable), (None, false));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Writes down what came of deliveries, and how their endpoints are doing.
+//!
+//! Results that come in while a write is under way go into the next one together. While writing fails nothing is
+//! dropped: the same results are tried again until they are written, and nobody claims deliveries meanwhile, since a
+//! lease could run out and a message that was received be sent again.
+//!
+//! An endpoint that is to be stopped is stopped before the attempt is written that stops it: should the program die in
+//! between, the delivery is tried again by whoever resumes the endpoint.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::lanes::{Lane, Lanes};
+use crate::metrics::Metrics;
+use crate::outage::Outage;
+use domain::delivery::{Attempt, DeliveryClass};
+use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
+use domain::notice::Notice;
+use state::clock::Clock;
+use state::{Outbox, Settled, Settlement};
+
+/// At most so many results in one write.
+const BATCH: usize = 256;
+
+/// How long writing may go on failing once the program is to end. What is lost then is sent again after the next
+/// start, because its lease is.
+pub(super) const LAST_TRIES: Duration = Duration::from_secs(5);
+
+/// What came of one claim.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) settlement: Settlement,
+    pub(super) class: DeliveryClass,
+    pub(super) lane: Arc<Lane>,
+    /// News for operators that came of it.
+    pub(super) notice: Option<Notice>,
+    /// The endpoint is to be stopped as well.
+    pub(super) stop: Option<Stop>,
+    /// Who waits for the attempt.
+    pub(super) waiting: Option<oneshot::Sender<Attempt>>,
+}
+
+/// An end to all deliveries of an endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Stop {
+    pub(super) because: DisabledBecause,
+    /// Where the attempt went that said so. An endpoint that has another by now is not meant.
+    pub(super) url: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recording {
+    Works,
+    Stalled,
+}
+
+pub(super) struct Recorder {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) state: watch::Sender<Recording>,
+    /// Cancelled when nothing is being sent any more.
+    pub(super) closing: CancellationToken,
+    /// How long to go on trying from then.
+    pub(super) last_tries: Duration,
+}
+
+impl Recorder {
+    /// Goes on until every sender of results is gone and all results are written.
+    pub(super) async fn run(self, mut results: mpsc::Receiver<Outcome>) {
+        let mut tries = Tries { outage: Outage::none("record attempts to deliver"), last: None };
+        let mut batch = Vec::new();
+        while results.recv_many(&mut batch, BATCH).await > 0 {
+            self.record(std::mem::take(&mut batch), &mut tries).await;
+        }
+    }
+
+    async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
+        // News comes before the attempt that made it: written twice is better than never.
+        for notice in batch.iter().filter_map(|outcome| outcome.notice.as_ref()) {
+            self.until_written(|| self.outbox.announce(notice.clone(), self.clock.now()), tries).await;
+        }
+        for (lane, stop) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.stop.as_ref()?))) {
+            self.until_written(|| self.stop_endpoint(lane, stop), tries).await;
+        }
+        let health = unwritten_health(&batch);
+        let settled = Settled {
+            settlements: batch.iter().map(|outcome| outcome.settlement.clone()).collect(),
+            health: health.iter().map(|(lane, health)| (lane.id().clone(), *health)).collect(),
+        };
+        let began = Instant::now();
+        if !self.until_written(|| self.outbox.settle(settled.clone(), self.clock.now()), tries).await {
+            let deliveries = batch.len();
+            tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
+            return;
+        }
+        self.metrics.outbox_write.observe(began.elapsed().as_secs_f64());
+        for (lane, health) in health {
+            lane.has_written(health);
+        }
+        for outcome in batch {
+            self.metrics.count_settled(outcome.settlement.verdict, outcome.class);
+            if let Some(waiting) = outcome.waiting {
+                // Whoever asked may have gone.
+                let _ = waiting.send(outcome.settlement.attempt);
+            }
+        }
+    }
+
+    /// Disables an endpoint, unless somebody has stopped or moved it meanwhile.
+    async fn stop_endpoint(&self, lane: &Lane, stop: &Stop) -> state::Result<()> {
+        loop {
+            let _writing = self.lanes.write().await;
+            let stored = find(&*self.outbox, lane.id()).await?;
+            let is_meant = |stored: &Stored| stored.state.is_enabled() && stored.terms.url == stop.url;
+            let Some(stored) = stored.filter(is_meant) else { return Ok(()) };
+            let now = self.clock.now();
+            let state = EndpointState::Disabled { since: now, because: stop.because };
+            let disabled = Stored { state, health: lane.health(), updated_at: now, ..stored };
+            match self.outbox.put_endpoint(disabled, now).await {
+                Ok(written) => {
+                    let (endpoint, because) = (lane.id(), stop.because.name());
+                    tracing::warn!(%endpoint, because, "the endpoint was disabled; its deliveries wait until it is resumed");
+                    if let Ok(changed) = lane.endpoint().with(written) {
+                        self.lanes.put(changed);
+                    }
+                    return Ok(());
+                }
+                // Somebody was faster: look again at what there is now.
+                Err(state::Error::EndpointConflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Tries until it works, or until the program ends.
+    async fn until_written<F>(&self, mut write: impl FnMut() -> F, tries: &mut Tries) -> bool
+    where
+        F: Future<Output = state::Result<()>>,
+    {
+        loop {
+            let error = match write().await {
+                Ok(()) => {
+                    tries.outage.over();
+                    self.state.send_replace(Recording::Works);
+                    return true;
+                }
+                Err(error) => error,
+            };
+            self.state.send_replace(Recording::Stalled);
+            let pause = tries.outage.failed(&error, rand::random());
+            if self.closing.is_cancelled() {
+                let end = *tries.last.get_or_insert_with(|| Instant::now() + self.last_tries);
+                if Instant::now() >= end {
+                    return false;
+                }
+                sleep(pause.min(self.last_tries / 10)).await;
+            } else {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = self.closing.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+async fn find(outbox: &dyn Outbox, id: &EndpointId) -> state::Result<Option<Stored>> {
+    Ok(outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id))
+}
+
+/// Each lane of the batch once, with its health, if that has changed.
+fn unwritten_health(batch: &[Outcome]) -> Vec<(Arc<Lane>, Health)> {
+    let mut health: Vec<(Arc<Lane>, Health)> = Vec::new();
+    for lane in batch.iter().map(|outcome| &outcome.lane) {
+        if health.iter().any(|(known, _)| known.id() == lane.id()) {
+            continue;
+        }
+        health.extend(lane.unwritten_health().map(|now| (Arc::clone(lane), now)));
+    }
+    health
+}
+
+struct Tries {
+    outage: Outage,
+    /// When the last one is due, known once the program is to end.
+    last: Option<Instant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::atomic::Ordering;
+
+    use crate::testing::{FakeOutbox, TestClock, claim, endpoint};
+    use domain::delivery::{AttemptOutcome, Timings, Trigger};
+    use state::Verdict;
+
+    fn success(outbox: &FakeOutbox) -> Outcome {
+        let claim = claim();
+        let (delivery, lease) = (claim.delivery, claim.lease);
+        outbox.add(claim);
+        let outcome = AttemptOutcome::Status(200);
+        let (started_at, took) = (TestClock::default().now(), Duration::ZERO);
+        let attempt = Attempt {
+            number: 1,
+            trigger: Trigger::Auto,
+            started_at,
+            took,
+            timings: Timings::default(),
+            remote: None,
+            outcome,
+            response_headers: Vec::new(),
+            response_body: Vec::new(),
+            note: None,
+            next_attempt_at: None,
+        };
+        let settlement = Settlement { delivery, lease, attempt, verdict: Verdict::Succeeded };
+        let lane = Arc::new(Lane::new(endpoint("app", "http://localhost/")));
+        Outcome { settlement, class: DeliveryClass::Normal, lane, notice: None, stop: None, waiting: None }
+    }
+
+    fn recorder(outbox: &Arc<FakeOutbox>) -> (Recorder, watch::Receiver<Recording>) {
+        let (state, recording) = watch::channel(Recording::Works);
+        let recorder = Recorder {
+            outbox: Arc::clone(outbox) as _,
+            lanes: Arc::default(),
+            clock: TestClock::default().clock(),
+            metrics: Metrics::default(),
+            state,
+            closing: CancellationToken::new(),
+            last_tries: Duration::from_millis(50),
+        };
+        (recorder, recording)
+    }
+
+    #[tokio::test]
+    async fn results_are_kept_until_they_can_be_written() {
+        let outbox = Arc::new(FakeOutbox::default());
+        let (recorder, mut recording) = recorder(&outbox);
+        outbox.writes_fail.store(true, Ordering::SeqCst);
+        let (results, incoming) = mpsc::channel(8);
+        let running = tokio::spawn(recorder.run(incoming));
+        let kept = [success(&outbox), success(&outbox)];
+        let ids = [kept[0].settlement.delivery, kept[1].settlement.delivery];
+        for outcome in kept {
+            results.send(outcome).await.unwrap();
+        }
+        recording.wait_for(|recording| *recording == Recording::Stalled).await.unwrap();
+        drop(results);
+        assert!(ids.iter().all(|id| outbox.row(*id).attempts.is_empty()));
+
+        outbox.writes_fail.store(false, Ordering::SeqCst);
+        running.await.unwrap();
+        assert!(ids.iter().all(|id| outbox.row(*id).attempts.len() == 1));
+        assert_eq!(*recording.borrow(), Recording::Works);
+    }
+
+    /// A store that stays away must not keep the program from ending.
+    #[tokio::test]
+    async fn closing_ends_the_tries() {
+        let outbox = Arc::new(FakeOutbox::default());
+        let (recorder, _recording) = recorder(&outbox);
+        outbox.writes_fail.store(true, Ordering::SeqCst);
+        recorder.closing.cancel();
+        let (results, incoming) = mpsc::channel(8);
+        results.send(success(&outbox)).await.unwrap();
+        drop(results);
+        recorder.run(incoming).await;
+        assert!(outbox.rows_for("app")[0].attempts.is_empty());
+    }
+}

@@ -1,0 +1,129 @@
+//! The limits of sending, for all endpoints.
+
+use std::time::Duration;
+
+use crate::health::HealthRules;
+use crate::retry;
+use domain::delivery::LEASE_MARGIN;
+
+/// Settings that count where an endpoint has none of its own, and those that no endpoint has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// For one whole exchange: name lookup, connecting, TLS, headers and body.
+    pub timeout: Duration,
+    /// For the part before the request is sent.
+    pub connect_timeout: Duration,
+    /// The wait after each failure; when it is used up, so are the attempts.
+    pub schedule: Vec<Duration>,
+    pub jitter_percent: u8,
+    /// How long a claim keeps others off a delivery.
+    pub lease: Duration,
+    pub max_in_flight: usize,
+    pub max_in_flight_per_endpoint: u32,
+    /// How much of an answer's body is read, in bytes.
+    pub response_limit: usize,
+    /// How much of it is kept, in bytes.
+    pub response_kept: usize,
+    /// No attempt is planned for later than this after the delivery began.
+    pub delivery_expiry: Duration,
+    /// How long exchanges may go on after the signal to stop.
+    pub drain_timeout: Duration,
+    pub health: HealthRules,
+    /// How many endpoints may be made by API.
+    pub max_endpoints: usize,
+    /// How many deliveries all replays together queue in a second.
+    pub replay_rate: u32,
+    /// How long deliveries are kept once they ended, and events.
+    pub keep_finished: Duration,
+    /// How long deliveries that were given up are kept.
+    pub keep_dead: Duration,
+    /// How long records of uploads are kept that failed, expired or were terminated.
+    pub keep_ended_uploads: Duration,
+    /// How long deliveries wait for an endpoint that is stopped, or not there any more.
+    pub max_backlog_age: Duration,
+    /// The most deliveries that wait for one endpoint.
+    pub max_backlog: u64,
+    /// How many of the latest calls of hooks are kept; at least 1.
+    pub keep_hook_calls: u64,
+    /// The sender is unwell when something has been due for longer; zero: it may be due for ever.
+    pub max_due_age: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(5),
+            schedule: retry::DEFAULT_SCHEDULE.to_vec(),
+            jitter_percent: 20,
+            lease: Duration::from_secs(60),
+            max_in_flight: 512,
+            max_in_flight_per_endpoint: 16,
+            response_limit: 64 << 10,
+            response_kept: 4 << 10,
+            delivery_expiry: Duration::from_hours(96),
+            drain_timeout: Duration::from_secs(20),
+            health: HealthRules::default(),
+            max_endpoints: 100,
+            replay_rate: 200,
+            keep_finished: Duration::from_hours(30 * 24),
+            keep_dead: Duration::from_hours(90 * 24),
+            keep_ended_uploads: Duration::from_hours(30 * 24),
+            max_backlog_age: Duration::from_hours(30 * 24),
+            max_backlog: 1_000_000,
+            keep_hook_calls: 100_000,
+            max_due_age: Duration::ZERO,
+        }
+    }
+}
+
+/// Settings that would break a promise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSettings {
+    #[error(
+        "the lease of a delivery ({lease:?}) must be longer than the timeout of an exchange ({timeout:?}) \
+         by at least {LEASE_MARGIN:?}, or a delivery could be sent twice at the same time"
+    )]
+    ShortLease { lease: Duration, timeout: Duration },
+    #[error("the retry jitter is at most {max} per cent, not {0}", max = retry::MAX_JITTER_PERCENT)]
+    Jitter(u8),
+    #[error("at least one delivery must be allowed in flight")]
+    NothingInFlight,
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        if self.timeout > self.longest_timeout() {
+            return Err(InvalidSettings::ShortLease { lease: self.lease, timeout: self.timeout });
+        }
+        if self.jitter_percent > retry::MAX_JITTER_PERCENT {
+            return Err(InvalidSettings::Jitter(self.jitter_percent));
+        }
+        if self.max_in_flight == 0 || self.max_in_flight_per_endpoint == 0 {
+            return Err(InvalidSettings::NothingInFlight);
+        }
+        Ok(())
+    }
+
+    /// How long an exchange may take at most, so that the lease outlasts it.
+    pub(super) fn longest_timeout(&self) -> Duration {
+        self.lease.saturating_sub(LEASE_MARGIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_could_end_during_an_exchange_is_refused() {
+        assert_eq!(Settings::default().check(), Ok(()));
+        let timeout = Duration::from_secs(15);
+        let short = Settings { lease: timeout + LEASE_MARGIN - Duration::from_millis(1), ..Settings::default() };
+        assert_eq!(short.check(), Err(InvalidSettings::ShortLease { lease: short.lease, timeout }));
+        let wild = Settings { jitter_percent: 51, ..Settings::default() };
+        assert_eq!(wild.check(), Err(InvalidSettings::Jitter(51)));
+        let idle = Settings { max_in_flight_per_endpoint: 0, ..Settings::default() };
+        assert_eq!(idle.check(), Err(InvalidSettings::NothingInFlight));
+    }
+}

@@ -1,0 +1,398 @@
+//! What goes on beside sending: replays, changes of whole backlogs, giving up and forgetting what is old, and looking at
+//! the queue.
+//!
+//! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
+//! where the outbox says it was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::beat::Beat;
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+use crate::outage::Outage;
+use crate::settings::Settings;
+use domain::endpoint::EndpointId;
+use state::clock::Clock;
+use state::{BacklogLimits, Horizon, Outbox, ReplayJob, ReplayState};
+
+/// How often to look for replays that nobody rang for: those of before the start.
+const LOOK_FOR_REPLAYS: Duration = Duration::from_secs(30);
+
+/// Between two pieces of a replay, and of forgetting.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// The most deliveries that a piece of a replay queues.
+const REPLAYED: u32 = 500;
+
+/// How often is looked for a backlog that is to be changed.
+const LOOK_FOR_BACKLOGS: Duration = Duration::from_secs(1);
+
+/// How many deliveries of a backlog are changed in one transaction, and how long to rest before the next.
+const BACKLOG_PIECE: u32 = 500;
+const BACKLOG_BREATH: Duration = Duration::from_millis(5);
+
+/// How often old rows are looked for; the first time this long after the start, when there is other work.
+const FORGET_EVERY: Duration = Duration::from_hours(1);
+const FORGET_FIRST: Duration = Duration::from_mins(1);
+
+/// How often is looked for what has waited too long; the first time a while after the start, so that what waited only for
+/// that is sent.
+const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
+const GIVE_UP_FIRST: Duration = Duration::from_mins(10);
+
+/// How many deliveries are given up in one transaction: each may be news for somebody.
+const GIVE_UP_PIECE: u32 = 100;
+
+/// How many rows are removed in one transaction.
+const PIECE: u32 = 500;
+
+/// How often is looked whether the clock was set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
+
+/// How often the queue is looked at.
+const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
+
+pub(super) struct Upkeep {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) beat: Beat,
+    /// Rings when a replay was begun.
+    pub(super) replays: Arc<Notify>,
+}
+
+impl Upkeep {
+    /// Goes on until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow_clock() => {}
+            () = self.replay() => {}
+            () = self.change_backlogs() => {}
+            () = self.give_up() => {}
+            () = self.limit_backlogs() => {}
+            () = self.forget() => {}
+            () = self.look() => {}
+        }
+    }
+
+    /// Makes due what waits by a clock that was ahead: one of before the start, or this one until it was set back.
+    async fn follow_clock(&self) {
+        let mut outage = Outage::none("make deliveries due after the clock was set back");
+        let mut followed = None;
+        loop {
+            let steps = self.clock.steps();
+            let pause = if followed == Some(steps) {
+                LOOK_AT_CLOCK
+            } else {
+                match self.outbox.begin_waits(self.clock.now()).await {
+                    Ok(count) => {
+                        outage.over();
+                        followed = Some(steps);
+                        if count > 0 {
+                            tracing::info!(deliveries = count, "the clock was ahead; what waited by it is due now");
+                        }
+                        LOOK_AT_CLOCK
+                    }
+                    Err(error) => outage.failed(&error, rand::random()),
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    async fn replay(&self) {
+        let mut outage = Outage::none("carry on a replay");
+        let mut last = None;
+        loop {
+            let pause = match self.replay_piece(&mut last).await {
+                Ok(Some(pause)) => {
+                    outage.over();
+                    pause
+                }
+                Ok(None) => {
+                    outage.over();
+                    // Whether it rang or not, it is looked.
+                    let _ = timeout(LOOK_FOR_REPLAYS, self.replays.notified()).await;
+                    continue;
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Does a piece of the replay whose turn it is, after one for the endpoint `last`, and says how long to wait before
+    /// the next. `None` without a replay.
+    async fn replay_piece(&self, last: &mut Option<EndpointId>) -> state::Result<Option<Duration>> {
+        let jobs = self.outbox.replay_jobs().await?;
+        let Some(before) = next_in_turn(jobs, last.as_ref()) else { return Ok(None) };
+        *last = Some(before.endpoint.clone());
+        let rate = self.settings.replay_rate.max(1);
+        let limit = rate.div_ceil(4).min(REPLAYED);
+        let after = self.outbox.advance_replay(before.id, limit, self.clock.now()).await?;
+        if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
+            tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
+        }
+        Ok(Some(pause_after(&before, after.as_ref(), rate)))
+    }
+
+    /// Carries on with what was decided about all deliveries of an endpoint.
+    async fn change_backlogs(&self) {
+        let mut outage = Outage::none("change a backlog of deliveries");
+        loop {
+            let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now()).await {
+                Ok(had_work) => {
+                    outage.over();
+                    if had_work { BACKLOG_BREATH } else { LOOK_FOR_BACKLOGS }
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Ends what has waited past its time, for whatever (webhooks.md R13).
+    async fn give_up(&self) {
+        let mut outage = Outage::none("give up old deliveries");
+        let mut deliveries = 0;
+        sleep(GIVE_UP_FIRST).await;
+        loop {
+            let begun_before = self.clock.ago(self.settings.delivery_expiry);
+            let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, self.clock.now()).await {
+                Ok(0) => {
+                    outage.over();
+                    if deliveries > 0 {
+                        tracing::warn!(deliveries, "gave up deliveries that had waited for webhooks.delivery_expiry");
+                    }
+                    deliveries = 0;
+                    GIVE_UP_EVERY
+                }
+                Ok(count) => {
+                    deliveries += count;
+                    self.metrics.expired.inc_by(count);
+                    BREATH
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Drops what waits beyond the limits of a backlog, oldest first.
+    async fn limit_backlogs(&self) {
+        let mut outage = Outage::none("drop what exceeds a backlog");
+        let mut dropped = BTreeMap::<EndpointId, u64>::new();
+        sleep(FORGET_FIRST).await;
+        loop {
+            let now = self.clock.now();
+            let begun_before = self.clock.ago(self.settings.max_backlog_age);
+            let limits = BacklogLimits { begun_before, most: self.settings.max_backlog };
+            let pause = match self.outbox.shed(limits, PIECE, now).await {
+                Ok(piece) if piece.is_empty() => {
+                    outage.over();
+                    for (endpoint, deliveries) in std::mem::take(&mut dropped) {
+                        tracing::warn!(
+                            %endpoint,
+                            deliveries,
+                            "cancelled the oldest deliveries that waited for an endpoint beyond webhooks.max_backlog or \
+                             webhooks.max_backlog_age"
+                        );
+                    }
+                    GIVE_UP_EVERY
+                }
+                Ok(piece) => {
+                    for (endpoint, count) in piece {
+                        self.metrics.dropped.inc_by(count);
+                        *dropped.entry(endpoint).or_default() += count;
+                    }
+                    BREATH
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    async fn forget(&self) {
+        let mut outage = Outage::none("remove old deliveries");
+        sleep(FORGET_FIRST).await;
+        loop {
+            let horizon = Horizon {
+                finished: self.clock.ago(self.settings.keep_finished),
+                dead: self.clock.ago(self.settings.keep_dead),
+                ended_uploads: self.clock.ago(self.settings.keep_ended_uploads),
+                abandoned: self.clock.ago(self.settings.delivery_expiry),
+                most_hook_calls: self.settings.keep_hook_calls,
+                now: self.clock.now(),
+            };
+            let pause = match self.outbox.prune(horizon, PIECE).await {
+                Ok(0) => {
+                    outage.over();
+                    FORGET_EVERY
+                }
+                Ok(_) => BREATH,
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Shows operators the queue, and notices what is not sent although it could be.
+    async fn look(&self) {
+        let mut outage = Outage::none("look at the queue of webhooks");
+        loop {
+            let pause = match self.look_once().await {
+                Ok(()) => {
+                    outage.over();
+                    LOOK_AT_QUEUE
+                }
+                Err(error) => outage.failed(&error, rand::random()),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    async fn look_once(&self) -> state::Result<()> {
+        self.metrics.show_endpoints(self.lanes.count_states());
+        let lanes = self.lanes.all();
+        let sent_to = lanes.iter().filter(|lane| lane.is_enabled() && !lane.is_spared());
+        let sent_to: Vec<EndpointId> = sent_to.map(|lane| lane.id().clone()).collect();
+        let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| self.clock.elapsed(due));
+        self.beat.set_oldest_due(oldest);
+        self.metrics.oldest_due.set(oldest.as_secs_f64());
+        self.metrics.show_superseded(self.outbox.superseded());
+        self.metrics.show_queue(&self.outbox.backlog(None).await?);
+        Ok(())
+    }
+}
+
+/// Of each endpoint the oldest replay that runs; endpoints take turns by name, so that none waits for all of another's.
+fn next_in_turn(jobs: Vec<ReplayJob>, last: Option<&EndpointId>) -> Option<ReplayJob> {
+    let running = jobs.into_iter().filter(|job| job.state == ReplayState::Running);
+    running.min_by_key(|job| {
+        let had_its_turn = last.is_some_and(|last| job.endpoint <= *last);
+        (had_its_turn, job.endpoint.clone(), job.created_at, job.id)
+    })
+}
+
+/// As long as what was queued takes at the rate. Events that were only looked at cost next to nothing.
+fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Duration {
+    let queued = after.map_or(0, |after| after.queued.saturating_sub(before.queued));
+    let queued = u32::try_from(queued).unwrap_or(u32::MAX);
+    Duration::from_secs_f64(f64::from(queued) / f64::from(rate)).max(BREATH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::testing::{FakeOutbox, TestClock, claim, wall_clock};
+    use domain::delivery::DeliveryState;
+    use domain::id::{DeliveryId, ReplayId};
+    use state::{Claim, EventPosition, ReplayWhat};
+
+    fn job(queued: u64) -> ReplayJob {
+        let now = wall_clock();
+        ReplayJob {
+            id: ReplayId::new(now, rand::random()),
+            endpoint: EndpointId::new("app").unwrap(),
+            what: ReplayWhat::Dead,
+            from: now,
+            before: now,
+            state: ReplayState::Running,
+            cursor: EventPosition(0),
+            queued,
+            created_at: now,
+            finished_at: None,
+        }
+    }
+
+    fn upkeep(outbox: &Arc<FakeOutbox>) -> Upkeep {
+        Upkeep {
+            outbox: Arc::clone(outbox) as _,
+            lanes: Arc::default(),
+            settings: Settings::default(),
+            clock: TestClock::default().clock(),
+            metrics: Metrics::default(),
+            beat: Beat::new(Duration::ZERO),
+            replays: Arc::default(),
+        }
+    }
+
+    /// webhooks L3: rate-limited.
+    #[test]
+    fn a_replay_rests_for_what_it_has_queued() {
+        assert_eq!(pause_after(&job(10), Some(&job(60)), 200), Duration::from_millis(250));
+        assert_eq!(pause_after(&job(10), Some(&job(10)), 200), BREATH, "nothing was queued");
+        assert_eq!(pause_after(&job(10), None, 200), BREATH, "it is gone");
+    }
+
+    /// webhooks L3: of one endpoint oldest first; another's does not wait for all of them.
+    #[tokio::test(start_paused = true)]
+    async fn replays_are_carried_on_in_turn_until_they_end() {
+        let outbox = Arc::new(FakeOutbox::default());
+        let of = |endpoint: &str, second: u64| ReplayJob {
+            endpoint: EndpointId::new(endpoint).unwrap(),
+            created_at: wall_clock().plus(Duration::from_secs(second)),
+            ..job(0)
+        };
+        let jobs = [of("a", 2), of("b", 3), of("a", 1), of("c", 0), of("c", 4)];
+        for job in &jobs {
+            state::Outbox::begin_replay(&*outbox, job.clone()).await.unwrap();
+        }
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
+        let in_turn = [2, 1, 3, 0, 4].map(|at: usize| jobs[at].id);
+        outbox.until(|| outbox.jobs_done().len() == jobs.len()).await;
+        assert_eq!(outbox.jobs_done(), in_turn);
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    /// webhooks R13: in pieces, and not for time that never passed.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_too_long_is_given_up() {
+        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        let stop = CancellationToken::new();
+        let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
+        let expiry = Settings::default().delivery_expiry;
+        clock.put_forward(expiry + Duration::from_secs(1));
+        let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
+        let expired = upkeep.metrics.expired.clone();
+        let young = outbox.add(Claim { begun_at: clock.now(), ..claim() });
+        let running = tokio::spawn(upkeep.run(stop.clone()));
+        let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
+        sleep(GIVE_UP_FIRST).await;
+        outbox.until(|| old.iter().all(is_dead)).await;
+        clock.step_ahead(expiry + Duration::from_secs(1));
+        sleep(3 * GIVE_UP_EVERY).await;
+        assert_eq!((is_dead(&young), expired.get()), (false, 250), "the clock was set");
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    /// webhooks L6: pieces, until nothing is left, and again an hour later.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_is_removed_in_pieces() {
+        let outbox = Arc::new(FakeOutbox::default());
+        outbox.set_old_rows(1_200);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
+        sleep(FORGET_FIRST).await;
+        outbox.until(|| outbox.prunes() == [500, 500, 200, 0]).await;
+        outbox.set_old_rows(1);
+        sleep(FORGET_EVERY).await;
+        outbox.until(|| outbox.prunes() == [500, 500, 200, 0, 1, 0]).await;
+        stop.cancel();
+        running.await.unwrap();
+    }
+}

@@ -1,0 +1,228 @@
+//! What of an endpoint is secret, and how it lies in the database: encrypted, so that a copy of the database gives
+//! nobody the power to sign (webhooks.md S11).
+//!
+//! A sealed text names the key it was sealed under. The newest key seals, every one opens; after a start nothing is
+//! sealed under an old one any more, and it can be taken away. The name of the endpoint is part of what is sealed: a
+//! text moved to another endpoint does not open.
+
+use std::fmt;
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use serde::{Deserialize, Serialize};
+
+use domain::endpoint::EndpointId;
+use domain::time::Timestamp;
+use keyring::{DerivedKey, DerivedKeys, ServerKeys};
+use outbound::keys::{Held, Key, Keys};
+
+const PURPOSE: &str = "longshore webhook secrets v1";
+
+/// The first byte of a sealed text.
+const FORM: u8 = 1;
+
+/// What of an endpoint is not shown.
+#[derive(Clone, Default)]
+pub(super) struct Private {
+    pub(super) keys: Keys,
+    /// Sent with every message.
+    pub(super) headers: HeaderMap,
+}
+
+/// Shows names, and neither keys nor values.
+impl fmt::Debug for Private {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).collect();
+        f.debug_struct("Private").field("headers", &names).finish_non_exhaustive()
+    }
+}
+
+/// Why sealed secrets cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("they were encrypted with the server key {0:?}, which is not there")]
+    NoKey(String),
+    #[error("they are damaged, or of another endpoint")]
+    Damaged,
+}
+
+/// Seals and opens the secrets of endpoints.
+#[derive(Debug)]
+pub struct Vault(DerivedKeys);
+
+impl Vault {
+    pub fn new(keys: &ServerKeys) -> Self {
+        Self(keys.derive(PURPOSE))
+    }
+
+    pub(super) fn seal(&self, endpoint: &EndpointId, private: &Private, now: Timestamp) -> Vec<u8> {
+        let key = self.0.newest();
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        let mut text = serde_json::to_vec(&Stored::of(private, now)).expect("texts and numbers are JSON");
+        cipher(key)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), bound_to(endpoint), &mut text)
+            .expect("a text of a few KiB is not too long");
+        let length = u8::try_from(key.id().len()).expect("the name of a server key is short");
+        [&[FORM, length][..], key.id().as_bytes(), &nonce, &text].concat()
+    }
+
+    pub(super) fn open(&self, endpoint: &EndpointId, sealed: &[u8]) -> Result<Private, Unreadable> {
+        let (id, rest) = key_of(sealed).ok_or(Unreadable::Damaged)?;
+        let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Damaged)?;
+        let key = self.0.by_id(id).ok_or_else(|| Unreadable::NoKey(id.to_owned()))?;
+        let mut text = text.to_vec();
+        let opened = cipher(key).open_in_place(Nonce::assume_unique_for_key(*nonce), bound_to(endpoint), &mut text);
+        let opened = opened.map_err(|_| Unreadable::Damaged)?;
+        let stored: Stored = serde_json::from_slice(opened).map_err(|_| Unreadable::Damaged)?;
+        stored.private().ok_or(Unreadable::Damaged)
+    }
+
+    /// Whether it was sealed under the newest key.
+    pub(super) fn is_current(&self, sealed: &[u8]) -> bool {
+        key_of(sealed).is_some_and(|(id, _)| id == self.0.newest().id())
+    }
+}
+
+fn cipher(key: &DerivedKey) -> LessSafeKey {
+    let key = UnboundKey::new(&CHACHA20_POLY1305, key.bytes());
+    LessSafeKey::new(key.expect("a derived key has the length the algorithm wants"))
+}
+
+fn bound_to(endpoint: &EndpointId) -> Aad<Vec<u8>> {
+    Aad::from(format!("secrets of endpoint {endpoint}").into_bytes())
+}
+
+/// The name of the key a text is sealed under, and what is behind it.
+fn key_of(sealed: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = sealed.strip_prefix(&[FORM])?;
+    let (length, rest) = rest.split_first()?;
+    let (id, rest) = rest.split_at_checked(usize::from(*length))?;
+    Some((str::from_utf8(id).ok()?, rest))
+}
+
+/// [`Private`] as it is written.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    keys: Vec<StoredKey>,
+    headers: Vec<(String, String)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
+    key: String,
+    created_at_ms: i64,
+    expires_at_ms: Option<i64>,
+}
+
+impl Stored {
+    fn of(private: &Private, now: Timestamp) -> Self {
+        let key = |held: &Held| StoredKey {
+            key: held.key.expose(),
+            created_at_ms: held.created_at.unix_ms(),
+            expires_at_ms: held.expires_at.map(Timestamp::unix_ms),
+        };
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Self {
+            keys: private.keys.live(now).map(key).collect(),
+            headers: private.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+        }
+    }
+
+    fn private(self) -> Option<Private> {
+        let held = |stored: StoredKey| {
+            Some(Held {
+                key: Key::parse(&stored.key).ok()?,
+                created_at: Timestamp::from_unix_ms(stored.created_at_ms),
+                expires_at: stored.expires_at_ms.map(Timestamp::from_unix_ms),
+            })
+        };
+        let keys = self.keys.into_iter().map(held).collect::<Option<Vec<_>>>()?;
+        let header = |(name, value): (String, String)| {
+            let mut value = HeaderValue::from_str(&value).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
+        };
+        let headers = self.headers.into_iter().map(header).collect::<Option<HeaderMap>>()?;
+        Some(Private { keys: Keys::from_held(keys), headers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use domain::endpoint::Signing;
+    use outbound::keys::KeyKind;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
+
+    fn id(name: &str) -> EndpointId {
+        EndpointId::new(name).unwrap()
+    }
+
+    fn vault(keys: &[(&str, u8)]) -> Vault {
+        let lines = keys.iter().map(|(id, byte)| format!("{id}:{}\n", STANDARD.encode([*byte; 32])));
+        Vault::new(&ServerKeys::parse(&lines.collect::<String>()).unwrap())
+    }
+
+    fn private() -> Private {
+        let keys = Keys::default().completed(Signing::Both, NOW);
+        let headers = [(HeaderName::from_static("x-token"), HeaderValue::from_static("t0p"))];
+        Private { keys, headers: headers.into_iter().collect() }
+    }
+
+    #[test]
+    fn what_is_sealed_opens_again() {
+        let (vault, private) = (vault(&[("k1", 1)]), private());
+        let sealed = vault.seal(&id("app"), &private, NOW);
+        let opened = vault.open(&id("app"), &sealed).unwrap();
+        assert_eq!((opened.keys, opened.headers), (private.keys.clone(), private.headers.clone()));
+        assert_ne!(vault.seal(&id("app"), &private, NOW), sealed, "no nonce is used twice");
+        let secret = private.keys.current(KeyKind::Hmac, NOW).unwrap().expose();
+        assert!(!sealed.windows(8).any(|part| secret.as_bytes().windows(8).any(|known| known == part)));
+        assert!(!format!("{vault:?} {private:?}").contains("t0p"));
+    }
+
+    #[test]
+    fn an_expired_key_is_not_written() {
+        let vault = vault(&[("k1", 1)]);
+        let keys = private().keys.rotated(Key::generate(KeyKind::Hmac), Duration::from_secs(60), NOW).unwrap();
+        let held = Private { keys, ..private() };
+        for (after, count) in [(59, 3), (60, 2)] {
+            let sealed = vault.seal(&id("app"), &held, NOW.plus(Duration::from_secs(after)));
+            assert_eq!(vault.open(&id("app"), &sealed).unwrap().keys.live(NOW).count(), count);
+        }
+    }
+
+    /// webhooks S11: the server key can be changed.
+    #[test]
+    fn the_newest_key_seals_and_every_key_opens() {
+        let (old, both, new) = (vault(&[("k1", 1)]), vault(&[("k2", 2), ("k1", 1)]), vault(&[("k2", 2)]));
+        let sealed = old.seal(&id("app"), &private(), NOW);
+        assert!(old.is_current(&sealed) && !both.is_current(&sealed));
+        let opened = both.open(&id("app"), &sealed).unwrap();
+        assert_eq!(new.open(&id("app"), &sealed).unwrap_err(), Unreadable::NoKey("k1".to_owned()));
+        let again = both.seal(&id("app"), &opened, NOW);
+        assert!(both.is_current(&again) && new.open(&id("app"), &again).is_ok());
+    }
+
+    #[test]
+    fn what_was_tampered_with_does_not_open() {
+        let vault = vault(&[("k1", 1)]);
+        let sealed = vault.seal(&id("app"), &private(), NOW);
+        assert_eq!(vault.open(&id("other"), &sealed).unwrap_err(), Unreadable::Damaged);
+        for at in [0, 1, 5, 20, sealed.len() - 1] {
+            let mut broken = sealed.clone();
+            broken[at] ^= 1;
+            assert!(vault.open(&id("app"), &broken).is_err(), "byte {at}");
+        }
+        for short in [0, 1, 2, 4, 10, 16, 30] {
+            assert!(vault.open(&id("app"), &sealed[..short]).is_err(), "{short} bytes");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What an answer means for its delivery.
+
+use std::time::Duration;
+
+use crate::egress::{Answer, Wish};
+use crate::health::Sign;
+use crate::retry;
+use crate::settings::Settings;
+use domain::delivery::{AttemptOutcome, DeliveryClass};
+use domain::endpoint::{DisabledBecause, EndpointTerms};
+use domain::time::Timestamp;
+use state::Claim;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ruling {
+    Succeeded,
+    RetryAt(Timestamp),
+    GiveUp,
+    /// The receiver wants nothing more, neither this message nor others.
+    StopEndpoint(DisabledBecause),
+    /// It was a test: there is no second attempt, and whoever tries an endpoint out does not stop it.
+    Over,
+}
+
+/// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery began. `jitter`
+/// is a random number from 0 to 1.
+pub(super) fn judge(
+    claim: &Claim,
+    terms: &EndpointTerms,
+    answer: &Answer,
+    settings: &Settings,
+    expiry: Duration,
+    now: Timestamp,
+    jitter: f64,
+) -> Ruling {
+    if answer.outcome.is_success() {
+        return Ruling::Succeeded;
+    }
+    if claim.class == DeliveryClass::Test {
+        return Ruling::Over;
+    }
+    if answer.wish == Some(Wish::Disable) {
+        return Ruling::StopEndpoint(DisabledBecause::Asked);
+    }
+    // Standard Webhooks: 410 Gone says that the endpoint is not there any more.
+    if answer.outcome == AttemptOutcome::Status(410) {
+        return Ruling::StopEndpoint(DisabledBecause::Gone);
+    }
+    if answer.wish == Some(Wish::AbortMessage) {
+        return Ruling::GiveUp;
+    }
+    let own = terms.retry_schedule.as_ref().unwrap_or(&settings.schedule);
+    let (schedule, expiry): (&[Duration], Duration) = match claim.class {
+        DeliveryClass::Progress => (&retry::PROGRESS_SCHEDULE, retry::PROGRESS_EXPIRY),
+        DeliveryClass::Normal | DeliveryClass::Notice | DeliveryClass::Test => (own, expiry),
+    };
+    // A delivery that was asked for again has the whole schedule before it.
+    let failures = claim.attempts.saturating_sub(claim.attempts_before).saturating_add(1);
+    let asked = answer.retry_after.map(|wait| wait.from(now));
+    retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.jitter_percent)
+        .map(|wait| now.plus(wait))
+        .filter(|at| *at <= claim.begun_at.plus(expiry))
+        .map_or(Ruling::GiveUp, Ruling::RetryAt)
+}
+
+/// What the answer says of the endpoint.
+pub(super) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> Sign {
+    match (ruling, claim.class) {
+        (Ruling::Succeeded, _) => Sign::Good,
+        (Ruling::Over | Ruling::StopEndpoint(_), _) => Sign::Neither,
+        // It is well, and said so.
+        (Ruling::GiveUp, _) if answer.wish == Some(Wish::AbortMessage) => Sign::Neither,
+        (Ruling::GiveUp | Ruling::RetryAt(_), DeliveryClass::Progress) => Sign::BadProgress,
+        (Ruling::GiveUp, DeliveryClass::Normal) => Sign::Bad { exhausted: true },
+        (Ruling::GiveUp | Ruling::RetryAt(_), _) => Sign::Bad { exhausted: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::retry::RetryAfter;
+    use crate::testing;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_ms(1_795_300_290_000).plus(Duration::from_secs(seconds))
+    }
+
+    fn settings() -> Settings {
+        Settings { jitter_percent: 0, ..Settings::default() }
+    }
+
+    fn answer(status: u16) -> Answer {
+        Answer::without_response(AttemptOutcome::Status(status), None, Duration::ZERO)
+    }
+
+    fn claim(class: DeliveryClass, attempts: u32) -> Claim {
+        Claim { class, attempts, occurred_at: at(0), begun_at: at(0), ..testing::claim() }
+    }
+
+    fn ruled(claim: &Claim, answer: &Answer, now: Timestamp) -> Ruling {
+        let settings = settings();
+        judge(claim, &EndpointTerms::of("http://localhost"), answer, &settings, settings.delivery_expiry, now, 0.5)
+    }
+
+    /// webhooks R1.
+    #[test]
+    fn two_hundreds_succeed_and_nothing_else() {
+        let claim = claim(DeliveryClass::Normal, 0);
+        for status in [200, 202, 204, 299] {
+            assert_eq!(ruled(&claim, &answer(status), at(0)), Ruling::Succeeded, "{status}");
+        }
+        for status in [101, 199, 300, 301, 304, 307, 400, 404, 500, 503] {
+            assert_eq!(ruled(&claim, &answer(status), at(0)), Ruling::RetryAt(at(5)), "{status}");
+        }
+        for outcome in [AttemptOutcome::Refused, AttemptOutcome::Reset, AttemptOutcome::Tls, AttemptOutcome::Dns] {
+            let answer = Answer::without_response(outcome, None, Duration::ZERO);
+            assert_eq!(ruled(&claim, &answer, at(0)), Ruling::RetryAt(at(5)), "{outcome:?}");
+        }
+    }
+
+    /// webhooks R7, R9. A wish in a success changes nothing about the message.
+    #[test]
+    fn a_receiver_may_end_a_message_or_all_of_them() {
+        let claim = claim(DeliveryClass::Normal, 0);
+        let wishing = |status, wish| Answer { wish: Some(wish), ..answer(status) };
+        let judged = |answer: &Answer| ruled(&claim, answer, at(0));
+        assert_eq!(judged(&answer(410)), Ruling::StopEndpoint(DisabledBecause::Gone));
+        assert_eq!(judged(&wishing(500, Wish::Disable)), Ruling::StopEndpoint(DisabledBecause::Asked));
+        assert_eq!(judged(&wishing(500, Wish::AbortMessage)), Ruling::GiveUp);
+        assert_eq!(judged(&wishing(200, Wish::AbortMessage)), Ruling::Succeeded);
+    }
+
+    /// webhooks R2, R3, R13: the tenth failure is the last, and so is one whose next attempt would be too late.
+    #[test]
+    fn attempts_end_by_count_and_by_the_clock() {
+        let judged = |attempts, now| ruled(&claim(DeliveryClass::Normal, attempts), &answer(500), now);
+        assert_eq!(judged(8, at(60)), Ruling::RetryAt(at(60 + 24 * 3600)));
+        assert_eq!(judged(9, at(60)), Ruling::GiveUp);
+        assert_eq!(judged(8, at(72 * 3600)), Ruling::RetryAt(at(96 * 3600)));
+        assert_eq!(judged(8, at(72 * 3600 + 1)), Ruling::GiveUp);
+    }
+
+    /// webhooks C5.
+    #[test]
+    fn progress_is_given_up_after_two_attempts_or_half_a_minute() {
+        let judged = |attempts, status, now| ruled(&claim(DeliveryClass::Progress, attempts), &answer(status), now);
+        assert_eq!(judged(0, 500, at(1)), Ruling::RetryAt(at(11)));
+        assert_eq!(judged(1, 500, at(11)), Ruling::GiveUp);
+        assert_eq!(judged(0, 500, at(25)), Ruling::GiveUp, "the next would be after 35 seconds");
+        assert_eq!(judged(0, 429, at(1)), Ruling::GiveUp, "a minute of rest outlasts it");
+    }
+
+    /// webhooks R6, from the receiver's own words.
+    #[test]
+    fn a_date_to_come_back_at_is_kept() {
+        let answer = Answer { retry_after: Some(RetryAfter::At(at(100))), ..answer(503) };
+        let claim = claim(DeliveryClass::Normal, 0);
+        assert_eq!(ruled(&claim, &answer, at(40)), Ruling::RetryAt(at(100)));
+    }
+
+    /// webhooks R3, L3: an endpoint's own schedule, and the whole of it again for who was asked for again.
+    #[test]
+    fn a_schedule_is_the_endpoints_own_and_begins_anew_with_a_replay() {
+        let minute = Duration::from_mins(1);
+        let terms =
+            EndpointTerms { retry_schedule: Some(vec![minute, minute * 2]), ..EndpointTerms::of("http://localhost") };
+        let judged = |attempts, attempts_before| {
+            let claim = Claim { attempts_before, begun_at: at(50), ..claim(DeliveryClass::Normal, attempts) };
+            judge(&claim, &terms, &answer(500), &settings(), settings().delivery_expiry, at(60), 0.5)
+        };
+        assert_eq!([judged(0, 0), judged(1, 0)], [Ruling::RetryAt(at(120)), Ruling::RetryAt(at(180))]);
+        assert_eq!(judged(2, 0), Ruling::GiveUp);
+        assert_eq!([judged(7, 7), judged(8, 7)], [Ruling::RetryAt(at(120)), Ruling::RetryAt(at(180))]);
+        assert_eq!(judged(9, 7), Ruling::GiveUp);
+    }
+
+    #[test]
+    fn a_test_has_one_attempt_and_stops_nobody() {
+        let test = claim(DeliveryClass::Test, 0);
+        for status in [410, 429, 500] {
+            assert_eq!(ruled(&test, &answer(status), at(0)), Ruling::Over);
+            assert_eq!(sign(&test, &answer(status), Ruling::Over), Sign::Neither);
+        }
+        assert_eq!(ruled(&test, &answer(200), at(0)), Ruling::Succeeded);
+        assert_eq!(sign(&test, &answer(200), Ruling::Succeeded), Sign::Good);
+    }
+
+    /// webhooks C5, R9.
+    #[test]
+    fn not_every_failure_says_that_the_endpoint_is_unwell() {
+        let (normal, progress) = (claim(DeliveryClass::Normal, 0), claim(DeliveryClass::Progress, 0));
+        let notice = claim(DeliveryClass::Notice, 0);
+        let refusing = Answer { wish: Some(Wish::AbortMessage), ..answer(422) };
+        let again = Ruling::RetryAt(at(5));
+        assert_eq!(sign(&normal, &answer(500), again), Sign::Bad { exhausted: false });
+        assert_eq!(sign(&normal, &answer(500), Ruling::GiveUp), Sign::Bad { exhausted: true });
+        assert_eq!(sign(&notice, &answer(500), Ruling::GiveUp), Sign::Bad { exhausted: false });
+        assert_eq!(sign(&progress, &answer(500), Ruling::GiveUp), Sign::BadProgress);
+        assert_eq!(sign(&normal, &refusing, Ruling::GiveUp), Sign::Neither);
+    }
+}
