@@ -25,7 +25,7 @@ impl Log {
 
 fn level(text: &str) -> Judged<String> {
     let hint = "not a level; write error, warn, info, debug or trace, or levels for parts such as \
-                info,longshore::webhook=debug";
+                info,longshore_webhook=debug";
     let known = text.split(',').all(is_level_or_part) && EnvFilter::try_new(text).is_ok();
     known.then(|| text.to_owned()).ok_or_else(|| hint.to_owned())
 }

@@ -253,7 +253,7 @@ fn each_wrong_value_says_what_to_write() {
     let url = "not a usable URL; write an absolute http or https URL without user, query or fragment, such as \
                https://uploads.example.com";
     let level = "not a level; write error, warn, info, debug or trace, or levels for parts such as \
-                 info,longshore::webhook=debug";
+                 info,longshore_webhook=debug";
     let list = "not a list; write texts in brackets, such as [\"a\", \"b\"]";
     for (line, why) in [
         ("listen = \"localhost:8080\"", address),

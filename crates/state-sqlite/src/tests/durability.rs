@@ -46,7 +46,7 @@ async fn acknowledged_commits_outlive_a_kill() {
     for (durability, name) in BOTH {
         let place = TemporaryFile::new();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["state::sqlite::tests::durability::insert_until_killed", "--exact", "--ignored", "--nocapture"])
+            .args(["tests::durability::insert_until_killed", "--exact", "--ignored", "--nocapture"])
             .env("LONGSHORE_TEST_DATABASE", place.path())
             .env("LONGSHORE_TEST_DURABILITY", name)
             .stdout(Stdio::piped())
