@@ -95,6 +95,11 @@ uuid_v7_id! {
     HookCallId
 }
 
+uuid_v7_id! {
+    /// Names one run of the program: a new one for each start.
+    InstanceId
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an identifier of ours")]
 pub struct NotAnId;

@@ -16,6 +16,7 @@ pub mod id;
 pub mod media_type;
 pub mod metadata;
 pub mod network;
+pub mod node;
 pub mod notice;
 pub mod policy;
 pub mod ranges;

@@ -1,0 +1,111 @@
+//! The nodes that work on one state, and the fence between them.
+//!
+//! A node is one run of the program. Two runs are two nodes, also when they have one name or follow each other on one
+//! machine: what the first has left behind is taken over by the second, and nothing is taken from a run that lives.
+
+use std::fmt;
+
+use crate::id::InstanceId;
+
+/// The longest name of a node, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// One run of the program, and what its operator calls the machine or process it runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub instance: InstanceId,
+    pub name: NodeName,
+}
+
+/// A name for people. Nothing depends on it: two nodes may have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeName(String);
+
+impl NodeName {
+    /// Takes visible ASCII without spaces, as host names are.
+    pub fn new(name: &str) -> Option<Self> {
+        let fits = (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Self(name.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Counts how often an upload has changed hands between nodes. A commit and a call of the storage name the epoch they
+/// work in; those of an earlier one change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// Nobody has held the upload yet.
+    pub const NONE: Self = Self(0);
+
+    pub const fn new(count: u64) -> Self {
+        Self(count)
+    }
+
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// The right to write an upload, as it is recorded: whose it is, and since which change of hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// `None` when no node has held the upload yet.
+    pub holder: Option<InstanceId>,
+    pub epoch: Epoch,
+}
+
+impl Lease {
+    /// Nobody's.
+    pub const NONE: Self = Self { holder: None, epoch: Epoch::NONE };
+
+    pub fn is_of(&self, instance: InstanceId) -> bool {
+        self.holder == Some(instance)
+    }
+
+    /// The lease after `instance` has taken the upload over.
+    #[must_use]
+    pub const fn taken_by(self, instance: InstanceId) -> Self {
+        Self { holder: Some(instance), epoch: self.epoch.next() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_name_is_visible_and_short() {
+        for good in ["a", "upload-1.example.org", &"x".repeat(255)] {
+            assert_eq!(NodeName::new(good).map(|name| name.to_string()), Some(good.to_owned()));
+        }
+        for bad in ["", "two words", "tab\t", "ä", &"x".repeat(256)] {
+            assert_eq!(NodeName::new(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_change_of_hands_raises_the_epoch() {
+        let [one, two] = [1, 2].map(|byte| InstanceId::new(Timestamp::from_unix_ms(1), [byte; 10]));
+        let first = Lease::NONE.taken_by(one);
+        assert!(first.is_of(one) && !first.is_of(two) && !Lease::NONE.is_of(one));
+        let second = first.taken_by(two);
+        assert!(second.is_of(two) && second.epoch > first.epoch && first.epoch > Epoch::NONE);
+    }
+}
