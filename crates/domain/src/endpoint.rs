@@ -185,6 +185,7 @@ macro_rules! named {
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// What waits for what among the events of one upload (webhooks.md G6, G7). Other uploads never matter.

@@ -19,6 +19,7 @@ pub mod network;
 pub mod node;
 pub mod notice;
 pub mod policy;
+pub mod principal;
 pub mod ranges;
 pub mod rejection;
 pub mod removal;
