@@ -26,8 +26,8 @@ use crate::http::route::Route;
 use crate::http::shares::{Part, UsedUp};
 use crate::http::{Shared, json, path};
 use crate::protocol::tus::wire;
+use domain::dialect::Dialect;
 use domain::id::UploadId;
-use domain::upload::Dialect;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");

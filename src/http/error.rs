@@ -14,7 +14,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::http::Shared;
-use domain::upload::{Failure, Upload};
+use domain::failure::Failure;
+use domain::upload::Upload;
 use engine::command::{EngineError, Unavailable};
 
 /// A refusal a person can act on.

@@ -13,8 +13,8 @@ use crate::http::body::HeaderFields;
 use crate::http::error::Problem;
 use crate::protocol::dispatch::{Spoken, Target};
 use crate::protocol::{dispatch, ietf, names, ranged, tus};
+use domain::dialect::Dialect;
 use domain::id::UploadId;
-use domain::upload::Dialect;
 
 /// Requests to the creation URL.
 pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {

@@ -9,8 +9,9 @@ use actix_web::http::header;
 use actix_web::http::header::HeaderName;
 
 use crate::http::error::Problem;
+use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Role, Stage, Upload};
+use domain::upload::{Role, Upload};
 
 pub(crate) const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 pub(crate) const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");

@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::rejection::Rejection;
 use domain::size::Length;
-use domain::upload::{Dialect, Record, Role, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::{Record, Role, Upload};
 use engine::command::{Append, BodyEnd, EngineError, Place, Unavailable};
 use engine::concatenate::Concatenate;
 use engine::read::UploadQuery;

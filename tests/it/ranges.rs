@@ -1,10 +1,12 @@
 //! Bytes in any order, in parallel, broken anywhere: the engine by itself. The dialect on top is tested in `ranged/`.
 
 use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::Length;
-use domain::upload::{Dialect, Ended, Role, Upload};
+use domain::stage::Ended;
+use domain::upload::{Role, Upload};
 use engine::command::{Append, BodyEnd, Create, Ends, EngineError, Place, Unavailable};
 use engine::feed::Feed;
 use engine::{RangeSettings, Settings};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domain::upload::Stage;
+use domain::stage::Stage;
 use state::{UploadQuery, UploadStore};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use tempfile::TempDir;

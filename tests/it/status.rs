@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::size::Length;
 use domain::time::Timestamp;
-use domain::upload::{Dialect, NewUpload, Role, Upload};
+use domain::upload::{NewUpload, Role, Upload};
 use serde_json::{Value, json};
 use state::UploadStore;
 use state_sqlite::{SqliteSettings, SqliteStore};

@@ -1,7 +1,7 @@
 //! Scripts written by hand: one for each mixture that is worth every fault at every call. The ones at the end have shown
 //! defects, and are kept to show them again should they come back.
 
-use domain::upload::Dialect;
+use domain::dialect::Dialect;
 
 use crate::script::{Body, Name, Plan, RequestName, Script, Step, Tuning};
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::size::{Length, Offset};
-use domain::upload::{Dialect, Role, Upload};
+use domain::upload::{Role, Upload};
 use engine::Engine;
 use engine::command::{Append, BodyEnd, Create, Ends, EngineError, Overflow, Place};
 use engine::concatenate::Concatenate;

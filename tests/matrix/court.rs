@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use domain::upload::{Ended, Stage, Upload};
+use domain::stage::{Ended, Stage};
+
+use domain::upload::Upload;
 
 use crate::audit::Audit;
 use crate::model::{Model, Promised};

@@ -1,6 +1,6 @@
 //! Scripts out of numbers: a few uploads, requests for them that overlap, and a few faults.
 
-use domain::upload::Dialect;
+use domain::dialect::Dialect;
 
 use crate::dice::Dice;
 use crate::faults::{Call, Fault, Planned};

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::ranges::ReceivedRanges;
-use domain::upload::{Dialect, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 
 use crate::content::{File, MOST_BYTES, May};
 use crate::dice::mix;

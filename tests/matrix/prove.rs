@@ -1,7 +1,9 @@
 //! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
 
+use domain::dialect::Dialect;
 use domain::size::Offset;
-use domain::upload::{Dialect, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 use engine::command::{Append, BodyEnd, Ends, EngineError, Place};
 
 use crate::client::{Clients, RETRY_AFTER, length};

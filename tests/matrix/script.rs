@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use domain::upload::Dialect;
+use domain::dialect::Dialect;
 
 use crate::faults::Planned;
 

@@ -12,13 +12,15 @@ use crate::facts_json::facts_json;
 use domain::checksum::Digest;
 use domain::endpoint::EndpointId;
 use domain::event::{Event, EventKind};
+use domain::failure::Failure;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::notice::Notice;
 use domain::removal::DeletedBy;
 use domain::report::Report;
+use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
-use domain::upload::{Ended, Failure, Record, Stage};
+use domain::upload::Record;
 
 /// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
 const TARGET_BYTES: usize = 20_000;
@@ -196,12 +198,13 @@ fn digests_object<S: Serializer>(digests: &&[Digest], serializer: S) -> Result<S
 mod tests {
     use super::*;
     use domain::checksum::Algorithm;
+    use domain::dialect::Dialect;
     use domain::event::{Details, EventKind};
     use domain::facts::{Content, Facts, Media, Track, TrackKind};
     use domain::id::UploadId;
     use domain::size::{Length, Offset};
     use domain::time::Timestamp;
-    use domain::upload::{Dialect, NewUpload, Role, Terms, Upload};
+    use domain::upload::{NewUpload, Role, Terms, Upload};
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
 

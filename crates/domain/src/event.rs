@@ -6,8 +6,8 @@ use crate::checksum::Digest;
 use crate::removal::DeletedBy;
 use crate::report::Report;
 use crate::size::{Length, Offset};
+use crate::stage::Stage;
 use crate::time::Timestamp;
-use crate::upload::Stage;
 
 /// One arrow of the stage diagram (see [`Stage`]), or news from within a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

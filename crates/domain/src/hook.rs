@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use crate::failure::Failure;
 use crate::id::{HookCallId, UploadId};
 use crate::metadata::Metadata;
 use crate::time::Timestamp;
-use crate::upload::{Failure, Upload};
+use crate::upload::Upload;
 
 /// The code of every refusal that comes from the application.
 pub const REJECTED: &str = "rejected-by-application";

@@ -7,9 +7,11 @@
 
 pub mod checksum;
 pub mod delivery;
+pub mod dialect;
 pub mod endpoint;
 pub mod event;
 pub mod facts;
+pub mod failure;
 pub mod hook;
 pub mod host;
 pub mod id;
@@ -25,5 +27,6 @@ pub mod rejection;
 pub mod removal;
 pub mod report;
 pub mod size;
+pub mod stage;
 pub mod time;
 pub mod upload;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::facts::{Facts, Lasting};
-use crate::upload::Failure;
+use crate::failure::Failure;
 
 /// Which uploads are refused once it is known what they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! Why the caller may not. Every rejection can be acted on by the client; none carries text from below.
 
 use crate::checksum::Algorithm;
+use crate::dialect::Dialect;
+use crate::failure::Failure;
 use crate::size::{Length, Offset};
-use crate::upload::{Dialect, Ended, Failure};
+use crate::stage::Ended;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {

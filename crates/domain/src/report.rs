@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
-use crate::upload::{Ended, Stage};
 
 /// The most stages of their own that backends may report of one upload.
 pub const MAX_STAGES: usize = 32;

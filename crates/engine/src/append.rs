@@ -30,7 +30,8 @@ use domain::checksum::Digest;
 use domain::hook::Caller;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 
 /// The first bytes are committed, and so announced, this soon.
 const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);

@@ -122,10 +122,11 @@ fn outstanding(upload: &Upload) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::dialect::Dialect;
     use domain::metadata::Metadata;
     use domain::removal::DeletedBy;
     use domain::size::Length;
-    use domain::upload::{Dialect, Durable, NewUpload, Role, Terms};
+    use domain::upload::{Durable, NewUpload, Role, Terms};
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000);
     const LATER: Timestamp = Timestamp::from_unix_ms(1 << 40);
@@ -165,7 +166,7 @@ mod tests {
             |upload| upload.expire(NOW),
             |upload| {
                 let failure =
-                    domain::upload::Failure { code: "too-long".to_owned(), message: String::new(), status: None };
+                    domain::failure::Failure { code: "too-long".to_owned(), message: String::new(), status: None };
                 upload.fail(failure, NOW);
             },
         ];

@@ -4,12 +4,13 @@ use std::error::Error;
 use std::sync::Arc;
 
 use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Dialect, Inconsistent, Role, Upload};
+use domain::upload::{Inconsistent, Role, Upload};
 
 /// A new upload.
 #[derive(Debug, Clone)]

@@ -20,10 +20,12 @@ use crate::command::EngineError;
 use crate::lease::{Held, LiveProgress, Order, RateMeter};
 use crate::{Inner, blob_key};
 use domain::checksum::Digest;
+use domain::failure::Failure;
 use domain::rejection::Rejection;
 use domain::size::Length;
+use domain::stage::Ended;
 use domain::time::Timestamp;
-use domain::upload::{Declared, Durable, Ended, Failure, Inconsistent, Upload};
+use domain::upload::{Declared, Durable, Inconsistent, Upload};
 
 /// A writer that can make nothing more durable or true. Whatever it has not committed is lost.
 #[derive(Debug, Clone)]

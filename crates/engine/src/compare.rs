@@ -17,7 +17,8 @@ use domain::checksum::Digest;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 
 /// What is left to come of a request to a complete upload.
 pub(super) struct Repeated {

@@ -18,13 +18,15 @@ use crate::hooks::{Behalf, IdIsTaken};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner, blob_key, digest};
 use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
+use domain::failure::Failure;
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
-use domain::upload::{Dialect, Durable, Failure, Role, Upload};
+use domain::upload::{Durable, Role, Upload};
 
 /// A final upload to be made.
 #[derive(Debug, Clone)]

@@ -14,7 +14,8 @@ use crate::{Engine, Inner};
 use domain::hook::{Asked, Caller, Hook, HookCall, Question, Verdict, Wishes};
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
-use domain::upload::{NewUpload, Stage, Terms, Upload};
+use domain::stage::Stage;
+use domain::upload::{NewUpload, Terms, Upload};
 
 /// The way to the application.
 #[async_trait]

@@ -18,7 +18,7 @@ use crate::feed::Feed;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::Offset;
-use domain::upload::Ended;
+use domain::stage::Ended;
 
 /// Who holds which upload.
 #[derive(Debug, Default)]

@@ -28,8 +28,9 @@ use domain::policy::Policy;
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::Length;
+use domain::stage::Ended;
 use domain::time::Timestamp;
-use domain::upload::{Ended, NewUpload, ProgressPolicy, Terms, Upload};
+use domain::upload::{NewUpload, ProgressPolicy, Terms, Upload};
 pub use state::clock::Clock;
 use state::{Outbox, UploadStore};
 

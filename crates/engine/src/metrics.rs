@@ -12,9 +12,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use storage::Capacity;
 
+use domain::dialect::Dialect;
 use domain::event::EventKind;
 use domain::id::UploadId;
-use domain::upload::{Dialect, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 
 #[derive(Debug)]
 pub struct Metrics {
@@ -202,8 +204,8 @@ fn stage_of(kind: EventKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::stage::Ended;
     use domain::time::Timestamp;
-    use domain::upload::Ended;
 
     #[test]
     fn each_upload_in_progress_is_counted_once_where_it_stands() {

@@ -14,7 +14,8 @@ use crate::command::EngineError;
 use crate::{Inner, blob_key};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
-use domain::upload::{Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 use state::Due;
 
 /// How many uploads are counted with one question.

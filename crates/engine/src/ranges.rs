@@ -40,7 +40,8 @@ use domain::hook::Caller;
 use domain::ranges::ReceivedRanges;
 use domain::rejection::Rejection;
 use domain::size::Offset;
-use domain::upload::{Inconsistent, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::{Inconsistent, Upload};
 
 impl Engine {
     /// Begins to take bytes for the place `at`, beside whatever is being taken for the same upload.

@@ -16,7 +16,8 @@ use domain::delivery::DeliveryRecord;
 use domain::hook::HookCall;
 use domain::id::{DeliveryId, UploadId};
 use domain::rejection::Rejection;
-use domain::upload::{Ended, Stage, Upload};
+use domain::stage::{Ended, Stage};
+use domain::upload::Upload;
 
 pub use state::{
     Bounds, DeliveryPage, DeliveryQuery, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadQuery,

@@ -7,7 +7,8 @@ use crate::command::EngineError;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::removal::DeletedBy;
-use domain::upload::{Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 
 impl Engine {
     /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is cut first, and the

@@ -9,9 +9,11 @@ use crate::digest::{Running, UnreadableState};
 use crate::hooks::Behalf;
 use crate::{Inner, blob_key};
 use domain::checksum::{Algorithm, Digest};
+use domain::failure::Failure;
 use domain::rejection::Rejection;
+use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Failure, Stage, Upload};
+use domain::upload::{Bytes, Upload};
 
 /// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
 pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::exchange::{Answered, LIMIT_BYTES};
+use domain::failure::Failure;
 use domain::hook::{DEFAULT_STATUS, FINAL_STATUSES, Hook, NO_REASON, REJECTED, Verdict, Wishes};
 use domain::id::{ID_SLACK, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
-use domain::upload::Failure;
 
 /// The most characters of a reason that reach a client.
 const MAX_REASON_CHARS: usize = 300;

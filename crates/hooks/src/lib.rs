@@ -246,9 +246,10 @@ mod tests {
 
     use std::net::{IpAddr, SocketAddr};
 
+    use domain::dialect::Dialect;
     use domain::metadata::Metadata;
     use domain::size::Length;
-    use domain::upload::{Dialect, NewUpload, Role, Terms, Upload};
+    use domain::upload::{NewUpload, Role, Terms, Upload};
     use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 
     fn settings(url: &str) -> HookSettings {

@@ -81,11 +81,12 @@ mod tests {
 
     use standardwebhooks::Webhook;
 
+    use domain::dialect::Dialect;
     use domain::id::UploadId;
     use domain::metadata::Metadata;
     use domain::size::Length;
     use domain::time::Timestamp;
-    use domain::upload::{Dialect, NewUpload, Terms};
+    use domain::upload::{NewUpload, Terms};
 
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 

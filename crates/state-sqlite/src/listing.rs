@@ -14,7 +14,7 @@ use crate::rows::upload_columns;
 use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
-use domain::upload::Stage;
+use domain::stage::Stage;
 use state::{Bounds, Result, UploadPage, UploadQuery};
 
 /// What more uploads than this have in common is common; how many they are is not looked up.

@@ -18,17 +18,20 @@ use api::facts_json::{facts_from_json, facts_json};
 use api::terms_json::terms_from_json;
 use domain::checksum::{Algorithm, Digest};
 use domain::delivery::{Attempt, AttemptOutcome, Timings, Trigger};
+use domain::dialect::Dialect;
 use domain::endpoint::{EndpointId, EndpointTerms};
 use domain::event::EventKind;
 use domain::facts::Facts;
+use domain::failure::Failure;
 use domain::id::{EventId, UploadId};
 use domain::metadata::Metadata;
 use domain::ranges::ReceivedRanges;
 use domain::removal::{DeletedBy, Removal};
 use domain::report::Report;
 use domain::size::{Length, Offset};
+use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes as StoredBytes, Dialect, Failure, Record, Role, Stage, Terms, Upload};
+use domain::upload::{Bytes as StoredBytes, Record, Role, Terms, Upload};
 use state::{EventPosition, LoggedEvent};
 
 /// The columns of `uploads` and `upload_origins`, as [`upload`] reads them.

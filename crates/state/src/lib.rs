@@ -21,8 +21,9 @@ use domain::hook::HookCall;
 use domain::id::{DeliveryId, EventId, HookCallId, UploadId};
 use domain::notice::Notice;
 use domain::policy::TypePattern;
+use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Stage, Upload};
+use domain::upload::Upload;
 
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]

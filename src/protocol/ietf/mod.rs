@@ -14,9 +14,11 @@ use crate::http::listen::interim::Interim;
 use crate::http::{Shared, body, download};
 use crate::protocol::{digests, dispatch, ranged};
 use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
-use domain::upload::{Dialect, Role, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
 use engine::command::{Append, Cancel, Create, Ends, EngineError};
 
 mod disposition;

@@ -12,7 +12,8 @@ use crate::protocol::state::{UPLOAD_LENGTH, UPLOAD_OFFSET};
 use crate::protocol::{digests, state};
 use domain::checksum::{Algorithm, Digest};
 use domain::rejection::Rejection;
-use domain::upload::{Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 use engine::command::EngineError;
 
 const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");

@@ -14,10 +14,12 @@ use crate::protocol::ranged::reply::google::Refusal;
 use crate::protocol::ranged::wire::{Carried, Data, End};
 use crate::protocol::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
 use domain::checksum::Algorithm;
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Dialect, Role, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
 use engine::command::{Append, Cancel, Create, Ends, Place};
 
 /// The two ways of starting a session.

@@ -15,9 +15,11 @@ use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::http::{Shared, body, download};
 use crate::protocol::state;
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
-use domain::upload::{Dialect, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 use engine::command::{Cancel, EngineError};
 use engine::feed::Feed;
 

@@ -9,9 +9,10 @@ use crate::http::{Shared, body};
 use crate::protocol::digests;
 use crate::protocol::ranged::wire::{Carried, Data, End};
 use crate::protocol::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
+use domain::dialect::Dialect;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Dialect, Role, Upload};
+use domain::upload::{Role, Upload};
 use engine::command::{Append, Create, Ends, Place};
 
 /// Starts a session of our own, described in JSON.

@@ -19,10 +19,12 @@ use crate::protocol::ranged::creation::bounded;
 use crate::protocol::ranged::form::{Fault, Learned, Opened};
 use crate::protocol::ranged::{form, reply};
 use domain::checksum::Digest;
+use domain::dialect::Dialect;
 use domain::metadata::Metadata;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Dialect, Role, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
 use engine::command::{Append, Create, Ends, EngineError, Place};
 
 /// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.

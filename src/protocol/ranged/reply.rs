@@ -14,7 +14,8 @@ use crate::protocol::ranged::wire;
 use crate::protocol::ranged::wire::WireError;
 use domain::checksum::Digest;
 use domain::rejection::Rejection;
-use domain::upload::{Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::Upload;
 use engine::command::EngineError;
 
 pub(super) mod google;

@@ -9,9 +9,11 @@ use crate::http::caller::caller;
 use crate::http::error::Problem;
 use crate::http::{Shared, body, download};
 use crate::protocol::{dispatch, state};
+use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
-use domain::upload::{Dialect, Role, Stage, Upload};
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
 use engine::command::{Append, Cancel, Create, EngineError, Unavailable};
 use engine::concatenate::Concatenate;
 

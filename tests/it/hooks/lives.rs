@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use domain::failure::Failure;
 use domain::hook::{Asked, Hook, Question, Verdict, Wishes};
 use domain::rejection::Rejection;
-use domain::upload::{Failure, Stage};
+use domain::stage::Stage;
 use engine::command::{EngineError, Unavailable};
 use engine::hooks::Hooks;
 use storage::faults::Effect;

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use domain::dialect::Dialect;
 use domain::hook::HookCall;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
-use domain::upload::{Dialect, Role, Upload};
+use domain::upload::{Role, Upload};
 use engine::command::{Append, BodyEnd, Create, EngineError};
 use engine::feed::Feed;
 use engine::hooks::Hooks;

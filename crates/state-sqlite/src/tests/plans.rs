@@ -16,7 +16,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
 use domain::notice::Notice;
 use domain::policy::TypePattern;
-use domain::upload::Stage;
+use domain::stage::Stage;
 use state::conformance::*;
 use state::{
     Bounds, DeliveryQuery, Due, EventPosition, Outbox, ReplayId, ReplayJob, ReplayState, ReplayWhat, Settled,

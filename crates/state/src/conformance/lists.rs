@@ -3,10 +3,11 @@
 use super::*;
 use crate::{Bounds, Due, UploadQuery};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
+use domain::failure::Failure;
 use domain::policy::TypePattern;
 use domain::ranges::ReceivedRanges;
 use domain::report::NewReport;
-use domain::upload::{Ended, Failure, Stage};
+use domain::stage::{Ended, Stage};
 
 async fn listed<S: UploadStore>(store: &S, query: &UploadQuery) -> Vec<u8> {
     store.list(query).await.unwrap().found.iter().map(number_of).collect()

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::{Claim, DeliveryQuery, Horizon, Outbox, Settled, Settlement, UploadStore, Verdict};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
+use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::event::EventFilter;
 use domain::id::UploadId;
@@ -17,7 +18,7 @@ use domain::metadata::Metadata;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
-use domain::upload::{Dialect, Durable, NewUpload, ProgressPolicy, Role, Terms, Upload};
+use domain::upload::{Durable, NewUpload, ProgressPolicy, Role, Terms, Upload};
 
 pub mod backlogs;
 pub mod clock;

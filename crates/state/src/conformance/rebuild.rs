@@ -14,8 +14,10 @@ use super::*;
 use api::facts_json::facts_json;
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::Facts;
+use domain::failure::Failure;
 use domain::report::NewReport;
-use domain::upload::{Failure, Record, Stage};
+use domain::stage::Stage;
+use domain::upload::Record;
 
 const LIVES: u32 = 100;
 

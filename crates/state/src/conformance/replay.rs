@@ -7,9 +7,9 @@ use DeliveryState::*;
 use crate::{Error, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed, UploadQuery};
 use domain::delivery::Trigger;
 use domain::endpoint::Ordering;
+use domain::failure::Failure;
 use domain::id::DeliveryId;
 use domain::report::NewReport;
-use domain::upload::Failure;
 
 async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
     settle(store, vec![settlement(claim, AttemptOutcome::Status(500), Verdict::Dead)], now).await;

@@ -5,7 +5,7 @@ use super::*;
 use DeliveryState::*;
 
 use crate::{BacklogLimits, UploadQuery};
-use domain::upload::Failure;
+use domain::failure::Failure;
 
 async fn prune<S: Outbox>(store: &S, before: Timestamp) {
     while store.prune(horizon(before), 2).await.unwrap() > 0 {}

@@ -6,11 +6,13 @@ use super::*;
 use crate::{Error, EventPosition};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
+use domain::failure::Failure;
 use domain::ranges::ReceivedRanges;
 use domain::removal::Removal;
 use domain::report::Report;
 use domain::size::MAX_BYTES;
-use domain::upload::{Bytes, Failure, Record, Stage};
+use domain::stage::Stage;
+use domain::upload::{Bytes, Record};
 
 /// Text and bytes that a careless encoding would bend.
 fn odd_metadata() -> Metadata {

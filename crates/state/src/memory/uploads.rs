@@ -12,8 +12,9 @@ use crate::{
 use domain::facts::Facts;
 use domain::hook::HookCall;
 use domain::id::UploadId;
+use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Record, Role, Stage, Upload};
+use domain::upload::{Bytes, Record, Role, Upload};
 
 /// The largest metadata value that can be searched for.
 const MAX_INDEXED_BYTES: usize = 1024;

@@ -17,8 +17,9 @@ use api::event_body::value_json;
 use domain::checksum::{Algorithm, Digest};
 use domain::rejection::Rejection;
 use domain::size::Offset;
+use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Stage, Upload};
+use domain::upload::Upload;
 use engine::command::EngineError;
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("x-guploader-uploadid");

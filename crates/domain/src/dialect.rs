@@ -1,0 +1,47 @@
+//! The protocols that uploads are created in, by name.
+
+/// The protocol an upload was created in; later requests are expected in the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// tus 1.0.
+    Tus,
+    /// Resumable Uploads for HTTP, the IETF draft.
+    Ietf,
+    /// Ranged `PUT` in order, as Google's client libraries speak it.
+    Google,
+    /// Ranged `PUT` in any order and from several connections at once; plain uploads are of this kind too.
+    Ranged,
+}
+
+impl Dialect {
+    pub const ALL: [Self; 4] = [Self::Tus, Self::Ietf, Self::Google, Self::Ranged];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tus => "tus",
+            Self::Ietf => "ietf",
+            Self::Google => "google",
+            Self::Ranged => "ranged",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+
+    /// Whether an upload completes by itself once all of its length is there. In the others the client says when.
+    pub const fn completes_when_full(self) -> bool {
+        match self {
+            Self::Tus | Self::Ranged => true,
+            Self::Ietf | Self::Google => false,
+        }
+    }
+
+    /// Whether the bytes of an upload may come in any order.
+    pub const fn takes_any_order(self) -> bool {
+        match self {
+            Self::Tus | Self::Ietf | Self::Google => false,
+            Self::Ranged => true,
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! One upload: its stages and every legal move between them.
+//!
+//! ```text
+//!             first byte      all bytes      digests, facts   at its final place
+//!  created ──► receiving ──► received ──► verified ──► stored ──► completed
+//!     │            │  ▲           │           │           │           │
+//!     │            ▼  │           └───────────┴───────────┴──► failed │
+//!     │         stalled                                               │
+//!     └────────────┴──► expired · terminated ◄────────────────────────┘ (terminated only)
+//! ```
+//!
+//! A move changes the upload and notes the event that tells of it; the state store writes both in one transaction.
+//! `failed`, `expired` and `terminated` are terminal: nothing follows them. `completed` is the last of the server's own
+//! work, after which an upload may still be worked on by backends, and be deleted. An upload whose file retention or an
+//! operator has removed stays `completed`; it cannot be deleted again.
+//! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From `received` on,
+//! backends may report stages of their own; these are beside the way and change no stage.
+
+mod deletion;
+mod record;
+mod reports;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+pub use record::{Bytes, Declared, Durable, Inconsistent, NewUpload, ProgressPolicy, Record, Reported, Role, Terms};
+
+use crate::checksum::{Algorithm, Digest};
+use crate::dialect::Dialect;
+use crate::event::{Details, Event, EventKind};
+use crate::facts::Facts;
+use crate::failure::Failure;
+use crate::id::UploadId;
+use crate::metadata::Metadata;
+use crate::ranges::ReceivedRanges;
+use crate::rejection::Rejection;
+use crate::size::{Length, Offset};
+use crate::stage::{Ended, Stage};
+use crate::time::Timestamp;
+
+/// The longest timeline kept; an upload that stalls over and over forgets its oldest stalls.
+const MAX_TIMELINE: usize = 64;
+
+/// An upload, with the events its latest moves have caused and that no commit has written yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    record: Record,
+    news: Vec<Event>,
+    /// When its `expires_at` was set.
+    term_began_at: Timestamp,
+    /// Whether its bytes were known to be missing at the last commit.
+    was_missing: bool,
+}
+
+impl Upload {
+    /// Creates an upload. One of length zero has all its bytes; its caller seals it at once.
+    pub fn create(new: NewUpload, now: Timestamp) -> Self {
+        let record = Record {
+            id: new.id,
+            version: 0,
+            dialect: new.dialect,
+            role: new.role,
+            stage: Stage::Created,
+            received: ReceivedRanges::default(),
+            length: new.length,
+            metadata: new.metadata,
+            metadata_as_sent: new.metadata_as_sent,
+            terms: new.terms,
+            wanted_digests: new.wanted_digests,
+            promised_digests: new.promised_digests,
+            running_digests: Vec::new(),
+            digests: Vec::new(),
+            facts: None,
+            accepted_at: None,
+            reports: Vec::new(),
+            resume: None,
+            bytes: Bytes::Kept,
+            removed: None,
+            missing_since: None,
+            timeline: Vec::new(),
+            failure: None,
+            created_at: now,
+            updated_at: now,
+            expires_at: None,
+            next_sequence: 1,
+            last_progress: (Offset::ZERO, now),
+        };
+        let mut upload = Self { record, news: Vec::new(), term_began_at: now, was_missing: false };
+        upload.live_until(new.expires_at, now);
+        upload.enter(Stage::Created, EventKind::Created, now);
+        upload
+    }
+
+    /// Takes an upload as the state store has it.
+    pub fn from_record(record: Record) -> Self {
+        let (term_began_at, was_missing) = (record.updated_at, record.missing_since.is_some());
+        Self { record, news: Vec::new(), term_began_at, was_missing }
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub fn id(&self) -> UploadId {
+        self.record.id
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.record.stage
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.record.dialect
+    }
+
+    pub fn length(&self) -> Option<Length> {
+        self.record.length
+    }
+
+    /// How many bytes from the first on are durable without a gap.
+    pub fn offset(&self) -> Offset {
+        self.record.received.contiguous()
+    }
+
+    /// Where the last durable byte ends.
+    pub fn reach(&self) -> Offset {
+        self.record.received.end()
+    }
+
+    /// How many bytes are durable, wherever they are.
+    pub fn received_bytes(&self) -> u64 {
+        self.record.received.total_bytes()
+    }
+
+    pub fn is_partial(&self) -> bool {
+        matches!(self.record.role, Role::Partial)
+    }
+
+    pub fn is_final(&self) -> bool {
+        matches!(self.record.role, Role::Final { .. })
+    }
+
+    /// Whether every byte of a known length is there, and none beyond it.
+    pub fn is_full(&self) -> bool {
+        self.record.length.is_some_and(|length| length.get() == self.offset().get())
+    }
+
+    /// Whether it is to be sealed although no client says another word.
+    pub fn awaits_seal(&self) -> bool {
+        let completes = self.record.dialect.completes_when_full() && !self.is_final();
+        completes && self.record.stage.takes_bytes() && self.is_full()
+    }
+
+    /// Whether nothing is left to happen to it by itself: completed, ended, or a partial with all its bytes.
+    pub fn is_settled(&self) -> bool {
+        match self.record.stage {
+            Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Verified | Stage::Stored => false,
+            Stage::Received => self.is_partial(),
+            Stage::Completed | Stage::Ended(_) => true,
+        }
+    }
+
+    /// Whether every byte is there and the rest of the way is under way.
+    pub fn is_settling(&self) -> bool {
+        !self.record.stage.takes_bytes() && !self.is_settled()
+    }
+
+    /// Whether its time has passed, be it recorded already or not.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        let expires = self.record.stage.takes_bytes() || (self.record.stage == Stage::Received && self.is_partial());
+        expires && self.record.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether the time is over that the application has set, be bytes arriving or not.
+    pub fn has_outlived_its_terms(&self, now: Timestamp) -> bool {
+        self.record.stage.takes_bytes() && self.record.terms.expires_by.is_some_and(|by| by <= now)
+    }
+
+    /// The most bytes it may have, where all uploads may have `max_bytes`.
+    pub fn most_bytes(&self, max_bytes: u64) -> u64 {
+        self.record.terms.max_bytes.map_or(max_bytes, |own| own.min(max_bytes))
+    }
+
+    /// What is said to whoever asks for an upload that has ended or whose file was removed, always the same: of one that
+    /// was refused, why.
+    pub fn ended(&self) -> Option<Rejection> {
+        let Stage::Ended(how) = self.record.stage else {
+            return self.record.removed.map(|_| Rejection::Removed);
+        };
+        let refusal = self.record.failure.as_ref().filter(|failure| failure.status.is_some());
+        Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
+    }
+
+    /// The same, of one whose time has passed though nobody has recorded it yet, and of one whose bytes are missing.
+    pub fn gone(&self, now: Timestamp) -> Option<Rejection> {
+        self.ended()
+            .or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
+            .or_else(|| self.record.missing_since.map(|_| Rejection::BytesMissing))
+    }
+
+    /// Events not yet committed.
+    pub fn news(&self) -> &[Event] {
+        &self.news
+    }
+
+    /// This upload after the state store has committed it.
+    #[must_use]
+    pub fn committed(mut self) -> Self {
+        self.record.version += 1;
+        self.news.clear();
+        self.term_began_at = self.record.updated_at;
+        self.was_missing = self.record.missing_since.is_some();
+        self
+    }
+
+    /// Returns when it completed, also after its file was removed.
+    pub fn completed_at(&self) -> Option<Timestamp> {
+        self.record.timeline.iter().rev().find(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
+    }
+
+    /// Returns whether there is anything to store: it has not ended, and its file was not given up for removal.
+    pub fn owns_bytes(&self) -> bool {
+        !matches!(self.record.stage, Stage::Ended(_)) && self.record.removed.is_none()
+    }
+
+    /// Returns by how much a commit of this changes the number of uploads whose bytes are known to be missing.
+    pub fn missing_change(&self) -> i64 {
+        i64::from(self.record.missing_since.is_some()) - i64::from(self.was_missing)
+    }
+
+    /// Takes note of bytes that are durable now, and came from the live writer. After an error nothing has changed.
+    pub fn receive(
+        &mut self,
+        durable: Durable,
+        policy: Option<ProgressPolicy>,
+        now: Timestamp,
+    ) -> Result<(), Inconsistent> {
+        if !self.record.stage.takes_bytes() {
+            return Err(Inconsistent::Closed(self.record.stage));
+        }
+        let end = durable.ranges.iter().map(|(_, end)| *end).max().unwrap_or(0);
+        if let Some(length) = self.record.length.filter(|length| length.get() < end) {
+            return Err(Inconsistent::BeyondLength { end, length });
+        }
+        for (start, end) in durable.ranges {
+            self.record.received.insert(start, end);
+        }
+        self.record.running_digests = durable.running_digests;
+        self.record.resume = Some(durable.resume);
+        self.live_until(durable.expires_at, now);
+        self.record.updated_at = now;
+        match self.record.stage {
+            Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
+            Stage::Stalled => self.enter(Stage::Receiving, EventKind::Resumed, now),
+            Stage::Receiving => {
+                if policy.is_some_and(|policy| self.progress_is_due(policy, now)) {
+                    self.tell(EventKind::Progress, now);
+                }
+            }
+            Stage::Received | Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Extends the life of an open upload whose client has been heard of without new bytes.
+    pub fn touch(&mut self, running_digests: Vec<u8>, expires_at: Timestamp, now: Timestamp) {
+        self.record.running_digests = running_digests;
+        self.renew(expires_at, now);
+    }
+
+    /// Sets when it expires, if the application has not set an earlier time.
+    /// Gives an unfinished upload until `expires_at`, from `now` on.
+    pub fn renew(&mut self, expires_at: Timestamp, now: Timestamp) {
+        self.live_until(expires_at, now);
+        self.record.updated_at = now;
+    }
+
+    /// Moves its end to where `extended` moves it, given when it was set and where it is. Doing it again changes nothing
+    /// unless more time was passed over.
+    pub fn extend_term(&mut self, extended: impl FnOnce(Timestamp, Timestamp) -> Timestamp, now: Timestamp) {
+        let Some(at) = self.record.expires_at else { return };
+        let extended = extended(self.term_began_at, at);
+        if extended != at {
+            self.live_until(extended, now);
+        }
+    }
+
+    fn live_until(&mut self, at: Timestamp, now: Timestamp) {
+        self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
+        self.term_began_at = now;
+    }
+
+    /// Marks an upload whose every byte is durable, with the digests of the whole. After an error nothing has changed.
+    pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) -> Result<(), Inconsistent> {
+        self.check_sealable()?;
+        self.record.digests = digests;
+        self.record.running_digests = Vec::new();
+        self.enter(Stage::Received, EventKind::Received, now);
+        Ok(())
+    }
+
+    /// Whether it is open and every byte of it is durable.
+    pub fn check_sealable(&self) -> Result<(), Inconsistent> {
+        if !self.record.stage.takes_bytes() {
+            return Err(Inconsistent::Closed(self.record.stage));
+        }
+        self.check_whole()
+    }
+
+    /// Whether every byte of it is durable.
+    pub fn check_whole(&self) -> Result<(), Inconsistent> {
+        match self.is_full() {
+            true => Ok(()),
+            false => Err(Inconsistent::NotWhole { offset: self.offset(), length: self.record.length }),
+        }
+    }
+
+    /// Compares the promised digests with the computed ones: verified, or failed.
+    pub fn verify(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is verified");
+        match self.broken_promise() {
+            None => self.enter(Stage::Verified, EventKind::Verified, now),
+            Some(algorithm) => {
+                let message = format!("the {} digest promised by the client does not match", algorithm.name());
+                self.fail(Failure { code: "digest-mismatch".to_owned(), message, status: None }, now);
+            }
+        }
+    }
+
+    /// The digest that its client promised of the whole upload and that it turned out not to have.
+    pub fn broken_promise(&self) -> Option<Algorithm> {
+        let has = |promised: &&Digest| self.record.digests.contains(promised);
+        self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
+    }
+
+    /// Takes note that the application, asked before completion, has said yes.
+    pub fn accept(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is asked about");
+        self.record.accepted_at = Some(now);
+        self.record.updated_at = now;
+    }
+
+    /// Takes note of what the bytes are, which `verify` or a refusal then tells.
+    pub fn learn(&mut self, facts: Facts) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
+        self.record.facts = Some(facts);
+    }
+
+    /// Marks an upload whose bytes are at their final name.
+    pub fn store(&mut self, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");
+        self.enter(Stage::Stored, EventKind::Stored, now);
+    }
+
+    pub fn complete(&mut self, now: Timestamp) {
+        self.complete_at(None, now);
+    }
+
+    /// Completes the upload, and says in the event where its file is.
+    pub fn complete_at(&mut self, file: Option<String>, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Stored, "only a stored upload completes");
+        self.record.expires_at = None;
+        self.enter_with(Stage::Completed, EventKind::Completed, Details { file, ..Details::default() }, now);
+    }
+
+    /// Ends an upload that cannot be completed.
+    pub fn fail(&mut self, failure: Failure, now: Timestamp) {
+        self.record.failure = Some(failure);
+        self.end(Ended::Failed, EventKind::Failed, Details::default(), now);
+    }
+
+    pub fn expire(&mut self, now: Timestamp) {
+        self.end(Ended::Expired, EventKind::Expired, Details::default(), now);
+    }
+
+    /// Notes that stored bytes of the upload are not where they should be. Says whether that was unknown.
+    pub fn bytes_are_missing(&mut self, now: Timestamp) -> bool {
+        let is_new = self.owns_bytes() && self.record.missing_since.is_none();
+        if is_new {
+            self.record.missing_since = Some(now);
+            self.record.updated_at = now;
+        }
+        is_new
+    }
+
+    /// Notes that the bytes are where they should be. Says whether they were missing.
+    pub fn bytes_are_back(&mut self, now: Timestamp) -> bool {
+        let were_missing = self.record.missing_since.take().is_some();
+        if were_missing {
+            self.record.updated_at = now;
+        }
+        were_missing
+    }
+
+    /// Marks an upload that has been silent for too long; bytes bring it back.
+    pub fn stall(&mut self, now: Timestamp) {
+        if self.record.stage == Stage::Receiving {
+            self.enter(Stage::Stalled, EventKind::Stalled, now);
+        }
+    }
+
+    /// Takes out what its client, the application and backends have said in their own words.
+    pub fn expunge(&mut self) {
+        self.record.metadata = Metadata::default();
+        self.record.metadata_as_sent = None;
+        if let Some(failure) = &mut self.record.failure {
+            failure.message = "expunged".to_owned();
+        }
+        for report in &mut self.record.reports {
+            report.message = None;
+        }
+    }
+
+    fn end(&mut self, how: Ended, kind: EventKind, details: Details, now: Timestamp) {
+        self.record.expires_at = None;
+        self.record.running_digests = Vec::new();
+        self.record.missing_since = None;
+        self.enter_with(Stage::Ended(how), kind, details, now);
+    }
+
+    fn enter(&mut self, stage: Stage, kind: EventKind, now: Timestamp) {
+        self.enter_with(stage, kind, Details::default(), now);
+    }
+
+    fn enter_with(&mut self, stage: Stage, kind: EventKind, details: Details, now: Timestamp) {
+        debug_assert!(!matches!(self.record.stage, Stage::Ended(_)), "nothing follows an end");
+        self.record.stage = stage;
+        self.record.updated_at = now;
+        if self.record.timeline.len() >= MAX_TIMELINE {
+            let oldest = self.record.timeline.iter().skip(2).position(|(stage, _)| stage.takes_bytes());
+            self.record.timeline.remove(oldest.map_or(0, |position| position + 2));
+        }
+        self.record.timeline.push((stage, now));
+        self.tell_with(kind, details, now);
+    }
+
+    fn tell(&mut self, kind: EventKind, now: Timestamp) {
+        self.tell_with(kind, Details::default(), now);
+    }
+
+    fn tell_with(&mut self, kind: EventKind, details: Details, now: Timestamp) {
+        self.news.push(Event {
+            sequence: self.record.next_sequence,
+            kind,
+            at: now,
+            stage: self.record.stage,
+            offset: self.offset(),
+            length: self.record.length,
+            digests: self.record.digests.clone(),
+            details,
+        });
+        self.record.next_sequence += 1;
+        self.record.last_progress = (Offset::new(self.received_bytes()).unwrap_or_default(), now);
+    }
+
+    fn progress_is_due(&self, policy: ProgressPolicy, now: Timestamp) -> bool {
+        let (told, told_at) = self.record.last_progress;
+        let new_bytes = self.received_bytes().saturating_sub(told.get());
+        let hundredth = self.record.length.map_or(u64::MAX, |length| length.get().div_ceil(100).max(1));
+        // A clock that was set back must not keep progress from being reported.
+        let is_time = now < told_at || now.since(told_at) >= policy.every;
+        is_time && new_bytes > 0 && new_bytes >= policy.min_bytes.min(hundredth)
+    }
+}

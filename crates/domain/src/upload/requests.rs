@@ -1,0 +1,92 @@
+//! What requests of clients may ask of an upload, and what they declare about it.
+
+use crate::checksum::Digest;
+use crate::rejection::Rejection;
+use crate::size::{Length, Offset};
+use crate::time::Timestamp;
+use crate::upload::{Declared, Upload};
+
+impl Upload {
+    /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
+    /// the most any upload of yet unknown length may hold.
+    pub fn check_append(
+        &self,
+        at: Offset,
+        count: Option<u64>,
+        max_bytes: u64,
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
+        self.check_open(now)?;
+        if at != self.offset() {
+            return Err(Rejection::WrongOffset { ours: self.offset(), theirs: at });
+        }
+        self.check_fits(at, count, max_bytes)
+    }
+
+    /// Whether bytes at `at`, wherever that is, are in order.
+    pub fn check_range(&self, at: Offset, count: Option<u64>, max_bytes: u64, now: Timestamp) -> Result<(), Rejection> {
+        self.check_open(now)?;
+        self.check_fits(at, count, max_bytes)
+    }
+
+    fn check_open(&self, now: Timestamp) -> Result<(), Rejection> {
+        if let Some(why) = self.gone(now) {
+            return Err(why);
+        }
+        if self.is_final() { Err(Rejection::IsFinal) } else { Ok(()) }
+    }
+
+    fn check_fits(&self, at: Offset, count: Option<u64>, max_bytes: u64) -> Result<(), Rejection> {
+        let end = at.plus(count.unwrap_or(0));
+        let max_bytes = self.most_bytes(max_bytes);
+        match self.record.length {
+            // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
+            Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => {
+                Err(Rejection::AlreadyComplete(length))
+            }
+            Some(length) if end.is_none_or(|end| !length.admits(end)) => Err(Rejection::BeyondLength(length)),
+            None if end.is_none_or(|end| end.get() > max_bytes) => Err(Rejection::OverLimit(max_bytes)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Sets a deferred length. Saying the known length again is fine. `taken` is where the last byte ends that was taken
+    /// from a client, committed or not.
+    pub fn declare_length(&mut self, length: Length, max_bytes: u64, taken: Offset) -> Result<(), Rejection> {
+        let max_bytes = self.most_bytes(max_bytes);
+        let reach = self.reach().max(taken);
+        match self.record.length {
+            Some(ours) if ours == length => Ok(()),
+            Some(ours) => Err(Rejection::LengthChanged { ours, theirs: length }),
+            None if length.get() > max_bytes => Err(Rejection::OverLimit(max_bytes)),
+            None if !length.admits(reach) => Err(Rejection::LengthBelowOffset { offset: reach, length }),
+            None => {
+                self.record.length = Some(length);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes digests that the whole upload must turn out to have, besides those promised before.
+    pub fn promise(&mut self, digests: &[Digest]) {
+        for digest in digests {
+            if !self.record.promised_digests.contains(digest) {
+                self.record.promised_digests.push(digest.clone());
+            }
+        }
+    }
+
+    /// What was declared of this copy and is unknown to `earlier`.
+    pub fn declared_since(&self, earlier: &Self) -> Declared {
+        let mut declared =
+            Declared { length: self.record.length, promised_digests: self.record.promised_digests.clone() };
+        declared.forget(earlier);
+        declared
+    }
+
+    /// Takes over what was declared of another copy.
+    pub fn take_over(&mut self, declared: &Declared) {
+        self.record.length = self.record.length.or(declared.length);
+        self.promise(&declared.promised_digests);
+    }
+}
