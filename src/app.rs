@@ -32,10 +32,11 @@ use crate::app::listeners::Listeners;
 use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::{AllowOrigins, Config};
-use crate::http;
-use crate::http::Shared;
-use crate::http::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
-use crate::http::shares::Share;
+use crate::edge;
+use crate::edge::Shared;
+use crate::edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
+use crate::edge::shares::Share;
+use crate::front;
 use domain::endpoint::EndpointTerms;
 use domain::host::Host;
 use domain::time::Timestamp;
@@ -164,9 +165,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
 /// What counts at the edge.
 #[derive(Debug, Default)]
 struct Watched {
-    refusals: http::refusals::Refusals,
-    rejections: http::Rejections,
-    edge: http::Metrics,
+    refusals: edge::refusals::Refusals,
+    rejections: edge::Rejections,
+    edge: edge::Metrics,
 }
 
 fn memory_in_use(config: &Config, engine: &Engine, answers: &Pool, memory: &listeners::Memory) -> metrics::Memory {
@@ -208,7 +209,7 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
             config::Durability::Strict => state::Durability::Strict,
             config::Durability::Relaxed => state::Durability::Relaxed,
         },
-        status_root: http::status_root(public_url(config)),
+        status_root: edge::status_root(public_url(config)),
     };
     let opened = SqliteStore::open(&path, settings).await;
     opened.with_context(|| format!("could not open the database {}", path.display()))
@@ -278,7 +279,7 @@ fn shared(
         beat: sender.beat().clone(),
         cors: cors(config),
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
-        protocols: http::Protocols {
+        protocols: edge::Protocols {
             ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
             plain_uploads: config.protocols.plain_uploads,
             range_alignment_bytes: config.protocols.range_alignment_bytes,
@@ -287,14 +288,14 @@ fn shared(
         forward_headers: forward_headers(&config.hooks),
         idle_timeout: config.limits.idle_timeout,
         min_rate_bytes: config.limits.min_rate_bytes,
-        proxies: http::clients::Proxies {
+        proxies: edge::clients::Proxies {
             trusted: config.server.trusted_proxies.clone(),
             field: match config.server.trusted_proxy_header {
-                config::ProxyHeader::XForwardedFor => http::clients::ProxyField::XForwardedFor,
-                config::ProxyHeader::Forwarded => http::clients::ProxyField::Forwarded,
+                config::ProxyHeader::XForwardedFor => edge::clients::ProxyField::XForwardedFor,
+                config::ProxyHeader::Forwarded => edge::clients::ProxyField::Forwarded,
             },
         },
-        shares: http::Shares {
+        shares: edge::Shares {
             connections: Share::new(config.limits.max_connections_per_address),
             streams: Share::new(config.status.max_streams_per_address),
             uploads: Share::new(config.limits.max_active_uploads_per_address),
@@ -307,9 +308,9 @@ fn shared(
         heartbeat: config.status.heartbeat,
         max_streams: config.status.max_streams,
         max_page: config.status.max_page,
-        answers: http::Answers::new(answer_memory, config.limits.answer_timeout),
+        answers: edge::Answers::new(answer_memory, config.limits.answer_timeout),
         registry: Arc::new(registry),
-        readiness: http::health::Readiness::default(),
+        readiness: front::health::Readiness::default(),
     }
 }
 
@@ -350,9 +351,9 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
 }
 
 /// Builds the CORS policy. Pages may send every field that hooks forward to the application.
-fn cors(config: &Config) -> http::Cors {
+fn cors(config: &Config) -> edge::Cors {
     let own = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
-    http::Cors::new(config.cors.allow_credentials, config.cors.max_age, &header_names(own))
+    edge::Cors::new(config.cors.allow_credentials, config.cors.max_age, &header_names(own))
 }
 
 /// `None` when the application is asked nothing, so that nothing is gathered for it.

@@ -13,7 +13,8 @@
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod http;
-pub mod protocol;
+pub mod dialects;
+pub mod edge;
+pub mod front;
 pub mod telemetry;
 pub mod terminal;

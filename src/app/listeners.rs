@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::app::threads;
 use crate::config::{Config, TlsFiles};
-use crate::http::listen::certificates::{Certificates, Files, Unusable};
-use crate::http::listen::tls::Tls;
-use crate::http::listen::window::Budget;
-use crate::http::listen::{ReadAhead, Role, http2};
-use crate::http::{Shared, listen};
+use crate::edge::listen::certificates::{Certificates, Files, Unusable};
+use crate::edge::listen::tls::Tls;
+use crate::edge::listen::window::Budget;
+use crate::edge::listen::{ReadAhead, Role, http2};
+use crate::edge::{Shared, listen};
 
 /// Everything that accepts connections.
 pub(super) struct Listeners {

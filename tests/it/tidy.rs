@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 /// Each folder of `src/`, and the others that it may name, crates of the workspace included. See ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("protocol", &["http"]),
-    ("http", &["protocol"]),
+    ("edge", &["dialects", "front"]),
+    ("dialects", &["edge"]),
+    ("front", &["edge", "dialects"]),
     ("config", &[]),
     ("terminal", &[]),
     ("telemetry", &["config", "terminal"]),
     ("cli", &["config", "terminal"]),
-    ("app", &["http", "protocol", "config"]),
+    ("app", &["edge", "dialects", "front", "config"]),
     ("signals", &[]),
     ("main", &["app", "cli", "config", "signals", "telemetry"]),
     ("lib", &[]),
@@ -20,24 +21,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that only some folders may name.
 const CRATES: &[(&str, &[&str])] = &[
     // Memory with a ceiling: it knows nothing of blobs. The first name that fits decides.
-    ("storage::pool", &["http", "app"]),
+    ("storage::pool", &["edge", "front", "app"]),
     // The configuration has a module of that name.
     ("storage", &["app", "config"]),
     ("state_sqlite", &["app"]),
-    ("state", &["http", "app"]),
-    ("engine", &["http", "protocol", "app"]),
-    ("webhook", &["http", "app"]),
+    ("state", &["edge", "front", "app"]),
+    ("engine", &["edge", "dialects", "front", "app"]),
+    ("webhook", &["edge", "front", "app"]),
     ("hooks", &["app", "config"]),
-    ("outbound", &["http", "cli", "app"]),
-    ("keyring", &["http", "config", "cli", "app"]),
-    ("actix_web", &["protocol", "http", "app", "cli"]),
-    ("actix_http", &["http"]),
-    ("actix_service", &["http"]),
-    ("actix_server", &["http", "app"]),
+    ("outbound", &["edge", "front", "cli", "app"]),
+    ("keyring", &["edge", "front", "config", "cli", "app"]),
+    ("actix_web", &["edge", "dialects", "front", "app", "cli"]),
+    ("actix_http", &["edge", "front"]),
+    ("actix_service", &["edge", "front"]),
+    ("actix_server", &["edge", "front", "app"]),
     ("reqwest", &["config", "cli"]),
-    ("serde", &["http", "protocol", "config"]),
-    ("serde_json", &["http", "protocol", "telemetry", "cli"]),
-    ("tokio", &["http", "app", "cli", "signals", "main"]),
+    ("serde", &["edge", "dialects", "front", "config"]),
+    ("serde_json", &["edge", "dialects", "front", "telemetry", "cli"]),
+    ("tokio", &["edge", "front", "app", "cli", "signals", "main"]),
 ];
 
 #[test]

@@ -1,0 +1,284 @@
+//! Resumable Uploads for HTTP: the IETF draft in its versions, and the RFC it becomes.
+//!
+//! An upload completes when its client says so, not when its length is reached. A client learns the URL of its upload
+//! before it has sent the body, from an interim response, where the version and the connection allow one.
+
+use actix_web::http::header;
+use actix_web::http::header::HeaderMap;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::dialects::caller::caller;
+use crate::dialects::download;
+use crate::dialects::{digests, dispatch, ranged};
+use crate::edge::body::HeaderFields;
+use crate::edge::listen::interim::Interim;
+use crate::edge::problem::Problem;
+use crate::edge::{Shared, body};
+use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
+use engine::command::{Append, Cancel, Create, Ends, EngineError};
+
+mod disposition;
+pub mod draft;
+mod reply;
+pub mod wire;
+
+use draft::Draft;
+use wire::{Creation, WireError};
+
+const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
+
+/// A creation, or a plain upload if its marks turn out to be none.
+pub(crate) async fn create(
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let exchange = Exchange::new(request, shared);
+    let count = body::announced_size(request).known();
+    let understood = wire::creation(&exchange.draft, &exchange.fields(), count, shared.max_metadata_bytes);
+    let answer = match (understood, request.method().as_str()) {
+        (Ok(Some(creation)), "POST" | "PUT" | "PATCH") => exchange.create(creation, count, payload).await,
+        // The draft, 4.1.2: without a readable `Upload-Complete` it is a request like any other.
+        (Ok(None), "POST" | "PUT") => return ranged::plain(request, None, payload, shared).await,
+        (Ok(None), "PATCH") => Err(exchange.completeness_missing()),
+        (Ok(_), _) => Err(Problem::method_not_allowed("OPTIONS, POST, PUT, PATCH")),
+        (Err(error), _) => Err(exchange.creation_refused(&error)),
+    };
+    exchange.versioned(answer)
+}
+
+/// A request to one upload.
+pub(crate) async fn resource(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let exchange = Exchange::new(request, shared);
+    let answer = match request.method().as_str() {
+        "HEAD" => exchange.head(id).await,
+        "GET" => exchange.get(id).await,
+        "PATCH" => exchange.append(id, payload).await,
+        "DELETE" => exchange.cancel(id).await,
+        _ => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
+    };
+    exchange.versioned(answer)
+}
+
+/// A request to what cannot be an upload.
+pub(crate) fn nothing_here(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let exchange = Exchange::new(request, shared);
+    exchange.versioned(Err(exchange.refused(Rejection::NotFound.into())))
+}
+
+/// Adds to the answer to OPTIONS what clients of this dialect look for.
+pub(crate) fn add_options(headers: &mut HeaderMap, shared: &Shared) {
+    let settings = shared.engine.settings();
+    let draft = Draft::of(&Vec::new(), &[]);
+    let limit =
+        wire::limit(&draft, settings.max_upload_bytes, Some(settings.unfinished_expiry.min(settings.unfinished_age)));
+    reply::add_options(headers, &limit);
+}
+
+/// One request and what its version wants.
+struct Exchange<'a> {
+    request: &'a HttpRequest,
+    shared: &'a Shared,
+    draft: Draft,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(request: &'a HttpRequest, shared: &'a Shared) -> Self {
+        let fields = HeaderFields(request.headers());
+        Self { request, shared, draft: Draft::of(&fields, &shared.protocols.ietf_interop_versions) }
+    }
+
+    fn fields(&self) -> HeaderFields<'_> {
+        HeaderFields(self.request.headers())
+    }
+
+    async fn create(
+        &self,
+        creation: Creation,
+        count: Option<u64>,
+        payload: web::Payload,
+    ) -> Result<HttpResponse, Problem> {
+        let engine = &self.shared.engine;
+        let refuse = |error| reply::refused(error, &self.draft, &self.limit(None), self.request);
+        let max_bytes = engine.settings().max_upload_bytes;
+        if count.is_some_and(|count| count > max_bytes) {
+            return Err(refuse(Rejection::OverLimit(max_bytes).into()));
+        }
+        let empty = creation.length.is_some_and(|length| length.get() == 0);
+        let command = Create {
+            dialect: Dialect::Ietf,
+            role: Role::Single,
+            // One of no bytes would be complete at once, though its client may not have said so yet.
+            length: creation.length.filter(|_| !empty),
+            metadata: creation.metadata,
+            metadata_as_sent: None,
+            wanted_digests: creation.wanted_digests,
+            promised_digests: creation.promised_digests,
+            caller: caller(self.request, self.shared),
+        };
+        let upload = engine.create(command).await.map_err(refuse)?;
+        let location = self.shared.location(self.request, upload.id());
+        let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
+        if only_created {
+            return Ok(self.created(&upload, &[]));
+        }
+        if let Some(interim) = self.interim() {
+            interim.send_104(&reply::begun(&self.draft, &location, &self.limit(Some(&upload))));
+        }
+        let command = Append {
+            dialect: Dialect::Ietf,
+            length: creation.length,
+            ends: creation.ends,
+            checksum: creation.checksum.clone(),
+            overflow: self.draft.overflow,
+            caller: caller(self.request, self.shared),
+            ..Append::at(upload.id(), upload.offset(), count)
+        };
+        match self.pump(command, payload).await {
+            Ok(upload) => Ok(self.created(&upload, &[])),
+            Err(error) => {
+                let (problem, alive) = self.append_refused(error, upload.id(), creation.checksum.as_ref()).await;
+                // A client that has seen no interim response can go on nevertheless.
+                Err(if alive { problem.with(header::LOCATION, location) } else { problem })
+            }
+        }
+    }
+
+    async fn append(&self, id: UploadId, payload: web::Payload) -> Result<HttpResponse, Problem> {
+        let count = body::announced_size(self.request).known();
+        let appending = wire::append(&self.draft, &self.fields(), count)
+            .map_err(|error| reply::open(reply::wire_problem(&error, &self.draft), &self.draft))?;
+        let command = Append {
+            dialect: Dialect::Ietf,
+            length: appending.length,
+            ends: appending.ends,
+            checksum: appending.checksum.clone(),
+            overflow: self.draft.overflow,
+            caller: caller(self.request, self.shared),
+            ..Append::at(id, appending.at, count)
+        };
+        match self.pump(command, payload).await {
+            Ok(upload) if upload.is_settled() => Ok(self.created(&upload, &digests::wanted(&self.fields()))),
+            Ok(upload) => Ok(reply::appended(&self.draft, &upload, &self.limit(Some(&upload)))),
+            Err(error) => Err(self.append_refused(error, id, appending.checksum.as_ref()).await.0),
+        }
+    }
+
+    async fn pump(&self, command: Append, payload: web::Payload) -> Result<Upload, EngineError> {
+        let feed = self.shared.engine.append(command).await?;
+        let interim = self.interim();
+        let tell = |offset_bytes| {
+            if let Some(interim) = &interim {
+                interim.send_104(&reply::progress(&self.draft, offset_bytes));
+            }
+        };
+        let tell: Option<&dyn Fn(u64)> = if interim.is_some() { Some(&tell) } else { None };
+        body::pump_and_tell(self.request, payload, feed, self.shared.idle_timeout, tell).await
+    }
+
+    /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload is not complete;
+    /// afterwards it has all fields of GET as well.
+    async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        self.check_query()?;
+        let upload = self.inspect(id).await?;
+        if upload.stage() == Stage::Completed && !dispatch::is_marked(&self.fields()) {
+            return self.get(id).await;
+        }
+        Ok(self.offset(&upload))
+    }
+
+    async fn inspect(&self, id: UploadId) -> Result<Upload, Problem> {
+        let found = self.shared.engine.inspect(id).await.map_err(|error| self.refused(error))?;
+        match found.gone {
+            Some(why) => Err(self.refused(why.into())),
+            None => Ok(found.upload),
+        }
+    }
+
+    fn offset(&self, upload: &Upload) -> HttpResponse {
+        reply::offset(&self.draft, upload, &self.limit(Some(upload)))
+    }
+
+    async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        let Some(found) = self.shared.engine.download(id).await.map_err(|error| self.refused(error))? else {
+            // Draft, 4.3.2: GET reports the offset as HEAD does.
+            return Ok(self.offset(&self.inspect(id).await?));
+        };
+        let upload = found.upload.clone();
+        let mut response = download::serve(self.request, found).await.map_err(|error| self.refused(error))?;
+        reply::add_offset(response.headers_mut(), &self.draft, &upload, &self.limit(Some(&upload)));
+        Ok(response)
+    }
+
+    async fn cancel(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        self.check_query()?;
+        let command = Cancel { id, caller: caller(self.request, self.shared) };
+        self.shared.engine.cancel(command).await.map_err(|error| self.refused(error))?;
+        Ok(reply::cancelled())
+    }
+
+    fn created(&self, upload: &Upload, wanted: &[Algorithm]) -> HttpResponse {
+        let location = self.shared.location(self.request, upload.id());
+        reply::created(&self.draft, upload, &location, &self.limit(Some(upload)), wanted)
+    }
+
+    fn check_query(&self) -> Result<(), Problem> {
+        wire::check_query(&self.draft, &self.fields()).map_err(|bad| reply::wire_problem(&bad.into(), &self.draft))
+    }
+
+    fn completeness_missing(&self) -> Problem {
+        let bad = wire::completeness_missing(&self.draft);
+        reply::wire_problem(&bad.into(), &self.draft)
+    }
+
+    fn creation_refused(&self, error: &WireError) -> Problem {
+        let problem = reply::wire_problem(error, &self.draft);
+        match error {
+            WireError::InconsistentLength { .. } => problem,
+            // There is no upload to be gone on with.
+            WireError::Field(_) | WireError::Digests(_) | WireError::MediaType | WireError::TooLarge { .. } => {
+                reply::final_word(problem, &self.draft)
+            }
+        }
+    }
+
+    fn refused(&self, error: EngineError) -> Problem {
+        reply::refused(error, &self.draft, &self.limit(None), self.request)
+    }
+
+    /// The refusal of bytes, and whether the upload can be gone on with.
+    async fn append_refused(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
+        let upload = self.shared.engine.status(id).await.ok().filter(|found| !found.expired).map(|found| found.upload);
+        let limit = self.limit(upload.as_ref());
+        let alive = upload.as_ref().is_some_and(|upload| upload.stage().takes_bytes());
+        (reply::append_refused(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)
+    }
+
+    /// The way to tell the client something before the answer, if its version has interim responses.
+    fn interim(&self) -> Option<Interim> {
+        self.draft.interop.and_then(|_| Interim::of(self.request))
+    }
+
+    fn limit(&self, upload: Option<&Upload>) -> String {
+        let engine = &self.shared.engine;
+        let left = upload.and_then(|upload| engine.time_left(upload));
+        let max_bytes = engine.settings().max_upload_bytes;
+        wire::limit(&self.draft, upload.map_or(max_bytes, |upload| upload.most_bytes(max_bytes)), left)
+    }
+
+    fn versioned(&self, answer: Result<HttpResponse, Problem>) -> Result<HttpResponse, Problem> {
+        let mut answer = answer.unwrap_or_else(|problem| problem.respond(self.request));
+        reply::add_version(answer.headers_mut(), &self.draft);
+        Ok(answer)
+    }
+}

@@ -1,0 +1,227 @@
+//! tus 1.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum, termination and
+//! concatenation.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, http, web};
+
+use crate::dialects::caller::caller;
+use crate::dialects::download;
+use crate::dialects::{dispatch, told};
+use crate::edge::body::HeaderFields;
+use crate::edge::problem::Problem;
+use crate::edge::{Shared, body};
+use domain::dialect::Dialect;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
+use engine::command::{Append, Cancel, Create, EngineError, Unavailable};
+use engine::concatenate::Concatenate;
+
+pub mod reply;
+pub mod wire;
+
+use wire::{CreationKind, Method};
+
+const COLLECTION_METHODS: &str = "OPTIONS, POST";
+const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
+
+/// A request to the creation URL.
+pub(crate) async fn collection(
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    match understood(request, COLLECTION_METHODS)? {
+        Method::Post => create(request, payload, shared).await,
+        Method::Options | Method::Head | Method::Patch | Method::Delete | Method::Get => {
+            Err(Problem::method_not_allowed(COLLECTION_METHODS))
+        }
+    }
+}
+
+/// A request to the URL of one upload.
+pub(crate) async fn resource(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    match understood(request, RESOURCE_METHODS)? {
+        Method::Head => head(request, id, shared).await,
+        Method::Patch => patch(request, id, payload, shared).await,
+        Method::Delete => delete(request, id, shared).await,
+        Method::Get => Box::pin(get(request, id, shared)).await,
+        Method::Options | Method::Post => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
+    }
+}
+
+/// A request to what cannot be an upload.
+pub(crate) fn nothing_here(request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    understood(request, RESOURCE_METHODS)?;
+    Err(reply::rejection_problem(Rejection::NotFound))
+}
+
+/// What OPTIONS tells clients of this dialect.
+pub(crate) fn options(shared: &Shared) -> HttpResponse {
+    let extensions = match shared.access.clients_may.terminate {
+        true => wire::EXTENSIONS,
+        false => wire::EXTENSIONS_WITHOUT_TERMINATION,
+    };
+    reply::options(extensions, shared.engine.settings().max_upload_bytes)
+}
+
+fn understood(request: &HttpRequest, allowed: &'static str) -> Result<Method, Problem> {
+    let fields = HeaderFields(request.headers());
+    let method = wire::method(request.method().as_str(), &fields).map_err(|error| reply::wire_problem(&error))?;
+    let method = method.ok_or_else(|| Problem::method_not_allowed(allowed))?;
+    wire::check_version(request.method().as_str(), &fields).map_err(|error| reply::wire_problem(&error))?;
+    Ok(method)
+}
+
+async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let size = body::announced_size(request);
+    let creation = wire::creation(&HeaderFields(request.headers()), size, shared.max_metadata_bytes)
+        .map_err(|error| reply::wire_problem(&error))?;
+    let refuse = |error| reply::engine_problem(error, request);
+    let (role, length) = match creation.kind {
+        CreationKind::Single(length) => (Role::Single, length),
+        CreationKind::Partial(length) => (Role::Partial, length),
+        CreationKind::Final { parts, as_sent } => {
+            let command = Concatenate {
+                dialect: Dialect::Tus,
+                parts,
+                as_sent,
+                metadata: creation.metadata,
+                metadata_as_sent: creation.metadata_as_sent,
+                wanted_digests: creation.wanted_digests,
+                promised_digests: creation.promised_digests,
+                caller: caller(request, shared),
+            };
+            let joining = body::while_awaited(request, shared.engine.concatenate(command));
+            let gone = EngineError::Unavailable(Unavailable::Idle);
+            let upload = joining.await.unwrap_or(Err(gone)).map_err(refuse)?;
+            return Ok(reply::created(&upload, &shared.location(request, upload.id())));
+        }
+    };
+    // A body that cannot fit is refused before there is an upload.
+    if let (Some(length), Some(bytes)) = (length, size.known())
+        && bytes > length.get()
+    {
+        return Err(reply::rejection_problem(Rejection::BeyondLength(length)));
+    }
+    let command = Create {
+        dialect: Dialect::Tus,
+        role,
+        length,
+        metadata: creation.metadata,
+        metadata_as_sent: creation.metadata_as_sent,
+        wanted_digests: creation.wanted_digests,
+        promised_digests: creation.promised_digests,
+        caller: caller(request, shared),
+    };
+    let upload = shared.engine.create(command).await.map_err(refuse)?;
+    let location = shared.location(request, upload.id());
+    if !creation.with_data {
+        return Ok(reply::created(&upload, &location));
+    }
+    let checksum = creation.checksum.as_ref().map(|checksum| checksum.digest().clone());
+    let caller = caller(request, shared);
+    let command = Append { checksum, caller, ..Append::at(upload.id(), upload.offset(), size.known()) };
+    let refuse = |error| reply::append_problem(error, creation.checksum.as_ref(), request);
+    match append(command, request, payload, shared).await {
+        Ok(upload) => Ok(reply::created(&upload, &location)),
+        Err(error) => {
+            let overflow = matches!(
+                error,
+                EngineError::Rejected(
+                    Rejection::BeyondLength(_) | Rejection::OverLimit(_) | Rejection::AlreadyComplete(_)
+                )
+            );
+            if overflow {
+                // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
+                shared.engine.discard(upload.id()).await.map_err(refuse)?;
+                return Err(refuse(error));
+            }
+            let over = matches!(error, EngineError::Rejected(Rejection::Refused(_) | Rejection::Gone(_)));
+            // Else the upload exists: its client may go on with it.
+            if over { Err(refuse(error)) } else { Err(refuse(error).with(header::LOCATION, location)) }
+        }
+    }
+}
+
+async fn patch(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let problem = match patched(request, id, payload, shared).await {
+        Ok(upload) => return Ok(reply::appended(&upload)),
+        Err(problem) => problem,
+    };
+    match shared.engine.status(id).await {
+        Ok(status) if !status.expired => Err(reply::not_appended(problem, &status.upload)),
+        Ok(_) | Err(_) => Err(problem),
+    }
+}
+
+async fn patched(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<Upload, Problem> {
+    let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
+    let size = body::announced_size(request);
+    let checksum = patch.checksum.as_ref().map(|checksum| checksum.digest().clone());
+    let (length, caller) = (patch.length, caller(request, shared));
+    let command = Append { length, checksum, caller, ..Append::at(id, patch.at, size.known()) };
+    let appended = append(command, request, payload, shared).await;
+    appended.map_err(|error| reply::append_problem(error, patch.checksum.as_ref(), request))
+}
+
+async fn append(
+    command: Append,
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<Upload, EngineError> {
+    let feed = shared.engine.append(command).await?;
+    body::pump(request, payload, feed, shared.idle_timeout).await
+}
+
+async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let found = shared.engine.inspect(id).await.map_err(|error| reply::offset_unknown(error, request))?;
+    match found.gone {
+        Some(why) => Err(reply::rejection_problem(why)),
+        // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
+        None if found.upload.is_full() && found.upload.stage().takes_bytes() => Err(reply::still_open()),
+        None if is_plain_head(request) && found.upload.stage() == Stage::Completed => {
+            Box::pin(get(request, id, shared)).await
+        }
+        None => Ok(reply::head(&found.upload, request.method())),
+    }
+}
+
+/// Returns whether a request is a HEAD of another client than one of tus. It expects the fields that GET would have.
+fn is_plain_head(request: &HttpRequest) -> bool {
+    request.method() == http::Method::HEAD && !dispatch::is_marked(&HeaderFields(request.headers()))
+}
+
+async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let command = Cancel { id, caller: caller(request, shared) };
+    shared.engine.cancel(command).await.map_err(|error| reply::engine_problem(error, request))?;
+    Ok(reply::terminated())
+}
+
+async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let refuse = |error| reply::engine_problem(error, request);
+    match shared.engine.download(id).await.map_err(refuse)? {
+        Some(found) => download::serve(request, found).await.map_err(refuse),
+        None => {
+            let status = shared.engine.status(id).await.map_err(refuse)?;
+            Err(told::not_complete(&status.upload))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Normalises request paths before they are authorised and routed.
+
+use actix_web::dev::ServiceRequest;
+use actix_web::http::Uri;
+
+/// Merges repeated slashes in the path of a request and drops a trailing one. Clients that join URLs carelessly send both,
+/// and no two routes differ in them.
+pub(crate) fn tidy(request: &mut ServiceRequest) {
+    let Some(path) = tidied(request.path()) else { return };
+    let target = match request.query_string() {
+        "" => path,
+        query => format!("{path}?{query}"),
+    };
+    let mut parts = request.head().uri.clone().into_parts();
+    parts.path_and_query = target.try_into().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.match_info_mut().get_mut().update(&uri);
+        request.head_mut().uri = uri;
+    }
+}
+
+/// Returns the normalised path; `None` if it is normal already, which is nearly always the case.
+fn tidied(path: &str) -> Option<String> {
+    let ends_with_slash = path.len() > 1 && path.ends_with('/');
+    if !ends_with_slash && !path.contains("//") {
+        return None;
+    }
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    let tidied: String = segments.flat_map(|segment| ["/", segment]).collect();
+    Some(if tidied.is_empty() { "/".to_owned() } else { tidied })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_too_many_are_dropped_and_nothing_else_changes() {
+        for (path, expected) in [
+            ("/", None),
+            ("*", None),
+            ("/files", None),
+            ("/files/a%2F%2Fb", None),
+            ("/files/", Some("/files")),
+            ("/files/a/", Some("/files/a")),
+            ("//files/a", Some("/files/a")),
+            ("/files//a", Some("/files/a")),
+            ("///files///a///", Some("/files/a")),
+            ("/files/../a/", Some("/files/../a")),
+            ("//", Some("/")),
+        ] {
+            assert_eq!(tidied(path).as_deref(), expected, "{path}");
+        }
+    }
+}

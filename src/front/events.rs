@@ -1,0 +1,375 @@
+//! Server-Sent Events: a snapshot, then changes; `Last-Event-ID` resumes.
+//!
+//! Committed events carry an id and the very JSON that webhooks carry. Progress between commits comes from memory,
+//! without an id: it is not news worth repeating after a reconnect.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::http::Method;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use bytes::Bytes;
+use futures::stream;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::edge::answers::{PIECE_BYTES, Room};
+use crate::edge::clients::client_of;
+use crate::edge::problem::Problem;
+use crate::edge::query::Query;
+use crate::edge::refusals::Reason;
+use crate::edge::shares::{Part, UsedUp};
+use crate::edge::{Shared, query};
+use crate::front::status::{PROGRESS_EVERY, Viewer};
+use crate::front::{status, unless_reading};
+use domain::id::UploadId;
+use domain::size::parse_bytes;
+use domain::stage::Stage;
+use domain::time::Timestamp;
+use domain::upload::Upload;
+use engine::command::EngineError;
+use engine::read::{EventPosition, LoggedEvent, UploadQuery};
+use engine::watch::Bell;
+
+/// How many events are held for a client at a time.
+const BATCH: u32 = 32;
+
+/// A client that has missed more events than this gets a new snapshot instead.
+const MOST_REPLAYED: u64 = 500;
+
+/// How many uploads in progress a snapshot of everything shows.
+const SNAPSHOT_UPLOADS: u32 = 100;
+
+/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with `?until=ended` only when
+/// nothing more can be reported either. Asking again then is answered with 204, which keeps browsers from reconnecting.
+pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    if request.method() == Method::HEAD {
+        return stream_head().finish();
+    }
+    answer_one(&request, &id, shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    let id = status::parse_id(id)?;
+    let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
+    let seat = Seat::take(&shared, request)?;
+    let bell = shared.engine.bell(id);
+    let status = shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
+    let newest = status.upload.record().next_sequence - 1;
+    if seen.is_some_and(|seen| seen >= newest) && until.is_reached_by(&status.upload) {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    let resumed = seen.filter(|seen| can_resume(*seen, newest));
+    let mut ready = VecDeque::new();
+    let mut quiet = Quiet::default();
+    if resumed.is_none() {
+        quiet.are_shown(&status.upload);
+        ready.push_back(message(
+            "snapshot",
+            Some(&newest.to_string()),
+            &status::to_json(&status, &shared, Viewer::Client).to_string(),
+        ));
+    }
+    let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
+    let room = shared.answers.room(request, ready.iter().map(Bytes::len).sum()).await?;
+    Ok(Stream { shared, source, bell, ready, room: Some(room), look: true, ended: false, _seat: seat }.respond())
+}
+
+/// One who has missed very much is better off with how things stand. So is one who has seen what is not there:
+/// its ids are of another database.
+fn can_resume(seen: u64, newest: u64) -> bool {
+    newest.checked_sub(seen).is_some_and(|missed| missed <= MOST_REPLAYED)
+}
+
+/// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
+pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    if request.method() == Method::HEAD {
+        return stream_head().finish();
+    }
+    answer_all(&request, shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    let Ask { seen, .. } = ask(request, &["last_event_id"])?;
+    let seat = Seat::take(&shared, request)?;
+    let bell = shared.engine.bell_for_all();
+    let refuse = |error| status::problem(error, request);
+    let newest = shared.engine.newest_event().await.map_err(refuse)?;
+    let (mut ready, mut room) = (VecDeque::new(), None);
+    let resumable = seen.filter(|seen| u64::try_from(newest.0).is_ok_and(|newest| can_resume(*seen, newest)));
+    let seen = match resumable.and_then(|seen| i64::try_from(seen).ok()) {
+        Some(seen) => EventPosition(seen),
+        None => {
+            let mut most = SNAPSHOT_UPLOADS;
+            let mut making = shared.answers.room_for_page(request, &mut most, shared.max_metadata_bytes).await?;
+            let snapshot = snapshot_of_all(&shared, newest, most).await.map_err(refuse)?;
+            making.shrink_to(snapshot.len());
+            ready.push_back(snapshot);
+            room = Some(making);
+            newest
+        }
+    };
+    let source = Source::All { seen };
+    Ok(Stream { shared, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
+}
+
+async fn snapshot_of_all(shared: &Shared, newest: EventPosition, most: u32) -> Result<Bytes, EngineError> {
+    let unfinished = UploadQuery {
+        stages: vec![Stage::Created, Stage::Receiving, Stage::Stalled, Stage::Received, Stage::Verified, Stage::Stored],
+        limit: most,
+        ..UploadQuery::default()
+    };
+    let uploads = shared.engine.list(&unfinished).await?;
+    let uploads: Vec<Value> =
+        uploads.found.iter().map(|status| status::to_json(status, shared, Viewer::Client)).collect();
+    Ok(message("snapshot", Some(&newest.0.to_string()), &json!({ "uploads": uploads }).to_string()))
+}
+
+/// What a client wants of a stream.
+#[derive(Debug, Default)]
+struct Ask {
+    /// Where to go on.
+    seen: Option<u64>,
+    until: Until,
+}
+
+/// When the stream of one upload ends.
+#[derive(Debug, Clone, Copy, Default)]
+enum Until {
+    /// Nothing more happens by itself: it has completed, or ended.
+    #[default]
+    Settled,
+    /// It has ended, or its file was removed.
+    Ended,
+}
+
+impl Until {
+    fn is_reached_by(self, upload: &Upload) -> bool {
+        match self {
+            Self::Settled => upload.is_settled(),
+            Self::Ended => !upload.owns_bytes(),
+        }
+    }
+}
+
+/// The place to go on from may stand in the header or, for pages that cannot set it, in the query.
+fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
+    let mut ask = Ask::default();
+    let mut seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    for (name, value) in Query::parse(request.query_string())?.pairs() {
+        match (name, value) {
+            (query::TOKEN, _) => {}
+            _ if !known.contains(&name) => return Err(query::unknown(name, &known.join(", "))),
+            ("last_event_id", _) => seen = seen.or_else(|| Some(value.to_owned())),
+            (_, "settled") => ask.until = Until::Settled,
+            (_, "ended") => ask.until = Until::Ended,
+            _ => return Err(query::bad(name, value, "settled, ended")),
+        }
+    }
+    if let Some(text) = seen.as_deref().filter(|text| !text.is_empty()) {
+        let id = parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"));
+        ask.seen = Some(id?);
+    }
+    Ok(ask)
+}
+
+/// One of the bounded number of clients that may wait for events, on a stream or a long-poll.
+pub(super) struct Seat {
+    all: Arc<AtomicUsize>,
+    _of_address: Part,
+}
+
+impl Seat {
+    pub(super) fn take(shared: &Shared, request: &HttpRequest) -> Result<Self, Problem> {
+        let soon = std::time::Duration::from_secs(10);
+        let client = client_of(request);
+        let streams = &shared.shares.streams;
+        let of_address = streams.take(client).map_err(|UsedUp| {
+            shared.refusals.note(Reason::Streams, client, request.path());
+            let most = streams.limit().unwrap_or_default();
+            let detail = format!("clients at this address are waiting for events {most} times, as often as is allowed");
+            Problem::try_again("too-many-streams", detail, soon)
+        })?;
+        let seat = Self { all: Arc::clone(shared.metrics.streams()), _of_address: of_address };
+        if seat.all.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
+            let detail = format!("{} clients are waiting for events, as many as are allowed", shared.max_streams);
+            return Err(Problem::try_again("too-many-streams", detail, soon));
+        }
+        Ok(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Stream {
+    shared: web::Data<Shared>,
+    source: Source,
+    bell: Bell,
+    ready: VecDeque<Bytes>,
+    /// For what is ready.
+    room: Option<Room>,
+    /// There may be events that were not looked for yet, or nothing more to come.
+    look: bool,
+    ended: bool,
+    _seat: Seat,
+}
+
+enum Source {
+    One { id: UploadId, seen: u64, until: Until, told_received: Option<u64>, quiet: Quiet },
+    All { seen: EventPosition },
+}
+
+/// Reports of backends that came too close on others to make an event. They are shown too, but not each by itself.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// When the latest that was shown came.
+    shown: Option<Timestamp>,
+    /// When those since then are to be shown.
+    due: Option<Instant>,
+}
+
+impl Quiet {
+    fn are_shown(&mut self, upload: &Upload) {
+        *self = Self { shown: Self::latest(upload), due: None };
+    }
+
+    /// Whether it is time to show some; takes note of those that are to be shown later.
+    fn are_due(&mut self, upload: &Upload) -> bool {
+        let now = Instant::now();
+        if Self::latest(upload) <= self.shown {
+            return false;
+        }
+        *self.due.get_or_insert(now + PROGRESS_EVERY) <= now
+    }
+
+    fn latest(upload: &Upload) -> Option<Timestamp> {
+        upload.record().reports.iter().filter(|report| report.at != report.told_at).map(|report| report.at).max()
+    }
+}
+
+impl Stream {
+    fn respond(self) -> HttpResponse {
+        let messages = stream::unfold(self, |mut stream| async move {
+            let message = stream.next().await?;
+            Some((Ok::<_, actix_web::Error>(message), stream))
+        });
+        stream_head().streaming(messages)
+    }
+
+    /// The next message or a piece of it, or the end. Trouble ends the stream: the client reconnects and says what it
+    /// has seen.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(message) = self.ready.front_mut() {
+                let piece = message.split_to(message.len().min(PIECE_BYTES));
+                if message.is_empty() {
+                    self.ready.pop_front();
+                }
+                return Some(piece);
+            }
+            // What was handed on is with its connection.
+            self.room = None;
+            if self.ended {
+                return None;
+            }
+            if self.look {
+                self.look = false;
+                // A client that comes back goes on where it was.
+                let most_bytes = BATCH as usize * self.shared.most_event_bytes();
+                let mut room = self.shared.answers.take(None, most_bytes).await.ok()?;
+                if let Err(error) = self.gather().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an event stream broke off");
+                    return None;
+                }
+                room.shrink_to(self.ready.iter().map(Bytes::len).sum());
+                self.room = Some(room);
+                continue;
+            }
+            let heartbeat = Instant::now() + self.shared.heartbeat;
+            let (is_live, quiet_due) = self.timers();
+            tokio::select! {
+                () = self.bell.rang() => self.look = true,
+                () = tokio::time::sleep(PROGRESS_EVERY), if is_live => self.look = true,
+                () = tokio::time::sleep_until(quiet_due.unwrap_or(heartbeat)), if quiet_due.is_some() => self.look = true,
+                () = self.shared.engine.stopping() => return None,
+                () = tokio::time::sleep_until(heartbeat) => {
+                    self.look = true;
+                    return Some(Bytes::from_static(b": still here\n\n"));
+                }
+            }
+        }
+    }
+
+    /// Whether bytes are coming in, and when quiet reports are to be shown.
+    fn timers(&self) -> (bool, Option<Instant>) {
+        match &self.source {
+            Source::One { id, quiet, .. } => (self.shared.engine.is_live(*id), quiet.due),
+            Source::All { .. } => (false, None),
+        }
+    }
+
+    async fn gather(&mut self) -> Result<(), EngineError> {
+        let engine = &self.shared.engine;
+        match &mut self.source {
+            Source::One { id, seen, until, told_received, quiet } => {
+                let status = engine.status(*id).await?;
+                let events = engine.events_of(*id, *seen, BATCH).await?;
+                self.look = events.len() == BATCH as usize;
+                for event in &events {
+                    *seen = event.sequence;
+                    self.ready.push_back(event_message(event, &event.sequence.to_string()));
+                }
+                let received = status.live.map(|live| live.received_bytes);
+                let has_bytes = received.is_some() && received != *told_received;
+                if has_bytes || quiet.are_due(&status.upload) {
+                    *told_received = received;
+                    quiet.are_shown(&status.upload);
+                    self.ready.push_back(message(
+                        "progress",
+                        None,
+                        &status::to_json(&status, &self.shared, Viewer::Client).to_string(),
+                    ));
+                }
+                self.ended = until.is_reached_by(&status.upload) && *seen + 1 >= status.upload.record().next_sequence;
+            }
+            Source::All { seen } => {
+                let page = engine.events_since(*seen, BATCH).await?;
+                (*seen, self.look) = (page.seen, page.has_more);
+                for event in &page.found {
+                    self.ready.push_back(event_message(event, &event.position.0.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stream_head() -> HttpResponseBuilder {
+    let mut head = HttpResponse::Ok();
+    head.content_type("text/event-stream")
+        .insert_header(("cache-control", "no-store"))
+        // nginx would otherwise keep messages back.
+        .insert_header(("x-accel-buffering", "no"));
+    head
+}
+
+fn event_message(event: &LoggedEvent, id: &str) -> Bytes {
+    message(event.kind.name(), Some(id), &String::from_utf8_lossy(&event.body))
+}
+
+/// One message. JSON text has no line breaks of its own, so its data is one line.
+fn message(event: &str, id: Option<&str>, data: &str) -> Bytes {
+    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+    Bytes::from(format!("{id}event: {event}\ndata: {data}\n\n"))
+}

@@ -1,0 +1,125 @@
+//! What operators and their machines ask: whether the server is alive and ready.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::edge::Shared;
+use crate::edge::problem::Problem;
+use crate::edge::query::Query;
+use crate::front::unless_reading;
+use engine::disk::DiskState;
+
+/// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
+pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
+    unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
+}
+
+/// Requests can be served now, and webhooks are being sent: the data folder and the database were tried. Everyone may
+/// know whether it is ready; why it is not is for those who have a credential.
+pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    let engine = shared.engine.clone();
+    let ready = shared.readiness.get(async move { engine.check().await }).await;
+    // A server that takes uploads and tells nobody is no use either.
+    let ready = ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string()));
+    let shows_reasons = shared.access.shows_reasons(&request);
+    let not_ready = |code, reasons: String| {
+        let detail = if shows_reasons { reasons } else { "not ready".to_owned() };
+        Problem::try_again(code, detail, Duration::from_secs(5)).respond(&request)
+    };
+    if let Err(reasons) = ready {
+        return not_ready("not-ready", reasons);
+    }
+    // Where it cannot be measured, trying to write has said or will say why.
+    let disk = shared.engine.disk().ok().flatten();
+    if disk.is_some_and(|disk| disk.state == DiskState::Full) && asks_for_uploads(&request) {
+        return not_ready("disk-full", "new uploads are rejected: the disk is full".to_owned());
+    }
+    let mut ready = json!({ "status": "ready" });
+    if let Some(disk) = disk.filter(|_| shows_reasons) {
+        ready["disk"] = disk.state.name().into();
+    }
+    HttpResponse::Ok().json(ready)
+}
+
+/// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers all other
+/// requests, deletions above all, so it is ready for whoever does not say that.
+fn asks_for_uploads(request: &HttpRequest) -> bool {
+    Query::parse(request.query_string()).is_ok_and(|query| query.pairs().any(|pair| pair == ("role", "upload")))
+}
+
+/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR` after
+/// it, however many ask and whether they wait for the answer or not.
+#[derive(Debug, Default)]
+pub struct Readiness(Arc<Mutex<Option<Tried>>>);
+
+#[derive(Debug)]
+struct Tried {
+    at: Instant,
+    outcome: Result<(), String>,
+}
+
+/// How long the outcome of a try is good.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+
+impl Readiness {
+    async fn get<E>(&self, probe: impl Future<Output = Result<(), E>> + Send + 'static) -> Result<(), String>
+    where
+        E: std::error::Error + Send + 'static,
+    {
+        let last = Arc::clone(&self.0);
+        let looking = tokio::spawn(async move {
+            let mut last = last.lock().await;
+            if let Some(tried) = last.as_ref().filter(|tried| tried.at.elapsed() < FRESH_FOR) {
+                return tried.outcome.clone();
+            }
+            let outcome = probe.await.map_err(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
+                format!("uploads cannot be taken now: {error}")
+            });
+            *last = Some(Tried { at: Instant::now(), outcome: outcome.clone() });
+            outcome
+        });
+        looking.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_costs_one_try_a_second_also_when_nobody_waits_for_it() {
+        let readiness = Readiness::default();
+        let tries = Arc::new(AtomicUsize::new(0));
+        let probe = || {
+            let tries = Arc::clone(&tries);
+            async move {
+                let count = tries.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if count == 0 { Ok(()) } else { Err(io::Error::other("no disk")) }
+            }
+        };
+        for (round, is_ready) in [(1, true), (2, false)] {
+            for _ in 0..100 {
+                assert!(readiness.get(probe()).now_or_never().is_none());
+            }
+            let crowd = futures::future::join_all((0..100).map(|_| readiness.get(probe()))).await;
+            assert!(crowd.iter().all(|ready| ready.is_ok() == is_ready), "{round}");
+            assert_eq!(tries.load(Ordering::Relaxed), round);
+            tokio::time::advance(FRESH_FOR).await;
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the application was asked before moves of uploads, and what it said.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use crate::edge::problem::Problem;
+use crate::edge::query::Query;
+use crate::edge::{Shared, query};
+use crate::front::{status, unless_reading};
+use domain::hook::HookCall;
+use engine::read::HookCallQuery;
+
+/// What cursors of this list begin with.
+const LIST: &str = "calls";
+
+/// `GET /api/v1/webhooks/hooks`, newest first.
+pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    answer(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let mut wanted = call_query(request.query_string(), shared.max_page)?;
+    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
+    let found = shared.engine.hook_calls(&wanted).await.map_err(|error| status::problem(error, request))?;
+    let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let (calls, last) = status::page(found.iter().map(to_json), full);
+    let next = last.and_then(|last| found.get(last)).map(|call| query::cursor_to(LIST, call.id));
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::CACHE_CONTROL, "no-cache"));
+    Ok(room.with(answer.json(json!({ "calls": calls, "next": next }))))
+}
+
+fn call_query(text: &str, max_page: u32) -> Result<HookCallQuery, Problem> {
+    let mut wanted = HookCallQuery { limit: 100.min(max_page), ..HookCallQuery::default() };
+    for (name, value) in Query::parse(text)?.pairs() {
+        match name {
+            "upload" => wanted.upload = Some(query::upload_id(name, value)?),
+            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
+            "limit" => wanted.limit = query::limit(value, max_page)?,
+            _ => return Err(query::unknown(name, "upload, cursor, limit")),
+        }
+    }
+    Ok(wanted)
+}
+
+fn to_json(call: &HookCall) -> Value {
+    json!({
+        "id": call.id.to_string(),
+        "hook": call.hook.name(),
+        "upload_id": call.upload.to_string(),
+        "decision": call.decision,
+        "started_at": call.started_at.to_string(),
+        "duration_ms": u64::try_from(call.took.as_millis()).unwrap_or(u64::MAX),
+        "outcome": call.outcome.name(),
+        "status": call.status,
+        "message": call.message,
+        "response_body": String::from_utf8_lossy(&call.response_body),
+    })
+}

@@ -1,0 +1,124 @@
+//! What events look like: the JSON Schemas of `docs/events`, built into the program.
+
+use actix_web::http::header;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::edge::problem::Problem;
+use crate::edge::{Shared, conditions};
+use crate::front::unless_reading;
+
+/// They change only with the program.
+const CACHE: HeaderValue = HeaderValue::from_static("max-age=3600");
+
+/// What other schemas refer to; no event is of this type.
+const COMMON: &str = "event";
+
+macro_rules! schemas {
+    ($($name:literal,)*) => {
+        /// By name, which is the type of the events.
+        const SCHEMAS: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../docs/events/", $name, ".schema.json")))),*];
+    };
+}
+
+schemas! {
+    "event",
+    "upload.created",
+    "upload.receiving",
+    "upload.progress",
+    "upload.stalled",
+    "upload.resumed",
+    "upload.received",
+    "upload.verified",
+    "upload.stored",
+    "upload.completed",
+    "upload.failed",
+    "upload.expired",
+    "upload.terminated",
+    "upload.removed",
+    "upload.processing",
+    "webhook.ping",
+    "delivery.exhausted",
+    "endpoint.failing",
+    "endpoint.disabled",
+    "hook.pre_create",
+    "hook.pre_finish",
+    "hook.pre_terminate",
+}
+
+/// `GET /api/v1/webhooks/schemas`: where the schema of each type is.
+pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    let url = |name: &str| Value::from(format!("{}/api/v1/webhooks/schemas/{name}", shared.public_url));
+    let types = SCHEMAS.iter().filter(|(name, _)| *name != COMMON);
+    let schemas: Map<String, Value> = types.map(|(name, _)| ((*name).to_owned(), url(name))).collect();
+    serve(request.headers(), "application/json", &json!({ "schemas": schemas }).to_string())
+}
+
+/// `GET /api/v1/webhooks/schemas/{type}`, also with the name of its file, by which schemas refer to each other.
+pub(super) async fn one(request: HttpRequest, name: web::Path<String>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    let name = name.strip_suffix(".schema.json").unwrap_or(&name);
+    match SCHEMAS.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => serve(request.headers(), "application/schema+json", text),
+        None => {
+            let detail = "no event is of this type; /api/v1/webhooks/schemas lists them";
+            Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-type", detail).respond(&request)
+        }
+    }
+}
+
+fn serve(headers: &HeaderMap, content_type: &'static str, text: &str) -> HttpResponse {
+    let tag: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("\"{tag}\"");
+    let known = conditions::list(headers, &header::IF_NONE_MATCH);
+    let is_known = known.is_some_and(|known| conditions::names(&known, &tag));
+    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, CACHE));
+    if is_known { response.finish() } else { response.content_type(content_type).body(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::event::EventKind;
+    use domain::hook::Hook;
+
+    #[test]
+    fn every_type_has_a_schema_and_every_schema_is_served() {
+        let mut names: Vec<&str> = SCHEMAS.iter().map(|(name, _)| *name).collect();
+        let questions = Hook::ALL.map(Hook::message_type);
+        let events = EventKind::ALL.map(EventKind::name);
+        let mut expected: Vec<&str> = events.into_iter().chain(questions).chain([COMMON]).collect();
+        names.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(names, expected, "webhooks P4");
+
+        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/events")).unwrap();
+        let mut files: Vec<String> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort_unstable();
+        assert_eq!(files, names.iter().map(|name| format!("{name}.schema.json")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_schema_says_which_type_it_is_of_and_refers_to_what_is_there() {
+        for (name, text) in SCHEMAS {
+            let schema: Value = serde_json::from_str(text).unwrap();
+            if *name != COMMON {
+                assert_eq!(schema["properties"]["type"]["const"], *name);
+            }
+            let refers = text.split("\"$ref\": \"").skip(1).filter_map(|rest| rest.split('"').next());
+            for file in refers.filter(|target| !target.starts_with('#')) {
+                let target = file.strip_suffix(".schema.json");
+                assert!(SCHEMAS.iter().any(|(name, _)| Some(*name) == target), "{name} refers to {file}");
+            }
+        }
+    }
+}

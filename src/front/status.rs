@@ -1,0 +1,372 @@
+//! How far uploads are: one, or a list of them. Asking takes no lock and disturbs no writer.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::http::header::HeaderValue;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::dialects::missing::Missing;
+use crate::edge::problem::{Problem, common};
+use crate::edge::query::Query;
+use crate::edge::{Shared, conditions, query};
+use crate::front::events::Seat;
+use crate::front::{stages, unless_reading};
+use api::event_body::value_json;
+use api::facts_json::facts_json;
+use domain::id::UploadId;
+use domain::policy::TypePattern;
+use domain::rejection::Rejection;
+use domain::stage::{Ended, Stage};
+use domain::upload::Upload;
+use engine::Engine;
+use engine::command::EngineError;
+use engine::read::{Status, UploadQuery};
+
+/// While bytes arrive, a waiting client is told of progress no more often than this.
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+const DEFAULT_PAGE: u32 = 100;
+
+/// What cursors of the list of uploads begin with.
+const LIST: &str = "uploads";
+
+/// A page ends with the item that brings it to this size.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// The most conditions on metadata, or types, that one query may have.
+const MAX_CONDITIONS: usize = 16;
+
+/// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
+pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    answer_one(&request, &id, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let id = parse_id(id)?;
+    let mut wait = Duration::ZERO;
+    for (name, value) in Query::parse(request.query_string())?.pairs() {
+        match name {
+            "wait" => wait = query::wait(value, shared.long_poll_max)?,
+            query::TOKEN => {}
+            _ => return Err(query::unknown(name, "wait")),
+        }
+    }
+    let known = conditions::list(request.headers(), &header::IF_NONE_MATCH);
+    let known = known.as_deref();
+    let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared, request)?) };
+    let status = wait_for_change(&shared.engine, id, known, wait).await.map_err(|error| problem(error, request))?;
+    let tag = etag(&status);
+    if known.is_some_and(|known| conditions::names(known, &tag)) {
+        return Ok(HttpResponse::NotModified()
+            .insert_header((header::ETAG, tag))
+            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+            .finish());
+    }
+    Ok(HttpResponse::Ok()
+        .insert_header((header::ETAG, tag))
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+        .json(to_json(&status, shared, Viewer::of(request, shared))))
+}
+
+/// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known one, any
+/// change counts.
+async fn wait_for_change(
+    engine: &Engine,
+    id: UploadId,
+    known: Option<&str>,
+    wait: Duration,
+) -> Result<Status, EngineError> {
+    let deadline = Instant::now() + wait;
+    // Armed before looking, so that nothing between looking and waiting is missed.
+    let mut bell = engine.bell(id);
+    let mut status = engine.status(id).await?;
+    if wait.is_zero() {
+        // A timer would take until its next tick, a millisecond away.
+        return Ok(status);
+    }
+    let known = known.map_or_else(|| etag(&status), str::to_owned);
+    while conditions::names(&known, &etag(&status)) {
+        tokio::select! {
+            () = bell.rang() => {}
+            () = more_bytes(engine, id, &status) => {}
+            () = tokio::time::sleep_until(deadline) => return Ok(status),
+            () = engine.stopping() => return Ok(status),
+        }
+        status = engine.status(id).await?;
+    }
+    Ok(status)
+}
+
+/// Waits until a running append has taken in more than the status says. Only memory is looked at.
+async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
+    let received = status.live.map(|live| live.received_bytes);
+    loop {
+        tokio::time::sleep(PROGRESS_EVERY).await;
+        if engine.received_bytes(id) > received {
+            return;
+        }
+    }
+}
+
+/// `GET /api/v1/uploads`, newest first.
+pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless_reading(&request) {
+        return answer;
+    }
+    answer_list(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+}
+
+async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let mut wanted = list_query(request.query_string(), shared.max_page)?;
+    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
+    let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
+    let viewer = Viewer::of(request, shared);
+    let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared, viewer)), false);
+    let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
+    let next = cut.or(uploads.next).map(|next| query::cursor_to(LIST, next));
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
+    Ok(room.with(answer.json(json!({ "uploads": shown, "next": next }))))
+}
+
+/// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the last, if
+/// there may be more: some are left over, or the question was `full`ly used up.
+pub(super) fn page(items: impl Iterator<Item = Value>, full: bool) -> (Vec<Value>, Option<usize>) {
+    let mut items = items.peekable();
+    let (mut shown, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(item) = items.next()
+    {
+        bytes += item.to_string().len();
+        shown.push(item);
+    }
+    let more = full || items.peek().is_some();
+    let last = shown.len().checked_sub(1).filter(|_| more);
+    (shown, last)
+}
+
+fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
+    let mut wanted = UploadQuery { limit: DEFAULT_PAGE.min(max_page), ..UploadQuery::default() };
+    for (name, value) in Query::parse(text)?.pairs() {
+        match name {
+            "stage" => {
+                for stage in value.split(',') {
+                    let known = Stage::ALL.map(Stage::name).join(", ");
+                    let stage = Stage::by_name(stage).ok_or_else(|| query::bad(name, stage, &known))?;
+                    if !wanted.stages.contains(&stage) {
+                        wanted.stages.push(stage);
+                    }
+                }
+            }
+            "type" => {
+                for pattern in value.split(',') {
+                    let pattern = TypePattern::new(pattern)
+                        .ok_or_else(|| query::bad(name, pattern, "write a type such as video/mp4, or video/*"))?;
+                    if !wanted.types.contains(&pattern) {
+                        wanted.types.push(pattern);
+                    }
+                }
+                if wanted.types.len() > MAX_CONDITIONS {
+                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} of these are taken")));
+                }
+            }
+            "min_width" => wanted.width.least = Some(query::number(name, value)?),
+            "max_width" => wanted.width.most = Some(query::number(name, value)?),
+            "min_height" => wanted.height.least = Some(query::number(name, value)?),
+            "max_height" => wanted.height.most = Some(query::number(name, value)?),
+            "min_duration" => wanted.duration_ms.least = Some(query::span_ms(name, value)?),
+            "max_duration" => wanted.duration_ms.most = Some(query::span_ms(name, value)?),
+            "created_from" => wanted.created_from = Some(query::time(name, value)?),
+            "created_before" => wanted.created_before = Some(query::time(name, value)?),
+            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
+            "limit" => wanted.limit = query::limit(value, max_page)?,
+            _ => match name.strip_prefix("metadata.") {
+                Some(_) if wanted.metadata.len() >= MAX_CONDITIONS => {
+                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} of these are taken")));
+                }
+                Some(key) => wanted.metadata.push((key.to_owned(), value.as_bytes().to_vec())),
+                None => {
+                    let known = "stage, type, min_width, max_width, min_height, max_height, min_duration, max_duration, \
+                                 created_from, created_before, metadata.<key>, cursor, limit";
+                    return Err(query::unknown(name, known));
+                }
+            },
+        }
+    }
+    Ok(wanted)
+}
+
+pub(super) fn parse_id(text: &str) -> Result<UploadId, Problem> {
+    text.parse().map_err(|_| no_such_upload())
+}
+
+pub(super) fn problem(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        // Reading is refused only for what was never there.
+        Err(Rejection::NotFound) => no_such_upload(),
+        Err(rejection) => Problem::bad_request("refused", rejection.to_string()),
+    }
+}
+
+fn no_such_upload() -> Problem {
+    Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-upload", Rejection::NotFound.to_string())
+}
+
+/// Changes with every commit, and with every byte a running append takes in.
+fn etag(status: &Status) -> String {
+    let received = status.live.map_or(0, |live| live.received_bytes);
+    let expired = if status.expired { "-expired" } else { "" };
+    format!("W/\"{}-{received}{expired}\"", status.upload.record().version)
+}
+
+/// The status of an upload, as pages and programs read it.
+pub(super) fn to_json(status: &Status, shared: &Shared, viewer: Viewer) -> Value {
+    let record = status.upload.record();
+    let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
+    let offset = status.upload.offset().get();
+    let received = status.live.map_or(offset, |live| live.received_bytes);
+    let length = record.length.map(|length| length.get());
+    let rate = status.live.map(|live| live.bytes_per_second);
+    let eta = match (length, rate) {
+        (Some(length), Some(rate)) if rate > 0 => Some(length.saturating_sub(received).div_ceil(rate)),
+        _ => None,
+    };
+    let at_stages: Vec<Value> =
+        record.timeline.iter().map(|(stage, at)| json!({ "name": stage.name(), "at": at.to_string() })).collect();
+    let digests: serde_json::Map<String, Value> =
+        record.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into())).collect();
+    let metadata: serde_json::Map<String, Value> =
+        record.metadata.pairs().iter().map(|(key, value)| (key.clone(), value_json(value))).collect();
+    let error = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
+    let missing = Missing::of(&status.upload);
+    json!({
+        "id": record.id.to_string(),
+        "stage": stage.name(),
+        "protocol": record.dialect.name(),
+        "role": record.role.name(),
+        "offset": offset,
+        "received": received,
+        "length": length,
+        "missing": missing.ranges,
+        "missing_truncated": missing.truncated,
+        "percent": percent(received, length),
+        "bytes_per_second": rate,
+        "eta_seconds": eta,
+        "created_at": record.created_at.to_string(),
+        "updated_at": record.updated_at.to_string(),
+        "expires_at": record.expires_at.map(|at| at.to_string()),
+        "removed_at": record.removed.map(|removed| removed.at.to_string()),
+        "removed_by": record.removed.map(|removed| removed.by.name()),
+        "bytes_missing_since": record.missing_since.map(|since| since.to_string()),
+        "stages": at_stages,
+        "reports": record.reports.iter().map(stages::to_json).collect::<Vec<_>>(),
+        "digests": digests,
+        "content_type": record.metadata.content_type(),
+        "facts": record.facts.as_ref().map(facts_json),
+        "filename": record.metadata.file_name(),
+        "metadata": metadata,
+        "error": error,
+        "links": links(&status.upload, shared, viewer),
+    })
+}
+
+/// Whom a status is shown to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Viewer {
+    Client,
+    /// May know where files are.
+    Operator,
+}
+
+impl Viewer {
+    fn of(request: &HttpRequest, shared: &Shared) -> Self {
+        if shared.access.opens_administration(request) { Self::Operator } else { Self::Client }
+    }
+}
+
+fn links(upload: &Upload, shared: &Shared, viewer: Viewer) -> Value {
+    let id = upload.id();
+    let path = shared.status_url(id);
+    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.upload_url(id) });
+    let record = upload.record();
+    if record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none() {
+        links["download"] = shared.upload_url(id).into();
+    }
+    if let Some(file) = shared.engine.file_of(upload).filter(|_| viewer == Viewer::Operator) {
+        links["file"] = file.into();
+    }
+    links
+}
+
+/// Two digits after the point, and 100 only for all of it.
+fn percent(received: u64, length: Option<u64>) -> Option<f64> {
+    let length = length?;
+    let hundredths = if length == 0 { 10_000 } else { u128::from(received) * 10_000 / u128::from(length) };
+    Some(f64::from(u32::try_from(hundredths).unwrap_or(10_000)) / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_all_of_it_is_a_hundred_percent() {
+        assert_eq!(percent(0, Some(3)), Some(0.0));
+        assert_eq!(percent(1, Some(3)), Some(33.33));
+        assert_eq!(percent(u64::MAX - 1, Some(u64::MAX)), Some(99.99));
+        assert_eq!(percent(0, Some(0)), Some(100.0));
+        assert_eq!(percent(5, None), None);
+    }
+
+    #[test]
+    fn a_page_ends_before_it_is_large() {
+        let item = Value::from("x".repeat(PAGE_BYTES / 4));
+        let (shown, last) = page(vec![item.clone(); 3].into_iter(), false);
+        assert_eq!((shown.len(), last), (3, None));
+        let (shown, last) = page(vec![item.clone(); 3].into_iter(), true);
+        assert_eq!((shown.len(), last), (3, Some(2)), "there may be more where these came from");
+        let (shown, last) = page(vec![item; 9].into_iter(), false);
+        assert_eq!((shown.len(), last), (4, Some(3)));
+        let large = Value::from("x".repeat(2 * PAGE_BYTES));
+        assert_eq!(page([large].into_iter(), false).0.len(), 1, "what is there can always be had");
+    }
+
+    #[test]
+    fn a_list_query_is_read_strictly() {
+        let query = list_query("stage=receiving,stalled&stage=failed&metadata.user=7&limit=5", 1_000).unwrap();
+        assert_eq!(query.stages, [Stage::Receiving, Stage::Stalled, Stage::Ended(Ended::Failed)]);
+        assert_eq!(query.metadata, [("user".to_owned(), b"7".to_vec())]);
+        assert_eq!(query.limit, 5);
+        let facts =
+            "type=video/*,image/png&type=Video/*&min_width=640&max_height=1080&min_duration=1500ms&max_duration=90";
+        let query = list_query(facts, 1_000).unwrap();
+        assert_eq!(query.types, ["video/*", "image/png"].map(|pattern| TypePattern::new(pattern).unwrap()));
+        assert_eq!((query.width.least, query.width.most), (Some(640), None));
+        assert_eq!((query.height.least, query.height.most), (None, Some(1_080)));
+        assert_eq!((query.duration_ms.least, query.duration_ms.most), (Some(1_500), Some(90_000)));
+        let many = "metadata.k=v&".repeat(MAX_CONDITIONS + 1);
+        for wrong in [
+            many.as_str(),
+            "stage=done",
+            "limit=0",
+            "limit=1001",
+            "limit=+5",
+            "cursor=x",
+            "created_from=now",
+            "type=video",
+            "type=video/mp4,",
+            "type=*/*",
+            "min_width=-1",
+            "max_height=1.5",
+            "min_duration=long",
+            "max_duration=1h",
+            "colour=red",
+        ] {
+            assert!(list_query(wrong, 1_000).is_err(), "{wrong}");
+        }
+    }
+}

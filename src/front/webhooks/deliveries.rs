@@ -1,0 +1,221 @@
+//! Which webhooks went where, and what came of every attempt.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::edge::problem::Problem;
+use crate::edge::query::Query;
+use crate::edge::{Shared, query};
+use crate::front::status;
+use crate::front::webhooks::{milliseconds, problem, read, respond, unless};
+use api::event_body::value_json;
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
+use domain::endpoint::EndpointId;
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId};
+use engine::read::DeliveryQuery;
+use state::Replayed;
+
+/// What cursors of this list begin with.
+const LIST: &str = "deliveries";
+
+/// What the list takes.
+const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, from, before, cursor, limit";
+
+/// How far the time in the id of a delivery may be from that in the id of the event it was made with.
+const APART: Duration = Duration::from_secs(60);
+
+/// `GET /api/v1/webhooks/deliveries`, newest first.
+pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["GET"]) {
+        return answer;
+    }
+    respond(&request, answer(&request, &shared).await)
+}
+
+async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let mut wanted = delivery_query(request.query_string(), shared.max_page)?;
+    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
+    let page = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
+    let (deliveries, cut) = status::page(page.found.iter().map(to_json), false);
+    let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
+    let next = next.map(|next| query::cursor_to(LIST, next));
+    Ok(room.with(HttpResponse::Ok().json(json!({ "deliveries": deliveries, "next": next }))))
+}
+
+/// `GET /api/v1/webhooks/deliveries/{id}`
+pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["GET"]) {
+        return answer;
+    }
+    let answer = async { shown(&request, parse_id(&id)?, &shared).await };
+    respond(&request, answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToReplay {
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
+pub(super) async fn replay(
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["POST"]) {
+        return answer;
+    }
+    let answer = async {
+        let id = parse_id(&id)?;
+        let said: ToReplay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
+        match shared.webhooks.replay(id, said.force).await.map_err(|error| problem(error, &request))? {
+            Replayed::Queued | Replayed::UnderWay => {
+                let mut answer = shown(&request, id, &shared).await?;
+                *answer.status_mut() = StatusCode::ACCEPTED;
+                Ok(answer)
+            }
+            Replayed::NoDelivery => Err(no_such_delivery()),
+            Replayed::HasSucceeded => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "has-succeeded",
+                r#"this delivery has succeeded; to send it again anyway, force it: {"force": true}"#,
+            )),
+            Replayed::NoEndpoint => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "endpoint-removed",
+                "the endpoint of this delivery is not there any more; make one of its name to send it again",
+            )),
+        }
+    };
+    respond(&request, answer.await)
+}
+
+pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let found = shared.engine.delivery(id).await.map_err(|error| status::problem(error, request))?;
+    let found = found.ok_or_else(no_such_delivery)?;
+    Ok(HttpResponse::Ok().json(to_json(&found)))
+}
+
+fn parse_id(text: &str) -> Result<DeliveryId, Problem> {
+    text.parse().map_err(|_| no_such_delivery())
+}
+
+fn no_such_delivery() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no-such-delivery", "there is no such delivery, or it was removed as old")
+}
+
+fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
+    let mut wanted = DeliveryQuery { limit: 100.min(max_page), ..DeliveryQuery::default() };
+    for (name, value) in Query::parse(text)?.pairs() {
+        match name {
+            "endpoint" => {
+                let id = EndpointId::new(value);
+                wanted.endpoint =
+                    Some(id.ok_or_else(|| query::bad(name, value, "it must be the name of an endpoint"))?);
+            }
+            "upload" => wanted.upload = Some(query::upload_id(name, value)?),
+            "event" => {
+                let known = EventKind::ALL.map(EventKind::name).join(", ");
+                wanted.kind = Some(EventKind::by_name(value).ok_or_else(|| query::bad(name, value, &known))?);
+            }
+            "event_id" => {
+                let id = value.strip_prefix("evt_").unwrap_or(value).parse::<EventId>();
+                let id = id.map_err(|_| query::bad(name, value, "it must be the id of an event, the webhook-id"))?;
+                wanted.event = Some(id);
+            }
+            "state" => {
+                let known = DeliveryState::ALL.map(DeliveryState::name).join(", ");
+                wanted.state = Some(DeliveryState::by_name(value).ok_or_else(|| query::bad(name, value, &known))?);
+            }
+            "status" => wanted.last_status = Some(statuses(name, value)?),
+            "error" => {
+                let classes = AttemptOutcome::ERRORS.map(|error| error.error_class().unwrap_or_default());
+                let error = AttemptOutcome::ERRORS.into_iter().find(|error| error.error_class() == Some(value));
+                wanted.last_error = Some(error.ok_or_else(|| query::bad(name, value, &classes.join(", ")))?);
+            }
+            "from" => wanted.created_from = Some(query::time(name, value)?),
+            "before" => wanted.created_before = Some(query::time(name, value)?),
+            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
+            "limit" => wanted.limit = query::limit(value, max_page)?,
+            _ => return Err(query::unknown(name, KNOWN)),
+        }
+    }
+    if let Some(event) = wanted.event {
+        // Deliveries are found by when they were made: with their event.
+        let (from, before) = (event.made_at().minus(APART), event.made_at().plus(APART));
+        wanted.created_from = Some(wanted.created_from.map_or(from, |asked| asked.max(from)));
+        wanted.created_before = Some(wanted.created_before.map_or(before, |asked| asked.min(before)));
+    }
+    Ok(wanted)
+}
+
+/// A class such as `5xx`, or one status.
+fn statuses(name: &str, value: &str) -> Result<RangeInclusive<u16>, Problem> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let found = match value.strip_suffix("xx") {
+        Some(class) => {
+            number(class).filter(|class| (1..=5).contains(class)).map(|class| class * 100..=class * 100 + 99)
+        }
+        None => number(value).filter(|status| (100..=599).contains(status)).map(|status| status..=status),
+    };
+    found.ok_or_else(|| query::bad(name, value, "it must be 1xx, 2xx, 3xx, 4xx, 5xx, or one status such as 503"))
+}
+
+pub(super) fn to_json(delivery: &DeliveryRecord) -> Value {
+    json!({
+        "id": delivery.id.to_string(),
+        "event_id": format!("evt_{}", delivery.event),
+        "type": delivery.event_name,
+        "upload_id": delivery.upload.map(|upload| upload.to_string()),
+        "sequence": delivery.sequence,
+        "endpoint": delivery.endpoint.as_str(),
+        "state": delivery.state.name(),
+        "created_at": delivery.created_at.to_string(),
+        "next_attempt_at": delivery.next_attempt_at.map(|at| at.to_string()),
+        "finished_at": delivery.finished_at.map(|at| at.to_string()),
+        "attempts": delivery.attempts.iter().map(attempt_json).collect::<Vec<_>>(),
+    })
+}
+
+fn attempt_json(attempt: &Attempt) -> Value {
+    json!({
+        "number": attempt.number,
+        "trigger": attempt.trigger.name(),
+        "started_at": attempt.started_at.to_string(),
+        "duration_ms": u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
+        "dns_ms": milliseconds(attempt.timings.dns),
+        "connect_ms": milliseconds(attempt.timings.connect),
+        "first_byte_ms": milliseconds(attempt.timings.first_byte),
+        "remote_address": attempt.remote.map(|address| address.to_string()),
+        "status": attempt.outcome.status(),
+        "error": attempt.outcome.error_class(),
+        "note": attempt.note,
+        "next_attempt_at": attempt.next_attempt_at.map(|at| at.to_string()),
+        "response_headers": attempt.response_headers.iter().cloned().map(|(name, value)| (name, value.into())).collect::<Map<_, _>>(),
+        "response_body": value_json(&attempt.response_body),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_statuses_is_a_range() {
+        for (value, expected) in [("2xx", 200..=299), ("5xx", 500..=599), ("410", 410..=410)] {
+            assert_eq!(statuses("status", value).ok(), Some(expected), "{value}");
+        }
+        for wrong in ["", "xx", "0xx", "6xx", "55xx", "+5xx", "5XX", "99", "600", "dead"] {
+            assert!(statuses("status", wrong).is_err(), "{wrong}");
+        }
+    }
+}

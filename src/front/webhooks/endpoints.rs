@@ -1,0 +1,288 @@
+//! Endpoints: made, seen, changed, removed, and what else can be done with one.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::edge::problem::Problem;
+use crate::edge::{Shared, conditions};
+use crate::front::webhooks::terms::{FORM, Said};
+use crate::front::webhooks::{bad, deliveries, endpoint_id, problem, read, replays, respond, unless};
+use api::terms_json::terms_json;
+use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
+use domain::time::Timestamp;
+use outbound::keys::{Key, KeyKind};
+use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
+
+/// How long an old secret goes on signing when nothing else is said (webhooks.md H10).
+const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
+
+/// `GET` and `POST /api/v1/webhooks/endpoints`
+pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["GET", "POST"]) {
+        return answer;
+    }
+    let answer = match request.method().as_str() {
+        "POST" => create(&request, payload, &shared).await,
+        _ => list(&request, &shared).await,
+    };
+    respond(&request, answer)
+}
+
+async fn list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let reports = shared.webhooks.endpoints().await.map_err(|error| problem(error, request))?;
+    let endpoints: Vec<Value> = reports.iter().map(to_json).collect();
+    Ok(HttpResponse::Ok().json(json!({ "endpoints": endpoints })))
+}
+
+async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let said: Said = read(request, payload, shared, FORM).await?;
+    let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
+    let name = said.id.as_deref().map(|name| {
+        EndpointId::new(name).ok_or_else(|| bad("id", "not a name; write 1 to 64 letters, digits, _ or -"))
+    });
+    let new = NewEndpoint {
+        id: name.transpose()?,
+        terms: said.of(EndpointTerms::of(url))?,
+        headers: said.header_pairs().unwrap_or_default(),
+        key: key(said.secret.as_deref())?,
+    };
+    let refused = |error| problem(error, request);
+    let (made, receiver_needs) = shared.webhooks.create(new).await.map_err(refused)?;
+    let place = format!("/api/v1/webhooks/endpoints/{}", made.id);
+    let report = shared.webhooks.endpoint(&made.id).await.map_err(refused)?;
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, place)).json(with_keys(&report, &receiver_needs)))
+}
+
+/// A key the operator has chosen.
+fn key(text: Option<&str>) -> Result<Option<Key>, Problem> {
+    text.map(|text| Key::parse(text).map_err(|why| bad("secret", &why.to_string()))).transpose()
+}
+
+/// `GET`, `PATCH` and `DELETE /api/v1/webhooks/endpoints/{id}`
+pub(super) async fn one(
+    request: HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    if let Some(answer) = unless(&request, &["GET", "PATCH", "DELETE"]) {
+        return answer;
+    }
+    let answer = async {
+        let id = endpoint_id(&id)?;
+        match request.method().as_str() {
+            "PATCH" => change(&request, &id, payload, &shared).await,
+            "DELETE" => {
+                shared.webhooks.delete(&id).await.map_err(|error| problem(error, &request))?;
+                Ok(HttpResponse::NoContent().finish())
+            }
+            _ => shown(&request, &id, &shared).await,
+        }
+    };
+    respond(&request, answer.await)
+}
+
+async fn change(
+    request: &HttpRequest,
+    id: &EndpointId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let said: Said = read(request, payload, shared, FORM).await?;
+    if said.id.is_some() {
+        return Err(bad("id", "the name of an endpoint stays; make another"));
+    }
+    if said.secret.is_some() {
+        return Err(bad("secret", "it is not changed here but by rotating it"));
+    }
+    let known = conditions::list(request.headers(), &header::IF_MATCH);
+    loop {
+        let before = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+        if known.as_ref().is_some_and(|known| !conditions::names_strongly(known, &tag(&before))) {
+            return Err(problem(AdminError::Changed(id.clone()), request));
+        }
+        let terms = said.of(before.endpoint.terms.clone())?;
+        let change = Change { version: before.endpoint.version, terms, headers: said.header_pairs() };
+        match shared.webhooks.update(id, change).await {
+            Ok((_, receiver_needs)) => {
+                let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+                let made_keys = receiver_needs != Shown::default();
+                let told = if made_keys { with_keys(&report, &receiver_needs) } else { to_json(&report) };
+                return Ok(tagged(&report, told));
+            }
+            // Without a condition, what was said holds whatever came in between.
+            Err(AdminError::Changed(_)) if known.is_none() => {}
+            Err(error) => return Err(problem(error, request)),
+        }
+    }
+}
+
+/// `POST /api/v1/webhooks/endpoints/{id}/…`
+pub(super) async fn act(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> HttpResponse {
+    let (id, action) = path.into_inner();
+    if !matches!(action.as_str(), "rotate" | "pause" | "resume" | "test" | "replay") {
+        return Problem::not_found().respond(&request);
+    }
+    if let Some(answer) = unless(&request, &["POST"]) {
+        return answer;
+    }
+    let answer = async {
+        let id = endpoint_id(&id)?;
+        let refused = |error| problem(error, &request);
+        match action.as_str() {
+            "rotate" => rotate(&request, &id, payload, &shared).await,
+            "pause" => {
+                shared.webhooks.pause(&id).await.map_err(refused)?;
+                shown(&request, &id, &shared).await
+            }
+            "resume" => resume(&request, &id, payload, &shared).await,
+            "replay" => replays::begin(&request, &id, payload, &shared).await,
+            _ => {
+                let tested = shared.webhooks.test(&id).await.map_err(refused)?;
+                deliveries::shown(&request, tested.delivery, &shared).await
+            }
+        }
+    };
+    respond(&request, answer.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToRotate {
+    kind: Option<String>,
+    secret: Option<String>,
+    overlap_ms: Option<u64>,
+}
+
+async fn rotate(
+    request: &HttpRequest,
+    id: &EndpointId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let form = r#"nothing, or {"overlap_ms": 86400000, "secret": "whsec_…"}"#;
+    let said: ToRotate = read(request, payload, shared, form).await?;
+    let kind = said.kind.as_deref();
+    let kind = kind.map(|name| KeyKind::by_name(name).ok_or_else(|| bad("kind", "it must be hmac or ed25519")));
+    let overlap = said.overlap_ms.map_or(DEFAULT_OVERLAP, Duration::from_millis);
+    let rotation = Rotation { key: key(said.secret.as_deref())?, kind: kind.transpose()?, overlap };
+    let refused = |error| problem(error, request);
+    let (_, receiver_needs) = shared.webhooks.rotate(id, rotation).await.map_err(refused)?;
+    let report = shared.webhooks.endpoint(id).await.map_err(refused)?;
+    Ok(HttpResponse::Ok().json(with_keys(&report, &receiver_needs)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToResume {
+    backlog: Option<String>,
+    missed_since: Option<String>,
+}
+
+async fn resume(
+    request: &HttpRequest,
+    id: &EndpointId,
+    payload: web::Payload,
+    shared: &Shared,
+) -> Result<HttpResponse, Problem> {
+    let form = r#"nothing, {"backlog": "cancel"} or {"missed_since": "2026-11-21T00:00:00Z"}"#;
+    let said: ToResume = read(request, payload, shared, form).await?;
+    let refused = |error| problem(error, request);
+    let missed_since = replays::time("missed_since", said.missed_since)?;
+    let drops_backlog = match said.backlog.as_deref() {
+        None | Some("send") => false,
+        Some("cancel") => true,
+        Some(_) => return Err(bad("backlog", "it must be send or cancel")),
+    };
+    shared.webhooks.resume(id, Resumption { drops_backlog, missed_since }).await.map_err(refused)?;
+    shown(request, id, shared).await
+}
+
+async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Shared) -> Result<HttpResponse, Problem> {
+    let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+    Ok(tagged(&report, to_json(&report)))
+}
+
+fn tagged(report: &Report, told: Value) -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::ETAG, tag(report))).json(told)
+}
+
+fn tag(report: &Report) -> String {
+    format!("\"{}\"", report.endpoint.version)
+}
+
+/// With what the receiver needs, which is shown only now.
+fn with_keys(report: &Report, receiver_needs: &Shown) -> Value {
+    let mut shown = to_json(report);
+    shown["secret"] = receiver_needs.secret.as_deref().into();
+    shown["public_key"] = receiver_needs.public_key.as_deref().into();
+    shown
+}
+
+fn to_json(report: &Report) -> Value {
+    let (endpoint, backlog, health) = (&report.endpoint, report.backlog, report.endpoint.health);
+    let (since, reason) = match endpoint.state {
+        EndpointState::Enabled => (None, None),
+        EndpointState::Paused { since } => (Some(since), None),
+        EndpointState::Disabled { since, because } => (Some(since), Some(because.name())),
+    };
+    let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let mut shown = json!({
+        "id": endpoint.id.as_str(),
+        "origin": endpoint.origin.name(),
+        "state": endpoint.state.name(),
+        "state_since": text(since),
+        "state_reason": reason,
+    });
+    let fields = [
+        terms_json(&endpoint.terms),
+        json!({
+            "headers": report.headers,
+            "keys": report.keys.iter().map(key_json).collect::<Vec<_>>(),
+            "health": {
+                "consecutive_failures": health.consecutive_failures,
+                "failing_since": text(health.failing_since),
+                "exhausted": health.exhausted,
+                "breaker_open_until": text(health.open_until),
+            },
+            "backlog": {
+                "total": backlog.waiting + backlog.ready + backlog.leased + backlog.paused,
+                "waiting": backlog.waiting,
+                "ready": backlog.ready,
+                "leased": backlog.leased,
+                "paused": backlog.paused,
+                "has_more": backlog.has_more,
+                "oldest_due": text(backlog.oldest_due),
+            },
+            "version": endpoint.version,
+            "created_at": endpoint.created_at.to_string(),
+            "updated_at": endpoint.updated_at.to_string(),
+        }),
+    ];
+    for object in fields {
+        let Value::Object(object) = object else { continue };
+        for (name, value) in object {
+            shown[name] = value;
+        }
+    }
+    shown
+}
+
+/// Never the key itself, but the half of it that everyone may know.
+fn key_json(key: &KeyReport) -> Value {
+    json!({
+        "kind": key.kind.name(),
+        "public_key": key.public_key,
+        "created_at": key.created_at.to_string(),
+        "expires_at": key.expires_at.map(|at| at.to_string()),
+    })
+}
