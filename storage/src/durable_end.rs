@@ -7,9 +7,13 @@ use crate::Resume;
 /// Leads every token, so that another layout can be told apart later.
 const VERSION: u8 = 1;
 
+/// The length of a token.
+pub(crate) const TOKEN_BYTES: usize = 9;
+
 /// The token for a blob that is durable up to `end`.
 pub(crate) fn encode(end: u64) -> Resume {
-    let mut bytes = vec![VERSION];
+    let mut bytes = Vec::with_capacity(TOKEN_BYTES);
+    bytes.push(VERSION);
     bytes.extend_from_slice(&end.to_le_bytes());
     Resume::from_bytes(bytes)
 }

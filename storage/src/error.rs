@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::BlobKey;
+use crate::epoch::Fenced;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -21,6 +22,11 @@ pub struct Error {
     pub source: io::Error,
 }
 
+/// An open blob of a store that reads only sealed ones was to be read.
+#[derive(Debug, thiserror::Error)]
+#[error("it is open; it can be read once it is sealed")]
+pub(crate) struct Unsealed;
+
 /// What a caller may want to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -30,8 +36,12 @@ pub enum ErrorKind {
     NotFound,
     /// Fewer bytes of the blob are there than were durable.
     Incomplete,
-    /// The blob is finished, and takes no more bytes.
+    /// The blob is sealed or finished, and takes no more bytes.
     Finished,
+    /// The blob has to be sealed before it can be read.
+    Unsealed,
+    /// A newer epoch has the blob. The caller has lost it, whatever else it tries.
+    Fenced,
     /// Too many files are open; some will be closed.
     Busy,
     Other,
@@ -45,6 +55,8 @@ impl Error {
     /// An error that belongs to the store rather than to one blob.
     pub fn about(operation: &'static str, what: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
+            _ if is_caused_by::<Fenced>(&source) => ErrorKind::Fenced,
+            _ if is_caused_by::<Unsealed>(&source) => ErrorKind::Unsealed,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 ErrorKind::NoSpace
             }
@@ -61,4 +73,8 @@ impl Error {
     pub fn is_loss(&self) -> bool {
         matches!(self.kind, ErrorKind::NotFound | ErrorKind::Incomplete)
     }
+}
+
+fn is_caused_by<E: std::error::Error + 'static>(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<E>())
 }

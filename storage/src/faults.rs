@@ -14,7 +14,8 @@ use futures::FutureExt;
 use tokio::sync::watch;
 
 use crate::{
-    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Error, Holding, KeyStream, Part, Result, Resume,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, Error, Holding, KeyStream,
+    Part, Result, Resume,
 };
 
 /// What can be counted, broken and held.
@@ -29,6 +30,7 @@ pub enum Operation {
     /// Can be held, but has no error to give.
     Close,
     Concatenate,
+    Seal,
     Finish,
     Discard,
     Read,
@@ -232,6 +234,7 @@ impl Operation {
             Self::Checkpoint | Self::Sync => "sync",
             Self::Close => "close",
             Self::Concatenate => "concatenate",
+            Self::Seal => "seal",
             Self::Finish => "finish",
             Self::Discard => "discard",
             Self::Read => "read",
@@ -294,22 +297,36 @@ impl<S: BlobStore> Faulty<S> {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<S: BlobStore> BlobStore for Faulty<S> {
-    async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>> {
-        let inner = self.faults.around(Operation::Open, key, self.inner.open(key, from, size_bytes)).await?;
+    fn abilities(&self) -> Abilities {
+        self.inner.abilities()
+    }
+
+    async fn open(
+        &self,
+        key: &BlobKey,
+        epoch: Epoch,
+        from: Option<&Resume>,
+        size_bytes: Option<u64>,
+    ) -> Result<Box<dyn BlobWriter>> {
+        let inner = self.faults.around(Operation::Open, key, self.inner.open(key, epoch, from, size_bytes)).await?;
         let broken = Arc::new(Broken::default());
         Ok(Box::new(FaultyWriter { inner, key: key.clone(), faults: self.faults.clone(), broken }))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
-        self.faults.around(Operation::Concatenate, into, self.inner.concatenate(parts, into)).await
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
+        self.faults.around(Operation::Concatenate, into, self.inner.concatenate(parts, into, epoch)).await
     }
 
-    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
-        self.faults.around(Operation::Finish, key, self.inner.finish(key, from, size_bytes)).await
+    async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
+        self.faults.around(Operation::Seal, key, self.inner.seal(key, epoch, from, size_bytes)).await
     }
 
-    async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> Result<()> {
-        self.faults.around(Operation::Discard, key, self.inner.discard(key, from)).await
+    async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
+        self.faults.around(Operation::Finish, key, self.inner.finish(key, epoch, from, size_bytes)).await
+    }
+
+    async fn discard(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>) -> Result<()> {
+        self.faults.around(Operation::Discard, key, self.inner.discard(key, epoch, from)).await
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {

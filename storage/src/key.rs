@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The name of a blob: segments of lower-case letters, digits and `-`, joined by `/`.
+/// The name of a blob: segments of lower-case letters, digits, `-` and `~`, joined by `/`.
 ///
 /// `..`, empty segments and anything a client could smuggle in cannot be written as a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +15,7 @@ pub struct NotAKey;
 impl BlobKey {
     pub fn new(name: impl Into<String>) -> Result<Self, NotAKey> {
         let name = name.into();
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'~');
         let fits = name.len() <= 200 && name.split('/').all(|part| !part.is_empty() && part.bytes().all(plain));
         if fits { Ok(Self(name)) } else { Err(NotAKey) }
     }
@@ -38,6 +38,7 @@ mod tests {
     #[test]
     fn a_key_cannot_leave_its_folder() {
         assert!(BlobKey::new("2026/11/21/0193-abc").is_ok());
+        assert!(BlobKey::new("2026/11/21/0193-abc~2").is_ok());
         for wrong in ["", "/", "a//b", "/a", "a/", "..", "a/../b", "a.b", "A", "a b", "a\0", "ä", "%2e", "a\\b"] {
             assert_eq!(BlobKey::new(wrong), Err(NotAKey), "{wrong:?}");
         }

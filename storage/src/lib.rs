@@ -4,9 +4,10 @@
 //! caller keeps beside its own facts, not a live handle. The crate knows keys, bytes and offsets; it knows nothing
 //! of uploads, users, SQL or HTTP.
 //!
-//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`pool`] (memory on the way), [`local`] (files),
-//! [`memory`] (tests and demos), and with the feature `testing` the suite every backend passes, a wrapper that breaks at
-//! the nth call, and disks to break.
+//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`Abilities`] (what a store can do beyond them),
+//! [`Epoch`] (which of two writers is the newer), [`pool`] (memory on the way), [`local`] (files), [`memory`] (tests and
+//! demos), and with the feature `testing` the suite every backend passes, a wrapper that breaks at the nth call, and
+//! disks to break.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,11 +18,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+mod abilities;
 #[cfg(feature = "testing")]
 pub mod conformance;
 #[cfg(feature = "testing")]
 pub mod disks;
 mod durable_end;
+mod epoch;
 mod error;
 #[cfg(feature = "testing")]
 pub mod faults;
@@ -30,6 +33,8 @@ pub mod local;
 pub mod memory;
 pub mod pool;
 
+pub use abilities::Abilities;
+pub use epoch::Epoch;
 pub use error::{Error, ErrorKind, Result};
 pub use key::BlobKey;
 
@@ -89,37 +94,60 @@ pub struct Capacity {
     pub free_bytes: u64,
 }
 
-/// Blobs by key. A blob is *open* until it is finished, and then never changes again.
+/// Blobs by key. A blob is *open* until it is *finished*, and then never changes again. In between it may be *sealed*:
+/// it takes no more bytes and can be read, but has not yet been accepted.
+///
+/// Every call that changes a blob names the [`Epoch`] of its caller's lease. Once a newer epoch has changed the blob,
+/// an older one changes nothing any more: its calls fail with [`ErrorKind::Fenced`], and so do the writers it has open.
+/// That holds among the callers of one store. Whether it holds among several processes that use the same medium is for
+/// each backend to say; without it, only the caller's record tells which bytes count.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
+    /// Returns what this store can do beyond this contract.
+    fn abilities(&self) -> Abilities;
+
     /// Opens a blob for writing: a new one, or where `from` says its writing stopped.
     ///
-    /// Bytes past `from` that a crash may have left are dropped. The caller sees to it that a blob has at most one
-    /// writer. `size_bytes` is the size the whole blob will have, if known: a hint for laying it out.
+    /// Bytes past `from` that a crash may have left are dropped. A writer that is still open on the blob is ended, be it
+    /// of the same epoch. `size_bytes` is the size the whole blob will have, if known: a hint for laying it out.
     ///
-    /// A finished blob cannot be opened. Where bytes below `from` are missing it is an error, never a hole.
-    async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>>;
+    /// A sealed or finished blob cannot be opened, nor that of an older epoch in a store that does not
+    /// [take over](Abilities::takes_over). Where bytes below `from` are missing it is an error, never a hole.
+    async fn open(
+        &self,
+        key: &BlobKey,
+        epoch: Epoch,
+        from: Option<&Resume>,
+        size_bytes: Option<u64>,
+    ) -> Result<Box<dyn BlobWriter>>;
 
-    /// Makes the open blob `into` out of whole blobs, finished or not, durably, and without copying where the
-    /// medium can share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it again
-    /// starts over. After an error nothing of it is left, and neither when this is dropped before it is done; whatever
-    /// is done to the blob next waits for that.
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume>;
+    /// Makes the open blob `into` out of whole blobs that can be read, durably, and without copying where the medium can
+    /// share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it again starts over.
+    /// After an error nothing of it is left, and neither when this is dropped before it is done; whatever is done to the
+    /// blob next waits for that.
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume>;
 
-    /// Moves an open blob to its final place, durably. `size_bytes` is what `from` covers, neither more nor less; with
-    /// any other size, and where fewer bytes are stored, it is an error and the blob stays open as it was.
-    /// Doing it again, also after a crash half-way, ends the same. An empty blob needs neither a token nor a writer.
-    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
+    /// Ends the writing of a blob, so that it can be read whatever the store's [abilities](Abilities::reads_open), and
+    /// ends its writer. `size_bytes` is what `from` covers, as with [`finish`](Self::finish); the caller writes no more
+    /// to it. Doing it again, also to a finished blob, ends the same. An empty blob need not be there.
+    async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
+
+    /// Moves a blob to its final place, durably, and seals it if that was not done. `size_bytes` is what `from` covers,
+    /// neither more nor less; with any other size, and where fewer bytes are stored, it is an error and the blob stays as
+    /// it was. Doing it again, also after a crash half-way, ends the same. An empty blob needs neither a token nor a
+    /// writer.
+    async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
 
     /// Removes a blob, open or finished. Removing what is not there is not an error.
-    async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> Result<()>;
+    async fn discard(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>) -> Result<()>;
 
-    /// Reads part of a blob, open or finished. `range` lies within what is durable; where there is less, it is an error, at
-    /// once or as the last item. A stream that has begun is not disturbed when the blob is finished or discarded.
+    /// Reads part of a blob that is finished, sealed, or open in a store that [reads open ones](Abilities::reads_open).
+    /// `range` lies within what is durable; where there is less, it is an error, at once or as the last item. A stream
+    /// that has begun is not disturbed when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
-    /// How many more bytes fit on the medium, where that is known: in a new blob, or in an open one, with the space that
-    /// it occupies already. Cheap: called before every append.
+    /// Returns how many more bytes fit on the medium, where that [is known](Abilities::knows_room): in a new blob, or in
+    /// an open one, with the space that it occupies already. Cheap: called before every append.
     async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>>;
 
     /// Lists what is stored, open blobs and finished ones.
@@ -151,7 +179,8 @@ pub trait BlobWriter: fmt::Debug + Send {
     /// answer covers only what was written before, and a failure of later writes does not break it.
     ///
     /// The token covers the bytes below `end`, which lies no higher than the highest byte written. What was written
-    /// behind it does not count, unless a later checkpoint reaches further.
+    /// behind it does not count, unless a later checkpoint reaches further. Where bytes come in order, `end` is the end
+    /// of the last one.
     async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint>;
 
     /// Waits until nothing this writer has begun can touch the blob any more. What was not covered by a checkpoint

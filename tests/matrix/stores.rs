@@ -17,7 +17,8 @@ use state::memory::MemoryState;
 use state::{Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadPage, UploadQuery, UploadStore};
 use storage::memory::MemoryStore;
 use storage::{
-    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, ErrorKind, Holding, KeyStream, Part, Resume,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, Holding, KeyStream,
+    Part, Resume,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -133,13 +134,18 @@ impl UploadStore for Records {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl BlobStore for Blobs {
+    fn abilities(&self) -> Abilities {
+        Abilities { knows_room: true, ..BlobStore::abilities(&self.inner) }
+    }
+
     async fn open(
         &self,
         key: &BlobKey,
+        epoch: Epoch,
         from: Option<&Resume>,
         size_bytes: Option<u64>,
     ) -> storage::Result<Box<dyn BlobWriter>> {
-        let opening = self.inner.open(key, from, size_bytes);
+        let opening = self.inner.open(key, epoch, from, size_bytes);
         let inner = self.faults.around(Call::Open, storage_error("open", key), opening).await?;
         let faults = self.faults.clone();
         Ok(Box::new(Writer {
@@ -152,28 +158,44 @@ impl BlobStore for Blobs {
         }))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> storage::Result<Resume> {
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> storage::Result<Resume> {
         // Not set in motion: one that is dropped is cancelled, and nothing of it comes after what is done to the blob next.
         let error = storage_error("concatenate", into);
-        self.faults.around(Call::Concatenate, error, self.inner.concatenate(parts, into)).await
+        self.faults.around(Call::Concatenate, error, self.inner.concatenate(parts, into, epoch)).await
     }
 
-    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {
+    async fn seal(
+        &self,
+        key: &BlobKey,
+        epoch: Epoch,
+        from: Option<&Resume>,
+        size_bytes: u64,
+    ) -> storage::Result<()> {
+        self.inner.seal(key, epoch, from, size_bytes).await
+    }
+
+    async fn finish(
+        &self,
+        key: &BlobKey,
+        epoch: Epoch,
+        from: Option<&Resume>,
+        size_bytes: u64,
+    ) -> storage::Result<()> {
         let (inner, faults) = (self.inner.clone(), self.faults.clone());
         let (key, from) = (key.clone(), from.cloned());
         set_in_motion(async move {
             let error = storage_error("finish", &key);
-            faults.around(Call::Finish, error, inner.finish(&key, from.as_ref(), size_bytes)).await
+            faults.around(Call::Finish, error, inner.finish(&key, epoch, from.as_ref(), size_bytes)).await
         })
         .await
     }
 
-    async fn discard(&self, key: &BlobKey, from: Option<&Resume>) -> storage::Result<()> {
+    async fn discard(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>) -> storage::Result<()> {
         let (inner, faults) = (self.inner.clone(), self.faults.clone());
         let (key, from) = (key.clone(), from.cloned());
         set_in_motion(async move {
             let error = storage_error("discard", &key);
-            faults.around(Call::Discard, error, inner.discard(&key, from.as_ref())).await
+            faults.around(Call::Discard, error, inner.discard(&key, epoch, from.as_ref())).await
         })
         .await
     }

@@ -210,9 +210,14 @@ impl EngineError {
                 tracing::warn!(blob = source.key, operation = source.operation, "no descriptor left for a file");
                 Self::Unavailable(Unavailable::Busy)
             }
+            storage::ErrorKind::Fenced => {
+                tracing::warn!(blob = source.key, error = %source.source, "another process has taken over an upload");
+                Self::Unavailable(Unavailable::Superseded)
+            }
             storage::ErrorKind::NotFound
             | storage::ErrorKind::Incomplete
             | storage::ErrorKind::Finished
+            | storage::ErrorKind::Unsealed
             | storage::ErrorKind::Other => Self::Failed { operation: "use the storage", source: Arc::new(source) },
         }
     }

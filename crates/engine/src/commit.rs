@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use storage::{BlobWriter, Resume};
+use storage::{BlobWriter, Epoch, Resume};
 use tokio::sync::oneshot;
 
 use crate::command::EngineError;
@@ -349,7 +349,7 @@ impl Committer {
 async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Result<Box<dyn BlobWriter>, EngineError> {
     let resume = upload.record().resume.clone().map(Resume::from_bytes);
     let size_bytes = length.map(Length::get);
-    match inner.blobs.open(&blob_key(upload.id()), resume.as_ref(), size_bytes).await {
+    match inner.blobs.open(&blob_key(upload.id()), Epoch::FIRST, resume.as_ref(), size_bytes).await {
         Ok(blob) => Ok(blob),
         Err(error) => Err(inner.explain(upload.id(), error).await),
     }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use storage::{Part, Resume};
+use storage::{Epoch, Part, Resume};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Create, EngineError, Unavailable};
@@ -141,7 +141,7 @@ impl Inner {
         let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
         let segments: Vec<Part> =
             segments.map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
-        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id())).await {
+        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id()), Epoch::FIRST).await {
             Ok(resume) => resume,
             Err(error) => return Err(self.explain_parts(parts, error).await),
         };

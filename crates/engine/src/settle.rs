@@ -2,7 +2,7 @@
 //! sweeper at the next start.
 
 use futures::StreamExt;
-use storage::Resume;
+use storage::{Epoch, Resume};
 
 use crate::command::EngineError;
 use crate::digest::{Running, UnreadableState};
@@ -89,7 +89,7 @@ impl Inner {
     /// Moves the bytes of a verified upload to their final place.
     async fn finish(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        match self.blobs.finish(&blob_key(upload.id()), resume.as_ref(), upload.offset().get()).await {
+        match self.blobs.finish(&blob_key(upload.id()), Epoch::FIRST, resume.as_ref(), upload.offset().get()).await {
             Ok(()) => {
                 let now = self.now();
                 upload.store(now);
@@ -120,7 +120,7 @@ impl Inner {
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        let removed = self.blobs.discard(&blob_key(id), resume.as_ref()).await.map_err(EngineError::storage);
+        let removed = self.blobs.discard(&blob_key(id), Epoch::FIRST, resume.as_ref()).await.map_err(EngineError::storage);
         let noted = match removed {
             Ok(()) => {
                 upload.bytes_removed(self.now());

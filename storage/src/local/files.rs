@@ -129,6 +129,19 @@ fn in_either_place<T>(data: &DataFolder, key: &BlobKey, find: impl Fn(&Path) -> 
     Err(io::ErrorKind::NotFound.into())
 }
 
+/// Sees that a blob that is durable up to `end` is all there. Its file can be read where it is.
+pub(super) fn check_whole(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
+    if is_finished(data, key, size_bytes)? {
+        return Ok(());
+    }
+    durable_end::check_size(end, size_bytes)?;
+    match size(data, key)? {
+        None if size_bytes > 0 => Err(io::ErrorKind::NotFound.into()),
+        Some(length) if length < size_bytes => Err(short_of(&data.incoming(key), length, size_bytes)),
+        None | Some(_) => Ok(()),
+    }
+}
+
 /// Moves a blob that is durable up to `end` to its final place.
 pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
     if is_finished(data, key, size_bytes)? {
@@ -183,8 +196,7 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
     };
     let length = file.metadata()?.len();
     if length < size_bytes {
-        let short = format!("its file {} has only {length} of {size_bytes} bytes", from.display());
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
+        return Err(short_of(&from, length, size_bytes));
     }
     if length > size_bytes {
         file.set_len(size_bytes)?;
@@ -198,6 +210,11 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
     }
     // The new name and the old one are one change to the file system: this takes both to the disk.
     data.sync_folder(parent(&to)?)
+}
+
+fn short_of(file: &Path, length: u64, size_bytes: u64) -> io::Error {
+    let short = format!("its file {} has only {length} of {size_bytes} bytes", file.display());
+    io::Error::new(io::ErrorKind::UnexpectedEof, short)
 }
 
 /// Leaves the page cache to readers of other files. It is only advice.

@@ -18,7 +18,8 @@ use async_trait::async_trait;
 
 use crate::pool::Pool;
 use crate::{
-    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Error, Holding, KeyStream, Part, Result, Resume, durable_end,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, Holding, KeyStream, Part, Result,
+    Resume, durable_end,
 };
 
 mod ahead;
@@ -86,11 +87,26 @@ impl Default for Settings {
 /// Smaller blobs are not worth laying out.
 const LAID_OUT_MIN_BYTES: u64 = 1 << 20;
 
+/// What files can do. Whether they know their room depends on the file system.
+const ABILITIES: Abilities = Abilities {
+    any_order: true,
+    overwrites: true,
+    reads_open: true,
+    takes_over: true,
+    part_bytes: 1,
+    checkpoint_bytes: 1,
+    // Some file systems share blocks, but none of them promises to.
+    joins_without_copying: false,
+    knows_room: true,
+    max_resume_bytes: durable_end::TOKEN_BYTES,
+};
+
 /// Blobs in a data folder, which belongs to this store for as long as it lives.
 #[derive(Debug)]
 pub struct LocalStore {
     turns: Arc<Turns>,
     copiers: Copiers,
+    abilities: Abilities,
     settings: Settings,
 }
 
@@ -100,24 +116,38 @@ impl LocalStore {
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
         let direct_files = if settings.direct { settings.direct_files } else { 0 };
         let data = DataFolder::open(root, settings.durability, direct_files)?;
-        Ok(Self { turns: Arc::new(Turns::new(data)), copiers: Copiers::default(), settings })
+        // Where measuring fails now, it fails whoever asks later too.
+        let knows_room = data.capacity().map_or(true, |capacity| capacity.is_some());
+        let abilities = Abilities { knows_room, ..ABILITIES };
+        Ok(Self { turns: Arc::new(Turns::new(data)), copiers: Copiers::default(), abilities, settings })
     }
 
     /// Changes the files of a blob, when it is this call's turn.
     async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
-        key: &BlobKey,
+        (key, epoch): (&BlobKey, Epoch),
         work: impl FnOnce(&mut Turn) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut turn = self.turns.take(key).await;
-        blocking::run(move || work(&mut turn)).await.map_err(|source| Error::new(operation, key, source))
+        let error = |source| Error::new(operation, key, source);
+        let mut turn = self.turns.take(key, epoch).await.map_err(error)?;
+        blocking::run(move || work(&mut turn)).await.map_err(error)
     }
 }
 
 #[async_trait]
 impl BlobStore for LocalStore {
-    async fn open(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: Option<u64>) -> Result<Box<dyn BlobWriter>> {
+    fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    async fn open(
+        &self,
+        key: &BlobKey,
+        epoch: Epoch,
+        from: Option<&Resume>,
+        size_bytes: Option<u64>,
+    ) -> Result<Box<dyn BlobWriter>> {
         let end = durable_end::decode(from).map_err(|source| Error::new("open", key, source))?;
         let laid_out_bytes = size_bytes.filter(|size| self.settings.preallocate && *size >= LAID_OUT_MIN_BYTES);
         let opening = Opening { end, has_token: from.is_some(), laid_out_bytes };
@@ -125,28 +155,39 @@ impl BlobStore for LocalStore {
             let opened = files::open_for_writing(turn.data(), turn.key(), opening)?;
             Ok(turn.write_to(opened))
         };
-        let target = self.change("open", key, open).await?;
+        let target = self.change("open", (key, epoch), open).await?;
         let ahead = laid_out_bytes.map(Ahead::new);
         Ok(Box::new(LocalWriter::new(key.clone(), target, &self.settings, end, ahead)))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
         let parts = parts.to_vec();
+        let error = |source| Error::new("concatenate", into, source);
         // It travels with the work: whoever comes next for this blob waits until a cancelled copy has been undone.
-        let turn = self.turns.take(into).await;
+        let turn = self.turns.take(into, epoch).await.map_err(error)?;
         let copied =
             self.copiers.run(move |cancelled| copying::concatenate(turn.data(), &parts, turn.key(), cancelled));
-        copied.await.map(durable_end::encode).map_err(|source| Error::new("concatenate", into, source))
+        copied.await.map(durable_end::encode).map_err(error)
     }
 
-    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
+    async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
+        let end = durable_end::decode(from).map_err(|source| Error::new("seal", key, source))?;
+        let seal = move |turn: &mut Turn| files::check_whole(turn.data(), turn.key(), end, size_bytes);
+        self.change("seal", (key, epoch), seal).await
+    }
+
+    async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
         let end = durable_end::decode(from).map_err(|source| Error::new("finish", key, source))?;
         let finish = move |turn: &mut Turn| files::finish(turn.data(), turn.key(), end, size_bytes);
-        self.change("finish", key, finish).await
+        self.change("finish", (key, epoch), finish).await?;
+        self.turns.forget_epochs(key);
+        Ok(())
     }
 
-    async fn discard(&self, key: &BlobKey, _from: Option<&Resume>) -> Result<()> {
-        self.change("discard", key, |turn| files::remove(turn.data(), turn.key())).await
+    async fn discard(&self, key: &BlobKey, epoch: Epoch, _from: Option<&Resume>) -> Result<()> {
+        self.change("discard", (key, epoch), |turn| files::remove(turn.data(), turn.key())).await?;
+        self.turns.forget_epochs(key);
+        Ok(())
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {

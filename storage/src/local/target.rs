@@ -279,8 +279,8 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::ErrorKind;
     use crate::local::turns::Turns;
+    use crate::{Epoch, ErrorKind};
 
     /// A pipe can neither be written at a place nor synced.
     async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<Target>> {
@@ -288,7 +288,7 @@ mod tests {
         let key = BlobKey::new("broken").map_err(io::Error::other)?;
         let (_, pipe) = io::pipe()?;
         let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };
-        Ok(Arc::new(Turns::new(data)).take(&key).await.write_to(opened))
+        Ok(Arc::new(Turns::new(data)).take(&key, Epoch::FIRST).await?.write_to(opened))
     }
 
     #[tokio::test]

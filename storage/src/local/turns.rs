@@ -13,13 +13,15 @@ use tokio::sync::OwnedMutexGuard;
 use super::files::Opened;
 use super::folder::DataFolder;
 use super::target::Target;
-use crate::BlobKey;
+use crate::epoch::Epochs;
+use crate::{BlobKey, Epoch};
 
 /// Blobs that somebody works on or writes to. The others are forgotten.
 #[derive(Debug)]
 pub(super) struct Turns {
     /// Here, so that the folder stays locked while any work or writer is left.
     data: Arc<DataFolder>,
+    epochs: Epochs,
     blobs: Mutex<HashMap<BlobKey, Weak<tokio::sync::Mutex<Blob>>>>,
 }
 
@@ -40,19 +42,26 @@ pub(super) type KnownBlob = Arc<tokio::sync::Mutex<Blob>>;
 
 impl Turns {
     pub(super) fn new(data: DataFolder) -> Self {
-        Self { data: Arc::new(data), blobs: Mutex::default() }
+        Self { data: Arc::new(data), epochs: Epochs::default(), blobs: Mutex::default() }
     }
 
     pub(super) fn data(&self) -> &Arc<DataFolder> {
         &self.data
     }
 
-    pub(super) async fn take(self: &Arc<Self>, key: &BlobKey) -> Turn {
+    /// Waits for the turn. A caller whose epoch is over gets none, and disturbs nobody.
+    pub(super) async fn take(self: &Arc<Self>, key: &BlobKey, epoch: Epoch) -> io::Result<Turn> {
         let blob = self.blob(key).lock_owned().await;
+        self.epochs.admit(key, epoch)?;
         if let Some(target) = blob.target.upgrade() {
             target.end(io::Error::other("the blob was opened again, finished or removed in the meantime")).await;
         }
-        Turn(blob)
+        Ok(Turn(blob))
+    }
+
+    /// Forgets the epochs of a blob that nobody writes to any more.
+    pub(super) fn forget_epochs(&self, key: &BlobKey) {
+        self.epochs.forget(key);
     }
 
     fn blob(self: &Arc<Self>, key: &BlobKey) -> KnownBlob {
@@ -109,7 +118,7 @@ mod tests {
         let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0).map_err(io::Error::other)?;
         let turns = Arc::new(Turns::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
-        let mut turn = turns.take(&key).await;
+        let mut turn = turns.take(&key, Epoch::FIRST).await?;
         let opened = Opened { file: tempfile::tempfile()?, named: true };
         let target = turn.write_to(opened);
         drop(turn);

@@ -1,9 +1,9 @@
 //! Blobs in memory, for tests and demonstrations.
 //!
 //! Keeps the contract of the ports to the letter: nothing is durable before its checkpoint resolves, and what is not
-//! durable is gone when the blob is opened again. [`MemoryStore::crash`] stands for a power loss.
+//! durable is gone when the blob is opened again. [`MemoryStore::crash`] stands for a power loss. A store can be made
+//! with fewer [`Abilities`]; it then refuses what it is not to be able to do, as the store that it stands for would.
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -11,38 +11,77 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 
+mod blobs;
+mod stretches;
+mod writer;
+
+use blobs::Blobs;
+use writer::MemoryWriter;
+
+use crate::epoch::Epochs;
 use crate::{
-    BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Error, Holding, KeyStream, Part, Result, Resume,
-    durable_end,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, Holding, KeyStream, Part, Result,
+    Resume, durable_end,
 };
 
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Blobs that last as long as the store, whose clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct MemoryStore(Arc<Mutex<Blobs>>);
+/// What blobs in memory can do.
+pub const ABILITIES: Abilities = Abilities {
+    any_order: true,
+    overwrites: true,
+    reads_open: true,
+    takes_over: true,
+    part_bytes: 1,
+    checkpoint_bytes: 1,
+    joins_without_copying: false,
+    knows_room: false,
+    max_resume_bytes: durable_end::TOKEN_BYTES,
+};
 
-#[derive(Debug, Default)]
-struct Blobs {
-    open: HashMap<BlobKey, Open>,
-    finished: HashMap<BlobKey, Bytes>,
-    /// Given to every opening of a blob, and never twice.
-    last_turn: u64,
+/// Blobs that last as long as the store, whose clones share them.
+#[derive(Debug, Clone)]
+pub struct MemoryStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    abilities: Abilities,
+    epochs: Epochs,
+    blobs: Mutex<Blobs>,
 }
 
-/// An open blob: only what is durable of it.
-#[derive(Debug, Default)]
-struct Open {
-    bytes: Vec<u8>,
-    /// The opening that may write to it.
-    turn: u64,
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_abilities(ABILITIES)
+    }
 }
 
 impl MemoryStore {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A store that can do no more than `abilities` say, of what this one can do.
+    pub fn with_abilities(abilities: Abilities) -> Self {
+        let Abilities { joins_without_copying, knows_room, max_resume_bytes, .. } = ABILITIES;
+        let abilities = Abilities { joins_without_copying, knows_room, max_resume_bytes, ..abilities };
+        Self(Arc::new(Shared { abilities, epochs: Epochs::default(), blobs: Mutex::default() }))
+    }
+
+    /// A store that behaves as a multipart upload to an object store does: parts of this size in order, which cannot be
+    /// read before they are completed, nor gone on with by anyone else.
+    pub fn like_an_object_store(part_bytes: u64) -> Self {
+        Self::with_abilities(Abilities {
+            any_order: false,
+            overwrites: false,
+            reads_open: false,
+            takes_over: false,
+            part_bytes,
+            checkpoint_bytes: part_bytes,
+            ..ABILITIES
+        })
     }
 
     /// The keys of all blobs, open or finished, in order.
@@ -58,141 +97,87 @@ impl MemoryStore {
     pub fn durable(&self, key: &BlobKey) -> Option<(bool, Bytes)> {
         let blobs = self.blobs();
         let finished = blobs.finished.get(key).map(|bytes| (true, bytes.clone()));
-        finished.or_else(|| blobs.open.get(key).map(|blob| (false, Bytes::copy_from_slice(&blob.bytes))))
+        finished.or_else(|| blobs.open.get(key).map(|blob| (false, Bytes::copy_from_slice(blob.bytes()))))
+    }
+
+    /// How many checkpoints of an open blob have cost a piece of their own, by
+    /// [`checkpoint_bytes`](Abilities::checkpoint_bytes).
+    pub fn small_pieces(&self, key: &BlobKey) -> u64 {
+        self.blobs().open.get(key).map_or(0, blobs::Open::small_pieces)
     }
 
     /// Ends every writer and every pending promise. What was durable stays.
     pub fn crash(&self) {
-        for blob in self.blobs().open.values_mut() {
-            blob.turn = 0;
-        }
+        self.blobs().open.values_mut().for_each(blobs::Open::end_writer);
     }
 
     fn blobs(&self) -> MutexGuard<'_, Blobs> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Blobs {
-    /// What is durable of a blob, open or finished.
-    fn bytes(&self, key: &BlobKey) -> Option<&[u8]> {
-        self.finished.get(key).map(AsRef::as_ref).or_else(|| self.open.get(key).map(|blob| blob.bytes.as_slice()))
+        self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&mut self, key: &BlobKey, end: u64) -> io::Result<u64> {
-        if self.finished.contains_key(key) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is finished already"));
-        }
-        let end = index(end)?;
-        let length = self.open.get(key).map(|blob| blob.bytes.len());
-        if length.unwrap_or(0) < end {
-            let kind = if length.is_none() { io::ErrorKind::NotFound } else { io::ErrorKind::UnexpectedEof };
-            let short = format!("{} bytes are there, but {end} were durable", length.unwrap_or(0));
-            return Err(io::Error::new(kind, short));
-        }
-        self.last_turn += 1;
-        let blob = self.open.entry(key.clone()).or_default();
-        blob.bytes.truncate(end);
-        blob.turn = self.last_turn;
-        Ok(self.last_turn)
-    }
-
-    fn concatenate(&mut self, parts: &[Part], into: &BlobKey) -> io::Result<u64> {
-        if parts.iter().any(|part| part.key == *into) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
-        }
-        self.open(into, 0)?;
-        let joined = self.join(parts).inspect_err(|_| {
-            self.open.remove(into);
-        })?;
-        let end = joined.len() as u64;
-        self.open.entry(into.clone()).or_default().bytes = joined;
-        Ok(end)
-    }
-
-    fn join(&self, parts: &[Part]) -> io::Result<Vec<u8>> {
-        let mut joined = Vec::new();
-        for part in parts.iter().filter(|part| part.size_bytes > 0) {
-            let Some(bytes) = self.bytes(&part.key) else {
-                return Err(io::Error::new(io::ErrorKind::NotFound, format!("part {} is not there", part.key)));
-            };
-            let Some(whole) = bytes.get(..index(part.size_bytes)?) else {
-                let short = format!("part {} has {} bytes, not {}", part.key, bytes.len(), part.size_bytes);
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
-            };
-            joined.extend_from_slice(whole);
-        }
-        Ok(joined)
-    }
-
-    fn finish(&mut self, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
-        if let Some(bytes) = self.finished.get(key) {
-            return match bytes.len() as u64 {
-                length if length == size_bytes => Ok(()),
-                length => Err(io::Error::other(format!("it is finished with {length} bytes, not with {size_bytes}"))),
-            };
-        }
-        durable_end::check_size(end, size_bytes)?;
-        let size = index(size_bytes)?;
-        match self.open.get(key) {
-            None if size > 0 => return Err(io::ErrorKind::NotFound.into()),
-            Some(blob) if blob.bytes.len() < size => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => {}
-        }
-        let mut bytes = self.open.remove(key).unwrap_or_default().bytes;
-        bytes.truncate(size);
-        self.finished.insert(key.clone(), bytes.into());
-        Ok(())
-    }
-
-    fn read(&self, key: &BlobKey, range: Range<u64>) -> io::Result<Option<Bytes>> {
-        let blob = self.finished.get(key).cloned();
-        let Some(bytes) = self.bytes(key) else { return Err(io::ErrorKind::NotFound.into()) };
-        let range = index(range.start)?..index(range.end)?;
-        if range.is_empty() {
-            return Ok(Some(Bytes::new()));
-        }
-        let found = bytes.get(range.clone());
-        Ok(found.map(|found| blob.map_or_else(|| Bytes::copy_from_slice(found), |blob| blob.slice(range))))
+    /// Changes a blob, unless a newer epoch has.
+    fn change<T>(
+        &self,
+        operation: &'static str,
+        (key, epoch): (&BlobKey, Epoch),
+        work: impl FnOnce(&mut Blobs) -> io::Result<T>,
+    ) -> Result<T> {
+        let mut blobs = self.blobs();
+        let admitted = self.0.epochs.admit(key, epoch);
+        admitted.and_then(|()| work(&mut blobs)).map_err(|source| Error::new(operation, key, source))
     }
 }
 
 #[async_trait]
 impl BlobStore for MemoryStore {
+    fn abilities(&self) -> Abilities {
+        self.0.abilities
+    }
+
     async fn open(
         &self,
         key: &BlobKey,
+        epoch: Epoch,
         from: Option<&Resume>,
         _size_bytes: Option<u64>,
     ) -> Result<Box<dyn BlobWriter>> {
-        let error = |source| Error::new("open", key, source);
-        let end = durable_end::decode(from).map_err(error)?;
-        let turn = self.blobs().open(key, end).map_err(error)?;
-        let written = Arc::new(Mutex::new(Written { end, chunks: Vec::new() }));
-        Ok(Box::new(MemoryWriter { store: self.clone(), key: key.clone(), turn, written }))
+        let takes_over = self.0.abilities.takes_over;
+        let (end, turn) = self.change("open", (key, epoch), |blobs| {
+            let end = durable_end::decode(from)?;
+            Ok((end, blobs.open(key, epoch, end, takes_over)?))
+        })?;
+        Ok(Box::new(MemoryWriter::new(self.clone(), key.clone(), turn, end)))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey) -> Result<Resume> {
-        let end = self.blobs().concatenate(parts, into).map_err(|source| Error::new("concatenate", into, source))?;
-        Ok(durable_end::encode(end))
+    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
+        let reads_open = self.0.abilities.reads_open;
+        let join = |blobs: &mut Blobs| blobs.concatenate(parts, into, epoch, reads_open);
+        Ok(durable_end::encode(self.change("concatenate", (into, epoch), join)?))
     }
 
-    async fn finish(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
-        let end = durable_end::decode(from);
-        end.and_then(|end| self.blobs().finish(key, end, size_bytes))
-            .map_err(|source| Error::new("finish", key, source))
+    async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
+        self.change("seal", (key, epoch), |blobs| blobs.seal(key, durable_end::decode(from)?, size_bytes))
     }
 
-    async fn discard(&self, key: &BlobKey, _from: Option<&Resume>) -> Result<()> {
-        let mut blobs = self.blobs();
-        blobs.open.remove(key);
-        blobs.finished.remove(key);
+    async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
+        self.change("finish", (key, epoch), |blobs| blobs.finish(key, durable_end::decode(from)?, size_bytes))?;
+        self.0.epochs.forget(key);
+        Ok(())
+    }
+
+    async fn discard(&self, key: &BlobKey, epoch: Epoch, _from: Option<&Resume>) -> Result<()> {
+        self.change("discard", (key, epoch), |blobs| {
+            blobs.open.remove(key);
+            blobs.finished.remove(key);
+            Ok(())
+        })?;
+        self.0.epochs.forget(key);
         Ok(())
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {
-        let found = self.blobs().read(key, range).map_err(|source| Error::new("read", key, source))?;
-        let Some(mut left) = found else {
+        let found = self.blobs().read(key, range, self.0.abilities.reads_open);
+        let Some(mut left) = found.map_err(|source| Error::new("read", key, source))? else {
             let short = Error::new("read", key, io::ErrorKind::UnexpectedEof.into());
             return Ok(stream::iter([Err(short)]).boxed());
         };
@@ -225,96 +210,4 @@ impl BlobStore for MemoryStore {
     async fn check(&self) -> Result<()> {
         Ok(())
     }
-}
-
-#[derive(Debug)]
-struct MemoryWriter {
-    store: MemoryStore,
-    key: BlobKey,
-    turn: u64,
-    written: Arc<Mutex<Written>>,
-}
-
-/// What a writer took and no promise has made durable yet.
-#[derive(Debug)]
-struct Written {
-    /// The highest place that holds a byte.
-    end: u64,
-    /// In the order they came. A chunk that has become durable leaves an empty one, so that places stay.
-    chunks: Vec<(u64, Bytes)>,
-}
-
-impl MemoryWriter {
-    /// Makes the first `count` chunks durable, unless somebody else has opened the blob since.
-    fn make_durable(&self, count: usize) -> io::Result<()> {
-        let mut blobs = self.store.blobs();
-        let blob = self.blob(&mut blobs)?;
-        for (offset, chunk) in written(&self.written).chunks.iter_mut().take(count) {
-            let chunk = std::mem::take(chunk);
-            if chunk.is_empty() {
-                continue;
-            }
-            let start = index(*offset)?;
-            let end = start.checked_add(chunk.len()).ok_or(io::ErrorKind::InvalidInput)?;
-            if blob.bytes.len() < end {
-                blob.bytes.resize(end, 0);
-            }
-            blob.bytes[start..end].copy_from_slice(&chunk);
-        }
-        Ok(())
-    }
-
-    fn blob<'a>(&self, blobs: &'a mut Blobs) -> io::Result<&'a mut Open> {
-        let blob = blobs.open.get_mut(&self.key).filter(|blob| blob.turn == self.turn);
-        blob.ok_or_else(|| io::Error::other("the blob was opened again, finished or removed in the meantime"))
-    }
-
-    fn error(&self, operation: &'static str, source: io::Error) -> Error {
-        Error::new(operation, &self.key, source)
-    }
-}
-
-#[async_trait]
-impl BlobWriter for MemoryWriter {
-    async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<()> {
-        self.blob(&mut self.store.blobs()).map_err(|source| self.error("write", source))?;
-        let end = offset.checked_add(chunk.len() as u64);
-        let end = end.ok_or_else(|| self.error("write", io::ErrorKind::InvalidInput.into()))?;
-        if !chunk.is_empty() {
-            let mut written = written(&self.written);
-            written.end = written.end.max(end);
-            written.chunks.push((offset, chunk));
-        }
-        Ok(())
-    }
-
-    async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint> {
-        self.blob(&mut self.store.blobs()).map_err(|source| self.error("sync", source))?;
-        let (count, highest) = {
-            let written = written(&self.written);
-            (written.chunks.len(), written.end)
-        };
-        durable_end::check_reach(end, highest).map_err(|source| self.error("sync", source))?;
-        let same = Self {
-            store: self.store.clone(),
-            key: self.key.clone(),
-            turn: self.turn,
-            written: Arc::clone(&self.written),
-        };
-        let promise = async move {
-            same.make_durable(count).map_err(|source| same.error("sync", source))?;
-            Ok(durable_end::encode(end))
-        };
-        Ok(promise.boxed())
-    }
-
-    async fn close(self: Box<Self>) {}
-}
-
-fn written(written: &Mutex<Written>) -> MutexGuard<'_, Written> {
-    written.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn index(place: u64) -> io::Result<usize> {
-    usize::try_from(place).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

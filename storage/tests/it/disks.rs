@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use storage::conformance::{assert_bytes, bytes, read};
+use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Resume, conformance};
+use storage::conformance::{EPOCH, assert_bytes, bytes, read};
 use storage::disks::{Disk, Format, cached_bytes};
 use storage::local::{LocalStore, Settings};
-use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Resume, conformance};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -41,7 +41,7 @@ async fn keeps_the_contract(root: &Path) {
 async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
     let store = open(root, settings);
     let size = 8 * MIB + 100;
-    let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
+    let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
     let mut at = 0;
     for end in (0..8).map(|piece| piece * MIB + 100).chain([size]) {
         writer.write(at, bytes(at..end)).await.unwrap();
@@ -50,7 +50,7 @@ async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
     let token = writer.checkpoint(size).await.unwrap().await.unwrap();
     writer.close().await;
     let cached = cached_bytes(&root.join(format!("incoming/{}.part", key()))).unwrap();
-    store.finish(&key(), Some(&token), size).await.unwrap();
+    store.finish(&key(), EPOCH, Some(&token), size).await.unwrap();
     assert_bytes(&read(&store, &key(), 0..size).await, &bytes(0..size));
     cached
 }
@@ -109,11 +109,11 @@ async fn the_disk_that_counts_is_the_one_the_blobs_are_on() {
         symlink(disk.path().join(place), root.join(place)).unwrap();
     }
     let store = open(&root, Settings::default());
-    let mut writer = store.open(&key(), None, Some(2 * MIB)).await.unwrap();
+    let mut writer = store.open(&key(), EPOCH, None, Some(2 * MIB)).await.unwrap();
     writer.write(0, bytes(0..2 * MIB)).await.unwrap();
     let token = writer.checkpoint(2 * MIB).await.unwrap().await.unwrap();
     writer.close().await;
-    store.finish(&key(), Some(&token), 2 * MIB).await.unwrap();
+    store.finish(&key(), EPOCH, Some(&token), 2 * MIB).await.unwrap();
     assert_bytes(&read(&store, &key(), 0..2 * MIB).await, &bytes(0..2 * MIB));
 }
 
@@ -136,7 +136,7 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
     let store = open(disk.path(), Settings::default());
     let size = 64 << 30;
     // One byte at the start, one at the very end, and large pieces at the end: each takes what it is.
-    let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
+    let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
     writer.write(0, bytes(0..1)).await.unwrap();
     writer.write(size - 1, bytes(size - 1..size)).await.unwrap();
     writer.checkpoint(1).await.unwrap().await.unwrap();
@@ -152,7 +152,7 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
     let (own, others) = (Holding { key: &key(), received_bytes: 12 * MIB }, store.available(None).await.unwrap());
     let own = store.available(Some(own)).await.unwrap().unwrap() - others.unwrap();
     assert!(own.abs_diff(taken - 12 * MIB) <= MIB / 4, "{own}");
-    store.open(&key(), Some(&token), Some(size)).await.unwrap().close().await;
+    store.open(&key(), EPOCH, Some(&token), Some(size)).await.unwrap().close().await;
     assert_bytes(&read(&store, &key(), 0..8 * MIB).await, &bytes(0..8 * MIB));
 }
 
@@ -163,7 +163,7 @@ async fn blobs_that_get_no_second_descriptor_are_written_through_the_page_cache(
     let store = open(disk.path(), Settings { direct_files: 1, ..Settings::default() });
     let keys = ["first", "second", "third"].map(|name| BlobKey::new(name).unwrap());
     let begin = async |key| {
-        let mut writer = store.open(key, None, Some(8 * MIB)).await.unwrap();
+        let mut writer = store.open(key, EPOCH, None, Some(8 * MIB)).await.unwrap();
         write(&mut *writer, 0..4 * MIB).await.unwrap();
         writer
     };
@@ -176,7 +176,7 @@ async fn blobs_that_get_no_second_descriptor_are_written_through_the_page_cache(
     for (mut writer, key) in [(second, &keys[1]), (third, &keys[2])] {
         let token = write(&mut *writer, 4 * MIB..8 * MIB).await.unwrap();
         writer.close().await;
-        store.finish(key, Some(&token), 8 * MIB).await.unwrap();
+        store.finish(key, EPOCH, Some(&token), 8 * MIB).await.unwrap();
         let read = read(&store, key, 0..8 * MIB).await;
         for start in [0, 4 * MIB] {
             let range = usize::try_from(start).unwrap()..usize::try_from(start + 4 * MIB).unwrap();
@@ -192,7 +192,7 @@ async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
     let elsewhere = open(&disk.path().join("elsewhere"), Settings::default());
     let room = elsewhere.available(None).await.unwrap().unwrap();
     let store = open(disk.path(), Settings { keep_free_bytes: room - 4 * MIB, ..Settings::default() });
-    let mut writer = store.open(&key(), None, Some(32 * MIB)).await.unwrap();
+    let mut writer = store.open(&key(), EPOCH, None, Some(32 * MIB)).await.unwrap();
     for at in (0..8 * MIB).step_by(1 << 20) {
         write(&mut *writer, at..at + MIB).await.unwrap();
     }
@@ -208,7 +208,7 @@ async fn blocks_allocated_ahead_are_there_when_others_have_filled_the_disk() {
     let size = 16 * MIB;
     for (preallocate, expected) in [(true, Ok(())), (false, Err(ErrorKind::NoSpace))] {
         let store = open(&disk.path().join(preallocate.to_string()), Settings { preallocate, ..Settings::default() });
-        let mut writer = store.open(&key(), None, Some(size)).await.unwrap();
+        let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
         let token = write(&mut *writer, 0..8 * MIB).await.unwrap();
         let ballast = disk.path().join("ballast");
         assert!(fs::write(&ballast, vec![1; 64 << 20]).is_err(), "it is full now");
@@ -217,6 +217,6 @@ async fn blocks_allocated_ahead_are_there_when_others_have_filled_the_disk() {
         writer.close().await;
         fs::remove_file(ballast).unwrap();
         assert_bytes(&read(&store, &key(), 0..8 * MIB).await, &bytes(0..8 * MIB));
-        store.discard(&key(), Some(&token)).await.unwrap();
+        store.discard(&key(), EPOCH, Some(&token)).await.unwrap();
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use storage::conformance::{assert_bytes, bytes, read, write_blob};
-use storage::local::{LocalStore, OpenError, Settings};
 use storage::{BlobKey, BlobStore, ErrorKind, Part, Resume};
+use storage::conformance::{EPOCH, assert_bytes, bytes, read, write_blob};
+use storage::local::{LocalStore, OpenError, Settings};
 use tempfile::TempDir;
 
 fn key() -> BlobKey {
@@ -71,7 +71,7 @@ async fn a_second_store_on_the_folder_is_refused_until_the_first_is_gone() {
     assert!(refused.to_string().contains("in use by another running server"), "{refused}");
 
     // A writer may still write: the folder is not free before it is gone too.
-    let writer = first.open(&key(), None, None).await.unwrap();
+    let writer = first.open(&key(), EPOCH, None, None).await.unwrap();
     drop(first);
     assert!(matches!(open(root.path()), Err(OpenError::InUse { .. })));
     writer.close().await;
@@ -118,13 +118,13 @@ async fn a_blob_goes_on_after_a_restart_without_what_was_not_durable() {
     fs::write(it.part(), junk).unwrap();
     it = it.restart();
 
-    let mut writer = it.store.open(&key(), Some(&token), None).await.unwrap();
+    let mut writer = it.store.open(&key(), EPOCH, Some(&token), None).await.unwrap();
     assert_eq!(fs::metadata(it.part()).unwrap().len(), 5000);
     writer.write(5000, bytes(5000..6000)).await.unwrap();
     let token = writer.checkpoint(6000).await.unwrap().await.unwrap();
     writer.close().await;
     it = it.restart();
-    it.store.finish(&key(), Some(&token), 6000).await.unwrap();
+    it.store.finish(&key(), EPOCH, Some(&token), 6000).await.unwrap();
     it = it.restart();
     assert_bytes(&read(&it.store, &key(), 0..6000).await, &bytes(0..6000));
     assert!(!it.part().exists());
@@ -137,7 +137,7 @@ async fn room_is_set_aside_whatever_was_there_before() {
     for before in [0, 100, size - 1, size, size + 1] {
         fs::create_dir_all(it.part().parent().unwrap()).unwrap();
         fs::write(it.part(), vec![0xee; usize::try_from(before).unwrap()]).unwrap();
-        it.store.open(&key(), None, Some(size)).await.unwrap().close().await;
+        it.store.open(&key(), EPOCH, None, Some(size)).await.unwrap().close().await;
         assert_eq!(fs::metadata(it.part()).unwrap().len(), size, "after {before} bytes");
     }
 }
@@ -147,15 +147,15 @@ async fn lost_bytes_are_never_replaced_by_a_hole() {
     let it = Fixture::new();
     let token = write_blob(&it.store, &key(), 5000).await;
     fs::File::options().write(true).open(it.part()).unwrap().set_len(4999).unwrap();
-    let error = it.store.open(&key(), Some(&token), None).await.unwrap_err();
+    let error = it.store.open(&key(), EPOCH, Some(&token), None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Incomplete);
     assert!(error.source.to_string().contains("4999 bytes, but 5000 were durable"), "{}", error.source);
-    assert_eq!(it.store.finish(&key(), Some(&token), 5000).await.unwrap_err().kind, ErrorKind::Incomplete);
+    assert_eq!(it.store.finish(&key(), EPOCH, Some(&token), 5000).await.unwrap_err().kind, ErrorKind::Incomplete);
     let read = it.store.read(&key(), 0..5000).await;
     assert_eq!(read.err().map(|error| error.kind), Some(ErrorKind::Incomplete), "it is told before a byte is given");
 
     fs::remove_file(it.part()).unwrap();
-    let error = it.store.open(&key(), Some(&token), None).await.unwrap_err();
+    let error = it.store.open(&key(), EPOCH, Some(&token), None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert!(error.source.to_string().contains("is gone"), "{}", error.source);
     assert!(!it.part().exists());
@@ -178,14 +178,14 @@ async fn finishing_ends_the_same_wherever_a_crash_stopped_it() {
     ];
     for (when, crash) in crashes {
         let it = Fixture::new();
-        let mut writer = it.store.open(&key(), None, None).await.unwrap();
+        let mut writer = it.store.open(&key(), EPOCH, None, None).await.unwrap();
         writer.write(0, bytes(0..5000)).await.unwrap();
         // What was written behind the end did not count.
         let token = writer.checkpoint(4000).await.unwrap().await.unwrap();
         writer.close().await;
         crash(&it);
         let it = it.restart();
-        it.store.finish(&key(), Some(&token), 4000).await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
+        it.store.finish(&key(), EPOCH, Some(&token), 4000).await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
         assert_bytes(&read(&it.store, &key(), 0..4000).await, &bytes(0..4000));
         assert_eq!(fs::metadata(it.file()).unwrap().len(), 4000, "{when}");
         assert!(!it.part().exists(), "{when}");
@@ -198,7 +198,7 @@ async fn finishing_at_the_same_time_ends_the_same() {
         let it = Fixture::new();
         let token = write_blob(&it.store, &key(), 100).await;
         let key = key();
-        let finish = || it.store.finish(&key, Some(&token), 100);
+        let finish = || it.store.finish(&key, EPOCH, Some(&token), 100);
         let (a, b, c) = tokio::join!(finish(), finish(), finish());
         a.and(b).and(c).unwrap();
         assert_bytes(&read(&it.store, &key, 0..100).await, &bytes(0..100));
@@ -218,15 +218,15 @@ async fn a_half_made_concatenation_is_made_anew() {
     // Given up half-way, and begun again while the first may still be copying.
     for _ in 0..5 {
         let key = key();
-        let given_up = it.store.concatenate(&parts, &key);
+        let given_up = it.store.concatenate(&parts, &key, EPOCH);
         tokio::select! {
             biased;
             _ = given_up => {}
             () = tokio::task::yield_now() => {}
         }
     }
-    let token = it.store.concatenate(&parts, &key()).await.unwrap();
-    it.store.finish(&key(), Some(&token), 6_000_000).await.unwrap();
+    let token = it.store.concatenate(&parts, &key(), EPOCH).await.unwrap();
+    it.store.finish(&key(), EPOCH, Some(&token), 6_000_000).await.unwrap();
     assert_eq!(fs::metadata(it.file()).unwrap().len(), 6_000_000);
     let twice = [bytes(0..3_000_000), bytes(0..3_000_000)].concat();
     assert_bytes(&read(&it.store, &key(), 0..6_000_000).await, &twice);
@@ -235,12 +235,12 @@ async fn a_half_made_concatenation_is_made_anew() {
 #[tokio::test]
 async fn a_writer_that_lost_its_blob_can_do_no_harm() {
     let it = Fixture::new();
-    let mut old = it.store.open(&key(), None, None).await.unwrap();
+    let mut old = it.store.open(&key(), EPOCH, None, None).await.unwrap();
     old.write(0, Bytes::from(vec![0xee; 5 << 20])).await.unwrap();
     let promise = old.checkpoint(5 << 20).await.unwrap();
     old.write(5 << 20, Bytes::from(vec![0xee; 5 << 20])).await.unwrap();
 
-    let mut new = it.store.open(&key(), None, None).await.unwrap();
+    let mut new = it.store.open(&key(), EPOCH, None, None).await.unwrap();
     assert!(old.write(10 << 20, Bytes::from_static(b"x")).await.is_err());
     assert!(promise.await.is_err(), "it would promise what is not there any more");
     assert!(old.checkpoint(5 << 20).await.is_err());
@@ -249,14 +249,14 @@ async fn a_writer_that_lost_its_blob_can_do_no_harm() {
     let token = new.checkpoint(10).await.unwrap().await.unwrap();
     new.close().await;
     assert_bytes(&fs::read(it.part()).unwrap(), &bytes(0..10));
-    it.store.finish(&key(), Some(&token), 10).await.unwrap();
+    it.store.finish(&key(), EPOCH, Some(&token), 10).await.unwrap();
 }
 
 #[tokio::test]
 async fn closing_waits_for_what_has_begun() {
     let it = Fixture::new();
     for _ in 0..5 {
-        let mut writer = it.store.open(&key(), None, None).await.unwrap();
+        let mut writer = it.store.open(&key(), EPOCH, None, None).await.unwrap();
         writer.write(0, bytes(0..4 << 20)).await.unwrap();
         writer.write(4 << 20, bytes(4 << 20..8 << 20)).await.unwrap();
         writer.write(8 << 20, bytes(8 << 20..9 << 20)).await.unwrap();
@@ -271,9 +271,9 @@ async fn empty_day_folders_are_removed_and_no_others() {
     let neighbour = BlobKey::new("2026/11/20/b").unwrap();
     write_blob(&it.store, &key(), 1).await;
     write_blob(&it.store, &neighbour, 1).await;
-    it.store.discard(&key(), None).await.unwrap();
+    it.store.discard(&key(), EPOCH, None).await.unwrap();
     assert_eq!(names(&it.root.path().join("incoming/2026/11")), ["20"]);
-    it.store.discard(&neighbour, None).await.unwrap();
+    it.store.discard(&neighbour, EPOCH, None).await.unwrap();
     assert_eq!(names(&it.root.path().join("incoming")), Vec::<String>::new());
     assert!(it.root.path().join("files").exists());
     write_blob(&it.store, &key(), 1).await;
@@ -286,8 +286,8 @@ async fn a_folder_removed_as_empty_does_not_fail_a_new_blob() {
         let (store, key) = (Arc::clone(&it.store), BlobKey::new(format!("2026/11/21/{task}")).unwrap());
         tokio::spawn(async move {
             for _ in 0..40 {
-                store.open(&key, None, None).await.unwrap().close().await;
-                store.discard(&key, None).await.unwrap();
+                store.open(&key, EPOCH, None, None).await.unwrap().close().await;
+                store.discard(&key, EPOCH, None).await.unwrap();
             }
         })
     });
@@ -296,12 +296,12 @@ async fn a_folder_removed_as_empty_does_not_fail_a_new_blob() {
     }
     // Nor does one that somebody else has removed.
     let token = write_blob(&it.store, &key(), 1).await;
-    it.store.discard(&key(), None).await.unwrap();
+    it.store.discard(&key(), EPOCH, None).await.unwrap();
     write_blob(&it.store, &key(), 1).await;
     fs::remove_dir_all(it.root.path().join("incoming/2026")).unwrap();
     fs::remove_dir(it.root.path().join("files/2026")).unwrap_or_default();
     write_blob(&it.store, &key(), 1).await;
-    it.store.finish(&key(), Some(&token), 1).await.unwrap();
+    it.store.finish(&key(), EPOCH, Some(&token), 1).await.unwrap();
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn a_full_disk_loses_nothing_that_was_durable() {
     let room = store.available(None).await.unwrap().unwrap();
     assert!((7 << 20..9 << 20).contains(&room), "{room}");
 
-    let mut writer = store.open(&key(), None, None).await.unwrap();
+    let mut writer = store.open(&key(), EPOCH, None, None).await.unwrap();
     writer.write(0, bytes(0..4 << 20)).await.unwrap();
     let promise = writer.checkpoint(4 << 20).await.unwrap();
     let mut at = 4 << 20;
@@ -371,10 +371,10 @@ async fn a_full_disk_loses_nothing_that_was_durable() {
         fill.truncate(fill.len() / 2);
     }
     fs::remove_file(&ballast).unwrap();
-    let mut writer = store.open(&key(), Some(&token), None).await.unwrap();
+    let mut writer = store.open(&key(), EPOCH, Some(&token), None).await.unwrap();
     writer.write(4 << 20, bytes(4 << 20..6 << 20)).await.unwrap();
     let token: Resume = writer.checkpoint(6 << 20).await.unwrap().await.unwrap();
     writer.close().await;
-    store.finish(&key(), Some(&token), 6 << 20).await.unwrap();
+    store.finish(&key(), EPOCH, Some(&token), 6 << 20).await.unwrap();
     assert_bytes(&read(&store, &key(), 0..6 << 20).await, &bytes(0..6 << 20));
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use storage::conformance::{laid_out, read};
-use storage::local::{LocalStore, OpenError, Settings};
 use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
+use storage::conformance::{EPOCH, laid_out, read};
+use storage::local::{LocalStore, OpenError, Settings};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ impl Walk {
 
     async fn writer(&mut self) -> &mut Box<dyn BlobWriter> {
         if self.writer.is_none() {
-            let writer = self.store().await.open(&key(), self.model.token.as_ref(), None).await.unwrap();
+            let writer = self.store().await.open(&key(), EPOCH, self.model.token.as_ref(), None).await.unwrap();
             self.model.reopen();
             self.writer = Some(writer);
             self.compare().await;
@@ -171,7 +171,7 @@ impl Walk {
         self.close().await;
         let end = self.model.durable.len() as u64;
         let token = self.model.token.take();
-        self.store().await.finish(&key(), token.as_ref(), end).await.unwrap();
+        self.store().await.finish(&key(), EPOCH, token.as_ref(), end).await.unwrap();
         self.compare().await;
         let store = self.store().await;
         let beyond: Range<u64> = 0..end + 1;
