@@ -164,23 +164,11 @@ impl BlobStore for Blobs {
         self.faults.around(Call::Concatenate, error, self.inner.concatenate(parts, into, epoch)).await
     }
 
-    async fn seal(
-        &self,
-        key: &BlobKey,
-        epoch: Epoch,
-        from: Option<&Resume>,
-        size_bytes: u64,
-    ) -> storage::Result<()> {
+    async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {
         self.inner.seal(key, epoch, from, size_bytes).await
     }
 
-    async fn finish(
-        &self,
-        key: &BlobKey,
-        epoch: Epoch,
-        from: Option<&Resume>,
-        size_bytes: u64,
-    ) -> storage::Result<()> {
+    async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {
         let (inner, faults) = (self.inner.clone(), self.faults.clone());
         let (key, from) = (key.clone(), from.cloned());
         set_in_motion(async move {

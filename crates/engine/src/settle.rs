@@ -120,7 +120,8 @@ impl Inner {
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        let removed = self.blobs.discard(&blob_key(id), Epoch::FIRST, resume.as_ref()).await.map_err(EngineError::storage);
+        let removed =
+            self.blobs.discard(&blob_key(id), Epoch::FIRST, resume.as_ref()).await.map_err(EngineError::storage);
         let noted = match removed {
             Ok(()) => {
                 upload.bytes_removed(self.now());

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use storage::{Abilities, BlobKey, BlobStore, conformance, memory};
 use storage::faults::{Faults, Faulty};
 use storage::local::{Durability, LocalStore, Settings};
 use storage::memory::MemoryStore;
+use storage::{Abilities, BlobKey, BlobStore, conformance, memory};
 use tempfile::TempDir;
 
 /// Stores in folders of their own, which are gone with this.

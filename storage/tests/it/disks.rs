@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Resume, conformance};
 use storage::conformance::{EPOCH, assert_bytes, bytes, read};
 use storage::disks::{Disk, Format, cached_bytes};
 use storage::local::{LocalStore, Settings};
+use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Resume, conformance};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use storage::{BlobKey, BlobStore, ErrorKind};
 use storage::conformance::{EPOCH, assert_bytes, bytes, read, write_blob};
 use storage::faults::{Calls, Cause, Faults, Faulty, Operation};
 use storage::memory::MemoryStore;
+use storage::{BlobKey, BlobStore, ErrorKind};
 
 fn key() -> BlobKey {
     BlobKey::new("a").unwrap()

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use storage::{BlobKey, BlobStore, ErrorKind, Part, Resume};
 use storage::conformance::{EPOCH, assert_bytes, bytes, read, write_blob};
 use storage::local::{LocalStore, OpenError, Settings};
+use storage::{BlobKey, BlobStore, ErrorKind, Part, Resume};
 use tempfile::TempDir;
 
 fn key() -> BlobKey {

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
 use storage::conformance::{EPOCH, laid_out, read};
 use storage::local::{LocalStore, OpenError, Settings};
+use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
