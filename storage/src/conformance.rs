@@ -16,7 +16,7 @@ use crate::{Abilities, BlobKey, BlobStore, BlobWriter, Epoch, ErrorKind, Holding
 /// The epoch of a blob that nobody else has written to.
 pub const EPOCH: Epoch = Epoch::FIRST;
 
-const LATER: Epoch = Epoch::new(1);
+const LATER: Epoch = Epoch::new(2);
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -329,7 +329,7 @@ async fn a_newer_epoch_goes_on_in_another_blob(store: Store) {
     assert!(old.write(MIB, bytes(0..1)).await.is_err(), "its bytes can no longer be a part of it");
     old.close().await;
 
-    let (next, joined) = (named("2026/11/21/0193-conformance~1"), named("2026/11/21/0193-conformance~all"));
+    let (next, joined) = (named("2026/11/21/0193-conformance~2"), named("2026/11/21/0193-conformance~all"));
     let mut new = store.open(&next, LATER, None, None).await.unwrap();
     new.write(0, bytes(MIB..MIB + 20)).await.unwrap();
     let token = sync(&mut *new, 20).await;

@@ -9,16 +9,16 @@ use std::{fmt, io};
 
 use crate::BlobKey;
 
-/// Counts the takeovers of a blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// Counts how often a blob has changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// The epoch of a blob that was never taken over.
-    pub const FIRST: Self = Self(0);
+    /// The epoch of a blob that has never been taken over from anyone.
+    pub const FIRST: Self = Self(1);
 
-    pub const fn new(takeovers: u64) -> Self {
-        Self(takeovers)
+    pub const fn new(count: u64) -> Self {
+        Self(count)
     }
 
     pub const fn get(self) -> u64 {

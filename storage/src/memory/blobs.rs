@@ -19,7 +19,7 @@ pub(super) struct Blobs {
 }
 
 /// A blob that is not finished: only what is durable of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Open {
     bytes: Vec<u8>,
     /// Which of them a checkpoint has covered.
@@ -34,6 +34,10 @@ pub(super) struct Open {
 }
 
 impl Open {
+    fn new(epoch: Epoch) -> Self {
+        Self { bytes: Vec::new(), covered: Stretches::default(), turn: 0, epoch, is_sealed: false, small_pieces: 0 }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -102,7 +106,7 @@ impl Blobs {
             return Err(io::Error::new(kind, short));
         }
         self.last_turn += 1;
-        let blob = self.open.entry(key.clone()).or_default();
+        let blob = self.open.entry(key.clone()).or_insert_with(|| Open::new(epoch));
         blob.bytes.truncate(end);
         blob.covered.cut(end as u64);
         blob.turn = self.last_turn;
@@ -125,7 +129,7 @@ impl Blobs {
             self.open.remove(into);
         })?;
         let end = joined.len() as u64;
-        let blob = self.open.entry(into.clone()).or_default();
+        let blob = self.open.entry(into.clone()).or_insert_with(|| Open::new(epoch));
         blob.covered.insert(0..end);
         blob.bytes = joined;
         Ok(end)
@@ -170,7 +174,7 @@ impl Blobs {
     pub(super) fn finish(&mut self, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
         self.seal(key, end, size_bytes)?;
         if !self.finished.contains_key(key) {
-            let bytes = self.open.remove(key).unwrap_or_default().bytes;
+            let bytes = self.open.remove(key).map(|blob| blob.bytes).unwrap_or_default();
             self.finished.insert(key.clone(), bytes.into());
         }
         Ok(())

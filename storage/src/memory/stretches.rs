@@ -16,7 +16,7 @@ impl Stretches {
         let touched = &self.0[first..last];
         let start = touched.first().map_or(new.start, |known| known.start.min(new.start));
         let end = touched.last().map_or(new.end, |known| known.end.max(new.end));
-        self.0.splice(first..last, [start..end]);
+        self.0.splice(first..last, std::iter::once(start..end));
     }
 
     /// Whether any byte of `range` is there.
