@@ -42,7 +42,7 @@ use domain::host::Host;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
 use engine::Engine;
-use keyring::{ReadTokens, ServerKeys, StageTokens};
+use keyring::{EventCursors, ReadTokens, ServerKeys, StageTokens};
 use state::clock::Clock;
 use state::{Outbox, UploadStore};
 use state_sqlite::SqliteStore;
@@ -309,6 +309,7 @@ fn shared(
         max_streams: config.status.max_streams,
         max_page: config.status.max_page,
         answers: edge::Answers::new(answer_memory, config.limits.answer_timeout),
+        event_cursors: EventCursors::new(server_keys),
         registry: Arc::new(registry),
         readiness: front::health::Readiness::default(),
     }

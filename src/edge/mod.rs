@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use domain::id::UploadId;
 use engine::Engine;
+use keyring::EventCursors;
 use webhook::{Admin, Beat};
 
 pub mod access;
@@ -72,6 +73,8 @@ pub struct Shared {
     pub max_streams: usize,
     pub max_page: u32,
     pub answers: Answers,
+    /// Seals the ids of events.
+    pub event_cursors: EventCursors,
     pub registry: Arc<Registry>,
     pub readiness: crate::front::health::Readiness,
 }

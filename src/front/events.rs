@@ -1,7 +1,8 @@
 //! Server-Sent Events: a snapshot, then changes; `Last-Event-ID` resumes.
 //!
 //! Committed events carry an id and the very JSON that webhooks carry. Progress between commits comes from memory,
-//! without an id: it is not news worth repeating after a reconnect.
+//! without an id: it is not news worth repeating after a reconnect. An id is a sealed place in the stream it belongs to
+//! and means nothing to its reader. One that does not open is answered with a snapshot.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,19 +25,20 @@ use crate::edge::{Shared, query};
 use crate::front::status::{PROGRESS_EVERY, Viewer};
 use crate::front::{status, unless_reading};
 use domain::id::UploadId;
-use domain::size::parse_bytes;
+use domain::principal::TenantId;
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
 use engine::command::EngineError;
 use engine::read::{EventPosition, LoggedEvent, UploadQuery};
 use engine::watch::Bell;
+use keyring::{CursorScope, EventStream};
 
 /// How many events are held for a client at a time.
 const BATCH: u32 = 32;
 
 /// A client that has missed more events than this gets a new snapshot instead.
-const MOST_REPLAYED: u64 = 500;
+const MOST_REPLAYED: u32 = 500;
 
 /// How many uploads in progress a snapshot of everything shows.
 const SNAPSHOT_UPLOADS: u32 = 100;
@@ -60,6 +62,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
     let bell = shared.engine.bell(id);
     let status = shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
     let newest = status.upload.record().next_sequence - 1;
+    let seen = seen.and_then(|sealed| sequence_in(&shared, id, &sealed));
     if seen.is_some_and(|seen| seen >= newest) && until.is_reached_by(&status.upload) {
         return Ok(HttpResponse::NoContent().finish());
     }
@@ -70,7 +73,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
         quiet.are_shown(&status.upload);
         ready.push_back(message(
             "snapshot",
-            Some(&newest.to_string()),
+            Some(&sequence_id(&shared, id, newest)),
             &status::to_json(&status, &shared, Viewer::Client).to_string(),
         ));
     }
@@ -79,10 +82,29 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
     Ok(Stream { shared, source, bell, ready, room: Some(room), look: true, ended: false, _seat: seat }.respond())
 }
 
-/// One who has missed very much is better off with how things stand. So is one who has seen what is not there:
-/// its ids are of another database.
+/// A client that has missed very much is better served with a snapshot. So is one that has seen what is not there: its id
+/// is from before the database was put back from a copy.
 fn can_resume(seen: u64, newest: u64) -> bool {
-    newest.checked_sub(seen).is_some_and(|missed| missed <= MOST_REPLAYED)
+    newest.checked_sub(seen).is_some_and(|missed| missed <= u64::from(MOST_REPLAYED))
+}
+
+/// The id of the event of an upload with this sequence.
+fn sequence_id(shared: &Shared, upload: UploadId, sequence: u64) -> String {
+    shared.event_cursors.seal(own(EventStream::Upload(upload)), &sequence.to_be_bytes())
+}
+
+fn sequence_in(shared: &Shared, upload: UploadId, sealed: &str) -> Option<u64> {
+    let place = shared.event_cursors.open(own(EventStream::Upload(upload)), sealed)?;
+    Some(u64::from_be_bytes(place.try_into().ok()?))
+}
+
+/// The id of the event at this position in the log of all.
+fn position_id(shared: &Shared, position: EventPosition) -> String {
+    shared.event_cursors.seal(own(EventStream::All), &position.to_bytes())
+}
+
+fn own(stream: EventStream) -> CursorScope {
+    CursorScope { tenant: TenantId::DEFAULT, stream }
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
@@ -103,9 +125,8 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
     let refuse = |error| status::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
     let (mut ready, mut room) = (VecDeque::new(), None);
-    let resumable = seen.filter(|seen| u64::try_from(newest.0).is_ok_and(|newest| can_resume(*seen, newest)));
-    let seen = match resumable.and_then(|seen| i64::try_from(seen).ok()) {
-        Some(seen) => EventPosition(seen),
+    let seen = match resumable_position(&shared, seen.as_deref()).await.map_err(refuse)? {
+        Some(seen) => seen,
         None => {
             let mut most = SNAPSHOT_UPLOADS;
             let mut making = shared.answers.room_for_page(request, &mut most, shared.max_metadata_bytes).await?;
@@ -120,6 +141,16 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
     Ok(Stream { shared, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
 }
 
+/// Where a client goes on, if it can; by the same rule as [`can_resume`].
+async fn resumable_position(shared: &Shared, sealed: Option<&str>) -> Result<Option<EventPosition>, EngineError> {
+    let open = |sealed| shared.event_cursors.open(own(EventStream::All), sealed);
+    let Some(seen) = sealed.and_then(open).and_then(|place| EventPosition::from_bytes(&place)) else {
+        return Ok(None);
+    };
+    let missed = shared.engine.count_events_behind(seen, MOST_REPLAYED + 1).await?;
+    Ok(missed.filter(|missed| *missed <= MOST_REPLAYED).map(|_| seen))
+}
+
 async fn snapshot_of_all(shared: &Shared, newest: EventPosition, most: u32) -> Result<Bytes, EngineError> {
     let unfinished = UploadQuery {
         stages: vec![Stage::Created, Stage::Receiving, Stage::Stalled, Stage::Received, Stage::Verified, Stage::Stored],
@@ -129,14 +160,14 @@ async fn snapshot_of_all(shared: &Shared, newest: EventPosition, most: u32) -> R
     let uploads = shared.engine.list(&unfinished).await?;
     let uploads: Vec<Value> =
         uploads.found.iter().map(|status| status::to_json(status, shared, Viewer::Client)).collect();
-    Ok(message("snapshot", Some(&newest.0.to_string()), &json!({ "uploads": uploads }).to_string()))
+    Ok(message("snapshot", Some(&position_id(shared, newest)), &json!({ "uploads": uploads }).to_string()))
 }
 
 /// What a client wants of a stream.
 #[derive(Debug, Default)]
 struct Ask {
-    /// Where to go on.
-    seen: Option<u64>,
+    /// The id of the last event it has seen.
+    seen: Option<String>,
     until: Until,
 }
 
@@ -173,10 +204,7 @@ fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
             _ => return Err(query::bad(name, value, "settled, ended")),
         }
     }
-    if let Some(text) = seen.as_deref().filter(|text| !text.is_empty()) {
-        let id = parse_bytes(text).ok_or_else(|| query::bad("last_event_id", text, "it must be the id of an event"));
-        ask.seen = Some(id?);
-    }
+    ask.seen = seen;
     Ok(ask)
 }
 
@@ -328,7 +356,7 @@ impl Stream {
                 self.look = events.len() == BATCH as usize;
                 for event in &events {
                     *seen = event.sequence;
-                    self.ready.push_back(event_message(event, &event.sequence.to_string()));
+                    self.ready.push_back(event_message(event, &sequence_id(&self.shared, *id, event.sequence)));
                 }
                 let received = status.live.map(|live| live.received_bytes);
                 let has_bytes = received.is_some() && received != *told_received;
@@ -347,7 +375,7 @@ impl Stream {
                 let page = engine.events_since(*seen, BATCH).await?;
                 (*seen, self.look) = (page.seen, page.has_more);
                 for event in &page.found {
-                    self.ready.push_back(event_message(event, &event.position.0.to_string()));
+                    self.ready.push_back(event_message(event, &position_id(&self.shared, event.position)));
                 }
             }
         }

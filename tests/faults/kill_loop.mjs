@@ -17,6 +17,7 @@ import { Receiver } from '../clients/harness/receiver.mjs';
 import { Schemas } from '../clients/harness/schemas.mjs';
 import { Server } from '../clients/harness/server.mjs';
 import { sleep, until } from '../clients/harness/until.mjs';
+import { eventId } from './event_ids.mjs';
 import { assertEventsArrived, assertStory } from './stories.mjs';
 import { KINDS, RawUpload, concatenate } from './raw_upload.mjs';
 
@@ -287,7 +288,8 @@ async function assertEvents(uploads) {
   for (const upload of uploads.slice(0, 20)) {
     const replayed = [];
     const url = `${server.url}/api/v1/uploads/${upload.id}/events`;
-    for await (const { id } of events(url, { lastEventId: '0' })) replayed.push(Number(id));
+    const lastEventId = await eventId(server.dataDir, upload.id, 0);
+    for await (const { data } of events(url, { lastEventId })) replayed.push(data.data.sequence);
     assert.deepEqual(replayed, replayed.map((_, i) => i + 1), `${upload.id}: the replayed events have a gap`);
     assert.equal(replayed.length, byUpload[upload.id].filter(({ endpoint }) => endpoint === 'all').length);
   }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
+use crate::support::event_ids::EventIds;
 use crate::support::program::run;
 use crate::support::receiver::Receiver;
 use crate::support::sse::Sse;
@@ -185,7 +186,8 @@ async fn files_of_completed_uploads_go_when_they_were_kept_long_enough() {
     assert_eq!(client.patch(&unfinished, 0, b"he").await.status, 204);
     let paths = [completed(&mut client).await, plain(&mut client).await];
     let followed = format!("{}/events?until=ended", status_path(&paths[0]));
-    let told = Sse::open(app.address(), &followed, &[("Last-Event-ID", "0")]).await.rest().await;
+    let from_the_start = EventIds::of(&app).of_one(&paths[0], 0);
+    let told = Sse::open(app.address(), &followed, &[("Last-Event-ID", &from_the_start)]).await.rest().await;
     assert_eq!(told.last().map(|message| message.event.as_str()), Some("upload.removed"), "{told:?}");
     receiver.wait_for(|heard| heard.len() == 2).await;
     for path in &paths {

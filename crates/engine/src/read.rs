@@ -161,6 +161,11 @@ impl Engine {
         Ok(self.0.uploads.newest_event().await?)
     }
 
+    /// Counts the events behind a place, no further than `most`; `None` when there is no such place.
+    pub async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>, EngineError> {
+        Ok(self.0.uploads.count_events_behind(after, most).await?)
+    }
+
     pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
         Ok(self.0.outbox.deliveries(query).await?)
     }

@@ -133,6 +133,9 @@ const WINDOW: u32 = 5_000;
 /// The position of the newest event; 0 without one.
 pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 
+/// How many events there are behind a place, counted no further than that.
+const BEHIND: &str = "SELECT count(*) FROM (SELECT 1 FROM events WHERE position > ?1 ORDER BY position LIMIT ?2)";
+
 impl SqliteStore {
     pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
         let events = self.readers.look_up("read the events of an upload", move |connection| {
@@ -162,5 +165,16 @@ impl SqliteStore {
             connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))
         });
         newest.await.map(EventPosition)
+    }
+
+    pub(super) async fn read_count_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>> {
+        let count = self.readers.look_up("count the events behind a place", move |connection| {
+            let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
+            if after.0 > newest {
+                return Ok(None);
+            }
+            connection.prepare_cached(BEHIND)?.query_one(params![after.0, most], |row| row.get(0)).map(Some)
+        });
+        count.await
     }
 }

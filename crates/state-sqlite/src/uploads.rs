@@ -66,6 +66,10 @@ impl UploadStore for SqliteStore {
         self.read_newest_event().await
     }
 
+    async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>> {
+        self.read_count_behind(after, most).await
+    }
+
     async fn record_hook_call(&self, call: HookCall) -> Result<()> {
         self.write_hook_call(call).await
     }

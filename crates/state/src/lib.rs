@@ -96,6 +96,10 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// The position of the newest event.
     async fn newest_event(&self) -> Result<EventPosition>;
 
+    /// Counts the events behind `after`, no further than `most`. `None`: there is no such place in the log, as after a
+    /// database was put back from a copy.
+    async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>>;
+
     /// Writes down what came of asking the application. Writing the same call again changes nothing.
     async fn record_hook_call(&self, call: HookCall) -> Result<()>;
 
@@ -195,6 +199,17 @@ pub struct HookCallQuery {
 /// A place in the log of all events, in the order of their commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EventPosition(pub i64);
+
+impl EventPosition {
+    /// The position as bytes, for readers who keep it without knowing what it counts.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(|bytes| Self(i64::from_be_bytes(bytes)))
+    }
+}
 
 /// An event as it was committed.
 #[derive(Debug, Clone, PartialEq, Eq)]

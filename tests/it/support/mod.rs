@@ -4,6 +4,7 @@ pub mod app;
 pub mod client;
 pub mod delayed;
 pub mod disk;
+pub mod event_ids;
 pub mod film;
 pub mod front;
 pub mod group;

@@ -31,11 +31,6 @@ impl Message {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap()
     }
-
-    /// The id of a message that has one, as a number.
-    pub fn number(&self) -> u64 {
-        self.id.as_ref().expect("this message has an id").parse().unwrap()
-    }
 }
 
 impl Sse {

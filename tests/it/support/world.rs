@@ -438,6 +438,10 @@ impl UploadStore for FaultyRecords {
         self.inner.newest_event().await
     }
 
+    async fn count_events_behind(&self, after: EventPosition, most: u32) -> state::Result<Option<u32>> {
+        self.inner.count_events_behind(after, most).await
+    }
+
     async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
         self.inner.record_hook_call(call).await
     }

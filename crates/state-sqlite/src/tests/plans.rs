@@ -186,6 +186,7 @@ async fn ask_everything(store: &SqliteStore) {
     store.events_of(new_upload(1).id(), 0, 10).await.unwrap();
     store.events_since(EventPosition(0), 10).await.unwrap();
     store.newest_event().await.unwrap();
+    store.count_events_behind(EventPosition(0), 10).await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
     store.begin_waits(NOW).await.unwrap();
     store.renew_leases(NOW).await.unwrap();

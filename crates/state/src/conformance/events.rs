@@ -64,6 +64,28 @@ pub async fn events_come_in_pages<P: Place>(place: P) {
     assert_eq!(store.events_of(id, 6, 3).await.unwrap(), []);
 }
 
+pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P) {
+    let store = place.open().await;
+    assert_eq!(store.count_events_behind(EventPosition::default(), 5).await.unwrap(), Some(0));
+    for number in 0..4 {
+        store.insert(new_upload(number)).await.unwrap();
+    }
+    let log = store.events_since(EventPosition::default(), 10).await.unwrap().found;
+    for (after, most, expected) in [
+        (EventPosition::default(), 10, 4),
+        (EventPosition::default(), 3, 3),
+        (log[0].position, 10, 3),
+        (log[3].position, 10, 0),
+    ] {
+        assert_eq!(store.count_events_behind(after, most).await.unwrap(), Some(expected), "{after:?}, {most}");
+    }
+    let elsewhere = EventPosition(log[3].position.0 + 1);
+    assert_eq!(store.count_events_behind(elsewhere, 10).await.unwrap(), None, "nothing has been there yet");
+    let bytes = log[3].position.to_bytes();
+    assert_eq!(EventPosition::from_bytes(&bytes), Some(log[3].position));
+    assert_eq!(EventPosition::from_bytes(&bytes[1..]), None);
+}
+
 /// However many other events lie between those of uploads.
 pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     const OTHERS: usize = 6_000;

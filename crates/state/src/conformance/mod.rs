@@ -151,6 +151,7 @@ macro_rules! conformance_suite {
             retention::records_without_bytes_end
             replay::a_record_loses_its_words_once_it_is_over
             events::events_come_in_pages
+            events::what_was_missed_is_counted_so_far_and_no_further
             events::every_commit_of_a_crowd_is_logged_in_order
             hook_calls::hook_calls_are_listed_newest_first
             rebuild::replaying_the_log_rebuilds_the_rows

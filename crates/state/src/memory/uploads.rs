@@ -79,6 +79,16 @@ impl UploadStore for MemoryState {
         Ok(tables.events.last().map_or(EventPosition::default(), |event| event.position))
     }
 
+    async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>> {
+        let tables = self.read("count the events behind a place")?;
+        let newest = tables.events.last().map_or(EventPosition::default(), |event| event.position);
+        if after > newest {
+            return Ok(None);
+        }
+        let behind = tables.events.iter().rev().take_while(|event| event.position > after);
+        Ok(Some(behind.take(most as usize).fold(0, |count, _| count + 1)))
+    }
+
     async fn record_hook_call(&self, call: HookCall) -> Result<()> {
         self.write("record a hook call")?.hook_calls.entry(call.id).or_insert(call);
         Ok(())
