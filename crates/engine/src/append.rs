@@ -23,7 +23,7 @@ use crate::commit::{Broken, Call, Committer, Covering};
 use crate::digest::{Hasher, Running};
 use crate::feed::{Fed, Feed, Intake};
 use crate::hooks::Behalf;
-use crate::lease::{Fate, NotJoined, Order};
+use crate::orders::{Fate, NotJoined, Order};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner};
 use domain::checksum::Digest;

@@ -17,7 +17,9 @@ use storage::{BlobWriter, Epoch, Resume};
 use tokio::sync::oneshot;
 
 use crate::command::EngineError;
-use crate::lease::{Held, LiveProgress, Order, RateMeter};
+use crate::lease::Held;
+use crate::orders::Order;
+use crate::progress::{LiveProgress, RateMeter};
 use crate::{Inner, blob_key};
 use domain::checksum::Digest;
 use domain::failure::Failure;
@@ -55,7 +57,7 @@ impl From<Broken> for EngineError {
 
 pub(super) struct Committer {
     pub(super) inner: Arc<Inner>,
-    held: Held,
+    held: Held<Order>,
     /// As committed.
     pub(super) upload: Upload,
     /// What the requests under way have declared besides. It becomes true with the next bytes that are committed.
@@ -94,7 +96,7 @@ pub(super) enum Call {
 }
 
 impl Committer {
-    pub(super) fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, held: Held<Order>, upload: Upload) -> Self {
         held.progress.accept(upload.received_bytes());
         let meter = RateMeter::start(upload.received_bytes());
         let declared = Declared::default();
@@ -341,7 +343,7 @@ impl Committer {
     }
 
     /// Gives up the writer, but not yet the lease.
-    pub(super) fn into_parts(self) -> (Arc<Inner>, Held, Upload) {
+    pub(super) fn into_parts(self) -> (Arc<Inner>, Held<Order>, Upload) {
         (self.inner, self.held, self.upload)
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::command::{BodyEnd, EngineError};
-use crate::lease::LiveProgress;
+use crate::progress::LiveProgress;
 use domain::upload::Upload;
 
 /// How many pieces may wait between the connection and the append task.

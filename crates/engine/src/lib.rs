@@ -49,7 +49,9 @@ pub mod inventory;
 pub mod lease;
 pub mod metrics;
 mod missing;
+mod orders;
 pub mod pieces;
+mod progress;
 pub mod ranges;
 pub mod read;
 mod removal;
@@ -62,6 +64,7 @@ use bookings::{Bookings, Space};
 use command::{Cancel, Create, EngineError, Inspection, Unavailable};
 use hooks::{Behalf, Hooks, IdIsTaken};
 use lease::Leases;
+use orders::Order;
 
 use metrics::Metrics;
 use watch::Watch;
@@ -181,7 +184,7 @@ struct Inner {
     undecided: Notify,
     /// Memory for bytes on their way in.
     pool: storage::pool::Pool,
-    leases: Leases,
+    leases: Leases<Order>,
     bookings: Bookings,
     watch: Watch,
     metrics: Metrics,

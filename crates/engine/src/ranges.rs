@@ -31,7 +31,8 @@ use crate::compare::Repeated;
 use crate::digest::Hasher;
 use crate::feed::{Fed, Feed, Intake};
 use crate::hooks::Behalf;
-use crate::lease::{Fate, Held, NotJoined, Order};
+use crate::lease::Held;
+use crate::orders::{Fate, NotJoined, Order};
 use crate::pieces::{Piece, Pieces};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner};
@@ -209,7 +210,7 @@ impl Lane {
 }
 
 impl Assembly {
-    fn new(inner: Arc<Inner>, held: Held, upload: Upload) -> Self {
+    fn new(inner: Arc<Inner>, held: Held<Order>, upload: Upload) -> Self {
         let pieces = Pieces::resume(&upload.record().running_digests).unwrap_or_else(|error| {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(upload = %upload.id(), error, "the digests are computed from the stored bytes in the end");

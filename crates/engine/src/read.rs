@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::command::{EngineError, Unavailable};
-use crate::lease::LiveProgress;
+use crate::progress::LiveProgress;
 use crate::watch::Bell;
 use crate::{Engine, Inner, blob_key};
 use domain::delivery::DeliveryRecord;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::command::{EngineError, Unavailable};
 use crate::lease::Held;
+use crate::orders::Order;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::report::{NewReport, ReportRefused};
@@ -43,7 +44,7 @@ impl Engine {
 
 impl Inner {
     /// Takes the lease once it is free, and asks nobody for it.
-    async fn wait_for_lease(&self, id: UploadId) -> Result<Held, EngineError> {
+    async fn wait_for_lease(&self, id: UploadId) -> Result<Held<Order>, EngineError> {
         let deadline = Instant::now() + self.settings.takeover_timeout;
         loop {
             if let Some(held) = self.leases.try_take(id) {
@@ -54,7 +55,7 @@ impl Inner {
                 return Err(EngineError::Unavailable(Unavailable::Held));
             }
             if let Some(live) = self.leases.live(id) {
-                live.ended(left).await;
+                live.ended_within(left).await;
             }
         }
     }

@@ -1,0 +1,222 @@
+//! What others may ask of a live writer: newest wins.
+//!
+//! Owns the words between a request and the writer of its upload: to commit, to make way, to take one more request. It
+//! knows how long to wait for a writer, and nothing of how one moves bytes.
+
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::append::Parked;
+use crate::command::{Append, EngineError, Unavailable};
+use crate::feed::Feed;
+use crate::lease::{Held, Leases, Live};
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::size::Offset;
+use domain::stage::Ended;
+
+/// What others may ask of a live writer.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Commit what is there, then answer; go on.
+    Checkpoint(oneshot::Sender<()>),
+    /// Hand everything over to the next request. Only a writer that is parked does.
+    Resume(oneshot::Sender<Parked>),
+    /// Take the bytes of one more request. Only a writer that takes bytes in any order does.
+    Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
+    /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
+    Yield { at: Option<Offset>, fate: Option<Fate>, answer: oneshot::Sender<Result<(), Offset>> },
+}
+
+/// The outcome of ending an upload whose lease was taken from a writer. It is known once the end is committed.
+#[derive(Debug, Clone)]
+pub(super) struct Fate(watch::Receiver<Option<Ended>>);
+
+impl Fate {
+    /// Returns the error for the requests of the previous writer: gone if the upload has ended, else superseded.
+    pub(super) async fn answer_to(fate: Option<Self>) -> EngineError {
+        let taken_over = EngineError::Unavailable(Unavailable::Superseded);
+        let Some(Self(mut ended)) = fate else { return taken_over };
+        let Ok(ended) = ended.wait_for(Option::is_some).await else { return taken_over };
+        ended.map_or(taken_over, |how| Rejection::Gone(how).into())
+    }
+}
+
+impl Order {
+    /// Whether whoever gave it waits no longer. Carrying it out would serve nobody, and could end a writer whose client is
+    /// there.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Checkpoint(answer) => answer.is_closed(),
+            Self::Resume(answer) => answer.is_closed(),
+            Self::Join { answer, .. } => answer.is_closed(),
+            Self::Yield { answer, .. } => answer.is_closed(),
+        }
+    }
+}
+
+/// Why a request did not join the writer of its upload.
+#[derive(Debug)]
+pub(super) enum NotJoined {
+    /// The writer takes bytes in order, from one request.
+    InOrder,
+    Refused(EngineError),
+}
+
+impl Leases<Order> {
+    /// What the last request has left open for the next one, if it has.
+    pub(super) async fn resume(&self, id: UploadId) -> Option<Parked> {
+        let live = self.live(id).filter(|live| live.is_parked())?;
+        live.ask(Order::Resume).await
+    }
+
+    /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
+    /// that one: a request that would be refused anyway disturbs nobody.
+    pub(super) async fn take(&self, id: UploadId, at: Option<Offset>, patience: Duration) -> Result<Held<Order>, EngineError> {
+        self.claim(id, at, None, patience).await
+    }
+
+    /// Takes the lease to end the upload. The requests of the previous writer are answered once the sender has reported how
+    /// the upload ended, or was dropped.
+    pub(super) async fn take_to_end(
+        &self,
+        id: UploadId,
+        patience: Duration,
+    ) -> Result<(Held<Order>, watch::Sender<Option<Ended>>), EngineError> {
+        let (ended, fate) = watch::channel(None);
+        let held = self.claim(id, None, Some(Fate(fate)), patience).await?;
+        Ok((held, ended))
+    }
+
+    async fn claim(
+        &self,
+        id: UploadId,
+        at: Option<Offset>,
+        fate: Option<Fate>,
+        patience: Duration,
+    ) -> Result<Held<Order>, EngineError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(held) = self.try_take(id) {
+                return Ok(held);
+            }
+            let Some(live) = self.live(id) else { continue };
+            tokio::time::timeout_at(deadline, live.make_way(at, fate.clone()))
+                .await
+                .map_err(|_| EngineError::Unavailable(Unavailable::Held))??;
+        }
+    }
+}
+
+impl Live<Order> {
+    /// Asks the writer to end, and waits until it has.
+    async fn make_way(&self, at: Option<Offset>, fate: Option<Fate>) -> Result<(), Rejection> {
+        // A writer that takes no orders any more is about to end by itself.
+        let answer = self.ask(|answer| Order::Yield { at, fate, answer }).await;
+        if let (Some(theirs), Some(Err(ours))) = (at, answer) {
+            return Err(Rejection::WrongOffset { ours, theirs });
+        }
+        self.ended().await;
+        Ok(())
+    }
+
+    /// Hands a request to the writer. `None`: it has ended.
+    pub(super) async fn join(&self, command: Append) -> Option<Result<Feed, NotJoined>> {
+        let command = Box::new(command);
+        let answer = self.ask(|answer| Order::Join { command, answer }).await;
+        if answer.is_none() {
+            self.ended().await;
+        }
+        answer
+    }
+
+    /// Asks the writer to commit what it has; waits until it did, ended, or took too long.
+    pub(super) async fn checkpoint(&self, patience: Duration) {
+        let asked = async {
+            if self.ask(Order::Checkpoint).await.is_none() {
+                self.ended().await;
+            }
+        };
+        // Too slow: the committed row still tells the truth, only a little older.
+        let _ = tokio::time::timeout(patience, asked).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::time::Timestamp;
+
+    fn id() -> UploadId {
+        UploadId::new(Timestamp::from_unix_ms(1), [3; 10])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_request_ends_the_writer_before_it() {
+        let leases = Leases::default();
+        let mut first = leases.try_take(id()).unwrap();
+        let taking = leases.take(id(), None, Duration::from_secs(5));
+        let yielding = async {
+            let Some(Order::Yield { answer, .. }) = first.orders.recv().await else { panic!("no order") };
+            answer.send(Ok(())).unwrap();
+            drop(first);
+        };
+        let (second, ()) = tokio::join!(taking, yielding);
+        assert!(second.is_ok());
+        assert_eq!(leases.count(), 1);
+        drop(second);
+        assert_eq!(leases.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_at_the_wrong_offset_disturbs_nobody() {
+        let leases = Leases::default();
+        let mut first = leases.try_take(id()).unwrap();
+        let theirs = Offset::new(7).unwrap();
+        let taking = leases.take(id(), Some(theirs), Duration::from_secs(5));
+        let refusing = async {
+            let Some(Order::Yield { answer, at, .. }) = first.orders.recv().await else { panic!("no order") };
+            assert_eq!(at, Some(theirs));
+            answer.send(Err(Offset::ZERO)).unwrap();
+        };
+        let (refused, ()) = tokio::join!(taking, refusing);
+        let expected = Rejection::WrongOffset { ours: Offset::ZERO, theirs };
+        assert!(matches!(refused, Err(EngineError::Rejected(rejection)) if rejection == expected));
+        assert_eq!(leases.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_an_ended_writer_learn_what_became_of_the_upload() {
+        for (how, expected) in [
+            (Some(Ended::Terminated), EngineError::from(Rejection::Gone(Ended::Terminated))),
+            (None, EngineError::Unavailable(Unavailable::Superseded)),
+        ] {
+            let leases = Leases::default();
+            let mut first = leases.try_take(id()).unwrap();
+            let ending = async {
+                let (_held, ended) = leases.take_to_end(id(), Duration::from_secs(5)).await.unwrap();
+                if how.is_some() {
+                    ended.send_replace(how);
+                }
+            };
+            let yielding = async {
+                let Some(Order::Yield { answer, fate, .. }) = first.orders.recv().await else { panic!("no order") };
+                answer.send(Ok(())).unwrap();
+                drop(first);
+                Fate::answer_to(fate).await
+            };
+            let ((), answer) = tokio::join!(ending, yielding);
+            assert_eq!(answer.to_string(), expected.to_string(), "{how:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_hangs_is_not_waited_for_for_ever() {
+        let leases = Leases::default();
+        let _first = leases.try_take(id()).unwrap();
+        let taken = leases.take(id(), None, Duration::from_secs(5)).await;
+        assert!(matches!(taken, Err(EngineError::Unavailable(Unavailable::Held))));
+    }
+}
