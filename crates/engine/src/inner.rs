@@ -1,0 +1,131 @@
+//! What all parts of the engine share: its ports, its settings, who is writing, and how a record is read and committed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Randomness;
+use crate::bookings::Bookings;
+use crate::command::{EngineError, Unavailable};
+use crate::disk;
+use crate::hooks::{Hooks, IdIsTaken};
+use crate::lease::Leases;
+use crate::metrics::Metrics;
+use crate::orders::Order;
+use crate::settings::Settings;
+use crate::watch::Watch;
+use domain::event::EventKind;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::time::Timestamp;
+use domain::upload::Upload;
+use state::clock::Clock;
+use state::{Outbox, UploadStore};
+
+pub(super) struct Inner {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) randomness: Randomness,
+    pub(super) uploads: Arc<dyn UploadStore>,
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) blobs: Arc<dyn storage::BlobStore>,
+    /// `None`: the application is asked nothing.
+    pub(super) hooks: Option<Arc<dyn Hooks>>,
+    /// Rings when an upload waits for the application's word and there was none.
+    pub(super) undecided: Notify,
+    /// Memory for bytes on their way in.
+    pub(super) pool: storage::pool::Pool,
+    pub(super) leases: Leases<Order>,
+    pub(super) bookings: Bookings,
+    pub(super) watch: Watch,
+    pub(super) metrics: Metrics,
+    pub(super) disk: disk::Logged,
+    /// Permission to read the headers of a media file.
+    pub(super) examiners: Semaphore,
+    /// Permission to read a complete upload, for a download or to compare it with what is sent again.
+    pub(super) reading: Arc<Semaphore>,
+    /// Where append tasks run: apart from the threads that serve the network.
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Inner {
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) fn check_open_for_business(&self) -> Result<(), EngineError> {
+        if self.stop.is_cancelled() { Err(EngineError::Unavailable(Unavailable::ShuttingDown)) } else { Ok(()) }
+    }
+
+    pub(super) async fn find(&self, id: UploadId) -> Result<Upload, EngineError> {
+        let found = self.uploads.find(id).await?.ok_or(EngineError::Rejected(Rejection::NotFound))?;
+        Ok(self.extended(found))
+    }
+
+    pub(super) async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
+        let (kinds, began) = (kinds_of_news(&upload), Instant::now());
+        let booking = match self.space(None).await? {
+            Some(space) => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
+            None => None,
+        };
+        let inserted = self.uploads.insert(upload).await;
+        if let (Err(_), Some(booking)) = (&inserted, booking) {
+            self.bookings.cancel(booking);
+        }
+        let committed = match inserted {
+            // One of our own is new: the application has chosen it.
+            Err(state::Error::Conflict(_)) => return Err(EngineError::chosen_badly(IdIsTaken)),
+            inserted => inserted?,
+        };
+        self.metrics.booked(self.bookings.note(&committed));
+        self.metrics.count(&committed, &kinds, began.elapsed());
+        tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
+        self.watch.changed(committed.id());
+        Ok(committed)
+    }
+
+    pub(super) async fn commit(&self, upload: Upload) -> Result<Upload, EngineError> {
+        Ok(self.try_commit(upload).await?)
+    }
+
+    /// The same, for one who can do something about a conflict.
+    pub(super) async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
+        let (kinds, began) = (kinds_of_news(&upload), Instant::now());
+        let missing_change = upload.missing_change();
+        let committed = self.uploads.commit(upload).await?;
+        self.metrics.booked(self.bookings.note(&committed));
+        self.metrics.missing(missing_change);
+        self.metrics.count(&committed, &kinds, began.elapsed());
+        self.watch.changed(committed.id());
+        Ok(committed)
+    }
+
+    /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may take, also
+    /// when nobody is at it just now: the sweeper may be about to.
+    pub(super) async fn find_settled(&self, id: UploadId) -> Result<Upload, EngineError> {
+        let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
+        let mut bell = self.watch.upload(id);
+        loop {
+            let upload = self.find(id).await?;
+            if !upload.is_settling() {
+                return Ok(upload);
+            }
+            let rang = tokio::time::timeout_at(deadline, bell.rang()).await;
+            rang.map_err(|_| EngineError::Unavailable(Unavailable::Settling))?;
+        }
+    }
+}
+
+fn kinds_of_news(upload: &Upload) -> Vec<EventKind> {
+    upload.news().iter().map(|event| event.kind).collect()
+}
+
+/// Where the bytes of an upload are: its day and its id, so that data splits by date and by key.
+pub(super) fn blob_key(id: UploadId) -> storage::BlobKey {
+    storage::BlobKey::new(format!("{}/{id}", id.made_at().day_path())).expect("a day and an id are a key")
+}

@@ -1,0 +1,113 @@
+//! How an upload begins, and how it ends because its client says so.
+
+use crate::command::{Cancel, Create, EngineError, Inspection};
+use crate::hooks::{Behalf, IdIsTaken};
+use crate::settle::unless_failed;
+use crate::{Engine, Inner};
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::removal::DeletedBy;
+use domain::size::Length;
+use domain::time::Timestamp;
+use domain::stage::Ended;
+use domain::upload::{NewUpload, Terms, Upload};
+
+impl Engine {
+    /// Creates an upload; one of length zero is completed at once.
+    pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
+        let inner = &self.0;
+        inner.check_open_for_business()?;
+        let length_bytes = command.length.map_or(0, Length::get);
+        if length_bytes > inner.settings.max_upload_bytes {
+            return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
+        }
+        inner.check_room(length_bytes).await?;
+        // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
+        let engine = self.clone();
+        let creating = self.spawn(async move { engine.0.create(command).await });
+        creating.await.map_err(EngineError::task_died)?
+    }
+
+    /// What is true of an upload now. A live writer is asked to commit what it has, and goes on undisturbed.
+    ///
+    /// An upload whose every byte is there but which is not settled yet is waited for: nobody may take it for
+    /// complete before it is.
+    pub async fn inspect(&self, id: UploadId) -> Result<Inspection, EngineError> {
+        let inner = &self.0;
+        if let Some(live) = inner.leases.live(id) {
+            live.checkpoint(inner.settings.takeover_timeout).await;
+        }
+        let upload = inner.look_again(inner.find_settled(id).await?).await?;
+        Ok(Inspection { gone: upload.gone(inner.now()), upload })
+    }
+
+    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and its client is
+    /// notified that the upload is gone.
+    pub async fn cancel(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
+        let Cancel { id, caller } = command.into();
+        let upload = self.0.find(id).await?;
+        let engine = self.clone();
+        let cancelling = self.spawn(async move {
+            engine.0.permit_ending(&upload, caller.as_deref()).await?;
+            engine.0.end(id).await
+        });
+        cancelling.await.map_err(EngineError::task_died)?
+    }
+
+    /// Ends an upload that its creation has failed to fill and that no client goes on with. Nobody is asked.
+    pub async fn discard(&self, id: UploadId) -> Result<(), EngineError> {
+        let engine = self.clone();
+        let discarding = self.spawn(async move { engine.0.end(id).await });
+        discarding.await.map_err(EngineError::task_died)?
+    }
+}
+
+impl Inner {
+    async fn create(&self, mut command: Create) -> Result<Upload, EngineError> {
+        let caller = command.caller.take();
+        let new = self.new_upload(command, self.now());
+        let new = self.permit(new, caller.as_deref()).await?;
+        let (id, now) = (new.id, self.now());
+        let mut upload = Upload::create(new, now);
+        if upload.is_full() {
+            self.seal(&mut upload, Vec::new(), now).await?;
+        }
+        let held = self.leases.try_take(id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
+        let upload = self.insert(upload).await?;
+        let settled = self.settle(upload, &Behalf::Client(caller)).await.and_then(unless_failed);
+        drop(held);
+        settled
+    }
+
+    async fn end(&self, id: UploadId) -> Result<(), EngineError> {
+        let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
+        let mut upload = self.find(id).await?;
+        upload.terminate(DeletedBy::Client, self.now())?;
+        let upload = self.commit(upload).await?;
+        ended.send_replace(Some(Ended::Terminated));
+        tracing::info!(upload = %id, "upload terminated");
+        self.remove_bytes(upload).await;
+        drop(held);
+        Ok(())
+    }
+
+    pub(super) fn new_upload(&self, command: Create, now: Timestamp) -> NewUpload {
+        let mut wanted_digests = self.settings.digests.clone();
+        wanted_digests.extend(command.wanted_digests);
+        wanted_digests.extend(command.promised_digests.iter().map(|promised| promised.algorithm()));
+        wanted_digests.sort_unstable();
+        wanted_digests.dedup();
+        NewUpload {
+            id: UploadId::new(now, (self.randomness)()),
+            dialect: command.dialect,
+            role: command.role,
+            length: command.length,
+            metadata: command.metadata,
+            metadata_as_sent: command.metadata_as_sent,
+            terms: Terms::default(),
+            wanted_digests,
+            promised_digests: command.promised_digests,
+            expires_at: self.expires_at(now, now),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Whether there is disk space for bytes that are announced, and for those that come.
+
+use crate::Inner;
+use crate::blob_key;
+use crate::bookings::Space;
+use crate::command::EngineError;
+use crate::settings::Settings;
+use domain::upload::Upload;
+
+impl Inner {
+    /// Whether `bytes` of something new fit beside the space that must stay free and what others have booked.
+    pub(super) async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
+        match self.space(None).await? {
+            Some(space) if !self.bookings.admit(bytes, space) => Err(EngineError::NoSpace),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not its own.
+    pub(super) async fn check_room_to_go_on(&self, upload: &Upload) -> Result<(), EngineError> {
+        let free = self.available(None).await?;
+        let Some(free) = free.filter(|free| *free < self.settings.min_free_bytes) else { return Ok(()) };
+        let own = self.available(Some(upload)).await?.map_or(0, |with_own| with_own.saturating_sub(free));
+        let rest = upload.length().map(|length| length.get().saturating_sub(upload.received_bytes()));
+        if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
+    }
+
+    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Blocks that it
+    /// occupies already are its own.
+    pub(super) async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
+        let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.received_bytes()));
+        match self.space(Some(upload)).await? {
+            Some(space) if !self.bookings.admit_for(upload, rest.max(count), space) => Err(EngineError::NoSpace),
+            _ => Ok(()),
+        }
+    }
+
+    /// The space there is, for anything new or for an upload. `None`: the medium does not know.
+    pub(super) async fn space(&self, to: Option<&Upload>) -> Result<Option<Space>, EngineError> {
+        let Some(available) = self.available(to).await? else { return Ok(None) };
+        let Settings { min_free_bytes, max_booked_percent, .. } = self.settings;
+        let spare_bytes = available.checked_sub(min_free_bytes).ok_or(EngineError::NoSpace)?;
+        Ok(Some(Space { spare_bytes, booked_percent: max_booked_percent }))
+    }
+
+    /// The room the storage has: for anything new, or for an upload, with what is set aside for it.
+    pub(super) async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
+        let own = to.map(|upload| (blob_key(upload.id()), upload.received_bytes()));
+        let holding =
+            own.as_ref().map(|(key, received_bytes)| storage::Holding { key, received_bytes: *received_bytes });
+        self.blobs.available(holding).await.map_err(EngineError::storage)
+    }
+}
