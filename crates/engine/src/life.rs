@@ -8,8 +8,8 @@ use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::Length;
-use domain::time::Timestamp;
 use domain::stage::Ended;
+use domain::time::Timestamp;
 use domain::upload::{NewUpload, Terms, Upload};
 
 impl Engine {

@@ -74,7 +74,12 @@ impl Leases<Order> {
 
     /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
     /// that one: a request that would be refused anyway disturbs nobody.
-    pub(super) async fn take(&self, id: UploadId, at: Option<Offset>, patience: Duration) -> Result<Held<Order>, EngineError> {
+    pub(super) async fn take(
+        &self,
+        id: UploadId,
+        at: Option<Offset>,
+        patience: Duration,
+    ) -> Result<Held<Order>, EngineError> {
         self.claim(id, at, None, patience).await
     }
 
