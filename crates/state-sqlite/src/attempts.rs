@@ -1,11 +1,12 @@
 //! Attempts: recorded as they end, together with what becomes of their deliveries.
 
-use std::time::Duration;
+use std::sync::LazyLock;
 
 use rusqlite::{OptionalExtension, Row, params};
+use state_rows::{AttemptRow, sql};
 
 use crate::claims::class_of;
-use crate::rows::{Columns, integer, json};
+use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{endpoints, lanes, notices};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
@@ -40,13 +41,13 @@ impl Work for Settle {
 
 fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite::Result<()> {
     let Some(held) = held_delivery(desk, settlement)? else {
-        return record(desk, settlement, Some(late_note(&settlement.attempt)), None);
+        return record(desk, settlement, Some(&late_note(&settlement.attempt)), None);
     };
     let (state, next_at) = held.next(settlement.verdict);
     // Nobody knows when a stopped endpoint is resumed.
     let planned = settlement.attempt.next_attempt_at;
     let planned = planned.filter(|_| state == DeliveryState::Ready && !held.endpoint_is_stopped);
-    record(desk, settlement, settlement.attempt.note.clone(), planned)?;
+    record(desk, settlement, settlement.attempt.note.as_deref(), planned)?;
     let finished_at = matches!(
         state,
         DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled
@@ -124,16 +125,16 @@ fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<O
     )?;
     let held = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
-        let endpoint = columns.endpoint()?;
+        let endpoint = columns.next()?;
         let subscriber = subscribers.iter().find(|one| one.id == endpoint);
         Ok(Held {
             // One that is not there now has nothing to stop: what is left waits for it as it is.
             endpoint_is_stopped: subscriber.is_some_and(|one| !one.is_enabled),
             generation: subscriber.map(|one| one.generation),
             endpoint,
-            event: EventId::from_bytes(columns.next()?),
-            upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
-            class: class_of(columns.kind()?),
+            event: columns.next()?,
+            upload: columns.next()?,
+            class: class_of(columns.next()?),
             overtaken: columns.next()?,
         })
     };
@@ -147,37 +148,15 @@ fn late_note(attempt: &Attempt) -> String {
     }
 }
 
+static RECORD: LazyLock<String> = LazyLock::new(|| sql::insert_new::<AttemptRow>(PLACES));
+
 /// Recording the same attempt again changes nothing.
 fn record(
     desk: &mut Desk,
     settlement: &Settlement,
-    note: Option<String>,
+    note: Option<&str>,
     next_attempt_at: Option<Timestamp>,
 ) -> rusqlite::Result<()> {
-    let attempt = &settlement.attempt;
-    let took_us = |took: Duration| integer(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-    let headers = &attempt.response_headers;
-    let recorded = desk.execute(
-        "INSERT INTO attempts (delivery_id, number, started_at_ms, took_us, status, error, response_body, note, trigger,
-             dns_us, connect_us, first_byte_us, remote, response_headers, next_at_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
-        params![
-            settlement.delivery.as_bytes(),
-            attempt.number,
-            attempt.started_at.unix_ms(),
-            took_us(attempt.took),
-            attempt.outcome.status(),
-            attempt.outcome.error_class(),
-            attempt.response_body,
-            note,
-            attempt.trigger.name(),
-            attempt.timings.dns.map(took_us),
-            attempt.timings.connect.map(took_us),
-            attempt.timings.first_byte.map(took_us),
-            attempt.remote.map(|address| address.to_string()),
-            (!headers.is_empty()).then(|| json(headers)),
-            next_attempt_at.map(Timestamp::unix_ms),
-        ],
-    );
-    recorded.map(drop)
+    let cells = AttemptRow::cells(settlement.delivery, &settlement.attempt, note, next_attempt_at);
+    desk.execute(&RECORD, bound(&cells)).map(drop)
 }

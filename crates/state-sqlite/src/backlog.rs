@@ -100,9 +100,9 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let mut columns = Columns::of(row);
     Ok(Job {
         number: columns.next()?,
-        endpoint: columns.endpoint()?,
+        endpoint: columns.next()?,
         kind: columns.named(Kind::by_name)?,
-        begun_at: columns.instant()?,
+        begun_at: columns.next()?,
         cursor: columns.next()?,
     })
 }

@@ -2,19 +2,20 @@
 //!
 //! Each endpoint is asked for its own due rows, so the backlog of one that is down never stands in the way of another.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rusqlite::{Row, params};
+use state_rows::{DeliveryRow, Row as _, sql};
 
 use crate::endpoints::Subscriber;
 use crate::notices;
-use crate::rows::Columns;
+use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
 use api::event_body::thin_body;
-use domain::delivery::{DeliveryClass, Trigger};
+use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId, UploadId};
 use domain::time::Timestamp;
 use state::Claim;
 
@@ -41,14 +42,36 @@ impl Work for ClaimDue {
     }
 }
 
-/// The columns of a claimed delivery, as [`due_claim`] reads them.
-macro_rules! claim_columns {
-    () => {
-        "id, lease, endpoint, event_id, kind, upload_id,
-         (SELECT occurred_at_ms FROM events WHERE position = event_position), trigger, begun_at_ms, attempts,
-         attempts_before, (SELECT body FROM events WHERE position = event_position), next_at_ms, sequence"
-    };
-}
+/// The columns of a claimed delivery and its event, as [`due_claim`] reads them.
+static COLUMNS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{}, (SELECT occurred_at_ms FROM events WHERE position = event_position),
+         (SELECT body FROM events WHERE position = event_position)",
+        sql::columns::<DeliveryRow>()
+    )
+});
+
+static CLAIM: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
+         WHERE id IN (SELECT id FROM (
+             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
+                 WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms <= ?2 ORDER BY next_at_ms, sequence LIMIT ?3)
+             UNION ALL
+             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
+                 WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3)
+             ORDER BY next_at_ms, sequence LIMIT ?3))
+         RETURNING {}",
+        *COLUMNS
+    )
+});
+
+static LEASE_ONE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?2 WHERE id = ?1 RETURNING {}",
+        *COLUMNS
+    )
+});
 
 fn claim(
     desk: &Desk,
@@ -58,18 +81,7 @@ fn claim(
     until: Timestamp,
 ) -> rusqlite::Result<Vec<Claimed>> {
     let run_out = run_out_leases(desk, subscriber, slots, now)?;
-    let mut statement = desk.connection.prepare_cached(concat!(
-        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
-         WHERE id IN (SELECT id FROM (
-             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
-                 WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms <= ?2 ORDER BY next_at_ms, sequence LIMIT ?3)
-             UNION ALL
-             SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
-                 WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3)
-             ORDER BY next_at_ms, sequence LIMIT ?3))
-         RETURNING ",
-        claim_columns!(),
-    ))?;
+    let mut statement = desk.connection.prepare_cached(&CLAIM)?;
     let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms()];
     let claimed = statement.query_map(values, due_claim)?;
     let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
@@ -116,25 +128,24 @@ impl Claimed {
 /// The claim, and what it is ordered by.
 fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
     let mut columns = Columns::of(row);
-    let (delivery, lease, endpoint) = (columns.next()?, columns.next()?, columns.endpoint()?);
-    let (event, kind) = (columns.next()?, columns.kind()?);
+    let delivery = DeliveryRow::read(&mut columns)?;
     let claim = Claim {
-        delivery: DeliveryId::from_bytes(delivery),
-        lease,
-        endpoint,
-        event: EventId::from_bytes(event),
-        kind,
-        class: class_of(kind),
-        upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
-        occurred_at: columns.instant()?,
-        trigger: columns.named(Trigger::by_name)?,
-        begun_at: columns.instant()?,
-        attempts: columns.next()?,
-        attempts_before: columns.next()?,
+        delivery: delivery.id,
+        lease: delivery.lease.unwrap_or_default(),
+        endpoint: delivery.endpoint,
+        event: delivery.event_id,
+        kind: delivery.kind,
+        class: class_of(delivery.kind),
+        upload: delivery.upload_id,
+        occurred_at: columns.next()?,
+        trigger: delivery.trigger,
+        begun_at: delivery.begun_at_ms,
+        attempts: delivery.attempts,
+        attempts_before: delivery.attempts_before,
         is_taken_over: false,
-        body: columns.body()?,
+        body: columns.next()?,
     };
-    Ok((claim, columns.next()?, columns.next()?))
+    Ok((claim, delivery.next_at_ms.unix_ms(), integer(delivery.sequence)))
 }
 
 pub(super) fn class_of(kind: EventKind) -> DeliveryClass {
@@ -161,10 +172,7 @@ impl Work for TestEndpoint {
         let subscribers = desk.subscribers()?;
         let Some(subscriber) = subscribers.iter().find(|one| one.id == self.endpoint) else { return Ok(None) };
         let delivery = notices::log_ping(desk, subscriber, self.now)?;
-        let mut statement = desk.connection.prepare_cached(concat!(
-            "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?2 WHERE id = ?1 RETURNING ",
-            claim_columns!(),
-        ))?;
+        let mut statement = desk.connection.prepare_cached(&LEASE_ONE)?;
         let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms()];
         statement.query_one(values, due_claim).map(|(claim, _, _)| Some(claim))
     }

@@ -1,67 +1,34 @@
 //! Endpoints: written by operators and by the sender, read before every event that may be for them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use state_rows::{EndpointRow, sql};
 
 use crate::backlog::Kind;
-use crate::rows::{Columns, integer};
+use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
-use crate::{backlog, notices};
-use api::terms_json::terms_json;
-use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering, Origin};
+use crate::{backlog, notices, rows};
+use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering};
 use domain::notice::Notice;
 use domain::time::Timestamp;
 
-/// The columns of `endpoints`, as [`endpoint`] reads them.
-macro_rules! endpoint_columns {
-    () => {
-        "id, origin, terms, sealed, state, state_since_ms, disabled_because, consecutive_failures, failing_since_ms,
-         exhausted, open_until_ms, warned_percent, version, created_at_ms, updated_at_ms"
-    };
-}
+static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<EndpointRow>);
 
-/// How many those are.
-const ENDPOINT_COLUMNS: usize = 15;
+pub(super) static ALL: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE present = 1 ORDER BY id", *COLUMNS));
 
-pub(super) const ALL: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE present = 1 ORDER BY id");
+static PRESENT: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE id = ?1 AND present = 1", *COLUMNS));
 
-const PRESENT: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE id = ?1 AND present = 1");
+static ONE: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE id = ?1", *COLUMNS));
 
-const ONE: &str = concat!("SELECT ", endpoint_columns!(), " FROM endpoints WHERE id = ?1");
+/// Writes a whole row; its version is one more than the endpoint was read at.
+static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(PLACES));
 
-/// Reads an endpoint from the columns of [`endpoint_columns`].
+/// Reads an endpoint from [`ALL`].
 pub(super) fn endpoint(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
-    let mut columns = Columns::of(row);
-    Ok(Endpoint {
-        id: columns.endpoint()?,
-        origin: columns.named(Origin::by_name)?,
-        terms: columns.terms()?,
-        sealed: columns.next()?,
-        state: state(&mut columns)?,
-        health: Health {
-            consecutive_failures: columns.next()?,
-            failing_since: columns.maybe_instant()?,
-            exhausted: columns.next()?,
-            open_until: columns.maybe_instant()?,
-            warned_percent: columns.next()?,
-        },
-        version: columns.count()?,
-        created_at: columns.instant()?,
-        updated_at: columns.instant()?,
-    })
-}
-
-fn state(columns: &mut Columns<'_>) -> rusqlite::Result<EndpointState> {
-    let (name, since): (String, Option<Timestamp>) = (columns.next()?, columns.maybe_instant()?);
-    let because: Option<String> = columns.next()?;
-    let because = because.as_deref().and_then(DisabledBecause::by_name);
-    match (name.as_str(), since, because) {
-        ("enabled", None, None) => Ok(EndpointState::Enabled),
-        ("paused", Some(since), None) => Ok(EndpointState::Paused { since }),
-        ("disabled", Some(since), Some(because)) => Ok(EndpointState::Disabled { since, because }),
-        _ => Err(columns.unreadable()),
-    }
+    rows::endpoint(&mut Columns::of(row))
 }
 
 pub(super) struct OpenFor {
@@ -109,48 +76,15 @@ impl Work for OpenFor {
 /// One that is there, or was before the configuration stopped naming it.
 fn find(desk: &Desk, id: &EndpointId) -> rusqlite::Result<Option<Endpoint>> {
     // A row that an older version left has no terms to read; it is as good as none.
-    let mut statement = desk.connection.prepare_cached(ONE)?;
+    let mut statement = desk.connection.prepare_cached(&ONE)?;
     match statement.query_one([id.as_str()], endpoint).optional() {
         Err(rusqlite::Error::FromSqlConversionFailure(..)) => Ok(None),
         found => found,
     }
 }
 
-/// Writes a whole row; its version is one more than the endpoint was read at.
 fn write(desk: &Desk, endpoint: &Endpoint) -> rusqlite::Result<()> {
-    let (since, because) = match endpoint.state {
-        EndpointState::Enabled => (None, None),
-        EndpointState::Paused { since } => (Some(since), None),
-        EndpointState::Disabled { since, because } => (Some(since), Some(because.name())),
-    };
-    let health = endpoint.health;
-    desk.execute(
-        "INSERT INTO endpoints (id, origin, present, terms, sealed, state, state_since_ms, disabled_because,
-             consecutive_failures, failing_since_ms, exhausted, open_until_ms, warned_percent, version, created_at_ms,
-             updated_at_ms)
-         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-         ON CONFLICT DO UPDATE SET origin = ?2, present = 1, terms = ?3, sealed = ?4, state = ?5, state_since_ms = ?6,
-             disabled_because = ?7, consecutive_failures = ?8, failing_since_ms = ?9, exhausted = ?10, open_until_ms = ?11,
-             warned_percent = ?12, version = ?13, created_at_ms = ?14, updated_at_ms = ?15",
-        params![
-            endpoint.id.as_str(),
-            endpoint.origin.name(),
-            terms_json(&endpoint.terms).to_string(),
-            endpoint.sealed,
-            endpoint.state.name(),
-            since.map(Timestamp::unix_ms),
-            because,
-            health.consecutive_failures,
-            health.failing_since.map(Timestamp::unix_ms),
-            health.exhausted,
-            health.open_until.map(Timestamp::unix_ms),
-            health.warned_percent,
-            integer(endpoint.version + 1),
-            endpoint.created_at.unix_ms(),
-            endpoint.updated_at.unix_ms(),
-        ],
-    )
-    .map(drop)
+    desk.execute(&WRITE, bound(&EndpointRow::cells(endpoint))).map(drop)
 }
 
 /// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
@@ -178,7 +112,7 @@ impl Work for PutEndpoint {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
         let endpoint = &self.endpoint;
-        let before = desk.connection.prepare_cached(PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
+        let before = desk.connection.prepare_cached(&PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
         let before = before.optional()?;
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
             return Ok(false);
@@ -277,29 +211,31 @@ impl Subscriber {
     }
 }
 
-const SUBSCRIBERS: &str = concat!(
-    "SELECT ",
-    endpoint_columns!(),
-    ", generation, (SELECT max(number) FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel'),
-         ifnull(resumed_at_ms, 0)
-     FROM endpoints WHERE present = 1 ORDER BY id"
-);
+static SUBSCRIBERS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {}, generation,
+             (SELECT max(number) FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel'),
+             ifnull(resumed_at_ms, 0)
+         FROM endpoints WHERE present = 1 ORDER BY id",
+        *COLUMNS
+    )
+});
 
 /// Reads who gets deliveries of new events.
 pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subscriber]>> {
     let subscriber = |row: &Row<'_>| {
-        let found = endpoint(row)?;
-        let mut columns = Columns::behind(row, ENDPOINT_COLUMNS);
+        let mut columns = Columns::of(row);
+        let found = rows::endpoint(&mut columns)?;
         Ok(Subscriber {
             is_enabled: found.state.is_enabled(),
             id: found.id,
             terms: found.terms,
             generation: columns.next()?,
             cancelled_before: columns.next()?,
-            resumed_at: columns.instant()?,
+            resumed_at: columns.next()?,
         })
     };
-    connection.prepare_cached(SUBSCRIBERS)?.query_map([], subscriber)?.collect()
+    connection.prepare_cached(&SUBSCRIBERS)?.query_map([], subscriber)?.collect()
 }
 
 impl Desk {

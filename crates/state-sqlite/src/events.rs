@@ -1,10 +1,14 @@
 //! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use rusqlite::params;
+use state_rows::{EventRow, sql};
 
 use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
-use crate::rows::{event_columns, integer};
+use crate::rows::{EVENT_COLUMNS, PLACES, bound, integer};
 use crate::writer::Desk;
 use crate::{SqliteStore, lanes, rows};
 use api::event_body::event_body;
@@ -32,7 +36,7 @@ struct NewEvent {
     kind: EventKind,
     at: Timestamp,
     sequence: u64,
-    body: String,
+    body: Bytes,
 }
 
 impl News {
@@ -71,22 +75,13 @@ impl NewEvent {
             kind: event.kind,
             at: event.at,
             sequence: event.sequence,
-            body: event_body(upload, event, status_root),
+            body: event_body(upload, event, status_root).into(),
         }
     }
 
     fn log(&self, desk: &mut Desk, upload: UploadId, interested: &[&Subscriber]) -> rusqlite::Result<()> {
-        desk.execute(
-            "INSERT INTO events (id, upload_id, sequence, kind, occurred_at_ms, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                self.id.as_bytes(),
-                upload.as_bytes(),
-                integer(self.sequence),
-                self.kind.name(),
-                self.at.unix_ms(),
-                self.body
-            ],
-        )?;
+        let cells = EventRow::cells(self.id, Some(upload), self.sequence, self.kind, self.at, &self.body);
+        desk.execute(&INSERT, bound(&cells))?;
         let position = desk.connection.last_insert_rowid();
         for endpoint in interested.iter().filter(|one| one.terms.filter.wants(self.kind)) {
             let delivery = NewDelivery {
@@ -115,17 +110,21 @@ pub(super) fn random_in_order(sequence: u64) -> [u8; 10] {
     random
 }
 
-const OF_UPLOAD: &str = concat!(
-    "SELECT ",
-    event_columns!(),
-    " FROM events WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3"
-);
+/// Adds an event to the end of the log.
+pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<EventRow>(PLACES));
 
-const SINCE: &str = concat!(
-    "SELECT ",
-    event_columns!(),
-    " FROM events WHERE position > ?1 AND position <= ?2 AND upload_id IS NOT NULL ORDER BY position LIMIT ?3"
-);
+static OF_UPLOAD: LazyLock<String> = LazyLock::new(|| {
+    let columns = &*EVENT_COLUMNS;
+    format!("SELECT {columns} FROM events WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3")
+});
+
+static SINCE: LazyLock<String> = LazyLock::new(|| {
+    let columns = &*EVENT_COLUMNS;
+    format!(
+        "SELECT {columns} FROM events
+         WHERE position > ?1 AND position <= ?2 AND upload_id IS NOT NULL ORDER BY position LIMIT ?3"
+    )
+});
 
 /// How far in the log one page looks at the most: events that are not of uploads are passed over one by one.
 const WINDOW: u32 = 5_000;
@@ -140,7 +139,7 @@ impl SqliteStore {
     pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
         let events = self.readers.look_up("read the events of an upload", move |connection| {
             let values = params![id.as_bytes(), integer(after), limit];
-            connection.prepare_cached(OF_UPLOAD)?.query_map(values, rows::logged_event)?.collect()
+            connection.prepare_cached(&OF_UPLOAD)?.query_map(values, rows::logged_event)?.collect()
         });
         events.await
     }
@@ -149,7 +148,7 @@ impl SqliteStore {
         let end = after.0.saturating_add(i64::from(WINDOW.max(limit)));
         let page = self.readers.read("read the log of events", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
-            let mut statement = connection.prepare_cached(SINCE)?;
+            let mut statement = connection.prepare_cached(&SINCE)?;
             let found = statement.query_map(params![after.0, end, limit], rows::logged_event)?;
             let found: Vec<LoggedEvent> = found.collect::<rusqlite::Result<_>>()?;
             let is_full = u32::try_from(found.len()).is_ok_and(|count| count == limit);

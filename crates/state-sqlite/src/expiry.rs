@@ -107,10 +107,10 @@ impl Expire {
         let ended = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok(Ended {
-                endpoint: columns.endpoint()?,
-                event: EventId::from_bytes(columns.next()?),
-                kind: columns.kind()?,
-                upload: columns.next::<Option<_>>()?.map(UploadId::from_bytes),
+                endpoint: columns.next()?,
+                event: columns.next()?,
+                kind: columns.next()?,
+                upload: columns.next()?,
                 attempts: columns.next()?,
             })
         };
@@ -171,7 +171,7 @@ fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> ru
     let mut all = connection.prepare_cached(TO_LIMIT)?;
     let endpoint = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
-        Ok((columns.endpoint()?, columns.next::<bool>()?))
+        Ok((columns.next()?, columns.next::<bool>()?))
     };
     let endpoints = all.query_map([limits.begun_before.unix_ms()], endpoint)?;
     let endpoints: Vec<(EndpointId, bool)> = endpoints.collect::<rusqlite::Result<_>>()?;

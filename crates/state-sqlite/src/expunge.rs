@@ -4,6 +4,7 @@
 //! Events lose it at once. The record loses it once the upload has completed or ended: until then its client reads its
 //! metadata back, and further events carry it. What happened and when, sizes, digests and media facts stay.
 
+use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
 
 use crate::rows::Columns;
@@ -57,7 +58,7 @@ impl Expunge {
     fn expunge_events(&self, desk: &Desk) -> rusqlite::Result<(u64, Option<i64>)> {
         let event = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.kind()?, columns.instant()?))
+            Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.next()?, columns.next()?))
         };
         let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
             .connection
@@ -69,7 +70,7 @@ impl Expunge {
             .collect::<rusqlite::Result<_>>()?;
         let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
         for (position, sequence, kind, at) in &events {
-            let full = bodies.query_one([position], |row| Columns::of(row).body())?;
+            let full: Bytes = bodies.query_one([position], |row| Columns::of(row).next())?;
             let body = expunged_body(*kind, *at, self.upload, *sequence, &full);
             desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
             desk.execute(
@@ -92,7 +93,7 @@ impl Expunge {
 
     fn expunge_record(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         let found =
-            desk.connection.prepare_cached(FIND)?.query_one([self.upload.as_bytes()], rows::upload).optional()?;
+            desk.connection.prepare_cached(&FIND)?.query_one([self.upload.as_bytes()], rows::upload).optional()?;
         let Some(mut upload) = found.filter(|upload| upload.is_settled()) else { return Ok(()) };
         for (key, value) in upload.record().metadata.pairs() {
             let values = params![key, value, self.upload.as_bytes()];

@@ -1,16 +1,20 @@
 //! What the application was asked, written once and read by people.
 
-use std::time::Duration;
+use std::sync::LazyLock;
 
-use rusqlite::{Row, params};
+use rusqlite::Row;
+use state_rows::{HookCallRow, sql};
 
-use crate::SqliteStore;
 use crate::query::{AFTER_ALL, Query};
-use crate::rows::{Columns, integer};
+use crate::rows::{PLACES, bound};
 use crate::writer::{Desk, Work};
-use domain::hook::{CallOutcome, Hook, HookCall};
-use domain::id::{HookCallId, UploadId};
+use crate::{SqliteStore, rows};
+use domain::hook::{Hook, HookCall};
 use state::{HookCallQuery, Result};
+
+static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<HookCallRow>);
+
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<HookCallRow>(PLACES));
 
 impl SqliteStore {
     pub(super) async fn write_hook_call(&self, call: HookCall) -> Result<()> {
@@ -18,10 +22,8 @@ impl SqliteStore {
     }
 
     pub(super) async fn read_hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
-        let mut sql = Query::new(
-            "SELECT id, hook, upload_id, decision, started_at_ms, took_us, outcome, status, message, response_body
-             FROM hook_calls WHERE id < ",
-        );
+        let mut sql = Query::new("SELECT ");
+        sql.push(&COLUMNS).push(" FROM hook_calls WHERE id < ");
         sql.bind(query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec()));
         if let Some(upload) = query.upload {
             sql.push(" AND upload_id = ").bind(upload.as_bytes().to_vec());
@@ -43,41 +45,10 @@ impl Work for RecordHookCall {
     }
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        let call = &self.0;
-        let took_us = u64::try_from(call.took.as_micros()).unwrap_or(u64::MAX);
-        let recorded = desk.execute(
-            "INSERT INTO hook_calls (id, hook, upload_id, decision, started_at_ms, took_us, outcome, status, message,
-                 response_body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
-            params![
-                call.id.as_bytes(),
-                call.hook.name(),
-                call.upload.as_bytes(),
-                call.decision,
-                call.started_at.unix_ms(),
-                integer(took_us),
-                call.outcome.name(),
-                call.status,
-                call.message,
-                call.response_body,
-            ],
-        );
-        recorded.map(drop)
+        desk.execute(&INSERT, bound(&HookCallRow::cells(&self.0))).map(drop)
     }
 }
 
 fn hook_call(row: &Row<'_>) -> rusqlite::Result<HookCall> {
-    let mut columns = Columns::of(row);
-    Ok(HookCall {
-        id: HookCallId::from_bytes(columns.next()?),
-        hook: columns.named(Hook::by_name)?,
-        upload: UploadId::from_bytes(columns.next()?),
-        decision: columns.next()?,
-        started_at: columns.instant()?,
-        took: Duration::from_micros(columns.count()?),
-        outcome: columns.named(CallOutcome::by_name)?,
-        status: columns.next()?,
-        message: columns.next()?,
-        response_body: columns.next()?,
-    })
+    rows::read::<HookCallRow>(row).map(HookCall::from)
 }

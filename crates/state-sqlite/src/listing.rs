@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::query::{AFTER_ALL, Query, first_id_of};
-use crate::rows::upload_columns;
+use crate::rows::UPLOAD_COLUMNS;
 use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
@@ -41,8 +41,8 @@ fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<Upl
         return Ok(UploadPage { found: Vec::new(), next: None });
     }
     query.types = types;
-    let mut sql =
-        Query::new(concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id IN ("));
+    let mut sql = Query::new("SELECT ");
+    sql.push(&UPLOAD_COLUMNS).push(" FROM uploads JOIN upload_origins USING (id) WHERE id IN (");
     let route = route(connection, &query)?;
     let last = if is_walk(&query, route) { last_of_walk(connection, &query, route)? } else { None };
     match route {

@@ -1,11 +1,13 @@
 //! News of the sending itself: events that are not of an upload.
 
-use rusqlite::params;
+use bytes::Bytes;
+use state_rows::EventRow;
 
 use crate::endpoints::Subscriber;
-use crate::lanes;
 use crate::lanes::NewDelivery;
+use crate::rows::bound;
 use crate::writer::{Desk, Work};
+use crate::{events, lanes};
 use api::event_body::{notice_body, ping_body};
 use domain::delivery::Trigger;
 use domain::event::EventKind;
@@ -36,7 +38,7 @@ pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite:
     if interested.peek().is_none() {
         return Ok(());
     }
-    let event = insert_event(desk, kind, &notice_body(notice, now), now)?;
+    let event = insert_event(desk, kind, notice_body(notice, now), now)?;
     for subscriber in interested {
         deliver(desk, event, kind, subscriber, Trigger::Auto, now)?;
     }
@@ -45,19 +47,16 @@ pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite:
 
 /// Writes a test event with a delivery to one endpoint.
 pub(super) fn log_ping(desk: &mut Desk, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
-    let event = insert_event(desk, EventKind::Ping, &ping_body(&to.id, now), now)?;
+    let event = insert_event(desk, EventKind::Ping, ping_body(&to.id, now), now)?;
     deliver(desk, event, EventKind::Ping, to, Trigger::Test, now)
 }
 
 /// Where an event is in the log, and its id.
 type Logged = (i64, EventId);
 
-fn insert_event(desk: &Desk, kind: EventKind, body: &str, now: Timestamp) -> rusqlite::Result<Logged> {
+fn insert_event(desk: &Desk, kind: EventKind, body: String, now: Timestamp) -> rusqlite::Result<Logged> {
     let id = EventId::new(now, rand::random());
-    desk.execute(
-        "INSERT INTO events (id, sequence, kind, occurred_at_ms, body) VALUES (?1, 0, ?2, ?3, ?4)",
-        params![id.as_bytes(), kind.name(), now.unix_ms(), body],
-    )?;
+    desk.execute(&events::INSERT, bound(&EventRow::cells(id, None, 0, kind, now, &Bytes::from(body))))?;
     Ok((desk.connection.last_insert_rowid(), id))
 }
 

@@ -1,10 +1,11 @@
 //! The outbox: opened at start, read by people, and the doors to claims and attempts.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
+use state_rows::{AttemptRow, DeliveryRow, Row as _, sql};
 use tokio::sync::Notify;
 
 use crate::attempts::Settle;
@@ -13,11 +14,11 @@ use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
 use crate::notices::Announce;
 use crate::query::{AFTER_ALL, Query, first_id_of};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, Replay};
-use crate::rows::{Columns, attempt_columns, integer};
+use crate::rows::{Columns, integer};
 use crate::{SqliteStore, endpoints, replay, rows};
-use domain::delivery::{AttemptOutcome, DeliveryRecord, DeliveryState};
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
 use domain::endpoint::{Endpoint, EndpointId};
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, UploadId};
 use domain::notice::Notice;
 use domain::time::Timestamp;
 use state::{
@@ -36,7 +37,7 @@ impl Outbox for SqliteStore {
 
     async fn endpoints(&self) -> Result<Vec<Endpoint>> {
         let all = self.readers.look_up("list endpoints", |connection| {
-            connection.prepare_cached(endpoints::ALL)?.query_map([], endpoints::endpoint)?.collect()
+            connection.prepare_cached(&endpoints::ALL)?.query_map([], endpoints::endpoint)?.collect()
         });
         all.await
     }
@@ -102,7 +103,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
-        let mut query = Query::new(DELIVERIES);
+        let mut query = Query::new(&DELIVERIES);
         query.push(" WHERE id = ").bind(id.as_bytes().to_vec());
         let found = self.readers.look_up("find a delivery", move |connection| read_deliveries(connection, &query));
         Ok(found.await?.pop())
@@ -118,7 +119,7 @@ impl Outbox for SqliteStore {
 
     async fn replay_jobs(&self) -> Result<Vec<ReplayJob>> {
         let jobs = self.readers.look_up("list replays", |connection| {
-            connection.prepare_cached(replay::JOBS)?.query_map([], replay::job)?.collect()
+            connection.prepare_cached(&replay::JOBS)?.query_map([], replay::job)?.collect()
         });
         jobs.await
     }
@@ -169,13 +170,9 @@ macro_rules! is_stopped {
     };
 }
 
-const DELIVERIES: &str = concat!(
-    "SELECT id, event_id, kind, upload_id, sequence, endpoint,
-         CASE WHEN deliveries.state IN ('ready', 'waiting') AND ",
-    is_stopped!(),
-    " THEN 'paused' ELSE deliveries.state END, created_at_ms, next_at_ms, finished_at_ms
-         FROM deliveries"
-);
+/// Every delivery, and whether its endpoint is stopped.
+pub(super) static DELIVERIES: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {}, {} FROM deliveries", sql::columns::<DeliveryRow>(), is_stopped!()));
 
 const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
          SELECT min(next_at_ms) AS due_ms FROM deliveries WHERE endpoint = ?1 AND state = 'ready'
@@ -186,16 +183,17 @@ const NEXT_DUE: &str = "SELECT min(due_ms) FROM (
 
 fn next_due_of(connection: &Connection, endpoint: &EndpointId) -> rusqlite::Result<Option<Timestamp>> {
     let mut statement = connection.prepare_cached(NEXT_DUE)?;
-    statement.query_one([endpoint.as_str()], |row| Columns::of(row).maybe_instant())
+    statement.query_one([endpoint.as_str()], |row| Columns::of(row).next())
 }
 
 fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Result<Vec<DeliveryRecord>> {
     // One transaction, so that deliveries and attempts are of the same moment.
     let transaction = connection.transaction()?;
     let mut deliveries = query.fetch(&transaction, delivery)?;
-    let mut statement = transaction.prepare_cached(ATTEMPTS)?;
+    let mut statement = transaction.prepare_cached(&ATTEMPTS)?;
     for delivery in &mut deliveries {
-        let latest = statement.query_map(params![delivery.id.as_bytes(), MAX_ATTEMPTS_SHOWN], rows::attempt)?;
+        let values = params![delivery.id.as_bytes(), MAX_ATTEMPTS_SHOWN];
+        let latest = statement.query_map(values, |row| rows::read::<AttemptRow>(row).map(Attempt::from))?;
         delivery.attempts = latest.collect::<rusqlite::Result<_>>()?;
         delivery.attempts.sort_by_key(|attempt| (attempt.started_at, attempt.number));
     }
@@ -226,7 +224,7 @@ pub(super) fn read_backlog(
     for Whose { id, is_present, is_enabled } in endpoints_to_count(connection, endpoint)? {
         let count = |sql: &str, so_far: u64| {
             let left = integer(enough.saturating_sub(so_far));
-            connection.prepare_cached(sql)?.query_one(params![id, left], |row| Columns::of(row).count())
+            connection.prepare_cached(sql)?.query_one(params![id, left], |row| Columns::of(row).next::<u64>())
         };
         backlog.leased += count(count_in!("leased"), backlog.leased)?;
         if is_enabled {
@@ -239,7 +237,7 @@ pub(super) fn read_backlog(
         if is_enabled && is_present || endpoint.is_some() {
             let due: Option<Timestamp> = connection
                 .prepare_cached("SELECT min(next_at_ms) FROM deliveries WHERE endpoint = ?1 AND state = 'ready'")?
-                .query_one([&id], |row| Columns::of(row).maybe_instant())?;
+                .query_one([&id], |row| Columns::of(row).next())?;
             backlog.oldest_due = backlog.oldest_due.into_iter().chain(due.filter(|_| is_enabled)).min();
         }
     }
@@ -271,11 +269,10 @@ const LAST_STATUS: &str =
 const LAST_ERROR: &str =
     "SELECT error FROM attempts WHERE delivery_id = deliveries.id ORDER BY number DESC, started_at_ms DESC LIMIT 1";
 
-const ATTEMPTS: &str = concat!(
-    "SELECT ",
-    attempt_columns!(),
-    " FROM attempts WHERE delivery_id = ?1 ORDER BY number DESC, started_at_ms DESC LIMIT ?2"
-);
+static ATTEMPTS: LazyLock<String> = LazyLock::new(|| {
+    let columns = sql::columns::<AttemptRow>();
+    format!("SELECT {columns} FROM attempts WHERE delivery_id = ?1 ORDER BY number DESC, started_at_ms DESC LIMIT ?2")
+});
 
 /// The most deliveries that a query walks past because they do not match, or that it sorts.
 const MOST_WALKED: u32 = 20_000;
@@ -363,7 +360,7 @@ fn first_behind(query: &DeliveryQuery) -> Vec<u8> {
 }
 
 fn deliveries_query(query: &DeliveryQuery, route: Route, last: Option<DeliveryId>) -> Query {
-    let mut sql = Query::new(DELIVERIES);
+    let mut sql = Query::new(&DELIVERIES);
     let index = match route {
         Route::Walk(Walk::Dead) => Some("deliveries_dead"),
         Route::Walk(Walk::All | Walk::Upload) => None,
@@ -442,25 +439,10 @@ fn condition_of(state: DeliveryState) -> &'static str {
     }
 }
 
-/// A delivery without its attempts.
+/// Reads a delivery from [`DELIVERIES`], without its attempts.
 fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
     let mut columns = Columns::of(row);
-    let (id, event, event_name) = (columns.next()?, columns.next()?, columns.next()?);
-    let upload: Option<_> = columns.next()?;
-    let (sequence, endpoint) = (columns.count()?, columns.endpoint()?);
-    let state = columns.named(DeliveryState::by_name)?;
-    let (created_at, next_at) = (columns.instant()?, columns.instant()?);
-    Ok(DeliveryRecord {
-        id: DeliveryId::from_bytes(id),
-        event: EventId::from_bytes(event),
-        event_name,
-        upload: upload.map(UploadId::from_bytes),
-        sequence,
-        endpoint,
-        state,
-        created_at,
-        next_attempt_at: (state == DeliveryState::Ready).then_some(next_at),
-        finished_at: columns.maybe_instant()?,
-        attempts: Vec::new(),
-    })
+    let delivery = DeliveryRow::read(&mut columns)?;
+    let is_stopped = columns.next()?;
+    Ok(delivery.record(is_stopped))
 }

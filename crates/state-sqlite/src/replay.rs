@@ -5,18 +5,20 @@
 //! the log. What is unfinished is never touched, so a delivery that was asked for again and an automatic retry are the
 //! same delivery. What is pending needs no walk: its retries are made due by the [`backlog`].
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, params};
+use state_rows::{ReplayRow, sql};
 
 use crate::backlog::Kind;
 use crate::endpoints::Subscriber;
 use crate::events::random_in_order;
 use crate::lanes::NewDelivery;
 use crate::outbox::read_backlog;
-use crate::rows::{Columns, integer};
+use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
-use crate::{backlog, events, lanes};
+use crate::{backlog, events, lanes, rows};
 use domain::delivery::{DeliveryState, Trigger};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
@@ -46,7 +48,7 @@ impl Work for Replay {
             desk.connection.prepare_cached("SELECT endpoint, state, generation FROM deliveries WHERE id = ?1")?;
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok((columns.endpoint()?, columns.named(DeliveryState::by_name)?, columns.next::<i64>()?))
+            Ok((columns.next()?, columns.next()?, columns.next::<i64>()?))
         };
         let found = statement.query_one([self.delivery.as_bytes()], read).optional()?;
         drop(statement);
@@ -71,29 +73,25 @@ impl Work for Replay {
     }
 }
 
-const JOB: &str = "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
-     FROM replay_jobs WHERE id = ?1";
+static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<ReplayRow>);
+
+static JOB: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM replay_jobs WHERE id = ?1", *COLUMNS));
 
 /// Those that run, and the latest hundred: each stands for a person who asked.
-pub(super) const JOBS: &str =
-    "SELECT id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms, finished_at_ms
-     FROM replay_jobs
-     WHERE state = 'running' OR id IN (SELECT id FROM replay_jobs ORDER BY id DESC LIMIT 100) ORDER BY id DESC";
+pub(super) static JOBS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {} FROM replay_jobs
+         WHERE state = 'running' OR id IN (SELECT id FROM replay_jobs ORDER BY id DESC LIMIT 100) ORDER BY id DESC",
+        *COLUMNS
+    )
+});
+
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<ReplayRow>(PLACES));
+
+static UPDATE: LazyLock<String> = LazyLock::new(|| sql::update::<ReplayRow>(PLACES, ""));
 
 pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<ReplayJob> {
-    let mut columns = Columns::of(row);
-    Ok(ReplayJob {
-        id: ReplayId::from_bytes(columns.next()?),
-        endpoint: columns.endpoint()?,
-        what: columns.named(ReplayWhat::by_name)?,
-        from: columns.instant()?,
-        before: columns.instant()?,
-        state: columns.named(ReplayState::by_name)?,
-        cursor: EventPosition(columns.next()?),
-        queued: columns.count()?,
-        created_at: columns.instant()?,
-        finished_at: columns.maybe_instant()?,
-    })
+    rows::read::<ReplayRow>(row).map(ReplayJob::from)
 }
 
 pub(super) struct BeginReplay(pub(super) ReplayJob);
@@ -112,23 +110,7 @@ impl Work for BeginReplay {
             (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
             backlog::begin(desk, &job.endpoint, Kind::Hasten, job.created_at)?;
         }
-        desk.execute(
-            "INSERT INTO replay_jobs (id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms,
-                 finished_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            params![
-                job.id.as_bytes(),
-                job.endpoint.as_str(),
-                job.what.name(),
-                job.from.unix_ms(),
-                job.before.unix_ms(),
-                job.state.name(),
-                cursor.0,
-                integer(job.queued),
-                job.created_at.unix_ms(),
-                job.finished_at.map(Timestamp::unix_ms),
-            ],
-        )?;
+        desk.execute(&INSERT, bound(&ReplayRow::cells(&job)))?;
         Ok(job)
     }
 }
@@ -144,7 +126,7 @@ fn place_before(desk: &Desk, then: Timestamp) -> rusqlite::Result<EventPosition>
         let middle = first + (end - first) / 2;
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok((columns.next::<i64>()?, columns.instant()?))
+            Ok((columns.next::<i64>()?, columns.next::<Timestamp>()?))
         };
         match statement.query_one([middle], read).optional()? {
             Some((position, at)) if at < then => first = position.saturating_add(1),
@@ -183,7 +165,7 @@ impl Work for AdvanceReplay {
     type Output = Option<ReplayJob>;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<ReplayJob>> {
-        let found = desk.connection.prepare_cached(JOB)?.query_one([self.id.as_bytes()], job).optional()?;
+        let found = desk.connection.prepare_cached(&JOB)?.query_one([self.id.as_bytes()], job).optional()?;
         let Some(mut job) = found else { return Ok(None) };
         if job.state != ReplayState::Running {
             return Ok(Some(job));
@@ -216,16 +198,7 @@ impl Work for AdvanceReplay {
             job.state = if subscriber.is_some() { ReplayState::Done } else { ReplayState::Cancelled };
             job.finished_at = Some(self.now);
         }
-        desk.execute(
-            "UPDATE replay_jobs SET state = ?2, cursor = ?3, queued = ?4, finished_at_ms = ?5 WHERE id = ?1",
-            params![
-                job.id.as_bytes(),
-                job.state.name(),
-                job.cursor.0,
-                integer(job.queued),
-                job.finished_at.map(Timestamp::unix_ms),
-            ],
-        )?;
+        desk.execute(&UPDATE, bound(&ReplayRow::cells(&job)))?;
         Ok(Some(job))
     }
 }
@@ -249,11 +222,11 @@ fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Resu
         let mut columns = Columns::of(row);
         Ok(Past {
             position: columns.next()?,
-            id: EventId::from_bytes(columns.next()?),
-            upload: UploadId::from_bytes(columns.next()?),
+            id: columns.next()?,
+            upload: columns.next()?,
             sequence: columns.next()?,
-            kind: columns.kind()?,
-            occurred_at: columns.instant()?,
+            kind: columns.next()?,
+            occurred_at: columns.next()?,
         })
     };
     statement.query_map(params![after.0, limit], past)?.collect()
@@ -274,7 +247,7 @@ fn queue(
         )?
         .query_one(params![event.upload.as_bytes(), subscriber.id.as_str(), event.position], |row| {
             let mut columns = Columns::of(row);
-            Ok((DeliveryId::from_bytes(columns.next()?), columns.named(DeliveryState::by_name)?))
+            Ok((columns.next()?, columns.next()?))
         })
         .optional()?;
     match (found, what) {
@@ -308,6 +281,6 @@ fn wants(desk: &Desk, subscriber: &Subscriber, event: &Past) -> rusqlite::Result
         return Ok(subscriber.terms.filter.wants(event.kind));
     }
     let mut statement = desk.connection.prepare_cached("SELECT metadata FROM upload_origins WHERE id = ?1")?;
-    let metadata = statement.query_one([event.upload.as_bytes()], |row| Columns::of(row).metadata()).optional()?;
+    let metadata = statement.query_one([event.upload.as_bytes()], |row| Columns::of(row).next()).optional()?;
     Ok(metadata.is_some_and(|metadata| subscriber.terms.wants_upload(&metadata)))
 }

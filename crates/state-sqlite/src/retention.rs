@@ -12,6 +12,7 @@ use crate::SqliteStore;
 use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
 use domain::id::{DeliveryId, UploadId};
+use domain::metadata::Metadata;
 use domain::time::Timestamp;
 use state::{Horizon, Result};
 
@@ -206,7 +207,7 @@ fn find_events(
         )?
         .query_one(params![from, WINDOW], |row| {
             let mut columns = Columns::of(row);
-            Ok((columns.next()?, columns.instant()?))
+            Ok((columns.next()?, columns.next()?))
         })
         .optional()?;
     let found: Vec<i64> = connection
@@ -365,7 +366,7 @@ impl Prune {
 
     /// Forgets an upload: its deliveries and events first, at most `limit` of each, and itself with the last of them.
     fn forget_upload(&self, desk: &Desk, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
-        let metadata = desk
+        let metadata: Option<Metadata> = desk
             .connection
             .prepare_cached(concat!(
                 "SELECT metadata FROM uploads JOIN upload_origins USING (id)
@@ -375,7 +376,7 @@ impl Prune {
             ))?
             .query_one(
                 params![self.horizon.ended_uploads.unix_ms(), self.horizon.dead.unix_ms(), upload.as_bytes()],
-                |row| Columns::of(row).metadata(),
+                |row| Columns::of(row).next(),
             )
             .optional()?;
         let Some(metadata) = metadata else { return Ok(0) };

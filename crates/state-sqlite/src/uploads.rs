@@ -1,14 +1,15 @@
 //! Uploads: written through the writer, read beside it.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params};
+use state_rows::{Cell, OriginRow, UploadRow, sql};
 
 use crate::events::News;
 use crate::query::Query;
-use crate::rows::upload_columns;
+use crate::rows::{PLACES, UPLOAD_COLUMNS, bound};
 use crate::writer::{Desk, Work};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
@@ -40,7 +41,7 @@ impl UploadStore for SqliteStore {
 
     async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
         let found = self.readers.look_up("find an upload", move |connection| {
-            connection.prepare_cached(FIND)?.query_one([id.as_bytes()], rows::upload).optional()
+            connection.prepare_cached(&FIND)?.query_one([id.as_bytes()], rows::upload).optional()
         });
         found.await
     }
@@ -93,12 +94,13 @@ impl UploadStore for SqliteStore {
     }
 }
 
-pub(super) const FIND: &str =
-    concat!("SELECT ", upload_columns!(), " FROM uploads JOIN upload_origins USING (id) WHERE id = ?1");
+pub(super) static FIND: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {} FROM uploads JOIN upload_origins USING (id) WHERE id = ?1", *UPLOAD_COLUMNS));
 
 /// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
 fn due_query(question: Due, skip: u32, limit: u32) -> Query {
-    let mut sql = Query::new(concat!("SELECT ", upload_columns!(), " FROM uploads INDEXED BY "));
+    let mut sql = Query::new("SELECT ");
+    sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");
     let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
     match question {
         Due::Unsettled => sql.push("uploads_unsettled").push(joined).push(
@@ -160,10 +162,20 @@ fn due_query(question: Due, skip: u32, limit: u32) -> Query {
     sql
 }
 
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<UploadRow>(PLACES));
+
+static INSERT_ORIGIN: LazyLock<String> = LazyLock::new(|| sql::insert::<OriginRow>(PLACES));
+
+static UPDATE: LazyLock<String> = LazyLock::new(|| {
+    // The cells have the version that the commit makes.
+    let is_unchanged = format!("version = {} - 1", PLACES.of::<UploadRow>("version"));
+    sql::update::<UploadRow>(PLACES, &is_unchanged)
+});
+
 /// Says whether there was no such upload yet. If there was, it is left as it is.
 struct InsertUpload {
-    upload: [Value; 28],
-    origin: [Value; 8],
+    upload: [Cell; UploadRow::COUNT],
+    origin: [Cell; OriginRow::COUNT],
     id: UploadId,
     /// The pairs it can be found by.
     metadata: Vec<(String, Vec<u8>)>,
@@ -175,8 +187,8 @@ impl InsertUpload {
         let record = upload.record();
         let pairs = record.metadata.pairs().iter();
         Self {
-            upload: rows::upload_values(record),
-            origin: rows::origin_values(record),
+            upload: UploadRow::cells(record),
+            origin: OriginRow::cells(record),
             id: upload.id(),
             metadata: pairs.filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES).cloned().collect(),
             news: News::of(upload, status_root),
@@ -189,25 +201,11 @@ impl Work for InsertUpload {
     type Output = bool;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let inserted = desk.execute(
-            "INSERT INTO uploads (id, version, stage, role, length, received, wanted_digests, promised_digests,
-                 running_digests, digests, resume, bytes_kept, timeline, failure_code, failure_message, created_at_ms,
-                 updated_at_ms, expires_at_ms, next_sequence, last_progress_offset, last_progress_at_ms, failure_status,
-                 facts, accepted_at_ms, reports, removed_at_ms, removed_by, missing_since_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-                 ?22, ?23, ?24, ?25, ?26, ?27, ?28)
-             ON CONFLICT DO NOTHING",
-            params_from_iter(&self.upload),
-        )?;
+        let inserted = desk.execute(&INSERT, bound(&self.upload))?;
         if inserted == 0 {
             return Ok(false);
         }
-        desk.execute(
-            "INSERT INTO upload_origins (id, dialect, parts, parts_as_sent, metadata, metadata_as_sent, max_bytes,
-                 expires_by_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params_from_iter(&self.origin),
-        )?;
+        desk.execute(&INSERT_ORIGIN, bound(&self.origin))?;
         for (key, value) in &self.metadata {
             desk.execute(
                 "INSERT INTO upload_metadata (key, value, upload_id) VALUES (?1, ?2, ?3)",
@@ -221,7 +219,7 @@ impl Work for InsertUpload {
 
 /// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
 pub(super) struct CommitUpload {
-    upload: [Value; 28],
+    upload: [Cell; UploadRow::COUNT],
     news: News,
     /// Its bytes go, or are gone.
     frees_space: bool,
@@ -230,7 +228,7 @@ pub(super) struct CommitUpload {
 impl CommitUpload {
     fn new(upload: &Upload, status_root: &str) -> Self {
         let frees_space = !upload.owns_bytes();
-        Self { upload: rows::upload_values(upload.record()), news: News::of(upload, status_root), frees_space }
+        Self { upload: UploadRow::cells(upload.record()), news: News::of(upload, status_root), frees_space }
     }
 
     /// Commits an upload of which there is nothing to tell.
@@ -248,16 +246,7 @@ impl Work for CommitUpload {
     }
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let updated = desk.execute(
-            "UPDATE uploads SET version = ?2, stage = ?3, role = ?4, length = ?5, received = ?6, wanted_digests = ?7,
-                 promised_digests = ?8, running_digests = ?9, digests = ?10, resume = ?11, bytes_kept = ?12,
-                 timeline = ?13, failure_code = ?14, failure_message = ?15, created_at_ms = ?16, updated_at_ms = ?17,
-                 expires_at_ms = ?18, next_sequence = ?19, last_progress_offset = ?20, last_progress_at_ms = ?21,
-                 failure_status = ?22, facts = ?23, accepted_at_ms = ?24, reports = ?25,
-                 removed_at_ms = ?26, removed_by = ?27, missing_since_ms = ?28
-             WHERE id = ?1 AND version = ?2 - 1",
-            params_from_iter(&self.upload),
-        )?;
+        let updated = desk.execute(&UPDATE, bound(&self.upload))?;
         if updated == 0 {
             return Ok(false);
         }

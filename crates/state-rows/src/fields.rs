@@ -1,0 +1,328 @@
+//! Domain types as cells, and back.
+//!
+//! Lists are JSON, so that a row can be read with any tool; states of machines are bytes.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use api::event_body::value_json;
+use api::facts_json::{facts_from_json, facts_json};
+use api::terms_json::{terms_from_json, terms_json};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use domain::checksum::{Algorithm, Digest};
+use domain::delivery::{DeliveryState, Trigger};
+use domain::dialect::Dialect;
+use domain::endpoint::{DisabledBecause, EndpointId, EndpointTerms, Origin};
+use domain::event::EventKind;
+use domain::facts::Facts;
+use domain::hook::{CallOutcome, Hook};
+use domain::id::{DeliveryId, EventId, HookCallId, ReplayId, UploadId};
+use domain::metadata::Metadata;
+use domain::ranges::ReceivedRanges;
+use domain::removal::DeletedBy;
+use domain::report::Report;
+use domain::size::{Length, Offset};
+use domain::stage::Stage;
+use domain::time::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use state::{EventPosition, ReplayState, ReplayWhat};
+
+use crate::cell::{Cell, CellRef, FromCell, ToCell, text};
+
+macro_rules! ids {
+    ($($id:ty)*) => {
+        $(impl ToCell for $id {
+            fn to_cell(&self) -> Cell {
+                Cell::Id(*self.as_bytes())
+            }
+        }
+
+        impl FromCell for $id {
+            fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+                <[u8; 16]>::from_cell(cell).map(Self::from_bytes)
+            }
+        })*
+    };
+}
+ids!(UploadId EventId DeliveryId ReplayId HookCallId);
+
+macro_rules! names {
+    ($($type:ty)*) => {
+        $(impl ToCell for $type {
+            fn to_cell(&self) -> Cell {
+                Cell::Text(Cow::Borrowed(self.name()))
+            }
+        }
+
+        impl FromCell for $type {
+            fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+                Self::by_name(text(cell)?)
+            }
+        })*
+    };
+}
+names!(Stage Dialect EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
+names!(Hook CallOutcome ReplayWhat ReplayState);
+
+/// The name of a value whose type spreads over several columns.
+pub(crate) struct Name(pub(crate) &'static str);
+
+impl ToCell for Name {
+    fn to_cell(&self) -> Cell {
+        Cell::Text(Cow::Borrowed(self.0))
+    }
+}
+
+impl ToCell for EndpointId {
+    fn to_cell(&self) -> Cell {
+        self.as_str().to_cell()
+    }
+}
+
+impl FromCell for EndpointId {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        Self::new(text(cell)?)
+    }
+}
+
+impl ToCell for Timestamp {
+    fn to_cell(&self) -> Cell {
+        Cell::Integer(self.unix_ms())
+    }
+}
+
+impl FromCell for Timestamp {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        i64::from_cell(cell).map(Self::from_unix_ms)
+    }
+}
+
+impl ToCell for EventPosition {
+    fn to_cell(&self) -> Cell {
+        Cell::Integer(self.0)
+    }
+}
+
+impl FromCell for EventPosition {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        i64::from_cell(cell).map(Self)
+    }
+}
+
+/// A span in whole microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Micros(pub Duration);
+
+impl ToCell for Micros {
+    fn to_cell(&self) -> Cell {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX).to_cell()
+    }
+}
+
+impl FromCell for Micros {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        u64::from_cell(cell).map(Duration::from_micros).map(Self)
+    }
+}
+
+impl ToCell for Length {
+    fn to_cell(&self) -> Cell {
+        self.get().to_cell()
+    }
+}
+
+impl FromCell for Length {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        u64::from_cell(cell).and_then(Self::new)
+    }
+}
+
+impl ToCell for Offset {
+    fn to_cell(&self) -> Cell {
+        self.get().to_cell()
+    }
+}
+
+impl FromCell for Offset {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        u64::from_cell(cell).and_then(Self::new)
+    }
+}
+
+impl ToCell for ReceivedRanges {
+    fn to_cell(&self) -> Cell {
+        list_json(self.pairs())
+    }
+}
+
+impl FromCell for ReceivedRanges {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        list::<(u64, u64)>(cell).map(Self::from_pairs)
+    }
+}
+
+impl ToCell for Vec<Algorithm> {
+    fn to_cell(&self) -> Cell {
+        list_json(&self.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>())
+    }
+}
+
+impl FromCell for Vec<Algorithm> {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        list::<String>(cell)?.iter().map(|name| Algorithm::by_name(name)).collect()
+    }
+}
+
+impl ToCell for Vec<Digest> {
+    fn to_cell(&self) -> Cell {
+        list_json(&self.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect::<Vec<_>>())
+    }
+}
+
+impl FromCell for Vec<Digest> {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        let digests = list::<(String, String)>(cell)?.into_iter();
+        digests.map(|(name, hex)| Digest::new(Algorithm::by_name(&name)?, bytes_of_hex(&hex)?)).collect()
+    }
+}
+
+/// The timeline of an upload.
+impl ToCell for Vec<(Stage, Timestamp)> {
+    fn to_cell(&self) -> Cell {
+        list_json(&self.iter().map(|(stage, at)| (stage.name(), at.unix_ms())).collect::<Vec<_>>())
+    }
+}
+
+impl FromCell for Vec<(Stage, Timestamp)> {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        let entries = list::<(String, i64)>(cell)?.into_iter();
+        entries.map(|(name, at)| Some((Stage::by_name(&name)?, Timestamp::from_unix_ms(at)))).collect()
+    }
+}
+
+/// The parts of a final upload.
+impl ToCell for Vec<UploadId> {
+    fn to_cell(&self) -> Cell {
+        list_json(&self.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+}
+
+impl FromCell for Vec<UploadId> {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        list::<String>(cell)?.iter().map(|id| id.parse().ok()).collect()
+    }
+}
+
+impl ToCell for Metadata {
+    fn to_cell(&self) -> Cell {
+        list_json(&self.pairs().iter().map(|(name, value)| (name, value_json(value))).collect::<Vec<_>>())
+    }
+}
+
+impl FromCell for Metadata {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        let pairs = list::<(String, Value)>(cell)?.into_iter();
+        let pairs: Option<Vec<_>> = pairs.map(|(name, value)| Some((name, value_bytes(value)?))).collect();
+        Self::new(pairs?).ok()
+    }
+}
+
+impl ToCell for Facts {
+    fn to_cell(&self) -> Cell {
+        Cell::Json(Cow::Owned(facts_json(self).to_string()))
+    }
+}
+
+impl FromCell for Facts {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        facts_from_json(&serde_json::from_str(text(cell)?).ok()?)
+    }
+}
+
+impl ToCell for EndpointTerms {
+    fn to_cell(&self) -> Cell {
+        Cell::Json(Cow::Owned(terms_json(self).to_string()))
+    }
+}
+
+impl FromCell for EndpointTerms {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        terms_from_json(&serde_json::from_str(text(cell)?).ok()?)
+    }
+}
+
+/// The reports of backends; nothing when there are none.
+impl ToCell for [Report] {
+    fn to_cell(&self) -> Cell {
+        if self.is_empty() {
+            return Cell::Null;
+        }
+        let report = |report: &Report| {
+            let Report { name, percent, message, at, told_at } = report;
+            json!([name, percent, message, at.unix_ms(), told_at.unix_ms()])
+        };
+        list_json(&self.iter().map(report).collect::<Vec<_>>())
+    }
+}
+
+/// Name, percentage, message, when it came, and when an event last told of it.
+type StoredReport = (String, Option<u8>, Option<String>, i64, i64);
+
+impl FromCell for Vec<Report> {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        let reports = Option::<String>::from_cell(cell)?.map(|text| serde_json::from_str(&text).ok());
+        let reports: Vec<StoredReport> = reports.unwrap_or_else(|| Some(Vec::new()))?;
+        let report = |(name, percent, message, at_ms, told_at_ms): StoredReport| {
+            let (at, told_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(told_at_ms));
+            Report { name, percent, message, at, told_at }
+        };
+        Some(reports.into_iter().map(report).collect())
+    }
+}
+
+/// Headers of an answer; nothing when there are none.
+impl ToCell for [(String, String)] {
+    fn to_cell(&self) -> Cell {
+        if self.is_empty() { Cell::Null } else { list_json(self) }
+    }
+}
+
+impl FromCell for Vec<(String, String)> {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        match cell {
+            CellRef::Null => Some(Self::new()),
+            filled => list(filled),
+        }
+    }
+}
+
+fn list_json<T: Serialize>(values: &[T]) -> Cell {
+    Cell::Json(match values {
+        [] => Cow::Borrowed("[]"),
+        some => Cow::Owned(serde_json::to_string(some).expect("lists of strings and numbers are always JSON")),
+    })
+}
+
+fn list<T: DeserializeOwned>(cell: CellRef<'_>) -> Option<Vec<T>> {
+    match text(cell)? {
+        "[]" => Some(Vec::new()),
+        text => serde_json::from_str(text).ok(),
+    }
+}
+
+fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        hex.chars().map(|digit| digit.to_digit(16).and_then(|value| u8::try_from(value).ok())).collect();
+    digits.map(|digits| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
+}
+
+/// The inverse of [`value_json`].
+fn value_bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::String(text) => Some(text.into_bytes()),
+        other => STANDARD.decode(other.get("base64")?.as_str()?).ok(),
+    }
+}

@@ -1,0 +1,166 @@
+//! Uploads, in two tables: what moves while bytes come in, and what was said at creation.
+
+use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
+use domain::facts::Facts;
+use domain::failure::Failure;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::ranges::ReceivedRanges;
+use domain::removal::{DeletedBy, Removal};
+use domain::report::Report;
+use domain::size::{Length, Offset};
+use domain::stage::Stage;
+use domain::time::Timestamp;
+use domain::upload::{Bytes, Record, Role, Terms, Upload};
+
+use crate::fields::Name;
+use crate::table::{Row, Source, table};
+
+table! {
+    /// What moves while bytes come in, and no more: a checkpoint rewrites this row.
+    pub struct UploadRow in "uploads", key (id), of (record: &Record) {
+        id: UploadId = record.id;
+        /// The one that the commit makes.
+        version: u64 = record.version + 1;
+        stage: Stage = record.stage;
+        role: String = Name(record.role.name());
+        length: Option<Length> = record.length;
+        received: ReceivedRanges = record.received;
+        wanted_digests: Vec<Algorithm> = record.wanted_digests;
+        promised_digests: Vec<Digest> = record.promised_digests;
+        running_digests: Vec<u8> = record.running_digests;
+        digests: Vec<Digest> = record.digests;
+        resume: Option<Vec<u8>> = record.resume;
+        bytes_kept: bool = record.bytes == Bytes::Kept;
+        timeline: Vec<(Stage, Timestamp)> = record.timeline;
+        failure_code: Option<String> = record.failure.as_ref().map(|failure| &failure.code);
+        failure_message: Option<String> = record.failure.as_ref().map(|failure| &failure.message);
+        created_at_ms: Timestamp = record.created_at;
+        updated_at_ms: Timestamp = record.updated_at;
+        expires_at_ms: Option<Timestamp> = record.expires_at;
+        next_sequence: u64 = record.next_sequence;
+        last_progress_offset: Offset = record.last_progress.0;
+        last_progress_at_ms: Timestamp = record.last_progress.1;
+        failure_status: Option<u16> = record.failure.as_ref().and_then(|failure| failure.status);
+        facts: Option<Facts> = record.facts;
+        accepted_at_ms: Option<Timestamp> = record.accepted_at;
+        reports: Vec<Report> = record.reports[..];
+        removed_at_ms: Option<Timestamp> = record.removed.map(|removed| removed.at);
+        removed_by: Option<DeletedBy> = record.removed.map(|removed| removed.by);
+        missing_since_ms: Option<Timestamp> = record.missing_since;
+    }
+}
+
+table! {
+    /// What was said at creation and never changes.
+    pub struct OriginRow in "upload_origins", key (id), of (record: &Record) {
+        id: UploadId = record.id;
+        dialect: Dialect = record.dialect;
+        /// What a final upload consists of, and how its client wrote that.
+        parts: Option<Vec<UploadId>> = parts(record).map(|(parts, _)| parts);
+        parts_as_sent: Option<String> = parts(record).map(|(_, as_sent)| as_sent);
+        metadata: Metadata = record.metadata;
+        metadata_as_sent: Option<String> = record.metadata_as_sent;
+        max_bytes: Option<u64> = record.terms.max_bytes;
+        expires_by_ms: Option<Timestamp> = record.terms.expires_by;
+    }
+}
+
+fn parts(record: &Record) -> Option<(&Vec<UploadId>, &String)> {
+    match &record.role {
+        Role::Final { parts, as_sent } => Some((parts, as_sent)),
+        Role::Single | Role::Partial => None,
+    }
+}
+
+/// An upload as it is read from both of its tables: the columns of [`UploadRow`], and then those of [`OriginRow`].
+impl UploadRow {
+    /// Reads an upload.
+    pub fn read_upload<S: Source>(source: &mut S) -> Result<Result<Upload, Incoherent>, S::Error> {
+        let (moving, origin) = (Self::read(source)?, OriginRow::read(source)?);
+        Ok(moving.with(origin).map(Upload::from_record))
+    }
+
+    /// Puts both parts of an upload together.
+    fn with(self, origin: OriginRow) -> Result<Record, Incoherent> {
+        let Self {
+            id,
+            version,
+            stage,
+            role,
+            length,
+            received,
+            wanted_digests,
+            promised_digests,
+            running_digests,
+            digests,
+            resume,
+            bytes_kept,
+            timeline,
+            failure_code,
+            failure_message,
+            created_at_ms,
+            updated_at_ms,
+            expires_at_ms,
+            next_sequence,
+            last_progress_offset,
+            last_progress_at_ms,
+            failure_status,
+            facts,
+            accepted_at_ms,
+            reports,
+            removed_at_ms,
+            removed_by,
+            missing_since_ms,
+        } = self;
+        let OriginRow { id: _, dialect, parts, parts_as_sent, metadata, metadata_as_sent, max_bytes, expires_by_ms } =
+            origin;
+        let role = match (role.as_str(), parts, parts_as_sent) {
+            ("single", None, None) => Role::Single,
+            ("partial", None, None) => Role::Partial,
+            ("final", Some(parts), Some(as_sent)) => Role::Final { parts, as_sent },
+            _ => return Err(Incoherent("role")),
+        };
+        let removed = match (removed_at_ms, removed_by) {
+            (None, None) => None,
+            (Some(at), Some(by)) => Some(Removal { at, by }),
+            (None, Some(_)) | (Some(_), None) => return Err(Incoherent("removed_by")),
+        };
+        let failure = failure_code.zip(failure_message);
+        Ok(Record {
+            id,
+            version,
+            dialect,
+            role,
+            stage,
+            received,
+            length,
+            metadata,
+            metadata_as_sent,
+            terms: Terms { max_bytes, expires_by: expires_by_ms },
+            wanted_digests,
+            promised_digests,
+            running_digests,
+            digests,
+            facts,
+            accepted_at: accepted_at_ms,
+            reports,
+            resume,
+            bytes: if bytes_kept { Bytes::Kept } else { Bytes::Removed },
+            removed,
+            missing_since: missing_since_ms,
+            timeline,
+            failure: failure.map(|(code, message)| Failure { code, message, status: failure_status }),
+            created_at: created_at_ms,
+            updated_at: updated_at_ms,
+            expires_at: expires_at_ms,
+            next_sequence,
+            last_progress: (last_progress_offset, last_progress_at_ms),
+        })
+    }
+}
+
+/// Columns that can be read each and make no sense together; names one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incoherent(pub &'static str);
