@@ -29,6 +29,7 @@ use subtle::ConstantTimeEq;
 
 use crate::edge::problem::Problem;
 use domain::host::Host;
+use domain::principal::Principal;
 use domain::time::Timestamp;
 use keyring::{AdminKeyHash, ReadTokens, StageTokens};
 
@@ -185,17 +186,17 @@ enum Refusal<'a> {
 }
 
 impl Access {
-    /// The refusal of a request that lacks what opens the place it is for, at this time.
-    pub(crate) fn refuse(&self, request: &ServiceRequest, now: Timestamp) -> Option<Problem> {
+    /// Returns whom a request comes from, or its refusal if it lacks what opens the place it is for at this time.
+    pub(crate) fn admit(&self, request: &ServiceRequest, now: Timestamp) -> Result<Principal, Problem> {
         let head = request.head();
         let place = Place::of(request.match_info().as_str());
         if place == Place::Health {
-            return None;
+            return Ok(self.principal(Credential::Nothing, place));
         }
         let act = Act::of(head.method.as_str(), &head.headers);
         let given = match self.given(head, place, act) {
             Ok(given) => given,
-            Err(refusal) => return Some(refusal.problem()),
+            Err(refusal) => return Err(refusal.problem()),
         };
         let asked = Asked {
             place,
@@ -205,13 +206,13 @@ impl Access {
             page: Page::of(&head.headers),
             proxied: matches!(place, Place::Administration | Place::Status(_)) && came_through_a_proxy(&head.headers),
         };
-        let refusal = self.judge(&asked).err()?;
+        let Err(refusal) = self.judge(&asked) else { return Ok(self.principal(asked.credential, place)) };
         match (refusal, asked.page.origin) {
             (Refusal::ForeignHost(host), _) => self.logged.foreign_host(host),
             (Refusal::CrossSite, Some(origin)) => self.logged.cross_site(origin),
             _ => {}
         }
-        Some(refusal.problem())
+        Err(refusal.problem())
     }
 
     /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it comes from a

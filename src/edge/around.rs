@@ -54,10 +54,10 @@ pub(crate) async fn around(
         detach(request.headers_mut());
     }
 
-    let refused = match shared.access.refuse(&request, shared.engine.now()) {
-        Some(refusal) => Err(refusal),
-        None => take_share(&request, client, &shared),
-    };
+    let refused = shared.access.admit(&request, shared.engine.now()).and_then(|principal| {
+        request.extensions_mut().insert(principal);
+        take_share(&request, client, &shared)
+    });
     let mut response = match refused {
         Err(refusal) => {
             let refusal = refusal.respond(request.request());

@@ -29,6 +29,7 @@ pub mod listen;
 pub(crate) mod metrics;
 pub(crate) mod pace;
 pub(crate) mod path;
+pub(crate) mod principal;
 pub mod problem;
 pub(crate) mod query;
 pub mod refusals;

@@ -4,6 +4,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::edge::Shared;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::front::status;
 
@@ -22,6 +23,6 @@ pub(super) async fn resource(request: HttpRequest, id: web::Path<String>, shared
 /// 204 says that the upload has no bytes any more, or that they are on their way out; also when it had ended before.
 async fn delete(request: &HttpRequest, id: &str, shared: &Shared) -> Result<HttpResponse, Problem> {
     let id = status::parse_id(id)?;
-    shared.engine.delete(id).await.map_err(|error| status::problem(error, request))?;
+    shared.engine.delete(&principal(request), id).await.map_err(|error| status::problem(error, request))?;
     Ok(HttpResponse::NoContent().insert_header((header::CACHE_CONTROL, "no-store")).finish())
 }

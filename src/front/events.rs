@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::edge::answers::{PIECE_BYTES, Room};
 use crate::edge::clients::client_of;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::query::Query;
 use crate::edge::refusals::Reason;
@@ -25,7 +26,7 @@ use crate::edge::{Shared, query};
 use crate::front::status::{PROGRESS_EVERY, Viewer};
 use crate::front::{status, unless_reading};
 use domain::id::UploadId;
-use domain::principal::TenantId;
+use domain::principal::{Principal, TenantId};
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
@@ -56,13 +57,13 @@ pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: 
 }
 
 async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
-    let id = status::parse_id(id)?;
+    let (id, principal) = (status::parse_id(id)?, principal(request));
     let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
     let seat = Seat::take(&shared, request)?;
     let bell = shared.engine.bell(id);
-    let status = shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
+    let status = shared.engine.status(&principal, id).await.map_err(|error| status::problem(error, request))?;
     let newest = status.upload.record().next_sequence - 1;
-    let seen = seen.and_then(|sealed| sequence_in(&shared, id, &sealed));
+    let seen = seen.and_then(|sealed| sequence_in(&shared, principal.tenant, id, &sealed));
     if seen.is_some_and(|seen| seen >= newest) && until.is_reached_by(&status.upload) {
         return Ok(HttpResponse::NoContent().finish());
     }
@@ -73,13 +74,14 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
         quiet.are_shown(&status.upload);
         ready.push_back(message(
             "snapshot",
-            Some(&sequence_id(&shared, id, newest)),
+            Some(&sequence_id(&shared, principal.tenant, id, newest)),
             &status::to_json(&status, &shared, Viewer::Client).to_string(),
         ));
     }
     let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
     let room = shared.answers.room(request, ready.iter().map(Bytes::len).sum()).await?;
-    Ok(Stream { shared, source, bell, ready, room: Some(room), look: true, ended: false, _seat: seat }.respond())
+    Ok(Stream { shared, principal, source, bell, ready, room: Some(room), look: true, ended: false, _seat: seat }
+        .respond())
 }
 
 /// A client that has missed very much is better served with a snapshot. So is one that has seen what is not there: its id
@@ -89,22 +91,22 @@ fn can_resume(seen: u64, newest: u64) -> bool {
 }
 
 /// The id of the event of an upload with this sequence.
-fn sequence_id(shared: &Shared, upload: UploadId, sequence: u64) -> String {
-    shared.event_cursors.seal(own(EventStream::Upload(upload)), &sequence.to_be_bytes())
+fn sequence_id(shared: &Shared, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
+    shared.event_cursors.seal(own(tenant, EventStream::Upload(upload)), &sequence.to_be_bytes())
 }
 
-fn sequence_in(shared: &Shared, upload: UploadId, sealed: &str) -> Option<u64> {
-    let place = shared.event_cursors.open(own(EventStream::Upload(upload)), sealed)?;
+fn sequence_in(shared: &Shared, tenant: TenantId, upload: UploadId, sealed: &str) -> Option<u64> {
+    let place = shared.event_cursors.open(own(tenant, EventStream::Upload(upload)), sealed)?;
     Some(u64::from_be_bytes(place.try_into().ok()?))
 }
 
 /// The id of the event at this position in the log of all.
-fn position_id(shared: &Shared, position: EventPosition) -> String {
-    shared.event_cursors.seal(own(EventStream::All), &position.to_bytes())
+fn position_id(shared: &Shared, tenant: TenantId, position: EventPosition) -> String {
+    shared.event_cursors.seal(own(tenant, EventStream::All), &position.to_bytes())
 }
 
-fn own(stream: EventStream) -> CursorScope {
-    CursorScope { tenant: TenantId::DEFAULT, stream }
+fn own(tenant: TenantId, stream: EventStream) -> CursorScope {
+    CursorScope { tenant, stream }
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
@@ -119,18 +121,19 @@ pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> H
 }
 
 async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+    let principal = principal(request);
     let Ask { seen, .. } = ask(request, &["last_event_id"])?;
     let seat = Seat::take(&shared, request)?;
     let bell = shared.engine.bell_for_all();
     let refuse = |error| status::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
     let (mut ready, mut room) = (VecDeque::new(), None);
-    let seen = match resumable_position(&shared, seen.as_deref()).await.map_err(refuse)? {
+    let seen = match resumable_position(&shared, &principal, seen.as_deref()).await.map_err(refuse)? {
         Some(seen) => seen,
         None => {
             let mut most = SNAPSHOT_UPLOADS;
             let mut making = shared.answers.room_for_page(request, &mut most, shared.max_metadata_bytes).await?;
-            let snapshot = snapshot_of_all(&shared, newest, most).await.map_err(refuse)?;
+            let snapshot = snapshot_of_all(&shared, &principal, newest, most).await.map_err(refuse)?;
             making.shrink_to(snapshot.len());
             ready.push_back(snapshot);
             room = Some(making);
@@ -138,29 +141,43 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
         }
     };
     let source = Source::All { seen };
-    Ok(Stream { shared, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
+    Ok(Stream { shared, principal, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
 }
 
 /// Where a client goes on, if it can; by the same rule as [`can_resume`].
-async fn resumable_position(shared: &Shared, sealed: Option<&str>) -> Result<Option<EventPosition>, EngineError> {
-    let open = |sealed| shared.event_cursors.open(own(EventStream::All), sealed);
+async fn resumable_position(
+    shared: &Shared,
+    principal: &Principal,
+    sealed: Option<&str>,
+) -> Result<Option<EventPosition>, EngineError> {
+    let tenant = principal.tenant;
+    let open = |sealed| shared.event_cursors.open(own(tenant, EventStream::All), sealed);
     let Some(seen) = sealed.and_then(open).and_then(|place| EventPosition::from_bytes(&place)) else {
         return Ok(None);
     };
-    let missed = shared.engine.count_events_behind(seen, MOST_REPLAYED + 1).await?;
+    let missed = shared.engine.count_events_behind(principal, seen, MOST_REPLAYED + 1).await?;
     Ok(missed.filter(|missed| *missed <= MOST_REPLAYED).map(|_| seen))
 }
 
-async fn snapshot_of_all(shared: &Shared, newest: EventPosition, most: u32) -> Result<Bytes, EngineError> {
+async fn snapshot_of_all(
+    shared: &Shared,
+    principal: &Principal,
+    newest: EventPosition,
+    most: u32,
+) -> Result<Bytes, EngineError> {
     let unfinished = UploadQuery {
         stages: vec![Stage::Created, Stage::Receiving, Stage::Stalled, Stage::Received, Stage::Verified, Stage::Stored],
         limit: most,
         ..UploadQuery::default()
     };
-    let uploads = shared.engine.list(&unfinished).await?;
+    let uploads = shared.engine.list(principal, &unfinished).await?;
     let uploads: Vec<Value> =
         uploads.found.iter().map(|status| status::to_json(status, shared, Viewer::Client)).collect();
-    Ok(message("snapshot", Some(&position_id(shared, newest)), &json!({ "uploads": uploads }).to_string()))
+    Ok(message(
+        "snapshot",
+        Some(&position_id(shared, principal.tenant, newest)),
+        &json!({ "uploads": uploads }).to_string(),
+    ))
 }
 
 /// What a client wants of a stream.
@@ -242,6 +259,7 @@ impl Drop for Seat {
 
 struct Stream {
     shared: web::Data<Shared>,
+    principal: Principal,
     source: Source,
     bell: Bell,
     ready: VecDeque<Bytes>,
@@ -351,12 +369,15 @@ impl Stream {
         let engine = &self.shared.engine;
         match &mut self.source {
             Source::One { id, seen, until, told_received, quiet } => {
-                let status = engine.status(*id).await?;
-                let events = engine.events_of(*id, *seen, BATCH).await?;
+                let status = engine.status(&self.principal, *id).await?;
+                let events = engine.events_of(&self.principal, *id, *seen, BATCH).await?;
                 self.look = events.len() == BATCH as usize;
                 for event in &events {
                     *seen = event.sequence;
-                    self.ready.push_back(event_message(event, &sequence_id(&self.shared, *id, event.sequence)));
+                    self.ready.push_back(event_message(
+                        event,
+                        &sequence_id(&self.shared, self.principal.tenant, *id, event.sequence),
+                    ));
                 }
                 let received = status.live.map(|live| live.received_bytes);
                 let has_bytes = received.is_some() && received != *told_received;
@@ -372,10 +393,13 @@ impl Stream {
                 self.ended = until.is_reached_by(&status.upload) && *seen + 1 >= status.upload.record().next_sequence;
             }
             Source::All { seen } => {
-                let page = engine.events_since(*seen, BATCH).await?;
+                let page = engine.events_since(&self.principal, *seen, BATCH).await?;
                 (*seen, self.look) = (page.seen, page.has_more);
                 for event in &page.found {
-                    self.ready.push_back(event_message(event, &position_id(&self.shared, event.position)));
+                    self.ready.push_back(event_message(
+                        event,
+                        &position_id(&self.shared, self.principal.tenant, event.position),
+                    ));
                 }
             }
         }

@@ -12,6 +12,7 @@ use crate::dialects::dispatch::{Spoken, Target};
 use crate::dialects::{dispatch, ietf, names, ranged, tus};
 use crate::edge::Shared;
 use crate::edge::body::HeaderFields;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use domain::dialect::Dialect;
 use domain::id::UploadId;
@@ -81,7 +82,9 @@ async fn upload(
         Spoken::Ietf => Dialect::Ietf,
         Spoken::Ranged | Spoken::Plain => Dialect::Ranged,
         // Of what is not there tus speaks.
-        Spoken::AsCreated => shared.engine.status(id).await.map_or(Dialect::Tus, |found| found.upload.dialect()),
+        Spoken::AsCreated => {
+            shared.engine.status(&principal(request), id).await.map_or(Dialect::Tus, |found| found.upload.dialect())
+        }
     };
     note(request, dialect);
     match dialect {

@@ -4,6 +4,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::query::Query;
 use crate::edge::{Shared, query};
@@ -25,7 +26,11 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let mut wanted = call_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let found = shared.engine.hook_calls(&wanted).await.map_err(|error| status::problem(error, request))?;
+    let found = shared
+        .engine
+        .hook_calls(&principal(request), &wanted)
+        .await
+        .map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (calls, last) = status::page(found.iter().map(to_json), full);
     let next = last.and_then(|last| found.get(last)).map(|call| query::cursor_to(LIST, call.id));

@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
 use crate::edge::Shared;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::front::status;
 use domain::time::Timestamp;
@@ -22,7 +23,7 @@ pub(super) async fn make(request: HttpRequest, id: web::Path<String>, shared: we
 
 async fn answer(request: &HttpRequest, id: &str, shared: &Shared) -> Result<HttpResponse, Problem> {
     let id = status::parse_id(id)?;
-    shared.engine.status(id).await.map_err(|error| status::problem(error, request))?;
+    shared.engine.status(&principal(request), id).await.map_err(|error| status::problem(error, request))?;
     // A token names a whole second.
     let ends_ms = shared.engine.now().plus(shared.access.read_token_lifetime).unix_ms();
     let expires_at = Timestamp::from_unix_ms(ends_ms / 1_000 * 1_000);

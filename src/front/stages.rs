@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body, json};
 use crate::front::status;
@@ -52,7 +53,8 @@ async fn answer(
     let body = body.map_err(|error| status::problem(error, request))?.ok_or_else(too_large)?;
     let new = read(&body)?;
     let name = new.name().to_owned();
-    let (upload, _) = shared.engine.report(id, new).await.map_err(|error| problem(error, request))?;
+    let (upload, _) =
+        shared.engine.report(&principal(request), id, new).await.map_err(|error| problem(error, request))?;
     let report = upload.record().reports.iter().find(|report| report.name == name);
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(report.map(to_json)))
 }

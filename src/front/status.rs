@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::dialects::missing::Missing;
+use crate::edge::principal::principal;
 use crate::edge::problem::{Problem, common};
 use crate::edge::query::Query;
 use crate::edge::{Shared, conditions, query};
@@ -18,6 +19,7 @@ use api::event_body::value_json;
 use api::facts_json::facts_json;
 use domain::id::UploadId;
 use domain::policy::TypePattern;
+use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
 use domain::upload::Upload;
@@ -57,7 +59,9 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
     let known = conditions::list(request.headers(), &header::IF_NONE_MATCH);
     let known = known.as_deref();
     let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared, request)?) };
-    let status = wait_for_change(&shared.engine, id, known, wait).await.map_err(|error| problem(error, request))?;
+    let status = wait_for_change(&shared.engine, &principal(request), id, known, wait)
+        .await
+        .map_err(|error| problem(error, request))?;
     let tag = etag(&status);
     if known.is_some_and(|known| conditions::names(known, &tag)) {
         return Ok(HttpResponse::NotModified()
@@ -75,6 +79,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
 /// change counts.
 async fn wait_for_change(
     engine: &Engine,
+    principal: &Principal,
     id: UploadId,
     known: Option<&str>,
     wait: Duration,
@@ -82,7 +87,7 @@ async fn wait_for_change(
     let deadline = Instant::now() + wait;
     // Armed before looking, so that nothing between looking and waiting is missed.
     let mut bell = engine.bell(id);
-    let mut status = engine.status(id).await?;
+    let mut status = engine.status(principal, id).await?;
     if wait.is_zero() {
         // A timer would take until its next tick, a millisecond away.
         return Ok(status);
@@ -95,7 +100,7 @@ async fn wait_for_change(
             () = tokio::time::sleep_until(deadline) => return Ok(status),
             () = engine.stopping() => return Ok(status),
         }
-        status = engine.status(id).await?;
+        status = engine.status(principal, id).await?;
     }
     Ok(status)
 }
@@ -122,7 +127,7 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let mut wanted = list_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let uploads = shared.engine.list(&wanted).await.map_err(|error| problem(error, request))?;
+    let uploads = shared.engine.list(&principal(request), &wanted).await.map_err(|error| problem(error, request))?;
     let viewer = Viewer::of(request, shared);
     let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use domain::id::UploadId;
+use domain::principal::Principal;
 use domain::time::Timestamp;
 use domain::upload::Upload;
 use engine::Settings;
 use storage::faults::{Calls, Cause, Operation};
 
-use crate::support::world::{Life, World, until};
+use crate::support::world::{Life, World, cancelling, until};
 
 const HOUR: Duration = Duration::from_hours(1);
 const EXPIRY: Duration = Duration::from_hours(24);
@@ -18,21 +19,21 @@ async fn sweeps(life: &Life, more: u64) {
     // A removal that keeps failing is tried at every sweep, and so counts them.
     let counter = life.create(2).await;
     life.faults.fail(Operation::Discard, Calls::From(1), Cause::BROKEN_DISK);
-    life.engine.cancel(counter).await.unwrap();
+    life.engine.cancel(cancelling(counter)).await.unwrap();
     let enough = life.faults.calls(Operation::Discard) + more;
     until("it sweeps", async || (life.faults.calls(Operation::Discard) >= enough).then_some(())).await;
 }
 
 async fn expires_at(life: &Life, id: UploadId) -> Timestamp {
-    let found = life.engine.inspect(id).await.unwrap();
+    let found = life.engine.inspect(&Principal::server(), id).await.unwrap();
     assert!(found.gone.is_none(), "{:?}", found.gone);
     found.upload.record().expires_at.unwrap()
 }
 
 /// What everybody who asks is told of an upload: by the protocols, by the status, by a stop.
 async fn is_gone(life: &Life, id: UploadId) -> bool {
-    let inspected = life.engine.inspect(id).await.unwrap().gone.is_some();
-    let status = life.engine.status(id).await.unwrap();
+    let inspected = life.engine.inspect(&Principal::server(), id).await.unwrap().gone.is_some();
+    let status = life.engine.status(&Principal::server(), id).await.unwrap();
     assert_eq!(status.expired || matches!(status.upload.stage().name(), "expired"), inspected);
     inspected
 }
@@ -56,7 +57,7 @@ async fn a_clock_set_ahead_expires_and_stalls_nothing_that_was_there() {
     assert!(added.abs_diff(2 * EXPIRY) < Duration::from_secs(20), "{added:?} more, by what it says itself");
     assert_eq!(life.events(resumed).await, ["created", "receiving"]);
     assert_eq!(stage(&life.append(resumed, 1, b"y").await.unwrap()), "completed");
-    life.engine.cancel(stopped).await.unwrap();
+    life.engine.cancel(cancelling(stopped)).await.unwrap();
     // It has had all of its time.
     world.pass(EXPIRY + HOUR);
     life.wait_for_stage(left, "expired").await;
@@ -79,7 +80,7 @@ async fn an_upload_created_after_a_step_lives_exactly_as_long_as_it_says() {
         assert_eq!(expires_at(&life, id).await, before);
         world.pass(Duration::from_mins(2));
         assert!(is_gone(&life, id).await, "ahead: {ahead}");
-        assert!(life.engine.cancel(id).await.is_err(), "whoever asks gets the same answer");
+        assert!(life.engine.cancel(cancelling(id)).await.is_err(), "whoever asks gets the same answer");
         life.engine.start_sweeping();
         life.wait_for_stage(id, "expired").await;
     }

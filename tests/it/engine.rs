@@ -10,6 +10,7 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Stage;
@@ -21,7 +22,7 @@ use state::UploadStore;
 use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, Trouble, World, feed_all, new_upload, offset, until};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset, until};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -128,11 +129,11 @@ async fn whoever_writes_learns_whether_a_deletion_was_committed() {
     let life = world.live().await;
     for is_committed in [false, true] {
         let id = life.create(100).await;
-        let feed = life.engine.append(Append::at(id, offset(0), Some(100))).await.unwrap();
+        let feed = life.engine.append(Append::at(Principal::server(), id, offset(0), Some(100))).await.unwrap();
         if !is_committed {
             life.records.fail_next(Effect::Nothing, Trouble::Broken);
         }
-        assert_eq!(life.engine.cancel(id).await.is_ok(), is_committed);
+        assert_eq!(life.engine.cancel(cancelling(id)).await.is_ok(), is_committed);
         let told = feed.finish(BodyEnd::Complete).await.expect_err("it was ended");
         if is_committed {
             assert_eq!(told.to_string(), "this upload has been terminated");
@@ -172,7 +173,7 @@ async fn a_creation_that_is_not_recorded_leaves_nothing() {
     let refused = life.engine.create(new_upload(Role::Single, 0)).await;
     assert!(matches!(refused, Err(EngineError::Failed { .. })));
     let query = UploadQuery { limit: 10, ..UploadQuery::default() };
-    assert!(life.engine.list(&query).await.unwrap().found.is_empty());
+    assert!(life.engine.list(&Principal::server(), &query).await.unwrap().found.is_empty());
     assert!(world.files().is_empty());
 }
 
@@ -192,9 +193,9 @@ async fn an_upload_that_could_not_be_put_in_its_place_is_finished_by_the_sweeper
             assert!(matches!(failed, Err(EngineError::Failed { .. })), "{failed:?}");
             // Nobody may take it for complete: neither who asks for the offset nor who wants the bytes.
             assert_eq!(life.find(id).await.stage().name(), "verified");
-            let asked = life.engine.inspect(id).await;
+            let asked = life.engine.inspect(&Principal::server(), id).await;
             assert!(matches!(asked, Err(EngineError::Unavailable(Unavailable::Settling))), "{asked:?}");
-            let wanted = life.engine.download(id).await.map(|_| ());
+            let wanted = life.engine.download(&Principal::server(), id).await.map(|_| ());
             assert!(matches!(wanted, Err(EngineError::Unavailable(Unavailable::Settling))), "{wanted:?}");
             life.engine.start_sweeping();
             life.wait_for_stage(id, "completed").await;
@@ -212,7 +213,7 @@ async fn an_empty_append_carries_on_an_upload_that_was_left_unfinished() {
     let id = life.create(source.len()).await;
     life.faults.fail(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK);
     life.append(id, 0, &source).await.expect_err("it was not put in its place");
-    let command = Append::at(id, offset(1_000), Some(0));
+    let command = Append::at(Principal::server(), id, offset(1_000), Some(0));
     let again = life.engine.append(command).await.unwrap().finish(BodyEnd::Complete).await.unwrap();
     assert_eq!(again.stage().name(), "completed");
     assert_eq!(life.events(id).await, WHOLE_WAY);
@@ -230,7 +231,7 @@ async fn bytes_that_could_not_be_removed_are_removed_by_the_sweeper() {
             Effect::Nothing => life.faults.fail(Operation::Discard, Calls::Nth(1), Cause::BROKEN_DISK),
             Effect::Done => life.faults.fail_when_done(Operation::Discard, Calls::Nth(1), Cause::BROKEN_DISK),
         }
-        life.engine.cancel(id).await.unwrap();
+        life.engine.cancel(cancelling(id)).await.unwrap();
         assert_eq!(life.find(id).await.stage().name(), "terminated");
         assert_eq!(world.files().len(), usize::from(effect == Effect::Nothing));
         life.engine.start_sweeping();
@@ -280,6 +281,7 @@ async fn concatenate(
     wanted: Vec<Algorithm>,
 ) -> Result<Upload, EngineError> {
     let command = Concatenate {
+        principal: Principal::server(),
         dialect: Dialect::Tus,
         parts: parts.iter().map(|(id, _)| *id).collect(),
         as_sent: "final;…".to_owned(),
@@ -295,7 +297,7 @@ async fn concatenate(
 /// The only final upload that is neither of `known`.
 async fn the_final(life: &Life, known: &[(UploadId, Vec<u8>)]) -> Upload {
     let query = UploadQuery { limit: 100, ..UploadQuery::default() };
-    let all = life.engine.list(&query).await.unwrap().found;
+    let all = life.engine.list(&Principal::server(), &query).await.unwrap().found;
     let mut finals = all.into_iter().map(|status| status.upload).filter(Upload::is_final);
     let found = finals.next().expect("there is a final upload");
     assert!(finals.next().is_none() && known.iter().all(|(id, _)| *id != found.id()));
@@ -337,7 +339,10 @@ async fn a_concatenation_that_breaks_shows_no_final_and_harms_no_part() {
             assert_eq!(broken.stage().name(), "failed");
             assert_eq!(broken.record().failure.as_ref().unwrap().code, "concatenation-failed");
             assert_eq!(life.events(broken.id()).await, ["created", "failed"]);
-            assert!(matches!(life.engine.download(broken.id()).await, Err(EngineError::Rejected(Rejection::Gone(_)))));
+            assert!(matches!(
+                life.engine.download(&Principal::server(), broken.id()).await,
+                Err(EngineError::Rejected(Rejection::Gone(_)))
+            ));
             parts_are_intact(&life, &world, &parts).await;
 
             let whole: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
@@ -401,14 +406,14 @@ async fn a_download_of_what_has_just_ended_says_so() {
     let life = world.live().await;
     let id = life.create(5).await;
     life.append(id, 0, b"hello").await.unwrap();
-    let download = life.engine.download(id).await.unwrap().unwrap();
-    life.engine.cancel(id).await.unwrap();
+    let download = life.engine.download(&Principal::server(), id).await.unwrap().unwrap();
+    life.engine.cancel(cancelling(id)).await.unwrap();
     let read = download.read(0..5).await.map(drop);
     assert!(matches!(read, Err(EngineError::Rejected(Rejection::Gone(_)))), "{read:?}");
 
     let id = life.create(5).await;
     life.append(id, 0, b"hello").await.unwrap();
-    let download = life.engine.download(id).await.unwrap().unwrap();
+    let download = life.engine.download(&Principal::server(), id).await.unwrap().unwrap();
     std::fs::remove_file(world.files().remove(0)).unwrap();
     let read = download.read(0..5).await.map(drop);
     assert!(matches!(read, Err(EngineError::Rejected(Rejection::BytesMissing))), "{read:?}");
@@ -480,7 +485,7 @@ async fn a_death_in_the_middle_of_an_append_costs_only_what_nobody_was_told_of()
             let life = world.live().await;
             life.engine.recover().await;
             assert_eq!(life.committed(id).await, expected, "{death:?}");
-            assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(expected));
+            assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.offset(), offset(expected));
             completes(&life, id, &source).await;
         }
     }
@@ -563,7 +568,7 @@ async fn an_empty_upload_that_was_interrupted_completes_at_the_next_start() {
         .await;
     let life = world.live().await;
     let query = UploadQuery { limit: 10, ..UploadQuery::default() };
-    let id = life.engine.list(&query).await.unwrap().found[0].upload.id();
+    let id = life.engine.list(&Principal::server(), &query).await.unwrap().found[0].upload.id();
     life.engine.recover().await;
     assert_eq!(life.find(id).await.stage().name(), "completed");
     assert!(life.read(id).await.is_empty());
@@ -628,7 +633,7 @@ async fn a_death_while_an_upload_is_terminated_leaves_no_bytes() {
         life.append(id, 0, &source).await.unwrap();
         death
             .ends(life, async |life| {
-                let _ = life.engine.cancel(id).await;
+                let _ = life.engine.cancel(cancelling(id)).await;
             })
             .await;
         let life = world.live().await;
@@ -639,7 +644,7 @@ async fn a_death_while_an_upload_is_terminated_leaves_no_bytes() {
             assert!(world.files().is_empty(), "{death:?}");
         } else {
             assert_eq!(life.committed(id).await, 50_000, "what nobody was told of did not happen");
-            life.engine.cancel(id).await.unwrap();
+            life.engine.cancel(cancelling(id)).await.unwrap();
             assert!(world.files().is_empty());
         }
     }
@@ -655,7 +660,7 @@ async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
     feed_all(&mut feed, b"moving").await;
     life.wait_for_stage(live, "receiving").await;
     world.pass(Duration::from_secs(61));
-    let gone = life.engine.inspect(abandoned).await.unwrap();
+    let gone = life.engine.inspect(&Principal::server(), abandoned).await.unwrap();
     assert!(gone.gone.is_some(), "tus 72: gone at once, before anybody has swept");
     life.engine.start_sweeping();
     life.wait_for_stage(abandoned, "expired").await;
@@ -696,7 +701,7 @@ async fn neither_activity_nor_a_connected_client_outlasts_the_age_of_an_upload()
     feed_all(&mut feed, b"more").await;
     let ended = feed.finish(BodyEnd::Cut).await;
     assert!(matches!(ended, Err(EngineError::Rejected(Rejection::Gone(_)))), "{ended:?}");
-    assert!(life.engine.inspect(idle).await.unwrap().gone.is_some());
+    assert!(life.engine.inspect(&Principal::server(), idle).await.unwrap().gone.is_some());
     life.engine.start_sweeping();
     for id in [idle, busy] {
         life.wait_for_stage(id, "expired").await;
@@ -714,7 +719,7 @@ async fn a_checksummed_append_is_staged_until_it_matches() {
     life.append(id, 0, &source[..10]).await.unwrap();
     for end in [BodyEnd::Complete, BodyEnd::Cut] {
         let wrong = if end == BodyEnd::Cut { crc32c_of(&source[10..]) } else { crc32c_of(b"else") };
-        let command = Append { checksum: Some(wrong), ..Append::at(id, offset(10), None) };
+        let command = Append { checksum: Some(wrong), ..Append::at(Principal::server(), id, offset(10), None) };
         let mut feed = life.engine.append(command).await.unwrap();
         feed_all(&mut feed, &source[10..]).await;
         let ended = feed.finish(end).await;
@@ -746,13 +751,13 @@ async fn asking_answers_while_the_disk_does_not() {
         };
         let asking = async {
             hold.reached().await;
-            let status = life.engine.status(id).await.unwrap();
+            let status = life.engine.status(&Principal::server(), id).await.unwrap();
             assert_eq!(status.upload.offset(), offset(70_000));
             assert!(status.live.is_some());
             let query = UploadQuery { limit: 10, ..UploadQuery::default() };
-            assert_eq!(life.engine.list(&query).await.unwrap().found.len(), 1);
+            assert_eq!(life.engine.list(&Principal::server(), &query).await.unwrap().found.len(), 1);
             // Also HEAD, which asks the writer first, falls back on the committed row.
-            assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(70_000));
+            assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.offset(), offset(70_000));
             hold.release();
         };
         let (written, ()) = tokio::join!(writing, asking);
@@ -803,13 +808,14 @@ async fn stopping_keeps_what_arrived_and_answers() {
     let checksummed = life.create(source.len()).await;
     let mut feed = life.begin(id, 0).await.unwrap();
     feed_all(&mut feed, &source[..100_000]).await;
-    let command = Append { checksum: Some(crc32c_of(&source)), ..Append::at(checksummed, offset(0), None) };
+    let command =
+        Append { checksum: Some(crc32c_of(&source)), ..Append::at(Principal::server(), checksummed, offset(0), None) };
     let mut staged = life.engine.append(command).await.unwrap();
     feed_all(&mut staged, &source[..100_000]).await;
     until("all of it was taken", async || {
         let taken = |status: engine::read::Status| status.live.is_some_and(|live| live.received_bytes == 100_000);
-        let both =
-            taken(life.engine.status(id).await.unwrap()) && taken(life.engine.status(checksummed).await.unwrap());
+        let both = taken(life.engine.status(&Principal::server(), id).await.unwrap())
+            && taken(life.engine.status(&Principal::server(), checksummed).await.unwrap());
         both.then_some(())
     })
     .await;
@@ -836,7 +842,7 @@ async fn removals_that_keep_failing_hold_up_nothing_else() {
     for _ in 0..210 {
         let id = life.create(2).await;
         life.append(id, 0, b"x").await.unwrap();
-        life.engine.cancel(id).await.unwrap();
+        life.engine.cancel(cancelling(id)).await.unwrap();
     }
     assert_eq!(world.files().len(), 210);
     let asked = life.faults.calls(Operation::Discard);
@@ -875,7 +881,7 @@ async fn the_next_request_finds_the_upload_open() {
         for (start, end) in [(0, 70_000), (70_000, 70_001), (70_001, 200_000)] {
             let upload = life.append(id, start, &source[start..end]).await.unwrap();
             assert_eq!(upload.offset(), offset(end));
-            assert_eq!(life.engine.inspect(id).await.unwrap().upload.offset(), offset(end));
+            assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.offset(), offset(end));
             // A request that is refused changes nothing, and the next finds the upload as open as before.
             let refused = life.append(id, start + 1_000_000, &[]).await;
             assert!(matches!(refused, Err(EngineError::Rejected(Rejection::WrongOffset { .. }))), "{refused:?}");
@@ -902,7 +908,7 @@ async fn an_upload_that_is_kept_open_is_in_nobodys_way() {
         life.append(id, 0, &source[..50_000]).await.unwrap();
         assert!(life.engine.is_live(id), "it is kept");
     }
-    life.engine.cancel(first).await.unwrap();
+    life.engine.cancel(cancelling(first)).await.unwrap();
     assert_eq!(world.files().len(), 2);
     // It takes nothing with it when the program stops, or dies.
     assert!(life.engine.shut_down(Duration::from_secs(10)).await);
@@ -935,7 +941,7 @@ async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     let create = engine::command::Create { length: None, ..new_upload(Role::Single, 0) };
     let id = life.engine.create(create).await.unwrap().id();
     life.append(id, 0, b"hello").await.unwrap();
-    let telling = Append { length: Length::new(5), ..Append::at(id, offset(5), None) };
+    let telling = Append { length: Length::new(5), ..Append::at(Principal::server(), id, offset(5), None) };
     let silent = life.engine.append(telling.clone()).await.unwrap();
     let stalled = life.wait_for_stage(id, "stalled").await;
     assert_eq!((stalled.length(), stalled.is_full()), (None, false));
@@ -968,7 +974,7 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
                 let create = engine::command::Create { dialect, ..new_upload(Role::Single, 200_000) };
                 let id = life.engine.create(create).await.unwrap().id();
                 let place = if dialect == Dialect::Tus { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
-                let command = Append { dialect, place, ..Append::at(id, offset(0), None) };
+                let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(0), None) };
                 let mut feed = life.engine.append(command).await.unwrap();
                 feed_all(&mut feed, &source).await;
                 feed.finish(BodyEnd::Complete).await.unwrap();
@@ -1069,7 +1075,7 @@ async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes()
             for (start, end) in [(0, 60_000), (60_000, 100_000)] {
                 let place =
                     if dialect == Dialect::Tus { Place::At(offset(start)) } else { Place::Anywhere(offset(start)) };
-                let command = Append { dialect, place, ..Append::at(id, offset(start), None) };
+                let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(start), None) };
                 let mut feed = life.engine.append(command).await.unwrap();
                 feed_all(&mut feed, &source[start..end]).await;
                 feed.finish(BodyEnd::Complete).await.unwrap();
@@ -1094,7 +1100,7 @@ async fn a_part_removed_before_it_is_joined_is_missing_and_nothing_has_failed() 
     let hold = life.faults.hold(Operation::Concatenate);
     let (joined, ()) = tokio::join!(concatenate(&life, &parts, vec![]), async {
         hold.reached().await;
-        life.engine.cancel(parts[removed].0).await.unwrap();
+        life.engine.cancel(cancelling(parts[removed].0)).await.unwrap();
         hold.release();
     });
     match joined {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::TenantId;
 use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{Durable, NewUpload, Role, Upload};
@@ -309,6 +310,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     let later = now.plus(Duration::from_secs(3_600));
     let new = NewUpload {
         id: UploadId::new(now, [9; 10]),
+        tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
         role: Role::Single,
         length: Length::new(1_000),

@@ -3,6 +3,7 @@
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::id::UploadId;
+use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Ended;
@@ -13,7 +14,7 @@ use engine::{RangeSettings, Settings};
 use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, Trouble, World, feed_all, new_upload, offset, until};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset, until};
 
 const KIB: usize = 1024;
 
@@ -26,7 +27,7 @@ fn range(id: UploadId, start: usize, count: usize) -> Append {
     Append {
         dialect: Dialect::Ranged,
         place: Place::Anywhere(offset(start)),
-        ..Append::at(id, offset(start), Some(count as u64))
+        ..Append::at(Principal::server(), id, offset(start), Some(count as u64))
     }
 }
 
@@ -409,7 +410,7 @@ async fn an_upload_that_is_ended_ends_its_requests() {
         feed_all(&mut feed, &[1; 100]).await;
         feeds.push(feed);
     }
-    life.engine.cancel(id).await.unwrap();
+    life.engine.cancel(cancelling(id)).await.unwrap();
     for feed in feeds {
         let ended = feed.finish(BodyEnd::Complete).await;
         let gone = Rejection::Gone(Ended::Terminated);
@@ -428,7 +429,7 @@ async fn a_deletion_that_is_not_committed_is_a_takeover_to_every_range() {
         feeds.push(life.engine.append(range(id, start, 300)).await.unwrap());
     }
     life.records.fail_next(Effect::Nothing, Trouble::Broken);
-    life.engine.cancel(id).await.expect_err("it could not be committed");
+    life.engine.cancel(cancelling(id)).await.expect_err("it could not be committed");
     for feed in feeds {
         let ended = feed.finish(BodyEnd::Complete).await;
         assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
@@ -539,7 +540,7 @@ async fn the_next_range_finds_the_upload_open() {
     for start in [60_000, 0] {
         put(&life, id, start, &source[start..start + 30_000]).await.unwrap();
         assert!(life.engine.is_live(id), "it is kept");
-        assert_eq!(life.engine.inspect(id).await.unwrap().upload.received_bytes() % 30_000, 0);
+        assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.received_bytes() % 30_000, 0);
     }
     put(&life, id, 30_000, &source[30_000..60_000]).await.unwrap();
     assert_eq!(life.faults.calls(Operation::Open), 1);
@@ -937,7 +938,7 @@ async fn an_upload_that_is_removed_while_a_range_is_repeated_is_gone_for_it() {
     let id = create(&life, source.len()).await;
     put(&life, id, 0, &source).await.unwrap();
     let mut repeating = life.engine.append(range(id, 0, source.len())).await.unwrap();
-    life.engine.cancel(id).await.unwrap();
+    life.engine.cancel(cancelling(id)).await.unwrap();
     feed_all(&mut repeating, &source).await;
     let outcome = rejected(repeating.finish(BodyEnd::Complete).await);
     assert!(matches!(outcome, Rejection::Gone(_)), "{outcome:?}");

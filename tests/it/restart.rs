@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::{UploadQuery, UploadStore};
 use state_sqlite::{SqliteSettings, SqliteStore};
@@ -209,10 +210,11 @@ async fn everything_is_settled(address: SocketAddr) {
 /// Looks at a stopped server's folder: the events of each upload have no gap, and each file belongs to an upload.
 async fn nothing_is_missing_or_left(data_dir: &Path, complete: &BTreeMap<String, Vec<u8>>) {
     let store = SqliteStore::open(&data_dir.join("longshore.db"), SqliteSettings::default()).await.unwrap();
-    let uploads = store.list(&UploadQuery { limit: 100_000, ..UploadQuery::default() }).await.unwrap().found;
+    let uploads =
+        store.list(TenantScope::All, &UploadQuery { limit: 100_000, ..UploadQuery::default() }).await.unwrap().found;
     let mut expected = BTreeSet::new();
     for upload in &uploads {
-        let events = store.events_of(upload.id(), 0, 100_000).await.unwrap();
+        let events = store.events_of(TenantScope::All, upload.id(), 0, 100_000).await.unwrap();
         assert!(events.iter().map(|event| event.sequence).eq(1..=events.len() as u64), "{events:?}");
         let told: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
         let once = |name: &str| told.iter().filter(|known| **known == name).count();

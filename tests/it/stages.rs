@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::principal::Principal;
 use domain::report::NewReport;
 use domain::upload::Reported;
 use engine::command::{EngineError, Unavailable};
@@ -415,7 +416,7 @@ async fn a_report_waits_for_an_upload_that_is_being_settled() {
         life.records.reached().await;
         assert_eq!(life.find(id).await.stage().name(), "verified");
         let engine = life.engine.clone();
-        let reporting = tokio::spawn(async move { engine.report(id, hls(1)).await });
+        let reporting = tokio::spawn(async move { engine.report(&Principal::server(), id, hls(1)).await });
         // It is on its way now: it has begun, and cannot have ended.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!reporting.is_finished());
@@ -435,15 +436,15 @@ async fn a_report_that_loses_its_commit_is_tried_again() {
     let life = world.live().await;
     let id = life.create(0).await;
     life.records.fail_next(Effect::Nothing, Trouble::Conflict);
-    assert_eq!(life.engine.report(id, hls(1)).await.unwrap().1, Reported::Changed);
+    assert_eq!(life.engine.report(&Principal::server(), id, hls(1)).await.unwrap().1, Reported::Changed);
     // Done, though it was told otherwise: the second try finds nothing left to say.
     life.records.fail_next(Effect::Done, Trouble::Conflict);
-    assert_eq!(life.engine.report(id, hls(100)).await.unwrap().1, Reported::Unchanged);
+    assert_eq!(life.engine.report(&Principal::server(), id, hls(100)).await.unwrap().1, Reported::Unchanged);
     let events = life.events(id).await;
     assert_eq!(events[events.len() - 2..], ["processing", "processing"]);
 
     life.records.fail_next(Effect::Nothing, Trouble::Broken);
-    let failed = life.engine.report(id, hls(50)).await;
+    let failed = life.engine.report(&Principal::server(), id, hls(50)).await;
     assert!(matches!(failed, Err(ReportError::Engine(EngineError::Failed { .. }))), "{failed:?}");
     assert_eq!(life.find(id).await.record().reports[0].percent, Some(100));
 }
@@ -457,7 +458,7 @@ async fn a_report_does_not_wait_for_ever() {
     let writing = life.append(id, 0, b"hello");
     let reporting = async {
         life.records.reached().await;
-        let refused = life.engine.report(id, hls(1)).await;
+        let refused = life.engine.report(&Principal::server(), id, hls(1)).await;
         assert!(
             matches!(refused, Err(ReportError::Engine(EngineError::Unavailable(Unavailable::Held)))),
             "{refused:?}"

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::TenantId;
 use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Role, Upload};
@@ -695,6 +696,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
         Upload::create(
             NewUpload {
                 id: UploadId::new(now, [0, 0, 0, 0, 0, 0, 0, third, second, first]),
+                tenant: TenantId::DEFAULT,
                 dialect: Dialect::Tus,
                 role: Role::Single,
                 length: Length::new(1_000),

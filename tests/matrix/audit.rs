@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::checksum::{Algorithm, Digest};
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::removal::{DeletedBy, Removal};
 use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
@@ -43,14 +44,14 @@ impl Audit {
     /// All uploads there are, oldest first.
     pub fn rows(&self) -> Vec<Upload> {
         let query = UploadQuery { limit: ALL, ..UploadQuery::default() };
-        let page = self.records.list(&query).now_or_never().expect("it never waits");
+        let page = self.records.list(TenantScope::All, &query).now_or_never().expect("it never waits");
         let mut rows = page.expect("it is open").found;
         rows.reverse();
         rows
     }
 
     pub fn row(&self, id: UploadId) -> Option<Upload> {
-        self.records.find(id).now_or_never().expect("it never waits").expect("it is open")
+        self.records.find(TenantScope::All, id).now_or_never().expect("it never waits").expect("it is open")
     }
 
     /// The durable bytes of an upload, and whether they are at their final place.
@@ -211,7 +212,8 @@ impl Audit {
         let mut owned: Vec<BlobKey> = Vec::new();
         for row in self.rows() {
             let name = model.by_id(row.id()).map_or_else(|| row.id().to_string(), |known| known.name.to_string());
-            let events = self.records.events_of(row.id(), 0, ALL).now_or_never().expect("it never waits");
+            let events =
+                self.records.events_of(TenantScope::All, row.id(), 0, ALL).now_or_never().expect("it never waits");
             if let Some(how) = log::difference(row.record(), &events.expect("it is open")) {
                 model.breaks(Promised::TheLogTellsAll, format!("{name}: {how}"));
             }

@@ -6,10 +6,11 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::Principal;
 use domain::size::{Length, Offset};
 use domain::upload::{Role, Upload};
 use engine::Engine;
-use engine::command::{Append, BodyEnd, Create, Ends, EngineError, Overflow, Place};
+use engine::command::{Append, BodyEnd, Cancel, Create, Ends, EngineError, Overflow, Place};
 use engine::concatenate::Concatenate;
 use engine::feed::Feed;
 use sha2::Digest as _;
@@ -51,6 +52,7 @@ impl Clients {
         };
         let sha256 = |value: &[u8]| Digest::new(Algorithm::Sha256, value.to_vec()).expect("it has 32 bytes");
         let command = Create {
+            principal: Principal::server(),
             dialect: plan.dialect,
             role: if plan.partial { Role::Partial } else { Role::Single },
             length: plan.says_size.then(|| length(plan.size)),
@@ -77,6 +79,7 @@ impl Clients {
         let joined = self.parts_at_rest(&ids);
         let ticket = self.court.waits(format!("the concatenation of {name}"));
         let command = Concatenate {
+            principal: Principal::server(),
             dialect: Dialect::Tus,
             parts: ids,
             as_sent: "final".to_owned(),
@@ -113,7 +116,7 @@ impl Clients {
     pub async fn inspect(self, name: Name) {
         let Some((id, floor)) = self.believed(name) else { return };
         let ticket = self.court.waits(format!("a HEAD of {name}"));
-        if let Ok(found) = self.engine.inspect(id).await
+        if let Ok(found) = self.engine.inspect(&Principal::server(), id).await
             && found.gone.is_none()
         {
             self.court.hear(name, &found.upload, floor);
@@ -127,7 +130,7 @@ impl Clients {
         if let Some(known) = self.court.bench().model.get_mut(name) {
             known.cancelled = true;
         }
-        if self.engine.cancel(id).await.is_ok() {
+        if self.engine.cancel(Cancel { principal: Principal::server(), id, caller: None }).await.is_ok() {
             self.court.hear_of_the_end(name);
         }
         self.court.is_over(ticket);
@@ -140,7 +143,7 @@ impl Clients {
         if let Some(known) = self.court.bench().model.get_mut(name) {
             known.deleted = true;
         }
-        if self.engine.delete(id).await.is_ok() {
+        if self.engine.delete(&Principal::server(), id).await.is_ok() {
             self.court.hear_of_the_deletion(name);
         }
         self.court.is_over(ticket);
@@ -194,6 +197,7 @@ fn command_of(known: &Known, body: &Body, range: std::ops::Range<u64>, bytes: &[
     let right = crc32c::crc32c(bytes);
     let crc = |crc: u32| Digest::new(Algorithm::Crc32c, crc.to_be_bytes().to_vec()).expect("it has four bytes");
     Append {
+        principal: Principal::server(),
         id: known.id,
         dialect,
         place: match dialect {

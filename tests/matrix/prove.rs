@@ -1,6 +1,7 @@
 //! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
 
 use domain::dialect::Dialect;
+use domain::principal::Principal;
 use domain::size::Offset;
 use domain::stage::Stage;
 use domain::upload::Upload;
@@ -68,7 +69,7 @@ async fn go_on(clients: &Clients, name: Name) -> Result<bool, EngineError> {
     else {
         return Ok(true);
     };
-    let found = clients.engine.inspect(id).await?;
+    let found = clients.engine.inspect(&Principal::server(), id).await?;
     if found.gone.is_some() || found.upload.is_settled() {
         return Ok(true);
     }
@@ -114,7 +115,7 @@ async fn send(
         },
         length: Some(length(target)),
         ends: if ends_here { Ends::Here } else { Ends::WhenFull },
-        ..Append::at(upload.id(), at, Some(end - start))
+        ..Append::at(Principal::server(), upload.id(), at, Some(end - start))
     };
     let mut feed = clients.engine.append(command).await?;
     // An append that ends early says why when it is finished.
@@ -146,7 +147,11 @@ pub async fn check_all(clients: &Clients) {
 async fn check_download(clients: &Clients, row: &Upload) -> Result<(), String> {
     let id = row.id();
     let size = row.offset().get();
-    let found = clients.engine.download(id).await.map_err(|error| format!("{id} cannot be downloaded: {error}"))?;
+    let found = clients
+        .engine
+        .download(&Principal::server(), id)
+        .await
+        .map_err(|error| format!("{id} cannot be downloaded: {error}"))?;
     let found = found.ok_or_else(|| format!("{id} is complete, and there is nothing to download"))?;
     let stream = found.read(0..size).await.map_err(|error| format!("{id} cannot be read: {error}"))?;
     let chunks: Vec<_> = futures::StreamExt::collect(stream).await;

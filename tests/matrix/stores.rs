@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use domain::hook::HookCall;
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
 use state::memory::MemoryState;
@@ -90,40 +91,51 @@ impl UploadStore for Records {
         set_in_motion(async move { faults.around(Call::Commit, state_error, inner.commit(upload)).await }).await
     }
 
-    async fn find(&self, id: UploadId) -> state::Result<Option<Upload>> {
-        self.faults.around(Call::Find, state_error, self.inner.find(id)).await
+    async fn find(&self, scope: TenantScope, id: UploadId) -> state::Result<Option<Upload>> {
+        self.faults.around(Call::Find, state_error, self.inner.find(scope, id)).await
     }
 
-    async fn list(&self, query: &UploadQuery) -> state::Result<UploadPage> {
-        self.inner.list(query).await
+    async fn list(&self, scope: TenantScope, query: &UploadQuery) -> state::Result<UploadPage> {
+        self.inner.list(scope, query).await
     }
 
     async fn due(&self, question: Due, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
         self.faults.around(Call::Due, state_error, self.inner.due(question, skip, limit)).await
     }
 
-    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> state::Result<Vec<LoggedEvent>> {
-        self.inner.events_of(id, after, limit).await
+    async fn events_of(
+        &self,
+        scope: TenantScope,
+        id: UploadId,
+        after: u64,
+        limit: u32,
+    ) -> state::Result<Vec<LoggedEvent>> {
+        self.inner.events_of(scope, id, after, limit).await
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<EventPage> {
-        self.inner.events_since(after, limit).await
+    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> state::Result<EventPage> {
+        self.inner.events_since(scope, after, limit).await
     }
 
     async fn newest_event(&self) -> state::Result<EventPosition> {
         self.inner.newest_event().await
     }
 
-    async fn count_events_behind(&self, after: EventPosition, most: u32) -> state::Result<Option<u32>> {
-        self.inner.count_events_behind(after, most).await
+    async fn count_events_behind(
+        &self,
+        scope: TenantScope,
+        after: EventPosition,
+        most: u32,
+    ) -> state::Result<Option<u32>> {
+        self.inner.count_events_behind(scope, after, most).await
     }
 
     async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
         self.inner.record_hook_call(call).await
     }
 
-    async fn hook_calls(&self, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
-        self.inner.hook_calls(query).await
+    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
+        self.inner.hook_calls(scope, query).await
     }
 
     async fn check(&self) -> state::Result<()> {

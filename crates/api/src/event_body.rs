@@ -202,6 +202,7 @@ mod tests {
     use domain::event::{Details, EventKind};
     use domain::facts::{Content, Facts, Media, Track, TrackKind};
     use domain::id::UploadId;
+    use domain::principal::TenantId;
     use domain::size::{Length, Offset};
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Role, Terms, Upload};
@@ -218,6 +219,7 @@ mod tests {
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let new = NewUpload {
             id: UploadId::new(NOW, [7; 10]),
+            tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
             role: Role::Single,
             length: Length::new(11),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::id::{HookCallId, UploadId};
 use crate::metadata::Metadata;
+use crate::principal::TenantId;
 use crate::time::Timestamp;
 use crate::upload::Upload;
 
@@ -159,6 +160,8 @@ impl CallOutcome {
 pub struct HookCall {
     pub id: HookCallId,
     pub hook: Hook,
+    /// Whose upload it was about.
+    pub tenant: TenantId,
     pub upload: UploadId,
     /// See [`Question::decision`].
     pub decision: String,

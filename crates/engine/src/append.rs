@@ -94,7 +94,7 @@ impl Engine {
         let held = match inner.leases.try_take(command.id) {
             Some(held) => held,
             None => {
-                let found = inner.find(command.id).await?;
+                let found = inner.find(command.principal.scope(), command.id).await?;
                 if command.repeats(&found) {
                     return Ok(Begun::Repeating);
                 }
@@ -106,7 +106,7 @@ impl Engine {
                 inner.leases.take(command.id, Some(at), inner.settings.takeover_timeout).await?
             }
         };
-        let found = inner.find(command.id).await?;
+        let found = inner.find(command.principal.scope(), command.id).await?;
         if command.repeats(&found) {
             return Ok(Begun::Repeating);
         }
@@ -195,6 +195,7 @@ impl Parked {
 impl Inner {
     /// The upload with what this append declares, if the append is in order.
     fn admit(&self, mut upload: Upload, command: &Append) -> Result<Upload, Rejection> {
+        command.check_reach(&upload)?;
         let (now, max_bytes) = (self.now(), self.settings.max_upload_bytes);
         let (start, count) = match command.place {
             Place::From(from) if from <= upload.offset() => {

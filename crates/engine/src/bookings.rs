@@ -124,6 +124,7 @@ mod tests {
     use super::*;
     use domain::dialect::Dialect;
     use domain::metadata::Metadata;
+    use domain::principal::TenantId;
     use domain::removal::DeletedBy;
     use domain::size::Length;
     use domain::upload::{Durable, NewUpload, Role, Terms};
@@ -135,6 +136,7 @@ mod tests {
         let now = Timestamp::from_unix_ms(at);
         let new = NewUpload {
             id: UploadId::new(now, [7; 10]),
+            tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
             role: Role::Single,
             length: length.and_then(Length::new),

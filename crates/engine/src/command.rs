@@ -8,6 +8,7 @@ use domain::dialect::Dialect;
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::upload::{Inconsistent, Role, Upload};
@@ -15,6 +16,8 @@ use domain::upload::{Inconsistent, Role, Upload};
 /// A new upload.
 #[derive(Debug, Clone)]
 pub struct Create {
+    /// Who wants it.
+    pub principal: Principal,
     pub dialect: Dialect,
     pub role: Role,
     /// `None` to declare it later.
@@ -33,20 +36,18 @@ pub struct Create {
 /// The end of an upload that its client does not want any more.
 #[derive(Debug, Clone)]
 pub struct Cancel {
+    /// Who wants it.
+    pub principal: Principal,
     pub id: UploadId,
     /// What the application may see of the request.
     pub caller: Option<Arc<Caller>>,
 }
 
-impl From<UploadId> for Cancel {
-    fn from(id: UploadId) -> Self {
-        Self { id, caller: None }
-    }
-}
-
 /// Bytes for an upload.
 #[derive(Debug, Clone)]
 pub struct Append {
+    /// Who sends them.
+    pub principal: Principal,
     pub id: UploadId,
     /// What the request is said in.
     pub dialect: Dialect,
@@ -67,8 +68,9 @@ pub struct Append {
 
 impl Append {
     /// Bytes at the offset of an upload that completes when its length is reached.
-    pub fn at(id: UploadId, at: Offset, count: Option<u64>) -> Self {
+    pub fn at(principal: Principal, id: UploadId, at: Offset, count: Option<u64>) -> Self {
         Self {
+            principal,
             id,
             dialect: Dialect::Tus,
             place: Place::At(at),
@@ -84,6 +86,12 @@ impl Append {
 }
 
 impl Append {
+    /// Rejects an upload of another tenant as one that is not there.
+    pub(crate) fn check_reach(&self, upload: &Upload) -> Result<(), Rejection> {
+        let covers = self.principal.scope().covers(upload.tenant());
+        covers.then_some(()).ok_or(Rejection::NotFound)
+    }
+
     /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes, and the request
     /// does not announce any to add at the end.
     pub(crate) fn repeats(&self, upload: &Upload) -> bool {

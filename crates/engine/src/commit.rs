@@ -23,6 +23,7 @@ use crate::progress::{LiveProgress, RateMeter};
 use crate::{Inner, blob_key};
 use domain::checksum::Digest;
 use domain::failure::Failure;
+use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Ended;
@@ -325,7 +326,7 @@ impl Committer {
 
     /// What this writer knows may be behind: a commit may have been done although its answer was lost.
     async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
-        let upload = self.inner.find(self.upload.id()).await?;
+        let upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
         if upload.stage().takes_bytes() {
             open_blob(&self.inner, &upload, upload.length()).await?.close().await;
         }
@@ -334,7 +335,7 @@ impl Committer {
 
     /// Ends the upload of a client that has sent more than the upload can have.
     pub(super) async fn fail_for_overflow(&mut self) -> Result<(), EngineError> {
-        let mut upload = self.inner.find(self.upload.id()).await?;
+        let mut upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
         let message = "more data arrived than the upload can have".to_owned();
         upload.fail(Failure { code: "too-long".to_owned(), message, status: None }, self.inner.now());
         let failed = self.inner.commit(upload).await?;

@@ -38,7 +38,7 @@ impl Engine {
     /// Takes the bytes of a request to an upload that has all of its own. One that is just being finished is waited for.
     pub(super) async fn begin_comparing(&self, command: &Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
-        let upload = inner.find_settled(command.id).await?;
+        let upload = inner.find_settled(command.principal.scope(), command.id).await?;
         let repeated = inner.repeated(upload, command)?;
         let turn = inner.turn_to_read()?;
         let (feed, intake) = Feed::new(inner.pool.clone(), repeated.at, command.count, Arc::default());

@@ -23,6 +23,7 @@ use domain::failure::Failure;
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::{Principal, TenantScope};
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
@@ -31,6 +32,8 @@ use domain::upload::{Durable, Role, Upload};
 /// A final upload to be made.
 #[derive(Debug, Clone)]
 pub struct Concatenate {
+    /// Who wants it; the parts are of the same tenant.
+    pub principal: Principal,
     pub dialect: Dialect,
     /// At least one, and each upload once.
     pub parts: Vec<UploadId>,
@@ -49,7 +52,7 @@ impl Engine {
     /// what is joined by then is completed.
     pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
         self.0.check_open_for_business()?;
-        let parts = self.0.finished_parts(&command.parts).await?;
+        let parts = self.0.finished_parts(command.principal.scope(), &command.parts).await?;
         let total = parts.iter().try_fold(Offset::ZERO, |total, part| total.plus(part.offset().get()));
         let max_bytes = self.0.settings.max_upload_bytes;
         let total = total.filter(|total| total.get() <= max_bytes).ok_or(Rejection::OverLimit(max_bytes))?;
@@ -63,13 +66,13 @@ impl Engine {
 }
 
 impl Inner {
-    async fn finished_parts(&self, ids: &[UploadId]) -> Result<Vec<Upload>, EngineError> {
+    async fn finished_parts(&self, scope: TenantScope, ids: &[UploadId]) -> Result<Vec<Upload>, EngineError> {
         let mut parts: Vec<Upload> = Vec::with_capacity(ids.len());
         for (index, id) in ids.iter().enumerate() {
             if let Some(first) = ids[..index].iter().position(|earlier| earlier == id) {
                 return Err(Rejection::PartTwice { first: first + 1, again: index + 1 }.into());
             }
-            let part = self.uploads.find(*id).await?.ok_or(Rejection::PartMissing(index + 1))?;
+            let part = self.uploads.find(scope, *id).await?.ok_or(Rejection::PartMissing(index + 1))?;
             let part = self.look_again(self.extended(part)).await?;
             if !part.is_partial() {
                 return Err(Rejection::NotPartial(index + 1).into());
@@ -92,9 +95,10 @@ impl Inner {
         total: Offset,
         unwanted: CancellationToken,
     ) -> Result<Upload, EngineError> {
-        let caller = command.caller;
+        let (caller, principal) = (command.caller, command.principal);
         let new = self.new_upload(
             Create {
+                principal,
                 dialect: command.dialect,
                 role: Role::Final { parts: command.parts, as_sent: command.as_sent },
                 length: Length::new(total.get()),
@@ -109,7 +113,7 @@ impl Inner {
         let ids: Vec<UploadId> = parts.iter().map(Upload::id).collect();
         let new = self.permit(new, caller.as_deref()).await?;
         // The application may have taken its time.
-        let parts = self.finished_parts(&ids).await?;
+        let parts = self.finished_parts(principal.scope(), &ids).await?;
         let held = self.leases.try_take(new.id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
         let upload = self.insert(Upload::create(new, self.now())).await?;
         let joined = unwanted.run_until_cancelled(self.join(&upload, &parts, total)).await;
@@ -120,7 +124,7 @@ impl Inner {
         let settled = match joined {
             Ok(joined) => self.settle(joined, &Behalf::Client(caller)).await.and_then(unless_failed),
             // A part that was there a moment ago may be what is missing: then nothing has failed, it was removed.
-            Err(error) => match self.finished_parts(&ids).await {
+            Err(error) => match self.finished_parts(principal.scope(), &ids).await {
                 Err(EngineError::Rejected(removed)) => {
                     self.withdraw_final(upload).await;
                     Err(removed.into())

@@ -19,6 +19,7 @@ use crate::settings::Settings;
 use crate::watch::Watch;
 use domain::event::EventKind;
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::Upload;
@@ -62,8 +63,8 @@ impl Inner {
         if self.stop.is_cancelled() { Err(EngineError::Unavailable(Unavailable::ShuttingDown)) } else { Ok(()) }
     }
 
-    pub(super) async fn find(&self, id: UploadId) -> Result<Upload, EngineError> {
-        let found = self.uploads.find(id).await?.ok_or(EngineError::Rejected(Rejection::NotFound))?;
+    pub(super) async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
+        let found = self.uploads.find(scope, id).await?.ok_or(EngineError::Rejected(Rejection::NotFound))?;
         Ok(self.extended(found))
     }
 
@@ -107,11 +108,11 @@ impl Inner {
 
     /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may take, also
     /// when nobody is at it just now: the sweeper may be about to.
-    pub(super) async fn find_settled(&self, id: UploadId) -> Result<Upload, EngineError> {
+    pub(super) async fn find_settled(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
         let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
         let mut bell = self.watch.upload(id);
         loop {
-            let upload = self.find(id).await?;
+            let upload = self.find(scope, id).await?;
             if !upload.is_settling() {
                 return Ok(upload);
             }

@@ -15,6 +15,7 @@ use crate::command::EngineError;
 use crate::missing::needs_file;
 use crate::{Engine, Inner, blob_key};
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::upload::{Bytes, Upload};
 use state::UploadQuery;
@@ -104,7 +105,7 @@ impl Inner {
     async fn has_record(&self, key: &BlobKey) -> Result<bool, EngineError> {
         let id = key.as_str().rsplit('/').next().and_then(|name| name.parse::<UploadId>().ok());
         let Some(id) = id.filter(|id| blob_key(*id) == *key) else { return Ok(false) };
-        let found = self.uploads.find(id).await?;
+        let found = self.uploads.find(TenantScope::All, id).await?;
         Ok(found.is_some_and(|upload| upload.record().bytes == Bytes::Kept))
     }
 
@@ -112,7 +113,7 @@ impl Inner {
         let mut strays = Strays::default();
         let mut query = UploadQuery { limit: STRIDE, ..UploadQuery::default() };
         loop {
-            let page = self.uploads.list(&query).await?;
+            let page = self.uploads.list(TenantScope::All, &query).await?;
             for upload in &page.found {
                 pace.step().await;
                 if self.lacks_blob(upload).await? {
@@ -134,7 +135,7 @@ impl Inner {
             return Ok(false);
         }
         // It may have ended since it was listed.
-        let upload = match self.find(listed.id()).await {
+        let upload = match self.find(TenantScope::All, listed.id()).await {
             Err(EngineError::Rejected(Rejection::NotFound)) => return Ok(false),
             found => found?,
         };

@@ -5,6 +5,7 @@ use crate::hooks::{Behalf, IdIsTaken};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
+use domain::principal::{Principal, TenantScope};
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::Length;
@@ -32,32 +33,32 @@ impl Engine {
     ///
     /// An upload whose every byte is there but which is not settled yet is waited for: nobody may take it for
     /// complete before it is.
-    pub async fn inspect(&self, id: UploadId) -> Result<Inspection, EngineError> {
+    pub async fn inspect(&self, principal: &Principal, id: UploadId) -> Result<Inspection, EngineError> {
         let inner = &self.0;
         if let Some(live) = inner.leases.live(id) {
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
-        let upload = inner.look_again(inner.find_settled(id).await?).await?;
+        let upload = inner.look_again(inner.find_settled(principal.scope(), id).await?).await?;
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
     /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and its client is
     /// notified that the upload is gone.
-    pub async fn cancel(&self, command: impl Into<Cancel>) -> Result<(), EngineError> {
-        let Cancel { id, caller } = command.into();
-        let upload = self.0.find(id).await?;
+    pub async fn cancel(&self, command: Cancel) -> Result<(), EngineError> {
+        let Cancel { principal, id, caller } = command;
+        let upload = self.0.find(principal.scope(), id).await?;
         let engine = self.clone();
         let cancelling = self.spawn(async move {
             engine.0.permit_ending(&upload, caller.as_deref()).await?;
-            engine.0.end(id).await
+            engine.0.end(principal.scope(), id).await
         });
         cancelling.await.map_err(EngineError::task_died)?
     }
 
     /// Ends an upload that its creation has failed to fill and that no client goes on with. Nobody is asked.
-    pub async fn discard(&self, id: UploadId) -> Result<(), EngineError> {
-        let engine = self.clone();
-        let discarding = self.spawn(async move { engine.0.end(id).await });
+    pub async fn discard(&self, principal: &Principal, id: UploadId) -> Result<(), EngineError> {
+        let (engine, scope) = (self.clone(), principal.scope());
+        let discarding = self.spawn(async move { engine.0.end(scope, id).await });
         discarding.await.map_err(EngineError::task_died)?
     }
 }
@@ -79,9 +80,9 @@ impl Inner {
         settled
     }
 
-    async fn end(&self, id: UploadId) -> Result<(), EngineError> {
+    async fn end(&self, scope: TenantScope, id: UploadId) -> Result<(), EngineError> {
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
-        let mut upload = self.find(id).await?;
+        let mut upload = self.find(scope, id).await?;
         upload.terminate(DeletedBy::Client, self.now())?;
         let upload = self.commit(upload).await?;
         ended.send_replace(Some(Ended::Terminated));
@@ -99,6 +100,7 @@ impl Inner {
         wanted_digests.dedup();
         NewUpload {
             id: UploadId::new(now, (self.randomness)()),
+            tenant: command.principal.tenant,
             dialect: command.dialect,
             role: command.role,
             length: command.length,

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use crate::command::EngineError;
 use crate::{Inner, blob_key};
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::Upload;
@@ -45,7 +46,7 @@ impl Inner {
         if !error.is_loss() {
             return EngineError::storage(error);
         }
-        let upload = match self.find(id).await {
+        let upload = match self.find(TenantScope::All, id).await {
             Ok(upload) => upload,
             Err(error) => return error,
         };
@@ -93,7 +94,7 @@ impl Inner {
         let id = upload.id();
         match self.note_found(upload).await {
             // Somebody else has noted it.
-            Err(state::Error::Conflict(_)) => self.find(id).await,
+            Err(state::Error::Conflict(_)) => self.find(TenantScope::All, id).await,
             noted => Ok(noted?),
         }
     }

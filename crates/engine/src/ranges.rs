@@ -51,7 +51,7 @@ impl Engine {
         let deadline = Instant::now() + inner.settings.takeover_timeout;
         loop {
             if let Some(held) = inner.leases.try_take(command.id) {
-                let upload = inner.find(command.id).await?;
+                let upload = inner.find(command.principal.scope(), command.id).await?;
                 if command.repeats(&upload) {
                     return Ok(Begun::Repeating);
                 }
@@ -240,6 +240,7 @@ impl Assembly {
         let inner = Arc::clone(&self.committer.inner);
         let (now, max_bytes) = (inner.now(), inner.settings.max_upload_bytes);
         let mut upload = inner.extended(self.committer.declared_upload());
+        command.check_reach(&upload)?;
         upload.check_range(at, Some(0), max_bytes, now)?;
         inner.declare(&mut upload, command, self.taken())?;
         upload.check_range(at, command.count, max_bytes, now)?;

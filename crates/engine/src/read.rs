@@ -15,6 +15,7 @@ use crate::{Engine, Inner, blob_key};
 use domain::delivery::DeliveryRecord;
 use domain::hook::HookCall;
 use domain::id::{DeliveryId, UploadId};
+use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
 use domain::upload::Upload;
@@ -80,16 +81,16 @@ impl Engine {
         Load { leases: inner.leases.held(), tasks: inner.tasks.len(), free_buffer_bytes: inner.pool.free_bytes() }
     }
 
-    pub async fn status(&self, id: UploadId) -> Result<Status, EngineError> {
+    pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<Status, EngineError> {
         // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
         let live = self.0.leases.progress(id);
-        let upload = self.0.find(id).await?;
+        let upload = self.0.find(principal.scope(), id).await?;
         Ok(self.view(upload, live.as_deref()))
     }
 
     /// Uploads that match, newest first.
-    pub async fn list(&self, query: &UploadQuery) -> Result<StatusPage, EngineError> {
-        let page = self.0.uploads.list(query).await?;
+    pub async fn list(&self, principal: &Principal, query: &UploadQuery) -> Result<StatusPage, EngineError> {
+        let page = self.0.uploads.list(principal.scope(), query).await?;
         let statuses = page
             .found
             .into_iter()
@@ -149,12 +150,23 @@ impl Engine {
         self.0.stop.cancelled().await;
     }
 
-    pub async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>, EngineError> {
-        Ok(self.0.uploads.events_of(id, after, limit).await?)
+    pub async fn events_of(
+        &self,
+        principal: &Principal,
+        id: UploadId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, EngineError> {
+        Ok(self.0.uploads.events_of(principal.scope(), id, after, limit).await?)
     }
 
-    pub async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage, EngineError> {
-        Ok(self.0.uploads.events_since(after, limit).await?)
+    pub async fn events_since(
+        &self,
+        principal: &Principal,
+        after: EventPosition,
+        limit: u32,
+    ) -> Result<EventPage, EngineError> {
+        Ok(self.0.uploads.events_since(principal.scope(), after, limit).await?)
     }
 
     pub async fn newest_event(&self) -> Result<EventPosition, EngineError> {
@@ -162,21 +174,26 @@ impl Engine {
     }
 
     /// Counts the events behind a place, no further than `most`; `None` when there is no such place.
-    pub async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>, EngineError> {
-        Ok(self.0.uploads.count_events_behind(after, most).await?)
+    pub async fn count_events_behind(
+        &self,
+        principal: &Principal,
+        after: EventPosition,
+        most: u32,
+    ) -> Result<Option<u32>, EngineError> {
+        Ok(self.0.uploads.count_events_behind(principal.scope(), after, most).await?)
     }
 
-    pub async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
-        Ok(self.0.outbox.deliveries(query).await?)
+    pub async fn deliveries(&self, principal: &Principal, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
+        Ok(self.0.outbox.deliveries(principal.scope(), query).await?)
     }
 
-    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
-        Ok(self.0.outbox.delivery(id).await?)
+    pub async fn delivery(&self, principal: &Principal, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
+        Ok(self.0.outbox.delivery(principal.scope(), id).await?)
     }
 
     /// What the application was asked, newest first.
-    pub async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
-        Ok(self.0.uploads.hook_calls(query).await?)
+    pub async fn hook_calls(&self, principal: &Principal, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
+        Ok(self.0.uploads.hook_calls(principal.scope(), query).await?)
     }
 
     /// Tries the storage and the database.
@@ -188,8 +205,8 @@ impl Engine {
     }
 
     /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
-    pub async fn download(&self, id: UploadId) -> Result<Option<Download>, EngineError> {
-        let upload = self.0.look_again(self.0.find(id).await?).await?;
+    pub async fn download(&self, principal: &Principal, id: UploadId) -> Result<Option<Download>, EngineError> {
+        let upload = self.0.look_again(self.0.find(principal.scope(), id).await?).await?;
         if let Some(why) = upload.gone(self.0.now()) {
             return Err(why.into());
         }

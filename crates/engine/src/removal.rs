@@ -6,6 +6,7 @@
 use crate::command::EngineError;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
+use domain::principal::{Principal, TenantScope};
 use domain::removal::DeletedBy;
 use domain::stage::Stage;
 use domain::upload::Upload;
@@ -13,20 +14,20 @@ use domain::upload::Upload;
 impl Engine {
     /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is cut first, and the
     /// application is not asked. Deleting what has ended already changes nothing.
-    pub async fn delete(&self, id: UploadId) -> Result<(), EngineError> {
-        let engine = self.clone();
-        let deleting = self.spawn(async move { engine.0.delete(id).await });
+    pub async fn delete(&self, principal: &Principal, id: UploadId) -> Result<(), EngineError> {
+        let (engine, scope) = (self.clone(), principal.scope());
+        let deleting = self.spawn(async move { engine.0.delete(scope, id).await });
         deleting.await.map_err(EngineError::task_died)?
     }
 }
 
 impl Inner {
-    async fn delete(&self, id: UploadId) -> Result<(), EngineError> {
-        if !self.find(id).await?.owns_bytes() {
+    async fn delete(&self, scope: TenantScope, id: UploadId) -> Result<(), EngineError> {
+        if !self.find(scope, id).await?.owns_bytes() {
             return Ok(());
         }
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
-        let mut upload = self.find(id).await?;
+        let mut upload = self.find(scope, id).await?;
         if upload.owns_bytes() {
             upload.delete_for_operator(self.now())?;
             let upload = self.commit(upload).await?;

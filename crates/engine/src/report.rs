@@ -10,6 +10,7 @@ use crate::lease::Held;
 use crate::orders::Order;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
+use domain::principal::{Principal, TenantScope};
 use domain::report::{NewReport, ReportRefused};
 use domain::upload::{Reported, Upload};
 
@@ -27,10 +28,15 @@ pub enum ReportError {
 
 impl Engine {
     /// Takes note of what a backend says. Gives the upload as it is then, and whether it is another than before.
-    pub async fn report(&self, id: UploadId, new: NewReport) -> Result<(Upload, Reported), ReportError> {
+    pub async fn report(
+        &self,
+        principal: &Principal,
+        id: UploadId,
+        new: NewReport,
+    ) -> Result<(Upload, Reported), ReportError> {
         self.0.check_open_for_business()?;
         // A writer is not waited for when the answer is known already.
-        self.0.find(id).await?.check_reportable(self.0.now())?;
+        self.0.find(principal.scope(), id).await?.check_reportable(self.0.now())?;
         let engine = self.clone();
         let reporting = self.spawn(async move {
             let held = engine.0.wait_for_lease(id).await?;
@@ -62,7 +68,7 @@ impl Inner {
 
     async fn commit_report(&self, id: UploadId, new: NewReport) -> Result<(Upload, Reported), ReportError> {
         for _ in 0..TRIES {
-            let mut upload = self.find(id).await?;
+            let mut upload = self.find(TenantScope::All, id).await?;
             let reported = upload.report(new.clone(), self.now())?;
             if reported == Reported::Unchanged {
                 return Ok((upload, reported));

@@ -16,6 +16,7 @@ use crate::metrics::UNFINISHED;
 use crate::pieces::Pieces;
 use crate::{Engine, Inner};
 use domain::checksum::Digest;
+use domain::principal::TenantScope;
 use domain::upload::Upload;
 use state::{Due, UploadQuery};
 
@@ -109,7 +110,7 @@ impl Inner {
         let stages = UNFINISHED.to_vec();
         let mut query = UploadQuery { stages, limit: PAGE, ..UploadQuery::default() };
         loop {
-            let page = self.uploads.list(&query).await?;
+            let page = self.uploads.list(TenantScope::All, &query).await?;
             for upload in &page.found {
                 self.metrics.booked(self.bookings.note(upload));
                 self.metrics.note(upload);
@@ -181,7 +182,7 @@ impl Inner {
     async fn deal_with(&self, question: Due, found: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
         // What was found may have changed before the lease was taken.
-        let mut upload = self.find(found.id()).await?;
+        let mut upload = self.find(TenantScope::All, found.id()).await?;
         if upload.record().version != found.record().version {
             return Ok(false);
         }

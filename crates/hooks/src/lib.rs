@@ -197,6 +197,7 @@ impl Hooks {
         let mut call = HookCall {
             id: HookCallId::new(question.asked_at, rand::random()),
             hook: question.hook,
+            tenant: question.upload.tenant(),
             upload: question.upload.id(),
             decision: question.decision.clone(),
             started_at: question.asked_at,
@@ -248,6 +249,7 @@ mod tests {
 
     use domain::dialect::Dialect;
     use domain::metadata::Metadata;
+    use domain::principal::TenantId;
     use domain::size::Length;
     use domain::upload::{NewUpload, Role, Terms, Upload};
     use outbound::testing::{Receiver, SECRET, Script, wall_clock};
@@ -269,6 +271,7 @@ mod tests {
         let now = wall_clock();
         let new = NewUpload {
             id: domain::id::UploadId::new(now, [7; 10]),
+            tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
             role: Role::Single,
             length: Length::new(11),

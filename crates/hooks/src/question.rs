@@ -84,6 +84,7 @@ mod tests {
     use domain::dialect::Dialect;
     use domain::id::UploadId;
     use domain::metadata::Metadata;
+    use domain::principal::TenantId;
     use domain::size::Length;
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Terms};
@@ -94,6 +95,7 @@ mod tests {
         let now = Timestamp::from_unix_ms(1_795_300_290_123);
         let new = NewUpload {
             id: UploadId::new(now, [7; 10]),
+            tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
             role,
             length: Length::new(11),

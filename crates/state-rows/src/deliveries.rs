@@ -4,6 +4,7 @@ use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, T
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::EventPosition;
 
@@ -14,6 +15,7 @@ table! {
     /// One event on its way to one endpoint.
     pub struct DeliveryRow in "deliveries", key (id), of (row: &DeliveryRow) {
         id: DeliveryId = row.id;
+        tenant: TenantId = row.tenant;
         event_position: EventPosition = row.event_position;
         event_id: EventId = row.event_id;
         kind: EventKind = row.kind;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use domain::event::EventKind;
 use domain::id::{EventId, UploadId};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{EventPosition, LoggedEvent};
 
@@ -10,9 +11,10 @@ use crate::table::table;
 
 table! {
     /// An event as it is written; the database gives it its position.
-    pub struct EventRow in "events", key (id), of (id: EventId, upload: Option<UploadId>, sequence: u64, kind: EventKind,
+    pub struct EventRow in "events", key (id), of (id: EventId, tenant: TenantId, upload: Option<UploadId>, sequence: u64, kind: EventKind,
         occurred_at: Timestamp, body: &Bytes) {
         id: EventId = id;
+        tenant: TenantId = tenant;
         /// `None` for news that is not of an upload.
         upload_id: Option<UploadId> = upload;
         sequence: u64 = sequence;
@@ -25,7 +27,7 @@ table! {
 impl EventRow {
     /// As it is read by whoever follows uploads; `None` for news that is not of one.
     pub fn of_upload(self, position: EventPosition) -> Option<LoggedEvent> {
-        let Self { id, upload_id, sequence, kind, occurred_at_ms: _, body } = self;
-        Some(LoggedEvent { position, id, upload: upload_id?, sequence, kind, body })
+        let Self { id, tenant, upload_id, sequence, kind, occurred_at_ms: _, body } = self;
+        Some(LoggedEvent { position, id, tenant, upload: upload_id?, sequence, kind, body })
     }
 }

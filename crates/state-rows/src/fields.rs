@@ -19,6 +19,7 @@ use domain::facts::Facts;
 use domain::hook::{CallOutcome, Hook};
 use domain::id::{DeliveryId, EventId, HookCallId, ReplayId, UploadId};
 use domain::metadata::Metadata;
+use domain::principal::TenantId;
 use domain::ranges::ReceivedRanges;
 use domain::removal::DeletedBy;
 use domain::report::Report;
@@ -66,6 +67,18 @@ macro_rules! names {
 }
 names!(Stage Dialect EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
 names!(Hook CallOutcome ReplayWhat ReplayState);
+
+impl ToCell for TenantId {
+    fn to_cell(&self) -> Cell {
+        Cell::Integer(i64::from(self.number()))
+    }
+}
+
+impl FromCell for TenantId {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        u32::from_cell(cell).map(Self::from_number)
+    }
+}
 
 /// The name of a value whose type spreads over several columns.
 pub(crate) struct Name(pub(crate) &'static str);

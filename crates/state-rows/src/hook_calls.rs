@@ -2,6 +2,7 @@
 
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::{HookCallId, UploadId};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 
 use crate::fields::Micros;
@@ -13,6 +14,7 @@ table! {
         id: HookCallId = call.id;
         hook: Hook = call.hook;
         upload_id: UploadId = call.upload;
+        tenant: TenantId = call.tenant;
         decision: String = call.decision;
         started_at_ms: Timestamp = call.started_at;
         took_us: Micros = Micros(call.took);
@@ -28,6 +30,7 @@ impl From<HookCallRow> for HookCall {
         Self {
             id: row.id,
             hook: row.hook,
+            tenant: row.tenant,
             upload: row.upload_id,
             decision: row.decision,
             started_at: row.started_at_ms,

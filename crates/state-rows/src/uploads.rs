@@ -6,6 +6,7 @@ use domain::facts::Facts;
 use domain::failure::Failure;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::TenantId;
 use domain::ranges::ReceivedRanges;
 use domain::removal::{DeletedBy, Removal};
 use domain::report::Report;
@@ -21,6 +22,7 @@ table! {
     /// What moves while bytes come in, and no more: a checkpoint rewrites this row.
     pub struct UploadRow in "uploads", key (id), of (record: &Record) {
         id: UploadId = record.id;
+        tenant: TenantId = record.tenant;
         /// The one that the commit makes.
         version: u64 = record.version + 1;
         stage: Stage = record.stage;
@@ -86,6 +88,7 @@ impl UploadRow {
     fn with(self, origin: OriginRow) -> Result<Record, Incoherent> {
         let Self {
             id,
+            tenant,
             version,
             stage,
             role,
@@ -130,6 +133,7 @@ impl UploadRow {
         let failure = failure_code.zip(failure_message);
         Ok(Record {
             id,
+            tenant,
             version,
             dialect,
             role,

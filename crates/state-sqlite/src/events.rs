@@ -8,6 +8,7 @@ use state_rows::{EventRow, sql};
 
 use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
+use crate::query::tenants;
 use crate::rows::{EVENT_COLUMNS, PLACES, bound, integer};
 use crate::writer::Desk;
 use crate::{SqliteStore, lanes, rows};
@@ -16,6 +17,7 @@ use domain::delivery::Trigger;
 use domain::event::{Event, EventKind};
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::metadata::Metadata;
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::{EventPage, EventPosition, LoggedEvent, Result};
@@ -24,6 +26,7 @@ use state::{EventPage, EventPosition, LoggedEvent, Result};
 /// has less to do.
 #[derive(Debug)]
 pub(super) struct News {
+    tenant: TenantId,
     upload: UploadId,
     /// Some endpoints want only uploads with certain metadata. Empty when there are no events.
     metadata: Metadata,
@@ -45,7 +48,7 @@ impl News {
             upload.news().iter().map(|event| NewEvent::new(upload.record(), event, status_root)).collect();
         // A checkpoint without news copies nothing.
         let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
-        Self { upload: upload.id(), metadata, events }
+        Self { tenant: upload.tenant(), upload: upload.id(), metadata, events }
     }
 
     pub(super) fn log(&self, desk: &mut Desk) -> rusqlite::Result<()> {
@@ -61,7 +64,7 @@ impl News {
             if may_be_overtaken {
                 lanes::supersede_progress(desk, self.upload, event.at)?;
             }
-            event.log(desk, self.upload, &interested)?;
+            event.log(desk, self.tenant, self.upload, &interested)?;
             may_be_overtaken = event.kind == EventKind::Progress;
         }
         Ok(())
@@ -79,8 +82,14 @@ impl NewEvent {
         }
     }
 
-    fn log(&self, desk: &mut Desk, upload: UploadId, interested: &[&Subscriber]) -> rusqlite::Result<()> {
-        let cells = EventRow::cells(self.id, Some(upload), self.sequence, self.kind, self.at, &self.body);
+    fn log(
+        &self,
+        desk: &mut Desk,
+        tenant: TenantId,
+        upload: UploadId,
+        interested: &[&Subscriber],
+    ) -> rusqlite::Result<()> {
+        let cells = EventRow::cells(self.id, tenant, Some(upload), self.sequence, self.kind, self.at, &self.body);
         desk.execute(&INSERT, bound(&cells))?;
         let position = desk.connection.last_insert_rowid();
         for endpoint in interested.iter().filter(|one| one.terms.filter.wants(self.kind)) {
@@ -88,6 +97,7 @@ impl NewEvent {
                 id: DeliveryId::new(self.at, random_in_order(self.sequence)),
                 event_position: position,
                 event: self.id,
+                tenant,
                 kind: self.kind.name(),
                 endpoint,
                 upload: Some(upload),
@@ -115,14 +125,17 @@ pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<Even
 
 static OF_UPLOAD: LazyLock<String> = LazyLock::new(|| {
     let columns = &*EVENT_COLUMNS;
-    format!("SELECT {columns} FROM events WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3")
+    format!(
+        "SELECT {columns} FROM events WHERE upload_id = ?1 AND sequence > ?2 AND tenant BETWEEN ?4 AND ?5 ORDER BY sequence LIMIT ?3"
+    )
 });
 
 static SINCE: LazyLock<String> = LazyLock::new(|| {
     let columns = &*EVENT_COLUMNS;
     format!(
         "SELECT {columns} FROM events
-         WHERE position > ?1 AND position <= ?2 AND upload_id IS NOT NULL ORDER BY position LIMIT ?3"
+         WHERE position > ?1 AND position <= ?2 AND upload_id IS NOT NULL AND tenant BETWEEN ?4 AND ?5
+         ORDER BY position LIMIT ?3"
     )
 });
 
@@ -133,23 +146,37 @@ const WINDOW: u32 = 5_000;
 pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 
 /// How many events there are behind a place, counted no further than that.
-const BEHIND: &str = "SELECT count(*) FROM (SELECT 1 FROM events WHERE position > ?1 ORDER BY position LIMIT ?2)";
+const BEHIND: &str = "SELECT count(*) FROM (
+     SELECT 1 FROM events WHERE position > ?1 AND tenant BETWEEN ?3 AND ?4 ORDER BY position LIMIT ?2)";
 
 impl SqliteStore {
-    pub(super) async fn read_events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+    pub(super) async fn read_events_of(
+        &self,
+        scope: TenantScope,
+        id: UploadId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>> {
+        let (least, most) = tenants(scope);
         let events = self.readers.look_up("read the events of an upload", move |connection| {
-            let values = params![id.as_bytes(), integer(after), limit];
+            let values = params![id.as_bytes(), integer(after), limit, least, most];
             connection.prepare_cached(&OF_UPLOAD)?.query_map(values, rows::logged_event)?.collect()
         });
         events.await
     }
 
-    pub(super) async fn read_events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
+    pub(super) async fn read_events_since(
+        &self,
+        scope: TenantScope,
+        after: EventPosition,
+        limit: u32,
+    ) -> Result<EventPage> {
         let end = after.0.saturating_add(i64::from(WINDOW.max(limit)));
+        let (least, most) = tenants(scope);
         let page = self.readers.read("read the log of events", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
             let mut statement = connection.prepare_cached(&SINCE)?;
-            let found = statement.query_map(params![after.0, end, limit], rows::logged_event)?;
+            let found = statement.query_map(params![after.0, end, limit, least, most], rows::logged_event)?;
             let found: Vec<LoggedEvent> = found.collect::<rusqlite::Result<_>>()?;
             let is_full = u32::try_from(found.len()).is_ok_and(|count| count == limit);
             let last = found.last().filter(|_| is_full).map(|event| event.position);
@@ -166,13 +193,22 @@ impl SqliteStore {
         newest.await.map(EventPosition)
     }
 
-    pub(super) async fn read_count_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>> {
+    pub(super) async fn read_count_behind(
+        &self,
+        scope: TenantScope,
+        after: EventPosition,
+        limit: u32,
+    ) -> Result<Option<u32>> {
+        let (least, most) = tenants(scope);
         let count = self.readers.look_up("count the events behind a place", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
             if after.0 > newest {
                 return Ok(None);
             }
-            connection.prepare_cached(BEHIND)?.query_one(params![after.0, most], |row| row.get(0)).map(Some)
+            connection
+                .prepare_cached(BEHIND)?
+                .query_one(params![after.0, limit, least, most], |row| row.get(0))
+                .map(Some)
         });
         count.await
     }

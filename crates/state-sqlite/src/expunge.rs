@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
 
+use crate::query::tenants;
 use crate::rows::Columns;
 use crate::uploads::{CommitUpload, FIND};
 use crate::writer::{Desk, Work};
@@ -14,6 +15,7 @@ use crate::{SqliteStore, rows};
 use api::event_body::expunged_body;
 use domain::event::EventKind;
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::Result;
 
@@ -92,8 +94,9 @@ impl Expunge {
     }
 
     fn expunge_record(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        let found =
-            desk.connection.prepare_cached(&FIND)?.query_one([self.upload.as_bytes()], rows::upload).optional()?;
+        let (least, most) = tenants(TenantScope::All);
+        let wanted = params![self.upload.as_bytes(), least, most];
+        let found = desk.connection.prepare_cached(&FIND)?.query_one(wanted, rows::upload).optional()?;
         let Some(mut upload) = found.filter(|upload| upload.is_settled()) else { return Ok(()) };
         for (key, value) in upload.record().metadata.pairs() {
             let values = params![key, value, self.upload.as_bytes()];

@@ -10,6 +10,7 @@ use crate::rows::{PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{SqliteStore, rows};
 use domain::hook::{Hook, HookCall};
+use domain::principal::TenantScope;
 use state::{HookCallQuery, Result};
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<HookCallRow>);
@@ -21,10 +22,11 @@ impl SqliteStore {
         self.writer.write(RecordHookCall(call)).await
     }
 
-    pub(super) async fn read_hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+    pub(super) async fn read_hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
         let mut sql = Query::new("SELECT ");
         sql.push(&COLUMNS).push(" FROM hook_calls WHERE id < ");
         sql.bind(query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec()));
+        sql.push(" AND ").within("tenant", scope);
         if let Some(upload) = query.upload {
             sql.push(" AND upload_id = ").bind(upload.as_bytes().to_vec());
         }

@@ -14,6 +14,7 @@ use crate::writer::Desk;
 use domain::delivery::Trigger;
 use domain::endpoint::Ordering;
 use domain::id::{DeliveryId, EventId, UploadId};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 
 /// Inserts a delivery in a state; says whether it is ready.
@@ -21,8 +22,8 @@ macro_rules! insert_as {
     ($state:literal) => {
         concat!(
             "INSERT INTO deliveries (id, event_position, event_id, kind, endpoint, upload_id, sequence, trigger, attempts,
-                 attempts_before, begun_at_ms, next_at_ms, created_at_ms, generation, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9, 0, 0, ?8, ?8, ?8, ?10, ",
+                 attempts_before, begun_at_ms, next_at_ms, created_at_ms, generation, tenant, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9, 0, 0, ?8, ?8, ?8, ?10, ?11, ",
             $state,
             ") RETURNING state = 'ready'"
         )
@@ -35,6 +36,7 @@ pub(super) struct NewDelivery<'a> {
     pub(super) id: DeliveryId,
     pub(super) event_position: i64,
     pub(super) event: EventId,
+    pub(super) tenant: TenantId,
     pub(super) kind: &'static str,
     pub(super) endpoint: &'a Subscriber,
     /// `None` for news that is not of an upload, which is in no lane.
@@ -69,6 +71,7 @@ pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>) -> rusqlite::Result<(
         new.now.unix_ms(),
         new.trigger.name(),
         new.endpoint.generation,
+        new.tenant.number(),
     ];
     let is_ready: bool = statement.query_one(values, |row| row.get(0))?;
     drop(statement);

@@ -14,6 +14,7 @@ use crate::rows::UPLOAD_COLUMNS;
 use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
+use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::{Bounds, Result, UploadPage, UploadQuery};
 
@@ -27,13 +28,13 @@ const MOST_TYPES: usize = 128;
 pub(super) const MOST_WALKED: u32 = 5_000;
 
 impl SqliteStore {
-    pub(super) async fn read_list(&self, query: &UploadQuery) -> Result<UploadPage> {
+    pub(super) async fn read_list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage> {
         let query = query.clone();
-        self.readers.read("list uploads", move |connection| list(connection, query.clone())).await
+        self.readers.read("list uploads", move |connection| list(connection, scope, query.clone())).await
     }
 }
 
-fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<UploadPage> {
+fn list(connection: &Connection, scope: TenantScope, mut query: UploadQuery) -> rusqlite::Result<UploadPage> {
     query.stages.sort_unstable();
     query.stages.dedup();
     let types = types_of(connection, &query.types)?;
@@ -46,20 +47,20 @@ fn list(connection: &Connection, mut query: UploadQuery) -> rusqlite::Result<Upl
     let route = route(connection, &query)?;
     let last = if is_walk(&query, route) { last_of_walk(connection, &query, route)? } else { None };
     match route {
-        Route::All => walk_uploads(&mut sql, &query, Arm::All, last),
+        Route::All => walk_uploads(&mut sql, scope, &query, Arm::All, last),
         Route::Stages => {
             for (place, stage) in query.stages.iter().enumerate() {
                 sql.push(if place == 0 { "" } else { " UNION ALL " });
-                walk_uploads(&mut sql, &query, Arm::Stage(*stage), last);
+                walk_uploads(&mut sql, scope, &query, Arm::Stage(*stage), last);
             }
         }
         Route::Types => {
             for (place, content_type) in query.types.iter().enumerate() {
                 sql.push(if place == 0 { "" } else { " UNION ALL " });
-                walk_uploads(&mut sql, &query, Arm::Type(content_type.as_str()), last);
+                walk_uploads(&mut sql, scope, &query, Arm::Type(content_type.as_str()), last);
             }
         }
-        Route::Pair(place) => walk_pair(&mut sql, &query, place, last),
+        Route::Pair(place) => walk_pair(&mut sql, scope, &query, place, last),
     }
     sql.push(") ORDER BY id DESC LIMIT ").bind(query.limit);
     let found = sql.fetch(connection, rows::upload)?;
@@ -227,7 +228,7 @@ enum Arm<'q> {
     Type(&'q str),
 }
 
-fn walk_uploads(sql: &mut Query, query: &UploadQuery, arm: Arm<'_>, last: Option<UploadId>) {
+fn walk_uploads(sql: &mut Query, scope: TenantScope, query: &UploadQuery, arm: Arm<'_>, last: Option<UploadId>) {
     sql.push("SELECT id FROM (SELECT id FROM uploads ");
     match arm {
         Arm::All => sql.push("WHERE "),
@@ -237,6 +238,7 @@ fn walk_uploads(sql: &mut Query, query: &UploadQuery, arm: Arm<'_>, last: Option
             .bind(content_type.to_owned())
             .push(" AND "),
     };
+    sql.within("tenant", scope).push(" AND ");
     within_bounds(sql, query, "id", last);
     having(sql, query.metadata.iter(), "uploads.id");
     match arm {
@@ -248,11 +250,12 @@ fn walk_uploads(sql: &mut Query, query: &UploadQuery, arm: Arm<'_>, last: Option
     sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit).push(")");
 }
 
-fn walk_pair(sql: &mut Query, query: &UploadQuery, place: usize, last: Option<UploadId>) {
+fn walk_pair(sql: &mut Query, scope: TenantScope, query: &UploadQuery, place: usize, last: Option<UploadId>) {
     let (key, value) = query.metadata[place].clone();
     let others = query.metadata.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, pair)| pair);
     sql.push("SELECT id FROM (SELECT id FROM upload_metadata AS pair CROSS JOIN uploads ON id = pair.upload_id");
     sql.push(" WHERE pair.key = ").bind(key).push(" AND pair.value = ").bind(value).push(" AND ");
+    sql.within("uploads.tenant", scope).push(" AND ");
     within_bounds(sql, query, "pair.upload_id", last);
     having(sql, others, "pair.upload_id");
     with_stages(sql, query);
@@ -405,7 +408,7 @@ mod tests {
         ] {
             let (mut asked, mut count) = (query.clone(), 0);
             loop {
-                let page = store.list(&asked).await.unwrap();
+                let page = store.list(TenantScope::All, &asked).await.unwrap();
                 assert_eq!(page.found, [], "{query:?}");
                 count += 1;
                 asked.before = page.next;

@@ -13,6 +13,7 @@ use domain::delivery::Trigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
 use domain::notice::Notice;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 
 pub(super) struct Announce {
@@ -56,7 +57,10 @@ type Logged = (i64, EventId);
 
 fn insert_event(desk: &Desk, kind: EventKind, body: String, now: Timestamp) -> rusqlite::Result<Logged> {
     let id = EventId::new(now, rand::random());
-    desk.execute(&events::INSERT, bound(&EventRow::cells(id, None, 0, kind, now, &Bytes::from(body))))?;
+    desk.execute(
+        &events::INSERT,
+        bound(&EventRow::cells(id, TenantId::DEFAULT, None, 0, kind, now, &Bytes::from(body))),
+    )?;
     Ok((desk.connection.last_insert_rowid(), id))
 }
 
@@ -72,7 +76,18 @@ fn deliver(
     let kind = kind.name();
     lanes::join(
         desk,
-        &NewDelivery { id, event_position, event, kind, endpoint, upload: None, sequence: 0, trigger, now },
+        &NewDelivery {
+            id,
+            event_position,
+            event,
+            tenant: TenantId::DEFAULT,
+            kind,
+            endpoint,
+            upload: None,
+            sequence: 0,
+            trigger,
+            now,
+        },
     )?;
     Ok(id)
 }

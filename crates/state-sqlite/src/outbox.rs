@@ -20,6 +20,7 @@ use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, UploadId};
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{
     Backlog, BacklogLimits, Claim, DeliveryPage, DeliveryQuery, Error, Horizon, Outbox, ReplayId, ReplayJob, Replayed,
@@ -97,14 +98,14 @@ impl Outbox for SqliteStore {
         self.writer.write(TestEndpoint { endpoint: id.clone(), now, lease }).await
     }
 
-    async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage> {
+    async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage> {
         let query = query.clone();
-        self.readers.read("list deliveries", move |connection| read_page(connection, &query)).await
+        self.readers.read("list deliveries", move |connection| read_page(connection, scope, &query)).await
     }
 
-    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+    async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         let mut query = Query::new(&DELIVERIES);
-        query.push(" WHERE id = ").bind(id.as_bytes().to_vec());
+        query.push(" WHERE id = ").bind(id.as_bytes().to_vec()).push(" AND ").within("tenant", scope);
         let found = self.readers.look_up("find a delivery", move |connection| read_deliveries(connection, &query));
         Ok(found.await?.pop())
     }
@@ -294,13 +295,13 @@ enum Walk {
     Dead,
 }
 
-fn read_page(connection: &mut Connection, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
+fn read_page(connection: &mut Connection, scope: TenantScope, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
     let route = route(connection, query)?;
     let last = match route {
         Route::Walk(walk) if passes_by(query, walk) => last_of_walk(connection, query, walk)?,
         Route::Walk(_) | Route::Few(_) => None,
     };
-    let found = read_deliveries(connection, &deliveries_query(query, route, last))?;
+    let found = read_deliveries(connection, &deliveries_query(scope, query, route, last))?;
     let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
     let next = if is_full { found.last().map(|delivery| delivery.id) } else { last };
     Ok(DeliveryPage { found, next })
@@ -359,7 +360,7 @@ fn first_behind(query: &DeliveryQuery) -> Vec<u8> {
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor))
 }
 
-fn deliveries_query(query: &DeliveryQuery, route: Route, last: Option<DeliveryId>) -> Query {
+fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, route: Route, last: Option<DeliveryId>) -> Query {
     let mut sql = Query::new(&DELIVERIES);
     let index = match route {
         Route::Walk(Walk::Dead) => Some("deliveries_dead"),
@@ -372,6 +373,7 @@ fn deliveries_query(query: &DeliveryQuery, route: Route, last: Option<DeliveryId
     // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with the time of
     // its delivery.
     sql.push(" WHERE id < ").bind(first_behind(query));
+    sql.push(" AND ").within("tenant", scope);
     if let Some(last) = last {
         sql.push(" AND id >= ").bind(last.as_bytes().to_vec());
     }

@@ -3,6 +3,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
 /// Sorts after every identifier: where a list without a cursor begins.
@@ -12,6 +13,14 @@ pub(super) const AFTER_ALL: [u8; 17] = [0xff; 17];
 pub(super) fn first_id_of(at: Timestamp) -> Vec<u8> {
     let unix_ms = at.unix_ms().clamp(0, (1 << 48) - 1);
     unix_ms.to_be_bytes()[2..].to_vec()
+}
+
+/// The lowest and the highest number of the tenants in a scope, so that one statement serves every scope.
+pub(super) fn tenants(scope: TenantScope) -> (u32, u32) {
+    match scope {
+        TenantScope::One(tenant) => (tenant.number(), tenant.number()),
+        TenantScope::All => (u32::MIN, u32::MAX),
+    }
 }
 
 /// A statement that grows. What comes from outside goes in as values, never as text.
@@ -43,6 +52,12 @@ impl Query {
             self.push(if place == 0 { "" } else { ", " }).bind(value);
         }
         self
+    }
+
+    /// Adds that a column is within a scope.
+    pub(super) fn within(&mut self, column: &'static str, scope: TenantScope) -> &mut Self {
+        let (least, most) = tenants(scope);
+        self.push(column).push(" BETWEEN ").bind(least).push(" AND ").bind(most)
     }
 
     pub(super) fn fetch<T>(

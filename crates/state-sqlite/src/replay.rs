@@ -22,6 +22,7 @@ use crate::{backlog, events, lanes, rows};
 use domain::delivery::{DeliveryState, Trigger};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
 
@@ -207,6 +208,7 @@ impl Work for AdvanceReplay {
 struct Past {
     position: i64,
     id: EventId,
+    tenant: TenantId,
     upload: UploadId,
     sequence: i64,
     kind: EventKind,
@@ -215,7 +217,7 @@ struct Past {
 
 fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<Past>> {
     let mut statement = desk.connection.prepare_cached(
-        "SELECT position, id, upload_id, sequence, kind, occurred_at_ms FROM events
+        "SELECT position, id, tenant, upload_id, sequence, kind, occurred_at_ms FROM events
          WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2",
     )?;
     let past = |row: &Row<'_>| {
@@ -223,6 +225,7 @@ fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Resu
         Ok(Past {
             position: columns.next()?,
             id: columns.next()?,
+            tenant: columns.next()?,
             upload: columns.next()?,
             sequence: columns.next()?,
             kind: columns.next()?,
@@ -262,6 +265,7 @@ fn queue(
                 id: DeliveryId::new(now, random_in_order(u64::try_from(event.sequence).unwrap_or_default())),
                 event_position: event.position,
                 event: event.id,
+                tenant: event.tenant,
                 kind: event.kind.name(),
                 endpoint: subscriber,
                 upload: Some(event.upload),

@@ -15,6 +15,7 @@ use domain::endpoint::{DisabledBecause, Endpoint, EndpointState, EndpointTerms, 
 use domain::event::EventKind;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{NOW, Place, asked, endpoint, new_upload, subscribed};
 use state::{Backlog, DeliveryQuery, EventPosition, Outbox, UploadStore, conformance_suite};
@@ -94,7 +95,7 @@ async fn a_long_walk_is_made_in_stages() {
     let (mut before, mut pages) = (None, Vec::new());
     loop {
         let query = DeliveryQuery { kind: Some(EventKind::Completed), before, limit: 10, ..DeliveryQuery::default() };
-        let page = store.deliveries(&query).await.unwrap();
+        let page = store.deliveries(TenantScope::All, &query).await.unwrap();
         pages.push(page.found.len());
         before = page.next;
         if before.is_none() {
@@ -104,7 +105,7 @@ async fn a_long_walk_is_made_in_stages() {
     assert_eq!(pages, [1, 1, 1], "20,000 at a time");
     let kind = Some(EventKind::Completed);
     let recent = DeliveryQuery { kind, created_from: Some(NOW), limit: 10, ..DeliveryQuery::default() };
-    assert_eq!(store.deliveries(&recent).await.unwrap().next, None, "all before are too old");
+    assert_eq!(store.deliveries(TenantScope::All, &recent).await.unwrap().next, None, "all before are too old");
 }
 
 /// Whatever is decided about an endpoint, and whatever else concerns many rows: no transaction of the one writer grows
@@ -176,7 +177,7 @@ async fn no_transaction_grows_with_the_backlog() {
         check("a piece of a removal", 300).await;
     }
     let unfinished = DeliveryQuery { state: Some(DeliveryState::Ready), limit: 1, ..DeliveryQuery::default() };
-    assert_eq!(store.deliveries(&unfinished).await.unwrap().found, []);
+    assert_eq!(store.deliveries(TenantScope::All, &unfinished).await.unwrap().found, []);
 }
 
 /// How many rows were changed so far, and in how many transactions.
@@ -263,8 +264,8 @@ async fn a_lookup_never_waits_for_a_walk() {
         })
     };
     tokio::task::spawn_blocking(move || beginning.recv()).await.unwrap().unwrap();
-    assert_eq!(store.find(upload.id()).await.unwrap().unwrap().id(), upload.id());
-    assert_eq!(store.events_of(upload.id(), 0, 10).await.unwrap().len(), 1);
+    assert_eq!(store.find(TenantScope::All, upload.id()).await.unwrap().unwrap().id(), upload.id());
+    assert_eq!(store.events_of(TenantScope::All, upload.id(), 0, 10).await.unwrap().len(), 1);
     assert_eq!(store.newest_event().await.unwrap(), EventPosition(1));
     assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), None);
     store.check().await.unwrap();
@@ -301,7 +302,7 @@ async fn a_full_disk_fails_a_commit_and_not_the_store() {
         }
     };
     assert!(matches!(refused, Error::NoSpace { .. }), "{refused:?}");
-    assert!(store.find(new_upload(written).id()).await.unwrap().is_none());
+    assert!(store.find(TenantScope::All, new_upload(written).id()).await.unwrap().is_none());
     store.writer.write(LimitPages("PRAGMA max_page_count = 1000000")).await.unwrap();
     store.insert(new_upload(written)).await.unwrap();
 }
@@ -384,5 +385,5 @@ async fn a_caller_may_leave() {
         assert!(futures::poll!(&mut insert).is_pending());
     }
     store.check().await.unwrap();
-    assert!(store.find(id).await.unwrap().is_some());
+    assert!(store.find(TenantScope::All, id).await.unwrap().is_some());
 }

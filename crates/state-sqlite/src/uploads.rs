@@ -8,12 +8,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 use state_rows::{Cell, OriginRow, UploadRow, sql};
 
 use crate::events::News;
-use crate::query::Query;
+use crate::query::{Query, tenants};
 use crate::rows::{PLACES, UPLOAD_COLUMNS, bound};
 use crate::writer::{Desk, Work};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::upload::Upload;
 use state::{
     Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, Result, UploadPage, UploadQuery, UploadStore,
@@ -39,15 +40,16 @@ impl UploadStore for SqliteStore {
         if is_unchanged { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
-    async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
+    async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>> {
+        let (least, most) = tenants(scope);
         let found = self.readers.look_up("find an upload", move |connection| {
-            connection.prepare_cached(&FIND)?.query_one([id.as_bytes()], rows::upload).optional()
+            connection.prepare_cached(&FIND)?.query_one(params![id.as_bytes(), least, most], rows::upload).optional()
         });
         found.await
     }
 
-    async fn list(&self, query: &UploadQuery) -> Result<UploadPage> {
-        self.read_list(query).await
+    async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage> {
+        self.read_list(scope, query).await
     }
 
     async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
@@ -55,28 +57,28 @@ impl UploadStore for SqliteStore {
         self.readers.read("find uploads that are due", move |connection| query.fetch(connection, rows::upload)).await
     }
 
-    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
-        self.read_events_of(id, after, limit).await
+    async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+        self.read_events_of(scope, id, after, limit).await
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
-        self.read_events_since(after, limit).await
+    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> Result<EventPage> {
+        self.read_events_since(scope, after, limit).await
     }
 
     async fn newest_event(&self) -> Result<EventPosition> {
         self.read_newest_event().await
     }
 
-    async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>> {
-        self.read_count_behind(after, most).await
+    async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>> {
+        self.read_count_behind(scope, after, most).await
     }
 
     async fn record_hook_call(&self, call: HookCall) -> Result<()> {
         self.write_hook_call(call).await
     }
 
-    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
-        self.read_hook_calls(query).await
+    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+        self.read_hook_calls(scope, query).await
     }
 
     async fn check(&self) -> Result<()> {
@@ -94,8 +96,12 @@ impl UploadStore for SqliteStore {
     }
 }
 
-pub(super) static FIND: LazyLock<String> =
-    LazyLock::new(|| format!("SELECT {} FROM uploads JOIN upload_origins USING (id) WHERE id = ?1", *UPLOAD_COLUMNS));
+pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {} FROM uploads JOIN upload_origins USING (id) WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3",
+        *UPLOAD_COLUMNS
+    )
+});
 
 /// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
 fn due_query(question: Due, skip: u32, limit: u32) -> Query {

@@ -21,6 +21,7 @@ use domain::hook::HookCall;
 use domain::id::{DeliveryId, EventId, HookCallId, UploadId};
 use domain::notice::Notice;
 use domain::policy::TypePattern;
+use domain::principal::{TenantId, TenantScope};
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
@@ -79,32 +80,32 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// read. Gives it back as committed; on [`Error::Conflict`] nothing has changed.
     async fn commit(&self, upload: Upload) -> Result<Upload>;
 
-    async fn find(&self, id: UploadId) -> Result<Option<Upload>>;
+    async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>>;
 
     /// Uploads that match, newest first, a page at a time.
-    async fn list(&self, query: &UploadQuery) -> Result<UploadPage>;
+    async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage>;
 
     /// Uploads that want something done by the sweeper, oldest first, after passing over the first `skip` of them.
     async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>>;
 
     /// Events of one upload with a sequence above `after`, in sequence.
-    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>>;
+    async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>>;
 
     /// Returns events of all uploads behind `after`, in the order of their commits. Looks at a bounded number of events.
-    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage>;
+    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> Result<EventPage>;
 
     /// The position of the newest event.
     async fn newest_event(&self) -> Result<EventPosition>;
 
     /// Counts the events behind `after`, no further than `most`. `None`: there is no such place in the log, as after a
     /// database was put back from a copy.
-    async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>>;
+    async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>>;
 
     /// Writes down what came of asking the application. Writing the same call again changes nothing.
     async fn record_hook_call(&self, call: HookCall) -> Result<()>;
 
     /// Calls that match, newest first.
-    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>>;
+    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>>;
 
     /// Tries whether the store reads and writes now.
     async fn check(&self) -> Result<()>;
@@ -216,6 +217,7 @@ impl EventPosition {
 pub struct LoggedEvent {
     pub position: EventPosition,
     pub id: EventId,
+    pub tenant: TenantId,
     pub upload: UploadId,
     pub sequence: u64,
     pub kind: EventKind,
@@ -289,9 +291,9 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>>;
 
     /// Deliveries that match, newest first, with their attempts.
-    async fn deliveries(&self, query: &DeliveryQuery) -> Result<DeliveryPage>;
+    async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage>;
 
-    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
+    async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
 
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;

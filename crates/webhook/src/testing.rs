@@ -16,6 +16,7 @@ use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use keyring::ServerKeys;
 use outbound::address::EgressRules;
@@ -428,11 +429,11 @@ impl Outbox for FakeOutbox {
         Ok(Some(claim))
     }
 
-    async fn deliveries(&self, _: &DeliveryQuery) -> state::Result<DeliveryPage> {
+    async fn deliveries(&self, _scope: TenantScope, _: &DeliveryQuery) -> state::Result<DeliveryPage> {
         Ok(DeliveryPage { found: Vec::new(), next: None })
     }
 
-    async fn delivery(&self, _: DeliveryId) -> state::Result<Option<DeliveryRecord>> {
+    async fn delivery(&self, _scope: TenantScope, _: DeliveryId) -> state::Result<Option<DeliveryRecord>> {
         Ok(None)
     }
 

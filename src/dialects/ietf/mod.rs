@@ -12,6 +12,7 @@ use crate::dialects::download;
 use crate::dialects::{digests, dispatch, ranged};
 use crate::edge::body::HeaderFields;
 use crate::edge::listen::interim::Interim;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body};
 use domain::checksum::{Algorithm, Digest};
@@ -116,6 +117,7 @@ impl<'a> Exchange<'a> {
         }
         let empty = creation.length.is_some_and(|length| length.get() == 0);
         let command = Create {
+            principal: principal(self.request),
             dialect: Dialect::Ietf,
             role: Role::Single,
             // One of no bytes would be complete at once, though its client may not have said so yet.
@@ -142,7 +144,7 @@ impl<'a> Exchange<'a> {
             checksum: creation.checksum.clone(),
             overflow: self.draft.overflow,
             caller: caller(self.request, self.shared),
-            ..Append::at(upload.id(), upload.offset(), count)
+            ..Append::at(principal(self.request), upload.id(), upload.offset(), count)
         };
         match self.pump(command, payload).await {
             Ok(upload) => Ok(self.created(&upload, &[])),
@@ -165,7 +167,7 @@ impl<'a> Exchange<'a> {
             checksum: appending.checksum.clone(),
             overflow: self.draft.overflow,
             caller: caller(self.request, self.shared),
-            ..Append::at(id, appending.at, count)
+            ..Append::at(principal(self.request), id, appending.at, count)
         };
         match self.pump(command, payload).await {
             Ok(upload) if upload.is_settled() => Ok(self.created(&upload, &digests::wanted(&self.fields()))),
@@ -198,7 +200,8 @@ impl<'a> Exchange<'a> {
     }
 
     async fn inspect(&self, id: UploadId) -> Result<Upload, Problem> {
-        let found = self.shared.engine.inspect(id).await.map_err(|error| self.refused(error))?;
+        let found =
+            self.shared.engine.inspect(&principal(self.request), id).await.map_err(|error| self.refused(error))?;
         match found.gone {
             Some(why) => Err(self.refused(why.into())),
             None => Ok(found.upload),
@@ -210,7 +213,9 @@ impl<'a> Exchange<'a> {
     }
 
     async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
-        let Some(found) = self.shared.engine.download(id).await.map_err(|error| self.refused(error))? else {
+        let Some(found) =
+            self.shared.engine.download(&principal(self.request), id).await.map_err(|error| self.refused(error))?
+        else {
             // Draft, 4.3.2: GET reports the offset as HEAD does.
             return Ok(self.offset(&self.inspect(id).await?));
         };
@@ -222,7 +227,7 @@ impl<'a> Exchange<'a> {
 
     async fn cancel(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
-        let command = Cancel { id, caller: caller(self.request, self.shared) };
+        let command = Cancel { principal: principal(self.request), id, caller: caller(self.request, self.shared) };
         self.shared.engine.cancel(command).await.map_err(|error| self.refused(error))?;
         Ok(reply::cancelled())
     }
@@ -258,7 +263,14 @@ impl<'a> Exchange<'a> {
 
     /// The refusal of bytes, and whether the upload can be gone on with.
     async fn append_refused(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
-        let upload = self.shared.engine.status(id).await.ok().filter(|found| !found.expired).map(|found| found.upload);
+        let upload = self
+            .shared
+            .engine
+            .status(&principal(self.request), id)
+            .await
+            .ok()
+            .filter(|found| !found.expired)
+            .map(|found| found.upload);
         let limit = self.limit(upload.as_ref());
         let alive = upload.as_ref().is_some_and(|upload| upload.stage().takes_bytes());
         (reply::append_refused(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)

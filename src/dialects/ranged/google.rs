@@ -10,6 +10,7 @@ use crate::dialects::ranged::wire::{Carried, Data, End};
 use crate::dialects::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::edge::body::HeaderFields;
 use crate::edge::fields::{BadField, single};
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::query::Query;
 use crate::edge::{Shared, body};
@@ -50,6 +51,7 @@ pub(super) async fn start(
     let named = digests::promised(&fields).map_err(|error| refuse(error.into()))?;
     let described = described(request, flavour, bucket, payload, shared).await?;
     let command = Create {
+        principal: principal(request),
         dialect: Dialect::Google,
         role: Role::Single,
         length,
@@ -106,7 +108,7 @@ pub(super) async fn put(
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
     let hashes = wire::goog_hashes(&fields).map_err(|error| refuse(error.into()))?;
     let (dialect, caller) = (Dialect::Google, caller(request, shared));
-    let command = Append { dialect, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
+    let command = Append { dialect, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
     let upload = match carried {
         Carried::Question { total } => {
             check_empty(request, &mut payload, shared).await?;
@@ -177,7 +179,7 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Shared) -> HttpResponse
 /// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody else expects.
 pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Refusal> {
     let upload = look(request, id, shared).await?;
-    let command = Cancel { id, caller: caller(request, shared) };
+    let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
     shared.engine.cancel(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
     let was_complete = upload.stage() == Stage::Completed;
     Ok(if was_complete { reply::terminated() } else { reply::google::cancelled(&upload) })

@@ -14,6 +14,7 @@ use crate::dialects::caller::caller;
 use crate::dialects::download;
 use crate::dialects::told;
 use crate::edge::body::HeaderFields;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body};
 use domain::dialect::Dialect;
@@ -134,7 +135,7 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Ht
 
 async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let refuse = |error| reply::engine_problem(error, request);
-    let Some(found) = shared.engine.download(id).await.map_err(refuse)? else {
+    let Some(found) = shared.engine.download(&principal(request), id).await.map_err(refuse)? else {
         return Err(told::not_complete(&look(request, id, shared).await?));
     };
     let offset = found.upload.offset().get();
@@ -145,18 +146,19 @@ async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Htt
 
 async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let refuse = |error| reply::engine_problem(error, request);
-    if shared.engine.status(id).await.map_err(refuse)?.upload.dialect() == Dialect::Google {
+    if shared.engine.status(&principal(request), id).await.map_err(refuse)?.upload.dialect() == Dialect::Google {
         let cancelled = google::cancel(request, id, shared).await;
         return Ok(cancelled.unwrap_or_else(|refusal| refusal.respond(request)));
     }
-    let command = Cancel { id, caller: caller(request, shared) };
+    let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
     shared.engine.cancel(command).await.map_err(refuse)?;
     Ok(reply::terminated())
 }
 
 /// An upload as committed. One whose last bytes are just being put in their place is waited for.
 async fn found(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Upload, Problem> {
-    let status = shared.engine.status(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    let status =
+        shared.engine.status(&principal(request), id).await.map_err(|error| reply::engine_problem(error, request))?;
     if let Some(why) = status.gone() {
         return Err(reply::rejection_problem(why));
     }
@@ -165,7 +167,8 @@ async fn found(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<U
 
 /// An upload as it is, with what live requests have brought.
 async fn look(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<Upload, Problem> {
-    let found = shared.engine.inspect(id).await.map_err(|error| reply::engine_problem(error, request))?;
+    let found =
+        shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::engine_problem(error, request))?;
     match found.gone {
         Some(why) => Err(reply::rejection_problem(why)),
         None => Ok(found.upload),

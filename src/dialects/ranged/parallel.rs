@@ -7,6 +7,7 @@ use crate::dialects::digests;
 use crate::dialects::ranged::wire::{Carried, Data, End};
 use crate::dialects::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::edge::body::HeaderFields;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body};
 use domain::dialect::Dialect;
@@ -27,6 +28,7 @@ pub(super) async fn start(
     let described =
         creation::plain(&json, shared.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
     let command = Create {
+        principal: principal(request),
         dialect: Dialect::Ranged,
         role: Role::Single,
         length: described.length,
@@ -52,7 +54,8 @@ pub(super) async fn put(
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
     let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
     let (dialect, caller) = (Dialect::Ranged, caller(request, shared));
-    let command = Append { dialect, checksum, caller, ..Append::at(upload.id(), Offset::ZERO, None) };
+    let command =
+        Append { dialect, checksum, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
     let (command, unframed) = match carried {
         Carried::Question { total } => {
             check_empty(request, &mut payload, shared).await?;

@@ -16,6 +16,7 @@ use crate::dialects::ranged::form::{Fault, Learned, Opened};
 use crate::dialects::ranged::{form, reply};
 use crate::edge::body::HeaderFields;
 use crate::edge::fields::{BadField, single};
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body};
 use domain::checksum::Digest;
@@ -90,7 +91,7 @@ pub(super) async fn form(
     match (appended, fault) {
         (Ok(upload), _) => Ok(reply::stored(&upload, &ignored, request, shared)),
         (Err(_), Some(fault @ Fault::SeveralFiles)) => {
-            discard(&upload, shared).await;
+            discard(request, &upload, shared).await;
             Err(reply::form_problem(fault, request))
         }
         (Err(_), Some(fault)) => {
@@ -110,6 +111,7 @@ async fn create(
     let fields = HeaderFields(request.headers());
     let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let command = Create {
+        principal: principal(request),
         dialect: Dialect::Ranged,
         role: Role::Single,
         length,
@@ -131,7 +133,13 @@ async fn append(
 ) -> Result<Upload, EngineError> {
     let (dialect, place) = (Dialect::Ranged, Place::Anywhere(Offset::ZERO));
     let caller = caller(request, shared);
-    let command = Append { dialect, place, caller, ends: Ends::Here, ..Append::at(upload.id(), Offset::ZERO, count) };
+    let command = Append {
+        dialect,
+        place,
+        caller,
+        ends: Ends::Here,
+        ..Append::at(principal(request), upload.id(), Offset::ZERO, count)
+    };
     let feed = shared.engine.append(command).await?;
     body::pump_and_tell(request, payload, feed, shared.idle_timeout, None).await
 }
@@ -152,13 +160,13 @@ async fn not_stored(
     );
     let problem = reply::append_problem(error, content, request);
     if too_long {
-        discard(upload, shared).await;
+        discard(request, upload, shared).await;
     }
     if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(request, upload.id())) }
 }
 
-async fn discard(upload: &Upload, shared: &Shared) {
-    if let Err(error) = shared.engine.discard(upload.id()).await {
+async fn discard(request: &HttpRequest, upload: &Upload, shared: &Shared) {
+    if let Err(error) = shared.engine.discard(&principal(request), upload.id()).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(upload = %upload.id(), error, "could not remove a refused upload; it will expire");
     }

@@ -8,6 +8,7 @@ use crate::dialects::caller::caller;
 use crate::dialects::download;
 use crate::dialects::{dispatch, told};
 use crate::edge::body::HeaderFields;
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body};
 use domain::dialect::Dialect;
@@ -89,6 +90,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
         CreationKind::Partial(length) => (Role::Partial, length),
         CreationKind::Final { parts, as_sent } => {
             let command = Concatenate {
+                principal: principal(request),
                 dialect: Dialect::Tus,
                 parts,
                 as_sent,
@@ -111,6 +113,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
         return Err(reply::rejection_problem(Rejection::BeyondLength(length)));
     }
     let command = Create {
+        principal: principal(request),
         dialect: Dialect::Tus,
         role,
         length,
@@ -127,7 +130,8 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
     }
     let checksum = creation.checksum.as_ref().map(|checksum| checksum.digest().clone());
     let caller = caller(request, shared);
-    let command = Append { checksum, caller, ..Append::at(upload.id(), upload.offset(), size.known()) };
+    let command =
+        Append { checksum, caller, ..Append::at(principal(request), upload.id(), upload.offset(), size.known()) };
     let refuse = |error| reply::append_problem(error, creation.checksum.as_ref(), request);
     match append(command, request, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
@@ -140,7 +144,7 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
             );
             if overflow {
                 // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
-                shared.engine.discard(upload.id()).await.map_err(refuse)?;
+                shared.engine.discard(&principal(request), upload.id()).await.map_err(refuse)?;
                 return Err(refuse(error));
             }
             let over = matches!(error, EngineError::Rejected(Rejection::Refused(_) | Rejection::Gone(_)));
@@ -160,7 +164,7 @@ async fn patch(
         Ok(upload) => return Ok(reply::appended(&upload)),
         Err(problem) => problem,
     };
-    match shared.engine.status(id).await {
+    match shared.engine.status(&principal(request), id).await {
         Ok(status) if !status.expired => Err(reply::not_appended(problem, &status.upload)),
         Ok(_) | Err(_) => Err(problem),
     }
@@ -176,7 +180,7 @@ async fn patched(
     let size = body::announced_size(request);
     let checksum = patch.checksum.as_ref().map(|checksum| checksum.digest().clone());
     let (length, caller) = (patch.length, caller(request, shared));
-    let command = Append { length, checksum, caller, ..Append::at(id, patch.at, size.known()) };
+    let command = Append { length, checksum, caller, ..Append::at(principal(request), id, patch.at, size.known()) };
     let appended = append(command, request, payload, shared).await;
     appended.map_err(|error| reply::append_problem(error, patch.checksum.as_ref(), request))
 }
@@ -192,7 +196,8 @@ async fn append(
 }
 
 async fn head(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let found = shared.engine.inspect(id).await.map_err(|error| reply::offset_unknown(error, request))?;
+    let found =
+        shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::offset_unknown(error, request))?;
     match found.gone {
         Some(why) => Err(reply::rejection_problem(why)),
         // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
@@ -210,17 +215,17 @@ fn is_plain_head(request: &HttpRequest) -> bool {
 }
 
 async fn delete(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let command = Cancel { id, caller: caller(request, shared) };
+    let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
     shared.engine.cancel(command).await.map_err(|error| reply::engine_problem(error, request))?;
     Ok(reply::terminated())
 }
 
 async fn get(request: &HttpRequest, id: UploadId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let refuse = |error| reply::engine_problem(error, request);
-    match shared.engine.download(id).await.map_err(refuse)? {
+    match shared.engine.download(&principal(request), id).await.map_err(refuse)? {
         Some(found) => download::serve(request, found).await.map_err(refuse),
         None => {
-            let status = shared.engine.status(id).await.map_err(refuse)?;
+            let status = shared.engine.status(&principal(request), id).await.map_err(refuse)?;
             Err(told::not_complete(&status.upload))
         }
     }

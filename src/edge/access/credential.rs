@@ -9,8 +9,10 @@ use actix_web::http::header;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use crate::edge::access::ClientsMay;
 use crate::edge::access::request::{Act, Place};
 use crate::edge::access::{Access, Refusal};
+use domain::principal::{Principal, Right, Rights, Subject, TenantId};
 use domain::time::Timestamp;
 use keyring::{Readable, is_read_token};
 
@@ -75,6 +77,33 @@ impl Access {
             },
             (known, _) => known,
         }
+    }
+
+    /// Returns who shows such a credential here, and what that is allowed wherever it goes.
+    pub(super) fn principal(&self, credential: Credential, place: Place) -> Principal {
+        let (subject, rights) = match (credential, place) {
+            (Credential::Admin, _) => (Subject::Operator, Rights::all()),
+            (Credential::Stage, Place::Stages(Some(upload))) => (Subject::Stage(upload), Rights::of(&[Right::Report])),
+            (Credential::Read, Place::Status(Some(upload))) => {
+                (Subject::Reader(upload), Rights::of(&[Right::Read, Right::Events]))
+            }
+            (Credential::Shared, _) => (Subject::SharedToken, self.rights_of_clients()),
+            (Credential::Nothing | Credential::ExpiredRead | Credential::Stage | Credential::Read, _) => {
+                let rights = if self.token.is_none() { self.rights_of_clients() } else { Rights::NONE };
+                (Subject::Anonymous, rights)
+            }
+        };
+        Principal::new(TenantId::DEFAULT, subject, rights)
+    }
+
+    fn rights_of_clients(&self) -> Rights {
+        let ClientsMay { list, download, terminate } = self.clients_may;
+        let closed = [(list, Right::List), (download, Right::Download), (terminate, Right::Terminate)];
+        let administration = [Right::MintTokens, Right::ReadWebhooks, Right::ManageWebhooks, Right::ReadMetrics];
+        let has_admin_keys = !self.admin_keys.is_empty();
+        let closed = closed.into_iter().filter(|(is_open, _)| !is_open).map(|(_, right)| right);
+        let closed: Vec<Right> = closed.chain(administration.into_iter().filter(|_| has_admin_keys)).collect();
+        Rights::all().without(&closed)
     }
 
     fn is_shared(&self, given: &[u8]) -> bool {

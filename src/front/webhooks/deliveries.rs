@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::query::Query;
 use crate::edge::{Shared, query};
@@ -41,7 +42,11 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
 async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let mut wanted = delivery_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let page = shared.engine.deliveries(&wanted).await.map_err(|error| status::problem(error, request))?;
+    let page = shared
+        .engine
+        .deliveries(&principal(request), &wanted)
+        .await
+        .map_err(|error| status::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(to_json), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
     let next = next.map(|next| query::cursor_to(LIST, next));
@@ -100,7 +105,8 @@ pub(super) async fn replay(
 }
 
 pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let found = shared.engine.delivery(id).await.map_err(|error| status::problem(error, request))?;
+    let found =
+        shared.engine.delivery(&principal(request), id).await.map_err(|error| status::problem(error, request))?;
     let found = found.ok_or_else(no_such_delivery)?;
     Ok(HttpResponse::Ok().json(to_json(&found)))
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use domain::failure::Failure;
 use domain::hook::{Asked, Hook, Question, Verdict, Wishes};
+use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use engine::command::{EngineError, Unavailable};
@@ -123,7 +124,7 @@ async fn without_a_verdict_the_upload_waits_and_nothing_else_does() {
     let put_off = life.append(id, 0, b"hello").await;
     assert!(matches!(put_off, Err(EngineError::Unavailable(Unavailable::Undecided))), "{put_off:?}");
     assert_eq!(life.find(id).await.stage(), Stage::Verified);
-    let head = life.engine.inspect(id).await;
+    let head = life.engine.inspect(&Principal::server(), id).await;
     assert!(matches!(head, Err(EngineError::Unavailable(Unavailable::Settling))), "{head:?}");
     life.engine.start_sweeping();
     application.was_asked(3).await;
@@ -131,5 +132,5 @@ async fn without_a_verdict_the_upload_waits_and_nothing_else_does() {
     life.wait_for_stage(id, "failed").await;
     let refused = life.append(id, 5, b"").await;
     assert!(matches!(refused, Err(EngineError::Rejected(Rejection::Refused(_)))), "{refused:?}");
-    assert!(life.engine.inspect(id).await.unwrap().gone.is_some());
+    assert!(life.engine.inspect(&Principal::server(), id).await.unwrap().gone.is_some());
 }

@@ -13,10 +13,12 @@ use domain::dialect::Dialect;
 use domain::hook::HookCall;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::Principal;
+use domain::principal::TenantScope;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
 use domain::upload::{Role, Upload};
-use engine::command::{Append, BodyEnd, Create, EngineError};
+use engine::command::{Append, BodyEnd, Cancel, Create, EngineError};
 use engine::feed::Feed;
 use engine::hooks::Hooks;
 use engine::{Engine, RangeSettings, Settings};
@@ -193,7 +195,7 @@ impl Life {
 
     /// Begins an append at an offset.
     pub async fn begin(&self, id: UploadId, at: usize) -> Result<Feed, EngineError> {
-        let command = Append::at(id, offset(at), None);
+        let command = Append::at(Principal::server(), id, offset(at), None);
         self.engine.append(command).await
     }
 
@@ -210,7 +212,7 @@ impl Life {
     }
 
     pub async fn find(&self, id: UploadId) -> Upload {
-        self.engine.status(id).await.unwrap().upload
+        self.engine.status(&Principal::server(), id).await.unwrap().upload
     }
 
     /// Waits until the upload is in a stage.
@@ -223,7 +225,7 @@ impl Life {
 
     /// The bytes of a completed upload.
     pub async fn read(&self, id: UploadId) -> Vec<u8> {
-        let download = self.engine.download(id).await.unwrap().expect("it is completed");
+        let download = self.engine.download(&Principal::server(), id).await.unwrap().expect("it is completed");
         let mut stream = Box::pin(download.read(0..download.upload.offset().get()).await.unwrap());
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await {
@@ -234,7 +236,7 @@ impl Life {
 
     /// The names of the upload's events without their prefix, after seeing that none is missing or there twice.
     pub async fn events(&self, id: UploadId) -> Vec<&'static str> {
-        let events = self.engine.events_of(id, 0, 1000).await.unwrap();
+        let events = self.engine.events_of(&Principal::server(), id, 0, 1000).await.unwrap();
         let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
         assert!(sequences.iter().copied().eq(1..=events.len() as u64), "a gap or a double: {sequences:?}");
         events.iter().map(|event| event.kind.name().trim_start_matches("upload.")).collect()
@@ -261,8 +263,14 @@ impl Drop for Life {
     }
 }
 
+/// The wish to end an upload.
+pub fn cancelling(id: UploadId) -> Cancel {
+    Cancel { principal: Principal::server(), id, caller: None }
+}
+
 pub fn new_upload(role: Role, length: usize) -> Create {
     Create {
+        principal: Principal::server(),
         dialect: Dialect::Tus,
         role,
         length: Length::new(length as u64),
@@ -414,40 +422,51 @@ impl UploadStore for FaultyRecords {
         self.around(upload.id(), self.inner.commit(upload)).await
     }
 
-    async fn find(&self, id: UploadId) -> state::Result<Option<Upload>> {
-        self.inner.find(id).await
+    async fn find(&self, scope: TenantScope, id: UploadId) -> state::Result<Option<Upload>> {
+        self.inner.find(scope, id).await
     }
 
-    async fn list(&self, query: &UploadQuery) -> state::Result<UploadPage> {
-        self.inner.list(query).await
+    async fn list(&self, scope: TenantScope, query: &UploadQuery) -> state::Result<UploadPage> {
+        self.inner.list(scope, query).await
     }
 
     async fn due(&self, question: Due, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
         self.inner.due(question, skip, limit).await
     }
 
-    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> state::Result<Vec<LoggedEvent>> {
-        self.inner.events_of(id, after, limit).await
+    async fn events_of(
+        &self,
+        scope: TenantScope,
+        id: UploadId,
+        after: u64,
+        limit: u32,
+    ) -> state::Result<Vec<LoggedEvent>> {
+        self.inner.events_of(scope, id, after, limit).await
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> state::Result<EventPage> {
-        self.inner.events_since(after, limit).await
+    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> state::Result<EventPage> {
+        self.inner.events_since(scope, after, limit).await
     }
 
     async fn newest_event(&self) -> state::Result<EventPosition> {
         self.inner.newest_event().await
     }
 
-    async fn count_events_behind(&self, after: EventPosition, most: u32) -> state::Result<Option<u32>> {
-        self.inner.count_events_behind(after, most).await
+    async fn count_events_behind(
+        &self,
+        scope: TenantScope,
+        after: EventPosition,
+        most: u32,
+    ) -> state::Result<Option<u32>> {
+        self.inner.count_events_behind(scope, after, most).await
     }
 
     async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
         self.inner.record_hook_call(call).await
     }
 
-    async fn hook_calls(&self, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
-        self.inner.hook_calls(query).await
+    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
+        self.inner.hook_calls(scope, query).await
     }
 
     async fn check(&self) -> state::Result<()> {

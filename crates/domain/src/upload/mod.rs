@@ -32,6 +32,7 @@ use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::id::UploadId;
 use crate::metadata::Metadata;
+use crate::principal::TenantId;
 use crate::ranges::ReceivedRanges;
 use crate::rejection::Rejection;
 use crate::size::{Length, Offset};
@@ -58,6 +59,7 @@ impl Upload {
         let record = Record {
             id: new.id,
             version: 0,
+            tenant: new.tenant,
             dialect: new.dialect,
             role: new.role,
             stage: Stage::Created,
@@ -103,6 +105,11 @@ impl Upload {
 
     pub fn id(&self) -> UploadId {
         self.record.id
+    }
+
+    /// Whose it is.
+    pub fn tenant(&self) -> TenantId {
+        self.record.tenant
     }
 
     pub fn stage(&self) -> Stage {

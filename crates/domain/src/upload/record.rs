@@ -8,6 +8,7 @@ use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::id::UploadId;
 use crate::metadata::Metadata;
+use crate::principal::TenantId;
 use crate::ranges::ReceivedRanges;
 use crate::removal::Removal;
 use crate::report::Report;
@@ -60,6 +61,7 @@ pub struct Terms {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub id: UploadId,
+    pub tenant: TenantId,
     /// Counts commits; a commit names the version it read and loses if that has moved.
     pub version: u64,
     pub dialect: Dialect,
@@ -111,6 +113,8 @@ pub struct Record {
 #[derive(Debug, Clone)]
 pub struct NewUpload {
     pub id: UploadId,
+    /// Whose it is, for as long as there is a record of it.
+    pub tenant: TenantId,
     pub dialect: Dialect,
     pub role: Role,
     pub length: Option<Length>,

@@ -1,3 +1,4 @@
+use crate::principal::TenantId;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ const LIMIT: u64 = 1_000;
 fn asked(length: Option<u64>, role: Role) -> NewUpload {
     NewUpload {
         id: UploadId::new(NOW, [0; 10]),
+        tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
         role,
         length: length.and_then(Length::new),

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use super::TemporaryFile;
 use crate::{SqliteSettings, SqliteStore, writer};
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::*;
 use state::{Durability, UploadStore};
@@ -62,7 +63,7 @@ async fn acknowledged_commits_outlive_a_kill() {
 
         let store = SqliteStore::open(&place.path(), settings(durability)).await.unwrap();
         for id in &acknowledged {
-            assert!(store.find(*id).await.unwrap().is_some(), "{name}: {id} is gone");
+            assert!(store.find(TenantScope::All, *id).await.unwrap().is_some(), "{name}: {id} is gone");
         }
         let whole =
             store.readers.read("check", |reader| reader.pragma_query_value(None, "integrity_check", |row| row.get(0)));

@@ -17,6 +17,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
 use domain::notice::Notice;
 use domain::policy::TypePattern;
+use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{
@@ -115,7 +116,7 @@ async fn manage_endpoints(store: &SqliteStore) {
             store.put_endpoint(Endpoint { terms, state, ..before }, at(8)).await.unwrap();
         }
         store.insert(new_upload(9)).await.ok();
-        let mut upload = store.find(new_upload(9).id()).await.unwrap().unwrap();
+        let mut upload = store.find(TenantScope::All, new_upload(9).id()).await.unwrap().unwrap();
         receive(&mut upload, 10, at(9));
         store.commit(upload).await.unwrap();
         if let Some(sent) = claim(store, "b", at(1_000)).await.first() {
@@ -161,7 +162,7 @@ async fn send_again_and_forget(store: &SqliteStore) {
 }
 
 async fn ask_everything(store: &SqliteStore) {
-    store.find(new_upload(1).id()).await.unwrap();
+    store.find(TenantScope::All, new_upload(1).id()).await.unwrap();
     for question in [
         Due::Unsettled,
         Due::Unsealed,
@@ -176,20 +177,20 @@ async fn ask_everything(store: &SqliteStore) {
         store.due(question, 0, 10).await.unwrap();
     }
     for query in upload_queries() {
-        store.list(&query).await.unwrap();
+        store.list(TenantScope::All, &query).await.unwrap();
     }
     for query in delivery_queries() {
-        store.deliveries(&query).await.unwrap();
+        store.deliveries(TenantScope::All, &query).await.unwrap();
     }
-    store.events_of(new_upload(1).id(), 0, 10).await.unwrap();
-    store.events_since(EventPosition(0), 10).await.unwrap();
+    store.events_of(TenantScope::All, new_upload(1).id(), 0, 10).await.unwrap();
+    store.events_since(TenantScope::All, EventPosition(0), 10).await.unwrap();
     store.newest_event().await.unwrap();
-    store.count_events_behind(EventPosition(0), 10).await.unwrap();
+    store.count_events_behind(TenantScope::All, EventPosition(0), 10).await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
     store.begin_waits(NOW).await.unwrap();
     store.renew_leases(NOW).await.unwrap();
     store.endpoints().await.unwrap();
-    store.delivery(DeliveryId::new(NOW, [0; 10])).await.unwrap();
+    store.delivery(TenantScope::All, DeliveryId::new(NOW, [0; 10])).await.unwrap();
     store.backlog(None).await.unwrap();
     store.backlog(Some(&endpoint("a"))).await.unwrap();
 }

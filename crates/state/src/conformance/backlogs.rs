@@ -7,6 +7,7 @@ use DeliveryState::*;
 use futures::future::join_all;
 
 use domain::endpoint::Ordering;
+use domain::principal::TenantScope;
 
 /// More than the transaction of a decision deals with.
 const MANY: usize = 1_200;
@@ -35,7 +36,7 @@ async fn counts<S: Outbox>(store: &S, states: [DeliveryState; 3]) -> [usize; 3] 
     let mut counts = [0; 3];
     let mut query = DeliveryQuery { endpoint: Some(endpoint("a")), limit: 1_000, ..DeliveryQuery::default() };
     loop {
-        let page = store.deliveries(&query).await.unwrap();
+        let page = store.deliveries(TenantScope::All, &query).await.unwrap();
         for (state, count) in states.iter().zip(&mut counts) {
             *count += page.found.iter().filter(|delivery| delivery.state == *state).count();
         }
@@ -114,7 +115,7 @@ pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
     let query = |state| DeliveryQuery { state: Some(state), limit: 1, ..DeliveryQuery::default() };
     let mut again = Vec::new();
     for state in [Ready, Waiting, Cancelled] {
-        for delivery in store.deliveries(&query(state)).await.unwrap().found {
+        for delivery in store.deliveries(TenantScope::All, &query(state)).await.unwrap().found {
             store.replay(delivery.id, false, at(9_001)).await.unwrap();
             again.push(delivery.id);
         }

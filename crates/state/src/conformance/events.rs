@@ -6,6 +6,7 @@ use super::*;
 use crate::{Error, EventPage, EventPosition};
 use domain::event::EventKind;
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 
 /// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
 pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
@@ -19,7 +20,7 @@ pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
     loser.terminate(DeletedBy::Client, at(2)).unwrap();
     assert!(matches!(store.commit(loser.clone()).await, Err(Error::Conflict(_))));
 
-    let events = store.events_of(loser.id(), 0, 100).await.unwrap();
+    let events = store.events_of(TenantScope::All, loser.id(), 0, 100).await.unwrap();
     use EventKind::*;
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [Created, Receiving, Received, Verified, Stored, Completed]);
@@ -45,7 +46,7 @@ pub async fn events_come_in_pages<P: Place>(place: P) {
     let mut pages = Vec::new();
     let mut after = EventPosition::default();
     loop {
-        let page = store.events_since(after, 4).await.unwrap();
+        let page = store.events_since(TenantScope::All, after, 4).await.unwrap();
         assert!(page.found.len() <= 4);
         after = page.seen;
         pages.extend(page.found);
@@ -59,28 +60,36 @@ pub async fn events_come_in_pages<P: Place>(place: P) {
 
     let id = new_upload(3).id();
     let own: Vec<_> = pages.into_iter().filter(|event| event.upload == id).collect();
-    assert_eq!(store.events_of(id, 0, 100).await.unwrap(), own);
-    assert_eq!(store.events_of(id, 2, 3).await.unwrap(), own[2..5]);
-    assert_eq!(store.events_of(id, 6, 3).await.unwrap(), []);
+    assert_eq!(store.events_of(TenantScope::All, id, 0, 100).await.unwrap(), own);
+    assert_eq!(store.events_of(TenantScope::All, id, 2, 3).await.unwrap(), own[2..5]);
+    assert_eq!(store.events_of(TenantScope::All, id, 6, 3).await.unwrap(), []);
 }
 
 pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P) {
     let store = place.open().await;
-    assert_eq!(store.count_events_behind(EventPosition::default(), 5).await.unwrap(), Some(0));
+    assert_eq!(store.count_events_behind(TenantScope::All, EventPosition::default(), 5).await.unwrap(), Some(0));
     for number in 0..4 {
         store.insert(new_upload(number)).await.unwrap();
     }
-    let log = store.events_since(EventPosition::default(), 10).await.unwrap().found;
+    let log = store.events_since(TenantScope::All, EventPosition::default(), 10).await.unwrap().found;
     for (after, most, expected) in [
         (EventPosition::default(), 10, 4),
         (EventPosition::default(), 3, 3),
         (log[0].position, 10, 3),
         (log[3].position, 10, 0),
     ] {
-        assert_eq!(store.count_events_behind(after, most).await.unwrap(), Some(expected), "{after:?}, {most}");
+        assert_eq!(
+            store.count_events_behind(TenantScope::All, after, most).await.unwrap(),
+            Some(expected),
+            "{after:?}, {most}"
+        );
     }
     let elsewhere = EventPosition(log[3].position.0 + 1);
-    assert_eq!(store.count_events_behind(elsewhere, 10).await.unwrap(), None, "nothing has been there yet");
+    assert_eq!(
+        store.count_events_behind(TenantScope::All, elsewhere, 10).await.unwrap(),
+        None,
+        "nothing has been there yet"
+    );
     let bytes = log[3].position.to_bytes();
     assert_eq!(EventPosition::from_bytes(&bytes), Some(log[3].position));
     assert_eq!(EventPosition::from_bytes(&bytes[1..]), None);
@@ -96,12 +105,12 @@ pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     assert!(announced.iter().all(Result::is_ok));
     store.insert(new_upload(1)).await.unwrap();
 
-    let first = store.events_since(EventPosition::default(), 10).await.unwrap();
+    let first = store.events_since(TenantScope::All, EventPosition::default(), 10).await.unwrap();
     assert_eq!((first.found.len(), first.has_more), (0, true), "it ends before the upload's event");
-    let second = store.events_since(first.seen, 10).await.unwrap();
+    let second = store.events_since(TenantScope::All, first.seen, 10).await.unwrap();
     assert_eq!((second.found.len(), second.has_more), (1, false));
     assert_eq!(second.seen, store.newest_event().await.unwrap());
-    let last = store.events_since(second.seen, 10).await.unwrap();
+    let last = store.events_since(TenantScope::All, second.seen, 10).await.unwrap();
     assert_eq!(last, EventPage { found: vec![], seen: second.seen, has_more: false });
 }
 
@@ -119,7 +128,7 @@ pub async fn every_commit_of_a_crowd_is_logged_in_order<P: Place>(place: P) {
         })
     });
     let ids: Vec<UploadId> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
-    let log = store.events_since(EventPosition::default(), 1_000).await.unwrap().found;
+    let log = store.events_since(TenantScope::All, EventPosition::default(), 1_000).await.unwrap().found;
     assert_eq!(log.len(), 20 * 11);
     for id in ids {
         let sequences = log.iter().filter(|event| event.upload == id).map(|event| event.sequence);

@@ -5,11 +5,14 @@ use super::*;
 use crate::HookCallQuery;
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::HookCallId;
+use domain::principal::TenantId;
+use domain::principal::TenantScope;
 
 fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {
     HookCall {
         id: HookCallId::new(at(i64::from(number)), [number; 10]),
         hook: Hook::ALL[usize::from(number) % 3],
+        tenant: TenantId::DEFAULT,
         upload: new_upload(upload).id(),
         decision: format!("hook_{number}"),
         started_at: at(i64::from(number)),
@@ -32,7 +35,7 @@ pub async fn hook_calls_are_listed_newest_first<P: Place>(place: P) {
     }
     store.close().await;
     let store = place.open().await;
-    let listed = async |query| store.hook_calls(&query).await.unwrap();
+    let listed = async |query| store.hook_calls(TenantScope::All, &query).await.unwrap();
     let newest_first: Vec<HookCall> = calls.iter().rev().cloned().collect();
     let all = HookCallQuery { limit: 10, ..HookCallQuery::default() };
     assert_eq!(listed(all.clone()).await, newest_first);

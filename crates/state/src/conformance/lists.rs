@@ -5,12 +5,13 @@ use crate::{Bounds, Due, UploadQuery};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::Failure;
 use domain::policy::TypePattern;
+use domain::principal::TenantScope;
 use domain::ranges::ReceivedRanges;
 use domain::report::NewReport;
 use domain::stage::{Ended, Stage};
 
 async fn listed<S: UploadStore>(store: &S, query: &UploadQuery) -> Vec<u8> {
-    store.list(query).await.unwrap().found.iter().map(number_of).collect()
+    store.list(TenantScope::All, query).await.unwrap().found.iter().map(number_of).collect()
 }
 
 fn number_of(upload: &Upload) -> u8 {
@@ -165,7 +166,7 @@ pub async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
     let mut query = UploadQuery { limit: 3, stages: vec![Stage::Created, Stage::Receiving], ..UploadQuery::default() };
     let mut seen = Vec::new();
     for added in 100.. {
-        let page = store.list(&query).await.unwrap();
+        let page = store.list(TenantScope::All, &query).await.unwrap();
         seen.extend(page.found.iter().map(number_of));
         let Some(next) = page.next else { break };
         query.before = Some(next);
@@ -194,10 +195,10 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
     assert_eq!(due(outdated(101)).await, [3, 2, 1, 0]);
     assert_eq!(due(Due::Missing).await, [0_u8; 0]);
 
-    let mut upload = store.find(asked(2).id).await.unwrap().unwrap();
+    let mut upload = store.find(TenantScope::All, asked(2).id).await.unwrap().unwrap();
     upload.remove(DeletedBy::Retention, at(300)).unwrap();
     let mut upload = store.commit(upload).await.unwrap();
-    let mut lost = store.find(asked(1).id).await.unwrap().unwrap();
+    let mut lost = store.find(TenantScope::All, asked(1).id).await.unwrap().unwrap();
     lost.bytes_are_missing(at(300));
     store.commit(lost).await.unwrap();
     assert_eq!(due(outdated(101)).await, [3, 1, 0]);

@@ -9,6 +9,7 @@ use domain::delivery::{DeliveryClass, Trigger};
 use domain::endpoint::{Ordering, Payload, Signing};
 use domain::event::EventKind;
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 
 fn made(name: &str) -> Endpoint {
     Endpoint { origin: Origin::Api, ..subscribed(name, &["upload.*"]) }
@@ -309,7 +310,11 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
     assert_eq!(body["data"]["delivery_id"], claims[0].delivery.to_string());
     settle(&*store, vec![settlement(&notice, AttemptOutcome::Status(500), Verdict::Dead)], at(5)).await;
     assert_eq!(told("c").await, ["delivery.exhausted"]);
-    assert_eq!(store.events_since(Default::default(), 100).await.unwrap().found.len(), 1, "the log is of uploads");
+    assert_eq!(
+        store.events_since(TenantScope::All, Default::default(), 100).await.unwrap().found.len(),
+        1,
+        "the log is of uploads"
+    );
 }
 
 /// webhooks A5: leased to whoever asked, also while the endpoint is paused.
@@ -322,7 +327,7 @@ pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Leased]);
     assert_eq!(deliveries_to(&*store, "b").await, []);
     settle(&*store, vec![settlement(&test, AttemptOutcome::Status(500), Verdict::Cancelled)], at(2)).await;
-    let record = store.delivery(test.delivery).await.unwrap().unwrap();
+    let record = store.delivery(TenantScope::All, test.delivery).await.unwrap().unwrap();
     assert_eq!((record.state, record.finished_at, record.attempts.len()), (Cancelled, Some(at(2)), 1));
     assert_eq!(record.attempts[0].trigger, Trigger::Test);
 
@@ -330,7 +335,7 @@ pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     store.close().await;
     let store = place.open().await;
     store.open_for(vec![subscribed("b", &["*"])], at(4)).await.unwrap();
-    let record = store.delivery(lost.delivery).await.unwrap().unwrap();
+    let record = store.delivery(TenantScope::All, lost.delivery).await.unwrap().unwrap();
     assert_eq!(record.state, Cancelled, "nobody waits for the result any more");
     assert_eq!(store.test_endpoint(&endpoint("x"), at(3), LEASE).await.unwrap(), None);
 }

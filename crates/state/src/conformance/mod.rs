@@ -15,6 +15,8 @@ use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, End
 use domain::event::EventFilter;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
+use domain::principal::TenantId;
+use domain::principal::TenantScope;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
@@ -33,6 +35,7 @@ pub mod rebuild;
 pub mod replay;
 pub mod retention;
 pub mod sending;
+pub mod tenants;
 pub mod uploads;
 
 pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
@@ -134,6 +137,7 @@ macro_rules! conformance_suite {
             replay::what_is_old_goes
             retention::records_of_ended_uploads_end
             retention::a_backlog_keeps_to_its_limits
+            tenants::deliveries_are_of_one_tenant
         }
     };
     ($place:ty, without endpoints) => {
@@ -154,6 +158,7 @@ macro_rules! conformance_suite {
             events::what_was_missed_is_counted_so_far_and_no_further
             events::every_commit_of_a_crowd_is_logged_in_order
             hook_calls::hook_calls_are_listed_newest_first
+            tenants::a_scope_shows_one_tenant_only
             rebuild::replaying_the_log_rebuilds_the_rows
             rebuild::the_log_rebuilds_all_but_what_is_in_flight
         }
@@ -220,6 +225,7 @@ pub fn asked(number: u8) -> NewUpload {
     let now = at(i64::from(number));
     NewUpload {
         id: UploadId::new(now, [number; 10]),
+        tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
         role: Role::Single,
         length: Length::new(10_000),
@@ -322,7 +328,7 @@ pub async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, now: Ti
 /// Every delivery to an endpoint, in the order of the events.
 pub async fn deliveries_to<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryRecord> {
     let query = DeliveryQuery { endpoint: Some(endpoint(name)), limit: 1_000, ..DeliveryQuery::default() };
-    let mut found = store.deliveries(&query).await.unwrap().found;
+    let mut found = store.deliveries(TenantScope::All, &query).await.unwrap().found;
     found.sort_by_key(|delivery| (delivery.upload, delivery.sequence));
     found
 }

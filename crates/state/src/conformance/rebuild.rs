@@ -15,6 +15,7 @@ use api::facts_json::facts_json;
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::Facts;
 use domain::failure::Failure;
+use domain::principal::TenantScope;
 use domain::report::NewReport;
 use domain::stage::Stage;
 use domain::upload::Record;
@@ -176,8 +177,8 @@ async fn rebuild<P: Place>(place: P, telling: Telling) {
             live(&mut upload, *step, telling, telling.at(number));
             upload = store.commit(upload).await.unwrap();
         }
-        let row = store.find(id).await.unwrap().unwrap();
-        let log = store.events_of(id, 0, 1_000).await.unwrap();
+        let row = store.find(TenantScope::All, id).await.unwrap().unwrap();
+        let log = store.events_of(TenantScope::All, id, 0, 1_000).await.unwrap();
         let bodies: Vec<Value> = log.iter().map(|event| serde_json::from_slice(&event.body).unwrap()).collect();
         assert!(log.iter().map(|event| event.sequence).eq(1..=log.len() as u64), "webhooks P5: without a gap");
         let (by_log, by_row) = (told_by_log(&bodies), told_by_row(row.record()));

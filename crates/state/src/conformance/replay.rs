@@ -9,6 +9,7 @@ use domain::delivery::Trigger;
 use domain::endpoint::Ordering;
 use domain::failure::Failure;
 use domain::id::DeliveryId;
+use domain::principal::TenantScope;
 use domain::report::NewReport;
 
 async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
@@ -51,7 +52,7 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     pause(&*store, "a", at(8)).await;
     assert_eq!(replay(false, at(9)).await, Replayed::Queued);
     assert_eq!(states_at(&*store, "a").await, [Paused], "with its endpoint");
-    assert_eq!(store.delivery(id).await.unwrap().unwrap().finished_at, None);
+    assert_eq!(store.delivery(TenantScope::All, id).await.unwrap().unwrap().finished_at, None);
     store.open_for(vec![], at(10)).await.unwrap();
     assert_eq!(replay(true, at(10)).await, Replayed::NoEndpoint);
     let unknown = DeliveryId::new(NOW, [3; 10]);
@@ -263,7 +264,7 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
         }
         store.insert(upload).await.unwrap();
     }
-    let all = store.events_since(EventPosition(0), 10_000).await.unwrap().found;
+    let all = store.events_since(TenantScope::All, EventPosition(0), 10_000).await.unwrap().found;
     let each_day = i64::try_from(all.len()).unwrap() / 60;
     assert!(each_day >= 19);
     store.open_for(vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
@@ -342,7 +343,7 @@ pub async fn words_can_be_taken_out<P: Place>(place: P) {
     store.commit(upload).await.unwrap();
     let other = store.insert(new_upload(1)).await.unwrap();
     assert_eq!(store.expunge(new_upload(0).id()).await.unwrap(), 2);
-    for event in store.events_of(new_upload(0).id(), 0, 10).await.unwrap() {
+    for event in store.events_of(TenantScope::All, new_upload(0).id(), 0, 10).await.unwrap() {
         let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
         let id = new_upload(0).id().to_string();
         let (stage, offset) = if event.sequence == 1 { ("created", 0) } else { ("receiving", 1) };
@@ -357,7 +358,7 @@ pub async fn words_can_be_taken_out<P: Place>(place: P) {
         });
         assert_eq!((&body["type"], &body["data"]), (&event.kind.name().into(), &left));
     }
-    let untouched = store.events_of(other.id(), 0, 10).await.unwrap();
+    let untouched = store.events_of(TenantScope::All, other.id(), 0, 10).await.unwrap();
     assert!(std::str::from_utf8(&untouched[0].body).unwrap().contains("\"metadata\""));
 }
 
@@ -383,7 +384,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
         }
         let upload = store.commit(upload).await.unwrap();
         store.expunge(upload.id()).await.unwrap();
-        let left = store.find(upload.id()).await.unwrap().unwrap();
+        let left = store.find(TenantScope::All, upload.id()).await.unwrap().unwrap();
         if number == 0 {
             assert_eq!(left, upload, "it is under way");
             continue;
@@ -395,7 +396,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
         assert!(matches!(store.commit(upload).await, Err(Error::Conflict(_))), "who has read it before is told");
     }
     let by_name = UploadQuery { metadata: words().pairs().to_vec(), limit: 10, ..UploadQuery::default() };
-    assert_eq!(store.list(&by_name).await.unwrap().found.len(), 1);
+    assert_eq!(store.list(TenantScope::All, &by_name).await.unwrap().found.len(), 1);
 }
 
 /// webhooks L6.
@@ -413,7 +414,7 @@ pub async fn what_is_old_goes<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Ready, Leased]);
     assert_eq!(states_at(&*store, "b").await, [Succeeded; 4]);
     let numbers = async || {
-        let left = store.events_since(EventPosition(0), 100).await.unwrap().found;
+        let left = store.events_since(TenantScope::All, EventPosition(0), 100).await.unwrap().found;
         left.iter().map(|event| event.upload.as_bytes()[15]).collect::<Vec<_>>()
     };
     assert_eq!(numbers().await, [2, 3, 4, 5], "events that a delivery needs stay");
@@ -427,6 +428,6 @@ pub async fn what_is_old_goes<P: Place>(place: P) {
     assert_eq!(numbers().await, [4, 5]);
     assert_eq!(claim(&*store, "a", at(500)).await.len(), 2);
     // A bookmark in the log stays good.
-    let left = store.events_since(EventPosition(0), 100).await.unwrap().found;
+    let left = store.events_since(TenantScope::All, EventPosition(0), 100).await.unwrap().found;
     assert_eq!(store.newest_event().await.unwrap(), left.last().unwrap().position);
 }

@@ -6,6 +6,7 @@ use DeliveryState::*;
 
 use crate::{BacklogLimits, UploadQuery};
 use domain::failure::Failure;
+use domain::principal::TenantScope;
 
 async fn prune<S: Outbox>(store: &S, before: Timestamp) {
     while store.prune(horizon(before), 2).await.unwrap() > 0 {}
@@ -40,7 +41,7 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
     }
     let listed = async || {
         let query = UploadQuery { limit: 100, ..UploadQuery::default() };
-        let page = store.list(&query).await.unwrap();
+        let page = store.list(TenantScope::All, &query).await.unwrap();
         page.found.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<_>>()
     };
     let ended_before = |seconds| Horizon { ended_uploads: at(seconds), ..horizon(NOW) };
@@ -49,8 +50,8 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
     while store.prune(ended_before(1_000), 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [5, 4, 3]);
     for number in 0..3 {
-        assert!(store.find(asked(number).id).await.unwrap().is_none());
-        assert_eq!(store.events_of(asked(number).id, 0, 100).await.unwrap(), []);
+        assert!(store.find(TenantScope::All, asked(number).id).await.unwrap().is_none());
+        assert_eq!(store.events_of(TenantScope::All, asked(number).id, 0, 100).await.unwrap(), []);
     }
     // The identifier is free again, also for the same metadata.
     store.insert(with_metadata(0)).await.unwrap();
@@ -92,7 +93,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
     prune(&*store, at(2)).await;
     let listed = async || {
         let query = UploadQuery { limit: 100, ..UploadQuery::default() };
-        let page = store.list(&query).await.unwrap();
+        let page = store.list(TenantScope::All, &query).await.unwrap();
         page.found.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<_>>()
     };
     assert_eq!(listed().await, [6, 5, 4, 3, 2, 1, 0], "none is old enough");
@@ -100,14 +101,14 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [6, 5, 4, 3]);
     for number in 0..3 {
-        assert!(store.find(asked(number).id).await.unwrap().is_none());
-        assert_eq!(store.events_of(asked(number).id, 0, 100).await.unwrap(), []);
+        assert!(store.find(TenantScope::All, asked(number).id).await.unwrap().is_none());
+        assert_eq!(store.events_of(TenantScope::All, asked(number).id, 0, 100).await.unwrap(), []);
         let of_it = DeliveryQuery { upload: Some(asked(number).id), limit: 10, ..DeliveryQuery::default() };
-        assert_eq!(store.deliveries(&of_it).await.unwrap().found, []);
+        assert_eq!(store.deliveries(TenantScope::All, &of_it).await.unwrap().found, []);
     }
     let by_user =
         UploadQuery { metadata: vec![("user".to_owned(), b"7".to_vec())], limit: 100, ..UploadQuery::default() };
-    assert_eq!(store.list(&by_user).await.unwrap().found.len(), 4);
+    assert_eq!(store.list(TenantScope::All, &by_user).await.unwrap().found.len(), 4);
     // The identifier is free again, also for the same metadata.
     store.insert(with_metadata(0)).await.unwrap();
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::Backlog;
 use domain::delivery::{DeliveryClass, Trigger};
 use domain::event::EventKind;
+use domain::principal::TenantScope;
 
 async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
     let store = place.open().await;
@@ -46,7 +47,7 @@ pub async fn a_claim_tells_everything<P: Place>(place: P) {
     receive(&mut upload, 1, at(4));
     receive(&mut upload, 1_000, at(5));
     store.commit(upload).await.unwrap();
-    let log = store.events_of(new_upload(3).id(), 0, 10).await.unwrap();
+    let log = store.events_of(TenantScope::All, new_upload(3).id(), 0, 10).await.unwrap();
     for (event, class, when) in [(&log[0], DeliveryClass::Normal, at(3)), (&log[2], DeliveryClass::Progress, at(5))] {
         let claims = claim(&*store, "a", at(6)).await;
         let expected = Claim {
@@ -161,7 +162,7 @@ pub async fn the_bell_rings_for_ready_deliveries<P: Place>(place: P) {
     rung();
     store.insert(new_upload(1)).await.unwrap();
     assert!(rung(), "a delivery was born ready");
-    let mut upload = store.find(new_upload(1).id()).await.unwrap().unwrap();
+    let mut upload = store.find(TenantScope::All, new_upload(1).id()).await.unwrap().unwrap();
     receive(&mut upload, 1, at(1));
     store.commit(upload).await.unwrap();
     rung();
@@ -215,11 +216,11 @@ pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..only(DeliveryState::Ready) }, vec![0]),
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..only(DeliveryState::Dead) }, vec![]),
     ] {
-        let listed = store.deliveries(&query).await.unwrap().found;
+        let listed = store.deliveries(TenantScope::All, &query).await.unwrap().found;
         let uploads: Vec<u8> = listed.iter().map(|delivery| delivery.upload.unwrap().as_bytes()[15]).collect();
         assert_eq!(uploads, expected, "{query:?}");
     }
-    let backing_off = store.deliveries(&only(DeliveryState::Ready)).await.unwrap().found.remove(0);
+    let backing_off = store.deliveries(TenantScope::All, &only(DeliveryState::Ready)).await.unwrap().found.remove(0);
     let expected = DeliveryRecord {
         id: claims[0].delivery,
         event: claims[0].event,
@@ -245,7 +246,8 @@ pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
         (DeliveryQuery { last_status: Some(500..=599), ..all.clone() }, vec![claims[0].delivery]),
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..all.clone() }, vec![]),
     ] {
-        let listed: Vec<_> = store.deliveries(&query).await.unwrap().found.into_iter().map(|found| found.id).collect();
+        let listed: Vec<_> =
+            store.deliveries(TenantScope::All, &query).await.unwrap().found.into_iter().map(|found| found.id).collect();
         assert_eq!(listed, expected, "the latest attempt counts: {query:?}");
     }
 }

@@ -7,6 +7,7 @@ use crate::{Error, EventPosition};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::Failure;
+use domain::principal::TenantScope;
 use domain::ranges::ReceivedRanges;
 use domain::removal::Removal;
 use domain::report::Report;
@@ -113,7 +114,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
 
     let store = place.open().await;
     for record in records {
-        let found = store.find(record.id).await.unwrap().unwrap();
+        let found = store.find(TenantScope::All, record.id).await.unwrap().unwrap();
         let expected = Record { version: 1, ..record };
         assert_eq!(found.record(), &expected);
 
@@ -133,9 +134,9 @@ pub async fn every_field_survives<P: Place>(place: P) {
         };
         let committed = store.commit(Upload::from_record(changed.clone())).await.unwrap();
         assert_eq!(committed.record(), &Record { version: 2, ..changed });
-        assert_eq!(store.find(expected.id).await.unwrap().unwrap(), committed);
+        assert_eq!(store.find(TenantScope::All, expected.id).await.unwrap().unwrap(), committed);
     }
-    assert_eq!(store.find(new_upload(250).id()).await.unwrap(), None);
+    assert_eq!(store.find(TenantScope::All, new_upload(250).id()).await.unwrap(), None);
 }
 
 pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
@@ -151,15 +152,15 @@ pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
     receive(&mut stale, 2, at(2));
     let id = stale.id();
     assert!(matches!(store.commit(stale).await, Err(Error::Conflict(conflicted)) if conflicted == id));
-    assert_eq!(store.find(id).await.unwrap(), Some(winner));
-    assert_eq!(store.events_of(id, 0, 10).await.unwrap().len(), 2);
+    assert_eq!(store.find(TenantScope::All, id).await.unwrap(), Some(winner));
+    assert_eq!(store.events_of(TenantScope::All, id, 0, 10).await.unwrap().len(), 2);
     assert_eq!(deliveries_to(&*store, "a").await, deliveries);
 
     let missing = new_upload(2);
     assert!(matches!(store.commit(missing).await, Err(Error::Conflict(_))));
     assert_eq!(
         store.newest_event().await.unwrap(),
-        store.events_since(EventPosition(0), 9).await.unwrap().found[1].position
+        store.events_since(TenantScope::All, EventPosition(0), 9).await.unwrap().found[1].position
     );
 }
 
@@ -174,8 +175,8 @@ pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
     let outcomes: Vec<_> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
     let winners: Vec<_> = outcomes.iter().flatten().collect();
     assert_eq!(winners.len(), 1);
-    assert_eq!(store.find(read.id()).await.unwrap().as_ref(), Some(winners[0]));
-    assert_eq!(store.events_of(read.id(), 0, 100).await.unwrap().len(), 2);
+    assert_eq!(store.find(TenantScope::All, read.id()).await.unwrap().as_ref(), Some(winners[0]));
+    assert_eq!(store.events_of(TenantScope::All, read.id(), 0, 100).await.unwrap().len(), 2);
 }
 
 pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
@@ -183,7 +184,7 @@ pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
     let first = store.insert(new_upload(1)).await.unwrap();
     assert_eq!((first.record().version, first.news().len()), (1, 0));
     assert!(matches!(store.insert(new_upload(1)).await, Err(Error::Conflict(id)) if id == first.id()));
-    assert_eq!(store.find(first.id()).await.unwrap(), Some(first));
+    assert_eq!(store.find(TenantScope::All, first.id()).await.unwrap(), Some(first));
 }
 
 pub async fn many_commits_share_transactions<P: Place>(place: P) {
@@ -219,7 +220,7 @@ pub async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(place: P) {
     let outcomes = commits.await;
     assert_eq!(P::transactions(&store) - before, 1, "they were meant to share a transaction");
     for (number, outcome) in (0..).zip(outcomes) {
-        let found = store.find(new_upload(number).id()).await.unwrap().unwrap();
+        let found = store.find(TenantScope::All, new_upload(number).id()).await.unwrap().unwrap();
         match number {
             4 => assert!(matches!(outcome, Err(Error::Conflict(_))) && found.stage() == Stage::Created),
             _ => assert!(outcome.is_ok() && found.offset() == offset(100)),
@@ -235,14 +236,14 @@ pub async fn reopening_keeps_everything<P: Place>(place: P) {
     let upload = store.commit(upload).await.unwrap();
     let first = claim(&*store, "a", at(2)).await.remove(0);
     succeed(&*store, &first, at(2)).await;
-    let events = store.events_since(EventPosition(0), 100).await.unwrap();
+    let events = store.events_since(TenantScope::All, EventPosition(0), 100).await.unwrap();
     let deliveries = deliveries_to(&*store, "a").await;
     assert_eq!((events.found.len(), deliveries.len()), (6, 6));
     store.close().await;
 
     let store = place.open().await;
-    assert_eq!(store.find(upload.id()).await.unwrap(), Some(upload));
-    assert_eq!(store.events_since(EventPosition(0), 100).await.unwrap(), events);
+    assert_eq!(store.find(TenantScope::All, upload.id()).await.unwrap(), Some(upload));
+    assert_eq!(store.events_since(TenantScope::All, EventPosition(0), 100).await.unwrap(), events);
     assert_eq!(deliveries_to(&*store, "a").await, deliveries);
 }
 
@@ -253,7 +254,7 @@ pub async fn a_closed_store_refuses<P: Place>(place: P) {
     assert!(written.iter().all(Result::is_ok), "what was queued is written");
     store.close().await;
     assert!(matches!(store.insert(new_upload(60)).await, Err(Error::Failed { .. })));
-    assert!(matches!(store.find(new_upload(1).id()).await, Err(Error::Failed { .. })));
+    assert!(matches!(store.find(TenantScope::All, new_upload(1).id()).await, Err(Error::Failed { .. })));
     assert!(matches!(store.check().await, Err(Error::Failed { .. })));
     assert_eq!(place.open().await.newest_event().await.unwrap(), EventPosition(50));
 }

@@ -6,12 +6,14 @@ use crate::memory::Tables;
 use crate::{HookCallQuery, Horizon};
 use domain::hook::HookCall;
 use domain::id::HookCallId;
+use domain::principal::TenantScope;
 
 impl Tables {
-    pub(super) fn newest_hook_calls(&self, query: &HookCallQuery) -> Vec<HookCall> {
+    pub(super) fn newest_hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Vec<HookCall> {
         let end = query.before.map_or(Bound::Unbounded, Bound::Excluded);
         let newest_first = self.hook_calls.range((Bound::Unbounded, end)).rev().map(|(_, call)| call);
-        let wanted = newest_first.filter(|call| query.upload.is_none_or(|upload| call.upload == upload));
+        let wanted = newest_first
+            .filter(|call| query.upload.is_none_or(|upload| call.upload == upload) && scope.covers(call.tenant));
         wanted.take(usize::try_from(query.limit).unwrap_or(usize::MAX)).cloned().collect()
     }
 

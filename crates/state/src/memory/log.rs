@@ -20,6 +20,7 @@ impl Tables {
             self.events.push(LoggedEvent {
                 position: EventPosition(self.last_position),
                 id: EventId::new(event.at, in_order(upload.id(), event.sequence)),
+                tenant: upload.tenant(),
                 upload: upload.id(),
                 sequence: event.sequence,
                 kind: event.kind,

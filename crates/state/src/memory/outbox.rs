@@ -15,6 +15,7 @@ use domain::delivery::DeliveryRecord;
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, UploadId};
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
 fn keeps_no_endpoints(operation: &'static str) -> Error {
@@ -76,11 +77,11 @@ impl Outbox for MemoryState {
         Ok(None)
     }
 
-    async fn deliveries(&self, _query: &DeliveryQuery) -> Result<DeliveryPage> {
+    async fn deliveries(&self, _scope: TenantScope, _query: &DeliveryQuery) -> Result<DeliveryPage> {
         Ok(DeliveryPage { found: Vec::new(), next: None })
     }
 
-    async fn delivery(&self, _id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+    async fn delivery(&self, _scope: TenantScope, _id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         Ok(None)
     }
 

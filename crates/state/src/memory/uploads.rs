@@ -12,6 +12,7 @@ use crate::{
 use domain::facts::Facts;
 use domain::hook::HookCall;
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::{Bytes, Record, Role, Upload};
@@ -38,13 +39,20 @@ impl UploadStore for MemoryState {
         Ok(tables.put(upload))
     }
 
-    async fn find(&self, id: UploadId) -> Result<Option<Upload>> {
-        Ok(self.read("find an upload")?.uploads.get(&id).cloned().map(Upload::from_record))
+    async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>> {
+        Ok(self
+            .read("find an upload")?
+            .uploads
+            .get(&id)
+            .filter(|record| scope.covers(record.tenant))
+            .cloned()
+            .map(Upload::from_record))
     }
 
-    async fn list(&self, query: &UploadQuery) -> Result<UploadPage> {
+    async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage> {
         let tables = self.read("list uploads")?;
-        let newest_first = tables.uploads.values().rev().filter(|record| is_wanted(record, query));
+        let newest_first =
+            tables.uploads.values().rev().filter(|record| scope.covers(record.tenant) && is_wanted(record, query));
         let found = page(newest_first, 0, query.limit);
         let is_full = found.len() as u64 == u64::from(query.limit);
         let next = found.last().map(Upload::id).filter(|_| is_full);
@@ -63,13 +71,15 @@ impl UploadStore for MemoryState {
         Ok(page(due.into_iter(), skip, limit))
     }
 
-    async fn events_of(&self, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
+    async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
         let tables = self.read("read the events of an upload")?;
-        Ok(tables.log(limit, |event| event.upload == id && event.sequence > after))
+        Ok(tables.log(limit, |event| event.upload == id && event.sequence > after && scope.covers(event.tenant)))
     }
 
-    async fn events_since(&self, after: EventPosition, limit: u32) -> Result<EventPage> {
-        let found = self.read("read the log of events")?.log(limit, |event| event.position > after);
+    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> Result<EventPage> {
+        let found = self
+            .read("read the log of events")?
+            .log(limit, |event| event.position > after && scope.covers(event.tenant));
         let has_more = found.len() as u64 == u64::from(limit);
         Ok(EventPage { seen: found.last().map_or(after, |event| event.position), found, has_more })
     }
@@ -79,13 +89,14 @@ impl UploadStore for MemoryState {
         Ok(tables.events.last().map_or(EventPosition::default(), |event| event.position))
     }
 
-    async fn count_events_behind(&self, after: EventPosition, most: u32) -> Result<Option<u32>> {
+    async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>> {
         let tables = self.read("count the events behind a place")?;
         let newest = tables.events.last().map_or(EventPosition::default(), |event| event.position);
         if after > newest {
             return Ok(None);
         }
         let behind = tables.events.iter().rev().take_while(|event| event.position > after);
+        let behind = behind.filter(|event| scope.covers(event.tenant));
         Ok(Some(behind.take(most as usize).fold(0, |count, _| count + 1)))
     }
 
@@ -94,8 +105,8 @@ impl UploadStore for MemoryState {
         Ok(())
     }
 
-    async fn hook_calls(&self, query: &HookCallQuery) -> Result<Vec<HookCall>> {
-        Ok(self.read("list hook calls")?.newest_hook_calls(query))
+    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+        Ok(self.read("list hook calls")?.newest_hook_calls(scope, query))
     }
 
     async fn check(&self) -> Result<()> {
