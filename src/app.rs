@@ -209,9 +209,8 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
             config::Durability::Strict => state::Durability::Strict,
             config::Durability::Relaxed => state::Durability::Relaxed,
         },
-        status_root: edge::status_root(public_url(config)),
     };
-    let opened = SqliteStore::open(&path, settings).await;
+    let opened = SqliteStore::open(&path, settings, webhook::bodies()).await;
     opened.with_context(|| format!("could not open the database {}", path.display()))
 }
 
@@ -246,6 +245,7 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
         }),
         cross_dialects: config.protocols.cross_dialects,
         tells_path: config.webhooks.include_path,
+        status_root: edge::status_root(public_url(config)),
         ranges: engine::RangeSettings {
             alignment_bytes: config.protocols.range_alignment_bytes,
             max_ranges: config.limits.max_ranges,

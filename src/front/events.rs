@@ -12,7 +12,6 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures::stream;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::edge::answers::{PIECE_BYTES, Room};
@@ -25,6 +24,7 @@ use crate::edge::shares::{Part, UsedUp};
 use crate::edge::{Shared, query};
 use crate::front::status::{PROGRESS_EVERY, Viewer};
 use crate::front::{status, unless_reading};
+use api::upload::Snapshot;
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantId};
 use domain::stage::Stage;
@@ -75,7 +75,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) 
         ready.push_back(message(
             "snapshot",
             Some(&sequence_id(&shared, principal.tenant, id, newest)),
-            &status::to_json(&status, &shared, Viewer::Client).to_string(),
+            &status::text(&status::shown(&status, &shared, Viewer::Client)),
         ));
     }
     let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
@@ -171,13 +171,8 @@ async fn snapshot_of_all(
         ..UploadQuery::default()
     };
     let uploads = shared.engine.list(principal, &unfinished).await?;
-    let uploads: Vec<Value> =
-        uploads.found.iter().map(|status| status::to_json(status, shared, Viewer::Client)).collect();
-    Ok(message(
-        "snapshot",
-        Some(&position_id(shared, principal.tenant, newest)),
-        &json!({ "uploads": uploads }).to_string(),
-    ))
+    let uploads = uploads.found.iter().map(|status| status::shown(status, shared, Viewer::Client)).collect();
+    Ok(message("snapshot", Some(&position_id(shared, principal.tenant, newest)), &status::text(&Snapshot { uploads })))
 }
 
 /// What a client wants of a stream.
@@ -387,7 +382,7 @@ impl Stream {
                     self.ready.push_back(message(
                         "progress",
                         None,
-                        &status::to_json(&status, &self.shared, Viewer::Client).to_string(),
+                        &status::text(&status::shown(&status, &self.shared, Viewer::Client)),
                     ));
                 }
                 self.ended = until.is_reached_by(&status.upload) && *seen + 1 >= status.upload.record().next_sequence;

@@ -2,14 +2,13 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
 
 use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::query::Query;
 use crate::edge::{Shared, query};
 use crate::front::{status, unless_reading};
-use domain::hook::HookCall;
+use api::hook::{Call, List};
 use engine::read::HookCallQuery;
 
 /// What cursors of this list begin with.
@@ -32,11 +31,11 @@ async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, 
         .await
         .map_err(|error| status::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (calls, last) = status::page(found.iter().map(to_json), full);
+    let (calls, last) = status::page(found.iter().map(Call::from), full);
     let next = last.and_then(|last| found.get(last)).map(|call| query::cursor_to(LIST, call.id));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, "no-cache"));
-    Ok(room.with(answer.json(json!({ "calls": calls, "next": next }))))
+    Ok(room.with(answer.json(List { calls, next })))
 }
 
 fn call_query(text: &str, max_page: u32) -> Result<HookCallQuery, Problem> {
@@ -50,19 +49,4 @@ fn call_query(text: &str, max_page: u32) -> Result<HookCallQuery, Problem> {
         }
     }
     Ok(wanted)
-}
-
-fn to_json(call: &HookCall) -> Value {
-    json!({
-        "id": call.id.to_string(),
-        "hook": call.hook.name(),
-        "upload_id": call.upload.to_string(),
-        "decision": call.decision,
-        "started_at": call.started_at.to_string(),
-        "duration_ms": u64::try_from(call.took.as_millis()).unwrap_or(u64::MAX),
-        "outcome": call.outcome.name(),
-        "status": call.status,
-        "message": call.message,
-        "response_body": String::from_utf8_lossy(&call.response_body),
-    })
 }

@@ -2,28 +2,19 @@
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body, json};
 use crate::front::status;
-use domain::report::{NewReport, Report, ReportRefused};
+use api::upload::{NewReport as Said, Report};
+use domain::report::{NewReport, ReportRefused};
 use engine::report::ReportError;
 
 /// Enough for the longest message with every character escaped.
 const MAX_BODY_BYTES: usize = 8 * 1024;
 
 const ALLOW: &str = "POST, OPTIONS";
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body {
-    name: String,
-    percent: Option<u64>,
-    message: Option<String>,
-}
 
 /// `POST /api/v1/uploads/{id}/stages`. Who may was judged before.
 pub(super) async fn report(
@@ -56,24 +47,14 @@ async fn answer(
     let (upload, _) =
         shared.engine.report(&principal(request), id, new).await.map_err(|error| problem(error, request))?;
     let report = upload.record().reports.iter().find(|report| report.name == name);
-    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(report.map(to_json)))
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(report.map(Report::from)))
 }
 
 fn read(body: &[u8]) -> Result<NewReport, Problem> {
     let form = r#"write JSON such as {"name": "transcoding", "percent": 40, "message": "720p"}"#;
-    let Body { name, percent, message } = serde_json::from_slice(body)
+    let Said { name, percent, message } = serde_json::from_slice(body)
         .map_err(|why| Problem::bad_request("bad-report", format!("the body is not a report: {why}; {form}")))?;
     NewReport::new(name, percent, message).map_err(|why| Problem::bad_request("bad-report", why.to_string()))
-}
-
-/// A report as everyone reads it.
-pub(super) fn to_json(report: &Report) -> Value {
-    json!({
-        "name": report.name,
-        "percent": report.percent,
-        "message": report.message,
-        "at": report.at.to_string(),
-    })
 }
 
 fn too_large() -> Problem {

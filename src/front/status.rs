@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::http::header;
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::dialects::missing::Missing;
@@ -14,14 +14,16 @@ use crate::edge::problem::{Problem, common};
 use crate::edge::query::Query;
 use crate::edge::{Shared, conditions, query};
 use crate::front::events::Seat;
-use crate::front::{stages, unless_reading};
-use api::event_body::value_json;
-use api::facts_json::facts_json;
+use crate::front::unless_reading;
+use api::facts::Facts;
+use api::text::Text;
+use api::upload::{Entered, Failure, Links, List, Report, Status as Shown};
 use domain::id::UploadId;
 use domain::policy::TypePattern;
 use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
+use domain::time::Timestamp;
 use domain::upload::Upload;
 use engine::Engine;
 use engine::command::EngineError;
@@ -72,7 +74,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
     Ok(HttpResponse::Ok()
         .insert_header((header::ETAG, tag))
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
-        .json(to_json(&status, shared, Viewer::of(request, shared))))
+        .json(shown(&status, shared, Viewer::of(request, shared))))
 }
 
 /// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known one, any
@@ -129,23 +131,23 @@ async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpRespo
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let uploads = shared.engine.list(&principal(request), &wanted).await.map_err(|error| problem(error, request))?;
     let viewer = Viewer::of(request, shared);
-    let (shown, cut) = page(uploads.found.iter().map(|status| to_json(status, shared, viewer)), false);
+    let (uploads_shown, cut) = page(uploads.found.iter().map(|status| shown(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
     let next = cut.or(uploads.next).map(|next| query::cursor_to(LIST, next));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
-    Ok(room.with(answer.json(json!({ "uploads": shown, "next": next }))))
+    Ok(room.with(answer.json(List { uploads: uploads_shown, next })))
 }
 
 /// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the last, if
 /// there may be more: some are left over, or the question was `full`ly used up.
-pub(super) fn page(items: impl Iterator<Item = Value>, full: bool) -> (Vec<Value>, Option<usize>) {
+pub(super) fn page<T: Serialize>(items: impl Iterator<Item = T>, full: bool) -> (Vec<T>, Option<usize>) {
     let mut items = items.peekable();
     let (mut shown, mut bytes) = (Vec::new(), 0);
     while bytes < PAGE_BYTES
         && let Some(item) = items.next()
     {
-        bytes += item.to_string().len();
+        bytes += text(&item).len();
         shown.push(item);
     }
     let more = full || items.peek().is_some();
@@ -228,55 +230,54 @@ fn etag(status: &Status) -> String {
     format!("W/\"{}-{received}{expired}\"", status.upload.record().version)
 }
 
+/// An answer or a message as JSON text.
+pub(super) fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("names and values are always JSON")
+}
+
 /// The status of an upload, as pages and programs read it.
-pub(super) fn to_json(status: &Status, shared: &Shared, viewer: Viewer) -> Value {
+pub(super) fn shown<'a>(status: &'a Status, shared: &Shared, viewer: Viewer) -> Shown<'a> {
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
     let offset = status.upload.offset().get();
     let received = status.live.map_or(offset, |live| live.received_bytes);
     let length = record.length.map(|length| length.get());
     let rate = status.live.map(|live| live.bytes_per_second);
-    let eta = match (length, rate) {
-        (Some(length), Some(rate)) if rate > 0 => Some(length.saturating_sub(received).div_ceil(rate)),
-        _ => None,
-    };
-    let at_stages: Vec<Value> =
-        record.timeline.iter().map(|(stage, at)| json!({ "name": stage.name(), "at": at.to_string() })).collect();
-    let digests: serde_json::Map<String, Value> =
-        record.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into())).collect();
-    let metadata: serde_json::Map<String, Value> =
-        record.metadata.pairs().iter().map(|(key, value)| (key.clone(), value_json(value))).collect();
-    let error = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
     let missing = Missing::of(&status.upload);
-    json!({
-        "id": record.id.to_string(),
-        "stage": stage.name(),
-        "protocol": record.dialect.name(),
-        "role": record.role.name(),
-        "offset": offset,
-        "received": received,
-        "length": length,
-        "missing": missing.ranges,
-        "missing_truncated": missing.truncated,
-        "percent": percent(received, length),
-        "bytes_per_second": rate,
-        "eta_seconds": eta,
-        "created_at": record.created_at.to_string(),
-        "updated_at": record.updated_at.to_string(),
-        "expires_at": record.expires_at.map(|at| at.to_string()),
-        "removed_at": record.removed.map(|removed| removed.at.to_string()),
-        "removed_by": record.removed.map(|removed| removed.by.name()),
-        "bytes_missing_since": record.missing_since.map(|since| since.to_string()),
-        "stages": at_stages,
-        "reports": record.reports.iter().map(stages::to_json).collect::<Vec<_>>(),
-        "digests": digests,
-        "content_type": record.metadata.content_type(),
-        "facts": record.facts.as_ref().map(facts_json),
-        "filename": record.metadata.file_name(),
-        "metadata": metadata,
-        "error": error,
-        "links": links(&status.upload, shared, viewer),
-    })
+    let entered = |(stage, at): &(Stage, Timestamp)| Entered { name: stage.name().into(), at: at.to_string() };
+    let metadata = record.metadata.pairs().iter();
+    Shown {
+        id: record.id.to_string(),
+        stage: stage.name().into(),
+        protocol: record.dialect.name().into(),
+        role: record.role.name().into(),
+        offset,
+        received,
+        length,
+        missing: missing.ranges,
+        missing_truncated: missing.truncated,
+        percent: percent(received, length),
+        bytes_per_second: rate,
+        eta_seconds: match (length, rate) {
+            (Some(length), Some(rate)) if rate > 0 => Some(length.saturating_sub(received).div_ceil(rate)),
+            _ => None,
+        },
+        created_at: record.created_at.to_string(),
+        updated_at: record.updated_at.to_string(),
+        expires_at: record.expires_at.map(|at| at.to_string()),
+        removed_at: record.removed.map(|removed| removed.at.to_string()),
+        removed_by: record.removed.map(|removed| removed.by.name().into()),
+        bytes_missing_since: record.missing_since.map(|since| since.to_string()),
+        stages: record.timeline.iter().map(entered).collect(),
+        reports: record.reports.iter().map(Report::from).collect(),
+        digests: record.digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect(),
+        content_type: record.metadata.content_type(),
+        facts: record.facts.as_ref().map(Facts::from),
+        filename: record.metadata.file_name(),
+        metadata: metadata.map(|(name, value)| (name, Text::from(&value[..]))).collect(),
+        error: record.failure.as_ref().map(Failure::from),
+        links: links(&status.upload, shared, viewer),
+    }
 }
 
 /// Whom a status is shown to.
@@ -293,18 +294,17 @@ impl Viewer {
     }
 }
 
-fn links(upload: &Upload, shared: &Shared, viewer: Viewer) -> Value {
-    let id = upload.id();
+fn links(upload: &Upload, shared: &Shared, viewer: Viewer) -> Links {
+    let (id, record) = (upload.id(), upload.record());
     let path = shared.status_url(id);
-    let mut links = json!({ "self": path, "events": format!("{path}/events"), "upload": shared.upload_url(id) });
-    let record = upload.record();
-    if record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none() {
-        links["download"] = shared.upload_url(id).into();
+    let has_file = record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none();
+    Links {
+        events: format!("{path}/events"),
+        status: path,
+        upload: shared.upload_url(id),
+        download: has_file.then(|| shared.upload_url(id)),
+        file: shared.engine.file_of(upload).filter(|_| viewer == Viewer::Operator),
     }
-    if let Some(file) = shared.engine.file_of(upload).filter(|_| viewer == Viewer::Operator) {
-        links["file"] = file.into();
-    }
-    links
 }
 
 /// Two digits after the point, and 100 only for all of it.
@@ -329,14 +329,14 @@ mod tests {
 
     #[test]
     fn a_page_ends_before_it_is_large() {
-        let item = Value::from("x".repeat(PAGE_BYTES / 4));
+        let item = "x".repeat(PAGE_BYTES / 4);
         let (shown, last) = page(vec![item.clone(); 3].into_iter(), false);
         assert_eq!((shown.len(), last), (3, None));
         let (shown, last) = page(vec![item.clone(); 3].into_iter(), true);
         assert_eq!((shown.len(), last), (3, Some(2)), "there may be more where these came from");
         let (shown, last) = page(vec![item; 9].into_iter(), false);
         assert_eq!((shown.len(), last), (4, Some(3)));
-        let large = Value::from("x".repeat(2 * PAGE_BYTES));
+        let large = "x".repeat(2 * PAGE_BYTES);
         assert_eq!(page([large].into_iter(), false).0.len(), 1, "what is there can always be had");
     }
 

@@ -959,7 +959,7 @@ async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
 async fn tamper(life: &Life, id: UploadId, change: impl FnOnce(&mut Record)) {
     let mut record = life.find(id).await.record().clone();
     change(&mut record);
-    life.records.commit(Upload::from_record(record)).await.unwrap();
+    life.records.commit(state::conformance::change_of(Upload::from_record(record))).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{Durable, NewUpload, Role, Upload};
 use state::UploadStore;
+use state::conformance::change_of;
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;
@@ -305,7 +306,9 @@ async fn ids_tell_nothing_of_how_much_happens() {
 
 /// An open upload that has stalled and come back so many times, each an event.
 async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
-    let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default()).await.unwrap();
+    let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
+        .await
+        .unwrap();
     let now = Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap());
     let later = now.plus(Duration::from_secs(3_600));
     let new = NewUpload {
@@ -329,7 +332,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
             .unwrap();
         upload.stall(now);
     }
-    let id = store.insert(upload).await.unwrap().id();
+    let id = store.insert(change_of(upload)).await.unwrap().id();
     store.close().await;
     id
 }

@@ -209,7 +209,8 @@ async fn everything_is_settled(address: SocketAddr) {
 
 /// Looks at a stopped server's folder: the events of each upload have no gap, and each file belongs to an upload.
 async fn nothing_is_missing_or_left(data_dir: &Path, complete: &BTreeMap<String, Vec<u8>>) {
-    let store = SqliteStore::open(&data_dir.join("longshore.db"), SqliteSettings::default()).await.unwrap();
+    let store =
+        SqliteStore::open(&data_dir.join("longshore.db"), SqliteSettings::default(), webhook::bodies()).await.unwrap();
     let uploads =
         store.list(TenantScope::All, &UploadQuery { limit: 100_000, ..UploadQuery::default() }).await.unwrap().found;
     let mut expected = BTreeSet::new();

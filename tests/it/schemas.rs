@@ -97,7 +97,8 @@ async fn what_is_no_type_is_said_to_be_none() {
 #[tokio::test]
 async fn all_news_of_the_sending_is_as_its_schema_says() {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("state.db"), SqliteSettings::default()).await.unwrap();
+    let store =
+        SqliteStore::open(&folder.path().join("state.db"), SqliteSettings::default(), webhook::bodies()).await.unwrap();
     let now = Timestamp::from_unix_ms(1_795_300_290_123);
     let endpoint = |name: &str| EndpointId::new(name).unwrap();
     let filter = EventFilter::new(vec!["*".to_owned()]).unwrap();

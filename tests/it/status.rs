@@ -11,6 +11,7 @@ use domain::time::Timestamp;
 use domain::upload::{NewUpload, Role, Upload};
 use serde_json::{Value, json};
 use state::UploadStore;
+use state::conformance::change_of;
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;
@@ -688,7 +689,9 @@ async fn ten_thousand_uploads_are_listed_page_by_page() {
 
 /// Writes uploads past the server, which is not running.
 async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
-    let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default()).await.unwrap();
+    let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
+        .await
+        .unwrap();
     let now = Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap());
     let uploads = (0..count).map(|index| {
         let pair = |name: &str, every: usize| (name.to_owned(), (index % every).to_string().into_bytes());
@@ -710,7 +713,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
             now,
         )
     });
-    let inserted = futures::future::join_all(uploads.map(|upload| store.insert(upload))).await;
+    let inserted = futures::future::join_all(uploads.map(|upload| store.insert(change_of(upload)))).await;
     let ids = inserted.into_iter().map(|upload| upload.unwrap().id()).collect();
     store.close().await;
     ids

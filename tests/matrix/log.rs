@@ -1,8 +1,8 @@
 //! The log tells all (webhooks.md G3): whoever has read every event of an upload knows what its row says. The rule and
 //! what no event is made of are those of the conformance suite of the state.
 
-use api::event_body::value_json;
-use api::facts_json::facts_json;
+use api::facts::Facts;
+use api::text::Text;
 use domain::upload::Record;
 use serde_json::{Value, json};
 use state::LoggedEvent;
@@ -24,7 +24,7 @@ pub fn difference(record: &Record, log: &[LoggedEvent]) -> Option<String> {
 
 fn told_by_row(record: &Record) -> Value {
     let failed = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
-    let pairs = record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_json(value)));
+    let pairs = record.metadata.pairs().iter().map(|(name, value)| (name.clone(), json!(Text::from(&value[..]))));
     let digests = record.digests.iter().map(|it| (it.algorithm().name().to_owned(), Value::from(it.hex())));
     json!({
         "stage": record.stage.name(),
@@ -33,7 +33,7 @@ fn told_by_row(record: &Record) -> Value {
         "role": record.role.name(),
         "metadata": pairs.collect::<serde_json::Map<_, _>>(),
         "digests": digests.collect::<serde_json::Map<_, _>>(),
-        "facts": record.facts.as_ref().map(facts_json),
+        "facts": record.facts.as_ref().map(Facts::from),
         "error": failed,
         "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
         "removed": record.removed.map(|removed| json!([removed.by.name(), removed.at.to_string()])),

@@ -15,7 +15,7 @@ use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
 use state::memory::MemoryState;
-use state::{Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadPage, UploadQuery, UploadStore};
+use state::{Change, Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadPage, UploadQuery, UploadStore};
 use storage::memory::MemoryStore;
 use storage::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, Holding, KeyStream,
@@ -81,14 +81,14 @@ async fn set_in_motion<T: Send + 'static>(work: impl Future<Output = T> + Send +
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl UploadStore for Records {
-    async fn insert(&self, upload: Upload) -> state::Result<Upload> {
+    async fn insert(&self, new: Change) -> state::Result<Upload> {
         let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
-        set_in_motion(async move { faults.around(Call::Insert, state_error, inner.insert(upload)).await }).await
+        set_in_motion(async move { faults.around(Call::Insert, state_error, inner.insert(new)).await }).await
     }
 
-    async fn commit(&self, upload: Upload) -> state::Result<Upload> {
+    async fn commit(&self, change: Change) -> state::Result<Upload> {
         let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
-        set_in_motion(async move { faults.around(Call::Commit, state_error, inner.commit(upload)).await }).await
+        set_in_motion(async move { faults.around(Call::Commit, state_error, inner.commit(change)).await }).await
     }
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> state::Result<Option<Upload>> {

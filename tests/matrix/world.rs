@@ -90,7 +90,7 @@ enum Ending {
 
 /// Runs a script.
 pub fn run(script: &Script, watchdog: &Watchdog) -> Outcome {
-    let (memory, blobs) = (Memory::new(), MemoryStore::new());
+    let (memory, blobs) = (Memory::new(webhook::bodies()), MemoryStore::new());
     let mut world = World {
         script,
         faults: Faults::new(script.seed, script.tuning.slow, script.faults.clone()),
@@ -308,6 +308,7 @@ fn settings(tuning: &Tuning) -> Settings {
         unfinished_age: AGE,
         low_free_bytes: 0,
         tells_path: false,
+        status_root: "/api/v1/uploads/".to_owned(),
         completed_expiry: keeps_files(tuning),
         first_removal_after: Duration::ZERO,
         max_booked_percent: 90,

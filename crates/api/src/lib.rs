@@ -1,8 +1,34 @@
-//! The JSON that Longshore shows: bodies of events, and the facts and terms in them.
+//! The JSON of the API and of events as types: written by the server, read by the command line, pages and receivers.
 //!
-//! Owns how things are written, for whoever reads them: clients, receivers of webhooks, the command line. Knows the domain,
-//! and neither where facts are kept nor how they are sent.
+//! Owns which fields there are, their names and their order. Fields are only added; none goes or changes its meaning.
+//! What reads an answer takes one without some of the fields, as an older server writes it. Knows the domain, and nothing
+//! of HTTP, of databases or of where a server is: URLs are arguments.
 
-pub mod event_body;
-pub mod facts_json;
-pub mod terms_json;
+pub mod delivery;
+pub mod endpoint;
+pub mod event;
+pub mod facts;
+pub mod hook;
+pub mod pairs;
+pub mod problem;
+pub mod replay;
+pub mod text;
+pub mod upload;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// One of the fixed words of a field, such as a stage or a state.
+pub type Word = Cow<'static, str>;
+
+/// Tells a field that is `null` from one that is not there.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+/// Returns a span in whole milliseconds.
+pub fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

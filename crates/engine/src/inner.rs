@@ -17,14 +17,14 @@ use crate::metrics::Metrics;
 use crate::orders::Order;
 use crate::settings::Settings;
 use crate::watch::Watch;
-use domain::event::EventKind;
+use domain::event::{Event, EventKind};
 use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::time::Timestamp;
-use domain::upload::Upload;
+use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Outbox, UploadStore};
+use state::{Change, Outbox, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -74,7 +74,7 @@ impl Inner {
             Some(space) => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
             None => None,
         };
-        let inserted = self.uploads.insert(upload).await;
+        let inserted = self.uploads.insert(self.change(upload)).await;
         if let (Err(_), Some(booking)) = (&inserted, booking) {
             self.bookings.cancel(booking);
         }
@@ -98,12 +98,18 @@ impl Inner {
     pub(super) async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let missing_change = upload.missing_change();
-        let committed = self.uploads.commit(upload).await?;
+        let committed = self.uploads.commit(self.change(upload)).await?;
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.missing(missing_change);
         self.metrics.count(&committed, &kinds, began.elapsed());
         self.watch.changed(committed.id());
         Ok(committed)
+    }
+
+    /// The upload as it is to be written, with the bodies of its new events.
+    fn change(&self, upload: Upload) -> Change {
+        let body = |record: &Record, event: &Event| api::event::upload(record, event, &self.settings.status_root);
+        Change::new(upload, body, || (self.randomness)())
     }
 
     /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may take, also

@@ -58,6 +58,8 @@ pub struct Settings {
     pub cross_dialects: bool,
     /// Whether the event of a completed upload says where its file is.
     pub tells_path: bool,
+    /// Events say that the status of their upload is there, with its id behind it.
+    pub status_root: String,
     pub ranges: RangeSettings,
     /// `None` when nobody wants to know what the bytes are.
     pub media: Option<MediaSettings>,

@@ -2,17 +2,14 @@
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Map, Value, json};
 
 use crate::exchange::Message;
-use api::event_body::value_json;
-use api::facts_json::facts_json;
-use domain::hook::{Caller, Hook, Question};
-use domain::upload::{Role, Upload};
+use domain::hook::Question;
 use outbound::sign::{Secret, sign};
 
 pub(super) fn signed(question: &Question, secret: &Secret) -> Message {
-    let body = body(question).to_string();
+    let body =
+        serde_json::to_string(&api::event::Message::from(question)).expect("strings and numbers are always JSON");
     // Standard Webhooks: whole seconds.
     let unix_seconds = question.asked_at.unix_ms().div_euclid(1000);
     let mut signature = text(&sign(secret, &question.decision, unix_seconds, body.as_bytes()));
@@ -32,62 +29,21 @@ fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).expect("names of decisions and base64 are visible ASCII")
 }
 
-fn body(question: &Question) -> Value {
-    let mut data = described(&question.upload);
-    if question.hook != Hook::PreCreate {
-        let upload = question.upload.record();
-        let digests = upload.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into()));
-        data.insert("stage".to_owned(), upload.stage.name().into());
-        data.insert("offset".to_owned(), question.upload.offset().get().into());
-        data.insert("digests".to_owned(), digests.collect::<Map<_, _>>().into());
-        data.insert("facts".to_owned(), upload.facts.as_ref().map(facts_json).into());
-    }
-    data.insert("request".to_owned(), question.caller.as_ref().map(request).into());
-    json!({ "type": question.hook.message_type(), "timestamp": question.asked_at.to_string(), "data": data })
-}
-
-/// What is known from the creation on.
-fn described(upload: &Upload) -> Map<String, Value> {
-    let record = upload.record();
-    let metadata = record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_json(value)));
-    let mut data = Map::new();
-    let mut put = |name: &str, value: Value| data.insert(name.to_owned(), value);
-    put("upload_id", record.id.to_string().into());
-    put("dialect", record.dialect.name().into());
-    put("role", record.role.name().into());
-    if let Role::Final { parts, .. } = &record.role {
-        put("parts", parts.iter().map(ToString::to_string).collect());
-    }
-    put("length", record.length.map(|length| length.get()).into());
-    put("filename", record.metadata.file_name().into());
-    put("content_type", record.metadata.content_type().into());
-    put("metadata", metadata.collect::<Map<_, _>>().into());
-    data
-}
-
-fn request(caller: &Caller) -> Value {
-    let headers = caller.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
-    json!({
-        "method": caller.method,
-        "path": caller.path,
-        "remote_address": caller.remote,
-        "headers": headers.collect::<Map<_, _>>(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use serde_json::{Value, json};
     use standardwebhooks::Webhook;
 
     use domain::dialect::Dialect;
+    use domain::hook::{Caller, Hook};
     use domain::id::UploadId;
     use domain::metadata::Metadata;
     use domain::principal::TenantId;
     use domain::size::Length;
     use domain::time::Timestamp;
-    use domain::upload::{NewUpload, Terms};
+    use domain::upload::{NewUpload, Role, Terms, Upload};
 
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -114,6 +70,10 @@ mod tests {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let now = Timestamp::from_unix_ms(i64::try_from(now).unwrap());
         Question::new(hook, &upload(Role::Single), caller, now, [3; 10])
+    }
+
+    fn body(question: &Question) -> Value {
+        serde_json::to_value(api::event::Message::from(question)).unwrap()
     }
 
     #[test]

@@ -5,9 +5,6 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use api::event_body::value_json;
-use api::facts_json::{facts_from_json, facts_json};
-use api::terms_json::{terms_from_json, terms_json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::checksum::{Algorithm, Digest};
@@ -32,6 +29,7 @@ use serde_json::{Value, json};
 use state::{EventPosition, ReplayState, ReplayWhat};
 
 use crate::cell::{Cell, CellRef, FromCell, ToCell, text};
+use crate::{stored_facts, stored_terms};
 
 macro_rules! ids {
     ($($id:ty)*) => {
@@ -245,25 +243,25 @@ impl FromCell for Metadata {
 
 impl ToCell for Facts {
     fn to_cell(&self) -> Cell {
-        Cell::Json(Cow::Owned(facts_json(self).to_string()))
+        Cell::Json(Cow::Owned(stored_facts::write(self)))
     }
 }
 
 impl FromCell for Facts {
     fn from_cell(cell: CellRef<'_>) -> Option<Self> {
-        facts_from_json(&serde_json::from_str(text(cell)?).ok()?)
+        stored_facts::read(text(cell)?)
     }
 }
 
 impl ToCell for EndpointTerms {
     fn to_cell(&self) -> Cell {
-        Cell::Json(Cow::Owned(terms_json(self).to_string()))
+        Cell::Json(Cow::Owned(stored_terms::write(self)))
     }
 }
 
 impl FromCell for EndpointTerms {
     fn from_cell(cell: CellRef<'_>) -> Option<Self> {
-        terms_from_json(&serde_json::from_str(text(cell)?).ok()?)
+        stored_terms::read(text(cell)?)
     }
 }
 
@@ -330,6 +328,14 @@ fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
         hex.chars().map(|digit| digit.to_digit(16).and_then(|value| u8::try_from(value).ok())).collect();
     digits.map(|digits| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
+}
+
+/// A value of metadata: a string if it is UTF-8, else `{"base64": "…"}`.
+fn value_json(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+    }
 }
 
 /// The inverse of [`value_json`].

@@ -17,6 +17,8 @@ mod fields;
 mod hook_calls;
 mod replays;
 pub mod sql;
+mod stored_facts;
+mod stored_terms;
 mod table;
 mod uploads;
 

@@ -12,12 +12,11 @@ use crate::endpoints::Subscriber;
 use crate::notices;
 use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
-use api::event_body::thin_body;
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
 use domain::event::EventKind;
 use domain::time::Timestamp;
-use state::Claim;
+use state::{Bodies, Claim, StoredEvent};
 
 pub(super) struct ClaimDue {
     pub(super) slots: Vec<(EndpointId, u32)>,
@@ -113,11 +112,13 @@ pub(super) struct Claimed {
 
 impl Claimed {
     /// The claim with the body this endpoint gets. It is worked out by whoever asked, not by the writer.
-    pub(super) fn told(self) -> Claim {
+    pub(super) fn told(self, bodies: Bodies) -> Claim {
         let Self { claim, sequence, payload } = self;
         match (payload, claim.upload) {
             (Payload::Thin, Some(upload)) => {
-                let body = thin_body(claim.kind, claim.occurred_at, upload, sequence, &claim.body);
+                let sequence = u64::try_from(sequence).unwrap_or_default();
+                let (kind, at) = (claim.kind, claim.occurred_at);
+                let body = (bodies.thin)(&StoredEvent { kind, at, upload, sequence, body: &claim.body });
                 Claim { body: body.into(), ..claim }
             }
             (Payload::Full | Payload::Thin, _) => claim,

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use rusqlite::params;
 use state_rows::{EventRow, sql};
 
@@ -12,15 +11,13 @@ use crate::query::tenants;
 use crate::rows::{EVENT_COLUMNS, PLACES, bound, integer};
 use crate::writer::Desk;
 use crate::{SqliteStore, lanes, rows};
-use api::event_body::event_body;
 use domain::delivery::Trigger;
-use domain::event::{Event, EventKind};
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, UploadId, in_order};
 use domain::metadata::Metadata;
 use domain::principal::{TenantId, TenantScope};
-use domain::time::Timestamp;
-use domain::upload::{Record, Upload};
-use state::{EventPage, EventPosition, LoggedEvent, Result};
+use domain::upload::Upload;
+use state::{EventPage, EventPosition, LoggedEvent, NewEvent, Result};
 
 /// What an upload has caused since it was read, ready to be written. Made before the writer's turn, so that the writer
 /// has less to do.
@@ -33,19 +30,8 @@ pub(super) struct News {
     events: Vec<NewEvent>,
 }
 
-#[derive(Debug)]
-struct NewEvent {
-    id: EventId,
-    kind: EventKind,
-    at: Timestamp,
-    sequence: u64,
-    body: Bytes,
-}
-
 impl News {
-    pub(super) fn of(upload: &Upload, status_root: &str) -> Self {
-        let events: Vec<_> =
-            upload.news().iter().map(|event| NewEvent::new(upload.record(), event, status_root)).collect();
+    pub(super) fn of(upload: &Upload, events: Vec<NewEvent>) -> Self {
         // A checkpoint without news copies nothing.
         let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
         Self { tenant: upload.tenant(), upload: upload.id(), metadata, events }
@@ -64,60 +50,38 @@ impl News {
             if may_be_overtaken {
                 lanes::supersede_progress(desk, self.upload, event.at)?;
             }
-            event.log(desk, self.tenant, self.upload, &interested)?;
+            log(desk, event, (self.tenant, self.upload), &interested)?;
             may_be_overtaken = event.kind == EventKind::Progress;
         }
         Ok(())
     }
 }
 
-impl NewEvent {
-    fn new(upload: &Record, event: &Event, status_root: &str) -> Self {
-        Self {
-            id: EventId::new(event.at, random_in_order(event.sequence)),
-            kind: event.kind,
-            at: event.at,
-            sequence: event.sequence,
-            body: event_body(upload, event, status_root).into(),
-        }
+fn log(
+    desk: &mut Desk,
+    event: &NewEvent,
+    (tenant, upload): (TenantId, UploadId),
+    interested: &[&Subscriber],
+) -> rusqlite::Result<()> {
+    let cells = EventRow::cells(event.id, tenant, Some(upload), event.sequence, event.kind, event.at, &event.body);
+    desk.execute(&INSERT, bound(&cells))?;
+    let position = desk.connection.last_insert_rowid();
+    for endpoint in interested.iter().filter(|one| one.terms.filter.wants(event.kind)) {
+        let delivery = NewDelivery {
+            id: DeliveryId::new(event.at, in_order(event.sequence, rand::random())),
+            event_position: position,
+            event: event.id,
+            tenant,
+            kind: event.kind.name(),
+            endpoint,
+            upload: Some(upload),
+            sequence: integer(event.sequence),
+            trigger: Trigger::Auto,
+            now: event.at,
+        };
+        lanes::join(desk, &delivery)?;
     }
-
-    fn log(
-        &self,
-        desk: &mut Desk,
-        tenant: TenantId,
-        upload: UploadId,
-        interested: &[&Subscriber],
-    ) -> rusqlite::Result<()> {
-        let cells = EventRow::cells(self.id, tenant, Some(upload), self.sequence, self.kind, self.at, &self.body);
-        desk.execute(&INSERT, bound(&cells))?;
-        let position = desk.connection.last_insert_rowid();
-        for endpoint in interested.iter().filter(|one| one.terms.filter.wants(self.kind)) {
-            let delivery = NewDelivery {
-                id: DeliveryId::new(self.at, random_in_order(self.sequence)),
-                event_position: position,
-                event: self.id,
-                tenant,
-                kind: self.kind.name(),
-                endpoint,
-                upload: Some(upload),
-                sequence: integer(self.sequence),
-                trigger: Trigger::Auto,
-                now: self.at,
-            };
-            lanes::join(desk, &delivery)?;
-        }
-        Ok(())
-    }
-}
-
-/// The random part of an id, beginning with the event's sequence, so that the ids of events that one commit made in
-/// one millisecond sort as they happened (RFC 9562, 6.2).
-pub(super) fn random_in_order(sequence: u64) -> [u8; 10] {
-    let mut random: [u8; 10] = rand::random();
-    let [.., high, low] = sequence.to_be_bytes();
-    random[..2].copy_from_slice(&[high & 0x0f, low]);
-    random
+    Ok(())
 }
 
 /// Adds an event to the end of the log.

@@ -12,12 +12,11 @@ use crate::rows::Columns;
 use crate::uploads::{CommitUpload, FIND};
 use crate::writer::{Desk, Work};
 use crate::{SqliteStore, rows};
-use api::event_body::expunged_body;
 use domain::event::EventKind;
 use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
-use state::Result;
+use state::{Result, StoredEvent};
 
 /// How many events are rewritten in one transaction: their bodies may be 20 kB each.
 const EVENTS: u32 = 100;
@@ -73,7 +72,9 @@ impl Expunge {
         let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
         for (position, sequence, kind, at) in &events {
             let full: Bytes = bodies.query_one([position], |row| Columns::of(row).next())?;
-            let body = expunged_body(*kind, *at, self.upload, *sequence, &full);
+            let numbered = u64::try_from(*sequence).unwrap_or_default();
+            let event = StoredEvent { kind: *kind, at: *at, upload: self.upload, sequence: numbered, body: &full };
+            let body = (desk.bodies.expunged)(&event);
             desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
             desk.execute(
                 "UPDATE attempts SET response_body = x'', response_headers = NULL, note = NULL

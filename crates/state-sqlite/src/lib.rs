@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Mutex, Notify};
 
-use state::{Durability, Error, Result};
+use state::{Bodies, Durability, Error, Result};
 
 mod attempts;
 mod backlog;
@@ -69,8 +69,6 @@ pub struct SqliteSettings {
     pub reserve_bytes: u64,
     /// What an answered commit outlives.
     pub durability: Durability,
-    /// Events say that the status of their upload is told here, with its id behind it.
-    pub status_root: String,
 }
 
 /// Two, so that one reads while the other returns its answer.
@@ -80,7 +78,6 @@ const OPEN: &str = "open the database";
 
 impl Default for SqliteSettings {
     fn default() -> Self {
-        let status_root = "/api/v1/uploads/".to_owned();
         Self {
             group_commit_max: 128,
             read_connections: 4,
@@ -89,7 +86,6 @@ impl Default for SqliteSettings {
             max_log_bytes: 128 << 20,
             reserve_bytes: 0,
             durability: Durability::Strict,
-            status_root,
         }
     }
 }
@@ -97,7 +93,7 @@ impl Default for SqliteSettings {
 /// Uploads and outbox in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    status_root: String,
+    bodies: Bodies,
     /// The write-ahead log.
     log: PathBuf,
     writer: Writer,
@@ -110,13 +106,13 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the database, makes it if it is not there, and brings it up to date. One that a newer version wrote is
     /// left as it is.
-    pub async fn open(path: &Path, settings: SqliteSettings) -> Result<Arc<Self>> {
+    pub async fn open(path: &Path, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
         let path = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Self::open_files(path, settings));
+        let opening = tokio::task::spawn_blocking(move || Self::open_files(path, settings, bodies));
         opening.await.map_err(|error| Error::Failed { operation: OPEN, source: error.into() })?
     }
 
-    fn open_files(path: PathBuf, settings: SqliteSettings) -> Result<Arc<Self>> {
+    fn open_files(path: PathBuf, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
         migrate::refuse_newer(&path)?;
         let lookup_connections = settings.lookup_connections.max(1);
         let read_connections = settings.read_connections.max(1);
@@ -147,6 +143,7 @@ impl SqliteStore {
         let bound = LogBound::new(log.clone(), settings.max_log_bytes, Arc::clone(&gate));
         let writer = Writer::start(
             writing,
+            bodies,
             bound,
             reserve,
             settings.group_commit_max,
@@ -154,7 +151,7 @@ impl SqliteStore {
             Arc::clone(&presence),
         )?;
         let readers = Readers::start(lookups, walks, gate, &presence)?;
-        Ok(Arc::new(Self { status_root: settings.status_root, log, writer, readers, bell, pruning: Mutex::default() }))
+        Ok(Arc::new(Self { bodies, log, writer, readers, bell, pruning: Mutex::default() }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.

@@ -325,16 +325,17 @@ mod tests {
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Upload};
     use state::UploadStore;
-    use state::conformance::{NOW, asked};
+    use state::conformance::{NOW, asked, bodies, change_of};
 
     #[tokio::test]
     async fn the_condition_that_fewest_meet_is_walked() {
         let place = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&place.path().join("state.db"), SqliteSettings::default()).await.unwrap();
+        let store =
+            SqliteStore::open(&place.path().join("state.db"), SqliteSettings::default(), bodies()).await.unwrap();
         let pair = |name: &str, value: u8| (name.to_owned(), vec![value]);
         for number in 0..6_u8 {
             let metadata = Metadata::new(vec![pair("all", 0), pair("third", number % 3)]).unwrap();
-            store.insert(Upload::create(NewUpload { metadata, ..asked(number) }, NOW)).await.unwrap();
+            store.insert(change_of(Upload::create(NewUpload { metadata, ..asked(number) }, NOW))).await.unwrap();
         }
         let (all, third) = (pair("all", 0), pair("third", 1));
         for (metadata, stages, expected) in [
@@ -386,12 +387,12 @@ mod tests {
     async fn a_list_that_fits_hardly_anything_is_walked_in_stages() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("state.db");
-        let store = SqliteStore::open(&path, SqliteSettings::default()).await.unwrap();
+        let store = SqliteStore::open(&path, SqliteSettings::default(), bodies()).await.unwrap();
         let pair = |name: &str| (name.to_owned(), b"1".to_vec());
-        store.insert(Upload::create(asked(0), NOW)).await.unwrap();
+        store.insert(change_of(Upload::create(asked(0), NOW))).await.unwrap();
         store.close().await;
         fill(&path, 6 * MOST_WALKED);
-        let store = SqliteStore::open(&path, SqliteSettings::default()).await.unwrap();
+        let store = SqliteStore::open(&path, SqliteSettings::default(), bodies()).await.unwrap();
         let all = UploadQuery { limit: 10, ..UploadQuery::default() };
         let stages = vec![Stage::Created, Stage::Completed];
         let [film, image] = ["video/mp4", "image/*"].map(|pattern| TypePattern::new(pattern).unwrap());

@@ -8,7 +8,6 @@ use crate::lanes::NewDelivery;
 use crate::rows::bound;
 use crate::writer::{Desk, Work};
 use crate::{events, lanes};
-use api::event_body::{notice_body, ping_body};
 use domain::delivery::Trigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
@@ -39,7 +38,7 @@ pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite:
     if interested.peek().is_none() {
         return Ok(());
     }
-    let event = insert_event(desk, kind, notice_body(notice, now), now)?;
+    let event = insert_event(desk, kind, (desk.bodies.notice)(notice, now), now)?;
     for subscriber in interested {
         deliver(desk, event, kind, subscriber, Trigger::Auto, now)?;
     }
@@ -48,7 +47,7 @@ pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite:
 
 /// Writes a test event with a delivery to one endpoint.
 pub(super) fn log_ping(desk: &mut Desk, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
-    let event = insert_event(desk, EventKind::Ping, ping_body(&to.id, now), now)?;
+    let event = insert_event(desk, EventKind::Ping, (desk.bodies.ping)(&to.id, now), now)?;
     deliver(desk, event, EventKind::Ping, to, Trigger::Test, now)
 }
 

@@ -9,7 +9,7 @@ use state_rows::{AttemptRow, DeliveryRow, Row as _, sql};
 use tokio::sync::Notify;
 
 use crate::attempts::Settle;
-use crate::claims::{ClaimDue, Claimed, TestEndpoint};
+use crate::claims::{ClaimDue, TestEndpoint};
 use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
 use crate::notices::Announce;
 use crate::query::{AFTER_ALL, Query, first_id_of};
@@ -63,7 +63,7 @@ impl Outbox for SqliteStore {
 
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
         let claimed = self.writer.write(ClaimDue { slots: slots.to_vec(), now, lease }).await?;
-        Ok(claimed.into_iter().map(Claimed::told).collect())
+        Ok(claimed.into_iter().map(|claimed| claimed.told(self.bodies)).collect())
     }
 
     async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {

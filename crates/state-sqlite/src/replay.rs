@@ -13,7 +13,6 @@ use state_rows::{ReplayRow, sql};
 
 use crate::backlog::Kind;
 use crate::endpoints::Subscriber;
-use crate::events::random_in_order;
 use crate::lanes::NewDelivery;
 use crate::outbox::read_backlog;
 use crate::rows::{Columns, PLACES, bound};
@@ -21,7 +20,7 @@ use crate::writer::{Desk, Work};
 use crate::{backlog, events, lanes, rows};
 use domain::delivery::{DeliveryState, Trigger};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, EventId, UploadId, in_order};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
@@ -262,7 +261,7 @@ fn queue(
         }
         (None, ReplayWhat::Missed | ReplayWhat::Everything) if wants(desk, subscriber, event)? => {
             let delivery = NewDelivery {
-                id: DeliveryId::new(now, random_in_order(u64::try_from(event.sequence).unwrap_or_default())),
+                id: DeliveryId::new(now, in_order(u64::try_from(event.sequence).unwrap_or_default(), rand::random())),
                 event_position: event.position,
                 event: event.id,
                 tenant: event.tenant,

@@ -17,7 +17,7 @@ use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
-use state::conformance::{NOW, Place, asked, endpoint, new_upload, subscribed};
+use state::conformance::{NOW, Place, asked, bodies, change_of, endpoint, new_upload, subscribed};
 use state::{Backlog, DeliveryQuery, EventPosition, Outbox, UploadStore, conformance_suite};
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Place for TemporaryFile {
     }
 
     async fn open(&self) -> Arc<SqliteStore> {
-        SqliteStore::open(&self.path(), SqliteSettings::default()).await.unwrap()
+        SqliteStore::open(&self.path(), SqliteSettings::default(), bodies()).await.unwrap()
     }
 
     fn transactions(store: &SqliteStore) -> u64 {
@@ -122,7 +122,7 @@ async fn no_transaction_grows_with_the_backlog() {
         vec![Endpoint { terms: EndpointTerms { ordering, ..plain.terms.clone() }, ..plain }]
     };
     store.open_for(configured(Ordering::PerUpload), NOW).await.unwrap();
-    let upload = store.insert(new_upload(1)).await.unwrap();
+    let upload = store.insert(change_of(new_upload(1))).await.unwrap();
     store.close().await;
     let connection = Connection::open(place.path()).unwrap();
     let fill =
@@ -203,8 +203,8 @@ async fn the_log_is_bounded_while_long_reads_overlap() {
     const MAX: u64 = 1 << 20;
     let place = TemporaryFile::new();
     let settings = SqliteSettings { max_log_bytes: MAX, ..SqliteSettings::default() };
-    let store = SqliteStore::open(&place.path(), settings).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let reading: Vec<_> = (0..4).map(|_| tokio::spawn(read_long(Arc::clone(&store), Arc::clone(&stop)))).collect();
     let log = place.0.path().join("state.db-wal");
@@ -216,7 +216,7 @@ async fn the_log_is_bounded_while_long_reads_overlap() {
             metadata: Metadata::new(vec![("key".to_owned(), vec![b'x'; 30_000])]).unwrap(),
             ..asked(0)
         };
-        store.insert(Upload::create(asked, NOW)).await.unwrap();
+        store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();
         let after = std::fs::metadata(&log).unwrap().len();
         written += 60_000.max(after.saturating_sub(before));
         largest = largest.max(after);
@@ -247,8 +247,8 @@ async fn read_long(store: Arc<SqliteStore>, stop: Arc<std::sync::atomic::AtomicB
 async fn a_lookup_never_waits_for_a_walk() {
     let place = TemporaryFile::new();
     let settings = SqliteSettings { read_connections: 1, ..SqliteSettings::default() };
-    let store = SqliteStore::open(&place.path(), settings).await.unwrap();
-    let upload = store.insert(new_upload(0)).await.unwrap();
+    let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
+    let upload = store.insert(change_of(new_upload(0))).await.unwrap();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let (begun, beginning) = mpsc::channel();
@@ -277,14 +277,14 @@ async fn a_lookup_never_waits_for_a_walk() {
 async fn a_newer_database_is_left_as_it_is() {
     let place = TemporaryFile::new();
     let store = place.open().await;
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
     store.close().await;
     let connection = Connection::open(place.path()).unwrap();
     connection.pragma_update(None, "user_version", 1_000).unwrap();
     connection.close().unwrap();
 
     let before = std::fs::read(place.path()).unwrap();
-    let refused = SqliteStore::open(&place.path(), SqliteSettings::default()).await;
+    let refused = SqliteStore::open(&place.path(), SqliteSettings::default(), bodies()).await;
     assert!(matches!(refused, Err(Error::TooNew { found: 1_000, .. })), "{refused:?}");
     assert_eq!(std::fs::read(place.path()).unwrap(), before);
 }
@@ -296,7 +296,7 @@ async fn a_full_disk_fails_a_commit_and_not_the_store() {
     store.writer.write(LimitPages("PRAGMA max_page_count = 1")).await.unwrap();
     let mut written = 0;
     let refused = loop {
-        match store.insert(new_upload(written)).await {
+        match store.insert(change_of(new_upload(written))).await {
             Ok(_) => written += 1,
             Err(error) => break error,
         }
@@ -304,7 +304,7 @@ async fn a_full_disk_fails_a_commit_and_not_the_store() {
     assert!(matches!(refused, Error::NoSpace { .. }), "{refused:?}");
     assert!(store.find(TenantScope::All, new_upload(written).id()).await.unwrap().is_none());
     store.writer.write(LimitPages("PRAGMA max_page_count = 1000000")).await.unwrap();
-    store.insert(new_upload(written)).await.unwrap();
+    store.insert(change_of(new_upload(written))).await.unwrap();
 }
 
 struct LimitPages(&'static str);
@@ -338,9 +338,9 @@ async fn failed_work_is_undone_alone() {
     let store = place.open().await;
     let held = TemporaryFile::hold(&store).await;
     let mut all = Box::pin(futures::future::join3(
-        store.insert(new_upload(1)),
+        store.insert(change_of(new_upload(1))),
         store.writer.write(Stumble),
-        store.insert(new_upload(2)),
+        store.insert(change_of(new_upload(2))),
     ));
     assert!(futures::poll!(&mut all).is_pending());
     let before = store.transactions();
@@ -363,7 +363,7 @@ async fn a_backlog_is_not_counted_to_its_end() {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.created"]), subscribed("b", &["upload.failed"])], NOW).await.unwrap();
     for number in 0..3 {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     for (most, has_more, ready) in [(2, true, 2), (3, false, 3), (4, false, 3)] {
         for whose in [None, Some(endpoint("a"))] {
@@ -381,7 +381,7 @@ async fn a_caller_may_leave() {
     let store = place.open().await;
     let id = new_upload(1).id();
     {
-        let mut insert = Box::pin(store.insert(new_upload(1)));
+        let mut insert = Box::pin(store.insert(change_of(new_upload(1))));
         assert!(futures::poll!(&mut insert).is_pending());
     }
     store.check().await.unwrap();

@@ -17,7 +17,8 @@ use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 use state::{
-    Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, Result, UploadPage, UploadQuery, UploadStore,
+    Change, Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, NewEvent, Result, UploadPage,
+    UploadQuery, UploadStore,
 };
 
 /// The largest metadata value that can be searched for.
@@ -28,15 +29,17 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[async_trait]
 impl UploadStore for SqliteStore {
-    async fn insert(&self, upload: Upload) -> Result<Upload> {
+    async fn insert(&self, new: Change) -> Result<Upload> {
+        let (upload, events) = new.into_parts();
         let id = upload.id();
-        let is_new = self.writer.write(InsertUpload::new(&upload, &self.status_root)).await?;
+        let is_new = self.writer.write(InsertUpload::new(&upload, events)).await?;
         if is_new { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
-    async fn commit(&self, upload: Upload) -> Result<Upload> {
+    async fn commit(&self, change: Change) -> Result<Upload> {
+        let (upload, events) = change.into_parts();
         let id = upload.id();
-        let is_unchanged = self.writer.write(CommitUpload::new(&upload, &self.status_root)).await?;
+        let is_unchanged = self.writer.write(CommitUpload::new(&upload, events)).await?;
         if is_unchanged { Ok(upload.committed()) } else { Err(Error::Conflict(id)) }
     }
 
@@ -189,7 +192,7 @@ struct InsertUpload {
 }
 
 impl InsertUpload {
-    fn new(upload: &Upload, status_root: &str) -> Self {
+    fn new(upload: &Upload, events: Vec<NewEvent>) -> Self {
         let record = upload.record();
         let pairs = record.metadata.pairs().iter();
         Self {
@@ -197,7 +200,7 @@ impl InsertUpload {
             origin: OriginRow::cells(record),
             id: upload.id(),
             metadata: pairs.filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES).cloned().collect(),
-            news: News::of(upload, status_root),
+            news: News::of(upload, events),
         }
     }
 }
@@ -232,14 +235,14 @@ pub(super) struct CommitUpload {
 }
 
 impl CommitUpload {
-    fn new(upload: &Upload, status_root: &str) -> Self {
+    fn new(upload: &Upload, events: Vec<NewEvent>) -> Self {
         let frees_space = !upload.owns_bytes();
-        Self { upload: UploadRow::cells(upload.record()), news: News::of(upload, status_root), frees_space }
+        Self { upload: UploadRow::cells(upload.record()), news: News::of(upload, events), frees_space }
     }
 
     /// Commits an upload of which there is nothing to tell.
     pub(super) fn without_news(upload: &Upload) -> Self {
-        Self::new(upload, "")
+        Self::new(upload, Vec::new())
     }
 }
 

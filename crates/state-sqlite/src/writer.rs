@@ -20,7 +20,7 @@ use crate::log_bound::LogBound;
 use crate::presence::Presence;
 use crate::reserve::Reserve;
 use crate::{closed, connection, failed_to_start, is_full, shared_failure};
-use state::{Error, Result};
+use state::{Bodies, Error, Result};
 
 /// How many pieces of work may queue up before callers wait to be let in.
 const QUEUE: usize = 1024;
@@ -46,6 +46,8 @@ pub(super) trait Work: Send + 'static {
 #[derive(Debug)]
 pub(super) struct Desk {
     pub(super) connection: Connection,
+    /// How the bodies of events are written that come of the work itself.
+    pub(super) bodies: Bodies,
     /// Who gets deliveries of new events, as far as it has been read. Forgotten by whoever changes it, and when
     /// anything is undone.
     pub(super) subscribers: Option<Arc<[Subscriber]>>,
@@ -98,6 +100,7 @@ enum Message {
 impl Writer {
     pub(super) fn start(
         connection: Connection,
+        bodies: Bodies,
         log: LogBound,
         reserve: Reserve,
         batch_max: usize,
@@ -106,7 +109,7 @@ impl Writer {
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let counts = Arc::new(Counts::default());
-        let desk = Desk { connection, subscribers: None, made_ready: false, superseded: 0 };
+        let desk = Desk { connection, bodies, subscribers: None, made_ready: false, superseded: 0 };
         let clerk = Clerk {
             desk,
             messages,

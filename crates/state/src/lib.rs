@@ -26,11 +26,13 @@ use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
 
+mod change;
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod memory;
 
+pub use change::{Bodies, Change, NewEvent, StoredEvent};
 pub use domain::id::ReplayId;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -74,11 +76,11 @@ pub enum Durability {
 #[async_trait]
 pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// Writes a new upload, its events and their deliveries. Gives it back as committed.
-    async fn insert(&self, upload: Upload) -> Result<Upload>;
+    async fn insert(&self, new: Change) -> Result<Upload>;
 
     /// Writes the upload as it is now, its new events and their deliveries, if nobody has committed since it was
     /// read. Gives it back as committed; on [`Error::Conflict`] nothing has changed.
-    async fn commit(&self, upload: Upload) -> Result<Upload>;
+    async fn commit(&self, change: Change) -> Result<Upload>;
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>>;
 

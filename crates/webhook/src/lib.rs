@@ -16,6 +16,7 @@
 
 mod admin;
 mod beat;
+mod bodies;
 mod courier;
 mod delivery;
 mod egress;
@@ -41,6 +42,7 @@ pub use admin::{
     Admin, AdminError, Change, KeyReport, NewEndpoint, ReplayRequest, Report, Resumption, Rotation, Shown, Tested,
 };
 pub use beat::{Beat, Unwell};
+pub use bodies::bodies;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use health::HealthRules;
 pub use metrics::Metrics;

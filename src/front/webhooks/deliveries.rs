@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
 use crate::edge::principal::principal;
 use crate::edge::problem::Problem;
 use crate::edge::query::Query;
 use crate::edge::{Shared, query};
 use crate::front::status;
-use crate::front::webhooks::{milliseconds, problem, read, respond, unless};
-use api::event_body::value_json;
-use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
+use crate::front::webhooks::{problem, read, respond, unless};
+use api::delivery::{Delivery, List, Replay};
+use domain::delivery::{AttemptOutcome, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
@@ -47,10 +45,10 @@ async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, 
         .deliveries(&principal(request), &wanted)
         .await
         .map_err(|error| status::problem(error, request))?;
-    let (deliveries, cut) = status::page(page.found.iter().map(to_json), false);
+    let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
     let next = next.map(|next| query::cursor_to(LIST, next));
-    Ok(room.with(HttpResponse::Ok().json(json!({ "deliveries": deliveries, "next": next }))))
+    Ok(room.with(HttpResponse::Ok().json(List { deliveries, next })))
 }
 
 /// `GET /api/v1/webhooks/deliveries/{id}`
@@ -60,13 +58,6 @@ pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web
     }
     let answer = async { shown(&request, parse_id(&id)?, &shared).await };
     respond(&request, answer.await)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToReplay {
-    #[serde(default)]
-    force: bool,
 }
 
 /// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
@@ -81,7 +72,7 @@ pub(super) async fn replay(
     }
     let answer = async {
         let id = parse_id(&id)?;
-        let said: ToReplay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
+        let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
         match shared.webhooks.replay(id, said.force).await.map_err(|error| problem(error, &request))? {
             Replayed::Queued | Replayed::UnderWay => {
                 let mut answer = shown(&request, id, &shared).await?;
@@ -108,7 +99,7 @@ pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Shared
     let found =
         shared.engine.delivery(&principal(request), id).await.map_err(|error| status::problem(error, request))?;
     let found = found.ok_or_else(no_such_delivery)?;
-    Ok(HttpResponse::Ok().json(to_json(&found)))
+    Ok(HttpResponse::Ok().json(Delivery::from(&found)))
 }
 
 fn parse_id(text: &str) -> Result<DeliveryId, Problem> {
@@ -174,41 +165,6 @@ fn statuses(name: &str, value: &str) -> Result<RangeInclusive<u16>, Problem> {
         None => number(value).filter(|status| (100..=599).contains(status)).map(|status| status..=status),
     };
     found.ok_or_else(|| query::bad(name, value, "it must be 1xx, 2xx, 3xx, 4xx, 5xx, or one status such as 503"))
-}
-
-pub(super) fn to_json(delivery: &DeliveryRecord) -> Value {
-    json!({
-        "id": delivery.id.to_string(),
-        "event_id": format!("evt_{}", delivery.event),
-        "type": delivery.event_name,
-        "upload_id": delivery.upload.map(|upload| upload.to_string()),
-        "sequence": delivery.sequence,
-        "endpoint": delivery.endpoint.as_str(),
-        "state": delivery.state.name(),
-        "created_at": delivery.created_at.to_string(),
-        "next_attempt_at": delivery.next_attempt_at.map(|at| at.to_string()),
-        "finished_at": delivery.finished_at.map(|at| at.to_string()),
-        "attempts": delivery.attempts.iter().map(attempt_json).collect::<Vec<_>>(),
-    })
-}
-
-fn attempt_json(attempt: &Attempt) -> Value {
-    json!({
-        "number": attempt.number,
-        "trigger": attempt.trigger.name(),
-        "started_at": attempt.started_at.to_string(),
-        "duration_ms": u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
-        "dns_ms": milliseconds(attempt.timings.dns),
-        "connect_ms": milliseconds(attempt.timings.connect),
-        "first_byte_ms": milliseconds(attempt.timings.first_byte),
-        "remote_address": attempt.remote.map(|address| address.to_string()),
-        "status": attempt.outcome.status(),
-        "error": attempt.outcome.error_class(),
-        "note": attempt.note,
-        "next_attempt_at": attempt.next_attempt_at.map(|at| at.to_string()),
-        "response_headers": attempt.response_headers.iter().cloned().map(|(name, value)| (name, value.into())).collect::<Map<_, _>>(),
-        "response_body": value_json(&attempt.response_body),
-    })
 }
 
 #[cfg(test)]

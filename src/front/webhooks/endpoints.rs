@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, conditions};
-use crate::front::webhooks::terms::{FORM, Said};
+use crate::front::webhooks::terms::{FORM, changed, header_pairs};
 use crate::front::webhooks::{bad, deliveries, endpoint_id, problem, read, replays, respond, unless};
-use api::terms_json::terms_json;
+use api::Word;
+use api::endpoint::{Backlog, Endpoint, Health, List, Terms};
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
-use domain::time::Timestamp;
 use outbound::keys::{Key, KeyKind};
 use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
 
@@ -34,27 +32,26 @@ pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shar
 
 async fn list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
     let reports = shared.webhooks.endpoints().await.map_err(|error| problem(error, request))?;
-    let endpoints: Vec<Value> = reports.iter().map(to_json).collect();
-    Ok(HttpResponse::Ok().json(json!({ "endpoints": endpoints })))
+    Ok(HttpResponse::Ok().json(List { endpoints: reports.iter().map(of).collect() }))
 }
 
 async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let said: Said = read(request, payload, shared, FORM).await?;
+    let said: api::endpoint::Change = read(request, payload, shared, FORM).await?;
     let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
     let name = said.id.as_deref().map(|name| {
         EndpointId::new(name).ok_or_else(|| bad("id", "not a name; write 1 to 64 letters, digits, _ or -"))
     });
     let new = NewEndpoint {
         id: name.transpose()?,
-        terms: said.of(EndpointTerms::of(url))?,
-        headers: said.header_pairs().unwrap_or_default(),
+        terms: changed(EndpointTerms::of(url), &said)?,
+        headers: header_pairs(&said).unwrap_or_default(),
         key: key(said.secret.as_deref())?,
     };
     let refused = |error| problem(error, request);
     let (made, receiver_needs) = shared.webhooks.create(new).await.map_err(refused)?;
     let place = format!("/api/v1/webhooks/endpoints/{}", made.id);
     let report = shared.webhooks.endpoint(&made.id).await.map_err(refused)?;
-    Ok(HttpResponse::Created().insert_header((header::LOCATION, place)).json(with_keys(&report, &receiver_needs)))
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, place)).json(with_keys(&report, receiver_needs)))
 }
 
 /// A key the operator has chosen.
@@ -92,7 +89,7 @@ async fn change(
     payload: web::Payload,
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
-    let said: Said = read(request, payload, shared, FORM).await?;
+    let said: api::endpoint::Change = read(request, payload, shared, FORM).await?;
     if said.id.is_some() {
         return Err(bad("id", "the name of an endpoint stays; make another"));
     }
@@ -105,13 +102,13 @@ async fn change(
         if known.as_ref().is_some_and(|known| !conditions::names_strongly(known, &tag(&before))) {
             return Err(problem(AdminError::Changed(id.clone()), request));
         }
-        let terms = said.of(before.endpoint.terms.clone())?;
-        let change = Change { version: before.endpoint.version, terms, headers: said.header_pairs() };
+        let terms = changed(before.endpoint.terms.clone(), &said)?;
+        let change = Change { version: before.endpoint.version, terms, headers: header_pairs(&said) };
         match shared.webhooks.update(id, change).await {
             Ok((_, receiver_needs)) => {
                 let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
                 let made_keys = receiver_needs != Shown::default();
-                let told = if made_keys { with_keys(&report, &receiver_needs) } else { to_json(&report) };
+                let told = if made_keys { with_keys(&report, receiver_needs) } else { of(&report) };
                 return Ok(tagged(&report, told));
             }
             // Without a condition, what was said holds whatever came in between.
@@ -155,14 +152,6 @@ pub(super) async fn act(
     respond(&request, answer.await)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToRotate {
-    kind: Option<String>,
-    secret: Option<String>,
-    overlap_ms: Option<u64>,
-}
-
 async fn rotate(
     request: &HttpRequest,
     id: &EndpointId,
@@ -170,7 +159,7 @@ async fn rotate(
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
     let form = r#"nothing, or {"overlap_ms": 86400000, "secret": "whsec_…"}"#;
-    let said: ToRotate = read(request, payload, shared, form).await?;
+    let said: api::endpoint::Rotation = read(request, payload, shared, form).await?;
     let kind = said.kind.as_deref();
     let kind = kind.map(|name| KeyKind::by_name(name).ok_or_else(|| bad("kind", "it must be hmac or ed25519")));
     let overlap = said.overlap_ms.map_or(DEFAULT_OVERLAP, Duration::from_millis);
@@ -178,14 +167,7 @@ async fn rotate(
     let refused = |error| problem(error, request);
     let (_, receiver_needs) = shared.webhooks.rotate(id, rotation).await.map_err(refused)?;
     let report = shared.webhooks.endpoint(id).await.map_err(refused)?;
-    Ok(HttpResponse::Ok().json(with_keys(&report, &receiver_needs)))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToResume {
-    backlog: Option<String>,
-    missed_since: Option<String>,
+    Ok(HttpResponse::Ok().json(with_keys(&report, receiver_needs)))
 }
 
 async fn resume(
@@ -195,7 +177,7 @@ async fn resume(
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
     let form = r#"nothing, {"backlog": "cancel"} or {"missed_since": "2026-11-21T00:00:00Z"}"#;
-    let said: ToResume = read(request, payload, shared, form).await?;
+    let said: api::endpoint::Resumption = read(request, payload, shared, form).await?;
     let refused = |error| problem(error, request);
     let missed_since = replays::time("missed_since", said.missed_since)?;
     let drops_backlog = match said.backlog.as_deref() {
@@ -209,10 +191,10 @@ async fn resume(
 
 async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Shared) -> Result<HttpResponse, Problem> {
     let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
-    Ok(tagged(&report, to_json(&report)))
+    Ok(tagged(&report, of(&report)))
 }
 
-fn tagged(report: &Report, told: Value) -> HttpResponse {
+fn tagged(report: &Report, told: Endpoint) -> HttpResponse {
     HttpResponse::Ok().insert_header((header::ETAG, tag(report))).json(told)
 }
 
@@ -221,68 +203,50 @@ fn tag(report: &Report) -> String {
 }
 
 /// With what the receiver needs, which is shown only now.
-fn with_keys(report: &Report, receiver_needs: &Shown) -> Value {
-    let mut shown = to_json(report);
-    shown["secret"] = receiver_needs.secret.as_deref().into();
-    shown["public_key"] = receiver_needs.public_key.as_deref().into();
-    shown
+fn with_keys(report: &Report, receiver_needs: Shown) -> Endpoint {
+    let Shown { secret, public_key } = receiver_needs;
+    Endpoint { secret: Some(secret), public_key: Some(public_key), ..of(report) }
 }
 
-fn to_json(report: &Report) -> Value {
-    let (endpoint, backlog, health) = (&report.endpoint, report.backlog, report.endpoint.health);
+fn of(report: &Report) -> Endpoint {
+    let (endpoint, backlog) = (&report.endpoint, report.backlog);
     let (since, reason) = match endpoint.state {
         EndpointState::Enabled => (None, None),
         EndpointState::Paused { since } => (Some(since), None),
         EndpointState::Disabled { since, because } => (Some(since), Some(because.name())),
     };
-    let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
-    let mut shown = json!({
-        "id": endpoint.id.as_str(),
-        "origin": endpoint.origin.name(),
-        "state": endpoint.state.name(),
-        "state_since": text(since),
-        "state_reason": reason,
-    });
-    let fields = [
-        terms_json(&endpoint.terms),
-        json!({
-            "headers": report.headers,
-            "keys": report.keys.iter().map(key_json).collect::<Vec<_>>(),
-            "health": {
-                "consecutive_failures": health.consecutive_failures,
-                "failing_since": text(health.failing_since),
-                "exhausted": health.exhausted,
-                "breaker_open_until": text(health.open_until),
-            },
-            "backlog": {
-                "total": backlog.waiting + backlog.ready + backlog.leased + backlog.paused,
-                "waiting": backlog.waiting,
-                "ready": backlog.ready,
-                "leased": backlog.leased,
-                "paused": backlog.paused,
-                "has_more": backlog.has_more,
-                "oldest_due": text(backlog.oldest_due),
-            },
-            "version": endpoint.version,
-            "created_at": endpoint.created_at.to_string(),
-            "updated_at": endpoint.updated_at.to_string(),
-        }),
-    ];
-    for object in fields {
-        let Value::Object(object) = object else { continue };
-        for (name, value) in object {
-            shown[name] = value;
-        }
+    Endpoint {
+        id: endpoint.id.to_string(),
+        origin: endpoint.origin.name().into(),
+        state: endpoint.state.name().into(),
+        state_since: since.map(|at| at.to_string()),
+        state_reason: reason.map(Word::from),
+        terms: Terms::from(&endpoint.terms),
+        headers: report.headers.clone(),
+        keys: report.keys.iter().map(shown_key).collect(),
+        health: Health::from(endpoint.health),
+        backlog: Backlog {
+            total: backlog.waiting + backlog.ready + backlog.leased + backlog.paused,
+            waiting: backlog.waiting,
+            ready: backlog.ready,
+            leased: backlog.leased,
+            paused: backlog.paused,
+            has_more: backlog.has_more,
+            oldest_due: backlog.oldest_due.map(|at| at.to_string()),
+        },
+        version: endpoint.version,
+        created_at: endpoint.created_at.to_string(),
+        updated_at: endpoint.updated_at.to_string(),
+        secret: None,
+        public_key: None,
     }
-    shown
 }
 
-/// Never the key itself, but the half of it that everyone may know.
-fn key_json(key: &KeyReport) -> Value {
-    json!({
-        "kind": key.kind.name(),
-        "public_key": key.public_key,
-        "created_at": key.created_at.to_string(),
-        "expires_at": key.expires_at.map(|at| at.to_string()),
-    })
+fn shown_key(key: &KeyReport) -> api::endpoint::Key {
+    api::endpoint::Key {
+        kind: key.kind.name().into(),
+        public_key: key.public_key.clone(),
+        created_at: key.created_at.to_string(),
+        expires_at: key.expires_at.map(|at| at.to_string()),
+    }
 }

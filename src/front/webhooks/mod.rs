@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use crate::edge::problem::Problem;
 use crate::edge::{Shared, body, json};
 use crate::front::status;
+use api::endpoint::{Paused, Resumed};
+use api::replay::{Expunge, Expunged};
 use domain::endpoint::EndpointId;
 use webhook::AdminError;
 
@@ -48,7 +48,7 @@ async fn pause_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpRespo
         return answer;
     }
     let paused = shared.webhooks.pause_all().await.map_err(|error| problem(error, &request));
-    respond(&request, paused.map(|count| HttpResponse::Ok().json(json!({ "paused": count }))))
+    respond(&request, paused.map(|count| HttpResponse::Ok().json(Paused { paused: count })))
 }
 
 /// `POST /api/v1/webhooks/resume`: every endpoint that an operator paused goes on.
@@ -57,13 +57,7 @@ async fn resume_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpResp
         return answer;
     }
     let resumed = shared.webhooks.resume_all().await.map_err(|error| problem(error, &request));
-    respond(&request, resumed.map(|count| HttpResponse::Ok().json(json!({ "resumed": count }))))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToExpunge {
-    upload_id: String,
+    respond(&request, resumed.map(|count| HttpResponse::Ok().json(Resumed { resumed: count })))
 }
 
 /// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks.md L7).
@@ -72,10 +66,10 @@ async fn expunge(request: HttpRequest, payload: web::Payload, shared: web::Data<
         return answer;
     }
     let answer = async {
-        let body: ToExpunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;
+        let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;
         let upload = body.upload_id.parse().map_err(|_| bad("upload_id", "it must be the id of an upload"))?;
         let events = shared.webhooks.expunge(upload).await.map_err(|error| problem(error, &request))?;
-        Ok(HttpResponse::Ok().json(json!({ "events": events })))
+        Ok(HttpResponse::Ok().json(Expunged { events }))
     };
     respond(&request, answer.await)
 }
@@ -167,9 +161,4 @@ fn problem(error: AdminError, request: &HttpRequest) -> Problem {
         }
     };
     Problem::new(status, code, error.to_string())
-}
-
-/// A span in milliseconds, where there is one.
-fn milliseconds(span: Option<Duration>) -> Value {
-    span.map_or(Value::Null, |span| Value::from(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
 }

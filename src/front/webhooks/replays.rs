@@ -2,12 +2,11 @@
 
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::edge::Shared;
 use crate::edge::problem::Problem;
 use crate::front::webhooks::{bad, problem, read, respond, unless};
+use api::replay::{List, NewReplay, Replay};
 use domain::endpoint::EndpointId;
 use domain::id::ReplayId;
 use domain::time::Timestamp;
@@ -20,10 +19,7 @@ pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> Htt
         return answer;
     }
     let jobs = shared.webhooks.replays().await.map_err(|error| problem(error, &request));
-    let answer = jobs.map(|jobs| {
-        let jobs: Vec<Value> = jobs.iter().map(to_json).collect();
-        HttpResponse::Ok().json(json!({ "replays": jobs }))
-    });
+    let answer = jobs.map(|jobs| HttpResponse::Ok().json(List { replays: jobs.iter().map(shown).collect() }));
     respond(&request, answer)
 }
 
@@ -40,19 +36,9 @@ pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web
         }
         let jobs = shared.webhooks.replays().await.map_err(refused)?;
         let job = jobs.iter().find(|job| job.id == id).ok_or_else(|| refused(AdminError::NoSuchReplay(id)))?;
-        Ok(HttpResponse::Ok().json(to_json(job)))
+        Ok(HttpResponse::Ok().json(shown(job)))
     };
     respond(&request, answer.await)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToReplay {
-    what: Option<String>,
-    from: Option<String>,
-    before: Option<String>,
-    #[serde(default)]
-    force: bool,
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/replay`
@@ -63,7 +49,7 @@ pub(super) async fn begin(
     shared: &Shared,
 ) -> Result<HttpResponse, Problem> {
     let form = r#"{"what": "dead", "from": "2026-11-21T00:00:00Z", "before": "2026-11-22T00:00:00Z"}"#;
-    let said: ToReplay = read(request, payload, shared, form).await?;
+    let said: NewReplay = read(request, payload, shared, form).await?;
     let what = said.what.as_deref().unwrap_or("dead");
     let known = ReplayWhat::ALL.map(ReplayWhat::name).join(", ");
     let what = ReplayWhat::by_name(what).ok_or_else(|| bad("what", &format!("it must be one of {known}")))?;
@@ -76,7 +62,7 @@ pub(super) async fn begin(
     };
     let job = shared.webhooks.begin_replay(wanted).await.map_err(|error| problem(error, request))?;
     let place = format!("/api/v1/webhooks/replays/{}", job.id);
-    Ok(HttpResponse::Accepted().insert_header((header::LOCATION, place)).json(to_json(&job)))
+    Ok(HttpResponse::Accepted().insert_header((header::LOCATION, place)).json(shown(&job)))
 }
 
 pub(super) fn time(field: &str, text: Option<String>) -> Result<Option<Timestamp>, Problem> {
@@ -86,16 +72,16 @@ pub(super) fn time(field: &str, text: Option<String>) -> Result<Option<Timestamp
     text.map(read).transpose()
 }
 
-fn to_json(job: &ReplayJob) -> Value {
-    json!({
-        "id": job.id.to_string(),
-        "endpoint": job.endpoint.as_str(),
-        "what": job.what.name(),
-        "from": job.from.to_string(),
-        "before": job.before.to_string(),
-        "state": job.state.name(),
-        "queued": job.queued,
-        "created_at": job.created_at.to_string(),
-        "finished_at": job.finished_at.map(|at| at.to_string()),
-    })
+fn shown(job: &ReplayJob) -> Replay {
+    Replay {
+        id: job.id.to_string(),
+        endpoint: job.endpoint.to_string(),
+        what: job.what.name().into(),
+        from: job.from.to_string(),
+        before: job.before.to_string(),
+        state: job.state.name().into(),
+        queued: job.queued,
+        created_at: job.created_at.to_string(),
+        finished_at: job.finished_at.map(|at| at.to_string()),
+    }
 }

@@ -1,96 +1,57 @@
 //! What may be said of an endpoint, read from a request strictly: each field that cannot be is named, with what it may be.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use serde::{Deserialize, Deserializer};
 
 use crate::edge::problem::Problem;
 use crate::front::webhooks::bad;
+use api::endpoint::Change;
 use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
 use domain::event::{EventFilter, EventKind};
-
-/// Some of what can be said. What is left out stays as it is; `null`, where it may be, means as for all endpoints.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Said {
-    /// Only when it is made.
-    pub(super) id: Option<String>,
-    /// `whsec_…` or `whsk_…`; only when it is made. Left out, one is made up.
-    pub(super) secret: Option<String>,
-    pub(super) headers: Option<BTreeMap<String, String>>,
-    pub(super) url: Option<String>,
-    description: Option<String>,
-    events: Option<Vec<String>>,
-    metadata: Option<BTreeMap<String, String>>,
-    ordering: Option<String>,
-    payload: Option<String>,
-    signing: Option<String>,
-    #[serde(default, deserialize_with = "said")]
-    max_in_flight: Option<Option<u32>>,
-    #[serde(default, deserialize_with = "said")]
-    max_per_second: Option<Option<u32>>,
-    #[serde(default, deserialize_with = "said")]
-    timeout_ms: Option<Option<u64>>,
-    #[serde(default, deserialize_with = "said")]
-    retry_schedule_ms: Option<Option<Vec<u64>>>,
-    auto_disable: Option<bool>,
-    #[serde(default, deserialize_with = "said")]
-    ca_certificates: Option<Option<String>>,
-}
 
 /// How a body looks, for those who got it wrong.
 pub(super) const FORM: &str = r#"{"url": "https://app.example.com/hooks", "events": ["upload.completed"]}"#;
 
-/// Tells `null` from nothing.
-fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(from).map(Some)
+/// Returns the terms with what is said of them. Whether they can be those of an endpoint is for the sender to judge.
+pub(super) fn changed(before: EndpointTerms, said: &Change) -> Result<EndpointTerms, Problem> {
+    let mut terms = before;
+    if let Some(url) = &said.url {
+        terms.url.clone_from(url);
+    }
+    if let Some(description) = &said.description {
+        terms.description.clone_from(description);
+    }
+    if let Some(events) = &said.events {
+        terms.filter = filter(events)?;
+    }
+    if let Some(metadata) = &said.metadata {
+        terms.metadata = metadata.clone().into_iter().collect();
+    }
+    if let Some(name) = &said.ordering {
+        terms.ordering = named("ordering", name, Ordering::by_name, Ordering::ALL.iter().map(|it| it.name()))?;
+    }
+    if let Some(name) = &said.payload {
+        terms.payload = named("payload", name, Payload::by_name, Payload::ALL.iter().map(|it| it.name()))?;
+    }
+    if let Some(name) = &said.signing {
+        terms.signing = named("signing", name, Signing::by_name, Signing::ALL.iter().map(|it| it.name()))?;
+    }
+    terms.max_in_flight = said.max_in_flight.unwrap_or(terms.max_in_flight);
+    terms.max_per_second = said.max_per_second.unwrap_or(terms.max_per_second);
+    if let Some(timeout) = said.timeout_ms {
+        terms.timeout = timeout.map(Duration::from_millis);
+    }
+    if let Some(waits) = &said.retry_schedule_ms {
+        terms.retry_schedule = waits.as_ref().map(|waits| waits.iter().copied().map(Duration::from_millis).collect());
+    }
+    terms.auto_disable = said.auto_disable.unwrap_or(terms.auto_disable);
+    if let Some(certificates) = &said.ca_certificates {
+        terms.ca_certificates.clone_from(certificates);
+    }
+    Ok(terms)
 }
 
-impl Said {
-    /// The terms as they are with this said of them. Whether they can be those of an endpoint is for the sender to judge.
-    pub(super) fn of(&self, before: EndpointTerms) -> Result<EndpointTerms, Problem> {
-        let mut terms = before;
-        if let Some(url) = &self.url {
-            terms.url.clone_from(url);
-        }
-        if let Some(description) = &self.description {
-            terms.description.clone_from(description);
-        }
-        if let Some(events) = &self.events {
-            terms.filter = filter(events)?;
-        }
-        if let Some(metadata) = &self.metadata {
-            terms.metadata = metadata.clone().into_iter().collect();
-        }
-        if let Some(name) = &self.ordering {
-            terms.ordering = named("ordering", name, Ordering::by_name, Ordering::ALL.iter().map(|it| it.name()))?;
-        }
-        if let Some(name) = &self.payload {
-            terms.payload = named("payload", name, Payload::by_name, Payload::ALL.iter().map(|it| it.name()))?;
-        }
-        if let Some(name) = &self.signing {
-            terms.signing = named("signing", name, Signing::by_name, Signing::ALL.iter().map(|it| it.name()))?;
-        }
-        terms.max_in_flight = self.max_in_flight.unwrap_or(terms.max_in_flight);
-        terms.max_per_second = self.max_per_second.unwrap_or(terms.max_per_second);
-        if let Some(timeout) = self.timeout_ms {
-            terms.timeout = timeout.map(Duration::from_millis);
-        }
-        if let Some(waits) = &self.retry_schedule_ms {
-            terms.retry_schedule =
-                waits.as_ref().map(|waits| waits.iter().copied().map(Duration::from_millis).collect());
-        }
-        terms.auto_disable = self.auto_disable.unwrap_or(terms.auto_disable);
-        if let Some(certificates) = &self.ca_certificates {
-            terms.ca_certificates.clone_from(certificates);
-        }
-        Ok(terms)
-    }
-
-    pub(super) fn header_pairs(&self) -> Option<Vec<(String, String)>> {
-        self.headers.clone().map(|headers| headers.into_iter().collect())
-    }
+pub(super) fn header_pairs(said: &Change) -> Option<Vec<(String, String)>> {
+    said.headers.clone().map(|headers| headers.into_iter().collect())
 }
 
 fn filter(events: &[String]) -> Result<EventFilter, Problem> {
@@ -116,7 +77,7 @@ fn named<T>(
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Said {
+    fn read(text: &str) -> Change {
         serde_json::from_str(text).unwrap()
     }
 
@@ -128,7 +89,7 @@ mod tests {
             ordering: Ordering::Strict,
             ..EndpointTerms::of("https://a/b")
         };
-        assert_eq!(read("{}").of(before.clone()).unwrap(), before);
+        assert_eq!(changed(before.clone(), &read("{}")).unwrap(), before);
         let changed = read(r#"{"timeout_ms": null, "max_per_second": 7, "metadata": {"b": "2", "a": "1"}}"#);
         let expected = EndpointTerms {
             timeout: None,
@@ -136,7 +97,7 @@ mod tests {
             metadata: vec![("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())],
             ..before.clone()
         };
-        assert_eq!(changed.of(before).unwrap(), expected);
+        assert_eq!(super::changed(before, &changed).unwrap(), expected);
     }
 
     #[test]
@@ -149,12 +110,12 @@ mod tests {
             r#"{"payload": "small"}"#,
             r#"{"signing": "rsa"}"#,
         ] {
-            assert!(read(wrong).of(terms.clone()).is_err(), "{wrong}");
+            assert!(changed(terms.clone(), &read(wrong)).is_err(), "{wrong}");
         }
         for unreadable in
             [r#"{"ulr": "x"}"#, r#"{"timeout_ms": -1}"#, r#"{"timeout_ms": "5s"}"#, r#"{"url": null, "x": 1}"#]
         {
-            assert!(serde_json::from_str::<Said>(unreadable).is_err(), "{unreadable}");
+            assert!(serde_json::from_str::<Change>(unreadable).is_err(), "{unreadable}");
         }
     }
 }

@@ -24,7 +24,9 @@ use engine::hooks::Hooks;
 use engine::{Engine, RangeSettings, Settings};
 use futures::StreamExt;
 use state::clock::{Clock, Reading};
-use state::{Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, Outbox, UploadPage, UploadQuery, UploadStore};
+use state::{
+    Change, Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, Outbox, UploadPage, UploadQuery, UploadStore,
+};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};
@@ -108,6 +110,7 @@ impl World {
             min_free_bytes: 0,
             low_free_bytes: 0,
             tells_path: false,
+            status_root: "/api/v1/uploads/".to_owned(),
             completed_expiry: None,
             first_removal_after: Duration::ZERO,
             max_booked_percent: 50,
@@ -137,7 +140,7 @@ impl World {
             Reading { time_of_day: Timestamp::from_unix_ms(time_of_day), running: begun.elapsed() + passed }
         });
         let starting = runtime.spawn(async move {
-            let state = SqliteStore::open(&database, SqliteSettings::default()).await.unwrap();
+            let state = SqliteStore::open(&database, SqliteSettings::default(), webhook::bodies()).await.unwrap();
             let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
@@ -414,12 +417,12 @@ impl Trouble {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl UploadStore for FaultyRecords {
-    async fn insert(&self, upload: Upload) -> state::Result<Upload> {
-        self.around(upload.id(), self.inner.insert(upload)).await
+    async fn insert(&self, new: Change) -> state::Result<Upload> {
+        self.around(new.upload().id(), self.inner.insert(new)).await
     }
 
-    async fn commit(&self, upload: Upload) -> state::Result<Upload> {
-        self.around(upload.id(), self.inner.commit(upload)).await
+    async fn commit(&self, change: Change) -> state::Result<Upload> {
+        self.around(change.upload().id(), self.inner.commit(change)).await
     }
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> state::Result<Option<Upload>> {

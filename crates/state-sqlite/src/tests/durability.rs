@@ -34,7 +34,7 @@ impl writer::Work for Synchronous {
 async fn the_writer_syncs_as_it_was_told() {
     for (durability, synchronous) in [(Durability::Strict, 2), (Durability::Relaxed, 1)] {
         let place = TemporaryFile::new();
-        let store = SqliteStore::open(&place.path(), settings(durability)).await.unwrap();
+        let store = SqliteStore::open(&place.path(), settings(durability), bodies()).await.unwrap();
         assert_eq!(store.writer.write(Synchronous).await.unwrap(), (synchronous, "wal".to_owned()));
     }
 }
@@ -61,7 +61,7 @@ async fn acknowledged_commits_outlive_a_kill() {
         child.wait().unwrap();
         assert!(acknowledged.len() >= ANSWERS, "{name}: the child ended after {} answers", acknowledged.len());
 
-        let store = SqliteStore::open(&place.path(), settings(durability)).await.unwrap();
+        let store = SqliteStore::open(&place.path(), settings(durability), bodies()).await.unwrap();
         for id in &acknowledged {
             assert!(store.find(TenantScope::All, *id).await.unwrap().is_some(), "{name}: {id} is gone");
         }
@@ -79,14 +79,14 @@ async fn insert_until_killed() {
     let path = std::env::var_os("LONGSHORE_TEST_DATABASE").unwrap();
     let wanted = std::env::var("LONGSHORE_TEST_DURABILITY").unwrap();
     let (durability, _) = BOTH.into_iter().find(|(_, name)| *name == wanted).unwrap();
-    let store = SqliteStore::open(path.as_ref(), settings(durability)).await.unwrap();
+    let store = SqliteStore::open(path.as_ref(), settings(durability), bodies()).await.unwrap();
     for batch in 0_u32.. {
         let uploads = (0..10_u32).map(|number| {
             let mut random = [0; 10];
             random[2..6].copy_from_slice(&(batch * 10 + number).to_be_bytes());
             Upload::create(NewUpload { id: UploadId::new(NOW, random), ..asked(1) }, NOW)
         });
-        for inserted in futures::future::join_all(uploads.map(|upload| store.insert(upload))).await {
+        for inserted in futures::future::join_all(uploads.map(|upload| store.insert(change_of(upload)))).await {
             writeln!(std::io::stdout(), "{}", inserted.unwrap().id()).unwrap();
         }
     }

@@ -62,7 +62,7 @@ impl writer::Work for Listen {
 async fn every_statement_goes_by_an_index() {
     let place = TemporaryFile::new();
     let settings = SqliteSettings { read_connections: 1, lookup_connections: 1, ..SqliteSettings::default() };
-    let store = SqliteStore::open(&place.path(), settings).await.unwrap();
+    let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
     store.writer.write(Listen).await.unwrap();
     store.readers.read("listen", |connection| listen(connection)).await.unwrap();
     store.readers.look_up("listen", |connection| listen(connection)).await.unwrap();
@@ -91,11 +91,11 @@ async fn every_statement_goes_by_an_index() {
 
 async fn write_everything(store: &SqliteStore) {
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(1)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
     receive(&mut upload, 5_000, at(2));
-    let mut upload = store.commit(upload).await.unwrap();
+    let mut upload = store.commit(change_of(upload)).await.unwrap();
     complete(&mut upload, at(3));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     let sent = claim(store, "a", at(4)).await;
     succeed(store, &sent[0], at(4)).await;
     for sent in claim(store, "a", at(5)).await {
@@ -115,15 +115,15 @@ async fn manage_endpoints(store: &SqliteStore) {
             let terms = EndpointTerms { ordering, ..before.terms.clone() };
             store.put_endpoint(Endpoint { terms, state, ..before }, at(8)).await.unwrap();
         }
-        store.insert(new_upload(9)).await.ok();
+        store.insert(change_of(new_upload(9))).await.ok();
         let mut upload = store.find(TenantScope::All, new_upload(9).id()).await.unwrap().unwrap();
         receive(&mut upload, 10, at(9));
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
         if let Some(sent) = claim(store, "b", at(1_000)).await.first() {
             succeed(store, sent, at(10)).await;
         }
     }
-    store.insert(new_upload(7)).await.unwrap();
+    store.insert(change_of(new_upload(7))).await.unwrap();
     assert_eq!(store.expire(at(10), 1, at(11)).await.unwrap(), 1);
     disable(store, "b", at(11)).await;
     store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();

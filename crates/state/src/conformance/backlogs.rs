@@ -19,16 +19,16 @@ async fn begun<S: UploadStore>(store: &S, count: usize) {
     let uploads = join_all((0..count).map(|number| async move {
         let now = at(i64::try_from(number).unwrap());
         let asked = NewUpload { id: UploadId::new(now, rand::random()), ..asked(0) };
-        let mut upload = store.insert(Upload::create(asked, now)).await.unwrap();
+        let mut upload = store.insert(change_of(Upload::create(asked, now))).await.unwrap();
         receive(&mut upload, 1, now);
-        store.commit(upload).await.unwrap()
+        store.commit(change_of(upload)).await.unwrap()
     }));
     assert_eq!(uploads.await.len(), count);
 }
 
 async fn created<S: UploadStore>(store: &S, second: i64) -> UploadId {
     let asked = NewUpload { id: UploadId::new(at(second), rand::random()), ..asked(0) };
-    store.insert(Upload::create(asked, at(second))).await.unwrap().id()
+    store.insert(change_of(Upload::create(asked, at(second)))).await.unwrap().id()
 }
 
 /// How many deliveries of `a` are in each of these states.

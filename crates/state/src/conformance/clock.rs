@@ -16,7 +16,7 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
     };
     // One backs off since before; one since the clock is ahead; one was never tried.
     for (number, begun) in [(1, 0), (2, 0)] {
-        store.insert(upload(number, begun)).await.unwrap();
+        store.insert(change_of(upload(number, begun))).await.unwrap();
     }
     let mut claims = claim(&*store, "a", at(1)).await;
     claims.sort_by_key(|claim| claim.upload);
@@ -27,7 +27,7 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
     };
     settle(&*store, vec![fail(&claims[0], 1, 1_000)], at(1)).await;
     settle(&*store, vec![fail(&claims[1], AHEAD, 5)], at(AHEAD)).await;
-    store.insert(upload(3, AHEAD)).await.unwrap();
+    store.insert(change_of(upload(3, AHEAD))).await.unwrap();
 
     assert_eq!(claim(&*store, "a", at(10)).await, []);
     assert_eq!(store.begin_waits(at(10)).await.unwrap(), 2);
@@ -52,7 +52,7 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
         let mut random = [0; 10];
         random[..4].copy_from_slice(&number.to_be_bytes());
         new.id = UploadId::new(at(AHEAD), random);
-        store.insert(Upload::create(new, at(AHEAD)))
+        store.insert(change_of(Upload::create(new, at(AHEAD))))
     });
     for inserted in futures::future::join_all(inserting).await {
         inserted.unwrap();
@@ -66,7 +66,7 @@ pub async fn leases_end_when_they_are_told_to<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     for number in 0..2 {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let held = claim(&*store, "a", at(1)).await;
     // The clock goes ahead, and whoever sends is still at it.

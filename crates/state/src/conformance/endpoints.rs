@@ -7,9 +7,9 @@ use DeliveryState::*;
 async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, NOW);
-    let upload = store.commit(upload).await.unwrap();
+    let upload = store.commit(change_of(upload)).await.unwrap();
     (store, upload)
 }
 
@@ -19,7 +19,7 @@ pub async fn a_paused_endpoint_is_left_alone<P: Place>(place: P) {
     disable(&*store, "a", at(1)).await;
     disable(&*store, "a", at(2)).await;
     upload.terminate(DeletedBy::Client, at(3)).unwrap();
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
     assert_eq!(claimed(&*store, "a", at(1_000)).await, [0_u64; 0]);
     assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), None);
@@ -28,7 +28,7 @@ pub async fn a_paused_endpoint_is_left_alone<P: Place>(place: P) {
 
 pub async fn what_is_being_sent_settles_into_the_pause<P: Place>(place: P) {
     let (store, _) = begun(&place).await;
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
     let claims = claim(&*store, "a", at(5)).await;
     assert_eq!(claims.len(), 2);
     disable(&*store, "a", at(6)).await;
@@ -48,7 +48,7 @@ pub async fn opening_resumes_in_order<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
     upload.terminate(DeletedBy::Client, at(3)).unwrap();
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     store.close().await;
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], at(4)).await.unwrap();
@@ -79,7 +79,7 @@ pub async fn deliveries_of_endpoints_no_longer_named_stay<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
     store.open_for(vec![subscribed("a", &["upload.*"])], at(1)).await.unwrap();
     upload.terminate(DeletedBy::Client, at(2)).unwrap();
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await.len(), 3);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting], "nothing new, nothing lost");
     store.open_for(vec![subscribed("b", &["upload.*"])], at(3)).await.unwrap();

@@ -12,13 +12,13 @@ use domain::principal::TenantScope;
 pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.completed"])], NOW).await.unwrap();
-    let read = store.insert(new_upload(1)).await.unwrap();
+    let read = store.insert(change_of(new_upload(1))).await.unwrap();
     let mut upload = read.clone();
     complete(&mut upload, at(1));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     let mut loser = read;
     loser.terminate(DeletedBy::Client, at(2)).unwrap();
-    assert!(matches!(store.commit(loser.clone()).await, Err(Error::Conflict(_))));
+    assert!(matches!(store.commit(change_of(loser.clone())).await, Err(Error::Conflict(_))));
 
     let events = store.events_of(TenantScope::All, loser.id(), 0, 100).await.unwrap();
     use EventKind::*;
@@ -39,9 +39,9 @@ pub async fn events_come_in_pages<P: Place>(place: P) {
     let store = place.open().await;
     assert_eq!(store.newest_event().await.unwrap(), EventPosition::default());
     for number in 0..5 {
-        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         complete(&mut upload, at(50));
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
     let mut pages = Vec::new();
     let mut after = EventPosition::default();
@@ -69,7 +69,7 @@ pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P
     let store = place.open().await;
     assert_eq!(store.count_events_behind(TenantScope::All, EventPosition::default(), 5).await.unwrap(), Some(0));
     for number in 0..4 {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let log = store.events_since(TenantScope::All, EventPosition::default(), 10).await.unwrap().found;
     for (after, most, expected) in [
@@ -103,7 +103,7 @@ pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     let failing = || Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
     let announced = join_all((0..OTHERS).map(|_| store.announce(failing(), at(1)))).await;
     assert!(announced.iter().all(Result::is_ok));
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
 
     let first = store.events_since(TenantScope::All, EventPosition::default(), 10).await.unwrap();
     assert_eq!((first.found.len(), first.has_more), (0, true), "it ends before the upload's event");
@@ -119,10 +119,10 @@ pub async fn every_commit_of_a_crowd_is_logged_in_order<P: Place>(place: P) {
     let writers = (0..20).map(|number| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
-            let mut upload = store.insert(new_upload(number)).await.unwrap();
+            let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
             for step in 1..=10 {
                 receive(&mut upload, 1_000, at(100 + step));
-                upload = store.commit(upload).await.unwrap();
+                upload = store.commit(change_of(upload)).await.unwrap();
             }
             upload.id()
         })

@@ -18,9 +18,9 @@ async fn expire<S: Outbox>(store: &S, begun_before: Timestamp, now: Timestamp) -
 /// Uploads, begun a second after each other, of whose first two events `a` is to hear.
 async fn begun<S: UploadStore>(store: &S, uploads: u8) {
     for number in 0..uploads {
-        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         receive(&mut upload, 1, at(i64::from(number)));
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
 }
 
@@ -60,9 +60,9 @@ pub async fn a_lane_goes_on_behind_what_was_given_up<P: Place>(place: P) {
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
     store.open_for(vec![Endpoint { terms, ..plain }, subscribed("b", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, at(10));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     let tried = claim(&*store, "a", NOW).await.remove(0);
     retry(&*store, &tried, at(500), at(1)).await;
     for name in ["a", "b"] {
@@ -80,10 +80,10 @@ pub async fn a_lane_goes_on_behind_what_was_given_up<P: Place>(place: P) {
 pub async fn old_progress_is_dropped_without_a_word<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.progress", "delivery.exhausted"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, NOW);
     receive(&mut upload, 1_000, at(1));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(expire(&*store, at(2), at(3)).await, 1);
     assert_eq!((states_at(&*store, "a").await, store.superseded()), (vec![Superseded], 1));
 }

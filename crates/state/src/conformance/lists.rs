@@ -32,14 +32,14 @@ pub async fn every_filter_holds<P: Place>(place: P) {
             pair("long", &[b'x'; 1_025]),
         ];
         let asked = NewUpload { metadata: Metadata::new(pairs).unwrap(), ..asked(number) };
-        let mut upload = store.insert(Upload::create(asked, at(i64::from(number)))).await.unwrap();
+        let mut upload = store.insert(change_of(Upload::create(asked, at(i64::from(number))))).await.unwrap();
         match number {
             0..4 => continue,
             4..8 => receive(&mut upload, 5, at(100)),
             8..10 => complete(&mut upload, at(100)),
             _ => upload.expire(at(100)),
         }
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
     let all = UploadQuery { limit: 100, ..UploadQuery::default() };
     let expired = Stage::Ended(Ended::Expired);
@@ -115,7 +115,7 @@ pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
     ]) {
         let parity = Metadata::new(vec![pair("parity", if number % 2 == 0 { b"even" } else { b"odd" })]).unwrap();
         let upload = Upload::create(NewUpload { metadata: parity, ..asked(number) }, at(i64::from(number)));
-        let mut upload = store.insert(upload).await.unwrap();
+        let mut upload = store.insert(change_of(upload)).await.unwrap();
         receive(&mut upload, 10_000, at(100));
         upload.seal(vec![], at(100)).unwrap();
         if let Some(facts) = facts {
@@ -124,7 +124,7 @@ pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
         if number > 2 {
             upload.verify(at(100));
         }
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
     let all = UploadQuery { limit: 100, ..UploadQuery::default() };
     let types = |names: &[&str]| UploadQuery {
@@ -161,7 +161,7 @@ pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
 pub async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
     let store = place.open().await;
     for number in 0..20 {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let mut query = UploadQuery { limit: 3, stages: vec![Stage::Created, Stage::Receiving], ..UploadQuery::default() };
     let mut seen = Vec::new();
@@ -170,7 +170,7 @@ pub async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
         seen.extend(page.found.iter().map(number_of));
         let Some(next) = page.next else { break };
         query.before = Some(next);
-        store.insert(new_upload(added)).await.unwrap();
+        store.insert(change_of(new_upload(added))).await.unwrap();
     }
     assert!(seen.iter().copied().eq((0..20).rev()), "{seen:?}");
 }
@@ -180,10 +180,10 @@ pub async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
 pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
     let store = place.open().await;
     for number in 0..4 {
-        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         complete(&mut upload, at(100 - i64::from(number)));
         upload.report(NewReport::new("hls".to_owned(), None, None).unwrap(), at(200)).unwrap();
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
     let due = async |question| {
         let due = store.due(question, 0, 100).await.unwrap();
@@ -197,14 +197,14 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
 
     let mut upload = store.find(TenantScope::All, asked(2).id).await.unwrap().unwrap();
     upload.remove(DeletedBy::Retention, at(300)).unwrap();
-    let mut upload = store.commit(upload).await.unwrap();
+    let mut upload = store.commit(change_of(upload)).await.unwrap();
     let mut lost = store.find(TenantScope::All, asked(1).id).await.unwrap().unwrap();
     lost.bytes_are_missing(at(300));
-    store.commit(lost).await.unwrap();
+    store.commit(change_of(lost)).await.unwrap();
     assert_eq!(due(outdated(101)).await, [3, 1, 0]);
     assert_eq!((due(Due::Removable).await, due(Due::Missing).await), (vec![2], vec![1]));
     upload.bytes_removed(at(301));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(due(Due::Removable).await, [0_u8; 0]);
 }
 
@@ -215,7 +215,7 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
     for (number, role) in (0..).step_by(20).zip(roles) {
         for step in 0..10 {
             let asked = NewUpload { role: role.clone(), ..asked(number + step) };
-            let mut upload = store.insert(Upload::create(asked, at(i64::from(step)))).await.unwrap();
+            let mut upload = store.insert(change_of(Upload::create(asked, at(i64::from(step))))).await.unwrap();
             let now = at(100 + i64::from(step));
             if step >= 1 {
                 receive(&mut upload, if step >= 3 { 10_000 } else { 1 }, now);
@@ -241,7 +241,7 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
             if step == 9 {
                 upload.bytes_removed(now);
             }
-            store.commit(upload).await.unwrap();
+            store.commit(change_of(upload)).await.unwrap();
         }
     }
     // Full and open, and the look-alikes: a dialect that waits for its client's word, a gap, a byte short, nothing at all.
@@ -263,7 +263,7 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
         record.expires_at = None;
         let upload = Upload::from_record(record);
         assert_eq!(upload.awaits_seal(), number <= 62, "{number}");
-        store.insert(upload).await.unwrap();
+        store.insert(change_of(upload)).await.unwrap();
     }
     let far = at(1_000_000);
     for (question, expected) in [

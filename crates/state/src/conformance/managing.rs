@@ -79,25 +79,25 @@ pub async fn an_endpoint_is_changed_by_its_version<P: Place>(place: P) {
 pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     store.put_endpoint(made("a"), NOW).await.unwrap();
     receive(&mut upload, 1, NOW);
-    let mut upload = store.commit(upload).await.unwrap();
+    let mut upload = store.commit(change_of(upload)).await.unwrap();
     assert_eq!(claimed(&*store, "a", at(1)).await, [2]);
     upload.terminate(DeletedBy::Client, at(2)).unwrap();
-    let mut upload = store.commit(upload).await.unwrap();
+    let mut upload = store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Leased, Waiting]);
 
     store.cancel_backlog(&endpoint("a"), at(2)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled]);
-    store.insert(new_upload(8)).await.unwrap();
+    store.insert(change_of(new_upload(8))).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled, Ready]);
 
     assert!(store.remove_endpoint(&endpoint("a"), at(3)).await.unwrap());
     assert!(!store.remove_endpoint(&endpoint("a"), at(3)).await.unwrap());
     upload.bytes_removed(at(4));
-    store.commit(upload).await.unwrap();
-    store.insert(new_upload(9)).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
+    store.insert(change_of(new_upload(9))).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled, Cancelled]);
     assert_eq!(store.endpoints().await.unwrap(), []);
 }
@@ -106,11 +106,11 @@ pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place
 pub async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     store.open_for(vec![], at(1)).await.unwrap();
     store.put_endpoint(made("a"), at(2)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled]);
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
     assert_eq!(claimed(&*store, "a", at(3)).await, [1]);
 }
 
@@ -121,9 +121,9 @@ pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
     store.open_for(configured(), NOW).await.unwrap();
     for number in 0..4 {
-        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         receive(&mut upload, 1, at(i64::from(number)));
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
     store.open_for(vec![subscribed("b", &["upload.*"])], at(10)).await.unwrap();
     assert_eq!(claimed(&*store, "a", at(10)).await, [0_u64; 0]);
@@ -153,7 +153,7 @@ pub async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.put_endpoint(made("b"), NOW).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     for name in ["a", "b"] {
         assert_eq!(claim(&*store, name, at(1)).await.len(), 1);
         pause(&*store, name, at(1)).await;
@@ -177,7 +177,7 @@ pub async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
     disable(&*store, "b", at(1)).await;
     let failing = Health { exhausted: 2, failing_since: Some(NOW), ..Health::default() };
     store.settle(Settled { settlements: vec![], health: vec![(endpoint("b"), failing)] }, at(1)).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     store.close().await;
     let store = place.open().await;
     store.open_for(configured(), at(2)).await.unwrap();
@@ -201,7 +201,7 @@ pub async fn metadata_chooses_who_hears<P: Place>(place: P) {
     for (number, pairs) in [(0, &both[..]), (1, &[("user", "7")]), (2, &[("user", "77"), ("kind", "video")])] {
         let metadata = pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
         let asked = NewUpload { metadata: Metadata::new(metadata).unwrap(), ..asked(number) };
-        store.insert(Upload::create(asked, NOW)).await.unwrap();
+        store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();
     }
     for (name, count) in [("both", 1), ("one", 2), ("none", 3)] {
         assert_eq!(deliveries_to(&*store, name).await.len(), count, "{name}");
@@ -213,15 +213,15 @@ async fn ordered<P: Place>(place: &P, ordering: Ordering) -> (Arc<P::Store>, Upl
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering, ..plain.terms.clone() };
     store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
-    (Arc::clone(&store), store.commit(upload).await.unwrap())
+    (Arc::clone(&store), store.commit(change_of(upload)).await.unwrap())
 }
 
 /// webhooks G7.
 pub async fn a_strict_endpoint_waits_for_every_event<P: Place>(place: P) {
     let (store, _) = ordered(&place, Ordering::Strict).await;
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await;
     assert_eq!(first.len(), 2, "another upload does not wait");
     retry(&*store, &first[0], at(9), at(2)).await;
@@ -258,11 +258,11 @@ pub async fn a_thin_endpoint_is_told_little<P: Place>(place: P) {
     let plain = subscribed("a", &["*"]);
     let terms = EndpointTerms { payload: Payload::Thin, ..plain.terms.clone() };
     store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await.remove(0);
     retry(&*store, &first, at(2), at(1)).await;
     receive(&mut upload, 1, at(1));
-    let upload = store.commit(upload).await.unwrap();
+    let upload = store.commit(change_of(upload)).await.unwrap();
     let again = claim(&*store, "a", at(3)).await;
     let again = again.iter().find(|claim| claim.event == first.event).unwrap();
     let expected = serde_json::json!({
@@ -286,7 +286,7 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
     let store = place.open().await;
     let endpoints = [("a", "upload.*"), ("b", "endpoint.*"), ("c", "delivery.exhausted"), ("d", "*")];
     store.open_for(endpoints.map(|(name, events)| subscribed(name, &[events])).to_vec(), NOW).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     let claims = claim(&*store, "a", at(1)).await;
     settle(&*store, vec![settlement(&claims[0], AttemptOutcome::Status(500), Verdict::Dead)], at(1)).await;
     let failing = Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };

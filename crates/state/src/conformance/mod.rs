@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Claim, DeliveryQuery, Horizon, Outbox, Settled, Settlement, UploadStore, Verdict};
+use crate::{Bodies, Change, Claim, DeliveryQuery, Horizon, Outbox, Settled, Settlement, UploadStore, Verdict};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
@@ -235,6 +235,21 @@ pub fn asked(number: u8) -> NewUpload {
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: now.plus(Duration::from_secs(3_600)),
+    }
+}
+
+/// The upload as it is, with its news as receivers get them.
+pub fn change_of(upload: Upload) -> Change {
+    Change::new(upload, |record, event| api::event::upload(record, event, "/api/v1/uploads/"), rand::random)
+}
+
+/// Bodies as the server writes them.
+pub fn bodies() -> Bodies {
+    Bodies {
+        notice: api::event::notice,
+        ping: api::event::ping,
+        thin: |event| api::event::thin(event.kind, event.at, event.upload, event.sequence, event.body),
+        expunged: |event| api::event::expunged(event.kind, event.at, event.upload, event.sequence, event.body),
     }
 }
 

@@ -9,15 +9,15 @@ async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let b = subscribed("b", &["upload.progress", "upload.terminated"]);
     store.open_for(vec![subscribed("a", &["upload.*"]), b], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, NOW);
-    let upload = store.commit(upload).await.unwrap();
+    let upload = store.commit(change_of(upload)).await.unwrap();
     (store, upload)
 }
 
 async fn progressed<S: UploadStore>(store: &S, mut upload: Upload, now: Timestamp) -> Upload {
     receive(&mut upload, 1_000, now);
-    store.commit(upload).await.unwrap()
+    store.commit(change_of(upload)).await.unwrap()
 }
 
 /// Sends what is due to `a` until nothing is; gives the sequences in the order they went out.
@@ -39,7 +39,7 @@ async fn drain<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -
 pub async fn first_attempts_go_out_in_order<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
     complete(&mut upload, at(1));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Waiting, Waiting, Waiting, Waiting]);
     for sequence in 1..=6 {
         let claims = claim(&*store, "a", at(3)).await;
@@ -61,7 +61,7 @@ pub async fn a_delivery_that_backs_off_holds_nobody_back<P: Place>(place: P) {
 
     // While the second is out, the third waits for it, not for the first.
     upload.terminate(DeletedBy::Client, at(3)).unwrap();
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Leased, Waiting]);
     let dead = settlement(&second, AttemptOutcome::Status(400), Verdict::Dead);
     settle(&*store, vec![dead], at(4)).await;
@@ -84,7 +84,7 @@ pub async fn an_aborted_attempt_does_not_count<P: Place>(place: P) {
 
 pub async fn lanes_do_not_wait_for_each_other<P: Place>(place: P) {
     let (store, _) = begun(&place).await;
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
     let due = claim(&*store, "a", at(1)).await;
     assert_eq!(due.iter().map(sequence_of).collect::<Vec<_>>(), [1, 1], "one of each upload");
     assert_ne!(due[0].upload, due[1].upload);
@@ -118,7 +118,7 @@ pub async fn later_news_ends_pending_progress_everywhere<P: Place>(place: P) {
     retry(&*store, &sent, at(60), at(2)).await;
     assert_eq!(states_at(&*store, "b").await, [Ready], "backing off");
     upload.stall(at(3));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "b").await, [Superseded], "though it does not hear of stalls");
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Superseded, Waiting]);
     assert_eq!(claimed(&*store, "b", at(100)).await, [0_u64; 0]);
@@ -140,7 +140,7 @@ pub async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting]);
     let mut upload = upload;
     upload.terminate(DeletedBy::Client, at(5)).unwrap();
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "b").await, [Superseded, Superseded, Ready]);
     assert_eq!(drain(&*store, "b", at(6)).await, [5]);
 }
@@ -161,10 +161,10 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
             let store = &store;
             async move {
                 let asked = NewUpload { id: UploadId::new(moment(number, 0), rand::random()), ..asked(0) };
-                let mut upload = store.insert(Upload::create(asked, moment(number, 0))).await.unwrap();
+                let mut upload = store.insert(change_of(Upload::create(asked, moment(number, 0)))).await.unwrap();
                 receive(&mut upload, 1, moment(number, 1));
                 complete(&mut upload, moment(number, 2));
-                store.commit(upload).await.unwrap();
+                store.commit(change_of(upload)).await.unwrap();
             }
         }))
         .await;

@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use super::*;
-use api::facts_json::facts_json;
+use api::text::Text;
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::Facts;
 use domain::failure::Failure;
@@ -68,7 +68,7 @@ fn told_by_row(record: &Record) -> Value {
         "role": record.role.name(),
         "metadata": record.metadata.pairs().iter().map(|(name, value)| (name.clone(), value_of(value))).collect::<serde_json::Map<_, _>>(),
         "digests": record.digests.iter().map(|it| (it.algorithm().name().to_owned(), it.hex().into())).collect::<serde_json::Map<_, _>>(),
-        "facts": record.facts.as_ref().map(facts_json),
+        "facts": record.facts.as_ref().map(api::facts::Facts::from),
         "error": failed,
         "timeline": record.timeline.iter().map(|(stage, at)| json!([stage.name(), at.to_string()])).collect::<Vec<_>>(),
         "removed": record.removed.map(|removed| json!([removed.by.name(), removed.at.to_string()])),
@@ -78,7 +78,7 @@ fn told_by_row(record: &Record) -> Value {
 }
 
 fn value_of(bytes: &[u8]) -> Value {
-    api::event_body::value_json(bytes)
+    serde_json::to_value(Text::from(bytes)).unwrap()
 }
 
 /// The same, from nothing but the bodies of events.
@@ -172,10 +172,10 @@ async fn rebuild<P: Place>(place: P, telling: Telling) {
         let metadata = vec![("name".to_owned(), vec![0xff, b'x']), ("user".to_owned(), b"7".to_vec())];
         let id = UploadId::new(at(i64::from(life)), rand::random());
         let asked = NewUpload { id, metadata: Metadata::new(metadata).unwrap(), ..asked(0) };
-        let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+        let mut upload = store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();
         for (number, step) in (1..).zip(&steps) {
             live(&mut upload, *step, telling, telling.at(number));
-            upload = store.commit(upload).await.unwrap();
+            upload = store.commit(change_of(upload)).await.unwrap();
         }
         let row = store.find(TenantScope::All, id).await.unwrap().unwrap();
         let log = store.events_of(TenantScope::All, id, 0, 1_000).await.unwrap();

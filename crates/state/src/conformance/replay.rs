@@ -20,7 +20,7 @@ async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
 pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let id = first.delivery;
     let replay = async |force, now| store.replay(id, force, now).await.unwrap();
@@ -63,9 +63,9 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
 pub async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     let second = deliveries_to(&*store, "a").await.remove(1);
     assert_eq!(store.replay(second.id, true, at(1)).await.unwrap(), Replayed::Queued);
     assert_eq!(claimed(&*store, "a", at(1)).await, [1]);
@@ -77,9 +77,9 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
     store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     for second in 1..=6 {
         let due = claim(&*store, "a", at(second)).await;
         give_up(&*store, &due[0], at(second)).await;
@@ -103,9 +103,9 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
 pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     for _ in 0..3 {
         let due = claim(&*store, "a", at(2)).await;
         retry(&*store, &due[0], at(500), at(2)).await;
@@ -129,7 +129,7 @@ pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
 pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     let due = claim(&*store, "a", at(2)).await;
     retry(&*store, &due[0], at(500), at(2)).await;
     pause(&*store, "a", at(3)).await;
@@ -172,10 +172,10 @@ fn job(what: ReplayWhat, from: Timestamp, before: Timestamp) -> ReplayJob {
 async fn fared<P: Place>(place: &P) -> Arc<P::Store> {
     let store = place.open().await;
     store.open_for(vec![subscribed("b", &["upload.*"])], NOW).await.unwrap();
-    store.insert(new_upload(0)).await.unwrap();
+    store.insert(change_of(new_upload(0))).await.unwrap();
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in 1..=5 {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let claims = claim(&*store, "a", at(5)).await;
     succeed(&*store, &claims[0], at(5)).await;
@@ -262,7 +262,7 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
         for _ in 0..19 {
             receive(&mut upload, 100, made);
         }
-        store.insert(upload).await.unwrap();
+        store.insert(change_of(upload)).await.unwrap();
     }
     let all = store.events_since(TenantScope::All, EventPosition(0), 10_000).await.unwrap().found;
     let each_day = i64::try_from(all.len()).unwrap() / 60;
@@ -298,7 +298,7 @@ pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
     for (number, seconds) in [(0, 10), (1, 4 * 3_600), (2, 20)] {
         let made = at(seconds);
         let asked = NewUpload { id: UploadId::new(made, [number; 10]), ..asked(0) };
-        store.insert(Upload::create(asked, made)).await.unwrap();
+        store.insert(change_of(Upload::create(asked, made))).await.unwrap();
     }
     store.open_for(vec![subscribed("a", &["upload.created"])], at(30)).await.unwrap();
     let missed = job(ReplayWhat::Missed, at(15), at(30));
@@ -311,9 +311,9 @@ pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
 pub async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 10_000, at(1));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     while store.expire(at(50), 10, at(50)).await.unwrap() > 0 {}
     assert!(states_at(&*store, "a").await.iter().all(|state| *state != Ready && *state != Waiting));
     let dead = job(ReplayWhat::Dead, NOW, at(100));
@@ -338,10 +338,10 @@ pub async fn words_can_be_taken_out<P: Place>(place: P) {
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let secret = vec![("name".to_owned(), b"private".to_vec())];
     let asked = NewUpload { metadata: Metadata::new(secret).unwrap(), ..asked(0) };
-    let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+    let mut upload = store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();
     receive(&mut upload, 1, NOW);
-    store.commit(upload).await.unwrap();
-    let other = store.insert(new_upload(1)).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
+    let other = store.insert(change_of(new_upload(1))).await.unwrap();
     assert_eq!(store.expunge(new_upload(0).id()).await.unwrap(), 2);
     for event in store.events_of(TenantScope::All, new_upload(0).id(), 0, 10).await.unwrap() {
         let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
@@ -369,7 +369,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
     for number in 0..3 {
         let as_sent = Some("name cHJpdmF0ZQ==".to_owned());
         let asked = NewUpload { metadata: words(), metadata_as_sent: as_sent, ..asked(number) };
-        let mut upload = store.insert(Upload::create(asked, NOW)).await.unwrap();
+        let mut upload = store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();
         match number {
             0 => receive(&mut upload, 1, NOW),
             1 => {
@@ -382,7 +382,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
                 upload.report(NewReport::new("hls".to_owned(), Some(1), message).unwrap(), NOW).unwrap();
             }
         }
-        let upload = store.commit(upload).await.unwrap();
+        let upload = store.commit(change_of(upload)).await.unwrap();
         store.expunge(upload.id()).await.unwrap();
         let left = store.find(TenantScope::All, upload.id()).await.unwrap().unwrap();
         if number == 0 {
@@ -393,7 +393,10 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
         assert!(left.record().version > upload.record().version);
         assert_eq!((left.stage(), left.offset()), (upload.stage(), upload.offset()));
         assert_eq!(left.record().timeline, upload.record().timeline);
-        assert!(matches!(store.commit(upload).await, Err(Error::Conflict(_))), "who has read it before is told");
+        assert!(
+            matches!(store.commit(change_of(upload)).await, Err(Error::Conflict(_))),
+            "who has read it before is told"
+        );
     }
     let by_name = UploadQuery { metadata: words().pairs().to_vec(), limit: 10, ..UploadQuery::default() };
     assert_eq!(store.list(TenantScope::All, &by_name).await.unwrap().found.len(), 1);

@@ -22,7 +22,7 @@ fn with_metadata(number: u8) -> Upload {
 pub async fn records_without_bytes_end<P: Place>(place: P) {
     let store = place.open().await;
     for number in 0..6 {
-        let mut upload = store.insert(with_metadata(number)).await.unwrap();
+        let mut upload = store.insert(change_of(with_metadata(number))).await.unwrap();
         match number {
             0 => upload.expire(at(2)),
             1 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
@@ -32,11 +32,11 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
         if (2..=3).contains(&number) {
             upload.remove(DeletedBy::Operator, at(3)).unwrap();
         }
-        let mut upload = store.commit(upload).await.unwrap();
+        let mut upload = store.commit(change_of(upload)).await.unwrap();
         // The bytes of the fourth could not be removed yet.
         if number <= 2 {
             upload.bytes_removed(at(3));
-            store.commit(upload).await.unwrap();
+            store.commit(change_of(upload)).await.unwrap();
         }
     }
     let listed = async || {
@@ -54,7 +54,7 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
         assert_eq!(store.events_of(TenantScope::All, asked(number).id, 0, 100).await.unwrap(), []);
     }
     // The identifier is free again, also for the same metadata.
-    store.insert(with_metadata(0)).await.unwrap();
+    store.insert(change_of(with_metadata(0))).await.unwrap();
 }
 
 /// In whatever way it ended, with everything that belongs to it. What may still be wanted stays.
@@ -62,7 +62,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..7 {
-        let mut upload = store.insert(with_metadata(number)).await.unwrap();
+        let mut upload = store.insert(change_of(with_metadata(number))).await.unwrap();
         receive(&mut upload, 1, at(1));
         match number {
             0 | 5 => upload.expire(at(2)),
@@ -72,11 +72,11 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
             6 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
             _ => {}
         }
-        let mut upload = store.commit(upload).await.unwrap();
+        let mut upload = store.commit(change_of(upload)).await.unwrap();
         // The bytes of the seventh could not be removed yet.
         if matches!(number, 0 | 1 | 2 | 5) {
             upload.bytes_removed(at(3));
-            store.commit(upload).await.unwrap();
+            store.commit(change_of(upload)).await.unwrap();
         }
     }
     // Everything is delivered but what concerns the sixth.
@@ -110,7 +110,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
         UploadQuery { metadata: vec![("user".to_owned(), b"7".to_vec())], limit: 100, ..UploadQuery::default() };
     assert_eq!(store.list(TenantScope::All, &by_user).await.unwrap().found.len(), 4);
     // The identifier is free again, also for the same metadata.
-    store.insert(with_metadata(0)).await.unwrap();
+    store.insert(change_of(with_metadata(0))).await.unwrap();
 
     // What is to be delivered holds its upload back, and not for ever.
     store.open_for(vec![subscribed("a", &["upload.*"])], at(6)).await.unwrap();
@@ -125,9 +125,9 @@ pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
     store.open_for(configured(), NOW).await.unwrap();
     for number in 0..6_u8 {
-        let mut upload = store.insert(new_upload(number)).await.unwrap();
+        let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         receive(&mut upload, 1, at(i64::from(number)));
-        store.commit(upload).await.unwrap();
+        store.commit(change_of(upload)).await.unwrap();
     }
     let shed = async |begun_before, most, now| {
         let limits = BacklogLimits { begun_before, most };

@@ -15,7 +15,7 @@ async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..uploads {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     store
 }
@@ -25,12 +25,12 @@ pub async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
     let all_but_progress = subscribed_to("most", EventFilter::all_but_progress());
     let none = subscribed("none", &[]);
     store.open_for(vec![subscribed("all", &["upload.*"]), all_but_progress, none], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(0)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     for second in 1..=2 {
         receive(&mut upload, 1_000, at(second));
     }
     complete(&mut upload, at(3));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     let names = |deliveries: Vec<DeliveryRecord>| deliveries.into_iter().map(|delivery| delivery.event_name);
     let mut all = ["created", "receiving", "progress", "received", "verified", "stored", "completed"].to_vec();
     let names_of = |short: &[&str]| short.iter().map(|name| format!("upload.{name}")).collect::<Vec<_>>();
@@ -43,10 +43,10 @@ pub async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
 pub async fn a_claim_tells_everything<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.progress", "upload.created"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(3)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(3))).await.unwrap();
     receive(&mut upload, 1, at(4));
     receive(&mut upload, 1_000, at(5));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     let log = store.events_of(TenantScope::All, new_upload(3).id(), 0, 10).await.unwrap();
     for (event, class, when) in [(&log[0], DeliveryClass::Normal, at(3)), (&log[2], DeliveryClass::Progress, at(5))] {
         let claims = claim(&*store, "a", at(6)).await;
@@ -96,7 +96,7 @@ pub async fn claims_keep_to_the_slots_oldest_first<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in [5, 1, 3, 2, 4] {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let slots = [(endpoint("a"), 2), (endpoint("b"), 1), (endpoint("unknown"), 9)];
     let claims = store.claim_due(&slots, at(4), LEASE).await.unwrap();
@@ -119,7 +119,7 @@ pub async fn an_expired_lease_goes_to_another<P: Place>(place: P) {
 
     // An expired lease is not left behind while there are newer deliveries.
     for number in 1..9 {
-        store.insert(new_upload(number)).await.unwrap();
+        store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let third = store.claim_due(&[(endpoint("a"), 1)], at(130), LEASE).await.unwrap();
     assert_eq!(third[0].delivery, first.delivery);
@@ -160,11 +160,11 @@ pub async fn the_bell_rings_for_ready_deliveries<P: Place>(place: P) {
     let bell = store.bell();
     let rung = || bell.notified().now_or_never().is_some();
     rung();
-    store.insert(new_upload(1)).await.unwrap();
+    store.insert(change_of(new_upload(1))).await.unwrap();
     assert!(rung(), "a delivery was born ready");
     let mut upload = store.find(TenantScope::All, new_upload(1).id()).await.unwrap().unwrap();
     receive(&mut upload, 1, at(1));
-    store.commit(upload).await.unwrap();
+    store.commit(change_of(upload)).await.unwrap();
     rung();
     let first = claim(&*store, "a", at(1)).await.remove(0);
     assert!(!rung(), "a claim makes nothing ready");

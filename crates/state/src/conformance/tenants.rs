@@ -14,7 +14,7 @@ pub async fn a_scope_shows_one_tenant_only<P: Place>(place: P) {
     let store = place.open().await;
     for (number, tenant) in [(1, OWN), (2, OTHER), (3, OWN)] {
         let upload = Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)));
-        let upload = store.insert(upload).await.unwrap();
+        let upload = store.insert(change_of(upload)).await.unwrap();
         store.record_hook_call(call(number, tenant, upload.id())).await.unwrap();
     }
     let ids = [1, 2, 3].map(|number| new_upload(number).id());
@@ -49,7 +49,10 @@ pub async fn deliveries_are_of_one_tenant<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for (number, tenant) in [(1, OWN), (2, OTHER)] {
-        store.insert(Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)))).await.unwrap();
+        store
+            .insert(change_of(Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)))))
+            .await
+            .unwrap();
     }
     let query = DeliveryQuery { limit: 10, ..DeliveryQuery::default() };
     let all = store.deliveries(TenantScope::All, &query).await.unwrap().found;

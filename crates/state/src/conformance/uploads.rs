@@ -108,7 +108,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
     }
     let store = place.open().await;
     for record in &records {
-        store.insert(Upload::from_record(record.clone())).await.unwrap();
+        store.insert(change_of(Upload::from_record(record.clone()))).await.unwrap();
     }
     store.close().await;
 
@@ -132,7 +132,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
             created_at: expected.created_at,
             ..other
         };
-        let committed = store.commit(Upload::from_record(changed.clone())).await.unwrap();
+        let committed = store.commit(change_of(Upload::from_record(changed.clone()))).await.unwrap();
         assert_eq!(committed.record(), &Record { version: 2, ..changed });
         assert_eq!(store.find(TenantScope::All, expected.id).await.unwrap().unwrap(), committed);
     }
@@ -142,22 +142,22 @@ pub async fn every_field_survives<P: Place>(place: P) {
 pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
-    let read = store.insert(new_upload(1)).await.unwrap();
+    let read = store.insert(change_of(new_upload(1))).await.unwrap();
     let mut winner = read.clone();
     receive(&mut winner, 1, at(1));
-    let winner = store.commit(winner).await.unwrap();
+    let winner = store.commit(change_of(winner)).await.unwrap();
     let deliveries = deliveries_to(&*store, "a").await;
 
     let mut stale = read;
     receive(&mut stale, 2, at(2));
     let id = stale.id();
-    assert!(matches!(store.commit(stale).await, Err(Error::Conflict(conflicted)) if conflicted == id));
+    assert!(matches!(store.commit(change_of(stale)).await, Err(Error::Conflict(conflicted)) if conflicted == id));
     assert_eq!(store.find(TenantScope::All, id).await.unwrap(), Some(winner));
     assert_eq!(store.events_of(TenantScope::All, id, 0, 10).await.unwrap().len(), 2);
     assert_eq!(deliveries_to(&*store, "a").await, deliveries);
 
     let missing = new_upload(2);
-    assert!(matches!(store.commit(missing).await, Err(Error::Conflict(_))));
+    assert!(matches!(store.commit(change_of(missing)).await, Err(Error::Conflict(_))));
     assert_eq!(
         store.newest_event().await.unwrap(),
         store.events_since(TenantScope::All, EventPosition(0), 9).await.unwrap().found[1].position
@@ -166,11 +166,11 @@ pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
 
 pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
     let store = place.open().await;
-    let read = store.insert(new_upload(1)).await.unwrap();
+    let read = store.insert(change_of(new_upload(1))).await.unwrap();
     let rivals = (1..=8_u64).map(|bytes| {
         let (store, mut rival) = (Arc::clone(&store), read.clone());
         receive(&mut rival, bytes, at(1));
-        tokio::spawn(async move { store.commit(rival).await })
+        tokio::spawn(async move { store.commit(change_of(rival)).await })
     });
     let outcomes: Vec<_> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
     let winners: Vec<_> = outcomes.iter().flatten().collect();
@@ -181,9 +181,9 @@ pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
 
 pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
     let store = place.open().await;
-    let first = store.insert(new_upload(1)).await.unwrap();
+    let first = store.insert(change_of(new_upload(1))).await.unwrap();
     assert_eq!((first.record().version, first.news().len()), (1, 0));
-    assert!(matches!(store.insert(new_upload(1)).await, Err(Error::Conflict(id)) if id == first.id()));
+    assert!(matches!(store.insert(change_of(new_upload(1))).await, Err(Error::Conflict(id)) if id == first.id()));
     assert_eq!(store.find(TenantScope::All, first.id()).await.unwrap(), Some(first));
 }
 
@@ -194,7 +194,7 @@ pub async fn many_commits_share_transactions<P: Place>(place: P) {
         UploadId::new(NOW, [high, low, 0, 0, 0, 0, 0, 0, 0, 0])
     });
     let before = P::transactions(&store);
-    let inserts = ids.map(|id| store.insert(Upload::create(NewUpload { id, ..asked(1) }, NOW)));
+    let inserts = ids.map(|id| store.insert(change_of(Upload::create(NewUpload { id, ..asked(1) }, NOW))));
     let inserted = join_all(inserts).await;
     assert!(inserted.iter().all(Result::is_ok));
     let transactions = P::transactions(&store) - before;
@@ -206,7 +206,7 @@ pub async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(place: P) {
     let store = place.open().await;
     let mut uploads = Vec::new();
     for number in 0..10 {
-        uploads.push(store.insert(new_upload(number)).await.unwrap());
+        uploads.push(store.insert(change_of(new_upload(number))).await.unwrap());
     }
     uploads[4] = new_upload(4);
     for upload in &mut uploads {
@@ -214,7 +214,7 @@ pub async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(place: P) {
     }
     let held = P::hold(&store).await;
     let before = P::transactions(&store);
-    let mut commits = Box::pin(join_all(uploads.into_iter().map(|upload| store.commit(upload))));
+    let mut commits = Box::pin(join_all(uploads.into_iter().map(|upload| store.commit(change_of(upload)))));
     assert!(futures::poll!(&mut commits).is_pending());
     drop(held);
     let outcomes = commits.await;
@@ -231,9 +231,9 @@ pub async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(place: P) {
 pub async fn reopening_keeps_everything<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
-    let mut upload = store.insert(new_upload(1)).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
     complete(&mut upload, at(1));
-    let upload = store.commit(upload).await.unwrap();
+    let upload = store.commit(change_of(upload)).await.unwrap();
     let first = claim(&*store, "a", at(2)).await.remove(0);
     succeed(&*store, &first, at(2)).await;
     let events = store.events_since(TenantScope::All, EventPosition(0), 100).await.unwrap();
@@ -249,11 +249,11 @@ pub async fn reopening_keeps_everything<P: Place>(place: P) {
 
 pub async fn a_closed_store_refuses<P: Place>(place: P) {
     let store = place.open().await;
-    let queued: Vec<_> = (0..50).map(|number| store.insert(new_upload(number))).collect();
+    let queued: Vec<_> = (0..50).map(|number| store.insert(change_of(new_upload(number)))).collect();
     let (written, ()) = tokio::join!(join_all(queued), store.close());
     assert!(written.iter().all(Result::is_ok), "what was queued is written");
     store.close().await;
-    assert!(matches!(store.insert(new_upload(60)).await, Err(Error::Failed { .. })));
+    assert!(matches!(store.insert(change_of(new_upload(60))).await, Err(Error::Failed { .. })));
     assert!(matches!(store.find(TenantScope::All, new_upload(1).id()).await, Err(Error::Failed { .. })));
     assert!(matches!(store.check().await, Err(Error::Failed { .. })));
     assert_eq!(place.open().await.newest_event().await.unwrap(), EventPosition(50));

@@ -3,28 +3,24 @@
 use bytes::Bytes;
 
 use crate::memory::Tables;
-use crate::{EventPosition, LoggedEvent};
-use api::event_body::{event_body, expunged_body};
-use domain::id::{EventId, UploadId};
+use crate::{Bodies, EventPosition, LoggedEvent, NewEvent, StoredEvent};
+use domain::id::UploadId;
 use domain::time::Timestamp;
 use domain::upload::Upload;
 
-/// Events say that the status of their upload is told here, with its id behind it.
-const STATUS_ROOT: &str = "/api/v1/uploads/";
-
 impl Tables {
-    pub(super) fn append_news(&mut self, upload: &Upload) {
-        for event in upload.news() {
+    pub(super) fn append_news(&mut self, upload: &Upload, events: Vec<NewEvent>) {
+        for event in events {
             // Never the same again, also when the newest event was removed: readers keep it as a bookmark.
             self.last_position += 1;
             self.events.push(LoggedEvent {
                 position: EventPosition(self.last_position),
-                id: EventId::new(event.at, in_order(upload.id(), event.sequence)),
+                id: event.id,
                 tenant: upload.tenant(),
                 upload: upload.id(),
                 sequence: event.sequence,
                 kind: event.kind,
-                body: Bytes::from(event_body(upload.record(), event, STATUS_ROOT)),
+                body: event.body,
             });
         }
     }
@@ -34,11 +30,11 @@ impl Tables {
         self.events.iter().filter(|event| is_wanted(event)).take(limit).cloned().collect()
     }
 
-    pub(super) fn expunge(&mut self, upload: UploadId) -> u64 {
+    pub(super) fn expunge(&mut self, upload: UploadId, bodies: Bodies) -> u64 {
         let mut changed = 0;
         for event in self.events.iter_mut().filter(|event| event.upload == upload) {
-            let sequence = i64::try_from(event.sequence).unwrap_or(i64::MAX);
-            let body = expunged_body(event.kind, event.id.made_at(), upload, sequence, &event.body);
+            let (kind, at, sequence) = (event.kind, event.id.made_at(), event.sequence);
+            let body = (bodies.expunged)(&StoredEvent { kind, at, upload, sequence, body: &event.body });
             event.body = Bytes::from(body);
             changed += 1;
         }
@@ -46,7 +42,7 @@ impl Tables {
             let mut settled = Upload::from_record(record.clone());
             if settled.is_settled() {
                 settled.expunge();
-                self.put(settled);
+                self.put(settled, Vec::new());
             }
         }
         changed
@@ -62,13 +58,4 @@ impl Tables {
         });
         removed
     }
-}
-
-/// What stands for the random part of an event's id: the same in every run, and sorted as the events happened.
-fn in_order(upload: UploadId, sequence: u64) -> [u8; 10] {
-    let mut part = [0; 10];
-    let [.., high, low] = sequence.to_be_bytes();
-    part[..2].copy_from_slice(&[high & 0x0f, low]);
-    part[2..].copy_from_slice(&upload.as_bytes()[8..]);
-    part
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::{Error, LoggedEvent, Result};
+use crate::{Bodies, Error, LoggedEvent, Result};
 use domain::hook::HookCall;
 use domain::id::{HookCallId, UploadId};
 use domain::upload::Record;
@@ -27,8 +27,11 @@ mod tests;
 mod uploads;
 
 /// What is written, for as long as anyone holds it.
-#[derive(Debug, Clone, Default)]
-pub struct Memory(Arc<Mutex<Tables>>);
+#[derive(Debug, Clone)]
+pub struct Memory {
+    tables: Arc<Mutex<Tables>>,
+    bodies: Bodies,
+}
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -41,8 +44,8 @@ struct Tables {
 }
 
 impl Memory {
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(bodies: Bodies) -> Self {
+        Self { tables: Arc::default(), bodies }
     }
 
     /// Opens the state that is there. Several may be open at once.
@@ -51,7 +54,7 @@ impl Memory {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

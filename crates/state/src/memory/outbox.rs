@@ -110,7 +110,7 @@ impl Outbox for MemoryState {
     }
 
     async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        Ok(self.write("take an upload's words out of its events")?.expunge(upload))
+        Ok(self.write("take an upload's words out of its events")?.expunge(upload, self.memory.bodies))
     }
 
     async fn expire(&self, _begun_before: Timestamp, _limit: u32, _now: Timestamp) -> Result<u64> {

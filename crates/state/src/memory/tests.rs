@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::conformance::Place;
+use crate::conformance::{Place, bodies};
 use crate::conformance_suite;
 use crate::memory::{Memory, MemoryState};
 
@@ -10,7 +10,7 @@ impl Place for Memory {
     type Store = MemoryState;
 
     fn new() -> Self {
-        Self::default()
+        Self::new(bodies())
     }
 
     async fn open(&self) -> Arc<MemoryState> {

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 
 use crate::memory::MemoryState;
 use crate::{
-    Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, Result, UploadPage, UploadQuery, UploadStore,
+    Change, Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, NewEvent, Result, UploadPage,
+    UploadQuery, UploadStore,
 };
 use domain::facts::Facts;
 use domain::hook::HookCall;
@@ -22,21 +23,23 @@ const MAX_INDEXED_BYTES: usize = 1024;
 
 #[async_trait]
 impl UploadStore for MemoryState {
-    async fn insert(&self, upload: Upload) -> Result<Upload> {
+    async fn insert(&self, new: Change) -> Result<Upload> {
+        let (upload, events) = new.into_parts();
         let mut tables = self.write("record a new upload")?;
         if tables.uploads.contains_key(&upload.id()) {
             return Err(Error::Conflict(upload.id()));
         }
-        Ok(tables.put(upload))
+        Ok(tables.put(upload, events))
     }
 
-    async fn commit(&self, upload: Upload) -> Result<Upload> {
+    async fn commit(&self, change: Change) -> Result<Upload> {
+        let (upload, events) = change.into_parts();
         let mut tables = self.write("commit an upload")?;
         let version = tables.uploads.get(&upload.id()).map(|stored| stored.version);
         if version != Some(upload.record().version) {
             return Err(Error::Conflict(upload.id()));
         }
-        Ok(tables.put(upload))
+        Ok(tables.put(upload, events))
     }
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>> {
@@ -120,8 +123,8 @@ impl UploadStore for MemoryState {
 
 impl super::Tables {
     /// Writes an upload and its news.
-    pub(super) fn put(&mut self, upload: Upload) -> Upload {
-        self.append_news(&upload);
+    pub(super) fn put(&mut self, upload: Upload, events: Vec<NewEvent>) -> Upload {
+        self.append_news(&upload, events);
         let committed = upload.committed();
         self.uploads.insert(committed.id(), committed.record().clone());
         committed

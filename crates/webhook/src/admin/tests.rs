@@ -36,7 +36,7 @@ impl Place {
     async fn store(&self) -> Arc<SqliteStore> {
         let durability = state::Durability::Relaxed;
         let settings = SqliteSettings { read_connections: 2, durability, ..SqliteSettings::default() };
-        SqliteStore::open(&self.folder.path().join("state.db"), settings).await.unwrap()
+        SqliteStore::open(&self.folder.path().join("state.db"), settings, crate::bodies()).await.unwrap()
     }
 
     /// A sender that is opened under these server keys, and not run.

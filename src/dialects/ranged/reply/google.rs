@@ -7,13 +7,14 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::dialects::ranged::google::Flavour;
 use crate::dialects::ranged::{reply, wire};
 use crate::edge::Shared;
 use crate::edge::problem::{Problem, request_id};
-use api::event_body::value_json;
+use api::pairs::Pairs;
+use api::text::Text;
 use domain::checksum::{Algorithm, Digest};
 use domain::rejection::Rejection;
 use domain::size::Offset;
@@ -64,13 +65,8 @@ pub(in crate::dialects::ranged) fn object(upload: &Upload, shared: &Shared) -> H
         digest.map(|digest| STANDARD.encode(digest.value()))
     };
     let (crc32c, md5) = (digest(Algorithm::Crc32c), digest(Algorithm::Md5));
-    let own: Map<String, Value> = record
-        .metadata
-        .pairs()
-        .iter()
-        .filter(|(name, _)| !OWN_NAMES.contains(&name.as_str()))
-        .map(|(name, value)| (name.clone(), value_json(value)))
-        .collect();
+    let own = record.metadata.pairs().iter().filter(|(name, _)| !OWN_NAMES.contains(&name.as_str()));
+    let own: Pairs<'_, Text<'_>> = own.map(|(name, value)| (name, Text::from(&value[..]))).collect();
     let mut object = json!({
         "kind": "storage#object",
         "id": format!("{bucket}/{name}/{generation}"),
@@ -89,7 +85,7 @@ pub(in crate::dialects::ranged) fn object(upload: &Upload, shared: &Shared) -> H
         object["md5Hash"] = md5.as_str().into();
     }
     if !own.is_empty() {
-        object["metadata"] = own.into();
+        object["metadata"] = json!(own);
     }
     let hashes = [("crc32c", crc32c), ("md5", md5)];
     let hashes: Vec<String> =

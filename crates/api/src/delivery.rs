@@ -1,0 +1,109 @@
+//! Deliveries and their attempts.
+
+use domain::delivery::{Attempt as KnownAttempt, DeliveryRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::pairs::Pairs;
+use crate::text::Text;
+use crate::{Word, milliseconds};
+
+/// One event on its way to one endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Delivery<'a> {
+    pub id: String,
+    /// As the `webhook-id` of its messages.
+    pub event_id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `null` for news that is not of an upload.
+    pub upload_id: Option<String>,
+    pub sequence: u64,
+    pub endpoint: String,
+    pub state: Word,
+    pub created_at: String,
+    pub next_attempt_at: Option<String>,
+    pub finished_at: Option<String>,
+    pub attempts: Vec<Attempt<'a>>,
+}
+
+/// One try at sending.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attempt<'a> {
+    /// Counts from 1 within the delivery.
+    pub number: u32,
+    pub trigger: Word,
+    pub started_at: String,
+    pub duration_ms: u64,
+    pub dns_ms: Option<u64>,
+    pub connect_ms: Option<u64>,
+    pub first_byte_ms: Option<u64>,
+    pub remote_address: Option<String>,
+    /// Of the answer, if there was one.
+    pub status: Option<u16>,
+    /// Why there was none.
+    pub error: Option<Word>,
+    pub note: Option<String>,
+    pub next_attempt_at: Option<String>,
+    pub response_headers: Pairs<'a, String>,
+    pub response_body: Text<'a>,
+}
+
+/// A page of deliveries, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct List<'a> {
+    pub deliveries: Vec<Delivery<'a>>,
+    /// The cursor of the next page.
+    pub next: Option<String>,
+}
+
+/// How to send a delivery again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// Also if it has succeeded.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl<'a> From<&'a DeliveryRecord> for Delivery<'a> {
+    fn from(delivery: &'a DeliveryRecord) -> Self {
+        Self {
+            id: delivery.id.to_string(),
+            event_id: format!("evt_{}", delivery.event),
+            kind: delivery.event_name.clone(),
+            upload_id: delivery.upload.map(|upload| upload.to_string()),
+            sequence: delivery.sequence,
+            endpoint: delivery.endpoint.to_string(),
+            state: delivery.state.name().into(),
+            created_at: delivery.created_at.to_string(),
+            next_attempt_at: delivery.next_attempt_at.map(|at| at.to_string()),
+            finished_at: delivery.finished_at.map(|at| at.to_string()),
+            attempts: delivery.attempts.iter().map(Attempt::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a KnownAttempt> for Attempt<'a> {
+    fn from(attempt: &'a KnownAttempt) -> Self {
+        let headers = attempt.response_headers.iter();
+        Self {
+            number: attempt.number,
+            trigger: attempt.trigger.name().into(),
+            started_at: attempt.started_at.to_string(),
+            duration_ms: milliseconds(attempt.took),
+            dns_ms: attempt.timings.dns.map(milliseconds),
+            connect_ms: attempt.timings.connect.map(milliseconds),
+            first_byte_ms: attempt.timings.first_byte.map(milliseconds),
+            remote_address: attempt.remote.map(|address| address.to_string()),
+            status: attempt.outcome.status(),
+            error: attempt.outcome.error_class().map(Word::from),
+            note: attempt.note.clone(),
+            next_attempt_at: attempt.next_attempt_at.map(|at| at.to_string()),
+            response_headers: headers.map(|(name, value)| (name, value.clone())).collect(),
+            response_body: Text::from(&attempt.response_body[..]),
+        }
+    }
+}

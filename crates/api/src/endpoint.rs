@@ -1,0 +1,213 @@
+//! Endpoints: as they are shown, made, changed, resumed and given new keys.
+
+use std::collections::BTreeMap;
+
+use domain::endpoint::{EndpointTerms, Health as KnownHealth};
+use domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::pairs::Pairs;
+use crate::{Word, given, milliseconds};
+
+/// An endpoint and how it is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Endpoint {
+    pub id: String,
+    /// Where it was made: `config` or `api`.
+    pub origin: Word,
+    pub state: Word,
+    /// When it was stopped, and why the server did.
+    pub state_since: Option<String>,
+    pub state_reason: Option<Word>,
+    #[serde(flatten)]
+    pub terms: Terms,
+    /// The names of its headers; values are secret.
+    pub headers: Vec<String>,
+    /// Those that sign now, newest first.
+    pub keys: Vec<Key>,
+    pub health: Health,
+    pub backlog: Backlog,
+    /// Counts changes.
+    pub version: u64,
+    pub created_at: String,
+    pub updated_at: String,
+    /// What its receiver needs, where that was made just now and is shown once.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub secret: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub public_key: Option<Option<String>>,
+}
+
+/// What an operator has said of an endpoint; `null` is as for all endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    pub url: String,
+    pub description: String,
+    pub events: Vec<String>,
+    pub metadata: Pairs<'static, String>,
+    pub ordering: Word,
+    pub payload: Word,
+    pub signing: Word,
+    pub max_in_flight: Option<u32>,
+    pub max_per_second: Option<u32>,
+    pub timeout_ms: Option<u64>,
+    pub retry_schedule_ms: Option<Vec<u64>>,
+    pub auto_disable: bool,
+    pub ca_certificates: Option<String>,
+}
+
+/// A key of an endpoint: never the key itself, but the half of it that everyone may know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Key {
+    pub kind: Word,
+    pub public_key: Option<String>,
+    pub created_at: String,
+    pub expires_at: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    pub consecutive_failures: u32,
+    pub failing_since: Option<String>,
+    /// Deliveries given up since then.
+    pub exhausted: u32,
+    pub breaker_open_until: Option<String>,
+}
+
+/// Unfinished deliveries to an endpoint. They are counted up to a bound.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backlog {
+    pub total: u64,
+    pub waiting: u64,
+    pub ready: u64,
+    pub leased: u64,
+    pub paused: u64,
+    pub has_more: bool,
+    pub oldest_due: Option<String>,
+}
+
+/// All endpoints, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct List {
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Some of what can be said of an endpoint. What is left out stays as it is; `null`, where it may be, means as for all
+/// endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// Only when it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `whsec_…` or `whsk_…`; only when it is made. Left out, one is made up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordering: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub max_in_flight: Option<Option<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub max_per_second: Option<Option<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub timeout_ms: Option<Option<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub retry_schedule_ms: Option<Option<Vec<u64>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_disable: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub ca_certificates: Option<Option<String>>,
+}
+
+/// A new key for an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// `hmac` or `ed25519`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// How long the old key goes on signing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap_ms: Option<u64>,
+}
+
+/// How an endpoint that was stopped goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resumption {
+    /// What happens to what has waited: `send` or `cancel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed_since: Option<String>,
+}
+
+/// How many endpoints were paused at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Paused {
+    pub paused: usize,
+}
+
+/// How many endpoints were resumed at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resumed {
+    pub resumed: usize,
+}
+
+impl From<&EndpointTerms> for Terms {
+    fn from(terms: &EndpointTerms) -> Self {
+        let metadata = terms.metadata.iter();
+        let schedule = terms.retry_schedule.as_ref();
+        Self {
+            url: terms.url.clone(),
+            description: terms.description.clone(),
+            events: terms.filter.patterns().to_vec(),
+            metadata: metadata.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            ordering: terms.ordering.name().into(),
+            payload: terms.payload.name().into(),
+            signing: terms.signing.name().into(),
+            max_in_flight: terms.max_in_flight,
+            max_per_second: terms.max_per_second,
+            timeout_ms: terms.timeout.map(milliseconds),
+            retry_schedule_ms: schedule.map(|waits| waits.iter().copied().map(milliseconds).collect()),
+            auto_disable: terms.auto_disable,
+            ca_certificates: terms.ca_certificates.clone(),
+        }
+    }
+}
+
+impl From<KnownHealth> for Health {
+    fn from(health: KnownHealth) -> Self {
+        let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        Self {
+            consecutive_failures: health.consecutive_failures,
+            failing_since: text(health.failing_since),
+            exhausted: health.exhausted,
+            breaker_open_until: text(health.open_until),
+        }
+    }
+}

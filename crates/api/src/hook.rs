@@ -1,0 +1,135 @@
+//! What the application is asked before moves of uploads, and what it said.
+
+use std::borrow::Cow;
+
+use domain::hook::{Caller as KnownCaller, Hook, HookCall, Question as KnownQuestion};
+use domain::upload::Role;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Message;
+use crate::facts::Facts;
+use crate::pairs::Pairs;
+use crate::text::Text;
+use crate::{Word, milliseconds};
+
+/// One call, as it is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Call {
+    pub id: String,
+    pub hook: Word,
+    pub upload_id: String,
+    /// Names what was decided, across retries.
+    pub decision: String,
+    pub started_at: String,
+    pub duration_ms: u64,
+    pub outcome: Word,
+    /// Of the answer, if there was one.
+    pub status: Option<u16>,
+    pub message: Option<String>,
+    pub response_body: String,
+}
+
+/// A page of calls, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct List {
+    pub calls: Vec<Call>,
+    /// The cursor of the next page.
+    pub next: Option<String>,
+}
+
+/// The upload a question is about.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Question<'a> {
+    pub upload_id: String,
+    pub dialect: Word,
+    pub role: Word,
+    /// Of a final upload, what it is made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Vec<String>>,
+    pub length: Option<u64>,
+    pub filename: Option<String>,
+    pub content_type: Option<String>,
+    pub metadata: Pairs<'a, Text<'a>>,
+    #[serde(flatten)]
+    pub arrived: Option<Arrived<'a>>,
+    /// `null` when no client's request is behind it.
+    pub request: Option<Request<'a>>,
+}
+
+/// What has come of an upload that exists.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Arrived<'a> {
+    pub stage: Word,
+    pub offset: u64,
+    pub digests: Pairs<'a, String>,
+    pub facts: Option<Facts>,
+}
+
+/// The request that led to a question.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request<'a> {
+    pub method: Cow<'a, str>,
+    pub path: Cow<'a, str>,
+    pub remote_address: Option<Cow<'a, str>>,
+    pub headers: Pairs<'a, Cow<'a, str>>,
+}
+
+impl<'a> From<&'a KnownQuestion> for Message<Question<'a>> {
+    fn from(question: &'a KnownQuestion) -> Self {
+        let record = question.upload.record();
+        let metadata = record.metadata.pairs().iter();
+        let data = Question {
+            upload_id: record.id.to_string(),
+            dialect: record.dialect.name().into(),
+            role: record.role.name().into(),
+            parts: match &record.role {
+                Role::Final { parts, .. } => Some(parts.iter().map(ToString::to_string).collect()),
+                Role::Single | Role::Partial => None,
+            },
+            length: record.length.map(|length| length.get()),
+            filename: record.metadata.file_name(),
+            content_type: record.metadata.content_type(),
+            metadata: metadata.map(|(name, value)| (name, Text::from(&value[..]))).collect(),
+            arrived: (question.hook != Hook::PreCreate).then(|| Arrived {
+                stage: record.stage.name().into(),
+                offset: question.upload.offset().get(),
+                digests: record.digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect(),
+                facts: record.facts.as_ref().map(Facts::from),
+            }),
+            request: question.caller.as_ref().map(Request::from),
+        };
+        Self { kind: question.hook.message_type().into(), timestamp: question.asked_at.to_string(), data }
+    }
+}
+
+impl<'a> From<&'a KnownCaller> for Request<'a> {
+    fn from(caller: &'a KnownCaller) -> Self {
+        Self {
+            method: caller.method.as_str().into(),
+            path: caller.path.as_str().into(),
+            remote_address: caller.remote.as_deref().map(Cow::from),
+            headers: caller.headers.iter().map(|(name, value)| (name, value.as_str().into())).collect(),
+        }
+    }
+}
+
+impl From<&HookCall> for Call {
+    fn from(call: &HookCall) -> Self {
+        Self {
+            id: call.id.to_string(),
+            hook: call.hook.name().into(),
+            upload_id: call.upload.to_string(),
+            decision: call.decision.clone(),
+            started_at: call.started_at.to_string(),
+            duration_ms: milliseconds(call.took),
+            outcome: call.outcome.name().into(),
+            status: call.status,
+            message: call.message.clone(),
+            response_body: String::from_utf8_lossy(&call.response_body).into_owned(),
+        }
+    }
+}
