@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod event;
 pub mod facts;
 pub mod failure;
+pub mod filling;
 pub mod hook;
 pub mod host;
 pub mod id;

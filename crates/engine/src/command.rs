@@ -117,6 +117,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// The same place, of an upload that turns out to take bytes in order only.
+    pub(crate) const fn in_order(self) -> Self {
+        match self {
+            Self::Anywhere(offset) => Self::From(offset),
+            Self::At(_) | Self::From(_) => self,
+        }
+    }
+
     pub const fn offset(self) -> Offset {
         match self {
             Self::At(offset) | Self::From(offset) | Self::Anywhere(offset) => offset,
@@ -131,8 +139,8 @@ pub enum Ends {
     WhenFull,
     /// With its last byte, which tells the length too if nothing has before.
     Here,
-    /// Not at all: more is to come, if only the word that nothing more comes. An upload of a dialect that
-    /// [completes when full](Dialect::completes_when_full) does so nevertheless.
+    /// Not at all: more is to come, if only the word that nothing more comes. An upload that
+    /// [completes when full](domain::filling::Completion::WhenFull) does so nevertheless.
     Later,
 }
 

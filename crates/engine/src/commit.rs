@@ -1,10 +1,9 @@
 //! The only place that makes the bytes of an upload durable and commits them.
 //!
 //! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to, and the
-//! one checkpoint that may be on its way. What is to be covered is said by the two loops that move bytes,
-//! [`append`](mod@crate::append) for bytes in order and [`ranges`](mod@crate::ranges) for bytes in any.
+//! one checkpoint that may be on its way. What is to be covered is said by the [`ledger`](mod@crate::ledger).
 //!
-//! Three rules hold for both. A failure here is `Broken`: it ends the writer for every request that stands on it. An
+//! Three rules hold. A failure here is `Broken`: it ends the writer for every request that stands on it. An
 //! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit makes a record
 //! full of an upload that then would complete: nobody would be left to seal it.
 

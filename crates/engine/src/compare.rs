@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::command::{Append, BodyEnd, Ends, EngineError, Place, Unavailable};
 use crate::digest::Hasher;
@@ -44,8 +44,7 @@ impl Engine {
         let (feed, intake) = Feed::new(inner.pool.clone(), repeated.at, command.count, Arc::default());
         let inner = Arc::clone(inner);
         self.spawn(async move {
-            let Intake { pieces, outcome } = intake;
-            repeated.answer(&inner, pieces, outcome).await;
+            repeated.answer(&inner, intake).await;
             drop(turn);
         });
         Ok(feed)
@@ -121,15 +120,11 @@ impl Repeated {
     }
 
     /// Compares all that comes, and tells its client what came of it.
-    pub(super) async fn answer(
-        self,
-        inner: &Inner,
-        fed: mpsc::Receiver<Fed>,
-        outcome: oneshot::Sender<Result<Upload, EngineError>>,
-    ) {
+    pub(super) async fn answer(self, inner: &Inner, intake: Intake) {
+        let Intake { pieces, outcome } = intake;
         let compared = tokio::select! {
             biased;
-            compared = self.compare_all(inner, fed) => compared,
+            compared = self.compare_all(inner, pieces) => compared,
             () = inner.stop.cancelled() => Err(EngineError::Unavailable(Unavailable::ShuttingDown)),
         };
         // A caller that is gone needs no answer.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::append::Parked;
 use crate::command::{Append, EngineError, Unavailable};
 use crate::feed::Feed;
 use crate::lease::{Held, Leases, Live};
@@ -22,9 +21,7 @@ use domain::stage::Ended;
 pub(super) enum Order {
     /// Commit what is there, then answer; go on.
     Checkpoint(oneshot::Sender<()>),
-    /// Hand everything over to the next request. Only a writer that is parked does.
-    Resume(oneshot::Sender<Parked>),
-    /// Take the bytes of one more request. Only a writer that takes bytes in any order does.
+    /// Take the bytes of one more request. A writer that takes bytes in order does so only while it has none.
     Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
     /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
     Yield { at: Option<Offset>, fate: Option<Fate>, answer: oneshot::Sender<Result<(), Offset>> },
@@ -50,7 +47,6 @@ impl Order {
     pub(super) fn is_given_up(&self) -> bool {
         match self {
             Self::Checkpoint(answer) => answer.is_closed(),
-            Self::Resume(answer) => answer.is_closed(),
             Self::Join { answer, .. } => answer.is_closed(),
             Self::Yield { answer, .. } => answer.is_closed(),
         }
@@ -60,18 +56,12 @@ impl Order {
 /// Why a request did not join the writer of its upload.
 #[derive(Debug)]
 pub(super) enum NotJoined {
-    /// The writer takes bytes in order, from one request.
+    /// The writer takes bytes in order, and has a request that sends them.
     InOrder,
     Refused(EngineError),
 }
 
 impl Leases<Order> {
-    /// What the last request has left open for the next one, if it has.
-    pub(super) async fn resume(&self, id: UploadId) -> Option<Parked> {
-        let live = self.live(id).filter(|live| live.is_parked())?;
-        live.ask(Order::Resume).await
-    }
-
     /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
     /// that one: a request that would be refused anyway disturbs nobody.
     pub(super) async fn take(

@@ -10,12 +10,10 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::command::{EngineError, Unavailable};
-use crate::digest::Running;
 use crate::hooks::Behalf;
 use crate::metrics::UNFINISHED;
-use crate::pieces::Pieces;
+use crate::sums::Sums;
 use crate::{Engine, Inner};
-use domain::checksum::Digest;
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 use state::{Due, UploadQuery};
@@ -229,22 +227,11 @@ impl Inner {
             return Ok(false);
         }
         tracing::warn!(upload = %upload.id(), "every byte of an upload is there and nobody was finishing it");
-        let digests = digests_so_far(&upload);
+        // What the kept state does not tell is computed from the bytes.
+        let digests = Sums::committed(&upload);
         self.seal(&mut upload, digests, self.now()).await?;
         let upload = self.commit(upload).await?;
         self.settle(upload, behalf).await?;
         Ok(true)
     }
-}
-
-/// The digests of a full upload, as far as its kept state tells them; the others are computed from its bytes.
-fn digests_so_far(upload: &Upload) -> Vec<Digest> {
-    let record = upload.record();
-    let (state, size_bytes) = (&record.running_digests, upload.offset().get());
-    if upload.dialect().takes_any_order() {
-        let pieces = Pieces::resume(state).unwrap_or_default();
-        return pieces.whole(size_bytes).into_iter().collect();
-    }
-    let known = (!state.is_empty()).then(|| Running::resume(&record.wanted_digests, state).ok()).flatten();
-    known.map(Running::finish).unwrap_or_default()
 }

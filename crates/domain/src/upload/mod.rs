@@ -30,6 +30,7 @@ use crate::dialect::Dialect;
 use crate::event::{Details, Event, EventKind};
 use crate::facts::Facts;
 use crate::failure::Failure;
+use crate::filling::{Completion, WriteOrder};
 use crate::id::UploadId;
 use crate::metadata::Metadata;
 use crate::principal::TenantId;
@@ -120,6 +121,22 @@ impl Upload {
         self.record.dialect
     }
 
+    /// In which order its bytes come.
+    pub fn write_order(&self) -> WriteOrder {
+        match self.record.dialect {
+            Dialect::Tus | Dialect::Ietf | Dialect::Google => WriteOrder::InOrder,
+            Dialect::Ranged => WriteOrder::Any,
+        }
+    }
+
+    /// When it completes.
+    pub fn completion(&self) -> Completion {
+        match self.record.dialect {
+            Dialect::Tus | Dialect::Ranged => Completion::WhenFull,
+            Dialect::Ietf | Dialect::Google => Completion::WhenSaid,
+        }
+    }
+
     pub fn length(&self) -> Option<Length> {
         self.record.length
     }
@@ -154,7 +171,7 @@ impl Upload {
 
     /// Whether it is to be sealed although no client says another word.
     pub fn awaits_seal(&self) -> bool {
-        let completes = self.record.dialect.completes_when_full() && !self.is_final();
+        let completes = self.completion() == Completion::WhenFull && !self.is_final();
         completes && self.record.stage.takes_bytes() && self.is_full()
     }
 

@@ -1,0 +1,110 @@
+//! Which requests with bytes are in order, by what they say of themselves.
+
+use crate::Inner;
+use crate::command::{Append, Ends, Place};
+use domain::filling::WriteOrder;
+use domain::ranges::ReceivedRanges;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::upload::Upload;
+
+/// A request that is in order.
+pub(super) struct Admitted {
+    /// The upload with what the request declares of it.
+    pub(super) upload: Upload,
+    /// Where its first byte goes that the upload does not have.
+    pub(super) start: u64,
+    /// Bytes at its beginning that are passed over.
+    pub(super) known_bytes: u64,
+    /// How many it announces to bring from `start` on, if it does.
+    pub(super) count: Option<u64>,
+}
+
+impl Inner {
+    /// Admits a request to an upload of which the bytes in `there` have come, committed or not, and of which the last byte
+    /// that was taken, whether it counts or not, ends at `taken`.
+    pub(super) fn admit(
+        &self,
+        mut upload: Upload,
+        command: &Append,
+        there: &ReceivedRanges,
+        taken: Offset,
+    ) -> Result<Admitted, Rejection> {
+        command.check_reach(&upload)?;
+        let (now, max_bytes) = (self.now(), self.settings.max_upload_bytes);
+        let (ours, theirs) = (upload.offset(), command.place.offset());
+        let (goes_anywhere, passes_over) = match (upload.write_order(), command.place) {
+            (WriteOrder::Any, Place::Anywhere(_)) => (true, false),
+            (WriteOrder::InOrder | WriteOrder::Any, Place::At(_)) => (false, false),
+            (WriteOrder::InOrder | WriteOrder::Any, Place::From(_)) | (WriteOrder::InOrder, Place::Anywhere(_)) => {
+                (false, theirs <= ours)
+            }
+        };
+        let at = if passes_over { ours } else { theirs };
+        let known_bytes = at.get() - theirs.get();
+        let count = command.count.map(|count| count.saturating_sub(known_bytes));
+        let check = |upload: &Upload, count| match goes_anywhere {
+            true => upload.check_range(at, count, max_bytes, now),
+            false => upload.check_append(at, count, max_bytes, now),
+        };
+        check(&upload, Some(0))?;
+        self.declare(&mut upload, command, taken)?;
+        check(&upload, count)?;
+        if upload.write_order() == WriteOrder::Any {
+            self.check_shape(at.get(), count, &upload, there)?;
+        }
+        Ok(Admitted { upload, start: at.get(), known_bytes, count })
+    }
+
+    /// Takes what a request says of the whole upload, of which bytes up to `taken` have come, committed or not.
+    pub(super) fn declare(&self, upload: &mut Upload, command: &Append, taken: Offset) -> Result<(), Rejection> {
+        if upload.dialect() != command.dialect && !self.settings.cross_dialects {
+            return Err(Rejection::OtherDialect(upload.dialect()));
+        }
+        if let Some(length) = command.length {
+            upload.declare_length(length, self.settings.max_upload_bytes, taken)?;
+        }
+        if let (Ends::Here, Some(count)) = (command.ends, command.count) {
+            self.check_end(upload, command.place.offset().plus(count), taken)?;
+        }
+        upload.promise(&command.promised_digests);
+        Ok(())
+    }
+
+    /// Whether an upload may end at `end`; if no length is known yet, this is it. Bytes up to `taken` have come.
+    pub(super) fn check_end(&self, upload: &mut Upload, end: Option<Offset>, taken: Offset) -> Result<(), Rejection> {
+        let max_bytes = self.settings.max_upload_bytes;
+        let end = end.ok_or(Rejection::OverLimit(max_bytes))?;
+        match upload.length() {
+            Some(length) if length.get() == end.get() => Ok(()),
+            Some(length) => Err(Rejection::EndsElsewhere { length, end }),
+            None => {
+                let length = Length::new(end.get()).ok_or(Rejection::OverLimit(max_bytes))?;
+                upload.declare_length(length, max_bytes, taken)
+            }
+        }
+    }
+
+    /// Whether bytes from `start` on leave the upload in a shape that can be kept and written on.
+    fn check_shape(
+        &self,
+        start: u64,
+        count: Option<u64>,
+        upload: &Upload,
+        there: &ReceivedRanges,
+    ) -> Result<(), Rejection> {
+        let ranges = self.settings.ranges;
+        let alignment = ranges.alignment_bytes;
+        let end = count.map(|count| start.saturating_add(count));
+        let last = upload.length().map(Length::get);
+        let fits = |place: u64| place.is_multiple_of(alignment) || Some(place) == last || there.touches(place);
+        if !fits(start) || end.is_some_and(|end| !fits(end)) {
+            return Err(Rejection::Misaligned { alignment });
+        }
+        let count = there.count_with(start, end.unwrap_or(start).max(start + 1));
+        if count > there.pairs().len() && count > usize::try_from(ranges.max_ranges).unwrap_or(usize::MAX) {
+            return Err(Rejection::TooManyRanges(ranges.max_ranges));
+        }
+        Ok(())
+    }
+}
