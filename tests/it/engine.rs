@@ -65,7 +65,7 @@ async fn whatever_breaks_in_an_append_the_committed_offset_stands() {
     ];
     for (operation, cause) in troubles {
         for effect in [Effect::Nothing, Effect::Done] {
-            for medium in Medium::both() {
+            for medium in Medium::all() {
                 an_append_breaks(operation, cause, effect, medium).await;
             }
         }
@@ -101,7 +101,7 @@ async fn an_append_breaks(operation: Operation, cause: Cause, effect: Effect, me
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_fails_leaves_the_offset_as_it_was() {
     for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
-        for medium in Medium::both() {
+        for medium in Medium::all() {
             let world = World::on(medium);
             let life = world.live().await;
             let source = source(100_000);
@@ -147,7 +147,7 @@ async fn whoever_writes_learns_whether_a_deletion_was_committed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_takes_no_committed_byte_away() {
     for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
-        for medium in Medium::both() {
+        for medium in Medium::all() {
             let world = World::on(medium);
             let life = world.live().await;
             let source = source(100_000);
@@ -180,7 +180,7 @@ async fn a_creation_that_is_not_recorded_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_could_not_be_put_in_its_place_is_finished_by_the_sweeper() {
     for effect in [Effect::Nothing, Effect::Done] {
-        for medium in Medium::both() {
+        for medium in Medium::all() {
             let world = World::on(medium);
             let life = world.live().await;
             let source = source(100_000);
@@ -469,7 +469,7 @@ async fn a_death_in_the_middle_of_an_append_costs_only_what_nobody_was_told_of()
         (Death::AfterCommit, 90_000),
     ];
     for (death, expected) in deaths {
-        for medium in Medium::both() {
+        for medium in Medium::all() {
             let world = World::on(medium);
             let life = world.live().await;
             let source = source(200_000);
@@ -532,7 +532,7 @@ async fn a_death_between_the_last_byte_and_completion_is_made_good_at_the_next_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_after_the_bytes_were_put_in_their_place_is_made_good_at_the_next_start() {
     for when in [Effect::Nothing, Effect::Done] {
-        for medium in Medium::both() {
+        for medium in Medium::all() {
             let world = World::on(medium);
             let life = world.live().await;
             let source = source(1_000);
@@ -578,7 +578,7 @@ async fn an_empty_upload_that_was_interrupted_completes_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_while_parts_are_joined_leaves_a_failed_final_and_whole_parts() {
     for death in [Death::Below(Operation::Concatenate), Death::AfterCommit, Death::BeforeCommit] {
-        for medium in Medium::both() {
+        for medium in Medium::all() {
             let world = World::on(medium);
             let life = world.live().await;
             let parts = parts(&life).await;
@@ -873,7 +873,7 @@ async fn that_keeps_open(world: &World) -> Life {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_request_finds_the_upload_open() {
-    for medium in Medium::both() {
+    for medium in Medium::all() {
         let world = World::on(medium);
         let life = that_keeps_open(&world).await;
         let source = source(300 * KIB);

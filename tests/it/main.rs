@@ -45,6 +45,7 @@ mod schemas;
 mod signals;
 mod smoke;
 mod stages;
+mod stores;
 mod status;
 mod tidy;
 mod tls;

@@ -33,6 +33,7 @@ pub(super) struct Inner {
     pub(super) uploads: Arc<dyn UploadStore>,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) blobs: Arc<dyn storage::BlobStore>,
+    pub(super) abilities: storage::Abilities,
     /// `None`: the application is asked nothing.
     pub(super) hooks: Option<Arc<dyn Hooks>>,
     /// Rings when an upload waits for the application's word and there was none.
@@ -70,9 +71,10 @@ impl Inner {
 
     pub(super) async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
+        let takes_room = !(upload.is_final() && self.abilities.joins_without_copying);
         let booking = match self.space(None).await? {
-            Some(space) => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
-            None => None,
+            Some(space) if takes_room => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
+            Some(_) | None => None,
         };
         let inserted = self.uploads.insert(self.change(upload)).await;
         if let (Err(_), Some(booking)) = (&inserted, booking) {

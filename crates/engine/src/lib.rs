@@ -96,6 +96,7 @@ impl Engine {
             randomness: Arc::new(rand::random),
             uploads,
             outbox,
+            abilities: blobs.abilities(),
             blobs,
             hooks: None,
             undecided: Notify::new(),

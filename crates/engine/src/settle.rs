@@ -8,7 +8,7 @@ use crate::command::EngineError;
 use crate::digest::{Running, UnreadableState};
 use crate::hooks::Behalf;
 use crate::{Inner, blob_key};
-use domain::checksum::{Algorithm, Digest};
+use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -26,6 +26,9 @@ pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
 impl Inner {
     /// Marks an upload as having all its bytes, and checks the digests its client promised. Those that could not be
     /// computed while the bytes passed are computed from the stored ones.
+    ///
+    /// Where open blobs cannot be read, only the mark is made. The blob must not be sealed before that is committed: an
+    /// upload that still takes bytes would be left with a blob that takes none.
     pub(super) async fn seal(
         &self,
         upload: &mut Upload,
@@ -33,11 +36,10 @@ impl Inner {
         now: Timestamp,
     ) -> Result<(), EngineError> {
         upload.check_sealable().map_err(EngineError::inconsistent)?;
-        let record = upload.record();
-        let promised = record.promised_digests.iter().map(Digest::algorithm);
-        let wanted = record.wanted_digests.iter().copied().chain(promised).chain([Algorithm::Crc32c]);
-        let known = |wanted: &Algorithm| digests.iter().any(|digest| digest.algorithm() == *wanted);
-        let missing: Vec<Algorithm> = wanted.filter(|wanted| !known(wanted)).collect();
+        if !self.abilities.reads_open {
+            return upload.seal(digests, now).map_err(EngineError::inconsistent);
+        }
+        let missing = upload.missing_digests(&digests);
         if !missing.is_empty() {
             let computed = self.digest_blob(upload, Running::of(&missing), upload.offset().get()).await?;
             digests.extend(computed.finish());
@@ -62,11 +64,12 @@ impl Inner {
                 upload = self.lose(upload, error).await?;
             }
             upload = match upload.stage() {
-                Stage::Received if !upload.is_partial() => match self.verify(&mut upload).await {
+                Stage::Received if !upload.is_partial() => match self.seal_and_verify(&mut upload).await {
                     Ok(()) => self.commit(upload).await?,
                     Err(error) if error.is_loss() => self.lose(upload, error).await?,
                     Err(error) => return Err(EngineError::storage(error)),
                 },
+                Stage::Received if !self.abilities.reads_open => return self.seal_partial(upload).await,
                 Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
                 Stage::Verified => self.finish(upload).await?,
                 Stage::Stored => {
@@ -84,6 +87,51 @@ impl Inner {
                 }
             };
         }
+    }
+
+    /// Judges an upload that has all its bytes, once they can be read.
+    async fn seal_and_verify(&self, upload: &mut Upload) -> storage::Result<()> {
+        if !self.abilities.reads_open {
+            self.seal_blob(upload).await?;
+            self.complete_digests(upload).await?;
+        }
+        self.verify(upload).await
+    }
+
+    /// Sees to it that the bytes of a received partial upload can be read and have been judged. That may have been done
+    /// before: a partial upload has no stage that would tell.
+    pub(super) async fn seal_partial(&self, mut upload: Upload) -> Result<Upload, EngineError> {
+        let is_new = match self.seal_blob(&upload).await {
+            Ok(()) => self.complete_digests(&mut upload).await,
+            Err(error) => Err(error),
+        };
+        let is_new = match is_new {
+            Ok(is_new) => is_new,
+            Err(error) => return Err(self.explain(upload.id(), error).await),
+        };
+        if upload.broken_promise().is_some() {
+            upload.verify(self.now());
+        } else if !is_new {
+            return Ok(upload);
+        }
+        self.commit(upload).await
+    }
+
+    /// Makes the storage end the writing of a blob, which can be read from then on.
+    async fn seal_blob(&self, upload: &Upload) -> storage::Result<()> {
+        let resume = upload.record().resume.clone().map(Resume::from_bytes);
+        self.blobs.seal(&blob_key(upload.id()), Epoch::FIRST, resume.as_ref(), upload.offset().get()).await
+    }
+
+    /// Computes the digests of an upload that are not known yet from its stored bytes. Says whether there were any.
+    async fn complete_digests(&self, upload: &mut Upload) -> storage::Result<bool> {
+        let missing = upload.missing_digests(&upload.record().digests);
+        if missing.is_empty() {
+            return Ok(false);
+        }
+        let computed = self.read_into(upload, Running::of(&missing), upload.offset().get()).await?;
+        upload.complete_digests(computed.finish());
+        Ok(true)
     }
 
     /// Moves the bytes of a verified upload to their final place.
@@ -137,11 +185,12 @@ impl Inner {
     }
 
     /// The running digests of an upload that takes bytes in order. Where their kept state cannot be read, as after a
-    /// change of version, they are computed anew from the stored bytes.
+    /// change of version, they are computed anew from the stored bytes: now, or once those can be read.
     pub(super) async fn running_digests(&self, upload: &Upload) -> Result<Running, EngineError> {
         let (record, size_bytes) = (upload.record(), upload.offset().get());
         match Running::resume(&record.wanted_digests, &record.running_digests) {
             Ok(running) if size_bytes == 0 || !record.running_digests.is_empty() => Ok(running),
+            Ok(_) | Err(UnreadableState) if !self.abilities.reads_open => Ok(Running::of(&[])),
             Ok(_) | Err(UnreadableState) => {
                 tracing::warn!(upload = %upload.id(), size_bytes, "the digests are computed anew from the stored bytes");
                 self.digest_blob(upload, Running::start(&record.wanted_digests), size_bytes).await
@@ -153,18 +202,22 @@ impl Inner {
     pub(super) async fn digest_blob(
         &self,
         upload: &Upload,
-        mut digests: Running,
+        digests: Running,
         size_bytes: u64,
     ) -> Result<Running, EngineError> {
+        match self.read_into(upload, digests, size_bytes).await {
+            Ok(digests) => Ok(digests),
+            Err(error) => Err(self.explain(upload.id(), error).await),
+        }
+    }
+
+    async fn read_into(&self, upload: &Upload, mut digests: Running, size_bytes: u64) -> storage::Result<Running> {
         if size_bytes == 0 {
             return Ok(digests);
         }
-        let mut bytes = match self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await {
-            Ok(bytes) => bytes,
-            Err(error) => return Err(self.explain(upload.id(), error).await),
-        };
+        let mut bytes = self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await?;
         while let Some(chunk) = bytes.next().await {
-            digests.update(&chunk.map_err(EngineError::storage)?);
+            digests.update(&chunk?);
         }
         Ok(digests)
     }

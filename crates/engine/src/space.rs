@@ -43,8 +43,11 @@ impl Inner {
         Ok(Some(Space { spare_bytes, booked_percent: max_booked_percent }))
     }
 
-    /// The room the storage has: for anything new, or for an upload, with what is set aside for it.
+    /// The room the storage has, if it knows: for anything new, or for an upload, with what is set aside for it.
     pub(super) async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
+        if !self.abilities.knows_room {
+            return Ok(None);
+        }
         let own = to.map(|upload| (blob_key(upload.id()), upload.received_bytes()));
         let holding =
             own.as_ref().map(|(key, received_bytes)| storage::Holding { key, received_bytes: *received_bytes });

@@ -49,6 +49,9 @@ pub struct World {
     set_by_ms: Arc<AtomicI64>,
 }
 
+/// What the parts of a store are like that has some.
+pub const PART_BYTES: u64 = 16 << 10;
+
 /// Where bytes are.
 #[derive(Debug, Clone)]
 pub enum Medium {
@@ -61,6 +64,17 @@ pub enum Medium {
 impl Medium {
     pub fn both() -> [Self; 2] {
         [Self::Memory(MemoryStore::new()), Self::Disk]
+    }
+
+    /// These two, and a [sealing](Self::sealing) one.
+    pub fn all() -> [Self; 3] {
+        let [memory, disk] = Self::both();
+        [memory, disk, Self::sealing()]
+    }
+
+    /// One that takes bytes in order only, and reads no blob before it is sealed.
+    pub fn sealing() -> Self {
+        Self::Memory(MemoryStore::like_an_object_store(PART_BYTES))
     }
 }
 
@@ -191,6 +205,14 @@ impl World {
 impl Life {
     /// Ends everything where it stands.
     pub fn die(self) {}
+
+    /// The keys of everything that is stored in memory.
+    pub fn stored_keys(&self) -> Vec<storage::BlobKey> {
+        match &self.medium {
+            Medium::Memory(store) => store.keys(),
+            Medium::Disk => panic!("there are files"),
+        }
+    }
 
     pub async fn create(&self, length: usize) -> UploadId {
         self.engine.create(new_upload(Role::Single, length)).await.unwrap().id()

@@ -357,6 +357,20 @@ impl Upload {
         self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
     }
 
+    /// Takes digests of the whole that could not be computed before every byte was there to be read.
+    pub fn complete_digests(&mut self, digests: Vec<Digest>) {
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload lacks digests");
+        self.record.digests.extend(digests);
+        self.record.digests.sort_by_key(Digest::algorithm);
+    }
+
+    /// The digests that are wanted of the whole upload, or promised, and not known of it yet.
+    pub fn missing_digests(&self, known: &[Digest]) -> Vec<Algorithm> {
+        let promised = self.record.promised_digests.iter().map(Digest::algorithm);
+        let wanted = self.record.wanted_digests.iter().copied().chain(promised).chain([Algorithm::Crc32c]);
+        wanted.filter(|wanted| !known.iter().any(|known| known.algorithm() == *wanted)).collect()
+    }
+
     /// Takes note that the application, asked before completion, has said yes.
     pub fn accept(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is asked about");

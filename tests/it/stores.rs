@@ -1,0 +1,173 @@
+//! Uploads on stores that can do less than files: the engine asks of a store no more than its abilities say, and lets it
+//! decide in which order a blob is sealed, read, judged and stored.
+
+use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
+use domain::id::UploadId;
+use domain::metadata::Metadata;
+use domain::policy::{Policy, TypePattern};
+use domain::principal::Principal;
+use domain::size::Length;
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
+use engine::MediaSettings;
+use engine::command::{Append, BodyEnd, EngineError};
+use engine::concatenate::Concatenate;
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+use storage::faults::{Calls, Cause, Operation};
+
+use crate::support::seeded::Seeded;
+use crate::support::world::{Life, Medium, World, feed_all, new_upload, offset};
+
+const KIB: usize = 1024;
+const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
+
+fn source(size: usize) -> Vec<u8> {
+    Seeded::new(size as u64).bytes(size)
+}
+
+fn sha256_of(bytes: &[u8]) -> Digest {
+    Digest::new(Algorithm::Sha256, Sha256::digest(bytes).to_vec()).unwrap()
+}
+
+/// Appends the rest of an upload, and promises a digest of the whole that nobody has asked for before.
+async fn append_promising(
+    life: &Life,
+    id: UploadId,
+    at: usize,
+    rest: &[u8],
+    promised: Digest,
+) -> Result<Upload, EngineError> {
+    let promised_digests = vec![promised];
+    let command = Append { promised_digests, ..Append::at(Principal::server(), id, offset(at), Some(rest.len() as u64)) };
+    let mut feed = life.engine.append(command).await.unwrap();
+    feed_all(&mut feed, rest).await;
+    feed.finish(BodyEnd::Complete).await
+}
+
+async fn concatenate(life: &Life, parts: &[UploadId], promised: Vec<Digest>) -> Result<Upload, EngineError> {
+    let command = Concatenate {
+        principal: Principal::server(),
+        dialect: Dialect::Tus,
+        parts: parts.to_vec(),
+        as_sent: "final;…".to_owned(),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        wanted_digests: Vec::new(),
+        promised_digests: promised,
+        caller: None,
+    };
+    life.engine.concatenate(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_decides_whether_bytes_are_judged_before_they_are_sealed() {
+    for (medium, held_at, left_at, seals) in
+        [(Medium::Disk, Operation::Finish, "verified", 0), (Medium::sealing(), Operation::Seal, "received", 1)]
+    {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = source(100 * KIB + 7);
+        let id = life.create(source.len()).await;
+        life.append(id, 0, &source[..50_000]).await.unwrap();
+        let hold = life.faults.hold(held_at);
+        let (appended, ()) = tokio::join!(life.append(id, 50_000, &source[50_000..]), async {
+            hold.reached().await;
+            assert_eq!(life.find(id).await.stage().name(), left_at, "{held_at:?}");
+            hold.release();
+        });
+        assert_eq!(appended.unwrap().stage(), Stage::Completed);
+        assert!(life.read(id).await == source);
+        assert_eq!(life.events(id).await, WHOLE_WAY);
+        assert_eq!(life.faults.calls(Operation::Seal), seals);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_around_the_seal_is_made_good_at_the_next_start() {
+    for is_done in [false, true] {
+        let world = World::on(Medium::sealing());
+        let life = world.live().await;
+        let source = source(100_000);
+        let id = life.create(source.len()).await;
+        match is_done {
+            true => life.faults.fail_when_done(Operation::Seal, Calls::Nth(1), Cause::BROKEN_DISK),
+            false => life.faults.fail(Operation::Seal, Calls::Nth(1), Cause::BROKEN_DISK),
+        }
+        assert!(life.append(id, 0, &source).await.is_err());
+        life.die();
+        let life = world.live().await;
+        assert_eq!(life.find(id).await.stage().name(), "received");
+        life.engine.recover().await;
+        assert_eq!(life.find(id).await.stage().name(), "completed");
+        assert!(life.read(id).await == source);
+        assert_eq!(life.events(id).await, WHOLE_WAY);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_computed_on_the_way_is_computed_once_it_can_be_read() {
+    for medium in Medium::all() {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = source(70 * KIB);
+        for (promised, stage) in [(sha256_of(&source), "completed"), (sha256_of(b"other"), "failed")] {
+            let id = life.create(source.len()).await;
+            life.append(id, 0, &source[..KIB]).await.unwrap();
+            let ended = append_promising(&life, id, KIB, &source[KIB..], promised).await;
+            assert_eq!(ended.is_ok(), stage == "completed", "{ended:?}");
+            let upload = life.find(id).await;
+            assert_eq!(upload.stage().name(), stage);
+            let algorithms: Vec<_> = upload.record().digests.iter().map(Digest::algorithm).collect();
+            assert_eq!(algorithms, [Algorithm::Crc32c, Algorithm::Sha256]);
+            assert!(upload.record().digests.contains(&sha256_of(&source)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_after_the_seal_is_removed() {
+    let world = World::on(Medium::sealing());
+    let policy = Policy { allowed_types: vec![TypePattern::new("image/*").unwrap()], ..Policy::default() };
+    let life = world
+        .live_with(|settings| {
+            let timeout = Duration::from_secs(60);
+            settings.media = Some(MediaSettings { read_limit_bytes: 1 << 20, timeout, max_at_once: 1, policy });
+        })
+        .await;
+    let id = life.create(5).await;
+    assert!(life.append(id, 0, b"hello").await.is_err());
+    assert_eq!(life.events(id).await, ["created", "receiving", "received", "failed"]);
+    assert_eq!(life.faults.calls(Operation::Seal), 1);
+    assert!(life.stored_keys().is_empty(), "{:?}", life.stored_keys());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partial_uploads_are_sealed_before_they_are_joined() {
+    let world = World::on(Medium::sealing());
+    let life = world.live().await;
+    let pieces = [source(100_000), source(1), source(70_000)];
+    let whole = pieces.concat();
+    let mut parts = Vec::new();
+    for piece in &pieces {
+        let part = life.engine.create(new_upload(Role::Partial, piece.len())).await.unwrap().id();
+        life.append(part, 0, piece).await.unwrap();
+        parts.push(part);
+    }
+    // The last one is left between its record and its seal.
+    let late = life.engine.create(new_upload(Role::Partial, 5)).await.unwrap().id();
+    life.faults.fail(Operation::Seal, Calls::Nth(life.faults.calls(Operation::Seal) + 1), Cause::BROKEN_DISK);
+    assert!(append_promising(&life, late, 0, b"hello", sha256_of(b"hello")).await.is_err());
+    assert_eq!(life.find(late).await.stage().name(), "received");
+
+    let joined = concatenate(&life, &parts, vec![sha256_of(&whole)]).await.unwrap();
+    assert_eq!(joined.stage().name(), "completed");
+    assert!(life.read(joined.id()).await == whole);
+    assert_eq!(life.events(joined.id()).await, WHOLE_WAY);
+
+    let joined = concatenate(&life, &[late, parts[1]], vec![]).await.unwrap();
+    assert!(life.read(joined.id()).await == [b"hello".to_vec(), pieces[1].clone()].concat());
+    assert!(life.find(late).await.record().digests.contains(&sha256_of(b"hello")), "it was made up for");
+    assert_eq!(life.find(late).await.length(), Length::new(5));
+}
