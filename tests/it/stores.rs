@@ -40,7 +40,8 @@ async fn append_promising(
     promised: Digest,
 ) -> Result<Upload, EngineError> {
     let promised_digests = vec![promised];
-    let command = Append { promised_digests, ..Append::at(Principal::server(), id, offset(at), Some(rest.len() as u64)) };
+    let command =
+        Append { promised_digests, ..Append::at(Principal::server(), id, offset(at), Some(rest.len() as u64)) };
     let mut feed = life.engine.append(command).await.unwrap();
     feed_all(&mut feed, rest).await;
     feed.finish(BodyEnd::Complete).await
