@@ -1,0 +1,113 @@
+//! How a writer ends, and what the requests that are left are told.
+
+use tokio::sync::oneshot;
+
+use super::Writer;
+use crate::Inner;
+use crate::command::{EngineError, Unavailable};
+use crate::commit::Broken;
+use crate::compare::Repeated;
+use crate::hooks::Behalf;
+use crate::lane::Lane;
+use crate::orders::Fate;
+use crate::settle::unless_failed;
+use domain::size::Offset;
+use domain::stage::Stage;
+use domain::upload::Upload;
+
+pub(super) enum Ending {
+    /// Every byte is there, or no request is left.
+    Over,
+    Stop,
+    /// A newer request takes over, or ends the upload.
+    Yield(oneshot::Sender<Result<(), Offset>>, Option<Fate>),
+    /// The only request, in order, leaves nothing behind.
+    Undone(Result<(), EngineError>),
+    /// The only request, in order, has brought more than the upload can have, and the upload fails.
+    Overflow(EngineError),
+    Broken(Broken),
+}
+
+impl Writer {
+    /// Ends the writer; gives what the requests that are left are told. `completes`: the upload does when it is full.
+    pub(super) async fn end(mut self, ending: Ending, completes: bool) -> Result<Upload, EngineError> {
+        let committer = &mut self.ledger.committer;
+        match ending {
+            Ending::Over | Ending::Stop => self.conclude(completes).await,
+            Ending::Yield(answer, fate) => {
+                let upload = &committer.upload;
+                tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "a newer request takes over");
+                committer.abandon().await;
+                // The newer request waits for the lease anyway.
+                let _ = answer.send(Ok(()));
+                drop(self);
+                Err(Fate::answer_to(fate).await)
+            }
+            Ending::Undone(outcome) => {
+                committer.abandon().await;
+                committer.drop_leftovers().await;
+                outcome.map(|()| self.ledger.committer.upload)
+            }
+            Ending::Overflow(error) => {
+                committer.abandon().await;
+                Err(committer.fail_for_overflow().await.err().unwrap_or(error))
+            }
+            Ending::Broken(broken) => {
+                committer.abandon().await;
+                committer.drop_leftovers().await;
+                Err(broken.into())
+            }
+        }
+    }
+
+    /// Keeps what counts, and carries a whole upload through to its end.
+    pub(super) async fn conclude(mut self, completes: bool) -> Result<Upload, EngineError> {
+        if let Err(broken) = self.commit_rest(completes).await {
+            let committer = &mut self.ledger.committer;
+            committer.abandon().await;
+            committer.drop_leftovers().await;
+            return Err(broken.into());
+        }
+        self.ledger.committer.close().await;
+        let (inner, held, upload) = self.ledger.committer.into_parts();
+        tracing::debug!(upload = %upload.id(), received_bytes = upload.received_bytes(), "no more bytes for now");
+        let settled = inner.settle(upload, &Behalf::Client(self.caller)).await.and_then(unless_failed);
+        drop(held);
+        settled
+    }
+
+    pub(super) async fn commit_rest(&mut self, completes: bool) -> Result<(), Broken> {
+        self.await_pending().await?;
+        let is_whole = completes && self.ledger.is_full();
+        if !self.ledger.committer.upload.stage().takes_bytes() || !(self.ledger.has_uncovered() || is_whole) {
+            return Ok(());
+        }
+        let seal = is_whole.then(|| self.sums.whole(self.ledger.there.contiguous().get()));
+        self.ledger.commit_last(self.sums.state(), seal).await
+    }
+}
+
+/// Tells the requests that are left what came of the upload. What they still send to a complete one is there already: it
+/// is compared as if it had come a moment later.
+pub(super) async fn answer(inner: &Inner, lanes: Vec<Lane>, outcome: &Result<Upload, EngineError>, stops: bool) {
+    let complete = outcome.as_ref().ok().filter(|upload| upload.stage() == Stage::Completed);
+    let complete = complete.and_then(|upload| Some((upload, upload.length()?)));
+    let mut repeating = Vec::new();
+    for lane in lanes {
+        if !lane.is_open() {
+            lane.answer(outcome.clone());
+            continue;
+        }
+        if stops {
+            lane.answer(outcome.clone().and(Err(EngineError::Unavailable(Unavailable::ShuttingDown))));
+            continue;
+        }
+        let Some((upload, length)) = complete else {
+            lane.answer(outcome.clone());
+            continue;
+        };
+        let repeated = Repeated::rest_of(upload.clone(), length, lane.at, lane.end, lane.ends);
+        repeating.extend(lane.into_intake().map(|intake| repeated.answer(inner, intake)));
+    }
+    futures::future::join_all(repeating).await;
+}

@@ -1,0 +1,350 @@
+//! The one task that moves the bytes of an upload.
+//!
+//! A writer holds the lease of an upload, its blob and its digests, and takes the bytes of every request that writes to
+//! it: bytes in order come in one [`Lane`] with a strict cursor, bytes in any order in as many as there are requests. So
+//! there is one writer, one version to commit, and one sync for all of them. It ends when the upload is whole, when no
+//! request is left and nobody comes for a moment, when a newer request takes over, or when something breaks.
+//!
+//! The caller pumps bytes into a [`Feed`]; so a caller that vanishes, as a request handler does when its peer resets the
+//! connection, is an ordinary ending: what arrived is kept, made durable and committed.
+//!
+//! - A write, a sync or a commit that fails ends every request: what it was to cover is in no record, whoever brought it.
+//! - What a refused request in any order has brought so far is kept. One in order leaves nothing that no commit has.
+//! - A request is answered with what the record says after the commit that covers it.
+//!
+//! What if it dies here?
+//! - Before a checkpoint is durable: the bytes are above the committed offset, or in no committed range, and nobody was
+//!   told of them.
+//! - Durable but not committed: the same; the next writer drops them.
+//! - Committed: the truth, with the events it caused.
+//! - Sealed but not settled: the sweeper carries on at the next start.
+
+mod ending;
+mod intake;
+mod timing;
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::Inner;
+use crate::admission::Admitted;
+use crate::command::{Append, EngineError, Overflow, Unavailable};
+use crate::commit::{Broken, Call, Committer};
+use crate::feed::{Fed, Feed};
+use crate::lane::Lane;
+use crate::lease::Held;
+use crate::ledger::Ledger;
+use crate::orders::{NotJoined, Order};
+use crate::sums::Sums;
+use domain::hook::Caller;
+use domain::rejection::Rejection;
+use domain::size::Offset;
+use domain::upload::{Inconsistent, Upload};
+use ending::Ending;
+use intake::next_fed;
+use timing::{Duty, come};
+
+/// An upload while requests fill it.
+pub(super) struct Writer {
+    ledger: Ledger,
+    sums: Sums,
+    /// At most one where bytes come in order.
+    lanes: Vec<Lane>,
+    /// Whose turn it is to be asked for bytes first.
+    turn: usize,
+    /// Of the request that came last.
+    caller: Option<Arc<Caller>>,
+    bytes_came_at: Instant,
+    hold_until: Instant,
+    /// Since when nobody has sent anything, and the upload is only kept open.
+    parked_since: Option<Instant>,
+}
+
+/// Why a request gets no further.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It is refused. The others, and the upload, are none the worse for it.
+    Refused(EngineError),
+    /// It was cut before its checksum could match. It is not refused, it only brought nothing.
+    BroughtNothing,
+    /// The writer ends, for everybody in it.
+    Broken(Broken),
+}
+
+impl From<Rejection> for Trouble {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection.into())
+    }
+}
+
+impl From<Broken> for Trouble {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
+enum Step {
+    Call(Call),
+    Fed(usize, Option<Fed>),
+    Due(Duty),
+}
+
+impl Writer {
+    /// A writer for whoever holds the lease of `upload`, which is as committed.
+    pub(super) async fn open(inner: &Arc<Inner>, held: Held<Order>, upload: Upload) -> Result<Self, EngineError> {
+        let sums = Sums::resume(inner, &upload).await?;
+        let now = Instant::now();
+        Ok(Self {
+            ledger: Ledger::new(Committer::new(Arc::clone(inner), held, upload)),
+            sums,
+            lanes: Vec::new(),
+            turn: 0,
+            caller: None,
+            bytes_came_at: now,
+            hold_until: now,
+            parked_since: None,
+        })
+    }
+
+    /// Takes one more request that was admitted, unless there is no room for it.
+    pub(super) async fn add(&mut self, command: &Append, admitted: Admitted) -> Result<Feed, EngineError> {
+        let inner = Arc::clone(&self.ledger.committer.inner);
+        let Admitted { upload, start, known_bytes, count } = admitted;
+        let in_order = self.sums.is_in_order();
+        if count != Some(0) {
+            let open = self.lanes.iter().filter(|lane| lane.is_open()).count();
+            if !in_order && open >= inner.settings.ranges.max_parallel {
+                return Err(EngineError::Unavailable(Unavailable::Busy));
+            }
+            inner.check_room_for(&upload, count.unwrap_or(0)).await?;
+        }
+        let is_new = self.ledger.committer.declare(&upload);
+        let mut end = None;
+        if in_order {
+            self.lanes.reserve_exact(1);
+            // The hold was for whoever asked before; this is who came.
+            self.hold_until = Instant::now();
+        } else {
+            end = count.map(|count| start.saturating_add(count));
+            self.ledger.news |= is_new;
+            self.supersede(|lane| lane.claims(start, end.unwrap_or(start)));
+        }
+        if self.lanes.is_empty() {
+            self.bytes_came_at = Instant::now();
+        }
+        self.parked_since = None;
+        self.ledger.committer.unpark();
+        self.caller.clone_from(&command.caller);
+        let (feed, intake) = Feed::new(inner.pool.clone(), start, count, self.ledger.committer.progress());
+        self.lanes.push(Lane::new(command, intake, start, end));
+        Ok(feed.passing_over(known_bytes))
+    }
+
+    /// Takes one more request, if it is in order and the writer can.
+    async fn join(&mut self, command: &Append) -> Result<Feed, NotJoined> {
+        if self.sums.is_in_order() && !self.lanes.is_empty() {
+            return Err(NotJoined::InOrder);
+        }
+        let committer = &self.ledger.committer;
+        let upload = committer.inner.extended(committer.declared_upload());
+        let admitted = committer.inner.admit(upload, command, &self.ledger.there, self.taken());
+        let admitted = admitted.map_err(|rejection| NotJoined::Refused(rejection.into()))?;
+        self.add(command, admitted).await.map_err(NotJoined::Refused)
+    }
+
+    /// Where the last byte ends that was taken from a request, whether it counts or not.
+    fn taken(&self) -> Offset {
+        let staged = self.lanes.iter().flat_map(|lane| lane.checked.iter().map(|checked| checked.staged.end()));
+        staged.filter_map(Offset::new).fold(self.ledger.there.end(), Offset::max)
+    }
+
+    /// Ends requests that a newer one has made stale. What counted of them stays.
+    fn supersede(&mut self, is_stale: impl Fn(&Lane) -> bool) {
+        for lane in self.lanes.extract_if(.., |lane| is_stale(lane)) {
+            lane.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let ending = self.receive().await;
+        let stops = matches!(ending, Ending::Stop);
+        let completes = self.completes_when_full();
+        let lanes = std::mem::take(&mut self.lanes);
+        // Boxed: it takes far more than receiving does, and thousands may be receiving.
+        Box::pin(async move {
+            let inner = Arc::clone(&self.ledger.committer.inner);
+            let outcome = self.end(ending, completes).await;
+            ending::answer(&inner, lanes, &outcome, stops).await;
+        })
+        .await;
+    }
+
+    /// Takes in what comes until there is a reason to stop.
+    async fn receive(&mut self) -> Ending {
+        loop {
+            match self.look_around().await {
+                Ok(true) => return Ending::Over,
+                Ok(false) => {}
+                Err(broken) => return Ending::Broken(broken),
+            }
+            let done = match self.next_step().await {
+                Step::Call(Call::Stop) => return Ending::Stop,
+                Step::Call(Call::Committed(committed)) => self.on_committed(committed),
+                // Nobody waits for it any more: a request that is gone must not end those that are there.
+                Step::Call(Call::Order(order)) if order.is_given_up() => Ok(()),
+                Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
+                Step::Call(Call::Order(Order::Join { command, answer })) => {
+                    // Boxed: it takes more than sending bytes does. Whoever asked may have gone; then its lane finds that
+                    // nothing comes.
+                    let _ = answer.send(Box::pin(self.join(&command)).await);
+                    Ok(())
+                }
+                Step::Call(Call::Order(Order::Yield { at, fate, answer })) => {
+                    match Box::pin(self.on_yield(at)).await {
+                        Ok(Ok(())) => return Ending::Yield(answer, fate),
+                        Ok(Err(ours)) => {
+                            // Whoever asked may have gone.
+                            let _ = answer.send(Err(ours));
+                            Ok(())
+                        }
+                        Err(broken) => Err(broken),
+                    }
+                }
+                Step::Fed(index, item) => match self.take(index, item).await {
+                    Ok(()) => Ok(()),
+                    Err(Trouble::Refused(error)) => return self.refuse(error),
+                    Err(Trouble::BroughtNothing) => return Ending::Undone(Ok(())),
+                    Err(Trouble::Broken(broken)) => Err(broken),
+                },
+                Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
+                Step::Due(Duty::Stall) => {
+                    self.ledger.committer.begin_stall();
+                    Ok(())
+                }
+                Step::Due(Duty::EndHold) => Ok(()),
+                Step::Due(Duty::Leave) => return Ending::Over,
+            };
+            if let Err(broken) = done {
+                return Ending::Broken(broken);
+            }
+        }
+    }
+
+    /// How the writer ends when its only request is refused.
+    fn refuse(&self, error: EngineError) -> Ending {
+        let overflows = matches!(error, EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_)));
+        let is_fatal = self.lanes.iter().any(|lane| lane.overflow == Overflow::Fatal);
+        if overflows && is_fatal { Ending::Overflow(error) } else { Ending::Undone(Err(error)) }
+    }
+
+    async fn next_step(&mut self) -> Step {
+        let duty = self.next_duty();
+        let Self { ledger, lanes, turn, .. } = self;
+        tokio::select! {
+            biased;
+            call = ledger.committer.call() => Step::Call(call),
+            duty = come(duty) => Step::Due(duty),
+            (index, item) = next_fed(lanes, turn) => Step::Fed(index, item),
+        }
+    }
+
+    /// Does what needs no waiting for: answers, begins a checkpoint, parks. Says whether the writer is at its end.
+    async fn look_around(&mut self) -> Result<bool, Broken> {
+        self.check_covered()?;
+        let is_whole = self.is_whole();
+        if is_whole && !self.lanes.iter().any(|lane| self.delays_the_end(lane)) {
+            return Ok(true);
+        }
+        if self.commit_is_wanted() {
+            self.start_checkpoint().await?;
+        }
+        let done = self.ledger.done();
+        let is_anyone_left = self.lanes.iter().any(|lane| !lane.is_covered(done));
+        if !is_anyone_left && !self.ledger.committer.is_pending() && !self.park() {
+            return Ok(true);
+        }
+        // Of a whole upload they are told when it is completed, or why not.
+        if !is_whole {
+            self.answer_covered();
+        }
+        Ok(false)
+    }
+
+    async fn start_checkpoint(&mut self) -> Result<(), Broken> {
+        self.ledger.start_checkpoint(self.sums.state()).await?;
+        self.sums.on_begun();
+        Ok(())
+    }
+
+    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
+        if self.ledger.committer.has_inspectors() {
+            self.hold();
+        }
+        self.ledger.on_committed(committed)?;
+        self.sums.on_committed();
+        Ok(())
+    }
+
+    async fn await_pending(&mut self) -> Result<(), Broken> {
+        self.ledger.await_pending().await?;
+        self.sums.on_committed();
+        Ok(())
+    }
+
+    /// Whether the record has all that it is to have of the requests that are about to be answered.
+    fn check_covered(&self) -> Result<(), Broken> {
+        let (done, received) = (self.ledger.done(), &self.ledger.committer.upload.record().received);
+        for lane in self.lanes.iter().filter(|lane| lane.is_covered(done)) {
+            if !received.has_all(lane.start, lane.at) {
+                return Err(Broken::inconsistent(Inconsistent::NotReceived { start: lane.start, end: lane.at }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the requests whose bytes are all committed.
+    fn answer_covered(&mut self) {
+        let (done, upload) = (self.ledger.done(), &self.ledger.committer.upload);
+        for lane in self.lanes.extract_if(.., |lane| lane.is_covered(done)) {
+            lane.answer(Ok(upload.clone()));
+        }
+    }
+
+    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), Broken> {
+        let is_pending = self.ledger.committer.is_pending();
+        let nothing_new = !is_pending && !self.may_commit();
+        if nothing_new || self.is_held() {
+            if nothing_new {
+                self.hold();
+            }
+            // Whoever asked may have gone.
+            let _ = done.send(());
+            return Ok(());
+        }
+        self.ledger.committer.inspect_after_commit(done);
+        if is_pending { Ok(()) } else { self.start_checkpoint().await }
+    }
+
+    /// Whether this writer ends for a request that wants to go on at `at`; if not, the offset it would have to name. A
+    /// request that has sent everything is not ended any more: it is committed and answered first.
+    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, Broken> {
+        if self.lanes.iter().any(Lane::is_done) {
+            self.await_pending().await?;
+            if self.commit_is_wanted() {
+                self.start_checkpoint().await?;
+                self.await_pending().await?;
+            }
+            self.check_covered()?;
+            if !self.is_whole() {
+                self.answer_covered();
+            }
+        } else {
+            self.ledger.await_commit_under_way().await?;
+        }
+        let ours = self.ledger.committer.upload.offset();
+        Ok(if at.is_none_or(|at| at == ours) { Ok(()) } else { Err(ours) })
+    }
+}

@@ -1,0 +1,143 @@
+//! When a writer commits, waits, stalls, parks and leaves.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Writer;
+use crate::Inner;
+use crate::lane::Lane;
+use domain::filling::Completion;
+use domain::stage::Stage;
+use domain::upload::Upload;
+
+/// The first bytes are committed, and so announced, this soon.
+const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
+
+/// After telling the offset of an upload in order to somebody who asked, nothing more is committed for this long: if it
+/// was the client coming back, its next append finds the offset it was told, whatever the old connection still delivers.
+const HOLD_AFTER_INSPECTION: Duration = Duration::from_secs(1);
+
+/// What is to be done when its time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    Checkpoint,
+    /// No byte for so long that others should know.
+    Stall,
+    /// What was held back for somebody who asked may go on.
+    EndHold,
+    /// No request for so long that the next may open the upload anew.
+    Leave,
+}
+
+impl Writer {
+    /// Whether a whole upload has to wait for a request: it may still bring too much, replace what is there, or be held.
+    pub(super) fn delays_the_end(&self, lane: &Lane) -> bool {
+        match self.sums.is_in_order() {
+            true => lane.is_open() || (lane.cut && self.is_held()),
+            false => lane.is_open() && lane.checked.is_some(),
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        Instant::now() < self.hold_until
+    }
+
+    /// Whether every byte is there and the upload completes with that.
+    pub(super) fn is_whole(&self) -> bool {
+        self.ledger.is_full() && self.completes_when_full()
+    }
+
+    pub(super) fn completes_when_full(&self) -> bool {
+        match self.ledger.committer.upload.completion() {
+            Completion::WhenFull => true,
+            Completion::WhenSaid => self.lanes.iter().any(|lane| lane.is_last),
+        }
+    }
+
+    /// Whether a checkpoint in the middle of things is free to start. The last byte is committed only together with the
+    /// seal, once nobody can bring more: a full upload that is not sealed would be nobody's to finish.
+    pub(super) fn may_commit(&self) -> bool {
+        let more_to_come = || self.lanes.iter().any(Lane::is_open);
+        let is_last = || self.ledger.is_full() && (more_to_come() || self.completes_when_full());
+        self.ledger.has_uncovered() && !self.ledger.committer.is_pending() && !is_last()
+    }
+
+    /// Whether a checkpoint is to begin now: somebody waits for one, or much has gathered.
+    pub(super) fn commit_is_wanted(&self) -> bool {
+        if !self.may_commit() {
+            return false;
+        }
+        let large = self.ledger.fresh.total_bytes() >= self.ledger.committer.inner.settings.checkpoint_bytes;
+        let awaited = self.lanes.is_empty() || self.lanes.iter().any(Lane::is_done);
+        awaited || ((large || self.lanes.iter().any(|lane| lane.cut)) && !self.is_held())
+    }
+
+    /// Whether the upload is kept open for the next request. One in order that was cut is not: what it has declared is
+    /// not kept without its bytes.
+    pub(super) fn park(&mut self) -> bool {
+        let may_park = !self.sums.is_in_order() || self.lanes.iter().all(Lane::is_done);
+        if self.parked_since.is_none() && may_park && self.ledger.committer.park() {
+            self.parked_since = Some(Instant::now());
+        }
+        self.parked_since.is_some()
+    }
+
+    pub(super) fn next_duty(&self) -> Option<(Instant, Duty)> {
+        let committer = &self.ledger.committer;
+        if let Some(since) = self.parked_since {
+            return Some((since + committer.inner.settings.keep_open, Duty::Leave));
+        }
+        if committer.is_pending() {
+            return None;
+        }
+        if self.is_held() && self.lanes.iter().any(|lane| lane.cut) {
+            return Some((self.hold_until, Duty::EndHold));
+        }
+        if !self.ledger.fresh.is_empty() {
+            let due = self.ledger.gathering_since + committer.inner.checkpoint_after(&committer.upload);
+            return self.may_commit().then_some((due.max(self.hold_until), Duty::Checkpoint));
+        }
+        let may_stall = committer.upload.stage() == Stage::Receiving;
+        may_stall.then(|| (self.bytes_came_at + committer.inner.settings.stall_after, Duty::Stall))
+    }
+
+    /// Holds further commits back, for somebody who is told an offset.
+    pub(super) fn hold(&mut self) {
+        if self.sums.is_in_order() {
+            self.hold_until = Instant::now() + HOLD_AFTER_INSPECTION;
+        }
+    }
+}
+
+impl Inner {
+    /// How long the bytes of a live upload may gather before they are committed.
+    fn checkpoint_after(&self, upload: &Upload) -> Duration {
+        let every = self.settings.checkpoint_every;
+        // Many slow uploads take turns: what each could lose is little, and so are the bytes a sync of each would keep.
+        let crowd = self.leases.count() as f64 / f64::from(self.settings.checkpoint_rate);
+        if crowd > 1.0 {
+            return every.mul_f64(crowd);
+        }
+        match upload.stage() {
+            Stage::Created | Stage::Stalled => FIRST_CHECKPOINT_AFTER.min(every),
+            Stage::Receiving
+            | Stage::Received
+            | Stage::Verified
+            | Stage::Stored
+            | Stage::Completed
+            | Stage::Ended(_) => every,
+        }
+    }
+}
+
+/// Waits until the time of a duty has come.
+pub(super) async fn come(duty: Option<(Instant, Duty)>) -> Duty {
+    match duty {
+        Some((at, duty)) => {
+            tokio::time::sleep_until(at).await;
+            duty
+        }
+        None => std::future::pending().await,
+    }
+}
