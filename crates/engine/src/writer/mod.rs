@@ -343,6 +343,9 @@ impl Writer {
             }
         } else {
             self.ledger.await_commit_under_way().await?;
+            if !self.ledger.committer.is_pending() {
+                self.sums.on_committed();
+            }
         }
         let ours = self.ledger.committer.upload.offset();
         Ok(if at.is_none_or(|at| at == ours) { Ok(()) } else { Err(ours) })
