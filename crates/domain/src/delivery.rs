@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::endpoint::EndpointId;
+use crate::event::EventKind;
 use crate::id::{DeliveryId, EventId, UploadId};
 use crate::time::Timestamp;
 
@@ -70,6 +71,14 @@ impl DeliveryState {
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
+
+    /// Returns whether nothing is left to be done, unless somebody asks for it again.
+    pub const fn is_finished(self) -> bool {
+        match self {
+            Self::Waiting | Self::Ready | Self::Leased | Self::Paused => false,
+            Self::Succeeded | Self::Dead | Self::Superseded | Self::Cancelled => true,
+        }
+    }
 }
 
 /// What may become of a delivery that fails.
@@ -83,6 +92,85 @@ pub enum DeliveryClass {
     Test,
     /// News of the sending itself; giving it up is no news.
     Notice,
+}
+
+impl DeliveryClass {
+    /// Returns the class of the deliveries of such an event.
+    pub const fn of(kind: EventKind) -> Self {
+        match kind {
+            EventKind::Progress => Self::Progress,
+            EventKind::Ping => Self::Test,
+            EventKind::Exhausted | EventKind::EndpointFailing | EventKind::EndpointDisabled => Self::Notice,
+            EventKind::Created
+            | EventKind::Receiving
+            | EventKind::Stalled
+            | EventKind::Resumed
+            | EventKind::Received
+            | EventKind::Verified
+            | EventKind::Stored
+            | EventKind::Completed
+            | EventKind::Failed
+            | EventKind::Expired
+            | EventKind::Terminated
+            | EventKind::Removed
+            | EventKind::Processing => Self::Normal,
+        }
+    }
+}
+
+/// What the sender has decided about a delivery after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Succeeded,
+    RetryAt(Timestamp),
+    Dead,
+    /// A test that failed.
+    Cancelled,
+}
+
+/// What came of asking for a delivery to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replayed {
+    /// It is due now, or waits with its stopped endpoint.
+    Queued,
+    /// It is being sent at this moment.
+    UnderWay,
+    /// It has succeeded, and nobody forced it.
+    HasSucceeded,
+    /// Its endpoint was removed.
+    NoEndpoint,
+    NoDelivery,
+}
+
+/// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and never touches
+/// what is unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayWhat {
+    /// What is unfinished: it becomes due now instead of when its next attempt was planned.
+    Pending,
+    /// Deliveries that were given up.
+    Dead,
+    /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
+    Missed,
+    /// The same, and what has succeeded.
+    Everything,
+}
+
+impl ReplayWhat {
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Dead, Self::Missed, Self::Everything];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Dead => "dead",
+            Self::Missed => "missed",
+            Self::Everything => "everything",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|what| what.name() == name)
+    }
 }
 
 /// Why an attempt was made.

@@ -16,6 +16,7 @@ pub mod filling;
 pub mod hook;
 pub mod host;
 pub mod id;
+pub mod lane;
 pub mod media_type;
 pub mod metadata;
 pub mod network;

@@ -5,16 +5,16 @@ use std::sync::LazyLock;
 use rusqlite::{OptionalExtension, Row, params};
 use state_rows::{AttemptRow, sql};
 
-use crate::claims::class_of;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{endpoints, lanes, notices};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::id::{EventId, UploadId};
+use domain::lane;
 use domain::notice::Notice;
 use domain::time::Timestamp;
-use state::{Settled, Settlement, Verdict};
+use state::{Settled, Settlement};
 
 /// What the note of an attempt says, or begins with, when its lease had gone to another.
 const LATE: &str = "late";
@@ -43,32 +43,28 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
     let Some(held) = held_delivery(desk, settlement)? else {
         return record(desk, settlement, Some(&late_note(&settlement.attempt)), None);
     };
-    let (state, next_at) = held.next(settlement.verdict);
+    let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
+    let settled = lane::settle(held.delivery, settlement.verdict, counts);
     // Nobody knows when a stopped endpoint is resumed.
     let planned = settlement.attempt.next_attempt_at;
-    let planned = planned.filter(|_| state == DeliveryState::Ready && !held.endpoint_is_stopped);
+    let planned = planned.filter(|_| settled.state == DeliveryState::Ready && !held.endpoint_is_stopped);
     record(desk, settlement, settlement.attempt.note.as_deref(), planned)?;
-    let finished_at = matches!(
-        state,
-        DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled
-    );
-    let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
     desk.execute(
-        "UPDATE deliveries SET state = ?2, attempts = attempts + ?3, next_at_ms = coalesce(?4, next_at_ms),
+        "UPDATE deliveries SET state = ?2, attempts = ?3, next_at_ms = coalesce(?4, next_at_ms),
              finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL, generation = coalesce(?6, generation)
          WHERE id = ?1",
         params![
             settlement.delivery.as_bytes(),
-            state.name(),
-            counts,
-            next_at.map(Timestamp::unix_ms),
-            finished_at.then_some(now.unix_ms()),
+            settled.state.name(),
+            settled.attempts,
+            settled.next_at.map(Timestamp::unix_ms),
+            settled.state.is_finished().then_some(now.unix_ms()),
             held.generation,
         ],
     )?;
-    desk.made_ready |= state == DeliveryState::Ready;
-    desk.superseded += u64::from(state == DeliveryState::Superseded);
-    if state == DeliveryState::Dead && held.class == DeliveryClass::Normal {
+    desk.made_ready |= settled.state == DeliveryState::Ready;
+    desk.superseded += u64::from(settled.state == DeliveryState::Superseded);
+    if settled.is_exhausted {
         notices::log(desk, &held.exhausted(settlement), now)?;
     }
     match held.upload {
@@ -85,25 +81,10 @@ struct Held {
     generation: Option<i64>,
     event: EventId,
     upload: Option<UploadId>,
-    class: DeliveryClass,
-    /// Whether the upload has told something later.
-    overtaken: bool,
+    delivery: lane::Held,
 }
 
 impl Held {
-    /// Where the delivery goes, and when it is due there. Progress that failed is never a dead letter (webhooks.md C5),
-    /// and is not sent again once there is later news (webhooks.md C4).
-    fn next(&self, verdict: Verdict) -> (DeliveryState, Option<Timestamp>) {
-        match (verdict, self.class) {
-            (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
-            (Verdict::Cancelled, _) => (DeliveryState::Cancelled, None),
-            (Verdict::Dead, DeliveryClass::Progress) => (DeliveryState::Superseded, None),
-            (Verdict::RetryAt(_), DeliveryClass::Progress) if self.overtaken => (DeliveryState::Superseded, None),
-            (Verdict::Dead, _) => (DeliveryState::Dead, None),
-            (Verdict::RetryAt(at), _) => (DeliveryState::Ready, Some(at)),
-        }
-    }
-
     fn exhausted(&self, settlement: &Settlement) -> Notice {
         Notice::Exhausted {
             delivery: settlement.delivery,
@@ -118,7 +99,7 @@ impl Held {
 fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
     let subscribers = desk.subscribers()?;
     let mut statement = desk.connection.prepare_cached(
-        "SELECT endpoint, event_id, upload_id, kind,
+        "SELECT endpoint, event_id, upload_id, kind, attempts,
              EXISTS (SELECT 1 FROM events
                  WHERE events.upload_id = deliveries.upload_id AND events.sequence > deliveries.sequence)
          FROM deliveries WHERE id = ?1 AND lease = ?2",
@@ -134,8 +115,11 @@ fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<O
             endpoint,
             event: columns.next()?,
             upload: columns.next()?,
-            class: class_of(columns.next()?),
-            overtaken: columns.next()?,
+            delivery: lane::Held {
+                class: DeliveryClass::of(columns.next()?),
+                attempts: columns.next()?,
+                is_overtaken: columns.next()?,
+            },
         })
     };
     statement.query_one(params![settlement.delivery.as_bytes(), settlement.lease], held).optional()

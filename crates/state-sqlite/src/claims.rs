@@ -14,7 +14,6 @@ use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
-use domain::event::EventKind;
 use domain::time::Timestamp;
 use state::{Bodies, Claim, StoredEvent};
 
@@ -33,7 +32,9 @@ impl Work for ClaimDue {
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
             // What is not there, or stopped, gets nothing; nor does one whose backlog is being cancelled.
-            if let Some(subscriber) = subscribers.iter().find(|one| one.id == *endpoint && one.takes_deliveries()) {
+            if let Some(subscriber) =
+                subscribers.iter().find(|one| one.id == *endpoint && one.standing().takes_claims())
+            {
                 claims.extend(claim(desk, subscriber, *slots, self.now, self.now.plus(self.lease))?);
             }
         }
@@ -87,7 +88,7 @@ fn claim(
     claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
     for (claim, _, _) in &mut claims {
         claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
-        claim.begun_at = claim.begun_at.max(subscriber.resumed_at);
+        claim.begun_at = subscriber.standing().begun_at(claim.begun_at);
     }
     let payload = subscriber.terms.payload;
     Ok(claims.into_iter().map(|(claim, _, sequence)| Claimed { claim, sequence, payload }).collect())
@@ -136,7 +137,7 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
         endpoint: delivery.endpoint,
         event: delivery.event_id,
         kind: delivery.kind,
-        class: class_of(delivery.kind),
+        class: DeliveryClass::of(delivery.kind),
         upload: delivery.upload_id,
         occurred_at: columns.next()?,
         trigger: delivery.trigger,
@@ -147,15 +148,6 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
         body: columns.next()?,
     };
     Ok((claim, delivery.next_at_ms.unix_ms(), integer(delivery.sequence)))
-}
-
-pub(super) fn class_of(kind: EventKind) -> DeliveryClass {
-    match kind {
-        EventKind::Progress => DeliveryClass::Progress,
-        EventKind::Ping => DeliveryClass::Test,
-        EventKind::Exhausted | EventKind::EndpointFailing | EventKind::EndpointDisabled => DeliveryClass::Notice,
-        _ => DeliveryClass::Normal,
-    }
 }
 
 /// Writes a test event for an endpoint and leases its delivery. `None` when there is no such endpoint.

@@ -7,19 +7,19 @@ use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::writer::{Desk, Work};
+use domain::lane;
 use domain::time::Timestamp;
 use state::Result;
 
 /// How many deliveries are looked at, and at most changed, at a time.
 const PAGE: u32 = 500;
 
-/// Ready deliveries that are due later, in the order of their index, and whether what they wait since lies ahead as well.
-/// A first attempt waits for nothing.
-const LATER: &str = "SELECT id, next_at_ms, sequence, attempts = 0 OR begun_at_ms > ?5 OR EXISTS (
-             SELECT 1 FROM attempts WHERE delivery_id = deliveries.id AND started_at_ms > ?5)
+/// Ready deliveries that are due later, in the order of their index, and what they wait since.
+const LATER: &str = "SELECT id, next_at_ms, sequence, attempts, begun_at_ms,
+         (SELECT max(started_at_ms) FROM attempts WHERE delivery_id = deliveries.id)
      FROM deliveries INDEXED BY deliveries_ready
      WHERE endpoint = ?1 AND state = 'ready' AND (next_at_ms, sequence, id) > (?2, ?3, ?4)
-     ORDER BY next_at_ms, sequence, id LIMIT ?6";
+     ORDER BY next_at_ms, sequence, id LIMIT ?5";
 
 /// A place in the order of an endpoint's ready deliveries.
 #[derive(Debug, Clone, Copy)]
@@ -66,10 +66,12 @@ impl SqliteStore {
 
 fn page(connection: &Connection, endpoint: &str, from: Place, now: Timestamp) -> rusqlite::Result<Page> {
     let mut statement = connection.prepare_cached(LATER)?;
-    let values = params![endpoint, from.next_at_ms, from.sequence, from.id, now.unix_ms(), PAGE];
+    let values = params![endpoint, from.next_at_ms, from.sequence, from.id, PAGE];
     let place = |row: &Row<'_>| {
         let place = Place { id: row.get(0)?, next_at_ms: row.get(1)?, sequence: row.get(2)? };
-        Ok((place, row.get::<_, bool>(3)?))
+        let (attempts, begun_at) = (row.get(3)?, Timestamp::from_unix_ms(row.get(4)?));
+        let latest = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_unix_ms);
+        Ok((place, lane::waits_by_a_clock_ahead(attempts, begun_at, latest, now)))
     };
     let rows: Vec<(Place, bool)> = statement.query_map(values, place)?.collect::<rusqlite::Result<_>>()?;
     let is_full = rows.len() >= PAGE as usize;

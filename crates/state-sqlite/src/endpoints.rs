@@ -10,6 +10,8 @@ use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{backlog, notices, rows};
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering};
+use domain::event::EventKind;
+use domain::lane::Standing;
 use domain::notice::Notice;
 use domain::time::Timestamp;
 
@@ -43,8 +45,8 @@ impl Work for OpenFor {
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         desk.execute(
             "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?1, lease = NULL, lease_until_ms = NULL
-             WHERE state = 'leased' AND kind = 'webhook.ping'",
-            [self.now.unix_ms()],
+             WHERE state = 'leased' AND kind = ?2",
+            params![self.now.unix_ms(), EventKind::Ping.name()],
         )?;
         // No more than can be in flight.
         desk.execute(
@@ -205,9 +207,18 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Whether anything may be claimed for it.
-    pub(super) fn takes_deliveries(&self) -> bool {
-        self.is_enabled && self.cancelled_before.is_none()
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            is_present: true,
+            is_enabled: self.is_enabled,
+            is_cancelling: self.cancelled_before.is_some(),
+            resumed_at: self.resumed_at,
+        }
+    }
+
+    /// Whether a delivery of this generation is being cancelled.
+    pub(super) fn is_cancelling(&self, generation: i64) -> bool {
+        self.cancelled_before.is_some_and(|cancelled| generation < cancelled)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{SqliteStore, lanes, rows};
 use domain::delivery::Trigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId, in_order};
+use domain::lane::Load;
 use domain::metadata::Metadata;
 use domain::principal::{TenantId, TenantScope};
 use domain::upload::Upload;
@@ -30,6 +31,9 @@ pub(super) struct News {
     events: Vec<NewEvent>,
 }
 
+/// An endpoint, and what is unfinished in its lane, once that is known: a commit reads it at most once.
+type Interested<'a> = (&'a Subscriber, Option<Load>);
+
 impl News {
     pub(super) fn of(upload: &Upload, events: Vec<NewEvent>) -> Self {
         // A checkpoint without news copies nothing.
@@ -43,14 +47,14 @@ impl News {
         }
         let subscribers = desk.subscribers()?;
         let interested = subscribers.iter().filter(|one| one.terms.wants_upload(&self.metadata));
-        let interested: Vec<&Subscriber> = interested.collect();
         // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
         let mut may_be_overtaken = true;
+        let mut interested: Vec<Interested<'_>> = interested.map(|endpoint| (endpoint, None)).collect();
         for event in &self.events {
-            if may_be_overtaken {
-                lanes::supersede_progress(desk, self.upload, event.at)?;
+            if may_be_overtaken && lanes::supersede_progress(desk, self.upload, event.at)? {
+                interested.iter_mut().for_each(|(_, unfinished)| *unfinished = None);
             }
-            log(desk, event, (self.tenant, self.upload), &interested)?;
+            log(desk, event, (self.tenant, self.upload), &mut interested)?;
             may_be_overtaken = event.kind == EventKind::Progress;
         }
         Ok(())
@@ -61,25 +65,30 @@ fn log(
     desk: &mut Desk,
     event: &NewEvent,
     (tenant, upload): (TenantId, UploadId),
-    interested: &[&Subscriber],
+    interested: &mut [Interested<'_>],
 ) -> rusqlite::Result<()> {
     let cells = EventRow::cells(event.id, tenant, Some(upload), event.sequence, event.kind, event.at, &event.body);
     desk.execute(&INSERT, bound(&cells))?;
     let position = desk.connection.last_insert_rowid();
-    for endpoint in interested.iter().filter(|one| one.terms.filter.wants(event.kind)) {
+    for (endpoint, unfinished) in interested.iter_mut().filter(|(one, _)| one.terms.filter.wants(event.kind)) {
         let delivery = NewDelivery {
             id: DeliveryId::new(event.at, in_order(event.sequence, rand::random())),
-            event_position: position,
+            event_position: EventPosition(position),
             event: event.id,
             tenant,
-            kind: event.kind.name(),
+            kind: event.kind,
             endpoint,
             upload: Some(upload),
-            sequence: integer(event.sequence),
+            sequence: event.sequence,
             trigger: Trigger::Auto,
             now: event.at,
         };
-        lanes::join(desk, &delivery)?;
+        let before = match unfinished {
+            Some(known) => *known,
+            None => lanes::unfinished(desk, endpoint, upload)?,
+        };
+        lanes::join(desk, &delivery, before)?;
+        *unfinished = Some(Load::FirstAttempts);
     }
     Ok(())
 }

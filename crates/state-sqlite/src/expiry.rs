@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::claims::class_of;
+use crate::endpoints::{self, Subscriber};
 use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
 use crate::{SqliteStore, lanes, notices};
-use domain::delivery::DeliveryClass;
+use domain::delivery::{DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
+use domain::lane::{self, Standing};
 use domain::notice::Notice;
 use domain::time::Timestamp;
 use state::{BacklogLimits, Result};
@@ -24,26 +25,9 @@ use state::{BacklogLimits, Result};
 const FIND: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
      WHERE state IN ('ready', 'waiting') AND endpoint = ?1 AND begun_at_ms < ?2 ORDER BY begun_at_ms LIMIT ?3";
 
-/// What is queued for an endpoint has all its time from when the endpoint was resumed.
-macro_rules! aging_endpoints {
-    ($begun_before:literal) => {
-        concat!(
-            "SELECT id FROM endpoints WHERE present = 1 AND state = 'enabled' AND ifnull(resumed_at_ms, 0) < ",
-            $begun_before,
-            " AND NOT EXISTS (SELECT 1 FROM backlog_jobs WHERE backlog_jobs.endpoint = endpoints.id AND kind = 'cancel')"
-        )
-    };
-}
-
-/// Unless it was sent, asked for again or stopped since it was found. Old progress is of no use to anybody, and never a
-/// dead letter (webhooks.md C5).
-const END: &str = concat!(
-    "UPDATE deliveries SET finished_at_ms = ?3,
-         state = CASE kind WHEN 'upload.progress' THEN 'superseded' ELSE 'dead' END
-     WHERE id = ?1 AND begun_at_ms < ?2 AND state IN ('ready', 'waiting') AND endpoint IN (",
-    aging_endpoints!("?2"),
-    ") RETURNING endpoint, event_id, kind, upload_id, attempts"
-);
+/// What is known of a delivery that may be too old.
+const OLD: &str =
+    "SELECT endpoint, event_id, kind, upload_id, attempts, state, begun_at_ms FROM deliveries WHERE id = ?1";
 
 impl SqliteStore {
     pub(super) async fn expire_piece(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
@@ -57,15 +41,16 @@ impl SqliteStore {
 }
 
 fn find_old(connection: &Connection, begun_before: Timestamp, limit: u32) -> rusqlite::Result<Vec<DeliveryId>> {
-    let mut aging = connection.prepare_cached(aging_endpoints!("?1"))?;
-    let endpoints = aging.query_map([begun_before.unix_ms()], |row| row.get(0))?;
-    let endpoints: Vec<String> = endpoints.collect::<rusqlite::Result<_>>()?;
     let mut statement = connection.prepare_cached(FIND)?;
     let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
     let mut old = Vec::new();
-    for endpoint in endpoints {
+    for subscriber in endpoints::subscribers(connection)?.iter() {
+        if !subscriber.standing().gives_up(begun_before) {
+            continue;
+        }
         let left = limit.saturating_sub(u32::try_from(old.len()).unwrap_or(limit));
-        for found in statement.query_map(params![endpoint, begun_before.unix_ms(), left], id)? {
+        let values = params![subscriber.id.as_str(), begun_before.unix_ms(), left];
+        for found in statement.query_map(values, id)? {
             old.push(found?);
         }
     }
@@ -85,13 +70,14 @@ impl Work for Expire {
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
         let (mut count, mut changed) = (0, BTreeSet::new());
         for id in &self.old {
-            let Some(ended) = self.end(desk, *id)? else { continue };
+            // Unless it was sent, asked for again or stopped since it was found.
+            let Some(old) = self.find(desk, *id)? else { continue };
             count += 1;
-            changed.extend(ended.upload.map(|upload| (ended.endpoint.clone(), upload)));
-            match class_of(ended.kind) {
-                DeliveryClass::Normal => notices::log(desk, &ended.exhausted(*id), self.now)?,
-                DeliveryClass::Progress => desk.superseded += 1,
-                DeliveryClass::Notice | DeliveryClass::Test => {}
+            changed.extend(old.upload.map(|upload| (old.endpoint.clone(), upload)));
+            let ended = lane::expire(DeliveryClass::of(old.kind), old.attempts);
+            lanes::end(desk, *id, ended.state, self.now)?;
+            if ended.is_exhausted {
+                notices::log(desk, &old.exhausted(*id), self.now)?;
             }
         }
         // Only now, so that nothing is made ready which this piece ends.
@@ -103,25 +89,29 @@ impl Work for Expire {
 }
 
 impl Expire {
-    fn end(&self, desk: &Desk, id: DeliveryId) -> rusqlite::Result<Option<Ended>> {
-        let ended = |row: &Row<'_>| {
+    fn find(&self, desk: &mut Desk, id: DeliveryId) -> rusqlite::Result<Option<Old>> {
+        let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok(Ended {
+            let old = Old {
                 endpoint: columns.next()?,
                 event: columns.next()?,
                 kind: columns.next()?,
                 upload: columns.next()?,
                 attempts: columns.next()?,
-            })
+            };
+            Ok((old, columns.next::<DeliveryState>()?, columns.next::<Timestamp>()?))
         };
-        let mut statement = desk.connection.prepare_cached(END)?;
-        let values = params![id.as_bytes(), self.begun_before.unix_ms(), self.now.unix_ms()];
-        statement.query_one(values, ended).optional()
+        let found = desk.connection.prepare_cached(OLD)?.query_one([id.as_bytes()], read).optional()?;
+        let Some((old, state, begun_at)) = found else { return Ok(None) };
+        let subscribers = desk.subscribers()?;
+        let gives_up = |one: &Subscriber| one.id == old.endpoint && one.standing().gives_up(self.begun_before);
+        let is_old = lane::is_pending(state) && begun_at < self.begun_before && subscribers.iter().any(gives_up);
+        Ok(is_old.then_some(old))
     }
 }
 
-/// A delivery that was given up unsent.
-struct Ended {
+/// A delivery that has waited too long.
+struct Old {
     endpoint: EndpointId,
     event: EventId,
     kind: EventKind,
@@ -129,16 +119,15 @@ struct Ended {
     attempts: u32,
 }
 
-impl Ended {
+impl Old {
     fn exhausted(&self, delivery: DeliveryId) -> Notice {
         let Self { endpoint, event, upload, attempts, .. } = self;
         Notice::Exhausted { delivery, endpoint: endpoint.clone(), event: *event, upload: *upload, attempts: *attempts }
     }
 }
 
-/// Every endpoint, whether it is there or not, and whether it is at rest for so long that the age of its backlog counts.
-const TO_LIMIT: &str =
-    "SELECT id, (state <> 'enabled' OR present = 0) AND ifnull(resumed_at_ms, 0) < ?1 FROM endpoints";
+/// Every endpoint, whether it is there or not, and what is decided about it.
+const TO_LIMIT: &str = "SELECT id, present, state = 'enabled', ifnull(resumed_at_ms, 0) FROM endpoints";
 
 /// What is left of a backlog behind the newest that may wait.
 const TOO_MANY: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
@@ -171,9 +160,12 @@ fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> ru
     let mut all = connection.prepare_cached(TO_LIMIT)?;
     let endpoint = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
-        Ok((columns.next()?, columns.next::<bool>()?))
+        let id = columns.next()?;
+        let (is_present, is_enabled) = (columns.next()?, columns.next()?);
+        let standing = Standing { is_present, is_enabled, is_cancelling: false, resumed_at: columns.next()? };
+        Ok((id, standing.rests_since(limits.begun_before)))
     };
-    let endpoints = all.query_map([limits.begun_before.unix_ms()], endpoint)?;
+    let endpoints = all.query_map([], endpoint)?;
     let endpoints: Vec<(EndpointId, bool)> = endpoints.collect::<rusqlite::Result<_>>()?;
     let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
     let mut excess = Vec::new();

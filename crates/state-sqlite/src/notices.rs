@@ -11,9 +11,11 @@ use crate::{events, lanes};
 use domain::delivery::Trigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
+use domain::lane::Load;
 use domain::notice::Notice;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
+use state::EventPosition;
 
 pub(super) struct Announce {
     pub(super) notice: Notice,
@@ -52,7 +54,7 @@ pub(super) fn log_ping(desk: &mut Desk, to: &Subscriber, now: Timestamp) -> rusq
 }
 
 /// Where an event is in the log, and its id.
-type Logged = (i64, EventId);
+type Logged = (EventPosition, EventId);
 
 fn insert_event(desk: &Desk, kind: EventKind, body: String, now: Timestamp) -> rusqlite::Result<Logged> {
     let id = EventId::new(now, rand::random());
@@ -60,7 +62,7 @@ fn insert_event(desk: &Desk, kind: EventKind, body: String, now: Timestamp) -> r
         &events::INSERT,
         bound(&EventRow::cells(id, TenantId::DEFAULT, None, 0, kind, now, &Bytes::from(body))),
     )?;
-    Ok((desk.connection.last_insert_rowid(), id))
+    Ok((EventPosition(desk.connection.last_insert_rowid()), id))
 }
 
 fn deliver(
@@ -72,7 +74,6 @@ fn deliver(
     now: Timestamp,
 ) -> rusqlite::Result<DeliveryId> {
     let id = DeliveryId::new(now, rand::random());
-    let kind = kind.name();
     lanes::join(
         desk,
         &NewDelivery {
@@ -87,6 +88,7 @@ fn deliver(
             trigger,
             now,
         },
+        Load::Empty,
     )?;
     Ok(id)
 }

@@ -21,6 +21,7 @@ use crate::{backlog, events, lanes, rows};
 use domain::delivery::{DeliveryState, Trigger};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId, in_order};
+use domain::lane::{self, Again};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
@@ -57,16 +58,9 @@ impl Work for Replay {
         let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint) else {
             return Ok(Replayed::NoEndpoint);
         };
-        let is_being_cancelled = subscriber.cancelled_before.is_some_and(|cancelled| generation < cancelled);
-        match state {
-            DeliveryState::Leased => return Ok(Replayed::UnderWay),
-            DeliveryState::Succeeded if !self.force => return Ok(Replayed::HasSucceeded),
-            // It will be sent anyway, in its order or with its endpoint.
-            DeliveryState::Waiting | DeliveryState::Paused if !is_being_cancelled => return Ok(Replayed::Queued),
-            DeliveryState::Ready if !is_being_cancelled && !subscriber.is_enabled => return Ok(Replayed::Queued),
-            DeliveryState::Waiting | DeliveryState::Paused | DeliveryState::Ready => {}
-            DeliveryState::Succeeded | DeliveryState::Dead => {}
-            DeliveryState::Superseded | DeliveryState::Cancelled => {}
+        let is_being_cancelled = subscriber.is_cancelling(generation);
+        if let Err(answer) = subscriber.standing().ask_again(state, self.force, is_being_cancelled) {
+            return Ok(answer);
         }
         lanes::rejoin(desk, self.delivery, subscriber, self.now)?;
         Ok(Replayed::Queued)
@@ -192,7 +186,7 @@ impl Work for AdvanceReplay {
                 looked_up += 1;
                 job.queued += u64::from(queue(desk, subscriber, event, job.what, self.now)?);
             }
-            job.cursor = EventPosition(event.position);
+            job.cursor = event.position;
         }
         if was_last || subscriber.is_none() {
             job.state = if subscriber.is_some() { ReplayState::Done } else { ReplayState::Cancelled };
@@ -205,11 +199,11 @@ impl Work for AdvanceReplay {
 
 /// An event as a job sees it.
 struct Past {
-    position: i64,
+    position: EventPosition,
     id: EventId,
     tenant: TenantId,
     upload: UploadId,
-    sequence: i64,
+    sequence: u64,
     kind: EventKind,
     occurred_at: Timestamp,
 }
@@ -247,35 +241,33 @@ fn queue(
         .prepare_cached(
             "SELECT id, state FROM deliveries WHERE upload_id = ?1 AND endpoint = ?2 AND event_position = ?3",
         )?
-        .query_one(params![event.upload.as_bytes(), subscriber.id.as_str(), event.position], |row| {
+        .query_one(params![event.upload.as_bytes(), subscriber.id.as_str(), event.position.0], |row| {
             let mut columns = Columns::of(row);
-            Ok((columns.next()?, columns.next()?))
+            Ok((columns.next::<DeliveryId>()?, columns.next::<DeliveryState>()?))
         })
         .optional()?;
-    match (found, what) {
-        (Some((id, DeliveryState::Dead)), _)
-        | (Some((id, DeliveryState::Cancelled)), ReplayWhat::Missed | ReplayWhat::Everything)
-        | (Some((id, DeliveryState::Succeeded)), ReplayWhat::Everything) => {
-            lanes::rejoin(desk, id, subscriber, now)?;
-            Ok(true)
+    match lane::replay(found.map(|(_, state)| state), what) {
+        Again::Rejoin => {
+            found.map(|(id, _)| lanes::rejoin(desk, id, subscriber, now)).transpose().map(|done| done.is_some())
         }
-        (None, ReplayWhat::Missed | ReplayWhat::Everything) if wants(desk, subscriber, event)? => {
+        Again::Join if wants(desk, subscriber, event)? => {
             let delivery = NewDelivery {
-                id: DeliveryId::new(now, in_order(u64::try_from(event.sequence).unwrap_or_default(), rand::random())),
+                id: DeliveryId::new(now, in_order(event.sequence, rand::random())),
                 event_position: event.position,
                 event: event.id,
                 tenant: event.tenant,
-                kind: event.kind.name(),
+                kind: event.kind,
                 endpoint: subscriber,
                 upload: Some(event.upload),
                 sequence: event.sequence,
                 trigger: Trigger::Manual,
                 now,
             };
-            lanes::join(desk, &delivery)?;
+            let unfinished = lanes::unfinished(desk, subscriber, event.upload)?;
+            lanes::join(desk, &delivery, unfinished)?;
             Ok(true)
         }
-        _ => Ok(false),
+        Again::Join | Again::Nothing => Ok(false),
     }
 }
 

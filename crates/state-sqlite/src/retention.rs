@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::SqliteStore;
 use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
+use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
@@ -177,17 +178,18 @@ fn find_deliveries(
     let last = end.clone().unwrap_or_else(|| from_then_on.as_bytes().to_vec());
     let found: Vec<Delivered> = connection
         .prepare_cached(concat!(
-            "SELECT id, CASE WHEN kind <> 'upload.progress' THEN upload_id END, event_position FROM deliveries AS old
+            "SELECT id, CASE WHEN kind <> ?6 THEN upload_id END, event_position FROM deliveries AS old
              WHERE id > ?3 AND id <= ?4 AND NOT ",
             stays!("old"),
-            " AND (kind = 'upload.progress' OR NOT EXISTS (SELECT 1 FROM deliveries AS other
+            " AND (kind = ?6 OR NOT EXISTS (SELECT 1 FROM deliveries AS other
                  WHERE other.upload_id = old.upload_id AND other.event_position = old.event_position AND ",
             stays!("other"),
             ")) ORDER BY id LIMIT ?5",
         ))?
-        .query_map(params![horizon.finished.unix_ms(), horizon.dead.unix_ms(), from, last, limit], |row| {
-            Ok(Delivered { id: row.get(0)?, upload: row.get(1)?, event_position: row.get(2)? })
-        })?
+        .query_map(
+            params![horizon.finished.unix_ms(), horizon.dead.unix_ms(), from, last, limit, EventKind::Progress.name()],
+            |row| Ok(Delivered { id: row.get(0)?, upload: row.get(1)?, event_position: row.get(2)? }),
+        )?
         .collect::<rusqlite::Result<_>>()?;
     let next = if is_full(&found, limit) { Some(from.to_vec()) } else { end };
     Ok((found, next))

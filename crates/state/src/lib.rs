@@ -33,6 +33,7 @@ pub mod conformance;
 pub mod memory;
 
 pub use change::{Bodies, Change, NewEvent, StoredEvent};
+pub use domain::delivery::{ReplayWhat, Replayed, Verdict};
 pub use domain::id::ReplayId;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -388,29 +389,6 @@ pub struct Settlement {
     pub verdict: Verdict,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Succeeded,
-    RetryAt(Timestamp),
-    Dead,
-    /// A test that failed.
-    Cancelled,
-}
-
-/// What came of asking for a delivery to be sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replayed {
-    /// It is due now, or waits with its stopped endpoint.
-    Queued,
-    /// It is being sent at this moment.
-    UnderWay,
-    /// It has succeeded, and nobody forced it.
-    HasSucceeded,
-    /// Its endpoint was removed.
-    NoEndpoint,
-    NoDelivery,
-}
-
 /// Many deliveries sent again, oldest first, a piece at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayJob {
@@ -428,37 +406,6 @@ pub struct ReplayJob {
     pub queued: u64,
     pub created_at: Timestamp,
     pub finished_at: Option<Timestamp>,
-}
-
-/// Which deliveries a job sends. But for [`Self::Pending`] it goes by the events of a time range, and never touches what
-/// is unfinished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayWhat {
-    /// What is unfinished: it becomes due now instead of when its next attempt was planned.
-    Pending,
-    /// Deliveries that were given up.
-    Dead,
-    /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
-    Missed,
-    /// The same, and what has succeeded.
-    Everything,
-}
-
-impl ReplayWhat {
-    pub const ALL: [Self; 4] = [Self::Pending, Self::Dead, Self::Missed, Self::Everything];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Dead => "dead",
-            Self::Missed => "missed",
-            Self::Everything => "everything",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|what| what.name() == name)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
