@@ -6,7 +6,6 @@
 //! same delivery. What is pending needs no walk: its retries are made due by the [`backlog`].
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, params};
 use state_rows::{ReplayRow, sql};
@@ -25,13 +24,6 @@ use domain::lane::{self, Again};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
-
-/// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put right:
-/// by an hour or two, or by a time zone.
-const DISORDER: Duration = Duration::from_hours(25);
-
-/// How many events a piece of a job looks at, whatever it queues of them.
-const MOST_LOOKED_AT: u32 = 500;
 
 /// Sends one delivery again.
 pub(super) struct Replay {
@@ -95,7 +87,7 @@ impl Work for BeginReplay {
     type Output = ReplayJob;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<ReplayJob> {
-        let cursor = place_before(desk, self.0.from.minus(DISORDER))?.max(self.0.cursor);
+        let cursor = place_before(desk, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
         let mut job = ReplayJob { cursor, ..self.0.clone() };
         if job.what == ReplayWhat::Pending {
             let Backlog { waiting, ready, paused, .. } =
@@ -170,9 +162,9 @@ impl Work for AdvanceReplay {
         if subscriber.is_some_and(|one| one.cancelled_before.is_some()) {
             return Ok(Some(job));
         }
-        let piece = piece_of_log(desk, job.cursor, MOST_LOOKED_AT)?;
-        let end = job.before.plus(DISORDER);
-        let mut was_last = piece.len() < usize::try_from(MOST_LOOKED_AT).unwrap_or(usize::MAX)
+        let piece = piece_of_log(desk, job.cursor, ReplayJob::MOST_LOOKED_AT)?;
+        let end = job.before.plus(ReplayJob::DISORDER);
+        let mut was_last = piece.len() < usize::try_from(ReplayJob::MOST_LOOKED_AT).unwrap_or(usize::MAX)
             || piece.iter().all(|event| event.occurred_at >= end);
         let mut looked_up = 0;
         for event in &piece {

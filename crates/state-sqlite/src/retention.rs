@@ -4,8 +4,6 @@
 //! and ended uploads from the oldest on, past what must stay, a bounded number of rows at a time. An event and its deliveries go together, so that a replay of what was missed does not
 //! take what was forgotten for it.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::SqliteStore;
@@ -15,7 +13,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
-use state::{Horizon, Result};
+use state::{Horizon, ReplayJob, Result};
 
 /// How many rows of a kind one question looks at.
 const WINDOW: u32 = 10_000;
@@ -25,9 +23,6 @@ const REPLAYS: u32 = 1_000;
 
 /// How many ended uploads one question looks at: each is looked up.
 const UPLOADS: u32 = 200;
-
-/// How far the times of events may be out of the order of the log; see [`replay`](super::replay).
-const DISORDER: Duration = Duration::from_hours(25);
 
 /// When an ended upload was last changed, and its id: the order they are walked in.
 type UploadPlace = (i64, Vec<u8>);
@@ -224,7 +219,7 @@ fn find_events(
         )?
         .collect::<rusqlite::Result<_>>()?;
     // What follows one that is young enough is young, too.
-    let end = end.filter(|(_, at)| *at < horizon.finished.plus(DISORDER)).map(|(position, _)| position);
+    let end = end.filter(|(_, at)| *at < horizon.finished.plus(ReplayJob::DISORDER)).map(|(position, _)| position);
     let next = if is_full(&found, limit) { Some(from) } else { end };
     Ok((found, next))
 }

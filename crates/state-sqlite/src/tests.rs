@@ -17,7 +17,7 @@ use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
-use state::conformance::{NOW, Place, asked, bodies, change_of, endpoint, new_upload, subscribed};
+use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, subscribed};
 use state::{Backlog, DeliveryQuery, EventPosition, Outbox, UploadStore, conformance_suite};
 
 #[derive(Debug)]
@@ -43,7 +43,9 @@ impl Place for TemporaryFile {
     fn transactions(store: &SqliteStore) -> u64 {
         store.transactions()
     }
+}
 
+impl GathersCommits for TemporaryFile {
     async fn hold(store: &Arc<SqliteStore>) -> Box<dyn Send> {
         let (begun, beginning) = tokio::sync::oneshot::channel();
         let (held, release) = mpsc::channel::<()>();
@@ -72,7 +74,7 @@ impl writer::Work for Wait {
     }
 }
 
-conformance_suite!(TemporaryFile);
+conformance_suite!(TemporaryFile, gathering commits);
 
 /// A question that fits hardly anything walks by a bounded number of rows, and says where it stopped.
 #[tokio::test]

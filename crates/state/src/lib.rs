@@ -408,6 +408,15 @@ pub struct ReplayJob {
     pub finished_at: Option<Timestamp>,
 }
 
+impl ReplayJob {
+    /// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put
+    /// right: by an hour or two, or by a time zone.
+    pub const DISORDER: Duration = Duration::from_hours(25);
+
+    /// How many events a piece of a job looks at, whatever it queues of them.
+    pub const MOST_LOOKED_AT: u32 = 500;
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayState {
     Running,

@@ -1,7 +1,7 @@
 //! The suite every state store passes.
 //!
 //! A check is an async function over a [`Place`], somewhere a store can be opened and opened again.
-//! `conformance_suite!` makes a test of each, or of those alone that a store without endpoints can pass.
+//! `conformance_suite!` makes a test of each; of those for stores that gather commits into one transaction, too, if asked.
 
 #![expect(clippy::unwrap_used, reason = "a check says what it expects by failing")]
 
@@ -53,22 +53,29 @@ pub trait Place: Sized {
 
     /// How many transactions the store has written so far.
     fn transactions(store: &Self::Store) -> u64;
+}
 
+/// Somewhere to keep a state whose store commits in one transaction what has gathered meanwhile.
+pub trait GathersCommits: Place {
     /// Keeps the writer busy until what this gives is dropped, so that what is written meanwhile gathers.
     fn hold(store: &Arc<Self::Store>) -> impl Future<Output = Box<dyn Send>> + Send;
 }
 
 #[macro_export]
 macro_rules! conformance_suite {
+    ($place:ty, gathering commits) => {
+        $crate::conformance_suite! { $place }
+        $crate::conformance_suite! { $place;
+            uploads::many_commits_share_transactions
+            uploads::a_conflict_spares_the_rest_of_its_batch
+        }
+    };
     ($place:ty) => {
-        $crate::conformance_suite! { $place, without endpoints }
         $crate::conformance_suite! { $place;
             clock::what_waits_by_a_clock_that_was_ahead_is_due
             clock::a_long_backlog_is_followed_in_pieces
             clock::leases_end_when_they_are_told_to
             uploads::a_stale_commit_changes_nothing
-            uploads::many_commits_share_transactions
-            uploads::a_conflict_spares_the_rest_of_its_batch
             uploads::reopening_keeps_everything
             backlogs::a_long_backlog_is_cancelled_in_pieces
             backlogs::a_removed_endpoint_leaves_nothing_to_its_successor
@@ -138,10 +145,6 @@ macro_rules! conformance_suite {
             retention::records_of_ended_uploads_end
             retention::a_backlog_keeps_to_its_limits
             tenants::deliveries_are_of_one_tenant
-        }
-    };
-    ($place:ty, without endpoints) => {
-        $crate::conformance_suite! { $place;
             uploads::every_field_survives
             uploads::of_two_commits_of_one_version_one_wins
             uploads::an_upload_is_inserted_once

@@ -187,7 +187,7 @@ pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
     assert_eq!(store.find(TenantScope::All, first.id()).await.unwrap(), Some(first));
 }
 
-pub async fn many_commits_share_transactions<P: Place>(place: P) {
+pub async fn many_commits_share_transactions<P: GathersCommits>(place: P) {
     let store = place.open().await;
     let ids = (0..1_000_u16).map(|number| {
         let [high, low] = number.to_be_bytes();
@@ -202,7 +202,7 @@ pub async fn many_commits_share_transactions<P: Place>(place: P) {
     assert_eq!(store.newest_event().await.unwrap(), EventPosition(1_000));
 }
 
-pub async fn a_conflict_spares_the_rest_of_its_batch<P: Place>(place: P) {
+pub async fn a_conflict_spares_the_rest_of_its_batch<P: GathersCommits>(place: P) {
     let store = place.open().await;
     let mut uploads = Vec::new();
     for number in 0..10 {

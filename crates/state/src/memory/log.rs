@@ -1,42 +1,122 @@
-//! The log of events: written in the commit that caused them.
+//! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
 use bytes::Bytes;
 
 use crate::memory::Tables;
-use crate::{Bodies, EventPosition, LoggedEvent, NewEvent, StoredEvent};
-use domain::id::UploadId;
+use crate::memory::deliveries::NewDelivery;
+use crate::{EventPage, EventPosition, LoggedEvent, NewEvent, StoredEvent};
+use domain::delivery::Trigger;
+use domain::endpoint::EndpointId;
+use domain::event::EventKind;
+use domain::id::{EventId, UploadId};
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use domain::upload::Upload;
 
+/// How far in the log one page looks at the most.
+const WINDOW: u32 = 5_000;
+
+/// An event as it was committed; `upload` is `None` for news that is not of one.
+#[derive(Debug, Clone)]
+pub(super) struct Logged {
+    pub(super) id: EventId,
+    pub(super) tenant: TenantId,
+    pub(super) upload: Option<UploadId>,
+    pub(super) sequence: u64,
+    pub(super) kind: EventKind,
+    pub(super) at: Timestamp,
+    pub(super) body: Bytes,
+}
+
+impl Logged {
+    fn of_upload(&self, position: EventPosition) -> Option<LoggedEvent> {
+        Some(LoggedEvent {
+            position,
+            id: self.id,
+            tenant: self.tenant,
+            upload: self.upload?,
+            sequence: self.sequence,
+            kind: self.kind,
+            body: self.body.clone(),
+        })
+    }
+}
+
 impl Tables {
+    /// Writes what is new about an upload.
     pub(super) fn append_news(&mut self, upload: &Upload, events: Vec<NewEvent>) {
-        for event in events {
-            // Never the same again, also when the newest event was removed: readers keep it as a bookmark.
-            self.last_position += 1;
-            self.events.push(LoggedEvent {
-                position: EventPosition(self.last_position),
-                id: event.id,
-                tenant: upload.tenant(),
-                upload: upload.id(),
-                sequence: event.sequence,
-                kind: event.kind,
-                body: event.body,
-            });
+        let metadata = &upload.record().metadata;
+        let interested = self.present().filter(|kept| kept.endpoint.terms.wants_upload(metadata));
+        let interested: Vec<EndpointId> = interested.map(|kept| kept.endpoint.id.clone()).collect();
+        for NewEvent { id, kind, at, sequence, body } in events {
+            self.supersede_progress(upload.id(), at);
+            let tenant = upload.tenant();
+            let logged = Logged { id, tenant, upload: Some(upload.id()), sequence, kind, at, body };
+            let position = self.append(logged);
+            for endpoint in &interested {
+                if self.endpoints.get(endpoint).is_some_and(|kept| kept.endpoint.terms.filter.wants(kind)) {
+                    self.join(NewDelivery { position, endpoint, trigger: Trigger::Auto, now: at });
+                }
+            }
         }
     }
 
-    pub(super) fn log(&self, limit: u32, is_wanted: impl Fn(&LoggedEvent) -> bool) -> Vec<LoggedEvent> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        self.events.iter().filter(|event| is_wanted(event)).take(limit).cloned().collect()
+    /// Adds an event to the end of the log.
+    pub(super) fn append(&mut self, event: Logged) -> EventPosition {
+        // Never the same again, also when the newest event was removed: readers keep it as a bookmark.
+        self.last_position += 1;
+        let position = EventPosition(self.last_position);
+        self.log.insert(position, event);
+        position
     }
 
-    pub(super) fn expunge(&mut self, upload: UploadId, bodies: Bodies) -> u64 {
+    pub(super) fn newest_event(&self) -> EventPosition {
+        self.log.last_key_value().map_or(EventPosition::default(), |(position, _)| *position)
+    }
+
+    pub(super) fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Vec<LoggedEvent> {
+        let of_upload = self.log.iter().filter(|(_, event)| event.upload == Some(id) && scope.covers(event.tenant));
+        let wanted = of_upload.filter(|(_, event)| event.sequence > after);
+        wanted.filter_map(|(position, event)| event.of_upload(*position)).take(limit as usize).collect()
+    }
+
+    pub(super) fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> EventPage {
+        let end = EventPosition(after.0.saturating_add(i64::from(WINDOW.max(limit))));
+        let newest = self.newest_event();
+        let behind = self.log.range(after..).filter(|(position, _)| **position > after && **position <= end);
+        let wanted = behind.filter(|(_, event)| scope.covers(event.tenant));
+        let found = wanted.filter_map(|(position, event)| event.of_upload(*position));
+        let found: Vec<LoggedEvent> = found.take(limit as usize).collect();
+        let is_full = found.len() == limit as usize;
+        let last = found.last().filter(|_| is_full).map(|event| event.position);
+        EventPage { seen: last.unwrap_or(end.min(newest).max(after)), found, has_more: is_full || end < newest }
+    }
+
+    pub(super) fn count_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Option<u32> {
+        if after > self.newest_event() {
+            return None;
+        }
+        let behind =
+            self.log.range(after..).filter(|(position, event)| **position > after && scope.covers(event.tenant));
+        u32::try_from(behind.take(most as usize).count()).ok()
+    }
+
+    /// Takes what was said about an upload out of its events, of the attempts to deliver them, and of what was asked.
+    pub(super) fn expunge(&mut self, upload: UploadId) -> u64 {
         let mut changed = 0;
-        for event in self.events.iter_mut().filter(|event| event.upload == upload) {
-            let (kind, at, sequence) = (event.kind, event.id.made_at(), event.sequence);
-            let body = (bodies.expunged)(&StoredEvent { kind, at, upload, sequence, body: &event.body });
-            event.body = Bytes::from(body);
+        for event in self.log.values_mut().filter(|event| event.upload == Some(upload)) {
+            let (kind, at, sequence) = (event.kind, event.at, event.sequence);
+            let stored = StoredEvent { kind, at, upload, sequence, body: &event.body };
+            event.body = (self.bodies.expunged)(&stored).into();
             changed += 1;
+        }
+        for id in self.of_upload.get(&upload).into_iter().flatten() {
+            for attempt in self.deliveries.get_mut(id).into_iter().flat_map(|delivery| &mut delivery.tries) {
+                (attempt.response_body, attempt.response_headers, attempt.note) = (Vec::new(), Vec::new(), None);
+            }
+        }
+        for call in self.hook_calls.values_mut().filter(|call| call.upload == upload) {
+            (call.message, call.response_body) = (None, Vec::new());
         }
         if let Some(record) = self.uploads.get(&upload) {
             let mut settled = Upload::from_record(record.clone());
@@ -46,16 +126,5 @@ impl Tables {
             }
         }
         changed
-    }
-
-    /// Removes at most `limit` events from before then, oldest first.
-    pub(super) fn prune_events(&mut self, before: Timestamp, limit: u32) -> u64 {
-        let mut removed = 0;
-        self.events.retain(|event| {
-            let goes = event.id.made_at() < before && removed < u64::from(limit);
-            removed += u64::from(goes);
-            !goes
-        });
-        removed
     }
 }

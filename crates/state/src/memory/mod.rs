@@ -1,60 +1,124 @@
-//! The state in memory, for tests of what stands on it.
+//! The state in memory: for tests of what stands on it, and for a server that keeps nothing.
 //!
-//! It keeps the [`UploadStore`](crate::UploadStore) port to the letter and passes its conformance suite. It needs
-//! no thread and never waits, so a run on a paused clock is the same every time. [`Memory`] is the medium: it outlives
-//! the stores opened on it, as a database file outlives a process.
+//! It keeps the ports to the letter and passes the conformance suite. It needs no thread and never waits, so a run on a
+//! paused clock is the same every time; nothing in it is random. [`Memory`] is the medium: it outlives the stores opened on
+//! it, as a database file outlives a process. Every change is a transaction of its own.
 //!
-//! Offers of the [`Outbox`](crate::Outbox) only what is true of a store without endpoints: events are logged,
-//! nothing is delivered, and an endpoint is an error. So the checks of the suite that need endpoints do not run here,
-//! nor do those of how commits share transactions: every commit is a transaction.
+//! What happens to deliveries is decided in [`domain::lane`]. What a database finds by an index is found here by walking,
+//! so it is for as many deliveries as fit into memory and a patient caller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use crate::{Bodies, Error, LoggedEvent, Result};
+use crate::{Bodies, Error, EventPosition, ReplayId, ReplayJob, Result};
+use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
-use domain::id::{HookCallId, UploadId};
+use domain::id::{DeliveryId, HookCallId, UploadId};
 use domain::upload::Record;
 
+mod backlog;
+mod deliveries;
+mod endpoints;
 mod hook_calls;
+mod listing;
 mod log;
 mod outbox;
+mod replays;
+mod retention;
+mod sending;
 #[cfg(test)]
 mod tests;
 mod uploads;
 
+use backlog::{Job, JobNumber};
+use deliveries::Delivery;
+use endpoints::Kept;
+use log::Logged;
+
 /// What is written, for as long as anyone holds it.
 #[derive(Debug, Clone)]
-pub struct Memory {
-    tables: Arc<Mutex<Tables>>,
-    bodies: Bodies,
-}
+pub struct Memory(Arc<Mutex<Tables>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tables {
+    bodies: Bodies,
     uploads: BTreeMap<UploadId, Record>,
     /// In the order of their commits.
-    events: Vec<LoggedEvent>,
+    log: BTreeMap<EventPosition, Logged>,
     last_position: i64,
+    endpoints: BTreeMap<EndpointId, Kept>,
+    deliveries: BTreeMap<DeliveryId, Delivery>,
+    /// Every delivery about an upload, whatever its state.
+    of_upload: BTreeMap<UploadId, BTreeSet<DeliveryId>>,
+    /// The unfinished deliveries of each endpoint.
+    unfinished: BTreeMap<EndpointId, BTreeSet<DeliveryId>>,
+    jobs: BTreeMap<JobNumber, Job>,
+    last_job: JobNumber,
+    replays: BTreeMap<ReplayId, ReplayJob>,
     hook_calls: BTreeMap<HookCallId, HookCall>,
+    /// What is drawn by chance elsewhere: identifiers and claims.
+    drawn: u64,
+    /// Whether the open transaction made a delivery ready.
+    made_ready: bool,
+    superseded: u64,
     transactions: u64,
+    bells: Vec<Weak<Notify>>,
 }
 
 impl Memory {
     pub fn new(bodies: Bodies) -> Self {
-        Self { tables: Arc::default(), bodies }
+        Self(Arc::new(Mutex::new(Tables {
+            bodies,
+            uploads: BTreeMap::new(),
+            log: BTreeMap::new(),
+            last_position: 0,
+            endpoints: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            of_upload: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            last_job: 0,
+            replays: BTreeMap::new(),
+            hook_calls: BTreeMap::new(),
+            drawn: 0,
+            made_ready: false,
+            superseded: 0,
+            transactions: 0,
+            bells: Vec::new(),
+        })))
     }
 
     /// Opens the state that is there. Several may be open at once.
     pub fn open(&self) -> Arc<MemoryState> {
-        Arc::new(MemoryState { memory: self.clone(), is_closed: AtomicBool::default(), bell: Arc::default() })
+        let bell = Arc::new(Notify::new());
+        let mut tables = self.tables();
+        tables.bells.retain(|bell| bell.strong_count() > 0);
+        tables.bells.push(Arc::downgrade(&bell));
+        let superseded_before = tables.superseded;
+        drop(tables);
+        Arc::new(MemoryState { memory: self.clone(), is_closed: AtomicBool::default(), bell, superseded_before })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// Numbers that are never the same again, in place of random ones.
+    fn draw(&mut self) -> [u8; 16] {
+        self.drawn += 1;
+        u128::from(self.drawn).to_be_bytes()
+    }
+
+    /// The random part of an identifier. Those of one millisecond sort as they were made.
+    fn draw_id_part(&mut self) -> [u8; 10] {
+        let mut part = [0; 10];
+        part[3..].copy_from_slice(&self.draw()[9..]);
+        part
     }
 }
 
@@ -63,8 +127,8 @@ impl Memory {
 pub struct MemoryState {
     memory: Memory,
     is_closed: AtomicBool,
-    /// Never rings: nothing is ever due.
     bell: Arc<Notify>,
+    superseded_before: u64,
 }
 
 impl MemoryState {
@@ -80,9 +144,15 @@ impl MemoryState {
         Ok(self.memory.tables())
     }
 
-    fn write(&self, operation: &'static str) -> Result<MutexGuard<'_, Tables>> {
+    /// Writes, and rings if anything became ready by it.
+    fn write<T>(&self, operation: &'static str, work: impl FnOnce(&mut Tables) -> T) -> Result<T> {
         let mut tables = self.read(operation)?;
         tables.transactions += 1;
-        Ok(tables)
+        tables.made_ready = false;
+        let done = work(&mut tables);
+        if tables.made_ready {
+            tables.bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.notify_one());
+        }
+        Ok(done)
     }
 }

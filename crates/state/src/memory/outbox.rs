@@ -1,4 +1,4 @@
-//! The outbox of a store without endpoints: nothing is due, and nothing to manage.
+//! The outbox, as the tables have it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,117 +18,114 @@ use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
-fn keeps_no_endpoints(operation: &'static str) -> Error {
-    Error::Failed { operation, source: "a state in memory keeps no endpoints".into() }
-}
-
 #[async_trait]
 impl Outbox for MemoryState {
-    async fn open_for(&self, configured: Vec<Endpoint>, _now: Timestamp) -> Result<()> {
-        if configured.is_empty() { Ok(()) } else { Err(keeps_no_endpoints("open the outbox")) }
+    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
+        self.write("open the outbox", |tables| tables.open_for(configured, now))
     }
 
     async fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        Ok(Vec::new())
+        let tables = self.read("list endpoints")?;
+        Ok(tables.present().map(|kept| kept.endpoint.clone()).collect())
     }
 
-    async fn put_endpoint(&self, _endpoint: Endpoint, _now: Timestamp) -> Result<Endpoint> {
-        Err(keeps_no_endpoints("write an endpoint"))
+    async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
+        let id = endpoint.id.clone();
+        let written = self.write("record an endpoint", |tables| tables.put_endpoint(endpoint, now))?;
+        written.ok_or(Error::EndpointConflict(id))
     }
 
-    async fn remove_endpoint(&self, _id: &EndpointId, _now: Timestamp) -> Result<bool> {
-        Ok(false)
+    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.write("remove an endpoint", |tables| tables.remove_endpoint(id, now))
     }
 
-    async fn cancel_backlog(&self, _id: &EndpointId, _now: Timestamp) -> Result<()> {
-        Ok(())
+    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()> {
+        self.write("cancel deliveries", |tables| tables.cancel_backlog(id, now))
     }
 
-    async fn advance_backlog(&self, _limit: u32, _now: Timestamp) -> Result<bool> {
-        Ok(false)
+    async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
+        self.write("carry on with a backlog", |tables| tables.advance_backlog(limit, now))
     }
 
-    async fn claim_due(&self, _slots: &[(EndpointId, u32)], _now: Timestamp, _lease: Duration) -> Result<Vec<Claim>> {
-        Ok(Vec::new())
+    async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
+        self.write("claim due deliveries", |tables| tables.claim_due(slots, now, lease))
     }
 
-    async fn settle(&self, settled: Settled, _now: Timestamp) -> Result<()> {
-        let is_empty = settled.settlements.is_empty() && settled.health.is_empty();
-        if is_empty { Ok(()) } else { Err(keeps_no_endpoints("record attempts")) }
+    async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {
+        self.write("record delivery attempts", |tables| tables.settle(settled, now))
     }
 
-    async fn renew_leases(&self, _until: Timestamp) -> Result<()> {
-        Ok(())
+    async fn renew_leases(&self, until: Timestamp) -> Result<()> {
+        self.write("renew leases", |tables| tables.renew_leases(until))
     }
 
-    async fn begin_waits(&self, _now: Timestamp) -> Result<u64> {
-        Ok(0)
+    async fn begin_waits(&self, now: Timestamp) -> Result<u64> {
+        self.write("make deliveries due after the clock was set back", |tables| tables.begin_waits(now))
     }
 
-    async fn next_due(&self, _endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
-        Ok(None)
+    async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
+        Ok(self.read("find when a delivery is due")?.next_due(endpoints))
     }
 
-    async fn announce(&self, _notice: Notice, _now: Timestamp) -> Result<()> {
-        Err(keeps_no_endpoints("announce news of the sending"))
+    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
+        self.write("record news of the sending", |tables| tables.announce(&notice, now))
     }
 
-    async fn test_endpoint(&self, _id: &EndpointId, _now: Timestamp, _lease: Duration) -> Result<Option<Claim>> {
-        Ok(None)
+    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>> {
+        self.write("record a test event", |tables| tables.test_endpoint(id, now, lease))
     }
 
-    async fn deliveries(&self, _scope: TenantScope, _query: &DeliveryQuery) -> Result<DeliveryPage> {
-        Ok(DeliveryPage { found: Vec::new(), next: None })
+    async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage> {
+        Ok(self.read("list deliveries")?.list_deliveries(scope, query))
     }
 
-    async fn delivery(&self, _scope: TenantScope, _id: DeliveryId) -> Result<Option<DeliveryRecord>> {
-        Ok(None)
+    async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+        Ok(self.read("find a delivery")?.find_delivery(scope, id))
     }
 
-    async fn replay(&self, _id: DeliveryId, _force: bool, _now: Timestamp) -> Result<Replayed> {
-        Ok(Replayed::NoDelivery)
+    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
+        self.write("send a delivery again", |tables| tables.replay(id, force, now))
     }
 
-    async fn begin_replay(&self, _job: ReplayJob) -> Result<ReplayJob> {
-        Err(keeps_no_endpoints("begin a replay"))
+    async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob> {
+        self.write("record a replay", |tables| tables.begin_replay(job))
     }
 
     async fn replay_jobs(&self) -> Result<Vec<ReplayJob>> {
-        Ok(Vec::new())
+        Ok(self.read("list replays")?.replay_jobs())
     }
 
-    async fn advance_replay(&self, _id: ReplayId, _limit: u32, _now: Timestamp) -> Result<Option<ReplayJob>> {
-        Ok(None)
+    async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>> {
+        self.write("carry on a replay", |tables| tables.advance_replay(id, limit, now))
     }
 
-    async fn cancel_replay(&self, _id: ReplayId, _now: Timestamp) -> Result<bool> {
-        Ok(false)
+    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool> {
+        self.write("stop a replay", |tables| tables.cancel_replay(id, now))
     }
 
-    async fn backlog(&self, _endpoint: Option<&EndpointId>) -> Result<Backlog> {
-        Ok(Backlog::default())
+    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
+        Ok(self.read("count unfinished deliveries")?.backlog(endpoint))
     }
 
     async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        Ok(self.write("take an upload's words out of its events")?.expunge(upload, self.memory.bodies))
+        self.write("take an upload's words out of its events", |tables| tables.expunge(upload))
     }
 
-    async fn expire(&self, _begun_before: Timestamp, _limit: u32, _now: Timestamp) -> Result<u64> {
-        Ok(0)
+    async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
+        self.write("give up what waited too long", |tables| tables.expire(begun_before, limit, now))
     }
 
-    async fn shed(&self, _limits: BacklogLimits, _limit: u32, _now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
-        Ok(Vec::new())
+    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
+        let dropped = self.write("drop what exceeds a backlog", |tables| tables.shed(limits, limit, now))?;
+        Ok(dropped.into_iter().collect())
     }
 
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
-        let mut tables = self.write("remove what is old")?;
-        let uploads = tables.prune_uploads(horizon.ended_uploads, limit);
-        Ok(uploads + tables.prune_events(horizon.finished, limit) + tables.prune_hook_calls(horizon, limit))
+        self.write("remove what is old", |tables| tables.prune(horizon, limit))
     }
 
     fn superseded(&self) -> u64 {
-        0
+        self.memory.tables().superseded - self.superseded_before
     }
 
     fn bell(&self) -> Arc<Notify> {

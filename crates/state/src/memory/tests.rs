@@ -1,4 +1,4 @@
-//! The part of the conformance suite that needs no endpoints.
+//! The whole conformance suite.
 
 use std::sync::Arc;
 
@@ -20,11 +20,6 @@ impl Place for Memory {
     fn transactions(store: &MemoryState) -> u64 {
         store.transactions()
     }
-
-    async fn hold(_store: &Arc<MemoryState>) -> Box<dyn Send> {
-        // Nothing ever waits for a writer here.
-        Box::new(())
-    }
 }
 
-conformance_suite!(Memory, without endpoints);
+conformance_suite!(Memory);

@@ -25,21 +25,21 @@ const MAX_INDEXED_BYTES: usize = 1024;
 impl UploadStore for MemoryState {
     async fn insert(&self, new: Change) -> Result<Upload> {
         let (upload, events) = new.into_parts();
-        let mut tables = self.write("record a new upload")?;
-        if tables.uploads.contains_key(&upload.id()) {
-            return Err(Error::Conflict(upload.id()));
-        }
-        Ok(tables.put(upload, events))
+        self.write("record a new upload", |tables| match tables.uploads.get(&upload.id()) {
+            Some(_) => Err(Error::Conflict(upload.id())),
+            None => Ok(tables.put(upload, events)),
+        })?
     }
 
     async fn commit(&self, change: Change) -> Result<Upload> {
         let (upload, events) = change.into_parts();
-        let mut tables = self.write("commit an upload")?;
-        let version = tables.uploads.get(&upload.id()).map(|stored| stored.version);
-        if version != Some(upload.record().version) {
-            return Err(Error::Conflict(upload.id()));
-        }
-        Ok(tables.put(upload, events))
+        self.write("commit an upload", |tables| {
+            let version = tables.uploads.get(&upload.id()).map(|stored| stored.version);
+            if version != Some(upload.record().version) {
+                return Err(Error::Conflict(upload.id()));
+            }
+            Ok(tables.put(upload, events))
+        })?
     }
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>> {
@@ -75,37 +75,25 @@ impl UploadStore for MemoryState {
     }
 
     async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
-        let tables = self.read("read the events of an upload")?;
-        Ok(tables.log(limit, |event| event.upload == id && event.sequence > after && scope.covers(event.tenant)))
+        Ok(self.read("read the events of an upload")?.events_of(scope, id, after, limit))
     }
 
     async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> Result<EventPage> {
-        let found = self
-            .read("read the log of events")?
-            .log(limit, |event| event.position > after && scope.covers(event.tenant));
-        let has_more = found.len() as u64 == u64::from(limit);
-        Ok(EventPage { seen: found.last().map_or(after, |event| event.position), found, has_more })
+        Ok(self.read("read the log of events")?.events_since(scope, after, limit))
     }
 
     async fn newest_event(&self) -> Result<EventPosition> {
-        let tables = self.read("read the position of the newest event")?;
-        Ok(tables.events.last().map_or(EventPosition::default(), |event| event.position))
+        Ok(self.read("read the position of the newest event")?.newest_event())
     }
 
     async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>> {
-        let tables = self.read("count the events behind a place")?;
-        let newest = tables.events.last().map_or(EventPosition::default(), |event| event.position);
-        if after > newest {
-            return Ok(None);
-        }
-        let behind = tables.events.iter().rev().take_while(|event| event.position > after);
-        let behind = behind.filter(|event| scope.covers(event.tenant));
-        Ok(Some(behind.take(most as usize).fold(0, |count, _| count + 1)))
+        Ok(self.read("count the events behind a place")?.count_behind(scope, after, most))
     }
 
     async fn record_hook_call(&self, call: HookCall) -> Result<()> {
-        self.write("record a hook call")?.hook_calls.entry(call.id).or_insert(call);
-        Ok(())
+        self.write("record a hook call", |tables| {
+            tables.hook_calls.entry(call.id).or_insert(call);
+        })
     }
 
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
@@ -113,7 +101,7 @@ impl UploadStore for MemoryState {
     }
 
     async fn check(&self) -> Result<()> {
-        self.write("check the state").map(drop)
+        self.write("check the state", |_| ())
     }
 
     async fn close(&self) {
@@ -128,16 +116,6 @@ impl super::Tables {
         let committed = upload.committed();
         self.uploads.insert(committed.id(), committed.record().clone());
         committed
-    }
-
-    /// Removes at most `limit` records without bytes that were last changed before then, with their events.
-    pub(super) fn prune_uploads(&mut self, before: Timestamp, limit: u32) -> u64 {
-        let old = |record: &&Record| record.bytes == Bytes::Removed && record.updated_at < before;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let old: Vec<UploadId> = self.uploads.values().filter(old).map(|record| record.id).take(limit).collect();
-        self.uploads.retain(|id, _| !old.contains(id));
-        self.events.retain(|event| !old.contains(&event.upload));
-        old.len() as u64
     }
 }
 

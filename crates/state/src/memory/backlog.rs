@@ -1,0 +1,151 @@
+//! Changes of a whole backlog, made in pieces, as they are made in a database.
+//!
+//! A decision about an endpoint holds at once: claims consult it. Its deliveries follow in pieces, each a transaction of
+//! its own. A job tells old deliveries from new ones by their generation, and not by time: clocks are set.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::memory::Tables;
+use crate::memory::deliveries::Delivery;
+use domain::delivery::DeliveryState;
+use domain::endpoint::{EndpointId, Ordering};
+use domain::id::{DeliveryId, UploadId};
+use domain::time::Timestamp;
+
+/// How many deliveries a job deals with in the transaction that begins it.
+const FIRST_PIECE: u32 = 500;
+
+/// Never given twice: it is the generation it makes.
+pub(super) type JobNumber = i64;
+
+/// What a job does to a backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Ends what was queued before the job began.
+    Cancel,
+    /// Makes retries due that were planned for later.
+    Hasten,
+    /// Lets deliveries go that no longer wait for others.
+    Release,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) endpoint: EndpointId,
+    pub(super) kind: Kind,
+    begun_at: Timestamp,
+    /// The last upload that a job by lanes has dealt with.
+    cursor: Option<UploadId>,
+}
+
+/// Below which generation the deliveries of an endpoint are being cancelled, if they are.
+pub(super) fn is_cancelling(jobs: &BTreeMap<JobNumber, Job>, endpoint: &EndpointId) -> Option<JobNumber> {
+    let cancelling = jobs.iter().filter(|(_, job)| job.kind == Kind::Cancel && job.endpoint == *endpoint);
+    cancelling.map(|(number, _)| *number).max()
+}
+
+impl Tables {
+    /// Begins a job and does its first piece. It takes the place of one of its kind that has not ended.
+    pub(super) fn begin_job(&mut self, endpoint: &EndpointId, kind: Kind, now: Timestamp) {
+        self.jobs.retain(|_, job| job.endpoint != *endpoint || job.kind != kind);
+        self.last_job += 1;
+        if let Some(kept) = self.endpoints.get_mut(endpoint) {
+            kept.generation = self.last_job;
+        }
+        if kind == Kind::Cancel {
+            // A settlement that still comes is late.
+            for id in self.some_of(endpoint, u32::MAX, |delivery| delivery.state == DeliveryState::Leased) {
+                self.end(id, DeliveryState::Cancelled, now);
+            }
+        }
+        let job = Job { endpoint: endpoint.clone(), kind, begun_at: now, cursor: None };
+        self.jobs.insert(self.last_job, job);
+        self.advance_job(self.last_job, FIRST_PIECE, now);
+    }
+
+    /// Does a piece of the oldest job. Says whether there was one.
+    pub(super) fn advance_backlog(&mut self, limit: u32, now: Timestamp) -> bool {
+        let oldest = self.jobs.keys().next().copied();
+        oldest.map(|number| self.advance_job(number, limit.max(1), now)).is_some()
+    }
+
+    fn advance_job(&mut self, number: JobNumber, limit: u32, now: Timestamp) {
+        let Some(job) = self.jobs.get(&number).cloned() else { return };
+        let done = match job.kind {
+            Kind::Cancel => self.cancel(number, &job, limit, now),
+            Kind::Hasten => self.hasten(number, &job, limit),
+            Kind::Release => self.release(number, &job, limit, now),
+        };
+        if done < limit as usize {
+            self.jobs.remove(&number);
+            self.made_ready = true;
+        }
+    }
+
+    /// Those that wait first, or each would become ready before it ends.
+    fn cancel(&mut self, number: JobNumber, job: &Job, limit: u32, now: Timestamp) -> usize {
+        let is_old = |state| move |it: &Delivery| it.state == state && it.generation < number;
+        let mut ending = self.some_of(&job.endpoint, limit, is_old(DeliveryState::Waiting));
+        let left = limit.saturating_sub(u32::try_from(ending.len()).unwrap_or(limit));
+        ending.extend(self.some_of(&job.endpoint, left, is_old(DeliveryState::Ready)));
+        let mut uploads = BTreeSet::new();
+        for id in &ending {
+            uploads.extend(self.deliveries.get(id).map(|delivery| delivery.upload));
+            self.end(*id, DeliveryState::Cancelled, now);
+        }
+        // What was queued since may have waited for one of these.
+        for upload in uploads {
+            self.go_on(&job.endpoint, upload, now);
+        }
+        ending.len()
+    }
+
+    fn hasten(&mut self, number: JobNumber, job: &Job, limit: u32) -> usize {
+        let is_planned =
+            |it: &Delivery| it.state == DeliveryState::Ready && it.next_at > job.begun_at && it.generation < number;
+        let hastened = self.some_of(&job.endpoint, limit, is_planned);
+        for id in &hastened {
+            if let Some(delivery) = self.deliveries.get_mut(id) {
+                (delivery.next_at, delivery.generation) = (job.begun_at, number);
+            }
+        }
+        self.made_ready |= !hastened.is_empty();
+        hastened.len()
+    }
+
+    /// By the order the endpoint has now, which may have changed once more.
+    fn release(&mut self, number: JobNumber, job: &Job, limit: u32, now: Timestamp) -> usize {
+        let is_waiting = |delivery: &Delivery| delivery.state == DeliveryState::Waiting;
+        match self.ordering_of(&job.endpoint) {
+            Ordering::None => {
+                let released = self.some_of(&job.endpoint, limit, is_waiting);
+                for id in &released {
+                    if let Some(delivery) = self.deliveries.get_mut(id) {
+                        delivery.state = DeliveryState::Ready;
+                    }
+                }
+                self.made_ready |= !released.is_empty();
+                released.len()
+            }
+            Ordering::PerUpload | Ordering::Strict => {
+                let waiting = self.unfinished_of(&job.endpoint).filter(|delivery| is_waiting(delivery));
+                let lanes: BTreeSet<UploadId> = waiting.filter_map(|delivery| delivery.upload).collect();
+                let behind = lanes.into_iter().filter(|upload| Some(*upload) > job.cursor);
+                let lanes: Vec<UploadId> = behind.take(limit as usize).collect();
+                for upload in &lanes {
+                    self.go_on(&job.endpoint, Some(*upload), now);
+                }
+                if let Some(job) = self.jobs.get_mut(&number) {
+                    job.cursor = lanes.last().copied().or(job.cursor);
+                }
+                lanes.len()
+            }
+        }
+    }
+
+    /// Some unfinished deliveries of an endpoint.
+    fn some_of(&self, endpoint: &EndpointId, limit: u32, is_meant: impl Fn(&Delivery) -> bool) -> Vec<DeliveryId> {
+        let meant = self.unfinished_of(endpoint).filter(|delivery| is_meant(delivery));
+        meant.map(|delivery| delivery.id).take(limit as usize).collect()
+    }
+}

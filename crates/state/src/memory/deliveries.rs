@@ -1,0 +1,175 @@
+//! Deliveries and their lanes. What happens in a lane is decided in [`domain::lane`].
+
+use std::collections::BTreeSet;
+
+use crate::EventPosition;
+use crate::memory::Tables;
+use domain::delivery::{Attempt, DeliveryClass, DeliveryState, Trigger};
+use domain::endpoint::{EndpointId, Ordering};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId, UploadId};
+use domain::lane::{self, Load};
+use domain::principal::TenantId;
+use domain::time::Timestamp;
+
+/// One event on its way to one endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Delivery {
+    pub(super) id: DeliveryId,
+    pub(super) tenant: TenantId,
+    pub(super) position: EventPosition,
+    pub(super) event: EventId,
+    pub(super) kind: EventKind,
+    pub(super) endpoint: EndpointId,
+    /// `None` for news that is not of an upload, which is in no lane.
+    pub(super) upload: Option<UploadId>,
+    pub(super) sequence: u64,
+    pub(super) state: DeliveryState,
+    pub(super) trigger: Trigger,
+    pub(super) attempts: u32,
+    pub(super) attempts_before: u32,
+    pub(super) begun_at: Timestamp,
+    pub(super) next_at: Timestamp,
+    pub(super) lease: Option<[u8; 16]>,
+    pub(super) lease_until: Option<Timestamp>,
+    pub(super) finished_at: Option<Timestamp>,
+    /// The last decision about the whole backlog of its endpoint when it was queued.
+    pub(super) generation: i64,
+    pub(super) tries: Vec<Attempt>,
+}
+
+/// What a new delivery is made of, beside its event.
+#[derive(Debug)]
+pub(super) struct NewDelivery<'a> {
+    pub(super) position: EventPosition,
+    pub(super) endpoint: &'a EndpointId,
+    pub(super) trigger: Trigger,
+    pub(super) now: Timestamp,
+}
+
+impl Tables {
+    /// Adds a delivery of an event to the end of its lane.
+    pub(super) fn join(&mut self, new: NewDelivery<'_>) -> Option<DeliveryId> {
+        let id = DeliveryId::new(new.now, self.draw_id_part());
+        let kept = self.endpoints.get(new.endpoint)?;
+        let event = self.log.get(&new.position)?;
+        let unfinished = event.upload.map_or(Load::Empty, |upload| self.load(new.endpoint, upload, |_| true));
+        let state = lane::join(kept.endpoint.terms.ordering, unfinished);
+        self.made_ready |= state == DeliveryState::Ready && kept.endpoint.state.is_enabled();
+        let delivery = Delivery {
+            id,
+            tenant: event.tenant,
+            position: new.position,
+            event: event.id,
+            kind: event.kind,
+            endpoint: new.endpoint.clone(),
+            upload: event.upload,
+            sequence: event.sequence,
+            state,
+            trigger: new.trigger,
+            attempts: 0,
+            attempts_before: 0,
+            begun_at: new.now,
+            next_at: new.now,
+            lease: None,
+            lease_until: None,
+            finished_at: None,
+            generation: kept.generation,
+            tries: Vec::new(),
+        };
+        if let Some(upload) = delivery.upload {
+            self.of_upload.entry(upload).or_default().insert(id);
+        }
+        self.unfinished.entry(delivery.endpoint.clone()).or_default().insert(id);
+        self.deliveries.insert(id, delivery);
+        Some(id)
+    }
+
+    /// The unfinished deliveries of an endpoint, as they were made.
+    pub(super) fn unfinished_of(&self, endpoint: &EndpointId) -> impl Iterator<Item = &Delivery> {
+        self.unfinished.get(endpoint).into_iter().flatten().filter_map(|id| self.deliveries.get(id))
+    }
+
+    /// The unfinished deliveries of a lane.
+    fn lane(&self, endpoint: &EndpointId, upload: UploadId) -> impl Iterator<Item = &Delivery> {
+        let of_upload = self.of_upload.get(&upload).into_iter().flatten().filter_map(|id| self.deliveries.get(id));
+        of_upload.filter(move |delivery| delivery.endpoint == *endpoint && !delivery.state.is_finished())
+    }
+
+    fn load(&self, endpoint: &EndpointId, upload: UploadId, is_meant: impl Fn(DeliveryState) -> bool) -> Load {
+        let meant = self.lane(endpoint, upload).filter(|delivery| is_meant(delivery.state));
+        meant.map(|delivery| Load::of(delivery.attempts)).max().unwrap_or_default()
+    }
+
+    /// The order an endpoint gets its deliveries in. One that is not there has nothing to order.
+    pub(super) fn ordering_of(&self, endpoint: &EndpointId) -> Ordering {
+        let kept = self.endpoints.get(endpoint).filter(|kept| kept.is_present);
+        kept.map_or(Ordering::PerUpload, |kept| kept.endpoint.terms.ordering)
+    }
+
+    /// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
+    pub(super) fn go_on(&mut self, endpoint: &EndpointId, upload: Option<UploadId>, now: Timestamp) {
+        let Some(upload) = upload else { return };
+        let is_under_way = |state| matches!(state, DeliveryState::Ready | DeliveryState::Leased);
+        let under_way = self.load(endpoint, upload, is_under_way);
+        let waiting = self.lane(endpoint, upload).filter(|delivery| delivery.state == DeliveryState::Waiting);
+        let first = waiting.min_by_key(|delivery| delivery.sequence).map(|delivery| delivery.id);
+        if lane::may_go_on(self.ordering_of(endpoint), under_way)
+            && let Some(delivery) = first.and_then(|id| self.deliveries.get_mut(&id))
+        {
+            delivery.state = DeliveryState::Ready;
+            delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+            self.made_ready = true;
+        }
+    }
+
+    /// Makes a delivery of before due now, or as soon as its lane lets it.
+    pub(super) fn rejoin(&mut self, id: DeliveryId, now: Timestamp) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let Some(kept) = self.endpoints.get(&delivery.endpoint) else { return };
+        delivery.state = lane::rejoin(kept.endpoint.terms.ordering, delivery.upload.is_some(), delivery.attempts);
+        delivery.trigger = Trigger::Manual;
+        delivery.attempts_before = delivery.attempts;
+        (delivery.begun_at, delivery.next_at, delivery.finished_at) = (now, now, None);
+        delivery.generation = kept.generation;
+        self.made_ready |= kept.endpoint.state.is_enabled();
+        let (endpoint, upload) = (delivery.endpoint.clone(), delivery.upload);
+        self.unfinished.entry(endpoint.clone()).or_default().insert(id);
+        self.go_on(&endpoint, upload, now);
+    }
+
+    /// Drops the progress of an upload that nobody is sending right now, at all endpoints.
+    pub(super) fn supersede_progress(&mut self, upload: UploadId, now: Timestamp) {
+        let of_upload = self.of_upload.get(&upload).into_iter().flatten().filter_map(|id| self.deliveries.get(id));
+        let overtaken = of_upload.filter(|it| lane::is_superseded(DeliveryClass::of(it.kind), it.state));
+        let overtaken: Vec<(DeliveryId, EndpointId)> = overtaken.map(|it| (it.id, it.endpoint.clone())).collect();
+        for (id, _) in &overtaken {
+            self.end(*id, DeliveryState::Superseded, now);
+        }
+        for endpoint in overtaken.into_iter().map(|(_, endpoint)| endpoint).collect::<BTreeSet<_>>() {
+            self.go_on(&endpoint, Some(upload), now);
+        }
+    }
+
+    /// Ends a delivery. Its lane is yet to go on.
+    pub(super) fn end(&mut self, id: DeliveryId, state: DeliveryState, now: Timestamp) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        (delivery.state, delivery.finished_at) = (state, Some(now));
+        (delivery.lease, delivery.lease_until) = (None, None);
+        self.superseded += u64::from(state == DeliveryState::Superseded);
+        if let Some(unfinished) = self.unfinished.get_mut(&delivery.endpoint) {
+            unfinished.remove(&id);
+        }
+    }
+
+    /// Forgets a delivery with its attempts.
+    pub(super) fn forget_delivery(&mut self, id: DeliveryId) {
+        let Some(delivery) = self.deliveries.remove(&id) else { return };
+        if let Some(unfinished) = self.unfinished.get_mut(&delivery.endpoint) {
+            unfinished.remove(&id);
+        }
+        if let Some(of_upload) = delivery.upload.and_then(|upload| self.of_upload.get_mut(&upload)) {
+            of_upload.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Endpoints, and news of the sending itself.
+
+use crate::memory::Tables;
+use crate::memory::backlog::{Kind, is_cancelling};
+use crate::memory::deliveries::NewDelivery;
+use crate::memory::log::Logged;
+use crate::{EventPosition, ReplayState};
+use domain::delivery::{DeliveryClass, DeliveryState, Trigger};
+use domain::endpoint::{Endpoint, EndpointId, EndpointState, Health, Origin};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, EventId};
+use domain::lane::{self, Standing};
+use domain::notice::Notice;
+use domain::principal::TenantId;
+use domain::time::Timestamp;
+
+/// An endpoint, and what was decided about its deliveries.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) endpoint: Endpoint,
+    /// Not one that the configuration has ceased to name.
+    pub(super) is_present: bool,
+    /// The number of the last job that concerned all of its deliveries.
+    pub(super) generation: i64,
+    pub(super) resumed_at: Timestamp,
+}
+
+impl Tables {
+    pub(super) fn present(&self) -> impl Iterator<Item = &Kept> {
+        self.endpoints.values().filter(|kept| kept.is_present)
+    }
+
+    pub(super) fn standing(&self, kept: &Kept) -> Standing {
+        Standing {
+            is_present: kept.is_present,
+            is_enabled: kept.endpoint.state.is_enabled(),
+            is_cancelling: is_cancelling(&self.jobs, &kept.endpoint.id).is_some(),
+            resumed_at: kept.resumed_at,
+        }
+    }
+
+    pub(super) fn open_for(&mut self, configured: Vec<Endpoint>, now: Timestamp) {
+        self.take_back(now);
+        for kept in self.endpoints.values_mut() {
+            kept.is_present &= kept.endpoint.origin != Origin::Config;
+        }
+        for endpoint in configured {
+            let before = self.endpoints.get(&endpoint.id).map(|kept| kept.endpoint.clone());
+            let state = match before.as_ref().map(|before| before.state) {
+                Some(paused @ EndpointState::Paused { .. }) => paused,
+                Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
+            };
+            // Who gets another chance begins anew.
+            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
+            let written = self.write_endpoint(Endpoint { state, health, ..endpoint });
+            if let Some(before) = before {
+                self.adjust_backlog(&before, &written, now);
+            }
+        }
+        self.made_ready = true;
+    }
+
+    fn take_back(&mut self, now: Timestamp) {
+        let leased = self.deliveries.values().filter(|delivery| delivery.state == DeliveryState::Leased);
+        let leased: Vec<DeliveryId> = leased.map(|delivery| delivery.id).collect();
+        for id in leased {
+            let Some(delivery) = self.deliveries.get_mut(&id) else { continue };
+            let state = lane::take_back(DeliveryClass::of(delivery.kind));
+            if state.is_finished() {
+                self.end(id, state, now);
+                continue;
+            }
+            delivery.state = state;
+            delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+            (delivery.lease, delivery.lease_until) = (None, None);
+        }
+    }
+
+    /// Writes an endpoint; its version is one more than it was read at.
+    fn write_endpoint(&mut self, endpoint: Endpoint) -> Endpoint {
+        let written = Endpoint { version: endpoint.version + 1, ..endpoint };
+        let generation = self.endpoints.get(&written.id).map_or(0, |kept| kept.generation);
+        let resumed_at = self.endpoints.get(&written.id).map_or(Timestamp::from_unix_ms(0), |kept| kept.resumed_at);
+        let kept = Kept { endpoint: written.clone(), is_present: true, generation, resumed_at };
+        self.endpoints.insert(written.id.clone(), kept);
+        written
+    }
+
+    /// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
+    fn adjust_backlog(&mut self, before: &Endpoint, after: &Endpoint, now: Timestamp) {
+        if after.state.is_enabled() && !before.state.is_enabled() {
+            if let Some(kept) = self.endpoints.get_mut(&after.id) {
+                kept.resumed_at = now;
+            }
+            self.begin_job(&after.id, Kind::Hasten, now);
+        }
+        if after.terms.ordering != before.terms.ordering {
+            self.begin_job(&after.id, Kind::Release, now);
+        }
+    }
+
+    /// Writes an endpoint if nobody has written it since it was read.
+    pub(super) fn put_endpoint(&mut self, endpoint: Endpoint, now: Timestamp) -> Option<Endpoint> {
+        let before = self.endpoints.get(&endpoint.id).filter(|kept| kept.is_present).map(|kept| kept.endpoint.clone());
+        if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
+            return None;
+        }
+        let written = self.write_endpoint(endpoint);
+        match &before {
+            Some(before) => self.adjust_backlog(before, &written, now),
+            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
+            None => self.begin_job(&written.id, Kind::Cancel, now),
+        }
+        if let EndpointState::Disabled { because, .. } = written.state
+            && before.is_some_and(|before| before.state.is_enabled())
+        {
+            self.announce(&Notice::EndpointDisabled { endpoint: written.id.clone(), because }, now);
+        }
+        Some(written)
+    }
+
+    pub(super) fn remove_endpoint(&mut self, id: &EndpointId, now: Timestamp) -> bool {
+        if self.endpoints.remove(id).is_none() {
+            return false;
+        }
+        self.jobs.retain(|_, job| job.endpoint != *id);
+        self.begin_job(id, Kind::Cancel, now);
+        for job in self.replays.values_mut().filter(|job| job.endpoint == *id && job.state == ReplayState::Running) {
+            (job.state, job.finished_at) = (ReplayState::Cancelled, Some(now));
+        }
+        true
+    }
+
+    pub(super) fn cancel_backlog(&mut self, id: &EndpointId, now: Timestamp) {
+        self.begin_job(id, Kind::Cancel, now);
+    }
+
+    pub(super) fn note_health(&mut self, id: &EndpointId, health: Health) {
+        if let Some(kept) = self.endpoints.get_mut(id) {
+            kept.endpoint.health = health;
+        }
+    }
+
+    /// Writes a notice for everyone who wants it; nothing if nobody does.
+    pub(super) fn announce(&mut self, notice: &Notice, now: Timestamp) {
+        let kind = notice.kind();
+        let wants = |endpoint: &Endpoint| endpoint.terms.filter.wants(kind) && notice.is_for(&endpoint.id);
+        let interested = self.present().map(|kept| &kept.endpoint).filter(|endpoint| wants(endpoint));
+        let interested: Vec<EndpointId> = interested.map(|endpoint| endpoint.id.clone()).collect();
+        if interested.is_empty() {
+            return;
+        }
+        let position = self.append_notice(kind, (self.bodies.notice)(notice, now), now);
+        for endpoint in &interested {
+            self.join(NewDelivery { position, endpoint, trigger: Trigger::Auto, now });
+        }
+    }
+
+    /// Writes a test event with a delivery to one endpoint, if that is there.
+    pub(super) fn add_ping(&mut self, to: &EndpointId, now: Timestamp) -> Option<DeliveryId> {
+        self.endpoints.get(to).filter(|kept| kept.is_present)?;
+        let position = self.append_notice(EventKind::Ping, (self.bodies.ping)(to, now), now);
+        self.join(NewDelivery { position, endpoint: to, trigger: Trigger::Test, now })
+    }
+
+    fn append_notice(&mut self, kind: EventKind, body: String, at: Timestamp) -> EventPosition {
+        let id = EventId::new(at, self.draw_id_part());
+        let (tenant, body) = (TenantId::DEFAULT, body.into());
+        self.append(Logged { id, tenant, upload: None, sequence: 0, kind, at, body })
+    }
+}

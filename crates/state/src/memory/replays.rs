@@ -1,0 +1,129 @@
+//! Sending again: one delivery, or all of a time range by a job that keeps its place.
+
+use crate::memory::Tables;
+use crate::memory::backlog::{Kind, is_cancelling};
+use crate::memory::deliveries::NewDelivery;
+use crate::memory::log::Logged;
+use crate::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
+use domain::delivery::Trigger;
+use domain::event::EventKind;
+use domain::id::DeliveryId;
+use domain::lane::{self, Again};
+use domain::time::Timestamp;
+
+/// How many of the latest jobs are shown, beside those that run.
+const SHOWN: usize = 100;
+
+impl Tables {
+    pub(super) fn replay(&mut self, id: DeliveryId, force: bool, now: Timestamp) -> Replayed {
+        let Some(delivery) = self.deliveries.get(&id) else { return Replayed::NoDelivery };
+        let Some(kept) = self.endpoints.get(&delivery.endpoint) else { return Replayed::NoEndpoint };
+        let cancelling = is_cancelling(&self.jobs, &delivery.endpoint);
+        let is_being_cancelled = cancelling.is_some_and(|number| delivery.generation < number);
+        if let Err(answer) = self.standing(kept).ask_again(delivery.state, force, is_being_cancelled) {
+            return answer;
+        }
+        self.rejoin(id, now);
+        Replayed::Queued
+    }
+
+    pub(super) fn begin_replay(&mut self, job: ReplayJob) -> ReplayJob {
+        let cursor = self.place_before(job.from.minus(ReplayJob::DISORDER)).max(job.cursor);
+        let mut job = ReplayJob { cursor, ..job };
+        if job.what == ReplayWhat::Pending {
+            let Backlog { waiting, ready, paused, .. } = self.backlog(Some(&job.endpoint));
+            job.queued = waiting + ready + paused;
+            (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
+            self.begin_job(&job.endpoint, Kind::Hasten, job.created_at);
+        }
+        self.replays.insert(job.id, job.clone());
+        job
+    }
+
+    /// The last place in the log that everything older than this is before, or at. Found by halving: times are in the
+    /// order of the log but for some disorder.
+    fn place_before(&self, then: Timestamp) -> EventPosition {
+        let (mut first, mut end) = (1, self.newest_event().0 + 1);
+        while first < end {
+            let middle = first + (end - first) / 2;
+            match self.log.range(EventPosition(middle)..).next() {
+                Some((position, event)) if event.at < then => first = position.0 + 1,
+                Some(_) | None => end = middle,
+            }
+        }
+        EventPosition(first - 1)
+    }
+
+    pub(super) fn replay_jobs(&self) -> Vec<ReplayJob> {
+        let newest_first = self.replays.values().rev().enumerate();
+        let shown = newest_first.filter(|(place, job)| *place < SHOWN || job.state == ReplayState::Running);
+        shown.map(|(_, job)| job.clone()).collect()
+    }
+
+    pub(super) fn cancel_replay(&mut self, id: ReplayId, now: Timestamp) -> bool {
+        let running = self.replays.get_mut(&id).filter(|job| job.state == ReplayState::Running);
+        running.map(|job| (job.state, job.finished_at) = (ReplayState::Cancelled, Some(now))).is_some()
+    }
+
+    pub(super) fn advance_replay(&mut self, id: ReplayId, limit: u32, now: Timestamp) -> Option<ReplayJob> {
+        let mut job = self.replays.get(&id)?.clone();
+        // It is to queue again what is being cancelled, when that is done.
+        if job.state != ReplayState::Running || is_cancelling(&self.jobs, &job.endpoint).is_some() {
+            return Some(job);
+        }
+        let is_there = self.endpoints.get(&job.endpoint).is_some_and(|kept| kept.is_present);
+        let behind =
+            self.log.range(job.cursor..).filter(|(position, event)| **position > job.cursor && event.upload.is_some());
+        let piece: Vec<(EventPosition, Logged)> = behind
+            .take(ReplayJob::MOST_LOOKED_AT as usize)
+            .map(|(position, event)| (*position, event.clone()))
+            .collect();
+        let end = job.before.plus(ReplayJob::DISORDER);
+        let mut was_last =
+            piece.len() < ReplayJob::MOST_LOOKED_AT as usize || piece.iter().all(|(_, event)| event.at >= end);
+        let mut looked_up = 0;
+        for (position, event) in &piece {
+            let in_range = event.at >= job.from && event.at < job.before;
+            // Old progress is of no use to anybody.
+            if is_there && in_range && event.kind != EventKind::Progress {
+                if looked_up == limit {
+                    was_last = false;
+                    break;
+                }
+                looked_up += 1;
+                job.queued += u64::from(self.queue(&job, *position, event, now));
+            }
+            job.cursor = *position;
+        }
+        if was_last || !is_there {
+            job.state = if is_there { ReplayState::Done } else { ReplayState::Cancelled };
+            job.finished_at = Some(now);
+        }
+        self.replays.insert(id, job.clone());
+        Some(job)
+    }
+
+    /// Queues an event, if it is one to be sent again. Says whether it was.
+    fn queue(&mut self, job: &ReplayJob, position: EventPosition, event: &Logged, now: Timestamp) -> bool {
+        let of_upload = event.upload.and_then(|upload| self.of_upload.get(&upload)).into_iter().flatten();
+        let mut deliveries = of_upload.filter_map(|id| self.deliveries.get(id));
+        let found = deliveries.find(|delivery| delivery.endpoint == job.endpoint && delivery.position == position);
+        let found = found.map(|delivery| (delivery.id, delivery.state));
+        match lane::replay(found.map(|(_, state)| state), job.what) {
+            Again::Rejoin => found.map(|(id, _)| self.rejoin(id, now)).is_some(),
+            Again::Join if self.wants(job, event) => {
+                let new = NewDelivery { position, endpoint: &job.endpoint, trigger: Trigger::Manual, now };
+                self.join(new).is_some()
+            }
+            Again::Join | Again::Nothing => false,
+        }
+    }
+
+    fn wants(&self, job: &ReplayJob, event: &Logged) -> bool {
+        let Some(kept) = self.endpoints.get(&job.endpoint) else { return false };
+        let terms = &kept.endpoint.terms;
+        let record = event.upload.and_then(|upload| self.uploads.get(&upload));
+        let is_of_interest = record.is_some_and(|record| terms.wants_upload(&record.metadata));
+        terms.filter.wants(event.kind) && (terms.metadata.is_empty() || is_of_interest)
+    }
+}

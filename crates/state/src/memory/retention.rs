@@ -1,0 +1,195 @@
+//! Giving up, dropping and forgetting, a piece at a time.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use crate::memory::Tables;
+use crate::memory::deliveries::Delivery;
+use crate::memory::log::Logged;
+use crate::{BacklogLimits, EventPosition, Horizon, ReplayId, ReplayState};
+use domain::delivery::{DeliveryClass, DeliveryState};
+use domain::endpoint::EndpointId;
+use domain::event::EventKind;
+use domain::id::{DeliveryId, UploadId};
+use domain::lane;
+use domain::notice::Notice;
+use domain::time::Timestamp;
+use domain::upload::{Bytes, Record};
+
+/// How many of the latest replays are kept.
+const REPLAYS: usize = 1_000;
+
+impl Tables {
+    /// Gives up what began before then and has waited ever since.
+    pub(super) fn expire(&mut self, begun_before: Timestamp, limit: u32, now: Timestamp) -> u64 {
+        let giving_up = self.present().filter(|kept| self.standing(kept).gives_up(begun_before));
+        let waiting = giving_up.flat_map(|kept| self.pending(&kept.endpoint.id));
+        let old = waiting.filter(|delivery| delivery.begun_at < begun_before);
+        let old: Vec<Delivery> = old.take(limit as usize).cloned().collect();
+        for delivery in &old {
+            let ended = lane::expire(DeliveryClass::of(delivery.kind), delivery.attempts);
+            self.end(delivery.id, ended.state, now);
+            if ended.is_exhausted {
+                let Delivery { id, endpoint, event, upload, attempts, .. } = delivery.clone();
+                self.announce(&Notice::Exhausted { delivery: id, endpoint, event, upload, attempts }, now);
+            }
+        }
+        // Only now, so that nothing is made ready which this piece ends.
+        self.go_on_behind(&old, now);
+        old.len() as u64
+    }
+
+    fn pending(&self, endpoint: &EndpointId) -> impl Iterator<Item = &Delivery> {
+        self.unfinished_of(endpoint).filter(|delivery| lane::is_pending(delivery.state))
+    }
+
+    fn go_on_behind(&mut self, ended: &[Delivery], now: Timestamp) {
+        let lanes: BTreeSet<_> = ended.iter().map(|delivery| (delivery.endpoint.clone(), delivery.upload)).collect();
+        for (endpoint, upload) in lanes {
+            self.go_on(&endpoint, upload, now);
+        }
+    }
+
+    /// Drops what waits beyond the limits of a backlog, of one endpoint, oldest first.
+    pub(super) fn shed(&mut self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Option<(EndpointId, u64)> {
+        let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
+        let (endpoint, excess) = ids.into_iter().find_map(|id| {
+            let excess = self.excess(&id, limits, limit as usize);
+            (!excess.is_empty()).then_some((id, excess))
+        })?;
+        for delivery in &excess {
+            self.end(delivery.id, DeliveryState::Cancelled, now);
+        }
+        self.go_on_behind(&excess, now);
+        Some((endpoint, excess.len() as u64))
+    }
+
+    fn excess(&self, endpoint: &EndpointId, limits: BacklogLimits, limit: usize) -> Vec<Delivery> {
+        let mut newest_first: Vec<&Delivery> = self.pending(endpoint).collect();
+        newest_first.sort_by_key(|delivery| Reverse((delivery.begun_at, delivery.id)));
+        let most = usize::try_from(limits.most).unwrap_or(usize::MAX);
+        let too_many: Vec<Delivery> = newest_first.iter().skip(most).take(limit).map(|it| (*it).clone()).collect();
+        let rests =
+            self.endpoints.get(endpoint).is_some_and(|kept| self.standing(kept).rests_since(limits.begun_before));
+        if !too_many.is_empty() || !rests {
+            return too_many;
+        }
+        let oldest_first = newest_first.into_iter().rev();
+        oldest_first.filter(|delivery| delivery.begun_at < limits.begun_before).take(limit).cloned().collect()
+    }
+
+    /// Removes about `limit` of each kind of thing that is old.
+    pub(super) fn prune(&mut self, horizon: Horizon, limit: u32) -> u64 {
+        let most = limit.max(1) as usize;
+        let mut gone = self.prune_deliveries(horizon, most);
+        gone += self.cancel_abandoned(horizon, most);
+        gone += self.prune_events(horizon, most);
+        gone += self.prune_replays(horizon, most);
+        gone += self.prune_uploads(horizon, most);
+        u64::try_from(gone).unwrap_or(u64::MAX) + self.prune_hook_calls(horizon, limit)
+    }
+
+    /// Removes deliveries that ended long enough ago. Those of an event go together, and with them the event.
+    fn prune_deliveries(&mut self, horizon: Horizon, most: usize) -> usize {
+        let old = self.deliveries.values().filter(|old| old.id.made_at() < horizon.finished && !stays(old, horizon));
+        let going =
+            old.filter(|old| old.kind == EventKind::Progress || !self.siblings(old).any(|it| stays(it, horizon)));
+        let going: Vec<Delivery> = going.take(most).cloned().collect();
+        let mut gone = 0;
+        for delivery in going {
+            let with_it: Vec<DeliveryId> = match delivery.kind {
+                EventKind::Progress => vec![delivery.id],
+                _ => self.siblings(&delivery).map(|sibling| sibling.id).chain([delivery.id]).collect(),
+            };
+            let before = self.deliveries.len();
+            with_it.into_iter().for_each(|id| self.forget_delivery(id));
+            gone += before - self.deliveries.len();
+            gone += usize::from(self.forget_event(delivery.position, horizon));
+        }
+        gone
+    }
+
+    /// The deliveries of the same event of an upload.
+    fn siblings(&self, delivery: &Delivery) -> impl Iterator<Item = &Delivery> {
+        let of_upload = delivery.upload.and_then(|upload| self.of_upload.get(&upload)).into_iter().flatten();
+        let position = delivery.position;
+        of_upload.filter_map(|id| self.deliveries.get(id)).filter(move |other| other.position == position)
+    }
+
+    fn has_deliveries(&self, position: EventPosition, event: &Logged) -> bool {
+        let is_of_it = |delivery: &Delivery| delivery.position == position;
+        match event.upload {
+            Some(upload) => {
+                let of_upload = self.of_upload.get(&upload).into_iter().flatten();
+                of_upload.filter_map(|id| self.deliveries.get(id)).any(is_of_it)
+            }
+            None => self.deliveries.values().any(is_of_it),
+        }
+    }
+
+    /// Forgets an old event that nothing is to be delivered of. Says whether it was one.
+    fn forget_event(&mut self, position: EventPosition, horizon: Horizon) -> bool {
+        let event = self.log.get(&position).filter(|event| event.at < horizon.finished);
+        let is_old = event.is_some_and(|event| !self.has_deliveries(position, event));
+        is_old && self.log.remove(&position).is_some()
+    }
+
+    fn prune_events(&mut self, horizon: Horizon, most: usize) -> usize {
+        let old = self.log.iter().filter(|(_, event)| event.at < horizon.finished);
+        let old = old.filter(|(position, event)| !self.has_deliveries(**position, event));
+        let old: Vec<EventPosition> = old.map(|(position, _)| *position).take(most).collect();
+        old.iter().for_each(|position| drop(self.log.remove(position)));
+        old.len()
+    }
+
+    /// Cancels what waits for endpoints that the configuration no longer names.
+    fn cancel_abandoned(&mut self, horizon: Horizon, most: usize) -> usize {
+        let forgotten = self.endpoints.values().filter(|kept| !kept.is_present);
+        let waiting = forgotten.flat_map(|kept| self.pending(&kept.endpoint.id));
+        let abandoned = waiting.filter(|delivery| delivery.begun_at < horizon.abandoned);
+        let abandoned: Vec<DeliveryId> = abandoned.map(|delivery| delivery.id).take(most).collect();
+        abandoned.iter().for_each(|id| self.end(*id, DeliveryState::Cancelled, horizon.now));
+        abandoned.len()
+    }
+
+    fn prune_replays(&mut self, horizon: Horizon, most: usize) -> usize {
+        let from_then_on = ReplayId::new(horizon.finished, [0; 10]);
+        let end = self.replays.keys().rev().nth(REPLAYS - 1).map_or(from_then_on, |id| from_then_on.max(*id));
+        let old = self.replays.range(..end).filter(|(_, job)| job.state != ReplayState::Running);
+        let old: Vec<ReplayId> = old.map(|(id, _)| *id).take(most).collect();
+        old.iter().for_each(|id| drop(self.replays.remove(id)));
+        old.len()
+    }
+
+    /// Removes records without bytes, with their events and deliveries, once nothing of them is to be delivered any more.
+    fn prune_uploads(&mut self, horizon: Horizon, most: usize) -> usize {
+        let is_old = |record: &&Record| record.bytes == Bytes::Removed && record.updated_at < horizon.ended_uploads;
+        let is_kept = |record: &&Record| {
+            let of_upload = self.of_upload.get(&record.id).into_iter().flatten();
+            let mut deliveries = of_upload.filter_map(|id| self.deliveries.get(id));
+            deliveries.any(|delivery| match delivery.finished_at {
+                None => true,
+                Some(at) => delivery.state == DeliveryState::Dead && at >= horizon.dead,
+            })
+        };
+        let old = self.uploads.values().filter(is_old).filter(|record| !is_kept(record));
+        let old: Vec<UploadId> = old.map(|record| record.id).take(most).collect();
+        let mut gone = 0;
+        for upload in old {
+            let deliveries = self.of_upload.remove(&upload).unwrap_or_default();
+            deliveries.iter().for_each(|id| self.forget_delivery(*id));
+            let events = self.log.len();
+            self.log.retain(|_, event| event.upload != Some(upload));
+            self.uploads.remove(&upload);
+            gone += deliveries.len() + events - self.log.len() + 1;
+        }
+        gone
+    }
+}
+
+/// Whether a delivery is not old enough to be forgotten.
+fn stays(delivery: &Delivery, horizon: Horizon) -> bool {
+    delivery
+        .finished_at
+        .is_none_or(|at| at >= horizon.finished || (delivery.state == DeliveryState::Dead && at >= horizon.dead))
+}

@@ -1,0 +1,177 @@
+//! Claims and what comes of them, and deliveries after the clock was set.
+
+use std::time::Duration;
+
+use crate::memory::Tables;
+use crate::memory::deliveries::Delivery;
+use crate::{Claim, Settled, Settlement, StoredEvent};
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
+use domain::endpoint::{EndpointId, Payload};
+use domain::id::DeliveryId;
+use domain::lane::{self, Held, Turn};
+use domain::notice::Notice;
+use domain::time::Timestamp;
+
+/// What the note of an attempt says, or begins with, when its lease had gone to another.
+const LATE: &str = "late";
+
+impl Tables {
+    pub(super) fn claim_due(&mut self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for (endpoint, slots) in slots {
+            let Some(kept) = self.endpoints.get(endpoint) else { continue };
+            let standing = self.standing(kept);
+            if !standing.takes_claims() {
+                continue;
+            }
+            let due = self.unfinished_of(endpoint);
+            let due = due.filter(|it| lane::is_due(it.state, it.next_at, it.lease_until, now));
+            let mut due: Vec<(Turn, DeliveryId)> = due.map(|it| (turn(it), it.id)).collect();
+            due.sort_unstable();
+            for (_, id) in due.into_iter().take(*slots as usize) {
+                claims.extend(self.lease(id, now.plus(lease)));
+            }
+        }
+        claims
+    }
+
+    pub(super) fn test_endpoint(&mut self, id: &EndpointId, now: Timestamp, lease: Duration) -> Option<Claim> {
+        let delivery = self.add_ping(id, now)?;
+        self.lease(delivery, now.plus(lease))
+    }
+
+    fn lease(&mut self, id: DeliveryId, until: Timestamp) -> Option<Claim> {
+        let lease = self.draw();
+        let delivery = self.deliveries.get_mut(&id)?;
+        let is_taken_over = delivery.state == DeliveryState::Leased;
+        delivery.state = DeliveryState::Leased;
+        (delivery.lease, delivery.lease_until) = (Some(lease), Some(until));
+        let delivery = self.deliveries.get(&id)?;
+        let kept = self.endpoints.get(&delivery.endpoint)?;
+        let event = self.log.get(&delivery.position)?;
+        let body = match (kept.endpoint.terms.payload, delivery.upload) {
+            (Payload::Thin, Some(upload)) => {
+                let (kind, at, sequence) = (event.kind, event.at, event.sequence);
+                (self.bodies.thin)(&StoredEvent { kind, at, upload, sequence, body: &event.body }).into()
+            }
+            (Payload::Full | Payload::Thin, _) => event.body.clone(),
+        };
+        Some(Claim {
+            delivery: id,
+            lease,
+            endpoint: delivery.endpoint.clone(),
+            event: delivery.event,
+            kind: delivery.kind,
+            class: DeliveryClass::of(delivery.kind),
+            trigger: delivery.trigger,
+            upload: delivery.upload,
+            occurred_at: event.at,
+            begun_at: self.standing(kept).begun_at(delivery.begun_at),
+            attempts: delivery.attempts,
+            attempts_before: delivery.attempts_before,
+            is_taken_over,
+            body,
+        })
+    }
+
+    pub(super) fn settle(&mut self, settled: Settled, now: Timestamp) {
+        for settlement in settled.settlements {
+            self.settle_one(settlement, now);
+        }
+        for (endpoint, health) in settled.health {
+            self.note_health(&endpoint, health);
+        }
+    }
+
+    fn settle_one(&mut self, settlement: Settlement, now: Timestamp) {
+        let Settlement { delivery: id, lease, mut attempt, verdict } = settlement;
+        let Some(delivery) = self.deliveries.get(&id) else { return };
+        if delivery.lease != Some(lease) {
+            attempt.note = Some(attempt.note.map_or(LATE.to_owned(), |note| format!("{LATE}; {note}")));
+            attempt.next_attempt_at = None;
+            return self.record(id, attempt);
+        }
+        let newest = delivery.upload.and_then(|upload| self.uploads.get(&upload)).map(|record| record.next_sequence);
+        let held = Held {
+            class: DeliveryClass::of(delivery.kind),
+            attempts: delivery.attempts,
+            is_overtaken: newest.is_some_and(|next| next > delivery.sequence + 1),
+        };
+        let after = lane::settle(held, verdict, attempt.outcome != AttemptOutcome::Aborted);
+        let present = self.endpoints.get(&delivery.endpoint).filter(|kept| kept.is_present);
+        // Nobody knows when a stopped endpoint is resumed.
+        let is_stopped = present.is_some_and(|kept| !kept.endpoint.state.is_enabled());
+        let is_planned = after.state == DeliveryState::Ready && !is_stopped;
+        attempt.next_attempt_at = attempt.next_attempt_at.filter(|_| is_planned);
+        let generation = present.map_or(delivery.generation, |kept| kept.generation);
+        let exhausted = after.is_exhausted.then(|| Notice::Exhausted {
+            delivery: id,
+            endpoint: delivery.endpoint.clone(),
+            event: delivery.event,
+            upload: delivery.upload,
+            attempts: attempt.number,
+        });
+        let (endpoint, upload) = (delivery.endpoint.clone(), delivery.upload);
+        self.record(id, attempt);
+        if let Some(delivery) = self.deliveries.get_mut(&id) {
+            (delivery.state, delivery.attempts, delivery.generation) = (after.state, after.attempts, generation);
+            delivery.next_at = after.next_at.unwrap_or(delivery.next_at);
+            (delivery.lease, delivery.lease_until) = (None, None);
+        }
+        if after.state.is_finished() {
+            self.end(id, after.state, now);
+        }
+        self.made_ready |= after.state == DeliveryState::Ready;
+        if let Some(notice) = exhausted {
+            self.announce(&notice, now);
+        }
+        self.go_on(&endpoint, upload, now);
+    }
+
+    /// Recording the same attempt again changes nothing.
+    fn record(&mut self, id: DeliveryId, attempt: Attempt) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let same = |known: &Attempt| (known.number, known.started_at) == (attempt.number, attempt.started_at);
+        if !delivery.tries.iter().any(same) {
+            delivery.tries.push(attempt);
+        }
+    }
+
+    pub(super) fn renew_leases(&mut self, until: Timestamp) {
+        let leased = self.deliveries.values_mut().filter(|delivery| delivery.state == DeliveryState::Leased);
+        leased.for_each(|delivery| delivery.lease_until = Some(until));
+    }
+
+    pub(super) fn begin_waits(&mut self, now: Timestamp) -> u64 {
+        let mut count = 0;
+        for delivery in self.deliveries.values_mut() {
+            let latest = delivery.tries.iter().map(|attempt| attempt.started_at).max();
+            let is_ahead = lane::waits_by_a_clock_ahead(delivery.attempts, delivery.begun_at, latest, now);
+            if delivery.state == DeliveryState::Ready && delivery.next_at > now && is_ahead {
+                (delivery.next_at, delivery.begun_at) = (now, delivery.begun_at.min(now));
+                count += 1;
+            }
+        }
+        self.made_ready |= count > 0;
+        count
+    }
+
+    pub(super) fn next_due(&self, endpoints: &[EndpointId]) -> Option<Timestamp> {
+        let kept = endpoints.iter().filter_map(|id| self.endpoints.get(id));
+        let open = kept.filter(|kept| self.standing(kept).takes_claims());
+        let unfinished = open.flat_map(|kept| self.unfinished_of(&kept.endpoint.id));
+        let due = unfinished.filter_map(|delivery| match delivery.state {
+            DeliveryState::Ready => Some(delivery.next_at),
+            DeliveryState::Leased => delivery.lease_until,
+            DeliveryState::Waiting | DeliveryState::Paused => None,
+            DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled => {
+                None
+            }
+        });
+        due.min()
+    }
+}
+
+fn turn(delivery: &Delivery) -> Turn {
+    Turn { next_at: delivery.next_at, sequence: delivery.sequence }
+}
