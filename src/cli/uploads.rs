@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use serde_json::Value;
 
-use crate::cli::webhooks::api::Api;
+use crate::cli::webhooks::client::{Answer, Api};
+use crate::cli::webhooks::show::Printed;
 use crate::cli::webhooks::{connection_flags, show};
 use crate::cli::{Failure, print};
+use api::upload::{List, Status};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,21 +58,23 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     let (asked, typed) = matches.subcommand().expect("clap demands a subcommand");
     let api = Api::new(typed, env)?.within(AREA);
     let ids = || typed.get_many::<String>("id").into_iter().flatten();
-    let answer = match asked {
+    let printed = match asked {
         "list" => {
             let query = query(typed)?;
-            api.get_with("", &query.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>())?
+            let query: Vec<_> = query.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+            let page: Answer<List<'_>> = api.get_with("", &query)?;
+            Printed { text: shown(&page.read), raw: page.raw }
         }
-        "show" => api.get(ids().next().expect("clap demands an id"))?,
+        "show" => Printed::one(api.get::<Status<'_>>(ids().next().expect("clap demands an id"))?),
         "delete" => {
             for id in ids() {
-                api.delete(id)?;
+                api.delete::<()>(id)?;
             }
-            Value::Null
+            Printed::done()
         }
         _ => unreachable!("clap demands a known subcommand"),
     };
-    print(out, &if typed.get_flag("json") { show::pretty(&answer) } else { readable(&answer) })
+    print(out, &printed.shown(typed.get_flag("json")))
 }
 
 /// What was typed of a list, as the API takes it.
@@ -92,17 +95,22 @@ fn query(typed: &ArgMatches) -> Result<Vec<(String, String)>, Failure> {
     Ok(query)
 }
 
-fn readable(answer: &Value) -> String {
-    let Some(uploads) = answer["uploads"].as_array() else { return show::readable(answer) };
+fn shown(page: &List<'_>) -> String {
     let header = &["UPLOAD", "STAGE", "PERCENT", "LENGTH", "CREATED", "FILE NAME"];
-    let page = show::table("no uploads", uploads, header, |upload| {
-        let stage = match upload["removed_at"].is_null() {
-            true => show::word(&upload["stage"]),
-            false => format!("{}, removed", show::word(&upload["stage"])),
+    let text = show::table("no uploads", &page.uploads, header, |upload| {
+        let stage = match &upload.removed_at {
+            None => show::word(&upload.stage),
+            Some(_) => format!("{}, removed", show::word(&upload.stage)),
         };
-        let column = |name: &str| show::word(&upload[name]);
-        vec![column("id"), stage, column("percent"), column("length"), column("created_at"), column("filename")]
+        vec![
+            show::word(&upload.id),
+            stage,
+            // As in the answer: with a digit after the point, always.
+            upload.percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:?}")),
+            upload.length.map_or_else(|| "-".to_owned(), |length| length.to_string()),
+            show::word(&upload.created_at),
+            show::maybe(upload.filename.as_deref()),
+        ]
     });
-    let more = answer["next"].as_str().map(|_| format!("older ones: --cursor {}\n", show::word(&answer["next"])));
-    page + &more.unwrap_or_default()
+    text + &show::more(page.next.as_deref())
 }

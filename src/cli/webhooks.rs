@@ -1,7 +1,7 @@
 //! `longshore webhooks`: manages the endpoints and deliveries of a running server through its API, and receives events
 //! to look at.
 
-pub(super) mod api;
+pub(super) mod client;
 mod listen;
 mod replay;
 pub(super) mod show;
@@ -12,11 +12,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use serde_json::{Map, Value, json};
 
-use crate::cli::webhooks::api::Api;
+use crate::cli::webhooks::client::{Answer, Api};
+use crate::cli::webhooks::show::Printed;
 use crate::cli::{Failure, print};
 use crate::config::parse_duration;
+use api::delivery::Delivery;
+use api::endpoint::{Change, Endpoint, List, Resumption, Rotation};
+use api::milliseconds;
 
 /// Names the server to ask, where the flag does not.
 pub(super) const SERVER_VARIABLE: &str = "LONGSHORE_SERVER";
@@ -191,126 +194,123 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
         return listen::run(typed);
     }
     let api = Api::new(typed, env)?;
-    let answer = match asked {
+    let wants_json = typed.get_flag("json");
+    let printed = match asked {
         "endpoints" => ask_endpoints(&api, typed)?,
         "deliveries" => ask_deliveries(&api, typed)?,
         "replay" => replay::ask(&api, typed)?,
-        "test" => api.post(&format!("/endpoints/{}/test", text(typed, "endpoint")), None)?,
+        "test" => return test(&api, text(typed, "endpoint"), wants_json, out),
         _ => unreachable!("clap demands a known subcommand"),
     };
-    let text = match asked {
-        _ if typed.get_flag("json") => show::pretty(&answer),
-        "test" => show::tested(&answer),
-        _ => show::readable(&answer),
-    };
-    print(out, &text)?;
-    // The exit code of a test is its result.
-    match answer["attempts"][0]["status"].as_u64() {
-        _ if asked != "test" => Ok(()),
+    print(out, &printed.shown(wants_json))
+}
+
+/// Tries an endpoint out. The exit code is the result.
+fn test(api: &Api, endpoint: &str, wants_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let tested: Answer<Delivery<'_>> = api.post_empty(&format!("/endpoints/{endpoint}/test"))?;
+    let attempt = tested.read.attempts.first().cloned().unwrap_or_default();
+    print(out, &Printed { text: show::tested(&tested.read, &attempt), raw: tested.raw }.shown(wants_json))?;
+    match attempt.status {
         Some(200..=299) => Ok(()),
-        _ => Err(Failure::Serving(anyhow::anyhow!("the test failed: {}", show::failure(&answer["attempts"][0])))),
+        _ => Err(Failure::Serving(anyhow::anyhow!("the test failed: {}", show::failure(&attempt)))),
     }
 }
 
-fn ask_endpoints(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
-    let Some((action, typed)) = typed.subcommand() else { return api.get("/endpoints") };
+fn ask_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
+    let Some((action, typed)) = typed.subcommand() else {
+        let found: Answer<List> = api.get("/endpoints")?;
+        return Ok(Printed { text: show::endpoints(&found.read.endpoints), raw: found.raw });
+    };
     if action == "add" {
-        let mut body = terms(typed)?;
-        body.insert("url".to_owned(), text(typed, "url").into());
-        if let Some(name) = typed.get_one::<String>("name") {
-            body.insert("id".to_owned(), name.as_str().into());
-        }
-        return api.post("/endpoints", Some(body.into()));
+        let body = Change {
+            url: Some(text(typed, "url").to_owned()),
+            id: typed.get_one::<String>("name").cloned(),
+            ..terms(typed)?
+        };
+        return Ok(Printed::one(api.post::<Endpoint>("/endpoints", &body)?));
     }
     let path = format!("/endpoints/{}", text(typed, "name"));
-    match action {
-        "show" => api.get(&path),
-        "set" => {
-            let mut body = terms(typed)?;
-            if let Some(url) = typed.get_one::<String>("url") {
-                body.insert("url".to_owned(), url.as_str().into());
-            }
-            api.patch(&path, body.into())
+    let answer: Answer<Endpoint> = match action {
+        "show" => api.get(&path)?,
+        "set" => api.patch(&path, &Change { url: typed.get_one::<String>("url").cloned(), ..terms(typed)? })?,
+        "remove" => {
+            api.delete::<()>(&path)?;
+            return Ok(Printed::done());
         }
-        "remove" => api.delete(&path),
-        "pause" => api.post(&format!("{path}/pause"), None),
+        "pause" => api.post_empty(&format!("{path}/pause"))?,
         "resume" => {
             let backlog = if typed.get_flag("drop-waiting") { "cancel" } else { "send" };
-            api.post(&format!("{path}/resume"), Some(json!({ "backlog": backlog })))
+            let body = Resumption { backlog: Some(backlog.to_owned()), missed_since: None };
+            api.post(&format!("{path}/resume"), &body)?
         }
         "rotate" => {
-            let overlap = typed.get_one::<Duration>("overlap");
-            api.post(&format!("{path}/rotate"), Some(json!({ "overlap_ms": overlap.copied().map(milliseconds) })))
+            let overlap_ms = typed.get_one::<Duration>("overlap").copied().map(milliseconds);
+            api.post(&format!("{path}/rotate"), &Rotation { overlap_ms, ..Rotation::default() })?
         }
         _ => unreachable!("clap demands a known subcommand"),
-    }
+    };
+    Ok(Printed::one(answer))
 }
 
 /// What was typed of an endpoint, as the API takes it. What was not typed is left out.
-fn terms(typed: &ArgMatches) -> Result<Map<String, Value>, Failure> {
-    let mut body = Map::new();
-    for name in ["description", "ordering", "payload", "signing"] {
-        if let Some(value) = typed.get_one::<String>(name) {
-            body.insert(name.to_owned(), value.as_str().into());
-        }
-    }
-    for (name, field) in [("max-in-flight", "max_in_flight"), ("max-per-second", "max_per_second")] {
-        if let Some(count) = typed.get_one::<u32>(name) {
-            body.insert(field.to_owned(), (*count).into());
-        }
-    }
-    if let Some(events) = typed.get_one::<String>("events") {
-        body.insert("events".to_owned(), events.split(',').map(str::trim).collect());
-    }
-    if let Some(timeout) = typed.get_one::<Duration>("timeout") {
-        body.insert("timeout_ms".to_owned(), milliseconds(*timeout).into());
-    }
-    if let Some(schedule) = typed.get_one::<String>("retry-schedule") {
-        let waits =
-            schedule.split(',').map(|wait| duration(wait.trim()).map(milliseconds)).collect::<Result<Vec<_>, _>>();
-        let waits = waits.map_err(|why| not_understood(&format!("--retry-schedule {schedule}: {why}")))?;
-        body.insert("retry_schedule_ms".to_owned(), waits.into());
-    }
-    if let Some(auto_disable) = typed.get_one::<bool>("auto-disable") {
-        body.insert("auto_disable".to_owned(), (*auto_disable).into());
-    }
-    if let Some(path) = typed.get_one::<String>("ca-file") {
-        let pem = (!path.is_empty()).then(|| std::fs::read_to_string(path)).transpose();
-        let pem = pem.map_err(|error| not_understood(&format!("--ca-file {path}: {error}")))?;
-        body.insert("ca_certificates".to_owned(), pem.into());
-    }
-    for (name, field, separator) in [("metadata", "metadata", '='), ("header", "headers", ':')] {
-        if let Some(pairs) = typed.get_many::<String>(name) {
-            let split = |pair: &String| {
-                let (key, value) = pair.split_once(separator)?;
-                Some((key.trim().to_owned(), Value::from(value.trim())))
-            };
-            let pairs: Option<Map<String, Value>> = pairs.map(split).collect();
-            let pairs =
-                pairs.ok_or_else(|| not_understood(&format!("--{name}: write a name, {separator} and a value")))?;
-            body.insert(field.to_owned(), pairs.into());
-        }
-    }
-    Ok(body)
+fn terms(typed: &ArgMatches) -> Result<Change, Failure> {
+    let word = |name: &str| typed.get_one::<String>(name).cloned();
+    let count = |name: &str| typed.get_one::<u32>(name).map(|count| Some(*count));
+    let events = word("events").map(|events| events.split(',').map(|event| event.trim().to_owned()).collect());
+    let schedule = word("retry-schedule").map(|schedule| {
+        let waits: Result<Vec<u64>, _> =
+            schedule.split(',').map(|wait| duration(wait.trim()).map(milliseconds)).collect();
+        waits.map(Some).map_err(|why| not_understood(&format!("--retry-schedule {schedule}: {why}")))
+    });
+    let certificates = word("ca-file").map(|path| {
+        let pem = (!path.is_empty()).then(|| std::fs::read_to_string(&path)).transpose();
+        pem.map_err(|error| not_understood(&format!("--ca-file {path}: {error}")))
+    });
+    Ok(Change {
+        id: None,
+        secret: None,
+        headers: pairs(typed, "header", ':')?,
+        url: None,
+        description: word("description"),
+        events,
+        metadata: pairs(typed, "metadata", '=')?,
+        ordering: word("ordering"),
+        payload: word("payload"),
+        signing: word("signing"),
+        max_in_flight: count("max-in-flight"),
+        max_per_second: count("max-per-second"),
+        timeout_ms: typed.get_one::<Duration>("timeout").map(|timeout| Some(milliseconds(*timeout))),
+        retry_schedule_ms: schedule.transpose()?,
+        auto_disable: typed.get_one::<bool>("auto-disable").copied(),
+        ca_certificates: certificates.transpose()?,
+    })
 }
 
-fn ask_deliveries(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
+/// Names with values, each typed in a flag of its own.
+fn pairs(typed: &ArgMatches, flag: &str, separator: char) -> Result<Option<BTreeMap<String, String>>, Failure> {
+    let Some(pairs) = typed.get_many::<String>(flag) else { return Ok(None) };
+    let split = |pair: &String| {
+        let (key, value) = pair.split_once(separator)?;
+        Some((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    let pairs: Option<BTreeMap<_, _>> = pairs.map(split).collect();
+    pairs.map(Some).ok_or_else(|| not_understood(&format!("--{flag}: write a name, {separator} and a value")))
+}
+
+fn ask_deliveries(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     if let Some(("show", typed)) = typed.subcommand() {
-        return api.get(&format!("/deliveries/{}", text(typed, "id")));
+        return Ok(Printed::one(api.get::<Delivery<'_>>(&format!("/deliveries/{}", text(typed, "id")))?));
     }
     let mut query = vec![("limit", typed.get_one::<u32>("limit").map_or("20".to_owned(), u32::to_string))];
     for name in ["endpoint", "upload", "event", "state", "status", "error", "from", "before", "cursor"] {
         query.extend(typed.get_one::<String>(name).map(|value| (name, value.clone())));
     }
-    api.get_with("/deliveries", &query)
+    let page: Answer<api::delivery::List<'_>> = api.get_with("/deliveries", &query)?;
+    Ok(Printed { text: show::deliveries(&page.read, None), raw: page.raw })
 }
 
 fn text<'a>(typed: &'a ArgMatches, name: &str) -> &'a str {
     typed.get_one::<String>(name).expect("clap demands it")
-}
-
-fn milliseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn not_understood(why: &str) -> Failure {
@@ -320,6 +320,8 @@ fn not_understood(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use serde_json::json;
 
     fn typed(line: &str) -> ArgMatches {
         command().try_get_matches_from(line.split_whitespace()).unwrap()
@@ -342,10 +344,10 @@ mod tests {
             "metadata": { "user": "7", "kind": "a=b" },
             "headers": { "x-a": "b" },
         });
-        assert_eq!(Value::from(terms(add).unwrap()), expected);
+        assert_eq!(serde_json::to_value(terms(add).unwrap()).unwrap(), expected);
         let bare = typed("webhooks endpoints set a");
         let bare = bare.subcommand().unwrap().1.subcommand().unwrap().1;
-        assert_eq!(Value::from(terms(bare).unwrap()), json!({}));
+        assert_eq!(serde_json::to_value(terms(bare).unwrap()).unwrap(), json!({}));
     }
 
     #[test]

@@ -3,11 +3,16 @@
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgMatches, Command};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::cli::Failure;
-use crate::cli::webhooks::api::Api;
+use crate::cli::webhooks::client::{Answer, Api};
+use crate::cli::webhooks::show;
+use crate::cli::webhooks::show::Printed;
 use crate::cli::webhooks::{flag, not_understood, switch};
+use api::delivery::{Delivery, List as Deliveries};
+use api::endpoint::Endpoint;
+use api::replay::{List, NewReplay, Replay};
 
 /// How long a replay is waited for before it is only said that it runs.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
@@ -38,90 +43,92 @@ pub(super) fn command() -> Command {
         .arg(switch("jobs", "List the jobs"))
 }
 
-pub(super) fn ask(api: &Api, typed: &ArgMatches) -> Result<Value, Failure> {
-    let words = |name| typed.get_one::<String>(name).map(String::as_str);
+pub(super) fn ask(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
+    let words = |name| typed.get_one::<String>(name).cloned();
     if typed.get_flag("jobs") {
-        return api.get("/replays");
+        let jobs: Answer<List> = api.get("/replays")?;
+        return Ok(Printed { text: show::replays(&jobs.read.replays), raw: jobs.raw });
     }
     if let Some(job) = words("cancel") {
-        return api.delete(&format!("/replays/{job}"));
+        return Ok(Printed::one(api.delete::<Replay>(&format!("/replays/{job}"))?));
     }
     match (words("id"), words("endpoint")) {
-        (Some(id), _) => replay_one(api, id, typed.get_flag("force")),
+        (Some(id), _) => replay_one(api, &id, typed.get_flag("force")),
         (None, Some(endpoint)) => {
-            let mut body = Map::new();
-            body.insert("what".to_owned(), words("what").unwrap_or("dead").into());
-            body.insert("force".to_owned(), typed.get_flag("force").into());
-            for name in ["from", "before"] {
-                if let Some(time) = words(name) {
-                    body.insert(name.to_owned(), time.into());
-                }
-            }
-            let job = api.post(&format!("/endpoints/{endpoint}/replay"), Some(body.into()))?;
-            let mut job = wait_for_job(api, job)?;
-            job["note"] = note_on(api, &job)?.into();
-            Ok(job)
+            let body = NewReplay {
+                what: Some(words("what").unwrap_or_else(|| "dead".to_owned())),
+                from: words("from"),
+                before: words("before"),
+                force: typed.get_flag("force"),
+            };
+            let job = wait_for_job(api, api.post(&format!("/endpoints/{endpoint}/replay"), &body)?)?;
+            let hint = hint_on(api, &job.read)?;
+            let (text, mut raw) = (show::one(&job.raw, hint.as_deref()), job.raw);
+            raw["note"] = hint.into();
+            Ok(Printed { raw, text })
         }
         (None, None) => Err(not_understood("name a delivery, an event or an upload; or an endpoint with --endpoint")),
     }
 }
 
 /// Sends what an id names: a delivery, or the deliveries of an event or an upload.
-fn replay_one(api: &Api, id: &str, force: bool) -> Result<Value, Failure> {
+fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
     let path = |delivery: &str| format!("/deliveries/{delivery}/replay");
-    let body = || Some(json!({ "force": force }));
+    let body = api::delivery::Replay { force };
     let mut query = vec![("limit", "1000".to_owned())];
     if id.starts_with("evt_") {
         query.push(("event_id", id.to_owned()));
     } else {
-        match api.try_post(&path(id), body())? {
+        match api.try_post::<Delivery<'_>>(&path(id), &body)? {
             Err(rejected) if rejected.code == "no-such-delivery" => query.push(("upload", id.to_owned())),
-            answer => return Ok(answer?),
+            answer => return Ok(Printed::one(answer?)),
         }
     }
     let nothing =
         || Failure::Serving(anyhow::anyhow!("there is no delivery, event or upload {id}, or it was removed as old"));
-    let found = api.try_get("/deliveries", &query)?.map_err(|_| nothing())?;
-    let mut found = found["deliveries"].as_array().cloned().unwrap_or_default();
-    if found.is_empty() {
+    let found = api.try_get::<Deliveries<'_>>("/deliveries", &query)?.map_err(|_| nothing())?;
+    if found.read.deliveries.is_empty() {
         return Err(nothing());
     }
+    let (mut queued, mut raw, mut succeeded) = (Vec::new(), Vec::new(), 0);
     // The list is newest first; they go out as they came.
-    found.reverse();
-    let (mut queued, mut succeeded) = (Vec::new(), 0);
-    for delivery in found {
-        match api.try_post(&path(delivery["id"].as_str().unwrap_or_default()), body())? {
-            Ok(answer) => queued.push(answer),
+    for delivery in found.read.deliveries.iter().rev() {
+        match api.try_post::<Delivery<'_>>(&path(&delivery.id), &body)? {
+            Ok(answer) => {
+                queued.push(answer.read);
+                raw.push(answer.raw);
+            }
             Err(rejected) if rejected.code == "has-succeeded" => succeeded += 1,
             Err(rejected) => return Err(rejected.into()),
         }
     }
-    let note = match succeeded {
+    let hint = match succeeded {
         0 => None,
         count => Some(format!("{count} have succeeded and were not sent again; to send those too, use --force")),
     };
-    Ok(json!({ "deliveries": queued, "next": null, "note": note }))
+    let text = show::deliveries(&Deliveries { deliveries: queued, next: None }, hint.as_deref());
+    Ok(Printed { raw: json!({ "deliveries": raw, "next": null, "note": hint }), text })
 }
 
 /// The job as it is when it has ended, or when that takes long.
-fn wait_for_job(api: &Api, mut job: Value) -> Result<Value, Failure> {
+fn wait_for_job(api: &Api, mut job: Answer<Replay>) -> Result<Answer<Replay>, Failure> {
     let began = Instant::now();
-    while job["state"] == "running" && began.elapsed() < REPLAY_PATIENCE {
+    while job.read.state == "running" && began.elapsed() < REPLAY_PATIENCE {
         std::thread::sleep(LOOK_AGAIN);
-        job = api.get(&format!("/replays/{}", job["id"].as_str().unwrap_or_default()))?;
+        job = api.get(&format!("/replays/{}", job.read.id))?;
     }
     Ok(job)
 }
 
 /// What to do where a replay has found nothing, and something waits.
-fn note_on(api: &Api, job: &Value) -> Result<Option<String>, Failure> {
-    if job["what"] == "pending" || job["queued"] != 0 || job["state"] == "running" {
+fn hint_on(api: &Api, job: &Replay) -> Result<Option<String>, Failure> {
+    if job.what == "pending" || job.queued != 0 || job.state == "running" {
         return Ok(None);
     }
-    let endpoint = job["endpoint"].as_str().unwrap_or_default();
-    let found = api.get(&format!("/endpoints/{endpoint}"))?;
-    let count = found["backlog"]["total"].as_u64().unwrap_or_default();
-    let next = found["backlog"]["oldest_due"].as_str().map(|at| format!(", the next at {at}")).unwrap_or_default();
+    let endpoint = &job.endpoint;
+    let backlog = api.get::<Endpoint>(&format!("/endpoints/{endpoint}"))?.read.backlog;
+    let next = backlog.oldest_due.map(|at| format!(", the next at {at}")).unwrap_or_default();
+    let count = backlog.total;
     Ok((count > 0).then(|| {
         format!(
             "{count} deliveries are waiting{next}; to send them now: longshore webhooks replay --endpoint {endpoint} --what \

@@ -1,158 +1,189 @@
 //! Answers of the API as people read them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::cli::webhooks::client::Answer;
 use crate::terminal::escaped;
+use api::delivery::{Attempt, Delivery, List};
+use api::endpoint::{Backlog, Endpoint};
+use api::replay::Replay;
+use api::text::Text;
 
-pub(in crate::cli) fn pretty(answer: &Value) -> String {
-    format!("{answer:#}\n")
+/// An answer as it is printed.
+#[derive(Debug)]
+pub(in crate::cli) struct Printed {
+    /// As the server gave it, for programs.
+    pub(in crate::cli) raw: Value,
+    /// For people.
+    pub(in crate::cli) text: String,
 }
 
-/// Lists as tables, single things as lines of names and values.
-pub(in crate::cli) fn readable(answer: &Value) -> String {
-    if answer.is_null() {
-        return "done\n".to_owned();
+impl Printed {
+    /// One thing, whatever it has.
+    pub(in crate::cli) fn one<T>(answer: Answer<T>) -> Self {
+        Self { text: one(&answer.raw, None), raw: answer.raw }
     }
-    if let Some(endpoints) = answer["endpoints"].as_array() {
-        return table(
-            "no endpoints",
-            endpoints,
-            &["NAME", "STATE", "URL", "EVENTS", "WAITING", "FAILING SINCE"],
-            |it| {
-                vec![
-                    word(&it["id"]),
-                    state(it),
-                    word(&it["url"]),
-                    few_words(&it["events"]),
-                    backlog(&it["backlog"]),
-                    word(&it["health"]["failing_since"]),
-                ]
-            },
-        );
+
+    /// Something that was done, and has nothing to show for it.
+    pub(in crate::cli) fn done() -> Self {
+        Self { raw: Value::Null, text: "done\n".to_owned() }
     }
-    if let Some(deliveries) = answer["deliveries"].as_array() {
-        let header = &["TIME", "DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
-        let page = table("no deliveries", deliveries, header, |it| {
-            let attempts = it["attempts"].as_array().map_or(&[][..], Vec::as_slice);
-            vec![
-                word(&it["created_at"]),
-                word(&it["id"]),
-                word(&it["type"]),
-                word(&it["upload_id"]),
-                word(&it["endpoint"]),
-                word(&it["state"]),
-                attempts.len().to_string(),
-                attempts.last().map(result).unwrap_or_default(),
-            ]
-        });
-        let more = answer["next"].as_str().map(|_| format!("older ones: --cursor {}\n", word(&answer["next"])));
-        return page + &more.unwrap_or_default() + &note(answer);
+
+    pub(in crate::cli) fn shown(&self, as_json: bool) -> String {
+        if as_json { format!("{:#}\n", self.raw) } else { self.text.clone() }
     }
-    if let Some(jobs) = answer["replays"].as_array() {
-        return table("no replays", jobs, &["JOB", "ENDPOINT", "WHAT", "STATE", "QUEUED", "CREATED"], |it| {
-            ["id", "endpoint", "what", "state", "queued", "created_at"].map(|name| word(&it[name])).to_vec()
-        });
-    }
+}
+
+pub(super) fn endpoints(all: &[Endpoint]) -> String {
+    let header = &["NAME", "STATE", "URL", "EVENTS", "WAITING", "FAILING SINCE"];
+    table("no endpoints", all, header, |it| {
+        vec![
+            word(&it.id),
+            state(it),
+            word(&it.terms.url),
+            few_words(&it.terms.events),
+            backlog(&it.backlog),
+            maybe(it.health.failing_since.as_deref()),
+        ]
+    })
+}
+
+/// A page of deliveries, with a hint of the command line's own.
+pub(super) fn deliveries(page: &List<'_>, hint: Option<&str>) -> String {
+    let header = &["TIME", "DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
+    let text = table("no deliveries", &page.deliveries, header, |it| {
+        vec![
+            word(&it.created_at),
+            word(&it.id),
+            word(&it.kind),
+            maybe(it.upload_id.as_deref()),
+            word(&it.endpoint),
+            word(&it.state),
+            it.attempts.len().to_string(),
+            it.attempts.last().map(result).unwrap_or_default(),
+        ]
+    });
+    text + &more(page.next.as_deref()) + &note(hint)
+}
+
+pub(super) fn replays(jobs: &[Replay]) -> String {
+    table("no replays", jobs, &["JOB", "ENDPOINT", "WHAT", "STATE", "QUEUED", "CREATED"], |it| {
+        vec![
+            word(&it.id),
+            word(&it.endpoint),
+            word(&it.what),
+            word(&it.state),
+            it.queued.to_string(),
+            word(&it.created_at),
+        ]
+    })
+}
+
+/// How to go on to the next page.
+pub(in crate::cli) fn more(next: Option<&str>) -> String {
+    next.map(|cursor| format!("older ones: --cursor {}\n", escaped(cursor))).unwrap_or_default()
+}
+
+/// One thing as lines of names and values, with a hint of the command line's own.
+pub(in crate::cli) fn one(thing: &Value, hint: Option<&str>) -> String {
     let mut lines = String::new();
-    match answer.as_object() {
-        Some(fields) => {
-            let shown = fields.iter().filter(|(name, _)| *name != "note");
-            // The id of an endpoint is what the file and the command line call its name.
-            let is_endpoint = fields.contains_key("origin");
-            let renamed = shown.map(|(name, value)| match name.as_str() {
-                "id" if is_endpoint => ("name".to_owned(), value.clone()),
-                _ => (name.clone(), value.clone()),
+    // The id of an endpoint is what the file and the command line call its name.
+    match thing.as_object().filter(|fields| fields.contains_key("origin")) {
+        Some(endpoint) => {
+            let named = endpoint.iter().map(|(field, value)| match field.as_str() {
+                "id" => ("name".to_owned(), value.clone()),
+                _ => (field.clone(), value.clone()),
             });
-            tell(&mut lines, &Value::Object(renamed.collect()), 0);
+            tell(&mut lines, &Value::Object(named.collect()), 0);
         }
-        None => tell(&mut lines, answer, 0),
+        None => tell(&mut lines, thing, 0),
     }
-    lines + &note(answer)
+    lines + &note(hint)
 }
 
-/// A hint of the command line's own.
-fn note(answer: &Value) -> String {
-    answer["note"].as_str().map(|note| format!("{}\n", escaped(note))).unwrap_or_default()
+fn note(hint: Option<&str>) -> String {
+    hint.map(|hint| format!("{}\n", escaped(hint))).unwrap_or_default()
 }
 
 /// What came of a test.
-pub(super) fn tested(answer: &Value) -> String {
-    let attempt = &answer["attempts"][0];
+pub(super) fn tested(delivery: &Delivery<'_>, attempt: &Attempt<'_>) -> String {
     let mut lines = String::new();
     for (name, value) in [
-        ("endpoint", word(&answer["endpoint"])),
-        ("event", word(&answer["event_id"])),
-        ("sent", word(&attempt["started_at"])),
+        ("endpoint", word(&delivery.endpoint)),
+        ("event", word(&delivery.event_id)),
+        ("sent", word(&attempt.started_at)),
         ("result", result(attempt)),
     ] {
         lines.push_str(&format!("{name}: {value}\n"));
     }
-    let said = word(&attempt["response_body"]);
-    if !matches!(said.as_str(), "" | "-") {
+    let said = match &attempt.response_body {
+        Text::Plain(text) => word(text),
+        Text::Encoded { base64 } => word(&json!({ "base64": base64 }).to_string()),
+    };
+    if !said.is_empty() {
         lines.push_str(&format!("answer: {said}\n"));
     }
     lines
 }
 
 /// Why an attempt failed.
-pub(super) fn failure(attempt: &Value) -> String {
-    let why = match (attempt["status"].as_u64(), attempt["error"].as_str()) {
+pub(super) fn failure(attempt: &Attempt<'_>) -> String {
+    let why = match (attempt.status, &attempt.error) {
         (Some(status), _) => format!("the receiver answered {status}"),
         (None, Some(error)) => format!("there was no answer ({})", escaped(error)),
         (None, None) => "it was not sent".to_owned(),
     };
-    match attempt["note"].as_str() {
+    match &attempt.note {
         Some(note) => format!("{why}: {}", escaped(note)),
         None => why,
     }
 }
 
 /// What waits; it is not counted to its end.
-fn backlog(backlog: &Value) -> String {
-    let more = if backlog["has_more"] == true { "+" } else { "" };
-    format!("{}{more}", word(&backlog["total"]))
+fn backlog(backlog: &Backlog) -> String {
+    let more = if backlog.has_more { "+" } else { "" };
+    format!("{}{more}", backlog.total)
 }
 
-fn state(endpoint: &Value) -> String {
-    match endpoint["state_reason"].as_str() {
-        Some(reason) => format!("{} ({reason})", word(&endpoint["state"])),
-        None => word(&endpoint["state"]),
+fn state(endpoint: &Endpoint) -> String {
+    match &endpoint.state_reason {
+        Some(reason) => format!("{} ({})", word(&endpoint.state), word(reason)),
+        None => word(&endpoint.state),
     }
 }
 
-fn result(attempt: &Value) -> String {
-    let result = if attempt["status"].is_null() { &attempt["error"] } else { &attempt["status"] };
-    let duration = word(&attempt["duration_ms"]);
-    format!("{} in {duration} ms", word(result))
+fn result(attempt: &Attempt<'_>) -> String {
+    let result = match attempt.status {
+        Some(status) => status.to_string(),
+        None => maybe(attempt.error.as_deref()),
+    };
+    format!("{result} in {} ms", attempt.duration_ms)
 }
 
-pub(in crate::cli) fn word(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => escaped(text).into_owned(),
-        other => other.to_string(),
-    }
+/// A text that moves no cursor.
+pub(in crate::cli) fn word(text: &str) -> String {
+    escaped(text).into_owned()
 }
 
-fn words(list: &Value) -> String {
-    list.as_array().map(|items| items.iter().map(word).collect::<Vec<_>>().join(",")).unwrap_or_default()
+pub(in crate::cli) fn maybe(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), word)
 }
 
 /// The first of a list, and how many more there are.
-fn few_words(list: &Value) -> String {
+fn few_words(items: &[String]) -> String {
     const MOST: usize = 2;
-    let items = list.as_array().map_or(&[][..], Vec::as_slice);
+    let joined = |items: &[String]| items.iter().map(|item| word(item)).collect::<Vec<_>>().join(",");
     match items.len().checked_sub(MOST) {
-        None | Some(0) => words(list),
-        Some(more) => format!("{} +{more}", items[..MOST].iter().map(word).collect::<Vec<_>>().join(",")),
+        None | Some(0) => joined(items),
+        Some(more) => format!("{} +{more}", joined(&items[..MOST])),
     }
 }
 
-pub(in crate::cli) fn table(
+pub(in crate::cli) fn table<T>(
     nothing: &str,
-    rows: &[Value],
+    rows: &[T],
     header: &[&str],
-    cells: impl Fn(&Value) -> Vec<String>,
+    cells: impl Fn(&T) -> Vec<String>,
 ) -> String {
     if rows.is_empty() {
         return format!("{nothing}\n");
@@ -169,6 +200,16 @@ pub(in crate::cli) fn table(
         text.push('\n');
     }
     text
+}
+
+/// A value that is no object, in a line.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => word(text),
+        Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
 }
 
 /// Names and values, what lies deeper indented.
@@ -189,12 +230,11 @@ fn tell(lines: &mut String, value: &Value, depth: usize) {
                             tell(lines, item, depth + 2);
                         }
                     }
-                    Value::Array(_) => lines.push_str(&format!("{indent}{}: {}\n", escaped(name), words(value))),
-                    other => lines.push_str(&format!("{indent}{}: {}\n", escaped(name), word(other))),
+                    other => lines.push_str(&format!("{indent}{}: {}\n", escaped(name), inline(other))),
                 }
             }
         }
-        other => lines.push_str(&format!("{indent}{}\n", word(other))),
+        other => lines.push_str(&format!("{indent}{}\n", inline(other))),
     }
 }
 
@@ -202,47 +242,55 @@ fn tell(lines: &mut String, value: &Value, depth: usize) {
 mod tests {
     use super::*;
 
-    use serde_json::json;
+    use serde::de::DeserializeOwned;
+
+    fn read<T: DeserializeOwned>(answer: Value) -> T {
+        serde_json::from_value(answer).unwrap()
+    }
 
     #[test]
     fn lists_line_up() {
-        let answer = json!({ "endpoints": [
+        let found: Vec<Endpoint> = read(json!([
             { "id": "backend", "state": "enabled", "url": "https://a/b", "events": ["upload.*"], "backlog": { "total": 3 },
               "health": { "failing_since": null } },
             { "id": "x", "state": "disabled", "state_reason": "gone", "url": "u", "events": ["a", "b", "c", "d"],
               "backlog": { "total": 100_000, "has_more": true }, "health": { "failing_since": "2026-11-21T22:31:30Z" } },
-        ] });
+        ]));
         let expected = "\
 NAME     STATE            URL          EVENTS    WAITING  FAILING SINCE
 backend  enabled          https://a/b  upload.*  3        -
 x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
 ";
-        assert_eq!(readable(&answer), expected);
-        assert_eq!(readable(&json!({ "deliveries": [] })), "no deliveries\n");
-        let page = readable(&json!({ "deliveries": [{ "id": "d" }], "next": "deliveries_d" }));
-        assert_eq!(page.lines().last(), Some("older ones: --cursor deliveries_d"));
-        let page = readable(&json!({ "deliveries": [{ "id": "d", "created_at": "2026-11-21T22:31:30.123Z" }] }));
-        assert!(page.lines().nth(1).unwrap().starts_with("2026-11-21T22:31:30.123Z  d "), "{page}");
+        assert_eq!(endpoints(&found), expected);
+        let page = |answer: Value| deliveries(&read(answer), None);
+        assert_eq!(page(json!({ "deliveries": [] })), "no deliveries\n");
+        let text = page(json!({ "deliveries": [{ "id": "d" }], "next": "deliveries_d" }));
+        assert_eq!(text.lines().last(), Some("older ones: --cursor deliveries_d"));
+        let text = page(json!({ "deliveries": [{ "id": "d", "created_at": "2026-11-21T22:31:30.123Z" }] }));
+        assert!(text.lines().nth(1).unwrap().starts_with("2026-11-21T22:31:30.123Z  d "), "{text}");
     }
 
     #[test]
     fn an_endpoint_has_a_name_and_a_hint_comes_last() {
         let endpoint = json!({ "id": "app", "origin": "api", "state": "enabled" });
-        assert_eq!(readable(&endpoint), "name: app\norigin: api\nstate: enabled\n");
-        let job = json!({ "id": "j", "queued": 0, "note": "12 deliveries are waiting" });
-        assert_eq!(readable(&job), "id: j\nqueued: 0\n12 deliveries are waiting\n");
+        assert_eq!(one(&endpoint, None), "name: app\norigin: api\nstate: enabled\n");
+        let job = json!({ "id": "j", "queued": 0 });
+        assert_eq!(one(&job, Some("12 deliveries are waiting")), "id: j\nqueued: 0\n12 deliveries are waiting\n");
     }
 
     #[test]
     fn a_test_says_what_came_of_it() {
-        let tested_with = |attempt: Value| json!({ "endpoint": "app", "event_id": "evt_1", "attempts": [attempt] });
-        let good = tested_with(json!({ "started_at": "t", "status": 204, "duration_ms": 3, "response_body": "" }));
-        assert_eq!(tested(&good), "endpoint: app\nevent: evt_1\nsent: t\nresult: 204 in 3 ms\n");
+        let tested_with = |attempt: Value| {
+            let delivery: Delivery<'_> = read(json!({ "endpoint": "app", "event_id": "evt_1", "attempts": [attempt] }));
+            tested(&delivery, &delivery.attempts[0])
+        };
+        let good = json!({ "started_at": "t", "status": 204, "duration_ms": 3, "response_body": "" });
+        assert_eq!(tested_with(good), "endpoint: app\nevent: evt_1\nsent: t\nresult: 204 in 3 ms\n");
         let bad = json!({ "started_at": "t", "status": 500, "duration_ms": 3, "response_body": "away\n" });
-        assert!(tested(&tested_with(bad.clone())).ends_with("answer: away\\u000a\n"));
-        assert_eq!(failure(&bad), "the receiver answered 500");
+        assert!(tested_with(bad.clone()).ends_with("answer: away\\u000a\n"));
+        assert_eq!(failure(&read(bad)), "the receiver answered 500");
         let none = json!({ "status": null, "error": "refused", "note": "nobody listens" });
-        assert_eq!(failure(&none), "there was no answer (refused): nobody listens");
+        assert_eq!(failure(&read(none)), "there was no answer (refused): nobody listens");
     }
 
     /// What a receiver answered must not move the cursor of a terminal.
@@ -251,7 +299,7 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
         let answer =
             json!({ "id": "d", "attempts": [{ "status": 200, "response_body": "a\u{1b}[2Jb\nid: e", "\u{202e}": 1 }] });
         assert_eq!(
-            readable(&answer),
+            one(&answer, None),
             "id: d\nattempts:\n  1.\n    status: 200\n    response_body: a\\u001b[2Jb\\u000aid: e\n    \\u202e: 1\n"
         );
     }

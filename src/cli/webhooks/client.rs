@@ -9,11 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::ArgMatches;
 use reqwest::{Certificate, Method, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::cli::Failure;
 use crate::cli::webhooks::{KEY_VARIABLE, SERVER_VARIABLE, TOKEN_VARIABLE};
+use api::problem::Problem;
 use outbound::tls::install_tls_provider;
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
@@ -23,6 +26,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The most that is read of an answer.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
+
+/// An answer of the server.
+#[derive(Debug)]
+pub(in crate::cli) struct Answer<T> {
+    /// As it is, for programs that read on.
+    pub(in crate::cli) raw: Value,
+    /// As the command line understands it.
+    pub(in crate::cli) read: T,
+}
 
 #[derive(Debug)]
 pub(in crate::cli) struct Api {
@@ -109,43 +121,60 @@ impl Api {
         Self { area, ..self }
     }
 
-    pub(in crate::cli) fn get(&self, path: &str) -> Result<Value, Failure> {
+    pub(in crate::cli) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         self.get_with(path, &[])
     }
 
-    pub(in crate::cli) fn get_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
-        Ok(self.ask(Method::GET, path, query, None)??)
+    pub(in crate::cli) fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Answer<T>, Failure> {
+        Ok(self.try_get(path, query)??)
     }
 
     /// The same for one who can do something about a rejection.
-    pub(super) fn try_get(&self, path: &str, query: &[(&str, String)]) -> Result<Result<Value, Rejected>, Failure> {
+    pub(super) fn try_get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Result<Answer<T>, Rejected>, Failure> {
         self.ask(Method::GET, path, query, None)
     }
 
-    pub(super) fn post(&self, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, Failure> {
         Ok(self.try_post(path, body)??)
     }
 
     /// The same for one who can do something about a rejection.
-    pub(super) fn try_post(&self, path: &str, body: Option<Value>) -> Result<Result<Value, Rejected>, Failure> {
-        self.ask(Method::POST, path, &[], body)
+    pub(super) fn try_post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Result<Answer<T>, Rejected>, Failure> {
+        self.ask(Method::POST, path, &[], Some(text(body)))
     }
 
-    pub(super) fn patch(&self, path: &str, body: Value) -> Result<Value, Failure> {
-        Ok(self.ask(Method::PATCH, path, &[], Some(body))??)
+    /// Posts nothing but the request itself.
+    pub(super) fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+        Ok(self.ask(Method::POST, path, &[], None)??)
     }
 
-    pub(in crate::cli) fn delete(&self, path: &str) -> Result<Value, Failure> {
+    pub(super) fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, Failure> {
+        Ok(self.ask(Method::PATCH, path, &[], Some(text(body)))??)
+    }
+
+    pub(in crate::cli) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         Ok(self.ask(Method::DELETE, path, &[], None)??)
     }
 
-    fn ask(
+    fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<Value>,
-    ) -> Result<Result<Value, Rejected>, Failure> {
+        body: Option<String>,
+    ) -> Result<Result<Answer<T>, Rejected>, Failure> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("an http URL has a path")
@@ -160,7 +189,7 @@ impl Api {
             request = request.bearer_auth(credential);
         }
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body.to_string());
+            request = request.header("content-type", "application/json").body(body);
         }
         let server = self.base.origin().ascii_serialization();
         let exchange = async {
@@ -175,26 +204,28 @@ impl Api {
             Ok::<_, reqwest::Error>((response.status(), answer))
         };
         let (status, answer) = self.runtime.block_on(exchange).map_err(|error| unreached(&server, error))?;
-        let answer: Value = if answer.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&answer).map_err(|_| {
-                Failure::Serving(anyhow!("{server} answers {status} without JSON; is it a Longshore server?"))
-            })?
-        };
+        let foreign =
+            |_| Failure::Serving(anyhow!("{server} answers {status} without JSON; is it a Longshore server?"));
+        let answer = if answer.is_empty() { b"null" } else { &answer[..] };
+        let raw: Value = serde_json::from_slice(answer).map_err(foreign)?;
         if status.is_success() {
-            return Ok(Ok(answer));
+            let unknown =
+                |why| Failure::Serving(anyhow!("{server} answers in a way that this program does not know: {why}"));
+            return Ok(Ok(Answer { read: T::deserialize(&raw).map_err(unknown)?, raw }));
         }
-        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-        let code = text("type").rsplit([':', '#']).next().unwrap_or_default().to_owned();
-        let detail = Some(text("detail")).filter(|detail| !detail.is_empty());
+        let problem = Problem::deserialize(&raw).unwrap_or_default();
+        let detail = if problem.detail.is_empty() { "it does not say why" } else { &*problem.detail };
         Ok(Err(Rejected {
             status: status.as_u16(),
-            code,
-            detail: detail.unwrap_or_else(|| "it does not say why".to_owned()),
+            code: problem.code().to_owned(),
+            detail: detail.to_owned(),
             had_credential: self.credential.is_some(),
         }))
     }
+}
+
+fn text(body: &impl Serialize) -> String {
+    serde_json::to_string(body).expect("names and values are always JSON")
 }
 
 /// The key that was named, else the token; flags before variables.
