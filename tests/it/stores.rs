@@ -7,18 +7,21 @@ use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::policy::{Policy, TypePattern};
 use domain::principal::Principal;
+use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Stage;
 use domain::upload::{Role, Upload};
 use engine::MediaSettings;
-use engine::command::{Append, BodyEnd, EngineError};
+use engine::command::{Append, BodyEnd, Create, EngineError, Place};
 use engine::concatenate::Concatenate;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 use storage::faults::{Calls, Cause, Operation};
+use storage::memory::MemoryStore;
+use storage::{Abilities, memory};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, World, feed_all, new_upload, offset};
+use crate::support::world::{Life, Medium, PART_BYTES, World, feed_all, new_upload, offset};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -171,4 +174,60 @@ async fn partial_uploads_are_sealed_before_they_are_joined() {
     assert!(life.read(joined.id()).await == [b"hello".to_vec(), pieces[1].clone()].concat());
     assert!(life.find(late).await.record().digests.contains(&sha256_of(b"hello")), "it was made up for");
     assert_eq!(life.find(late).await.length(), Length::new(5));
+}
+
+fn any_order(length: usize) -> Create {
+    Create { dialect: Dialect::Ranged, ..new_upload(Role::Single, length) }
+}
+
+async fn put(life: &Life, id: UploadId, at: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
+    let place = Place::Anywhere(offset(at));
+    let command = Append {
+        dialect: Dialect::Ranged,
+        place,
+        ..Append::at(Principal::server(), id, offset(at), Some(bytes.len() as u64))
+    };
+    let mut feed = life.engine.append(command).await?;
+    feed_all(&mut feed, bytes).await;
+    feed.finish(BodyEnd::Complete).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_in_any_order_is_refused_where_the_store_cannot_take_it() {
+    for missing in [
+        |abilities: &mut Abilities| abilities.any_order = false,
+        |abilities: &mut Abilities| abilities.overwrites = false,
+        |abilities: &mut Abilities| abilities.reads_open = false,
+        |abilities: &mut Abilities| abilities.takes_over = false,
+    ] {
+        let mut abilities = memory::ABILITIES;
+        missing(&mut abilities);
+        let world = World::on(Medium::Memory(MemoryStore::with_abilities(abilities)));
+        let life = world.live().await;
+        let refused = life.engine.create(any_order(10)).await;
+        assert!(matches!(refused, Err(EngineError::Rejected(Rejection::InOrderOnly))), "{abilities:?}: {refused:?}");
+        life.create(10).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_begin_at_parts_where_the_store_has_some() {
+    let part = usize::try_from(PART_BYTES).unwrap();
+    let abilities = Abilities { part_bytes: PART_BYTES, ..memory::ABILITIES };
+    let world = World::on(Medium::Memory(MemoryStore::with_abilities(abilities)));
+    // What the configuration asks for is no multiple of a part.
+    let life = world.live_with(|settings| settings.ranges.alignment_bytes = 1000).await;
+    assert_eq!(life.engine.settings().ranges.alignment_bytes, PART_BYTES);
+    let source = source(3 * part + 5);
+    let id = life.engine.create(any_order(source.len())).await.unwrap().id();
+    for wrong in [1000, part - 1, part + 1] {
+        let refused = put(&life, id, wrong, &source[wrong..]).await;
+        let misaligned = Rejection::Misaligned { alignment: PART_BYTES };
+        assert!(matches!(&refused, Err(EngineError::Rejected(why)) if *why == misaligned), "{wrong}: {refused:?}");
+    }
+    put(&life, id, 2 * part, &source[2 * part..]).await.unwrap();
+    put(&life, id, 0, &source[..part]).await.unwrap();
+    let upload = put(&life, id, part, &source[part..2 * part]).await.unwrap();
+    assert_eq!(upload.stage(), Stage::Completed);
+    assert!(life.read(id).await == source);
 }

@@ -1,5 +1,6 @@
 //! How an upload is filled with bytes, and when it is complete.
 
+use crate::dialect::Dialect;
 use crate::endpoint::named;
 
 named! {
@@ -9,6 +10,16 @@ named! {
         InOrder = "in-order",
         /// In any, from several requests at once.
         Any = "any",
+    }
+}
+
+impl WriteOrder {
+    /// The order that uploads of a dialect are filled in.
+    pub const fn of(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Tus | Dialect::Ietf | Dialect::Google => Self::InOrder,
+            Dialect::Ranged => Self::Any,
+        }
     }
 }
 

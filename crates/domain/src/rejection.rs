@@ -33,6 +33,10 @@ pub enum Rejection {
     EndsElsewhere { length: Length, end: Offset },
     #[error("the upload was created in the dialect {}; go on in the same", .0.name())]
     OtherDialect(Dialect),
+    #[error(
+        "the storage of this server takes the bytes of an upload in order only; create it in the dialect tus or ietf"
+    )]
+    InOrderOnly,
     #[error("the upload has other bytes than these at {at}; what came first is kept")]
     DifferentBytes { at: u64 },
     #[error("more data arrived than the range up to {end} holds")]

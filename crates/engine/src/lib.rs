@@ -84,19 +84,23 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Builds the engine. Its tasks run on the runtime this is called in.
     pub fn new(
-        settings: Settings,
+        mut settings: Settings,
         clock: Clock,
         uploads: Arc<dyn UploadStore>,
         outbox: Arc<dyn Outbox>,
         blobs: Arc<dyn storage::BlobStore>,
     ) -> Self {
+        let abilities = blobs.abilities();
+        // What is out of order begins with a part.
+        let alignment = &mut settings.ranges.alignment_bytes;
+        *alignment = alignment.next_multiple_of(abilities.part_bytes);
         Self(Arc::new(Inner {
             pool: storage::pool::Pool::new(settings.buffer_bytes),
             clock,
             randomness: Arc::new(rand::random),
             uploads,
             outbox,
-            abilities: blobs.abilities(),
+            abilities,
             blobs,
             hooks: None,
             undecided: Notify::new(),

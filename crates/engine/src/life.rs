@@ -4,6 +4,7 @@ use crate::command::{Cancel, Create, EngineError, Inspection};
 use crate::hooks::{Behalf, IdIsTaken};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner};
+use domain::filling::WriteOrder;
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
 use domain::rejection::Rejection;
@@ -21,6 +22,9 @@ impl Engine {
         let length_bytes = command.length.map_or(0, Length::get);
         if length_bytes > inner.settings.max_upload_bytes {
             return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
+        }
+        if WriteOrder::of(command.dialect) == WriteOrder::Any && !inner.takes_any_order() {
+            return Err(Rejection::InOrderOnly.into());
         }
         inner.check_room(length_bytes).await?;
         // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.

@@ -1,4 +1,4 @@
-//! Whether there is disk space for bytes that are announced, and for those that come.
+//! Whether the storage can take what is announced: in that order, and for lack of space.
 
 use crate::Inner;
 use crate::blob_key;
@@ -6,8 +6,16 @@ use crate::bookings::Space;
 use crate::command::EngineError;
 use crate::settings::Settings;
 use domain::upload::Upload;
+use storage::Abilities;
 
 impl Inner {
+    /// Whether uploads may be filled in any order. Bytes that are sent again are compared with those that are there, and
+    /// those with a checksum may replace them; a newer writer fills the gaps that an older one has left.
+    pub(super) fn takes_any_order(&self) -> bool {
+        let Abilities { any_order, overwrites, reads_open, takes_over, .. } = self.abilities;
+        any_order && overwrites && reads_open && takes_over
+    }
+
     /// Whether `bytes` of something new fit beside the space that must stay free and what others have booked.
     pub(super) async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
         match self.space(None).await? {

@@ -238,6 +238,7 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
             problem(StatusCode::BAD_REQUEST, "inconsistent-length").kind(kind)
         }
         Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit").with(UPLOAD_LIMIT, limit),
+        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
         Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
         // Of uploads whose bytes come in any order, where crossing is allowed.
         Rejection::DifferentBytes { .. } => problem(StatusCode::CONFLICT, "different-bytes"),

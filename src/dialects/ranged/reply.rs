@@ -195,6 +195,7 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::LengthChanged { .. } => (StatusCode::BAD_REQUEST, "length-changed"),
         Rejection::LengthBelowOffset { .. } => (StatusCode::BAD_REQUEST, "length-below-offset"),
         Rejection::EndsElsewhere { .. } => (StatusCode::BAD_REQUEST, "inconsistent-length"),
+        Rejection::InOrderOnly => (StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
         Rejection::OtherDialect(_) => (StatusCode::CONFLICT, "other-dialect"),
         Rejection::DifferentBytes { .. } => (StatusCode::CONFLICT, "different-bytes"),
         Rejection::BeyondRange { .. } => (StatusCode::BAD_REQUEST, "beyond-range"),

@@ -137,6 +137,7 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
         Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST, "misaligned-range"),
         Rejection::TooManyRanges(_) => problem(StatusCode::CONFLICT, "too-many-ranges"),
         Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too-much-to-replace"),
+        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
         Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
         Rejection::ChecksumMismatch(_) => problem(checksum_mismatch(), "checksum-mismatch"),
         Rejection::BrokenPromise(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),

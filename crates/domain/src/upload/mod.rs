@@ -123,10 +123,7 @@ impl Upload {
 
     /// In which order its bytes come.
     pub fn write_order(&self) -> WriteOrder {
-        match self.record.dialect {
-            Dialect::Tus | Dialect::Ietf | Dialect::Google => WriteOrder::InOrder,
-            Dialect::Ranged => WriteOrder::Any,
-        }
+        WriteOrder::of(self.record.dialect)
     }
 
     /// When it completes.
