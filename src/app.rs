@@ -1,6 +1,7 @@
 //! The composition root: configuration in, a running server out. The only place that picks backends; it decides
 //! nothing else.
 
+pub mod data_folder;
 mod descriptors;
 mod hooks;
 mod keys;
@@ -9,6 +10,7 @@ mod memory;
 mod metrics;
 mod permissions;
 mod process;
+mod stores;
 mod threads;
 
 use std::io::Write;
@@ -23,12 +25,13 @@ use actix_web::http::header::HeaderName;
 use actix_web::web;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
-use storage::local::LocalStore;
 use storage::pool::Pool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::data_folder::DataFolder;
 use crate::app::listeners::Listeners;
+use crate::app::stores::Means;
 use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::{AllowOrigins, Config};
@@ -63,6 +66,8 @@ pub struct Running {
     stop_sending: CancellationToken,
     config: Config,
     _upload_threads: UploadThreads,
+    /// The last to go: the folder is not free before nothing uses it any more.
+    _folder: DataFolder,
 }
 
 impl fmt::Debug for Running {
@@ -91,9 +96,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     memory::Budgets::of(&config).tell(memory_limit);
     let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
-    // The storage comes first: it refuses a folder that another server uses before the database is touched.
-    let settings = store_settings(&config.storage, fitted.direct_files, answer_memory.clone());
-    let blobs = LocalStore::open(data_dir.clone(), settings)?;
+    let folder = DataFolder::take(data_dir)?;
+    let means = Means { folder: &folder, direct_files: fitted.direct_files, read_pool: answer_memory.clone() };
+    let blobs = stores::open(&config.storage, means)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock = Clock::system();
@@ -117,7 +122,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let engine = {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
-        Engine::new(settings, clock, uploads, outbox, Arc::new(blobs))
+        Engine::new(settings, clock, uploads, outbox, blobs)
     };
 
     let application = hooks::application(&config.hooks, &rules)?;
@@ -159,6 +164,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         stop_sending,
         config,
         _upload_threads: upload_threads,
+        _folder: folder,
     })
 }
 
@@ -177,22 +183,6 @@ fn memory_in_use(config: &Config, engine: &Engine, answers: &Pool, memory: &list
         answers: answers.clone(),
         read_ahead: (memory.read_ahead.clone(), memory.read_ahead.free_bytes()),
         http2: http2_is_spoken.then(|| (memory.http2.clone(), memory.http2.free_bytes())),
-    }
-}
-
-fn store_settings(config: &config::Storage, direct_files: usize, read_pool: Pool) -> storage::local::Settings {
-    let durability = match config.durability {
-        config::Durability::Strict => storage::local::Durability::Strict,
-        config::Durability::Relaxed => storage::local::Durability::Relaxed,
-    };
-    storage::local::Settings {
-        durability,
-        direct: config.direct_io,
-        direct_files,
-        preallocate: config.preallocate,
-        keep_free_bytes: config.min_free_bytes,
-        read_pool,
-        ..storage::local::Settings::default()
     }
 }
 
@@ -270,6 +260,8 @@ fn shared(
     server_keys: &ServerKeys,
     answer_memory: Pool,
 ) -> Shared {
+    // What the storage asks for may be more than the configuration.
+    let range_alignment_bytes = engine.settings().ranges.alignment_bytes;
     Shared {
         engine,
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
@@ -282,8 +274,8 @@ fn shared(
         protocols: edge::Protocols {
             ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
             plain_uploads: config.protocols.plain_uploads,
-            range_alignment_bytes: config.protocols.range_alignment_bytes,
-            range_size_bytes: config.protocols.range_size_bytes,
+            range_alignment_bytes,
+            range_size_bytes: config.protocols.range_size_bytes.next_multiple_of(range_alignment_bytes),
         },
         forward_headers: forward_headers(&config.hooks),
         idle_timeout: config.limits.idle_timeout,

@@ -58,6 +58,7 @@ pub(super) fn flag(key: &'static Key) -> Arg {
     let heading = Some(key.section.as_str()).filter(|section| !section.is_empty());
     Arg::new(key.name.as_str())
         .long(key.flag.as_str())
+        .aliases(key.flag_before.as_deref())
         .value_name(value_name(key))
         .help(format!("{} [default: {}]", key.summary(), default_words(&key.default)))
         .help_heading(heading)

@@ -140,7 +140,7 @@ impl Layers {
             if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE || is_service_link(name, words) {
                 continue;
             }
-            match keys().iter().find(|key| key.variable == *name) {
+            match keys().iter().find(|key| key.is_set_by(name)) {
                 Some(key) => self.set(key, key.lift(words), Source::Variable(name.clone())),
                 None if name.starts_with("LONGSHORE_WEBHOOKS_ENDPOINTS") => {
                     self.errors.push(format!("{name}: endpoints are set in a file, as [[{ENDPOINTS}]] blocks"));
@@ -172,24 +172,27 @@ impl Layers {
         }
         for (name, value) in table.into_inner() {
             match value.get_ref() {
-                DeValue::Table(_) if find("", name.get_ref()).is_none() => self.lay_section(&file, &name, value),
+                DeValue::Table(_) if find("", name.get_ref()).is_none() => {
+                    self.lay_section(&file, name.get_ref(), name.span().start, value)
+                }
                 _ => self.lay_key(&file, "", &name, value),
             }
         }
     }
 
-    fn lay_section(&mut self, file: &File<'_>, section: &Spanned<Name<'_>>, value: Spanned<DeValue<'_>>) {
+    fn lay_section(&mut self, file: &File<'_>, section: &str, at: usize, value: Spanned<DeValue<'_>>) {
         let DeValue::Table(table) = value.into_inner() else { return };
-        if table.is_empty() && !keys().iter().any(|key| key.section == *section.get_ref()) {
+        if table.is_empty() && !is_section(section) {
             let sections = keys().iter().map(|key| key.section.as_str());
-            let place = file.source(section.span().start).to_string();
-            self.errors.push(unknown(section.get_ref(), &place, "section", nearest(section.get_ref(), sections)));
+            let place = file.source(at).to_string();
+            self.errors.push(unknown(section, &place, "section", nearest(section, sections)));
         }
         for (name, value) in table {
-            if format!("{}.{}", section.get_ref(), name.get_ref()) == ENDPOINTS {
-                self.lay_endpoints(file, &name, value);
-            } else {
-                self.lay_key(file, section.get_ref(), &name, value);
+            let full = format!("{section}.{}", name.get_ref());
+            match value.get_ref() {
+                _ if full == ENDPOINTS => self.lay_endpoints(file, &name, value),
+                DeValue::Table(_) if is_section(&full) => self.lay_section(file, &full, name.span().start, value),
+                _ => self.lay_key(file, section, &name, value),
             }
         }
     }
@@ -243,6 +246,10 @@ impl Layers {
 }
 
 type Name<'a> = toml::de::DeString<'a>;
+
+fn is_section(name: &str) -> bool {
+    keys().iter().any(|key| key.section == name)
+}
 
 fn nearest_key(wrong: &str) -> Option<&'static str> {
     nearest(wrong, keys().iter().map(|key| key.name.as_str()).chain([ENDPOINTS]))

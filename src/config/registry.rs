@@ -16,6 +16,10 @@ pub const VARIABLE_PREFIX: &str = "LONGSHORE_";
 /// Blocks of this name are in no registry: they are many, and live only in a file.
 pub(super) const ENDPOINTS: &str = "webhooks.endpoints";
 
+/// Keys that have moved, by their names of before, which are still understood.
+const MOVED: [(&str, &str); 2] =
+    [("storage.direct_io", "storage.local.direct_io"), ("storage.preallocate", "storage.local.preallocate")];
+
 /// One setting, under each of its names.
 #[derive(Debug)]
 pub struct Key {
@@ -27,6 +31,9 @@ pub struct Key {
     pub variable: String,
     /// `limits-idle-timeout`
     pub flag: String,
+    /// The variable and the flag that set it when it had another name.
+    pub variable_before: Option<String>,
+    pub flag_before: Option<String>,
     /// The comment above the key, as one line.
     pub doc: String,
     pub default: Value,
@@ -35,10 +42,13 @@ pub struct Key {
 impl Key {
     fn new(section: &str, leaf: &str, doc: String, default: Value) -> Self {
         let name = if section.is_empty() { leaf.to_owned() } else { format!("{section}.{leaf}") };
+        let before = MOVED.iter().find(|(_, now)| *now == name).map(|(before, _)| *before);
         Self {
             section: section.to_owned(),
-            variable: format!("{VARIABLE_PREFIX}{}", name.replace('.', "_").to_uppercase()),
-            flag: name.replace(['.', '_'], "-"),
+            variable: variable(&name),
+            flag: flag(&name),
+            variable_before: before.map(variable),
+            flag_before: before.map(flag),
             doc,
             default,
             name,
@@ -48,6 +58,11 @@ impl Key {
     /// The name within its section.
     pub fn leaf(&self) -> &str {
         self.name.rsplit_once('.').map_or(&self.name, |(_, leaf)| leaf)
+    }
+
+    /// Whether a variable of this name sets it.
+    pub(super) fn is_set_by(&self, variable: &str) -> bool {
+        self.variable == variable || self.variable_before.as_deref() == Some(variable)
     }
 
     /// The first sentence of the comment, without its full stop.
@@ -73,6 +88,16 @@ impl Key {
     }
 }
 
+/// `LONGSHORE_LIMITS_IDLE_TIMEOUT`
+fn variable(name: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", name.replace('.', "_").to_uppercase())
+}
+
+/// `limits-idle-timeout`
+fn flag(name: &str) -> String {
+    name.replace(['.', '_'], "-")
+}
+
 /// Items between commas; empty words are an empty list.
 fn list_items(words: &str) -> impl Iterator<Item = &str> {
     let words = words.trim();
@@ -92,11 +117,17 @@ pub fn keys() -> &'static [Key] {
 }
 
 pub(super) fn find(section: &str, leaf: &str) -> Option<&'static Key> {
-    keys().iter().find(|key| key.section == section && key.leaf() == leaf)
+    let is_here = |key: &&Key| key.section == section && key.leaf() == leaf;
+    keys().iter().find(is_here).or_else(|| moved(&format!("{section}.{leaf}")))
 }
 
 pub(super) fn named(name: &str) -> Option<&'static Key> {
-    keys().iter().find(|key| key.name == name)
+    keys().iter().find(|key| key.name == name).or_else(|| moved(name))
+}
+
+fn moved(before: &str) -> Option<&'static Key> {
+    let (_, now) = MOVED.iter().find(|(name, _)| *name == before)?;
+    keys().iter().find(|key| key.name == *now)
 }
 
 /// Reads the default file line by line, because a TOML parser throws comments away. It relies on how that file is

@@ -8,9 +8,9 @@ use domain::checksum::Algorithm;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
+    pub kind: Kind,
+    pub local: Local,
     pub durability: Durability,
-    pub direct_io: bool,
-    pub preallocate: bool,
     pub buffer_memory_bytes: u64,
     pub io_threads: usize,
     pub checkpoint_every: Duration,
@@ -29,6 +29,19 @@ pub struct Storage {
     pub scan_rate: u32,
 }
 
+/// Where bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Local,
+}
+
+/// How files are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    pub direct_io: bool,
+    pub preallocate: bool,
+}
+
 /// What an acknowledged byte outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -41,9 +54,9 @@ pub enum Durability {
 impl Storage {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
+            kind: from.text("storage.kind", kind),
+            local: Local::read(from),
             durability: from.text("storage.durability", durability),
-            direct_io: from.text("storage.direct_io", direct_io),
-            preallocate: from.boolean("storage.preallocate"),
             buffer_memory_bytes: from.size("storage.buffer_memory", 16 * MIB..=TIB),
             io_threads: from.count("storage.io_threads", 2..=1024),
             checkpoint_rate: from.count("storage.checkpoint_rate", 1..=1_000_000),
@@ -57,6 +70,22 @@ impl Storage {
             scan_rate: from.count("storage.scan_rate", 0..=1_000_000),
             digests: from.list("storage.digests", digests),
         }
+    }
+}
+
+impl Local {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            direct_io: from.text("storage.local.direct_io", direct_io),
+            preallocate: from.boolean("storage.local.preallocate"),
+        }
+    }
+}
+
+fn kind(name: &str) -> Judged<Kind> {
+    match name {
+        "local" => Ok(Kind::Local),
+        _ => Err("write local, the only kind of storage there is".to_owned()),
     }
 }
 

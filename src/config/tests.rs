@@ -74,12 +74,40 @@ fn every_key_of_the_file_is_read_and_every_key_read_is_in_the_file() {
     assert_eq!(read, written);
 
     let parsed: toml::Table = DEFAULTS.parse().unwrap();
-    let leaves = |(section, value): (&String, &toml::Value)| match value {
-        toml::Value::Table(table) => table.keys().map(|leaf| format!("{section}.{leaf}")).collect(),
-        _ => vec![section.clone()],
-    };
-    let parsed: BTreeSet<String> = parsed.iter().flat_map(leaves).collect();
+    let parsed: BTreeSet<String> = leaves("", &parsed).into_iter().collect();
     assert_eq!(parsed, written.into_iter().map(str::to_owned).collect(), "the scan finds what the parser finds");
+}
+
+/// The full names of all keys of a table and of those in it.
+fn leaves(prefix: &str, table: &toml::Table) -> Vec<String> {
+    let below = |(name, value): (&String, &toml::Value)| match value {
+        toml::Value::Table(table) => leaves(&format!("{prefix}{name}."), table),
+        _ => vec![format!("{prefix}{name}")],
+    };
+    table.iter().flat_map(below).collect()
+}
+
+#[test]
+fn keys_that_have_moved_are_understood_by_both_names() {
+    for text in [
+        "[storage]\ndirect_io = \"off\"\npreallocate = false",
+        "[storage.local]\ndirect_io = \"off\"\npreallocate = false",
+        "storage.local.direct_io = \"off\"\nstorage.preallocate = false",
+    ] {
+        let local = Config::read(&file(text)).unwrap().storage.local;
+        assert_eq!((local.direct_io, local.preallocate), (false, false), "{text}");
+    }
+    for (direct_io, preallocate) in [
+        ("LONGSHORE_STORAGE_DIRECT_IO", "LONGSHORE_STORAGE_PREALLOCATE"),
+        ("LONGSHORE_STORAGE_LOCAL_DIRECT_IO", "LONGSHORE_STORAGE_LOCAL_PREALLOCATE"),
+    ] {
+        let local = Config::read(&env(&[(direct_io, "off"), (preallocate, "false")])).unwrap().storage.local;
+        assert_eq!((local.direct_io, local.preallocate), (false, false), "{direct_io}");
+    }
+    assert_eq!(
+        file_error("[storage.locla]\ndirect_io = \"off\""),
+        "storage.locla (from longshore.toml, line 1): no such key; `longshore config --defaults` shows them all"
+    );
 }
 
 #[test]

@@ -59,7 +59,7 @@ async fn uploads_leave_the_page_cache_to_others() {
         for direct in [true, false] {
             let app = TestApp::with(|config| {
                 config.server.data_dir = disk.path().join(direct.to_string());
-                config.storage.direct_io = direct;
+                config.storage.local.direct_io = direct;
             })
             .await;
             let path = app.client().await.create(source.len() as u64).await;
@@ -100,7 +100,7 @@ async fn an_upload_whose_blocks_are_allocated_completes_when_others_fill_the_dis
         let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
         let app = TestApp::with(|config| {
             config.server.data_dir = disk.path().join("data");
-            config.storage.preallocate = preallocate;
+            config.storage.local.preallocate = preallocate;
             config.storage.min_free_bytes = MIB as u64;
             config.storage.checkpoint_bytes = MIB as u64;
         })

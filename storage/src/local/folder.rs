@@ -1,7 +1,6 @@
-//! The data folder: who may use it, where a blob's file lies in it, and folders that survive a power loss.
+//! The data folder: where a blob's file lies in it, and folders that survive a power loss.
 //!
 //! ```text
-//! <root>/longshore.lock          held by the one process that uses the folder
 //! <root>/incoming/<key>.part     open blobs
 //! <root>/files/<key>             finished ones
 //! ```
@@ -16,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Durability;
+use super::{Durability, Guard};
 use crate::pool::BLOCK_BYTES;
 use crate::{BlobKey, Capacity};
 
@@ -35,12 +34,6 @@ pub enum OpenError {
          whether its disk is full or mounted read-only"
     )]
     NotWritable { path: PathBuf, source: io::Error },
-    #[error(
-        "the data folder {path} is in use by another running server: stop that one, or give this one its own folder"
-    )]
-    InUse { path: PathBuf },
-    #[error("could not lock the data folder {path}: its file system may not know locks")]
-    NotLocked { path: PathBuf, source: io::Error },
     #[error("{incoming} and {files} are on different file systems: finished blobs could not be moved between them")]
     Divided { incoming: PathBuf, files: PathBuf },
 }
@@ -52,8 +45,8 @@ pub(super) struct DataFolder {
     root_identity: (u64, u64),
     incoming: PathBuf,
     files: PathBuf,
-    /// Its lock lasts as long as this handle is open, and ends with the process however that ends.
-    _lock: File,
+    /// Kept for its owner while any work or writer is left.
+    _guard: Option<Guard>,
     /// Folders whose names this process has made durable. Held locked while the tree of folders changes.
     durable: Mutex<HashSet<PathBuf>>,
     durability: Durability,
@@ -73,16 +66,20 @@ pub(super) struct DirectFile {
 const MAX_DURABLE: usize = 4096;
 
 impl DataFolder {
-    /// Makes the folder if need be, locks it and sees whether it takes bytes, and direct writes unless no file may be
-    /// opened for them.
-    pub(super) fn open(root: PathBuf, durability: Durability, direct_files: usize) -> Result<Self, OpenError> {
+    /// Makes the folder if need be and sees whether it takes bytes, and direct writes unless no file may be opened for
+    /// them.
+    pub(super) fn open(
+        root: PathBuf,
+        durability: Durability,
+        direct_files: usize,
+        guard: Option<Guard>,
+    ) -> Result<Self, OpenError> {
         let root = std::path::absolute(&root).map_err(|source| OpenError::NotMade { path: root, source })?;
         let (incoming, files) = (root.join("incoming"), root.join("files"));
         if let Some(path) = [&root, &incoming, &files].into_iter().find(|path| path.exists() && !path.is_dir()) {
             return Err(OpenError::NotAFolder { path: path.clone() });
         }
-        make_root(&root).map_err(|source| OpenError::NotMade { path: root.clone(), source })?;
-        let lock = lock(&root)?;
+        make_folder(&root).map_err(|source| OpenError::NotMade { path: root.clone(), source })?;
         let unreadable = |source| OpenError::NotWritable { path: root.clone(), source };
         let root_identity = identity(&root).map_err(unreadable)?;
         let durable = Mutex::default();
@@ -92,7 +89,7 @@ impl DataFolder {
             root_identity,
             incoming,
             files,
-            _lock: lock,
+            _guard: guard,
             durable,
             durability,
             direct: false,
@@ -311,28 +308,20 @@ fn identity(folder: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
-fn make_root(root: &Path) -> io::Result<()> {
-    if root.is_dir() {
+/// Makes a folder that is not there, and those above it, so that a power loss does not take them away. The path is
+/// absolute.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
         return Ok(());
     }
-    let above = parent(root)?;
-    make_root(above)?;
-    match fs::create_dir(root) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => {}
+    let above = parent(folder)?;
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
         Err(error) => return Err(error),
         Ok(()) => {}
     }
     sync_folder(above)
-}
-
-fn lock(root: &Path) -> Result<File, OpenError> {
-    let lock = File::options().write(true).create(true).truncate(false).open(root.join("longshore.lock"));
-    let lock = lock.map_err(|source| OpenError::NotWritable { path: root.to_owned(), source })?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: root.to_owned() }),
-        Err(error) => Err(OpenError::NotLocked { path: root.to_owned(), source: error.into() }),
-    }
 }
 
 /// Opens a file for writes past the page cache.

@@ -1,6 +1,7 @@
 //! Blobs as files in a folder on a local disk.
 //!
-//! Owns the data folder: one process at a time may use it (see [`OpenError`] for what else can be wrong with it).
+//! Owns two folders in the data folder, which its owner lets one process at a time use (see [`OpenError`] for what else
+//! can be wrong with it).
 //! Promises what the ports say, also across a power loss: a checkpoint syncs the file and, the first time, the
 //! folder that holds its name; finishing syncs the folder that the file moves to. Large chunks are written directly,
 //! past the page cache, into blocks allocated a step ahead of them.
@@ -9,6 +10,7 @@
 //! `ahead` (which blocks are allocated before they are needed), `target` (why a checkpoint is true), `reader`,
 //! `copying` and `copiers` (joining files, and on which threads), `keys` (what is there).
 
+use std::any::Any;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -34,7 +36,7 @@ mod target;
 mod turns;
 mod writer;
 
-pub use folder::OpenError;
+pub use folder::{OpenError, make_folder};
 
 use ahead::Ahead;
 use copiers::Copiers;
@@ -59,7 +61,12 @@ pub struct Settings {
     pub writes_in_flight: usize,
     /// What is read for readers before they take it comes out of this.
     pub read_pool: Pool,
+    /// Kept until nothing can touch the folder any more, also what goes on behind a caller that has given up.
+    pub guard: Option<Guard>,
 }
+
+/// Tells the owner of a folder, while it lives, that the folder is in use.
+pub type Guard = Arc<dyn Any + Send + Sync>;
 
 /// What a checkpoint outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +87,7 @@ impl Default for Settings {
             keep_free_bytes: 0,
             writes_in_flight: 3,
             read_pool: Pool::new(64 << 20),
+            guard: None,
         }
     }
 }
@@ -101,7 +109,7 @@ const ABILITIES: Abilities = Abilities {
     max_resume_bytes: durable_end::TOKEN_BYTES,
 };
 
-/// Blobs in a data folder, which belongs to this store for as long as it lives.
+/// Blobs in a data folder, whose `incoming` and `files` belong to this store for as long as it lives.
 #[derive(Debug)]
 pub struct LocalStore {
     turns: Arc<Turns>,
@@ -111,11 +119,11 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Takes possession of the data folder `root`, making it if it is not there. Blocks; meant for the start.
+    /// Uses the data folder `root`, making it if it is not there. Blocks; meant for the start.
     pub fn open(root: PathBuf, settings: Settings) -> std::result::Result<Self, OpenError> {
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
         let direct_files = if settings.direct { settings.direct_files } else { 0 };
-        let data = DataFolder::open(root, settings.durability, direct_files)?;
+        let data = DataFolder::open(root, settings.durability, direct_files, settings.guard.clone())?;
         // Where measuring fails now, it fails whoever asks later too.
         let knows_room = data.capacity().map_or(true, |capacity| capacity.is_some());
         let abilities = Abilities { knows_room, ..ABILITIES };

@@ -284,7 +284,7 @@ mod tests {
 
     /// A pipe can neither be written at a place nor synced.
     async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<Target>> {
-        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0).map_err(io::Error::other)?;
+        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0, None).map_err(io::Error::other)?;
         let key = BlobKey::new("broken").map_err(io::Error::other)?;
         let (_, pipe) = io::pipe()?;
         let opened = Opened { file: File::from(OwnedFd::from(pipe)), named: true };

@@ -19,7 +19,7 @@ use crate::{BlobKey, Epoch};
 /// Blobs that somebody works on or writes to. The others are forgotten.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// Here, so that the folder stays locked while any work or writer is left.
+    /// Here, so that the folder's guard stays while any work or writer is left.
     data: Arc<DataFolder>,
     epochs: Epochs,
     blobs: Mutex<HashMap<BlobKey, Weak<tokio::sync::Mutex<Blob>>>>,
@@ -115,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn a_blob_nobody_works_on_is_forgotten() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0).map_err(io::Error::other)?;
+        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0, None).map_err(io::Error::other)?;
         let turns = Arc::new(Turns::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
         let mut turn = turns.take(&key, Epoch::FIRST).await?;

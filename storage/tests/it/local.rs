@@ -19,27 +19,26 @@ fn key() -> BlobKey {
 /// A store and its folder, with the paths of the one blob that most tests need.
 struct Fixture {
     store: Arc<dyn BlobStore>,
+    guard: Arc<()>,
     root: TempDir,
 }
 
 impl Fixture {
     fn new() -> Self {
         let root = TempDir::new().unwrap();
-        Self { store: Arc::new(open(root.path()).unwrap()), root }
+        let guard = Arc::new(());
+        Self { store: Arc::new(guarded(root.path(), &guard).unwrap()), guard, root }
     }
 
     /// As after a crash: another store on the same folder.
     fn restart(self) -> Self {
         drop(self.store);
         let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            match open(self.root.path()) {
-                Ok(store) => return Self { store: Arc::new(store), root: self.root },
-                // A program that another test is just starting has the lock too, for a moment.
-                Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
+        while Arc::strong_count(&self.guard) > 1 {
+            assert!(Instant::now() < deadline, "something still uses the folder");
+            std::thread::yield_now();
         }
+        Self { store: Arc::new(guarded(self.root.path(), &self.guard).unwrap()), ..self }
     }
 
     fn part(&self) -> PathBuf {
@@ -55,6 +54,10 @@ fn open(root: &Path) -> Result<LocalStore, OpenError> {
     LocalStore::open(root.to_owned(), Settings::default())
 }
 
+fn guarded(root: &Path, guard: &Arc<()>) -> Result<LocalStore, OpenError> {
+    LocalStore::open(root.to_owned(), Settings { guard: Some(Arc::<()>::clone(guard)), ..Settings::default() })
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -63,19 +66,15 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_second_store_on_the_folder_is_refused_until_the_first_is_gone() {
+async fn a_folder_is_in_use_until_the_last_writer_is_gone() {
     let root = TempDir::new().unwrap();
-    let first = open(root.path()).unwrap();
-    let refused = open(root.path()).unwrap_err();
-    assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
-    assert!(refused.to_string().contains("in use by another running server"), "{refused}");
-
-    // A writer may still write: the folder is not free before it is gone too.
-    let writer = first.open(&key(), EPOCH, None, None).await.unwrap();
-    drop(first);
-    assert!(matches!(open(root.path()), Err(OpenError::InUse { .. })));
+    let guard = Arc::new(());
+    let store = guarded(root.path(), &guard).unwrap();
+    let writer = store.open(&key(), EPOCH, None, None).await.unwrap();
+    drop(store);
+    assert!(Arc::strong_count(&guard) > 1, "a writer may still write");
     writer.close().await;
-    open(root.path()).unwrap();
+    assert_eq!(Arc::strong_count(&guard), 1);
 }
 
 #[test]
@@ -83,7 +82,7 @@ fn a_folder_that_is_not_there_is_made_with_those_above_it() {
     let root = TempDir::new().unwrap();
     let deep = root.path().join("a/b/data");
     drop(open(&deep).unwrap());
-    assert_eq!(names(&deep), ["files", "incoming", "longshore.lock"], "no probe is left");
+    assert_eq!(names(&deep), ["files", "incoming"], "no probe is left");
     drop(open(&deep).unwrap());
 }
 
@@ -311,7 +310,7 @@ async fn a_check_leaves_nothing() {
     first.unwrap();
     second.unwrap();
     assert!(it.store.available(None).await.unwrap().unwrap() > 0);
-    assert_eq!(names(it.root.path()), ["files", "incoming", "longshore.lock"]);
+    assert_eq!(names(it.root.path()), ["files", "incoming"]);
     fs::remove_dir_all(it.root.path()).unwrap();
     let error = it.store.check().await.unwrap_err();
     assert_eq!(error.to_string(), "could not write to the data folder");

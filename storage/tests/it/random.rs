@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use storage::conformance::{EPOCH, laid_out, read};
-use storage::local::{LocalStore, OpenError, Settings};
+use storage::local::{LocalStore, Settings};
 use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
 use tempfile::TempDir;
 
@@ -88,6 +88,7 @@ impl Model {
 struct Walk {
     root: TempDir,
     settings: Settings,
+    guard: Arc<()>,
     store: Option<Arc<dyn BlobStore>>,
     writer: Option<Box<dyn BlobWriter>>,
     model: Model,
@@ -96,13 +97,13 @@ struct Walk {
 
 impl Walk {
     async fn store(&mut self) -> Arc<dyn BlobStore> {
-        while self.store.is_none() {
-            match LocalStore::open(self.root.path().to_owned(), self.settings.clone()) {
-                Ok(store) => self.store = Some(Arc::new(store)),
-                // A writer that was dropped may have left a write that still keeps the folder.
-                Err(OpenError::InUse { .. }) => tokio::task::yield_now().await,
-                Err(error) => panic!("{error}"),
+        if self.store.is_none() {
+            // A writer that was dropped may have left a write that still keeps the folder.
+            while Arc::strong_count(&self.guard) > 1 {
+                tokio::task::yield_now().await;
             }
+            let settings = Settings { guard: Some(Arc::<()>::clone(&self.guard)), ..self.settings.clone() };
+            self.store = Some(Arc::new(LocalStore::open(self.root.path().to_owned(), settings).unwrap()));
         }
         self.store.clone().unwrap()
     }
@@ -196,7 +197,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let settings = Settings { direct, ..Settings::default() };
         let root = TempDir::new().unwrap();
-        let mut walk = Walk { root, settings, store: None, writer: None, model: Model::default(), writes: 0 };
+        let mut walk = Walk { root, settings, guard: Arc::default(), store: None, writer: None, model: Model::default(), writes: 0 };
         runtime.block_on(async {
             for step in &steps {
                 walk.step(step).await;

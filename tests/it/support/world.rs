@@ -23,6 +23,7 @@ use engine::feed::Feed;
 use engine::hooks::Hooks;
 use engine::{Engine, RangeSettings, Settings};
 use futures::StreamExt;
+use longshore::app::data_folder::DataFolder;
 use state::clock::{Clock, Reading};
 use state::{
     Change, Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, Outbox, UploadPage, UploadQuery, UploadStore,
@@ -196,7 +197,9 @@ impl World {
     /// The folder's lock ends with the last handle of the life before, which may take a moment.
     async fn disk(&self) -> LocalStore {
         until("the folder is free", async || {
-            LocalStore::open(self.folder.path().to_owned(), storage::local::Settings::default()).ok()
+            let folder = DataFolder::take(self.folder.path()).ok()?;
+            let settings = storage::local::Settings { guard: Some(folder.lock()), ..Default::default() };
+            LocalStore::open(folder.path().to_owned(), settings).ok()
         })
         .await
     }

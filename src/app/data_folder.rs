@@ -1,0 +1,99 @@
+//! The data folder, which one process at a time may use: it holds the database, the server's key and the files of uploads.
+//!
+//! Its lock is a handle that ends with the process, however that ends. Whoever writes in the folder behind the back of
+//! its caller keeps the handle too, so that the folder is not free before that is done.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+use storage::local::Guard;
+
+/// A folder that no other process uses.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    lock: Arc<File>,
+}
+
+/// Why a data folder cannot be had, for the person who has to do something about it.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    #[error("could not make the data folder {path}: make it by hand, or choose another place")]
+    NotMade { path: PathBuf, source: io::Error },
+    #[error("{path} is not a folder: move away what has that name, or choose another data folder")]
+    NotAFolder { path: PathBuf },
+    #[error(
+        "the data folder {path} cannot be written to: see who owns it, its permissions, \
+         whether its disk is full or mounted read-only"
+    )]
+    NotWritable { path: PathBuf, source: io::Error },
+    #[error(
+        "the data folder {path} is in use by another running server: stop that one, or give this one its own folder"
+    )]
+    InUse { path: PathBuf },
+    #[error("could not lock the data folder {path}: its file system may not know locks")]
+    NotLocked { path: PathBuf, source: io::Error },
+}
+
+impl DataFolder {
+    /// Makes the folder if need be, durably, and takes possession of it. Blocks; meant for the start.
+    pub fn take(path: &Path) -> Result<Self, TakeError> {
+        let path = std::path::absolute(path).map_err(|source| TakeError::NotMade { path: path.to_owned(), source })?;
+        if path.exists() && !path.is_dir() {
+            return Err(TakeError::NotAFolder { path });
+        }
+        storage::local::make_folder(&path).map_err(|source| TakeError::NotMade { path: path.clone(), source })?;
+        let lock = File::options().write(true).create(true).truncate(false).open(path.join("longshore.lock"));
+        let lock = lock.map_err(|source| TakeError::NotWritable { path: path.clone(), source })?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path, lock: Arc::new(lock) }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(TakeError::InUse { path }),
+            Err(error) => Err(TakeError::NotLocked { path, source: error.into() }),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps the folder locked for as long as it lives.
+    pub fn lock(&self) -> Guard {
+        Arc::<File>::clone(&self.lock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_refused_to_a_second_until_the_first_and_all_that_write_in_it_are_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let first = DataFolder::take(root.path()).unwrap();
+        let refused = DataFolder::take(root.path()).unwrap_err();
+        assert!(matches!(refused, TakeError::InUse { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("in use by another running server"), "{refused}");
+        let guard = first.lock();
+        drop(first);
+        assert!(matches!(DataFolder::take(root.path()), Err(TakeError::InUse { .. })));
+        drop(guard);
+        DataFolder::take(root.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_folder_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(DataFolder::take(&file), Err(TakeError::NotAFolder { path }) if path == file));
+        assert!(matches!(DataFolder::take(&file.join("data")), Err(TakeError::NotMade { .. })));
+        // Not even root can make files in these.
+        assert!(matches!(DataFolder::take(Path::new("/proc/longshore-data")), Err(TakeError::NotMade { .. })));
+        assert!(matches!(DataFolder::take(Path::new("/proc")), Err(TakeError::NotWritable { .. })));
+        assert_eq!(std::fs::read(&file).unwrap(), b"x");
+        drop(DataFolder::take(&root.path().join("a/b/data")).unwrap());
+    }
+}
