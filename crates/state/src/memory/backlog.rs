@@ -105,9 +105,7 @@ impl Tables {
             |it: &Delivery| it.state == DeliveryState::Ready && it.next_at > job.begun_at && it.generation < number;
         let hastened = self.some_of(&job.endpoint, limit, is_planned);
         for id in &hastened {
-            if let Some(delivery) = self.deliveries.get_mut(id) {
-                (delivery.next_at, delivery.generation) = (job.begun_at, number);
-            }
+            self.change(*id, |delivery| (delivery.next_at, delivery.generation) = (job.begun_at, number));
         }
         self.made_ready |= !hastened.is_empty();
         hastened.len()
@@ -120,9 +118,7 @@ impl Tables {
             Ordering::None => {
                 let released = self.some_of(&job.endpoint, limit, is_waiting);
                 for id in &released {
-                    if let Some(delivery) = self.deliveries.get_mut(id) {
-                        delivery.state = DeliveryState::Ready;
-                    }
+                    self.change(*id, |delivery| delivery.state = DeliveryState::Ready);
                 }
                 self.made_ready |= !released.is_empty();
                 released.len()

@@ -8,7 +8,7 @@ use domain::delivery::{Attempt, DeliveryClass, DeliveryState, Trigger};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
-use domain::lane::{self, Load};
+use domain::lane::{self, Load, Turn};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 
@@ -36,6 +36,44 @@ pub(super) struct Delivery {
     /// The last decision about the whole backlog of its endpoint when it was queued.
     pub(super) generation: i64,
     pub(super) tries: Vec<Attempt>,
+}
+
+/// The unfinished deliveries of an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) all: BTreeSet<DeliveryId>,
+    /// Those that are ready, by their turn.
+    pub(super) ready: BTreeSet<(Turn, DeliveryId)>,
+    /// Those that are being sent, by when their claims end.
+    pub(super) leased: BTreeSet<(Timestamp, DeliveryId)>,
+}
+
+impl Queue {
+    fn add(&mut self, delivery: &Delivery) {
+        if !delivery.state.is_finished() {
+            self.all.insert(delivery.id);
+        }
+        if delivery.state == DeliveryState::Ready {
+            self.ready.insert((delivery.turn(), delivery.id));
+        }
+        if let Some(until) = delivery.lease_until {
+            self.leased.insert((until, delivery.id));
+        }
+    }
+
+    fn remove(&mut self, delivery: &Delivery) {
+        self.all.remove(&delivery.id);
+        self.ready.remove(&(delivery.turn(), delivery.id));
+        if let Some(until) = delivery.lease_until {
+            self.leased.remove(&(until, delivery.id));
+        }
+    }
+}
+
+impl Delivery {
+    pub(super) fn turn(&self) -> Turn {
+        Turn { next_at: self.next_at, sequence: self.sequence }
+    }
 }
 
 /// What a new delivery is made of, beside its event.
@@ -80,14 +118,24 @@ impl Tables {
         if let Some(upload) = delivery.upload {
             self.of_upload.entry(upload).or_default().insert(id);
         }
-        self.unfinished.entry(delivery.endpoint.clone()).or_default().insert(id);
+        self.queues.entry(delivery.endpoint.clone()).or_default().add(&delivery);
         self.deliveries.insert(id, delivery);
         Some(id)
     }
 
     /// The unfinished deliveries of an endpoint, as they were made.
     pub(super) fn unfinished_of(&self, endpoint: &EndpointId) -> impl Iterator<Item = &Delivery> {
-        self.unfinished.get(endpoint).into_iter().flatten().filter_map(|id| self.deliveries.get(id))
+        let all = self.queues.get(endpoint).into_iter().flat_map(|queue| &queue.all);
+        all.filter_map(|id| self.deliveries.get(id))
+    }
+
+    /// Changes a delivery, and its place in the queue with it.
+    pub(super) fn change(&mut self, id: DeliveryId, change: impl FnOnce(&mut Delivery)) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let queue = self.queues.entry(delivery.endpoint.clone()).or_default();
+        queue.remove(delivery);
+        change(delivery);
+        queue.add(delivery);
     }
 
     /// The unfinished deliveries of a lane.
@@ -115,26 +163,30 @@ impl Tables {
         let waiting = self.lane(endpoint, upload).filter(|delivery| delivery.state == DeliveryState::Waiting);
         let first = waiting.min_by_key(|delivery| delivery.sequence).map(|delivery| delivery.id);
         if lane::may_go_on(self.ordering_of(endpoint), under_way)
-            && let Some(delivery) = first.and_then(|id| self.deliveries.get_mut(&id))
+            && let Some(id) = first
         {
-            delivery.state = DeliveryState::Ready;
-            delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+            self.change(id, |delivery| {
+                delivery.state = DeliveryState::Ready;
+                delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+            });
             self.made_ready = true;
         }
     }
 
     /// Makes a delivery of before due now, or as soon as its lane lets it.
     pub(super) fn rejoin(&mut self, id: DeliveryId, now: Timestamp) {
-        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
+        let Some(delivery) = self.deliveries.get(&id) else { return };
         let Some(kept) = self.endpoints.get(&delivery.endpoint) else { return };
-        delivery.state = lane::rejoin(kept.endpoint.terms.ordering, delivery.upload.is_some(), delivery.attempts);
-        delivery.trigger = Trigger::Manual;
-        delivery.attempts_before = delivery.attempts;
-        (delivery.begun_at, delivery.next_at, delivery.finished_at) = (now, now, None);
-        delivery.generation = kept.generation;
-        self.made_ready |= kept.endpoint.state.is_enabled();
         let (endpoint, upload) = (delivery.endpoint.clone(), delivery.upload);
-        self.unfinished.entry(endpoint.clone()).or_default().insert(id);
+        let (ordering, generation) = (kept.endpoint.terms.ordering, kept.generation);
+        self.made_ready |= kept.endpoint.state.is_enabled();
+        self.change(id, |delivery| {
+            delivery.state = lane::rejoin(ordering, upload.is_some(), delivery.attempts);
+            delivery.trigger = Trigger::Manual;
+            delivery.attempts_before = delivery.attempts;
+            (delivery.begun_at, delivery.next_at, delivery.finished_at) = (now, now, None);
+            delivery.generation = generation;
+        });
         self.go_on(&endpoint, upload, now);
     }
 
@@ -153,20 +205,18 @@ impl Tables {
 
     /// Ends a delivery. Its lane is yet to go on.
     pub(super) fn end(&mut self, id: DeliveryId, state: DeliveryState, now: Timestamp) {
-        let Some(delivery) = self.deliveries.get_mut(&id) else { return };
-        (delivery.state, delivery.finished_at) = (state, Some(now));
-        (delivery.lease, delivery.lease_until) = (None, None);
+        self.change(id, |delivery| {
+            (delivery.state, delivery.finished_at) = (state, Some(now));
+            (delivery.lease, delivery.lease_until) = (None, None);
+        });
         self.superseded += u64::from(state == DeliveryState::Superseded);
-        if let Some(unfinished) = self.unfinished.get_mut(&delivery.endpoint) {
-            unfinished.remove(&id);
-        }
     }
 
     /// Forgets a delivery with its attempts.
     pub(super) fn forget_delivery(&mut self, id: DeliveryId) {
         let Some(delivery) = self.deliveries.remove(&id) else { return };
-        if let Some(unfinished) = self.unfinished.get_mut(&delivery.endpoint) {
-            unfinished.remove(&id);
+        if let Some(queue) = self.queues.get_mut(&delivery.endpoint) {
+            queue.remove(&delivery);
         }
         if let Some(of_upload) = delivery.upload.and_then(|upload| self.of_upload.get_mut(&upload)) {
             of_upload.remove(&id);

@@ -64,15 +64,17 @@ impl Tables {
         let leased = self.deliveries.values().filter(|delivery| delivery.state == DeliveryState::Leased);
         let leased: Vec<DeliveryId> = leased.map(|delivery| delivery.id).collect();
         for id in leased {
-            let Some(delivery) = self.deliveries.get_mut(&id) else { continue };
+            let Some(delivery) = self.deliveries.get(&id) else { continue };
             let state = lane::take_back(DeliveryClass::of(delivery.kind));
             if state.is_finished() {
                 self.end(id, state, now);
                 continue;
             }
-            delivery.state = state;
-            delivery.next_at = lane::due_when_freed(delivery.next_at, now);
-            (delivery.lease, delivery.lease_until) = (None, None);
+            self.change(id, |delivery| {
+                delivery.state = state;
+                delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+                (delivery.lease, delivery.lease_until) = (None, None);
+            });
         }
     }
 

@@ -34,7 +34,7 @@ mod tests;
 mod uploads;
 
 use backlog::{Job, JobNumber};
-use deliveries::Delivery;
+use deliveries::{Delivery, Queue};
 use endpoints::Kept;
 use log::Logged;
 
@@ -54,7 +54,7 @@ struct Tables {
     /// Every delivery about an upload, whatever its state.
     of_upload: BTreeMap<UploadId, BTreeSet<DeliveryId>>,
     /// The unfinished deliveries of each endpoint.
-    unfinished: BTreeMap<EndpointId, BTreeSet<DeliveryId>>,
+    queues: BTreeMap<EndpointId, Queue>,
     jobs: BTreeMap<JobNumber, Job>,
     last_job: JobNumber,
     replays: BTreeMap<ReplayId, ReplayJob>,
@@ -78,7 +78,7 @@ impl Memory {
             endpoints: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             of_upload: BTreeMap::new(),
-            unfinished: BTreeMap::new(),
+            queues: BTreeMap::new(),
             jobs: BTreeMap::new(),
             last_job: 0,
             replays: BTreeMap::new(),

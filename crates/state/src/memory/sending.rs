@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::memory::Tables;
-use crate::memory::deliveries::Delivery;
 use crate::{Claim, Settled, Settlement, StoredEvent};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Payload};
@@ -24,9 +23,12 @@ impl Tables {
             if !standing.takes_claims() {
                 continue;
             }
-            let due = self.unfinished_of(endpoint);
-            let due = due.filter(|it| lane::is_due(it.state, it.next_at, it.lease_until, now));
-            let mut due: Vec<(Turn, DeliveryId)> = due.map(|it| (turn(it), it.id)).collect();
+            let Some(queue) = self.queues.get(endpoint) else { continue };
+            let ready = queue.ready.iter().take(*slots as usize).map(|(_, id)| id);
+            let run_out = queue.leased.iter().take(*slots as usize).map(|(_, id)| id);
+            let found = ready.chain(run_out).filter_map(|id| self.deliveries.get(id));
+            let due = found.filter(|it| lane::is_due(it.state, it.next_at, it.lease_until, now));
+            let mut due: Vec<(Turn, DeliveryId)> = due.map(|delivery| (delivery.turn(), delivery.id)).collect();
             due.sort_unstable();
             for (_, id) in due.into_iter().take(*slots as usize) {
                 claims.extend(self.lease(id, now.plus(lease)));
@@ -42,10 +44,11 @@ impl Tables {
 
     fn lease(&mut self, id: DeliveryId, until: Timestamp) -> Option<Claim> {
         let lease = self.draw();
-        let delivery = self.deliveries.get_mut(&id)?;
-        let is_taken_over = delivery.state == DeliveryState::Leased;
-        delivery.state = DeliveryState::Leased;
-        (delivery.lease, delivery.lease_until) = (Some(lease), Some(until));
+        let is_taken_over = self.deliveries.get(&id)?.state == DeliveryState::Leased;
+        self.change(id, |delivery| {
+            delivery.state = DeliveryState::Leased;
+            (delivery.lease, delivery.lease_until) = (Some(lease), Some(until));
+        });
         let delivery = self.deliveries.get(&id)?;
         let kept = self.endpoints.get(&delivery.endpoint)?;
         let event = self.log.get(&delivery.position)?;
@@ -113,11 +116,11 @@ impl Tables {
         });
         let (endpoint, upload) = (delivery.endpoint.clone(), delivery.upload);
         self.record(id, attempt);
-        if let Some(delivery) = self.deliveries.get_mut(&id) {
+        self.change(id, |delivery| {
             (delivery.state, delivery.attempts, delivery.generation) = (after.state, after.attempts, generation);
             delivery.next_at = after.next_at.unwrap_or(delivery.next_at);
             (delivery.lease, delivery.lease_until) = (None, None);
-        }
+        });
         if after.state.is_finished() {
             self.end(id, after.state, now);
         }
@@ -138,40 +141,36 @@ impl Tables {
     }
 
     pub(super) fn renew_leases(&mut self, until: Timestamp) {
-        let leased = self.deliveries.values_mut().filter(|delivery| delivery.state == DeliveryState::Leased);
-        leased.for_each(|delivery| delivery.lease_until = Some(until));
+        let leased = self.queues.values().flat_map(|queue| &queue.leased);
+        let leased: Vec<DeliveryId> = leased.map(|(_, id)| *id).collect();
+        for id in leased {
+            self.change(id, |delivery| delivery.lease_until = Some(until));
+        }
     }
 
     pub(super) fn begin_waits(&mut self, now: Timestamp) -> u64 {
-        let mut count = 0;
-        for delivery in self.deliveries.values_mut() {
+        let ready = self.queues.values().flat_map(|queue| &queue.ready).filter(|(turn, _)| turn.next_at > now);
+        let waiting = ready.filter_map(|(_, id)| self.deliveries.get(id));
+        let ahead = waiting.filter(|delivery| {
             let latest = delivery.tries.iter().map(|attempt| attempt.started_at).max();
-            let is_ahead = lane::waits_by_a_clock_ahead(delivery.attempts, delivery.begun_at, latest, now);
-            if delivery.state == DeliveryState::Ready && delivery.next_at > now && is_ahead {
-                (delivery.next_at, delivery.begun_at) = (now, delivery.begun_at.min(now));
-                count += 1;
-            }
+            lane::waits_by_a_clock_ahead(delivery.attempts, delivery.begun_at, latest, now)
+        });
+        let ahead: Vec<DeliveryId> = ahead.map(|delivery| delivery.id).collect();
+        for id in &ahead {
+            self.change(*id, |delivery| (delivery.next_at, delivery.begun_at) = (now, delivery.begun_at.min(now)));
         }
-        self.made_ready |= count > 0;
-        count
+        self.made_ready |= !ahead.is_empty();
+        ahead.len() as u64
     }
 
     pub(super) fn next_due(&self, endpoints: &[EndpointId]) -> Option<Timestamp> {
         let kept = endpoints.iter().filter_map(|id| self.endpoints.get(id));
         let open = kept.filter(|kept| self.standing(kept).takes_claims());
-        let unfinished = open.flat_map(|kept| self.unfinished_of(&kept.endpoint.id));
-        let due = unfinished.filter_map(|delivery| match delivery.state {
-            DeliveryState::Ready => Some(delivery.next_at),
-            DeliveryState::Leased => delivery.lease_until,
-            DeliveryState::Waiting | DeliveryState::Paused => None,
-            DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled => {
-                None
-            }
+        let queues = open.filter_map(|kept| self.queues.get(&kept.endpoint.id));
+        let due = queues.flat_map(|queue| {
+            let ready = queue.ready.first().map(|(turn, _)| turn.next_at);
+            ready.into_iter().chain(queue.leased.first().map(|(until, _)| *until))
         });
         due.min()
     }
-}
-
-fn turn(delivery: &Delivery) -> Turn {
-    Turn { next_at: delivery.next_at, sequence: delivery.sequence }
 }
