@@ -23,15 +23,15 @@ use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{
-    Backlog, BacklogLimits, Claim, DeliveryPage, DeliveryQuery, Error, Horizon, Outbox, ReplayId, ReplayJob, Replayed,
-    Result, Settled,
+    Backlog, BacklogLimits, Claim, Deliveries, DeliveryPage, DeliveryQuery, Dispatch, Endpoints, Error, Horizon,
+    Notices, ReplayId, ReplayJob, Replayed, Replays, Result, Retention, Settled,
 };
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
 const MAX_ATTEMPTS_SHOWN: u32 = 100;
 
 #[async_trait]
-impl Outbox for SqliteStore {
+impl Endpoints for SqliteStore {
     async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
         self.writer.write(OpenFor { configured, now }).await
     }
@@ -60,7 +60,10 @@ impl Outbox for SqliteStore {
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
         self.advance_backlog_job(limit, now).await
     }
+}
 
+#[async_trait]
+impl Dispatch for SqliteStore {
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
         let claimed = self.writer.write(ClaimDue { slots: slots.to_vec(), now, lease }).await?;
         Ok(claimed.into_iter().map(|claimed| claimed.told(self.bodies)).collect())
@@ -90,14 +93,17 @@ impl Outbox for SqliteStore {
         earliest.await
     }
 
-    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
-        self.writer.write(Announce { notice, now }).await
-    }
-
     async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>> {
         self.writer.write(TestEndpoint { endpoint: id.clone(), now, lease }).await
     }
 
+    fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+}
+
+#[async_trait]
+impl Deliveries for SqliteStore {
     async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage> {
         let query = query.clone();
         self.readers.read("list deliveries", move |connection| read_page(connection, scope, &query)).await
@@ -110,10 +116,26 @@ impl Outbox for SqliteStore {
         Ok(found.await?.pop())
     }
 
+    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
+        let endpoint = endpoint.cloned();
+        let count = move |connection: &mut Connection| read_backlog(connection, endpoint.as_ref(), Backlog::MOST);
+        self.readers.read("count unfinished deliveries", count).await
+    }
+
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
         self.writer.write(Replay { delivery: id, force, now }).await
     }
+}
 
+#[async_trait]
+impl Notices for SqliteStore {
+    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
+        self.writer.write(Announce { notice, now }).await
+    }
+}
+
+#[async_trait]
+impl Replays for SqliteStore {
     async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob> {
         self.writer.write(BeginReplay(job)).await
     }
@@ -132,17 +154,10 @@ impl Outbox for SqliteStore {
     async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool> {
         self.writer.write(CancelReplay { id, now }).await
     }
+}
 
-    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
-        let endpoint = endpoint.cloned();
-        let count = move |connection: &mut Connection| read_backlog(connection, endpoint.as_ref(), Backlog::MOST);
-        self.readers.read("count unfinished deliveries", count).await
-    }
-
-    async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        self.expunge_in_pieces(upload).await
-    }
-
+#[async_trait]
+impl Retention for SqliteStore {
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
         self.expire_piece(begun_before, limit, now).await
     }
@@ -155,12 +170,12 @@ impl Outbox for SqliteStore {
         self.prune_piece(horizon, limit).await
     }
 
-    fn superseded(&self) -> u64 {
-        self.writer.superseded()
+    async fn expunge(&self, upload: UploadId) -> Result<u64> {
+        self.expunge_in_pieces(upload).await
     }
 
-    fn bell(&self) -> Arc<Notify> {
-        Arc::clone(&self.bell)
+    fn superseded(&self) -> u64 {
+        self.writer.superseded()
     }
 }
 

@@ -18,7 +18,9 @@ use domain::metadata::Metadata;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, subscribed};
-use state::{Backlog, DeliveryQuery, EventPosition, Outbox, UploadStore, conformance_suite};
+use state::{
+    Backlog, Deliveries, DeliveryQuery, Dispatch, Endpoints, EventPosition, Retention, UploadStore, conformance_suite,
+};
 
 #[derive(Debug)]
 struct TemporaryFile(tempfile::TempDir);

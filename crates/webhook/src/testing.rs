@@ -24,8 +24,8 @@ use outbound::keys::{Key, Keys};
 pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 use state::clock::{Clock, Reading};
 use state::{
-    Backlog, BacklogLimits, Claim, DeliveryPage, DeliveryQuery, Horizon, Outbox, ReplayId, ReplayJob, ReplayState,
-    Replayed, Settled, Verdict,
+    Backlog, BacklogLimits, Claim, Deliveries, DeliveryPage, DeliveryQuery, Dispatch, Endpoints, Horizon, Notices,
+    ReplayId, ReplayJob, ReplayState, Replayed, Replays, Retention, Settled, Verdict,
 };
 
 /// How long a test waits for something that must happen.
@@ -254,7 +254,7 @@ impl FakeOutbox {
 }
 
 #[async_trait]
-impl Outbox for FakeOutbox {
+impl Endpoints for FakeOutbox {
     async fn open_for(&self, configured: Vec<StoredEndpoint>, _: Timestamp) -> state::Result<()> {
         let written =
             configured.into_iter().map(|endpoint| StoredEndpoint { version: endpoint.version + 1, ..endpoint });
@@ -316,7 +316,10 @@ impl Outbox for FakeOutbox {
     async fn advance_backlog(&self, _: u32, _: Timestamp) -> state::Result<bool> {
         Ok(false)
     }
+}
 
+#[async_trait]
+impl Dispatch for FakeOutbox {
     async fn claim_due(
         &self,
         slots: &[(EndpointId, u32)],
@@ -407,12 +410,6 @@ impl Outbox for FakeOutbox {
         Ok(rows.iter().filter(open).filter(|row| endpoints.contains(&row.claim.endpoint)).map(|row| row.due).min())
     }
 
-    async fn announce(&self, notice: Notice, _: Timestamp) -> state::Result<()> {
-        self.notices.lock().unwrap().push(notice);
-        self.changed();
-        Ok(())
-    }
-
     async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> state::Result<Option<Claim>> {
         let claim = Claim {
             endpoint: id.clone(),
@@ -429,6 +426,16 @@ impl Outbox for FakeOutbox {
         Ok(Some(claim))
     }
 
+    fn bell(&self) -> Arc<Notify> {
+        if self.is_never_quiet.load(Ordering::SeqCst) {
+            self.ring();
+        }
+        Arc::clone(&self.bell)
+    }
+}
+
+#[async_trait]
+impl Deliveries for FakeOutbox {
     async fn deliveries(&self, _scope: TenantScope, _: &DeliveryQuery) -> state::Result<DeliveryPage> {
         Ok(DeliveryPage { found: Vec::new(), next: None })
     }
@@ -437,10 +444,26 @@ impl Outbox for FakeOutbox {
         Ok(None)
     }
 
+    async fn backlog(&self, _: Option<&EndpointId>) -> state::Result<Backlog> {
+        Ok(Backlog::default())
+    }
+
     async fn replay(&self, _: DeliveryId, _: bool, _: Timestamp) -> state::Result<Replayed> {
         Ok(Replayed::NoDelivery)
     }
+}
 
+#[async_trait]
+impl Notices for FakeOutbox {
+    async fn announce(&self, notice: Notice, _: Timestamp) -> state::Result<()> {
+        self.notices.lock().unwrap().push(notice);
+        self.changed();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Replays for FakeOutbox {
     async fn begin_replay(&self, job: ReplayJob) -> state::Result<ReplayJob> {
         self.jobs.lock().unwrap().push(job.clone());
         Ok(job)
@@ -466,15 +489,10 @@ impl Outbox for FakeOutbox {
     async fn cancel_replay(&self, _: ReplayId, _: Timestamp) -> state::Result<bool> {
         Ok(false)
     }
+}
 
-    async fn backlog(&self, _: Option<&EndpointId>) -> state::Result<Backlog> {
-        Ok(Backlog::default())
-    }
-
-    async fn expunge(&self, _: UploadId) -> state::Result<u64> {
-        Ok(0)
-    }
-
+#[async_trait]
+impl Retention for FakeOutbox {
     async fn expire(&self, begun_before: Timestamp, limit: u32, _: Timestamp) -> state::Result<u64> {
         let mut rows = self.rows.lock().unwrap();
         let is_old = |row: &&mut Row| row.state == DeliveryState::Ready && row.claim.begun_at < begun_before;
@@ -500,14 +518,11 @@ impl Outbox for FakeOutbox {
         Ok(removed)
     }
 
-    fn superseded(&self) -> u64 {
-        self.superseded.load(Ordering::SeqCst)
+    async fn expunge(&self, _: UploadId) -> state::Result<u64> {
+        Ok(0)
     }
 
-    fn bell(&self) -> Arc<Notify> {
-        if self.is_never_quiet.load(Ordering::SeqCst) {
-            self.ring();
-        }
-        Arc::clone(&self.bell)
+    fn superseded(&self) -> u64 {
+        self.superseded.load(Ordering::SeqCst)
     }
 }

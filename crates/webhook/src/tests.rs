@@ -535,7 +535,7 @@ async fn a_lease_that_ran_out_is_claimed_again() {
     let outbox = Arc::new(FakeOutbox::default());
     let id = outbox.add_for("app");
     let (app, clock) = (EndpointId::new("app").unwrap(), TestClock::default());
-    let leased = state::Outbox::claim_due(&*outbox, &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
+    let leased = state::Dispatch::claim_due(&*outbox, &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
     assert_eq!(leased.unwrap().len(), 1);
     clock.put_forward(Duration::from_secs(61));
 

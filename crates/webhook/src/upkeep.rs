@@ -347,7 +347,7 @@ mod tests {
         };
         let jobs = [of("a", 2), of("b", 3), of("a", 1), of("c", 0), of("c", 4)];
         for job in &jobs {
-            state::Outbox::begin_replay(&*outbox, job.clone()).await.unwrap();
+            state::Replays::begin_replay(&*outbox, job.clone()).await.unwrap();
         }
         let stop = CancellationToken::new();
         let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));

@@ -21,8 +21,8 @@ use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{
-    Bounds, DeliveryQuery, Due, EventPosition, Outbox, ReplayId, ReplayJob, ReplayState, ReplayWhat, Settled,
-    UploadQuery, UploadStore, Verdict,
+    Bounds, Deliveries, DeliveryQuery, Dispatch, Due, Endpoints, EventPosition, Notices, ReplayId, ReplayJob,
+    ReplayState, ReplayWhat, Replays, Retention, Settled, UploadQuery, UploadStore, Verdict,
 };
 
 /// Tables of a few rows, whatever happens.

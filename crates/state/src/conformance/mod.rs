@@ -8,7 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Bodies, Change, Claim, DeliveryQuery, Horizon, Outbox, Settled, Settlement, UploadStore, Verdict};
+use crate::{
+    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Notices, Outbox, Replays,
+    Retention, Settled, Settlement, UploadStore, Verdict,
+};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};

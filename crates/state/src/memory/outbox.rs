@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::memory::MemoryState;
 use crate::{
-    Backlog, BacklogLimits, Claim, DeliveryPage, DeliveryQuery, Error, Horizon, Outbox, ReplayId, ReplayJob, Replayed,
-    Result, Settled,
+    Backlog, BacklogLimits, Claim, Deliveries, DeliveryPage, DeliveryQuery, Dispatch, Endpoints, Error, Horizon,
+    Notices, ReplayId, ReplayJob, Replayed, Replays, Result, Retention, Settled,
 };
 use domain::delivery::DeliveryRecord;
 use domain::endpoint::{Endpoint, EndpointId};
@@ -19,7 +19,7 @@ use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
 #[async_trait]
-impl Outbox for MemoryState {
+impl Endpoints for MemoryState {
     async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
         self.write("open the outbox", |tables| tables.open_for(configured, now))
     }
@@ -46,7 +46,10 @@ impl Outbox for MemoryState {
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
         self.write("carry on with a backlog", |tables| tables.advance_backlog(limit, now))
     }
+}
 
+#[async_trait]
+impl Dispatch for MemoryState {
     async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
         self.write("claim due deliveries", |tables| tables.claim_due(slots, now, lease))
     }
@@ -67,14 +70,17 @@ impl Outbox for MemoryState {
         Ok(self.read("find when a delivery is due")?.next_due(endpoints))
     }
 
-    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
-        self.write("record news of the sending", |tables| tables.announce(&notice, now))
-    }
-
     async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>> {
         self.write("record a test event", |tables| tables.test_endpoint(id, now, lease))
     }
 
+    fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+}
+
+#[async_trait]
+impl Deliveries for MemoryState {
     async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage> {
         Ok(self.read("list deliveries")?.list_deliveries(scope, query))
     }
@@ -83,10 +89,24 @@ impl Outbox for MemoryState {
         Ok(self.read("find a delivery")?.find_delivery(scope, id))
     }
 
+    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
+        Ok(self.read("count unfinished deliveries")?.backlog(endpoint))
+    }
+
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
         self.write("send a delivery again", |tables| tables.replay(id, force, now))
     }
+}
 
+#[async_trait]
+impl Notices for MemoryState {
+    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
+        self.write("record news of the sending", |tables| tables.announce(&notice, now))
+    }
+}
+
+#[async_trait]
+impl Replays for MemoryState {
     async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob> {
         self.write("record a replay", |tables| tables.begin_replay(job))
     }
@@ -102,15 +122,10 @@ impl Outbox for MemoryState {
     async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool> {
         self.write("stop a replay", |tables| tables.cancel_replay(id, now))
     }
+}
 
-    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
-        Ok(self.read("count unfinished deliveries")?.backlog(endpoint))
-    }
-
-    async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        self.write("take an upload's words out of its events", |tables| tables.expunge(upload))
-    }
-
+#[async_trait]
+impl Retention for MemoryState {
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
         self.write("give up what waited too long", |tables| tables.expire(begun_before, limit, now))
     }
@@ -124,11 +139,11 @@ impl Outbox for MemoryState {
         self.write("remove what is old", |tables| tables.prune(horizon, limit))
     }
 
-    fn superseded(&self) -> u64 {
-        self.memory.tables().superseded - self.superseded_before
+    async fn expunge(&self, upload: UploadId) -> Result<u64> {
+        self.write("take an upload's words out of its events", |tables| tables.expunge(upload))
     }
 
-    fn bell(&self) -> Arc<Notify> {
-        Arc::clone(&self.bell)
+    fn superseded(&self) -> u64 {
+        self.memory.tables().superseded - self.superseded_before
     }
 }

@@ -1,0 +1,41 @@
+//! Endpoints: who gets events, and what is decided about everything that waits for one.
+//!
+//! A decision about an endpoint holds from the commit that writes it, however many deliveries wait: claims consult it. The
+//! deliveries follow in pieces.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::Result;
+use domain::endpoint::{Endpoint, EndpointId};
+use domain::time::Timestamp;
+/// Endpoints, and decisions about their backlogs.
+#[async_trait]
+pub trait Endpoints: fmt::Debug + Send + Sync + 'static {
+    /// Called once at start, with the endpoints of the configuration. They take the place of those it had before; one
+    /// that the server had stopped gets another chance, one that an operator paused stays paused. What is not delivered
+    /// to an endpoint that is no longer named waits for it to come back. Takes back every lease: no other process can
+    /// hold one.
+    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()>;
+
+    /// All endpoints there are, by name.
+    async fn endpoints(&self) -> Result<Vec<Endpoint>>;
+
+    /// Writes an endpoint: a new one has version 0, any other the version it was read at. From then on its unfinished
+    /// deliveries go on or stop with its state; how many those are does not matter. Gives it back as written; on
+    /// [`Error::EndpointConflict`] nothing has changed.
+    async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint>;
+
+    /// Removes an endpoint and cancels its unfinished deliveries, also one that the configuration no longer names. Says
+    /// whether there was one.
+    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool>;
+
+    /// Cancels every delivery to an endpoint that is unfinished now: none of them is sent any more. Of a long backlog most
+    /// are marked later, by [`Self::advance_backlog`]; until then nothing is claimed for the endpoint.
+    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()>;
+
+    /// Brings up to `limit` deliveries in line with what was decided about their endpoint: that its backlog is cancelled,
+    /// that it was resumed, or that its order was relaxed. Says whether anything was left to do, also from before a crash.
+    async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool>;
+}

@@ -1,0 +1,81 @@
+//! Many deliveries sent again, by jobs that keep their place over a crash.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{EventPosition, Result};
+use domain::delivery::ReplayWhat;
+use domain::endpoint::EndpointId;
+use domain::id::ReplayId;
+use domain::time::Timestamp;
+/// Jobs that send many deliveries again.
+#[async_trait]
+pub trait Replays: fmt::Debug + Send + Sync + 'static {
+    /// Writes a job that sends many deliveries again, and gives it as it was written. It begins shortly before the first
+    /// event of its range. One of [`ReplayWhat::Pending`] is done with that: what waits is due by then, or as soon as
+    /// [`Endpoints::advance_backlog`](crate::Endpoints::advance_backlog) has come to it, in the order of its lane.
+    async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob>;
+
+    /// All jobs that are kept, newest first.
+    async fn replay_jobs(&self) -> Result<Vec<ReplayJob>>;
+
+    /// Does the next piece of a running job, in one transaction with its place: looks at a number of events and queues at
+    /// most `limit` deliveries, at least 1. Gives the job as it is then; `None` when there is no such job.
+    async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>>;
+
+    /// Stops a job where it is. Says whether it was running.
+    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool>;
+}
+
+/// Many deliveries sent again, oldest first, a piece at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayJob {
+    pub id: ReplayId,
+    pub endpoint: EndpointId,
+    pub what: ReplayWhat,
+    /// Only events from then on.
+    pub from: Timestamp,
+    /// Only events before then.
+    pub before: Timestamp,
+    pub state: ReplayState,
+    /// Events looked at so far end here.
+    pub cursor: EventPosition,
+    /// Deliveries made due so far.
+    pub queued: u64,
+    pub created_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+}
+
+impl ReplayJob {
+    /// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put
+    /// right: by an hour or two, or by a time zone.
+    pub const DISORDER: Duration = Duration::from_hours(25);
+
+    /// How many events a piece of a job looks at, whatever it queues of them.
+    pub const MOST_LOOKED_AT: u32 = 500;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayState {
+    Running,
+    Done,
+    Cancelled,
+}
+
+impl ReplayState {
+    pub const ALL: [Self; 3] = [Self::Running, Self::Done, Self::Cancelled];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
