@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Notices, Outbox, Replays,
+    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Notices, Outbox, Replayed, Replays,
     Retention, Settled, Settlement, UploadStore, Verdict,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
@@ -32,6 +32,7 @@ pub mod events;
 pub mod expiry;
 pub mod hook_calls;
 pub mod lists;
+pub mod lives;
 pub mod managing;
 pub mod order;
 pub mod rebuild;
@@ -92,6 +93,7 @@ macro_rules! conformance_suite {
             expiry::a_lane_goes_on_behind_what_was_given_up
             expiry::old_progress_is_dropped_without_a_word
             expiry::what_is_kept_does_not_age
+            lives::what_becomes_of_deliveries_goes_by_the_rules
             order::first_attempts_go_out_in_order
             order::a_delivery_that_backs_off_holds_nobody_back
             order::an_aborted_attempt_does_not_count
