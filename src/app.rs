@@ -8,6 +8,7 @@ mod keys;
 mod listeners;
 mod memory;
 mod metrics;
+mod node;
 mod permissions;
 mod process;
 mod stores;
@@ -42,12 +43,13 @@ use crate::edge::shares::Share;
 use crate::front;
 use domain::endpoint::EndpointTerms;
 use domain::host::Host;
+use domain::id::InstanceId;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
 use engine::Engine;
 use keyring::{EventCursors, ReadTokens, ServerKeys, StageTokens};
 use state::clock::Clock;
-use state::{Outbox, UploadStore};
+use state::{Company, Leases, Outbox, UploadStore};
 use state_sqlite::SqliteStore;
 
 pub use permissions::restrict_new_files;
@@ -61,6 +63,7 @@ pub struct Running {
     endpoints: Vec<String>,
     listeners: Listeners,
     engine: Engine,
+    node: InstanceId,
     state: Arc<SqliteStore>,
     sending: tokio::task::JoinHandle<()>,
     stop_sending: CancellationToken,
@@ -102,6 +105,10 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock = Clock::system();
+    let node = node::begin(&config.server, clock.now());
+    tracing::info!(node = %node.name, instance = %node.instance, "this is a new node");
+    // The folder belongs to this process, and with it the database.
+    state.join(&node, Company::Alone, None).await.context("could not record that this node is at work")?;
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
@@ -122,7 +129,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let engine = {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
-        Engine::new(settings, clock, uploads, outbox, blobs)
+        let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
+        Engine::new(settings, clock, node.instance, engine::Ports { uploads, nodes, outbox, blobs })
     };
 
     let application = hooks::application(&config.hooks, &rules)?;
@@ -159,6 +167,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         endpoints: sender.endpoint_names(),
         listeners,
         engine,
+        node: node.instance,
         state,
         sending: tokio::spawn(sender.run(stop_sending.clone())),
         stop_sending,
@@ -496,7 +505,13 @@ impl Running {
         if answered.is_err() {
             self.listeners.stop(false).await;
         }
-        let closed = tokio::time::timeout_at(deadline, self.state.close()).await;
+        let leaving = async {
+            if let Err(error) = self.state.leave(self.node).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not record that this node has ended");
+            }
+            self.state.close().await;
+        };
+        let closed = tokio::time::timeout_at(deadline, leaving).await;
         if tasks_ended && answered.is_ok() && closed.is_ok() { Stopped::Clean } else { Stopped::TimedOut }
     }
 }

@@ -11,12 +11,15 @@ use crate::config::units::hours;
 use crate::config::webhooks::networks;
 use domain::host::Host;
 use domain::network::Network;
+use domain::node::NodeName;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Port 0 asks for a free one.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
+    /// `None`: the name of the host.
+    pub node_name: Option<NodeName>,
     /// What links begin with, without a slash at the end. `None`: each request's own host.
     pub public_url: Option<String>,
     /// Whose word about their clients counts.
@@ -44,6 +47,7 @@ impl Server {
         Self {
             listen: read_listen(from),
             data_dir: from.text("data_dir", data_dir),
+            node_name: from.text("node_name", node_name),
             public_url: from.text("public_url", public_url),
             trusted_proxies: from.list("trusted_proxies", networks),
             trusted_proxy_header: from.text("trusted_proxy_header", proxy_header),
@@ -95,6 +99,11 @@ fn address(text: &str) -> Judged<SocketAddr> {
 
 fn data_dir(text: &str) -> Judged<PathBuf> {
     if text.is_empty() { Err("empty; write the path of a folder".to_owned()) } else { Ok(text.into()) }
+}
+
+fn node_name(text: &str) -> Judged<Option<NodeName>> {
+    let hint = "not a name; write 1 to 255 visible ASCII characters without spaces, such as upload-1";
+    if text.is_empty() { Ok(None) } else { NodeName::new(text).map(Some).ok_or_else(|| hint.to_owned()) }
 }
 
 fn public_url(text: &str) -> Judged<Option<String>> {

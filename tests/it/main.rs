@@ -32,6 +32,7 @@ mod listeners;
 mod memory;
 mod metrics;
 mod missing;
+mod nodes;
 mod operations;
 mod power;
 mod privacy;

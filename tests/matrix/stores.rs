@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::hook::HookCall;
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
@@ -99,8 +99,8 @@ impl UploadStore for Records {
         self.inner.list(scope, query).await
     }
 
-    async fn due(&self, question: Due, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
-        self.faults.around(Call::Due, state_error, self.inner.due(question, skip, limit)).await
+    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
+        self.faults.around(Call::Due, state_error, self.inner.due(question, node, skip, limit)).await
     }
 
     async fn events_of(

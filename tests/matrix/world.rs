@@ -9,13 +9,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use domain::id::InstanceId;
+use domain::node::{Node, NodeName};
 use domain::policy::Policy;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
-use engine::{Engine, MediaSettings, Progress, RangeSettings, Settings};
-use state::Outbox;
+use engine::{Engine, MediaSettings, Ports, Progress, RangeSettings, Settings};
 use state::clock::{Clock, Reading};
 use state::memory::Memory;
+use state::{Company, Leases, Outbox};
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -143,7 +145,7 @@ impl World<'_> {
     }
 
     async fn play(&mut self, began: Instant) -> Ending {
-        let engine = self.start(began);
+        let engine = self.start(began).await;
         let clients = Clients { engine: engine.clone(), court: self.court.clone(), seed: self.script.seed };
         let free_buffer_bytes = engine.load().free_buffer_bytes;
         engine.recover().await;
@@ -183,7 +185,7 @@ impl World<'_> {
         if self.court.bench().model.broken.is_empty() { Ending::Again } else { Ending::Broken }
     }
 
-    fn start(&self, began: Instant) -> Engine {
+    async fn start(&self, began: Instant) -> Engine {
         let (woke, dice) = (self.now, Arc::clone(&self.dice));
         let clock = Clock::new(move || {
             let running = began.elapsed();
@@ -195,11 +197,16 @@ impl World<'_> {
             bytes[..8].copy_from_slice(&dice.next().to_le_bytes());
             bytes
         });
+        let instance = InstanceId::new(self.now, randomness());
+        let node = Node { instance, name: NodeName::new("matrix").expect("it is a name") };
         let state = self.memory.open();
+        state.join(&node, Company::Alone, None).await.expect("memory has no faults of its own");
+        let nodes: Arc<dyn Leases> = Arc::clone(&state) as _;
         let outbox: Arc<dyn Outbox> = Arc::clone(&state) as _;
-        let records = Arc::new(Records { inner: state, faults: self.faults.clone() });
+        let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
-        Engine::new(settings(&self.script.tuning), clock, records, outbox, blobs).drawing(randomness)
+        let ports = Ports { uploads, nodes, outbox, blobs };
+        Engine::new(settings(&self.script.tuning), clock, instance, ports).drawing(randomness)
     }
 
     /// Waits until nothing is under way, and nothing is held.

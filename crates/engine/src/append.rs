@@ -57,6 +57,7 @@ impl Engine {
             drop(held);
             return self.begin_comparing(&command).await;
         }
+        let found = inner.own(found).await?;
         let admitted = inner.admit(found.clone(), &command, &found.record().received, found.reach())?;
         let mut writer = Writer::open(inner, held, found).await?;
         let feed = writer.add(&command, admitted).await?;

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use storage::{BlobWriter, Epoch, Resume};
+use storage::{BlobWriter, Resume};
 use tokio::sync::oneshot;
 
-use crate::command::EngineError;
+use crate::command::{EngineError, Unavailable};
 use crate::lease::Held;
 use crate::orders::Order;
 use crate::progress::{LiveProgress, RateMeter};
@@ -326,15 +326,23 @@ impl Committer {
     /// What this writer knows may be behind: a commit may have been done although its answer was lost.
     async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
         let upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
-        if upload.stage().takes_bytes() {
+        if upload.stage().takes_bytes() && self.still_holds(&upload) {
             open_blob(&self.inner, &upload, upload.length()).await?.close().await;
         }
         Ok(())
     }
 
+    /// Whether no other node has taken the upload over.
+    fn still_holds(&self, found: &Upload) -> bool {
+        found.record().lease == self.upload.record().lease
+    }
+
     /// Ends the upload of a client that has sent more than the upload can have.
     pub(super) async fn fail_for_overflow(&mut self) -> Result<(), EngineError> {
         let mut upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
+        if !self.still_holds(&upload) {
+            return Err(EngineError::Unavailable(Unavailable::Superseded));
+        }
         let message = "more data arrived than the upload can have".to_owned();
         upload.fail(Failure { code: "too-long".to_owned(), message, status: None }, self.inner.now());
         let failed = self.inner.commit(upload).await?;
@@ -351,7 +359,7 @@ impl Committer {
 async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Result<Box<dyn BlobWriter>, EngineError> {
     let resume = upload.record().resume.clone().map(Resume::from_bytes);
     let size_bytes = length.map(Length::get);
-    match inner.blobs.open(&blob_key(upload.id()), Epoch::FIRST, resume.as_ref(), size_bytes).await {
+    match inner.blobs.open(&blob_key(upload.id()), inner.epoch_of(upload), resume.as_ref(), size_bytes).await {
         Ok(blob) => Ok(blob),
         Err(error) => Err(inner.explain(upload.id(), error).await),
     }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use storage::{Epoch, Part, Resume};
+use storage::{Part, Resume};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Create, EngineError, Unavailable};
@@ -162,7 +162,7 @@ impl Inner {
         let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
         let segments: Vec<Part> =
             segments.map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
-        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id()), Epoch::FIRST).await {
+        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id()), self.epoch_of(upload)).await {
             Ok(resume) => resume,
             Err(error) => return Err(self.explain_parts(parts, error).await),
         };

@@ -18,7 +18,7 @@ use crate::orders::Order;
 use crate::settings::Settings;
 use crate::watch::Watch;
 use domain::event::{Event, EventKind};
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::time::Timestamp;
@@ -30,7 +30,11 @@ pub(super) struct Inner {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) randomness: Randomness,
+    /// Which run of the program this is.
+    pub(super) node: InstanceId,
     pub(super) uploads: Arc<dyn UploadStore>,
+    /// The nodes at work, and the uploads they hold.
+    pub(super) nodes: Arc<dyn state::Leases>,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) blobs: Arc<dyn storage::BlobStore>,
     pub(super) abilities: storage::Abilities,
@@ -69,7 +73,39 @@ impl Inner {
         Ok(self.extended(found))
     }
 
-    pub(super) async fn insert(&self, upload: Upload) -> Result<Upload, EngineError> {
+    /// The upload, once this node may write it. The caller holds its lease within this process. What this node holds
+    /// already costs nothing; anything else is taken over, unless another node that lives holds it.
+    pub(super) async fn own(&self, upload: Upload) -> Result<Upload, EngineError> {
+        if upload.record().lease.is_of(self.node) {
+            return Ok(upload);
+        }
+        // Boxed: it is seldom needed.
+        Box::pin(self.take_over(upload)).await
+    }
+
+    async fn take_over(&self, found: Upload) -> Result<Upload, EngineError> {
+        let lease = self.nodes.acquire(found.id(), self.node).await?.ok_or(Rejection::NotFound)?;
+        if !lease.is_of(self.node) {
+            return Err(EngineError::Unavailable(Unavailable::Held));
+        }
+        // The node before may have committed until its lease was gone, and nothing it has promised may be overwritten.
+        let upload = self.find(TenantScope::All, found.id()).await?;
+        let was_changed = upload.record().version != found.record().version;
+        if was_changed { Err(EngineError::Unavailable(Unavailable::Superseded)) } else { Ok(upload) }
+    }
+
+    /// The epoch that calls of the storage are made in. A store that does not take blobs over is always named the same: of
+    /// each upload there is one blob, which stays what it is.
+    pub(super) fn epoch_of(&self, upload: &Upload) -> storage::Epoch {
+        if self.abilities.takes_over {
+            storage::Epoch::new(upload.record().lease.epoch.get())
+        } else {
+            storage::Epoch::FIRST
+        }
+    }
+
+    pub(super) async fn insert(&self, mut upload: Upload) -> Result<Upload, EngineError> {
+        upload.belong_to(self.node);
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let takes_room = !(upload.is_final() && self.abilities.joins_without_copying);
         let booking = match self.space(None).await? {

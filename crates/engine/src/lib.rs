@@ -20,6 +20,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use domain::id::InstanceId;
 use domain::time::Timestamp;
 pub use state::clock::Clock;
 use state::{Outbox, UploadStore};
@@ -71,6 +72,15 @@ pub use settings::{MediaSettings, Progress, RangeSettings, Settings};
 /// Draws the random part of an identifier.
 pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
 
+/// What the engine stands on.
+#[derive(Debug, Clone)]
+pub struct Ports {
+    pub uploads: Arc<dyn UploadStore>,
+    pub nodes: Arc<dyn state::Leases>,
+    pub outbox: Arc<dyn Outbox>,
+    pub blobs: Arc<dyn storage::BlobStore>,
+}
+
 /// The engine. Cloning it is cheap and gives the same one.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -82,14 +92,9 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Builds the engine. Its tasks run on the runtime this is called in.
-    pub fn new(
-        mut settings: Settings,
-        clock: Clock,
-        uploads: Arc<dyn UploadStore>,
-        outbox: Arc<dyn Outbox>,
-        blobs: Arc<dyn storage::BlobStore>,
-    ) -> Self {
+    /// Builds the engine of a node that has joined the others. Its tasks run on the runtime this is called in.
+    pub fn new(mut settings: Settings, clock: Clock, node: InstanceId, ports: Ports) -> Self {
+        let Ports { uploads, nodes, outbox, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
         let alignment = &mut settings.ranges.alignment_bytes;
@@ -98,7 +103,9 @@ impl Engine {
             pool: storage::pool::Pool::new(settings.buffer_bytes),
             clock,
             randomness: Arc::new(rand::random),
+            node,
             uploads,
+            nodes,
             outbox,
             abilities,
             blobs,

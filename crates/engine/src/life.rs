@@ -86,7 +86,7 @@ impl Inner {
 
     async fn end(&self, scope: TenantScope, id: UploadId) -> Result<(), EngineError> {
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
-        let mut upload = self.find(scope, id).await?;
+        let mut upload = self.own(self.find(scope, id).await?).await?;
         upload.terminate(DeletedBy::Client, self.now())?;
         let upload = self.commit(upload).await?;
         ended.send_replace(Some(Ended::Terminated));

@@ -120,7 +120,7 @@ impl Inner {
     pub(super) async fn count_missing(&self) -> Result<(), EngineError> {
         let mut counted = 0;
         loop {
-            let found = self.uploads.due(Due::Missing, counted, PAGE).await?;
+            let found = self.uploads.due(Due::Missing, self.node, counted, PAGE).await?;
             let count = u32::try_from(found.len()).unwrap_or(PAGE);
             self.metrics.missing(i64::from(count));
             counted += count;

@@ -27,7 +27,7 @@ impl Inner {
             return Ok(());
         }
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
-        let mut upload = self.find(scope, id).await?;
+        let mut upload = self.own(self.find(scope, id).await?).await?;
         if upload.owns_bytes() {
             upload.delete_for_operator(self.now())?;
             let upload = self.commit(upload).await?;

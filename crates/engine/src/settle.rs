@@ -2,7 +2,7 @@
 //! sweeper at the next start.
 
 use futures::StreamExt;
-use storage::{Epoch, Resume};
+use storage::Resume;
 
 use crate::command::EngineError;
 use crate::digest::{Running, UnreadableState};
@@ -120,7 +120,7 @@ impl Inner {
     /// Makes the storage end the writing of a blob, which can be read from then on.
     async fn seal_blob(&self, upload: &Upload) -> storage::Result<()> {
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        self.blobs.seal(&blob_key(upload.id()), Epoch::FIRST, resume.as_ref(), upload.offset().get()).await
+        self.blobs.seal(&blob_key(upload.id()), self.epoch_of(&upload), resume.as_ref(), upload.offset().get()).await
     }
 
     /// Computes the digests of an upload that are not known yet from its stored bytes. Says whether there were any.
@@ -137,7 +137,11 @@ impl Inner {
     /// Moves the bytes of a verified upload to their final place.
     async fn finish(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        match self.blobs.finish(&blob_key(upload.id()), Epoch::FIRST, resume.as_ref(), upload.offset().get()).await {
+        match self
+            .blobs
+            .finish(&blob_key(upload.id()), self.epoch_of(&upload), resume.as_ref(), upload.offset().get())
+            .await
+        {
             Ok(()) => {
                 let now = self.now();
                 upload.store(now);
@@ -168,8 +172,11 @@ impl Inner {
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        let removed =
-            self.blobs.discard(&blob_key(id), Epoch::FIRST, resume.as_ref()).await.map_err(EngineError::storage);
+        let removed = self
+            .blobs
+            .discard(&blob_key(id), self.epoch_of(&upload), resume.as_ref())
+            .await
+            .map_err(EngineError::storage);
         let noted = match removed {
             Ok(()) => {
                 upload.bytes_removed(self.now());

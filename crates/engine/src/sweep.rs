@@ -1,7 +1,8 @@
 //! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence, remove bytes
 //! and files that were kept long enough.
 //!
-//! Every duty works on uploads whose lease is free; what is live looks after itself.
+//! Every duty works on uploads whose lease is free; what is live looks after itself. What another node holds that lives is
+//! left to that one, at the start of this one as well.
 
 use std::error::Error;
 use std::time::Duration;
@@ -137,7 +138,7 @@ impl Inner {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
             // What would not move is passed over, so that it neither comes back at once nor hides what is behind it.
-            let due = match self.uploads.due(question, unmoved, BATCH).await {
+            let due = match self.uploads.due(question, self.node, unmoved, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::warn!(
@@ -180,10 +181,11 @@ impl Inner {
     async fn deal_with(&self, question: Due, found: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
         // What was found may have changed before the lease was taken.
-        let mut upload = self.find(TenantScope::All, found.id()).await?;
+        let upload = self.find(TenantScope::All, found.id()).await?;
         if upload.record().version != found.record().version {
             return Ok(false);
         }
+        let mut upload = self.own(upload).await?;
         let now = self.now();
         match question {
             Due::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),

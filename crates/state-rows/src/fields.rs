@@ -14,7 +14,7 @@ use domain::endpoint::{DisabledBecause, EndpointId, EndpointTerms, Origin};
 use domain::event::EventKind;
 use domain::facts::Facts;
 use domain::hook::{CallOutcome, Hook};
-use domain::id::{DeliveryId, EventId, HookCallId, ReplayId, UploadId};
+use domain::id::{DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::ranges::ReceivedRanges;
@@ -46,7 +46,7 @@ macro_rules! ids {
         })*
     };
 }
-ids!(UploadId EventId DeliveryId ReplayId HookCallId);
+ids!(UploadId EventId DeliveryId ReplayId HookCallId InstanceId);
 
 macro_rules! names {
     ($($type:ty)*) => {

@@ -4,8 +4,9 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::facts::Facts;
 use domain::failure::Failure;
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
+use domain::node::{Epoch, Lease};
 use domain::principal::TenantId;
 use domain::ranges::ReceivedRanges;
 use domain::removal::{DeletedBy, Removal};
@@ -51,6 +52,9 @@ table! {
         removed_at_ms: Option<Timestamp> = record.removed.map(|removed| removed.at);
         removed_by: Option<DeletedBy> = record.removed.map(|removed| removed.by);
         missing_since_ms: Option<Timestamp> = record.missing_since;
+        /// The node that writes it. As read: only taking the lease changes it.
+        holder: Option<InstanceId> = record.lease.holder;
+        epoch: u64 = record.lease.epoch.get();
     }
 }
 
@@ -116,6 +120,8 @@ impl UploadRow {
             removed_at_ms,
             removed_by,
             missing_since_ms,
+            holder,
+            epoch,
         } = self;
         let OriginRow { id: _, dialect, parts, parts_as_sent, metadata, metadata_as_sent, max_bytes, expires_by_ms } =
             origin;
@@ -135,6 +141,7 @@ impl UploadRow {
             id,
             tenant,
             version,
+            lease: Lease { holder, epoch: Epoch::new(epoch) },
             dialect,
             role,
             stage,

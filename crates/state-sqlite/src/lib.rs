@@ -27,6 +27,7 @@ mod expunge;
 mod gate;
 mod hook_calls;
 mod lanes;
+mod leases;
 mod listing;
 mod log_bound;
 mod migrate;

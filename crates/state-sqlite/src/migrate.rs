@@ -11,7 +11,7 @@ use crate::{connection, failed};
 use state::{Error, Result};
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 13] = [
+const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/0002_facts_terms_reports.sql"),
     include_str!("../migrations/0003_endpoints_and_replay.sql"),
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 13] = [
     include_str!("../migrations/0011_removed_files.sql"),
     include_str!("../migrations/0012_uploads_by_type.sql"),
     include_str!("../migrations/0013_tenants.sql"),
+    include_str!("../migrations/0014_nodes.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";

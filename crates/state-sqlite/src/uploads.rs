@@ -8,12 +8,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 use state_rows::{Cell, OriginRow, UploadRow, sql};
 
 use crate::events::News;
+use crate::leases::NOT_ELSEWHERE;
 use crate::query::{Query, tenants};
 use crate::rows::{PLACES, UPLOAD_COLUMNS, bound};
 use crate::writer::{Desk, Work};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 use state::{
@@ -55,8 +56,8 @@ impl UploadStore for SqliteStore {
         self.read_list(scope, query).await
     }
 
-    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
-        let query = due_query(question, skip, limit);
+    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+        let query = due_query(question, node, skip, limit);
         self.readers.read("find uploads that are due", move |connection| query.fetch(connection, rows::upload)).await
     }
 
@@ -107,78 +108,78 @@ pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
-fn due_query(question: Due, skip: u32, limit: u32) -> Query {
+fn due_query(question: Due, node: InstanceId, skip: u32, limit: u32) -> Query {
     let mut sql = Query::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");
     let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
-    match question {
-        Due::Unsettled => sql.push("uploads_unsettled").push(joined).push(
-            "(stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
-                 OR (stage = 'created' AND role = 'final'))
-             ORDER BY id",
-        ),
-        Due::Unsealed => sql.push("uploads_unsealed").push(joined).push(
-            "stage IN ('created', 'receiving', 'stalled') AND role <> 'final'
-                 AND (received = '[[0,' || length || ']]' OR (length = 0 AND received = '[]'))
-                 AND dialect IN ('tus', 'ranged')
-             ORDER BY id",
-        ),
-        Due::Expired { now } => sql
-            .push("uploads_expiring")
-            .push(joined)
-            .push(
-                "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
-                     AND expires_at_ms <= ",
-            )
-            .bind(now.unix_ms())
-            .push(" ORDER BY expires_at_ms"),
-        Due::Silent { since } => sql
-            .push("uploads_receiving")
-            .push(joined)
-            .push("stage = 'receiving' AND updated_at_ms < ")
-            .bind(since.unix_ms())
-            .push(" ORDER BY updated_at_ms"),
-        Due::Overlong { now, latest } => sql
-            .push("uploads_expiring")
-            .push(joined)
-            .push(
-                "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))
-                     AND expires_at_ms > ",
-            )
-            .bind(latest.unix_ms())
-            .push(" AND updated_at_ms > ")
-            .bind(now.unix_ms())
-            .push(" ORDER BY expires_at_ms"),
-        Due::ChangedAfter { now } => sql
-            .push("uploads_receiving")
-            .push(joined)
-            .push("stage = 'receiving' AND updated_at_ms > ")
-            .bind(now.unix_ms())
-            .push(" ORDER BY updated_at_ms"),
-        Due::Removable => sql.push("uploads_removable").push(joined).push(
-            "bytes_kept = 1 AND (stage IN ('failed', 'expired', 'terminated') OR removed_at_ms IS NOT NULL)
-             ORDER BY id",
-        ),
-        Due::Outdated { completed_before } => sql
-            .push("uploads_completed")
-            .push(joined)
-            .push("stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') < ")
-            .bind(completed_before.unix_ms())
-            .push(" ORDER BY json_extract(timeline, '$[#-1][1]')"),
-        Due::Missing => sql.push("uploads_missing").push(joined).push("missing_since_ms IS NOT NULL ORDER BY id"),
+    let oldest_first = match question {
+        Due::Unsettled => {
+            sql.push("uploads_unsettled").push(joined).push(
+                "(stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
+                     OR (stage = 'created' AND role = 'final'))",
+            );
+            "id"
+        }
+        Due::Unsealed => {
+            sql.push("uploads_unsealed").push(joined).push(
+                "stage IN ('created', 'receiving', 'stalled') AND role <> 'final'
+                     AND (received = '[[0,' || length || ']]' OR (length = 0 AND received = '[]'))
+                     AND dialect IN ('tus', 'ranged')",
+            );
+            "id"
+        }
+        Due::Expired { now } => {
+            sql.push("uploads_expiring").push(joined).push(EXPIRES).push(" AND expires_at_ms <= ").bind(now.unix_ms());
+            "expires_at_ms"
+        }
+        Due::Silent { since } => {
+            sql.push("uploads_receiving").push(joined).push("stage = 'receiving' AND updated_at_ms < ");
+            sql.bind(since.unix_ms());
+            "updated_at_ms"
+        }
+        Due::Overlong { now, latest } => {
+            sql.push("uploads_expiring").push(joined).push(EXPIRES).push(" AND expires_at_ms > ");
+            sql.bind(latest.unix_ms()).push(" AND updated_at_ms > ").bind(now.unix_ms());
+            "expires_at_ms"
+        }
+        Due::ChangedAfter { now } => {
+            sql.push("uploads_receiving").push(joined).push("stage = 'receiving' AND updated_at_ms > ");
+            sql.bind(now.unix_ms());
+            "updated_at_ms"
+        }
+        Due::Removable => {
+            sql.push("uploads_removable")
+                .push(joined)
+                .push("bytes_kept = 1 AND (stage IN ('failed', 'expired', 'terminated') OR removed_at_ms IS NOT NULL)");
+            "id"
+        }
+        Due::Outdated { completed_before } => {
+            sql.push("uploads_completed").push(joined);
+            sql.push("stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') < ");
+            sql.bind(completed_before.unix_ms());
+            "json_extract(timeline, '$[#-1][1]')"
+        }
+        Due::Missing => {
+            sql.push("uploads_missing").push(joined).push("missing_since_ms IS NOT NULL");
+            "id"
+        }
     };
+    sql.push(NOT_ELSEWHERE).bind(node.as_bytes().to_vec()).push(") ORDER BY ").push(oldest_first);
     sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
     sql
 }
+
+/// What has a time to end.
+const EXPIRES: &str = "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))";
 
 static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<UploadRow>(PLACES));
 
 static INSERT_ORIGIN: LazyLock<String> = LazyLock::new(|| sql::insert::<OriginRow>(PLACES));
 
 static UPDATE: LazyLock<String> = LazyLock::new(|| {
-    // The cells have the version that the commit makes.
-    let is_unchanged = format!("version = {} - 1", PLACES.of::<UploadRow>("version"));
-    sql::update::<UploadRow>(PLACES, &is_unchanged)
+    // The cells have the version that the commit makes, and the epoch that was read.
+    let [version, epoch] = ["version", "epoch"].map(|column| PLACES.of::<UploadRow>(column));
+    sql::update::<UploadRow>(PLACES, &format!("version = {version} - 1 AND epoch = {epoch}"))
 });
 
 /// Says whether there was no such upload yet. If there was, it is left as it is.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::hook::HookCall;
-use domain::id::{EventId, HookCallId, UploadId};
+use domain::id::{EventId, HookCallId, InstanceId, UploadId};
 use domain::policy::TypePattern;
 use domain::principal::{TenantId, TenantScope};
 use domain::stage::Stage;
@@ -27,6 +27,7 @@ pub mod conformance;
 mod deliveries;
 mod dispatch;
 mod endpoints;
+mod leases;
 pub mod memory;
 mod notices;
 mod replays;
@@ -38,6 +39,7 @@ pub use dispatch::{Claim, Dispatch, Settled, Settlement};
 pub use domain::delivery::{ReplayWhat, Replayed, Verdict};
 pub use domain::id::ReplayId;
 pub use endpoints::Endpoints;
+pub use leases::{Company, Leases};
 pub use notices::Notices;
 pub use replays::{ReplayJob, ReplayState, Replays};
 pub use retention::{BacklogLimits, Horizon, Retention};
@@ -46,7 +48,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The upload was changed by someone else since it was read. Nothing was written.
+    /// The upload was changed by someone else since it was read, or another node has taken it over. Nothing was written.
     #[error("upload {0} was changed in the meantime")]
     Conflict(UploadId),
     /// The database is of another, newer version of this program.
@@ -86,7 +88,8 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     async fn insert(&self, new: Change) -> Result<Upload>;
 
     /// Writes the upload as it is now, its new events and their deliveries, if nobody has committed since it was
-    /// read. Gives it back as committed; on [`Error::Conflict`] nothing has changed.
+    /// read and it is still in the epoch it was read in. Gives it back as committed; on [`Error::Conflict`] nothing has
+    /// changed.
     async fn commit(&self, change: Change) -> Result<Upload>;
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>>;
@@ -94,8 +97,9 @@ pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
     /// Uploads that match, newest first, a page at a time.
     async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage>;
 
-    /// Uploads that want something done by the sweeper, oldest first, after passing over the first `skip` of them.
-    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>>;
+    /// Uploads that want something done by the sweeper of a node, oldest first, after passing over the first `skip` of
+    /// them. What another node holds that counts as alive is left to that one.
+    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>>;
 
     /// Events of one upload with a sequence above `after`, in sequence.
     async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>>;

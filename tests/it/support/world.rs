@@ -11,8 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use domain::dialect::Dialect;
 use domain::hook::HookCall;
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
+use domain::node::{Node, NodeName};
 use domain::principal::Principal;
 use domain::principal::TenantScope;
 use domain::size::{Length, Offset};
@@ -21,12 +22,13 @@ use domain::upload::{Role, Upload};
 use engine::command::{Append, BodyEnd, Cancel, Create, EngineError};
 use engine::feed::Feed;
 use engine::hooks::Hooks;
-use engine::{Engine, RangeSettings, Settings};
+use engine::{Engine, Ports, RangeSettings, Settings};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use state::clock::{Clock, Reading};
 use state::{
-    Change, Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, Outbox, UploadPage, UploadQuery, UploadStore,
+    Change, Company, Due, EventPage, EventPosition, HookCallQuery, Leases, LoggedEvent, Outbox, UploadPage,
+    UploadQuery, UploadStore,
 };
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
@@ -84,6 +86,7 @@ pub struct Life {
     pub engine: Engine,
     pub faults: Faults,
     pub records: Arc<FaultyRecords>,
+    node: InstanceId,
     runtime: Option<Runtime>,
     medium: Medium,
 }
@@ -103,15 +106,20 @@ impl World {
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
     pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
-        self.start(change, None).await
+        self.start(change, None, Company::Alone).await
+    }
+
+    /// Starts a node beside those that live already.
+    pub async fn live_beside(&self) -> Life {
+        self.start(|_| {}, None, Company::Others).await
     }
 
     /// The same, and an application is asked.
     pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
-        self.start(|_| {}, Some(hooks)).await
+        self.start(|_| {}, Some(hooks), Company::Alone).await
     }
 
-    async fn start(&self, change: impl FnOnce(&mut Settings), hooks: Option<Arc<dyn Hooks>>) -> Life {
+    async fn start(&self, change: impl FnOnce(&mut Settings), hooks: Option<Arc<dyn Hooks>>, company: Company) -> Life {
         let mut settings = Settings {
             max_upload_bytes: 1 << 30,
             max_active_uploads: 100,
@@ -154,16 +162,20 @@ impl World {
             let time_of_day = system_time().plus(passed).unix_ms() + set_by_ms.load(Ordering::Relaxed);
             Reading { time_of_day: Timestamp::from_unix_ms(time_of_day), running: begun.elapsed() + passed }
         });
+        let instance = InstanceId::new(system_time(), rand::random());
+        let node = Node { instance, name: NodeName::new("world").unwrap() };
         let starting = runtime.spawn(async move {
             let state = SqliteStore::open(&database, SqliteSettings::default(), webhook::bodies()).await.unwrap();
             let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
+            state.join(&node, company, None).await.unwrap();
+            let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
-            let engine = Engine::new(settings, clock, uploads, outbox, blobs);
+            let engine = Engine::new(settings, clock, node.instance, Ports { uploads, nodes, outbox, blobs });
             (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();
-        Life { engine, faults, records, runtime: Some(runtime), medium: self.medium.clone() }
+        Life { engine, faults, records, node: instance, runtime: Some(runtime), medium: self.medium.clone() }
     }
 
     /// Lets time pass, for the clock of the engine.
@@ -215,6 +227,11 @@ impl Life {
             Medium::Memory(store) => store.keys(),
             Medium::Disk => panic!("there are files"),
         }
+    }
+
+    /// Has others take this node for dead, as one that is frozen; it goes on and knows nothing of that.
+    pub async fn counts_as_dead(&self) {
+        self.records.inner.leave(self.node).await.unwrap();
     }
 
     pub async fn create(&self, length: usize) -> UploadId {
@@ -458,8 +475,8 @@ impl UploadStore for FaultyRecords {
         self.inner.list(scope, query).await
     }
 
-    async fn due(&self, question: Due, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
-        self.inner.due(question, skip, limit).await
+    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
+        self.inner.due(question, node, skip, limit).await
     }
 
     async fn events_of(

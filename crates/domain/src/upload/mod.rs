@@ -31,8 +31,9 @@ use crate::event::{Details, Event, EventKind};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::filling::{Completion, WriteOrder};
-use crate::id::UploadId;
+use crate::id::{InstanceId, UploadId};
 use crate::metadata::Metadata;
+use crate::node::Lease;
 use crate::principal::TenantId;
 use crate::ranges::ReceivedRanges;
 use crate::rejection::Rejection;
@@ -61,6 +62,7 @@ impl Upload {
             id: new.id,
             version: 0,
             tenant: new.tenant,
+            lease: Lease::NONE,
             dialect: new.dialect,
             role: new.role,
             stage: Stage::Created,
@@ -136,6 +138,11 @@ impl Upload {
 
     pub fn length(&self) -> Option<Length> {
         self.record.length
+    }
+
+    /// Has a node write it from its first commit on.
+    pub fn belong_to(&mut self, node: InstanceId) {
+        self.record.lease = self.record.lease.taken_by(node);
     }
 
     /// How many bytes from the first on are durable without a gap.

@@ -8,6 +8,7 @@ use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::id::UploadId;
 use crate::metadata::Metadata;
+use crate::node::Lease;
 use crate::principal::TenantId;
 use crate::ranges::ReceivedRanges;
 use crate::removal::Removal;
@@ -64,6 +65,8 @@ pub struct Record {
     pub tenant: TenantId,
     /// Counts commits; a commit names the version it read and loses if that has moved.
     pub version: u64,
+    /// Which node writes it, and in which epoch. A commit in an earlier epoch loses, whatever the version.
+    pub lease: Lease,
     pub dialect: Dialect,
     pub role: Role,
     pub stage: Stage,

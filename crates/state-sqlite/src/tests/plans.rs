@@ -21,12 +21,12 @@ use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{
-    Bounds, Deliveries, DeliveryQuery, Dispatch, Due, Endpoints, EventPosition, Notices, ReplayId, ReplayJob,
-    ReplayState, ReplayWhat, Replays, Retention, Settled, UploadQuery, UploadStore, Verdict,
+    Bounds, Company, Deliveries, DeliveryQuery, Dispatch, Due, Endpoints, EventPosition, Leases, Notices, ReplayId,
+    ReplayJob, ReplayState, ReplayWhat, Replays, Retention, Settled, UploadQuery, UploadStore, Verdict,
 };
 
 /// Tables of a few rows, whatever happens.
-const SMALL: [&str; 4] = ["health", "endpoints", "replay_jobs", "backlog_jobs"];
+const SMALL: [&str; 5] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs"];
 
 /// How statements begin that sort a few rows: as many as were asked for, or the backlog that was asked for.
 fn sorting() -> [String; 2] {
@@ -92,6 +92,12 @@ async fn every_statement_goes_by_an_index() {
 async fn write_everything(store: &SqliteStore) {
     store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
+    let node = leases::node(1);
+    store.join(&node, Company::Others, None).await.unwrap();
+    assert!(store.renew(node.instance, LEASE).await.unwrap());
+    store.acquire(upload.id(), node.instance).await.unwrap();
+    store.leave(node.instance).await.unwrap();
+    upload = store.find(TenantScope::All, upload.id()).await.unwrap().unwrap();
     receive(&mut upload, 5_000, at(2));
     let mut upload = store.commit(change_of(upload)).await.unwrap();
     complete(&mut upload, at(3));
@@ -174,7 +180,7 @@ async fn ask_everything(store: &SqliteStore) {
         Due::Outdated { completed_before: NOW },
         Due::Missing,
     ] {
-        store.due(question, 0, 10).await.unwrap();
+        store.due(question, leases::node(1).instance, 0, 10).await.unwrap();
     }
     for query in upload_queries() {
         store.list(TenantScope::All, &query).await.unwrap();

@@ -186,7 +186,7 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
         store.commit(change_of(upload)).await.unwrap();
     }
     let due = async |question| {
-        let due = store.due(question, 0, 100).await.unwrap();
+        let due = store.due(question, leases::node(1).instance, 0, 100).await.unwrap();
         due.iter().map(number_of).collect::<Vec<u8>>()
     };
     let outdated = |seconds| Due::Outdated { completed_before: at(seconds) };
@@ -282,18 +282,19 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
         (Due::ChangedAfter { now: far }, vec![]),
         (Due::Removable, vec![7, 8, 27, 28, 47, 48]),
     ] {
-        let mut due: Vec<u8> = store.due(question, 0, 100).await.unwrap().iter().map(number_of).collect();
+        let mut due: Vec<u8> =
+            store.due(question, leases::node(1).instance, 0, 100).await.unwrap().iter().map(number_of).collect();
         due.sort_unstable();
         assert_eq!(due, expected, "{question:?}");
     }
     for question in
         [Due::Unsettled, Due::Unsealed, Due::Silent { since: far }, Due::Expired { now: far }, Due::Removable]
     {
-        let two = store.due(question, 0, 2).await.unwrap();
-        let all = store.due(question, 0, 100).await.unwrap();
+        let two = store.due(question, leases::node(1).instance, 0, 2).await.unwrap();
+        let all = store.due(question, leases::node(1).instance, 0, 100).await.unwrap();
         assert_eq!(two, all[..2], "the oldest come first: {question:?}");
     }
-    let expiring = store.due(Due::Expired { now: far }, 0, 100).await.unwrap();
+    let expiring = store.due(Due::Expired { now: far }, leases::node(1).instance, 0, 100).await.unwrap();
     assert!(expiring.is_sorted_by_key(|upload| upload.record().expires_at));
     assert!(expiring.iter().all(|upload| upload.is_expired(far)));
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Notices, Outbox, Replayed, Replays,
+    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Leases, Notices, Outbox, Replayed, Replays,
     Retention, Settled, Settlement, UploadStore, Verdict,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
@@ -31,6 +31,7 @@ pub mod endpoints;
 pub mod events;
 pub mod expiry;
 pub mod hook_calls;
+pub mod leases;
 pub mod lists;
 pub mod lives;
 pub mod managing;
@@ -47,7 +48,7 @@ pub const LEASE: Duration = Duration::from_secs(60);
 
 /// Somewhere to keep a state.
 pub trait Place: Sized {
-    type Store: UploadStore + Outbox;
+    type Store: UploadStore + Leases + Outbox;
 
     /// An empty place.
     fn new() -> Self;
@@ -160,6 +161,12 @@ macro_rules! conformance_suite {
             lists::a_cursor_is_stable_while_uploads_are_added
             lists::the_sweeper_finds_what_is_due
             lists::the_sweeper_finds_files_to_remove
+            leases::a_node_that_lives_keeps_what_it_holds
+            leases::a_late_commit_of_a_lost_lease_changes_nothing
+            leases::one_of_many_nodes_takes_what_is_free
+            leases::a_node_counts_as_alive_as_long_as_it_said
+            leases::a_start_beside_a_running_node_takes_nothing
+            leases::each_sweeper_finds_what_no_other_node_holds
             retention::records_without_bytes_end
             replay::a_record_loses_its_words_once_it_is_over
             events::events_come_in_pages

@@ -7,6 +7,7 @@ use crate::{Error, EventPosition};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::Failure;
+use domain::node::{Epoch, Lease};
 use domain::principal::TenantScope;
 use domain::ranges::ReceivedRanges;
 use domain::removal::Removal;
@@ -55,6 +56,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
     let digest = |algorithm: Algorithm| Digest::new(algorithm, vec![0xa0 ^ number; algorithm.digest_bytes()]).unwrap();
     Record {
         version: 0,
+        lease: Lease { holder: Some(leases::node(number).instance), epoch: Epoch::new(u64::from(number)) },
         role,
         stage,
         received: ReceivedRanges::from_pairs([(0, 5), (9, 12), (100, MAX_BYTES)]),
@@ -124,6 +126,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
         let changed = Record {
             id: expected.id,
             version: 1,
+            lease: expected.lease,
             dialect: expected.dialect,
             role: expected.role.clone(),
             metadata: expected.metadata.clone(),

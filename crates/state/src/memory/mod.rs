@@ -10,19 +10,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::{Bodies, Error, EventPosition, ReplayId, ReplayJob, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
-use domain::id::{DeliveryId, HookCallId, UploadId};
+use domain::id::{DeliveryId, HookCallId, InstanceId, UploadId};
 use domain::upload::Record;
 
 mod backlog;
 mod deliveries;
 mod endpoints;
 mod hook_calls;
+mod leases;
 mod listing;
 mod log;
 mod outbox;
@@ -46,6 +48,8 @@ pub struct Memory(Arc<Mutex<Tables>>);
 struct Tables {
     bodies: Bodies,
     uploads: BTreeMap<UploadId, Record>,
+    /// When each node ceases to count as alive; `None` for one that leaves of its own accord.
+    nodes: BTreeMap<InstanceId, Option<Instant>>,
     /// In the order of their commits.
     log: BTreeMap<EventPosition, Logged>,
     last_position: i64,
@@ -73,6 +77,7 @@ impl Memory {
         Self(Arc::new(Mutex::new(Tables {
             bodies,
             uploads: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             log: BTreeMap::new(),
             last_position: 0,
             endpoints: BTreeMap::new(),

@@ -12,7 +12,7 @@ use crate::{
 };
 use domain::facts::Facts;
 use domain::hook::HookCall;
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::stage::Stage;
 use domain::time::Timestamp;
@@ -34,8 +34,8 @@ impl UploadStore for MemoryState {
     async fn commit(&self, change: Change) -> Result<Upload> {
         let (upload, events) = change.into_parts();
         self.write("commit an upload", |tables| {
-            let version = tables.uploads.get(&upload.id()).map(|stored| stored.version);
-            if version != Some(upload.record().version) {
+            let read = |record: &Record| (record.version, record.lease.epoch);
+            if tables.uploads.get(&upload.id()).map(read) != Some(read(upload.record())) {
                 return Err(Error::Conflict(upload.id()));
             }
             Ok(tables.put(upload, events))
@@ -62,9 +62,10 @@ impl UploadStore for MemoryState {
         Ok(UploadPage { found, next })
     }
 
-    async fn due(&self, question: Due, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
         let tables = self.read("find uploads that are due")?;
-        let mut due: Vec<&Record> = tables.uploads.values().filter(|record| is_due(record, question)).collect();
+        let is_own = |record: &&Record| is_due(record, question) && !tables.is_elsewhere(record.lease, node);
+        let mut due: Vec<&Record> = tables.uploads.values().filter(is_own).collect();
         match question {
             Due::Expired { .. } | Due::Overlong { .. } => due.sort_by_key(|record| record.expires_at),
             Due::Silent { .. } | Due::ChangedAfter { .. } => due.sort_by_key(|record| record.updated_at),

@@ -1,0 +1,10 @@
+-- Runs of the program that are at work, and which of them writes which upload. A node without an end counts as alive until
+-- it leaves, or another knows that it is alone.
+CREATE TABLE nodes (
+    instance BLOB NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    alive_until_ms INTEGER
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE uploads ADD COLUMN holder BLOB;
+ALTER TABLE uploads ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;

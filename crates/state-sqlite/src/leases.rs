@@ -1,0 +1,148 @@
+//! Nodes, and which of them writes which upload.
+//!
+//! The time here is that of the database, `unixepoch`: all nodes that have the file open are judged by one clock.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, params};
+
+use crate::SqliteStore;
+use crate::writer::{Desk, Work};
+use domain::id::{InstanceId, UploadId};
+use domain::node::{Epoch, Lease, Node};
+use state::{Company, Leases, Result};
+
+/// Whether the row of a node says that it counts as alive.
+macro_rules! is_alive {
+    () => {
+        "(nodes.alive_until_ms IS NULL OR nodes.alive_until_ms > unixepoch('subsec') * 1000)"
+    };
+}
+
+/// Leaves out uploads that another node holds which counts as alive; the own node is bound behind it.
+pub(super) const NOT_ELSEWHERE: &str = concat!(
+    " AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = uploads.holder AND ",
+    is_alive!(),
+    " AND nodes.instance <> "
+);
+
+#[async_trait]
+impl Leases for SqliteStore {
+    async fn join(&self, node: &Node, company: Company, lasts: Option<Duration>) -> Result<()> {
+        self.writer.write(Join { node: node.clone(), company, lasts_ms: lasts.map(milliseconds) }).await
+    }
+
+    async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool> {
+        self.writer.write(Renew { node, lasts_ms: milliseconds(lasts) }).await
+    }
+
+    async fn leave(&self, node: InstanceId) -> Result<()> {
+        self.writer.write(Leave(node)).await
+    }
+
+    async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>> {
+        self.writer.write(Acquire { upload, by }).await
+    }
+}
+
+fn milliseconds(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+struct Join {
+    node: Node,
+    company: Company,
+    lasts_ms: Option<i64>,
+}
+
+impl Work for Join {
+    const OPERATION: &'static str = "record that a node is at work";
+    type Output = ();
+
+    /// A server must be able to start on a full disk, to delete.
+    fn frees_space(&self) -> bool {
+        true
+    }
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        match self.company {
+            Company::Alone => desk.execute("DELETE FROM nodes", [])?,
+            Company::Others => desk.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
+        };
+        desk.execute(
+            "INSERT INTO nodes (instance, name, alive_until_ms) VALUES (?1, ?2, unixepoch('subsec') * 1000 + ?3)",
+            params![self.node.instance.as_bytes(), self.node.name.as_str(), self.lasts_ms],
+        )
+        .map(drop)
+    }
+}
+
+struct Renew {
+    node: InstanceId,
+    lasts_ms: i64,
+}
+
+impl Work for Renew {
+    const OPERATION: &'static str = "record that a node lives";
+    type Output = bool;
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let renewed = desk.execute(
+            concat!(
+                "UPDATE nodes SET alive_until_ms = unixepoch('subsec') * 1000 + ?2 WHERE instance = ?1 AND ",
+                is_alive!()
+            ),
+            params![self.node.as_bytes(), self.lasts_ms],
+        )?;
+        Ok(renewed > 0)
+    }
+}
+
+struct Leave(InstanceId);
+
+impl Work for Leave {
+    const OPERATION: &'static str = "record that a node has ended";
+    type Output = ();
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        desk.execute("DELETE FROM nodes WHERE instance = ?1", [self.0.as_bytes()]).map(drop)
+    }
+}
+
+struct Acquire {
+    upload: UploadId,
+    by: InstanceId,
+}
+
+impl Work for Acquire {
+    const OPERATION: &'static str = "take the lease of an upload";
+    type Output = Option<Lease>;
+
+    /// Deleting an upload begins with it.
+    fn frees_space(&self) -> bool {
+        true
+    }
+
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<Lease>> {
+        let values = params![self.upload.as_bytes(), self.by.as_bytes()];
+        desk.execute(
+            concat!(
+                "UPDATE uploads SET holder = ?2, epoch = epoch + 1 WHERE id = ?1 AND holder IS NOT ?2
+                     AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = ?2 AND ",
+                is_alive!(),
+                ") AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = uploads.holder AND ",
+                is_alive!(),
+                ")"
+            ),
+            values,
+        )?;
+        let mut statement = desk.connection.prepare_cached("SELECT holder, epoch FROM uploads WHERE id = ?1")?;
+        let lease = statement.query_one([self.upload.as_bytes()], |row| {
+            let holder: Option<[u8; 16]> = row.get(0)?;
+            let epoch = Epoch::new(row.get::<_, i64>(1)?.unsigned_abs());
+            Ok(Lease { holder: holder.map(InstanceId::from_bytes), epoch })
+        });
+        lease.optional()
+    }
+}

@@ -1,0 +1,163 @@
+//! Several nodes on one state: each check opens it twice.
+
+use futures::future::join_all;
+
+use super::*;
+use crate::{Company, Due, Error};
+use domain::id::InstanceId;
+use domain::node::{Epoch, Lease, Node, NodeName};
+use domain::principal::TenantScope;
+
+pub fn node(number: u8) -> Node {
+    let instance = InstanceId::new(NOW, [number; 10]);
+    Node { instance, name: NodeName::new("a-node").unwrap() }
+}
+
+/// Two handles on one state, each of a node that is at work.
+async fn two_nodes<P: Place>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
+    let (first, second) = (place.open().await, place.open().await);
+    for (store, number) in [(&first, 1), (&second, 2)] {
+        store.join(&node(number), Company::Others, None).await.unwrap();
+    }
+    [(first, node(1).instance), (second, node(2).instance)]
+}
+
+/// An upload that this node holds.
+async fn insert_held<S: UploadStore>(store: &S, number: u8, node: InstanceId) -> Upload {
+    let mut upload = new_upload(number);
+    upload.belong_to(node);
+    store.insert(change_of(upload)).await.unwrap()
+}
+
+fn held_by(holder: InstanceId, epoch: u64) -> Option<Lease> {
+    Some(Lease { holder: Some(holder), epoch: Epoch::new(epoch) })
+}
+
+pub async fn a_node_that_lives_keeps_what_it_holds<P: Place>(place: P) {
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    let id = first.insert(change_of(new_upload(1))).await.unwrap().id();
+    assert_eq!(first.find(TenantScope::All, id).await.unwrap().unwrap().record().lease, Lease::NONE);
+    assert_eq!(first.acquire(id, one).await.unwrap(), held_by(one, 1));
+    assert_eq!(first.acquire(id, one).await.unwrap(), held_by(one, 1), "taking it up again changes nothing");
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(one, 1));
+
+    first.leave(one).await.unwrap();
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2));
+    assert_eq!(
+        second.find(TenantScope::All, id).await.unwrap().unwrap().record().version,
+        1,
+        "nothing else has changed"
+    );
+    assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2));
+    assert_eq!(first.acquire(new_upload(9).id(), one).await.unwrap(), None);
+}
+
+pub async fn a_late_commit_of_a_lost_lease_changes_nothing<P: Place>(place: P) {
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    let read = insert_held(&*first, 1, one).await;
+    let id = read.id();
+    first.leave(one).await.unwrap();
+    second.acquire(id, two).await.unwrap();
+    let taken_over = second.find(TenantScope::All, id).await.unwrap().unwrap();
+
+    let mut late = read;
+    receive(&mut late, 5, at(1));
+    assert_eq!(late.record().version, taken_over.record().version, "the version alone would let it pass");
+    assert!(matches!(first.commit(change_of(late)).await, Err(Error::Conflict(conflicted)) if conflicted == id));
+    assert_eq!(second.find(TenantScope::All, id).await.unwrap().as_ref(), Some(&taken_over));
+    assert_eq!(second.events_of(TenantScope::All, id, 0, 10).await.unwrap().len(), 1);
+
+    let mut next = taken_over;
+    receive(&mut next, 7, at(2));
+    let committed = second.commit(change_of(next)).await.unwrap();
+    assert_eq!(first.find(TenantScope::All, id).await.unwrap(), Some(committed));
+}
+
+pub async fn one_of_many_nodes_takes_what_is_free<P: Place>(place: P) {
+    let store = place.open().await;
+    let id = store.insert(change_of(new_upload(1))).await.unwrap().id();
+    for number in 1..=8 {
+        store.join(&node(number), Company::Others, None).await.unwrap();
+    }
+    let handles = [place.open().await, place.open().await];
+    let rivals = (1..=8_u8).map(|number| {
+        let store = Arc::clone(&handles[usize::from(number) % 2]);
+        tokio::spawn(async move { store.acquire(id, node(number).instance).await.unwrap().unwrap() })
+    });
+    let told: Vec<Lease> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
+    let holder = told[0].holder.expect("somebody has it");
+    assert!(told.iter().all(|lease| Some(*lease) == held_by(holder, 1)), "{told:?}");
+}
+
+pub async fn a_node_counts_as_alive_as_long_as_it_said<P: Place>(place: P) {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let (first, second) = (place.open().await, place.open().await);
+    let [one, two, three] = [1, 2, 3].map(|number| node(number).instance);
+    first.join(&node(1), Company::Others, Some(Duration::ZERO)).await.unwrap();
+    second.join(&node(2), Company::Others, Some(LONG)).await.unwrap();
+    let id = insert_held(&*first, 1, one).await.id();
+    assert!(!first.renew(one, LONG).await.unwrap(), "its time was over");
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2));
+    assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2), "the dead take nothing");
+
+    assert!(second.renew(two, LONG).await.unwrap());
+    first.join(&node(3), Company::Others, Some(LONG)).await.unwrap();
+    assert_eq!(first.acquire(id, three).await.unwrap(), held_by(two, 2));
+    assert!(second.renew(two, Duration::ZERO).await.unwrap());
+    assert_eq!(first.acquire(id, three).await.unwrap(), held_by(three, 3));
+    assert!(!second.renew(two, LONG).await.unwrap());
+}
+
+pub async fn a_start_beside_a_running_node_takes_nothing<P: Place>(place: P) {
+    let first = place.open().await;
+    first.join(&node(1), Company::Alone, None).await.unwrap();
+    let one = node(1).instance;
+    let mut held = insert_held(&*first, 1, one).await;
+
+    let second = place.open().await;
+    second.join(&node(2), Company::Others, None).await.unwrap();
+    assert_eq!(second.acquire(held.id(), node(2).instance).await.unwrap(), held_by(one, 1));
+    receive(&mut held, 5, at(1));
+    let held = first.commit(change_of(held)).await.unwrap();
+
+    // One that knows better is believed: nobody else can be there.
+    let third = place.open().await;
+    third.join(&node(3), Company::Alone, None).await.unwrap();
+    assert_eq!(third.acquire(held.id(), node(3).instance).await.unwrap(), held_by(node(3).instance, 2));
+    assert!(!first.renew(one, Duration::from_secs(1)).await.unwrap());
+}
+
+pub async fn each_sweeper_finds_what_no_other_node_holds<P: Place>(place: P) {
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    insert_held(&*first, 1, one).await;
+    insert_held(&*second, 2, two).await;
+    first.insert(change_of(new_upload(3))).await.unwrap();
+    insert_held(&*first, 4, node(9).instance).await;
+    let far = at(1_000_000);
+    let expired = async |store: &P::Store, node| {
+        let due = store.due(Due::Expired { now: far }, node, 0, 100).await.unwrap();
+        due.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<u8>>()
+    };
+    assert_eq!(expired(&first, one).await, [1, 3, 4], "its own, nobody's, and what a dead node held");
+    assert_eq!(expired(&second, two).await, [2, 3, 4]);
+    first.leave(one).await.unwrap();
+    assert_eq!(expired(&second, two).await, [1, 2, 3, 4]);
+
+    // Whoever comes first deals with it; the other's commit is too late.
+    let [mut ours, mut theirs] = [
+        second.due(Due::Expired { now: far }, two, 2, 1).await.unwrap().remove(0),
+        first.due(Due::Expired { now: far }, one, 1, 1).await.unwrap().remove(0),
+    ];
+    assert_eq!(ours.id(), theirs.id());
+    second.acquire(ours.id(), two).await.unwrap();
+    theirs.expire(far);
+    assert!(matches!(first.commit(change_of(theirs)).await, Err(Error::Conflict(_))));
+    ours = second.find(TenantScope::All, ours.id()).await.unwrap().unwrap();
+    ours.expire(far);
+    second.commit(change_of(ours)).await.unwrap();
+    assert_eq!(
+        second.events_of(TenantScope::All, new_upload(3).id(), 0, 10).await.unwrap().len(),
+        2,
+        "it expired once"
+    );
+}

@@ -1,0 +1,59 @@
+//! Nodes, and which of them writes which upload.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use crate::memory::{MemoryState, Tables};
+use crate::{Company, Leases, Result};
+use domain::id::{InstanceId, UploadId};
+use domain::node::{Lease, Node};
+
+#[async_trait]
+impl Leases for MemoryState {
+    async fn join(&self, node: &Node, company: Company, lasts: Option<Duration>) -> Result<()> {
+        self.write("record that a node is at work", |tables| {
+            if company == Company::Alone {
+                tables.nodes.clear();
+            }
+            tables.nodes.insert(node.instance, lasts.map(|lasts| Instant::now() + lasts));
+        })
+    }
+
+    async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool> {
+        self.write("record that a node lives", |tables| {
+            let is_alive = tables.is_alive(node);
+            if is_alive {
+                tables.nodes.insert(node, Some(Instant::now() + lasts));
+            }
+            is_alive
+        })
+    }
+
+    async fn leave(&self, node: InstanceId) -> Result<()> {
+        self.write("record that a node has ended", |tables| {
+            tables.nodes.remove(&node);
+        })
+    }
+
+    async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>> {
+        self.write("take the lease of an upload", |tables| {
+            let lease = tables.uploads.get(&upload)?.lease;
+            let is_free = !lease.is_of(by) && !lease.holder.is_some_and(|holder| tables.is_alive(holder));
+            let lease = if is_free && tables.is_alive(by) { lease.taken_by(by) } else { lease };
+            tables.uploads.get_mut(&upload)?.lease = lease;
+            Some(lease)
+        })
+    }
+}
+
+impl Tables {
+    fn is_alive(&self, node: InstanceId) -> bool {
+        self.nodes.get(&node).is_some_and(|end| end.is_none_or(|end| end > Instant::now()))
+    }
+
+    /// Whether another node holds an upload and counts as alive.
+    pub(super) fn is_elsewhere(&self, lease: Lease, node: InstanceId) -> bool {
+        lease.holder.is_some_and(|holder| holder != node && self.is_alive(holder))
+    }
+}

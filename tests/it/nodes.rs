@@ -1,0 +1,132 @@
+//! Two nodes on one state and one storage: nothing is taken from one that lives, and one that lost what it held adds
+//! nothing more.
+
+use std::time::Duration;
+
+use domain::id::UploadId;
+use domain::node::Epoch;
+use engine::command::{BodyEnd, EngineError, Unavailable};
+use storage::memory::MemoryStore;
+
+use crate::support::seeded::Seeded;
+use crate::support::world::{Life, Medium, World, cancelling, feed_all, until};
+
+const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
+
+fn shared_world() -> World {
+    World::on(Medium::Memory(MemoryStore::new()))
+}
+
+fn source() -> Vec<u8> {
+    Seeded::new(1).bytes(300_000)
+}
+
+async fn epoch(life: &Life, id: UploadId) -> Epoch {
+    life.find(id).await.record().lease.epoch
+}
+
+fn is_held(outcome: &Result<domain::upload::Upload, EngineError>) -> bool {
+    matches!(outcome, Err(EngineError::Unavailable(Unavailable::Held)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_beside_a_running_node_takes_nothing() {
+    let world = shared_world();
+    let first = world.live().await;
+    let source = source();
+    let [moving, silent] = [first.create(source.len()).await, first.create(source.len()).await];
+    first.append(silent, 0, &source[..100_000]).await.unwrap();
+    let mut feed = first.begin(moving, 0).await.unwrap();
+    feed_all(&mut feed, &source[..200_000]).await;
+    first.wait_for_stage(moving, "receiving").await;
+
+    let second = world.live_beside().await;
+    second.engine.recover().await;
+    world.pass(Duration::from_secs(3_600));
+    second.engine.start_sweeping();
+    let own = second.create(5).await;
+    second.append(own, 0, b"h").await.unwrap();
+    world.pass(Duration::from_secs(3_600));
+    second.wait_for_stage(own, "stalled").await;
+    for id in [moving, silent] {
+        assert_eq!(
+            second.find(id).await.stage().name(),
+            "receiving",
+            "it is the first node's to say that it is silent"
+        );
+        assert!(is_held(&second.append(id, 100_000, b"x").await));
+        assert!(matches!(second.engine.cancel(cancelling(id)).await, Err(EngineError::Unavailable(Unavailable::Held))));
+    }
+    feed_all(&mut feed, &source[200_000..]).await;
+    assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    first.engine.start_sweeping();
+    first.wait_for_stage(silent, "stalled").await;
+    assert_eq!(second.events(silent).await, ["created", "receiving", "stalled"]);
+    assert_eq!(second.events(moving).await, WHOLE_WAY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_an_upload_adds_nothing_and_cuts_nothing() {
+    let world = shared_world();
+    let first = world.live().await;
+    let source = source();
+    let id = first.create(source.len()).await;
+    first.append(id, 0, &source[..100_000]).await.unwrap();
+    let mut late = first.begin(id, 100_000).await.unwrap();
+    feed_all(&mut late, &[0; 1_000]).await;
+
+    let second = world.live_beside().await;
+    first.counts_as_dead().await;
+    second.append(id, 100_000, &source[100_000..200_000]).await.unwrap();
+    assert_eq!(epoch(&second, id).await, Epoch::new(2));
+
+    let lost = late.finish(BodyEnd::Complete).await;
+    assert!(lost.is_err(), "{lost:?}");
+    first.at_rest(id).await;
+    let refused = first.append(id, 200_000, &[0; 1_000]).await;
+    assert!(is_held(&refused), "{refused:?}");
+    assert_eq!(second.committed(id).await, 200_000);
+    let upload = second.append(id, 200_000, &source[200_000..]).await.unwrap();
+    assert_eq!(upload.stage().name(), "completed");
+    assert!(second.read(id).await == source, "the bytes are the second node's");
+    assert_eq!(second.events(id).await, WHOLE_WAY);
+}
+
+/// The version has not moved, so that the epoch alone stands against it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_late_is_lost_though_nothing_else_was_committed() {
+    let world = shared_world();
+    let first = world.live().await;
+    let source = source();
+    let id = first.create(source.len()).await;
+    let mut late = first.begin(id, 0).await.unwrap();
+    feed_all(&mut late, &source[..1_000]).await;
+
+    let second = world.live_beside().await;
+    first.counts_as_dead().await;
+    let _taken = second.begin(id, 0).await.unwrap();
+    let lost = late.finish(BodyEnd::Complete).await;
+    assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Superseded))), "{lost:?}");
+    assert_eq!(second.committed(id).await, 0);
+    assert_eq!(second.events(id).await, ["created"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_changes_hands_once_for_each_node() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source();
+    let id = life.create(source.len()).await;
+    for at in [0, 1_000, 2_000] {
+        life.append(id, at, &source[at..at + 1_000]).await.unwrap();
+        assert_eq!(epoch(&life, id).await, Epoch::new(1), "what a node holds it takes up again as it is");
+    }
+    life.die();
+    let life = world.live().await;
+    for at in [3_000, 4_000] {
+        life.append(id, at, &source[at..at + 1_000]).await.unwrap();
+        assert_eq!(epoch(&life, id).await, Epoch::new(2));
+    }
+    life.engine.cancel(cancelling(id)).await.unwrap();
+    until("its bytes are gone", async || world.files().is_empty().then_some(())).await;
+}
