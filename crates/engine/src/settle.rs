@@ -120,7 +120,7 @@ impl Inner {
     /// Makes the storage end the writing of a blob, which can be read from then on.
     async fn seal_blob(&self, upload: &Upload) -> storage::Result<()> {
         let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        self.blobs.seal(&blob_key(upload.id()), self.epoch_of(&upload), resume.as_ref(), upload.offset().get()).await
+        self.blobs.seal(&blob_key(upload.id()), self.epoch_of(upload), resume.as_ref(), upload.offset().get()).await
     }
 
     /// Computes the digests of an upload that are not known yet from its stored bytes. Says whether there were any.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Leases, Notices, Outbox, Replayed, Replays,
-    Retention, Settled, Settlement, UploadStore, Verdict,
+    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Leases, Notices, Outbox, Replayed,
+    Replays, Retention, Settled, Settlement, UploadStore, Verdict,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;
