@@ -13,6 +13,7 @@ mod permissions;
 mod process;
 mod stores;
 mod threads;
+mod web;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -22,10 +23,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::{fmt, io};
 
-use actix_web::http::header::HeaderName;
-use actix_web::web;
 use anyhow::Context;
-use prometheus_client::registry::Registry;
 use storage::pool::Pool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,19 +33,13 @@ use crate::app::listeners::Listeners;
 use crate::app::stores::Means;
 use crate::app::threads::UploadThreads;
 use crate::config;
-use crate::config::{AllowOrigins, Config};
-use crate::edge;
-use crate::edge::Shared;
-use crate::edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
-use crate::edge::shares::Share;
-use crate::front;
+use crate::config::Config;
 use domain::endpoint::EndpointTerms;
-use domain::host::Host;
 use domain::id::InstanceId;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
 use engine::Engine;
-use keyring::{EventCursors, ReadTokens, ServerKeys, StageTokens};
+use keyring::StageTokens;
 use state::clock::Clock;
 use state::{Company, Leases, Outbox, UploadStore};
 use state_sqlite::SqliteStore;
@@ -139,7 +131,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         None => (engine, None),
     };
     let memory = listeners::Memory::of(&config);
-    let watched = Watched::default();
+    let watched = web::Watched::default();
     let registry = metrics::registry(|own| {
         engine.metrics().register(own);
         watched.refusals.register(own);
@@ -157,9 +149,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     engine.start_sweeping();
     engine.start_inventory();
 
-    let shared =
-        web::Data::new(shared(&config, engine.clone(), &sender, registry, watched, &server_keys, answer_memory));
-    let listeners = Listeners::start(&config, memory, shared)?;
+    watched.rejections.count_in("no-space", engine.metrics().without_space().clone());
+    let parts = web::Parts { engine: engine.clone(), sender: &sender, registry, watched, answer_memory };
+    let listeners = Listeners::start(&config, memory, web::edge(&config, parts, &server_keys))?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     fitted.tell();
     let stop_sending = CancellationToken::new();
@@ -175,14 +167,6 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         _upload_threads: upload_threads,
         _folder: folder,
     })
-}
-
-/// What counts at the edge.
-#[derive(Debug, Default)]
-struct Watched {
-    refusals: edge::refusals::Refusals,
-    rejections: edge::Rejections,
-    edge: edge::Metrics,
 }
 
 fn memory_in_use(config: &Config, engine: &Engine, answers: &Pool, memory: &listeners::Memory) -> metrics::Memory {
@@ -244,7 +228,7 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
         }),
         cross_dialects: config.protocols.cross_dialects,
         tells_path: config.webhooks.include_path,
-        status_root: edge::status_root(public_url(config)),
+        status_root: dialects::uploads::status_root(public_url(config)),
         ranges: engine::RangeSettings {
             alignment_bytes: config.protocols.range_alignment_bytes,
             max_ranges: config.limits.max_ranges,
@@ -260,111 +244,8 @@ fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine:
     }
 }
 
-fn shared(
-    config: &Config,
-    engine: Engine,
-    sender: &webhook::Sender,
-    registry: Registry,
-    watched: Watched,
-    server_keys: &ServerKeys,
-    answer_memory: Pool,
-) -> Shared {
-    // What the storage asks for may be more than the configuration.
-    let range_alignment_bytes = engine.settings().ranges.alignment_bytes;
-    Shared {
-        engine,
-        scheme: if config.tls.files.is_some() { "https" } else { "http" },
-        public_url: public_url(config).to_owned(),
-        access: access(config, server_keys),
-        webhooks: sender.admin().clone(),
-        beat: sender.beat().clone(),
-        cors: cors(config),
-        max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
-        protocols: edge::Protocols {
-            ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
-            plain_uploads: config.protocols.plain_uploads,
-            range_alignment_bytes,
-            range_size_bytes: config.protocols.range_size_bytes.next_multiple_of(range_alignment_bytes),
-        },
-        forward_headers: forward_headers(&config.hooks),
-        idle_timeout: config.limits.idle_timeout,
-        min_rate_bytes: config.limits.min_rate_bytes,
-        proxies: edge::clients::Proxies {
-            trusted: config.server.trusted_proxies.clone(),
-            field: match config.server.trusted_proxy_header {
-                config::ProxyHeader::XForwardedFor => edge::clients::ProxyField::XForwardedFor,
-                config::ProxyHeader::Forwarded => edge::clients::ProxyField::Forwarded,
-            },
-        },
-        shares: edge::Shares {
-            connections: Share::new(config.limits.max_connections_per_address),
-            streams: Share::new(config.status.max_streams_per_address),
-            uploads: Share::new(config.limits.max_active_uploads_per_address),
-        },
-        refusals: watched.refusals,
-        rejections: watched.rejections,
-        metrics: watched.edge,
-        drain_timeout: config.limits.drain_timeout,
-        long_poll_max: config.status.long_poll_max,
-        heartbeat: config.status.heartbeat,
-        max_streams: config.status.max_streams,
-        max_page: config.status.max_page,
-        answers: edge::Answers::new(answer_memory, config.limits.answer_timeout),
-        event_cursors: EventCursors::new(server_keys),
-        registry: Arc::new(registry),
-        readiness: front::health::Readiness::default(),
-    }
-}
-
 fn public_url(config: &Config) -> &str {
     config.server.public_url.as_deref().unwrap_or_default()
-}
-
-fn access(config: &Config, server_keys: &ServerKeys) -> Access {
-    let (server, auth) = (&config.server, &config.auth);
-    let own = [Some(server.listen), server.read_listen].into_iter().flatten().filter(|own| !own.ip().is_unspecified());
-    let own = own.map(|own| Host::ip(own.ip())).chain(server.public_host());
-    Access {
-        token: auth.token.as_ref().map(|token| Token::new(token.expose())),
-        admin_keys: auth.admin_keys.clone(),
-        stage_tokens: StageTokens::new(server_keys),
-        read_tokens: ReadTokens::new(server_keys),
-        read_token_lifetime: auth.read_token_lifetime,
-        query_tokens: auth.query_tokens,
-        reach: match (server.reached_from_elsewhere(), &server.public_url) {
-            (None, None) => Reach::ThisMachine,
-            // A public address says that something passes on requests, from wherever.
-            (Some(_), _) | (_, Some(_)) => Reach::Network,
-        },
-        hosts: auth.hosts.iter().cloned().chain(own).collect(),
-        origins: match &config.cors.allow_origins {
-            AllowOrigins::Auto if auth.token.is_some() => Origins::Any,
-            AllowOrigins::Auto => Origins::ThisMachine { public: server.public_origin() },
-            AllowOrigins::Any => Origins::Any,
-            AllowOrigins::Listed(origins) => Origins::Listed(origins.clone()),
-        },
-        clients_may: ClientsMay {
-            list: auth.public_list,
-            download: auth.public_download,
-            terminate: auth.public_terminate,
-        },
-        logged: Logged::default(),
-    }
-}
-
-/// Builds the CORS policy. Pages may send every field that hooks forward to the application.
-fn cors(config: &Config) -> edge::Cors {
-    let own = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
-    edge::Cors::new(config.cors.allow_credentials, config.cors.max_age, &header_names(own))
-}
-
-/// `None` when the application is asked nothing, so that nothing is gathered for it.
-fn forward_headers(config: &config::Hooks) -> Option<Vec<HeaderName>> {
-    (!config.urls.is_empty()).then(|| header_names(&config.forward_headers))
-}
-
-fn header_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<HeaderName> {
-    names.into_iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect()
 }
 
 fn egress_rules(config: &Config) -> Arc<outbound::address::EgressRules> {

@@ -13,8 +13,6 @@
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod dialects;
-pub mod edge;
 pub mod front;
 pub mod telemetry;
 pub mod terminal;

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::app::listeners::worker_count;
 use crate::config::Config;
-use crate::edge::listen::TURNED_AWAY_AT_ONCE;
+use edge::listen::TURNED_AWAY_AT_ONCE;
 use engine::lease::MAX_PARKED;
 
 /// Standard streams, the lock, the log, looking into folders, and some to spare.

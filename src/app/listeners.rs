@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::app::threads;
 use crate::config::{Config, TlsFiles};
-use crate::edge::listen::certificates::{Certificates, Files, Unusable};
-use crate::edge::listen::tls::Tls;
-use crate::edge::listen::window::Budget;
-use crate::edge::listen::{ReadAhead, Role, http2};
-use crate::edge::{Shared, listen};
+use edge::listen::certificates::{Certificates, Files, Unusable};
+use edge::listen::tls::Tls;
+use edge::listen::window::Budget;
+use edge::listen::{ReadAhead, Role, http2};
+use edge::{Edge, listen};
 
 /// Everything that accepts connections.
 pub(super) struct Listeners {
@@ -28,7 +28,8 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Takes the addresses and serves.
-    pub(super) fn start(config: &Config, memory: Memory, shared: web::Data<Shared>) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &Config, memory: Memory, edge: Edge) -> anyhow::Result<Self> {
+        let edge = web::Data::new(edge);
         let (tls, look) = match &config.tls.files {
             Some(files) => {
                 let (tls, look) = tls(config, files)?;
@@ -37,9 +38,9 @@ impl Listeners {
             None => (None, None),
         };
         // Both addresses are taken before either is served.
-        let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), shared.clone())?;
+        let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), edge.clone())?;
         let reads = match config.server.read_listen {
-            Some(address) => Some(listen_on(reading(config, address, tls, memory), shared)?),
+            Some(address) => Some(listen_on(reading(config, address, tls, memory), edge)?),
             None => None,
         };
         let read_address = reads.as_ref().map(|(_, address)| *address);
@@ -61,9 +62,9 @@ impl Listeners {
     }
 }
 
-fn listen_on(settings: listen::Settings, shared: web::Data<Shared>) -> anyhow::Result<(Server, SocketAddr)> {
+fn listen_on(settings: listen::Settings, edge: web::Data<Edge>) -> anyhow::Result<(Server, SocketAddr)> {
     let address = settings.address;
-    listen::listen(settings, shared).with_context(|| format!("could not listen on {address}"))
+    listen::listen(settings, edge).with_context(|| format!("could not listen on {address}"))
 }
 
 fn serve(server: Server) -> ServerHandle {

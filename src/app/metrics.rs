@@ -13,8 +13,8 @@ use prometheus_client::registry::{Registry, Unit};
 use storage::pool::Pool;
 
 use crate::app::process::Process;
-use crate::edge::listen::ReadAhead;
-use crate::edge::listen::window::Budget;
+use edge::listen::ReadAhead;
+use edge::listen::window::Budget;
 use state_sqlite::SqliteStore;
 
 /// What all metrics of the server's own begin with.

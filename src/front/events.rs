@@ -6,30 +6,28 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures::stream;
 use tokio::time::Instant;
 
-use crate::edge::answers::{PIECE_BYTES, Room};
-use crate::edge::clients::client_of;
-use crate::edge::principal::principal;
-use crate::edge::problem::Problem;
-use crate::edge::query::Query;
-use crate::edge::refusals::Reason;
-use crate::edge::shares::{Part, UsedUp};
-use crate::edge::{Shared, query};
 use crate::front::status::{PROGRESS_EVERY, Viewer};
-use crate::front::{status, unless_reading};
+use crate::front::{Reads, problems, status};
 use api::upload::Snapshot;
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantId};
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
+use edge::answers::{PIECE_BYTES, Room};
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::query;
+use edge::query::Query;
+use edge::seats::Seat;
+use edge::table::Call;
 use engine::command::EngineError;
 use engine::read::{EventPosition, LoggedEvent, UploadQuery};
 use engine::watch::Bell;
@@ -46,22 +44,19 @@ const SNAPSHOT_UPLOADS: u32 = 100;
 
 /// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with `?until=ended` only when
 /// nothing more can be reported either. Asking again then is answered with 204, which keeps browsers from reconnecting.
-pub(super) async fn of_one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
+pub(super) async fn of_one(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    if call.request.method() == Method::HEAD {
+        return Ok(stream_head().finish());
     }
-    if request.method() == Method::HEAD {
-        return stream_head().finish();
-    }
-    answer_one(&request, &id, shared).await.unwrap_or_else(|problem| problem.respond(&request))
+    answer_one(&call.request, &call.parameter(0), shared).await
 }
 
-async fn answer_one(request: &HttpRequest, id: &str, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
-    let (id, principal) = (status::parse_id(id)?, principal(request));
+async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    let (id, principal) = (problems::parse_id(id)?, principal(request));
     let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
-    let seat = Seat::take(&shared, request)?;
+    let seat = shared.seats.take(request)?;
     let bell = shared.engine.bell(id);
-    let status = shared.engine.status(&principal, id).await.map_err(|error| status::problem(error, request))?;
+    let status = shared.engine.status(&principal, id).await.map_err(|error| problems::problem(error, request))?;
     let newest = status.upload.record().next_sequence - 1;
     let seen = seen.and_then(|sealed| sequence_in(&shared, principal.tenant, id, &sealed));
     if seen.is_some_and(|seen| seen >= newest) && until.is_reached_by(&status.upload) {
@@ -91,17 +86,17 @@ fn can_resume(seen: u64, newest: u64) -> bool {
 }
 
 /// The id of the event of an upload with this sequence.
-fn sequence_id(shared: &Shared, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
+fn sequence_id(shared: &Reads, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
     shared.event_cursors.seal(own(tenant, EventStream::Upload(upload)), &sequence.to_be_bytes())
 }
 
-fn sequence_in(shared: &Shared, tenant: TenantId, upload: UploadId, sealed: &str) -> Option<u64> {
+fn sequence_in(shared: &Reads, tenant: TenantId, upload: UploadId, sealed: &str) -> Option<u64> {
     let place = shared.event_cursors.open(own(tenant, EventStream::Upload(upload)), sealed)?;
     Some(u64::from_be_bytes(place.try_into().ok()?))
 }
 
 /// The id of the event at this position in the log of all.
-fn position_id(shared: &Shared, tenant: TenantId, position: EventPosition) -> String {
+fn position_id(shared: &Reads, tenant: TenantId, position: EventPosition) -> String {
     shared.event_cursors.seal(own(tenant, EventStream::All), &position.to_bytes())
 }
 
@@ -110,22 +105,19 @@ fn own(tenant: TenantId, stream: EventStream) -> CursorScope {
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
-pub(super) async fn of_all(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
+pub(super) async fn of_all(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    if call.request.method() == Method::HEAD {
+        return Ok(stream_head().finish());
     }
-    if request.method() == Method::HEAD {
-        return stream_head().finish();
-    }
-    answer_all(&request, shared).await.unwrap_or_else(|problem| problem.respond(&request))
+    answer_all(&call.request, shared).await
 }
 
-async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, Problem> {
+async fn answer_all(request: &HttpRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let principal = principal(request);
     let Ask { seen, .. } = ask(request, &["last_event_id"])?;
-    let seat = Seat::take(&shared, request)?;
+    let seat = shared.seats.take(request)?;
     let bell = shared.engine.bell_for_all();
-    let refuse = |error| status::problem(error, request);
+    let refuse = |error| problems::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
     let (mut ready, mut room) = (VecDeque::new(), None);
     let seen = match resumable_position(&shared, &principal, seen.as_deref()).await.map_err(refuse)? {
@@ -146,7 +138,7 @@ async fn answer_all(request: &HttpRequest, shared: web::Data<Shared>) -> Result<
 
 /// Where a client goes on, if it can; by the same rule as [`can_resume`].
 async fn resumable_position(
-    shared: &Shared,
+    shared: &Reads,
     principal: &Principal,
     sealed: Option<&str>,
 ) -> Result<Option<EventPosition>, EngineError> {
@@ -160,7 +152,7 @@ async fn resumable_position(
 }
 
 async fn snapshot_of_all(
-    shared: &Shared,
+    shared: &Reads,
     principal: &Principal,
     newest: EventPosition,
     most: u32,
@@ -220,40 +212,8 @@ fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
     Ok(ask)
 }
 
-/// One of the bounded number of clients that may wait for events, on a stream or a long-poll.
-pub(super) struct Seat {
-    all: Arc<AtomicUsize>,
-    _of_address: Part,
-}
-
-impl Seat {
-    pub(super) fn take(shared: &Shared, request: &HttpRequest) -> Result<Self, Problem> {
-        let soon = std::time::Duration::from_secs(10);
-        let client = client_of(request);
-        let streams = &shared.shares.streams;
-        let of_address = streams.take(client).map_err(|UsedUp| {
-            shared.refusals.note(Reason::Streams, client, request.path());
-            let most = streams.limit().unwrap_or_default();
-            let detail = format!("clients at this address are waiting for events {most} times, as often as is allowed");
-            Problem::try_again("too-many-streams", detail, soon)
-        })?;
-        let seat = Self { all: Arc::clone(shared.metrics.streams()), _of_address: of_address };
-        if seat.all.fetch_add(1, Ordering::Relaxed) >= shared.max_streams {
-            let detail = format!("{} clients are waiting for events, as many as are allowed", shared.max_streams);
-            return Err(Problem::try_again("too-many-streams", detail, soon));
-        }
-        Ok(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.all.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 struct Stream {
-    shared: web::Data<Shared>,
+    shared: Arc<Reads>,
     principal: Principal,
     source: Source,
     bell: Bell,

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use prometheus_client::registry::Registry;
 
-use crate::edge::Shared;
-use crate::front::unless_reading;
+use crate::front::Health;
+use edge::problem::Problem;
+use edge::table::Call;
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +19,8 @@ enum Format {
 }
 
 /// `GET /metrics`
-pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
-    let accepted = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+pub(super) async fn metrics(call: Call, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
+    let accepted = call.request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
     let format = Format::wanted(accepted);
     let (registry, engine) = (Arc::clone(&shared.registry), shared.engine.clone());
     // Some of it is looked up now: the disk, and what the kernel knows of the process.
@@ -33,13 +31,13 @@ pub(super) async fn metrics(request: HttpRequest, shared: web::Data<Shared>) -> 
         format.render(&registry)
     });
     let rendered = rendered.await;
-    match rendered {
+    Ok(match rendered {
         Ok(Ok(text)) => HttpResponse::Ok()
             .content_type(format.content_type())
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .body(text),
         Ok(Err(fmt::Error)) | Err(_) => HttpResponse::InternalServerError().finish(),
-    }
+    })
 }
 
 impl Format {

@@ -3,50 +3,48 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::edge::Shared;
-use crate::edge::problem::Problem;
-use crate::edge::query::Query;
-use crate::front::unless_reading;
+use crate::front::Health;
+use edge::problem::Problem;
+use edge::query::Query;
+use edge::table::Call;
 use engine::disk::DiskState;
 
 /// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
-pub(super) async fn alive(request: HttpRequest) -> HttpResponse {
-    unless_reading(&request).unwrap_or_else(|| HttpResponse::Ok().json(json!({ "status": "alive" })))
+pub(super) async fn alive(_: Call, _: Arc<Health>) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
 /// Requests can be served now, and webhooks are being sent: the data folder and the database were tried. Everyone may
 /// know whether it is ready; why it is not is for those who have a credential.
-pub(super) async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
+pub(super) async fn ready(call: Call, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
+    let request = &call.request;
     let engine = shared.engine.clone();
     let ready = shared.readiness.get(async move { engine.check().await }).await;
     // A server that takes uploads and tells nobody is no use either.
     let ready = ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string()));
-    let shows_reasons = shared.access.shows_reasons(&request);
+    let shows_reasons = shared.access.shows_reasons(request);
     let not_ready = |code, reasons: String| {
         let detail = if shows_reasons { reasons } else { "not ready".to_owned() };
-        Problem::try_again(code, detail, Duration::from_secs(5)).respond(&request)
+        Problem::try_again(code, detail, Duration::from_secs(5))
     };
     if let Err(reasons) = ready {
-        return not_ready("not-ready", reasons);
+        return Err(not_ready("not-ready", reasons));
     }
     // Where it cannot be measured, trying to write has said or will say why.
     let disk = shared.engine.disk().ok().flatten();
-    if disk.is_some_and(|disk| disk.state == DiskState::Full) && asks_for_uploads(&request) {
-        return not_ready("disk-full", "new uploads are rejected: the disk is full".to_owned());
+    if disk.is_some_and(|disk| disk.state == DiskState::Full) && asks_for_uploads(request) {
+        return Err(not_ready("disk-full", "new uploads are rejected: the disk is full".to_owned()));
     }
     let mut ready = json!({ "status": "ready" });
     if let Some(disk) = disk.filter(|_| shows_reasons) {
         ready["disk"] = disk.state.name().into();
     }
-    HttpResponse::Ok().json(ready)
+    Ok(HttpResponse::Ok().json(ready))
 }
 
 /// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers all other

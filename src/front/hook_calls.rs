@@ -1,37 +1,34 @@
 //! What the application was asked before moves of uploads, and what it said.
 
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use std::sync::Arc;
 
-use crate::edge::principal::principal;
-use crate::edge::problem::Problem;
-use crate::edge::query::Query;
-use crate::edge::{Shared, query};
-use crate::front::{status, unless_reading};
-use api::hook::{Call, List};
+use actix_web::HttpResponse;
+use actix_web::http::header;
+
+use crate::front::{Webhooks, problems, status};
+use api::hook::List;
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::query;
+use edge::query::Query;
+use edge::table::Call;
 use engine::read::HookCallQuery;
 
 /// What cursors of this list begin with.
 const LIST: &str = "calls";
 
 /// `GET /api/v1/webhooks/hooks`, newest first.
-pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
-    answer(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
-}
-
-async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let request = &call.request;
     let mut wanted = call_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let found = shared
         .engine
         .hook_calls(&principal(request), &wanted)
         .await
-        .map_err(|error| status::problem(error, request))?;
+        .map_err(|error| problems::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (calls, last) = status::page(found.iter().map(Call::from), full);
+    let (calls, last) = status::page(found.iter().map(api::hook::Call::from), full);
     let next = last.and_then(|last| found.get(last)).map(|call| query::cursor_to(LIST, call.id));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, "no-cache"));

@@ -1,69 +1,183 @@
 //! The front door: the route table, and what is answered beside the dialects of uploads.
 //!
-//! It knows requests and responses and the engine; neither databases nor files.
+//! [`routes`] is the one list of what is served. A row is answered by a dialect ([`switch`]) or by a handler here, which
+//! is given only what its area needs. It knows requests and responses and the engine; neither databases nor files.
 
-use actix_web::middleware::from_fn;
-use actix_web::{HttpRequest, HttpResponse, web};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::edge::around::around;
-use crate::edge::problem::Problem;
+use actix_web::http::Method;
+use actix_web::{HttpRequest, HttpResponse};
+use futures::FutureExt;
+use futures::future::ready;
+use prometheus_client::registry::Registry;
+
+use crate::front::routes::{Answer, Answering, ROUTES, Route};
+use crate::front::switch::Switch;
+use dialects::dialect::Dialect;
+use dialects::uploads::{BASE_PATH, Uploads};
+use domain::id::UploadId;
+use edge::Lists;
+use edge::access::Access;
+use edge::answers::Answers;
+use edge::problem::Problem;
+use edge::seats::Seats;
+use edge::table::{Call, Handler, Row, Table};
+use engine::Engine;
+use keyring::EventCursors;
+use webhook::{Admin, Beat};
 
 mod deletion;
 mod events;
 mod exposition;
-mod files;
 pub mod health;
 mod hook_calls;
+mod problems;
 mod read_tokens;
-mod reading;
+mod routes;
 mod schemas;
 mod stages;
-pub(crate) mod status;
+mod status;
+mod switch;
 mod webhooks;
 
+#[cfg(test)]
+mod tests;
+
+/// What answers about uploads are made of.
+pub struct Reads {
+    pub engine: Engine,
+    pub uploads: Arc<Uploads>,
+    pub access: Arc<Access>,
+    pub answers: Answers,
+    pub seats: Seats,
+    /// Seals the ids of events.
+    pub event_cursors: EventCursors,
+    pub long_poll_max: Duration,
+    pub heartbeat: Duration,
+    pub max_page: u32,
+    pub max_metadata_bytes: usize,
+    pub idle_timeout: Duration,
+}
+
+/// What the administration of webhooks works with.
+pub struct Webhooks {
+    pub webhooks: Admin,
+    pub engine: Engine,
+    pub answers: Answers,
+    pub max_page: u32,
+    pub max_metadata_bytes: usize,
+    pub idle_timeout: Duration,
+}
+
+/// What operators and their machines look at.
+pub struct Health {
+    pub engine: Engine,
+    /// Whether webhooks are being sent.
+    pub beat: Beat,
+    pub readiness: health::Readiness,
+    pub access: Arc<Access>,
+    pub registry: Arc<Registry>,
+}
+
+/// What the rows of the route table work with.
+#[derive(Debug)]
+pub struct Areas {
+    pub uploads: Arc<Uploads>,
+    pub reads: Arc<Reads>,
+    pub webhooks: Arc<Webhooks>,
+    pub health: Arc<Health>,
+}
+
 /// The route table.
-pub fn routes(app: &mut web::ServiceConfig) {
-    app.service(web::scope("").wrap(from_fn(around)).configure(resources));
+pub fn table(dialects: Vec<Dialect>, areas: &Areas) -> Table {
+    let dialects = Arc::new(dialects);
+    let effective_method = switch::effective_method(Arc::clone(&dialects));
+    let switch = Arc::new(Switch::new(dialects, Arc::clone(&areas.uploads)));
+    let rows = ROUTES.iter().map(|route| {
+        let row = Row::new(route.method, route.path, route.needs, handler(route, areas, &switch));
+        let row = row.labelled(route.label);
+        if route.path.starts_with(BASE_PATH) { row.for_uploads(switch.address(route.path)) } else { row }
+    });
+    Table::new(switch.own_rows().into_iter().chain(rows), effective_method)
 }
 
-/// The same for those who only read.
-pub fn reading_routes(app: &mut web::ServiceConfig) {
-    app.service(web::scope("").wrap(from_fn(reading::only)).wrap(from_fn(around)).configure(resources));
-}
-
-fn resources(scope: &mut web::ServiceConfig) {
-    scope
-        .service(web::resource(["/files", "/files/"]).route(web::route().to(files::collection)))
-        .service(web::resource("/files/{id}").route(web::route().to(files::resource)))
-        .service(web::resource("/upload/storage/v1/b/{bucket}/o").route(web::route().to(files::bucket)))
-        .service(web::resource("/api/v1/uploads").route(web::route().to(status::list)))
-        .service(web::resource("/api/v1/uploads/{id}").route(web::route().to(deletion::resource)))
-        .service(web::resource("/api/v1/uploads/{id}/events").route(web::route().to(events::of_one)))
-        .service(web::resource("/api/v1/uploads/{id}/stages").route(web::route().to(stages::report)))
-        .service(web::resource("/api/v1/uploads/{id}/read-token").route(web::route().to(read_tokens::make)))
-        .service(web::resource("/api/v1/events").route(web::route().to(events::of_all)))
-        .service(web::resource("/api/v1/webhooks/schemas").route(web::route().to(schemas::list)))
-        .service(web::resource("/api/v1/webhooks/schemas/{type}").route(web::route().to(schemas::one)))
-        .service(web::resource("/api/v1/webhooks/hooks").route(web::route().to(hook_calls::list)))
-        .configure(webhooks::resources)
-        .service(web::resource("/healthz").route(web::route().to(health::alive)))
-        .service(web::resource("/readyz").route(web::route().to(health::ready)))
-        .service(web::resource("/metrics").route(web::route().to(exposition::metrics)))
-        .default_service(web::route().to(nothing_here));
-}
-
-async fn nothing_here(request: HttpRequest) -> HttpResponse {
-    match request.method().as_str() {
-        "OPTIONS" => HttpResponse::NoContent().finish(),
-        _ => Problem::not_found().respond(&request),
+/// What pages may send and read, for every dialect.
+pub fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> Lists {
+    let own_methods = ROUTES.iter().map(|route| route.method);
+    Lists {
+        methods: dialects.iter().flat_map(|dialect| dialect.methods.iter().copied()).chain(own_methods).collect(),
+        request_fields: dialects
+            .iter()
+            .flat_map(|dialect| dialect.request_fields.iter().map(|name| (*name).to_owned()))
+            .chain(own_fields)
+            .collect(),
+        answer_fields: dialects.iter().flat_map(|dialect| dialect.answer_fields.iter().copied()).collect(),
     }
 }
 
-/// The answer to a method other than GET and HEAD, where only those make sense.
-fn unless_reading(request: &HttpRequest) -> Option<HttpResponse> {
-    match request.method().as_str() {
-        "GET" | "HEAD" => None,
-        "OPTIONS" => Some(HttpResponse::NoContent().insert_header(("allow", "GET, HEAD, OPTIONS")).finish()),
-        _ => Some(Problem::method_not_allowed("GET, HEAD, OPTIONS").respond(request)),
+fn handler(route: &Route, areas: &Areas, switch: &Arc<Switch>) -> Handler {
+    match route.answer {
+        Answer::Dialects => {
+            let switch = Arc::clone(switch);
+            Box::new(move |call| switch.answer(call))
+        }
+        Answer::Nothing => Box::new(|call| ready(nothing_here(&call.request)).boxed_local()),
+        Answer::Reads(answer) => bound(answer, &areas.reads),
+        Answer::Webhooks(answer) => bound(answer, &areas.webhooks),
+        Answer::Health(answer) => bound(answer, &areas.health),
+    }
+}
+
+fn nothing_here(request: &HttpRequest) -> HttpResponse {
+    match *request.method() {
+        Method::OPTIONS => HttpResponse::NoContent().finish(),
+        _ => Problem::not_found().respond(request),
+    }
+}
+
+/// Gives a handler what it works with, and words its problems.
+fn bound<S: Send + Sync + 'static>(answer: fn(Call, Arc<S>) -> Answering, state: &Arc<S>) -> Handler {
+    let state = Arc::clone(state);
+    Box::new(move |call| {
+        let request = call.request.clone();
+        let answering = answer(call, Arc::clone(&state));
+        Box::pin(async move { answering.await.unwrap_or_else(|problem| problem.respond(&request)) })
+    })
+}
+
+impl Reads {
+    /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always there.
+    fn most_event_bytes(&self) -> usize {
+        self.max_metadata_bytes.saturating_mul(2).saturating_add(2 << 10)
+    }
+
+    /// Where the status of an upload is.
+    fn status_url(&self, id: UploadId) -> String {
+        self.uploads.status_url(id)
+    }
+
+    /// Where an upload is.
+    fn upload_url(&self, id: UploadId) -> String {
+        self.uploads.upload_url(id)
+    }
+}
+
+impl fmt::Debug for Reads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reads").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhooks").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").finish_non_exhaustive()
     }
 }

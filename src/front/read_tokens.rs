@@ -1,29 +1,22 @@
 //! Where backends get tokens with which a page follows one upload.
 
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use crate::edge::Shared;
-use crate::edge::principal::principal;
-use crate::edge::problem::Problem;
-use crate::front::status;
+use crate::front::{Reads, problems};
 use domain::time::Timestamp;
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::table::Call;
 
-const ALLOW: &str = "POST, OPTIONS";
-
-/// `POST /api/v1/uploads/{id}/read-token`. Who may was judged before; a body is not looked at.
-pub(super) async fn make(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    match request.method().as_str() {
-        "POST" => answer(&request, &id, &shared).await.unwrap_or_else(|problem| problem.respond(&request)),
-        "OPTIONS" => HttpResponse::NoContent().insert_header((header::ALLOW, ALLOW)).finish(),
-        _ => Problem::method_not_allowed(ALLOW).respond(&request),
-    }
-}
-
-async fn answer(request: &HttpRequest, id: &str, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let id = status::parse_id(id)?;
-    shared.engine.status(&principal(request), id).await.map_err(|error| status::problem(error, request))?;
+/// `POST /api/v1/uploads/{id}/read-token`. A body is not looked at.
+pub(super) async fn make(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    let request = &call.request;
+    let id = problems::parse_id(&call.parameter(0))?;
+    shared.engine.status(&principal(request), id).await.map_err(|error| problems::problem(error, request))?;
     // A token names a whole second.
     let ends_ms = shared.engine.now().plus(shared.access.read_token_lifetime).unix_ms();
     let expires_at = Timestamp::from_unix_ms(ends_ms / 1_000 * 1_000);

@@ -1,14 +1,17 @@
 //! What events look like: the JSON Schemas of `docs/events`, built into the program.
 
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::http::header::{HeaderMap, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::edge::problem::Problem;
-use crate::edge::{Shared, conditions};
-use crate::front::unless_reading;
+use crate::front::Reads;
+use edge::conditions;
+use edge::problem::Problem;
+use edge::table::Call;
 
 /// They change only with the program.
 const CACHE: HeaderValue = HeaderValue::from_static("max-age=3600");
@@ -50,27 +53,22 @@ schemas! {
 }
 
 /// `GET /api/v1/webhooks/schemas`: where the schema of each type is.
-pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
-    let url = |name: &str| Value::from(format!("{}/api/v1/webhooks/schemas/{name}", shared.public_url));
+pub(super) async fn list(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    let url = |name: &str| Value::from(shared.uploads.addresses.link(&format!("/api/v1/webhooks/schemas/{name}")));
     let types = SCHEMAS.iter().filter(|(name, _)| *name != COMMON);
     let schemas: Map<String, Value> = types.map(|(name, _)| ((*name).to_owned(), url(name))).collect();
-    serve(request.headers(), "application/json", &json!({ "schemas": schemas }).to_string())
+    Ok(serve(call.request.headers(), "application/json", &json!({ "schemas": schemas }).to_string()))
 }
 
 /// `GET /api/v1/webhooks/schemas/{type}`, also with the name of its file, by which schemas refer to each other.
-pub(super) async fn one(request: HttpRequest, name: web::Path<String>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
+pub(super) async fn one(call: Call, _: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    let name = call.parameter(0);
     let name = name.strip_suffix(".schema.json").unwrap_or(&name);
     match SCHEMAS.iter().find(|(known, _)| *known == name) {
-        Some((_, text)) => serve(request.headers(), "application/schema+json", text),
+        Some((_, text)) => Ok(serve(call.request.headers(), "application/schema+json", text)),
         None => {
             let detail = "no event is of this type; /api/v1/webhooks/schemas lists them";
-            Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-type", detail).respond(&request)
+            Err(Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-type", detail))
         }
     }
 }

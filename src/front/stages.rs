@@ -1,47 +1,32 @@
 //! Where backends report stages of their own.
 
-use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use std::sync::Arc;
 
-use crate::edge::principal::principal;
-use crate::edge::problem::Problem;
-use crate::edge::{Shared, body, json};
-use crate::front::status;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::front::{Reads, problems};
 use api::upload::{NewReport as Said, Report};
 use domain::report::{NewReport, ReportRefused};
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::table::Call;
+use edge::{body, json};
 use engine::report::ReportError;
 
 /// Enough for the longest message with every character escaped.
 const MAX_BODY_BYTES: usize = 8 * 1024;
 
-const ALLOW: &str = "POST, OPTIONS";
-
-/// `POST /api/v1/uploads/{id}/stages`. Who may was judged before.
-pub(super) async fn report(
-    request: HttpRequest,
-    id: web::Path<String>,
-    payload: web::Payload,
-    shared: web::Data<Shared>,
-) -> HttpResponse {
-    match request.method().as_str() {
-        "POST" => answer(&request, &id, payload, &shared).await.unwrap_or_else(|problem| problem.respond(&request)),
-        "OPTIONS" => HttpResponse::NoContent().insert_header((header::ALLOW, ALLOW)).finish(),
-        _ => Problem::method_not_allowed(ALLOW).respond(&request),
-    }
-}
-
-async fn answer(
-    request: &HttpRequest,
-    id: &str,
-    payload: web::Payload,
-    shared: &Shared,
-) -> Result<HttpResponse, Problem> {
-    let id = status::parse_id(id)?;
+/// `POST /api/v1/uploads/{id}/stages`.
+pub(super) async fn report(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    let id = problems::parse_id(&call.parameter(0))?;
+    let Call { request, payload, .. } = call;
+    let request = &request;
     if let Some(refusal) = json::is_not(request) {
         return Err(refusal);
     }
     let body = body::small(request, payload, MAX_BODY_BYTES, shared.idle_timeout).await;
-    let body = body.map_err(|error| status::problem(error, request))?.ok_or_else(too_large)?;
+    let body = body.map_err(|cut| problems::cut(cut, request))?.ok_or_else(too_large)?;
     let new = read(&body)?;
     let name = new.name().to_owned();
     let (upload, _) =
@@ -64,7 +49,7 @@ fn too_large() -> Problem {
 
 fn problem(error: ReportError, request: &HttpRequest) -> Problem {
     let refused = match error {
-        ReportError::Engine(error) => return status::problem(error, request),
+        ReportError::Engine(error) => return problems::problem(error, request),
         ReportError::Refused(refused) => refused,
     };
     let code = match refused {

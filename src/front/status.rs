@@ -1,30 +1,30 @@
 //! How far uploads are: one, or a list of them. Asking takes no lock and disturbs no writer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::http::header::HeaderValue;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::dialects::missing::Missing;
-use crate::edge::principal::principal;
-use crate::edge::problem::{Problem, common};
-use crate::edge::query::Query;
-use crate::edge::{Shared, conditions, query};
-use crate::front::events::Seat;
-use crate::front::unless_reading;
+use crate::front::{Reads, problems};
 use api::facts::Facts;
 use api::text::Text;
 use api::upload::{Entered, Failure, Links, List, Report, Status as Shown};
+use dialects::missing::Missing;
 use domain::id::UploadId;
 use domain::policy::TypePattern;
 use domain::principal::Principal;
-use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
 use domain::upload::Upload;
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::query::Query;
+use edge::table::Call;
+use edge::{conditions, query};
 use engine::Engine;
 use engine::command::EngineError;
 use engine::read::{Status, UploadQuery};
@@ -44,12 +44,12 @@ const PAGE_BYTES: usize = 1 << 20;
 const MAX_CONDITIONS: usize = 16;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
-pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    answer_one(&request, &id, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+pub(super) async fn one(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    answer_one(&call.request, &call.parameter(0), &shared).await
 }
 
-async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let id = parse_id(id)?;
+async fn answer_one(request: &HttpRequest, id: &str, shared: &Reads) -> Result<HttpResponse, Problem> {
+    let id = problems::parse_id(id)?;
     let mut wait = Duration::ZERO;
     for (name, value) in Query::parse(request.query_string())?.pairs() {
         match name {
@@ -60,10 +60,10 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Shared) -> Result<
     }
     let known = conditions::list(request.headers(), &header::IF_NONE_MATCH);
     let known = known.as_deref();
-    let _seat = if wait.is_zero() { None } else { Some(Seat::take(shared, request)?) };
+    let _seat = if wait.is_zero() { None } else { Some(shared.seats.take(request)?) };
     let status = wait_for_change(&shared.engine, &principal(request), id, known, wait)
         .await
-        .map_err(|error| problem(error, request))?;
+        .map_err(|error| problems::problem(error, request))?;
     let tag = etag(&status);
     if known.is_some_and(|known| conditions::names(known, &tag)) {
         return Ok(HttpResponse::NotModified()
@@ -119,17 +119,15 @@ async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
 }
 
 /// `GET /api/v1/uploads`, newest first.
-pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless_reading(&request) {
-        return answer;
-    }
-    answer_list(&request, &shared).await.unwrap_or_else(|problem| problem.respond(&request))
+pub(super) async fn list(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+    answer_list(&call.request, &shared).await
 }
 
-async fn answer_list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+async fn answer_list(request: &HttpRequest, shared: &Reads) -> Result<HttpResponse, Problem> {
     let mut wanted = list_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let uploads = shared.engine.list(&principal(request), &wanted).await.map_err(|error| problem(error, request))?;
+    let uploads =
+        shared.engine.list(&principal(request), &wanted).await.map_err(|error| problems::problem(error, request))?;
     let viewer = Viewer::of(request, shared);
     let (uploads_shown, cut) = page(uploads.found.iter().map(|status| shown(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
@@ -206,23 +204,6 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
     Ok(wanted)
 }
 
-pub(super) fn parse_id(text: &str) -> Result<UploadId, Problem> {
-    text.parse().map_err(|_| no_such_upload())
-}
-
-pub(super) fn problem(error: EngineError, request: &HttpRequest) -> Problem {
-    match common(error, request) {
-        Ok(problem) => problem,
-        // Reading is refused only for what was never there.
-        Err(Rejection::NotFound) => no_such_upload(),
-        Err(rejection) => Problem::bad_request("refused", rejection.to_string()),
-    }
-}
-
-fn no_such_upload() -> Problem {
-    Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-upload", Rejection::NotFound.to_string())
-}
-
 /// Changes with every commit, and with every byte a running append takes in.
 fn etag(status: &Status) -> String {
     let received = status.live.map_or(0, |live| live.received_bytes);
@@ -236,7 +217,7 @@ pub(super) fn text(value: &impl Serialize) -> String {
 }
 
 /// The status of an upload, as pages and programs read it.
-pub(super) fn shown<'a>(status: &'a Status, shared: &Shared, viewer: Viewer) -> Shown<'a> {
+pub(super) fn shown<'a>(status: &'a Status, shared: &Reads, viewer: Viewer) -> Shown<'a> {
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
     let offset = status.upload.offset().get();
@@ -289,12 +270,12 @@ pub(super) enum Viewer {
 }
 
 impl Viewer {
-    fn of(request: &HttpRequest, shared: &Shared) -> Self {
+    fn of(request: &HttpRequest, shared: &Reads) -> Self {
         if shared.access.opens_administration(request) { Self::Operator } else { Self::Client }
     }
 }
 
-fn links(upload: &Upload, shared: &Shared, viewer: Viewer) -> Links {
+fn links(upload: &Upload, shared: &Reads, viewer: Viewer) -> Links {
     let (id, record) = (upload.id(), upload.record());
     let path = shared.status_url(id);
     let has_file = record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none();

@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// Each folder of `src/`, and the others that it may name, crates of the workspace included. See ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("edge", &["dialects", "front"]),
-    ("dialects", &["edge"]),
-    ("front", &["edge", "dialects"]),
+    ("front", &[]),
     ("config", &[]),
     ("terminal", &[]),
     ("telemetry", &["config", "terminal"]),
     ("cli", &["config", "terminal"]),
-    ("app", &["edge", "dialects", "front", "config"]),
+    ("app", &["front", "config"]),
     ("signals", &[]),
     ("main", &["app", "cli", "config", "signals", "telemetry"]),
     ("lib", &[]),
@@ -21,24 +19,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that only some folders may name.
 const CRATES: &[(&str, &[&str])] = &[
     // Memory with a ceiling: it knows nothing of blobs. The first name that fits decides.
-    ("storage::pool", &["edge", "front", "app"]),
+    ("storage::pool", &["app"]),
     // The configuration has a module of that name.
     ("storage", &["app", "config"]),
     ("state_sqlite", &["app"]),
-    ("state", &["edge", "front", "app"]),
-    ("engine", &["edge", "dialects", "front", "app"]),
-    ("webhook", &["edge", "front", "app"]),
+    ("state", &["front", "app"]),
+    ("engine", &["front", "app"]),
+    ("webhook", &["front", "app"]),
     ("hooks", &["app", "config"]),
-    ("outbound", &["edge", "front", "cli", "app"]),
-    ("keyring", &["edge", "front", "config", "cli", "app"]),
-    ("actix_web", &["edge", "dialects", "front", "app", "cli"]),
-    ("actix_http", &["edge", "front"]),
-    ("actix_service", &["edge", "front"]),
-    ("actix_server", &["edge", "front", "app"]),
+    ("outbound", &["front", "cli", "app"]),
+    ("keyring", &["front", "config", "cli", "app"]),
+    ("edge", &["front", "app"]),
+    ("dialects", &["front", "app"]),
+    ("actix_web", &["front", "app", "cli"]),
+    ("actix_server", &["app"]),
     ("reqwest", &["config", "cli"]),
-    ("serde", &["edge", "dialects", "front", "config"]),
-    ("serde_json", &["edge", "dialects", "front", "telemetry", "cli"]),
-    ("tokio", &["edge", "front", "app", "cli", "signals", "main"]),
+    ("serde", &["front", "config", "cli"]),
+    ("serde_json", &["front", "telemetry", "cli"]),
+    ("tokio", &["front", "app", "cli", "signals", "main"]),
 ];
 
 #[test]

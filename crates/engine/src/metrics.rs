@@ -169,9 +169,9 @@ impl Metrics {
         self.size_bytes.set(bytes(capacity.size_bytes));
     }
 
-    /// Counts a request that was rejected for lack of disk space.
-    pub fn rejected_for_space(&self) {
-        self.without_space.inc();
+    /// Counts the requests that were rejected for lack of disk space.
+    pub fn without_space(&self) -> &Counter {
+        &self.without_space
     }
 
     /// Notes the stage of an upload, as it was committed or as it is found at the start.

@@ -1,22 +1,24 @@
 //! Which webhooks went where, and what came of every attempt.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 
-use crate::edge::principal::principal;
-use crate::edge::problem::Problem;
-use crate::edge::query::Query;
-use crate::edge::{Shared, query};
-use crate::front::status;
-use crate::front::webhooks::{problem, read, respond, unless};
+use crate::front::webhooks::{private, problem, read};
+use crate::front::{Webhooks, problems, status};
 use api::delivery::{Delivery, List, Replay};
 use domain::delivery::{AttemptOutcome, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::query;
+use edge::query::Query;
+use edge::table::Call;
 use engine::read::DeliveryQuery;
 use state::Replayed;
 
@@ -30,76 +32,56 @@ const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, fr
 const APART: Duration = Duration::from_secs(60);
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
-pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["GET"]) {
-        return answer;
-    }
-    respond(&request, answer(&request, &shared).await)
-}
-
-async fn answer(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let request = &call.request;
     let mut wanted = delivery_query(request.query_string(), shared.max_page)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let page = shared
         .engine
         .deliveries(&principal(request), &wanted)
         .await
-        .map_err(|error| status::problem(error, request))?;
+        .map_err(|error| problems::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
     let next = next.map(|next| query::cursor_to(LIST, next));
-    Ok(room.with(HttpResponse::Ok().json(List { deliveries, next })))
+    Ok(room.with(private(List { deliveries, next })))
 }
 
 /// `GET /api/v1/webhooks/deliveries/{id}`
-pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["GET"]) {
-        return answer;
-    }
-    let answer = async { shown(&request, parse_id(&id)?, &shared).await };
-    respond(&request, answer.await)
+pub(crate) async fn one(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    shown(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
 /// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
-pub(super) async fn replay(
-    request: HttpRequest,
-    id: web::Path<String>,
-    payload: web::Payload,
-    shared: web::Data<Shared>,
-) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["POST"]) {
-        return answer;
-    }
-    let answer = async {
-        let id = parse_id(&id)?;
-        let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
-        match shared.webhooks.replay(id, said.force).await.map_err(|error| problem(error, &request))? {
-            Replayed::Queued | Replayed::UnderWay => {
-                let mut answer = shown(&request, id, &shared).await?;
-                *answer.status_mut() = StatusCode::ACCEPTED;
-                Ok(answer)
-            }
-            Replayed::NoDelivery => Err(no_such_delivery()),
-            Replayed::HasSucceeded => Err(Problem::new(
-                StatusCode::CONFLICT,
-                "has-succeeded",
-                r#"this delivery has succeeded; to send it again anyway, force it: {"force": true}"#,
-            )),
-            Replayed::NoEndpoint => Err(Problem::new(
-                StatusCode::CONFLICT,
-                "endpoint-removed",
-                "the endpoint of this delivery is not there any more; make one of its name to send it again",
-            )),
+pub(crate) async fn replay(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = parse_id(&call.parameter(0))?;
+    let Call { request, payload, .. } = call;
+    let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
+    match shared.webhooks.replay(id, said.force).await.map_err(|error| problem(error, &request))? {
+        Replayed::Queued | Replayed::UnderWay => {
+            let mut answer = shown(&request, id, &shared).await?;
+            *answer.status_mut() = StatusCode::ACCEPTED;
+            Ok(answer)
         }
-    };
-    respond(&request, answer.await)
+        Replayed::NoDelivery => Err(no_such_delivery()),
+        Replayed::HasSucceeded => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "has-succeeded",
+            r#"this delivery has succeeded; to send it again anyway, force it: {"force": true}"#,
+        )),
+        Replayed::NoEndpoint => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "endpoint-removed",
+            "the endpoint of this delivery is not there any more; make one of its name to send it again",
+        )),
+    }
 }
 
-pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Shared) -> Result<HttpResponse, Problem> {
+pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
     let found =
-        shared.engine.delivery(&principal(request), id).await.map_err(|error| status::problem(error, request))?;
+        shared.engine.delivery(&principal(request), id).await.map_err(|error| problems::problem(error, request))?;
     let found = found.ok_or_else(no_such_delivery)?;
-    Ok(HttpResponse::Ok().json(Delivery::from(&found)))
+    Ok(private(Delivery::from(&found)))
 }
 
 fn parse_id(text: &str) -> Result<DeliveryId, Problem> {

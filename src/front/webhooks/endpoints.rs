@@ -1,42 +1,36 @@
 //! Endpoints: made, seen, changed, removed, and what else can be done with one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
 
-use crate::edge::problem::Problem;
-use crate::edge::{Shared, conditions};
+use crate::front::Webhooks;
 use crate::front::webhooks::terms::{FORM, changed, header_pairs};
-use crate::front::webhooks::{bad, deliveries, endpoint_id, problem, read, replays, respond, unless};
+use crate::front::webhooks::{answering, bad, deliveries, endpoint_id, private, problem, read, replays};
 use api::Word;
 use api::endpoint::{Backlog, Endpoint, Health, List, Terms};
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
+use edge::conditions;
+use edge::problem::Problem;
+use edge::table::Call;
 use outbound::keys::{Key, KeyKind};
 use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
 
 /// How long an old secret goes on signing when nothing else is said (webhooks.md H10).
 const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 
-/// `GET` and `POST /api/v1/webhooks/endpoints`
-pub(super) async fn collection(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["GET", "POST"]) {
-        return answer;
-    }
-    let answer = match request.method().as_str() {
-        "POST" => create(&request, payload, &shared).await,
-        _ => list(&request, &shared).await,
-    };
-    respond(&request, answer)
+/// `GET /api/v1/webhooks/endpoints`
+pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let reports = shared.webhooks.endpoints().await.map_err(|error| problem(error, &call.request))?;
+    Ok(private(List { endpoints: reports.iter().map(of).collect() }))
 }
 
-async fn list(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let reports = shared.webhooks.endpoints().await.map_err(|error| problem(error, request))?;
-    Ok(HttpResponse::Ok().json(List { endpoints: reports.iter().map(of).collect() }))
-}
-
-async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -> Result<HttpResponse, Problem> {
-    let said: api::endpoint::Change = read(request, payload, shared, FORM).await?;
+/// `POST /api/v1/webhooks/endpoints`
+pub(crate) async fn create(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let Call { request, payload, .. } = call;
+    let said: api::endpoint::Change = read(&request, payload, &shared, FORM).await?;
     let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
     let name = said.id.as_deref().map(|name| {
         EndpointId::new(name).ok_or_else(|| bad("id", "not a name; write 1 to 64 letters, digits, _ or -"))
@@ -47,11 +41,11 @@ async fn create(request: &HttpRequest, payload: web::Payload, shared: &Shared) -
         headers: header_pairs(&said).unwrap_or_default(),
         key: key(said.secret.as_deref())?,
     };
-    let refused = |error| problem(error, request);
+    let refused = |error| problem(error, &request);
     let (made, receiver_needs) = shared.webhooks.create(new).await.map_err(refused)?;
     let place = format!("/api/v1/webhooks/endpoints/{}", made.id);
     let report = shared.webhooks.endpoint(&made.id).await.map_err(refused)?;
-    Ok(HttpResponse::Created().insert_header((header::LOCATION, place)).json(with_keys(&report, receiver_needs)))
+    Ok(answering(StatusCode::CREATED).insert_header((header::LOCATION, place)).json(with_keys(&report, receiver_needs)))
 }
 
 /// A key the operator has chosen.
@@ -59,37 +53,24 @@ fn key(text: Option<&str>) -> Result<Option<Key>, Problem> {
     text.map(|text| Key::parse(text).map_err(|why| bad("secret", &why.to_string()))).transpose()
 }
 
-/// `GET`, `PATCH` and `DELETE /api/v1/webhooks/endpoints/{id}`
-pub(super) async fn one(
-    request: HttpRequest,
-    id: web::Path<String>,
-    payload: web::Payload,
-    shared: web::Data<Shared>,
-) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["GET", "PATCH", "DELETE"]) {
-        return answer;
-    }
-    let answer = async {
-        let id = endpoint_id(&id)?;
-        match request.method().as_str() {
-            "PATCH" => change(&request, &id, payload, &shared).await,
-            "DELETE" => {
-                shared.webhooks.delete(&id).await.map_err(|error| problem(error, &request))?;
-                Ok(HttpResponse::NoContent().finish())
-            }
-            _ => shown(&request, &id, &shared).await,
-        }
-    };
-    respond(&request, answer.await)
+/// `GET /api/v1/webhooks/endpoints/{id}`
+pub(crate) async fn show(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    shown(&call.request, &endpoint_id(&call.parameter(0))?, &shared).await
 }
 
-async fn change(
-    request: &HttpRequest,
-    id: &EndpointId,
-    payload: web::Payload,
-    shared: &Shared,
-) -> Result<HttpResponse, Problem> {
-    let said: api::endpoint::Change = read(request, payload, shared, FORM).await?;
+/// `DELETE /api/v1/webhooks/endpoints/{id}`
+pub(crate) async fn delete(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = endpoint_id(&call.parameter(0))?;
+    shared.webhooks.delete(&id).await.map_err(|error| problem(error, &call.request))?;
+    Ok(answering(StatusCode::NO_CONTENT).finish())
+}
+
+/// `PATCH /api/v1/webhooks/endpoints/{id}`
+pub(crate) async fn change(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = &endpoint_id(&call.parameter(0))?;
+    let Call { request, payload, .. } = call;
+    let request = &request;
+    let said: api::endpoint::Change = read(request, payload, &shared, FORM).await?;
     if said.id.is_some() {
         return Err(bad("id", "the name of an endpoint stays; make another"));
     }
@@ -118,48 +99,27 @@ async fn change(
     }
 }
 
-/// `POST /api/v1/webhooks/endpoints/{id}/…`
-pub(super) async fn act(
-    request: HttpRequest,
-    path: web::Path<(String, String)>,
-    payload: web::Payload,
-    shared: web::Data<Shared>,
-) -> HttpResponse {
-    let (id, action) = path.into_inner();
-    if !matches!(action.as_str(), "rotate" | "pause" | "resume" | "test" | "replay") {
-        return Problem::not_found().respond(&request);
-    }
-    if let Some(answer) = unless(&request, &["POST"]) {
-        return answer;
-    }
-    let answer = async {
-        let id = endpoint_id(&id)?;
-        let refused = |error| problem(error, &request);
-        match action.as_str() {
-            "rotate" => rotate(&request, &id, payload, &shared).await,
-            "pause" => {
-                shared.webhooks.pause(&id).await.map_err(refused)?;
-                shown(&request, &id, &shared).await
-            }
-            "resume" => resume(&request, &id, payload, &shared).await,
-            "replay" => replays::begin(&request, &id, payload, &shared).await,
-            _ => {
-                let tested = shared.webhooks.test(&id).await.map_err(refused)?;
-                deliveries::shown(&request, tested.delivery, &shared).await
-            }
-        }
-    };
-    respond(&request, answer.await)
+/// `POST /api/v1/webhooks/endpoints/{id}/pause`
+pub(crate) async fn pause(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = endpoint_id(&call.parameter(0))?;
+    shared.webhooks.pause(&id).await.map_err(|error| problem(error, &call.request))?;
+    shown(&call.request, &id, &shared).await
 }
 
-async fn rotate(
-    request: &HttpRequest,
-    id: &EndpointId,
-    payload: web::Payload,
-    shared: &Shared,
-) -> Result<HttpResponse, Problem> {
+/// `POST /api/v1/webhooks/endpoints/{id}/test`
+pub(crate) async fn test(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = endpoint_id(&call.parameter(0))?;
+    let tested = shared.webhooks.test(&id).await.map_err(|error| problem(error, &call.request))?;
+    deliveries::shown(&call.request, tested.delivery, &shared).await
+}
+
+/// `POST /api/v1/webhooks/endpoints/{id}/rotate`
+pub(crate) async fn rotate(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = &endpoint_id(&call.parameter(0))?;
+    let Call { request, payload, .. } = call;
+    let request = &request;
     let form = r#"nothing, or {"overlap_ms": 86400000, "secret": "whsec_…"}"#;
-    let said: api::endpoint::Rotation = read(request, payload, shared, form).await?;
+    let said: api::endpoint::Rotation = read(request, payload, &shared, form).await?;
     let kind = said.kind.as_deref();
     let kind = kind.map(|name| KeyKind::by_name(name).ok_or_else(|| bad("kind", "it must be hmac or ed25519")));
     let overlap = said.overlap_ms.map_or(DEFAULT_OVERLAP, Duration::from_millis);
@@ -167,17 +127,16 @@ async fn rotate(
     let refused = |error| problem(error, request);
     let (_, receiver_needs) = shared.webhooks.rotate(id, rotation).await.map_err(refused)?;
     let report = shared.webhooks.endpoint(id).await.map_err(refused)?;
-    Ok(HttpResponse::Ok().json(with_keys(&report, receiver_needs)))
+    Ok(private(with_keys(&report, receiver_needs)))
 }
 
-async fn resume(
-    request: &HttpRequest,
-    id: &EndpointId,
-    payload: web::Payload,
-    shared: &Shared,
-) -> Result<HttpResponse, Problem> {
+/// `POST /api/v1/webhooks/endpoints/{id}/resume`
+pub(crate) async fn resume(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = &endpoint_id(&call.parameter(0))?;
+    let Call { request, payload, .. } = call;
+    let request = &request;
     let form = r#"nothing, {"backlog": "cancel"} or {"missed_since": "2026-11-21T00:00:00Z"}"#;
-    let said: api::endpoint::Resumption = read(request, payload, shared, form).await?;
+    let said: api::endpoint::Resumption = read(request, payload, &shared, form).await?;
     let refused = |error| problem(error, request);
     let missed_since = replays::time("missed_since", said.missed_since)?;
     let drops_backlog = match said.backlog.as_deref() {
@@ -186,16 +145,16 @@ async fn resume(
         Some(_) => return Err(bad("backlog", "it must be send or cancel")),
     };
     shared.webhooks.resume(id, Resumption { drops_backlog, missed_since }).await.map_err(refused)?;
-    shown(request, id, shared).await
+    shown(request, id, &shared).await
 }
 
-async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Shared) -> Result<HttpResponse, Problem> {
+async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
     let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
     Ok(tagged(&report, of(&report)))
 }
 
 fn tagged(report: &Report, told: Endpoint) -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::ETAG, tag(report))).json(told)
+    answering(StatusCode::OK).insert_header((header::ETAG, tag(report))).json(told)
 }
 
 fn tag(report: &Report) -> String {

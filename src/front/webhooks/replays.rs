@@ -1,60 +1,61 @@
 //! Jobs that send many deliveries again.
 
-use actix_web::http::{Method, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use std::sync::Arc;
 
-use crate::edge::Shared;
-use crate::edge::problem::Problem;
-use crate::front::webhooks::{bad, problem, read, respond, unless};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::front::Webhooks;
+use crate::front::webhooks::{answering, bad, endpoint_id, private, problem, read};
 use api::replay::{List, NewReplay, Replay};
-use domain::endpoint::EndpointId;
 use domain::id::ReplayId;
 use domain::time::Timestamp;
+use edge::problem::Problem;
+use edge::table::Call;
 use state::{ReplayJob, ReplayWhat};
 use webhook::{AdminError, ReplayRequest};
 
 /// `GET /api/v1/webhooks/replays`
-pub(super) async fn list(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["GET"]) {
-        return answer;
-    }
-    let jobs = shared.webhooks.replays().await.map_err(|error| problem(error, &request));
-    let answer = jobs.map(|jobs| HttpResponse::Ok().json(List { replays: jobs.iter().map(shown).collect() }));
-    respond(&request, answer)
+pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let jobs = shared.webhooks.replays().await.map_err(|error| problem(error, &call.request))?;
+    Ok(private(List { replays: jobs.iter().map(shown).collect() }))
 }
 
-/// `GET` and `DELETE /api/v1/webhooks/replays/{id}`; deleting stops it where it is.
-pub(super) async fn one(request: HttpRequest, id: web::Path<String>, shared: web::Data<Shared>) -> HttpResponse {
-    if let Some(answer) = unless(&request, &["GET", "DELETE"]) {
-        return answer;
-    }
-    let answer = async {
-        let refused = |error| problem(error, &request);
-        let id: ReplayId = id.parse().map_err(|_| Problem::not_found())?;
-        if request.method() == Method::DELETE {
-            shared.webhooks.cancel_replay(id).await.map_err(refused)?;
-        }
-        let jobs = shared.webhooks.replays().await.map_err(refused)?;
-        let job = jobs.iter().find(|job| job.id == id).ok_or_else(|| refused(AdminError::NoSuchReplay(id)))?;
-        Ok(HttpResponse::Ok().json(shown(job)))
-    };
-    respond(&request, answer.await)
+/// `GET /api/v1/webhooks/replays/{id}`
+pub(crate) async fn one(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    found(&call.request, parse_id(&call.parameter(0))?, &shared).await
+}
+
+/// `DELETE /api/v1/webhooks/replays/{id}`: stops it where it is.
+pub(crate) async fn cancel(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let id = parse_id(&call.parameter(0))?;
+    shared.webhooks.cancel_replay(id).await.map_err(|error| problem(error, &call.request))?;
+    found(&call.request, id, &shared).await
+}
+
+async fn found(request: &HttpRequest, id: ReplayId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
+    let refused = |error| problem(error, request);
+    let jobs = shared.webhooks.replays().await.map_err(refused)?;
+    let job = jobs.iter().find(|job| job.id == id).ok_or_else(|| refused(AdminError::NoSuchReplay(id)))?;
+    Ok(private(shown(job)))
+}
+
+fn parse_id(text: &str) -> Result<ReplayId, Problem> {
+    text.parse().map_err(|_| Problem::not_found())
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/replay`
-pub(super) async fn begin(
-    request: &HttpRequest,
-    endpoint: &EndpointId,
-    payload: web::Payload,
-    shared: &Shared,
-) -> Result<HttpResponse, Problem> {
+pub(crate) async fn begin(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let endpoint = endpoint_id(&call.parameter(0))?;
+    let Call { request, payload, .. } = call;
+    let request = &request;
     let form = r#"{"what": "dead", "from": "2026-11-21T00:00:00Z", "before": "2026-11-22T00:00:00Z"}"#;
-    let said: NewReplay = read(request, payload, shared, form).await?;
+    let said: NewReplay = read(request, payload, &shared, form).await?;
     let what = said.what.as_deref().unwrap_or("dead");
     let known = ReplayWhat::ALL.map(ReplayWhat::name).join(", ");
     let what = ReplayWhat::by_name(what).ok_or_else(|| bad("what", &format!("it must be one of {known}")))?;
     let wanted = ReplayRequest {
-        endpoint: endpoint.clone(),
+        endpoint,
         what,
         from: time("from", said.from)?.unwrap_or(Timestamp::from_unix_ms(0)),
         before: time("before", said.before)?,
@@ -62,7 +63,7 @@ pub(super) async fn begin(
     };
     let job = shared.webhooks.begin_replay(wanted).await.map_err(|error| problem(error, request))?;
     let place = format!("/api/v1/webhooks/replays/{}", job.id);
-    Ok(HttpResponse::Accepted().insert_header((header::LOCATION, place)).json(shown(&job)))
+    Ok(answering(StatusCode::ACCEPTED).insert_header((header::LOCATION, place)).json(shown(&job)))
 }
 
 pub(super) fn time(field: &str, text: Option<String>) -> Result<Option<Timestamp>, Problem> {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::edge::problem::Problem;
 use crate::front::webhooks::bad;
 use api::endpoint::Change;
 use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
 use domain::event::{EventFilter, EventKind};
+use edge::problem::Problem;
 
 /// How a body looks, for those who got it wrong.
 pub(super) const FORM: &str = r#"{"url": "https://app.example.com/hooks", "events": ["upload.completed"]}"#;

@@ -1,0 +1,30 @@
+//! What the application may see of a request when it is asked about it.
+
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::HeaderName;
+
+use crate::uploads::Uploads;
+use domain::hook::Caller;
+use edge::clients::client_of;
+
+/// The request as the application sees it; `None` when nobody is ever asked.
+///
+/// The query is left out, where some clients put a token, and so is every header field that is not listed.
+pub(crate) fn caller(request: &HttpRequest, shared: &Uploads) -> Option<Arc<Caller>> {
+    let forwarded = shared.terms.forward_headers.as_ref()?;
+    Some(Arc::new(Caller {
+        method: request.method().as_str().to_owned(),
+        path: request.path().to_owned(),
+        remote: client_of(request).map(|address| address.to_string()),
+        headers: forwarded.iter().filter_map(|name| Some((name.to_string(), field(request, name)?))).collect(),
+    }))
+}
+
+/// RFC 9110, 5.3: several lines of one name are one value with commas between them.
+fn field(request: &HttpRequest, name: &HeaderName) -> Option<String> {
+    let lines: Vec<_> =
+        request.headers().get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}

@@ -1,0 +1,159 @@
+//! Which dialect a request is said in, from its head alone. Pure.
+//!
+//! All dialects share the same URLs. What marks a request is its header fields, not its content type: creations carry
+//! any type, and some fields belong to two dialects. Each dialect says how surely a request is in it, and the surest one
+//! gets the request; of several, the first in the list.
+
+use crate::dialect::{Claim, Dialect, Head, Kind};
+
+/// Who is to understand a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// What this server can do, in all dialects at once.
+    Options,
+    /// The dialect at this place of the list.
+    Dialect(usize),
+    /// Nothing says; the upload does, by how it was created.
+    AsCreated,
+    /// The marks of two dialects.
+    Mixed,
+    /// A PATCH that no dialect knows.
+    UnknownPatch,
+}
+
+/// Finds the dialect of a request.
+pub fn choose(dialects: &[Dialect], head: &Head<'_>) -> Choice {
+    if head.method == "OPTIONS" {
+        return Choice::Options;
+    }
+    let mut best: Option<(usize, Claim)> = None;
+    let mut excluding = 0_u32;
+    for (index, dialect) in dialects.iter().enumerate() {
+        let recognised = (dialect.recognise)(head);
+        excluding |= u32::from(recognised.excludes_others) << index;
+        if let Some(claim) = recognised.claim.filter(|claim| best.is_none_or(|(_, known)| *claim > known)) {
+            best = Some((index, claim));
+        }
+    }
+    let (index, claim) = best.unwrap_or((0, Claim::Otherwise));
+    match claim {
+        Claim::Marked | Claim::Hinted if excluding & !(1 << index) != 0 => Choice::Mixed,
+        Claim::Marked | Claim::Hinted | Claim::Likely | Claim::Possible => Choice::Dialect(index),
+        Claim::Otherwise if head.method == "PATCH" => Choice::UnknownPatch,
+        Claim::Otherwise if head.target == Kind::Upload && matches!(head.method, "HEAD" | "GET" | "DELETE") => {
+            Choice::AsCreated
+        }
+        Claim::Otherwise => Choice::Dialect(index),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{OFFSET_OCTET_STREAM, PARTIAL_UPLOAD};
+    use crate::ranged::wire::starts_session;
+    use domain::dialect::Dialect as Recorded;
+    use edge::fields::Fields;
+
+    /// Who answers a request in the end.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Spoken {
+        Options,
+        Tus,
+        Ietf,
+        /// A session is started, or an upload is written.
+        Ranged,
+        /// A whole file, without a protocol.
+        Plain,
+        AsCreated,
+        Mixed,
+        UnknownPatch,
+    }
+
+    fn spoken(method: &str, target: Kind, query: &str, fields: &Vec<(&'static str, &'static str)>) -> Spoken {
+        let sized = fields.iter().any(|(name, value)| *name == "content-length" && *value != "0");
+        let carries_body = sized || fields.iter().any(|(name, _)| *name == "transfer-encoding");
+        let head = Head { method, target, query, fields, carries_body };
+        let dialects = crate::all();
+        match choose(&dialects, &head) {
+            Choice::Options => Spoken::Options,
+            Choice::AsCreated => Spoken::AsCreated,
+            Choice::Mixed => Spoken::Mixed,
+            Choice::UnknownPatch => Spoken::UnknownPatch,
+            Choice::Dialect(index) => match dialects[index].records {
+                [Recorded::Tus] => Spoken::Tus,
+                [Recorded::Ietf] => Spoken::Ietf,
+                _ if head.target == Kind::Collection && !starts_session(query, fields) => Spoken::Plain,
+                _ if head.target == Kind::Name && method == "PUT" && !fields.has("content-range") => Spoken::Plain,
+                _ => Spoken::Ranged,
+            },
+        }
+    }
+
+    #[test]
+    fn every_rule_and_the_order_of_rules() {
+        use Kind::*;
+        use Spoken::*;
+        let tus = ("tus-resumable", "1.0.0");
+        let range = ("content-range", "bytes 0-9/10");
+        type Case = (&'static str, Kind, &'static str, Vec<(&'static str, &'static str)>, Spoken);
+        let cases: Vec<Case> = vec![
+            // protocols.md 5.2, rule 0.
+            ("OPTIONS", Collection, "", vec![tus], Options),
+            ("OPTIONS", Upload, "", vec![("upload-complete", "?1"), range], Options),
+            // Rule 1.
+            ("POST", Collection, "", vec![tus], Tus),
+            ("PATCH", Upload, "", vec![tus], Tus),
+            ("POST", Collection, "uploadType=resumable", vec![tus, ("upload-draft-interop-version", "6")], Tus),
+            ("POST", Collection, "", vec![tus, ("upload-complete", "?1")], Mixed),
+            ("POST", Collection, "", vec![tus, ("upload-incomplete", "?0")], Mixed),
+            ("PATCH", Upload, "", vec![tus, range], Mixed),
+            // Rule 2.
+            ("POST", Collection, "", vec![("upload-complete", "?0")], Ietf),
+            ("PUT", Collection, "", vec![("upload-incomplete", "?1")], Ietf),
+            ("PATCH", Collection, "", vec![("upload-complete", "?1")], Ietf),
+            ("PUT", Upload, "", vec![("upload-complete", "?1")], Ietf),
+            ("HEAD", Upload, "", vec![("upload-draft-interop-version", "8")], Ietf),
+            ("PATCH", Upload, "", vec![("content-type", "Application/Partial-Upload; x=1")], Ietf),
+            ("PUT", Upload, "", vec![("upload-complete", "?1"), range], Mixed),
+            ("PATCH", Upload, "", vec![("content-type", PARTIAL_UPLOAD), range], Mixed),
+            // Rule 3.
+            ("POST", Collection, "name=a&uploadType=resumable", vec![], Ranged),
+            ("POST", Collection, "", vec![("x-upload-content-length", "5")], Ranged),
+            ("PUT", Collection, "", vec![("x-upload-content-type", "video/mp4")], Ranged),
+            ("POST", Collection, "", vec![("x-goog-resumable", "start")], Ranged),
+            ("PUT", Upload, "", vec![range], Ranged),
+            ("PUT", Upload, "", vec![], Ranged),
+            ("POST", Upload, "", vec![range], Ranged),
+            ("POST", Collection, "", vec![("x-goog-upload-protocol", "resumable")], Ranged),
+            ("POST", Upload, "", vec![("x-goog-upload-command", "upload, finalize")], Ranged),
+            ("PUT", Name, "", vec![range], Ranged),
+            ("POST", Name, "", vec![range], Ranged),
+            // Rules 4 and 5.
+            ("PATCH", Upload, "", vec![("content-type", OFFSET_OCTET_STREAM)], Tus),
+            ("PATCH", Upload, "", vec![("content-type", "text/plain")], UnknownPatch),
+            ("PATCH", Upload, "", vec![], UnknownPatch),
+            // Rule 6.
+            ("HEAD", Upload, "", vec![], AsCreated),
+            ("GET", Upload, "", vec![("upload-offset", "5")], AsCreated),
+            ("DELETE", Upload, "", vec![], AsCreated),
+            // Rule 7.
+            ("POST", Collection, "", vec![("content-type", "video/mp4")], Plain),
+            ("POST", Collection, "uploadType=resumables", vec![("content-length", "9")], Plain),
+            ("POST", Collection, "", vec![("transfer-encoding", "chunked")], Plain),
+            ("PUT", Collection, "", vec![], Plain),
+            ("PUT", Name, "", vec![("content-type", "video/mp4")], Plain),
+            // Broken tus, and what nobody speaks: tus answers.
+            ("POST", Collection, "", vec![("content-length", "0")], Tus),
+            ("POST", Collection, "", vec![("upload-length", "5")], Tus),
+            ("POST", Collection, "", vec![("upload-metadata", "")], Tus),
+            ("POST", Collection, "", vec![("content-type", OFFSET_OCTET_STREAM)], Tus),
+            ("POST", Upload, "", vec![("x-http-method-override", "PATCH")], Tus),
+            ("GET", Collection, "", vec![], Tus),
+            ("DELETE", Name, "", vec![], Tus),
+        ];
+        for (method, target, query, fields, expected) in cases {
+            assert_eq!(spoken(method, target, query, &fields), expected, "{method} {target:?} {query} {fields:?}");
+        }
+    }
+}

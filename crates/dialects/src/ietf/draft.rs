@@ -1,0 +1,182 @@
+//! How the versions of the draft differ, as values. Nothing else in this program asks for a version.
+
+use crate::structured::integer;
+use edge::fields::Fields;
+use engine::command::Overflow;
+
+/// What the client of one version expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Draft {
+    /// The interop number, if it is among those configured: it is echoed, and interim responses are sent.
+    pub interop: Option<u32>,
+    pub completeness: Completeness,
+    /// Whether appends carry the media type `application/partial-upload`.
+    pub typed_appends: bool,
+    /// Whether the time left is called `expires` in `Upload-Limit`.
+    pub tells_expires: bool,
+    /// Whether HEAD and DELETE must not carry fields of an upload.
+    pub strict_queries: bool,
+    /// Whether an upload that has ended is as if it had never been.
+    pub gone_is_missing: bool,
+    /// What becomes of an upload when more bytes come than it can have.
+    pub overflow: Overflow,
+    /// Whether there is a problem type for data that comes after the end.
+    pub names_completed: bool,
+    /// Whether a client that has nothing to send, and says so only by lengths, has ended its upload. tus-js-client,
+    /// which speaks these versions, never sends the word it should: for an empty file, and for a stream that ends
+    /// where a chunk does, in a browser.
+    pub silence_ends: bool,
+}
+
+/// The field that says whether a request has the last bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Completeness {
+    /// `Upload-Complete`.
+    Said,
+    /// `Upload-Incomplete`, with the opposite sense.
+    Denied,
+}
+
+/// What clients speak that name no version: those of the finished RFC.
+const NEWEST: i64 = 10;
+
+impl Draft {
+    /// The version a request is said in. One that is not configured is served as what it is, but not echoed.
+    pub(super) fn of(fields: &dyn Fields, configured: &[u32]) -> Self {
+        let number = integer(fields, "upload-draft-interop-version").filter(|number| *number > 0);
+        let interop = number.and_then(|number| u32::try_from(number).ok()).filter(|number| configured.contains(number));
+        let mut draft = Self { interop, ..Self::numbered(number.unwrap_or(NEWEST)) };
+        let only_denied = fields.has("upload-incomplete") && !fields.has("upload-complete");
+        if number.is_none() && only_denied {
+            draft.completeness = Completeness::Denied;
+        }
+        draft
+    }
+
+    fn numbered(number: i64) -> Self {
+        Self {
+            interop: None,
+            completeness: if number <= 3 { Completeness::Denied } else { Completeness::Said },
+            typed_appends: number >= 6,
+            tells_expires: number == 6,
+            strict_queries: (3..=6).contains(&number),
+            gone_is_missing: number <= 6,
+            overflow: if number >= 8 { Overflow::Fatal } else { Overflow::Refused },
+            names_completed: (6..=8).contains(&number),
+            silence_ends: (5..=6).contains(&number),
+        }
+    }
+}
+
+impl Completeness {
+    pub(super) const fn field(self) -> &'static str {
+        match self {
+            Self::Said => "upload-complete",
+            Self::Denied => "upload-incomplete",
+        }
+    }
+
+    /// What the field's value says: whether the upload ends with this.
+    pub(super) const fn is_end(self, value: bool) -> bool {
+        match self {
+            Self::Said => value,
+            Self::Denied => !value,
+        }
+    }
+
+    /// The value that says so.
+    pub(super) const fn value(self, end: bool) -> &'static str {
+        match (self, end) {
+            (Self::Said, true) | (Self::Denied, false) => "?1",
+            (Self::Said, false) | (Self::Denied, true) => "?0",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Text = Vec<(&'static str, &'static str)>;
+
+    const CONFIGURED: [u32; 7] = [3, 5, 6, 7, 8, 9, 10];
+
+    fn draft(number: &'static str) -> Draft {
+        let fields: Text = vec![("upload-draft-interop-version", number)];
+        Draft::of(&fields, &CONFIGURED)
+    }
+
+    #[test]
+    fn versions_differ_in_these_things() {
+        // protocols.md 2.0 and its corrections: typed appends from 6, the field's opposite in 3, `expires` in 6, strict
+        // HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
+        let table = |draft: Draft| {
+            let flags = [
+                draft.completeness == Completeness::Said,
+                draft.typed_appends,
+                draft.tells_expires,
+                draft.strict_queries,
+                draft.gone_is_missing,
+                draft.overflow == Overflow::Fatal,
+                draft.names_completed,
+                draft.silence_ends,
+            ];
+            flags.map(u8::from)
+        };
+        for (number, expected) in [
+            ("3", [0, 0, 0, 1, 1, 0, 0, 0]),
+            ("4", [1, 0, 0, 1, 1, 0, 0, 0]),
+            ("5", [1, 0, 0, 1, 1, 0, 0, 1]),
+            ("6", [1, 1, 1, 1, 1, 0, 1, 1]),
+            ("7", [1, 1, 0, 0, 0, 0, 1, 0]),
+            ("8", [1, 1, 0, 0, 0, 1, 1, 0]),
+            ("9", [1, 1, 0, 0, 0, 1, 0, 0]),
+            ("10", [1, 1, 0, 0, 0, 1, 0, 0]),
+            ("99", [1, 1, 0, 0, 0, 1, 0, 0]),
+        ] {
+            assert_eq!(table(draft(number)), expected, "interop {number}");
+        }
+        for none in ["", "-8", "0", "8.0"] {
+            assert_eq!(table(draft(none)), table(draft("10")), "the finished RFC: {none:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_configured_number_is_echoed() {
+        for (number, echoed) in [
+            ("3", Some(3)),
+            ("10", Some(10)),
+            ("8;x=1", Some(8)),
+            ("4", None),
+            ("99", None),
+            ("\"8\"", None),
+            ("8.0", None),
+            ("8, 8", None),
+            ("-8", None),
+            ("0", None),
+            ("4294967304", None),
+            ("", None),
+        ] {
+            assert_eq!(draft(number).interop, echoed, "protocols.md 2, 1 to 4: {number:?}");
+        }
+        let twice: Text = vec![("upload-draft-interop-version", "8"); 2];
+        assert_eq!(Draft::of(&twice, &CONFIGURED).interop, None);
+    }
+
+    #[test]
+    fn a_client_without_a_number_may_deny_completeness() {
+        let fields: Text = vec![("upload-incomplete", "?0")];
+        assert_eq!(Draft::of(&fields, &CONFIGURED).completeness, Completeness::Denied);
+        let both: Text = vec![("upload-incomplete", "?0"), ("upload-complete", "?1")];
+        assert_eq!(Draft::of(&both, &CONFIGURED).completeness, Completeness::Said);
+    }
+
+    #[test]
+    fn the_field_says_the_same_both_ways() {
+        for completeness in [Completeness::Said, Completeness::Denied] {
+            for end in [true, false] {
+                assert_eq!(completeness.is_end(completeness.value(end) == "?1"), end);
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Resumable Uploads for HTTP: the IETF draft in its versions, and the RFC it becomes.
+//!
+//! An upload completes when its client says so, not when its length is reached. A client learns the URL of its upload
+//! before it has sent the body, from an interim response, where the version and the connection allow one.
+
+use std::sync::Arc;
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::http::header::HeaderMap;
+use actix_web::{HttpRequest, HttpResponse};
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, ready};
+
+use crate::caller::caller;
+use crate::dialect::{Asked, Marked, Target};
+use crate::metadata::PARTIAL_UPLOAD;
+use crate::uploads::Uploads;
+use crate::{dialect, digests, download, pump};
+use domain::checksum::{Algorithm, Digest};
+use domain::dialect::Dialect;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
+use edge::body;
+use edge::body::{HeaderFields, Interim};
+use edge::principal::principal;
+use edge::problem::Problem;
+use engine::command::{Append, Cancel, Create, Ends, EngineError};
+
+mod disposition;
+mod draft;
+mod reply;
+mod wire;
+
+use draft::Draft;
+use wire::{Creation, WireError};
+
+const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
+
+/// What the front has to know of this dialect.
+pub(crate) fn dialect() -> dialect::Dialect {
+    dialect::Dialect {
+        records: &[Dialect::Ietf],
+        methods: &["POST", "PUT", "HEAD", "GET", "PATCH", "DELETE"],
+        patch_type: Some(PARTIAL_UPLOAD),
+        request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
+        answer_fields: [&wire::ANSWER_FIELDS[..], &digests::ANSWER_FIELDS].concat(),
+        signature: None,
+        busy_head: None,
+        recognise: wire::recognise,
+        effective_method: |_, _| None,
+        add_options,
+        answer,
+        whole_file: None,
+        routes: &[],
+    }
+}
+
+fn answer(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
+    match asked.target {
+        Target::Collection => create(asked, shared),
+        Target::Upload(id) => Box::pin(async move {
+            let exchange = Exchange::new(&asked.request, asked.marked, &shared);
+            let answer = exchange.resource(id, asked.payload).await;
+            exchange.versioned(answer)
+        }),
+        Target::Name(_) | Target::Own(_) => {
+            let exchange = Exchange::new(&asked.request, asked.marked, &shared);
+            let refusal = exchange.refused(Rejection::NotFound.into());
+            ready(exchange.versioned(Err(refusal))).boxed_local()
+        }
+    }
+}
+
+/// Answers a creation, or the upload of a whole file if its marks turn out to be none.
+fn create(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
+    let request = asked.request.clone();
+    let exchange = Exchange::new(&request, asked.marked, &shared);
+    let count = body::announced_size(&request).known();
+    let understood = wire::creation(&exchange.draft, &exchange.fields(), count, shared.terms.max_metadata_bytes);
+    let refusal = match (understood, request.method().as_str()) {
+        (Ok(Some(creation)), "POST" | "PUT" | "PATCH") => {
+            return Box::pin(async move {
+                let exchange = Exchange::new(&request, asked.marked, &shared);
+                let answer = exchange.create(creation, count, asked.payload).await;
+                exchange.versioned(answer)
+            });
+        }
+        // The draft, 4.1.2: without a readable `Upload-Complete` it is a request like any other.
+        (Ok(None), "POST" | "PUT") => return (asked.whole_file)(asked, Arc::clone(&shared)),
+        (Ok(None), "PATCH") => exchange.completeness_missing(),
+        (Ok(_), _) => Problem::method_not_allowed("OPTIONS, POST, PUT, PATCH"),
+        (Err(error), _) => exchange.creation_refused(&error),
+    };
+    ready(exchange.versioned(Err(refusal))).boxed_local()
+}
+
+/// Adds to the answer to OPTIONS what clients of this dialect look for.
+fn add_options(headers: &mut HeaderMap, shared: &Uploads) {
+    let settings = shared.engine.settings();
+    let draft = Draft::of(&Vec::new(), &[]);
+    let limit =
+        wire::limit(&draft, settings.max_upload_bytes, Some(settings.unfinished_expiry.min(settings.unfinished_age)));
+    reply::add_options(headers, &limit);
+}
+
+/// One request and what its version wants.
+struct Exchange<'a> {
+    request: &'a HttpRequest,
+    shared: &'a Uploads,
+    marked: Marked,
+    draft: Draft,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(request: &'a HttpRequest, marked: Marked, shared: &'a Uploads) -> Self {
+        let fields = HeaderFields(request.headers());
+        Self { request, shared, marked, draft: Draft::of(&fields, &shared.terms.ietf_interop_versions) }
+    }
+
+    fn fields(&self) -> HeaderFields<'_> {
+        HeaderFields(self.request.headers())
+    }
+
+    async fn resource(&self, id: UploadId, payload: Payload) -> Result<HttpResponse, Problem> {
+        match self.request.method().as_str() {
+            "HEAD" => self.head(id).await,
+            "GET" => self.get(id).await,
+            "PATCH" => self.append(id, payload).await,
+            "DELETE" => self.cancel(id).await,
+            _ => Err(Problem::method_not_allowed(RESOURCE_METHODS)),
+        }
+    }
+
+    async fn create(&self, creation: Creation, count: Option<u64>, payload: Payload) -> Result<HttpResponse, Problem> {
+        let engine = &self.shared.engine;
+        let refuse = |error| reply::refused(error, &self.draft, &self.limit(None), self.request);
+        let max_bytes = engine.settings().max_upload_bytes;
+        if count.is_some_and(|count| count > max_bytes) {
+            return Err(refuse(Rejection::OverLimit(max_bytes).into()));
+        }
+        let empty = creation.length.is_some_and(|length| length.get() == 0);
+        let command = Create {
+            principal: principal(self.request),
+            dialect: Dialect::Ietf,
+            role: Role::Single,
+            // One of no bytes would be complete at once, though its client may not have said so yet.
+            length: creation.length.filter(|_| !empty),
+            metadata: creation.metadata,
+            metadata_as_sent: None,
+            wanted_digests: creation.wanted_digests,
+            promised_digests: creation.promised_digests,
+            caller: caller(self.request, self.shared),
+        };
+        let upload = engine.create(command).await.map_err(refuse)?;
+        let location = self.shared.location(self.request, upload.id());
+        let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
+        if only_created {
+            return Ok(self.created(&upload, &[]));
+        }
+        if let Some(interim) = self.interim() {
+            interim.send_104(&reply::begun(&self.draft, &location, &self.limit(Some(&upload))));
+        }
+        let command = Append {
+            dialect: Dialect::Ietf,
+            length: creation.length,
+            ends: creation.ends,
+            checksum: creation.checksum.clone(),
+            overflow: self.draft.overflow,
+            caller: caller(self.request, self.shared),
+            ..Append::at(principal(self.request), upload.id(), upload.offset(), count)
+        };
+        match self.pump(command, payload).await {
+            Ok(upload) => Ok(self.created(&upload, &[])),
+            Err(error) => {
+                let (problem, alive) = self.append_refused(error, upload.id(), creation.checksum.as_ref()).await;
+                // A client that has seen no interim response can go on nevertheless.
+                Err(if alive { problem.with(header::LOCATION, location) } else { problem })
+            }
+        }
+    }
+
+    async fn append(&self, id: UploadId, payload: Payload) -> Result<HttpResponse, Problem> {
+        let count = body::announced_size(self.request).known();
+        let appending = wire::append(&self.draft, &self.fields(), count)
+            .map_err(|error| reply::open(reply::wire_problem(&error, &self.draft), &self.draft))?;
+        let command = Append {
+            dialect: Dialect::Ietf,
+            length: appending.length,
+            ends: appending.ends,
+            checksum: appending.checksum.clone(),
+            overflow: self.draft.overflow,
+            caller: caller(self.request, self.shared),
+            ..Append::at(principal(self.request), id, appending.at, count)
+        };
+        match self.pump(command, payload).await {
+            Ok(upload) if upload.is_settled() => Ok(self.created(&upload, &digests::wanted(&self.fields()))),
+            Ok(upload) => Ok(reply::appended(&self.draft, &upload, &self.limit(Some(&upload)))),
+            Err(error) => Err(self.append_refused(error, id, appending.checksum.as_ref()).await.0),
+        }
+    }
+
+    async fn pump(&self, command: Append, payload: Payload) -> Result<Upload, EngineError> {
+        let feed = self.shared.engine.append(command).await?;
+        let interim = self.interim();
+        let tell = |offset_bytes| {
+            if let Some(interim) = &interim {
+                interim.send_104(&reply::progress(&self.draft, offset_bytes));
+            }
+        };
+        let tell: Option<&dyn Fn(u64)> = if interim.is_some() { Some(&tell) } else { None };
+        pump::pump_and_tell(self.request, payload, feed, self.shared.terms.idle_timeout, tell).await
+    }
+
+    /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload is not complete;
+    /// afterwards it has all fields of GET as well.
+    async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        self.check_query()?;
+        let upload = self.inspect(id).await?;
+        if upload.stage() == Stage::Completed && self.marked == Marked::No {
+            return self.get(id).await;
+        }
+        Ok(self.offset(&upload))
+    }
+
+    async fn inspect(&self, id: UploadId) -> Result<Upload, Problem> {
+        let found =
+            self.shared.engine.inspect(&principal(self.request), id).await.map_err(|error| self.refused(error))?;
+        match found.gone {
+            Some(why) => Err(self.refused(why.into())),
+            None => Ok(found.upload),
+        }
+    }
+
+    fn offset(&self, upload: &Upload) -> HttpResponse {
+        reply::offset(&self.draft, upload, &self.limit(Some(upload)))
+    }
+
+    async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        let Some(found) =
+            self.shared.engine.download(&principal(self.request), id).await.map_err(|error| self.refused(error))?
+        else {
+            // Draft, 4.3.2: GET reports the offset as HEAD does.
+            return Ok(self.offset(&self.inspect(id).await?));
+        };
+        let upload = found.upload.clone();
+        let mut response =
+            download::serve(self.request, found, &self.shared.metrics).await.map_err(|error| self.refused(error))?;
+        reply::add_offset(response.headers_mut(), &self.draft, &upload, &self.limit(Some(&upload)));
+        Ok(response)
+    }
+
+    async fn cancel(&self, id: UploadId) -> Result<HttpResponse, Problem> {
+        self.check_query()?;
+        let command = Cancel { principal: principal(self.request), id, caller: caller(self.request, self.shared) };
+        self.shared.engine.cancel(command).await.map_err(|error| self.refused(error))?;
+        Ok(reply::cancelled())
+    }
+
+    fn created(&self, upload: &Upload, wanted: &[Algorithm]) -> HttpResponse {
+        let location = self.shared.location(self.request, upload.id());
+        reply::created(&self.draft, upload, &location, &self.limit(Some(upload)), wanted)
+    }
+
+    fn check_query(&self) -> Result<(), Problem> {
+        wire::check_query(&self.draft, &self.fields()).map_err(|bad| reply::wire_problem(&bad.into(), &self.draft))
+    }
+
+    fn completeness_missing(&self) -> Problem {
+        let bad = wire::completeness_missing(&self.draft);
+        reply::wire_problem(&bad.into(), &self.draft)
+    }
+
+    fn creation_refused(&self, error: &WireError) -> Problem {
+        let problem = reply::wire_problem(error, &self.draft);
+        match error {
+            WireError::InconsistentLength { .. } => problem,
+            // There is no upload to be gone on with.
+            WireError::Field(_) | WireError::Digests(_) | WireError::MediaType | WireError::TooLarge { .. } => {
+                reply::final_word(problem, &self.draft)
+            }
+        }
+    }
+
+    fn refused(&self, error: EngineError) -> Problem {
+        reply::refused(error, &self.draft, &self.limit(None), self.request)
+    }
+
+    /// The refusal of bytes, and whether the upload can be gone on with.
+    async fn append_refused(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
+        let upload = self
+            .shared
+            .engine
+            .status(&principal(self.request), id)
+            .await
+            .ok()
+            .filter(|found| !found.expired)
+            .map(|found| found.upload);
+        let limit = self.limit(upload.as_ref());
+        let alive = upload.as_ref().is_some_and(|upload| upload.stage().takes_bytes());
+        (reply::append_refused(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)
+    }
+
+    /// The way to tell the client something before the answer, if its version has interim responses.
+    fn interim(&self) -> Option<Interim> {
+        self.draft.interop.and_then(|_| Interim::of(self.request))
+    }
+
+    fn limit(&self, upload: Option<&Upload>) -> String {
+        let engine = &self.shared.engine;
+        let left = upload.and_then(|upload| engine.time_left(upload));
+        let max_bytes = engine.settings().max_upload_bytes;
+        wire::limit(&self.draft, upload.map_or(max_bytes, |upload| upload.most_bytes(max_bytes)), left)
+    }
+
+    fn versioned(&self, answer: Result<HttpResponse, Problem>) -> HttpResponse {
+        let mut answer = answer.unwrap_or_else(|problem| problem.respond(self.request));
+        reply::add_version(answer.headers_mut(), &self.draft);
+        answer
+    }
+}

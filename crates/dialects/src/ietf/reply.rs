@@ -1,0 +1,258 @@
+//! Outcomes and rejections in the words of the draft.
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+
+use crate::ietf::draft::Draft;
+use crate::ietf::wire::WireError;
+use crate::metadata::PARTIAL_UPLOAD;
+use crate::told::{UPLOAD_LENGTH, UPLOAD_OFFSET};
+use crate::trouble::common;
+use crate::{digests, told};
+use domain::checksum::{Algorithm, Digest};
+use domain::rejection::Rejection;
+use domain::stage::Stage;
+use domain::upload::Upload;
+use edge::problem::Problem;
+use engine::command::EngineError;
+
+const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
+const INTEROP_VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
+
+const MISMATCHING_OFFSET: &str = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset";
+const COMPLETED: &str = "https://iana.org/assignments/http-problem-types#completed-upload";
+const INCONSISTENT_LENGTH: &str = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
+
+/// Fields of an answer, or of an interim response.
+pub(super) type FieldList = Vec<(HeaderName, HeaderValue)>;
+
+/// What the answer to OPTIONS has for clients of this dialect.
+pub(super) fn add_options(headers: &mut HeaderMap, limit: &str) {
+    add(headers, field(UPLOAD_LIMIT, limit));
+}
+
+/// Names the version in which an answer is given, if that is one this server means to speak.
+pub(super) fn add_version(headers: &mut HeaderMap, draft: &Draft) {
+    add(headers, draft.interop.and_then(|number| field(INTEROP_VERSION, number)));
+}
+
+/// `104`: an upload has begun, and where it is.
+pub(super) fn begun(draft: &Draft, location: &str, limit: &str) -> FieldList {
+    let number = draft.interop.and_then(|number| field(INTEROP_VERSION, number));
+    [number, field(header::LOCATION, location), field(UPLOAD_LIMIT, limit)].into_iter().flatten().collect()
+}
+
+/// `104`: how far the upload is.
+pub(super) fn progress(draft: &Draft, offset_bytes: u64) -> FieldList {
+    let number = draft.interop.and_then(|number| field(INTEROP_VERSION, number));
+    [number, field(UPLOAD_OFFSET, offset_bytes)].into_iter().flatten().collect()
+}
+
+/// The answer to a creation, and to the append that ends an upload: whichever of the two brings the last bytes, their
+/// sender is told the same, and the same again when it asks again.
+pub(super) fn created(
+    draft: &Draft,
+    upload: &Upload,
+    location: &str,
+    limit: &str,
+    wanted: &[Algorithm],
+) -> HttpResponse {
+    let mut response = HttpResponse::Created();
+    response.insert_header((header::LOCATION, location));
+    tell(&mut response, draft, upload, limit);
+    if is_complete(upload) {
+        let record = upload.record();
+        let asked_for = |digest: &&Digest| {
+            let algorithm = digest.algorithm();
+            record.wanted_digests.contains(&algorithm) || wanted.contains(&algorithm)
+        };
+        if let Some(digests) = digests::print(record.digests.iter().filter(asked_for)) {
+            response.insert_header((digests::REPR_DIGEST, digests));
+        }
+    }
+    response.finish()
+}
+
+/// The answer to an append after which more is to come.
+pub(super) fn appended(draft: &Draft, upload: &Upload, limit: &str) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    tell(&mut response, draft, upload, limit);
+    response.finish()
+}
+
+pub(super) fn cancelled() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+/// How far an upload is: the answer to HEAD, and to GET while there is nothing to download.
+pub(super) fn offset(draft: &Draft, upload: &Upload, limit: &str) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    told::tell(&mut response, upload);
+    tell(&mut response, draft, upload, limit);
+    response.finish()
+}
+
+/// The same beside the bytes of a completed upload.
+pub(super) fn add_offset(headers: &mut HeaderMap, draft: &Draft, upload: &Upload, limit: &str) {
+    add(headers, offset_fields(draft, upload, limit));
+    add(headers, upload.length().and_then(|length| field(UPLOAD_LENGTH, length)));
+}
+
+fn tell(response: &mut HttpResponseBuilder, draft: &Draft, upload: &Upload, limit: &str) {
+    for field in offset_fields(draft, upload, limit) {
+        response.insert_header(field);
+    }
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+}
+
+fn offset_fields(draft: &Draft, upload: &Upload, limit: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let fields =
+        [field(UPLOAD_OFFSET, upload.offset()), completeness(draft, is_complete(upload)), field(UPLOAD_LIMIT, limit)];
+    fields.into_iter().flatten()
+}
+
+/// Whether nothing more is to come, and nothing more to happen: neither by itself, nor because it failed.
+fn is_complete(upload: &Upload) -> bool {
+    match upload.stage() {
+        Stage::Ended(_) => false,
+        Stage::Created
+        | Stage::Receiving
+        | Stage::Stalled
+        | Stage::Received
+        | Stage::Verified
+        | Stage::Stored
+        | Stage::Completed => upload.is_settled(),
+    }
+}
+
+fn completeness(draft: &Draft, end: bool) -> Option<(HeaderName, HeaderValue)> {
+    field(completeness_name(draft), draft.completeness.value(end))
+}
+
+fn completeness_name(draft: &Draft) -> HeaderName {
+    HeaderName::from_static(draft.completeness.field())
+}
+
+/// A field, if its value can stand in one.
+fn field(name: HeaderName, value: impl ToString) -> Option<(HeaderName, HeaderValue)> {
+    HeaderValue::try_from(value.to_string()).ok().map(|value| (name, value))
+}
+
+fn add(headers: &mut HeaderMap, fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) {
+    for (name, value) in fields {
+        headers.insert(name, value);
+    }
+}
+
+/// A request that was not understood.
+pub(super) fn wire_problem(error: &WireError, draft: &Draft) -> Problem {
+    let detail = error.to_string();
+    match error {
+        WireError::Field(_) => Problem::bad_request("bad-header", detail),
+        WireError::Digests(error) => digests::reply::problem(error),
+        WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
+            .with(HeaderName::from_static("accept-patch"), PARTIAL_UPLOAD),
+        WireError::TooLarge { .. } => {
+            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large", detail)
+        }
+        WireError::InconsistentLength { .. } => {
+            open(Problem::bad_request("inconsistent-length", detail).kind(INCONSISTENT_LENGTH), draft)
+        }
+    }
+}
+
+/// Says that the upload has not ended with this: its client may go on.
+pub(super) fn open(problem: Problem, draft: &Draft) -> Problem {
+    problem.with(completeness_name(draft), draft.completeness.value(false))
+}
+
+/// Says that this is the last word.
+pub(super) fn final_word(problem: Problem, draft: &Draft) -> Problem {
+    problem.with(completeness_name(draft), draft.completeness.value(true))
+}
+
+/// A refused question or cancellation, or a creation refused before there was an upload.
+pub(super) fn refused(error: EngineError, draft: &Draft, limit: &str, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        Err(rejection) => rejection_problem(rejection, draft, limit, None),
+    }
+}
+
+/// Refused bytes for an upload, `upload` as it is now, if it is there.
+pub(super) fn append_refused(
+    error: EngineError,
+    draft: &Draft,
+    limit: &str,
+    upload: Option<&Upload>,
+    checksum: Option<&Digest>,
+    request: &HttpRequest,
+) -> Problem {
+    let rejection = match common(error, request) {
+        Ok(problem) => return open(problem, draft),
+        Err(rejection) => rejection,
+    };
+    match (&rejection, checksum, upload) {
+        (Rejection::ChecksumMismatch(_), Some(checksum), _) => {
+            open(digests::reply::mismatched(digests::CONTENT_DIGEST, checksum), draft)
+        }
+        (Rejection::BrokenPromise(algorithm), _, Some(upload)) => {
+            let promised = upload.record().promised_digests.iter().find(|promised| promised.algorithm() == *algorithm);
+            let problem = match promised {
+                Some(promised) => digests::reply::mismatched(digests::REPR_DIGEST, promised),
+                None => rejection_problem(rejection, draft, limit, Some(upload)),
+            };
+            final_word(problem, draft)
+        }
+        (Rejection::Refused(_), _, _) => rejection_problem(rejection, draft, limit, upload),
+        _ => open(rejection_problem(rejection, draft, limit, upload), draft),
+    }
+}
+
+fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: Option<&Upload>) -> Problem {
+    let detail = rejection.to_string();
+    let problem = |status, code: &'static str| Problem::new(status, code, detail);
+    match rejection {
+        // Draft, 4.2.3: the application has said its last word, and nothing is to be gone on with.
+        Rejection::Refused(failure) => final_word(Problem::refused(&failure), draft),
+        Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
+        Rejection::Gone(_) if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-gone"),
+        Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
+        Rejection::Removed if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-removed"),
+        Rejection::Removed => problem(StatusCode::GONE, "upload-removed"),
+        Rejection::BytesMissing if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "bytes-missing"),
+        Rejection::BytesMissing => problem(StatusCode::GONE, "bytes-missing"),
+        Rejection::WrongOffset { ours, theirs } => problem(StatusCode::CONFLICT, "wrong-offset")
+            .kind(MISMATCHING_OFFSET)
+            .member("expected-offset", ours.get())
+            .member("provided-offset", theirs.get())
+            .with(UPLOAD_OFFSET, ours.to_string()),
+        Rejection::AlreadyComplete(_)
+        | Rejection::BeyondLength(_)
+        | Rejection::LengthChanged { .. }
+        | Rejection::LengthBelowOffset { .. }
+        | Rejection::EndsElsewhere { .. } => {
+            let over = draft.names_completed && upload.is_some_and(is_complete);
+            let kind = if over { COMPLETED } else { INCONSISTENT_LENGTH };
+            problem(StatusCode::BAD_REQUEST, "inconsistent-length").kind(kind)
+        }
+        Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit").with(UPLOAD_LIMIT, limit),
+        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
+        Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
+        // Of uploads whose bytes come in any order, where crossing is allowed.
+        Rejection::DifferentBytes { .. } => problem(StatusCode::CONFLICT, "different-bytes"),
+        Rejection::BeyondRange { .. } => problem(StatusCode::BAD_REQUEST, "beyond-range"),
+        Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST, "misaligned-range"),
+        Rejection::TooManyRanges(_) => problem(StatusCode::CONFLICT, "too-many-ranges"),
+        Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too-much-to-replace"),
+        Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_) => {
+            problem(StatusCode::BAD_REQUEST, "digest-mismatch")
+        }
+        Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
+        Rejection::PartMissing(_)
+        | Rejection::PartTwice { .. }
+        | Rejection::NotPartial(_)
+        | Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "bad-part"),
+    }
+}

@@ -1,0 +1,32 @@
+//! The dialects clients speak. Each is two pure translations around one engine call, and decides nothing.
+//!
+//! A dialect is a folder with `wire` (header text to command and back; no I/O and no HTTP crate), `reply` (outcome or
+//! rejection to response) and `mod` (handlers of a few lines). It hands one value to the front ([`dialect::Dialect`]): its
+//! addresses, the fields it reads and shows, and how it is recognised. No dialect names another.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod attachment;
+mod caller;
+pub mod choice;
+pub mod dialect;
+mod digests;
+mod download;
+mod ietf;
+pub mod metadata;
+pub mod missing;
+mod names;
+mod pump;
+mod ranged;
+mod structured;
+mod told;
+pub mod trouble;
+mod tus;
+pub mod uploads;
+
+use dialect::Dialect;
+
+/// Every dialect. Where two might be meant, the first one is.
+pub fn all() -> Vec<Dialect> {
+    vec![ietf::dialect(), tus::dialect(), ranged::dialect()]
+}

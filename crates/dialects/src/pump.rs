@@ -1,0 +1,141 @@
+//! Moves the body of a request into an append.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::time::Instant;
+
+use crate::trouble::broken_off;
+use domain::upload::Upload;
+use edge::body;
+use edge::body::{Pauses, Taker};
+use engine::command::{BodyEnd, EngineError};
+use engine::feed::{Ended, Feed};
+
+/// The most that is read of a connection before its bytes are taken.
+const READ_AHEAD_BYTES: usize = 128 * 1024;
+
+/// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
+///
+/// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that buffer is
+/// free again before the next read, and is used for it. While there is no room for bytes, none are read. A body that
+/// is cut short keeps what arrived and is never answered with success.
+pub(crate) async fn pump(
+    request: &HttpRequest,
+    payload: Payload,
+    feed: Feed,
+    idle_timeout: Duration,
+) -> Result<Upload, EngineError> {
+    pump_and_tell(request, payload, feed, idle_timeout, None).await
+}
+
+/// Does the same, and gives `tell` the committed offset as it grows, once a second at most.
+pub(crate) async fn pump_and_tell(
+    request: &HttpRequest,
+    mut payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    mut feed: Feed,
+    idle_timeout: Duration,
+    tell: Option<&dyn Fn(u64)>,
+) -> Result<Upload, EngineError> {
+    let taker = body::take_over(request);
+    let pauses = body::pauses(request);
+    let mut telling = tell.map(Telling::new);
+    let end = loop {
+        if let Some(telling) = &mut telling {
+            telling.look(&feed);
+        }
+        match next(&mut payload, &mut feed, taker.as_ref(), idle_timeout).await {
+            Some(Some(Ok(chunk))) => {
+                if push(&mut feed, &chunk, pauses.as_ref()).await.is_err() {
+                    break BodyEnd::Cut;
+                }
+            }
+            Some(None) => break BodyEnd::Complete,
+            Some(Some(Err(_))) | None => break BodyEnd::Cut,
+        }
+    };
+    drop(taker);
+    let upload = feed.finish(end).await?;
+    match end {
+        BodyEnd::Complete => Ok(upload),
+        BodyEnd::Cut => Err(broken_off()),
+    }
+}
+
+/// Hands bytes on. While that has to wait, other requests of the connection may have to, too.
+async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<(), Ended> {
+    let mut pushing = pin!(feed.push(chunk));
+    let Some(pauses) = pauses else { return pushing.await };
+    match futures::poll!(pushing.as_mut()) {
+        Poll::Ready(pushed) => pushed,
+        Poll::Pending => {
+            let _pause = pauses.begin();
+            pushing.await
+        }
+    }
+}
+
+/// Tells of progress, but not too often.
+struct Telling<'a> {
+    tell: &'a dyn Fn(u64),
+    told_bytes: u64,
+    due: Instant,
+}
+
+/// The shortest time between two words about progress.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+impl<'a> Telling<'a> {
+    fn new(tell: &'a dyn Fn(u64)) -> Self {
+        Self { tell, told_bytes: 0, due: Instant::now() + TELL_EVERY }
+    }
+
+    fn look(&mut self, feed: &Feed) {
+        let now = Instant::now();
+        let committed_bytes = feed.committed_bytes();
+        if now >= self.due && committed_bytes > self.told_bytes {
+            (self.tell)(committed_bytes);
+            (self.told_bytes, self.due) = (committed_bytes, now + TELL_EVERY);
+        }
+    }
+}
+
+/// What comes next; nothing once the append has ended by itself or the client was silent for too long.
+async fn next(
+    payload: &mut (impl Stream<Item = Result<Bytes, PayloadError>> + Unpin),
+    feed: &mut Feed,
+    taker: Option<&Taker>,
+    idle_timeout: Duration,
+) -> Option<Option<Result<Bytes, PayloadError>>> {
+    // Nothing else is looked at, and no timer set, while bytes are there.
+    if let Some(ready) = payload.next().now_or_never() {
+        return Some(ready);
+    }
+    if let Some(taker) = taker {
+        taker.allow(feed.wants_bytes().min(READ_AHEAD_BYTES));
+    }
+    let silent = tokio::time::sleep(idle_timeout);
+    tokio::pin!(silent);
+    loop {
+        let flush_at = feed.flush_at();
+        tokio::select! {
+            next = payload.next() => return Some(next),
+            () = feed.ended() => return None,
+            () = &mut silent => return None,
+            () = come(flush_at), if flush_at.is_some() => feed.flush(),
+        }
+    }
+}
+
+async fn come(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

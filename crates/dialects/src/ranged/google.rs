@@ -1,0 +1,196 @@
+//! Google's sessions: bytes in order, `308` until the last of them, and an object in JSON at the end.
+
+use actix_web::dev::Payload;
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::caller::caller;
+use crate::digests;
+use crate::ranged::creation::{Around, Creation};
+use crate::ranged::reply::google::Refusal;
+use crate::ranged::wire::{Carried, Data, End};
+use crate::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
+use crate::uploads::Uploads;
+use domain::checksum::Algorithm;
+use domain::dialect::Dialect;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
+use edge::body;
+use edge::body::HeaderFields;
+use edge::fields::{BadField, single};
+use edge::principal::principal;
+use edge::problem::Problem;
+use edge::query::Query;
+use engine::command::{Append, Cancel, Create, Ends, Place};
+
+/// The two ways of starting a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavour {
+    Json,
+    Xml,
+}
+
+/// Starts a session, in a bucket if the address has one.
+pub(super) async fn start(
+    request: &HttpRequest,
+    bucket: Option<&str>,
+    payload: Payload,
+    shared: &Uploads,
+) -> Result<HttpResponse, Refusal> {
+    let fields = HeaderFields(request.headers());
+    let refuse = |error: wire::WireError| reply::wire_problem(&error);
+    wire::refuse_commands(&fields).map_err(refuse)?;
+    wire::refuse_range(&fields).map_err(refuse)?;
+    let flavour = flavour(&fields).map_err(|error| refuse(error.into()))?;
+    let length = wire::length(&fields, "x-upload-content-length").map_err(|error| refuse(error.into()))?;
+    let most = shared.engine.settings().max_upload_bytes;
+    if length.is_some_and(|length| length.get() > most) {
+        return Err(reply::rejection_problem(Rejection::OverLimit(most)).into());
+    }
+    let origin = shared.absolute_origin(request).map_err(|error| refuse(error.into()))?;
+    let named = digests::promised(&fields).map_err(|error| refuse(error.into()))?;
+    let described = described(request, flavour, bucket, payload, shared).await?;
+    let command = Create {
+        principal: principal(request),
+        dialect: Dialect::Google,
+        role: Role::Single,
+        length,
+        metadata: described.metadata,
+        metadata_as_sent: None,
+        // Its clients compare one of the two digests they know when all is done.
+        wanted_digests: [vec![Algorithm::Md5], digests::wanted(&fields)].concat(),
+        promised_digests: [described.promised_digests, named].concat(),
+        caller: caller(request, shared),
+    };
+    let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
+    let session = format!("{origin}{}", shared.upload_url(upload.id()));
+    Ok(reply::google::started(&upload, &session, flavour))
+}
+
+fn flavour(fields: &HeaderFields) -> Result<Flavour, BadField> {
+    match single(fields, "x-goog-resumable")? {
+        None => Ok(Flavour::Json),
+        Some(word) if word.eq_ignore_ascii_case("start") => Ok(Flavour::Xml),
+        Some(_) => Err(BadField::new("x-goog-resumable", "is not `start`")),
+    }
+}
+
+/// The object that is to be uploaded, as query, header fields and JSON describe it.
+async fn described(
+    request: &HttpRequest,
+    flavour: Flavour,
+    bucket: Option<&str>,
+    payload: Payload,
+    shared: &Uploads,
+) -> Result<Creation, Problem> {
+    let fields = HeaderFields(request.headers());
+    let query = Query::parse(request.query_string())?;
+    let field = |name| single(&fields, name).map_err(|error| reply::wire_problem(&error.into()));
+    // In the XML flavour the type is the request's own, and what some clients send along is not looked at.
+    let (content_type, json) = match flavour {
+        Flavour::Json => (field("x-upload-content-type")?, small_body(request, payload, shared).await?),
+        Flavour::Xml => (field("content-type")?, Vec::new()),
+    };
+    let name = query.pairs().find(|(name, _)| *name == "name").map(|(_, value)| value);
+    let around = Around { name, bucket, content_type: content_type.filter(|text| !text.is_empty()) };
+    creation::object(&json, &around, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))
+}
+
+/// Data, a question, or the word that nothing more comes.
+pub(super) async fn put(
+    request: &HttpRequest,
+    upload: Upload,
+    mut payload: Payload,
+    shared: &Uploads,
+) -> Result<HttpResponse, Refusal> {
+    let fields = HeaderFields(request.headers());
+    let refuse = |error: wire::WireError| reply::wire_problem(&error);
+    let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
+    let hashes = wire::goog_hashes(&fields).map_err(|error| refuse(error.into()))?;
+    let (dialect, caller) = (Dialect::Google, caller(request, shared));
+    let command = Append { dialect, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
+    let upload = match carried {
+        Carried::Question { total } => {
+            check_empty(request, &mut payload, shared).await?;
+            let found = look(request, upload.id(), shared).await?;
+            let Some(total) = finalised(&found, total)? else { return Ok(told(&found, request, shared)) };
+            // The word that nothing more comes.
+            let (place, ends) = (Place::From(found.offset()), Ends::Here);
+            let length = Some(total);
+            let command = Append { place, count: Some(0), length, ends, promised_digests: hashes, ..command };
+            append(command, request, payload, None, shared).await?
+        }
+        Carried::Data(data) => {
+            let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
+            let command = Append { checksum, ..carrying(command, data) };
+            // What is a digest of the whole is only said with the last of it.
+            let promised_digests = if command.ends == Ends::Later { Vec::new() } else { hashes };
+            let unframed = data.count.filter(|_| data.unframed);
+            append(Append { promised_digests, ..command }, request, payload, unframed, shared).await?
+        }
+    };
+    if upload.offset() == Offset::ZERO && upload.stage() != Stage::Completed {
+        // Clients that have sent data want to read in a 308 how much of it arrived.
+        return Err(reply::google::nothing_stored().into());
+    }
+    Ok(told(&upload, request, shared))
+}
+
+fn carrying(command: Append, data: Data) -> Append {
+    let ends = match data.end {
+        End::Last => Ends::Here,
+        End::IfTotal => Ends::WhenFull,
+        End::More => Ends::Later,
+    };
+    Append { place: Place::From(data.first), count: data.count, length: data.total, ends, ..command }
+}
+
+/// The length to end an upload with, if a question is the word that nothing more comes: all of it must be there.
+fn finalised(upload: &Upload, total: Option<Length>) -> Result<Option<Length>, Refusal> {
+    match (upload.length(), total) {
+        _ if upload.stage() == Stage::Completed => Ok(None),
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            Err(reply::rejection_problem(Rejection::LengthChanged { ours, theirs }).into())
+        }
+        (_, total) => Ok(total.filter(|total| total.get() == upload.offset().get())),
+    }
+}
+
+async fn append(
+    command: Append,
+    request: &HttpRequest,
+    payload: Payload,
+    unframed: Option<u64>,
+    shared: &Uploads,
+) -> Result<Upload, Refusal> {
+    let checksum = command.checksum.clone();
+    let refuse = |error| reply::google::refusal(error, checksum.as_ref(), request);
+    let feed = shared.engine.append(command).await.map_err(refuse)?;
+    pumped(request, payload, feed, unframed, shared, refuse).await
+}
+
+fn told(upload: &Upload, request: &HttpRequest, shared: &Uploads) -> HttpResponse {
+    if upload.stage() == Stage::Completed {
+        return reply::google::object(upload, shared);
+    }
+    reply::google::incomplete(upload, wire::wants_no_308(&HeaderFields(request.headers())))
+}
+
+/// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody else expects.
+pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Refusal> {
+    let upload = look(request, id, shared).await?;
+    let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
+    shared.engine.cancel(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
+    let was_complete = upload.stage() == Stage::Completed;
+    Ok(if was_complete { reply::terminated() } else { reply::google::cancelled(&upload) })
+}
+
+/// Whether a request to Google's own address starts a session, and nothing else Google has there.
+pub(super) fn check_kind(request: &HttpRequest) -> Result<(), Problem> {
+    let query = Query::parse(request.query_string())?;
+    let kind = query.pairs().find(|(name, _)| *name == "uploadType").map(|(_, value)| value);
+    let signed = request.headers().contains_key("x-goog-resumable");
+    if kind == Some("resumable") || signed { Ok(()) } else { Err(reply::google::other_kind()) }
+}

@@ -1,0 +1,90 @@
+//! Ranges in any order, from as many connections as a client likes.
+
+use actix_web::dev::Payload;
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::caller::caller;
+use crate::digests;
+use crate::ranged::wire::{Carried, Data, End};
+use crate::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
+use crate::uploads::Uploads;
+use domain::dialect::Dialect;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::upload::{Role, Upload};
+use edge::body;
+use edge::body::HeaderFields;
+use edge::principal::principal;
+use edge::problem::Problem;
+use engine::command::{Append, Create, Ends, Place};
+
+/// Starts a session of our own, described in JSON.
+pub(super) async fn start(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
+    let fields = HeaderFields(request.headers());
+    let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
+    let json = small_body(request, payload, shared).await?;
+    let described =
+        creation::plain(&json, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+    let command = Create {
+        principal: principal(request),
+        dialect: Dialect::Ranged,
+        role: Role::Single,
+        length: described.length,
+        metadata: described.metadata,
+        metadata_as_sent: None,
+        wanted_digests: digests::wanted(&fields),
+        promised_digests: [described.promised_digests, named].concat(),
+        caller: caller(request, shared),
+    };
+    let upload = shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))?;
+    Ok(reply::started(&upload, request, shared))
+}
+
+/// A range, the whole, or a question.
+pub(super) async fn put(
+    request: &HttpRequest,
+    upload: Upload,
+    mut payload: Payload,
+    shared: &Uploads,
+) -> Result<HttpResponse, Problem> {
+    let fields = HeaderFields(request.headers());
+    let refuse = |error: wire::WireError| reply::wire_problem(&error);
+    let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
+    let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
+    let (dialect, caller) = (Dialect::Ranged, caller(request, shared));
+    let command =
+        Append { dialect, checksum, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
+    let (command, unframed) = match carried {
+        Carried::Question { total } => {
+            check_empty(request, &mut payload, shared).await?;
+            let found = look(request, upload.id(), shared).await?;
+            match (found.length(), total) {
+                (Some(ours), Some(theirs)) if ours != theirs => {
+                    return Err(reply::rejection_problem(Rejection::LengthChanged { ours, theirs }));
+                }
+                (None, Some(total)) => (declaring(command, total), None),
+                (_, Some(_) | None) => return Ok(reply::progress(&found)),
+            }
+        }
+        Carried::Data(data) => (carrying(command, data), data.count.filter(|_| data.unframed)),
+    };
+    let checksum = command.checksum.clone();
+    let refuse = |error| reply::append_problem(error, checksum.as_ref(), request);
+    let feed = shared.engine.append(command).await.map_err(refuse)?;
+    let upload = pumped(request, payload, feed, unframed, shared, refuse).await?;
+    Ok(reply::progress(&upload))
+}
+
+/// What says only how long the upload is to be.
+fn declaring(command: Append, total: Length) -> Append {
+    Append { place: Place::Anywhere(Offset::ZERO), count: Some(0), length: Some(total), checksum: None, ..command }
+}
+
+fn carrying(command: Append, data: Data) -> Append {
+    let ends = match (data.end, data.total) {
+        // Without a range it is the whole, and its end is the end of the upload.
+        (End::Last, None) => Ends::Here,
+        (End::Last | End::IfTotal | End::More, _) => Ends::WhenFull,
+    };
+    Append { place: Place::Anywhere(data.first), count: data.count, length: data.total, ends, ..command }
+}

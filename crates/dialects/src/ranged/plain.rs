@@ -1,0 +1,174 @@
+//! Whole files without a protocol: `curl -T`, `curl --data-binary`, and forms.
+//!
+//! Each becomes an upload that takes ranges. If the connection breaks, what arrived is kept, and whoever has heard or
+//! looked up where the upload is can go on.
+
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::caller::caller;
+use crate::digests;
+use crate::pump;
+use crate::ranged::creation::bounded;
+use crate::ranged::form::{Fault, Learned, Opened};
+use crate::ranged::{form, reply};
+use crate::uploads::Uploads;
+use domain::checksum::Digest;
+use domain::dialect::Dialect;
+use domain::metadata::Metadata;
+use domain::rejection::Rejection;
+use domain::size::{Length, Offset};
+use domain::stage::Stage;
+use domain::upload::{Role, Upload};
+use edge::body;
+use edge::body::HeaderFields;
+use edge::fields::{BadField, single};
+use edge::principal::principal;
+use edge::problem::Problem;
+use engine::command::{Append, Create, Ends, EngineError, Place};
+
+/// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.
+const NO_TYPE: &str = "application/x-www-form-urlencoded";
+
+/// The body is the file.
+pub(super) async fn file(
+    request: &HttpRequest,
+    name: Option<&str>,
+    payload: Payload,
+    shared: &Uploads,
+) -> Result<HttpResponse, Problem> {
+    let fields = HeaderFields(request.headers());
+    let unreadable = |error: BadField| reply::wire_problem(&error.into());
+    let content_type = single(&fields, "content-type").map_err(unreadable)?;
+    let content_type = content_type.filter(|text| !text.is_empty() && *text != NO_TYPE).map(str::to_owned);
+    let own = [("filename", name.map(str::to_owned)), ("filetype", content_type)];
+    let metadata =
+        bounded(own, [], shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+    let size = body::announced_size(request).known();
+    let length = match size.map(Length::new) {
+        Some(None) => {
+            return Err(reply::rejection_problem(Rejection::OverLimit(shared.engine.settings().max_upload_bytes)));
+        }
+        Some(known) => known,
+        None => None,
+    };
+    // What this request carries is the whole.
+    let content = digests::content(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
+    let upload = create(request, length, metadata, content.clone(), shared).await?;
+    if upload.stage() == Stage::Completed {
+        return Ok(reply::stored(&upload, &[], request, shared));
+    }
+    match append(request, &upload, size, payload, shared).await {
+        Ok(upload) => Ok(reply::stored(&upload, &[], request, shared)),
+        Err(error) => Err(not_stored(error, content.as_ref(), request, &upload, shared).await),
+    }
+}
+
+/// A form with one file in it.
+pub(super) async fn form(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
+    // It would be of the form with its boundaries, and is not computed of that.
+    if request.headers().contains_key(digests::CONTENT_DIGEST) {
+        let of_form = BadField::new(digests::CONTENT_DIGEST, "of a form is not checked; send Repr-Digest of the file");
+        return Err(reply::wire_problem(&of_form.into()));
+    }
+    let max_bytes = shared.engine.settings().max_upload_bytes;
+    // Rejected before the client has sent a byte of it.
+    if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.terms.max_metadata_bytes)) {
+        return Err(reply::rejection_problem(Rejection::OverLimit(max_bytes)));
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let opened = form::open(content_type.unwrap_or_default(), payload, shared).await;
+    let Opened { texts, file, bytes, learned } = opened.map_err(|fault| reply::form_problem(fault, request))?;
+    let own = [("filename", file.file_name), ("filetype", file.content_type)];
+    let metadata =
+        bounded(own, texts, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+    let upload = create(request, None, metadata, None, shared).await?;
+    let appended = append(request, &upload, None, bytes, shared).await;
+    let Learned { ignored, fault } = learned.take();
+    match (appended, fault) {
+        (Ok(upload), _) => Ok(reply::stored(&upload, &ignored, request, shared)),
+        (Err(_), Some(fault @ Fault::SeveralFiles)) => {
+            discard(request, &upload, shared).await;
+            Err(reply::form_problem(fault, request))
+        }
+        (Err(_), Some(fault)) => {
+            Err(reply::form_problem(fault, request).with(header::LOCATION, shared.location(request, upload.id())))
+        }
+        (Err(error), None) => Err(not_stored(error, None, request, &upload, shared).await),
+    }
+}
+
+async fn create(
+    request: &HttpRequest,
+    length: Option<Length>,
+    metadata: Metadata,
+    content: Option<Digest>,
+    shared: &Uploads,
+) -> Result<Upload, Problem> {
+    let fields = HeaderFields(request.headers());
+    let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
+    let command = Create {
+        principal: principal(request),
+        dialect: Dialect::Ranged,
+        role: Role::Single,
+        length,
+        metadata,
+        metadata_as_sent: None,
+        wanted_digests: digests::wanted(&fields),
+        promised_digests: content.into_iter().chain(named).collect(),
+        caller: caller(request, shared),
+    };
+    shared.engine.create(command).await.map_err(|error| reply::engine_problem(error, request))
+}
+
+async fn append(
+    request: &HttpRequest,
+    upload: &Upload,
+    count: Option<u64>,
+    payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    shared: &Uploads,
+) -> Result<Upload, EngineError> {
+    let (dialect, place) = (Dialect::Ranged, Place::Anywhere(Offset::ZERO));
+    let caller = caller(request, shared);
+    let command = Append {
+        dialect,
+        place,
+        caller,
+        ends: Ends::Here,
+        ..Append::at(principal(request), upload.id(), Offset::ZERO, count)
+    };
+    let feed = shared.engine.append(command).await?;
+    pump::pump_and_tell(request, payload, feed, shared.terms.idle_timeout, None).await
+}
+
+/// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one that
+/// can never be whole.
+async fn not_stored(
+    error: EngineError,
+    content: Option<&Digest>,
+    request: &HttpRequest,
+    upload: &Upload,
+    shared: &Uploads,
+) -> Problem {
+    let too_long = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
+    let failed = matches!(
+        error,
+        EngineError::Rejected(Rejection::BrokenPromise(_) | Rejection::Refused(_) | Rejection::Gone(_))
+    );
+    let problem = reply::append_problem(error, content, request);
+    if too_long {
+        discard(request, upload, shared).await;
+    }
+    if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(request, upload.id())) }
+}
+
+async fn discard(request: &HttpRequest, upload: &Upload, shared: &Uploads) {
+    if let Err(error) = shared.engine.discard(&principal(request), upload.id()).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(upload = %upload.id(), error, "could not remove a refused upload; it will expire");
+    }
+}

@@ -1,0 +1,215 @@
+//! Outcomes and rejections in the words of ranged PUT: our own here, Google's in [`google`].
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use serde_json::{Map, Value, json};
+
+use crate::digests;
+use crate::missing::Missing;
+use crate::ranged::creation::BadCreation;
+use crate::ranged::form::Fault;
+use crate::ranged::wire;
+use crate::ranged::wire::WireError;
+use crate::trouble::{broken_off, common};
+use crate::uploads::Uploads;
+use domain::checksum::Digest;
+use domain::rejection::Rejection;
+use domain::stage::Stage;
+use domain::upload::Upload;
+use edge::problem::Problem;
+use engine::command::EngineError;
+
+pub(super) mod google;
+
+const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
+
+/// A session that takes ranges in any order: where they go, and what they are to be like.
+pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &Uploads) -> HttpResponse {
+    let record = upload.record();
+    let location = shared.location(request, record.id);
+    HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(json!({
+        "id": record.id.to_string(),
+        "upload": shared.upload_url(record.id),
+        "status": shared.status_url(record.id),
+        "length": record.length.map(|length| length.get()),
+        "part_size": shared.terms.range_size_bytes,
+        "alignment": shared.terms.range_alignment_bytes,
+        "expires_at": record.expires_at.map(|at| at.to_string()),
+        "complete": record.stage == Stage::Completed,
+    }))
+}
+
+/// How far an upload is, to whoever sends ranges of it or asks.
+pub(super) fn progress(upload: &Upload) -> HttpResponse {
+    let complete = upload.stage() == Stage::Completed;
+    let mut response = if complete { HttpResponse::Ok() } else { HttpResponse::Accepted() };
+    if let Some(range) = wire::range_of(upload.offset()) {
+        response.insert_header((header::RANGE, range));
+    }
+    let missing = Missing::of(upload);
+    response.insert_header(NO_STORE).json(json!({
+        "offset": upload.offset().get(),
+        "length": upload.length().map(|length| length.get()),
+        "received": upload.received_bytes(),
+        "missing": missing.ranges,
+        "missing_truncated": missing.truncated,
+        "complete": complete,
+    }))
+}
+
+/// A whole file has been taken.
+pub(super) fn stored(upload: &Upload, ignored: &[String], request: &HttpRequest, shared: &Uploads) -> HttpResponse {
+    let record = upload.record();
+    let location = shared.location(request, record.id);
+    let digests = record.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into()));
+    let mut told = json!({
+        "id": record.id.to_string(),
+        "upload": shared.upload_url(record.id),
+        "status": shared.status_url(record.id),
+        "size": upload.offset().get(),
+        "digests": digests.collect::<Map<String, Value>>(),
+        "filename": record.metadata.file_name(),
+    });
+    if !ignored.is_empty() {
+        told["ignored_fields"] = ignored.into();
+    }
+    HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(told)
+}
+
+/// The answer to HEAD while there is nothing to download yet.
+pub(super) fn state(upload: &Upload) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    response.insert_header(NO_STORE);
+    add_state(&mut response, upload);
+    response.finish()
+}
+
+fn add_state(response: &mut HttpResponseBuilder, upload: &Upload) {
+    response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
+    if let Some(length) = upload.length() {
+        response.insert_header((UPLOAD_LENGTH, length.get()));
+    }
+}
+
+/// Adds to a download where the upload stands, as the answers before it did.
+pub(super) fn add_offset(headers: &mut HeaderMap, offset: u64) {
+    headers.insert(UPLOAD_OFFSET, HeaderValue::from(offset));
+    headers.insert(UPLOAD_LENGTH, HeaderValue::from(offset));
+}
+
+pub(super) fn terminated() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
+
+pub(super) fn wire_problem(error: &WireError) -> Problem {
+    let code = match error {
+        WireError::Digests(error) => return digests::reply::problem(error),
+        WireError::Field(_) => "bad-header",
+        WireError::OtherCount { .. } => "other-count",
+        WireError::QuestionWithBody => "question-with-body",
+        WireError::UploadCommands => "upload-commands",
+        WireError::RangeOfNothing => "range-of-nothing",
+    };
+    Problem::bad_request(code, error.to_string())
+}
+
+/// A body whose framing ended elsewhere than its `Content-Range` said.
+pub(super) fn other_count(count: u64) -> Problem {
+    Problem::bad_request("other-count", format!("by its content-range the request has {count} bytes, but it has not"))
+}
+
+pub(super) fn creation_problem(error: &BadCreation) -> Problem {
+    let detail = error.to_string();
+    match error {
+        BadCreation::Json(_) | BadCreation::TwoNames | BadCreation::Size => Problem::bad_request("bad-session", detail),
+        BadCreation::Digest(..) | BadCreation::UnknownDigest(_) => Problem::bad_request("bad-digest", detail),
+        BadCreation::Metadata(_) => Problem::bad_request("bad-metadata", detail),
+        BadCreation::TooLarge(_) => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "metadata-too-large", detail),
+    }
+}
+
+pub(super) fn session_too_large(limit: usize) -> Problem {
+    let detail = format!("the JSON of a session has at most {limit} bytes (limits.max_metadata_size)");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "metadata-too-large", detail)
+}
+
+pub(super) fn form_problem(fault: Fault, request: &HttpRequest) -> Problem {
+    match fault {
+        Fault::Bad(bad) => Problem::bad_request("bad-form", bad.to_string()),
+        Fault::NoFile => Problem::bad_request("no-file", "the form has no file in it"),
+        Fault::SeveralFiles => {
+            let detail = "the form has several files in it, and one is taken at a time; none of them was kept";
+            Problem::bad_request("several-files", detail)
+        }
+        Fault::TooLarge(error) => creation_problem(&error),
+        Fault::Cut => engine_problem(broken_off(), request),
+    }
+}
+
+pub(super) fn plain_uploads_off() -> Problem {
+    let detail = "this server takes no uploads without a protocol (protocols.plain_uploads is off); speak one of those \
+                  in its documentation";
+    Problem::new(StatusCode::FORBIDDEN, "plain-uploads-off", detail)
+}
+
+/// An upload of a sequential dialect, which a PUT may not go on with.
+///
+/// RFC 9110, 14.5: a `Content-Range` where it means nothing is a 400.
+pub(super) fn other_dialect(upload: &Upload, ranged: bool) -> Problem {
+    let status = if ranged { StatusCode::BAD_REQUEST } else { StatusCode::CONFLICT };
+    Problem::new(status, "other-dialect", Rejection::OtherDialect(upload.dialect()).to_string())
+}
+
+pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        Err(rejection) => rejection_problem(rejection),
+    }
+}
+
+/// A refusal of bytes that came with this digest of theirs.
+pub(super) fn append_problem(error: EngineError, content: Option<&Digest>, request: &HttpRequest) -> Problem {
+    match (&error, content) {
+        (EngineError::Rejected(Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_)), Some(digest)) => {
+            digests::reply::mismatched(digests::CONTENT_DIGEST, digest)
+        }
+        (_, Some(_) | None) => engine_problem(error, request),
+    }
+}
+
+pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
+    let detail = rejection.to_string();
+    let (status, code) = match rejection {
+        Rejection::Refused(failure) => return Problem::refused(&failure),
+        Rejection::NotFound => (StatusCode::NOT_FOUND, "no-such-upload"),
+        Rejection::Gone(_) => (StatusCode::GONE, "upload-gone"),
+        Rejection::Removed => (StatusCode::GONE, "upload-removed"),
+        Rejection::BytesMissing => (StatusCode::GONE, "bytes-missing"),
+        Rejection::WrongOffset { .. } => (StatusCode::CONFLICT, "wrong-offset"),
+        Rejection::AlreadyComplete(_) => (StatusCode::CONFLICT, "upload-complete"),
+        Rejection::BeyondLength(_) => (StatusCode::BAD_REQUEST, "beyond-length"),
+        Rejection::OverLimit(_) => (StatusCode::PAYLOAD_TOO_LARGE, "over-limit"),
+        Rejection::LengthChanged { .. } => (StatusCode::BAD_REQUEST, "length-changed"),
+        Rejection::LengthBelowOffset { .. } => (StatusCode::BAD_REQUEST, "length-below-offset"),
+        Rejection::EndsElsewhere { .. } => (StatusCode::BAD_REQUEST, "inconsistent-length"),
+        Rejection::InOrderOnly => (StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
+        Rejection::OtherDialect(_) => (StatusCode::CONFLICT, "other-dialect"),
+        Rejection::DifferentBytes { .. } => (StatusCode::CONFLICT, "different-bytes"),
+        Rejection::BeyondRange { .. } => (StatusCode::BAD_REQUEST, "beyond-range"),
+        Rejection::Misaligned { .. } => (StatusCode::BAD_REQUEST, "misaligned-range"),
+        Rejection::TooManyRanges(_) => (StatusCode::CONFLICT, "too-many-ranges"),
+        Rejection::TooMuchToReplace(_) => (StatusCode::CONFLICT, "too-much-to-replace"),
+        Rejection::ChecksumMismatch(_) => (StatusCode::BAD_REQUEST, "checksum-mismatch"),
+        Rejection::BrokenPromise(_) => (StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
+        Rejection::IsFinal => (StatusCode::FORBIDDEN, "final-upload"),
+        Rejection::PartMissing(_) => (StatusCode::NOT_FOUND, "no-such-part"),
+        Rejection::PartTwice { .. } => (StatusCode::CONFLICT, "part-twice"),
+        Rejection::NotPartial(_) => (StatusCode::BAD_REQUEST, "not-partial"),
+        Rejection::PartUnfinished(_) => (StatusCode::BAD_REQUEST, "part-unfinished"),
+    };
+    Problem::new(status, code, detail)
+}

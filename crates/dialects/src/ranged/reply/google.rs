@@ -1,0 +1,190 @@
+//! What Google's clients are answered: 308 that redirects nowhere, 499, and the object as JSON.
+
+use std::time::Duration;
+
+use actix_web::http::header::HeaderName;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::ranged::google::Flavour;
+use crate::ranged::{reply, wire};
+use crate::uploads::Uploads;
+use api::pairs::Pairs;
+use api::text::Text;
+use domain::checksum::{Algorithm, Digest};
+use domain::rejection::Rejection;
+use domain::size::Offset;
+use domain::stage::Stage;
+use domain::time::Timestamp;
+use domain::upload::Upload;
+use edge::problem::{Problem, request_id};
+use engine::command::EngineError;
+
+const UPLOAD_ID: HeaderName = HeaderName::from_static("x-guploader-uploadid");
+
+/// Names that are no metadata of the client's own.
+const OWN_NAMES: [&str; 3] = ["name", "contentType", "bucket"];
+
+/// Where its session is. Google's libraries for JSON take 200, signed URLs 201.
+pub(in crate::ranged) fn started(upload: &Upload, session: &str, flavour: Flavour) -> HttpResponse {
+    let mut response = match flavour {
+        Flavour::Json => HttpResponse::Ok(),
+        Flavour::Xml => HttpResponse::Created(),
+    };
+    response.insert_header((header::LOCATION, session));
+    finish(&mut response, upload)
+}
+
+/// More is to come. There is never a `Location`: clients would follow it.
+pub(in crate::ranged) fn incomplete(upload: &Upload, no_308: bool) -> HttpResponse {
+    let mut response = if no_308 { HttpResponse::Ok() } else { HttpResponse::PermanentRedirect() };
+    if no_308 {
+        response.insert_header(("x-http-status-code-override", "308"));
+    } else {
+        response.reason("Resume Incomplete");
+    }
+    if let Some(range) = wire::range_of(upload.offset()) {
+        response.insert_header((header::RANGE, range));
+    }
+    finish(&mut response, upload)
+}
+
+/// The upload is complete. Repeated as it is for as long as anybody asks.
+pub(in crate::ranged) fn object(upload: &Upload, shared: &Uploads) -> HttpResponse {
+    let record = upload.record();
+    let text = |name| record.metadata.get(name).map(String::from_utf8_lossy);
+    let id = record.id.to_string();
+    let name = text("name").unwrap_or_else(|| id.as_str().into());
+    let bucket = text("bucket").unwrap_or_else(|| "files".into());
+    let generation = record.created_at.unix_ms();
+    let digest = |algorithm| {
+        let digest = record.digests.iter().find(|digest| digest.algorithm() == algorithm);
+        digest.map(|digest| STANDARD.encode(digest.value()))
+    };
+    let (crc32c, md5) = (digest(Algorithm::Crc32c), digest(Algorithm::Md5));
+    let own = record.metadata.pairs().iter().filter(|(name, _)| !OWN_NAMES.contains(&name.as_str()));
+    let own: Pairs<'_, Text<'_>> = own.map(|(name, value)| (name, Text::from(&value[..]))).collect();
+    let mut object = json!({
+        "kind": "storage#object",
+        "id": format!("{bucket}/{name}/{generation}"),
+        "selfLink": shared.upload_url(record.id),
+        "mediaLink": shared.upload_url(record.id),
+        "name": name,
+        "bucket": bucket,
+        "generation": generation.to_string(),
+        "metageneration": "1",
+        "contentType": record.metadata.content_type(),
+        "size": upload.offset().get().to_string(),
+        "crc32c": crc32c,
+        "timeCreated": completed_at(upload).to_string(),
+    });
+    if let Some(md5) = &md5 {
+        object["md5Hash"] = md5.as_str().into();
+    }
+    if !own.is_empty() {
+        object["metadata"] = json!(own);
+    }
+    let hashes = [("crc32c", crc32c), ("md5", md5)];
+    let hashes: Vec<String> =
+        hashes.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect();
+    HttpResponse::Ok()
+        .insert_header((UPLOAD_ID, id.as_str()))
+        .insert_header(("x-goog-hash", hashes.join(",")))
+        .insert_header(("x-goog-stored-content-length", upload.offset().get()))
+        .insert_header(reply::NO_STORE)
+        .json(object)
+}
+
+fn completed_at(upload: &Upload) -> Timestamp {
+    let record = upload.record();
+    let completed = record.timeline.iter().find(|(stage, _)| *stage == Stage::Completed);
+    completed.map_or(record.updated_at, |(_, at)| *at)
+}
+
+/// A session was cancelled.
+pub(in crate::ranged) fn cancelled(upload: &Upload) -> HttpResponse {
+    let mut response = HttpResponse::build(StatusCode::from_u16(499).expect("499 is a three-digit status"));
+    response.reason("Client Closed Request");
+    finish(&mut response, upload)
+}
+
+fn finish(response: &mut HttpResponseBuilder, upload: &Upload) -> HttpResponse {
+    response.insert_header((UPLOAD_ID, upload.id().to_string())).insert_header(reply::NO_STORE).finish()
+}
+
+/// A refusal in its own form: nearly always a problem, but what clients look for in plain text is plain text.
+#[derive(Debug)]
+pub(in crate::ranged) enum Refusal {
+    Problem(Problem),
+    /// Bytes were left out: theirs begin behind ours.
+    Gap {
+        ours: Offset,
+        theirs: Offset,
+    },
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl Refusal {
+    pub(in crate::ranged) fn respond(self, request: &HttpRequest) -> HttpResponse {
+        match self {
+            Self::Problem(problem) => problem.respond(request),
+            Self::Gap { ours, theirs } => HttpResponse::ServiceUnavailable()
+                .insert_header(reply::NO_STORE)
+                .content_type("text/plain; charset=utf-8")
+                // The words of Google's own servers, which clients take apart.
+                .body(format!(
+                    "Invalid request.  According to the Content-Range header, the upload offset is {theirs} byte(s), \
+                     which exceeds already uploaded size of {ours} byte(s)."
+                )),
+        }
+    }
+}
+
+/// Google's libraries try again after 408, 429, 500, 502, 503 and 504, and after nothing else.
+pub(in crate::ranged) fn refusal(error: EngineError, content: Option<&Digest>, request: &HttpRequest) -> Refusal {
+    let soon = Duration::from_secs(1);
+    let problem = match error {
+        EngineError::NoSpace => {
+            tracing::warn!(request = %request_id(request), "no room for a Google upload right now");
+            Problem::try_again("no-space", EngineError::NoSpace.to_string(), Duration::from_secs(30))
+        }
+        EngineError::Rejected(Rejection::WrongOffset { ours, theirs }) if theirs > ours => {
+            return Refusal::Gap { ours, theirs };
+        }
+        // Another request has moved on meanwhile; what this one brings is passed over next time.
+        EngineError::Rejected(rejection @ Rejection::WrongOffset { .. }) => {
+            Problem::try_again("wrong-offset", rejection.to_string(), soon)
+        }
+        EngineError::Rejected(rejection @ Rejection::BrokenPromise(_)) => {
+            Problem::bad_request("digest-mismatch", rejection.to_string())
+        }
+        // Of what was sent again to a complete object; without a digest of the content it was `x-goog-hash`.
+        EngineError::Rejected(rejection @ Rejection::ChecksumMismatch(_)) if content.is_none() => {
+            Problem::bad_request("digest-mismatch", rejection.to_string())
+        }
+        EngineError::Rejected(_) | EngineError::Unavailable(_) | EngineError::Failed { .. } => {
+            reply::append_problem(error, content, request)
+        }
+    };
+    Refusal::Problem(problem)
+}
+
+/// A request that should have brought bytes and brought none.
+pub(in crate::ranged) fn nothing_stored() -> Problem {
+    Problem::try_again("nothing-stored", "the request brought no bytes", Duration::from_secs(1))
+}
+
+/// Another way of uploading that Google has at the same address.
+pub(in crate::ranged) fn other_kind() -> Problem {
+    let detail = "this server takes uploadType=resumable only; Google's library for Python sends that for files of \
+                  more than 8 MiB, for streams of unknown size, and from Blob.open(\"wb\")";
+    Problem::bad_request("unsupported-upload-type", detail)
+}

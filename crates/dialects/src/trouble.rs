@@ -1,0 +1,54 @@
+//! Failures of the engine that mean the same in every dialect, as problems.
+
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::http::{StatusCode, header};
+
+use domain::rejection::Rejection;
+use edge::problem::{Problem, request_id};
+use engine::command::{EngineError, Unavailable};
+
+/// The problem behind an error that means the same in every dialect; the error itself if it is a rejection, which each
+/// dialect words for itself.
+pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Rejection> {
+    let soon = Duration::from_secs(1);
+    Ok(match error {
+        EngineError::Rejected(rejection) => return Err(rejection),
+        EngineError::Unavailable(why) => {
+            let code = match why {
+                Unavailable::ShuttingDown => "shutting-down",
+                Unavailable::Busy | Unavailable::TooManyReaders | Unavailable::Full => "busy",
+                Unavailable::Superseded => "superseded",
+                Unavailable::Held => "held",
+                Unavailable::Settling => "settling",
+                Unavailable::Idle => "incomplete-body",
+                Unavailable::Undecided => "application-unavailable",
+                Unavailable::DatabaseGone => "database-gone",
+            };
+            // An application that could not be asked is seldom back within a second.
+            let after = if why == Unavailable::Undecided { 5 * soon } else { soon };
+            Problem::try_again(code, why.to_string(), after)
+        }
+        EngineError::NoSpace => {
+            let detail = "there is not enough disk space for this data right now; what was stored before is kept";
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", detail).with(header::RETRY_AFTER, "30")
+        }
+        EngineError::Failed { .. } => {
+            let id = request_id(request);
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(request = %id, error, "could not serve a request");
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the server could not do this; the log has the reason under this request id",
+            )
+            .with(header::RETRY_AFTER, "5")
+        }
+    })
+}
+
+/// The failure of an append or of a question whose body ceased to come before its end.
+pub(crate) fn broken_off() -> EngineError {
+    EngineError::Unavailable(Unavailable::Idle)
+}

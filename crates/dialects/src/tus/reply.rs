@@ -1,0 +1,156 @@
+//! Outcomes and rejections in the words of tus 1.0.
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, body};
+
+use crate::metadata::OFFSET_OCTET_STREAM;
+use crate::told::{UPLOAD_EXPIRES, UPLOAD_OFFSET};
+use crate::trouble::common;
+use crate::tus::wire;
+use crate::tus::wire::{Checksum, WireError};
+use crate::{digests, told};
+use domain::rejection::Rejection;
+use domain::upload::Upload;
+use edge::problem::Problem;
+use engine::command::EngineError;
+
+const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
+
+/// What the answer to OPTIONS has for clients of this dialect.
+pub(super) fn add_options(headers: &mut HeaderMap, extensions: &'static str, max_upload_bytes: u64) {
+    headers.insert(TUS_VERSION, HeaderValue::from_static(wire::VERSION));
+    headers.insert(HeaderName::from_static("tus-extension"), HeaderValue::from_static(extensions));
+    headers.insert(HeaderName::from_static("tus-max-size"), HeaderValue::from(max_upload_bytes));
+    let algorithms = HeaderValue::from_static(wire::CHECKSUM_ALGORITHMS);
+    headers.insert(HeaderName::from_static("tus-checksum-algorithm"), algorithms);
+}
+
+pub(super) fn created(upload: &Upload, location: &str) -> HttpResponse {
+    let mut response = HttpResponse::Created();
+    response.insert_header((header::LOCATION, location)).insert_header((UPLOAD_OFFSET, upload.offset().get()));
+    told::tell_expiry(&mut response, upload);
+    response.finish()
+}
+
+pub(super) fn appended(upload: &Upload) -> HttpResponse {
+    let mut response = HttpResponse::NoContent();
+    response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
+    told::tell_expiry(&mut response, upload);
+    response.finish()
+}
+
+pub(super) fn terminated() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+/// tus 1.0, Core, HEAD.
+pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    told::tell(&mut response, upload);
+    match *asked_with {
+        // RFC 9110, 8.6: no length but the one GET would have.
+        Method::HEAD => response.body(body::None::new()),
+        _ => response.finish(),
+    }
+}
+
+/// The refusal to tell the offset of an upload that has all its bytes but not the word that these are all.
+///
+/// 423 is what tus clients ask again after; any other 4xx makes them forget the upload and start over.
+pub(super) fn still_open() -> Problem {
+    let detail = "the upload has all its bytes, but the protocol it was created in has not ended it yet";
+    Problem::new(StatusCode::LOCKED, "still-open", detail)
+}
+
+/// Why HEAD cannot tell an offset. Trouble that may pass is 423, whatever it is: after a 5xx, tus-js-client starts a new
+/// upload.
+pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(passing) => passing.with_status(StatusCode::LOCKED),
+        Err(rejection) => rejection_problem(rejection),
+    }
+}
+
+/// A refused PATCH. tus 1.0, Expiration: every answer to a PATCH tells when the upload expires.
+pub(super) fn not_appended(problem: Problem, upload: &Upload) -> Problem {
+    match told::expiry(upload) {
+        Some(at) => problem.with(UPLOAD_EXPIRES, at),
+        None => problem,
+    }
+}
+
+pub(super) fn wire_problem(error: &WireError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        WireError::Field(_) => Problem::bad_request("bad-header", detail),
+        WireError::Digests(error) => digests::reply::problem(error),
+        WireError::Version(_) => Problem::new(StatusCode::PRECONDITION_FAILED, "unsupported-version", detail)
+            .with(TUS_VERSION, wire::VERSION),
+        WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
+            .with(HeaderName::from_static("accept-patch"), OFFSET_OCTET_STREAM),
+        WireError::TooLarge { .. } => {
+            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large", detail)
+        }
+        WireError::FinalWithData => Problem::new(StatusCode::FORBIDDEN, "final-upload", detail),
+        WireError::ChecksumTrailer => Problem::bad_request("checksum-trailer", detail),
+        WireError::ForeignPart(_) => Problem::bad_request("bad-part", detail),
+    }
+}
+
+pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        Err(rejection) => rejection_problem(rejection),
+    }
+}
+
+/// A refusal of bytes that came with this checksum.
+pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, request: &HttpRequest) -> Problem {
+    match (&error, checksum) {
+        (EngineError::Rejected(Rejection::ChecksumMismatch(_)), Some(Checksum::Content(digest))) => {
+            digests::reply::mismatched(digests::CONTENT_DIGEST, digest)
+        }
+        _ => engine_problem(error, request),
+    }
+}
+
+pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
+    let detail = rejection.to_string();
+    let problem = |status, code: &'static str| Problem::new(status, code, detail);
+    match rejection {
+        Rejection::Refused(failure) => Problem::refused(&failure),
+        Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
+        Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
+        Rejection::Removed => problem(StatusCode::GONE, "upload-removed"),
+        Rejection::BytesMissing => problem(StatusCode::GONE, "bytes-missing"),
+        Rejection::WrongOffset { ours, .. } => {
+            problem(StatusCode::CONFLICT, "wrong-offset").with(UPLOAD_OFFSET, ours.to_string())
+        }
+        Rejection::AlreadyComplete(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "upload-complete"),
+        Rejection::BeyondLength(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "beyond-length"),
+        Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit"),
+        Rejection::LengthChanged { .. } => problem(StatusCode::BAD_REQUEST, "length-changed"),
+        Rejection::LengthBelowOffset { .. } => problem(StatusCode::BAD_REQUEST, "length-below-offset"),
+        Rejection::EndsElsewhere { .. } => problem(StatusCode::BAD_REQUEST, "inconsistent-length"),
+        Rejection::DifferentBytes { .. } => problem(StatusCode::CONFLICT, "different-bytes"),
+        Rejection::BeyondRange { .. } => problem(StatusCode::BAD_REQUEST, "beyond-range"),
+        Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST, "misaligned-range"),
+        Rejection::TooManyRanges(_) => problem(StatusCode::CONFLICT, "too-many-ranges"),
+        Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too-much-to-replace"),
+        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
+        Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
+        Rejection::ChecksumMismatch(_) => problem(checksum_mismatch(), "checksum-mismatch"),
+        Rejection::BrokenPromise(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
+        Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
+        Rejection::PartMissing(_) => problem(StatusCode::NOT_FOUND, "no-such-part"),
+        Rejection::PartTwice { .. } => problem(StatusCode::CONFLICT, "part-twice"),
+        Rejection::NotPartial(_) => problem(StatusCode::BAD_REQUEST, "not-partial"),
+        Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "part-unfinished"),
+    }
+}
+
+/// tus 1.0, Checksum: 460, which HTTP itself does not know.
+fn checksum_mismatch() -> StatusCode {
+    StatusCode::from_u16(460).expect("460 is a three-digit status")
+}

@@ -1,0 +1,236 @@
+//! What every request and every answer goes through, in this order: one spelling of the path, a request id and one log
+//! line, CORS, the row of the route table, who may, its handler, and last the reading of a body that nobody read.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, Version, header};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
+use tokio::time::Instant;
+
+use crate::access::Origins;
+use crate::body::{Draining, Inlet, carries_body};
+use crate::clients::Client;
+use crate::listen::Role;
+use crate::listen::exchange::HangUp;
+use crate::metrics::method_name;
+use crate::pace::MinRate;
+use crate::problem::{Problem, ProblemCode, RequestId, new_request_id};
+use crate::refusals::Reason;
+use crate::rejections::Rejected;
+use crate::shares::{Part, UsedUp};
+use crate::table::{Address, Call, Signature};
+use crate::{Edge, json, path};
+use domain::id::UploadId;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Answers a request.
+pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) -> ServiceResponse<BoxBody> {
+    let began = Instant::now();
+    path::tidy(&mut request);
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let client = edge.addresses.proxies.client(peer, request.headers());
+    request.extensions_mut().insert(Client(client));
+    let chosen = if is_near(peer, edge) { chosen_id(request.headers()) } else { None };
+    let id = chosen.unwrap_or_else(new_request_id);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let inlet = Inlet::tap(&mut request, min_rate(client, edge));
+    if carries_body(request.headers()) {
+        detach(request.headers_mut());
+    }
+
+    let address = Arc::clone(edge.table.find(request.match_info().as_str()));
+    let admitted = admit(&request, &address, role, client, edge);
+    let (http, payload) = request.into_parts();
+    let mut answer = match admitted {
+        Err(refusal) => refusal.respond(&http),
+        Ok(_part) => Call::new(http.clone(), payload, &address).answer().await,
+    };
+    if let Some(error) = answer.error() {
+        answer = from_framework(error, &http);
+    }
+    if inlet.is_broken() {
+        let detail = "the chunked framing of the body is broken; what came before that is kept";
+        answer = Problem::bad_request("broken-framing", detail).respond(&http);
+    }
+    answer = edge.answers.hold(&http, answer).await;
+    if inlet.is_too_slow() {
+        edge.refusals.note(Reason::SlowBody, client, "limits.min_rate");
+        answer.extensions_mut().insert(HangUp);
+    }
+    add_headers(&http, &address, edge, &id, answer.headers_mut());
+    let label = address.label();
+    edge.metrics.answered(http.method().as_str(), label, answer.status());
+    let problem = answer.extensions_mut().remove::<ProblemCode>();
+    if let Some(code) = problem {
+        // As long as its client likes, so it is logged only where it is a known one.
+        let (status, method) = (answer.status(), method_name(http.method().as_str()));
+        edge.rejections.note(code, &Rejected { status, method, route: label.name, client, request: &id });
+    }
+    tracing::debug!(
+        request = %id,
+        client = client.map(tracing::field::display),
+        method = %http.method(),
+        path = %path_for_log(&http, &address),
+        status = answer.status().as_u16(),
+        took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its body is.
+    if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(http.headers()) {
+        answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, edge.drain_timeout)));
+    }
+    ServiceResponse::new(http, answer)
+}
+
+/// Lets a request to its handler: it may do what it wants, the listener serves it, and its client has a share left.
+fn admit(
+    request: &ServiceRequest,
+    address: &Address,
+    role: Role,
+    client: Option<IpAddr>,
+    edge: &Edge,
+) -> Result<Part, Problem> {
+    let wanted = edge.table.wanted_at(address, request);
+    let principal = edge.access.admit(request.head(), &wanted, (edge.now)())?;
+    request.extensions_mut().insert(principal);
+    let part = take_share(request, address, client, edge)?;
+    match role {
+        Role::All => Ok(part),
+        Role::Reading => address.unless_it_reads(request.method().as_str()).map_or(Ok(part), Err),
+    }
+}
+
+/// A path without what a client calls its file: a plain upload names it there.
+fn path_for_log<'a>(request: &'a HttpRequest, address: &Address) -> &'a str {
+    let named = || address.parameter(request.match_info().as_str(), 0).and_then(|name| name.parse::<UploadId>().ok());
+    match address.uploads() {
+        Some(_) if named().is_none() => address.pattern(),
+        Some(_) | None => request.path(),
+    }
+}
+
+/// Whether a request comes from this machine, or through a proxy that is trusted.
+fn is_near(peer: Option<IpAddr>, edge: &Edge) -> bool {
+    peer.is_some_and(|peer| peer.to_canonical().is_loopback() || edge.addresses.proxies.trusts(peer))
+}
+
+/// What the body of a request has to keep up with. Programs on this machine are not in a hurry.
+fn min_rate(client: Option<IpAddr>, edge: &Edge) -> Option<MinRate> {
+    let least = MinRate { bytes_per_second: edge.min_rate_bytes, window: edge.idle_timeout };
+    let is_far = client.is_some_and(|client| !client.is_loopback());
+    Some(least).filter(|least| is_far && least.bytes_per_second > 0)
+}
+
+/// Part of the client's share of uploads, for a request that brings bytes of one.
+fn take_share(
+    request: &ServiceRequest,
+    address: &Address,
+    client: Option<IpAddr>,
+    edge: &Edge,
+) -> Result<Part, Problem> {
+    let brings_bytes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+        && address.uploads().is_some()
+        && carries_body(request.headers());
+    if !brings_bytes {
+        return Ok(Part::default());
+    }
+    edge.uploads.take(client).map_err(|UsedUp| {
+        edge.refusals.note(Reason::Uploads, client, request.path());
+        let detail =
+            "clients at this address are sending as many uploads as are allowed at once; come back in a moment";
+        Problem::try_again("too-many-uploads", detail, Duration::from_secs(5))
+    })
+}
+
+/// A request id sent along is kept if it is one, so that logs of several servers can be joined.
+fn chosen_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    ((8..=64).contains(&id.len()) && id.bytes().all(plain)).then(|| id.to_owned())
+}
+
+/// What the HTTP layer refused by itself, in our form.
+fn from_framework(error: &Error, request: &HttpRequest) -> HttpResponse {
+    let status = error.as_response_error().status_code();
+    if status.is_server_error() {
+        tracing::error!(error = %error, "the HTTP layer could not serve a request");
+        return Problem::new(status, "internal", "the server could not do this").respond(request);
+    }
+    Problem::new(status, "bad-request", "the request could not be read").respond(request)
+}
+
+fn add_headers(request: &HttpRequest, address: &Address, edge: &Edge, id: &str, headers: &mut HeaderMap) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if headers.contains_key(header::CONTENT_TYPE) {
+        json::name_charset(headers);
+        confine(request, &edge.access.origins, headers);
+    }
+    if request.method() != Method::OPTIONS {
+        let extensions = request.extensions();
+        let chosen = extensions.get::<Signature>().map(|Signature(chosen)| chosen);
+        let signature = chosen.or(address.uploads().map(|uploads| &uploads.signature));
+        if let Some((name, value)) = signature.and_then(Option::as_ref) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    edge.cors.add_to(headers, request, &edge.access.origins);
+}
+
+/// Keeps an answer with content out of pages that may not read it, and what it shows from telling where it was.
+fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
+    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    let is_shared = *origins == Origins::Any || origin.is_some_and(|origin| origins.allow(origin));
+    let reach = if is_shared { "cross-origin" } else { "same-site" };
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static(reach));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+}
+
+/// Copies header fields out of the buffer they were read into, into a map that is no larger than it must be.
+///
+/// The buffer is the connection's. While a field shares it, bytes of the body need another one beside it, for as long as
+/// the body takes.
+fn detach(headers: &mut HeaderMap) {
+    let mut detached = HeaderMap::with_capacity(headers.len_keys());
+    for (name, value) in headers.iter() {
+        // Whatever the parser let pass can be copied; should it not be so one day, sharing does no harm.
+        let copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+        detached.append(name.clone(), copy);
+    }
+    *headers = detached;
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn detached_fields_are_the_same_and_share_nothing() {
+        let buffer = Bytes::from(b"first second 5".to_vec());
+        let mut headers = HeaderMap::new();
+        for (name, place) in [("upload-offset", 13..14), ("upload-metadata", 0..5), ("upload-metadata", 6..12)] {
+            let value = HeaderValue::from_maybe_shared(buffer.slice(place)).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        assert!(!buffer.is_unique());
+        detach(&mut headers);
+        assert!(buffer.is_unique());
+        let values = |name: &str| headers.get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        assert_eq!(
+            (values("upload-offset"), values("upload-metadata")),
+            (vec![&b"5"[..]], vec![&b"first"[..], b"second"])
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! Request bodies: how they are read, and answering while they still arrive.
+//!
+//! An answer given before the whole body has come would often be lost: closing a connection with unread bytes resets
+//! it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes is read and
+//! thrown away for a bounded time before the connection closes. The HTTP layer announces that it closes (`Connection:
+//! close`) with every answer to a body that has not all come; only one that has all come lets the connection live on.
+//!
+//! A client may wait to be told before it sends the body (`Expect: 100-continue`). It is told when somebody asks for
+//! the body and none of it is there. So whoever refuses without a look at the body refuses before the client has sent
+//! any, and there is nothing to wait for afterwards.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize as ResponseSize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest};
+use actix_web::error::PayloadError;
+use actix_web::http::header;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::{HttpMessage, HttpRequest};
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::time::Instant;
+
+use crate::fields::Fields;
+use crate::listen::deadline::Deadline;
+use crate::listen::exchange::Exchange;
+use crate::listen::inflow::Inflow;
+use crate::pace::{MinRate, Pace};
+
+pub use crate::listen::inflow::Taker;
+pub use crate::listen::interim::Interim;
+pub use crate::pace::Pauses;
+
+/// What is known of a request's body before a byte of it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodySize {
+    /// `Content-Length`; zero when there is no body.
+    Known(u64),
+    /// Chunked.
+    Unknown,
+}
+
+impl BodySize {
+    /// Reads `Content-Length` as the HTTP layer has understood it.
+    pub fn of(content_length: Option<u64>, chunked: bool) -> Self {
+        match content_length {
+            _ if chunked => Self::Unknown,
+            Some(bytes) => Self::Known(bytes),
+            None => Self::Known(0),
+        }
+    }
+
+    pub fn known(self) -> Option<u64> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Unknown => None,
+        }
+    }
+
+    pub fn is_empty(self) -> bool {
+        self == Self::Known(0)
+    }
+}
+
+/// What the headers say about the size of the body.
+pub fn announced_size(request: &HttpRequest) -> BodySize {
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    BodySize::of(length, headers.contains_key(header::TRANSFER_ENCODING))
+}
+
+/// Does long work for as long as its client waits for the answer. `None`: the client has closed its connection. Only
+/// for requests without a body.
+pub async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = T>) -> Option<T> {
+    // HTTP/2 has none: it drops the handler of a stream that was reset.
+    let inflow = request.conn_data::<Inflow>().cloned();
+    let gone = async {
+        match inflow {
+            Some(inflow) => inflow.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = gone => None,
+    }
+}
+
+/// What tells the connection of a request how many bytes to read ahead. `None` over HTTP/2, which has windows for this.
+pub fn take_over(request: &HttpRequest) -> Option<Taker> {
+    request.conn_data::<Inflow>().map(Inflow::take_over)
+}
+
+/// The pauses of a connection in which other requests wait while one takes no bytes, where there are any.
+pub fn pauses(request: &HttpRequest) -> Option<Pauses> {
+    request.extensions().get::<Pauses>().cloned()
+}
+
+/// A body ceased to come before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut;
+
+/// Whether a request has a body with something in it.
+pub fn carries_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    length.is_some_and(|length| length != b"0") || headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// The next bytes of a body, or its end.
+pub async fn next_piece(payload: &mut Payload, idle_timeout: Duration) -> Result<Option<Bytes>, Cut> {
+    match tokio::time::timeout(idle_timeout, payload.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+        Ok(Some(Err(_))) | Err(_) => Err(Cut),
+    }
+}
+
+/// Returns all of a body, unless it has more than `limit` bytes. One that announces more is rejected before its client
+/// is asked to send it.
+pub async fn small(
+    request: &HttpRequest,
+    mut payload: Payload,
+    limit: usize,
+    idle_timeout: Duration,
+) -> Result<Option<Vec<u8>>, Cut> {
+    let announced = announced_size(request).known();
+    if announced.is_some_and(|size| usize::try_from(size).map_or(true, |size| size > limit)) {
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    while let Some(bytes) = next_piece(&mut payload, idle_timeout).await? {
+        if bytes.len() > limit - all.len() {
+            return Ok(None);
+        }
+        all.extend_from_slice(&bytes);
+    }
+    Ok(Some(all))
+}
+
+/// A request's body, still readable after the handler is done with it.
+#[derive(Clone)]
+pub(crate) struct Inlet(Rc<RefCell<Shared>>);
+
+struct Shared {
+    payload: Payload,
+    ended: bool,
+    /// While the client waits to be told to send: what tells it.
+    held_back: Option<Interim>,
+    /// Over HTTP/1.1: what is known of the body's framing.
+    exchange: Option<Exchange>,
+    inflow: Option<Inflow>,
+    read_bytes: u64,
+    /// Where the body has to keep a minimum rate.
+    pace: Option<Pace>,
+    is_too_slow: bool,
+}
+
+impl Inlet {
+    /// Puts itself between a request and its body, which has to come at least so fast.
+    pub(crate) fn tap(request: &mut ServiceRequest, least: Option<MinRate>) -> Self {
+        let held_back = request.head().expect().then(|| Interim::of(request)).flatten();
+        let pauses = request.extensions().get::<Pauses>().cloned().unwrap_or_default();
+        let inlet = Self(Rc::new(RefCell::new(Shared {
+            payload: request.take_payload(),
+            ended: false,
+            held_back,
+            exchange: request.conn_data::<Exchange>().cloned(),
+            inflow: request.conn_data::<Inflow>().cloned(),
+            read_bytes: 0,
+            pace: least.map(|least| Pace::new(least, pauses)),
+            is_too_slow: false,
+        })));
+        request.set_payload(Payload::Stream { payload: Box::pin(inlet.clone()) });
+        inlet
+    }
+
+    /// Whether the whole body has been read.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0.borrow().ended
+    }
+
+    /// Whether the body ended because it came too slowly.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.0.borrow().is_too_slow
+    }
+
+    /// Whether the body ended where its framing is broken.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.borrow().is_broken()
+    }
+
+    /// Whether the client still waits to be told to send the body.
+    fn is_held_back(&self) -> bool {
+        self.0.borrow().held_back.is_some()
+    }
+}
+
+impl Shared {
+    /// What comes next, as the rate and the framing of the body allow.
+    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        if self.is_too_slow {
+            let slow = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            return Poll::Ready(Some(Err(PayloadError::Incomplete(Some(slow)))));
+        }
+        let polled = Pin::new(&mut self.payload).poll_next(cx);
+        match &polled {
+            Poll::Pending if self.is_broken() => return Poll::Ready(Some(Err(PayloadError::EncodingCorrupted))),
+            Poll::Pending => {
+                if let Some(inflow) = &self.inflow {
+                    inflow.want_body();
+                }
+                if let Some(pace) = &mut self.pace {
+                    pace.wait();
+                }
+            }
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.read_bytes += bytes.len() as u64;
+                // These bytes still count.
+                self.is_too_slow = self.pace.as_mut().is_some_and(|pace| !pace.came(bytes.len()));
+            }
+            Poll::Ready(None | Some(Err(_))) => {}
+        }
+        polled
+    }
+
+    fn is_broken(&self) -> bool {
+        self.exchange.as_ref().and_then(Exchange::breaks_at) == Some(self.read_bytes)
+    }
+}
+
+impl Stream for Inlet {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut shared = self.0.borrow_mut();
+        let polled = shared.poll_payload(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            shared.ended = true;
+        }
+        // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any more.
+        let comes = polled.is_ready() || shared.exchange.as_ref().is_some_and(Exchange::has_body);
+        if shared.held_back.as_ref().is_some_and(|interim| comes || interim.send_continue()) {
+            shared.held_back = None;
+        }
+        polled
+    }
+}
+
+/// How long a client that was answered may be silent in the middle of its body. Either it has read the answer, or it is
+/// gone.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// An answer that, once sent, goes on reading the request's body for a while.
+pub(crate) struct Draining {
+    answer: BoxBody,
+    inlet: Inlet,
+    patience: Duration,
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    silence: Deadline,
+}
+
+impl Draining {
+    pub(crate) fn new(answer: BoxBody, inlet: Inlet, patience: Duration) -> Self {
+        Self { answer, inlet, patience, deadline: None, silence: Deadline::none() }
+    }
+
+    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_first = self.deadline.is_none();
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        if deadline.poll_unpin(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // Other connections of this thread get their turn, however fast this client is.
+        for turn in 0..64 {
+            match Pin::new(&mut self.inlet).poll_next(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending if self.inlet.is_held_back() => return Poll::Ready(()),
+                Poll::Pending => {
+                    if is_first || turn > 0 {
+                        self.silence.set(Instant::now() + LINGER);
+                    }
+                    return self.silence.poll_passed(cx);
+                }
+            }
+        }
+        self.silence.set(Instant::now() + LINGER);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl MessageBody for Draining {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> ResponseSize {
+        self.answer.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.deadline.is_none() {
+            match Pin::new(&mut self.answer).poll_next(cx) {
+                Poll::Ready(None) => {}
+                polled => return polled,
+            }
+        }
+        self.drain(cx).map(|()| None)
+    }
+}
+
+/// Header fields of the HTTP layer, as dialects read them.
+#[derive(Debug)]
+pub struct HeaderFields<'a>(pub &'a HeaderMap);
+
+impl Fields for HeaderFields<'_> {
+    fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+        Box::new(self.0.get_all(name).map(|value| value.as_bytes()))
+    }
+}

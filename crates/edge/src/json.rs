@@ -1,0 +1,31 @@
+//! JSON in requests and answers.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::{StatusCode, header};
+
+use crate::body;
+use crate::body::BodySize;
+use crate::problem::Problem;
+use domain::media_type;
+
+/// Refuses a body that says it is something else than JSON. Forms and text are what pages elsewhere can send without
+/// asking first; a program that says nothing of the type is no browser.
+pub fn is_not(request: &HttpRequest) -> Option<Problem> {
+    let named = request.headers().get(header::CONTENT_TYPE)?;
+    if body::announced_size(request) == BodySize::Known(0) {
+        return None;
+    }
+    (media_type::essence(named.to_str().unwrap_or_default()) != "application/json").then(|| {
+        let detail = "the body of this request is JSON; send Content-Type: application/json";
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", detail)
+    })
+}
+
+/// Names the charset of an answer in JSON. What clients have uploaded keeps the type it was given.
+pub fn name_charset(headers: &mut HeaderMap) {
+    let is_json = headers.get(header::CONTENT_TYPE).is_some_and(|named| named == "application/json");
+    if is_json && !headers.contains_key(header::CONTENT_DISPOSITION) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    }
+}

@@ -1,0 +1,74 @@
+//! The edge: what is around every request, whoever answers it.
+//!
+//! Owns connections from their acceptance to their end, bodies, the form of problems, header fields and queries as
+//! text, addresses, credentials, and the route table that leads a request to its handler. Promises that no handler
+//! sees a request that was not judged, and that no client holds anything for nothing. It knows no dialect's header or
+//! path, no engine and no database: rows and lists of fields are given to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use domain::time::Timestamp;
+
+pub mod access;
+pub mod addresses;
+pub mod answers;
+mod around;
+pub mod body;
+pub mod clients;
+pub mod conditions;
+mod cors;
+pub mod fields;
+pub mod json;
+pub mod listen;
+mod metrics;
+mod pace;
+mod path;
+pub mod principal;
+pub mod problem;
+pub mod query;
+pub mod refusals;
+mod rejections;
+pub mod seats;
+pub mod shares;
+pub mod table;
+
+use std::sync::Arc;
+
+use access::Access;
+use addresses::Addresses;
+use answers::Answers;
+pub use cors::{Cors, Lists};
+pub use metrics::Metrics;
+use refusals::Refusals;
+pub use rejections::Rejections;
+use shares::Share;
+use table::Table;
+
+/// What goes around every request.
+pub struct Edge {
+    pub table: Table,
+    pub access: Arc<Access>,
+    pub addresses: Arc<Addresses>,
+    pub cors: Cors,
+    /// Connections of one address at once.
+    pub connections: Share,
+    /// Requests of one address at once that bring bytes of uploads.
+    pub uploads: Share,
+    pub refusals: Refusals,
+    pub rejections: Rejections,
+    pub metrics: Metrics,
+    pub answers: Answers,
+    pub idle_timeout: Duration,
+    /// The fewest bytes a second of a body, on average over `idle_timeout`, from clients on other machines.
+    pub min_rate_bytes: u64,
+    /// How long the rest of a body is read after its request was answered.
+    pub drain_timeout: Duration,
+    pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").field("table", &self.table).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! Turning connections away when there are as many as are allowed.
+//!
+//! A peer left waiting in the kernel's queue cannot tell a full server from a dead one. So it is answered and its
+//! connection closed. The answer depends on the request: one to HEAD has no body, and a tus client that asks for the
+//! offset of its upload must hear 423, because after a 503 it would begin the upload anew and double the load. So the
+//! request line is awaited for a moment. All of this costs little and ends soon, whatever the peer does.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::problem::{Problem, ShowsBody};
+use crate::table::Table;
+
+/// For the whole of it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For a peer that says nothing: long enough for a request that was on its way when the peer was told.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// The most that is read of a request nobody will answer otherwise.
+const READ_MAX: usize = 256 * 1024;
+
+/// No request line of ours is longer.
+const LINE_MAX: usize = 4 * 1024;
+
+/// Tells the peer to come back later.
+pub(super) async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin, problem: Problem, table: &Table) {
+    // Whether it was heard or not, the connection is over.
+    let _ = timeout(PATIENCE, tell(&mut stream, problem, table)).await;
+}
+
+/// What is told to one connection too many.
+pub(super) fn too_many() -> Problem {
+    let detail = "there are as many connections as are allowed; come back in a moment";
+    Problem::try_again("too-many-connections", detail, Duration::from_secs(5))
+}
+
+/// Closing with unread bytes would reset the connection, and the reset can overtake the answer: so what the peer has
+/// sent is read until it closes.
+async fn tell(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    problem: Problem,
+    table: &Table,
+) -> std::io::Result<()> {
+    let mut said = [0; LINE_MAX];
+    let mut read = 0;
+    while read < LINE_MAX && !said[..read].contains(&b'\n') {
+        match timeout(SILENCE, stream.read(&mut said[read..])).await {
+            Err(_) | Ok(Ok(0)) => break,
+            Ok(count) => read += count?,
+        }
+    }
+    stream.write_all(&answer(&said[..read], problem, table)).await?;
+    stream.shutdown().await?;
+    while read < READ_MAX {
+        match timeout(SILENCE, stream.read(&mut said)).await {
+            Err(_) | Ok(Ok(0)) => break,
+            Ok(count) => read += count?,
+        }
+    }
+    Ok(())
+}
+
+/// The answer to a request that begins like this.
+fn answer(said: &[u8], problem: Problem, table: &Table) -> Vec<u8> {
+    let Some(target) = said.strip_prefix(b"HEAD ") else { return problem.to_http1(ShowsBody::Yes) };
+    let path = target.split(|byte| b" ?\r\n".contains(byte)).next().and_then(|path| std::str::from_utf8(path).ok());
+    let uploads = path.and_then(|path| table.find(path).uploads());
+    let Some(status) = uploads.and_then(|uploads| uploads.busy_head) else { return problem.to_http1(ShowsBody::No) };
+    let problem = problem.with_status(status);
+    match uploads.and_then(|uploads| uploads.signature.as_ref()) {
+        Some((name, value)) => problem.with(name.clone(), value.to_str().unwrap_or_default()),
+        None => problem,
+    }
+    .to_http1(ShowsBody::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::HttpResponse;
+    use actix_web::http::StatusCode;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+    use futures::FutureExt;
+    use futures::future::ready;
+
+    use super::*;
+    use crate::access::Needs;
+    use crate::table::{ANY, Row, UploadAddress};
+
+    fn table() -> Table {
+        let answer = |_| ready(HttpResponse::Ok().finish()).boxed_local();
+        let row = |path, busy_head| {
+            let signature = Some((HeaderName::from_static("tus-resumable"), HeaderValue::from_static("1.0.0")));
+            Row::new(ANY, path, Needs::Nothing, Box::new(answer)).for_uploads(UploadAddress { signature, busy_head })
+        };
+        Table::new([row("/files", None), row("/files/{}", Some(StatusCode::LOCKED))], Box::new(|_, _| None))
+    }
+
+    async fn told(said: &[u8]) -> String {
+        let table = table();
+        let (mut near, far) = tokio::io::duplex(64 * 1024);
+        near.write_all(said).await.unwrap();
+        let mut heard = String::new();
+        let (_, read) = tokio::join!(turn_away(far, too_many(), &table), near.read_to_string(&mut heard));
+        read.unwrap();
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_to_head_is_told_without_a_body_and_a_tus_client_does_not_start_over() {
+        for (said, status, body) in [
+            (&b"HEAD /files/x HTTP/1.1\r\nHost: x\r\n\r\n"[..], "423", false),
+            (b"HEAD /files HTTP/1.1\r\n\r\n", "503", false),
+            (b"PATCH /files/x HTTP/1.1\r\n\r\n", "503", true),
+            (b"HEAD /fi", "503", false),
+            (b"", "503", true),
+        ] {
+            let heard = told(said).await;
+            let (head, rest) = heard.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
+            assert!(head.contains("\r\nretry-after: 5\r\n") && head.ends_with("connection: close"), "{heard}");
+            assert_eq!(!rest.is_empty(), body, "{heard}");
+            assert_eq!(head.contains("tus-resumable: 1.0.0"), status == "423", "{heard}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! HTTP/1.1: actix-http speaks it, with two layers of ours around the application and one around the stream.
+//!
+//! Below, a connection is framed into requests that come one at a time and in time (`framing`), is read as its taker
+//! has room (`inflow.rs`), and interim responses are put between the answers (`interim.rs`). Above, requests get their
+//! turn. What both sides must know of the request under way is in `exchange.rs`.
+//!
+//! `Expect: 100-continue`: actix-http asks a service of its own whether such a request may go on, says `100 Continue`
+//! if so, and calls the application after that. Nobody can refuse by then without having asked for the body. So here
+//! the application itself is that service. It answers, and its answer takes the way of a refusal, which is the way of
+//! any answer; actix-http never says `100`. It is said where a body that has not come is first read: see `body.rs`.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response, h1};
+use actix_server::GracefulShutdownSignal;
+use actix_service::{Service, ServiceFactory, fn_factory, forward_ready};
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceResponse;
+use actix_web::http::Version;
+use futures::FutureExt;
+use futures::future::{Either, LocalBoxFuture};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::addresses::Reached;
+use crate::answers::IsDownload;
+use crate::listen::connection::{Answers, CLOSE_TIMEOUT};
+use crate::listen::exchange::{Exchange, HangUp, Tail};
+use crate::listen::framing::{Framing, Terms};
+use crate::listen::inflow::{Inflow, ReadAhead};
+use crate::listen::interim::{Interleaver, Turn};
+use crate::listen::outflow::{Outflow, Readers};
+
+/// Serves connections over HTTP/1.1.
+pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, Tail, Instead, h1::UpgradeHandler>;
+
+pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    answers: Answers,
+    stopping: GracefulShutdownSignal,
+) -> Result<Http1<S>, ()> {
+    let in_turn = InTurn { answers };
+    let instead = Instead(in_turn.clone());
+    let service = HttpService::build()
+        // Both times are kept below, where they hold for every request: see `framing`.
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(KeepAlive::Os)
+        .client_disconnect_timeout(CLOSE_TIMEOUT)
+        // What is written at once, and kept. Bodies come in pieces that are as large, or much larger.
+        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+        .on_connect_ext(|stream: &Spoken<S>, data| {
+            data.insert(stream.exchange.clone());
+            data.insert(stream.outflow.clone());
+            data.insert(stream.inflow.clone());
+            data.insert(stream.interleaver.interims().clone());
+            if let Some(reached) = stream.reached {
+                data.insert(reached);
+            }
+        })
+        .expect(fn_factory(move || ready(Ok::<_, Infallible>(instead.clone()))))
+        // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
+        .graceful_shutdown_signal(move || {
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
+        });
+    service.h1(fn_factory(move || ready(Ok::<_, Infallible>(in_turn.clone())))).new_service(()).await
+}
+
+/// As much as the HTTP layer begins with.
+const WRITE_BUFFER_BYTES: usize = 8 << 10;
+
+/// A connection over which HTTP/1.1 is spoken.
+pub(super) struct Spoken<S> {
+    stream: S,
+    exchange: Exchange,
+    framing: Framing,
+    inflow: Inflow,
+    interleaver: Interleaver,
+    outflow: Outflow,
+    reached: Option<Reached>,
+}
+
+impl<S> Spoken<S> {
+    pub(super) fn new(stream: S, terms: Terms, readers: Readers, read_ahead: ReadAhead) -> Self {
+        let exchange = Exchange::default();
+        let framing = Framing::new(terms, exchange.clone());
+        let (inflow, interleaver) = (Inflow::metered(read_ahead), Interleaver::default());
+        Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers), reached: None }
+    }
+
+    /// Sets the local address, for the requests of the connection.
+    pub(super) fn at(self, reached: Option<Reached>) -> Self {
+        Self { reached, ..self }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.exchange.is_hung_up() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.check()?;
+        this.framing.poll_read(Pin::new(&mut this.stream), &this.inflow, cx, buf)
+    }
+}
+
+/// The dispatcher makes one buffer of what it writes, so there is no vectored writing to hand on.
+impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.check()?;
+        ready!(this.interleaver.poll_finish(Pin::new(&mut this.stream), cx))?;
+        this.outflow.poll_write(Pin::new(&mut this.stream), cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.interleaver.poll_write_queued(Pin::new(&mut this.stream), cx))?;
+        ready!(this.outflow.poll_flush(Pin::new(&mut this.stream), cx))?;
+        this.framing.flushed(cx);
+        if this.framing.is_between_requests() {
+            this.inflow.end_body();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The application, called with one request after the other.
+#[derive(Clone)]
+pub(super) struct InTurn {
+    answers: Answers,
+}
+
+/// An answer in the making, and the time for interim responses, which it ends.
+pub(super) struct Answering {
+    answer: Making,
+    turn: Option<Turn>,
+    outflow: Option<Outflow>,
+    exchange: Option<Exchange>,
+    version: Version,
+}
+
+/// By the application, or made already.
+type Making = Either<
+    LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
+    std::future::Ready<HttpResponse>,
+>;
+
+impl Service<Request> for InTurn {
+    type Response = Response<Tail>;
+    type Error = actix_web::Error;
+    type Future = Answering;
+
+    forward_ready!(answers);
+
+    fn call(&self, request: Request) -> Self::Future {
+        let exchange = request.conn_data::<Exchange>().cloned();
+        let refusal = exchange.as_ref().and_then(Exchange::take_refusal);
+        let turn = Turn::begin(&request);
+        let outflow = request.conn_data::<Outflow>().cloned();
+        let version = request.head().version;
+        let answer = match refusal {
+            Some(problem) => Either::Right(ready(problem.respond_alone())),
+            None => Either::Left(self.answers.call(request)),
+        };
+        Answering { answer, turn, outflow, exchange, version }
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Tail>, actix_web::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer: Response<BoxBody> = match &mut self.answer {
+            Either::Left(answer) => match ready!(answer.poll_unpin(cx)) {
+                Ok(answer) => answer.into(),
+                Err(error) => error.into(),
+            },
+            Either::Right(refusal) => ready!(refusal.poll_unpin(cx)).into(),
+        };
+        // Not left to whoever drops this future.
+        self.turn = None;
+        if let Some(outflow) = &self.outflow {
+            outflow.begin(answer.extensions().contains::<IsDownload>());
+        }
+        // RFC 9112, 6.1 and 6.3: HTTP/1.0 has no chunked coding. A body of unknown length ends with the connection.
+        if self.version == Version::HTTP_10 && answer.body().size() == BodySize::Stream {
+            answer.head_mut().no_chunking(true);
+            answer.head_mut().set_connection_type(ConnectionType::Close);
+        }
+        let exchange = self.exchange.take();
+        if let Some(exchange) = &exchange {
+            if answer.extensions().contains::<HangUp>() {
+                exchange.hang_up();
+            }
+            // The HTTP layer would go on with the rest of a body in chunks.
+            if exchange.breaks_at().is_some() {
+                answer.head_mut().set_connection_type(ConnectionType::Close);
+            }
+        }
+        Poll::Ready(Ok(answer.map_body(|_, body| Tail::new(body, exchange))))
+    }
+}
+
+/// The application in the place of the service that lets requests with `Expect` go on: it lets none go on and gives
+/// the answer instead.
+#[derive(Clone)]
+pub(super) struct Instead(InTurn);
+
+/// Whatever the application answered.
+pub(super) struct Answered(Box<Response<BoxBody>>);
+
+impl From<actix_web::Error> for Answered {
+    fn from(error: actix_web::Error) -> Self {
+        Self(Box::new(error.into()))
+    }
+}
+
+impl From<Answered> for Response<BoxBody> {
+    fn from(Answered(answer): Answered) -> Self {
+        *answer
+    }
+}
+
+impl Service<Request> for Instead {
+    type Response = Request;
+    type Error = Answered;
+    type Future = futures::future::Map<Answering, fn(<Answering as Future>::Output) -> Result<Request, Answered>>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx).map_err(Answered::from)
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        self.0.call(request).map(|answer| Err(Answered(Box::new(answer?.map_body(|_, tail| BoxBody::new(tail))))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

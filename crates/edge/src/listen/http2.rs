@@ -1,0 +1,425 @@
+//! HTTP/2: one connection, many requests.
+//!
+//! actix-http's own dispatcher limits neither the number of requests nor the size of their heads, waits for ever for a
+//! peer that takes nothing, and does not end idle connections when the server stops. So this one stands in its place
+//! and hands requests to the same application. Requests are put into the words of HTTP/1.1, so that nothing above
+//! needs to know the difference.
+//!
+//! A connection makes the server hold at most what its window lets its peer send ahead: see `window.rs`.
+
+use std::cell::Cell;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use ::http::Response;
+use actix_http::{BoxedPayloadStream, Payload, Request};
+use actix_service::Service;
+use actix_web::HttpMessage;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::error::PayloadError;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{Method, Uri, Version, header};
+use bytes::Bytes;
+use futures::Stream;
+use futures::future::poll_fn;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use crate::answers::{IsDownload, Turns};
+use crate::listen::connection::{Answers, CLOSE_TIMEOUT, Ends};
+use crate::listen::exchange::HangUp;
+use crate::listen::heads::Watched;
+use crate::listen::outflow::{Patience, Readers};
+use crate::listen::queue::{Counted, Queue};
+use crate::listen::window::{Budget, FIRST_WINDOW_BYTES, Taken, Window};
+use crate::listen::wire::Wire;
+use crate::pace::Pauses;
+
+/// The most that may stand in the head of a request, as much as HTTP/1.1 takes.
+const MAX_HEAD_BYTES: u32 = 128 * 1024;
+
+/// How much a peer may send in one piece. Large pieces cost less to take apart.
+const MAX_FRAME_BYTES: u32 = 64 * 1024;
+
+/// How one connection is served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub max_streams: u32,
+    /// What a fast connection's window may grow to.
+    pub max_window_bytes: u32,
+    /// What it may grow out of, shared by all connections.
+    pub budget: Budget,
+}
+
+/// How long peers are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// For the beginning of the connection, and for each head.
+    pub(super) head: Duration,
+    /// For the next request when none is under way.
+    pub(super) idle: Duration,
+    /// For the peer to take more of an answer.
+    pub(super) readers: Readers,
+}
+
+/// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is answered.
+pub(super) async fn serve(
+    mut wire: Wire,
+    ends: Ends,
+    answers: &Answers,
+    settings: &Settings,
+    waits: Waits,
+    stopping: impl Future<Output = ()>,
+) -> Result<(), h2::Error> {
+    speak(&mut wire, ends, answers, settings, waits, stopping).await?;
+    // Closing with unread bytes would reset the connection, and the reset can overtake the last answer.
+    let _ = timeout(CLOSE_TIMEOUT, tokio::io::copy(&mut wire, &mut tokio::io::sink())).await;
+    Ok(())
+}
+
+async fn speak(
+    wire: &mut Wire,
+    ends: Ends,
+    answers: &Answers,
+    settings: &Settings,
+    waits: Waits,
+    stopping: impl Future<Output = ()>,
+) -> Result<(), h2::Error> {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(settings.max_streams)
+        .initial_window_size(FIRST_WINDOW_BYTES)
+        .initial_connection_window_size(FIRST_WINDOW_BYTES)
+        .max_header_list_size(MAX_HEAD_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES);
+    let queue = Queue::default();
+    let wire = Watched::new(Counted::new(wire, queue.clone()), waits.head);
+    let Ok(connection) = timeout(waits.head, builder.handshake::<_, Bytes>(wire)).await else {
+        return Ok(());
+    };
+    let mut connection = connection?;
+    let each = OfEach {
+        answers: Rc::clone(answers),
+        readers: waits.readers,
+        queue: queue.clone(),
+        turns: Turns::default(),
+        pauses: Pauses::default(),
+    };
+
+    let taken = Taken::default();
+    let mut window = Window::new(&mut connection, taken.clone(), settings.max_window_bytes, settings.budget.clone());
+    let running = Running::default();
+    let mut stopping = pin!(stopping);
+    let mut leaving = false;
+    loop {
+        let patience = if leaving { CLOSE_TIMEOUT } else { waits.idle };
+        tokio::select! {
+            accepted = poll_fn(|cx| {
+                let accepted = connection.poll_accept(cx);
+                if accepted.is_pending() {
+                    queue.is_idle();
+                }
+                accepted
+            }) => match accepted {
+                None => return Ok(()),
+                Some(request) => {
+                    let (request, respond) = request?;
+                    let underway = (running.0.count.get() < settings.max_streams).then(|| running.one_more());
+                    begin(request, respond, ends, &taken, &each, underway);
+                }
+            },
+            () = running.0.ended.notified() => {}
+            () = poll_fn(|cx| window.poll_earned(cx)) => window.grow(&mut connection),
+            () = tokio::time::sleep_until(running.0.quiet_since.get() + patience) => {
+                let busy = running.0.count.get() > 0 || connection.has_streams();
+                // Whoever has not taken the farewell by now takes nothing.
+                if leaving && !busy {
+                    return Ok(());
+                }
+                if !busy {
+                    connection.graceful_shutdown();
+                    leaving = true;
+                }
+                running.0.quiet_since.set(Instant::now());
+            }
+            () = &mut stopping, if !leaving => {
+                // Requests under way are answered; the connection ends with the last of them.
+                connection.graceful_shutdown();
+                leaving = true;
+                running.0.quiet_since.set(Instant::now());
+            }
+        }
+    }
+}
+
+/// What the answers of one connection share.
+#[derive(Clone)]
+struct OfEach {
+    answers: Answers,
+    readers: Readers,
+    queue: Queue,
+    turns: Turns,
+    pauses: Pauses,
+}
+
+/// The requests of one connection that are under way.
+#[derive(Default)]
+struct Running(Rc<Requests>);
+
+struct Requests {
+    count: Cell<u32>,
+    /// When the last of them ended, or was looked for in vain.
+    quiet_since: Cell<Instant>,
+    ended: Notify,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { count: Cell::new(0), quiet_since: Cell::new(Instant::now()), ended: Notify::new() }
+    }
+}
+
+/// One of them, until dropped.
+struct Underway(Rc<Requests>);
+
+impl Running {
+    fn one_more(&self) -> Underway {
+        self.0.count.set(self.0.count.get() + 1);
+        Underway(Rc::clone(&self.0))
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.quiet_since.set(Instant::now());
+        self.0.ended.notify_one();
+    }
+}
+
+fn begin(
+    request: ::http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    ends: Ends,
+    taken: &Taken,
+    each: &OfEach,
+    underway: Option<Underway>,
+) {
+    // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended yet.
+    let Some(underway) = underway else {
+        return respond.send_reset(Reason::REFUSED_STREAM);
+    };
+    let has_body = !request.body().is_end_stream();
+    let Some(request) = in_words_of_http1(request, ends, taken.clone()) else {
+        return respond.send_reset(Reason::PROTOCOL_ERROR);
+    };
+    request.extensions_mut().insert(each.turns.clone());
+    request.extensions_mut().insert(each.pauses.clone());
+    let each = each.clone();
+    tokio::task::spawn_local(async move {
+        let _underway = underway;
+        if let Err(error) = answer(&each, request, has_body, respond).await {
+            tracing::debug!(error = %error, "an answer could not be sent");
+        }
+    });
+}
+
+/// A request as HTTP/1.1 would have brought it. `None` if that cannot be.
+fn in_words_of_http1(request: ::http::Request<RecvStream>, ends: Ends, taken: Taken) -> Option<Request> {
+    let (parts, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let body: BoxedPayloadStream = Box::pin(Body { stream: body, taken });
+    let mut request = Request::with_payload(Payload::Stream { payload: body });
+    let head = request.head_mut();
+    head.version = Version::HTTP_2;
+    head.peer_addr = ends.peer;
+    head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
+    head.uri = match parts.uri.path_and_query()?.as_str() {
+        // RFC 9113, 8.3.1: OPTIONS for the server as a whole, which is routed as `/`.
+        "*" if head.method == Method::OPTIONS => Uri::from_static("/"),
+        target => target.parse::<Uri>().ok()?,
+    };
+    for (name, value) in &parts.headers {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        head.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
+    }
+    // RFC 9113, 8.2.2: this field never comes from a peer. A body of unknown size is announced by nothing at all.
+    if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if let Some(reached) = ends.reached {
+        request.extensions_mut().insert(reached);
+    }
+    Some(request)
+}
+
+/// A request's body. Its peer may send more as it is taken, not before.
+struct Body {
+    stream: RecvStream,
+    taken: Taken,
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let broken = |error: h2::Error| PayloadError::Incomplete(Some(std::io::Error::other(error)));
+        let chunk = match ready!(self.stream.poll_data(cx)) {
+            None => return Poll::Ready(None),
+            Some(chunk) => chunk.map_err(broken),
+        };
+        Poll::Ready(Some(chunk.and_then(|chunk| {
+            self.taken.add(chunk.len());
+            self.stream.flow_control().release_capacity(chunk.len()).map_err(broken)?;
+            Ok(chunk)
+        })))
+    }
+}
+
+/// Has a request answered and sends the answer, unless the peer loses interest first.
+///
+/// The handler is dropped then, as HTTP/1.1 does it when a connection is reset. One that is given a body learns of it
+/// from the body, after all that has arrived: dropping it would lose that. What is left of the body when the answer is
+/// out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
+async fn answer(
+    each: &OfEach,
+    request: Request,
+    has_body: bool,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    let asks_for_head = request.method() == Method::HEAD;
+    let answered = tokio::select! {
+        answered = each.answers.call(request) => answered,
+        _ = poll_fn(|cx| respond.poll_reset(cx)), if !has_body => return Ok(()),
+    };
+    let response: actix_http::Response<BoxBody> = match answered {
+        Ok(response) => response.into(),
+        Err(error) => error.into(),
+    };
+    if response.extensions().contains::<HangUp>() {
+        respond.send_reset(Reason::CANCEL);
+        return Ok(());
+    }
+    let is_download = response.extensions().contains::<IsDownload>();
+    let (response, body) = response.into_parts();
+    let (head, bodiless) = in_words_of_http2(&response, body.size());
+    let ends = bodiless || asks_for_head;
+    let stream = respond.send_response(head, ends)?;
+    if ends {
+        return Ok(());
+    }
+    let reader = Reader { stream, queue: each.queue.clone(), patience: Patience::new(each.readers, is_download) };
+    send(body, reader).await
+}
+
+/// The head of an answer without what only HTTP/1.1 has, and whether it is all there is.
+fn in_words_of_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()>, bool) {
+    const OF_HTTP1: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+    let mut head = Response::new(());
+    *head.status_mut() = ::http::StatusCode::from_u16(response.status().as_u16()).unwrap_or_default();
+    let mut add = |name: &str, value: &[u8]| {
+        let name = ::http::HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, ::http::HeaderValue::from_bytes(value)) {
+            head.headers_mut().append(name, value);
+        }
+    };
+    for (name, value) in response.headers() {
+        if !OF_HTTP1.contains(name) {
+            add(name.as_str(), value.as_bytes());
+        }
+    }
+    // RFC 9110, 8.6: these have no length, not even none.
+    let may_have_length = !matches!(response.status().as_u16(), 204 | 304);
+    if let (BodySize::Sized(bytes), true) = (size, may_have_length) {
+        add("content-length", bytes.to_string().as_bytes());
+    }
+    if !response.headers().contains_key(header::DATE) {
+        add("date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    }
+    (head, size.is_eof() || !may_have_length)
+}
+
+/// Who takes an answer.
+struct Reader {
+    stream: SendStream<Bytes>,
+    queue: Queue,
+    patience: Patience,
+}
+
+async fn send(body: BoxBody, mut reader: Reader) -> Result<(), h2::Error> {
+    // Of an answer of known length nothing more is taken before the reader has room for it. Of another one nobody knows
+    // whether more will come; it holds little.
+    let mut left = match body.size() {
+        BodySize::Sized(bytes) => bytes,
+        BodySize::None | BodySize::Stream => 0,
+    };
+    let mut body = pin!(body);
+    loop {
+        if left > 0 && reader.room(1).await?.is_none() {
+            return Ok(());
+        }
+        let chunk = tokio::select! {
+            chunk = poll_fn(|cx| body.as_mut().poll_next(cx)) => chunk,
+            _ = poll_fn(|cx| reader.stream.poll_reset(cx)) => return Ok(()),
+        };
+        match chunk {
+            None => return reader.stream.send_data(Bytes::new(), true),
+            Some(Ok(chunk)) => {
+                left = left.saturating_sub(chunk.len() as u64);
+                if !reader.take(chunk).await? {
+                    return Ok(());
+                }
+            }
+            // Why was logged where it happened. The peer must not take what it has for the whole.
+            Some(Err(_)) => {
+                reader.stream.send_reset(Reason::INTERNAL_ERROR);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// Sends as the peer takes; whether it took all of it.
+    async fn take(&mut self, mut chunk: Bytes) -> Result<bool, h2::Error> {
+        while !chunk.is_empty() {
+            let Some(room) = self.room(chunk.len()).await? else { return Ok(false) };
+            let piece = chunk.split_to(room.min(chunk.len()));
+            self.patience.has_taken(piece.len());
+            self.queue.add(piece.len());
+            self.stream.send_data(piece, false)?;
+        }
+        Ok(true)
+    }
+
+    /// How much of `wanted` the peer and its connection have room for, as soon as they have any; `None` when the peer
+    /// has lost interest or used up its time.
+    async fn room(&mut self, wanted: usize) -> Result<Option<usize>, h2::Error> {
+        let Self { stream, queue, patience } = self;
+        stream.reserve_capacity(wanted);
+        let room = async {
+            // The connection's comes last: it must not be gone again when the peer's has come.
+            let room = if stream.capacity() > 0 { Some(Ok(stream.capacity())) } else { poll_capacity(stream).await };
+            queue.room().await;
+            room
+        };
+        match tokio::time::timeout_at(patience.deadline(), room).await {
+            Ok(room) => room.transpose(),
+            Err(_) => {
+                stream.send_reset(Reason::CANCEL);
+                Ok(None)
+            }
+        }
+    }
+}
+
+async fn poll_capacity(stream: &mut SendStream<Bytes>) -> Option<Result<usize, h2::Error>> {
+    poll_fn(|cx| stream.poll_capacity(cx)).await
+}

@@ -1,0 +1,155 @@
+//! The minimum rate of a request's body.
+//!
+//! Counted is only the time in which the body was waited for, so that a server that takes nothing, because its memory
+//! or its disk is busy, never ends a client for it. There is no timer: a client that sends nothing at all is ended for
+//! being idle, and one that sends a little is looked at whenever it does.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What the body of a request has to keep up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MinRate {
+    pub(crate) bytes_per_second: u64,
+    /// The time over which it is averaged.
+    pub(crate) window: Duration,
+}
+
+/// The time in which requests of one connection had no use for more bytes. Over HTTP/2, what one does not take can keep
+/// others from being sent. Clones speak of the same connection.
+#[derive(Debug, Clone, Default)]
+pub struct Pauses(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    paused: Cell<u32>,
+    since: Cell<Option<Instant>>,
+    total: Cell<Duration>,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Pause(Pauses);
+
+/// How fast the body of one request comes.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    least: MinRate,
+    pauses: Pauses,
+    /// In this window.
+    bytes: u64,
+    waited: Duration,
+    /// When the present wait began, and how long pauses had been by then.
+    waiting: Option<(Instant, Duration)>,
+}
+
+impl Pauses {
+    pub fn begin(&self) -> Pause {
+        if self.0.paused.replace(self.0.paused.get() + 1) == 0 {
+            self.0.since.set(Some(Instant::now()));
+        }
+        Pause(self.clone())
+    }
+
+    fn total(&self, now: Instant) -> Duration {
+        self.0.total.get() + self.0.since.get().map_or(Duration::ZERO, |since| now - since)
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        let state = &self.0.0;
+        state.paused.set(state.paused.get() - 1);
+        if state.paused.get() == 0 {
+            state.total.set(self.0.total(Instant::now()));
+            state.since.set(None);
+        }
+    }
+}
+
+impl Pace {
+    pub(crate) fn new(least: MinRate, pauses: Pauses) -> Self {
+        Self { least, pauses, bytes: 0, waited: Duration::ZERO, waiting: None }
+    }
+
+    /// Nothing is there, and something is wanted.
+    pub(crate) fn wait(&mut self) {
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some((now, self.pauses.total(now)));
+        }
+    }
+
+    /// So much has come; whether the rate is kept.
+    pub(crate) fn came(&mut self, bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        let Some((since, paused)) = self.waiting.take() else { return true };
+        let now = Instant::now();
+        self.waited += (now - since).saturating_sub(self.pauses.total(now) - paused);
+        if self.waited < self.least.window {
+            return true;
+        }
+        let wanted = u128::from(self.least.bytes_per_second) * self.waited.as_millis() / 1_000;
+        let kept = u128::from(self.bytes) >= wanted;
+        (self.bytes, self.waited) = (0, Duration::ZERO);
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: MinRate = MinRate { bytes_per_second: 64, window: Duration::from_secs(60) };
+
+    /// How long a body is taken that brings so many bytes after each wait, for an hour at most.
+    async fn lasts(bytes: usize, wait: Duration, between: impl AsyncFn(&Pauses)) -> Option<Duration> {
+        let pauses = Pauses::default();
+        let mut pace = Pace::new(LEAST, pauses.clone());
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3_600) {
+            pace.wait();
+            tokio::time::advance(wait).await;
+            pace.wait();
+            if !pace.came(bytes) {
+                return Some(began.elapsed());
+            }
+            between(&pauses).await;
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_below_the_rate_is_ended_after_the_window() {
+        let second = Duration::from_secs(1);
+        assert_eq!(lasts(10, second, async |_| {}).await, Some(60 * second));
+        assert_eq!(lasts(64, second, async |_| {}).await, None);
+        assert_eq!(lasts(64 * 50, 50 * second, async |_| {}).await, None, "what counts is the average");
+        assert_eq!(lasts(1, 59 * second, async |_| {}).await, Some(118 * second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nothing_is_taken_does_not_count() {
+        let busy = async |_: &Pauses| tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(lasts(64, Duration::from_secs(1), busy).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_not_ended_for_another_that_is_not_taken() {
+        let pauses = Pauses::default();
+        let mut pace = Pace::new(LEAST, pauses.clone());
+        for _ in 0..100 {
+            pace.wait();
+            let one = pauses.begin();
+            tokio::time::advance(Duration::from_secs(10)).await;
+            let other = pauses.begin();
+            drop(one);
+            tokio::time::advance(Duration::from_secs(10)).await;
+            drop(other);
+            assert!(pace.came(1));
+        }
+    }
+}

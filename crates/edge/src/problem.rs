@@ -1,0 +1,215 @@
+//! Failure to response: one log line, one public sentence, in the form of RFC 9457.
+//!
+//! What a client can act on is told precisely. Trouble below is logged with its causes and shown only as a fixed
+//! sentence with the request's id. Trouble that may pass is 5xx with `Retry-After`, never a 4xx: clients give up on
+//! those, and some forget the upload.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use actix_web::http::header::HeaderName;
+use actix_web::http::{ConnectionType, StatusCode, header};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use domain::failure::Failure;
+use domain::upload::Upload;
+
+/// A refusal a person can act on.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    /// A stable word for programs, such as `wrong-offset`.
+    code: Cow<'static, str>,
+    /// The registered type that says the same, where there is one.
+    kind: Option<&'static str>,
+    /// A sentence for people.
+    detail: String,
+    /// What programs need besides.
+    members: Vec<(&'static str, Value)>,
+    headers: Vec<(HeaderName, String)>,
+}
+
+/// Whether an answer has its body with it. That to HEAD has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShowsBody {
+    Yes,
+    No,
+}
+
+/// The id of a request, in its answer and in every log line about it.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+/// The code of the problem that is the answer, in the extensions of that answer.
+#[derive(Debug, Clone)]
+pub struct ProblemCode(pub(crate) Cow<'static, str>);
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+    #[serde(flatten)]
+    members: Map<String, Value>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { status, code: code.into(), kind: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
+    }
+
+    /// What a policy or the application has refused, with its reasons.
+    pub fn refused(failure: &Failure) -> Self {
+        let chosen = failure.status.and_then(|status| StatusCode::from_u16(status).ok());
+        let status = chosen.filter(StatusCode::is_client_error).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        Self::new(status, failure.code.clone(), failure.message.clone())
+    }
+
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this address")
+    }
+
+    pub fn method_not_allowed(allow: impl Into<String>) -> Self {
+        let allow = allow.into();
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this address takes {allow}"))
+            .with(header::ALLOW, allow)
+    }
+
+    /// Rejects the download of an upload that is not complete.
+    pub fn not_complete(upload: &Upload) -> Self {
+        let (received, length) = (upload.received_bytes(), upload.length());
+        let detail = match (upload.is_partial(), length) {
+            (true, _) => "a partial upload is material for a final one and cannot be downloaded".to_owned(),
+            (false, Some(length)) => format!("the upload is not complete: {received} of {length} bytes have arrived"),
+            (false, None) => {
+                format!("the upload is not complete: {received} bytes have arrived, and its length is not known yet")
+            }
+        };
+        Self::new(StatusCode::CONFLICT, "not-complete", detail)
+    }
+
+    /// Trouble that may pass.
+    pub fn try_again(code: &'static str, detail: impl Into<String>, after: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, after.as_secs().to_string())
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Says it with a type that is registered for all servers (RFC 9457, 4.2).
+    #[must_use]
+    pub fn kind(mut self, uri: &'static str) -> Self {
+        self.kind = Some(uri);
+        self
+    }
+
+    #[must_use]
+    pub fn member(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((name, value.into()));
+        self
+    }
+
+    /// Adds a member that is a list of small objects.
+    #[must_use]
+    pub fn list<const N: usize>(
+        self,
+        name: &'static str,
+        entries: impl IntoIterator<Item = [(&'static str, String); N]>,
+    ) -> Self {
+        let object =
+            |entry: [(&'static str, String); N]| entry.into_iter().map(|(key, value)| (key.to_owned(), value.into()));
+        let objects = entries.into_iter().map(|entry| Value::Object(object(entry).collect()));
+        self.member(name, objects.collect::<Vec<_>>())
+    }
+
+    pub fn respond(self, request: &HttpRequest) -> HttpResponse {
+        let id = request_id(request);
+        self.respond_as(&id)
+    }
+
+    /// The answer where there is no request that could be shown to the application.
+    pub fn respond_alone(self) -> HttpResponse {
+        let id = new_request_id();
+        let mut response = self
+            .with(HeaderName::from_static("x-request-id"), id.as_str())
+            .with(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .respond_as(&id);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+        response
+    }
+
+    fn respond_as(self, id: &str) -> HttpResponse {
+        let body = self.body(id);
+        let mut response = HttpResponse::build(self.status);
+        response.reason(reason(self.status));
+        for (name, value) in self.headers {
+            response.insert_header((name, value));
+        }
+        response.extensions_mut().insert(ProblemCode(self.code));
+        response.insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/problem+json").body(body)
+    }
+
+    /// Says it with another status, where a client would misunderstand its own.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The whole answer as HTTP/1.1, for a connection that closes after it and on which no request is served.
+    pub fn to_http1(&self, shows_body: ShowsBody) -> Vec<u8> {
+        let id = new_request_id();
+        let body = self.body(&id);
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status.as_u16(), reason(self.status));
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("content-length: {}\r\nx-request-id: {id}\r\n", body.len()));
+        head.push_str("content-type: application/problem+json\r\nx-content-type-options: nosniff\r\n");
+        head.push_str("cache-control: no-store\r\nconnection: close\r\n\r\n");
+        match shows_body {
+            ShowsBody::Yes => [head, body].concat().into_bytes(),
+            ShowsBody::No => head.into_bytes(),
+        }
+    }
+
+    fn body(&self, request_id: &str) -> String {
+        let body = Body {
+            r#type: self.kind.map_or_else(|| format!("urn:longshore:problem:{}", self.code), str::to_owned),
+            title: reason(self.status),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id,
+            members: self.members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        };
+        serde_json::to_string(&body).expect("a struct of strings, numbers and JSON is JSON")
+    }
+}
+
+pub fn request_id(request: &HttpRequest) -> String {
+    request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
+}
+
+/// An id for a request that brought none.
+pub fn new_request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// The phrase of a status, also where HTTP itself has none.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        460 => "Checksum Mismatch",
+        507 => "Insufficient Storage",
+        _ => status.canonical_reason().unwrap_or("Error"),
+    }
+}

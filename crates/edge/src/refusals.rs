@@ -1,0 +1,172 @@
+//! What is turned away at the door: counted exactly, logged in samples.
+//!
+//! Whoever can reach the server can be refused as often as it likes. So a refusal costs a counter, and a log line only
+//! while there were few of its kind.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+/// How many lines each reason has in the log for each [`PERIOD`].
+const LINES: u32 = 100;
+
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Why something was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The head of a request cannot be read.
+    UnreadableHead,
+    /// The head of a request took too long.
+    SlowHead,
+    /// The framing of a body is broken.
+    BrokenBody,
+    /// A body fell below the minimum rate.
+    SlowBody,
+    /// All connections are taken.
+    Full,
+    /// The client's address has its share of connections.
+    Connections,
+    /// The client's address has its share of event streams and long polls.
+    Streams,
+    /// The client's address has its share of uploads.
+    Uploads,
+}
+
+impl Reason {
+    const ALL: [Self; 8] = [
+        Self::UnreadableHead,
+        Self::SlowHead,
+        Self::BrokenBody,
+        Self::SlowBody,
+        Self::Full,
+        Self::Connections,
+        Self::Streams,
+        Self::Uploads,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::UnreadableHead => "unreadable-head",
+            Self::SlowHead => "slow-head",
+            Self::BrokenBody => "broken-body",
+            Self::SlowBody => "slow-body",
+            Self::Full => "full",
+            Self::Connections => "connections-of-address",
+            Self::Streams => "streams-of-address",
+            Self::Uploads => "uploads-of-address",
+        }
+    }
+}
+
+/// Notes refusals. Clones note together.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    counts: Family<Label, Counter>,
+    samples: [Mutex<Sample>; Reason::ALL.len()],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Label {
+    reason: &'static str,
+}
+
+impl Refusals {
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Connections and requests refused or ended before they were served, by reason";
+        registry.register("refusals", help, self.0.counts.clone());
+        for reason in Reason::ALL {
+            self.counter(reason);
+        }
+    }
+
+    /// Counts a refusal, and logs it unless there were many. The detail may hold what the client has sent.
+    pub fn note(&self, reason: Reason, client: Option<IpAddr>, detail: &str) {
+        self.counter(reason).inc();
+        let mut sample = self.0.samples[reason as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = sample.admit(Instant::now());
+        drop(sample);
+        let Some(Admitted { left_out, .. }) = admitted else { return };
+        let name = reason.name();
+        if left_out > 0 {
+            tracing::info!(reason = name, left_out, "more refusals of this kind were counted than logged");
+        }
+        let client = client.map(tracing::field::display);
+        tracing::info!(reason = name, client, detail = %detail.escape_debug(), "refused a client");
+    }
+
+    fn counter(&self, reason: Reason) -> impl std::ops::Deref<Target = Counter> {
+        self.0.counts.get_or_create(&Label { reason: reason.name() })
+    }
+}
+
+/// Decides which of many events of one kind are logged.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// When the present period began.
+    since: Option<Instant>,
+    logged: u32,
+    left_out: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Of the period before.
+    pub left_out: u64,
+    /// Whether no more are logged in this period.
+    pub is_last: bool,
+}
+
+impl Sample {
+    pub fn admit(&mut self, now: Instant) -> Option<Admitted> {
+        let mut left_out = 0;
+        if self.since.is_none_or(|since| now - since >= PERIOD) {
+            left_out = self.left_out;
+            *self = Self { since: Some(now), logged: 0, left_out: 0 };
+        }
+        if self.logged == LINES {
+            self.left_out += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(Admitted { left_out, is_last: self.logged == LINES })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_logged_in_a_minute_and_what_was_left_out_is_told_in_the_next() {
+        let mut sample = Sample::default();
+        let now = Instant::now();
+        for line in 1..=LINES {
+            assert_eq!(sample.admit(now), Some(Admitted { left_out: 0, is_last: line == LINES }));
+        }
+        for _ in 0..7 {
+            assert_eq!(sample.admit(now + PERIOD / 2), None);
+        }
+        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 7, is_last: false }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 0, is_last: false }));
+    }
+
+    #[test]
+    fn every_reason_has_a_sample_and_a_name_of_its_own() {
+        let refusals = Refusals::default();
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            refusals.note(reason, None, "a test");
+            assert_eq!(refusals.counter(reason).get(), 1, "{reason:?}");
+        }
+    }
+}

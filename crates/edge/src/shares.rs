@@ -1,0 +1,121 @@
+//! How much of something the clients of one address may hold at once.
+//!
+//! A share belongs to an address, or to a /64 of IPv6, which is what one customer has. This machine is not limited: a
+//! proxy on it speaks for many. What is counted is forgotten when nothing is held any more.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A share of something. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Share(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None`: nobody is limited.
+    limit: Option<usize>,
+    held: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Part of a share, given back when dropped.
+#[derive(Debug, Default)]
+pub struct Part(Option<(Arc<Inner>, IpAddr)>);
+
+/// The share of an address is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedUp;
+
+impl Share {
+    pub fn new(limit: Option<usize>) -> Self {
+        Self(Arc::new(Inner { limit, held: Mutex::default() }))
+    }
+
+    /// One more for a client. One whose address is not known has no share.
+    pub fn take(&self, client: Option<IpAddr>) -> Result<Part, UsedUp> {
+        let (Some(limit), Some(holder)) = (self.0.limit, client.and_then(holder)) else { return Ok(Part::default()) };
+        let mut held = self.0.lock();
+        let count = held.entry(holder).or_default();
+        if *count >= limit {
+            return Err(UsedUp);
+        }
+        *count += 1;
+        Ok(Part(Some((Arc::clone(&self.0), holder))))
+    }
+
+    /// How many one address may hold.
+    pub fn limit(&self) -> Option<usize> {
+        self.0.limit
+    }
+}
+
+/// Who holds what a client holds; `None` for this machine.
+fn holder(client: IpAddr) -> Option<IpAddr> {
+    match client.to_canonical() {
+        address if address.is_loopback() => None,
+        IpAddr::V6(address) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))),
+        address @ IpAddr::V4(_) => Some(address),
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let Some((share, holder)) = self.0.take() else { return };
+        let mut held = share.lock();
+        if let Some(count) = held.get_mut(&holder) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&holder);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn each_address_has_its_share_and_nothing_is_remembered_of_those_that_hold_nothing() {
+        let share = Share::new(Some(2));
+        let first = share.take(address("192.0.2.1")).unwrap();
+        let second = share.clone().take(address("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(share.take(address("192.0.2.1")).unwrap_err(), UsedUp);
+        let _other = share.take(address("192.0.2.2")).unwrap();
+        drop(first);
+        let third = share.take(address("192.0.2.1")).unwrap();
+        drop((second, third));
+        assert_eq!(share.0.lock().len(), 1, "that of the other is left");
+        let near = share.take(address("2001:db8::1")).unwrap();
+        let far = share.take(address("2001:db8::ffff:1")).unwrap();
+        assert!(share.take(address("2001:db8::2")).is_err(), "they are in one /64");
+        assert!(share.take(address("2001:db8:0:1::2")).is_ok());
+        drop((near, far));
+    }
+
+    #[test]
+    fn this_machine_has_no_share_and_none_has_without_a_limit() {
+        let parts =
+            |share: &Share, text| (0..10).filter(|_| share.take(address(text)).map(std::mem::forget).is_ok()).count();
+        for (limit, client, expected) in [
+            (Some(1), "127.0.0.9", 10),
+            (Some(1), "::1", 10),
+            (Some(1), "::ffff:127.0.0.1", 10),
+            (Some(1), "10.0.0.1", 1),
+            (None, "10.0.0.1", 10),
+        ] {
+            assert_eq!(parts(&Share::new(limit), client), expected, "{limit:?} {client}");
+        }
+        assert!(Share::new(Some(0)).take(None).is_ok(), "nobody knows whose it would be");
+    }
+}

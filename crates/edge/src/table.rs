@@ -1,0 +1,402 @@
+//! The route table: which requests are served, who may send them, and what answers them.
+//!
+//! Owns the lookup of a row by path and method. One row holds the right that a request needs and the handler that
+//! answers it, so nothing is served that was not judged. The rows come from above; this module knows none of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::dev::{Payload, ServiceRequest};
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use domain::principal::Right;
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, ready};
+use percent_encoding::percent_decode_str;
+
+use crate::access::{Needs, Wanted};
+use crate::problem::Problem;
+
+/// Answers the requests of a row.
+pub type Handler = Box<dyn Fn(Call) -> LocalBoxFuture<'static, HttpResponse> + Send + Sync>;
+
+/// The method that is followed, where it is not the one that was sent.
+pub type EffectiveMethod = Box<dyn Fn(&str, &HeaderMap) -> Option<&'static str> + Send + Sync>;
+
+/// Stands for every method: the handler looks at it.
+pub const ANY: &str = "*";
+
+/// The methods that a row may be for, in the order in which they are listed.
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+/// The label of requests to no address of the table.
+const OTHER: &str = "other";
+
+/// One row: requests with this method to this path need this right, and are answered by this handler.
+pub struct Row {
+    /// A method, or [`ANY`]. A row for GET is one for HEAD too, unless HEAD has its own.
+    method: &'static str,
+    /// `{name}` stands for a segment, and `{..}` at the end for one or more.
+    path: &'static str,
+    needs: Needs,
+    handler: Handler,
+    label: &'static str,
+    uploads: Option<UploadAddress>,
+}
+
+/// What the edge has to know of an address to which uploads are sent.
+#[derive(Debug, Clone, Default)]
+pub struct UploadAddress {
+    /// A field of every answer there, unless a handler has set another [`Signature`].
+    pub signature: Option<(HeaderName, HeaderValue)>,
+    /// The status of the answer to HEAD when the server is busy, where clients take 503 for the end of an upload.
+    pub busy_head: Option<StatusCode>,
+}
+
+/// A field of the answer to a request, in the extensions of the request. It replaces that of the address.
+#[derive(Debug, Clone)]
+pub struct Signature(pub Option<(HeaderName, HeaderValue)>);
+
+/// A request on its way to its handler.
+pub struct Call {
+    pub request: HttpRequest,
+    pub payload: Payload,
+    address: Arc<Address>,
+}
+
+/// The rows of one path.
+pub(crate) struct Address {
+    segments: Vec<Segment>,
+    rows: Vec<Row>,
+    label: Label,
+    allow: String,
+}
+
+/// What metrics and logs call an address: few names, whatever is requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) index: usize,
+    pub(crate) name: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Segment {
+    Fixed(&'static str),
+    Any,
+    /// One or more.
+    Rest,
+}
+
+/// What a request to no address of the table needs: what every client may, so that strangers learn nothing.
+const NOWHERE: Needs = Needs::Client(Right::Read);
+
+/// All rows.
+pub struct Table {
+    addresses: Vec<Arc<Address>>,
+    nowhere: Arc<Address>,
+    labels: Vec<&'static str>,
+    effective_method: EffectiveMethod,
+}
+
+impl Row {
+    pub fn new(method: &'static str, path: &'static str, needs: Needs, handler: Handler) -> Self {
+        Self { method, path, needs, handler, label: path, uploads: None }
+    }
+
+    /// Lets metrics and logs call it by the name of something larger.
+    #[must_use]
+    pub fn labelled(self, label: &'static str) -> Self {
+        Self { label, ..self }
+    }
+
+    /// Marks an address to which uploads are sent.
+    #[must_use]
+    pub fn for_uploads(self, address: UploadAddress) -> Self {
+        Self { uploads: Some(address), ..self }
+    }
+}
+
+impl Table {
+    /// Of two paths that fit a request, the first counts.
+    pub fn new(rows: impl IntoIterator<Item = Row>, effective_method: EffectiveMethod) -> Self {
+        let mut labels = vec![OTHER];
+        let mut addresses: Vec<(&'static str, Address)> = Vec::new();
+        for row in rows {
+            let known = addresses.iter_mut().find(|(path, _)| *path == row.path);
+            if let Some((_, address)) = known {
+                address.rows.push(row);
+                continue;
+            }
+            let index = labels.iter().position(|label| *label == row.label).unwrap_or_else(|| {
+                labels.push(row.label);
+                labels.len() - 1
+            });
+            let label = Label { index, name: row.label };
+            addresses.push((row.path, Address { label, ..Address::of(segments(row.path), vec![row]) }));
+        }
+        let addresses = addresses.into_iter().map(|(_, address)| Arc::new(address.with_methods())).collect();
+        Self { addresses, nowhere: Arc::new(Address::of(Vec::new(), Vec::new())), labels, effective_method }
+    }
+
+    /// The address of a path, decoded; one without rows if there is none in the table.
+    pub(crate) fn find(&self, path: &str) -> &Arc<Address> {
+        self.addresses.iter().find(|address| address.fits(path)).unwrap_or(&self.nowhere)
+    }
+
+    /// What metrics call addresses; the place of a name is the `index` of its [`Label`].
+    pub fn labels(&self) -> &[&'static str] {
+        &self.labels
+    }
+
+    /// The paths of the table and their methods.
+    pub fn paths(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.addresses.iter().flat_map(|address| address.rows.iter().map(|row| (row.method, row.path)))
+    }
+
+    /// What a request wants.
+    pub fn wanted<'a>(&self, request: &'a ServiceRequest) -> Wanted<'a> {
+        self.wanted_at(self.find(request.match_info().as_str()), request)
+    }
+
+    pub(crate) fn wanted_at<'a>(&self, address: &Address, request: &'a ServiceRequest) -> Wanted<'a> {
+        let sent = request.method().as_str();
+        let method = (self.effective_method)(sent, request.headers()).unwrap_or(sent);
+        let needs = address.needs(method);
+        let upload = match needs {
+            Needs::Upload(_) => address.parameter(request.match_info().as_str(), 0).and_then(|id| id.parse().ok()),
+            Needs::Nothing | Needs::Client(_) | Needs::Operator(_) => None,
+        };
+        Wanted { needs, method, upload }
+    }
+
+    /// What metrics and logs call the address of a path.
+    pub fn label_of(&self, path: &str) -> &'static str {
+        self.find(path).label.name
+    }
+}
+
+impl Address {
+    fn of(segments: Vec<Segment>, rows: Vec<Row>) -> Self {
+        Self { segments, rows, label: Label { index: 0, name: OTHER }, allow: String::new() }
+    }
+
+    fn with_methods(self) -> Self {
+        let has = |method: &str| self.rows.iter().any(|row| row.method == method);
+        let methods = METHODS.into_iter().filter(|method| has(method) || *method == "HEAD" && has("GET"));
+        Self { allow: methods.chain(["OPTIONS"]).collect::<Vec<_>>().join(", "), ..self }
+    }
+
+    fn fits(&self, path: &str) -> bool {
+        let Some(path) = path.strip_prefix('/') else { return false };
+        let mut given = path.split('/');
+        for segment in &self.segments {
+            let fits = match (segment, given.next()) {
+                (_, None) => false,
+                (Segment::Rest, Some(_)) => return true,
+                (Segment::Fixed(name), Some(given)) => *name == given,
+                (Segment::Any, Some(given)) => !given.is_empty(),
+            };
+            if !fits {
+                return false;
+            }
+        }
+        given.next().is_none()
+    }
+
+    fn row(&self, method: &str) -> Option<&Row> {
+        let of = |wanted: &str| self.rows.iter().find(|row| row.method == wanted);
+        of(method).or_else(|| if method == "HEAD" { of("GET") } else { None }).or_else(|| of(ANY))
+    }
+
+    /// What a method needs. Methods that are not taken need what the first row does, so that nobody else learns of it.
+    pub(crate) fn needs(&self, method: &str) -> Needs {
+        self.row(method).or(self.rows.first()).map_or(NOWHERE, |row| row.needs)
+    }
+
+    pub(crate) fn label(&self) -> Label {
+        self.label
+    }
+
+    pub(crate) fn uploads(&self) -> Option<&UploadAddress> {
+        self.rows.first().and_then(|row| row.uploads.as_ref())
+    }
+
+    /// The path with nothing in it that a client has chosen.
+    pub(crate) fn pattern(&self) -> &'static str {
+        self.rows.first().map_or(OTHER, |row| row.path)
+    }
+
+    /// The segment of a path in the place of a `{name}`, as the router has it: `%25`, `%2B` and `%2F` are not decoded.
+    pub(crate) fn parameter<'a>(&self, path: &'a str, number: usize) -> Option<&'a str> {
+        let pairs = self.segments.iter().zip(path.split('/').skip(1));
+        pairs.filter(|(segment, _)| **segment == Segment::Any).map(|(_, given)| given).nth(number)
+    }
+
+    /// The rejection of a method on a listener that only serves reading.
+    pub(crate) fn unless_it_reads(&self, method: &str) -> Option<Problem> {
+        let is_read = self.rows.is_empty() || self.rows.iter().any(|row| row.method == "GET");
+        if method == "OPTIONS" || is_read && matches!(method, "GET" | "HEAD") {
+            return None;
+        }
+        let allowed = if is_read { "GET, HEAD, OPTIONS" } else { "OPTIONS" };
+        let detail =
+            format!("this address only serves reading and takes {allowed}; send uploads and changes to the other");
+        Some(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "read-only", detail).with(header::ALLOW, allowed))
+    }
+}
+
+impl Call {
+    pub(crate) fn new(request: HttpRequest, payload: Payload, address: &Arc<Address>) -> Self {
+        Self { request, payload, address: Arc::clone(address) }
+    }
+
+    /// The text in the place of a `{name}` of the path, by its number.
+    pub fn parameter(&self, number: usize) -> String {
+        let given = self.address.parameter(self.request.match_info().as_str(), number).unwrap_or_default();
+        percent_decode_str(given).decode_utf8_lossy().into_owned()
+    }
+
+    /// Answers the request with its row, or says which methods there are.
+    pub(crate) fn answer(self) -> LocalBoxFuture<'static, HttpResponse> {
+        let address = Arc::clone(&self.address);
+        if let Some(row) = address.row(self.request.method().as_str()) {
+            return (row.handler)(self);
+        }
+        let answer = match (self.request.method().as_str(), address.rows.is_empty()) {
+            ("OPTIONS", true) => HttpResponse::NoContent().finish(),
+            ("OPTIONS", false) => HttpResponse::NoContent().insert_header((header::ALLOW, &*address.allow)).finish(),
+            (_, true) => Problem::not_found().respond(&self.request),
+            (_, false) => Problem::method_not_allowed(address.allow.clone()).respond(&self.request),
+        };
+        ready(answer).boxed_local()
+    }
+}
+
+/// The segments of a path of the table.
+fn segments(path: &'static str) -> Vec<Segment> {
+    let segment = |text| match text {
+        "{..}" => Segment::Rest,
+        name if name.starts_with('{') => Segment::Any,
+        name => Segment::Fixed(name),
+    };
+    path.split('/').skip(1).map(segment).collect()
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.paths()).finish()
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("request", &self.request).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn row(method: &'static str, path: &'static str, right: Right) -> Row {
+        let name = path.to_owned();
+        let answer = move |_| ready(HttpResponse::Ok().body(name.clone())).boxed_local();
+        Row::new(method, path, Needs::Client(right), Box::new(answer))
+    }
+
+    fn table() -> Table {
+        let rows = [
+            row("GET", "/things", Right::List),
+            row("POST", "/things", Right::Create),
+            row("GET", "/things/{id}", Right::Read),
+            row("DELETE", "/things/{id}", Right::Terminate),
+            row(ANY, "/things/{id}/{part}", Right::Append),
+            row(ANY, "/things/{..}", Right::Report).labelled("/things/{id}"),
+        ];
+        Table::new(rows, Box::new(|_, _| None))
+    }
+
+    #[test]
+    fn the_first_path_that_fits_counts_and_a_method_has_its_own_right() {
+        for (method, path, right, label) in [
+            ("GET", "/things", Right::List, "/things"),
+            ("HEAD", "/things", Right::List, "/things"),
+            ("POST", "/things", Right::Create, "/things"),
+            ("BREW", "/things", Right::List, "/things"),
+            ("GET", "/things/a", Right::Read, "/things/{id}"),
+            ("DELETE", "/things/a", Right::Terminate, "/things/{id}"),
+            ("DELETE", "/things/a/b", Right::Append, "/things/{id}/{part}"),
+            ("GET", "/things/a/b/c", Right::Report, "/things/{id}"),
+            ("GET", "/things/", Right::Report, "/things/{id}"),
+            ("GET", "/thing", Right::Read, OTHER),
+            ("GET", "/", Right::Read, OTHER),
+            ("GET", "", Right::Read, OTHER),
+            ("OPTIONS", "*", Right::Read, OTHER),
+        ] {
+            let address = Arc::clone(table().find(path));
+            assert_eq!((address.needs(method), address.label.name), (Needs::Client(right), label), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_no_row_takes_is_told_which_methods_there_are() {
+        let table = table();
+        let answer = |method: &str, path: &str| {
+            let request = TestRequest::with_uri(path).method(method.parse().unwrap()).to_http_request();
+            let call = Call::new(request, Payload::None, table.find(path));
+            let answer = call.answer().now_or_never().unwrap();
+            let allow = answer.headers().get("allow").map(|allow| allow.to_str().unwrap().to_owned());
+            (answer.status().as_u16(), allow.unwrap_or_default())
+        };
+        for (method, path, status, allow) in [
+            ("GET", "/things", 200, ""),
+            ("HEAD", "/things/a", 200, ""),
+            ("OPTIONS", "/things/a", 204, "GET, HEAD, DELETE, OPTIONS"),
+            ("POST", "/things/a", 405, "GET, HEAD, DELETE, OPTIONS"),
+            ("PUT", "/things", 405, "GET, HEAD, POST, OPTIONS"),
+            ("BREW", "/things/a/b", 200, ""),
+            ("GET", "/elsewhere", 404, ""),
+            ("OPTIONS", "/elsewhere", 204, ""),
+        ] {
+            assert_eq!(answer(method, path), (status, allow.to_owned()), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn where_only_reading_is_served_the_rows_for_get_are_left() {
+        let table = table();
+        for (method, path, passes) in [
+            ("GET", "/things", true),
+            ("HEAD", "/things/a", true),
+            ("OPTIONS", "/things/a/b", true),
+            ("POST", "/things", false),
+            ("DELETE", "/things/a", false),
+            ("GET", "/things/a/b", false),
+            ("GET", "/elsewhere", true),
+            ("PUT", "/elsewhere", false),
+        ] {
+            assert_eq!(table.find(path).unless_it_reads(method).is_none(), passes, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_what_stands_in_their_places() {
+        let request = TestRequest::with_uri("/things/a%20b/c%2Fd").to_http_request();
+        let table = table();
+        let path = request.match_info().as_str().to_owned();
+        let call = Call::new(request, Payload::None, table.find(&path));
+        assert_eq!((call.parameter(0).as_str(), call.parameter(1).as_str()), ("a b", "c/d"));
+    }
+}

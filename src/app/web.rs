@@ -1,0 +1,192 @@
+//! The edge and the front door, as the configuration wants them.
+
+use std::sync::Arc;
+
+use actix_web::http::header::HeaderName;
+use prometheus_client::registry::Registry;
+use storage::pool::Pool;
+
+use crate::app::public_url;
+use crate::config;
+use crate::config::{AllowOrigins, Config};
+use crate::front;
+use crate::front::{Areas, Health, Reads, Webhooks};
+use dialects::uploads::{Terms, Uploads};
+use domain::host::Host;
+use edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
+use edge::addresses::Addresses;
+use edge::answers::Answers;
+use edge::clients::{Proxies, ProxyField};
+use edge::refusals::Refusals;
+use edge::seats::Seats;
+use edge::shares::Share;
+use edge::{Cors, Edge, Metrics, Rejections};
+use engine::Engine;
+use keyring::{EventCursors, ReadTokens, ServerKeys, StageTokens};
+use webhook::Sender;
+
+/// What counts at the edge.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watched {
+    pub(super) refusals: Refusals,
+    pub(super) rejections: Rejections,
+    pub(super) edge: Metrics,
+}
+
+/// What was started before, and is shown or used at the edge.
+pub(super) struct Parts<'a> {
+    pub(super) engine: Engine,
+    pub(super) sender: &'a Sender,
+    pub(super) registry: Registry,
+    pub(super) watched: Watched,
+    pub(super) answer_memory: Pool,
+}
+
+/// The edge with its route table.
+pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) -> Edge {
+    let dialects = dialects::all();
+    let access = Arc::new(access(config, server_keys));
+    let addresses = Arc::new(addresses(config));
+    let answers = Answers::new(parts.answer_memory.clone(), config.limits.answer_timeout);
+    let now = {
+        let engine = parts.engine.clone();
+        Box::new(move || engine.now())
+    };
+    let Watched { refusals, rejections, edge: metrics } = parts.watched.clone();
+    let own_fields = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
+    let lists = front::cors_lists(&dialects, header_names(own_fields).iter().map(ToString::to_string).collect());
+    let areas = areas(config, parts, server_keys, &access, &addresses, &answers);
+    Edge {
+        table: front::table(dialects, &areas),
+        cors: Cors::new(config.cors.allow_credentials, config.cors.max_age, &lists),
+        connections: Share::new(config.limits.max_connections_per_address),
+        uploads: Share::new(config.limits.max_active_uploads_per_address),
+        idle_timeout: config.limits.idle_timeout,
+        min_rate_bytes: config.limits.min_rate_bytes,
+        drain_timeout: config.limits.drain_timeout,
+        access,
+        addresses,
+        refusals,
+        rejections,
+        metrics,
+        answers,
+        now,
+    }
+}
+
+fn areas(
+    config: &Config,
+    parts: Parts<'_>,
+    server_keys: &ServerKeys,
+    access: &Arc<Access>,
+    addresses: &Arc<Addresses>,
+    answers: &Answers,
+) -> Areas {
+    let Parts { engine, sender, registry, watched, .. } = parts;
+    let terms = terms(config, &engine);
+    let (max_page, idle_timeout, max_metadata_bytes) =
+        (config.status.max_page, terms.idle_timeout, terms.max_metadata_bytes);
+    let uploads = Arc::new(Uploads {
+        engine: engine.clone(),
+        addresses: Arc::clone(addresses),
+        terms,
+        metrics: watched.edge.clone(),
+    });
+    let streams = Share::new(config.status.max_streams_per_address);
+    let seats = Seats::new(config.status.max_streams, streams, &watched.edge, watched.refusals.clone());
+    let reads = Reads {
+        engine: engine.clone(),
+        uploads: Arc::clone(&uploads),
+        access: Arc::clone(access),
+        answers: answers.clone(),
+        seats,
+        event_cursors: EventCursors::new(server_keys),
+        long_poll_max: config.status.long_poll_max,
+        heartbeat: config.status.heartbeat,
+        max_page,
+        max_metadata_bytes,
+        idle_timeout,
+    };
+    let webhooks = Webhooks {
+        webhooks: sender.admin().clone(),
+        engine: engine.clone(),
+        answers: answers.clone(),
+        max_page,
+        max_metadata_bytes,
+        idle_timeout,
+    };
+    let health = Health {
+        engine,
+        beat: sender.beat().clone(),
+        readiness: front::health::Readiness::default(),
+        access: Arc::clone(access),
+        registry: Arc::new(registry),
+    };
+    Areas { uploads, reads: Arc::new(reads), webhooks: Arc::new(webhooks), health: Arc::new(health) }
+}
+
+fn terms(config: &Config, engine: &Engine) -> Terms {
+    // What the storage asks for may be more than the configuration.
+    let range_alignment_bytes = engine.settings().ranges.alignment_bytes;
+    Terms {
+        max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
+        idle_timeout: config.limits.idle_timeout,
+        // Nothing is gathered for an application that is asked nothing.
+        forward_headers: (!config.hooks.urls.is_empty()).then(|| header_names(&config.hooks.forward_headers)),
+        clients_may_terminate: config.auth.public_terminate,
+        ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
+        plain_uploads: config.protocols.plain_uploads,
+        range_alignment_bytes,
+        range_size_bytes: config.protocols.range_size_bytes.next_multiple_of(range_alignment_bytes),
+    }
+}
+
+fn addresses(config: &Config) -> Addresses {
+    Addresses {
+        public_url: public_url(config).to_owned(),
+        scheme: if config.tls.files.is_some() { "https" } else { "http" },
+        proxies: Proxies {
+            trusted: config.server.trusted_proxies.clone(),
+            field: match config.server.trusted_proxy_header {
+                config::ProxyHeader::XForwardedFor => ProxyField::XForwardedFor,
+                config::ProxyHeader::Forwarded => ProxyField::Forwarded,
+            },
+        },
+    }
+}
+
+fn access(config: &Config, server_keys: &ServerKeys) -> Access {
+    let (server, auth) = (&config.server, &config.auth);
+    let own = [Some(server.listen), server.read_listen].into_iter().flatten().filter(|own| !own.ip().is_unspecified());
+    let own = own.map(|own| Host::ip(own.ip())).chain(server.public_host());
+    Access {
+        token: auth.token.as_ref().map(|token| Token::new(token.expose())),
+        admin_keys: auth.admin_keys.clone(),
+        stage_tokens: StageTokens::new(server_keys),
+        read_tokens: ReadTokens::new(server_keys),
+        read_token_lifetime: auth.read_token_lifetime,
+        query_tokens: auth.query_tokens,
+        reach: match (server.reached_from_elsewhere(), &server.public_url) {
+            (None, None) => Reach::ThisMachine,
+            // A public address says that something passes on requests, from wherever.
+            (Some(_), _) | (_, Some(_)) => Reach::Network,
+        },
+        hosts: auth.hosts.iter().cloned().chain(own).collect(),
+        origins: match &config.cors.allow_origins {
+            AllowOrigins::Auto if auth.token.is_some() => Origins::Any,
+            AllowOrigins::Auto => Origins::ThisMachine { public: server.public_origin() },
+            AllowOrigins::Any => Origins::Any,
+            AllowOrigins::Listed(origins) => Origins::Listed(origins.clone()),
+        },
+        clients_may: ClientsMay {
+            list: auth.public_list,
+            download: auth.public_download,
+            terminate: auth.public_terminate,
+        },
+        logged: Logged::default(),
+    }
+}
+
+fn header_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<HeaderName> {
+    names.into_iter().filter_map(|name| HeaderName::try_from(name.as_str()).ok()).collect()
+}

@@ -1,0 +1,35 @@
+//! The problems of handlers beside the dialects: what is not there, and what the engine could not do.
+
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
+
+use dialects::trouble::common;
+use domain::id::UploadId;
+use domain::rejection::Rejection;
+use edge::body::Cut;
+use edge::problem::Problem;
+use engine::command::{EngineError, Unavailable};
+
+/// Reads the id of an upload in a path.
+pub(super) fn parse_id(text: &str) -> Result<UploadId, Problem> {
+    text.parse().map_err(|_| no_such_upload())
+}
+
+/// The problem behind a failure of the engine.
+pub(super) fn problem(error: EngineError, request: &HttpRequest) -> Problem {
+    match common(error, request) {
+        Ok(problem) => problem,
+        // Reading is refused only for what was never there.
+        Err(Rejection::NotFound) => no_such_upload(),
+        Err(rejection) => Problem::bad_request("refused", rejection.to_string()),
+    }
+}
+
+fn no_such_upload() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no-such-upload", Rejection::NotFound.to_string())
+}
+
+/// The problem of a request whose body ceased to come.
+pub(super) fn cut(_: Cut, request: &HttpRequest) -> Problem {
+    problem(EngineError::Unavailable(Unavailable::Idle), request)
+}

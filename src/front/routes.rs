@@ -1,0 +1,135 @@
+//! The one list of what is served: method, path, what the request needs, and what answers it.
+
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
+use futures::future::LocalBoxFuture;
+
+use crate::front::{
+    Health, Reads, Webhooks, deletion, events, exposition, health, hook_calls, read_tokens, schemas, stages, status,
+    webhooks as admin,
+};
+use domain::principal::Right;
+use edge::access::Needs;
+use edge::problem::Problem;
+use edge::table::{ANY, Call};
+
+/// One row of the list.
+#[derive(Clone, Copy)]
+pub(super) struct Route {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    pub(super) needs: Needs,
+    pub(super) answer: Answer,
+    /// What metrics and logs call it.
+    pub(super) label: &'static str,
+}
+
+/// What answers a request, by what it is made of.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    /// In the dialect of the request.
+    Dialects,
+    /// There is nothing.
+    Nothing,
+    Reads(fn(Call, Arc<Reads>) -> Answering),
+    Webhooks(fn(Call, Arc<Webhooks>) -> Answering),
+    Health(fn(Call, Arc<Health>) -> Answering),
+}
+
+pub(super) type Answering = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
+
+/// The label of whatever is below it.
+const WEBHOOKS: &str = "/api/v1/webhooks";
+
+macro_rules! reads {
+    ($handler:path) => {
+        Answer::Reads(|call, state| Box::pin($handler(call, state)))
+    };
+}
+
+macro_rules! webhooks {
+    ($handler:path) => {
+        Answer::Webhooks(|call, state| Box::pin($handler(call, state)))
+    };
+}
+
+macro_rules! health {
+    ($handler:path) => {
+        Answer::Health(|call, state| Box::pin($handler(call, state)))
+    };
+}
+
+/// Every row, but those of dialects' own addresses. Of two paths that fit, the first counts.
+#[rustfmt::skip]
+pub(super) const ROUTES: &[Route] = &[
+    route(ANY, "/files", Needs::Client(Right::Create), Answer::Dialects),
+    route("GET", "/files/{id}", Needs::Client(Right::Download), Answer::Dialects),
+    route("HEAD", "/files/{id}", Needs::Client(Right::Read), Answer::Dialects),
+    route("DELETE", "/files/{id}", Needs::Client(Right::Terminate), Answer::Dialects),
+    route(ANY, "/files/{id}", Needs::Client(Right::Append), Answer::Dialects),
+    route(ANY, "/files/{..}", Needs::Client(Right::Append), Answer::Nothing).labelled("other"),
+
+    route("GET", "/api/v1/uploads", Needs::Client(Right::List), reads!(status::list)),
+    route("GET", "/api/v1/uploads/{id}", Needs::Upload(Right::Read), reads!(status::one)),
+    route("DELETE", "/api/v1/uploads/{id}", Needs::Operator(Right::Terminate), reads!(deletion::delete)),
+    route("GET", "/api/v1/uploads/{id}/events", Needs::Upload(Right::Events), reads!(events::of_one)),
+    route("POST", "/api/v1/uploads/{id}/stages", Needs::Upload(Right::Report), reads!(stages::report)),
+    route("POST", "/api/v1/uploads/{id}/read-token", Needs::Client(Right::MintTokens), reads!(read_tokens::make)),
+    route("GET", "/api/v1/events", Needs::Client(Right::List), reads!(events::of_all)),
+
+    schemas("/api/v1/webhooks/schemas", reads!(schemas::list)),
+    schemas("/api/v1/webhooks/schemas/{type}", reads!(schemas::one)),
+    shows("/api/v1/webhooks/hooks", webhooks!(hook_calls::list)),
+    shows("/api/v1/webhooks/endpoints", webhooks!(admin::endpoints::list)),
+    changes("POST", "/api/v1/webhooks/endpoints", webhooks!(admin::endpoints::create)),
+    shows("/api/v1/webhooks/endpoints/{id}", webhooks!(admin::endpoints::show)),
+    changes("PATCH", "/api/v1/webhooks/endpoints/{id}", webhooks!(admin::endpoints::change)),
+    changes("DELETE", "/api/v1/webhooks/endpoints/{id}", webhooks!(admin::endpoints::delete)),
+    changes("POST", "/api/v1/webhooks/endpoints/{id}/rotate", webhooks!(admin::endpoints::rotate)),
+    changes("POST", "/api/v1/webhooks/endpoints/{id}/pause", webhooks!(admin::endpoints::pause)),
+    changes("POST", "/api/v1/webhooks/endpoints/{id}/resume", webhooks!(admin::endpoints::resume)),
+    changes("POST", "/api/v1/webhooks/endpoints/{id}/test", webhooks!(admin::endpoints::test)),
+    changes("POST", "/api/v1/webhooks/endpoints/{id}/replay", webhooks!(admin::replays::begin)),
+    shows("/api/v1/webhooks/deliveries", webhooks!(admin::deliveries::list)),
+    shows("/api/v1/webhooks/deliveries/{id}", webhooks!(admin::deliveries::one)),
+    changes("POST", "/api/v1/webhooks/deliveries/{id}/replay", webhooks!(admin::deliveries::replay)),
+    shows("/api/v1/webhooks/replays", webhooks!(admin::replays::list)),
+    shows("/api/v1/webhooks/replays/{id}", webhooks!(admin::replays::one)),
+    changes("DELETE", "/api/v1/webhooks/replays/{id}", webhooks!(admin::replays::cancel)),
+    changes("POST", "/api/v1/webhooks/pause", webhooks!(admin::pause_all)),
+    changes("POST", "/api/v1/webhooks/resume", webhooks!(admin::resume_all)),
+    changes("POST", "/api/v1/webhooks/expunge", webhooks!(admin::expunge)),
+    // Whatever else will be there is administration.
+    changes(ANY, "/api/v1/webhooks", Answer::Nothing),
+    changes(ANY, "/api/v1/webhooks/{..}", Answer::Nothing),
+
+    route("GET", "/healthz", Needs::Nothing, health!(health::alive)),
+    route("GET", "/readyz", Needs::Nothing, health!(health::ready)),
+    route("GET", "/metrics", Needs::Client(Right::ReadMetrics), health!(exposition::metrics)),
+];
+
+const fn route(method: &'static str, path: &'static str, needs: Needs, answer: Answer) -> Route {
+    Route { method, path, needs, answer, label: path }
+}
+
+/// A row that shows operators something.
+const fn shows(path: &'static str, answer: Answer) -> Route {
+    route("GET", path, Needs::Operator(Right::ReadWebhooks), answer).labelled(WEBHOOKS)
+}
+
+/// A row with which operators change something.
+const fn changes(method: &'static str, path: &'static str, answer: Answer) -> Route {
+    route(method, path, Needs::Operator(Right::ManageWebhooks), answer).labelled(WEBHOOKS)
+}
+
+/// A row that describes events to everyone who may read some.
+const fn schemas(path: &'static str, answer: Answer) -> Route {
+    route("GET", path, Needs::Client(Right::Read), answer).labelled(WEBHOOKS)
+}
+
+impl Route {
+    const fn labelled(self, label: &'static str) -> Self {
+        Self { label, ..self }
+    }
+}
