@@ -22,7 +22,9 @@ use state::UploadStore;
 use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset, until};
+use crate::support::world::{
+    Life, Medium, Trouble, World, cancelling, feed_all, new_upload, new_upload_of, offset, until,
+};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -971,7 +973,7 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
                 let world = World::on_disk();
                 let life = world.live().await;
                 let source = source(100_000);
-                let create = engine::command::Create { dialect, ..new_upload(Role::Single, 200_000) };
+                let create = new_upload_of(dialect, Role::Single, 200_000);
                 let id = life.engine.create(create).await.unwrap().id();
                 let place = if dialect == Dialect::Tus { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
                 let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(0), None) };
@@ -1069,8 +1071,8 @@ async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes()
             let life = world.live().await;
             let source = source(100_000);
             let wanted_digests = vec![Algorithm::Sha256];
-            let new = new_upload(Role::Single, source.len());
-            let create = engine::command::Create { dialect, wanted_digests, ..new };
+            let new = new_upload_of(dialect, Role::Single, source.len());
+            let create = engine::command::Create { wanted_digests, ..new };
             let id = life.engine.create(create).await.unwrap().id();
             for (start, end) in [(0, 60_000), (60_000, 100_000)] {
                 let place =

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
@@ -315,6 +316,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
         id: UploadId::new(now, [9; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
+        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(1_000),
         metadata: Metadata::default(),

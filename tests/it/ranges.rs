@@ -14,12 +14,12 @@ use engine::{RangeSettings, Settings};
 use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset, until};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload_of, offset, until};
 
 const KIB: usize = 1024;
 
 async fn create(life: &Life, length: usize) -> UploadId {
-    let command = Create { dialect: Dialect::Ranged, ..new_upload(Role::Single, length) };
+    let command = new_upload_of(Dialect::Ranged, Role::Single, length);
     life.engine.create(command).await.unwrap().id()
 }
 
@@ -307,7 +307,7 @@ async fn a_length_may_come_at_the_end() {
     let world = World::on_disk();
     let life = world.live().await;
     let source = Seeded::new(10).bytes(90_000);
-    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     put(&life, id, 50_000, &source[50_000..]).await.unwrap();
     put(&life, id, 0, &source[..50_000]).await.unwrap();
@@ -318,7 +318,7 @@ async fn a_length_may_come_at_the_end() {
     is_complete(&life, id, &source).await;
 
     // Or with a request that says it is all there is.
-    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     let all = Append { ends: Ends::Here, count: None, ..range(id, 0, 0) };
     assert_eq!(send(&life, all, &source).await.unwrap().stage().name(), "completed");
@@ -330,7 +330,7 @@ async fn a_length_that_comes_while_a_commit_is_on_its_way_is_kept() {
     let world = World::on_disk();
     let life = world.live().await;
     let source = Seeded::new(17).bytes(50_000);
-    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     let mut open = life.engine.append(range(id, 40_000, 10_000)).await.unwrap();
     life.records.hold(Effect::Nothing);
@@ -368,9 +368,8 @@ async fn digests_that_need_the_bytes_in_order_are_computed_in_the_end() {
         let promised = if right { promised } else { vec![7; 32] };
         let promised = Digest::new(Algorithm::Sha256, promised).unwrap();
         let command = Create {
-            dialect: Dialect::Ranged,
             promised_digests: vec![promised.clone()],
-            ..new_upload(Role::Single, source.len())
+            ..new_upload_of(Dialect::Ranged, Role::Single, source.len())
         };
         let id = life.engine.create(command).await.unwrap().id();
         put(&life, id, 60_000, &source[60_000..]).await.unwrap();
@@ -630,7 +629,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
 }
 
 async fn create_endless(life: &Life) -> UploadId {
-    let command = Create { dialect: Dialect::Ranged, length: None, ..new_upload(Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
     life.engine.create(command).await.unwrap().id()
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
@@ -701,6 +702,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
                 id: UploadId::new(now, [0, 0, 0, 0, 0, 0, 0, third, second, first]),
                 tenant: TenantId::DEFAULT,
                 dialect: Dialect::Tus,
+                filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
                 role: Role::Single,
                 length: Length::new(1_000),
                 metadata: Metadata::new(vec![pair("tenth", 10), pair("hundredth", 100)]).unwrap(),

@@ -21,7 +21,7 @@ use storage::memory::MemoryStore;
 use storage::{Abilities, memory};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, PART_BYTES, World, feed_all, new_upload, offset};
+use crate::support::world::{Life, Medium, PART_BYTES, World, feed_all, new_upload, new_upload_of, offset};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -177,7 +177,7 @@ async fn partial_uploads_are_sealed_before_they_are_joined() {
 }
 
 fn any_order(length: usize) -> Create {
-    Create { dialect: Dialect::Ranged, ..new_upload(Role::Single, length) }
+    new_upload_of(Dialect::Ranged, Role::Single, length)
 }
 
 async fn put(life: &Life, id: UploadId, at: usize, bytes: &[u8]) -> Result<Upload, EngineError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::checksum::{Algorithm, Digest};
+use domain::filling::Completion;
 use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::removal::{DeletedBy, Removal};
@@ -285,7 +286,7 @@ fn check_end(
 }
 
 fn check_expiry(before: &Upload, row: &Upload, name: &str) -> Option<String> {
-    let finishes_itself = before.dialect().completes_when_full() && before.stage().takes_bytes();
+    let finishes_itself = before.completion() == Completion::WhenFull && before.stage().takes_bytes();
     if finishes_itself && before.is_full() && before.received_bytes() > 0 {
         return Some(format!("{name} had all its bytes, and has expired"));
     }

@@ -54,6 +54,7 @@ impl Clients {
         let command = Create {
             principal: Principal::server(),
             dialect: plan.dialect,
+            filling: plan.filling(),
             role: if plan.partial { Role::Partial } else { Role::Single },
             length: plan.says_size.then(|| length(plan.size)),
             metadata: Metadata::default(),

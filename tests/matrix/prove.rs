@@ -1,6 +1,7 @@
 //! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
 
 use domain::dialect::Dialect;
+use domain::filling::Completion;
 use domain::principal::Principal;
 use domain::size::Offset;
 use domain::stage::Stage;
@@ -30,7 +31,7 @@ fn check_swept(clients: &Clients) {
     let bench = &mut *clients.court.bench();
     for row in bench.audit.rows() {
         let name = bench.model.by_id(row.id()).map_or_else(|| row.id().to_string(), |known| known.name.to_string());
-        if row.stage().takes_bytes() && row.is_full() && row.dialect().completes_when_full() {
+        if row.stage().takes_bytes() && row.is_full() && row.completion() == Completion::WhenFull {
             let how = format!("{name} has all its bytes, and after a start and a sweep it is {}", row.stage().name());
             bench.model.breaks(Promised::FullUploadsAreFinished, how);
         }
@@ -105,7 +106,7 @@ async fn send(
         known.file.bytes(Content::File)[places(start..end)].to_vec()
     };
     let at = Offset::new(start).expect("files are small");
-    let ends_here = !upload.dialect().completes_when_full();
+    let ends_here = upload.completion() == Completion::WhenSaid;
     let command = Append {
         dialect: upload.dialect(),
         place: match upload.dialect() {

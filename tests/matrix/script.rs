@@ -4,6 +4,7 @@
 use std::fmt;
 
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 
 use crate::faults::Planned;
 
@@ -170,6 +171,15 @@ pub enum Checksum {
 
 impl Plan {
     /// An upload whose length is known from the start.
+    /// How uploads of its dialect are filled.
+    pub const fn filling(self) -> Filling {
+        match self.dialect {
+            Dialect::Tus => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+            Dialect::Ietf | Dialect::Google => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
+            Dialect::Ranged => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
+        }
+    }
+
     pub const fn of(dialect: Dialect, size: u64) -> Self {
         Self { dialect, partial: false, size, says_size: true, promise: Promise::None }
     }

@@ -28,20 +28,4 @@ impl Dialect {
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dialect| dialect.name() == name)
     }
-
-    /// Whether an upload completes by itself once all of its length is there. In the others the client says when.
-    pub const fn completes_when_full(self) -> bool {
-        match self {
-            Self::Tus | Self::Ranged => true,
-            Self::Ietf | Self::Google => false,
-        }
-    }
-
-    /// Whether the bytes of an upload may come in any order.
-    pub const fn takes_any_order(self) -> bool {
-        match self {
-            Self::Tus | Self::Ietf | Self::Google => false,
-            Self::Ranged => true,
-        }
-    }
 }

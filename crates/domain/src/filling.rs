@@ -1,6 +1,5 @@
 //! How an upload is filled with bytes, and when it is complete.
 
-use crate::dialect::Dialect;
 use crate::endpoint::named;
 
 named! {
@@ -13,16 +12,6 @@ named! {
     }
 }
 
-impl WriteOrder {
-    /// The order that uploads of a dialect are filled in.
-    pub const fn of(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::Tus | Dialect::Ietf | Dialect::Google => Self::InOrder,
-            Dialect::Ranged => Self::Any,
-        }
-    }
-}
-
 named! {
     /// When an upload completes.
     Completion {
@@ -31,4 +20,11 @@ named! {
         /// When its client says that nothing more comes.
         WhenSaid = "when-said",
     }
+}
+
+/// Both, as the protocol of its creation sets them for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Filling {
+    pub order: WriteOrder,
+    pub completion: Completion,
 }

@@ -123,6 +123,7 @@ fn outstanding(upload: &Upload) -> Option<u64> {
 mod tests {
     use super::*;
     use domain::dialect::Dialect;
+    use domain::filling::{Completion, Filling, WriteOrder};
     use domain::metadata::Metadata;
     use domain::principal::TenantId;
     use domain::removal::DeletedBy;
@@ -138,6 +139,7 @@ mod tests {
             id: UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
+            filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role: Role::Single,
             length: length.and_then(Length::new),
             metadata: Metadata::default(),

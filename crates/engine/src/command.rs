@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
+use domain::filling::Filling;
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
@@ -19,6 +20,7 @@ pub struct Create {
     /// Who wants it.
     pub principal: Principal,
     pub dialect: Dialect,
+    pub filling: Filling,
     pub role: Role,
     /// `None` to declare it later.
     pub length: Option<Length>,

@@ -20,6 +20,7 @@ use crate::{Engine, Inner, blob_key, digest};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::failure::Failure;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
@@ -116,6 +117,7 @@ impl Inner {
             Create {
                 principal,
                 dialect: command.dialect,
+                filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
                 role: Role::Final { parts: command.parts, as_sent: command.as_sent },
                 length: Length::new(total.get()),
                 metadata: command.metadata,

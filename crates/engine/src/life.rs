@@ -23,7 +23,7 @@ impl Engine {
         if length_bytes > inner.settings.max_upload_bytes {
             return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
         }
-        if WriteOrder::of(command.dialect) == WriteOrder::Any && !inner.takes_any_order() {
+        if command.filling.order == WriteOrder::Any && !inner.takes_any_order() {
             return Err(Rejection::InOrderOnly.into());
         }
         inner.check_room(length_bytes).await?;
@@ -106,6 +106,7 @@ impl Inner {
             id: UploadId::new(now, (self.randomness)()),
             tenant: command.principal.tenant,
             dialect: command.dialect,
+            filling: command.filling,
             role: command.role,
             length: command.length,
             metadata: command.metadata,

@@ -248,6 +248,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use domain::dialect::Dialect;
+    use domain::filling::{Completion, Filling, WriteOrder};
     use domain::metadata::Metadata;
     use domain::principal::TenantId;
     use domain::size::Length;
@@ -273,6 +274,7 @@ mod tests {
             id: domain::id::UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
+            filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role: Role::Single,
             length: Length::new(11),
             metadata: Metadata::default(),

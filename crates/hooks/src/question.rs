@@ -37,6 +37,7 @@ mod tests {
     use standardwebhooks::Webhook;
 
     use domain::dialect::Dialect;
+    use domain::filling::{Completion, Filling, WriteOrder};
     use domain::hook::{Caller, Hook};
     use domain::id::UploadId;
     use domain::metadata::Metadata;
@@ -53,6 +54,7 @@ mod tests {
             id: UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
             dialect: Dialect::Tus,
+            filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role,
             length: Length::new(11),
             metadata: Metadata::new(vec![("filename".to_owned(), b"a.mp4".to_vec()), ("raw".to_owned(), vec![255])])

@@ -13,6 +13,7 @@ use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointTerms, Origin};
 use domain::event::EventKind;
 use domain::facts::Facts;
+use domain::filling::{Completion, WriteOrder};
 use domain::hook::{CallOutcome, Hook};
 use domain::id::{DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
 use domain::metadata::Metadata;
@@ -63,7 +64,7 @@ macro_rules! names {
         })*
     };
 }
-names!(Stage Dialect EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
+names!(Stage Dialect WriteOrder Completion EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
 names!(Hook CallOutcome ReplayWhat ReplayState);
 
 impl ToCell for TenantId {

@@ -4,6 +4,7 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::facts::Facts;
 use domain::failure::Failure;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::node::{Epoch, Lease};
@@ -63,6 +64,8 @@ table! {
     pub struct OriginRow in "upload_origins", key (id), of (record: &Record) {
         id: UploadId = record.id;
         dialect: Dialect = record.dialect;
+        write_order: WriteOrder = record.filling.order;
+        completion: Completion = record.filling.completion;
         /// What a final upload consists of, and how its client wrote that.
         parts: Option<Vec<UploadId>> = parts(record).map(|(parts, _)| parts);
         parts_as_sent: Option<String> = parts(record).map(|(_, as_sent)| as_sent);
@@ -123,8 +126,18 @@ impl UploadRow {
             holder,
             epoch,
         } = self;
-        let OriginRow { id: _, dialect, parts, parts_as_sent, metadata, metadata_as_sent, max_bytes, expires_by_ms } =
-            origin;
+        let OriginRow {
+            id: _,
+            dialect,
+            write_order: order,
+            completion,
+            parts,
+            parts_as_sent,
+            metadata,
+            metadata_as_sent,
+            max_bytes,
+            expires_by_ms,
+        } = origin;
         let role = match (role.as_str(), parts, parts_as_sent) {
             ("single", None, None) => Role::Single,
             ("partial", None, None) => Role::Partial,
@@ -143,6 +156,7 @@ impl UploadRow {
             version,
             lease: Lease { holder, epoch: Epoch::new(epoch) },
             dialect,
+            filling: Filling { order, completion },
             role,
             stage,
             received,

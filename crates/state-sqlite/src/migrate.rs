@@ -11,7 +11,7 @@ use crate::{connection, failed};
 use state::{Error, Result};
 
 /// In order; the number of a migration is its place, from 1.
-const MIGRATIONS: [&str; 14] = [
+const MIGRATIONS: [&str; 15] = [
     include_str!("../migrations/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/0002_facts_terms_reports.sql"),
     include_str!("../migrations/0003_endpoints_and_replay.sql"),
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/0012_uploads_by_type.sql"),
     include_str!("../migrations/0013_tenants.sql"),
     include_str!("../migrations/0014_nodes.sql"),
+    include_str!("../migrations/0015_filling.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";
@@ -77,6 +78,23 @@ mod tests {
             apply(&mut connection, number, sql).unwrap();
         }
         connection
+    }
+
+    /// Migration 15: uploads of before are filled as their dialects said.
+    #[test]
+    fn uploads_of_before_are_filled_as_their_dialects_were() {
+        let mut connection = after(14);
+        for dialect in ["tus", "ietf", "google", "ranged"] {
+            let sql = "INSERT INTO upload_origins (id, dialect, metadata) VALUES (CAST(?1 AS BLOB), ?1, '[]')";
+            connection.execute(sql, [dialect]).unwrap();
+        }
+        run(&mut connection).unwrap();
+        let sql = "SELECT group_concat(dialect || ' ' || write_order || ' ' || completion, ', ')
+            FROM (SELECT * FROM upload_origins ORDER BY dialect)";
+        let found: String = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        let expected =
+            "google in-order when-said, ietf in-order when-said, ranged any when-full, tus in-order when-full";
+        assert_eq!(found, expected);
     }
 
     /// Migration 11: uploads that had completed or ended before are found by its indexes.

@@ -124,7 +124,7 @@ fn due_query(question: Due, node: InstanceId, skip: u32, limit: u32) -> Query {
             sql.push("uploads_unsealed").push(joined).push(
                 "stage IN ('created', 'receiving', 'stalled') AND role <> 'final'
                      AND (received = '[[0,' || length || ']]' OR (length = 0 AND received = '[]'))
-                     AND dialect IN ('tus', 'ranged')",
+                     AND completion = 'when-full'",
             );
             "id"
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
@@ -313,10 +314,25 @@ pub fn cancelling(id: UploadId) -> Cancel {
     Cancel { principal: Principal::server(), id, caller: None }
 }
 
+/// How uploads of a dialect are filled.
+pub fn filling(dialect: Dialect) -> Filling {
+    match dialect {
+        Dialect::Tus => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        Dialect::Ietf | Dialect::Google => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
+        Dialect::Ranged => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
+    }
+}
+
+/// A new upload of another dialect.
+pub fn new_upload_of(dialect: Dialect, role: Role, length: usize) -> Create {
+    Create { dialect, filling: filling(dialect), ..new_upload(role, length) }
+}
+
 pub fn new_upload(role: Role, length: usize) -> Create {
     Create {
         principal: Principal::server(),
         dialect: Dialect::Tus,
+        filling: filling(Dialect::Tus),
         role,
         length: Length::new(length as u64),
         metadata: Metadata::default(),

@@ -3,6 +3,7 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::event::{Details, EventKind};
 use domain::facts::{Content, Facts, Media, Track, TrackKind};
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
@@ -24,6 +25,7 @@ fn record(metadata: Vec<(&str, Vec<u8>)>) -> Record {
         id: UploadId::new(NOW, [7; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
+        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(11),
         metadata: Metadata::new(metadata).unwrap(),

@@ -19,6 +19,7 @@ use crate::uploads::Uploads;
 use crate::{dialect, digests, download, pump};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -36,6 +37,9 @@ mod wire;
 
 use draft::Draft;
 use wire::{Creation, WireError};
+
+/// Bytes go to the offset, and the client says with which of them an upload is complete.
+const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
@@ -145,6 +149,7 @@ impl<'a> Exchange<'a> {
         let command = Create {
             principal: principal(self.request),
             dialect: Dialect::Ietf,
+            filling: FILLING,
             role: Role::Single,
             // One of no bytes would be complete at once, though its client may not have said so yet.
             length: creation.length.filter(|_| !empty),

@@ -12,6 +12,7 @@ use crate::ranged::{check_empty, creation, look, pumped, reply, small_body, wire
 use crate::uploads::Uploads;
 use domain::checksum::Algorithm;
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
@@ -24,6 +25,9 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query::Query;
 use engine::command::{Append, Cancel, Create, Ends, Place};
+
+/// Bytes go on where the last ended, and the client says with which of them an object is complete.
+const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
 
 /// The two ways of starting a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,7 @@ pub(super) async fn start(
     let command = Create {
         principal: principal(request),
         dialect: Dialect::Google,
+        filling: FILLING,
         role: Role::Single,
         length,
         metadata: described.metadata,

@@ -20,6 +20,7 @@ use crate::trouble::broken_off;
 use crate::uploads::Uploads;
 use crate::{dialect, digests, download, pump, told};
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -43,6 +44,9 @@ mod sized;
 pub(crate) mod wire;
 
 use sized::Sized;
+
+/// Bytes go anywhere, and an upload is complete when it has all of them.
+const FILLING: Filling = Filling { order: WriteOrder::Any, completion: Completion::WhenFull };
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PUT, POST, DELETE";
 const BUCKET_METHODS: &str = "OPTIONS, POST, PUT";

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::caller::caller;
 use crate::digests;
 use crate::ranged::wire::{Carried, Data, End};
-use crate::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
+use crate::ranged::{FILLING, check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::uploads::Uploads;
 use domain::dialect::Dialect;
 use domain::rejection::Rejection;
@@ -28,6 +28,7 @@ pub(super) async fn start(request: &HttpRequest, payload: Payload, shared: &Uplo
     let command = Create {
         principal: principal(request),
         dialect: Dialect::Ranged,
+        filling: FILLING,
         role: Role::Single,
         length: described.length,
         metadata: described.metadata,

@@ -15,7 +15,7 @@ use crate::digests;
 use crate::pump;
 use crate::ranged::creation::bounded;
 use crate::ranged::form::{Fault, Learned, Opened};
-use crate::ranged::{form, reply};
+use crate::ranged::{FILLING, form, reply};
 use crate::uploads::Uploads;
 use domain::checksum::Digest;
 use domain::dialect::Dialect;
@@ -114,6 +114,7 @@ async fn create(
     let command = Create {
         principal: principal(request),
         dialect: Dialect::Ranged,
+        filling: FILLING,
         role: Role::Single,
         length,
         metadata,

@@ -16,6 +16,7 @@ use crate::metadata::OFFSET_OCTET_STREAM;
 use crate::uploads::Uploads;
 use crate::{dialect, digests, download, pump, told};
 use domain::dialect::Dialect;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -31,6 +32,9 @@ mod reply;
 pub(crate) mod wire;
 
 use wire::{CreationKind, Method};
+
+/// tus 1.0, PATCH: bytes go to the offset, and an upload is complete when it has all of them.
+const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull };
 
 const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
@@ -152,6 +156,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
     let command = Create {
         principal: principal(request),
         dialect: Dialect::Tus,
+        filling: FILLING,
         role,
         length,
         metadata: creation.metadata,

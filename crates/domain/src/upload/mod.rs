@@ -64,6 +64,7 @@ impl Upload {
             tenant: new.tenant,
             lease: Lease::NONE,
             dialect: new.dialect,
+            filling: new.filling,
             role: new.role,
             stage: Stage::Created,
             received: ReceivedRanges::default(),
@@ -125,15 +126,12 @@ impl Upload {
 
     /// In which order its bytes come.
     pub fn write_order(&self) -> WriteOrder {
-        WriteOrder::of(self.record.dialect)
+        self.record.filling.order
     }
 
     /// When it completes.
     pub fn completion(&self) -> Completion {
-        match self.record.dialect {
-            Dialect::Tus | Dialect::Ranged => Completion::WhenFull,
-            Dialect::Ietf | Dialect::Google => Completion::WhenSaid,
-        }
+        self.record.filling.completion
     }
 
     pub fn length(&self) -> Option<Length> {

@@ -6,6 +6,7 @@ use crate::checksum::{Algorithm, Digest};
 use crate::dialect::Dialect;
 use crate::facts::Facts;
 use crate::failure::Failure;
+use crate::filling::Filling;
 use crate::id::UploadId;
 use crate::metadata::Metadata;
 use crate::node::Lease;
@@ -68,6 +69,7 @@ pub struct Record {
     /// Which node writes it, and in which epoch. A commit in an earlier epoch loses, whatever the version.
     pub lease: Lease,
     pub dialect: Dialect,
+    pub filling: Filling,
     pub role: Role,
     pub stage: Stage,
     /// Durable bytes.
@@ -119,6 +121,7 @@ pub struct NewUpload {
     /// Whose it is, for as long as there is a record of it.
     pub tenant: TenantId,
     pub dialect: Dialect,
+    pub filling: Filling,
     pub role: Role,
     pub length: Option<Length>,
     pub metadata: Metadata,

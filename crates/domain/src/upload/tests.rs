@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::*;
+use crate::filling::Filling;
 use crate::removal::{DeletedBy, Removal};
 use crate::report::{MAX_STAGES, NewReport, ReportRefused};
 
@@ -17,6 +18,7 @@ fn asked(length: Option<u64>, role: Role) -> NewUpload {
         id: UploadId::new(NOW, [0; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
+        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role,
         length: length.and_then(Length::new),
         metadata: Metadata::default(),

@@ -257,7 +257,12 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
         (68, Dialect::Tus, Some(10_000), vec![]),
     ] {
         let length = length.and_then(Length::new);
-        let new = NewUpload { dialect, length, ..asked(number) };
+        let completion = match dialect {
+            Dialect::Tus | Dialect::Ranged => Completion::WhenFull,
+            Dialect::Ietf | Dialect::Google => Completion::WhenSaid,
+        };
+        let filling = Filling { order: WriteOrder::InOrder, completion };
+        let new = NewUpload { dialect, filling, length, ..asked(number) };
         let mut record = Upload::create(new, at(1_000_000)).record().clone();
         record.received = ReceivedRanges::from_pairs(ranges);
         record.expires_at = None;

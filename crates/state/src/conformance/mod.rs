@@ -16,6 +16,7 @@ use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, T
 use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::event::EventFilter;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
@@ -242,6 +243,7 @@ pub fn asked(number: u8) -> NewUpload {
         id: UploadId::new(now, [number; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::Tus,
+        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(10_000),
         metadata: Metadata::default(),

@@ -7,6 +7,7 @@ use crate::{Error, EventPosition};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::Failure;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::node::{Epoch, Lease};
 use domain::principal::TenantScope;
 use domain::ranges::ReceivedRanges;
@@ -57,6 +58,8 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
     Record {
         version: 0,
         lease: Lease { holder: Some(leases::node(number).instance), epoch: Epoch::new(u64::from(number)) },
+        // One that no dialect makes today.
+        filling: Filling { order: WriteOrder::Any, completion: Completion::WhenSaid },
         role,
         stage,
         received: ReceivedRanges::from_pairs([(0, 5), (9, 12), (100, MAX_BYTES)]),
@@ -128,6 +131,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
             version: 1,
             lease: expected.lease,
             dialect: expected.dialect,
+            filling: expected.filling,
             role: expected.role.clone(),
             metadata: expected.metadata.clone(),
             metadata_as_sent: expected.metadata_as_sent.clone(),
