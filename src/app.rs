@@ -107,6 +107,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let upload_threads = UploadThreads::start(&config).context("could not start the threads for uploads")?;
     let rules = egress_rules(&config);
     let parts = webhook::Parts {
+        node: node.instance,
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),

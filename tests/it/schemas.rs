@@ -100,10 +100,11 @@ async fn all_news_of_the_sending_is_as_its_schema_says() {
     let store =
         SqliteStore::open(&folder.path().join("state.db"), SqliteSettings::default(), webhook::bodies()).await.unwrap();
     let now = Timestamp::from_unix_ms(1_795_300_290_123);
+    let node = domain::id::InstanceId::new(now, [0; 10]);
     let endpoint = |name: &str| EndpointId::new(name).unwrap();
     let filter = EventFilter::new(vec!["*".to_owned()]).unwrap();
     let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hook") };
-    store.open_for(vec![Endpoint::new(endpoint("all"), Origin::Config, terms, now)], now).await.unwrap();
+    store.open_for(node, vec![Endpoint::new(endpoint("all"), Origin::Config, terms, now)], now).await.unwrap();
 
     let exhausted = |upload| Notice::Exhausted {
         delivery: DeliveryId::new(now, [1; 10]),
@@ -122,9 +123,9 @@ async fn all_news_of_the_sending_is_as_its_schema_says() {
     }
 
     let lease = Duration::from_secs(60);
-    let mut claims = store.claim_due(&[(endpoint("all"), 100)], now, lease).await.unwrap();
+    let mut claims = store.claim_due(node, &[(endpoint("all"), 100)], now, lease).await.unwrap();
     assert_eq!(claims.len(), count);
-    claims.extend(store.test_endpoint(&endpoint("all"), now, lease).await.unwrap());
+    claims.extend(store.test_endpoint(node, &endpoint("all"), now, lease).await.unwrap());
     let mut told = Vec::new();
     for claim in claims {
         let body: Value = serde_json::from_slice(&claim.body).unwrap();

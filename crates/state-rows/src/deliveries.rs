@@ -3,7 +3,7 @@
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings, Trigger};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::EventPosition;
@@ -35,6 +35,8 @@ table! {
         /// Proves the claim of whoever sends it now.
         lease: Option<[u8; 16]> = row.lease;
         lease_until_ms: Option<Timestamp> = row.lease_until_ms;
+        /// The node that has claimed it.
+        claimed_by: Option<InstanceId> = row.claimed_by;
         created_at_ms: Timestamp = row.created_at_ms;
         finished_at_ms: Option<Timestamp> = row.finished_at_ms;
         /// The last decision about the whole backlog of its endpoint when it was queued.

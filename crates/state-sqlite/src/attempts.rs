@@ -51,7 +51,8 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
     record(desk, settlement, settlement.attempt.note.as_deref(), planned)?;
     desk.execute(
         "UPDATE deliveries SET state = ?2, attempts = ?3, next_at_ms = coalesce(?4, next_at_ms),
-             finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL, generation = coalesce(?6, generation)
+             finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL, claimed_by = NULL,
+             generation = coalesce(?6, generation)
          WHERE id = ?1",
         params![
             settlement.delivery.as_bytes(),

@@ -75,7 +75,8 @@ pub(super) fn begin(desk: &mut Desk, endpoint: &EndpointId, kind: Kind, now: Tim
     if kind == Kind::Cancel {
         // No more than can be in flight. A settlement that still comes is late.
         desk.execute(
-            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL
+            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL,
+                 claimed_by = NULL
              WHERE endpoint = ?1 AND state = 'leased'",
             params![endpoint.as_str(), now.unix_ms()],
         )?;

@@ -14,10 +14,12 @@ use crate::rows::{Columns, integer};
 use crate::writer::{Desk, Work};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
+use domain::id::InstanceId;
 use domain::time::Timestamp;
 use state::{Bodies, Claim, StoredEvent};
 
 pub(super) struct ClaimDue {
+    pub(super) node: InstanceId,
     pub(super) slots: Vec<(EndpointId, u32)>,
     pub(super) now: Timestamp,
     pub(super) lease: Duration,
@@ -35,7 +37,7 @@ impl Work for ClaimDue {
             if let Some(subscriber) =
                 subscribers.iter().find(|one| one.id == *endpoint && one.standing().takes_claims())
             {
-                claims.extend(claim(desk, subscriber, *slots, self.now, self.now.plus(self.lease))?);
+                claims.extend(claim(desk, self.node, subscriber, *slots, (self.now, self.now.plus(self.lease)))?);
             }
         }
         Ok(claims)
@@ -53,7 +55,7 @@ static COLUMNS: LazyLock<String> = LazyLock::new(|| {
 
 static CLAIM: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4
+        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?4, claimed_by = ?5
          WHERE id IN (SELECT id FROM (
              SELECT * FROM (SELECT id, next_at_ms, sequence FROM deliveries
                  WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms <= ?2 ORDER BY next_at_ms, sequence LIMIT ?3)
@@ -68,21 +70,22 @@ static CLAIM: LazyLock<String> = LazyLock::new(|| {
 
 static LEASE_ONE: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?2 WHERE id = ?1 RETURNING {}",
+        "UPDATE deliveries SET state = 'leased', lease = randomblob(16), lease_until_ms = ?2, claimed_by = ?3
+         WHERE id = ?1 RETURNING {}",
         *COLUMNS
     )
 });
 
 fn claim(
     desk: &Desk,
+    node: InstanceId,
     subscriber: &Subscriber,
     slots: u32,
-    now: Timestamp,
-    until: Timestamp,
+    (now, until): (Timestamp, Timestamp),
 ) -> rusqlite::Result<Vec<Claimed>> {
     let run_out = run_out_leases(desk, subscriber, slots, now)?;
     let mut statement = desk.connection.prepare_cached(&CLAIM)?;
-    let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms()];
+    let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms(), node.as_bytes()];
     let claimed = statement.query_map(values, due_claim)?;
     let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
     claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
@@ -152,6 +155,7 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
 
 /// Writes a test event for an endpoint and leases its delivery. `None` when there is no such endpoint.
 pub(super) struct TestEndpoint {
+    pub(super) node: InstanceId,
     pub(super) endpoint: EndpointId,
     pub(super) now: Timestamp,
     pub(super) lease: Duration,
@@ -166,7 +170,7 @@ impl Work for TestEndpoint {
         let Some(subscriber) = subscribers.iter().find(|one| one.id == self.endpoint) else { return Ok(None) };
         let delivery = notices::log_ping(desk, subscriber, self.now)?;
         let mut statement = desk.connection.prepare_cached(&LEASE_ONE)?;
-        let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms()];
+        let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms(), self.node.as_bytes()];
         statement.query_one(values, due_claim).map(|(claim, _, _)| Some(claim))
     }
 }

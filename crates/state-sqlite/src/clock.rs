@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::writer::{Desk, Work};
+use domain::id::InstanceId;
 use domain::lane;
 use domain::time::Timestamp;
 use state::Result;
@@ -38,8 +39,8 @@ struct Page {
 }
 
 impl SqliteStore {
-    pub(super) async fn renew_all_leases(&self, until: Timestamp) -> Result<()> {
-        self.writer.write(RenewLeases(until)).await
+    pub(super) async fn renew_all_leases(&self, node: InstanceId, until: Timestamp) -> Result<()> {
+        self.writer.write(RenewLeases { node, until }).await
     }
 
     pub(super) async fn begin_all_waits(&self, now: Timestamp) -> Result<u64> {
@@ -81,7 +82,10 @@ fn page(connection: &Connection, endpoint: &str, from: Place, now: Timestamp) ->
     })
 }
 
-struct RenewLeases(Timestamp);
+struct RenewLeases {
+    node: InstanceId,
+    until: Timestamp,
+}
 
 impl Work for RenewLeases {
     const OPERATION: &'static str = "renew leases";
@@ -89,8 +93,8 @@ impl Work for RenewLeases {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
         // No more than can be in flight.
-        let sql = "UPDATE deliveries SET lease_until_ms = ?1 WHERE state = 'leased'";
-        desk.execute(sql, [self.0.unix_ms()]).map(drop)
+        let sql = "UPDATE deliveries SET lease_until_ms = ?1 WHERE state = 'leased' AND claimed_by = ?2";
+        desk.execute(sql, params![self.until.unix_ms(), self.node.as_bytes()]).map(drop)
     }
 }
 

@@ -6,12 +6,15 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use state_rows::{EndpointRow, sql};
 
 use crate::backlog::Kind;
+use crate::leases::is_alive;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{backlog, notices, rows};
+use domain::delivery::DeliveryClass;
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering};
 use domain::event::EventKind;
-use domain::lane::Standing;
+use domain::id::{DeliveryId, InstanceId};
+use domain::lane::{self, Standing};
 use domain::notice::Notice;
 use domain::time::Timestamp;
 
@@ -34,6 +37,7 @@ pub(super) fn endpoint(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
 }
 
 pub(super) struct OpenFor {
+    pub(super) node: InstanceId,
     pub(super) configured: Vec<Endpoint>,
     pub(super) now: Timestamp,
 }
@@ -43,18 +47,8 @@ impl Work for OpenFor {
     type Output = ();
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        desk.execute(
-            "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?1, lease = NULL, lease_until_ms = NULL
-             WHERE state = 'leased' AND kind = ?2",
-            params![self.now.unix_ms(), EventKind::Ping.name()],
-        )?;
-        // No more than can be in flight.
-        desk.execute(
-            "UPDATE deliveries SET state = 'ready', next_at_ms = min(next_at_ms, ?1), lease = NULL, lease_until_ms = NULL
-             WHERE state = 'leased'",
-            [self.now.unix_ms()],
-        )?;
-        desk.execute("UPDATE endpoints SET present = 0 WHERE origin = 'config'", [])?;
+        self.take_back(desk)?;
+        self.name_endpoints(desk)?;
         for endpoint in &self.configured {
             let before = find(desk, &endpoint.id)?;
             let state = match before.as_ref().map(|before| before.state) {
@@ -72,6 +66,60 @@ impl Work for OpenFor {
         desk.subscribers = None;
         desk.made_ready = true;
         Ok(())
+    }
+}
+
+/// What was claimed by a node that does not count as alive, or by the own one before.
+const LOST: &str = concat!(
+    "SELECT id, kind, next_at_ms FROM deliveries WHERE state = 'leased' AND (claimed_by IS NULL OR claimed_by = ?1
+         OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = claimed_by AND ",
+    is_alive!(),
+    "))"
+);
+
+const TAKE_BACK: &str = "UPDATE deliveries SET state = ?2, next_at_ms = ?3, finished_at_ms = ?4, lease = NULL,
+         lease_until_ms = NULL, claimed_by = NULL
+     WHERE id = ?1";
+
+const FORGET_NAMES: &str = concat!(
+    "DELETE FROM node_endpoints WHERE instance = ?1
+         OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = node_endpoints.instance AND ",
+    is_alive!(),
+    ")"
+);
+
+impl OpenFor {
+    /// Takes back what lost nodes have claimed. No more than can be in flight.
+    fn take_back(&self, desk: &Desk) -> rusqlite::Result<()> {
+        let lost = |row: &Row<'_>| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next()?, columns.next()?, columns.next()?))
+        };
+        let mut statement = desk.connection.prepare_cached(LOST)?;
+        let lost = statement.query_map([self.node.as_bytes()], lost)?;
+        let lost: Vec<(DeliveryId, EventKind, Timestamp)> = lost.collect::<rusqlite::Result<_>>()?;
+        for (delivery, kind, next_at) in lost {
+            let state = lane::take_back(DeliveryClass::of(kind));
+            let next_at = lane::due_when_freed(next_at, self.now);
+            let finished_at = state.is_finished().then_some(self.now.unix_ms());
+            desk.execute(TAKE_BACK, params![delivery.as_bytes(), state.name(), next_at.unix_ms(), finished_at])?;
+        }
+        Ok(())
+    }
+
+    /// Records which endpoints this node's configuration names. Those that no living node's does are not there any more.
+    fn name_endpoints(&self, desk: &Desk) -> rusqlite::Result<()> {
+        desk.execute(FORGET_NAMES, [self.node.as_bytes()])?;
+        for endpoint in &self.configured {
+            let values = params![self.node.as_bytes(), endpoint.id.as_str()];
+            desk.execute(
+                "INSERT INTO node_endpoints (instance, endpoint) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                values,
+            )?;
+        }
+        let sql = "UPDATE endpoints SET present = 0
+             WHERE origin = 'config' AND id NOT IN (SELECT endpoint FROM node_endpoints)";
+        desk.execute(sql, []).map(drop)
     }
 }
 

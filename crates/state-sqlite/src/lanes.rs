@@ -57,6 +57,7 @@ pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>, unfinished: Load) -> 
         next_at_ms: new.now,
         lease: None,
         lease_until_ms: None,
+        claimed_by: None,
         created_at_ms: new.now,
         finished_at_ms: None,
         generation: new.endpoint.generation,

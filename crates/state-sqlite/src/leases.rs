@@ -20,6 +20,8 @@ macro_rules! is_alive {
     };
 }
 
+pub(super) use is_alive;
+
 /// Leaves out uploads that another node holds which counts as alive; the own node is bound behind it.
 pub(super) const NOT_ELSEWHERE: &str = concat!(
     " AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = uploads.holder AND ",

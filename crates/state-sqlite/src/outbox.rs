@@ -18,7 +18,7 @@ use crate::rows::{Columns, integer};
 use crate::{SqliteStore, endpoints, replay, rows};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
 use domain::endpoint::{Endpoint, EndpointId};
-use domain::id::{DeliveryId, UploadId};
+use domain::id::{DeliveryId, InstanceId, UploadId};
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
@@ -32,8 +32,8 @@ const MAX_ATTEMPTS_SHOWN: u32 = 100;
 
 #[async_trait]
 impl Endpoints for SqliteStore {
-    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
-        self.writer.write(OpenFor { configured, now }).await
+    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
+        self.writer.write(OpenFor { node, configured, now }).await
     }
 
     async fn endpoints(&self) -> Result<Vec<Endpoint>> {
@@ -64,8 +64,14 @@ impl Endpoints for SqliteStore {
 
 #[async_trait]
 impl Dispatch for SqliteStore {
-    async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
-        let claimed = self.writer.write(ClaimDue { slots: slots.to_vec(), now, lease }).await?;
+    async fn claim_due(
+        &self,
+        node: InstanceId,
+        slots: &[(EndpointId, u32)],
+        now: Timestamp,
+        lease: Duration,
+    ) -> Result<Vec<Claim>> {
+        let claimed = self.writer.write(ClaimDue { node, slots: slots.to_vec(), now, lease }).await?;
         Ok(claimed.into_iter().map(|claimed| claimed.told(self.bodies)).collect())
     }
 
@@ -73,8 +79,8 @@ impl Dispatch for SqliteStore {
         self.writer.write(Settle { settled, now }).await
     }
 
-    async fn renew_leases(&self, until: Timestamp) -> Result<()> {
-        self.renew_all_leases(until).await
+    async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()> {
+        self.renew_all_leases(node, until).await
     }
 
     async fn begin_waits(&self, now: Timestamp) -> Result<u64> {
@@ -93,8 +99,14 @@ impl Dispatch for SqliteStore {
         earliest.await
     }
 
-    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>> {
-        self.writer.write(TestEndpoint { endpoint: id.clone(), now, lease }).await
+    async fn test_endpoint(
+        &self,
+        node: InstanceId,
+        id: &EndpointId,
+        now: Timestamp,
+        lease: Duration,
+    ) -> Result<Option<Claim>> {
+        self.writer.write(TestEndpoint { node, endpoint: id.clone(), now, lease }).await
     }
 
     fn bell(&self) -> Arc<Notify> {

@@ -17,7 +17,7 @@ use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
-use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, subscribed};
+use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, own, subscribed};
 use state::{
     Backlog, Deliveries, DeliveryQuery, Dispatch, Endpoints, EventPosition, Retention, UploadStore, conformance_suite,
 };
@@ -125,7 +125,7 @@ async fn no_transaction_grows_with_the_backlog() {
         let plain = subscribed("a", &["upload.*"]);
         vec![Endpoint { terms: EndpointTerms { ordering, ..plain.terms.clone() }, ..plain }]
     };
-    store.open_for(configured(Ordering::PerUpload), NOW).await.unwrap();
+    store.open_for(own(), configured(Ordering::PerUpload), NOW).await.unwrap();
     let upload = store.insert(change_of(new_upload(1))).await.unwrap();
     store.close().await;
     let connection = Connection::open(place.path()).unwrap();
@@ -168,13 +168,13 @@ async fn no_transaction_grows_with_the_backlog() {
         store.advance_backlog(100, NOW).await.unwrap();
         check("a piece", 300).await;
     }
-    store.open_for(configured(Ordering::PerUpload), NOW).await.unwrap();
+    store.open_for(own(), configured(Ordering::PerUpload), NOW).await.unwrap();
     check("a start", MOST).await;
     store.expunge(upload.id()).await.unwrap();
     check("taking words out", MOST).await;
     store.cancel_backlog(&endpoint("a"), NOW).await.unwrap();
     check("a cancellation", MOST).await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     store.remove_endpoint(&endpoint("a"), NOW).await.unwrap();
     check("a removal", MOST).await;
     while store.advance_backlog(100, NOW).await.unwrap() {
@@ -365,7 +365,10 @@ async fn failed_work_is_undone_alone() {
 async fn a_backlog_is_not_counted_to_its_end() {
     let place = TemporaryFile::new();
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.created"]), subscribed("b", &["upload.failed"])], NOW).await.unwrap();
+    store
+        .open_for(own(), vec![subscribed("a", &["upload.created"]), subscribed("b", &["upload.failed"])], NOW)
+        .await
+        .unwrap();
     for number in 0..3 {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }

@@ -55,9 +55,22 @@ pub(super) struct Desk {
     pub(super) made_ready: bool,
     /// How many deliveries of progress the open transaction drops; counted once it is committed.
     pub(super) superseded: u64,
+    /// Changes when another connection has written.
+    others: Option<i64>,
 }
 
 impl Desk {
+    /// Forgets what is known if another node has written since.
+    fn look_around(&mut self) -> Shared<()> {
+        let look =
+            |connection: &Connection| connection.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0));
+        let others = Some(look(&self.connection).map_err(Arc::new)?);
+        if self.others != others {
+            (self.others, self.subscribers) = (others, None);
+        }
+        Ok(())
+    }
+
     /// Runs a statement that gives no rows; says how many rows it changed.
     pub(super) fn execute(&self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
         self.connection.prepare_cached(sql)?.execute(values)
@@ -109,7 +122,7 @@ impl Writer {
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let counts = Arc::new(Counts::default());
-        let desk = Desk { connection, bodies, subscribers: None, made_ready: false, superseded: 0 };
+        let desk = Desk { connection, bodies, subscribers: None, made_ready: false, superseded: 0, others: None };
         let clerk = Clerk {
             desk,
             messages,
@@ -228,8 +241,11 @@ impl Clerk {
         self.counts.transactions.fetch_add(1, Ordering::Relaxed);
         self.desk.made_ready = false;
         self.desk.superseded = 0;
-        let written =
-            self.execute("BEGIN IMMEDIATE").and_then(|()| write(self, batch)).and_then(|()| self.execute("COMMIT"));
+        let written = self
+            .execute("BEGIN IMMEDIATE")
+            .and_then(|()| self.desk.look_around())
+            .and_then(|()| write(self, batch))
+            .and_then(|()| self.execute("COMMIT"));
         if written.is_err() {
             self.desk.subscribers = None;
         }

@@ -15,21 +15,27 @@ use crate::Result;
 use domain::delivery::{Attempt, DeliveryClass, Trigger, Verdict};
 use domain::endpoint::{EndpointId, Health};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
 use domain::time::Timestamp;
 /// Claims of due deliveries, and what comes of them.
 #[async_trait]
 pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
-    /// Leases due deliveries, for each endpoint at most as many as it has slots, oldest due first.
-    async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>>;
+    /// Leases due deliveries to a node, for each endpoint at most as many as it has slots, oldest due first.
+    async fn claim_due(
+        &self,
+        node: InstanceId,
+        slots: &[(EndpointId, u32)],
+        now: Timestamp,
+        lease: Duration,
+    ) -> Result<Vec<Claim>>;
 
     /// Writes attempts, what becomes of their deliveries, and how their endpoints are doing; lets the next waiting
     /// delivery of the same endpoint and upload go. A settlement whose lease is no longer held records its attempt and
     /// moves nothing.
     async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()>;
 
-    /// Has every lease end at `until`: the clock was set, and says nothing of how long they were held.
-    async fn renew_leases(&self, until: Timestamp) -> Result<()>;
+    /// Has every lease of a node end at `until`: the clock was set, and says nothing of how long they were held.
+    async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()>;
 
     /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can have written.
     /// Works in pieces. Says how many deliveries those were.
@@ -38,9 +44,15 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// When the next delivery to one of these endpoints becomes due, be it ready or leased by a worker that died.
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>>;
 
-    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to the caller. `None` when there
+    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to a node. `None` when there
     /// is no such endpoint.
-    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>>;
+    async fn test_endpoint(
+        &self,
+        node: InstanceId,
+        id: &EndpointId,
+        now: Timestamp,
+        lease: Duration,
+    ) -> Result<Option<Claim>>;
 
     /// Rings after every commit that made a delivery ready. May ring for nothing.
     fn bell(&self) -> Arc<Notify>;

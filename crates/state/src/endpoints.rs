@@ -9,15 +9,17 @@ use async_trait::async_trait;
 
 use crate::Result;
 use domain::endpoint::{Endpoint, EndpointId};
+use domain::id::InstanceId;
 use domain::time::Timestamp;
 /// Endpoints, and decisions about their backlogs.
 #[async_trait]
 pub trait Endpoints: fmt::Debug + Send + Sync + 'static {
-    /// Called once at start, with the endpoints of the configuration. They take the place of those it had before; one
-    /// that the server had stopped gets another chance, one that an operator paused stays paused. What is not delivered
-    /// to an endpoint that is no longer named waits for it to come back. Takes back every lease: no other process can
-    /// hold one.
-    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()>;
+    /// Called once when a node starts, with the endpoints that its configuration names. They take the place of those that
+    /// are there, so the latest start decides what two configurations say differently. An endpoint that the server had
+    /// stopped gets another chance, one that an operator paused stays paused. An endpoint stays for as long as the
+    /// configuration of any node names it that counts as alive; what is not delivered to one that nobody names waits for it
+    /// to come back. Takes back what was claimed by nodes that do not count as alive, and nothing from others.
+    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()>;
 
     /// All endpoints there are, by name.
     async fn endpoints(&self) -> Result<Vec<Endpoint>>;

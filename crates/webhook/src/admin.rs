@@ -465,7 +465,7 @@ impl Admin {
         let place = timeout(TEST_MARGIN, inner.trials.reserve()).await;
         let place = place.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
         let lease = inner.parts.settings.lease;
-        let claim = inner.parts.outbox.test_endpoint(id, inner.now(), lease).await?;
+        let claim = inner.parts.outbox.test_endpoint(inner.parts.node, id, inner.now(), lease).await?;
         let claim = claim.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))?;
         let (delivery, event) = (claim.delivery, claim.event);
         let (waiting, attempt) = oneshot::channel();

@@ -21,6 +21,7 @@ use crate::outage::{Outage, around};
 use crate::record::Recording;
 use domain::delivery::Attempt;
 use domain::endpoint::EndpointId;
+use domain::id::InstanceId;
 use domain::time::Timestamp;
 use state::{Claim, Outbox};
 
@@ -38,6 +39,7 @@ pub(super) struct Test {
 }
 
 pub(super) struct Dispatcher {
+    pub(super) node: InstanceId,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) slots: Arc<Semaphore>,
@@ -117,7 +119,7 @@ impl Loop {
         self.turn = rooms.turn;
         if !rooms.slots.is_empty() {
             let lease = self.shared.courier.settings.lease;
-            for claim in self.shared.outbox.claim_due(&rooms.slots, self.now(), lease).await? {
+            for claim in self.shared.outbox.claim_due(self.shared.node, &rooms.slots, self.now(), lease).await? {
                 self.start(claim, None);
             }
         }
@@ -138,7 +140,7 @@ impl Loop {
         let steps = self.shared.courier.clock.steps();
         if steps != self.steps {
             let until = self.now().plus(self.shared.courier.settings.lease);
-            self.shared.outbox.renew_leases(until).await?;
+            self.shared.outbox.renew_leases(self.shared.node, until).await?;
             self.steps = steps;
         }
         Ok(())
@@ -279,7 +281,7 @@ mod tests {
 
     use crate::egress::Egress;
     use crate::record::Outcome;
-    use crate::testing::{FakeOutbox, Receiver, Script, TestClock, endpoint};
+    use crate::testing::{FakeOutbox, Receiver, Script, TestClock, endpoint, node};
     use crate::{Metrics, Settings};
     use outbound::address::EgressRules;
     use outbound::gate::system_lookup;
@@ -299,6 +301,7 @@ mod tests {
             settings,
         };
         let shared = Dispatcher {
+            node: node(),
             outbox: Arc::clone(outbox) as _,
             lanes: Arc::new(Lanes::new([endpoint("app", &receiver.url())])),
             slots: Arc::new(Semaphore::new(512)),

@@ -20,6 +20,7 @@ use crate::settings::{InvalidSettings, Settings};
 use crate::upkeep::Upkeep;
 use crate::vault::Vault;
 use domain::endpoint::{Endpoint as Stored, EndpointId, Origin};
+use domain::id::InstanceId;
 use keyring::StageTokens;
 use outbound::address::EgressRules;
 use outbound::gate::{Lookup, system_lookup};
@@ -47,6 +48,8 @@ pub enum Error {
 
 /// What a sender works with.
 pub struct Parts {
+    /// The node that sends.
+    pub node: InstanceId,
     pub outbox: Arc<dyn Outbox>,
     pub rules: Arc<EgressRules>,
     pub vault: Vault,
@@ -62,6 +65,7 @@ impl fmt::Debug for Parts {
 
 /// Sends deliveries until told to stop.
 pub struct Sender {
+    node: InstanceId,
     outbox: Arc<dyn Outbox>,
     lanes: Arc<Lanes>,
     slots: Arc<Semaphore>,
@@ -93,7 +97,7 @@ impl Sender {
     }
 
     pub(super) async fn open_with(parts: Parts, configured: Vec<Endpoint>, lookup: Lookup) -> Result<Self, Error> {
-        let Parts { outbox, rules, vault, settings, clock } = parts;
+        let Parts { node, outbox, rules, vault, settings, clock } = parts;
         settings.check()?;
         for (index, endpoint) in configured.iter().enumerate() {
             if configured[..index].iter().any(|other| other.id() == endpoint.id()) {
@@ -105,12 +109,12 @@ impl Sender {
         if configured.iter().any(trusts_the_machine) {
             egress.prepare_tls(Origin::Config).map_err(|why| Error::Tls(why.clone()))?;
         }
-        let endpoints = open_endpoints(&*outbox, &vault, configured, &clock).await?;
+        let endpoints = open_endpoints(node, &*outbox, &vault, configured, &clock).await?;
         let lanes = Arc::new(Lanes::new(endpoints));
         let (trials, tests) = mpsc::channel(WAITING_TESTS);
         let (beat, replays) = (Beat::new(settings.max_due_age), Arc::new(Notify::new()));
         let admin = Admin::new(
-            Parts { outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: clock.clone() },
+            Parts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: clock.clone() },
             Arc::clone(&lanes),
             lookup,
             trials,
@@ -118,7 +122,21 @@ impl Sender {
         );
         let slots = Arc::new(Semaphore::new(settings.max_in_flight.min(Semaphore::MAX_PERMITS)));
         let (metrics, stage_tokens) = (Metrics::default(), None);
-        Ok(Self { outbox, lanes, slots, settings, clock, egress, stage_tokens, metrics, beat, admin, tests, replays })
+        Ok(Self {
+            node,
+            outbox,
+            lanes,
+            slots,
+            settings,
+            clock,
+            egress,
+            stage_tokens,
+            metrics,
+            beat,
+            admin,
+            tests,
+            replays,
+        })
     }
 
     /// Sends each receiver, with news of an upload, what it needs to report stages of that.
@@ -181,6 +199,7 @@ impl Sender {
             last_tries: LAST_TRIES,
         };
         let dispatcher = Dispatcher {
+            node: self.node,
             outbox: self.outbox,
             lanes: self.lanes,
             slots: self.slots,
@@ -204,6 +223,7 @@ impl Sender {
 
 /// Writes the endpoints of the configuration, and reads all there are.
 async fn open_endpoints(
+    node: InstanceId,
     outbox: &dyn Outbox,
     vault: &Vault,
     configured: Vec<Endpoint>,
@@ -214,7 +234,7 @@ async fn open_endpoints(
             return Err(Error::NameTaken(stored.id));
         }
     }
-    outbox.open_for(configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock.now()).await?;
+    outbox.open_for(node, configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock.now()).await?;
     let mut endpoints = Vec::new();
     for stored in outbox.endpoints().await? {
         let opened = match configured.iter().find(|endpoint| *endpoint.id() == stored.id) {

@@ -14,7 +14,7 @@ use crate::{Endpoint, Vault};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryRecord, DeliveryState, Trigger};
 use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
@@ -42,6 +42,11 @@ pub(super) fn endpoint_with(name: &str, url: &str, change: impl FnOnce(&mut Endp
     let mut terms = EndpointTerms::of(url);
     change(&mut terms);
     Endpoint::configured(id, terms, keys, &[], &EgressRules::default(), now).unwrap()
+}
+
+/// The node whose sender is tested.
+pub(super) fn node() -> InstanceId {
+    InstanceId::new(Timestamp::from_unix_ms(0), [7; 10])
 }
 
 /// Always the same server key.
@@ -255,7 +260,7 @@ impl FakeOutbox {
 
 #[async_trait]
 impl Endpoints for FakeOutbox {
-    async fn open_for(&self, configured: Vec<StoredEndpoint>, _: Timestamp) -> state::Result<()> {
+    async fn open_for(&self, _: InstanceId, configured: Vec<StoredEndpoint>, _: Timestamp) -> state::Result<()> {
         let written =
             configured.into_iter().map(|endpoint| StoredEndpoint { version: endpoint.version + 1, ..endpoint });
         *self.endpoints.lock().unwrap() = written.collect();
@@ -322,6 +327,7 @@ impl Endpoints for FakeOutbox {
 impl Dispatch for FakeOutbox {
     async fn claim_due(
         &self,
+        _: InstanceId,
         slots: &[(EndpointId, u32)],
         now: Timestamp,
         lease: Duration,
@@ -382,7 +388,7 @@ impl Dispatch for FakeOutbox {
         Ok(())
     }
 
-    async fn renew_leases(&self, until: Timestamp) -> state::Result<()> {
+    async fn renew_leases(&self, _: InstanceId, until: Timestamp) -> state::Result<()> {
         for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.state == DeliveryState::Leased) {
             row.due = until;
         }
@@ -410,7 +416,13 @@ impl Dispatch for FakeOutbox {
         Ok(rows.iter().filter(open).filter(|row| endpoints.contains(&row.claim.endpoint)).map(|row| row.due).min())
     }
 
-    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> state::Result<Option<Claim>> {
+    async fn test_endpoint(
+        &self,
+        _: InstanceId,
+        id: &EndpointId,
+        now: Timestamp,
+        lease: Duration,
+    ) -> state::Result<Option<Claim>> {
         let claim = Claim {
             endpoint: id.clone(),
             lease: rand::random(),

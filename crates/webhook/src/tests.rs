@@ -23,7 +23,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::testing::{FakeOutbox, Receiver, SECRET, Script, TestClock, claim, endpoint, endpoint_with, vault};
+use crate::testing::{FakeOutbox, Receiver, SECRET, Script, TestClock, claim, endpoint, endpoint_with, node, vault};
 use crate::{
     Admin, AdminError, Change, Endpoint, Error, HealthRules, InvalidEndpoint, Metrics, NewEndpoint, Parts, Resumption,
     Rotation, Sender, Settings, Shown, Unwell,
@@ -57,7 +57,7 @@ fn impatient() -> Settings {
 
 fn parts(outbox: &Arc<FakeOutbox>, clock: &TestClock, settings: Settings, rules: EgressRules) -> Parts {
     let (outbox, clock) = (Arc::clone(outbox) as _, clock.clock());
-    Parts { outbox, rules: Arc::new(rules), vault: vault(), settings, clock }
+    Parts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings, clock }
 }
 
 impl Work {
@@ -535,7 +535,7 @@ async fn a_lease_that_ran_out_is_claimed_again() {
     let outbox = Arc::new(FakeOutbox::default());
     let id = outbox.add_for("app");
     let (app, clock) = (EndpointId::new("app").unwrap(), TestClock::default());
-    let leased = state::Dispatch::claim_due(&*outbox, &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
+    let leased = state::Dispatch::claim_due(&*outbox, node(), &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
     assert_eq!(leased.unwrap().len(), 1);
     clock.put_forward(Duration::from_secs(61));
 

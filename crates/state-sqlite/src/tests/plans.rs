@@ -26,7 +26,7 @@ use state::{
 };
 
 /// Tables of a few rows, whatever happens.
-const SMALL: [&str; 5] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs"];
+const SMALL: [&str; 6] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs", "node_endpoints"];
 
 /// How statements begin that sort a few rows: as many as were asked for, or the backlog that was asked for.
 fn sorting() -> [String; 2] {
@@ -90,7 +90,7 @@ async fn every_statement_goes_by_an_index() {
 }
 
 async fn write_everything(store: &SqliteStore) {
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
     let node = leases::node(1);
     store.join(&node, Company::Others, None).await.unwrap();
@@ -108,7 +108,7 @@ async fn write_everything(store: &SqliteStore) {
         settle(store, vec![settlement(&sent, AttemptOutcome::Timeout, Verdict::Dead)], at(5)).await;
     }
     pause(store, "b", at(6)).await;
-    store.open_for(vec![subscribed("b", &["upload.*"])], at(7)).await.unwrap();
+    store.open_for(own(), vec![subscribed("b", &["upload.*"])], at(7)).await.unwrap();
     store.check().await.unwrap();
     manage_endpoints(store).await;
     send_again_and_forget(store).await;
@@ -133,7 +133,7 @@ async fn manage_endpoints(store: &SqliteStore) {
     assert_eq!(store.expire(at(10), 1, at(11)).await.unwrap(), 1);
     disable(store, "b", at(11)).await;
     store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();
-    store.test_endpoint(&endpoint("b"), at(12), LEASE).await.unwrap();
+    store.test_endpoint(own(), &endpoint("b"), at(12), LEASE).await.unwrap();
     let health = vec![(endpoint("b"), Health::default())];
     store.settle(Settled { settlements: vec![], health }, at(12)).await.unwrap();
 }
@@ -194,7 +194,7 @@ async fn ask_everything(store: &SqliteStore) {
     store.count_events_behind(TenantScope::All, EventPosition(0), 10).await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
     store.begin_waits(NOW).await.unwrap();
-    store.renew_leases(NOW).await.unwrap();
+    store.renew_leases(own(), NOW).await.unwrap();
     store.endpoints().await.unwrap();
     store.delivery(TenantScope::All, DeliveryId::new(NOW, [0; 10])).await.unwrap();
     store.backlog(None).await.unwrap();

@@ -55,7 +55,7 @@ fn configured() -> Vec<Endpoint> {
 /// ends; what comes afterwards is.
 pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
     let mut store = place.open().await;
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
     let sent = claim(&*store, "a", at(9_000)).await;
     assert_eq!(sent.len(), 100);
@@ -71,7 +71,7 @@ pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
         if pieces == 5 {
             store.close().await;
             store = place.open().await;
-            store.open_for(configured(), at(9_001)).await.unwrap();
+            store.open_for(own(), configured(), at(9_001)).await.unwrap();
         }
         let claims = claim(&*store, "a", at(9_002)).await;
         let are_new = claims.iter().all(|claim| claim.upload.is_some_and(|upload| later.contains(&upload)));
@@ -93,7 +93,7 @@ pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
 /// The same, and an endpoint of the same name that is made before it is done has nothing of it.
 pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     let made = || Endpoint { origin: Origin::Api, ..subscribed("a", &["upload.*"]) };
     store.put_endpoint(made(), NOW).await.unwrap();
     begun(&*store, MANY).await;
@@ -109,7 +109,7 @@ pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: Place>(place:
 /// What is sent again while it is being cancelled is sent.
 pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
     store.cancel_backlog(&endpoint("a"), at(9_000)).await.unwrap();
     let query = |state| DeliveryQuery { state: Some(state), limit: 1, ..DeliveryQuery::default() };
@@ -142,7 +142,7 @@ pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
 /// tried much later is due. The last word counts, also in the middle of a job and over a crash.
 pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place: P) {
     let mut store = place.open().await;
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
     // The first of every lane has failed and is planned for a day later.
     loop {
@@ -155,7 +155,7 @@ pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place:
         let failed = claims.iter().map(|claim| settlement(claim, AttemptOutcome::Timeout, later));
         settle(&*store, failed.collect(), at(8_000)).await;
     }
-    store.open_for(configured(), at(8_000)).await.unwrap();
+    store.open_for(own(), configured(), at(8_000)).await.unwrap();
     pause(&*store, "a", at(8_001)).await;
     assert_eq!(counts(&*store, [Paused, Ready, Waiting]).await, [2 * MANY, 0, 0], "with nothing left to do");
     assert!(!store.advance_backlog(PIECE, at(8_001)).await.unwrap());
@@ -169,7 +169,7 @@ pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place:
     put_state(&*store, "a", EndpointState::Enabled, at(8_004)).await;
     store.close().await;
     store = place.open().await;
-    store.open_for(configured(), at(8_005)).await.unwrap();
+    store.open_for(own(), configured(), at(8_005)).await.unwrap();
 
     let (mut first, mut second) = (0, 0);
     loop {
@@ -195,7 +195,7 @@ pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place:
 /// A retry that was planned after the endpoint had been resumed keeps its time.
 pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, 2).await;
     let early = claim(&*store, "a", at(10)).await;
     assert_eq!(early.len(), 2);
@@ -216,19 +216,19 @@ pub async fn a_relaxed_order_reaches_a_long_backlog<P: Place>(place: P) {
         let plain = subscribed("a", &["upload.*"]);
         vec![Endpoint { terms: EndpointTerms { ordering, ..plain.terms.clone() }, ..plain }]
     };
-    store.open_for(ordered(Ordering::Strict), NOW).await.unwrap();
+    store.open_for(own(), ordered(Ordering::Strict), NOW).await.unwrap();
     begun(&*store, MANY).await;
     let sent = claim(&*store, "a", at(9_000)).await;
     retry(&*store, &sent[0], at(90_000), at(9_000)).await;
-    store.open_for(ordered(Ordering::PerUpload), at(9_001)).await.unwrap();
+    store.open_for(own(), ordered(Ordering::PerUpload), at(9_001)).await.unwrap();
     assert!(store.advance_backlog(PIECE, at(9_001)).await.unwrap());
     store.close().await;
     store = place.open().await;
-    store.open_for(ordered(Ordering::PerUpload), at(9_002)).await.unwrap();
+    store.open_for(own(), ordered(Ordering::PerUpload), at(9_002)).await.unwrap();
     while store.advance_backlog(PIECE, at(9_002)).await.unwrap() {}
     assert_eq!(counts(&*store, [Ready, Waiting, Leased]).await, [MANY + 1, MANY - 1, 0]);
 
-    store.open_for(ordered(Ordering::None), at(9_003)).await.unwrap();
+    store.open_for(own(), ordered(Ordering::None), at(9_003)).await.unwrap();
     let once = claim(&*store, "a", at(9_003)).await;
     succeed(&*store, &once[0], at(9_003)).await;
     while store.advance_backlog(PIECE, at(9_003)).await.unwrap() {}

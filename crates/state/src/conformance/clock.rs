@@ -8,7 +8,7 @@ const AHEAD: i64 = 7_200;
 
 pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     let upload = |number: u8, seconds: i64| {
         let mut new = asked(number);
         new.id = UploadId::new(at(seconds), [number; 10]);
@@ -46,7 +46,7 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
     let store = place.open().await;
     let filter = EventFilter::new(vec!["upload.*".to_owned()]).unwrap();
     let terms = EndpointTerms { filter, ordering: Ordering::None, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
-    store.open_for(vec![Endpoint::new(endpoint("a"), Origin::Config, terms, NOW)], NOW).await.unwrap();
+    store.open_for(own(), vec![Endpoint::new(endpoint("a"), Origin::Config, terms, NOW)], NOW).await.unwrap();
     let inserting = (0..1_203_u32).map(|number| {
         let mut new = asked(0);
         let mut random = [0; 10];
@@ -64,17 +64,17 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
 
 pub async fn leases_end_when_they_are_told_to<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     for number in 0..2 {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let held = claim(&*store, "a", at(1)).await;
     // The clock goes ahead, and whoever sends is still at it.
-    store.renew_leases(at(AHEAD).plus(Duration::from_secs(60))).await.unwrap();
+    store.renew_leases(own(), at(AHEAD).plus(Duration::from_secs(60))).await.unwrap();
     assert_eq!(claim(&*store, "a", at(AHEAD)).await, []);
     succeed(&*store, &held[0], at(AHEAD)).await;
     // It is set back, and whoever sends has died.
-    store.renew_leases(at(70)).await.unwrap();
+    store.renew_leases(own(), at(70)).await.unwrap();
     let taken_over: Vec<_> = claim(&*store, "a", at(70)).await.iter().map(|claim| claim.delivery).collect();
     assert_eq!(taken_over, [held[1].delivery]);
 }

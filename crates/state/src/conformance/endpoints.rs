@@ -6,7 +6,7 @@ use DeliveryState::*;
 
 async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, NOW);
     let upload = store.commit(change_of(upload)).await.unwrap();
@@ -38,7 +38,7 @@ pub async fn what_is_being_sent_settles_into_the_pause<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
 
     // What had its first attempt before the pause goes at once and holds nobody back; the oldest goes first.
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(8)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(8)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready]);
     let attempts: Vec<_> = claim(&*store, "a", at(8)).await.iter().map(|claim| claim.attempts).collect();
     assert_eq!(attempts, [0, 1, 1]);
@@ -51,7 +51,7 @@ pub async fn opening_resumes_in_order<P: Place>(place: P) {
     store.commit(change_of(upload)).await.unwrap();
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(4)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(4)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Waiting]);
     for sequence in 1..=3 {
         let due = claim(&*store, "a", at(5)).await;
@@ -66,7 +66,7 @@ pub async fn opening_takes_back_every_lease<P: Place>(place: P) {
     claim(&*store, "b", at(1)).await;
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting]);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting]);
     let again = claim(&*store, "a", at(2)).await.remove(0);
@@ -77,11 +77,11 @@ pub async fn opening_takes_back_every_lease<P: Place>(place: P) {
 
 pub async fn deliveries_of_endpoints_no_longer_named_stay<P: Place>(place: P) {
     let (store, mut upload) = begun(&place).await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(1)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(1)).await.unwrap();
     upload.terminate(DeletedBy::Client, at(2)).unwrap();
     store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await.len(), 3);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting], "nothing new, nothing lost");
-    store.open_for(vec![subscribed("b", &["upload.*"])], at(3)).await.unwrap();
+    store.open_for(own(), vec![subscribed("b", &["upload.*"])], at(3)).await.unwrap();
     assert_eq!(claimed(&*store, "b", at(4)).await, [1]);
 }

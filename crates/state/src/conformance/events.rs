@@ -11,7 +11,10 @@ use domain::principal::TenantScope;
 /// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
 pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.completed"])], NOW).await.unwrap();
+    store
+        .open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.completed"])], NOW)
+        .await
+        .unwrap();
     let read = store.insert(change_of(new_upload(1))).await.unwrap();
     let mut upload = read.clone();
     complete(&mut upload, at(1));
@@ -99,7 +102,7 @@ pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P
 pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     const OTHERS: usize = 6_000;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["endpoint.failing"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["endpoint.failing"])], NOW).await.unwrap();
     let failing = || Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
     let announced = join_all((0..OTHERS).map(|_| store.announce(failing(), at(1)))).await;
     assert!(announced.iter().all(Result::is_ok));

@@ -28,7 +28,7 @@ async fn begun<S: UploadStore>(store: &S, uploads: u8) {
 pub async fn what_waits_too_long_is_given_up<P: Place>(place: P) {
     let store = place.open().await;
     let watching = subscribed("watching", &["delivery.exhausted"]);
-    store.open_for(vec![subscribed("a", &["upload.*"]), watching], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), watching], NOW).await.unwrap();
     begun(&*store, 3).await;
     let tried = claim(&*store, "a", NOW).await.remove(0);
     retry(&*store, &tried, at(500), at(1)).await;
@@ -59,7 +59,7 @@ pub async fn a_lane_goes_on_behind_what_was_given_up<P: Place>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
-    store.open_for(vec![Endpoint { terms, ..plain }, subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![Endpoint { terms, ..plain }, subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, at(10));
     store.commit(change_of(upload)).await.unwrap();
@@ -79,7 +79,7 @@ pub async fn a_lane_goes_on_behind_what_was_given_up<P: Place>(place: P) {
 /// webhooks C5.
 pub async fn old_progress_is_dropped_without_a_word<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.progress", "delivery.exhausted"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.progress", "delivery.exhausted"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, NOW);
     receive(&mut upload, 1_000, at(1));
@@ -92,12 +92,12 @@ pub async fn old_progress_is_dropped_without_a_word<P: Place>(place: P) {
 /// named is left to whoever removes what is old.
 pub async fn what_is_kept_does_not_age<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     begun(&*store, 2).await;
     let tried = claim(&*store, "a", NOW).await.remove(0);
     retry(&*store, &tried, at(60), NOW).await;
     pause(&*store, "a", at(1)).await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
     assert_eq!(expire(&*store, at(1_000), at(1_000)).await, 0);
     assert_eq!(states_at(&*store, "a").await, [Paused; 4]);
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting, Ready, Waiting]);

@@ -14,7 +14,7 @@ pub fn node(number: u8) -> Node {
 }
 
 /// Two handles on one state, each of a node that is at work.
-async fn two_nodes<P: Place>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
+pub async fn two_nodes<P: Place>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
     let (first, second) = (place.open().await, place.open().await);
     for (store, number) in [(&first, 1), (&second, 2)] {
         store.join(&node(number), Company::Others, None).await.unwrap();

@@ -64,7 +64,7 @@ impl<S: UploadStore + Outbox> Side<'_, S> {
     }
 
     async fn claim(&mut self, name: &str, slots: u32, now: Timestamp, lease: Duration) -> Vec<Claimed> {
-        let claims = self.store.claim_due(&[(endpoint(name), slots)], now, lease).await.unwrap();
+        let claims = self.store.claim_due(own(), &[(endpoint(name), slots)], now, lease).await.unwrap();
         let seen = claims.iter().map(|claim| {
             let upload = claim.upload.unwrap().as_bytes()[15];
             (upload, sequence_of(claim), claim.attempts, claim.attempts_before, claim.begun_at, claim.is_taken_over)
@@ -120,8 +120,8 @@ pub async fn what_becomes_of_deliveries_goes_by_the_rules<P: Place>(_: P) {
 
 async fn live<P: Place>(store: &P::Store, rules: &MemoryState, seed: u64) {
     let mut chance = StdRng::seed_from_u64(seed);
-    store.open_for(endpoints(), NOW).await.unwrap();
-    rules.open_for(endpoints(), NOW).await.unwrap();
+    store.open_for(own(), endpoints(), NOW).await.unwrap();
+    rules.open_for(own(), endpoints(), NOW).await.unwrap();
     let mut sides =
         (Side { store: rules, uploads: vec![], held: vec![] }, Side { store, uploads: vec![], held: vec![] });
     let mut now = NOW;

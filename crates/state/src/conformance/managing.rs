@@ -45,14 +45,14 @@ fn odd(name: &str) -> Endpoint {
 
 pub async fn an_endpoint_survives<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     let written = store.put_endpoint(odd("odd"), NOW).await.unwrap();
     store.put_endpoint(made("plain"), NOW).await.unwrap();
     assert_eq!(written, Endpoint { version: 1, ..odd("odd") });
     store.close().await;
 
     let store = place.open().await;
-    store.open_for(vec![subscribed("configured", &["*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("configured", &["*"])], NOW).await.unwrap();
     let names: Vec<_> = store.endpoints().await.unwrap().into_iter().map(|it| it.id.as_str().to_owned()).collect();
     assert_eq!(names, ["configured", "odd", "plain"]);
     assert_eq!(stored(&*store, "odd").await, written, "neither terms nor state are touched by a start");
@@ -64,7 +64,7 @@ pub async fn an_endpoint_survives<P: Place>(place: P) {
 
 pub async fn an_endpoint_is_changed_by_its_version<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     let first = store.put_endpoint(made("a"), NOW).await.unwrap();
     let again = store.put_endpoint(made("a"), NOW).await;
     assert!(matches!(again, Err(Error::EndpointConflict(id)) if id == endpoint("a")), "the name is taken");
@@ -78,7 +78,7 @@ pub async fn an_endpoint_is_changed_by_its_version<P: Place>(place: P) {
 
 pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     store.put_endpoint(made("a"), NOW).await.unwrap();
     receive(&mut upload, 1, NOW);
@@ -105,9 +105,9 @@ pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place
 /// What was for the endpoint of that name in the configuration is not for another that takes the name.
 pub async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
-    store.open_for(vec![], at(1)).await.unwrap();
+    store.open_for(own(), vec![], at(1)).await.unwrap();
     store.put_endpoint(made("a"), at(2)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled]);
     store.insert(change_of(new_upload(1))).await.unwrap();
@@ -119,13 +119,13 @@ pub async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
 pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     for number in 0..4 {
         let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         receive(&mut upload, 1, at(i64::from(number)));
         store.commit(change_of(upload)).await.unwrap();
     }
-    store.open_for(vec![subscribed("b", &["upload.*"])], at(10)).await.unwrap();
+    store.open_for(own(), vec![subscribed("b", &["upload.*"])], at(10)).await.unwrap();
     assert_eq!(claimed(&*store, "a", at(10)).await, [0_u64; 0]);
     let untouched = states_at(&*store, "b").await;
     let prune = async |abandoned| {
@@ -136,12 +136,12 @@ pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
     let two_and_two = [Cancelled, Cancelled, Cancelled, Cancelled, Ready, Waiting, Ready, Waiting];
     assert_eq!(states_at(&*store, "a").await, two_and_two, "the old ones");
     assert_eq!(states_at(&*store, "b").await, untouched);
-    store.open_for(configured(), at(11)).await.unwrap();
+    store.open_for(own(), configured(), at(11)).await.unwrap();
     prune(at(100)).await;
     assert_eq!(states_at(&*store, "a").await, two_and_two, "it is there again");
     assert_eq!(claim(&*store, "a", at(12)).await.len(), 2);
 
-    store.open_for(vec![], at(13)).await.unwrap();
+    store.open_for(own(), vec![], at(13)).await.unwrap();
     assert!(store.remove_endpoint(&endpoint("a"), at(14)).await.unwrap());
     assert!(!store.remove_endpoint(&endpoint("a"), at(14)).await.unwrap());
     assert_eq!(states_at(&*store, "a").await, [Cancelled; 8]);
@@ -151,7 +151,7 @@ pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
 /// What was being sent when the server died waits, as the rest does, while its endpoint is stopped.
 pub async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.put_endpoint(made("b"), NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
     for name in ["a", "b"] {
@@ -160,7 +160,7 @@ pub async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
     }
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(2)).await.unwrap();
     for name in ["a", "b"] {
         assert_eq!(states_at(&*store, name).await, [Paused], "{name}");
         put_state(&*store, name, EndpointState::Enabled, at(3)).await;
@@ -172,7 +172,7 @@ pub async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
 pub async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     pause(&*store, "a", at(1)).await;
     disable(&*store, "b", at(1)).await;
     let failing = Health { exhausted: 2, failing_since: Some(NOW), ..Health::default() };
@@ -180,7 +180,7 @@ pub async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
     store.insert(change_of(new_upload(0))).await.unwrap();
     store.close().await;
     let store = place.open().await;
-    store.open_for(configured(), at(2)).await.unwrap();
+    store.open_for(own(), configured(), at(2)).await.unwrap();
     assert_eq!(stored(&*store, "a").await.state, EndpointState::Paused { since: at(1) });
     assert_eq!(stored(&*store, "b").await.state, EndpointState::Enabled);
     assert_eq!(stored(&*store, "b").await.health, Health::default(), "with no failures to its name");
@@ -197,7 +197,10 @@ pub async fn metadata_chooses_who_hears<P: Place>(place: P) {
         Endpoint { terms: EndpointTerms { metadata, ..plain.terms.clone() }, ..plain }
     };
     let both = [("user", "7"), ("kind", "video")];
-    store.open_for(vec![wanting("both", &both), wanting("one", &both[..1]), wanting("none", &[])], NOW).await.unwrap();
+    store
+        .open_for(own(), vec![wanting("both", &both), wanting("one", &both[..1]), wanting("none", &[])], NOW)
+        .await
+        .unwrap();
     for (number, pairs) in [(0, &both[..]), (1, &[("user", "7")]), (2, &[("user", "77"), ("kind", "video")])] {
         let metadata = pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
         let asked = NewUpload { metadata: Metadata::new(metadata).unwrap(), ..asked(number) };
@@ -212,7 +215,7 @@ async fn ordered<P: Place>(place: &P, ordering: Ordering) -> (Arc<P::Store>, Upl
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering, ..plain.terms.clone() };
-    store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
+    store.open_for(own(), vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
     (Arc::clone(&store), store.commit(change_of(upload)).await.unwrap())
@@ -257,7 +260,7 @@ pub async fn a_thin_endpoint_is_told_little<P: Place>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["*"]);
     let terms = EndpointTerms { payload: Payload::Thin, ..plain.terms.clone() };
-    store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
+    store.open_for(own(), vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await.remove(0);
     retry(&*store, &first, at(2), at(1)).await;
@@ -285,7 +288,7 @@ pub async fn a_thin_endpoint_is_told_little<P: Place>(place: P) {
 pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
     let store = place.open().await;
     let endpoints = [("a", "upload.*"), ("b", "endpoint.*"), ("c", "delivery.exhausted"), ("d", "*")];
-    store.open_for(endpoints.map(|(name, events)| subscribed(name, &[events])).to_vec(), NOW).await.unwrap();
+    store.open_for(own(), endpoints.map(|(name, events)| subscribed(name, &[events])).to_vec(), NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
     let claims = claim(&*store, "a", at(1)).await;
     settle(&*store, vec![settlement(&claims[0], AttemptOutcome::Status(500), Verdict::Dead)], at(1)).await;
@@ -320,9 +323,9 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
 /// webhooks A5: leased to whoever asked, also while the endpoint is paused.
 pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.created"]), subscribed("b", &["*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"]), subscribed("b", &["*"])], NOW).await.unwrap();
     pause(&*store, "a", NOW).await;
-    let test = store.test_endpoint(&endpoint("a"), at(1), LEASE).await.unwrap().unwrap();
+    let test = store.test_endpoint(own(), &endpoint("a"), at(1), LEASE).await.unwrap().unwrap();
     assert_eq!((test.kind, test.class, test.trigger), (EventKind::Ping, DeliveryClass::Test, Trigger::Test));
     assert_eq!(states_at(&*store, "a").await, [Leased]);
     assert_eq!(deliveries_to(&*store, "b").await, []);
@@ -331,11 +334,11 @@ pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     assert_eq!((record.state, record.finished_at, record.attempts.len()), (Cancelled, Some(at(2)), 1));
     assert_eq!(record.attempts[0].trigger, Trigger::Test);
 
-    let lost = store.test_endpoint(&endpoint("b"), at(3), LEASE).await.unwrap().unwrap();
+    let lost = store.test_endpoint(own(), &endpoint("b"), at(3), LEASE).await.unwrap().unwrap();
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("b", &["*"])], at(4)).await.unwrap();
+    store.open_for(own(), vec![subscribed("b", &["*"])], at(4)).await.unwrap();
     let record = store.delivery(TenantScope::All, lost.delivery).await.unwrap().unwrap();
     assert_eq!(record.state, Cancelled, "nobody waits for the result any more");
-    assert_eq!(store.test_endpoint(&endpoint("x"), at(3), LEASE).await.unwrap(), None);
+    assert_eq!(store.test_endpoint(own(), &endpoint("x"), at(3), LEASE).await.unwrap(), None);
 }

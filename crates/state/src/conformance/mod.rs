@@ -17,7 +17,7 @@ use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::event::EventFilter;
 use domain::filling::{Completion, Filling, WriteOrder};
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::principal::TenantScope;
@@ -28,6 +28,7 @@ use domain::upload::{Durable, NewUpload, ProgressPolicy, Role, Terms, Upload};
 
 pub mod backlogs;
 pub mod clock;
+pub mod dispatchers;
 pub mod endpoints;
 pub mod events;
 pub mod expiry;
@@ -162,6 +163,10 @@ macro_rules! conformance_suite {
             lists::a_cursor_is_stable_while_uploads_are_added
             lists::the_sweeper_finds_what_is_due
             lists::the_sweeper_finds_files_to_remove
+            dispatchers::two_dispatchers_never_hold_one_delivery
+            dispatchers::a_start_takes_no_delivery_from_a_running_node
+            dispatchers::an_endpoint_stays_while_a_living_node_names_it
+            dispatchers::what_one_node_writes_the_other_knows
             leases::a_node_that_lives_keeps_what_it_holds
             leases::a_late_commit_of_a_lost_lease_changes_nothing
             leases::one_of_many_nodes_takes_what_is_free
@@ -190,6 +195,11 @@ macro_rules! conformance_suite {
 
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_ms(NOW.unix_ms() + seconds * 1_000)
+}
+
+/// The node of checks in which there is only one.
+pub fn own() -> InstanceId {
+    InstanceId::new(NOW, [0; 10])
 }
 
 pub fn endpoint(name: &str) -> EndpointId {
@@ -308,7 +318,7 @@ pub fn offset(bytes: u64) -> Offset {
 
 /// Claims for one endpoint as much as is due.
 pub async fn claim<S: Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<Claim> {
-    store.claim_due(&[(endpoint(name), 100)], now, LEASE).await.unwrap()
+    store.claim_due(own(), &[(endpoint(name), 100)], now, LEASE).await.unwrap()
 }
 
 /// The sequences of the events that are due for one endpoint, which are leased by asking.

@@ -8,7 +8,7 @@ use DeliveryState::*;
 async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let b = subscribed("b", &["upload.progress", "upload.terminated"]);
-    store.open_for(vec![subscribed("a", &["upload.*"]), b], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), b], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 1, NOW);
     let upload = store.commit(change_of(upload)).await.unwrap();
@@ -136,7 +136,7 @@ pub async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
     store.close().await;
     drop(sent);
     let store = place.open().await;
-    store.open_for(vec![subscribed("b", &["upload.progress", "upload.terminated"])], at(4)).await.unwrap();
+    store.open_for(own(), vec![subscribed("b", &["upload.progress", "upload.terminated"])], at(4)).await.unwrap();
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting]);
     let mut upload = upload;
     upload.terminate(DeletedBy::Client, at(5)).unwrap();
@@ -151,7 +151,10 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
     const UPLOADS: usize = 4_400;
     const SLOTS: u32 = 16;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("quiet", &["upload.failed"])], NOW).await.unwrap();
+    store
+        .open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("quiet", &["upload.failed"])], NOW)
+        .await
+        .unwrap();
     // One upload each 10 ms, all six events within it: 26,400 events, before anything is sent.
     let moment = |number: usize, of_event: i64| {
         Timestamp::from_unix_ms(NOW.unix_ms() + i64::try_from(number).unwrap() * 10 + of_event)
@@ -174,7 +177,7 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
     let mut last_age = NOW;
     let mut retried = 0;
     loop {
-        let claims = store.claim_due(&[(endpoint("a"), SLOTS)], now, LEASE).await.unwrap();
+        let claims = store.claim_due(own(), &[(endpoint("a"), SLOTS)], now, LEASE).await.unwrap();
         if claims.is_empty() {
             break;
         }

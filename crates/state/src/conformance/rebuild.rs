@@ -161,7 +161,7 @@ pub async fn the_log_rebuilds_all_but_what_is_in_flight<P: Place>(place: P) {
 
 async fn rebuild<P: Place>(place: P, telling: Telling) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     let mut runner = TestRunner::default();
     let steps = proptest::collection::vec(0_u8..8, 0..12);
     let mut stages = std::collections::BTreeSet::new();

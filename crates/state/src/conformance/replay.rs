@@ -19,7 +19,7 @@ async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
 /// webhooks L3, L4, L5.
 pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let id = first.delivery;
@@ -53,7 +53,7 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     assert_eq!(replay(false, at(9)).await, Replayed::Queued);
     assert_eq!(states_at(&*store, "a").await, [Paused], "with its endpoint");
     assert_eq!(store.delivery(TenantScope::All, id).await.unwrap().unwrap().finished_at, None);
-    store.open_for(vec![], at(10)).await.unwrap();
+    store.open_for(own(), vec![], at(10)).await.unwrap();
     assert_eq!(replay(true, at(10)).await, Replayed::NoEndpoint);
     let unknown = DeliveryId::new(NOW, [3; 10]);
     assert_eq!(store.replay(unknown, true, at(10)).await.unwrap(), Replayed::NoDelivery);
@@ -62,7 +62,7 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
 /// What waits its turn is sent anyway, and asking does not let it jump the queue.
 pub async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
     store.commit(change_of(upload)).await.unwrap();
@@ -76,7 +76,7 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
-    store.open_for(vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
+    store.open_for(own(), vec![Endpoint { terms, ..plain }], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
     store.commit(change_of(upload)).await.unwrap();
@@ -102,7 +102,7 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
 /// its schedule again.
 pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     complete(&mut upload, NOW);
     store.commit(change_of(upload)).await.unwrap();
@@ -128,7 +128,7 @@ pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
 /// A stopped endpoint gets nothing for being asked; what waits is due when it is resumed.
 pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
     let due = claim(&*store, "a", at(2)).await;
     retry(&*store, &due[0], at(500), at(2)).await;
@@ -142,7 +142,7 @@ pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
 
 pub async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let first = ReplayJob { id: ReplayId::new(NOW, [0; 10]), ..job(ReplayWhat::Dead, NOW, at(100)) };
     store.begin_replay(first.clone()).await.unwrap();
     for _ in 0..101 {
@@ -171,9 +171,9 @@ fn job(what: ReplayWhat, from: Timestamp, before: Timestamp) -> ReplayJob {
 /// Six uploads, created a second after each other, whose first events have fared differently at `a`.
 async fn fared<P: Place>(place: &P) -> Arc<P::Store> {
     let store = place.open().await;
-    store.open_for(vec![subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("b", &["upload.*"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in 1..=5 {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
@@ -235,7 +235,7 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     assert_eq!((begun.state, begun.queued), (ReplayState::Running, 1), "three were looked up");
     store.close().await;
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(61)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(61)).await.unwrap();
     assert_eq!(store.replay_jobs().await.unwrap(), [begun]);
     assert_eq!(run(&*store, &dead).await.queued, 2);
     assert_eq!(states_at(&*store, "a").await, [Succeeded, Ready, Ready, Ready, Ready]);
@@ -253,7 +253,7 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
 /// pieces.
 pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     let day = |number: i64| at(number * 86_400);
     for number in 0..60_i64 {
         let made = day(number);
@@ -267,7 +267,7 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
     let all = store.events_since(TenantScope::All, EventPosition(0), 10_000).await.unwrap().found;
     let each_day = i64::try_from(all.len()).unwrap() / 60;
     assert!(each_day >= 19);
-    store.open_for(vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
     // Where it begins and ends, in how many pieces, and what it queues.
     let walk = async |from, before| {
         let missed = job(ReplayWhat::Missed, from, before);
@@ -294,13 +294,13 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
 /// Of a clock that was ahead for some hours nothing is left out.
 pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![], NOW).await.unwrap();
+    store.open_for(own(), vec![], NOW).await.unwrap();
     for (number, seconds) in [(0, 10), (1, 4 * 3_600), (2, 20)] {
         let made = at(seconds);
         let asked = NewUpload { id: UploadId::new(made, [number; 10]), ..asked(0) };
         store.insert(change_of(Upload::create(asked, made))).await.unwrap();
     }
-    store.open_for(vec![subscribed("a", &["upload.created"])], at(30)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.created"])], at(30)).await.unwrap();
     let missed = job(ReplayWhat::Missed, at(15), at(30));
     store.begin_replay(missed.clone()).await.unwrap();
     assert_eq!(run(&*store, &missed).await.queued, 1);
@@ -310,7 +310,7 @@ pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
 /// webhooks G6: what was given up unsent goes out in order when it is sent again.
 pub async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     receive(&mut upload, 10_000, at(1));
     store.commit(change_of(upload)).await.unwrap();
@@ -335,7 +335,7 @@ pub async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
 /// webhooks L7.
 pub async fn words_can_be_taken_out<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let secret = vec![("name".to_owned(), b"private".to_vec())];
     let asked = NewUpload { metadata: Metadata::new(secret).unwrap(), ..asked(0) };
     let mut upload = store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();

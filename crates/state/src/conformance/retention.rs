@@ -60,7 +60,7 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
 /// In whatever way it ended, with everything that belongs to it. What may still be wanted stays.
 pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..7 {
         let mut upload = store.insert(change_of(with_metadata(number))).await.unwrap();
         receive(&mut upload, 1, at(1));
@@ -113,7 +113,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
     store.insert(change_of(with_metadata(0))).await.unwrap();
 
     // What is to be delivered holds its upload back, and not for ever.
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(6)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(6)).await.unwrap();
     store.cancel_backlog(&endpoint("a"), at(6)).await.unwrap();
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [6, 4, 3, 0]);
@@ -123,7 +123,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
 pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
-    store.open_for(configured(), NOW).await.unwrap();
+    store.open_for(own(), configured(), NOW).await.unwrap();
     for number in 0..6_u8 {
         let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
         receive(&mut upload, 1, at(i64::from(number)));
@@ -158,7 +158,7 @@ pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
     put_state(&*store, "a", EndpointState::Enabled, at(103)).await;
     assert_eq!(shed(at(50), 1_000, at(104)).await, 0, "its time begins anew");
     assert_eq!(claimed(&*store, "a", at(104)).await, [1, 1, 1]);
-    store.open_for(vec![subscribed("a", &["upload.*"])], at(105)).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(105)).await.unwrap();
     assert_eq!(shed(at(50), 1_000, at(105)).await, 6, "that is b");
     assert_eq!(states_at(&*store, "b").await, [Cancelled; 12]);
 }

@@ -13,7 +13,7 @@ use domain::principal::TenantScope;
 
 async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..uploads {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
@@ -24,7 +24,7 @@ pub async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
     let store = place.open().await;
     let all_but_progress = subscribed_to("most", EventFilter::all_but_progress());
     let none = subscribed("none", &[]);
-    store.open_for(vec![subscribed("all", &["upload.*"]), all_but_progress, none], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("all", &["upload.*"]), all_but_progress, none], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
     for second in 1..=2 {
         receive(&mut upload, 1_000, at(second));
@@ -42,7 +42,7 @@ pub async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
 
 pub async fn a_claim_tells_everything<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.progress", "upload.created"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.progress", "upload.created"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(3))).await.unwrap();
     receive(&mut upload, 1, at(4));
     receive(&mut upload, 1_000, at(5));
@@ -78,7 +78,7 @@ pub async fn nothing_is_claimed_twice<P: Place>(place: P) {
         tokio::spawn(async move {
             let mut mine = Vec::new();
             loop {
-                let claims = store.claim_due(&[(endpoint("a"), 3)], at(100), LEASE).await.unwrap();
+                let claims = store.claim_due(own(), &[(endpoint("a"), 3)], at(100), LEASE).await.unwrap();
                 if claims.is_empty() {
                     return mine;
                 }
@@ -94,16 +94,16 @@ pub async fn nothing_is_claimed_twice<P: Place>(place: P) {
 
 pub async fn claims_keep_to_the_slots_oldest_first<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in [5, 1, 3, 2, 4] {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let slots = [(endpoint("a"), 2), (endpoint("b"), 1), (endpoint("unknown"), 9)];
-    let claims = store.claim_due(&slots, at(4), LEASE).await.unwrap();
+    let claims = store.claim_due(own(), &slots, at(4), LEASE).await.unwrap();
     let got: Vec<_> = claims.iter().map(|claim| (claim.endpoint.as_str(), claim.upload)).collect();
     let [one, two] = [new_upload(1).id(), new_upload(2).id()].map(Some);
     assert_eq!(got, [("a", one), ("a", two), ("b", one)]);
-    assert_eq!(store.claim_due(&[(endpoint("a"), 0)], at(4), LEASE).await.unwrap(), []);
+    assert_eq!(store.claim_due(own(), &[(endpoint("a"), 0)], at(4), LEASE).await.unwrap(), []);
     assert_eq!(claim(&*store, "a", at(4)).await.len(), 2, "the fifth is not due before its second");
 }
 
@@ -121,7 +121,7 @@ pub async fn an_expired_lease_goes_to_another<P: Place>(place: P) {
     for number in 1..9 {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
-    let third = store.claim_due(&[(endpoint("a"), 1)], at(130), LEASE).await.unwrap();
+    let third = store.claim_due(own(), &[(endpoint("a"), 1)], at(130), LEASE).await.unwrap();
     assert_eq!(third[0].delivery, first.delivery);
 }
 

@@ -47,7 +47,7 @@ pub async fn a_scope_shows_one_tenant_only<P: Place>(place: P) {
 /// The same for deliveries: of an upload of another tenant none is to be seen.
 pub async fn deliveries_are_of_one_tenant<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for (number, tenant) in [(1, OWN), (2, OTHER)] {
         store
             .insert(change_of(Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)))))

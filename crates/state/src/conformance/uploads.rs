@@ -148,7 +148,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
 
 pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let read = store.insert(change_of(new_upload(1))).await.unwrap();
     let mut winner = read.clone();
     receive(&mut winner, 1, at(1));
@@ -237,7 +237,7 @@ pub async fn a_conflict_spares_the_rest_of_its_batch<P: GathersCommits>(place: P
 
 pub async fn reopening_keeps_everything<P: Place>(place: P) {
     let store = place.open().await;
-    store.open_for(vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
     complete(&mut upload, at(1));
     let upload = store.commit(change_of(upload)).await.unwrap();

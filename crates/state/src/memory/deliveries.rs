@@ -7,7 +7,7 @@ use crate::memory::Tables;
 use domain::delivery::{Attempt, DeliveryClass, DeliveryState, Trigger};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
 use domain::lane::{self, Load, Turn};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
@@ -32,6 +32,8 @@ pub(super) struct Delivery {
     pub(super) next_at: Timestamp,
     pub(super) lease: Option<[u8; 16]>,
     pub(super) lease_until: Option<Timestamp>,
+    /// The node that has claimed it.
+    pub(super) claimed_by: Option<InstanceId>,
     pub(super) finished_at: Option<Timestamp>,
     /// The last decision about the whole backlog of its endpoint when it was queued.
     pub(super) generation: i64,
@@ -111,6 +113,7 @@ impl Tables {
             next_at: new.now,
             lease: None,
             lease_until: None,
+            claimed_by: None,
             finished_at: None,
             generation: kept.generation,
             tries: Vec::new(),

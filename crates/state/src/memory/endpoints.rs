@@ -1,5 +1,7 @@
 //! Endpoints, and news of the sending itself.
 
+use std::collections::BTreeSet;
+
 use crate::memory::Tables;
 use crate::memory::backlog::{Kind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
@@ -8,7 +10,7 @@ use crate::{EventPosition, ReplayState};
 use domain::delivery::{DeliveryClass, DeliveryState, Trigger};
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, Health, Origin};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId};
+use domain::id::{DeliveryId, EventId, InstanceId};
 use domain::lane::{self, Standing};
 use domain::notice::Notice;
 use domain::principal::TenantId;
@@ -23,6 +25,8 @@ pub(super) struct Kept {
     /// The number of the last job that concerned all of its deliveries.
     pub(super) generation: i64,
     pub(super) resumed_at: Timestamp,
+    /// The nodes whose configuration names it.
+    named_by: BTreeSet<InstanceId>,
 }
 
 impl Tables {
@@ -39,11 +43,9 @@ impl Tables {
         }
     }
 
-    pub(super) fn open_for(&mut self, configured: Vec<Endpoint>, now: Timestamp) {
-        self.take_back(now);
-        for kept in self.endpoints.values_mut() {
-            kept.is_present &= kept.endpoint.origin != Origin::Config;
-        }
+    pub(super) fn open_for(&mut self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) {
+        self.take_back(node, now);
+        self.name_endpoints(node, &configured);
         for endpoint in configured {
             let before = self.endpoints.get(&endpoint.id).map(|kept| kept.endpoint.clone());
             let state = match before.as_ref().map(|before| before.state) {
@@ -53,6 +55,9 @@ impl Tables {
             // Who gets another chance begins anew.
             let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
             let written = self.write_endpoint(Endpoint { state, health, ..endpoint });
+            if let Some(kept) = self.endpoints.get_mut(&written.id) {
+                kept.named_by.insert(node);
+            }
             if let Some(before) = before {
                 self.adjust_backlog(&before, &written, now);
             }
@@ -60,9 +65,23 @@ impl Tables {
         self.made_ready = true;
     }
 
-    fn take_back(&mut self, now: Timestamp) {
+    /// Records which endpoints this node's configuration names. Those that no living node's does are not there any more.
+    fn name_endpoints(&mut self, node: InstanceId, configured: &[Endpoint]) {
+        let alive: BTreeSet<InstanceId> = self.nodes.keys().copied().filter(|node| self.is_alive(*node)).collect();
+        for kept in self.endpoints.values_mut() {
+            kept.named_by.retain(|by| *by != node && alive.contains(by));
+            if configured.iter().any(|endpoint| endpoint.id == kept.endpoint.id) {
+                kept.named_by.insert(node);
+            }
+            kept.is_present &= kept.endpoint.origin != Origin::Config || !kept.named_by.is_empty();
+        }
+    }
+
+    /// Takes back what lost nodes have claimed.
+    fn take_back(&mut self, node: InstanceId, now: Timestamp) {
         let leased = self.deliveries.values().filter(|delivery| delivery.state == DeliveryState::Leased);
-        let leased: Vec<DeliveryId> = leased.map(|delivery| delivery.id).collect();
+        let lost = leased.filter(|delivery| delivery.claimed_by.is_none_or(|by| by == node || !self.is_alive(by)));
+        let leased: Vec<DeliveryId> = lost.map(|delivery| delivery.id).collect();
         for id in leased {
             let Some(delivery) = self.deliveries.get(&id) else { continue };
             let state = lane::take_back(DeliveryClass::of(delivery.kind));
@@ -81,9 +100,12 @@ impl Tables {
     /// Writes an endpoint; its version is one more than it was read at.
     fn write_endpoint(&mut self, endpoint: Endpoint) -> Endpoint {
         let written = Endpoint { version: endpoint.version + 1, ..endpoint };
-        let generation = self.endpoints.get(&written.id).map_or(0, |kept| kept.generation);
-        let resumed_at = self.endpoints.get(&written.id).map_or(Timestamp::from_unix_ms(0), |kept| kept.resumed_at);
-        let kept = Kept { endpoint: written.clone(), is_present: true, generation, resumed_at };
+        let before = self.endpoints.remove(&written.id);
+        let (generation, resumed_at, named_by) = before
+            .map_or((0, Timestamp::from_unix_ms(0), BTreeSet::new()), |kept| {
+                (kept.generation, kept.resumed_at, kept.named_by)
+            });
+        let kept = Kept { endpoint: written.clone(), is_present: true, generation, resumed_at, named_by };
         self.endpoints.insert(written.id.clone(), kept);
         written
     }

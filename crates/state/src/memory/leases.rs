@@ -48,7 +48,7 @@ impl Leases for MemoryState {
 }
 
 impl Tables {
-    fn is_alive(&self, node: InstanceId) -> bool {
+    pub(super) fn is_alive(&self, node: InstanceId) -> bool {
         self.nodes.get(&node).is_some_and(|end| end.is_none_or(|end| end > Instant::now()))
     }
 

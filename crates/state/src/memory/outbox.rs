@@ -13,15 +13,15 @@ use crate::{
 };
 use domain::delivery::DeliveryRecord;
 use domain::endpoint::{Endpoint, EndpointId};
-use domain::id::{DeliveryId, UploadId};
+use domain::id::{DeliveryId, InstanceId, UploadId};
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
 #[async_trait]
 impl Endpoints for MemoryState {
-    async fn open_for(&self, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
-        self.write("open the outbox", |tables| tables.open_for(configured, now))
+    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
+        self.write("open the outbox", |tables| tables.open_for(node, configured, now))
     }
 
     async fn endpoints(&self) -> Result<Vec<Endpoint>> {
@@ -50,16 +50,22 @@ impl Endpoints for MemoryState {
 
 #[async_trait]
 impl Dispatch for MemoryState {
-    async fn claim_due(&self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Result<Vec<Claim>> {
-        self.write("claim due deliveries", |tables| tables.claim_due(slots, now, lease))
+    async fn claim_due(
+        &self,
+        node: InstanceId,
+        slots: &[(EndpointId, u32)],
+        now: Timestamp,
+        lease: Duration,
+    ) -> Result<Vec<Claim>> {
+        self.write("claim due deliveries", |tables| tables.claim_due(node, slots, now, lease))
     }
 
     async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {
         self.write("record delivery attempts", |tables| tables.settle(settled, now))
     }
 
-    async fn renew_leases(&self, until: Timestamp) -> Result<()> {
-        self.write("renew leases", |tables| tables.renew_leases(until))
+    async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()> {
+        self.write("renew leases", |tables| tables.renew_leases(node, until))
     }
 
     async fn begin_waits(&self, now: Timestamp) -> Result<u64> {
@@ -70,8 +76,14 @@ impl Dispatch for MemoryState {
         Ok(self.read("find when a delivery is due")?.next_due(endpoints))
     }
 
-    async fn test_endpoint(&self, id: &EndpointId, now: Timestamp, lease: Duration) -> Result<Option<Claim>> {
-        self.write("record a test event", |tables| tables.test_endpoint(id, now, lease))
+    async fn test_endpoint(
+        &self,
+        node: InstanceId,
+        id: &EndpointId,
+        now: Timestamp,
+        lease: Duration,
+    ) -> Result<Option<Claim>> {
+        self.write("record a test event", |tables| tables.test_endpoint(node, id, now, lease))
     }
 
     fn bell(&self) -> Arc<Notify> {

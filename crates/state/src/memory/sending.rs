@@ -6,7 +6,7 @@ use crate::memory::Tables;
 use crate::{Claim, Settled, Settlement, StoredEvent};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Payload};
-use domain::id::DeliveryId;
+use domain::id::{DeliveryId, InstanceId};
 use domain::lane::{self, Held, Turn};
 use domain::notice::Notice;
 use domain::time::Timestamp;
@@ -15,7 +15,13 @@ use domain::time::Timestamp;
 const LATE: &str = "late";
 
 impl Tables {
-    pub(super) fn claim_due(&mut self, slots: &[(EndpointId, u32)], now: Timestamp, lease: Duration) -> Vec<Claim> {
+    pub(super) fn claim_due(
+        &mut self,
+        node: InstanceId,
+        slots: &[(EndpointId, u32)],
+        now: Timestamp,
+        lease: Duration,
+    ) -> Vec<Claim> {
         let mut claims = Vec::new();
         for (endpoint, slots) in slots {
             let Some(kept) = self.endpoints.get(endpoint) else { continue };
@@ -31,23 +37,29 @@ impl Tables {
             let mut due: Vec<(Turn, DeliveryId)> = due.map(|delivery| (delivery.turn(), delivery.id)).collect();
             due.sort_unstable();
             for (_, id) in due.into_iter().take(*slots as usize) {
-                claims.extend(self.lease(id, now.plus(lease)));
+                claims.extend(self.lease(node, id, now.plus(lease)));
             }
         }
         claims
     }
 
-    pub(super) fn test_endpoint(&mut self, id: &EndpointId, now: Timestamp, lease: Duration) -> Option<Claim> {
+    pub(super) fn test_endpoint(
+        &mut self,
+        node: InstanceId,
+        id: &EndpointId,
+        now: Timestamp,
+        lease: Duration,
+    ) -> Option<Claim> {
         let delivery = self.add_ping(id, now)?;
-        self.lease(delivery, now.plus(lease))
+        self.lease(node, delivery, now.plus(lease))
     }
 
-    fn lease(&mut self, id: DeliveryId, until: Timestamp) -> Option<Claim> {
+    fn lease(&mut self, node: InstanceId, id: DeliveryId, until: Timestamp) -> Option<Claim> {
         let lease = self.draw();
         let is_taken_over = self.deliveries.get(&id)?.state == DeliveryState::Leased;
         self.change(id, |delivery| {
             delivery.state = DeliveryState::Leased;
-            (delivery.lease, delivery.lease_until) = (Some(lease), Some(until));
+            (delivery.lease, delivery.lease_until, delivery.claimed_by) = (Some(lease), Some(until), Some(node));
         });
         let delivery = self.deliveries.get(&id)?;
         let kept = self.endpoints.get(&delivery.endpoint)?;
@@ -140,9 +152,11 @@ impl Tables {
         }
     }
 
-    pub(super) fn renew_leases(&mut self, until: Timestamp) {
+    pub(super) fn renew_leases(&mut self, node: InstanceId, until: Timestamp) {
         let leased = self.queues.values().flat_map(|queue| &queue.leased);
-        let leased: Vec<DeliveryId> = leased.map(|(_, id)| *id).collect();
+        let leased = leased.filter_map(|(_, id)| self.deliveries.get(id));
+        let own = leased.filter(|delivery| delivery.claimed_by == Some(node));
+        let leased: Vec<DeliveryId> = own.map(|delivery| delivery.id).collect();
         for id in leased {
             self.change(id, |delivery| delivery.lease_until = Some(until));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::testing::{SECRET, TestClock, endpoint};
+use crate::testing::{SECRET, TestClock, endpoint, node};
 use crate::{
     Admin, AdminError, Change, Endpoint, Error, InvalidEndpoint, NewEndpoint, Parts, ReplayRequest, Resumption,
     Rotation, Sender, Settings, Shown, Vault,
@@ -43,6 +43,7 @@ impl Place {
     async fn open(&self, keys: &str, configured: Vec<Endpoint>) -> Result<(Sender, Arc<SqliteStore>), Error> {
         let store = self.store().await;
         let parts = Parts {
+            node: node(),
             outbox: Arc::<SqliteStore>::clone(&store),
             rules: Arc::new(EgressRules::new(vec![], true)),
             vault: Vault::new(&ServerKeys::parse(keys).unwrap()),
