@@ -41,7 +41,7 @@ use domain::upload::ProgressPolicy;
 use engine::Engine;
 use keyring::StageTokens;
 use state::clock::Clock;
-use state::{Company, Leases, Outbox, UploadStore};
+use state::{Company, Leases, Outbox, Rings, UploadStore};
 use state_sqlite::SqliteStore;
 
 pub use permissions::restrict_new_files;
@@ -123,7 +123,12 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
         let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
-        Engine::new(settings, clock, node.instance, engine::Ports { uploads, nodes, outbox, blobs })
+        Engine::new(
+            settings,
+            clock,
+            node.instance,
+            engine::Ports { uploads, nodes, outbox, news: Arc::new(Rings::default()), blobs },
+        )
     };
 
     let application = hooks::application(&config.hooks, &rules)?;

@@ -29,8 +29,7 @@ use edge::query::Query;
 use edge::seats::Seat;
 use edge::table::Call;
 use engine::command::EngineError;
-use engine::read::{EventPosition, LoggedEvent, UploadQuery};
-use engine::watch::Bell;
+use engine::read::{Bell, EventPosition, LoggedEvent, UploadQuery};
 use keyring::{CursorScope, EventStream};
 
 /// How many events are held for a client at a time.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use domain::id::UploadId;
 use domain::node::Epoch;
+use domain::principal::Principal;
 use engine::command::{BodyEnd, EngineError, Unavailable};
+use state::Rings;
+use storage::faults::Effect;
 use storage::memory::MemoryStore;
 
 use crate::support::seeded::Seeded;
@@ -129,4 +132,29 @@ async fn an_upload_changes_hands_once_for_each_node() {
     }
     life.engine.cancel(cancelling(id)).await.unwrap();
     until("its bytes are gone", async || world.files().is_empty().then_some(())).await;
+}
+
+/// No ring of one node reaches the other here, so whoever waits at the other looks again by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_that_is_lost_only_makes_news_slow() {
+    let world = shared_world();
+    let first = world.live().await;
+    let second = world.live_beside_with(Rings::looking_again_every(Duration::from_millis(50))).await;
+    let id = first.create(5).await;
+    let mut all = second.engine.bell_for_all();
+    let mut feed = first.begin(id, 0).await.unwrap();
+    feed_all(&mut feed, b"hello").await;
+    first.records.hold(Effect::Done);
+    let finishing = tokio::spawn(feed.finish(BodyEnd::Complete));
+    first.records.reached().await;
+    assert!(second.find(id).await.is_settling());
+
+    let waiting = second.engine.clone();
+    let inspecting = tokio::spawn(async move { waiting.inspect(&Principal::server(), id).await });
+    // So that it waits before there is anything to hear.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.records.release();
+    finishing.await.unwrap().unwrap();
+    assert_eq!(inspecting.await.unwrap().unwrap().upload.stage().name(), "completed");
+    tokio::time::timeout(Duration::from_secs(5), all.rang()).await.expect("it looks again");
 }

@@ -17,7 +17,7 @@ use domain::upload::ProgressPolicy;
 use engine::{Engine, MediaSettings, Ports, Progress, RangeSettings, Settings};
 use state::clock::{Clock, Reading};
 use state::memory::Memory;
-use state::{Company, Leases, Outbox};
+use state::{Company, Leases, Outbox, Rings};
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -205,7 +205,7 @@ impl World<'_> {
         let outbox: Arc<dyn Outbox> = Arc::clone(&state) as _;
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
-        let ports = Ports { uploads, nodes, outbox, blobs };
+        let ports = Ports { uploads, nodes, outbox, news: Arc::new(Rings::default()), blobs };
         Engine::new(settings(&self.script.tuning), clock, instance, ports).drawing(randomness)
     }
 

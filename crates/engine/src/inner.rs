@@ -16,7 +16,6 @@ use crate::lease::Leases;
 use crate::metrics::Metrics;
 use crate::orders::Order;
 use crate::settings::Settings;
-use crate::watch::Watch;
 use domain::event::{Event, EventKind};
 use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
@@ -24,7 +23,7 @@ use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Change, Outbox, UploadStore};
+use state::{Change, News, Outbox, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -46,7 +45,7 @@ pub(super) struct Inner {
     pub(super) pool: storage::pool::Pool,
     pub(super) leases: Leases<Order>,
     pub(super) bookings: Bookings,
-    pub(super) watch: Watch,
+    pub(super) news: Arc<dyn News>,
     pub(super) metrics: Metrics,
     pub(super) disk: disk::Logged,
     /// Permission to read the headers of a media file.
@@ -124,7 +123,7 @@ impl Inner {
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.count(&committed, &kinds, began.elapsed());
         tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
-        self.watch.changed(committed.id());
+        self.news.changed(committed.id());
         Ok(committed)
     }
 
@@ -140,7 +139,7 @@ impl Inner {
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.missing(missing_change);
         self.metrics.count(&committed, &kinds, began.elapsed());
-        self.watch.changed(committed.id());
+        self.news.changed(committed.id());
         Ok(committed)
     }
 
@@ -154,7 +153,7 @@ impl Inner {
     /// when nobody is at it just now: the sweeper may be about to.
     pub(super) async fn find_settled(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
         let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
-        let mut bell = self.watch.upload(id);
+        let mut bell = self.news.of_upload(id);
         loop {
             let upload = self.find(scope, id).await?;
             if !upload.is_settling() {

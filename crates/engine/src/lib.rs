@@ -9,8 +9,7 @@
 //! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`]
 //! (what backends add), [`sweep`] (what time and crashes leave to do), `removal` (files that an operator or retention
 //! removes), `missing` and [`inventory`] (records and blobs that lack each other), [`disk`] (how full it is), [`read`]
-//! (status, lists, events, downloads), [`hooks`] (asking the application), [`watch`] (who wants to know of changes),
-//! [`digest`] and [`pieces`] (what the bytes add up to).
+//! (status, lists, events, downloads), [`hooks`] (asking the application), [`digest`] and [`pieces`] (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use domain::id::InstanceId;
 use domain::time::Timestamp;
 pub use state::clock::Clock;
-use state::{Outbox, UploadStore};
+use state::{News, Outbox, UploadStore};
 
 mod admission;
 mod append;
@@ -58,14 +57,12 @@ mod space;
 mod sums;
 pub mod sweep;
 mod term;
-pub mod watch;
 mod writer;
 
 use bookings::Bookings;
 use inner::{Inner, blob_key};
 use lease::Leases;
 use metrics::Metrics;
-use watch::Watch;
 
 pub use settings::{MediaSettings, Progress, RangeSettings, Settings};
 
@@ -78,6 +75,7 @@ pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     pub nodes: Arc<dyn state::Leases>,
     pub outbox: Arc<dyn Outbox>,
+    pub news: Arc<dyn News>,
     pub blobs: Arc<dyn storage::BlobStore>,
 }
 
@@ -94,7 +92,7 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Builds the engine of a node that has joined the others. Its tasks run on the runtime this is called in.
     pub fn new(mut settings: Settings, clock: Clock, node: InstanceId, ports: Ports) -> Self {
-        let Ports { uploads, nodes, outbox, blobs } = ports;
+        let Ports { uploads, nodes, outbox, news, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
         let alignment = &mut settings.ranges.alignment_bytes;
@@ -113,7 +111,7 @@ impl Engine {
             undecided: Notify::new(),
             leases: Leases::default(),
             bookings: Bookings::default(),
-            watch: Watch::default(),
+            news,
             metrics: Metrics::default(),
             disk: disk::Logged::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),

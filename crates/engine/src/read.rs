@@ -10,7 +10,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::command::{EngineError, Unavailable};
 use crate::progress::LiveProgress;
-use crate::watch::Bell;
 use crate::{Engine, Inner, blob_key};
 use domain::delivery::DeliveryRecord;
 use domain::hook::HookCall;
@@ -21,7 +20,7 @@ use domain::stage::{Ended, Stage};
 use domain::upload::Upload;
 
 pub use state::{
-    Bounds, DeliveryPage, DeliveryQuery, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadQuery,
+    Bell, Bounds, DeliveryPage, DeliveryQuery, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadQuery,
 };
 
 /// An upload as it is now, with what a running append has taken in beyond the committed bytes.
@@ -137,12 +136,12 @@ impl Engine {
 
     /// Rings when this upload has changed.
     pub fn bell(&self, id: UploadId) -> Bell {
-        self.0.watch.upload(id)
+        self.0.news.of_upload(id)
     }
 
     /// Rings when any upload has changed.
     pub fn bell_for_all(&self) -> Bell {
-        self.0.watch.all()
+        self.0.news.of_all()
     }
 
     /// Ends when the engine begins to shut down.

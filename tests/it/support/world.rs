@@ -28,7 +28,7 @@ use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use state::clock::{Clock, Reading};
 use state::{
-    Change, Company, Due, EventPage, EventPosition, HookCallQuery, Leases, LoggedEvent, Outbox, UploadPage,
+    Change, Company, Due, EventPage, EventPosition, HookCallQuery, Leases, LoggedEvent, Outbox, Rings, UploadPage,
     UploadQuery, UploadStore,
 };
 use state_sqlite::{SqliteSettings, SqliteStore};
@@ -107,20 +107,31 @@ impl World {
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
     pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
-        self.start(change, None, Company::Alone).await
+        self.start(change, None, Company::Alone, Rings::default()).await
     }
 
     /// Starts a node beside those that live already.
     pub async fn live_beside(&self) -> Life {
-        self.start(|_| {}, None, Company::Others).await
+        self.live_beside_with(Rings::default()).await
+    }
+
+    /// The same, and no ring of another node reaches its bells.
+    pub async fn live_beside_with(&self, news: Rings) -> Life {
+        self.start(|_| {}, None, Company::Others, news).await
     }
 
     /// The same, and an application is asked.
     pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
-        self.start(|_| {}, Some(hooks), Company::Alone).await
+        self.start(|_| {}, Some(hooks), Company::Alone, Rings::default()).await
     }
 
-    async fn start(&self, change: impl FnOnce(&mut Settings), hooks: Option<Arc<dyn Hooks>>, company: Company) -> Life {
+    async fn start(
+        &self,
+        change: impl FnOnce(&mut Settings),
+        hooks: Option<Arc<dyn Hooks>>,
+        company: Company,
+        news: Rings,
+    ) -> Life {
         let mut settings = Settings {
             max_upload_bytes: 1 << 30,
             max_active_uploads: 100,
@@ -172,7 +183,12 @@ impl World {
             let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
-            let engine = Engine::new(settings, clock, node.instance, Ports { uploads, nodes, outbox, blobs });
+            let engine = Engine::new(
+                settings,
+                clock,
+                node.instance,
+                Ports { uploads, nodes, outbox, news: Arc::new(news), blobs },
+            );
             (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();

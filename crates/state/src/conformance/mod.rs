@@ -37,6 +37,7 @@ pub mod leases;
 pub mod lists;
 pub mod lives;
 pub mod managing;
+pub mod news;
 pub mod order;
 pub mod rebuild;
 pub mod replay;
