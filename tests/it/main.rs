@@ -55,3 +55,4 @@ mod tus;
 mod webhooks;
 mod webhooks_admin;
 mod webhooks_sending;
+mod writer;

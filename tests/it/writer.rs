@@ -1,0 +1,106 @@
+//! One writer, whatever order the bytes come in: what must hold in both. What holds in one of them is tested in `engine`
+//! and in `ranges`.
+
+use domain::dialect::Dialect;
+use domain::id::UploadId;
+use domain::principal::Principal;
+use domain::rejection::Rejection;
+use domain::stage::Ended;
+use domain::upload::{Role, Upload};
+use engine::command::{Append, BodyEnd, EngineError, Place};
+use storage::faults::Operation;
+
+use crate::support::seeded::Seeded;
+use crate::support::world::{Life, World, cancelling, feed_all, new_upload_of, offset};
+
+const ORDERS: [Dialect; 2] = [Dialect::Tus, Dialect::Ranged];
+
+async fn create(life: &Life, dialect: Dialect, size: usize) -> UploadId {
+    life.engine.create(new_upload_of(dialect, Role::Single, size)).await.unwrap().id()
+}
+
+/// Bytes for the end of what is there, as each order says it.
+fn appending(id: UploadId, dialect: Dialect, start: usize, count: usize) -> Append {
+    let start = offset(start);
+    let place = if dialect == Dialect::Ranged { Place::Anywhere(start) } else { Place::At(start) };
+    Append { dialect, place, ..Append::at(Principal::server(), id, start, Some(count as u64)) }
+}
+
+async fn send(life: &Life, command: Append, bytes: &[u8]) -> Result<Upload, EngineError> {
+    let mut feed = life.engine.append(command).await?;
+    feed_all(&mut feed, bytes).await;
+    feed.finish(BodyEnd::Complete).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_has_sent_everything_is_answered_before_its_upload_is_ended() {
+    for dialect in ORDERS {
+        let world = World::on_disk();
+        let life = world.live().await;
+        let source = Seeded::new(71).bytes(60_000);
+        let id = create(&life, dialect, source.len()).await;
+        let hold = life.faults.hold(Operation::Sync);
+        let sending = send(&life, appending(id, dialect, 0, 30_000), &source[..30_000]);
+        let ending = async {
+            hold.reached().await;
+            // It waits for the writer, and the writer for the disk.
+            let (ended, ()) = tokio::join!(life.engine.cancel(cancelling(id)), async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                hold.release();
+            });
+            ended
+        };
+        let (sent, ended) = tokio::join!(sending, ending);
+        let upload = sent.unwrap_or_else(|error| panic!("{dialect:?}: {error:?}"));
+        assert_eq!(upload.offset(), offset(30_000), "{dialect:?}");
+        ended.unwrap();
+        let gone = life.engine.append(appending(id, dialect, 30_000, 10)).await.expect_err("it has ended");
+        assert!(matches!(gone, EngineError::Rejected(Rejection::Gone(Ended::Terminated))), "{dialect:?}: {gone:?}");
+        assert!(world.files().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_may_repeat_is_passed_over() {
+    for dialect in ORDERS {
+        let world = World::on_disk();
+        let life = world.live_with(|settings| settings.cross_dialects = true).await;
+        let source = Seeded::new(72).bytes(50_000);
+        let id = create(&life, dialect, source.len()).await;
+        send(&life, appending(id, dialect, 0, 20_000), &source[..20_000]).await.unwrap();
+        let from = Append { place: Place::From(offset(5_000)), ..appending(id, Dialect::Google, 5_000, 25_000) };
+        let upload = send(&life, from, &source[5_000..30_000]).await.unwrap();
+        assert_eq!(upload.record().received.pairs(), [(0, 30_000)], "{dialect:?}");
+        send(&life, appending(id, dialect, 30_000, 20_000), &source[30_000..]).await.unwrap();
+        assert!(life.read(id).await == source, "{dialect:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_kept_open_takes_the_next_request_however_it_names_its_place() {
+    for dialect in ORDERS {
+        let world = World::on_disk();
+        let life = world
+            .live_with(|settings| {
+                settings.cross_dialects = true;
+                settings.keep_open = std::time::Duration::from_secs(60);
+            })
+            .await;
+        let source = Seeded::new(73).bytes(40_000);
+        let id = create(&life, dialect, source.len()).await;
+        for (place, start) in [
+            (Place::Anywhere(offset(0)), 0),
+            (Place::At(offset(10_000)), 10_000),
+            (Place::From(offset(20_000)), 20_000),
+            (Place::Anywhere(offset(30_000)), 30_000),
+        ] {
+            let command = Append { place, ..appending(id, dialect, start, 10_000) };
+            let upload = send(&life, command, &source[start..start + 10_000]).await.unwrap();
+            assert_eq!(upload.offset(), offset(start + 10_000), "{dialect:?}");
+        }
+        assert_eq!(life.faults.calls(Operation::Open), 1, "{dialect:?}");
+        assert!(life.read(id).await == source, "{dialect:?}");
+    }
+}
