@@ -10,7 +10,8 @@ use crate::config::endpoint::signing_secret;
 use crate::config::reader::{Judged, Reader};
 use crate::config::secret::Secret;
 use crate::config::units::{minutes, secs};
-use domain::hook::{FINAL_STATUSES, Hook};
+use api::problem::{REFUSALS, refusal_of};
+use domain::hook::Hook;
 
 /// Where each hook is set.
 const KEYS: [(Hook, &str); 3] = [
@@ -120,11 +121,11 @@ fn forward_headers(items: Vec<&str>) -> Judged<Vec<String>> {
 }
 
 fn reject_statuses(items: Vec<&str>) -> Judged<Vec<u16>> {
-    let allowed = FINAL_STATUSES.map(|status| status.to_string()).join(", ");
+    let allowed = REFUSALS.map(|(_, status)| status.to_string()).join(", ");
     let hint =
         |item: &str| format!("{item:?} is no status that every client takes for the end; write any of {allowed}");
     let status = |item: &str| {
-        let status = item.parse().ok().filter(|status| FINAL_STATUSES.contains(status));
+        let status = item.parse().ok().filter(|status| refusal_of(*status).is_some());
         status.ok_or_else(|| hint(item))
     };
     items.into_iter().map(status).collect()

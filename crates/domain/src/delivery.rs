@@ -12,66 +12,39 @@ use crate::time::Timestamp;
 /// delivery, or it could be sent twice at the same time.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
-/// Where a delivery stands.
-///
-/// ```text
-/// waiting ──► ready ──► leased ──► succeeded
-///    │         ▲  │        │ └───► dead        attempts or time used up
-///    │         └──┼────────┘ backing off
-///    ├────────────┴──► superseded              progress overtaken by later news
-///    ├────────────┴──► paused                  its endpoint was stopped
-///    └────────────┴──► cancelled               its endpoint was removed, or a test that failed
-/// ```
-///
-/// One that is over becomes ready again when it is replayed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeliveryState {
-    /// An earlier event of the same upload has not had its first attempt at this endpoint yet.
-    Waiting,
-    /// Due at its next-attempt time.
-    Ready,
-    /// Being sent by a worker that holds it until the lease ends.
-    Leased,
-    Succeeded,
-    /// Attempts or time are used up.
-    Dead,
-    /// A progress report that later news made pointless.
-    Superseded,
-    /// Kept while its endpoint is stopped.
-    Paused,
-    /// Nobody is waiting for it any more.
-    Cancelled,
+crate::named! {
+    /// Where a delivery stands.
+    ///
+    /// ```text
+    /// waiting ──► ready ──► leased ──► succeeded
+    ///    │         ▲  │        │ └───► dead        attempts or time used up
+    ///    │         └──┼────────┘ backing off
+    ///    ├────────────┴──► superseded              progress overtaken by later news
+    ///    ├────────────┴──► paused                  its endpoint was stopped
+    ///    └────────────┴──► cancelled               its endpoint was removed, or a test that failed
+    /// ```
+    ///
+    /// One that is over becomes ready again when it is replayed.
+    DeliveryState {
+        /// An earlier event of the same upload has not had its first attempt at this endpoint yet.
+        Waiting = "waiting",
+        /// Due at its next-attempt time.
+        Ready = "ready",
+        /// Being sent by a worker that holds it until the lease ends.
+        Leased = "leased",
+        Succeeded = "succeeded",
+        /// Attempts or time are used up.
+        Dead = "dead",
+        /// A progress report that later news made pointless.
+        Superseded = "superseded",
+        /// Kept while its endpoint is stopped.
+        Paused = "paused",
+        /// Nobody is waiting for it any more.
+        Cancelled = "cancelled",
+    }
 }
 
 impl DeliveryState {
-    pub const ALL: [Self; 8] = [
-        Self::Waiting,
-        Self::Ready,
-        Self::Leased,
-        Self::Succeeded,
-        Self::Dead,
-        Self::Superseded,
-        Self::Paused,
-        Self::Cancelled,
-    ];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Ready => "ready",
-            Self::Leased => "leased",
-            Self::Succeeded => "succeeded",
-            Self::Dead => "dead",
-            Self::Superseded => "superseded",
-            Self::Paused => "paused",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
-    }
-
     /// Returns whether nothing is left to be done, unless somebody asks for it again.
     pub const fn is_finished(self) -> bool {
         match self {
@@ -142,60 +115,29 @@ pub enum Replayed {
     NoDelivery,
 }
 
-/// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and never touches
-/// what is unfinished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayWhat {
-    /// What is unfinished: it becomes due now instead of when its next attempt was planned.
-    Pending,
-    /// Deliveries that were given up.
-    Dead,
-    /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
-    Missed,
-    /// The same, and what has succeeded.
-    Everything,
-}
-
-impl ReplayWhat {
-    pub const ALL: [Self; 4] = [Self::Pending, Self::Dead, Self::Missed, Self::Everything];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Dead => "dead",
-            Self::Missed => "missed",
-            Self::Everything => "everything",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|what| what.name() == name)
+crate::named! {
+    /// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and never touches
+    /// what is unfinished.
+    ReplayWhat {
+        /// What is unfinished: it becomes due now instead of when its next attempt was planned.
+        Pending = "pending",
+        /// Deliveries that were given up.
+        Dead = "dead",
+        /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
+        Missed = "missed",
+        /// The same, and what has succeeded.
+        Everything = "everything",
     }
 }
 
-/// Why an attempt was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Trigger {
-    /// The schedule.
-    Auto,
-    /// Somebody asked for the delivery to be sent again.
-    Manual,
-    Test,
-}
-
-impl Trigger {
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Manual, Self::Test];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Manual => "manual",
-            Self::Test => "test",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|trigger| trigger.name() == name)
+crate::named! {
+    /// Why an attempt was made.
+    Trigger {
+        /// The schedule.
+        Auto = "auto",
+        /// Somebody asked for the delivery to be sent again.
+        Manual = "manual",
+        Test = "test",
     }
 }
 

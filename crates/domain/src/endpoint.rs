@@ -64,26 +64,12 @@ impl Endpoint {
     }
 }
 
-/// Where an endpoint was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// It stands in the configuration and is changed only there.
-    Config,
-    Api,
-}
-
-impl Origin {
-    pub const ALL: [Self; 2] = [Self::Config, Self::Api];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Config => "config",
-            Self::Api => "api",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|origin| origin.name() == name)
+crate::named! {
+    /// Where an endpoint was made.
+    Origin {
+        /// It stands in the configuration and is changed only there.
+        Config = "config",
+        Api = "api",
     }
 }
 
@@ -162,32 +148,7 @@ pub fn is_reserved_header(name: &str) -> bool {
     NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-macro_rules! named {
-    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name {
-            $($(#[$variant_meta])* $variant,)*
-        }
-
-        impl $name {
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                }
-            }
-
-            pub fn by_name(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|known| known.name() == name)
-            }
-        }
-    };
-}
-pub(crate) use named;
-
-named! {
+crate::named! {
     /// What waits for what among the events of one upload (webhooks.md G6, G7). Other uploads never matter.
     Ordering {
         /// First attempts go out in order, one at a time; what backs off holds nobody back.
@@ -199,7 +160,7 @@ named! {
     }
 }
 
-named! {
+crate::named! {
     /// How much of an event is sent (webhooks.md P6).
     Payload {
         Full = "full",
@@ -208,7 +169,7 @@ named! {
     }
 }
 
-named! {
+crate::named! {
     /// Which signatures a message carries (webhooks.md H5, H6).
     Signing {
         /// `v1`, under a secret both sides know.
@@ -219,7 +180,7 @@ named! {
     }
 }
 
-named! {
+crate::named! {
     /// Why the server stopped an endpoint.
     DisabledBecause {
         /// It answered 410.

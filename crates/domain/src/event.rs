@@ -9,87 +9,40 @@ use crate::size::{Length, Offset};
 use crate::stage::Stage;
 use crate::time::Timestamp;
 
-/// One arrow of the stage diagram (see [`Stage`]), or news from within a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EventKind {
-    Created,
-    Receiving,
-    Progress,
-    Stalled,
-    Resumed,
-    Received,
-    Verified,
-    Stored,
-    Completed,
-    Failed,
-    Expired,
-    Terminated,
-    /// Retention or an operator has removed the file of a completed upload.
-    Removed,
-    /// A backend has reported a stage of its own.
-    Processing,
-    /// A test of an endpoint.
-    Ping,
-    /// A delivery was given up.
-    Exhausted,
-    /// An endpoint has been failing for long and will be disabled if it goes on.
-    EndpointFailing,
-    EndpointDisabled,
+crate::named! {
+    /// One arrow of the stage diagram (see [`Stage`]), or news from within a stage.
+    #[derive(PartialOrd, Ord)]
+    EventKind {
+        Created = "upload.created",
+        Receiving = "upload.receiving",
+        Progress = "upload.progress",
+        Stalled = "upload.stalled",
+        Resumed = "upload.resumed",
+        Received = "upload.received",
+        Verified = "upload.verified",
+        Stored = "upload.stored",
+        Completed = "upload.completed",
+        Failed = "upload.failed",
+        Expired = "upload.expired",
+        Terminated = "upload.terminated",
+        /// Retention or an operator has removed the file of a completed upload.
+        Removed = "upload.removed",
+        /// A backend has reported a stage of its own.
+        Processing = "upload.processing",
+        /// A test of an endpoint.
+        Ping = "webhook.ping",
+        /// A delivery was given up.
+        Exhausted = "delivery.exhausted",
+        /// An endpoint has been failing for long and will be disabled if it goes on.
+        EndpointFailing = "endpoint.failing",
+        EndpointDisabled = "endpoint.disabled",
+    }
 }
 
 impl EventKind {
-    pub const ALL: [Self; 18] = [
-        Self::Created,
-        Self::Receiving,
-        Self::Progress,
-        Self::Stalled,
-        Self::Resumed,
-        Self::Received,
-        Self::Verified,
-        Self::Stored,
-        Self::Completed,
-        Self::Failed,
-        Self::Expired,
-        Self::Terminated,
-        Self::Removed,
-        Self::Processing,
-        Self::Ping,
-        Self::Exhausted,
-        Self::EndpointFailing,
-        Self::EndpointDisabled,
-    ];
-
-    /// The name receivers see, such as `upload.completed`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Created => "upload.created",
-            Self::Receiving => "upload.receiving",
-            Self::Progress => "upload.progress",
-            Self::Stalled => "upload.stalled",
-            Self::Resumed => "upload.resumed",
-            Self::Received => "upload.received",
-            Self::Verified => "upload.verified",
-            Self::Stored => "upload.stored",
-            Self::Completed => "upload.completed",
-            Self::Failed => "upload.failed",
-            Self::Expired => "upload.expired",
-            Self::Terminated => "upload.terminated",
-            Self::Removed => "upload.removed",
-            Self::Processing => "upload.processing",
-            Self::Ping => "webhook.ping",
-            Self::Exhausted => "delivery.exhausted",
-            Self::EndpointFailing => "endpoint.failing",
-            Self::EndpointDisabled => "endpoint.disabled",
-        }
-    }
-
     /// Whether it tells of an upload; else it tells of the sending itself.
     pub const fn is_of_upload(self) -> bool {
         !matches!(self, Self::Ping | Self::Exhausted | Self::EndpointFailing | Self::EndpointDisabled)
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -38,27 +38,12 @@ pub struct Track {
     pub sample_rate_hz: Option<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrackKind {
-    Video,
-    Audio,
-    /// Subtitles, chapters, timed data.
-    Other,
-}
-
-impl TrackKind {
-    pub const ALL: [Self; 3] = [Self::Video, Self::Audio, Self::Other];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Video => "video",
-            Self::Audio => "audio",
-            Self::Other => "other",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+crate::named! {
+    TrackKind {
+        Video = "video",
+        Audio = "audio",
+        /// Subtitles, chapters, timed data.
+        Other = "other",
     }
 }
 

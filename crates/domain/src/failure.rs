@@ -1,4 +1,4 @@
-//! Why an upload failed.
+//! Why an upload failed, and what its client is to make of it.
 
 /// Why an upload failed, in words its client may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -7,7 +7,23 @@ pub struct Failure {
     pub code: String,
     /// A sentence for people.
     pub message: String,
-    /// The HTTP status its client is to be told, where a policy or the application has refused the upload; from 400
-    /// to 499.
-    pub status: Option<u16>,
+    /// What kind of refusal it is, where a policy or the application has refused the upload.
+    pub refusal: Option<Refusal>,
+}
+
+crate::named! {
+    /// A refusal that clients take for the end, by what they are to understand. Each protocol has its own number for it.
+    Refusal {
+        Malformed = "malformed",
+        Unauthenticated = "unauthenticated",
+        UnpaidFor = "unpaid-for",
+        Forbidden = "forbidden",
+        Unknown = "unknown",
+        Unacceptable = "unacceptable",
+        Gone = "gone",
+        TooLarge = "too-large",
+        WrongType = "wrong-type",
+        Unprocessable = "unprocessable",
+        Unlawful = "unlawful",
+    }
 }

@@ -1,8 +1,6 @@
 //! How an upload is filled with bytes, and when it is complete.
 
-use crate::endpoint::named;
-
-named! {
+crate::named! {
     /// In which order the bytes of an upload come.
     WriteOrder {
         /// One after the other, from one request at a time.
@@ -12,7 +10,7 @@ named! {
     }
 }
 
-named! {
+crate::named! {
     /// When an upload completes.
     Completion {
         /// By itself, once all of its length is there.

@@ -17,35 +17,20 @@ pub const REJECTED: &str = "rejected-by-application";
 /// What is said where the application gives no reason.
 pub const NO_REASON: &str = "the application has refused this upload";
 
-/// The statuses a refusal may have: clients take each of them for the end. After 408, 409, 423, 425 and 429 there are
-/// some that try again, or send everything anew, for as long as they get them.
-pub const FINAL_STATUSES: [u16; 11] = [400, 401, 402, 403, 404, 406, 410, 413, 415, 422, 451];
-
-/// The status of a refusal that names none.
-pub const DEFAULT_STATUS: u16 = 403;
-
-/// A question the application may want to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hook {
-    /// Before an upload is created.
-    PreCreate,
-    /// When every byte is durable and verified, before the upload is stored and completed.
-    PreFinish,
-    /// Before a client ends an upload and its bytes go.
-    PreTerminate,
+crate::named! {
+    /// A question the application may want to be asked.
+    #[derive(PartialOrd, Ord)]
+    Hook {
+        /// Before an upload is created.
+        PreCreate = "pre_create",
+        /// When every byte is durable and verified, before the upload is stored and completed.
+        PreFinish = "pre_finish",
+        /// Before a client ends an upload and its bytes go.
+        PreTerminate = "pre_terminate",
+    }
 }
 
 impl Hook {
-    pub const ALL: [Self; 3] = [Self::PreCreate, Self::PreFinish, Self::PreTerminate];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::PreCreate => "pre_create",
-            Self::PreFinish => "pre_finish",
-            Self::PreTerminate => "pre_terminate",
-        }
-    }
-
     /// As the type of the message that asks.
     pub const fn message_type(self) -> &'static str {
         match self {
@@ -53,10 +38,6 @@ impl Hook {
             Self::PreFinish => "hook.pre_finish",
             Self::PreTerminate => "hook.pre_terminate",
         }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|hook| hook.name() == name)
     }
 }
 
@@ -102,7 +83,7 @@ impl Question {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Accepted(Wishes),
-    /// With a status, always.
+    /// With a kind of refusal, always.
     Rejected(Failure),
 }
 
@@ -116,39 +97,22 @@ pub struct Wishes {
     pub expires_after: Option<Duration>,
 }
 
-/// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CallOutcome {
-    Accepted,
-    Rejected,
-    Timeout,
-    /// No connection, or one that broke.
-    Unreachable,
-    /// A status that is neither yes nor no.
-    BadStatus,
-    /// An answer that cannot be understood.
-    BadAnswer,
+crate::named! {
+    /// How a call ended.
+    CallOutcome {
+        Accepted = "accepted",
+        Rejected = "rejected",
+        Timeout = "timeout",
+        /// No connection, or one that broke.
+        Unreachable = "unreachable",
+        /// A status that is neither yes nor no.
+        BadStatus = "bad_status",
+        /// An answer that cannot be understood.
+        BadAnswer = "bad_answer",
+    }
 }
 
 impl CallOutcome {
-    pub const ALL: [Self; 6] =
-        [Self::Accepted, Self::Rejected, Self::Timeout, Self::Unreachable, Self::BadStatus, Self::BadAnswer];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Rejected => "rejected",
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::BadStatus => "bad_status",
-            Self::BadAnswer => "bad_answer",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
-    }
-
     /// Whether it is a verdict.
     pub const fn is_verdict(self) -> bool {
         matches!(self, Self::Accepted | Self::Rejected)

@@ -19,6 +19,7 @@ pub mod id;
 pub mod lane;
 pub mod media_type;
 pub mod metadata;
+mod named;
 pub mod network;
 pub mod node;
 pub mod notice;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::facts::{Facts, Lasting};
-use crate::failure::Failure;
+use crate::failure::{Failure, Refusal};
 
 /// Which uploads are refused once it is known what they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,19 +52,19 @@ impl Policy {
         let content_type = &facts.content_type;
         if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
             let message = format!("by its content the upload is {content_type}, which is not accepted here");
-            return Some(refusal("type-not-allowed", message, 415));
+            return Some(refused("type-not-allowed", message, Refusal::WrongType));
         }
         let limit = self.max_sizes.iter().find(|(pattern, _)| pattern.fits(content_type));
         if let Some((_, limit)) = limit.filter(|(_, limit)| size_bytes > *limit) {
             let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
-            return Some(refusal("too-large-for-type", message, 413));
+            return Some(refused("too-large-for-type", message, Refusal::TooLarge));
         }
         let (max, is_named) = self.max_duration_of(content_type)?;
         let accepted = format!("at most {} s of {content_type} are accepted here", max.as_secs());
         match facts.lasting() {
             Lasting::Milliseconds(ms) if Duration::from_millis(ms) > max => {
                 let message = format!("it lasts {} s, and {accepted}", seconds(Duration::from_millis(ms)));
-                Some(refusal("media-too-long", message, 422))
+                Some(refused("media-too-long", message, Refusal::Unprocessable))
             }
             // What the operator has named lasts, unless it is known to be a still.
             Lasting::No if self.requires_duration && is_named && facts.content.is_none() => Some(unknown(&accepted)),
@@ -83,11 +83,11 @@ impl Policy {
 }
 
 fn unknown(accepted: &str) -> Failure {
-    refusal("duration-unknown", format!("it does not say how long it lasts, and {accepted}"), 422)
+    refused("duration-unknown", format!("it does not say how long it lasts, and {accepted}"), Refusal::Unprocessable)
 }
 
-fn refusal(code: &str, message: String, status: u16) -> Failure {
-    Failure { code: code.to_owned(), message, status: Some(status) }
+fn refused(code: &str, message: String, kind: Refusal) -> Failure {
+    Failure { code: code.to_owned(), message, refusal: Some(kind) }
 }
 
 /// Never less than it is.
@@ -139,18 +139,22 @@ mod tests {
         };
         let said = |facts: Facts, size| {
             let failure = policy.objection(&facts, size)?;
-            assert!(failure.message.len() > 20 && failure.status.is_some(), "{failure:?}");
-            Some((failure.code, failure.status?))
+            assert!(failure.message.len() > 20 && failure.refusal.is_some(), "{failure:?}");
+            Some((failure.code, failure.refusal?))
         };
-        let refused = |code: &str, status| Some((code.to_owned(), status));
+        let refused = |code: &str, kind| Some((code.to_owned(), kind));
         assert_eq!(said(facts("video/mp4", Some(60_000)), 10), None);
         assert_eq!(said(facts("video/mp4", None), 10), None, "it does not say how long it is");
         assert_eq!(said(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
-        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", 422));
-        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", 413));
-        assert_eq!(said(facts("video/webm", Some(1)), 6), refused("too-large-for-type", 413), "the first that fits");
-        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", 415));
-        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", 415));
+        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", Refusal::Unprocessable));
+        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", Refusal::TooLarge));
+        assert_eq!(
+            said(facts("video/webm", Some(1)), 6),
+            refused("too-large-for-type", Refusal::TooLarge),
+            "the first that fits"
+        );
+        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", Refusal::WrongType));
+        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", Refusal::WrongType));
         assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
     }
 
@@ -183,7 +187,7 @@ mod tests {
             assert_eq!(code(&strict, kind, None), limit_s.map(|_| "duration-unknown".to_owned()), "{kind}");
         }
         let failure = strict.objection(&unread("video/mp4"), 1).expect("headers that cannot be read say nothing");
-        assert_eq!((failure.code.as_str(), failure.status), ("duration-unknown", Some(422)));
+        assert_eq!((failure.code.as_str(), failure.refusal), ("duration-unknown", Some(Refusal::Unprocessable)));
         assert_eq!(
             failure.message,
             "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"

@@ -6,7 +6,6 @@
 
 use std::fmt;
 
-use crate::endpoint::named;
 use crate::id::UploadId;
 
 /// A tenant, by the number under which its facts and bytes are kept. Its label may change; the number is never used
@@ -50,7 +49,7 @@ impl TenantScope {
     }
 }
 
-named! {
+crate::named! {
     /// What a route needs of whoever calls it.
     Right {
         /// Create an upload.
@@ -84,7 +83,7 @@ impl Rights {
 
     /// Every right there is.
     pub fn all() -> Self {
-        Self::of(Right::ALL)
+        Self::of(&Right::ALL)
     }
 
     pub fn of(rights: &[Right]) -> Self {
@@ -166,13 +165,13 @@ mod tests {
     #[test]
     fn a_set_has_the_rights_it_was_made_of_and_no_other() {
         for right in Right::ALL {
-            let one = Rights::of(&[*right]);
-            let others = Rights::all().without(&[*right]);
+            let one = Rights::of(&[right]);
+            let others = Rights::all().without(&[right]);
             for known in Right::ALL {
-                assert_eq!(one.include(*known), known == right, "{known:?} of {one:?}");
-                assert_eq!(others.include(*known), known != right, "{known:?} of {others:?}");
+                assert_eq!(one.include(known), known == right, "{known:?} of {one:?}");
+                assert_eq!(others.include(known), known != right, "{known:?} of {others:?}");
             }
-            assert!(!Rights::NONE.include(*right));
+            assert!(!Rights::NONE.include(right));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Why the caller may not. Every rejection can be acted on by the client; none carries text from below.
 
+use std::borrow::Cow;
+
 use crate::checksum::Algorithm;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
@@ -68,4 +70,38 @@ pub enum Rejection {
     NotPartial(usize),
     #[error("upload {0} in the list is not finished")]
     PartUnfinished(usize),
+}
+
+impl Rejection {
+    /// The stable word for programs. A protocol with words of its own for some of them says those.
+    pub fn code(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Refused(failure) => return failure.code.clone().into(),
+            Self::NotFound => "no-such-upload",
+            Self::Gone(_) => "upload-gone",
+            Self::Removed => "upload-removed",
+            Self::BytesMissing => "bytes-missing",
+            Self::WrongOffset { .. } => "wrong-offset",
+            Self::AlreadyComplete(_) => "upload-complete",
+            Self::BeyondLength(_) => "beyond-length",
+            Self::OverLimit(_) => "over-limit",
+            Self::LengthChanged { .. } => "length-changed",
+            Self::LengthBelowOffset { .. } => "length-below-offset",
+            Self::EndsElsewhere { .. } => "inconsistent-length",
+            Self::InOrderOnly => "in-order-only",
+            Self::OtherDialect(_) => "other-dialect",
+            Self::DifferentBytes { .. } => "different-bytes",
+            Self::BeyondRange { .. } => "beyond-range",
+            Self::Misaligned { .. } => "misaligned-range",
+            Self::TooManyRanges(_) => "too-many-ranges",
+            Self::TooMuchToReplace(_) => "too-much-to-replace",
+            Self::ChecksumMismatch(_) => "checksum-mismatch",
+            Self::BrokenPromise(_) => "digest-mismatch",
+            Self::IsFinal => "final-upload",
+            Self::PartMissing(_) => "no-such-part",
+            Self::PartTwice { .. } => "part-twice",
+            Self::NotPartial(_) => "not-partial",
+            Self::PartUnfinished(_) => "part-unfinished",
+        })
+    }
 }

@@ -47,11 +47,6 @@ impl Length {
     pub fn is_reached_by(self, offset: Offset) -> bool {
         offset.0 >= self.0
     }
-
-    /// How many bytes are still missing once everything below `offset` is there.
-    pub fn remaining_from(self, offset: Offset) -> u64 {
-        self.0.saturating_sub(offset.0)
-    }
 }
 
 impl fmt::Display for Offset {

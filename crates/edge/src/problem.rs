@@ -10,9 +10,9 @@ use std::time::Duration;
 use actix_web::http::header::HeaderName;
 use actix_web::http::{ConnectionType, StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use api::problem::{Problem as Body, own_kind};
 use domain::failure::Failure;
 use domain::upload::Upload;
 
@@ -46,17 +46,6 @@ pub struct RequestId(pub String);
 #[derive(Debug, Clone)]
 pub struct ProblemCode(pub(crate) Cow<'static, str>);
 
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: String,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    request_id: &'a str,
-    #[serde(flatten)]
-    members: Map<String, Value>,
-}
-
 impl Problem {
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self { status, code: code.into(), kind: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
@@ -64,8 +53,8 @@ impl Problem {
 
     /// What a policy or the application has refused, with its reasons.
     pub fn refused(failure: &Failure) -> Self {
-        let chosen = failure.status.and_then(|status| StatusCode::from_u16(status).ok());
-        let status = chosen.filter(StatusCode::is_client_error).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        let chosen = failure.refusal.and_then(|refusal| StatusCode::from_u16(api::problem::status_of(refusal)).ok());
+        let status = chosen.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
         Self::new(status, failure.code.clone(), failure.message.clone())
     }
 
@@ -185,11 +174,11 @@ impl Problem {
 
     fn body(&self, request_id: &str) -> String {
         let body = Body {
-            r#type: self.kind.map_or_else(|| format!("urn:longshore:problem:{}", self.code), str::to_owned),
-            title: reason(self.status),
+            kind: self.kind.map_or_else(|| own_kind(&self.code).into(), Cow::from),
+            title: reason(self.status).into(),
             status: self.status.as_u16(),
-            detail: &self.detail,
-            request_id,
+            detail: self.detail.as_str().into(),
+            request_id: request_id.into(),
             members: self.members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         };
         serde_json::to_string(&body).expect("a struct of strings, numbers and JSON is JSON")

@@ -170,7 +170,7 @@ mod tests {
             |upload| upload.expire(NOW),
             |upload| {
                 let failure =
-                    domain::failure::Failure { code: "too-long".to_owned(), message: String::new(), status: None };
+                    domain::failure::Failure { code: "too-long".to_owned(), message: String::new(), refusal: None };
                 upload.fail(failure, NOW);
             },
         ];

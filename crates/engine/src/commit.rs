@@ -344,7 +344,7 @@ impl Committer {
             return Err(EngineError::Unavailable(Unavailable::Superseded));
         }
         let message = "more data arrived than the upload can have".to_owned();
-        upload.fail(Failure { code: "too-long".to_owned(), message, status: None }, self.inner.now());
+        upload.fail(Failure { code: "too-long".to_owned(), message, refusal: None }, self.inner.now());
         let failed = self.inner.commit(upload).await?;
         self.inner.remove_bytes(failed).await;
         Ok(())

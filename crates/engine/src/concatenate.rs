@@ -236,7 +236,7 @@ impl Inner {
             code: "concatenation-failed".to_owned(),
             message: "joining the partial uploads did not finish; they are unchanged, and it can be asked for again"
                 .to_owned(),
-            status: None,
+            refusal: None,
         };
         let id = upload.id();
         upload.fail(failure, self.now());

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 use crate::command::{EngineError, Unavailable};
 use crate::{Engine, Inner};
+use domain::failure::Refusal;
 use domain::hook::{Asked, Caller, Hook, HookCall, Question, Verdict, Wishes};
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
@@ -125,7 +126,7 @@ impl Inner {
         match verdict {
             Some(Verdict::Accepted(wishes)) => Ok(wishes),
             Some(Verdict::Rejected(failure)) => {
-                tracing::info!(upload = %upload.id(), hook = hook.name(), status = failure.status, "the application has said no");
+                tracing::info!(upload = %upload.id(), hook = hook.name(), refusal = failure.refusal.map(Refusal::name), "the application has said no");
                 Err(Rejection::Refused(failure).into())
             }
             None => Err(EngineError::Unavailable(Unavailable::Undecided)),

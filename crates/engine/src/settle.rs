@@ -163,7 +163,7 @@ impl Inner {
     ) -> Result<Upload, EngineError> {
         tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
         let message = "its bytes are no longer on the storage".to_owned();
-        upload.fail(Failure { code: "bytes-missing".to_owned(), message, status: None }, self.now());
+        upload.fail(Failure { code: "bytes-missing".to_owned(), message, refusal: None }, self.now());
         self.commit(upload).await
     }
 

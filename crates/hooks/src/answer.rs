@@ -11,14 +11,19 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::exchange::{Answered, LIMIT_BYTES};
+use api::problem::{REFUSALS, refusal_of};
 use domain::failure::Failure;
-use domain::hook::{DEFAULT_STATUS, FINAL_STATUSES, Hook, NO_REASON, REJECTED, Verdict, Wishes};
+use domain::failure::Refusal;
+use domain::hook::{Hook, NO_REASON, REJECTED, Verdict, Wishes};
 use domain::id::{ID_SLACK, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
 
 /// The most characters of a reason that reach a client.
 const MAX_REASON_CHARS: usize = 300;
+
+/// What kind of refusal it is where the application does not say.
+const DEFAULT_REFUSAL: Refusal = Refusal::Forbidden;
 
 /// The longest time an application may give an upload, in seconds: 10 years.
 const MAX_EXPIRY_S: u64 = 10 * 365 * 24 * 3600;
@@ -52,8 +57,10 @@ struct Reject {
 pub(super) fn understand(hook: Hook, answered: &Answered, reject_statuses: &[u16], asked_at: Timestamp) -> Understood {
     let judged = match answered.status {
         200 | 204 => said(hook, answered, asked_at),
-        status if reject_statuses.contains(&status) => Ok(Verdict::Rejected(refusal(status, reason_in(answered)))),
-        _ => return Understood::BadStatus,
+        status => match refusal_of(status).filter(|_| reject_statuses.contains(&status)) {
+            Some(kind) => Ok(Verdict::Rejected(refusal(kind, reason_in(answered)))),
+            None => return Understood::BadStatus,
+        },
     };
     judged.map_or_else(Understood::BadAnswer, Understood::Verdict)
 }
@@ -71,11 +78,12 @@ fn said(hook: Hook, answered: &Answered, asked_at: Timestamp) -> Result<Verdict,
     match said.reject {
         Some(_) if sets => Err("it says no, and sets something nevertheless".to_owned()),
         Some(Reject { status, message }) => {
-            let status = status.unwrap_or(DEFAULT_STATUS);
-            if !FINAL_STATUSES.contains(&status) {
-                return Err(format!("{status} cannot be the status of a refusal; it is one of {FINAL_STATUSES:?}"));
-            }
-            Ok(Verdict::Rejected(refusal(status, message)))
+            let kind = status.map_or(Ok(DEFAULT_REFUSAL), |status| {
+                let known = REFUSALS.map(|(_, status)| status);
+                refusal_of(status)
+                    .ok_or_else(|| format!("{status} cannot be the status of a refusal; it is one of {known:?}"))
+            });
+            Ok(Verdict::Rejected(refusal(kind?, message)))
         }
         None if sets && hook != Hook::PreCreate => Err("only pre_create can set anything".to_owned()),
         None => wishes(said, asked_at).map(Verdict::Accepted),
@@ -141,13 +149,9 @@ fn reason_in(answered: &Answered) -> Option<String> {
     }
 }
 
-fn refusal(status: u16, message: Option<String>) -> Failure {
+fn refusal(kind: Refusal, message: Option<String>) -> Failure {
     let message = message.map(|text| cleaned(&text)).filter(|text| !text.is_empty());
-    Failure {
-        code: REJECTED.to_owned(),
-        message: message.unwrap_or_else(|| NO_REASON.to_owned()),
-        status: Some(status),
-    }
+    Failure { code: REJECTED.to_owned(), message: message.unwrap_or_else(|| NO_REASON.to_owned()), refusal: Some(kind) }
 }
 
 /// One line that is fit to be shown.
@@ -174,7 +178,7 @@ mod tests {
     }
 
     fn no(status: u16, message: &str) -> Understood {
-        Understood::Verdict(Verdict::Rejected(refusal(status, Some(message.to_owned()))))
+        Understood::Verdict(Verdict::Rejected(refusal(refusal_of(status).unwrap(), Some(message.to_owned()))))
     }
 
     fn id_made(after_ms: i64) -> UploadId {

@@ -28,24 +28,11 @@ pub enum Key {
     Ed25519(PrivateKey),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyKind {
-    Hmac,
-    Ed25519,
-}
-
-impl KeyKind {
-    pub const ALL: [Self; 2] = [Self::Hmac, Self::Ed25519];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hmac => "hmac",
-            Self::Ed25519 => "ed25519",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+domain::named! {
+    /// Which signatures a key makes.
+    KeyKind {
+        Hmac = "hmac",
+        Ed25519 = "ed25519",
     }
 }
 

@@ -13,6 +13,7 @@ use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointTerms, Origin};
 use domain::event::EventKind;
 use domain::facts::Facts;
+use domain::failure::Refusal;
 use domain::filling::{Completion, WriteOrder};
 use domain::hook::{CallOutcome, Hook};
 use domain::id::{DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
@@ -66,6 +67,34 @@ macro_rules! names {
 }
 names!(Stage Dialect WriteOrder Completion EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
 names!(Hook CallOutcome ReplayWhat ReplayState);
+
+/// The column `failure_status` holds numbers from before refusals had kinds.
+const REFUSALS: [(Refusal, i64); Refusal::ALL.len()] = [
+    (Refusal::Malformed, 400),
+    (Refusal::Unauthenticated, 401),
+    (Refusal::UnpaidFor, 402),
+    (Refusal::Forbidden, 403),
+    (Refusal::Unknown, 404),
+    (Refusal::Unacceptable, 406),
+    (Refusal::Gone, 410),
+    (Refusal::TooLarge, 413),
+    (Refusal::WrongType, 415),
+    (Refusal::Unprocessable, 422),
+    (Refusal::Unlawful, 451),
+];
+
+impl ToCell for Refusal {
+    fn to_cell(&self) -> Cell {
+        REFUSALS.into_iter().find(|(kind, _)| kind == self).map_or(Cell::Null, |(_, number)| Cell::Integer(number))
+    }
+}
+
+impl FromCell for Refusal {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        let number = i64::from_cell(cell)?;
+        REFUSALS.into_iter().find(|(_, known)| *known == number).map(|(kind, _)| kind)
+    }
+}
 
 impl ToCell for TenantId {
     fn to_cell(&self) -> Cell {

@@ -3,7 +3,7 @@
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::facts::Facts;
-use domain::failure::Failure;
+use domain::failure::{Failure, Refusal};
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
@@ -46,7 +46,7 @@ table! {
         next_sequence: u64 = record.next_sequence;
         last_progress_offset: Offset = record.last_progress.0;
         last_progress_at_ms: Timestamp = record.last_progress.1;
-        failure_status: Option<u16> = record.failure.as_ref().and_then(|failure| failure.status);
+        failure_status: Option<Refusal> = record.failure.as_ref().and_then(|failure| failure.refusal);
         facts: Option<Facts> = record.facts;
         accepted_at_ms: Option<Timestamp> = record.accepted_at;
         reports: Vec<Report> = record.reports[..];
@@ -176,7 +176,7 @@ impl UploadRow {
             removed,
             missing_since: missing_since_ms,
             timeline,
-            failure: failure.map(|(code, message)| Failure { code, message, status: failure_status }),
+            failure: failure.map(|(code, message)| Failure { code, message, refusal: failure_status }),
             created_at: created_at_ms,
             updated_at: updated_at_ms,
             expires_at: expires_at_ms,

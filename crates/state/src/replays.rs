@@ -57,25 +57,10 @@ impl ReplayJob {
     pub const MOST_LOOKED_AT: u32 = 500;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayState {
-    Running,
-    Done,
-    Cancelled,
-}
-
-impl ReplayState {
-    pub const ALL: [Self; 3] = [Self::Running, Self::Done, Self::Cancelled];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
+domain::named! {
+    ReplayState {
+        Running = "running",
+        Done = "done",
+        Cancelled = "cancelled",
     }
 }

@@ -305,7 +305,7 @@ mod tests {
     fn only_what_can_be_signed_is_an_endpoint() {
         let id = EndpointId::new("app").unwrap();
         for signing in Signing::ALL {
-            let terms = EndpointTerms { signing: *signing, ..EndpointTerms::of("http://localhost") };
+            let terms = EndpointTerms { signing, ..EndpointTerms::of("http://localhost") };
             let unsigned =
                 Endpoint::configured(id.clone(), terms, Keys::default(), &[], &EgressRules::default(), wall_clock());
             assert!(matches!(unsigned.unwrap_err(), InvalidEndpoint::Key(InvalidKey::Missing(_))));

@@ -15,11 +15,8 @@ use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
 use edge::conditions;
 use edge::problem::Problem;
 use edge::table::Call;
-use outbound::keys::{Key, KeyKind};
+use outbound::keys::{DEFAULT_OVERLAP, Key, KeyKind};
 use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
-
-/// How long an old secret goes on signing when nothing else is said (webhooks.md H10).
-const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 
 /// `GET /api/v1/webhooks/endpoints`
 pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use domain::failure::Failure;
+use domain::failure::{Failure, Refusal};
 use domain::hook::{Asked, Hook, Question, Verdict, Wishes};
 use domain::principal::Principal;
 use domain::rejection::Rejection;
@@ -62,7 +62,7 @@ fn yes() -> Verdict {
 
 fn no() -> Verdict {
     let (code, message) = ("rejected-by-application".to_owned(), "no".to_owned());
-    Verdict::Rejected(Failure { code, message, status: Some(403) })
+    Verdict::Rejected(Failure { code, message, refusal: Some(Refusal::Forbidden) })
 }
 
 async fn live(world: &World, application: &Arc<Application>) -> Life {

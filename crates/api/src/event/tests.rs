@@ -124,7 +124,7 @@ fn a_deletion_says_by_whom_and_a_completion_where_the_file_is() {
 #[test]
 fn a_body_stays_within_its_bounds() {
     let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
-    record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), status: None });
+    record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), refusal: None });
     let most = Track {
         kind: TrackKind::Video,
         codec: "x".repeat(40),
@@ -169,7 +169,7 @@ fn facts_are_told_from_verified_on() {
 #[test]
 fn only_the_failure_itself_tells_the_error() {
     let mut record = record(vec![]);
-    record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: None });
+    record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), refusal: None });
     let error = |kind, stage| {
         let json: serde_json::Value = serde_json::from_str(&event_body(&record, &event(kind, stage))).unwrap();
         json["data"]["error"].clone()

@@ -1,5 +1,7 @@
 //! Outcomes and rejections in the words of the draft.
 
+use std::borrow::Cow;
+
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
@@ -211,19 +213,17 @@ pub(super) fn append_refused(
 }
 
 fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: Option<&Upload>) -> Problem {
-    let detail = rejection.to_string();
-    let problem = |status, code: &'static str| Problem::new(status, code, detail);
+    let (detail, code) = (rejection.to_string(), rejection.code());
+    let own = |status, code: Cow<'static, str>| Problem::new(status, code, detail.clone());
+    let problem = |status| own(status, code.clone());
     match rejection {
         // Draft, 4.2.3: the application has said its last word, and nothing is to be gone on with.
         Rejection::Refused(failure) => final_word(Problem::refused(&failure), draft),
-        Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
-        Rejection::Gone(_) if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-gone"),
-        Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
-        Rejection::Removed if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "upload-removed"),
-        Rejection::Removed => problem(StatusCode::GONE, "upload-removed"),
-        Rejection::BytesMissing if draft.gone_is_missing => problem(StatusCode::NOT_FOUND, "bytes-missing"),
-        Rejection::BytesMissing => problem(StatusCode::GONE, "bytes-missing"),
-        Rejection::WrongOffset { ours, theirs } => problem(StatusCode::CONFLICT, "wrong-offset")
+        Rejection::NotFound => problem(StatusCode::NOT_FOUND),
+        Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => {
+            problem(if draft.gone_is_missing { StatusCode::NOT_FOUND } else { StatusCode::GONE })
+        }
+        Rejection::WrongOffset { ours, theirs } => problem(StatusCode::CONFLICT)
             .kind(MISMATCHING_OFFSET)
             .member("expected-offset", ours.get())
             .member("provided-offset", theirs.get())
@@ -235,24 +235,23 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
         | Rejection::EndsElsewhere { .. } => {
             let over = draft.names_completed && upload.is_some_and(is_complete);
             let kind = if over { COMPLETED } else { INCONSISTENT_LENGTH };
-            problem(StatusCode::BAD_REQUEST, "inconsistent-length").kind(kind)
+            own(StatusCode::BAD_REQUEST, "inconsistent-length".into()).kind(kind)
         }
-        Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit").with(UPLOAD_LIMIT, limit),
-        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
-        Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
+        Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE).with(UPLOAD_LIMIT, limit),
         // Of uploads whose bytes come in any order, where crossing is allowed.
-        Rejection::DifferentBytes { .. } => problem(StatusCode::CONFLICT, "different-bytes"),
-        Rejection::BeyondRange { .. } => problem(StatusCode::BAD_REQUEST, "beyond-range"),
-        Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST, "misaligned-range"),
-        Rejection::TooManyRanges(_) => problem(StatusCode::CONFLICT, "too-many-ranges"),
-        Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too-much-to-replace"),
-        Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_) => {
-            problem(StatusCode::BAD_REQUEST, "digest-mismatch")
+        Rejection::OtherDialect(_) | Rejection::DifferentBytes { .. } | Rejection::TooManyRanges(_) => {
+            problem(StatusCode::CONFLICT)
         }
-        Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
+        Rejection::BeyondRange { .. } | Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST),
+        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY),
+        Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE),
+        Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_) => {
+            own(StatusCode::BAD_REQUEST, "digest-mismatch".into())
+        }
+        Rejection::IsFinal => problem(StatusCode::FORBIDDEN),
         Rejection::PartMissing(_)
         | Rejection::PartTwice { .. }
         | Rejection::NotPartial(_)
-        | Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "bad-part"),
+        | Rejection::PartUnfinished(_) => own(StatusCode::BAD_REQUEST, "bad-part".into()),
     }
 }

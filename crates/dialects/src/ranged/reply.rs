@@ -161,7 +161,8 @@ pub(super) fn plain_uploads_off() -> Problem {
 /// RFC 9110, 14.5: a `Content-Range` where it means nothing is a 400.
 pub(super) fn other_dialect(upload: &Upload, ranged: bool) -> Problem {
     let status = if ranged { StatusCode::BAD_REQUEST } else { StatusCode::CONFLICT };
-    Problem::new(status, "other-dialect", Rejection::OtherDialect(upload.dialect()).to_string())
+    let rejection = Rejection::OtherDialect(upload.dialect());
+    Problem::new(status, rejection.code(), rejection.to_string())
 }
 
 pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Problem {
@@ -182,34 +183,29 @@ pub(super) fn append_problem(error: EngineError, content: Option<&Digest>, reque
 }
 
 pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
-    let detail = rejection.to_string();
-    let (status, code) = match rejection {
-        Rejection::Refused(failure) => return Problem::refused(&failure),
-        Rejection::NotFound => (StatusCode::NOT_FOUND, "no-such-upload"),
-        Rejection::Gone(_) => (StatusCode::GONE, "upload-gone"),
-        Rejection::Removed => (StatusCode::GONE, "upload-removed"),
-        Rejection::BytesMissing => (StatusCode::GONE, "bytes-missing"),
-        Rejection::WrongOffset { .. } => (StatusCode::CONFLICT, "wrong-offset"),
-        Rejection::AlreadyComplete(_) => (StatusCode::CONFLICT, "upload-complete"),
-        Rejection::BeyondLength(_) => (StatusCode::BAD_REQUEST, "beyond-length"),
-        Rejection::OverLimit(_) => (StatusCode::PAYLOAD_TOO_LARGE, "over-limit"),
-        Rejection::LengthChanged { .. } => (StatusCode::BAD_REQUEST, "length-changed"),
-        Rejection::LengthBelowOffset { .. } => (StatusCode::BAD_REQUEST, "length-below-offset"),
-        Rejection::EndsElsewhere { .. } => (StatusCode::BAD_REQUEST, "inconsistent-length"),
-        Rejection::InOrderOnly => (StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
-        Rejection::OtherDialect(_) => (StatusCode::CONFLICT, "other-dialect"),
-        Rejection::DifferentBytes { .. } => (StatusCode::CONFLICT, "different-bytes"),
-        Rejection::BeyondRange { .. } => (StatusCode::BAD_REQUEST, "beyond-range"),
-        Rejection::Misaligned { .. } => (StatusCode::BAD_REQUEST, "misaligned-range"),
-        Rejection::TooManyRanges(_) => (StatusCode::CONFLICT, "too-many-ranges"),
-        Rejection::TooMuchToReplace(_) => (StatusCode::CONFLICT, "too-much-to-replace"),
-        Rejection::ChecksumMismatch(_) => (StatusCode::BAD_REQUEST, "checksum-mismatch"),
-        Rejection::BrokenPromise(_) => (StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
-        Rejection::IsFinal => (StatusCode::FORBIDDEN, "final-upload"),
-        Rejection::PartMissing(_) => (StatusCode::NOT_FOUND, "no-such-part"),
-        Rejection::PartTwice { .. } => (StatusCode::CONFLICT, "part-twice"),
-        Rejection::NotPartial(_) => (StatusCode::BAD_REQUEST, "not-partial"),
-        Rejection::PartUnfinished(_) => (StatusCode::BAD_REQUEST, "part-unfinished"),
+    let status = match &rejection {
+        Rejection::Refused(failure) => return Problem::refused(failure),
+        Rejection::NotFound | Rejection::PartMissing(_) => StatusCode::NOT_FOUND,
+        Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => StatusCode::GONE,
+        Rejection::WrongOffset { .. }
+        | Rejection::AlreadyComplete(_)
+        | Rejection::OtherDialect(_)
+        | Rejection::DifferentBytes { .. }
+        | Rejection::TooManyRanges(_)
+        | Rejection::TooMuchToReplace(_)
+        | Rejection::PartTwice { .. } => StatusCode::CONFLICT,
+        Rejection::OverLimit(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Rejection::BeyondLength(_)
+        | Rejection::LengthChanged { .. }
+        | Rejection::LengthBelowOffset { .. }
+        | Rejection::EndsElsewhere { .. }
+        | Rejection::BeyondRange { .. }
+        | Rejection::Misaligned { .. }
+        | Rejection::ChecksumMismatch(_)
+        | Rejection::NotPartial(_)
+        | Rejection::PartUnfinished(_) => StatusCode::BAD_REQUEST,
+        Rejection::BrokenPromise(_) | Rejection::InOrderOnly => StatusCode::UNPROCESSABLE_ENTITY,
+        Rejection::IsFinal => StatusCode::FORBIDDEN,
     };
-    Problem::new(status, code, detail)
+    Problem::new(status, rejection.code(), rejection.to_string())
 }

@@ -116,38 +116,35 @@ pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, re
 }
 
 pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
-    let detail = rejection.to_string();
-    let problem = |status, code: &'static str| Problem::new(status, code, detail);
-    match rejection {
-        Rejection::Refused(failure) => Problem::refused(&failure),
-        Rejection::NotFound => problem(StatusCode::NOT_FOUND, "no-such-upload"),
-        Rejection::Gone(_) => problem(StatusCode::GONE, "upload-gone"),
-        Rejection::Removed => problem(StatusCode::GONE, "upload-removed"),
-        Rejection::BytesMissing => problem(StatusCode::GONE, "bytes-missing"),
-        Rejection::WrongOffset { ours, .. } => {
-            problem(StatusCode::CONFLICT, "wrong-offset").with(UPLOAD_OFFSET, ours.to_string())
-        }
-        Rejection::AlreadyComplete(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "upload-complete"),
-        Rejection::BeyondLength(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "beyond-length"),
-        Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "over-limit"),
-        Rejection::LengthChanged { .. } => problem(StatusCode::BAD_REQUEST, "length-changed"),
-        Rejection::LengthBelowOffset { .. } => problem(StatusCode::BAD_REQUEST, "length-below-offset"),
-        Rejection::EndsElsewhere { .. } => problem(StatusCode::BAD_REQUEST, "inconsistent-length"),
-        Rejection::DifferentBytes { .. } => problem(StatusCode::CONFLICT, "different-bytes"),
-        Rejection::BeyondRange { .. } => problem(StatusCode::BAD_REQUEST, "beyond-range"),
-        Rejection::Misaligned { .. } => problem(StatusCode::BAD_REQUEST, "misaligned-range"),
-        Rejection::TooManyRanges(_) => problem(StatusCode::CONFLICT, "too-many-ranges"),
-        Rejection::TooMuchToReplace(_) => problem(StatusCode::PAYLOAD_TOO_LARGE, "too-much-to-replace"),
-        Rejection::InOrderOnly => problem(StatusCode::UNPROCESSABLE_ENTITY, "in-order-only"),
-        Rejection::OtherDialect(_) => problem(StatusCode::CONFLICT, "other-dialect"),
-        Rejection::ChecksumMismatch(_) => problem(checksum_mismatch(), "checksum-mismatch"),
-        Rejection::BrokenPromise(_) => problem(StatusCode::UNPROCESSABLE_ENTITY, "digest-mismatch"),
-        Rejection::IsFinal => problem(StatusCode::FORBIDDEN, "final-upload"),
-        Rejection::PartMissing(_) => problem(StatusCode::NOT_FOUND, "no-such-part"),
-        Rejection::PartTwice { .. } => problem(StatusCode::CONFLICT, "part-twice"),
-        Rejection::NotPartial(_) => problem(StatusCode::BAD_REQUEST, "not-partial"),
-        Rejection::PartUnfinished(_) => problem(StatusCode::BAD_REQUEST, "part-unfinished"),
+    let status = match &rejection {
+        Rejection::Refused(failure) => return Problem::refused(failure),
+        Rejection::NotFound | Rejection::PartMissing(_) => StatusCode::NOT_FOUND,
+        Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => StatusCode::GONE,
+        Rejection::WrongOffset { .. }
+        | Rejection::DifferentBytes { .. }
+        | Rejection::TooManyRanges(_)
+        | Rejection::OtherDialect(_)
+        | Rejection::PartTwice { .. } => StatusCode::CONFLICT,
+        Rejection::AlreadyComplete(_)
+        | Rejection::BeyondLength(_)
+        | Rejection::OverLimit(_)
+        | Rejection::TooMuchToReplace(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Rejection::LengthChanged { .. }
+        | Rejection::LengthBelowOffset { .. }
+        | Rejection::EndsElsewhere { .. }
+        | Rejection::BeyondRange { .. }
+        | Rejection::Misaligned { .. }
+        | Rejection::NotPartial(_)
+        | Rejection::PartUnfinished(_) => StatusCode::BAD_REQUEST,
+        Rejection::ChecksumMismatch(_) => checksum_mismatch(),
+        Rejection::BrokenPromise(_) | Rejection::InOrderOnly => StatusCode::UNPROCESSABLE_ENTITY,
+        Rejection::IsFinal => StatusCode::FORBIDDEN,
+    };
+    let problem = Problem::new(status, rejection.code(), rejection.to_string());
+    if let Rejection::WrongOffset { ours, .. } = rejection {
+        return problem.with(UPLOAD_OFFSET, ours.to_string());
     }
+    problem
 }
 
 /// tus 1.0, Checksum: 460, which HTTP itself does not know.

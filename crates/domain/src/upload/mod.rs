@@ -213,7 +213,7 @@ impl Upload {
         let Stage::Ended(how) = self.record.stage else {
             return self.record.removed.map(|_| Rejection::Removed);
         };
-        let refusal = self.record.failure.as_ref().filter(|failure| failure.status.is_some());
+        let refusal = self.record.failure.as_ref().filter(|failure| failure.refusal.is_some());
         Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
     }
 
@@ -348,7 +348,7 @@ impl Upload {
             None => self.enter(Stage::Verified, EventKind::Verified, now),
             Some(algorithm) => {
                 let message = format!("the {} digest promised by the client does not match", algorithm.name());
-                self.fail(Failure { code: "digest-mismatch".to_owned(), message, status: None }, now);
+                self.fail(Failure { code: "digest-mismatch".to_owned(), message, refusal: None }, now);
             }
         }
     }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::*;
+use crate::failure::Refusal;
 use crate::filling::Filling;
 use crate::removal::{DeletedBy, Removal};
 use crate::report::{MAX_STAGES, NewReport, ReportRefused};
@@ -48,13 +49,16 @@ fn kinds(upload: &Upload) -> Vec<EventKind> {
 
 #[test]
 fn an_upload_that_was_refused_says_why_for_good() {
-    let failure = |status| Failure { code: "type-not-allowed".to_owned(), message: "no".to_owned(), status };
+    let failure = |refusal| Failure { code: "type-not-allowed".to_owned(), message: "no".to_owned(), refusal };
     let mut refused = new_upload(Some(10), Role::Single);
     assert_eq!(refused.gone(NOW), None);
-    refused.fail(failure(Some(415)), NOW);
-    assert_eq!(refused.ended(), Some(Rejection::Refused(failure(Some(415)))));
+    refused.fail(failure(Some(Refusal::WrongType)), NOW);
+    assert_eq!(refused.ended(), Some(Rejection::Refused(failure(Some(Refusal::WrongType)))));
     assert_eq!(refused.gone(LATER), refused.ended());
-    assert_eq!(refused.check_append(Offset::ZERO, Some(1), LIMIT, NOW), Err(Rejection::Refused(failure(Some(415)))));
+    assert_eq!(
+        refused.check_append(Offset::ZERO, Some(1), LIMIT, NOW),
+        Err(Rejection::Refused(failure(Some(Refusal::WrongType))))
+    );
 
     let mut broken = new_upload(Some(10), Role::Single);
     assert_eq!(broken.gone(LATER), Some(Rejection::Gone(Ended::Expired)));
@@ -413,7 +417,7 @@ fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
             let _ = upload.remove(DeletedBy::Retention, now);
         }
         (6, Stage::Received | Stage::Verified | Stage::Stored) => {
-            upload.fail(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), status: None }, now);
+            upload.fail(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), refusal: None }, now);
         }
         (_, Stage::Received) if !upload.is_partial() => upload.verify(now),
         (_, Stage::Verified) => upload.store(now),

@@ -234,7 +234,7 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
             }
             match step {
                 6 => upload.complete(now),
-                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), status: None }, now),
+                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), refusal: None }, now),
                 8 | 9 => upload.terminate(DeletedBy::Client, now).unwrap(),
                 _ => {}
             }

@@ -305,7 +305,7 @@ fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>,
 
 /// All its bytes, and every stage up to completed.
 pub fn complete(upload: &mut Upload, now: Timestamp) {
-    let missing = upload.length().unwrap().remaining_from(upload.offset());
+    let missing = upload.length().unwrap().get() - upload.offset().get();
     receive_with(upload, missing, None, now);
     upload.seal(vec![], now).unwrap();
     upload.verify(now);

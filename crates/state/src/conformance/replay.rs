@@ -7,7 +7,7 @@ use DeliveryState::*;
 use crate::{Error, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed, UploadQuery};
 use domain::delivery::Trigger;
 use domain::endpoint::Ordering;
-use domain::failure::Failure;
+use domain::failure::{Failure, Refusal};
 use domain::id::DeliveryId;
 use domain::principal::TenantScope;
 use domain::report::NewReport;
@@ -374,7 +374,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
             0 => receive(&mut upload, 1, NOW),
             1 => {
                 let message = "private was refused".to_owned();
-                upload.fail(Failure { code: "x".to_owned(), message, status: Some(403) }, NOW);
+                upload.fail(Failure { code: "x".to_owned(), message, refusal: Some(Refusal::Forbidden) }, NOW);
             }
             _ => {
                 complete(&mut upload, NOW);

@@ -6,7 +6,7 @@ use super::*;
 use crate::{Error, EventPosition};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
-use domain::failure::Failure;
+use domain::failure::{Failure, Refusal};
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::node::{Epoch, Lease};
 use domain::principal::TenantScope;
@@ -88,7 +88,11 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         removed: Some(Removal { at: at(7), by: DeletedBy::Retention }),
         missing_since: Some(at(8)),
         timeline: vec![(Stage::Created, at(-5)), (Stage::Receiving, at(-4)), (stage, NOW)],
-        failure: Some(Failure { code: "broken".to_owned(), message: "a \"sentence\"\0".to_owned(), status: Some(422) }),
+        failure: Some(Failure {
+            code: "broken".to_owned(),
+            message: "a \"sentence\"\0".to_owned(),
+            refusal: Some(Refusal::Unprocessable),
+        }),
         created_at: at(-5),
         updated_at: at(3),
         expires_at: None,
