@@ -17,7 +17,9 @@ use crate::front::status::{PROGRESS_EVERY, Viewer};
 use crate::front::{Reads, problems, status};
 use api::upload::Snapshot;
 use domain::id::UploadId;
+use domain::log::{EventPosition, LoggedEvent};
 use domain::principal::{Principal, TenantId};
+use domain::query::UploadQuery;
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
@@ -29,7 +31,7 @@ use edge::query::Query;
 use edge::seats::Seat;
 use edge::table::Call;
 use engine::command::EngineError;
-use engine::read::{Bell, EventPosition, LoggedEvent, UploadQuery};
+use engine::read::Bell;
 use keyring::{CursorScope, EventStream};
 
 /// How many events are held for a client at a time.

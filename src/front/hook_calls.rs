@@ -7,12 +7,12 @@ use actix_web::http::header;
 
 use crate::front::{Webhooks, problems, status};
 use api::hook::List;
+use domain::query::HookCallQuery;
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query;
 use edge::query::Query;
 use edge::table::Call;
-use engine::read::HookCallQuery;
 
 /// What cursors of this list begin with.
 const LIST: &str = "calls";

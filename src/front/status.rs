@@ -1,5 +1,6 @@
 //! How far uploads are: one, or a list of them. Asking takes no lock and disturbs no writer.
 
+use domain::query::UploadQuery;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use edge::table::Call;
 use edge::{conditions, query};
 use engine::Engine;
 use engine::command::EngineError;
-use engine::read::{Status, UploadQuery};
+use engine::read::Status;
 
 /// While bytes arrive, a waiting client is told of progress no more often than this.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);

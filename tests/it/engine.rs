@@ -11,13 +11,13 @@ use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::Principal;
+use domain::query::UploadQuery;
 use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Stage;
 use domain::upload::{Record, Role, Upload};
 use engine::command::{Append, BodyEnd, EngineError, Place, Unavailable};
 use engine::concatenate::Concatenate;
-use engine::read::UploadQuery;
 use state::UploadStore;
 use storage::faults::{Calls, Cause, Effect, Operation};
 

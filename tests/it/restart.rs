@@ -1,5 +1,6 @@
 //! The real program stopped and killed, and what is true after its next start.
 
+use domain::query::UploadQuery;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use domain::principal::TenantScope;
 use domain::stage::Stage;
-use state::{UploadQuery, UploadStore};
+use state::UploadStore;
 use state_sqlite::{SqliteSettings, SqliteStore};
 use tempfile::TempDir;
 

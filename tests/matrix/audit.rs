@@ -1,6 +1,7 @@
 //! What is really there, held against what was promised. It reads the stores beside all faults, as one would who looks
 //! at the disk of a server.
 
+use domain::query::UploadQuery;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
 use domain::upload::{Bytes as Kept, Role, Upload};
 use futures::FutureExt;
+use state::UploadStore;
 use state::memory::{Memory, MemoryState};
-use state::{UploadQuery, UploadStore};
 use storage::BlobKey;
 use storage::memory::MemoryStore;
 

@@ -3,9 +3,9 @@
 
 use api::facts::Facts;
 use api::text::Text;
+use domain::log::LoggedEvent;
 use domain::upload::Record;
 use serde_json::{Value, json};
-use state::LoggedEvent;
 
 /// How the log of an upload and its row differ, if they do.
 pub fn difference(record: &Record, log: &[LoggedEvent]) -> Option<String> {

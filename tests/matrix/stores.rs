@@ -1,6 +1,8 @@
 //! The stores as the engine sees them: in memory, with faults. What an order has set in motion goes on without its
 //! caller, as it does on the threads of real stores.
 
+use domain::log::{EventPage, EventPosition, LoggedEvent};
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
 use state::memory::MemoryState;
-use state::{Change, Due, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadPage, UploadQuery, UploadStore};
+use state::{Change, Due, UploadStore};
 use storage::memory::MemoryStore;
 use storage::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, Holding, KeyStream,

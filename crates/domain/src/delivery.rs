@@ -264,3 +264,21 @@ pub struct DeliveryRecord {
     pub finished_at: Option<Timestamp>,
     pub attempts: Vec<Attempt>,
 }
+
+/// Unfinished deliveries. Counting walks over them, so it ends somewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Whether there are more in some state than its number says, which is [`Self::MOST`] then.
+    pub has_more: bool,
+    pub waiting: u64,
+    pub ready: u64,
+    pub leased: u64,
+    pub paused: u64,
+    /// When the oldest of those that are ready became due.
+    pub oldest_due: Option<Timestamp>,
+}
+
+impl Backlog {
+    /// In each state it is counted so far.
+    pub const MOST: u32 = 100_000;
+}

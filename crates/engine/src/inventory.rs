@@ -16,9 +16,9 @@ use crate::missing::needs_file;
 use crate::{Engine, Inner, blob_key};
 use domain::id::UploadId;
 use domain::principal::TenantScope;
+use domain::query::UploadQuery;
 use domain::rejection::Rejection;
 use domain::upload::{Bytes, Upload};
-use state::UploadQuery;
 
 /// How many are compared at a time, between pauses.
 const STRIDE: u32 = 50;

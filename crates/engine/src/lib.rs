@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-pub use state::clock::Clock;
+use state::clock::Clock;
 use state::{News, Outbox, UploadStore};
 
 mod admission;

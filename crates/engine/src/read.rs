@@ -19,9 +19,8 @@ use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
 use domain::upload::Upload;
 
-pub use state::{
-    Bell, Bounds, DeliveryPage, DeliveryQuery, EventPage, EventPosition, HookCallQuery, LoggedEvent, UploadQuery,
-};
+use domain::log::{EventPage, EventPosition, LoggedEvent};
+use domain::query::{DeliveryPage, DeliveryQuery, HookCallQuery, UploadQuery};
 
 /// An upload as it is now, with what a running append has taken in beyond the committed bytes.
 #[derive(Debug, Clone)]
@@ -54,6 +53,17 @@ pub struct Live {
     pub received_bytes: u64,
     /// Smoothed over the last seconds; zero until there is a rate.
     pub bytes_per_second: u64,
+}
+
+/// Rings when something has changed.
+#[derive(Debug)]
+pub struct Bell(state::Bell);
+
+impl Bell {
+    /// Waits until it has rung since this was last asked, or for as long as a ring may have been missed.
+    pub async fn rang(&mut self) {
+        self.0.rang().await;
+    }
 }
 
 /// What the engine holds in memory at this moment, for all uploads together.
@@ -136,12 +146,12 @@ impl Engine {
 
     /// Rings when this upload has changed.
     pub fn bell(&self, id: UploadId) -> Bell {
-        self.0.news.of_upload(id)
+        Bell(self.0.news.of_upload(id))
     }
 
     /// Rings when any upload has changed.
     pub fn bell_for_all(&self) -> Bell {
-        self.0.news.of_all()
+        Bell(self.0.news.of_all())
     }
 
     /// Ends when the engine begins to shut down.

@@ -4,6 +4,7 @@
 //! Every duty works on uploads whose lease is free; what is live looks after itself. What another node holds that lives is
 //! left to that one, at the start of this one as well.
 
+use domain::query::UploadQuery;
 use std::error::Error;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::sums::Sums;
 use crate::{Engine, Inner};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
-use state::{Due, UploadQuery};
+use state::Due;
 
 /// How many uploads are looked through at a time.
 const PAGE: u32 = 1_000;

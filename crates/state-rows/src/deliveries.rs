@@ -4,9 +4,9 @@ use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, T
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
+use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use state::EventPosition;
 
 use crate::fields::Micros;
 use crate::table::table;

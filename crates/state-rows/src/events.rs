@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use domain::event::EventKind;
 use domain::id::{EventId, UploadId};
+use domain::log::{EventPosition, LoggedEvent};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use state::{EventPosition, LoggedEvent};
 
 use crate::table::table;
 
@@ -28,6 +28,6 @@ impl EventRow {
     /// As it is read by whoever follows uploads; `None` for news that is not of one.
     pub fn of_upload(self, position: EventPosition) -> Option<LoggedEvent> {
         let Self { id, tenant, upload_id, sequence, kind, occurred_at_ms: _, body } = self;
-        Some(LoggedEvent { position, id, tenant, upload: upload_id?, sequence, kind, body })
+        Some(LoggedEvent { position, id, tenant, upload: upload_id?, sequence, kind, body: body.into() })
     }
 }

@@ -1,9 +1,11 @@
 //! Jobs that send many deliveries again.
 
+use domain::delivery::ReplayWhat;
 use domain::endpoint::EndpointId;
 use domain::id::ReplayId;
+use domain::log::EventPosition;
+use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
-use state::{EventPosition, ReplayJob, ReplayState, ReplayWhat};
 
 use crate::table::table;
 

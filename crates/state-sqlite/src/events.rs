@@ -1,5 +1,6 @@
 //! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
+use domain::log::{EventPage, EventPosition, LoggedEvent};
 use std::sync::LazyLock;
 
 use rusqlite::params;
@@ -18,7 +19,7 @@ use domain::lane::Load;
 use domain::metadata::Metadata;
 use domain::principal::{TenantId, TenantScope};
 use domain::upload::Upload;
-use state::{EventPage, EventPosition, LoggedEvent, NewEvent, Result};
+use state::{NewEvent, Result};
 
 /// What an upload has caused since it was read, ready to be written. Made before the writer's turn, so that the writer
 /// has less to do.

@@ -1,5 +1,6 @@
 //! What the application was asked, written once and read by people.
 
+use domain::query::HookCallQuery;
 use std::sync::LazyLock;
 
 use rusqlite::Row;
@@ -11,7 +12,7 @@ use crate::writer::{Desk, Work};
 use crate::{SqliteStore, rows};
 use domain::hook::{Hook, HookCall};
 use domain::principal::TenantScope;
-use state::{HookCallQuery, Result};
+use state::Result;
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<HookCallRow>);
 

@@ -15,9 +15,9 @@ use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::lane::{self, Load};
+use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use state::EventPosition;
 
 static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<DeliveryRow>(PLACES));
 

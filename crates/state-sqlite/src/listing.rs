@@ -5,6 +5,7 @@
 //! upload on the way. Of several conditions the one that fewest uploads meet is walked. A walk also stops after
 //! [`MOST_WALKED`] uploads; the page then carries a cursor although it is not full.
 
+use domain::query::{Bounds, UploadPage, UploadQuery};
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -16,7 +17,7 @@ use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
 use domain::principal::TenantScope;
 use domain::stage::Stage;
-use state::{Bounds, Result, UploadPage, UploadQuery};
+use state::Result;
 
 /// What more uploads than this have in common is common; how many they are is not looked up.
 const COMMON: u32 = 1_000;

@@ -12,10 +12,10 @@ use domain::delivery::Trigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
 use domain::lane::Load;
+use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use state::EventPosition;
 
 pub(super) struct Announce {
     pub(super) notice: Notice,

@@ -1,5 +1,9 @@
 //! The outbox: opened at start, read by people, and the doors to claims and attempts.
 
+use domain::delivery::{Backlog, Replayed};
+use domain::id::ReplayId;
+use domain::query::{DeliveryPage, DeliveryQuery};
+use domain::replay::ReplayJob;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -23,8 +27,7 @@ use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{
-    Backlog, BacklogLimits, Claim, Deliveries, DeliveryPage, DeliveryQuery, Dispatch, Endpoints, Error, Horizon,
-    Notices, ReplayId, ReplayJob, Replayed, Replays, Result, Retention, Settled,
+    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
 };
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.

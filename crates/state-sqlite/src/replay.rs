@@ -17,13 +17,16 @@ use crate::outbox::read_backlog;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{backlog, events, lanes, rows};
+use domain::delivery::{Backlog, ReplayWhat, Replayed};
 use domain::delivery::{DeliveryState, Trigger};
 use domain::event::EventKind;
+use domain::id::ReplayId;
 use domain::id::{DeliveryId, EventId, UploadId, in_order};
 use domain::lane::{self, Again};
+use domain::log::EventPosition;
 use domain::principal::TenantId;
+use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
-use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
 
 /// Sends one delivery again.
 pub(super) struct Replay {

@@ -4,6 +4,7 @@
 //! and ended uploads from the oldest on, past what must stay, a bounded number of rows at a time. An event and its deliveries go together, so that a replay of what was missed does not
 //! take what was forgotten for it.
 
+use domain::replay::ReplayJob;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::SqliteStore;
@@ -13,7 +14,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
-use state::{Horizon, ReplayJob, Result};
+use state::{Horizon, Result};
 
 /// How many rows of a kind one question looks at.
 const WINDOW: u32 = 10_000;

@@ -11,8 +11,8 @@ use state_rows::sql::{self, Placeholders};
 use state_rows::{Cell, CellRef, EndpointRow, EventRow, FromCell, Incoherent, OriginRow, Row as _, Source, UploadRow};
 
 use domain::endpoint::Endpoint;
+use domain::log::{EventPosition, LoggedEvent};
 use domain::upload::Upload;
-use state::{EventPosition, LoggedEvent};
 
 /// How SQLite writes the place of a value.
 pub(super) const PLACES: Placeholders = Placeholders::Question;

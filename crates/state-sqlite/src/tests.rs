@@ -1,5 +1,8 @@
 //! The conformance suite over SQLite files, and what is SQLite's own.
 
+use domain::delivery::Backlog;
+use domain::log::EventPosition;
+use domain::query::DeliveryQuery;
 use std::path::PathBuf;
 
 use std::sync::{Mutex, mpsc};
@@ -18,9 +21,7 @@ use domain::metadata::Metadata;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, own, subscribed};
-use state::{
-    Backlog, Deliveries, DeliveryQuery, Dispatch, Endpoints, EventPosition, Retention, UploadStore, conformance_suite,
-};
+use state::{Deliveries, Dispatch, Endpoints, Retention, UploadStore, conformance_suite};
 
 #[derive(Debug)]
 struct TemporaryFile(tempfile::TempDir);

@@ -1,5 +1,7 @@
 //! Uploads: written through the writer, read beside it.
 
+use domain::log::{EventPage, EventPosition, LoggedEvent};
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -17,10 +19,7 @@ use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
-use state::{
-    Change, Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, NewEvent, Result, UploadPage,
-    UploadQuery, UploadStore,
-};
+use state::{Change, Due, Error, NewEvent, Result, UploadStore};
 
 /// The largest metadata value that can be searched for.
 const MAX_INDEXED_BYTES: usize = 1024;

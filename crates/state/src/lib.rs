@@ -5,18 +5,20 @@
 //! nothing. The store knows nothing of HTTP, of the engine or of where bytes are; it keeps the storage's resume
 //! token as bytes it cannot read.
 
+use domain::log::EventPage;
+use domain::log::EventPosition;
+use domain::log::LoggedEvent;
+use domain::query::HookCallQuery;
+use domain::query::UploadPage;
+use domain::query::UploadQuery;
 use std::fmt;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use domain::endpoint::EndpointId;
-use domain::event::EventKind;
 use domain::hook::HookCall;
-use domain::id::{EventId, HookCallId, InstanceId, UploadId};
-use domain::policy::TypePattern;
-use domain::principal::{TenantId, TenantScope};
-use domain::stage::Stage;
+use domain::id::{InstanceId, UploadId};
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use domain::upload::Upload;
 
@@ -35,15 +37,13 @@ mod replays;
 mod retention;
 
 pub use change::{Bodies, Change, NewEvent, StoredEvent};
-pub use deliveries::{Backlog, Deliveries, DeliveryPage, DeliveryQuery};
+pub use deliveries::Deliveries;
 pub use dispatch::{Claim, Dispatch, Settled, Settlement};
-pub use domain::delivery::{ReplayWhat, Replayed, Verdict};
-pub use domain::id::ReplayId;
 pub use endpoints::Endpoints;
 pub use leases::{Company, Leases};
 pub use news::{Bell, News, Rings};
 pub use notices::Notices;
-pub use replays::{ReplayJob, ReplayState, Replays};
+pub use replays::Replays;
 pub use retention::{BacklogLimits, Horizon, Retention};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -150,105 +150,6 @@ pub enum Due {
     Outdated { completed_before: Timestamp },
     /// Its bytes are known to be missing.
     Missing,
-}
-
-/// Which uploads to list. Every condition given must hold.
-#[derive(Debug, Clone, Default)]
-pub struct UploadQuery {
-    /// Any of these; empty for all.
-    pub stages: Vec<Stage>,
-    pub created_from: Option<Timestamp>,
-    /// Excluded.
-    pub created_before: Option<Timestamp>,
-    /// Pairs of metadata that must be there, compared as bytes. A value of more than 1 KiB is never found.
-    pub metadata: Vec<(String, Vec<u8>)>,
-    /// Types by content, any of these; empty for all. What was not looked into has none.
-    pub types: Vec<TypePattern>,
-    /// What the facts say. Where they say nothing, no bound holds.
-    pub width: Bounds,
-    pub height: Bounds,
-    pub duration_ms: Bounds,
-    /// Only uploads older than this one: the cursor of the page before.
-    pub before: Option<UploadId>,
-    pub limit: u32,
-}
-
-/// The least and the most that a number may be, both included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bounds {
-    pub least: Option<u64>,
-    pub most: Option<u64>,
-}
-
-impl Bounds {
-    pub const OPEN: Self = Self { least: None, most: None };
-
-    /// Returns whether the number is within them. An unknown number is only within open ones.
-    pub fn hold(self, number: Option<u64>) -> bool {
-        match number {
-            Some(number) => {
-                self.least.is_none_or(|least| number >= least) && self.most.is_none_or(|most| number <= most)
-            }
-            None => self == Self::OPEN,
-        }
-    }
-}
-
-/// Uploads that match, newest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadPage {
-    pub found: Vec<Upload>,
-    /// The cursor of the next page. A page that is not full may have one too: no query examines more than a bounded
-    /// number of uploads.
-    pub next: Option<UploadId>,
-}
-
-/// Which calls of hooks to list. Every condition given must hold.
-#[derive(Debug, Clone, Default)]
-pub struct HookCallQuery {
-    pub upload: Option<UploadId>,
-    /// Only calls older than this one: the cursor of the page before.
-    pub before: Option<HookCallId>,
-    pub limit: u32,
-}
-
-/// A place in the log of all events, in the order of their commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct EventPosition(pub i64);
-
-impl EventPosition {
-    /// The position as bytes, for readers who keep it without knowing what it counts.
-    pub const fn to_bytes(self) -> [u8; 8] {
-        self.0.to_be_bytes()
-    }
-
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(|bytes| Self(i64::from_be_bytes(bytes)))
-    }
-}
-
-/// An event as it was committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoggedEvent {
-    pub position: EventPosition,
-    pub id: EventId,
-    pub tenant: TenantId,
-    pub upload: UploadId,
-    pub sequence: u64,
-    pub kind: EventKind,
-    /// The JSON every receiver gets, byte for byte (webhooks.md P7).
-    pub body: Bytes,
-}
-
-/// Events of uploads, in the order of their commits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventPage {
-    pub found: Vec<LoggedEvent>,
-    /// Where the next page begins.
-    pub seen: EventPosition,
-    /// Whether there may be more behind it. A page that is not full may have it too: between the events of uploads others
-    /// lie in the log.
-    pub has_more: bool,
 }
 
 /// Everything that has to do with deliveries, for whoever hands the ports out.

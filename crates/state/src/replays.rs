@@ -1,13 +1,11 @@
 //! Many deliveries sent again, by jobs that keep their place over a crash.
 
+use domain::replay::ReplayJob;
 use std::fmt;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{EventPosition, Result};
-use domain::delivery::ReplayWhat;
-use domain::endpoint::EndpointId;
+use crate::Result;
 use domain::id::ReplayId;
 use domain::time::Timestamp;
 /// Jobs that send many deliveries again.
@@ -27,40 +25,4 @@ pub trait Replays: fmt::Debug + Send + Sync + 'static {
 
     /// Stops a job where it is. Says whether it was running.
     async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool>;
-}
-
-/// Many deliveries sent again, oldest first, a piece at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplayJob {
-    pub id: ReplayId,
-    pub endpoint: EndpointId,
-    pub what: ReplayWhat,
-    /// Only events from then on.
-    pub from: Timestamp,
-    /// Only events before then.
-    pub before: Timestamp,
-    pub state: ReplayState,
-    /// Events looked at so far end here.
-    pub cursor: EventPosition,
-    /// Deliveries made due so far.
-    pub queued: u64,
-    pub created_at: Timestamp,
-    pub finished_at: Option<Timestamp>,
-}
-
-impl ReplayJob {
-    /// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put
-    /// right: by an hour or two, or by a time zone.
-    pub const DISORDER: Duration = Duration::from_hours(25);
-
-    /// How many events a piece of a job looks at, whatever it queues of them.
-    pub const MOST_LOOKED_AT: u32 = 500;
-}
-
-domain::named! {
-    ReplayState {
-        Running = "running",
-        Done = "done",
-        Cancelled = "cancelled",
-    }
 }

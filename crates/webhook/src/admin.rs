@@ -23,13 +23,16 @@ use crate::lanes::Lanes;
 use crate::sender::Parts;
 use crate::vault::{Private, Unreadable};
 use domain::delivery::Attempt;
+use domain::delivery::{Backlog, ReplayWhat, Replayed};
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
+use domain::id::ReplayId;
 use domain::id::{DeliveryId, EventId, UploadId};
+use domain::log::EventPosition;
+use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 use outbound::address::{RefusedUrl, literal};
 use outbound::gate::Lookup;
 use outbound::keys::{Held, InvalidKey, Key, KeyKind, Keys, kinds_of};
-use state::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
 
 /// How often a change that depends on nothing it read is tried again when others are faster.
 const TRIES: u32 = 10;

@@ -1,5 +1,6 @@
 //! One attempt at one delivery, from the claim to what is to be recorded.
 
+use domain::delivery::Verdict;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +22,7 @@ use domain::notice::Notice;
 use domain::time::Timestamp;
 use keyring::StageTokens;
 use state::clock::Clock;
-use state::{Claim, Settlement, Verdict};
+use state::{Claim, Settlement};
 
 /// What every delivery needs on its way.
 pub(super) struct Courier {

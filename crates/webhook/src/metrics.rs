@@ -1,5 +1,6 @@
 //! What operators can watch of the sender. Labels have few values: no endpoint, no upload.
 
+use domain::delivery::{Backlog, Verdict};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use domain::delivery::{AttemptOutcome, DeliveryClass};
 use domain::time::Timestamp;
-use state::{Backlog, Claim, Verdict};
+use state::Claim;
 
 /// Counts of the sender. Clones count together.
 #[derive(Debug, Clone)]

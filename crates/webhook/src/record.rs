@@ -199,8 +199,8 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use crate::testing::{FakeOutbox, TestClock, claim, endpoint};
+    use domain::delivery::Verdict;
     use domain::delivery::{AttemptOutcome, Timings, Trigger};
-    use state::Verdict;
 
     fn success(outbox: &FakeOutbox) -> Outcome {
         let claim = claim();

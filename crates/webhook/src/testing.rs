@@ -1,5 +1,9 @@
 //! What the tests of the sender stand on: a receiver on a real socket that answers by script, and an outbox in memory.
 
+use domain::delivery::{Backlog, Replayed, Verdict};
+use domain::id::ReplayId;
+use domain::query::{DeliveryPage, DeliveryQuery};
+use domain::replay::{ReplayJob, ReplayState};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,10 +27,7 @@ use outbound::address::EgressRules;
 use outbound::keys::{Key, Keys};
 pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 use state::clock::{Clock, Reading};
-use state::{
-    Backlog, BacklogLimits, Claim, Deliveries, DeliveryPage, DeliveryQuery, Dispatch, Endpoints, Horizon, Notices,
-    ReplayId, ReplayJob, ReplayState, Replayed, Replays, Retention, Settled, Verdict,
-};
+use state::{BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention, Settled};
 
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);

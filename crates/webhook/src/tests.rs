@@ -1,5 +1,6 @@
 //! The sender against receivers on real sockets.
 
+use domain::delivery::Verdict;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +35,7 @@ use domain::notice::Notice;
 use domain::time::Timestamp;
 use outbound::address::{EgressRules, RefusedUrl};
 use outbound::gate::{Lookup, system_lookup};
-use state::{Claim, Verdict};
+use state::Claim;
 
 /// A sender at work.
 struct Work {

@@ -4,6 +4,7 @@
 //! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
 //! where the outbox says it was.
 
+use domain::replay::{ReplayJob, ReplayState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::outage::Outage;
 use crate::settings::Settings;
 use domain::endpoint::EndpointId;
 use state::clock::Clock;
-use state::{BacklogLimits, Horizon, Outbox, ReplayJob, ReplayState};
+use state::{BacklogLimits, Horizon, Outbox};
 
 /// How often to look for replays that nobody rang for: those of before the start.
 const LOOK_FOR_REPLAYS: Duration = Duration::from_secs(30);
@@ -294,11 +295,13 @@ fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Dura
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::delivery::ReplayWhat;
+    use domain::log::EventPosition;
 
     use crate::testing::{FakeOutbox, TestClock, claim, wall_clock};
     use domain::delivery::DeliveryState;
     use domain::id::{DeliveryId, ReplayId};
-    use state::{Claim, EventPosition, ReplayWhat};
+    use state::Claim;
 
     fn job(queued: u64) -> ReplayJob {
         let now = wall_clock();

@@ -10,17 +10,17 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::front::webhooks::{private, problem, read};
 use crate::front::{Webhooks, problems, status};
 use api::delivery::{Delivery, List, Replay};
+use domain::delivery::Replayed;
 use domain::delivery::{AttemptOutcome, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
+use domain::query::DeliveryQuery;
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query;
 use edge::query::Query;
 use edge::table::Call;
-use engine::read::DeliveryQuery;
-use state::Replayed;
 
 /// What cursors of this list begin with.
 const LIST: &str = "deliveries";

@@ -8,11 +8,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::front::Webhooks;
 use crate::front::webhooks::{answering, bad, endpoint_id, private, problem, read};
 use api::replay::{List, NewReplay, Replay};
+use domain::delivery::ReplayWhat;
 use domain::id::ReplayId;
+use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 use edge::problem::Problem;
 use edge::table::Call;
-use state::{ReplayJob, ReplayWhat};
 use webhook::{AdminError, ReplayRequest};
 
 /// `GET /api/v1/webhooks/replays`

@@ -3,6 +3,8 @@
 //! An engine lives on a runtime of its own. When that ends, every task of the engine ends where it stands, as in a
 //! process that is killed; what is on the disk and in the database is there for the next life.
 
+use domain::log::{EventPage, EventPosition, LoggedEvent};
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -27,10 +29,7 @@ use engine::{Engine, Ports, RangeSettings, Settings};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use state::clock::{Clock, Reading};
-use state::{
-    Change, Company, Due, EventPage, EventPosition, HookCallQuery, Leases, LoggedEvent, Outbox, Rings, UploadPage,
-    UploadQuery, UploadStore,
-};
+use state::{Change, Company, Due, Leases, Outbox, Rings, UploadStore};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};

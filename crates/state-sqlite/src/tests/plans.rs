@@ -2,6 +2,11 @@
 //!
 //! The statements are not listed here. They are overheard while the store is asked everything it can be asked.
 
+use domain::delivery::{ReplayWhat, Verdict};
+use domain::id::ReplayId;
+use domain::log::EventPosition;
+use domain::query::{Bounds, DeliveryQuery, UploadQuery};
+use domain::replay::{ReplayJob, ReplayState};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
@@ -20,10 +25,7 @@ use domain::policy::TypePattern;
 use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::conformance::*;
-use state::{
-    Bounds, Company, Deliveries, DeliveryQuery, Dispatch, Due, Endpoints, EventPosition, Leases, Notices, ReplayId,
-    ReplayJob, ReplayState, ReplayWhat, Replays, Retention, Settled, UploadQuery, UploadStore, Verdict,
-};
+use state::{Company, Deliveries, Dispatch, Due, Endpoints, Leases, Notices, Replays, Retention, Settled, UploadStore};
 
 /// Tables of a few rows, whatever happens.
 const SMALL: [&str; 6] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs", "node_endpoints"];

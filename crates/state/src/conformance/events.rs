@@ -1,9 +1,10 @@
 //! The log of events: one truth with the uploads, in order, in pages.
 
+use domain::log::{EventPage, EventPosition};
 use futures::future::join_all;
 
 use super::*;
-use crate::{Error, EventPage, EventPosition};
+use crate::Error;
 use domain::event::EventKind;
 use domain::notice::Notice;
 use domain::principal::TenantScope;

@@ -2,11 +2,11 @@
 
 use super::*;
 
-use crate::HookCallQuery;
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::HookCallId;
 use domain::principal::TenantId;
 use domain::principal::TenantScope;
+use domain::query::HookCallQuery;
 
 fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {
     HookCall {

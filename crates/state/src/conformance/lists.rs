@@ -1,11 +1,12 @@
 //! Lists of uploads, and what the sweeper asks for.
 
 use super::*;
-use crate::{Bounds, Due, UploadQuery};
+use crate::Due;
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::Failure;
 use domain::policy::TypePattern;
 use domain::principal::TenantScope;
+use domain::query::{Bounds, UploadQuery};
 use domain::ranges::ReceivedRanges;
 use domain::report::NewReport;
 use domain::stage::{Ended, Stage};

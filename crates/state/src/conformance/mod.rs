@@ -5,12 +5,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a check says what it expects by failing")]
 
+use domain::delivery::{Replayed, Verdict};
+use domain::query::DeliveryQuery;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Bodies, Change, Claim, Deliveries, DeliveryQuery, Dispatch, Endpoints, Horizon, Leases, Notices, Outbox, Replayed,
-    Replays, Retention, Settled, Settlement, UploadStore, Verdict,
+    Bodies, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Leases, Notices, Outbox, Replays, Retention,
+    Settled, Settlement, UploadStore,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;

@@ -1,10 +1,15 @@
 //! Sending again, and forgetting.
 
 use super::*;
+use domain::delivery::{ReplayWhat, Replayed};
+use domain::id::ReplayId;
+use domain::log::EventPosition;
+use domain::query::UploadQuery;
+use domain::replay::{ReplayJob, ReplayState};
 
 use DeliveryState::*;
 
-use crate::{Error, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed, UploadQuery};
+use crate::Error;
 use domain::delivery::Trigger;
 use domain::endpoint::Ordering;
 use domain::failure::{Failure, Refusal};

@@ -1,10 +1,11 @@
 //! What ends and is forgotten: records of uploads, and what waits beyond its limits.
 
 use super::*;
+use domain::query::UploadQuery;
 
 use DeliveryState::*;
 
-use crate::{BacklogLimits, UploadQuery};
+use crate::BacklogLimits;
 use domain::failure::Failure;
 use domain::principal::TenantScope;
 

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::*;
-use crate::Backlog;
+use domain::delivery::Backlog;
 use domain::delivery::{DeliveryClass, Trigger};
 use domain::event::EventKind;
 use domain::principal::TenantScope;
@@ -64,7 +64,7 @@ pub async fn a_claim_tells_everything<P: Place>(place: P) {
             attempts: 0,
             attempts_before: 0,
             is_taken_over: false,
-            body: event.body.clone(),
+            body: event.body.clone().into(),
         };
         assert_eq!(claims, [expected]);
         succeed(&*store, &claims[0], at(6)).await;

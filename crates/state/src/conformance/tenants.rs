@@ -1,10 +1,11 @@
 //! Whose facts an access may touch.
 
 use super::*;
-use crate::{EventPosition, HookCallQuery, UploadQuery};
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::HookCallId;
+use domain::log::EventPosition;
 use domain::principal::{TenantId, TenantScope};
+use domain::query::{HookCallQuery, UploadQuery};
 
 const OWN: TenantId = TenantId::DEFAULT;
 const OTHER: TenantId = TenantId::from_number(7);

@@ -1,9 +1,10 @@
 //! Uploads: every field, and the version as the law.
 
+use domain::log::EventPosition;
 use futures::future::join_all;
 
 use super::*;
-use crate::{Error, EventPosition};
+use crate::Error;
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::{Failure, Refusal};

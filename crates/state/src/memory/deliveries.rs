@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::EventPosition;
 use crate::memory::Tables;
 use domain::delivery::{Attempt, DeliveryClass, DeliveryState, Trigger};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
 use domain::lane::{self, Load, Turn};
+use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 

@@ -6,14 +6,15 @@ use crate::memory::Tables;
 use crate::memory::backlog::{Kind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
 use crate::memory::log::Logged;
-use crate::{EventPosition, ReplayState};
 use domain::delivery::{DeliveryClass, DeliveryState, Trigger};
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, Health, Origin};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId};
 use domain::lane::{self, Standing};
+use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::principal::TenantId;
+use domain::replay::ReplayState;
 use domain::time::Timestamp;
 
 /// An endpoint, and what was decided about its deliveries.

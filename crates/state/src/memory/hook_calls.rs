@@ -1,9 +1,10 @@
 //! What the application was asked.
 
+use domain::query::HookCallQuery;
 use std::ops::Bound;
 
+use crate::Horizon;
 use crate::memory::Tables;
-use crate::{HookCallQuery, Horizon};
 use domain::hook::HookCall;
 use domain::id::HookCallId;
 use domain::principal::TenantScope;

@@ -4,12 +4,13 @@ use std::cmp::Reverse;
 
 use crate::memory::Tables;
 use crate::memory::deliveries::Delivery;
-use crate::{Backlog, DeliveryPage, DeliveryQuery};
+use domain::delivery::Backlog;
 use domain::delivery::{DeliveryRecord, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
 use domain::lane;
 use domain::principal::TenantScope;
+use domain::query::{DeliveryPage, DeliveryQuery};
 
 /// The most attempts shown of one delivery, the latest.
 const MAX_ATTEMPTS_SHOWN: usize = 100;

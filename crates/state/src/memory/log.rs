@@ -1,10 +1,11 @@
 //! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
 use bytes::Bytes;
+use domain::log::{EventPage, EventPosition, LoggedEvent};
 
 use crate::memory::Tables;
 use crate::memory::deliveries::NewDelivery;
-use crate::{EventPage, EventPosition, LoggedEvent, NewEvent, StoredEvent};
+use crate::{NewEvent, StoredEvent};
 use domain::delivery::Trigger;
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
@@ -37,7 +38,7 @@ impl Logged {
             upload: self.upload?,
             sequence: self.sequence,
             kind: self.kind,
-            body: self.body.clone(),
+            body: self.body.to_vec(),
         })
     }
 }

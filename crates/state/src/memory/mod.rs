@@ -7,6 +7,9 @@
 //! What happens to deliveries is decided in [`domain::lane`]. What a database finds by an index is found here by walking,
 //! so it is for as many deliveries as fit into memory and a patient caller.
 
+use domain::id::ReplayId;
+use domain::log::EventPosition;
+use domain::replay::ReplayJob;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,7 +17,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::{Bodies, Error, EventPosition, ReplayId, ReplayJob, Result};
+use crate::{Bodies, Error, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
 use domain::id::{DeliveryId, HookCallId, InstanceId, UploadId};

@@ -1,5 +1,9 @@
 //! The outbox, as the tables have it.
 
+use domain::delivery::{Backlog, Replayed};
+use domain::id::ReplayId;
+use domain::query::{DeliveryPage, DeliveryQuery};
+use domain::replay::ReplayJob;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +12,7 @@ use tokio::sync::Notify;
 
 use crate::memory::MemoryState;
 use crate::{
-    Backlog, BacklogLimits, Claim, Deliveries, DeliveryPage, DeliveryQuery, Dispatch, Endpoints, Error, Horizon,
-    Notices, ReplayId, ReplayJob, Replayed, Replays, Result, Retention, Settled,
+    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
 };
 use domain::delivery::DeliveryRecord;
 use domain::endpoint::{Endpoint, EndpointId};

@@ -4,11 +4,14 @@ use crate::memory::Tables;
 use crate::memory::backlog::{Kind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
 use crate::memory::log::Logged;
-use crate::{Backlog, EventPosition, ReplayId, ReplayJob, ReplayState, ReplayWhat, Replayed};
 use domain::delivery::Trigger;
+use domain::delivery::{Backlog, ReplayWhat, Replayed};
 use domain::event::EventKind;
 use domain::id::DeliveryId;
+use domain::id::ReplayId;
 use domain::lane::{self, Again};
+use domain::log::EventPosition;
+use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 
 /// How many of the latest jobs are shown, beside those that run.

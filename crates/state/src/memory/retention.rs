@@ -1,12 +1,15 @@
 //! Giving up, dropping and forgetting, a piece at a time.
 
+use domain::id::ReplayId;
+use domain::log::EventPosition;
+use domain::replay::ReplayState;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::memory::Tables;
 use crate::memory::deliveries::Delivery;
 use crate::memory::log::Logged;
-use crate::{BacklogLimits, EventPosition, Horizon, ReplayId, ReplayState};
+use crate::{BacklogLimits, Horizon};
 use domain::delivery::{DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;

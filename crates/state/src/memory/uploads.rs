@@ -1,15 +1,14 @@
 //! Uploads, with the version as the law.
 
+use domain::log::{EventPage, EventPosition, LoggedEvent};
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
 use crate::memory::MemoryState;
-use crate::{
-    Change, Due, Error, EventPage, EventPosition, HookCallQuery, LoggedEvent, NewEvent, Result, UploadPage,
-    UploadQuery, UploadStore,
-};
+use crate::{Change, Due, Error, NewEvent, Result, UploadStore};
 use domain::facts::Facts;
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};

@@ -1,5 +1,7 @@
 //! Operators' changes, on a real store: what is checked, what is written, and what a restart finds.
 
+use domain::delivery::ReplayWhat;
+use domain::replay::ReplayState;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use domain::time::Timestamp;
 use keyring::ServerKeys;
 use outbound::address::{EgressRules, RefusedUrl};
 use outbound::keys::{InvalidKey, Key, KeyKind};
-use state::{ReplayState, ReplayWhat, UploadStore};
+use state::UploadStore;
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 const KEY_ONE: &str = "one:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
