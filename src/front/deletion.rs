@@ -10,8 +10,8 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::Call;
 
-/// `DELETE /api/v1/uploads/{id}`. 204 says that the upload has no bytes any more, or that they are on their way out; also
-/// when it had ended before.
+/// `DELETE /api/v1/uploads/{id}`. 204 says that the upload has no bytes any more, or that they are on their
+/// way out; also when it had ended before.
 pub(super) async fn delete(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(&call.parameter(0))?;
     shared

@@ -1,8 +1,8 @@
 //! Server-Sent Events: a snapshot, then changes; `Last-Event-ID` resumes.
 //!
-//! Committed events carry an id and the very JSON that webhooks carry. Progress between commits comes from memory,
-//! without an id: it is not news worth repeating after a reconnect. An id is a sealed place in the stream it belongs to
-//! and means nothing to its reader. One that does not open is answered with a snapshot.
+//! Committed events carry an id and the very JSON that webhooks carry. Progress between commits comes from
+//! memory, without an id: it is not news worth repeating after a reconnect. An id is a sealed place in the
+//! stream it belongs to and means nothing to its reader. One that does not open is answered with a snapshot.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,8 +43,9 @@ const MOST_REPLAYED: u32 = 500;
 /// How many uploads in progress a snapshot of everything shows.
 const SNAPSHOT_UPLOADS: u32 = 100;
 
-/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with `?until=ended` only when
-/// nothing more can be reported either. Asking again then is answered with 204, which keeps browsers from reconnecting.
+/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with
+/// `?until=ended` only when nothing more can be reported either. Asking again then is answered with 204,
+/// which keeps browsers from reconnecting.
 pub(super) async fn of_one(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     if call.request.method() == Method::HEAD {
         return Ok(stream_head().finish());
@@ -80,8 +81,8 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<Reads>) -> Resu
         .respond())
 }
 
-/// A client that has missed very much is better served with a snapshot. So is one that has seen what is not there: its id
-/// is from before the database was put back from a copy.
+/// A client that has missed very much is better served with a snapshot. So is one that has seen what is not
+/// there: its id is from before the database was put back from a copy.
 fn can_resume(seen: u64, newest: u64) -> bool {
     newest.checked_sub(seen).is_some_and(|missed| missed <= u64::from(MOST_REPLAYED))
 }
@@ -232,7 +233,8 @@ enum Source {
     All { seen: EventPosition },
 }
 
-/// Reports of backends that came too close on others to make an event. They are shown too, but not each by itself.
+/// Reports of backends that came too close on others to make an event. They are shown too, but not each by
+/// itself.
 #[derive(Debug, Default)]
 struct Quiet {
     /// When the latest that was shown came.
@@ -269,8 +271,8 @@ impl Stream {
         stream_head().streaming(messages)
     }
 
-    /// The next message or a piece of it, or the end. Trouble ends the stream: the client reconnects and says what it
-    /// has seen.
+    /// The next message or a piece of it, or the end. Trouble ends the stream: the client reconnects and says
+    /// what it has seen.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(message) = self.ready.front_mut() {

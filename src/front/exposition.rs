@@ -41,8 +41,8 @@ pub(super) async fn metrics(call: Call, shared: Arc<Health>) -> Result<HttpRespo
 }
 
 impl Format {
-    /// RFC 9110, 12.5.1: the format with the greater weight. Who asks for neither by name gets the text format, which
-    /// everyone reads.
+    /// RFC 9110, 12.5.1: the format with the greater weight. Who asks for neither by name gets the text
+    /// format, which everyone reads.
     fn wanted<'a>(accepted: impl Iterator<Item = &'a str>) -> Self {
         let (mut text, mut open_metrics) = (0, 0);
         for range in accepted.flat_map(|line| line.split(',')) {
@@ -94,8 +94,9 @@ fn thousandths(weight: &str) -> u32 {
     }
 }
 
-/// Rewrites what is in the OpenMetrics format. There a family has a name of its own, and the samples of some kinds have a
-/// suffix; here both are called by the name of the samples. Units and the end are not written down.
+/// Rewrites what is in the OpenMetrics format. There a family has a name of its own, and the samples of some
+/// kinds have a suffix; here both are called by the name of the samples. Units and the end are not written
+/// down.
 fn to_text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;

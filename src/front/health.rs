@@ -19,8 +19,8 @@ pub(super) async fn alive(_: Call, _: Arc<Health>) -> Result<HttpResponse, Probl
     Ok(HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Requests can be served now, and webhooks are being sent: the data folder and the database were tried. Everyone may
-/// know whether it is ready; why it is not is for those who have a credential.
+/// Requests can be served now, and webhooks are being sent: the data folder and the database were tried.
+/// Everyone may know whether it is ready; why it is not is for those who have a credential.
 pub(super) async fn ready(call: Call, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let engine = shared.engine.clone();
@@ -47,14 +47,14 @@ pub(super) async fn ready(call: Call, shared: Arc<Health>) -> Result<HttpRespons
     Ok(HttpResponse::Ok().json(ready))
 }
 
-/// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers all other
-/// requests, deletions above all, so it is ready for whoever does not say that.
+/// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers
+/// all other requests, deletions above all, so it is ready for whoever does not say that.
 fn asks_for_uploads(request: &HttpRequest) -> bool {
     Query::parse(request.query_string()).is_ok_and(|query| query.pairs().any(|pair| pair == ("role", "upload")))
 }
 
-/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR` after
-/// it, however many ask and whether they wait for the answer or not.
+/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR`
+/// after it, however many ask and whether they wait for the answer or not.
 #[derive(Debug, Default)]
 pub struct Readiness(Arc<Mutex<Option<Tried>>>);
 

@@ -1,7 +1,8 @@
 //! The front door: the route table, and what is answered beside the dialects of uploads.
 //!
-//! [`routes`] is the one list of what is served. A row is answered by a dialect ([`switch`]) or by a handler here, which
-//! is given only what its area needs. It knows requests and responses and the engine; neither databases nor files.
+//! [`routes`] is the one list of what is served. A row is answered by a dialect ([`switch`]) or by a handler
+//! here, which is given only what its area needs. It knows requests and responses and the engine; neither
+//! databases nor files.
 
 use std::fmt;
 use std::sync::Arc;
@@ -148,7 +149,8 @@ fn bound<S: Send + Sync + 'static>(answer: fn(Call, Arc<S>) -> Answering, state:
 }
 
 impl Reads {
-    /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always there.
+    /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always
+    /// there.
     fn most_event_bytes(&self) -> usize {
         self.max_metadata_bytes.saturating_mul(2).saturating_add(2 << 10)
     }

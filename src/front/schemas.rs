@@ -60,7 +60,8 @@ pub(super) async fn list(call: Call, shared: Arc<Reads>) -> Result<HttpResponse,
     Ok(serve(call.request.headers(), "application/json", &json!({ "schemas": schemas }).to_string()))
 }
 
-/// `GET /api/v1/webhooks/schemas/{type}`, also with the name of its file, by which schemas refer to each other.
+/// `GET /api/v1/webhooks/schemas/{type}`, also with the name of its file, by which schemas refer to each
+/// other.
 pub(super) async fn one(call: Call, _: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let name = call.parameter(0);
     let name = name.strip_suffix(".schema.json").unwrap_or(&name);

@@ -78,8 +78,8 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Reads) -> Result<H
         .json(shown(&status, shared, Viewer::of(request, shared))))
 }
 
-/// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known one, any
-/// change counts.
+/// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known
+/// one, any change counts.
 async fn wait_for_change(
     engine: &Engine,
     principal: &Principal,
@@ -138,8 +138,8 @@ async fn answer_list(request: &HttpRequest, shared: &Reads) -> Result<HttpRespon
     Ok(room.with(answer.json(List { uploads: uploads_shown, next })))
 }
 
-/// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the last, if
-/// there may be more: some are left over, or the question was `full`ly used up.
+/// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the
+/// last, if there may be more: some are left over, or the question was `full`ly used up.
 pub(super) fn page<T: Serialize>(items: impl Iterator<Item = T>, full: bool) -> (Vec<T>, Option<usize>) {
     let mut items = items.peekable();
     let (mut shown, mut bytes) = (Vec::new(), 0);

@@ -1,5 +1,5 @@
-//! How the bytes of clients are labelled when they are handed out: never as anything that a browser runs or draws as a
-//! page of this server.
+//! How the bytes of clients are labelled when they are handed out: never as anything that a browser runs or
+//! draws as a page of this server.
 
 use std::borrow::Cow;
 
@@ -21,8 +21,8 @@ const FEEDS: [&str; 2] = ["text/event-stream", "text/cache-manifest"];
 
 /// The type a download is sent with: the client's own, unless it is an active one.
 ///
-/// A sandbox is about pages, and `nosniff` about types that lie. A script that says it is one may still be used by
-/// whatever page names it as its source.
+/// A sandbox is about pages, and `nosniff` about types that lie. A script that says it is one may still be
+/// used by whatever page names it as its source.
 pub(crate) fn content_type(of_client: Option<&str>) -> Cow<'static, str> {
     let Some(named) = of_client else { return Cow::Borrowed(OCTETS) };
     let essence = media_type::essence(named);

@@ -1,8 +1,8 @@
 //! Which dialect a request is said in, from its head alone. Pure.
 //!
-//! All dialects share the same URLs. What marks a request is its header fields, not its content type: creations carry
-//! any type, and some fields belong to two dialects. Each dialect says how surely a request is in it, and the surest one
-//! gets the request; of several, the first in the list.
+//! All dialects share the same URLs. What marks a request is its header fields, not its content type:
+//! creations carry any type, and some fields belong to two dialects. Each dialect says how surely a request
+//! is in it, and the surest one gets the request; of several, the first in the list.
 
 use crate::dialect::{Claim, Dialect, Head, Kind};
 

@@ -28,7 +28,8 @@ pub struct Dialect {
     pub answer_fields: Vec<&'static str>,
     /// A field of each of its answers, but of those to OPTIONS.
     pub signature: Option<(HeaderName, HeaderValue)>,
-    /// The status of its answer to HEAD when the server is busy, if its clients would take 503 for the end of an upload.
+    /// The status of its answer to HEAD when the server is busy, if its clients would take 503 for the end of
+    /// an upload.
     pub busy_head: Option<StatusCode>,
     pub recognise: fn(&Head<'_>) -> Recognised,
     /// Finds the method that is followed, where it is not the one that was sent.
@@ -42,7 +43,8 @@ pub struct Dialect {
     pub routes: &'static [(&'static str, Answer)],
 }
 
-/// Answers a request. Thousands may wait for bytes at once, so the future of each kind of request is a box of its own.
+/// Answers a request. Thousands may wait for bytes at once, so the future of each kind of request is a box of
+/// its own.
 pub type Answer = fn(Asked, Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse>;
 
 /// A request in a dialect.
@@ -55,8 +57,8 @@ pub struct Asked {
     pub whole_file: Answer,
 }
 
-/// Whether a request is marked as one of its dialect. One without a mark could be of any client of HTTP, and is answered
-/// in the dialect that its upload was created in.
+/// Whether a request is marked as one of its dialect. One without a mark could be of any client of HTTP, and
+/// is answered in the dialect that its upload was created in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marked {
     Yes,
@@ -128,7 +130,8 @@ impl Head<'_> {
 }
 
 impl Target {
-    /// Reads what stands behind the collection in a path, undecoded. The HTTP layer decodes paths too, but as UTF-8 only.
+    /// Reads what stands behind the collection in a path, undecoded. The HTTP layer decodes paths too, but as
+    /// UTF-8 only.
     pub fn below_collection(segment: &str) -> Self {
         let name = names::text(percent_decode_str(segment).collect());
         name.parse().map_or(Self::Name(name), Self::Upload)

@@ -1,8 +1,9 @@
 //! Digest fields (RFC 9530), which mean the same in every dialect.
 //!
-//! `Content-Digest` is of the bytes of one request, `Repr-Digest` of the whole upload, and `Want-Repr-Digest` names what
-//! a client would like to be told of it. Algorithms this server does not know are passed over. But a client that sends
-//! digests wants its bytes checked: a field of which nothing can be used is refused, not stored past.
+//! `Content-Digest` is of the bytes of one request, `Repr-Digest` of the whole upload, and `Want-Repr-Digest`
+//! names what a client would like to be told of it. Algorithms this server does not know are passed over. But
+//! a client that sends digests wants its bytes checked: a field of which nothing can be used is refused, not
+//! stored past.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

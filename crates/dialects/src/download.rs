@@ -136,8 +136,8 @@ fn served_type(upload: &Upload) -> Option<String> {
     named.or_else(|| record.facts.as_ref().map(|facts| facts.content_type.clone()))
 }
 
-/// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to `KEPT_BYTES` for as
-/// long as its connection lives, and gives up a larger one.
+/// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to `KEPT_BYTES`
+/// for as long as its connection lives, and gives up a larger one.
 fn pieces(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error>>> {
     const KEPT_BYTES: usize = 128 << 10;
     let piece_bytes = if bytes.len() <= KEPT_BYTES { PIECE_BYTES } else { bytes.len() };

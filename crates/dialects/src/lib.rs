@@ -1,8 +1,9 @@
 //! The dialects clients speak. Each is two pure translations around one engine call, and decides nothing.
 //!
-//! A dialect is a folder with `wire` (header text to command and back; no I/O and no HTTP crate), `reply` (outcome or
-//! rejection to response) and `mod` (handlers of a few lines). It hands one value to the front ([`dialect::Dialect`]): its
-//! addresses, the fields it reads and shows, and how it is recognised. No dialect names another.
+//! A dialect is a folder with `wire` (header text to command and back; no I/O and no HTTP crate), `reply`
+//! (outcome or rejection to response) and `mod` (handlers of a few lines). It hands one value to the front
+//! ([`dialect::Dialect`]): its addresses, the fields it reads and shows, and how it is recognised. No dialect
+//! names another.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 

@@ -1,4 +1,5 @@
-//! `Upload-Metadata`, which clients of more than one dialect send, and the media types that are of no file. Pure.
+//! `Upload-Metadata`, which clients of more than one dialect send, and the media types that are of no file.
+//! Pure.
 
 use base64::Engine as _;
 
@@ -11,7 +12,8 @@ pub const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
 /// The media type of appended bytes in the protocol of the IETF.
 pub const PARTIAL_UPLOAD: &str = "application/partial-upload";
 
-/// Returns whether a media type is that of bytes on their way, and says nothing of the file that they are from.
+/// Returns whether a media type is that of bytes on their way, and says nothing of the file that they are
+/// from.
 pub(crate) fn is_of_a_protocol(media_type: &str) -> bool {
     [PARTIAL_UPLOAD, OFFSET_OCTET_STREAM].contains(&media_type)
 }
@@ -21,8 +23,8 @@ pub(crate) fn metadata(fields: &dyn Fields) -> Option<Metadata> {
     parse_metadata(&joined(fields, "upload-metadata").ok()??).ok()
 }
 
-/// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank before it.
-/// RFC 9110, 5.6.1.2: empty elements of a list are ignored.
+/// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank
+/// before it. RFC 9110, 5.6.1.2: empty elements of a list are ignored.
 pub(crate) fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
     let bad = |problem: &'static str| BadField::new("upload-metadata", problem);
     let mut pairs = Vec::new();

@@ -5,11 +5,12 @@ use percent_encoding::percent_decode_str;
 
 use edge::fields::LENIENT_BASE64;
 
-/// Decodes the value of a parameter such as `filename*` (RFC 8187, 3.2.1): `charset'language'percent-encoded`. `None`
-/// where nothing is named, or not in a way that can be read.
+/// Decodes the value of a parameter such as `filename*` (RFC 8187, 3.2.1):
+/// `charset'language'percent-encoded`. `None` where nothing is named, or not in a way that can be read.
 pub(crate) fn extended(value: &[u8]) -> Option<String> {
     let (charset, encoded) = parts_of_extended(value)?;
-    // Decoding leaves alone what is no escape; here that is a mistake of the client, whose plain name is whole.
+    // Decoding leaves alone what is no escape; here that is a mistake of the client, whose plain name is
+    // whole.
     let mut behind_percents = encoded.split('%').skip(1);
     let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
     if !behind_percents.all(is_escape) {
@@ -35,8 +36,8 @@ pub(crate) fn text(value: Vec<u8>) -> String {
     String::from_utf8(value).unwrap_or_else(|error| latin1(error.as_bytes()))
 }
 
-/// Decodes the encoded words (RFC 2047, 2) in a text, and leaves the rest as it is. RFC 7578, 4.2, rules them out in forms,
-/// but the client of .NET and others send them.
+/// Decodes the encoded words (RFC 2047, 2) in a text, and leaves the rest as it is. RFC 7578, 4.2, rules them
+/// out in forms, but the client of .NET and others send them.
 pub(crate) fn with_words_decoded(text: &str) -> String {
     let (mut decoded, mut rest, mut follows_word) = (String::new(), text, false);
     while let Some(at) = rest.find("=?") {

@@ -23,9 +23,9 @@ const READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
 ///
-/// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that buffer is
-/// free again before the next read, and is used for it. While there is no room for bytes, none are read. A body that
-/// is cut short keeps what arrived and is never answered with success.
+/// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that
+/// buffer is free again before the next read, and is used for it. While there is no room for bytes, none are
+/// read. A body that is cut short keeps what arrived and is never answered with success.
 pub(crate) async fn pump(
     request: &HttpRequest,
     payload: Payload,

@@ -1,7 +1,7 @@
 //! Structured fields (RFC 9651), as far as uploads need them.
 //!
-//! What is not of the type its field has counts as absent, and so does a single value that is there twice. Whoever must
-//! not pass over such a field, as with digests, is told.
+//! What is not of the type its field has counts as absent, and so does a single value that is there twice.
+//! Whoever must not pass over such a field, as with digests, is told.
 
 use sfv::{BareItem, Dictionary, Item, Parser};
 

@@ -9,8 +9,8 @@ use domain::rejection::Rejection;
 use edge::problem::{Problem, request_id};
 use engine::command::{EngineError, Unavailable};
 
-/// The problem behind an error that means the same in every dialect; the error itself if it is a rejection, which each
-/// dialect words for itself.
+/// The problem behind an error that means the same in every dialect; the error itself if it is a rejection,
+/// which each dialect words for itself.
 pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Rejection> {
     let soon = Duration::from_secs(1);
     Ok(match error {

@@ -34,7 +34,8 @@ pub struct Terms {
     pub max_metadata_bytes: usize,
     /// How long a client may send nothing in the middle of a body.
     pub idle_timeout: Duration,
-    /// Header fields of a client's request that the application may see when it is asked; `None` when it is not.
+    /// Header fields of a client's request that the application may see when it is asked; `None` when it is
+    /// not.
     pub forward_headers: Option<Vec<HeaderName>>,
     /// Whether clients may delete uploads.
     pub clients_may_terminate: bool,

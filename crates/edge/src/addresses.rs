@@ -1,9 +1,10 @@
 //! The addresses of uploads, as reported to clients.
 //!
-//! With `public_url`, every address begins with it. Without, a relative path is correct behind every proxy, and nearly all
-//! clients resolve it against the URL they requested; some do not. So the address is absolute if the request shows that no
-//! proxy is involved: its `Host` names the port of the socket, and it has none of the fields that proxies add. A `Host` is
-//! echoed only in the response to a request that was accepted under that host.
+//! With `public_url`, every address begins with it. Without, a relative path is correct behind every proxy,
+//! and nearly all clients resolve it against the URL they requested; some do not. So the address is absolute
+//! if the request shows that no proxy is involved: its `Host` names the port of the socket, and it has none
+//! of the fields that proxies add. A `Host` is echoed only in the response to a request that was accepted
+//! under that host.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +16,8 @@ use crate::clients::Proxies;
 use crate::fields::BadField;
 use domain::host::Host;
 
-/// The local address of a connection. It is stored with the connection, or in the extensions of a request over HTTP/2.
+/// The local address of a connection. It is stored with the connection, or in the extensions of a request
+/// over HTTP/2.
 #[derive(Debug, Clone, Copy)]
 pub struct Reached(pub SocketAddr);
 
@@ -48,8 +50,8 @@ impl Addresses {
         format!("{}{}{path}", origin.unwrap_or_default(), self.public_url)
     }
 
-    /// Returns the prefix that makes [`Self::link`] absolute, for clients that accept nothing else; an error if `Host`
-    /// is not a valid authority.
+    /// Returns the prefix that makes [`Self::link`] absolute, for clients that accept nothing else; an error
+    /// if `Host` is not a valid authority.
     pub fn absolute_origin(&self, request: &HttpRequest) -> Result<String, BadField> {
         if !self.public_url.is_empty() {
             return Ok(String::new());
@@ -87,8 +89,8 @@ fn port_of(authority: &str) -> Option<u16> {
     authority[host_end..].rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }
 
-/// Returns the port that a client has left out of `Host`: if the host is the local address of the connection, the client
-/// must have used the port of the connection.
+/// Returns the port that a client has left out of `Host`: if the host is the local address of the connection,
+/// the client must have used the port of the connection.
 fn left_out(authority: &str, reached: SocketAddr) -> Option<u16> {
     let host = Host::of_authority(authority).filter(|_| port_of(authority).is_none())?;
     let ip = reached.ip().to_canonical();

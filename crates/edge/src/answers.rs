@@ -1,9 +1,10 @@
 //! Memory for answers, with a ceiling.
 //!
-//! A client that asks and does not read makes the server hold its answer. So every answer that lies in memory as a
-//! whole, and is not small, counts against a budget that all connections share, and goes out in pieces, so that no other
-//! copy of it is made. Who finds the budget used up waits for a while, and is then asked to come back. Nobody holds a
-//! part of it for long: a client that takes nothing of such an answer is closed after as long a wait.
+//! A client that asks and does not read makes the server hold its answer. So every answer that lies in memory
+//! as a whole, and is not small, counts against a budget that all connections share, and goes out in pieces,
+//! so that no other copy of it is made. Who finds the budget used up waits for a while, and is then asked to
+//! come back. Nobody holds a part of it for long: a client that takes nothing of such an answer is closed
+//! after as long a wait.
 //!
 //! Answers to uploads are small, and never wait here.
 
@@ -49,8 +50,8 @@ pub struct Room {
     _turn: Option<OwnedSemaphorePermit>,
 }
 
-/// In the requests of a connection that brings many at once: how many of them may have answers here. Otherwise one
-/// client that opens a hundred streams and reads none would have all there is.
+/// In the requests of a connection that brings many at once: how many of them may have answers here.
+/// Otherwise one client that opens a hundred streams and reads none would have all there is.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Semaphore>);
 
@@ -97,8 +98,8 @@ impl Answers {
         })
     }
 
-    /// Memory for making a page about uploads with metadata of at most `metadata_bytes` each. It may have fewer items
-    /// than were wanted.
+    /// Memory for making a page about uploads with metadata of at most `metadata_bytes` each. It may have
+    /// fewer items than were wanted.
     pub async fn room_for_page(
         &self,
         request: &HttpRequest,
@@ -112,7 +113,8 @@ impl Answers {
         self.room(request, items.saturating_mul(item).saturating_add(PAGE_BYTES)).await
     }
 
-    /// Counts an answer that is there as a whole. One that cannot be counted is replaced by the request to come back.
+    /// Counts an answer that is there as a whole. One that cannot be counted is replaced by the request to
+    /// come back.
     pub async fn hold(&self, request: &HttpRequest, answer: HttpResponse<BoxBody>) -> HttpResponse<BoxBody> {
         let is_small = match answer.body().size() {
             BodySize::None | BodySize::Stream => true,

@@ -1,5 +1,6 @@
-//! What every request and every answer goes through, in this order: one spelling of the path, a request id and one log
-//! line, CORS, the row of the route table, who may, its handler, and last the reading of a body that nobody read.
+//! What every request and every answer goes through, in this order: one spelling of the path, a request id
+//! and one log line, CORS, the row of the route table, who may, its handler, and last the reading of a body
+//! that nobody read.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,14 +83,16 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
-    // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its body is.
+    // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its
+    // body is.
     if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(http.headers()) {
         answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, edge.drain_timeout)));
     }
     ServiceResponse::new(http, answer)
 }
 
-/// Lets a request to its handler: it may do what it wants, the listener serves it, and its client has a share left.
+/// Lets a request to its handler: it may do what it wants, the listener serves it, and its client has a share
+/// left.
 fn admit(
     request: &ServiceRequest,
     address: &Address,
@@ -186,7 +189,8 @@ fn add_headers(request: &HttpRequest, address: &Address, edge: &Edge, id: &str, 
     edge.cors.add_to(headers, request, &edge.access.origins);
 }
 
-/// Keeps an answer with content out of pages that may not read it, and what it shows from telling where it was.
+/// Keeps an answer with content out of pages that may not read it, and what it shows from telling where it
+/// was.
 fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
     let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     let is_shared = *origins == Origins::Any || origin.is_some_and(|origin| origins.allow(origin));
@@ -198,8 +202,8 @@ fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
 
 /// Copies header fields out of the buffer they were read into, into a map that is no larger than it must be.
 ///
-/// The buffer is the connection's. While a field shares it, bytes of the body need another one beside it, for as long as
-/// the body takes.
+/// The buffer is the connection's. While a field shares it, bytes of the body need another one beside it, for
+/// as long as the body takes.
 fn detach(headers: &mut HeaderMap) {
     let mut detached = HeaderMap::with_capacity(headers.len_keys());
     for (name, value) in headers.iter() {

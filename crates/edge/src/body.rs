@@ -1,13 +1,14 @@
 //! Request bodies: how they are read, and answering while they still arrive.
 //!
-//! An answer given before the whole body has come would often be lost: closing a connection with unread bytes resets
-//! it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes is read and
-//! thrown away for a bounded time before the connection closes. The HTTP layer announces that it closes (`Connection:
-//! close`) with every answer to a body that has not all come; only one that has all come lets the connection live on.
+//! An answer given before the whole body has come would often be lost: closing a connection with unread bytes
+//! resets it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes
+//! is read and thrown away for a bounded time before the connection closes. The HTTP layer announces that it
+//! closes (`Connection: close`) with every answer to a body that has not all come; only one that has all come
+//! lets the connection live on.
 //!
-//! A client may wait to be told before it sends the body (`Expect: 100-continue`). It is told when somebody asks for
-//! the body and none of it is there. So whoever refuses without a look at the body refuses before the client has sent
-//! any, and there is nothing to wait for afterwards.
+//! A client may wait to be told before it sends the body (`Expect: 100-continue`). It is told when somebody
+//! asks for the body and none of it is there. So whoever refuses without a look at the body refuses before
+//! the client has sent any, and there is nothing to wait for afterwards.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -73,8 +74,8 @@ pub fn announced_size(request: &HttpRequest) -> BodySize {
     BodySize::of(length, headers.contains_key(header::TRANSFER_ENCODING))
 }
 
-/// Does long work for as long as its client waits for the answer. `None`: the client has closed its connection. Only
-/// for requests without a body.
+/// Does long work for as long as its client waits for the answer. `None`: the client has closed its
+/// connection. Only for requests without a body.
 pub async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = T>) -> Option<T> {
     // HTTP/2 has none: it drops the handler of a stream that was reset.
     let inflow = request.conn_data::<Inflow>().cloned();
@@ -91,7 +92,8 @@ pub async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = 
     }
 }
 
-/// What tells the connection of a request how many bytes to read ahead. `None` over HTTP/2, which has windows for this.
+/// What tells the connection of a request how many bytes to read ahead. `None` over HTTP/2, which has windows
+/// for this.
 pub fn take_over(request: &HttpRequest) -> Option<Taker> {
     request.conn_data::<Inflow>().map(Inflow::take_over)
 }
@@ -120,8 +122,8 @@ pub async fn next_piece(payload: &mut Payload, idle_timeout: Duration) -> Result
     }
 }
 
-/// Returns all of a body, unless it has more than `limit` bytes. One that announces more is rejected before its client
-/// is asked to send it.
+/// Returns all of a body, unless it has more than `limit` bytes. One that announces more is rejected before
+/// its client is asked to send it.
 pub async fn small(
     request: &HttpRequest,
     mut payload: Payload,
@@ -242,7 +244,8 @@ impl Stream for Inlet {
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             shared.ended = true;
         }
-        // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any more.
+        // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any
+        // more.
         let comes = polled.is_ready() || shared.exchange.as_ref().is_some_and(Exchange::has_body);
         if shared.held_back.as_ref().is_some_and(|interim| comes || interim.send_continue()) {
             shared.held_back = None;
@@ -251,8 +254,8 @@ impl Stream for Inlet {
     }
 }
 
-/// How long a client that was answered may be silent in the middle of its body. Either it has read the answer, or it is
-/// gone.
+/// How long a client that was answered may be silent in the middle of its body. Either it has read the
+/// answer, or it is gone.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// An answer that, once sent, goes on reading the request's body for a while.

@@ -39,8 +39,9 @@ impl Proxies {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// The address of the client behind a peer: the last one in the chain that no trusted proxy has. What anybody else
-    /// says is not looked at, and what a trusted proxy says is believed up to the first word that is no address.
+    /// The address of the client behind a peer: the last one in the chain that no trusted proxy has. What
+    /// anybody else says is not looked at, and what a trusted proxy says is believed up to the first word
+    /// that is no address.
     pub fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let mut client = peer?;
         let mut chain = self.chain(headers).into_iter();

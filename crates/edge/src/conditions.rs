@@ -8,8 +8,8 @@ pub fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join(","))
 }
 
-/// Returns whether a list of `If-None-Match` names a tag. Weakness does not count (RFC 9110, 8.8.3.2): proxies that compress
-/// make tags weak.
+/// Returns whether a list of `If-None-Match` names a tag. Weakness does not count (RFC 9110, 8.8.3.2):
+/// proxies that compress make tags weak.
 pub fn names(list: &str, tag: &str) -> bool {
     let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
     let tag = opaque(tag);

@@ -1,5 +1,5 @@
-//! Cross-origin resource sharing: which pages may use this server from a browser, what they may send, and what they may
-//! read.
+//! Cross-origin resource sharing: which pages may use this server from a browser, what they may send, and
+//! what they may read.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use actix_web::http::{Method, header};
 
 use crate::access::Origins;
 
-/// The fields of conditional requests, of range requests and of distributed tracing, which belong to no protocol of
-/// uploads.
+/// The fields of conditional requests, of range requests and of distributed tracing, which belong to no
+/// protocol of uploads.
 const REQUEST_FIELDS: [&str; 17] = [
     "Authorization",
     "Content-Type",

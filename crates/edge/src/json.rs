@@ -9,8 +9,8 @@ use crate::body::BodySize;
 use crate::problem::Problem;
 use domain::media_type;
 
-/// Refuses a body that says it is something else than JSON. Forms and text are what pages elsewhere can send without
-/// asking first; a program that says nothing of the type is no browser.
+/// Refuses a body that says it is something else than JSON. Forms and text are what pages elsewhere can send
+/// without asking first; a program that says nothing of the type is no browser.
 pub fn is_not(request: &HttpRequest) -> Option<Problem> {
     let named = request.headers().get(header::CONTENT_TYPE)?;
     if body::announced_size(request) == BodySize::Known(0) {

@@ -1,9 +1,9 @@
 //! The edge: what is around every request, whoever answers it.
 //!
-//! Owns connections from their acceptance to their end, bodies, the form of problems, header fields and queries as
-//! text, addresses, credentials, and the route table that leads a request to its handler. Promises that no handler
-//! sees a request that was not judged, and that no client holds anything for nothing. It knows no dialect's header or
-//! path, no engine and no database: rows and lists of fields are given to it.
+//! Owns connections from their acceptance to their end, bodies, the form of problems, header fields and
+//! queries as text, addresses, credentials, and the route table that leads a request to its handler. Promises
+//! that no handler sees a request that was not judged, and that no client holds anything for nothing. It
+//! knows no dialect's header or path, no engine and no database: rows and lists of fields are given to it.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What operators can watch of connections and requests.
 //!
-//! Every request is counted, so counting takes no lock and allocates nothing: each combination of labels has its place in
-//! a table that has its full size from the start.
+//! Every request is counted, so counting takes no lock and allocates nothing: each combination of labels has
+//! its place in a table that has its full size from the start.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,8 +1,8 @@
 //! The minimum rate of a request's body.
 //!
-//! Counted is only the time in which the body was waited for, so that a server that takes nothing, because its memory
-//! or its disk is busy, never ends a client for it. There is no timer: a client that sends nothing at all is ended for
-//! being idle, and one that sends a little is looked at whenever it does.
+//! Counted is only the time in which the body was waited for, so that a server that takes nothing, because
+//! its memory or its disk is busy, never ends a client for it. There is no timer: a client that sends nothing
+//! at all is ended for being idle, and one that sends a little is looked at whenever it does.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,8 +18,8 @@ pub(crate) struct MinRate {
     pub(crate) window: Duration,
 }
 
-/// The time in which requests of one connection had no use for more bytes. Over HTTP/2, what one does not take can keep
-/// others from being sent. Clones speak of the same connection.
+/// The time in which requests of one connection had no use for more bytes. Over HTTP/2, what one does not
+/// take can keep others from being sent. Clones speak of the same connection.
 #[derive(Debug, Clone, Default)]
 pub struct Pauses(Rc<State>);
 

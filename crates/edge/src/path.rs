@@ -3,8 +3,8 @@
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Uri;
 
-/// Merges repeated slashes in the path of a request and drops a trailing one. Clients that join URLs carelessly send both,
-/// and no two routes differ in them.
+/// Merges repeated slashes in the path of a request and drops a trailing one. Clients that join URLs
+/// carelessly send both, and no two routes differ in them.
 pub(crate) fn tidy(request: &mut ServiceRequest) {
     let Some(path) = tidied(request.path()) else { return };
     let target = match request.query_string() {

@@ -1,8 +1,8 @@
 //! Failure to response: one log line, one public sentence, in the form of RFC 9457.
 //!
-//! What a client can act on is told precisely. Trouble below is logged with its causes and shown only as a fixed
-//! sentence with the request's id. Trouble that may pass is 5xx with `Retry-After`, never a 4xx: clients give up on
-//! those, and some forget the upload.
+//! What a client can act on is told precisely. Trouble below is logged with its causes and shown only as a
+//! fixed sentence with the request's id. Trouble that may pass is 5xx with `Retry-After`, never a 4xx:
+//! clients give up on those, and some forget the upload.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -51,7 +51,8 @@ pub fn upload_id(name: &str, value: &str) -> Result<UploadId, Problem> {
     value.parse().map_err(|_| bad(name, value, "it must be the id of an upload"))
 }
 
-/// Where a page of a list ends, for the next to begin. It names its list, so that it is not taken for a place in another.
+/// Where a page of a list ends, for the next to begin. It names its list, so that it is not taken for a place
+/// in another.
 pub fn cursor_to(list: &str, last: impl std::fmt::Display) -> String {
     format!("{list}_{last}")
 }

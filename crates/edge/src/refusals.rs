@@ -1,7 +1,7 @@
 //! What is turned away at the door: counted exactly, logged in samples.
 //!
-//! Whoever can reach the server can be refused as often as it likes. So a refusal costs a counter, and a log line only
-//! while there were few of its kind.
+//! Whoever can reach the server can be refused as often as it likes. So a refusal costs a counter, and a log
+//! line only while there were few of its kind.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

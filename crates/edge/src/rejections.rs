@@ -1,8 +1,9 @@
-//! Requests that were answered with a problem: all are counted, by its code, and those that were rejected are logged in
-//! samples.
+//! Requests that were answered with a problem: all are counted, by its code, and those that were rejected are
+//! logged in samples.
 //!
-//! A line says who was rejected where and why, under the request's id. It holds no token, no query and no name of a
-//! file. Codes are few, but some come from records and applications, so there is a bound on how many are told apart.
+//! A line says who was rejected where and why, under the request's id. It holds no token, no query and no
+//! name of a file. Codes are few, but some come from records and applications, so there is a bound on how
+//! many are told apart.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -59,7 +60,8 @@ impl Rejections {
         all.entry(Cow::Borrowed(code)).or_default().counter = Some(counter);
     }
 
-    /// Counts an answer with a problem, and logs it if it is a rejection and few of its kind were logged lately.
+    /// Counts an answer with a problem, and logs it if it is a rejection and few of its kind were logged
+    /// lately.
     pub(crate) fn note(&self, ProblemCode(code): ProblemCode, rejected: &Rejected<'_>) {
         let admitted = self.count(code.clone(), is_rejection(rejected.status), Instant::now());
         let Some(Admitted { left_out, is_last }) = admitted else { return };
@@ -87,8 +89,8 @@ impl Rejections {
     }
 }
 
-/// Whether a status says that the client or what it sent is not wanted. What belongs to the course of an upload, such as a
-/// conflict of offsets or an upload that is gone, says nothing of that kind.
+/// Whether a status says that the client or what it sent is not wanted. What belongs to the course of an
+/// upload, such as a conflict of offsets or an upload that is gone, says nothing of that kind.
 fn is_rejection(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400..=403 | 413 | 415 | 421 | 422 | 429 | 431 | 451 | 460 | 507)
 }

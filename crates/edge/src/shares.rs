@@ -1,7 +1,7 @@
 //! How much of something the clients of one address may hold at once.
 //!
-//! A share belongs to an address, or to a /64 of IPv6, which is what one customer has. This machine is not limited: a
-//! proxy on it speaks for many. What is counted is forgotten when nothing is held any more.
+//! A share belongs to an address, or to a /64 of IPv6, which is what one customer has. This machine is not
+//! limited: a proxy on it speaks for many. What is counted is forgotten when nothing is held any more.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

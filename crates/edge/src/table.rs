@@ -1,7 +1,8 @@
 //! The route table: which requests are served, who may send them, and what answers them.
 //!
-//! Owns the lookup of a row by path and method. One row holds the right that a request needs and the handler that
-//! answers it, so nothing is served that was not judged. The rows come from above; this module knows none of them.
+//! Owns the lookup of a row by path and method. One row holds the right that a request needs and the handler
+//! that answers it, so nothing is served that was not judged. The rows come from above; this module knows
+//! none of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,7 +54,8 @@ pub struct Row {
 pub struct UploadAddress {
     /// A field of every answer there, unless a handler has set another [`Signature`].
     pub signature: Option<(HeaderName, HeaderValue)>,
-    /// The status of the answer to HEAD when the server is busy, where clients take 503 for the end of an upload.
+    /// The status of the answer to HEAD when the server is busy, where clients take 503 for the end of an
+    /// upload.
     pub busy_head: Option<StatusCode>,
 }
 
@@ -212,7 +214,8 @@ impl Address {
         of(method).or_else(|| if method == "HEAD" { of("GET") } else { None }).or_else(|| of(ANY))
     }
 
-    /// What a method needs. Methods that are not taken need what the first row does, so that nobody else learns of it.
+    /// What a method needs. Methods that are not taken need what the first row does, so that nobody else
+    /// learns of it.
     pub(crate) fn needs(&self, method: &str) -> Needs {
         self.row(method).or(self.rows.first()).map_or(NOWHERE, |row| row.needs)
     }
@@ -230,7 +233,8 @@ impl Address {
         self.rows.first().map_or(OTHER, |row| row.path)
     }
 
-    /// The segment of a path in the place of a `{name}`, as the router has it: `%25`, `%2B` and `%2F` are not decoded.
+    /// The segment of a path in the place of a `{name}`, as the router has it: `%25`, `%2B` and `%2F` are not
+    /// decoded.
     pub(crate) fn parameter<'a>(&self, path: &'a str, number: usize) -> Option<&'a str> {
         let pairs = self.segments.iter().zip(path.split('/').skip(1));
         pairs.filter(|(segment, _)| **segment == Segment::Any).map(|(_, given)| given).nth(number)

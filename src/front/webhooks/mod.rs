@@ -1,4 +1,5 @@
-//! The administration of webhooks: endpoints, deliveries, replays. The edge has already checked that an operator asks.
+//! The administration of webhooks: endpoints, deliveries, replays. The edge has already checked that an
+//! operator asks.
 
 use std::sync::Arc;
 use std::time::Duration;

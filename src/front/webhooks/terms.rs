@@ -1,4 +1,5 @@
-//! What may be said of an endpoint, read from a request strictly: each field that cannot be is named, with what it may be.
+//! What may be said of an endpoint, read from a request strictly: each field that cannot be is named, with
+//! what it may be.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use edge::problem::Problem;
 /// How a body looks, for those who got it wrong.
 pub(super) const FORM: &str = r#"{"url": "https://app.example.com/hooks", "events": ["upload.completed"]}"#;
 
-/// Returns the terms with what is said of them. Whether they can be those of an endpoint is for the sender to judge.
+/// Returns the terms with what is said of them. Whether they can be those of an endpoint is for the sender to
+/// judge.
 pub(super) fn changed(before: EndpointTerms, said: &Change) -> Result<EndpointTerms, Problem> {
     let mut terms = before;
     if let Some(url) = &said.url {

@@ -24,8 +24,8 @@ pub(crate) fn problem(error: &BadDigests) -> Problem {
     }
 }
 
-/// Bytes that do not have the digest sent for them. What they have instead is not told: whoever guesses must not be
-/// helped.
+/// Bytes that do not have the digest sent for them. What they have instead is not told: whoever guesses must
+/// not be helped.
 pub(crate) fn mismatched(field: &'static str, provided: &Digest) -> Problem {
     let algorithm = token(provided.algorithm());
     let detail = format!("{field}: the data does not have the {algorithm} digest sent for it");

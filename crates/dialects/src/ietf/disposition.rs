@@ -36,7 +36,8 @@ pub(super) fn file_name(value: &[u8]) -> Option<String> {
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
-    /// Passes over one character and the blanks around it. `false` at the end; nothing when there is something else.
+    /// Passes over one character and the blanks around it. `false` at the end; nothing when there is
+    /// something else.
     fn skip(&mut self, expected: u8) -> Option<bool> {
         match self.0.trim_ascii_start().split_first() {
             None => Some(false),

@@ -22,9 +22,9 @@ pub(super) struct Draft {
     pub overflow: Overflow,
     /// Whether there is a problem type for data that comes after the end.
     pub names_completed: bool,
-    /// Whether a client that has nothing to send, and says so only by lengths, has ended its upload. tus-js-client,
-    /// which speaks these versions, never sends the word it should: for an empty file, and for a stream that ends
-    /// where a chunk does, in a browser.
+    /// Whether a client that has nothing to send, and says so only by lengths, has ended its upload.
+    /// tus-js-client, which speaks these versions, never sends the word it should: for an empty file, and for
+    /// a stream that ends where a chunk does, in a browser.
     pub silence_ends: bool,
 }
 
@@ -108,8 +108,8 @@ mod tests {
 
     #[test]
     fn versions_differ_in_these_things() {
-        // protocols.md 2.0 and its corrections: typed appends from 6, the field's opposite in 3, `expires` in 6, strict
-        // HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
+        // protocols.md 2.0 and its corrections: typed appends from 6, the field's opposite in 3, `expires` in
+        // 6, strict HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
         let table = |draft: Draft| {
             let flags = [
                 draft.completeness == Completeness::Said,

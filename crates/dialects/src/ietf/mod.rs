@@ -1,7 +1,8 @@
 //! Resumable Uploads for HTTP: the IETF draft in its versions, and the RFC it becomes.
 //!
-//! An upload completes when its client says so, not when its length is reached. A client learns the URL of its upload
-//! before it has sent the body, from an interim response, where the version and the connection allow one.
+//! An upload completes when its client says so, not when its length is reached. A client learns the URL of
+//! its upload before it has sent the body, from an interim response, where the version and the connection
+//! allow one.
 
 use std::sync::Arc;
 
@@ -219,8 +220,8 @@ impl<'a> Exchange<'a> {
         pump::pump_and_tell(self.request, payload, feed, self.shared.terms.idle_timeout, tell).await
     }
 
-    /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload is not complete;
-    /// afterwards it has all fields of GET as well.
+    /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload
+    /// is not complete; afterwards it has all fields of GET as well.
     async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
         let upload = self.inspect(id).await?;

@@ -51,8 +51,8 @@ pub(super) fn progress(draft: &Draft, offset_bytes: u64) -> FieldList {
     [number, field(UPLOAD_OFFSET, offset_bytes)].into_iter().flatten().collect()
 }
 
-/// The answer to a creation, and to the append that ends an upload: whichever of the two brings the last bytes, their
-/// sender is told the same, and the same again when it asks again.
+/// The answer to a creation, and to the append that ends an upload: whichever of the two brings the last
+/// bytes, their sender is told the same, and the same again when it asks again.
 pub(super) fn created(
     draft: &Draft,
     upload: &Upload,

@@ -75,8 +75,9 @@ pub(crate) const ANSWER_FIELDS: [&str; 7] = [
     "Accept-Patch",
 ];
 
-/// What marks a request of this dialect is the word on completeness. A version may also be there because a client sends
-/// it with everything, and a media type because it takes the server for one that knows this dialect only.
+/// What marks a request of this dialect is the word on completeness. A version may also be there because a
+/// client sends it with everything, and a media type because it takes the server for one that knows this
+/// dialect only.
 pub(super) fn recognise(head: &Head<'_>) -> Recognised {
     if head.has_any(&["upload-complete", "upload-incomplete"]) {
         return Recognised { claim: Some(Claim::Marked), excludes_others: true };
@@ -86,8 +87,8 @@ pub(super) fn recognise(head: &Head<'_>) -> Recognised {
     Recognised { claim: is_hinted.then_some(Claim::Hinted), excludes_others: false }
 }
 
-/// Reads a creation that carries `count` bytes, if it tells how many. `None`: it is no creation of an upload resource
-/// but the conventional upload of a file.
+/// Reads a creation that carries `count` bytes, if it tells how many. `None`: it is no creation of an upload
+/// resource but the conventional upload of a file.
 pub(super) fn creation(
     draft: &Draft,
     fields: &dyn Fields,
@@ -183,7 +184,8 @@ fn media_type(fields: &dyn Fields) -> Option<String> {
     single(fields, "content-type").ok().flatten().map(media_type::essence)
 }
 
-/// The file's name and types, as other dialects have them in their metadata. What cannot be read says nothing.
+/// The file's name and types, as other dialects have them in their metadata. What cannot be read says
+/// nothing.
 fn described(fields: &dyn Fields, max_bytes: usize) -> Result<Metadata, WireError> {
     let mut pairs: Vec<(String, Vec<u8>)> = Vec::new();
     let mut add = |name: &str, value: &str| pairs.push((name.to_owned(), value.as_bytes().to_vec()));

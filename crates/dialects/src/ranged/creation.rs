@@ -61,7 +61,8 @@ struct Plain {
     digests: BTreeMap<String, String>,
 }
 
-/// What counts here of the object that Google's clients describe. They send more, which says nothing about the bytes.
+/// What counts here of the object that Google's clients describe. They send more, which says nothing about
+/// the bytes.
 #[derive(Debug, Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct Object {

@@ -1,4 +1,5 @@
-//! A form on its way in: the texts before its file, and its file as a stream that ends only where the form does.
+//! A form on its way in: the texts before its file, and its file as a stream that ends only where the form
+//! does.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -81,8 +82,8 @@ impl Allowance {
     }
 }
 
-/// Returns the most bytes that a form with a file of `file_bytes` may have: with as many fields as metadata may, their heads
-/// and their texts.
+/// Returns the most bytes that a form with a file of `file_bytes` may have: with as many fields as metadata
+/// may, their heads and their texts.
 pub(super) fn most_bytes(file_bytes: u64, max_metadata_bytes: usize) -> u64 {
     let around = (MAX_PAIRS + 1).saturating_mul(MAX_HEAD_BYTES).saturating_add(max_metadata_bytes);
     file_bytes.saturating_add(u64::try_from(around).unwrap_or(u64::MAX))

@@ -152,7 +152,8 @@ fn carrying(command: Append, data: Data) -> Append {
     Append { place: Place::From(data.first), count: data.count, length: data.total, ends, ..command }
 }
 
-/// The length to end an upload with, if a question is the word that nothing more comes: all of it must be there.
+/// The length to end an upload with, if a question is the word that nothing more comes: all of it must be
+/// there.
 fn finalised(upload: &Upload, total: Option<Length>) -> Result<Option<Length>, Refusal> {
     match (upload.length(), total) {
         _ if upload.stage() == Stage::Completed => Ok(None),
@@ -183,7 +184,8 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Uploads) -> HttpRespons
     reply::google::incomplete(upload, wire::wants_no_308(&HeaderFields(request.headers())))
 }
 
-/// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody else expects.
+/// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody
+/// else expects.
 pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Refusal> {
     let upload = look(request, id, shared).await?;
     let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };

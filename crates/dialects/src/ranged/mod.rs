@@ -1,8 +1,9 @@
 //! Ranged PUT: Google's sessions, ranges in any order, and whole files without a protocol.
 //!
-//! All three write with `PUT` and `Content-Range`. What an upload was created as says how it is spoken of: one of
-//! Google's takes bytes in order and answers 308 until it is told the end (`google.rs`); any other takes them in any
-//! order and answers with what is missing (`parallel.rs`). `plain.rs` makes one of the second kind out of a whole file.
+//! All three write with `PUT` and `Content-Range`. What an upload was created as says how it is spoken of:
+//! one of Google's takes bytes in order and answers 308 until it is told the end (`google.rs`); any other
+//! takes them in any order and answers with what is missing (`parallel.rs`). `plain.rs` makes one of the
+//! second kind out of a whole file.
 
 use std::cell::Cell;
 use std::rc::Rc;

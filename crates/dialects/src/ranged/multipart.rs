@@ -1,8 +1,8 @@
 //! `multipart/form-data`, read piece by piece as it comes. Pure: bytes in, parts out.
 //!
-//! A file in it goes through without being gathered or copied: what is handed out are slices of what came in. All that
-//! is ever kept is the head of a part, up to a limit, and what could be the beginning of a boundary. The end of the
-//! form must be there for the form to be whole; a part never ends where the body does.
+//! A file in it goes through without being gathered or copied: what is handed out are slices of what came in.
+//! All that is ever kept is the head of a part, up to a limit, and what could be the beginning of a boundary.
+//! The end of the form must be there for the form to be whole; a part never ends where the body does.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
@@ -137,7 +137,8 @@ impl Reader {
         }
     }
 
-    /// Takes what surely stands before a delimiter. If nothing does, and a whole delimiter is there, takes that.
+    /// Takes what surely stands before a delimiter. If nothing does, and a whole delimiter is there, takes
+    /// that.
     fn before_delimiter(&mut self) -> (Bytes, bool) {
         let delimiter = self.delimiter.needle();
         let safe = match self.delimiter.find(&self.unread) {
@@ -211,7 +212,8 @@ fn beginning_at_end(bytes: &[u8], delimiter: &[u8]) -> usize {
     found.map_or(0, <[u8]>::len)
 }
 
-/// Joins the lines of a field that continues on the next line (RFC 5322, 2.2.3), as mail libraries fold long names.
+/// Joins the lines of a field that continues on the next line (RFC 5322, 2.2.3), as mail libraries fold long
+/// names.
 fn unfolded(head: String) -> String {
     if !head.contains("\r\n ") && !head.contains("\r\n\t") {
         return head;
@@ -219,8 +221,8 @@ fn unfolded(head: String) -> String {
     head.replace("\r\n ", " ").replace("\r\n\t", "\t")
 }
 
-/// Returns the name of the file. RFC 7578, 4.2, rules `filename*` out, but a client that sends it means it. One that cannot
-/// be decoded still says that the part is a file.
+/// Returns the name of the file. RFC 7578, 4.2, rules `filename*` out, but a client that sends it means it.
+/// One that cannot be decoded still says that the part is a file.
 fn file_name(disposition: &str) -> Option<String> {
     let extended = parameter(disposition, "filename*");
     let extended = extended.as_deref().map(str::as_bytes);
@@ -247,8 +249,8 @@ fn parameter(value: &str, wanted: &str) -> Option<String> {
     }
 }
 
-/// The text up to the closing quote, and what is behind it. A backslash counts only where it escapes a quote or another
-/// one: some clients send paths with backslashes as they are.
+/// The text up to the closing quote, and what is behind it. A backslash counts only where it escapes a quote
+/// or another one: some clients send paths with backslashes as they are.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let mut plain = String::new();
     let mut characters = text.char_indices().peekable();

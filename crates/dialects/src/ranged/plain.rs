@@ -1,7 +1,7 @@
 //! Whole files without a protocol: `curl -T`, `curl --data-binary`, and forms.
 //!
-//! Each becomes an upload that takes ranges. If the connection breaks, what arrived is kept, and whoever has heard or
-//! looked up where the upload is can go on.
+//! Each becomes an upload that takes ranges. If the connection breaks, what arrived is kept, and whoever has
+//! heard or looked up where the upload is can go on.
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
@@ -146,8 +146,8 @@ async fn append(
     pump::pump_and_tell(request, payload, feed, shared.terms.idle_timeout, None).await
 }
 
-/// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one that
-/// can never be whole.
+/// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one
+/// that can never be whole.
 async fn not_stored(
     error: EngineError,
     content: Option<&Digest>,

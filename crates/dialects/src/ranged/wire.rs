@@ -182,8 +182,8 @@ pub(crate) fn starts_session(query: &str, fields: &dyn Fields) -> bool {
     SESSION_MARKS.iter().any(|name| fields.has(name)) || query.split('&').any(|pair| pair == "uploadType=resumable")
 }
 
-/// Sessions are started by their marks; whole files and ranges have none but the method. `Content-Range` is no mark by
-/// itself, but stands beside none of another dialect.
+/// Sessions are started by their marks; whole files and ranges have none but the method. `Content-Range` is
+/// no mark by itself, but stands beside none of another dialect.
 pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     let is_ranged = head.fields.has(CONTENT_RANGE);
     let is_session = || starts_session(head.query, head.fields);

@@ -1,5 +1,5 @@
-//! tus 1.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum, termination and
-//! concatenation.
+//! tus 1.0: core, creation, creation-with-upload, creation-defer-length, expiration, checksum, termination
+//! and concatenation.
 
 use std::sync::Arc;
 
@@ -237,7 +237,8 @@ async fn head(request: &HttpRequest, id: UploadId, marked: Marked, shared: &Uplo
         shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::offset_unknown(error, request))?;
     match found.gone {
         Some(why) => Err(reply::rejection_problem(why)),
-        // Only one of another dialect waits for a word when it is full. A tus client would take it for finished.
+        // Only one of another dialect waits for a word when it is full. A tus client would take it for
+        // finished.
         None if found.upload.is_full() && found.upload.stage().takes_bytes() => Err(reply::still_open()),
         None if is_plain_head(request, marked) && found.upload.stage() == Stage::Completed => {
             Box::pin(get(request, id, shared)).await
@@ -246,7 +247,8 @@ async fn head(request: &HttpRequest, id: UploadId, marked: Marked, shared: &Uplo
     }
 }
 
-/// Returns whether a request is a HEAD of another client than one of tus. It expects the fields that GET would have.
+/// Returns whether a request is a HEAD of another client than one of tus. It expects the fields that GET
+/// would have.
 fn is_plain_head(request: &HttpRequest, marked: Marked) -> bool {
     request.method() == http::Method::HEAD && marked == Marked::No
 }

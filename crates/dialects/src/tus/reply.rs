@@ -63,8 +63,8 @@ pub(super) fn still_open() -> Problem {
     Problem::new(StatusCode::LOCKED, "still-open", detail)
 }
 
-/// Why HEAD cannot tell an offset. Trouble that may pass is 423, whatever it is: after a 5xx, tus-js-client starts a new
-/// upload.
+/// Why HEAD cannot tell an offset. Trouble that may pass is 423, whatever it is: after a 5xx, tus-js-client
+/// starts a new upload.
 pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
     match common(error, request) {
         Ok(passing) => passing.with_status(StatusCode::LOCKED),

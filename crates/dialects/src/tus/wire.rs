@@ -98,8 +98,8 @@ pub(crate) struct Creation {
     pub metadata_as_sent: Option<String>,
     /// Whether bytes of the upload come with it.
     pub with_data: bool,
-    /// Of the bytes that come with it. `Upload-Checksum` on a creation without bytes is ignored: some clients send that of
-    /// the whole file there.
+    /// Of the bytes that come with it. `Upload-Checksum` on a creation without bytes is ignored: some clients
+    /// send that of the whole file there.
     pub checksum: Option<Checksum>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
@@ -143,8 +143,8 @@ impl Checksum {
 
 /// The method a request means, if it is one tus knows.
 ///
-/// tus 1.0, X-HTTP-Method-Override: the named method is to be processed instead. It is followed on POST only, so that
-/// nothing harmless on its way can become harmful here.
+/// tus 1.0, X-HTTP-Method-Override: the named method is to be processed instead. It is followed on POST only,
+/// so that nothing harmless on its way can become harmful here.
 pub(crate) fn method(wire: &str, fields: &dyn Fields) -> Result<Option<Method>, WireError> {
     let overriding = if wire == "POST" { single(fields, "x-http-method-override")? } else { None };
     Ok(match (overriding.map(str::to_ascii_uppercase).as_deref(), wire) {
@@ -160,8 +160,8 @@ pub(crate) fn method(wire: &str, fields: &dyn Fields) -> Result<Option<Method>, 
 
 /// Refuses a version other than ours; `wire` is the method as sent.
 ///
-/// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET, HEAD and DELETE have the same meaning for other
-/// clients of HTTP, so it may be missing there; a wrong version is rejected there too.
+/// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET, HEAD and DELETE have the same
+/// meaning for other clients of HTTP, so it may be missing there; a wrong version is rejected there too.
 pub(crate) fn check_version(wire: &str, fields: &dyn Fields) -> Result<(), WireError> {
     if wire == "OPTIONS" {
         return Ok(());
@@ -176,8 +176,8 @@ pub(crate) fn check_version(wire: &str, fields: &dyn Fields) -> Result<(), WireE
 /// Marks of creations. With one of them but without a version, a request is a broken one of this dialect.
 const CREATION_MARKS: [&str; 4] = ["upload-length", "upload-defer-length", "upload-concat", "upload-metadata"];
 
-/// All requests of this dialect name its version. One that does not may be meant for it nevertheless, and what nobody
-/// claims is answered in it.
+/// All requests of this dialect name its version. One that does not may be meant for it nevertheless, and
+/// what nobody claims is answered in it.
 pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     if head.fields.has("tus-resumable") {
         return Recognised { claim: Some(Claim::Marked), excludes_others: true };
@@ -282,7 +282,8 @@ fn creation_kind(fields: &dyn Fields) -> Result<CreationKind, WireError> {
     }
 }
 
-/// The uploads of a final one, by the last part of their URLs. Nothing is fetched: only this server's uploads count.
+/// The uploads of a final one, by the last part of their URLs. Nothing is fetched: only this server's uploads
+/// count.
 fn parse_parts(list: &str) -> Result<Vec<UploadId>, WireError> {
     let parts: Vec<UploadId> = list
         .split(' ')
@@ -653,7 +654,8 @@ mod tests {
             wire in prop_oneof![Just("POST"), Just("PATCH"), Just("OPTIONS"), Just("BREW")],
             body in prop_oneof![Just(BodySize::Unknown), any::<u64>().prop_map(BodySize::Known)],
         ) {
-            // tus 20, 32: whatever is understood is within bounds; everything else is told as an error, never a panic.
+            // tus 20, 32: whatever is understood is within bounds; everything else is told as an error, never
+            // a panic.
             if let Ok(Some(method)) = method(wire, &fields) {
                 let ours = check_version(wire, &fields).is_ok();
                 prop_assert!(!ours || method == Method::Options || fields.has("tus-resumable"));

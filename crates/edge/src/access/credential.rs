@@ -9,8 +9,9 @@ use actix_web::http::header;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use crate::access::refusal::Refusal;
 use crate::access::request::Act;
-use crate::access::{Access, Needs, Refusal};
+use crate::access::{Access, Needs};
 use domain::id::UploadId;
 use domain::principal::Right;
 use domain::time::Timestamp;
@@ -33,7 +34,8 @@ pub(super) enum Credential {
 }
 
 impl Access {
-    /// The text that a request shows as its credential: in the header, or a read token in the query where it may be there.
+    /// The text that a request shows as its credential: in the header, or a read token in the query where it
+    /// may be there.
     pub(super) fn given<'a>(
         &self,
         head: &'a RequestHead,
@@ -43,7 +45,8 @@ impl Access {
         let in_header = bearer(&head.headers);
         let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
         let follows = needs.follows();
-        // Browsers ask with the same URL whether a page may read it, if the page sends `If-None-Match` or `Last-Event-ID`.
+        // Browsers ask with the same URL whether a page may read it, if the page sends `If-None-Match` or
+        // `Last-Event-ID`.
         let reads = matches!(act, Act::Get | Act::Look | Act::Options);
         if self.query_tokens && follows && reads && in_header.is_empty() && is_read_token(token.as_bytes()) {
             return Ok(Cow::Owned(token.into_bytes()));

@@ -8,42 +8,46 @@
 //! | a client's right | the shared token, an admin key. Where there is no token: nothing is needed |
 //! | one of `auth.public_…`, where that closes it | an admin key |
 //! | a right on one upload | what opens everything else; a token for that upload, if it is for that right |
-//! | an operator's right | an admin key. Where there is none: programs on this machine, with the shared token if there is one |
+//! | an operator's right | an admin key; without any, programs on this machine with the shared token, if set |
 //!
-//! Where there is no token, whoever asks without a key is a stranger, and browsers ask for strangers: any page can make
-//! them send requests to this machine. So a stranger is served only under a host that no page can give itself, and does
-//! nothing on behalf of a page elsewhere. Preflights are answered without a credential, as browsers send none with them.
+//! Where there is no token, whoever asks without a key is a stranger, and browsers ask for strangers: any
+//! page can make them send requests to this machine. So a stranger is served only under a host that no page
+//! can give itself, and does nothing on behalf of a page elsewhere. Preflights are answered without a
+//! credential, as browsers send none with them.
 //!
-//! A read token may be in the query, where `auth.query_tokens` says so. No other credential may be in a URL: it ends up in
-//! logs and histories, so a request that has one there is refused, whatever it is for.
+//! A read token may be in the query, where `auth.query_tokens` says so. No other credential may be in a URL:
+//! it ends up in logs and histories, so a request that has one there is refused, whatever it is for.
 //!
-//! The row is found by the path as it is decoded: what is spelled in another way leads to the same row. The method is the
-//! one that will be followed.
+//! The row is found by the path as it is decoded: what is spelled in another way leads to the same row. The
+//! method is the one that will be followed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
-use actix_web::http::{StatusCode, Version, header};
+use actix_web::http::{Version, header};
 use subtle::ConstantTimeEq;
 
 use crate::problem::Problem;
 use domain::host::Host;
-use domain::id::UploadId;
 use domain::principal::{Principal, Right, Rights, Subject, TenantId};
 use domain::time::Timestamp;
 use keyring::{AdminKeyHash, ReadTokens, StageTokens};
 
 mod credential;
+mod needs;
 mod origin;
+mod refusal;
 mod request;
 
+pub use needs::{ClientsMay, Needs, Wanted};
 pub use origin::Origins;
+pub use refusal::Logged;
 pub(crate) use request::came_through_a_proxy;
 
 use credential::{Credential, bearer};
 use origin::{Page, Site};
+use refusal::Refusal;
 use request::Act;
 
 /// What opens the server, and to whom.
@@ -73,71 +77,6 @@ pub enum Reach {
     /// Nobody but this machine can connect to it.
     ThisMachine,
     Network,
-}
-
-/// What takes no admin key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientsMay {
-    pub list: bool,
-    pub download: bool,
-    pub terminate: bool,
-}
-
-/// What a row of the route table needs of whoever calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    Nothing,
-    /// A right that clients have, unless the configuration closes it to them.
-    Client(Right),
-    /// A right on the upload that the path names. Tokens for that upload may give it.
-    Upload(Right),
-    /// A right as operators have it.
-    Operator(Right),
-}
-
-/// What a request wants, by the row it is for.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
-    pub needs: Needs,
-    /// The method that is followed.
-    pub method: &'a str,
-    /// The upload that the path names, where [`Needs::Upload`] is needed.
-    pub upload: Option<UploadId>,
-}
-
-impl Needs {
-    /// Whether a token that opens one upload for reading can help.
-    fn follows(self) -> bool {
-        matches!(self, Self::Upload(Right::Read | Right::Events))
-    }
-}
-
-impl ClientsMay {
-    /// What takes an admin key here, if this right does: in words, and the key of the configuration that says so.
-    fn not(self, right: Right) -> Option<(&'static str, &'static str)> {
-        match right {
-            Right::List if !self.list => Some(("listing uploads", "auth.public_list")),
-            Right::Download if !self.download => Some(("downloading", "auth.public_download")),
-            Right::Terminate if !self.terminate => Some(("deleting uploads", "auth.public_terminate")),
-            _ => None,
-        }
-    }
-
-    /// The rights of whoever is a client here.
-    fn rights(self) -> Rights {
-        let rights = Rights::all().without(&[Right::ReadWebhooks, Right::ManageWebhooks]);
-        Right::ALL
-            .iter()
-            .filter(|right| self.not(**right).is_some())
-            .fold(rights, |rights, right| rights.without(&[*right]))
-    }
-}
-
-/// Which refusals the log has shown once, because an operator may want them otherwise.
-#[derive(Debug, Default)]
-pub struct Logged {
-    host: AtomicBool,
-    page: AtomicBool,
 }
 
 /// A token that clients and backends share. It does not print itself.
@@ -199,32 +138,6 @@ impl<'a> Called<'a> {
     }
 }
 
-/// Why a request is not served. Its answer names what would open it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal<'a> {
-    /// It needs a credential; the words say which.
-    Unauthorized(&'static str),
-    /// Its read token has expired.
-    Expired,
-    /// It has a credential in its URL that must not be there.
-    TokenInUrl,
-    /// It has one that does not open this.
-    AdminKeyNeeded(&'static str),
-    /// There is no admin key, and it does not come from a program on this machine.
-    NoAdminKey,
-    /// Clients may not, and it has no admin key.
-    Closed {
-        what: &'static str,
-        key: &'static str,
-        credential: Credential,
-    },
-    /// It does not say what it calls this server.
-    UnclearHost,
-    ForeignHost(&'a str),
-    /// A page elsewhere is behind it.
-    CrossSite,
-}
-
 impl Access {
     /// Finds out who sends a request; refuses it if it lacks what it needs at this time.
     pub fn admit(&self, head: &RequestHead, wanted: &Wanted<'_>, now: Timestamp) -> Result<Principal, Problem> {
@@ -268,15 +181,16 @@ impl Access {
         Principal::new(TenantId::DEFAULT, subject, rights)
     }
 
-    /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it comes from a
-    /// program on this machine.
+    /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it
+    /// comes from a program on this machine.
     pub fn shows_reasons(&self, request: &HttpRequest) -> bool {
         let asked = self.asked_of(request.head(), Needs::Nothing);
         let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
         asked.credential != Credential::Nothing || (self.token.is_none() && is_near)
     }
 
-    /// Whether a request shows what would open the administration. What only operators are to know is shown to it.
+    /// Whether a request shows what would open the administration. What only operators are to know is shown
+    /// to it.
     pub fn opens_administration(&self, request: &HttpRequest) -> bool {
         self.judge(&self.asked_of(request.head(), Needs::Operator(Right::ReadWebhooks))).is_ok()
     }
@@ -337,9 +251,10 @@ impl Access {
 
     /// Lets in who needs no credential here, unless a page elsewhere may be behind the request.
     ///
-    /// A page can have a name of its own mean this machine, and then ask as if it were a page of this server; only the
-    /// host tells. Else its browser says whose page it is: with `Origin` on every request that a page could read or that
-    /// changes something, and with `Sec-Fetch-Site` on all. Who says neither is no browser.
+    /// A page can have a name of its own mean this machine, and then ask as if it were a page of this server;
+    /// only the host tells. Else its browser says whose page it is: with `Origin` on every request that a
+    /// page could read or that changes something, and with `Sec-Fetch-Site` on all. Who says neither is no
+    /// browser.
     fn judge_stranger<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
         let host = match asked.host {
             Called::By(host) => host,
@@ -384,36 +299,10 @@ impl Access {
     }
 }
 
-impl Logged {
-    fn foreign_host(&self, host: &str) {
-        if !self.host.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                host = ?shortened(host),
-                "refused a request (421) for a host that this server does not answer to without a token; if it is yours, \
-                 add it to auth.hosts, or set auth.token; further ones are not logged"
-            );
-        }
-    }
-
-    fn cross_site(&self, origin: &str) {
-        if !self.page.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                origin = ?shortened(origin),
-                "refused a request (403) of a page elsewhere; if the page is yours, add its origin to cors.allow_origins, \
-                 or set auth.token; further ones are not logged"
-            );
-        }
-    }
-}
-
-/// A client's word, short enough for the log.
-fn shortened(text: &str) -> String {
-    text.chars().take(100).collect()
-}
-
 impl Asked<'_> {
-    /// Whether a request that came from this machine was also meant to be made by a program on it. A proxy passes on what
-    /// comes from elsewhere, and so does a browser: pages may have it ask a loopback address, under a name of their own too.
+    /// Whether a request that came from this machine was also meant to be made by a program on it. A proxy
+    /// passes on what comes from elsewhere, and so does a browser: pages may have it ask a loopback address,
+    /// under a name of their own too.
     fn comes_straight_from_here(&self) -> bool {
         let Called::By(host) = self.host else { return false };
         let own_page = match self.page.site {
@@ -422,59 +311,4 @@ impl Asked<'_> {
         };
         !self.proxied && own_page && Host::of_authority(host).is_some_and(|host| host.is_loopback())
     }
-}
-
-impl Refusal<'_> {
-    fn problem(self) -> Problem {
-        let admin_key_needed = |detail| Problem::new(StatusCode::FORBIDDEN, "admin-key-needed", detail);
-        match self {
-            Self::Unauthorized(detail) => unauthorized(detail.to_owned()),
-            Self::Expired => {
-                let detail = "this read token has expired; get a new one from your backend";
-                Problem::new(StatusCode::UNAUTHORIZED, "token-expired", detail)
-                    .with(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
-            }
-            Self::TokenInUrl => Problem::bad_request(
-                "token-in-url",
-                "a token must not be in a URL, where logs and histories keep it: send it as Authorization: Bearer. Only a \
-                 read token may be there (?token=), without that header, to GET the status or the events of its upload, \
-                 and only with auth.query_tokens = true",
-            ),
-            Self::AdminKeyNeeded(detail) => admin_key_needed(detail.to_owned()),
-            Self::NoAdminKey => {
-                let detail = "without an admin key this is open only to programs on the same machine that ask a loopback \
-                    address themselves; make a key with `longshore admin-key` and set auth.admin_keys";
-                Problem::new(StatusCode::FORBIDDEN, "no-admin-key", detail)
-            }
-            Self::Closed { what, key, credential } => {
-                let detail = format!("{what} is closed to clients ({key}); it takes a key of auth.admin_keys");
-                match credential {
-                    Credential::Nothing => unauthorized(detail),
-                    Credential::Stage(_)
-                    | Credential::Read(_)
-                    | Credential::ExpiredRead
-                    | Credential::Shared
-                    | Credential::Admin => admin_key_needed(detail),
-                }
-            }
-            Self::UnclearHost => Problem::bad_request(
-                "bad-host",
-                "the request has no Host, or more than one, or one that differs from its target",
-            ),
-            Self::ForeignHost(_) => {
-                let detail = "this server does not answer to the host of this request; without a token it answers to \
-                    localhost, loopback addresses, and what auth.hosts and public_url name";
-                Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail)
-            }
-            Self::CrossSite => {
-                let detail = "a page of another origin is behind this request, and the server does not know it; add its \
-                    origin to cors.allow_origins, or set auth.token";
-                Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
-            }
-        }
-    }
-}
-
-fn unauthorized(detail: String) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(header::WWW_AUTHENTICATE, "Bearer")
 }

@@ -1,4 +1,5 @@
-//! What a browser says about the page behind a request: its origin, how far that is, and what it wants the answer for.
+//! What a browser says about the page behind a request: its origin, how far that is, and what it wants the
+//! answer for.
 
 use actix_web::http::header;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};

@@ -28,8 +28,8 @@ impl Act {
     }
 }
 
-/// Whether a proxy has passed the request on: each adds fields of its own, and none of these comes from a program that
-/// asks by itself.
+/// Whether a proxy has passed the request on: each adds fields of its own, and none of these comes from a
+/// program that asks by itself.
 pub(crate) fn came_through_a_proxy(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_added_by_proxies(name.as_str()))
 }

@@ -1,7 +1,8 @@
 //! Reading ahead of the decryption.
 //!
-//! rustls asks for 4 KiB at a time, which costs a fast upload five system calls for each record. This layer asks the
-//! kernel for more when more is there, and holds nothing when nothing is: a slow connection costs no memory.
+//! rustls asks for 4 KiB at a time, which costs a fast upload five system calls for each record. This layer
+//! asks the kernel for more when more is there, and holds nothing when nothing is: a slow connection costs no
+//! memory.
 
 use std::io;
 use std::io::IoSlice;

@@ -71,8 +71,8 @@ impl Certificates {
         Ok(Self { files, current: RwLock::new(Arc::new(current)) })
     }
 
-    /// Takes new files as they come: looks every so often, and whenever it is told to. Ends when nobody can tell it
-    /// any more.
+    /// Takes new files as they come: looks every so often, and whenever it is told to. Ends when nobody can
+    /// tell it any more.
     pub async fn keep_fresh(self: Arc<Self>, every: Duration, mut look: mpsc::Receiver<()>) {
         let mut known = None;
         loop {

@@ -155,8 +155,8 @@ impl Connections {
 
 /// The application, once for each thread.
 ///
-/// What it knows of itself is left at its default: links are paths or begin with `public_url`, so nobody asks an app
-/// for its scheme or host.
+/// What it knows of itself is left at its default: links are paths or begin with `public_url`, so nobody asks
+/// an app for its scheme or host.
 async fn answers(edge: web::Data<Edge>, role: Role) -> Result<Answers, ()> {
     let service = fn_service(move |request: ServiceRequest| {
         let edge = edge.clone();
@@ -166,8 +166,8 @@ async fn answers(edge: web::Data<Edge>, role: Role) -> Result<Answers, ()> {
     Ok(boxed::rc_service(app.new_service(()).await?))
 }
 
-/// Small answers go out at once, and a connection ends whose peer takes nothing for so long, be it gone or just not
-/// reading.
+/// Small answers go out at once, and a connection ends whose peer takes nothing for so long, be it gone or
+/// just not reading.
 fn prepare(stream: &TcpStream, reader_timeout: Duration) {
     let timeout_ms = u32::try_from(reader_timeout.as_millis()).unwrap_or(u32::MAX);
     let limited = rustix::net::sockopt::set_tcp_user_timeout(stream, timeout_ms).map_err(Into::into);

@@ -1,7 +1,7 @@
 //! What the layers below and above the HTTP/1.1 layer tell each other about the request under way.
 //!
-//! The HTTP layer in between knows nothing of it. Below, bytes are framed into requests, one at a time; above, requests
-//! are answered. Each side learns here what only the other one sees.
+//! The HTTP layer in between knows nothing of it. Below, bytes are framed into requests, one at a time;
+//! above, requests are answered. Each side learns here what only the other one sees.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -31,7 +31,8 @@ struct State {
     is_hung_up: Cell<bool>,
 }
 
-/// Stands in the extensions of an answer that is not to be sent: its connection, or its stream, is ended instead.
+/// Stands in the extensions of an answer that is not to be sent: its connection, or its stream, is ended
+/// instead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HangUp;
 

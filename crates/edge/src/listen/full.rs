@@ -1,9 +1,10 @@
 //! Turning connections away when there are as many as are allowed.
 //!
-//! A peer left waiting in the kernel's queue cannot tell a full server from a dead one. So it is answered and its
-//! connection closed. The answer depends on the request: one to HEAD has no body, and a tus client that asks for the
-//! offset of its upload must hear 423, because after a 503 it would begin the upload anew and double the load. So the
-//! request line is awaited for a moment. All of this costs little and ends soon, whatever the peer does.
+//! A peer left waiting in the kernel's queue cannot tell a full server from a dead one. So it is answered and
+//! its connection closed. The answer depends on the request: one to HEAD has no body, and a tus client that
+//! asks for the offset of its upload must hear 423, because after a 503 it would begin the upload anew and
+//! double the load. So the request line is awaited for a moment. All of this costs little and ends soon,
+//! whatever the peer does.
 
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ pub(super) fn too_many() -> Problem {
     Problem::try_again("too-many-connections", detail, Duration::from_secs(5))
 }
 
-/// Closing with unread bytes would reset the connection, and the reset can overtake the answer: so what the peer has
-/// sent is read until it closes.
+/// Closing with unread bytes would reset the connection, and the reset can overtake the answer: so what the
+/// peer has sent is read until it closes.
 async fn tell(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     problem: Problem,

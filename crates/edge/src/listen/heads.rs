@@ -1,7 +1,8 @@
 //! Watches the heads that come over HTTP/2.
 //!
-//! The protocol's library has no deadline for a head that begins and does not end, be it within one frame or over many
-//! (RFC 9113, 4.3 and 6.10). All frames pass here, so it is seen here when a head is under way for too long.
+//! The protocol's library has no deadline for a head that begins and does not end, be it within one frame or
+//! over many (RFC 9113, 4.3 and 6.10). All frames pass here, so it is seen here when a head is under way for
+//! too long.
 
 use std::io;
 use std::io::IoSlice;

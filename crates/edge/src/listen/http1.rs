@@ -1,13 +1,14 @@
 //! HTTP/1.1: actix-http speaks it, with two layers of ours around the application and one around the stream.
 //!
-//! Below, a connection is framed into requests that come one at a time and in time (`framing`), is read as its taker
-//! has room (`inflow.rs`), and interim responses are put between the answers (`interim.rs`). Above, requests get their
-//! turn. What both sides must know of the request under way is in `exchange.rs`.
+//! Below, a connection is framed into requests that come one at a time and in time (`framing`), is read as
+//! its taker has room (`inflow.rs`), and interim responses are put between the answers (`interim.rs`). Above,
+//! requests get their turn. What both sides must know of the request under way is in `exchange.rs`.
 //!
-//! `Expect: 100-continue`: actix-http asks a service of its own whether such a request may go on, says `100 Continue`
-//! if so, and calls the application after that. Nobody can refuse by then without having asked for the body. So here
-//! the application itself is that service. It answers, and its answer takes the way of a refusal, which is the way of
-//! any answer; actix-http never says `100`. It is said where a body that has not come is first read: see `body.rs`.
+//! `Expect: 100-continue`: actix-http asks a service of its own whether such a request may go on, says `100
+//! Continue` if so, and calls the application after that. Nobody can refuse by then without having asked for
+//! the body. So here the application itself is that service. It answers, and its answer takes the way of a
+//! refusal, which is the way of any answer; actix-http never says `100`. It is said where a body that has not
+//! come is first read: see `body.rs`.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -193,7 +194,8 @@ impl Future for Answering {
         if let Some(outflow) = &self.outflow {
             outflow.begin(answer.extensions().contains::<IsDownload>());
         }
-        // RFC 9112, 6.1 and 6.3: HTTP/1.0 has no chunked coding. A body of unknown length ends with the connection.
+        // RFC 9112, 6.1 and 6.3: HTTP/1.0 has no chunked coding. A body of unknown length ends with the
+        // connection.
         if self.version == Version::HTTP_10 && answer.body().size() == BodySize::Stream {
             answer.head_mut().no_chunking(true);
             answer.head_mut().set_connection_type(ConnectionType::Close);
@@ -212,8 +214,8 @@ impl Future for Answering {
     }
 }
 
-/// The application in the place of the service that lets requests with `Expect` go on: it lets none go on and gives
-/// the answer instead.
+/// The application in the place of the service that lets requests with `Expect` go on: it lets none go on and
+/// gives the answer instead.
 #[derive(Clone)]
 pub(super) struct Instead(InTurn);
 

@@ -1,9 +1,9 @@
 //! HTTP/2: one connection, many requests.
 //!
-//! actix-http's own dispatcher limits neither the number of requests nor the size of their heads, waits for ever for a
-//! peer that takes nothing, and does not end idle connections when the server stops. So this one stands in its place
-//! and hands requests to the same application. Requests are put into the words of HTTP/1.1, so that nothing above
-//! needs to know the difference.
+//! actix-http's own dispatcher limits neither the number of requests nor the size of their heads, waits for
+//! ever for a peer that takes nothing, and does not end idle connections when the server stops. So this one
+//! stands in its place and hands requests to the same application. Requests are put into the words of
+//! HTTP/1.1, so that nothing above needs to know the difference.
 //!
 //! A connection makes the server hold at most what its window lets its peer send ahead: see `window.rs`.
 
@@ -66,7 +66,8 @@ pub(super) struct Waits {
     pub(super) readers: Readers,
 }
 
-/// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is answered.
+/// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is
+/// answered.
 pub(super) async fn serve(
     mut wire: Wire,
     ends: Ends,
@@ -209,7 +210,8 @@ fn begin(
     each: &OfEach,
     underway: Option<Underway>,
 ) {
-    // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended yet.
+    // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended
+    // yet.
     let Some(underway) = underway else {
         return respond.send_reset(Reason::REFUSED_STREAM);
     };
@@ -250,7 +252,8 @@ fn in_words_of_http1(request: ::http::Request<RecvStream>, ends: Ends, taken: Ta
     if let Some(authority) = parts.uri.authority() {
         head.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
     }
-    // RFC 9113, 8.2.2: this field never comes from a peer. A body of unknown size is announced by nothing at all.
+    // RFC 9113, 8.2.2: this field never comes from a peer. A body of unknown size is announced by nothing at
+    // all.
     if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -285,9 +288,9 @@ impl Stream for Body {
 
 /// Has a request answered and sends the answer, unless the peer loses interest first.
 ///
-/// The handler is dropped then, as HTTP/1.1 does it when a connection is reset. One that is given a body learns of it
-/// from the body, after all that has arrived: dropping it would lose that. What is left of the body when the answer is
-/// out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
+/// The handler is dropped then, as HTTP/1.1 does it when a connection is reset. One that is given a body
+/// learns of it from the body, after all that has arrived: dropping it would lose that. What is left of the
+/// body when the answer is out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
 async fn answer(
     each: &OfEach,
     request: Request,
@@ -354,8 +357,8 @@ struct Reader {
 }
 
 async fn send(body: BoxBody, mut reader: Reader) -> Result<(), h2::Error> {
-    // Of an answer of known length nothing more is taken before the reader has room for it. Of another one nobody knows
-    // whether more will come; it holds little.
+    // Of an answer of known length nothing more is taken before the reader has room for it. Of another one
+    // nobody knows whether more will come; it holds little.
     let mut left = match body.size() {
         BodySize::Sized(bytes) => bytes,
         BodySize::None | BodySize::Stream => 0,
@@ -399,8 +402,8 @@ impl Reader {
         Ok(true)
     }
 
-    /// How much of `wanted` the peer and its connection have room for, as soon as they have any; `None` when the peer
-    /// has lost interest or used up its time.
+    /// How much of `wanted` the peer and its connection have room for, as soon as they have any; `None` when
+    /// the peer has lost interest or used up its time.
     async fn room(&mut self, wanted: usize) -> Result<Option<usize>, h2::Error> {
         let Self { stream, queue, patience } = self;
         stream.reserve_capacity(wanted);

@@ -1,12 +1,13 @@
 //! How far a connection is read ahead of whoever takes its bytes.
 //!
-//! The HTTP layer reads what it can get, up to some hundred KiB that nobody may have room for yet. While a taker has set
-//! an allowance, no more than that is read (and what one read brings with it), and reading goes on when more is asked
-//! for. So memory for uploads is what their buffers hold; what does not fit waits in the socket, and with it the client.
+//! The HTTP layer reads what it can get, up to some hundred KiB that nobody may have room for yet. While a
+//! taker has set an allowance, no more than that is read (and what one read brings with it), and reading goes
+//! on when more is asked for. So memory for uploads is what their buffers hold; what does not fit waits in
+//! the socket, and with it the client.
 //!
-//! The HTTP layer's own buffer grows with what is read at once, and keeps its size. A connection with a large body takes
-//! a grant for that out of [`ReadAhead`], and keeps it until it ends. One that finds none left is metered: its body is
-//! read a few KiB at a time, as it is asked for, and its buffer stays as it began.
+//! The HTTP layer's own buffer grows with what is read at once, and keeps its size. A connection with a large
+//! body takes a grant for that out of [`ReadAhead`], and keeps it until it ends. One that finds none left is
+//! metered: its body is read a few KiB at a time, as it is asked for, and its buffer stays as it began.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
@@ -25,7 +26,8 @@ pub(super) const SLOW_BYTES: usize = 4 * 1024;
 /// With less room than this, actix-http wants 8 KiB before it reads on.
 const LOW_ROOM_BYTES: usize = 1024;
 
-/// What the buffer of a connection may grow to: actix-http stops reading at 128 KiB, and a buffer doubles as it grows.
+/// What the buffer of a connection may grow to: actix-http stops reading at 128 KiB, and a buffer doubles as
+/// it grows.
 const GRANT_BYTES: u64 = 256 * 1024;
 
 /// Memory for the buffers of connections that bring large bodies. Clones share it.
@@ -204,8 +206,8 @@ impl Drop for Taker {
 
 /// How much of the `room` in the HTTP layer's buffer is filled in one go.
 ///
-/// The buffer grows to twice its size, and stays so, when what was just read does not fit into the room left beside it.
-/// That is good for a fast upload. For a slow one it would be half of all the memory it takes.
+/// The buffer grows to twice its size, and stays so, when what was just read does not fit into the room left
+/// beside it. That is good for a fast upload. For a slow one it would be half of all the memory it takes.
 fn read_at_once(room: usize, allowance_bytes: Option<usize>) -> u64 {
     let slow = allowance_bytes.is_some_and(|bytes| bytes <= SLOW_BYTES);
     let most = match room {

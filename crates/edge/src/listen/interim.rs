@@ -1,20 +1,22 @@
 //! Interim responses: what a client is told of its request before the answer.
 //!
-//! actix-http has no words for them, so they are written below it, between what it writes. That an interim response
-//! never ends up inside another response rests on its dispatcher (3.20, `h1/dispatcher.rs`), and on four rules here:
+//! actix-http has no words for them, so they are written below it, between what it writes. That an interim
+//! response never ends up inside another response rests on its dispatcher (3.20, `h1/dispatcher.rs`), and on
+//! four rules here:
 //!
-//! - The dispatcher serves one request at a time. It calls the application with the next one when the last answer
-//!   stands whole in its write buffer. Bytes of that may be unsent for long, so whoever wants to tell something is
-//!   **queued**, and nothing is written at that moment.
-//! - It flushes its stream only when that buffer is empty. So **only a flush begins to write**: nothing of an earlier
-//!   answer is above us any more.
-//! - The future that answers a request ends before its answer is put into the buffer, and no flush is in between.
-//!   With that future **its turn ends**: what was queued is dropped, and handles that are left send nothing.
-//! - A peer may take only half of an interim response. **What has begun is finished** before a byte of an answer is
-//!   taken.
+//! - The dispatcher serves one request at a time. It calls the application with the next one when the last
+//!   answer stands whole in its write buffer. Bytes of that may be unsent for long, so whoever wants to tell
+//!   something is **queued**, and nothing is written at that moment.
+//! - It flushes its stream only when that buffer is empty. So **only a flush begins to write**: nothing of an
+//!   earlier answer is above us any more.
+//! - The future that answers a request ends before its answer is put into the buffer, and no flush is in
+//!   between. With that future **its turn ends**: what was queued is dropped, and handles that are left send
+//!   nothing.
+//! - A peer may take only half of an interim response. **What has begun is finished** before a byte of an answer
+//!   is taken.
 //!
-//! Nobody needs to be woken: a handler is polled in the task of its connection, and after each such poll that task
-//! flushes. A handle used in another task is heard no earlier than the connection's next poll.
+//! Nobody needs to be woken: a handler is polled in the task of its connection, and after each such poll that
+//! task flushes. A handle used in another task is heard no earlier than the connection's next poll.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -63,14 +65,14 @@ struct State {
 pub(super) struct Turn(Interim);
 
 impl Interim {
-    /// The handle for this request; `None` where none can be sent: HTTP/1.0 knows no interim responses, and over
-    /// HTTP/2 we send none.
+    /// The handle for this request; `None` where none can be sent: HTTP/1.0 knows no interim responses, and
+    /// over HTTP/2 we send none.
     pub fn of(request: &impl HttpMessage) -> Option<Self> {
         request.extensions().get::<Self>().cloned()
     }
 
-    /// Tells the client `104 Upload Resumption Supported`, and whether it could be: not once the answer has begun, and
-    /// not while the client leaves too much unread.
+    /// Tells the client `104 Upload Resumption Supported`, and whether it could be: not once the answer has
+    /// begun, and not while the client leaves too much unread.
     ///
     /// Names and values cannot break out of their lines: their types allow no control characters.
     pub fn send_104(&self, fields: &[(HeaderName, HeaderValue)]) -> bool {
@@ -85,8 +87,8 @@ impl Interim {
         waiting + response.len() <= MAX_QUEUED_BYTES && self.queue(&response)
     }
 
-    /// Tells a client that asked for it to send the body, and whether it could be. To be called once: there is always
-    /// room for it.
+    /// Tells a client that asked for it to send the body, and whether it could be. To be called once: there
+    /// is always room for it.
     pub(crate) fn send_continue(&self) -> bool {
         self.queue(b"HTTP/1.1 100 Continue\r\n\r\n")
     }

@@ -1,9 +1,9 @@
 //! How connections come in: listening, who gets a place, and what speaks with whom.
 //!
-//! Owns every socket from its acceptance to its end. Promises that no peer holds one for nothing: each wait for a peer
-//! has a limit, and so has the number of connections. Connections are accepted by actix-server and handed to this
-//! module's own service instead of actix-web's `HttpServer`, which offers no place for any of that. It knows nothing
-//! of what is asked and answered on a connection.
+//! Owns every socket from its acceptance to its end. Promises that no peer holds one for nothing: each wait
+//! for a peer has a limit, and so has the number of connections. Connections are accepted by actix-server and
+//! handed to this module's own service instead of actix-web's `HttpServer`, which offers no place for any of
+//! that. It knows nothing of what is asked and answered on a connection.
 
 mod ahead;
 pub mod certificates;

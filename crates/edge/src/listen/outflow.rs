@@ -1,7 +1,8 @@
 //! How long a connection waits for a peer that takes nothing of its answer.
 //!
-//! A download may wait for as long as a player is paused. Everything else lies in memory until it is taken, so its
-//! reader must go on: it has a deadline, and what it takes moves that away by the time it would need at the least rate.
+//! A download may wait for as long as a player is paused. Everything else lies in memory until it is taken,
+//! so its reader must go on: it has a deadline, and what it takes moves that away by the time it would need
+//! at the least rate.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
-/// How fast an answer that is no download must be taken in the long run. A page of 1 MiB may take four minutes.
+/// How fast an answer that is no download must be taken in the long run. A page of 1 MiB may take four
+/// minutes.
 const LEAST_BYTES_PER_SECOND: u32 = 4 << 10;
 
 /// How long a reader may take nothing, by what it reads.
@@ -135,7 +137,8 @@ mod tests {
 
     const READERS: Readers = Readers { download: Duration::from_secs(600), answer: Duration::from_secs(30) };
 
-    /// Writes without end to a peer that reads `bytes` every `pause`; how long it lasts, unless it lasts an hour.
+    /// Writes without end to a peer that reads `bytes` every `pause`; how long it lasts, unless it lasts an
+    /// hour.
     async fn lasts(is_download: bool, bytes: usize, pause: Duration) -> Option<u64> {
         let (mut near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 << 10);
         let (outflow, began) = (Outflow::new(READERS), Instant::now());

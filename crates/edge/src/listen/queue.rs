@@ -1,7 +1,7 @@
 //! What the answers of one connection have handed over and its socket has not taken.
 //!
-//! HTTP/2 keeps it for each stream, as much as the peer's window allows, and a peer may open its window and then not
-//! read. So the answers of a connection share one bound on what waits.
+//! HTTP/2 keeps it for each stream, as much as the peer's window allows, and a peer may open its window and
+//! then not read. So the answers of a connection share one bound on what waits.
 
 use std::cell::Cell;
 use std::io;
@@ -46,8 +46,8 @@ impl Queue {
         self.set(self.0.bytes.get().saturating_sub(bytes));
     }
 
-    /// The protocol has nothing more to do for now. If it is not the socket that it waits for, all there was is written.
-    /// What was dropped with its stream would never be.
+    /// The protocol has nothing more to do for now. If it is not the socket that it waits for, all there was
+    /// is written. What was dropped with its stream would never be.
     pub(super) fn is_idle(&self) {
         if !self.0.is_blocked.get() {
             self.set(0);

@@ -1,7 +1,8 @@
 //! Encryption, and agreeing on what is spoken within it.
 //!
-//! HTTP/2 lets a peer send ahead, so how many connections speak it is bounded. When no place is left for one more, it
-//! is offered HTTP/1.1 alone. That has to be known before the handshake, so the client's greeting is read first.
+//! HTTP/2 lets a peer send ahead, so how many connections speak it is bounded. When no place is left for one
+//! more, it is offered HTTP/1.1 alone. That has to be known before the handshake, so the client's greeting is
+//! read first.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! How far ahead the peers of HTTP/2 may send.
 //!
-//! What a peer sends ahead the server has to hold, and an upload can only be as fast as its window divided by the
-//! round trip time. So every connection begins with a small window, and earns a larger one by having half of it taken
-//! within one round trip, out of a budget that all connections share. It is granted as soon as that has happened, not
-//! when the round trip is over: on a long line it would come one round trip late each time.
+//! What a peer sends ahead the server has to hold, and an upload can only be as fast as its window divided by
+//! the round trip time. So every connection begins with a small window, and earns a larger one by having half
+//! of it taken within one round trip, out of a budget that all connections share. It is granted as soon as
+//! that has happened, not when the round trip is over: on a long line it would come one round trip late each
+//! time.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -21,10 +22,12 @@ use tokio::time::Instant;
 /// What every connection begins with. Nobody can make the server hold more without being fast.
 pub const FIRST_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// The shortest time between two looks at how much comes. Round trips on a local network are shorter and tell nothing.
+/// The shortest time between two looks at how much comes. Round trips on a local network are shorter and tell
+/// nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// No round trip is believed to take longer. The peer says when it ends, and could gather half a window at leisure.
+/// No round trip is believed to take longer. The peer says when it ends, and could gather half a window at
+/// leisure.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// How many times as large a window becomes; the second where the budget has no room for the first.
@@ -86,8 +89,8 @@ struct Moment {
     taken: u64,
 }
 
-/// A look at how much comes, until a ping is answered. It begins with what came just before the ping: that may have been
-/// all that the window allows.
+/// A look at how much comes, until a ping is answered. It begins with what came just before the ping: that
+/// may have been all that the window allows.
 struct Look {
     since: Moment,
     /// It has led to a larger window, and tells nothing about that one.
@@ -166,8 +169,8 @@ impl Look {
         Self { since: moment, spent: false }
     }
 
-    /// Whether half of the window was taken since it began. That is when the protocol's own bookkeeping lets the peer
-    /// go on.
+    /// Whether half of the window was taken since it began. That is when the protocol's own bookkeeping lets
+    /// the peer go on.
     fn tells_fast(&self, now: Moment, window_bytes: u32) -> bool {
         let came = now.taken - self.since.taken;
         !self.spent && came >= u64::from(window_bytes / 2) && now.at - self.since.at <= LONGEST_LOOK

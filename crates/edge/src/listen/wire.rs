@@ -1,7 +1,7 @@
 //! What a connection's bytes pass through.
 //!
-//! Everything above speaks through a [`Wire`] and cannot tell what is below. What must see or add bytes of HTTP/1.1 on
-//! their way is a layer around it, in `http1.rs`.
+//! Everything above speaks through a [`Wire`] and cannot tell what is below. What must see or add bytes of
+//! HTTP/1.1 on their way is a layer around it, in `http1.rs`.
 
 use std::io;
 use std::io::IoSlice;

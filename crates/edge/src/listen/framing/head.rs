@@ -1,7 +1,7 @@
 //! The head of one request over HTTP/1.1: where it ends, and how its body is framed.
 //!
-//! Reads strictly: whatever two readers could understand in two ways is refused, because a proxy in front may be one of
-//! them (RFC 9112, 6.3 and 11.2). What passes has the same meaning for every reader.
+//! Reads strictly: whatever two readers could understand in two ways is refused, because a proxy in front may
+//! be one of them (RFC 9112, 6.3 and 11.2). What passes has the same meaning for every reader.
 
 use actix_web::http::{Method, StatusCode, Uri};
 
@@ -118,12 +118,13 @@ impl Scan {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) body: Body,
-    /// Whether the HTTP layer would reject it for want of a length. RFC 9112, 6.3: a request without framing has no body.
+    /// Whether the HTTP layer would reject it for want of a length. RFC 9112, 6.3: a request without framing
+    /// has no body.
     pub(super) lacks_length: bool,
 }
 
-/// Reads a whole head, and takes wishes to change the protocol out of it: RFC 9110, 7.8 allows to ignore them, and the
-/// HTTP layer would take what follows for another protocol.
+/// Reads a whole head, and takes wishes to change the protocol out of it: RFC 9110, 7.8 allows to ignore
+/// them, and the HTTP layer would take what follows for another protocol.
 pub(super) fn read(bytes: &mut [u8]) -> Result<Head, Unreadable> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);

@@ -1,13 +1,14 @@
 //! Frames what a peer sends into requests of HTTP/1.1, and hands the HTTP layer one at a time.
 //!
-//! The HTTP layer gives no deadline to heads but the first, takes the wish for another protocol seriously, answers
-//! what it cannot read without a word, and goes on with the next request after an answer that ends the connection. So
-//! heads are read here first, whole and strictly, each within its time. Of what follows, only the bytes that belong to
-//! the request are handed on; the next request waits until the answer is out. A head that is refused is replaced by a
-//! request of ours for which the refusal is the answer, so that it goes out like any other.
+//! The HTTP layer gives no deadline to heads but the first, takes the wish for another protocol seriously,
+//! answers what it cannot read without a word, and goes on with the next request after an answer that ends
+//! the connection. So heads are read here first, whole and strictly, each within its time. Of what follows,
+//! only the bytes that belong to the request are handed on; the next request waits until the answer is out. A
+//! head that is refused is replaced by a request of ours for which the refusal is the answer, so that it goes
+//! out like any other.
 //!
-//! Bytes are looked at in the buffer they are read into. What cannot be handed on yet is held: part of a head, or the
-//! beginning of the next request.
+//! Bytes are looked at in the buffer they are read into. What cannot be handed on yet is held: part of a
+//! head, or the beginning of the next request.
 
 mod chunks;
 mod head;
@@ -40,7 +41,8 @@ const MAX_IGNORED_BYTES: usize = 64 * 1024;
 /// How a connection is framed, and who its peer is.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
-    /// For the head of a request, from its first byte. For the first one, from the beginning of the connection.
+    /// For the head of a request, from its first byte. For the first one, from the beginning of the
+    /// connection.
     pub(super) header_timeout: Duration,
     /// From the end of an answer to the first byte of the next request.
     pub(super) keep_alive: Duration,
@@ -98,8 +100,8 @@ impl Framing {
         }
     }
 
-    /// Reads more of the request under way, or the next one. The end of the stream is also what a peer gets to see that
-    /// was silent for too long.
+    /// Reads more of the request under way, or the next one. The end of the stream is also what a peer gets
+    /// to see that was silent for too long.
     pub(super) fn poll_read(
         &mut self,
         mut stream: Pin<&mut impl AsyncRead>,
@@ -166,8 +168,9 @@ impl Framing {
         matches!(self.stage, Stage::Head { .. } | Stage::Nothing { .. })
     }
 
-    /// Everything was written so far. If that was the end of an answer, the next request may come. Where none can come, the
-    /// peer has a moment to read the answer: with what it has sent unread, closing would reset the connection.
+    /// Everything was written so far. If that was the end of an answer, the next request may come. Where none
+    /// can come, the peer has a moment to read the answer: with what it has sent unread, closing would reset
+    /// the connection.
     pub(super) fn flushed(&mut self, cx: &mut Context<'_>) {
         if !self.exchange.is_answered() {
             return;
@@ -225,8 +228,8 @@ impl Framing {
         }
     }
 
-    /// What follows is not understood: of what is held, only what belongs to the request stays, or the request that
-    /// stands for a refused one.
+    /// What follows is not understood: of what is held, only what belongs to the request stays, or the
+    /// request that stands for a refused one.
     fn ignore_rest(&mut self) {
         if let Some(instead) = self.instead() {
             self.held = instead;
@@ -333,7 +336,8 @@ impl Framing {
         self.stage = Stage::Nothing { ignored: 0 };
     }
 
-    /// The peer has been silent, or slow, for too long. A client of tus gives up at a 408, so it is told nothing.
+    /// The peer has been silent, or slow, for too long. A client of tus gives up at a 408, so it is told
+    /// nothing.
     fn give_up(&mut self) {
         if !self.held.is_empty() {
             self.terms.refusals.note(Reason::SlowHead, self.terms.peer, "limits.header_timeout");

@@ -429,7 +429,8 @@ async fn the_word_to_go_on_always_has_room() {
             sent += 1;
         }
         assert!(interim.send_continue());
-        // A handle outside of the handler is heard when the connection is polled next, as it is while its peer reads.
+        // A handle outside of the handler is heard when the connection is polled next, as it is while its
+        // peer reads.
         for offset in 1..=sent {
             peer.hears(told(offset)).await;
         }

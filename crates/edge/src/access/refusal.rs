@@ -1,0 +1,123 @@
+//! Why requests are refused, in the words of their answers and of the log.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::http::{StatusCode, header};
+
+use crate::access::credential::Credential;
+use crate::problem::Problem;
+
+/// Why a request is not served. Its answer names what would open it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal<'a> {
+    /// It needs a credential; the words say which.
+    Unauthorized(&'static str),
+    /// Its read token has expired.
+    Expired,
+    /// It has a credential in its URL that must not be there.
+    TokenInUrl,
+    /// It has one that does not open this.
+    AdminKeyNeeded(&'static str),
+    /// There is no admin key, and it does not come from a program on this machine.
+    NoAdminKey,
+    /// Clients may not, and it has no admin key.
+    Closed {
+        what: &'static str,
+        key: &'static str,
+        credential: Credential,
+    },
+    /// It does not say what it calls this server.
+    UnclearHost,
+    ForeignHost(&'a str),
+    /// A page elsewhere is behind it.
+    CrossSite,
+}
+
+/// Which refusals the log has shown once, because an operator may want them otherwise.
+#[derive(Debug, Default)]
+pub struct Logged {
+    host: AtomicBool,
+    page: AtomicBool,
+}
+
+impl Logged {
+    pub(super) fn foreign_host(&self, host: &str) {
+        if !self.host.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                host = ?shortened(host),
+                "refused a request (421) for a host that this server does not answer to without a token; if it is yours, \
+                 add it to auth.hosts, or set auth.token; further ones are not logged"
+            );
+        }
+    }
+
+    pub(super) fn cross_site(&self, origin: &str) {
+        if !self.page.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                origin = ?shortened(origin),
+                "refused a request (403) of a page elsewhere; if the page is yours, add its origin to cors.allow_origins, \
+                 or set auth.token; further ones are not logged"
+            );
+        }
+    }
+}
+
+/// A client's word, short enough for the log.
+fn shortened(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+impl Refusal<'_> {
+    pub(super) fn problem(self) -> Problem {
+        let admin_key_needed = |detail| Problem::new(StatusCode::FORBIDDEN, "admin-key-needed", detail);
+        match self {
+            Self::Unauthorized(detail) => unauthorized(detail.to_owned()),
+            Self::Expired => {
+                let detail = "this read token has expired; get a new one from your backend";
+                Problem::new(StatusCode::UNAUTHORIZED, "token-expired", detail)
+                    .with(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")
+            }
+            Self::TokenInUrl => Problem::bad_request(
+                "token-in-url",
+                "a token must not be in a URL, where logs and histories keep it: send it as Authorization: Bearer. Only a \
+                 read token may be there (?token=), without that header, to GET the status or the events of its upload, \
+                 and only with auth.query_tokens = true",
+            ),
+            Self::AdminKeyNeeded(detail) => admin_key_needed(detail.to_owned()),
+            Self::NoAdminKey => {
+                let detail = "without an admin key this is open only to programs on the same machine that ask a loopback \
+                    address themselves; make a key with `longshore admin-key` and set auth.admin_keys";
+                Problem::new(StatusCode::FORBIDDEN, "no-admin-key", detail)
+            }
+            Self::Closed { what, key, credential } => {
+                let detail = format!("{what} is closed to clients ({key}); it takes a key of auth.admin_keys");
+                match credential {
+                    Credential::Nothing => unauthorized(detail),
+                    Credential::Stage(_)
+                    | Credential::Read(_)
+                    | Credential::ExpiredRead
+                    | Credential::Shared
+                    | Credential::Admin => admin_key_needed(detail),
+                }
+            }
+            Self::UnclearHost => Problem::bad_request(
+                "bad-host",
+                "the request has no Host, or more than one, or one that differs from its target",
+            ),
+            Self::ForeignHost(_) => {
+                let detail = "this server does not answer to the host of this request; without a token it answers to \
+                    localhost, loopback addresses, and what auth.hosts and public_url name";
+                Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail)
+            }
+            Self::CrossSite => {
+                let detail = "a page of another origin is behind this request, and the server does not know it; add its \
+                    origin to cors.allow_origins, or set auth.token";
+                Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
+            }
+        }
+    }
+}
+
+fn unauthorized(detail: String) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with(header::WWW_AUTHENTICATE, "Bearer")
+}
