@@ -8,21 +8,21 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::beat::Beat;
-use crate::courier::Courier;
-use crate::delivery::{Dispatcher, Test};
-use crate::egress::Egress;
-use crate::endpoint::Endpoint;
-use crate::lanes::Lanes;
+use crate::endpoints::endpoint::Endpoint;
+use crate::endpoints::vault::Vault;
 use crate::metrics::Metrics;
-use crate::record::{LAST_TRIES, Recorder, Recording};
+use crate::parts::Parts;
+use crate::sending::courier::Courier;
+use crate::sending::dispatcher::{Dispatcher, Test};
+use crate::sending::egress::Egress;
+use crate::sending::lanes::Lanes;
+use crate::sending::liveness::Beat;
+use crate::sending::record::{LAST_TRIES, Recorder, Recording};
+use crate::sending::upkeep::Upkeep;
 use crate::settings::{InvalidSettings, Settings};
-use crate::upkeep::Upkeep;
-use crate::vault::Vault;
 use domain::endpoint::{Endpoint as Stored, EndpointId, Origin};
 use domain::id::InstanceId;
 use keyring::StageTokens;
-use outbound::address::EgressRules;
 use outbound::gate::{Lookup, system_lookup};
 use state::Outbox;
 use state::clock::Clock;
@@ -44,23 +44,6 @@ pub enum Error {
     Tls(String),
     #[error("could not open the outbox")]
     Outbox(#[from] state::Error),
-}
-
-/// What a sender works with.
-pub struct Parts {
-    /// The node that sends.
-    pub node: InstanceId,
-    pub outbox: Arc<dyn Outbox>,
-    pub rules: Arc<EgressRules>,
-    pub vault: Vault,
-    pub settings: Settings,
-    pub clock: Clock,
-}
-
-impl fmt::Debug for Parts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
-    }
 }
 
 /// Sends deliveries until told to stop.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::health::HealthRules;
-use crate::retry;
+use crate::sending::health::HealthRules;
+use crate::sending::retry;
 use domain::delivery::LEASE_MARGIN;
 
 /// Settings that count where an endpoint has none of its own, and those that no endpoint has.

@@ -9,7 +9,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(super) struct Outage {
+pub(crate) struct Outage {
     /// What cannot be done meanwhile, to follow "could not".
     task: &'static str,
     now: Option<Ongoing>,
@@ -22,12 +22,12 @@ struct Ongoing {
 }
 
 impl Outage {
-    pub(super) fn none(task: &'static str) -> Self {
+    pub(crate) fn none(task: &'static str) -> Self {
         Self { task, now: None }
     }
 
     /// Notes a failure and says how long to wait before the next try, more or less: `jitter` is from 0 to 1.
-    pub(super) fn failed(&mut self, error: &state::Error, jitter: f64) -> Duration {
+    pub(crate) fn failed(&mut self, error: &state::Error, jitter: f64) -> Duration {
         let error: &(dyn std::error::Error + 'static) = error;
         let pause = match &mut self.now {
             Some(ongoing) => {
@@ -44,7 +44,7 @@ impl Outage {
         around(pause, jitter).min(LONGEST_PAUSE)
     }
 
-    pub(super) fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         if let Some(ongoing) = self.now.take() {
             let outage_ms = ongoing.since.elapsed().as_millis();
             tracing::info!(outage_ms, "can {} again", self.task);
@@ -53,7 +53,7 @@ impl Outage {
 }
 
 /// The span or up to a fifth less or more.
-pub(super) fn around(span: Duration, jitter: f64) -> Duration {
+pub(crate) fn around(span: Duration, jitter: f64) -> Duration {
     span.mul_f64(0.8 + 0.4 * jitter)
 }
 

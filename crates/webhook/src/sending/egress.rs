@@ -16,8 +16,8 @@ use reqwest::header::{
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 use tokio::time::{Instant, timeout_at};
 
-use crate::endpoint::Endpoint;
-use crate::retry::RetryAfter;
+use crate::endpoints::endpoint::Endpoint;
+use crate::sending::retry::RetryAfter;
 use crate::settings::Settings;
 use domain::delivery::{AttemptOutcome, Timings};
 use domain::endpoint::Origin;
@@ -49,13 +49,13 @@ const KEPT_HEADERS: [HeaderName; 8] = [
 
 /// A message ready to be sent: signed for this attempt, the body as it was stored.
 #[derive(Debug, Clone)]
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Prepared {
-    pub(super) fn new(
+    pub(crate) fn new(
         endpoint: &Endpoint,
         event: EventId,
         kind: EventKind,
@@ -82,7 +82,7 @@ impl Prepared {
 
     /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not a part of
     /// the body: bodies are shown to others too.
-    pub(super) fn with_stage_token(mut self, token: &str) -> Self {
+    pub(crate) fn with_stage_token(mut self, token: &str) -> Self {
         let mut token = text(token);
         token.set_sensitive(true);
         self.headers.insert(HeaderName::from_static("webhook-stage-token"), token);
@@ -96,23 +96,23 @@ fn text(value: &str) -> HeaderValue {
 
 /// What came of one exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) outcome: AttemptOutcome,
-    pub(super) retry_after: Option<RetryAfter>,
-    pub(super) wish: Option<Wish>,
-    pub(super) note: Option<String>,
+pub(crate) struct Answer {
+    pub(crate) outcome: AttemptOutcome,
+    pub(crate) retry_after: Option<RetryAfter>,
+    pub(crate) wish: Option<Wish>,
+    pub(crate) note: Option<String>,
     /// Those of [`KEPT_HEADERS`].
-    pub(super) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// The first bytes of the body.
-    pub(super) body: Vec<u8>,
-    pub(super) took: Duration,
-    pub(super) timings: Timings,
-    pub(super) remote: Option<IpAddr>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) took: Duration,
+    pub(crate) timings: Timings,
+    pub(crate) remote: Option<IpAddr>,
 }
 
 /// What a receiver asks for in its `webhook-delivery` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     /// No more attempts at this message.
     AbortMessage,
     /// No more messages.
@@ -120,7 +120,7 @@ pub(super) enum Wish {
 }
 
 impl Answer {
-    pub(super) fn without_response(outcome: AttemptOutcome, note: Option<String>, took: Duration) -> Self {
+    pub(crate) fn without_response(outcome: AttemptOutcome, note: Option<String>, took: Duration) -> Self {
         Self {
             outcome,
             retry_after: None,
@@ -135,7 +135,7 @@ impl Answer {
     }
 }
 
-pub(super) struct Egress {
+pub(crate) struct Egress {
     rules: Arc<EgressRules>,
     settings: Settings,
     lookup: Lookup,
@@ -149,7 +149,7 @@ pub(super) struct Egress {
 }
 
 impl Egress {
-    pub(super) fn new(settings: Settings, rules: Arc<EgressRules>, lookup: Lookup) -> reqwest::Result<Self> {
+    pub(crate) fn new(settings: Settings, rules: Arc<EgressRules>, lookup: Lookup) -> reqwest::Result<Self> {
         install_tls_provider();
         let plain = |origin| client(&settings, gate(&rules, origin, false, &lookup)).tls_certs_only([]).build();
         let plain = [plain(Origin::Config)?, plain(Origin::Api)?];
@@ -159,7 +159,7 @@ impl Egress {
 
     /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without an endpoint
     /// that uses TLS they are not looked for, and a machine that has none can still send.
-    pub(super) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
+    pub(crate) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
         let ready = self.secure[index(origin)].get_or_init(|| {
             let built = client(&self.settings, gate(&self.rules, origin, true, &self.lookup)).build();
             built.map_err(|error| root_cause(&error))
@@ -190,7 +190,7 @@ impl Egress {
     }
 
     /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
-    pub(super) async fn send(&self, endpoint: &Endpoint, message: Prepared) -> Answer {
+    pub(crate) async fn send(&self, endpoint: &Endpoint, message: Prepared) -> Answer {
         let port = endpoint.url().port_or_known_default().unwrap_or_default();
         // A resolver is asked only for names.
         if let Some(address) = literal(endpoint.url()) {

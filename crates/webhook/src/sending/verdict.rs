@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::egress::{Answer, Wish};
-use crate::health::Sign;
-use crate::retry;
+use crate::sending::egress::{Answer, Wish};
+use crate::sending::health::Sign;
+use crate::sending::retry;
 use crate::settings::Settings;
 use domain::delivery::{AttemptOutcome, DeliveryClass};
 use domain::endpoint::{DisabledBecause, EndpointTerms};
@@ -12,7 +12,7 @@ use domain::time::Timestamp;
 use state::Claim;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ruling {
+pub(crate) enum Ruling {
     Succeeded,
     RetryAt(Timestamp),
     GiveUp,
@@ -24,7 +24,7 @@ pub(super) enum Ruling {
 
 /// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery began. `jitter`
 /// is a random number from 0 to 1.
-pub(super) fn judge(
+pub(crate) fn judge(
     claim: &Claim,
     terms: &EndpointTerms,
     answer: &Answer,
@@ -64,7 +64,7 @@ pub(super) fn judge(
 }
 
 /// What the answer says of the endpoint.
-pub(super) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> Sign {
+pub(crate) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> Sign {
     match (ruling, claim.class) {
         (Ruling::Succeeded, _) => Sign::Good,
         (Ruling::Over | Ruling::StopEndpoint(_), _) => Sign::Neither,
@@ -80,7 +80,7 @@ pub(super) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> Sign {
 mod tests {
     use super::*;
 
-    use crate::retry::RetryAfter;
+    use crate::sending::retry::RetryAfter;
     use crate::testing;
 
     fn at(seconds: u64) -> Timestamp {

@@ -30,7 +30,7 @@ pub enum Unwell {
 
 impl Beat {
     /// `max_due_age` of zero: deliveries may be due for ever.
-    pub(super) fn new(max_due_age: Duration) -> Self {
+    pub(crate) fn new(max_due_age: Duration) -> Self {
         Self(Arc::new(Mutex::new(Signs { last_look: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
     }
 
@@ -47,11 +47,11 @@ impl Beat {
     }
 
     /// It has looked for deliveries now.
-    pub(super) fn looked(&self) {
+    pub(crate) fn looked(&self) {
         self.signs().last_look = Instant::now();
     }
 
-    pub(super) fn set_oldest_due(&self, age: Duration) {
+    pub(crate) fn set_oldest_due(&self, age: Duration) {
         self.signs().oldest_due = age;
     }
 

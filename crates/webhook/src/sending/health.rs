@@ -59,7 +59,7 @@ impl Default for HealthRules {
 
 /// What an attempt says of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(crate) enum Sign {
     Good,
     Bad {
         /// It was the last attempt at its delivery.
@@ -73,23 +73,23 @@ pub(super) enum Sign {
 
 /// What follows from a sign.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Consequence {
-    pub(super) breaker: Option<Breaker>,
+pub(crate) struct Consequence {
+    pub(crate) breaker: Option<Breaker>,
     /// Operators are to be told how far it has come, in percent.
-    pub(super) warn: Option<u8>,
-    pub(super) disable: bool,
+    pub(crate) warn: Option<u8>,
+    pub(crate) disable: bool,
 }
 
 /// What became of the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Breaker {
+pub(crate) enum Breaker {
     Opened { until: Timestamp },
     Closed,
 }
 
 /// Whether deliveries may go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gate {
+pub(crate) enum Gate {
     Closed,
     /// Nothing before then.
     Open {
@@ -101,8 +101,8 @@ pub(super) enum Gate {
 
 /// The health of one endpoint, as this process sees it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pulse {
-    pub(super) health: Health,
+pub(crate) struct Pulse {
+    pub(crate) health: Health,
     /// Attempts of the last minutes, oldest first.
     pieces: VecDeque<Piece>,
 }
@@ -115,11 +115,11 @@ struct Piece {
 }
 
 impl Pulse {
-    pub(super) fn of(health: Health) -> Self {
+    pub(crate) fn of(health: Health) -> Self {
         Self { health, pieces: VecDeque::new() }
     }
 
-    pub(super) fn gate(&self, rules: &HealthRules, now: Timestamp) -> Gate {
+    pub(crate) fn gate(&self, rules: &HealthRules, now: Timestamp) -> Gate {
         match self.health.open_until {
             None => Gate::Closed,
             // Longer than any pause: a clock that was ahead has set it.
@@ -130,7 +130,7 @@ impl Pulse {
 
     /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled. `failing_for`: how
     /// long it has failed before this one. `chance` is from 0 to 1.
-    pub(super) fn note(
+    pub(crate) fn note(
         &mut self,
         sign: Sign,
         rules: &HealthRules,

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::egress::{Answer, Egress, Prepared};
-use crate::health::Breaker;
-use crate::lanes::Lane;
 use crate::metrics::Metrics;
-use crate::record::{Outcome, Stop};
+use crate::sending::egress::{Answer, Egress, Prepared};
+use crate::sending::health::Breaker;
+use crate::sending::lanes::Lane;
+use crate::sending::record::{Outcome, Stop};
+use crate::sending::verdict::{Ruling, judge, sign};
 use crate::settings::Settings;
-use crate::verdict::{Ruling, judge, sign};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass};
 use domain::endpoint::DisabledBecause;
 use domain::notice::Notice;
@@ -25,21 +25,21 @@ use state::clock::Clock;
 use state::{Claim, Settlement};
 
 /// What every delivery needs on its way.
-pub(super) struct Courier {
-    pub(super) egress: Egress,
-    pub(super) settings: Settings,
-    pub(super) clock: Clock,
-    pub(super) stage_tokens: Option<StageTokens>,
-    pub(super) metrics: Metrics,
+pub(crate) struct Courier {
+    pub(crate) egress: Egress,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) stage_tokens: Option<StageTokens>,
+    pub(crate) metrics: Metrics,
     /// Cancelled when the time to drain is over.
-    pub(super) abort: CancellationToken,
-    pub(super) results: mpsc::Sender<Outcome>,
+    pub(crate) abort: CancellationToken,
+    pub(crate) results: mpsc::Sender<Outcome>,
 }
 
 impl Courier {
     /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds the results
     /// that wait. Who waits for the attempt gets it once it is recorded.
-    pub(super) async fn deliver<S>(
+    pub(crate) async fn deliver<S>(
         &self,
         lane: &Arc<Lane>,
         claim: Claim,

@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::lanes::{Lane, Lanes};
 use crate::metrics::Metrics;
-use crate::outage::Outage;
+use crate::sending::lanes::{Lane, Lanes};
+use crate::sending::outage::Outage;
 use domain::delivery::{Attempt, DeliveryClass};
 use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
 use domain::notice::Notice;
@@ -28,51 +28,51 @@ const BATCH: usize = 256;
 
 /// How long writing may go on failing once the program is to end. What is lost then is sent again after the next
 /// start, because its lease is.
-pub(super) const LAST_TRIES: Duration = Duration::from_secs(5);
+pub(crate) const LAST_TRIES: Duration = Duration::from_secs(5);
 
 /// What came of one claim.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) settlement: Settlement,
-    pub(super) class: DeliveryClass,
-    pub(super) lane: Arc<Lane>,
+pub(crate) struct Outcome {
+    pub(crate) settlement: Settlement,
+    pub(crate) class: DeliveryClass,
+    pub(crate) lane: Arc<Lane>,
     /// News for operators that came of it.
-    pub(super) notice: Option<Notice>,
+    pub(crate) notice: Option<Notice>,
     /// The endpoint is to be stopped as well.
-    pub(super) stop: Option<Stop>,
+    pub(crate) stop: Option<Stop>,
     /// Who waits for the attempt.
-    pub(super) waiting: Option<oneshot::Sender<Attempt>>,
+    pub(crate) waiting: Option<oneshot::Sender<Attempt>>,
 }
 
 /// An end to all deliveries of an endpoint.
 #[derive(Debug, Clone)]
-pub(super) struct Stop {
-    pub(super) because: DisabledBecause,
+pub(crate) struct Stop {
+    pub(crate) because: DisabledBecause,
     /// Where the attempt went that said so. An endpoint that has another by now is not meant.
-    pub(super) url: String,
+    pub(crate) url: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recording {
+pub(crate) enum Recording {
     Works,
     Stalled,
 }
 
-pub(super) struct Recorder {
-    pub(super) outbox: Arc<dyn Outbox>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) clock: Clock,
-    pub(super) metrics: Metrics,
-    pub(super) state: watch::Sender<Recording>,
+pub(crate) struct Recorder {
+    pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) state: watch::Sender<Recording>,
     /// Cancelled when nothing is being sent any more.
-    pub(super) closing: CancellationToken,
+    pub(crate) closing: CancellationToken,
     /// How long to go on trying from then.
-    pub(super) last_tries: Duration,
+    pub(crate) last_tries: Duration,
 }
 
 impl Recorder {
     /// Goes on until every sender of results is gone and all results are written.
-    pub(super) async fn run(self, mut results: mpsc::Receiver<Outcome>) {
+    pub(crate) async fn run(self, mut results: mpsc::Receiver<Outcome>) {
         let mut tries = Tries { outage: Outage::none("record attempts to deliver"), last: None };
         let mut batch = Vec::new();
         while results.recv_many(&mut batch, BATCH).await > 0 {

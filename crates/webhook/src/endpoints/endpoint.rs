@@ -9,8 +9,8 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Url};
 
+use crate::endpoints::vault::Private;
 use crate::settings::Settings;
-use crate::vault::Private;
 use domain::delivery::LEASE_MARGIN;
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointTerms, Origin, is_reserved_header};
 use domain::time::Timestamp;
@@ -38,9 +38,9 @@ const MAX_CA_BYTES: usize = 32 << 10;
 /// One receiver. That it exists proves its address is one we can send to and its messages can be signed.
 #[derive(Clone)]
 pub struct Endpoint {
-    pub(super) stored: Stored,
+    pub(crate) stored: Stored,
     url: Url,
-    pub(super) private: Private,
+    pub(crate) private: Private,
 }
 
 /// Why an endpoint cannot be. Repeats neither the URL nor a header, which may hold a password.
@@ -109,13 +109,13 @@ impl Endpoint {
     }
 
     /// What is stored, with its secrets. A URL is not judged again here but whenever it is called.
-    pub(super) fn new(stored: Stored, private: Private) -> Result<Self, RefusedUrl> {
+    pub(crate) fn new(stored: Stored, private: Private) -> Result<Self, RefusedUrl> {
         let url = Url::parse(&stored.terms.url).map_err(|_| RefusedUrl::NotAUrl)?;
         Ok(Self { stored, url, private })
     }
 
     /// The same with other words of its operator, or another state.
-    pub(super) fn with(&self, stored: Stored) -> Result<Self, RefusedUrl> {
+    pub(crate) fn with(&self, stored: Stored) -> Result<Self, RefusedUrl> {
         Self::new(stored, self.private.clone())
     }
 
@@ -128,24 +128,24 @@ impl Endpoint {
         &self.stored
     }
 
-    pub(super) fn terms(&self) -> &EndpointTerms {
+    pub(crate) fn terms(&self) -> &EndpointTerms {
         &self.stored.terms
     }
 
-    pub(super) fn url(&self) -> &Url {
+    pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
+    pub(crate) fn headers(&self) -> &HeaderMap {
         &self.private.headers
     }
 
-    pub(super) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }
 
     /// The value of `webhook-signature` for a message sent now.
-    pub(super) fn sign(&self, message: &str, now: Timestamp, body: &[u8]) -> String {
+    pub(crate) fn sign(&self, message: &str, now: Timestamp, body: &[u8]) -> String {
         self.private.keys.sign(self.terms().signing, message, now, body)
     }
 }
@@ -164,7 +164,7 @@ impl fmt::Debug for Endpoint {
 }
 
 /// Checks what an operator has said, and gives it as it is stored: the URL as a parser writes it.
-pub(super) fn checked_terms(
+pub(crate) fn checked_terms(
     terms: EndpointTerms,
     origin: Origin,
     rules: &EgressRules,
@@ -222,7 +222,7 @@ fn check_ca(terms: &EndpointTerms, url: &Url) -> Result<(), InvalidEndpoint> {
 }
 
 /// Reads the headers an operator wants sent with every message (webhooks.md H12).
-pub(super) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, InvalidEndpoint> {
+pub(crate) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, InvalidEndpoint> {
     if pairs.len() > MAX_HEADERS {
         return Err(InvalidEndpoint::ManyHeaders);
     }

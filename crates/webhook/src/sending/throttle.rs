@@ -8,14 +8,14 @@ use tokio::time::Instant;
 /// A bucket that fills at an even rate. It holds what comes in within a tenth of a second, so that no second sees much
 /// more than it should.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     filled_at: Option<Instant>,
 }
 
 impl Bucket {
     /// How many attempts may begin now.
-    pub(super) fn tokens(&mut self, per_second: u32, now: Instant) -> u32 {
+    pub(crate) fn tokens(&mut self, per_second: u32, now: Instant) -> u32 {
         let room = (f64::from(per_second) / 10.0).max(1.0);
         self.tokens = match self.filled_at {
             None => room,
@@ -29,12 +29,12 @@ impl Bucket {
     }
 
     /// One attempt begins.
-    pub(super) fn take(&mut self) {
+    pub(crate) fn take(&mut self) {
         self.tokens = (self.tokens - 1.0).max(0.0);
     }
 
     /// When the next attempt may begin, counted from when tokens were last asked for.
-    pub(super) fn until_next(&self, per_second: u32) -> Duration {
+    pub(crate) fn until_next(&self, per_second: u32) -> Duration {
         let missing = (1.0 - self.tokens).max(0.0);
         Duration::from_secs_f64(missing / f64::from(per_second.max(1)))
     }
@@ -50,21 +50,21 @@ fn whole(tokens: f64) -> u32 {
 
 /// Halves the slots of an endpoint each time its proxy cannot reach it, until something succeeds (webhooks.md R5).
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     halvings: u32,
 }
 
 impl Throttle {
     /// What is left of so many slots; never none.
-    pub(super) fn of(self, slots: u32) -> u32 {
+    pub(crate) fn of(self, slots: u32) -> u32 {
         slots.checked_shr(self.halvings).unwrap_or(0).max(1)
     }
 
-    pub(super) fn tighten(&mut self) {
+    pub(crate) fn tighten(&mut self) {
         self.halvings = (self.halvings + 1).min(32);
     }
 
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.halvings = 0;
     }
 }

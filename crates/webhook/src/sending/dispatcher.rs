@@ -14,11 +14,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::beat::Beat;
-use crate::courier::Courier;
-use crate::lanes::{Lane, Lanes, Room};
-use crate::outage::{Outage, around};
-use crate::record::Recording;
+use crate::sending::courier::Courier;
+use crate::sending::lanes::{Lane, Lanes, Room};
+use crate::sending::liveness::Beat;
+use crate::sending::outage::{Outage, around};
+use crate::sending::record::Recording;
 use domain::delivery::Attempt;
 use domain::endpoint::EndpointId;
 use domain::id::InstanceId;
@@ -33,25 +33,25 @@ const SHORTEST_NAP: Duration = Duration::from_millis(10);
 
 /// A delivery that is leased already, and who waits for its one attempt.
 #[derive(Debug)]
-pub(super) struct Test {
-    pub(super) claim: Claim,
-    pub(super) waiting: oneshot::Sender<Attempt>,
+pub(crate) struct Test {
+    pub(crate) claim: Claim,
+    pub(crate) waiting: oneshot::Sender<Attempt>,
 }
 
-pub(super) struct Dispatcher {
-    pub(super) node: InstanceId,
-    pub(super) outbox: Arc<dyn Outbox>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) slots: Arc<Semaphore>,
-    pub(super) recording: watch::Receiver<Recording>,
-    pub(super) tests: mpsc::Receiver<Test>,
-    pub(super) courier: Arc<Courier>,
-    pub(super) beat: Beat,
+pub(crate) struct Dispatcher {
+    pub(crate) node: InstanceId,
+    pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) tests: mpsc::Receiver<Test>,
+    pub(crate) courier: Arc<Courier>,
+    pub(crate) beat: Beat,
 }
 
 impl Dispatcher {
     /// Goes on until `stop`, then gives what is in flight the drain timeout.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let steps = self.courier.clock.steps();
         Loop { shared: self, steps, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
     }
@@ -279,8 +279,8 @@ fn noted(ended: Result<(), JoinError>) {
 mod tests {
     use super::*;
 
-    use crate::egress::Egress;
-    use crate::record::Outcome;
+    use crate::sending::egress::Egress;
+    use crate::sending::record::Outcome;
     use crate::testing::{FakeOutbox, Receiver, Script, TestClock, endpoint, node};
     use crate::{Metrics, Settings};
     use outbound::address::EgressRules;

@@ -17,11 +17,11 @@ use reqwest::header::HeaderName;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::delivery::Test;
-use crate::endpoint::{Endpoint, InvalidEndpoint, checked_terms, read_headers};
-use crate::lanes::Lanes;
-use crate::sender::Parts;
-use crate::vault::{Private, Unreadable};
+use crate::endpoints::endpoint::{Endpoint, InvalidEndpoint, checked_terms, read_headers};
+use crate::endpoints::vault::{Private, Unreadable};
+use crate::parts::Parts;
+use crate::sending::dispatcher::Test;
+use crate::sending::lanes::Lanes;
 use domain::delivery::Attempt;
 use domain::delivery::{Backlog, ReplayWhat, Replayed};
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
@@ -232,7 +232,7 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    pub(super) fn new(
+    pub(crate) fn new(
         parts: Parts,
         lanes: Arc<Lanes>,
         lookup: Lookup,

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 use tokio::time::Instant;
 
-use crate::endpoint::Endpoint;
-use crate::health::{Consequence, Gate, HealthRules, Pulse, Sign};
-use crate::pace::{Bucket, Throttle};
+use crate::endpoints::endpoint::Endpoint;
+use crate::sending::health::{Consequence, Gate, HealthRules, Pulse, Sign};
+use crate::sending::throttle::{Bucket, Throttle};
 use crate::settings::Settings;
 use domain::endpoint::{EndpointId, EndpointState, Health};
 use domain::event::EventKind;
@@ -21,12 +21,12 @@ use state::clock::Clock;
 
 /// An endpoint and how it is doing.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     id: EndpointId,
     endpoint: RwLock<Arc<Endpoint>>,
     pace: Mutex<Pace>,
     /// The last attempt failed; the next failure is no news.
-    pub(super) is_failing: AtomicBool,
+    pub(crate) is_failing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ struct Pace {
 
 /// How many deliveries a lane can take now, and if none, when to ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
+pub(crate) enum Room {
     For(u32),
     /// All slots are taken, or the endpoint is stopped: something must happen first.
     None,
@@ -50,7 +50,7 @@ pub(super) enum Room {
 }
 
 impl Lane {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
         let health = endpoint.stored().health;
         Self {
             id: endpoint.id().clone(),
@@ -60,12 +60,12 @@ impl Lane {
         }
     }
 
-    pub(super) fn id(&self) -> &EndpointId {
+    pub(crate) fn id(&self) -> &EndpointId {
         &self.id
     }
 
     /// The endpoint as it is now.
-    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(&self.endpoint.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -86,11 +86,11 @@ impl Lane {
         *endpoint = Arc::new(changed);
     }
 
-    pub(super) fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.endpoint().stored().state.is_enabled()
     }
 
-    pub(super) fn room(&self, settings: &Settings, now: Timestamp, instant: Instant) -> Room {
+    pub(crate) fn room(&self, settings: &Settings, now: Timestamp, instant: Instant) -> Room {
         let endpoint = self.endpoint();
         if !endpoint.stored().state.is_enabled() {
             return Room::None;
@@ -115,7 +115,7 @@ impl Lane {
     }
 
     /// Takes a slot until what this gives is dropped.
-    pub(super) fn take(self: &Arc<Self>) -> Slot {
+    pub(crate) fn take(self: &Arc<Self>) -> Slot {
         let mut pace = self.pace();
         pace.in_flight += 1;
         pace.bucket.take();
@@ -123,7 +123,7 @@ impl Lane {
     }
 
     /// Takes note of what an attempt says of the endpoint.
-    pub(super) fn note(&self, sign: Sign, rules: &HealthRules, clock: &Clock, chance: f64) -> Consequence {
+    pub(crate) fn note(&self, sign: Sign, rules: &HealthRules, clock: &Clock, chance: f64) -> Consequence {
         let may_disable = self.endpoint().terms().auto_disable;
         let mut pace = self.pace();
         if sign == Sign::Good {
@@ -134,21 +134,21 @@ impl Lane {
     }
 
     /// Its proxy cannot reach it.
-    pub(super) fn tighten(&self) {
+    pub(crate) fn tighten(&self) {
         self.pace().throttle.tighten();
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         self.pace().pulse.health
     }
 
     /// How it is doing, if that is not written down yet.
-    pub(super) fn unwritten_health(&self) -> Option<Health> {
+    pub(crate) fn unwritten_health(&self) -> Option<Health> {
         let pace = self.pace();
         (pace.pulse.health != pace.written).then_some(pace.pulse.health)
     }
 
-    pub(super) fn has_written(&self, health: Health) {
+    pub(crate) fn has_written(&self, health: Health) {
         self.pace().written = health;
     }
 
@@ -159,7 +159,7 @@ impl Lane {
     }
 
     /// Whether its breaker is open, be it by half.
-    pub(super) fn is_spared(&self) -> bool {
+    pub(crate) fn is_spared(&self) -> bool {
         self.pace().pulse.health.open_until.is_some()
     }
 
@@ -170,7 +170,7 @@ impl Lane {
 
 /// A delivery on its way to an endpoint.
 #[derive(Debug)]
-pub(super) struct Slot(Arc<Lane>);
+pub(crate) struct Slot(Arc<Lane>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -181,7 +181,7 @@ impl Drop for Slot {
 
 /// All lanes.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     lanes: RwLock<Arc<[Arc<Lane>]>>,
     /// Held by whoever writes an endpoint until the lanes know of it, so that they follow in the order of the writes.
     writing: AsyncMutex<()>,
@@ -191,31 +191,31 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+    pub(crate) fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let lanes: Arc<[Arc<Lane>]> = endpoints.into_iter().map(|endpoint| Arc::new(Lane::new(endpoint))).collect();
         let progress_wanted = Arc::new(AtomicBool::new(wants_progress(&lanes)));
         Self { lanes: RwLock::new(lanes), writing: AsyncMutex::default(), changed: Notify::new(), progress_wanted }
     }
 
-    pub(super) fn progress_wanted(&self) -> Arc<AtomicBool> {
+    pub(crate) fn progress_wanted(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.progress_wanted)
     }
 
     /// To be held over a write of an endpoint and [`Self::put`] or [`Self::remove`].
-    pub(super) async fn write(&self) -> AsyncMutexGuard<'_, ()> {
+    pub(crate) async fn write(&self) -> AsyncMutexGuard<'_, ()> {
         self.writing.lock().await
     }
 
-    pub(super) fn all(&self) -> Arc<[Arc<Lane>]> {
+    pub(crate) fn all(&self) -> Arc<[Arc<Lane>]> {
         Arc::clone(&self.lanes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn find(&self, id: &EndpointId) -> Option<Arc<Lane>> {
+    pub(crate) fn find(&self, id: &EndpointId) -> Option<Arc<Lane>> {
         self.all().iter().find(|lane| lane.id() == id).cloned()
     }
 
     /// Takes over a new endpoint, or a change of one.
-    pub(super) fn put(&self, endpoint: Endpoint) {
+    pub(crate) fn put(&self, endpoint: Endpoint) {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         match lanes.iter().find(|lane| lane.id() == endpoint.id()) {
             Some(lane) => lane.change(endpoint),
@@ -226,14 +226,14 @@ impl Lanes {
         self.changed.notify_one();
     }
 
-    pub(super) fn remove(&self, id: &EndpointId) {
+    pub(crate) fn remove(&self, id: &EndpointId) {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         *lanes = lanes.iter().filter(|lane| lane.id() != id).cloned().collect();
         self.progress_wanted.store(wants_progress(&lanes), Ordering::Relaxed);
     }
 
     /// Tries an endpoint at once whose breaker is open, instead of when its pause is over.
-    pub(super) fn probe(&self, id: &EndpointId, now: Timestamp) {
+    pub(crate) fn probe(&self, id: &EndpointId, now: Timestamp) {
         if let Some(lane) = self.find(id) {
             lane.probe(now);
             self.changed.notify_one();
@@ -241,12 +241,12 @@ impl Lanes {
     }
 
     /// Waits until an endpoint was put, or is to be tried.
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// How many endpoints are in which state, with those that are spared apart.
-    pub(super) fn count_states(&self) -> [(&'static str, i64); 4] {
+    pub(crate) fn count_states(&self) -> [(&'static str, i64); 4] {
         let all = self.all();
         let count = |wanted: &str| {
             let lanes = all.iter().filter(|lane| state_of(lane) == wanted);

@@ -23,10 +23,10 @@ const FORM: u8 = 1;
 
 /// What of an endpoint is not shown.
 #[derive(Clone, Default)]
-pub(super) struct Private {
-    pub(super) keys: Keys,
+pub(crate) struct Private {
+    pub(crate) keys: Keys,
     /// Sent with every message.
-    pub(super) headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
 }
 
 /// Shows names, and neither keys nor values.
@@ -55,7 +55,7 @@ impl Vault {
         Self(keys.derive(PURPOSE))
     }
 
-    pub(super) fn seal(&self, endpoint: &EndpointId, private: &Private, now: Timestamp) -> Vec<u8> {
+    pub(crate) fn seal(&self, endpoint: &EndpointId, private: &Private, now: Timestamp) -> Vec<u8> {
         let key = self.0.newest();
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut text = serde_json::to_vec(&Stored::of(private, now)).expect("texts and numbers are JSON");
@@ -66,7 +66,7 @@ impl Vault {
         [&[FORM, length][..], key.id().as_bytes(), &nonce, &text].concat()
     }
 
-    pub(super) fn open(&self, endpoint: &EndpointId, sealed: &[u8]) -> Result<Private, Unreadable> {
+    pub(crate) fn open(&self, endpoint: &EndpointId, sealed: &[u8]) -> Result<Private, Unreadable> {
         let (id, rest) = key_of(sealed).ok_or(Unreadable::Damaged)?;
         let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Damaged)?;
         let key = self.0.by_id(id).ok_or_else(|| Unreadable::NoKey(id.to_owned()))?;
@@ -78,7 +78,7 @@ impl Vault {
     }
 
     /// Whether it was sealed under the newest key.
-    pub(super) fn is_current(&self, sealed: &[u8]) -> bool {
+    pub(crate) fn is_current(&self, sealed: &[u8]) -> bool {
         key_of(sealed).is_some_and(|(id, _)| id == self.0.newest().id())
     }
 }

@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::beat::Beat;
-use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::outage::Outage;
+use crate::sending::lanes::Lanes;
+use crate::sending::liveness::Beat;
+use crate::sending::outage::Outage;
 use crate::settings::Settings;
 use domain::endpoint::EndpointId;
 use state::clock::Clock;
@@ -59,20 +59,20 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// How often the queue is looked at.
 const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
 
-pub(super) struct Upkeep {
-    pub(super) outbox: Arc<dyn Outbox>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) settings: Settings,
-    pub(super) clock: Clock,
-    pub(super) metrics: Metrics,
-    pub(super) beat: Beat,
+pub(crate) struct Upkeep {
+    pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) beat: Beat,
     /// Rings when a replay was begun.
-    pub(super) replays: Arc<Notify>,
+    pub(crate) replays: Arc<Notify>,
 }
 
 impl Upkeep {
     /// Goes on until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.follow_clock() => {}

@@ -1,0 +1,28 @@
+//! What the sender and its administration work with.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::endpoints::vault::Vault;
+use crate::settings::Settings;
+use domain::id::InstanceId;
+use outbound::address::EgressRules;
+use state::Outbox;
+use state::clock::Clock;
+
+/// What a sender works with.
+pub struct Parts {
+    /// The node that sends.
+    pub node: InstanceId,
+    pub outbox: Arc<dyn Outbox>,
+    pub rules: Arc<EgressRules>,
+    pub vault: Vault,
+    pub settings: Settings,
+    pub clock: Clock,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

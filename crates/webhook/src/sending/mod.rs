@@ -1,0 +1,24 @@
+//! The way of a delivery, from the outbox to its receiver and back.
+//!
+//! ```text
+//! outbox ──► dispatcher ──► courier ──► egress ──► receiver
+//!    ▲        claims          │ sends one  └ calls only addresses that the rules allow
+//!    │           └ lanes      │
+//!    └──── record ◄───────────┘ and asks verdict, which asks retry, and health
+//! ```
+//!
+//! Beside it, [`upkeep`] does what has time, [`throttle`] holds back, [`outage`] lives without the store, and [`liveness`]
+//! tells whether the loop still runs.
+
+pub(crate) mod courier;
+pub(crate) mod dispatcher;
+pub(crate) mod egress;
+pub(crate) mod health;
+pub(crate) mod lanes;
+pub(crate) mod liveness;
+pub(crate) mod outage;
+pub(crate) mod record;
+pub(crate) mod retry;
+pub(crate) mod throttle;
+pub(crate) mod upkeep;
+pub(crate) mod verdict;
