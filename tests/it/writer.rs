@@ -5,9 +5,10 @@ use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::principal::Principal;
 use domain::rejection::Rejection;
+use domain::size::Length;
 use domain::stage::Ended;
 use domain::upload::{Role, Upload};
-use engine::command::{Append, BodyEnd, EngineError, Place};
+use engine::command::{Append, BodyEnd, Create, EngineError, Place, Unavailable};
 use storage::faults::Operation;
 
 use crate::support::seeded::Seeded;
@@ -103,4 +104,35 @@ async fn an_upload_kept_open_takes_the_next_request_however_it_names_its_place()
         assert_eq!(life.faults.calls(Operation::Open), 1, "{dialect:?}");
         assert!(life.read(id).await == source, "{dialect:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_any_place_takes_over_an_upload_in_order() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.cross_dialects = true).await;
+    let source = Seeded::new(74).bytes(20_000);
+    let id = create(&life, Dialect::Tus, source.len()).await;
+    let mut first = life.engine.append(appending(id, Dialect::Tus, 0, 20_000)).await.unwrap();
+    feed_all(&mut first, b"stale").await;
+    let newer = Append { place: Place::Anywhere(offset(0)), ..appending(id, Dialect::Ranged, 0, 20_000) };
+    let upload = send(&life, newer, &source).await.unwrap();
+    assert_eq!(upload.stage().name(), "completed");
+    let ended = first.finish(BodyEnd::Cut).await;
+    assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
+    assert!(life.read(id).await == source);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_request_has_declared_is_forgotten_with_it() {
+    let world = World::on_disk();
+    let life = world.live_with(|settings| settings.keep_open = std::time::Duration::from_secs(60)).await;
+    let endless = Create { length: None, ..new_upload_of(Dialect::Tus, Role::Single, 0) };
+    let id = life.engine.create(endless).await.unwrap().id();
+    send(&life, appending(id, Dialect::Tus, 0, 5), b"hello").await.unwrap();
+    let declaring = |length| Append { length: Length::new(length), ..appending(id, Dialect::Tus, 5, 3) };
+    let cut = life.engine.append(declaring(10)).await.unwrap();
+    assert_eq!(cut.finish(BodyEnd::Cut).await.unwrap().length(), None);
+    let upload = send(&life, declaring(8), b" it").await.unwrap();
+    assert_eq!(upload.stage().name(), "completed");
+    assert!(life.read(id).await == b"hello it");
 }
