@@ -21,8 +21,8 @@ pub(super) struct Admitted {
 }
 
 impl Inner {
-    /// Admits a request to an upload of which the bytes in `there` have come, committed or not, and of which the last byte
-    /// that was taken, whether it counts or not, ends at `taken`.
+    /// Admits a request to an upload of which the bytes in `there` have come, committed or not, and of which
+    /// the last byte that was taken, whether it counts or not, ends at `taken`.
     pub(super) fn admit(
         &self,
         mut upload: Upload,
@@ -56,7 +56,8 @@ impl Inner {
         Ok(Admitted { upload, start: at.get(), known_bytes, count })
     }
 
-    /// Takes what a request says of the whole upload, of which bytes up to `taken` have come, committed or not.
+    /// Takes what a request says of the whole upload, of which bytes up to `taken` have come, committed or
+    /// not.
     pub(super) fn declare(&self, upload: &mut Upload, command: &Append, taken: Offset) -> Result<(), Rejection> {
         if upload.dialect() != command.dialect && !self.settings.cross_dialects {
             return Err(Rejection::OtherDialect(upload.dialect()));
@@ -71,7 +72,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether an upload may end at `end`; if no length is known yet, this is it. Bytes up to `taken` have come.
+    /// Whether an upload may end at `end`; if no length is known yet, this is it. Bytes up to `taken` have
+    /// come.
     pub(super) fn check_end(&self, upload: &mut Upload, end: Option<Offset>, taken: Offset) -> Result<(), Rejection> {
         let max_bytes = self.settings.max_upload_bytes;
         let end = end.ok_or(Rejection::OverLimit(max_bytes))?;

@@ -1,5 +1,5 @@
-//! How a request with bytes finds its writer: a new one, one that takes it in, or that of the request before it, which
-//! makes way.
+//! How a request with bytes finds its writer: a new one, one that takes it in, or that of the request before
+//! it, which makes way.
 
 use tokio::time::Instant;
 
@@ -11,7 +11,8 @@ use crate::writer::Writer;
 use domain::filling::WriteOrder;
 
 impl Engine {
-    /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes nothing.
+    /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes
+    /// nothing.
     pub async fn append(&self, command: Append) -> Result<Feed, EngineError> {
         // Boxed: it takes four times what sending bytes does, and its caller may send for hours.
         Box::pin(self.begin(command)).await

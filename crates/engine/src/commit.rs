@@ -1,11 +1,12 @@
 //! The only place that makes the bytes of an upload durable and commits them.
 //!
-//! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to, and the
-//! one checkpoint that may be on its way. What is to be covered is said by the [`ledger`](mod@crate::ledger).
+//! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to,
+//! and the one checkpoint that may be on its way. What is to be covered is said by the
+//! [`ledger`](mod@crate::ledger).
 //!
 //! Three rules hold. A failure here is `Broken`: it ends the writer for every request that stands on it. An
-//! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit makes a record
-//! full of an upload that then would complete: nobody would be left to seal it.
+//! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit
+//! makes a record full of an upload that then would complete: nobody would be left to seal it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +61,8 @@ pub(super) struct Committer {
     held: Held<Order>,
     /// As committed.
     pub(super) upload: Upload,
-    /// What the requests under way have declared besides. It becomes true with the next bytes that are committed.
+    /// What the requests under way have declared besides. It becomes true with the next bytes that are
+    /// committed.
     declared: Declared,
     /// Opened when the first byte comes.
     blob: Option<Box<dyn BlobWriter>>,
@@ -123,7 +125,8 @@ impl Committer {
         self.upload.length().or(self.declared.length)
     }
 
-    /// Waits for an order, for the end of all work, or for the checkpoint under way. May be dropped and asked again.
+    /// Waits for an order, for the end of all work, or for the checkpoint under way. May be dropped and asked
+    /// again.
     pub(super) async fn call(&mut self) -> Call {
         let Self { inner, held, pending, .. } = self;
         let committed = async {
@@ -242,7 +245,8 @@ impl Committer {
         Ok(Pending { commit, committing })
     }
 
-    /// Begins to commit that nothing is known of the digests, without a byte or a word more than is committed.
+    /// Begins to commit that nothing is known of the digests, without a byte or a word more than is
+    /// committed.
     pub(super) fn begin_forgetting_digests(&mut self) {
         let expires_at = self.inner.expires_at(self.upload.record().created_at, self.inner.now());
         self.begin_change(move |next, now| next.touch(Vec::new(), expires_at, now));

@@ -1,8 +1,9 @@
 //! Bytes that are sent again, compared with those that are stored.
 //!
-//! A client that has not heard the answer to a range, or to a whole file, sends it once more. Until the upload is complete
-//! that is the business of whoever writes it. Afterwards there is no lease to take and nothing to change: the bytes must
-//! be the same, and have the digest they come with, and the answer is that of the first time.
+//! A client that has not heard the answer to a range, or to a whole file, sends it once more. Until the
+//! upload is complete that is the business of whoever writes it. Afterwards there is no lease to take and
+//! nothing to change: the bytes must be the same, and have the digest they come with, and the answer is that
+//! of the first time.
 
 use std::sync::Arc;
 
@@ -35,7 +36,8 @@ pub(super) struct Repeated {
 }
 
 impl Engine {
-    /// Takes the bytes of a request to an upload that has all of its own. One that is just being finished is waited for.
+    /// Takes the bytes of a request to an upload that has all of its own. One that is just being finished is
+    /// waited for.
     pub(super) async fn begin_comparing(&self, command: &Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
         let upload = inner.find_settled(command.principal.scope(), command.id).await?;

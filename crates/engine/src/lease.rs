@@ -1,8 +1,8 @@
 //! Who may write which upload: at most one writer each.
 //!
-//! Leases live in memory: in one process they decide who may write, and a commit's version check stands behind them.
-//! Asking about an upload takes no lease. A lease knows how to reach its holder, by orders of some kind `O`; what they
-//! say, and what a holder does with them, is not its business.
+//! Leases live in memory: in one process they decide who may write, and a commit's version check stands
+//! behind them. Asking about an upload takes no lease. A lease knows how to reach its holder, by orders of
+//! some kind `O`; what they say, and what a holder does with them, is not its business.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -110,8 +110,8 @@ impl<O> Leases<O> {
 impl<O> Live<O> {
     /// Gives an order and waits for what comes of it. `None`: the holder has ended, or does not take it.
     ///
-    /// An order may get into the channel just when the holder lets go of it. Nobody takes it out then, not even to drop
-    /// it, so the end of the holder is waited for as well.
+    /// An order may get into the channel just when the holder lets go of it. Nobody takes it out then, not
+    /// even to drop it, so the end of the holder is waited for as well.
     pub(super) async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> O) -> Option<T> {
         let (answer, mut answered) = oneshot::channel();
         self.orders.send(order(answer)).await.ok()?;
@@ -139,7 +139,8 @@ impl<O> Live<O> {
 }
 
 impl<O> Held<O> {
-    /// Keeps the lease for the next request, without counting as a writer. Says whether there is room for that.
+    /// Keeps the lease for the next request, without counting as a writer. Says whether there is room for
+    /// that.
     pub(super) fn park(&self) -> bool {
         let room = |parked: usize| (parked < MAX_PARKED).then_some(parked + 1);
         let parked = self.parked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();

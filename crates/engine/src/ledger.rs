@@ -1,8 +1,8 @@
 //! What is written, what of it counts, and what is committed.
 //!
-//! The [`Committer`] makes things true; the ledger says what the next checkpoint is to cover. What counts is in
-//! `there` as soon as it is written. Whether it is whole is decided by the record, with the bytes of the very commit
-//! that seals it.
+//! The [`Committer`] makes things true; the ledger says what the next checkpoint is to cover. What counts is
+//! in `there` as soon as it is written. Whether it is whole is decided by the record, with the bytes of the
+//! very commit that seals it.
 
 use bytes::Bytes;
 use tokio::time::Instant;

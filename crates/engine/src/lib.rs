@@ -3,13 +3,16 @@
 //! It knows nothing of HTTP, SQL or files. Dialects translate their requests into [`command`] values and the
 //! outcomes back; whatever two dialects both need to know is decided here.
 //!
-//! Reading order: [`command`] (what may be asked and what comes of it), [`append`](mod@append) (bytes in order),
-//! [`ranges`] (bytes in any order) and [`feed`] (how bytes get there), [`commit`] (the only place that makes them
-//! durable and true), [`lease`] (one writer per upload), [`settle`] (from the last byte to `completed`),
-//! [`examine`] (what the bytes are), [`compare`] (bytes that are sent again), [`concatenate`](mod@concatenate), [`report`]
-//! (what backends add), [`sweep`] (what time and crashes leave to do), `removal` (files that an operator or retention
-//! removes), `missing` and [`inventory`] (records and blobs that lack each other), [`disk`] (how full it is), [`read`]
-//! (status, lists, events, downloads), [`hooks`] (asking the application), [`digest`] and [`pieces`] (what the bytes add up to).
+//! Reading order: [`command`] (what may be asked and what comes of it), `append` (how a request with bytes
+//! finds its writer), `admission` (which are in order), [`feed`] (how bytes get there), `writer` (the one
+//! task that moves them, in lanes, in order or as [`ranges`]), `ledger` and [`commit`] (what counts, and the
+//! only place that makes it durable and true), [`lease`] and `orders` (one writer per upload), [`settle`]
+//! (from the last byte to `completed`), [`examine`] (what the bytes are), [`compare`] (bytes that are sent
+//! again), [`concatenate`](mod@concatenate), `life` (how an upload begins, and ends by its client's will),
+//! [`report`] (what backends add), [`sweep`] (what time and crashes leave to do), `removal` (files that an
+//! operator or retention removes), `missing` and [`inventory`] (records and blobs that lack each other),
+//! [`disk`] and `space` (how full it is), [`read`] (status, lists, events, downloads), [`hooks`] (asking the
+//! application), [`digest`], [`pieces`] and `sums` (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -90,7 +93,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Builds the engine of a node that has joined the others. Its tasks run on the runtime this is called in.
+    /// Builds the engine of a node that has joined the others. Its tasks run on the runtime this is called
+    /// in.
     pub fn new(mut settings: Settings, clock: Clock, node: InstanceId, ports: Ports) -> Self {
         let Ports { uploads, nodes, outbox, news, blobs } = ports;
         let abilities = blobs.abilities();

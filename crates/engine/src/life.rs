@@ -46,8 +46,8 @@ impl Engine {
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
-    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and its client is
-    /// notified that the upload is gone.
+    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and
+    /// its client is notified that the upload is gone.
     pub async fn cancel(&self, command: Cancel) -> Result<(), EngineError> {
         let Cancel { principal, id, caller } = command;
         let upload = self.0.find(principal.scope(), id).await?;

@@ -1,7 +1,7 @@
 //! What others may ask of a live writer: newest wins.
 //!
-//! Owns the words between a request and the writer of its upload: to commit, to make way, to take one more request. It
-//! knows how long to wait for a writer, and nothing of how one moves bytes.
+//! Owns the words between a request and the writer of its upload: to commit, to make way, to take one more
+//! request. It knows how long to wait for a writer, and nothing of how one moves bytes.
 
 use std::time::Duration;
 
@@ -23,16 +23,19 @@ pub(super) enum Order {
     Checkpoint(oneshot::Sender<()>),
     /// Take the bytes of one more request. A writer that takes bytes in order does so only while it has none.
     Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
-    /// End without committing more. With `at`, only if that is the committed offset; else the answer is that offset.
+    /// End without committing more. With `at`, only if that is the committed offset; else the answer is that
+    /// offset.
     Yield { at: Option<Offset>, fate: Option<Fate>, answer: oneshot::Sender<Result<(), Offset>> },
 }
 
-/// The outcome of ending an upload whose lease was taken from a writer. It is known once the end is committed.
+/// The outcome of ending an upload whose lease was taken from a writer. It is known once the end is
+/// committed.
 #[derive(Debug, Clone)]
 pub(super) struct Fate(watch::Receiver<Option<Ended>>);
 
 impl Fate {
-    /// Returns the error for the requests of the previous writer: gone if the upload has ended, else superseded.
+    /// Returns the error for the requests of the previous writer: gone if the upload has ended, else
+    /// superseded.
     pub(super) async fn answer_to(fate: Option<Self>) -> EngineError {
         let taken_over = EngineError::Unavailable(Unavailable::Superseded);
         let Some(Self(mut ended)) = fate else { return taken_over };
@@ -42,8 +45,8 @@ impl Fate {
 }
 
 impl Order {
-    /// Whether whoever gave it waits no longer. Carrying it out would serve nobody, and could end a writer whose client is
-    /// there.
+    /// Whether whoever gave it waits no longer. Carrying it out would serve nobody, and could end a writer
+    /// whose client is there.
     pub(super) fn is_given_up(&self) -> bool {
         match self {
             Self::Checkpoint(answer) => answer.is_closed(),
@@ -62,8 +65,8 @@ pub(super) enum NotJoined {
 }
 
 impl Leases<Order> {
-    /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed offset is
-    /// that one: a request that would be refused anyway disturbs nobody.
+    /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed
+    /// offset is that one: a request that would be refused anyway disturbs nobody.
     pub(super) async fn take(
         &self,
         id: UploadId,
@@ -73,8 +76,8 @@ impl Leases<Order> {
         self.claim(id, at, None, patience).await
     }
 
-    /// Takes the lease to end the upload. The requests of the previous writer are answered once the sender has reported how
-    /// the upload ended, or was dropped.
+    /// Takes the lease to end the upload. The requests of the previous writer are answered once the sender
+    /// has reported how the upload ended, or was dropped.
     pub(super) async fn take_to_end(
         &self,
         id: UploadId,

@@ -1,15 +1,15 @@
 //! Bytes in any order, from several requests at once, into one blob.
 //!
-//! - What is there is not written again. Bytes that come for it must be the same; the first that differs ends its
-//!   request, and what came first is kept.
-//! - A request with a checksum counts all at once or not at all. Until it has matched, its bytes for places that are
-//!   empty lie there uncounted, and those that differ from what is there are kept in memory, of which all uploads together
-//!   have a share of the pool. Then it wins.
+//! - What is there is not written again. Bytes that come for it must be the same; the first that differs ends
+//!   its request, and what came first is kept.
+//! - A request with a checksum counts all at once or not at all. Until it has matched, its bytes for places
+//!   that are empty lie there uncounted, and those that differ from what is there are kept in memory, of
+//!   which all uploads together have a share of the pool. Then it wins.
 //! - Of two requests for the same places, the newer ends the older.
 //! - A request that is refused leaves the others alone.
 //!
-//! What if it dies here? Bytes that were being replaced may be the old or the new ones; that their digest is unknown is
-//! committed before the first of them is touched, so it is computed from what is there in the end.
+//! What if it dies here? Bytes that were being replaced may be the old or the new ones; that their digest is
+//! unknown is committed before the first of them is touched, so it is computed from what is there in the end.
 
 use bytes::Bytes;
 
@@ -28,7 +28,8 @@ use domain::rejection::Rejection;
 pub(super) struct Scattered {
     /// The digests of what is there.
     pub(super) pieces: Pieces,
-    /// What was written and cannot be read back yet, counted or not: since the last checkpoint began, and before.
+    /// What was written and cannot be read back yet, counted or not: since the last checkpoint began, and
+    /// before.
     unlanded: [ReceivedRanges; 2],
 }
 
@@ -85,7 +86,8 @@ impl Scattered {
         ledger.count(piece.start, piece.end);
     }
 
-    /// Compares bytes with those that are there. Others are refused, or held until their checksum has matched.
+    /// Compares bytes with those that are there. Others are refused, or held until their checksum has
+    /// matched.
     async fn compare(&mut self, ledger: &mut Ledger, lane: &mut Lane, start: u64, part: Bytes) -> Result<(), Trouble> {
         let Some(differs_at) = self.find_difference(ledger, start, &part).await? else { return Ok(()) };
         let Some(checked) = &mut lane.checked else { return Err(Rejection::DifferentBytes { at: differs_at }.into()) };
@@ -95,7 +97,8 @@ impl Scattered {
         if kept + part.len() as u64 > limit {
             return Err(Rejection::TooMuchToReplace(limit).into());
         }
-        // Kept for as long as its client takes to send the rest: never waited for, or all might wait for each other.
+        // Kept for as long as its client takes to send the rest: never waited for, or all might wait for each
+        // other.
         let memory = pool.try_keep(&part).ok_or(Trouble::Refused(EngineError::Unavailable(Unavailable::Full)))?;
         checked.replacing.push((start, memory));
         Ok(())
@@ -105,8 +108,8 @@ impl Scattered {
     async fn find_difference(&mut self, ledger: &mut Ledger, start: u64, bytes: &[u8]) -> Result<Option<u64>, Broken> {
         let end = start + bytes.len() as u64;
         if self.unlanded.iter().any(|unlanded| unlanded.has_some(start, end)) {
-            // They are made readable, not committed: with them the record might be full, and its seal has to wait for
-            // whoever may still replace some of them.
+            // They are made readable, not committed: with them the record might be full, and its seal has to
+            // wait for whoever may still replace some of them.
             ledger.committer.land().await?;
             self.unlanded = Default::default();
         }
@@ -117,7 +120,8 @@ impl Scattered {
         }
     }
 
-    /// Counts the bytes of a request whose checksum has matched, and puts others in the place of those that differ.
+    /// Counts the bytes of a request whose checksum has matched, and puts others in the place of those that
+    /// differ.
     pub(super) async fn count_matched(
         &mut self,
         ledger: &mut Ledger,

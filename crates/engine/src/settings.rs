@@ -15,8 +15,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// How many uploads may be receiving at once; one more is asked to come back.
     pub max_active_uploads: usize,
-    /// How many complete uploads may be read at once: downloads, and comparisons with what is sent again. One more is
-    /// asked to come back.
+    /// How many complete uploads may be read at once: downloads, and comparisons with what is sent again. One
+    /// more is asked to come back.
     pub max_downloads: usize,
     /// How long a new request waits for the writer it ends.
     pub takeover_timeout: Duration,
@@ -48,8 +48,8 @@ pub struct Settings {
     pub unfinished_age: Duration,
     /// The file of an upload is removed so long after it completed. `None`: never.
     pub completed_expiry: Option<Duration>,
-    /// The first of them is removed no sooner after the start: a clock that was wrong when the machine started is
-    /// corrected by then.
+    /// The first of them is removed no sooner after the start: a clock that was wrong when the machine
+    /// started is corrected by then.
     pub first_removal_after: Duration,
     pub sweep_every: Duration,
     /// `None` when nobody will ever listen to progress.

@@ -9,8 +9,9 @@ use domain::upload::Upload;
 use storage::Abilities;
 
 impl Inner {
-    /// Whether uploads may be filled in any order. Bytes that are sent again are compared with those that are there, and
-    /// those with a checksum may replace them; a newer writer fills the gaps that an older one has left.
+    /// Whether uploads may be filled in any order. Bytes that are sent again are compared with those that are
+    /// there, and those with a checksum may replace them; a newer writer fills the gaps that an older one has
+    /// left.
     pub(super) fn takes_any_order(&self) -> bool {
         let Abilities { any_order, overwrites, reads_open, takes_over, .. } = self.abilities;
         any_order && overwrites && reads_open && takes_over
@@ -24,7 +25,8 @@ impl Inner {
         }
     }
 
-    /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not its own.
+    /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not
+    /// its own.
     pub(super) async fn check_room_to_go_on(&self, upload: &Upload) -> Result<(), EngineError> {
         let free = self.available(None).await?;
         let Some(free) = free.filter(|free| *free < self.settings.min_free_bytes) else { return Ok(()) };
@@ -33,8 +35,8 @@ impl Inner {
         if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
     }
 
-    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Blocks that it
-    /// occupies already are its own.
+    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Blocks
+    /// that it occupies already are its own.
     pub(super) async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
         let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.received_bytes()));
         match self.space(Some(upload)).await? {
@@ -51,7 +53,8 @@ impl Inner {
         Ok(Some(Space { spare_bytes, booked_percent: max_booked_percent }))
     }
 
-    /// The room the storage has, if it knows: for anything new, or for an upload, with what is set aside for it.
+    /// The room the storage has, if it knows: for anything new, or for an upload, with what is set aside for
+    /// it.
     pub(super) async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
         if !self.abilities.knows_room {
             return Ok(None);

@@ -5,8 +5,9 @@ use domain::time::Timestamp;
 use domain::upload::Upload;
 
 impl Inner {
-    /// The upload with the time that the clock has passed over since its expiry was set. Whatever is done with it then,
-    /// by the time of day alone, comes to the same answer, and its next commit stores the extension.
+    /// The upload with the time that the clock has passed over since its expiry was set. Whatever is done
+    /// with it then, by the time of day alone, comes to the same answer, and its next commit stores the
+    /// extension.
     pub(super) fn extended(&self, mut upload: Upload) -> Upload {
         let now = self.now();
         upload.extend_term(|since, at| self.clock.extended(since, at), now);

@@ -29,7 +29,8 @@ pub(super) enum Ending {
 }
 
 impl Writer {
-    /// Ends the writer; gives what the requests that are left are told. `completes`: the upload does when it is full.
+    /// Ends the writer; gives what the requests that are left are told. `completes`: the upload does when it
+    /// is full.
     pub(super) async fn end(mut self, ending: Ending, completes: bool) -> Result<Upload, EngineError> {
         let committer = &mut self.ledger.committer;
         match ending {
@@ -87,8 +88,8 @@ impl Writer {
     }
 }
 
-/// Tells the requests that are left what came of the upload. What they still send to a complete one is there already: it
-/// is compared as if it had come a moment later.
+/// Tells the requests that are left what came of the upload. What they still send to a complete one is there
+/// already: it is compared as if it had come a moment later.
 pub(super) async fn answer(inner: &Inner, lanes: Vec<Lane>, outcome: &Result<Upload, EngineError>, stops: bool) {
     let complete = outcome.as_ref().ok().filter(|upload| upload.stage() == Stage::Completed);
     let complete = complete.and_then(|upload| Some((upload, upload.length()?)));

@@ -105,8 +105,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the upload with the last byte of a request. If it cannot end there, what arrived stays: it is a correct
-    /// beginning.
+    /// Ends the upload with the last byte of a request. If it cannot end there, what arrived stays: it is a
+    /// correct beginning.
     pub(super) fn end_here(&mut self, lane: &mut Lane) {
         let taken = self.taken();
         let committer = &mut self.ledger.committer;

@@ -1,20 +1,23 @@
 //! The one task that moves the bytes of an upload.
 //!
-//! A writer holds the lease of an upload, its blob and its digests, and takes the bytes of every request that writes to
-//! it: bytes in order come in one [`Lane`] with a strict cursor, bytes in any order in as many as there are requests. So
-//! there is one writer, one version to commit, and one sync for all of them. It ends when the upload is whole, when no
-//! request is left and nobody comes for a moment, when a newer request takes over, or when something breaks.
+//! A writer holds the lease of an upload, its blob and its digests, and takes the bytes of every request that
+//! writes to it: bytes in order come in one [`Lane`] with a strict cursor, bytes in any order in as many as
+//! there are requests. So there is one writer, one version to commit, and one sync for all of them. It ends
+//! when the upload is whole, when no request is left and nobody comes for a moment, when a newer request
+//! takes over, or when something breaks.
 //!
-//! The caller pumps bytes into a [`Feed`]; so a caller that vanishes, as a request handler does when its peer resets the
-//! connection, is an ordinary ending: what arrived is kept, made durable and committed.
+//! The caller pumps bytes into a [`Feed`]; so a caller that vanishes, as a request handler does when its peer
+//! resets the connection, is an ordinary ending: what arrived is kept, made durable and committed.
 //!
-//! - A write, a sync or a commit that fails ends every request: what it was to cover is in no record, whoever brought it.
-//! - What a refused request in any order has brought so far is kept. One in order leaves nothing that no commit has.
+//! - A write, a sync or a commit that fails ends every request: what it was to cover is in no record, whoever
+//!   brought it.
+//! - What a refused request in any order has brought so far is kept. One in order leaves nothing that no
+//!   commit has.
 //! - A request is answered with what the record says after the commit that covers it.
 //!
 //! What if it dies here?
-//! - Before a checkpoint is durable: the bytes are above the committed offset, or in no committed range, and nobody was
-//!   told of them.
+//! - Before a checkpoint is durable: the bytes are above the committed offset, or in no committed range, and
+//!   nobody was told of them.
 //! - Durable but not committed: the same; the next writer drops them.
 //! - Committed: the truth, with the events it caused.
 //! - Sealed but not settled: the sweeper carries on at the next start.
@@ -197,8 +200,8 @@ impl Writer {
                 Step::Call(Call::Order(order)) if order.is_given_up() => Ok(()),
                 Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
                 Step::Call(Call::Order(Order::Join { command, answer })) => {
-                    // Boxed: it takes more than sending bytes does. Whoever asked may have gone; then its lane finds that
-                    // nothing comes.
+                    // Boxed: it takes more than sending bytes does. Whoever asked may have gone; then its
+                    // lane finds that nothing comes.
                     let _ = answer.send(Box::pin(self.join(&command)).await);
                     Ok(())
                 }
@@ -251,7 +254,8 @@ impl Writer {
         }
     }
 
-    /// Does what needs no waiting for: answers, begins a checkpoint, parks. Says whether the writer is at its end.
+    /// Does what needs no waiting for: answers, begins a checkpoint, parks. Says whether the writer is at its
+    /// end.
     async fn look_around(&mut self) -> Result<bool, Broken> {
         self.check_covered()?;
         let is_whole = self.is_whole();
@@ -328,8 +332,8 @@ impl Writer {
         if is_pending { Ok(()) } else { self.start_checkpoint().await }
     }
 
-    /// Whether this writer ends for a request that wants to go on at `at`; if not, the offset it would have to name. A
-    /// request that has sent everything is not ended any more: it is committed and answered first.
+    /// Whether this writer ends for a request that wants to go on at `at`; if not, the offset it would have
+    /// to name. A request that has sent everything is not ended any more: it is committed and answered first.
     async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, Broken> {
         if self.lanes.iter().any(Lane::is_done) {
             self.await_pending().await?;

@@ -14,8 +14,9 @@ use domain::upload::Upload;
 /// The first bytes are committed, and so announced, this soon.
 const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
 
-/// After telling the offset of an upload in order to somebody who asked, nothing more is committed for this long: if it
-/// was the client coming back, its next append finds the offset it was told, whatever the old connection still delivers.
+/// After telling the offset of an upload in order to somebody who asked, nothing more is committed for this
+/// long: if it was the client coming back, its next append finds the offset it was told, whatever the old
+/// connection still delivers.
 const HOLD_AFTER_INSPECTION: Duration = Duration::from_secs(1);
 
 /// What is to be done when its time has come.
@@ -31,7 +32,8 @@ pub(super) enum Duty {
 }
 
 impl Writer {
-    /// Whether a whole upload has to wait for a request: it may still bring too much, replace what is there, or be held.
+    /// Whether a whole upload has to wait for a request: it may still bring too much, replace what is there,
+    /// or be held.
     pub(super) fn delays_the_end(&self, lane: &Lane) -> bool {
         match self.sums.is_in_order() {
             true => lane.is_open() || (lane.cut && self.is_held()),
@@ -55,8 +57,9 @@ impl Writer {
         }
     }
 
-    /// Whether a checkpoint in the middle of things is free to start. The last byte is committed only together with the
-    /// seal, once nobody can bring more: a full upload that is not sealed would be nobody's to finish.
+    /// Whether a checkpoint in the middle of things is free to start. The last byte is committed only
+    /// together with the seal, once nobody can bring more: a full upload that is not sealed would be nobody's
+    /// to finish.
     pub(super) fn may_commit(&self) -> bool {
         let more_to_come = || self.lanes.iter().any(Lane::is_open);
         let is_last = || self.ledger.is_full() && (more_to_come() || self.completes_when_full());
@@ -73,8 +76,8 @@ impl Writer {
         awaited || ((large || self.lanes.iter().any(|lane| lane.cut)) && !self.is_held())
     }
 
-    /// Whether the upload is kept open for the next request. One in order that was cut is not: what it has declared is
-    /// not kept without its bytes.
+    /// Whether the upload is kept open for the next request. One in order that was cut is not: what it has
+    /// declared is not kept without its bytes.
     pub(super) fn park(&mut self) -> bool {
         let may_park = !self.sums.is_in_order() || self.lanes.iter().all(Lane::is_done);
         if self.parked_since.is_none() && may_park && self.ledger.committer.park() {
@@ -114,7 +117,8 @@ impl Inner {
     /// How long the bytes of a live upload may gather before they are committed.
     fn checkpoint_after(&self, upload: &Upload) -> Duration {
         let every = self.settings.checkpoint_every;
-        // Many slow uploads take turns: what each could lose is little, and so are the bytes a sync of each would keep.
+        // Many slow uploads take turns: what each could lose is little, and so are the bytes a sync of each
+        // would keep.
         let crowd = self.leases.count() as f64 / f64::from(self.settings.checkpoint_rate);
         if crowd > 1.0 {
             return every.mul_f64(crowd);
