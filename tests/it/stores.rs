@@ -16,12 +16,12 @@ use engine::command::{Append, BodyEnd, Create, EngineError, Place};
 use engine::concatenate::Concatenate;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
-use storage::faults::{Calls, Cause, Operation};
+use storage::faults::{Calls, Cause, Faults, Operation};
 use storage::memory::MemoryStore;
 use storage::{Abilities, memory};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, PART_BYTES, World, feed_all, new_upload, new_upload_of, offset};
+use crate::support::world::{Life, Medium, PART_BYTES, World, cancelling, feed_all, new_upload, new_upload_of, offset};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -230,4 +230,119 @@ async fn ranges_begin_at_parts_where_the_store_has_some() {
     let upload = put(&life, id, part, &source[part..2 * part]).await.unwrap();
     assert_eq!(upload.stage(), Stage::Completed);
     assert!(life.read(id).await == source);
+}
+
+/// An upload of these bytes that each of two lives before has written a part of, and a third one.
+async fn of_two_lives(world: &World, source: &[u8], role: Role) -> (Life, UploadId) {
+    let life = world.live().await;
+    let id = life.engine.create(new_upload(role, source.len())).await.unwrap().id();
+    life.append(id, 0, &source[..50_000]).await.unwrap();
+    life.die();
+    let life = world.live().await;
+    life.append(id, 50_000, &source[50_000..70_000]).await.unwrap();
+    assert_eq!(life.stored_names(id), ["", "~2"]);
+    life.die();
+    (world.live().await, id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_life_writes_a_blob_of_its_own_and_they_are_joined_at_stored() {
+    let world = World::on(Medium::sealing());
+    let source = source(100_000);
+    let (life, id) = of_two_lives(&world, &source, Role::Single).await;
+    assert_eq!(life.committed(id).await, 70_000);
+    let hold = life.faults.hold(Operation::Concatenate);
+    let promised = sha256_of(&source);
+    let (appended, ()) = tokio::join!(append_promising(&life, id, 70_000, &source[70_000..], promised), async {
+        hold.reached().await;
+        // What is read to judge an upload may lie in several blobs.
+        assert_eq!(life.find(id).await.stage().name(), "verified");
+        assert_eq!(life.stored_names(id), ["", "~2", "~3"]);
+        hold.release();
+    });
+    assert_eq!(appended.unwrap().stage(), Stage::Completed);
+    assert!(life.read(id).await == source);
+    assert_eq!(life.stored_names(id), ["~joined"]);
+    assert_eq!(life.events(id).await, WHOLE_WAY);
+    life.engine.cancel(cancelling(id)).await.unwrap();
+    assert!(life.stored_keys().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_ends_the_same_wherever_it_breaks() {
+    type Break = fn(&Faults);
+    let breaks: [Break; 4] = [
+        |faults| faults.fail(Operation::Concatenate, Calls::Nth(1), Cause::BROKEN_DISK),
+        |faults| faults.fail_when_done(Operation::Concatenate, Calls::Nth(1), Cause::BROKEN_DISK),
+        |faults| faults.fail_when_done(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK),
+        |faults| faults.fail_when_done(Operation::Discard, Calls::Nth(2), Cause::BROKEN_DISK),
+    ];
+    for (nth, breaks) in breaks.into_iter().enumerate() {
+        let world = World::on(Medium::sealing());
+        let source = source(100_000);
+        let (life, id) = of_two_lives(&world, &source, Role::Single).await;
+        breaks(&life.faults);
+        assert!(life.append(id, 70_000, &source[70_000..]).await.is_err(), "{nth}");
+        life.die();
+        let life = world.live().await;
+        life.engine.recover().await;
+        assert_eq!(life.find(id).await.stage().name(), "completed", "{nth}");
+        assert!(life.read(id).await == source);
+        assert_eq!(life.stored_names(id), ["~joined"], "{nth}");
+        assert_eq!(life.events(id).await, WHOLE_WAY);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_nobody_has_written_to_are_not_kept() {
+    let world = World::on(Medium::sealing());
+    let source = source(100_000);
+    let (mut life, id) = of_two_lives(&world, &source, Role::Single).await;
+    for epoch in 3..5 {
+        // Begun, and not a byte is committed.
+        life.faults.fail(Operation::Sync, Calls::Nth(1), Cause::BROKEN_DISK);
+        assert!(life.append(id, 70_000, &source[70_000..71_000]).await.is_err());
+        assert_eq!(life.stored_names(id), ["".to_owned(), "~2".to_owned(), format!("~{epoch}")]);
+        life.die();
+        life = world.live().await;
+    }
+    life.append(id, 70_000, &source[70_000..]).await.unwrap();
+    assert!(life.read(id).await == source);
+    assert_eq!(life.stored_names(id), ["~joined"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partial_uploads_of_several_lives_are_joined_like_others() {
+    let world = World::on(Medium::sealing());
+    let source = source(100_000);
+    let (life, id) = of_two_lives(&world, &source, Role::Partial).await;
+    life.append(id, 70_000, &source[70_000..]).await.unwrap();
+    let other = life.engine.create(new_upload(Role::Partial, 5)).await.unwrap().id();
+    life.append(other, 0, b"hello").await.unwrap();
+    let joined = concatenate(&life, &[other, id], vec![]).await.unwrap();
+    assert!(life.read(joined.id()).await == [b"hello".as_slice(), &source].concat());
+    life.engine.cancel(cancelling(id)).await.unwrap();
+    assert!(life.stored_names(id).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_sends_after_it_was_taken_for_dead_is_nobodys() {
+    let world = World::on(Medium::sealing());
+    let first = world.live().await;
+    let source = source(100_000);
+    let id = first.create(source.len()).await;
+    first.append(id, 0, &source[..50_000]).await.unwrap();
+    let mut late = first.begin(id, 50_000).await.unwrap();
+    feed_all(&mut late, &[0; 1_000]).await;
+
+    let second = world.live_beside().await;
+    first.counts_as_dead().await;
+    second.append(id, 50_000, &source[50_000..60_000]).await.unwrap();
+    let lost = late.finish(BodyEnd::Complete).await;
+    assert!(lost.is_err(), "{lost:?}");
+    assert_eq!(second.stored_names(id), ["", "~2"]);
+    second.append(id, 60_000, &source[60_000..]).await.unwrap();
+    assert!(second.read(id).await == source);
+    assert_eq!(second.stored_names(id), ["~joined"]);
+    assert_eq!(second.events(id).await, WHOLE_WAY);
 }

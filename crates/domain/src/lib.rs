@@ -13,6 +13,7 @@ pub mod event;
 pub mod facts;
 pub mod failure;
 pub mod filling;
+pub mod generation;
 pub mod hook;
 pub mod host;
 pub mod id;

@@ -13,14 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use storage::{BlobWriter, Resume};
+use storage::BlobWriter;
 use tokio::sync::oneshot;
 
+use crate::Inner;
+use crate::blobs::{current_key, current_resume, epoch_of};
 use crate::command::{EngineError, Unavailable};
 use crate::lease::Held;
 use crate::orders::Order;
 use crate::progress::{LiveProgress, RateMeter};
-use crate::{Inner, blob_key};
 use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::principal::TenantScope;
@@ -66,6 +67,8 @@ pub(super) struct Committer {
     declared: Declared,
     /// Opened when the first byte comes.
     blob: Option<Box<dyn BlobWriter>>,
+    /// Which place of the upload is the beginning of that blob.
+    base: u64,
     pending: Option<Pending>,
     meter: RateMeter,
     /// Who asked for what is there to be committed, and waits.
@@ -102,7 +105,7 @@ impl Committer {
         held.progress.accept(upload.received_bytes());
         let meter = RateMeter::start(upload.received_bytes());
         let declared = Declared::default();
-        Self { inner, held, upload, declared, blob: None, pending: None, meter, inspectors: Vec::new() }
+        Self { inner, held, upload, declared, blob: None, base: 0, pending: None, meter, inspectors: Vec::new() }
     }
 
     /// The upload with what was declared of it and is not committed yet.
@@ -148,13 +151,15 @@ impl Committer {
     }
 
     pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), Broken> {
-        self.blob().await?.write(at, bytes).await.map_err(Broken::storage)
+        let (blob, base) = self.blob().await?;
+        blob.write(at - base, bytes).await.map_err(Broken::storage)
     }
 
     /// Waits until everything written so far can be read back. It counts no more than before.
     pub(super) async fn land(&mut self) -> Result<(), Broken> {
         let end = self.upload.reach().get();
-        let promise = self.blob().await?.checkpoint(end).await.map_err(Broken::storage)?;
+        let (blob, base) = self.blob().await?;
+        let promise = blob.checkpoint(end - base).await.map_err(Broken::storage)?;
         promise.await.map(drop).map_err(Broken::storage)
     }
 
@@ -181,12 +186,24 @@ impl Committer {
         Arc::clone(&self.held.progress)
     }
 
-    async fn blob(&mut self) -> Result<&mut Box<dyn BlobWriter>, Broken> {
+    /// The open blob, and which place of the upload is its beginning.
+    async fn blob(&mut self) -> Result<(&mut Box<dyn BlobWriter>, u64), Broken> {
         if self.blob.is_none() {
+            if !self.inner.abilities.takes_over {
+                // Boxed: few stores need it.
+                Box::pin(self.begin_generation()).await?;
+            }
             let opened = open_blob(&self.inner, &self.upload, self.length()).await.map_err(Broken)?;
+            self.base = self.upload.generations().start();
             self.blob = Some(opened);
         }
-        Ok(self.blob.as_mut().expect("it was opened just now"))
+        Ok((self.blob.as_mut().expect("it was opened just now"), self.base))
+    }
+
+    async fn begin_generation(&mut self) -> Result<(), Broken> {
+        self.await_pending().await?;
+        self.upload = self.inner.begin_generation(self.upload.clone()).await?;
+        Ok(())
     }
 
     /// Begins a checkpoint in the middle of things.
@@ -213,7 +230,10 @@ impl Committer {
         let reach = self.upload.reach().get();
         let durable = match covering.ranges.iter().map(|(_, end)| *end).max() {
             None => None,
-            Some(end) => Some(self.blob().await?.checkpoint(end.max(reach)).await.map_err(Broken::storage)?),
+            Some(end) => {
+                let (blob, base) = self.blob().await?;
+                Some(blob.checkpoint(end.max(reach) - base).await.map_err(Broken::storage)?)
+            }
         };
         let mut next = self.declared_upload();
         let inner = Arc::clone(&self.inner);
@@ -361,9 +381,9 @@ impl Committer {
 }
 
 async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Result<Box<dyn BlobWriter>, EngineError> {
-    let resume = upload.record().resume.clone().map(Resume::from_bytes);
-    let size_bytes = length.map(Length::get);
-    match inner.blobs.open(&blob_key(upload.id()), inner.epoch_of(upload), resume.as_ref(), size_bytes).await {
+    let (key, resume) = (current_key(upload), current_resume(upload));
+    let size_bytes = length.map(|length| length.get().saturating_sub(upload.generations().start()));
+    match inner.blobs.open(&key, epoch_of(upload), resume.as_ref(), size_bytes).await {
         Ok(blob) => Ok(blob),
         Err(error) => Err(inner.explain(upload.id(), error).await),
     }

@@ -13,9 +13,8 @@ use tokio::sync::mpsc;
 use crate::command::{Append, BodyEnd, Ends, EngineError, Place, Unavailable};
 use crate::digest::Hasher;
 use crate::feed::{Fed, Feed, Intake};
-use crate::{Engine, Inner, blob_key};
+use crate::{Engine, Inner};
 use domain::checksum::Digest;
-use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::stage::Stage;
@@ -96,12 +95,12 @@ impl Inner {
     /// Reads no further than these reach, a chunk at a time: what it holds is less than what it is given.
     pub(super) async fn first_difference(
         &self,
-        id: UploadId,
+        upload: &Upload,
         start: u64,
         bytes: &[u8],
     ) -> storage::Result<Option<u64>> {
         let end = start + bytes.len() as u64;
-        let mut stored = self.blobs.read(&blob_key(id), start..end).await?;
+        let mut stored = self.read_bytes(upload, start..end).await?;
         let (mut at, mut rest) = (start, bytes);
         while let Some(chunk) = stored.next().await {
             let chunk = chunk?;
@@ -154,7 +153,7 @@ impl Repeated {
             hasher.update(piece);
         }
         let id = self.upload.id();
-        match inner.first_difference(id, self.at, piece).await {
+        match inner.first_difference(&self.upload, self.at, piece).await {
             Ok(None) => {}
             Ok(Some(at)) => return Err(Rejection::DifferentBytes { at }.into()),
             Err(error) => return Err(inner.explain(id, error).await),

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use storage::{Part, Resume};
 use tokio_util::sync::CancellationToken;
 
+use crate::blobs::{current_key, epoch_of, parts_of};
 use crate::command::{Create, EngineError, Unavailable};
 use crate::digest::Running;
 use crate::hooks::{Behalf, IdIsTaken};
 use crate::settle::unless_failed;
-use crate::{Engine, Inner, blob_key, digest};
+use crate::{Engine, Inner, digest};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::failure::Failure;
@@ -161,10 +162,8 @@ impl Inner {
     /// Joins the bytes, durably. Nothing is committed yet: dropped before it is done, it has never been.
     async fn join(&self, upload: &Upload, parts: &[Upload], total: Offset) -> Result<Joined, EngineError> {
         // A part of no bytes has no blob.
-        let segments = parts.iter().filter(|part| part.offset() > Offset::ZERO);
-        let segments: Vec<Part> =
-            segments.map(|part| Part { key: blob_key(part.id()), size_bytes: part.offset().get() }).collect();
-        let resume = match self.blobs.concatenate(&segments, &blob_key(upload.id()), self.epoch_of(upload)).await {
+        let segments: Vec<Part> = parts.iter().flat_map(|part| parts_of(part, part.offset().get())).collect();
+        let resume = match self.blobs.concatenate(&segments, &current_key(upload), epoch_of(upload)).await {
             Ok(resume) => resume,
             Err(error) => return Err(self.explain_parts(parts, error).await),
         };

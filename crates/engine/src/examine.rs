@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use futures::StreamExt;
 
-use crate::{Inner, MediaSettings, blob_key};
+use crate::{Inner, MediaSettings};
 use domain::facts::Facts;
 use domain::upload::Upload;
 use media::read::{Reading, read, typed};
@@ -68,7 +68,7 @@ impl Inner {
 
     async fn fetch(&self, upload: &Upload, range: Range<u64>, window: &mut Window) -> storage::Result<()> {
         let at = range.start;
-        let mut stream = self.blobs.read(&blob_key(upload.id()), range).await?;
+        let mut stream = self.read_bytes(upload, range).await?;
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await {
             bytes.extend_from_slice(&chunk?);

@@ -93,16 +93,6 @@ impl Inner {
         if was_changed { Err(EngineError::Unavailable(Unavailable::Superseded)) } else { Ok(upload) }
     }
 
-    /// The epoch that calls of the storage are made in. A store that does not take blobs over is always named the same: of
-    /// each upload there is one blob, which stays what it is.
-    pub(super) fn epoch_of(&self, upload: &Upload) -> storage::Epoch {
-        if self.abilities.takes_over {
-            storage::Epoch::new(upload.record().lease.epoch.get())
-        } else {
-            storage::Epoch::FIRST
-        }
-    }
-
     pub(super) async fn insert(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         upload.belong_to(self.node);
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
@@ -167,9 +157,4 @@ impl Inner {
 
 fn kinds_of_news(upload: &Upload) -> Vec<EventKind> {
     upload.news().iter().map(|event| event.kind).collect()
-}
-
-/// Where the bytes of an upload are: its day and its id, so that data splits by date and by key.
-pub(super) fn blob_key(id: UploadId) -> storage::BlobKey {
-    storage::BlobKey::new(format!("{}/{id}", id.made_at().day_path())).expect("a day and an id are a key")
 }

@@ -13,8 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::command::EngineError;
 use crate::missing::needs_file;
-use crate::{Engine, Inner, blob_key};
-use domain::id::UploadId;
+use crate::{Engine, Inner, blobs};
 use domain::principal::TenantScope;
 use domain::query::UploadQuery;
 use domain::rejection::Rejection;
@@ -103,10 +102,9 @@ impl Inner {
     }
 
     async fn has_record(&self, key: &BlobKey) -> Result<bool, EngineError> {
-        let id = key.as_str().rsplit('/').next().and_then(|name| name.parse::<UploadId>().ok());
-        let Some(id) = id.filter(|id| blob_key(*id) == *key) else { return Ok(false) };
+        let Some(id) = blobs::id_of(key) else { return Ok(false) };
         let found = self.uploads.find(TenantScope::All, id).await?;
-        Ok(found.is_some_and(|upload| upload.record().bytes == Bytes::Kept))
+        Ok(found.is_some_and(|upload| upload.record().bytes == Bytes::Kept && blobs::owns(&upload, key)))
     }
 
     async fn records_without_blob(&self, pace: &mut Pace) -> Result<Strays, EngineError> {

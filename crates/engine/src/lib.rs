@@ -29,6 +29,7 @@ use state::{News, Outbox, UploadStore};
 
 mod admission;
 mod append;
+mod blobs;
 mod bookings;
 pub mod command;
 pub mod commit;
@@ -63,7 +64,7 @@ mod term;
 mod writer;
 
 use bookings::Bookings;
-use inner::{Inner, blob_key};
+use inner::Inner;
 use lease::Leases;
 use metrics::Metrics;
 

@@ -10,8 +10,8 @@ use std::error::Error;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::Inner;
 use crate::command::EngineError;
-use crate::{Inner, blob_key};
 use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
@@ -112,8 +112,7 @@ impl Inner {
         if !needs_file(upload) {
             return Ok(true);
         }
-        let stored = self.blobs.size(&blob_key(upload.id())).await.map_err(EngineError::storage)?;
-        Ok(stored.is_some_and(|size_bytes| size_bytes >= upload.reach().get()))
+        self.are_stored(upload, upload.reach().get()).await.map_err(EngineError::storage)
     }
 
     /// Counts the uploads whose bytes are known to be missing from before the start.

@@ -114,7 +114,7 @@ impl Scattered {
             self.unlanded = Default::default();
         }
         let (inner, id) = (&ledger.committer.inner, ledger.committer.upload.id());
-        match inner.first_difference(id, start, bytes).await {
+        match inner.first_difference(&ledger.committer.upload, start, bytes).await {
             Ok(place) => Ok(place),
             Err(error) => Err(inner.explain(id, error).await.into()),
         }

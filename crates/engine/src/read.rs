@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::blobs::current_key;
 use crate::command::{EngineError, Unavailable};
 use crate::progress::LiveProgress;
-use crate::{Engine, Inner, blob_key};
+use crate::{Engine, Inner};
 use domain::delivery::DeliveryRecord;
 use domain::hook::HookCall;
 use domain::id::{DeliveryId, UploadId};
@@ -241,7 +242,7 @@ impl Inner {
     }
 
     fn final_path(&self, upload: &Upload) -> Option<String> {
-        self.blobs.path(&blob_key(upload.id()))?.into_os_string().into_string().ok()
+        self.blobs.path(&current_key(upload))?.into_os_string().into_string().ok()
     }
 }
 
@@ -252,8 +253,7 @@ impl Download {
         range: Range<u64>,
     ) -> Result<impl futures::Stream<Item = Result<bytes::Bytes, EngineError>> + use<>, EngineError> {
         let turn = self.engine.0.turn_to_read()?;
-        let key = blob_key(self.upload.id());
-        let bytes = match self.engine.0.blobs.read(&key, range).await {
+        let bytes = match self.engine.0.read_bytes(&self.upload, range).await {
             Err(error) => return Err(self.explain(error).await),
             Ok(bytes) => bytes,
         };

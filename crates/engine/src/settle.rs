@@ -2,12 +2,12 @@
 //! sweeper at the next start.
 
 use futures::StreamExt;
-use storage::Resume;
 
+use crate::Inner;
+use crate::blobs::Unjoined;
 use crate::command::EngineError;
 use crate::digest::{Running, UnreadableState};
 use crate::hooks::Behalf;
-use crate::{Inner, blob_key};
 use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::rejection::Rejection;
@@ -117,12 +117,6 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Makes the storage end the writing of a blob, which can be read from then on.
-    async fn seal_blob(&self, upload: &Upload) -> storage::Result<()> {
-        let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        self.blobs.seal(&blob_key(upload.id()), self.epoch_of(upload), resume.as_ref(), upload.offset().get()).await
-    }
-
     /// Computes the digests of an upload that are not known yet from its stored bytes. Says whether there were any.
     async fn complete_digests(&self, upload: &mut Upload) -> storage::Result<bool> {
         let missing = upload.missing_digests(&upload.record().digests);
@@ -135,13 +129,14 @@ impl Inner {
     }
 
     /// Moves the bytes of a verified upload to their final place.
-    async fn finish(&self, mut upload: Upload) -> Result<Upload, EngineError> {
-        let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        match self
-            .blobs
-            .finish(&blob_key(upload.id()), self.epoch_of(&upload), resume.as_ref(), upload.offset().get())
-            .await
-        {
+    async fn finish(&self, upload: Upload) -> Result<Upload, EngineError> {
+        let mut upload = match self.join_generations(upload).await {
+            Ok(joined) => joined,
+            Err(Unjoined::Blobs(upload, error)) if error.is_loss() => return self.lose(*upload, error).await,
+            Err(Unjoined::Blobs(_, error)) => return Err(EngineError::storage(error)),
+            Err(Unjoined::Record(error)) => return Err(error),
+        };
+        match self.finish_blob(&upload).await {
             Ok(()) => {
                 let now = self.now();
                 upload.store(now);
@@ -171,12 +166,7 @@ impl Inner {
     /// the sweeper tries again.
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
-        let resume = upload.record().resume.clone().map(Resume::from_bytes);
-        let removed = self
-            .blobs
-            .discard(&blob_key(id), self.epoch_of(&upload), resume.as_ref())
-            .await
-            .map_err(EngineError::storage);
+        let removed = self.discard_blobs(&upload).await.map_err(EngineError::storage);
         let noted = match removed {
             Ok(()) => {
                 upload.bytes_removed(self.now());
@@ -222,7 +212,7 @@ impl Inner {
         if size_bytes == 0 {
             return Ok(digests);
         }
-        let mut bytes = self.blobs.read(&blob_key(upload.id()), 0..size_bytes).await?;
+        let mut bytes = self.read_bytes(upload, 0..size_bytes).await?;
         while let Some(chunk) = bytes.next().await {
             digests.update(&chunk?);
         }

@@ -1,7 +1,7 @@
 //! Whether the storage can take what is announced: in that order, and for lack of space.
 
 use crate::Inner;
-use crate::blob_key;
+use crate::blobs::current_key;
 use crate::bookings::Space;
 use crate::command::EngineError;
 use crate::settings::Settings;
@@ -59,7 +59,8 @@ impl Inner {
         if !self.abilities.knows_room {
             return Ok(None);
         }
-        let own = to.map(|upload| (blob_key(upload.id()), upload.received_bytes()));
+        let own = to
+            .map(|upload| (current_key(upload), upload.received_bytes().saturating_sub(upload.generations().start())));
         let holding =
             own.as_ref().map(|(key, received_bytes)| storage::Holding { key, received_bytes: *received_bytes });
         self.blobs.available(holding).await.map_err(EngineError::storage)

@@ -16,10 +16,12 @@ use domain::event::EventKind;
 use domain::facts::Facts;
 use domain::failure::Refusal;
 use domain::filling::{Completion, WriteOrder};
+use domain::generation::{Generation, Generations, Sealed};
 use domain::hook::{CallOutcome, Hook};
 use domain::id::{DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
 use domain::log::EventPosition;
 use domain::metadata::Metadata;
+use domain::node::Epoch;
 use domain::principal::TenantId;
 use domain::ranges::ReceivedRanges;
 use domain::removal::DeletedBy;
@@ -204,6 +206,40 @@ impl ToCell for ReceivedRanges {
 impl FromCell for ReceivedRanges {
     fn from_cell(cell: CellRef<'_>) -> Option<Self> {
         list::<(u64, u64)>(cell).map(Self::from_pairs)
+    }
+}
+
+/// How the generation that holds everything is written, where others have the number of their epoch.
+const JOINED: i64 = -1;
+
+/// `[[1,1048576],[3,null]]`: each generation and where its bytes end. An upload that stays in its first one has none.
+impl ToCell for Generations {
+    fn to_cell(&self) -> Cell {
+        if *self == Self::default() {
+            return Cell::Null;
+        }
+        let number = |generation| match generation {
+            Generation::Begun(epoch) => i64::try_from(epoch.get()).unwrap_or(i64::MAX),
+            Generation::Joined => JOINED,
+        };
+        let sealed = self.sealed().iter().map(|sealed| (number(sealed.generation), Some(sealed.end)));
+        list_json(&sealed.chain([(number(self.current()), None)]).collect::<Vec<_>>())
+    }
+}
+
+impl FromCell for Generations {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        if cell == CellRef::Null {
+            return Some(Self::default());
+        }
+        let mut all: Vec<(i64, Option<u64>)> = list(cell)?;
+        let generation = |number| match number {
+            JOINED => Some(Generation::Joined),
+            number => u64::try_from(number).ok().map(|number| Generation::Begun(Epoch::new(number))),
+        };
+        let (current, None) = all.pop()? else { return None };
+        let sealed = all.into_iter().map(|(number, end)| Some(Sealed { generation: generation(number)?, end: end? }));
+        Self::from_parts(sealed.collect::<Option<_>>()?, generation(current)?)
     }
 }
 

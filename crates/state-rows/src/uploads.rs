@@ -5,6 +5,7 @@ use domain::dialect::Dialect;
 use domain::facts::Facts;
 use domain::failure::{Failure, Refusal};
 use domain::filling::{Completion, Filling, WriteOrder};
+use domain::generation::Generations;
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::node::{Epoch, Lease};
@@ -56,6 +57,7 @@ table! {
         /// The node that writes it. As read: only taking the lease changes it.
         holder: Option<InstanceId> = record.lease.holder;
         epoch: u64 = record.lease.epoch.get();
+        generations: Generations = record.generations;
     }
 }
 
@@ -125,6 +127,7 @@ impl UploadRow {
             missing_since_ms,
             holder,
             epoch,
+            generations,
         } = self;
         let OriginRow {
             id: _,
@@ -172,6 +175,7 @@ impl UploadRow {
             accepted_at: accepted_at_ms,
             reports,
             resume,
+            generations,
             bytes: if bytes_kept { Bytes::Kept } else { Bytes::Removed },
             removed,
             missing_since: missing_since_ms,

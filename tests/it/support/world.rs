@@ -250,6 +250,13 @@ impl Life {
         self.records.inner.leave(self.node).await.unwrap();
     }
 
+    /// What tells the blobs of an upload apart.
+    pub fn stored_names(&self, id: UploadId) -> Vec<String> {
+        let id = id.to_string();
+        let keys = self.stored_keys();
+        keys.iter().filter_map(|key| Some(key.as_str().split_once(&id)?.1.to_owned())).collect()
+    }
+
     pub async fn create(&self, length: usize) -> UploadId {
         self.engine.create(new_upload(Role::Single, length)).await.unwrap().id()
     }

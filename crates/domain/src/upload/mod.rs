@@ -31,9 +31,10 @@ use crate::event::{Details, Event, EventKind};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::filling::{Completion, WriteOrder};
+use crate::generation::Generations;
 use crate::id::{InstanceId, UploadId};
 use crate::metadata::Metadata;
-use crate::node::Lease;
+use crate::node::{Epoch, Lease};
 use crate::principal::TenantId;
 use crate::ranges::ReceivedRanges;
 use crate::rejection::Rejection;
@@ -80,6 +81,7 @@ impl Upload {
             accepted_at: None,
             reports: Vec::new(),
             resume: None,
+            generations: Generations::default(),
             bytes: Bytes::Kept,
             removed: None,
             missing_since: None,
@@ -127,6 +129,11 @@ impl Upload {
     /// In which order its bytes come.
     pub fn write_order(&self) -> WriteOrder {
         self.record.filling.order
+    }
+
+    /// The blobs that hold its bytes.
+    pub fn generations(&self) -> &Generations {
+        &self.record.generations
     }
 
     /// When it completes.
@@ -386,9 +393,29 @@ impl Upload {
         self.record.facts = Some(facts);
     }
 
+    /// Goes on in a blob of this epoch's own, behind what was committed in earlier ones. Says whether there was none.
+    pub fn begin_generation(&mut self, epoch: Epoch, now: Timestamp) -> bool {
+        debug_assert!(self.record.stage.takes_bytes(), "only an upload that takes bytes goes on");
+        let is_new = self.record.generations.begin(epoch, self.reach().get());
+        if is_new {
+            self.record.resume = None;
+            self.record.updated_at = now;
+        }
+        is_new
+    }
+
+    /// Takes note that one blob holds all bytes now, with what the storage needs to go on with it.
+    pub fn join_generations(&mut self, resume: Vec<u8>, now: Timestamp) {
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is put together");
+        self.record.generations.join(self.offset().get());
+        self.record.resume = Some(resume);
+        self.record.updated_at = now;
+    }
+
     /// Marks an upload whose bytes are at their final name.
     pub fn store(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");
+        self.record.generations.forget_joined();
         self.enter(Stage::Stored, EventKind::Stored, now);
     }
 

@@ -7,6 +7,7 @@ use crate::dialect::Dialect;
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::filling::Filling;
+use crate::generation::Generations;
 use crate::id::UploadId;
 use crate::metadata::Metadata;
 use crate::node::Lease;
@@ -96,6 +97,8 @@ pub struct Record {
     pub reports: Vec<Report>,
     /// What the storage needs to go on writing; `None` before the first byte. Made and read by the storage.
     pub resume: Option<Vec<u8>>,
+    /// The blobs that hold its bytes; `resume` belongs to the current one.
+    pub generations: Generations,
     pub bytes: Bytes,
     /// When the file of a completed upload was given up for removal, and by whom.
     pub removed: Option<Removal>,

@@ -9,6 +9,7 @@ use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::{Failure, Refusal};
 use domain::filling::{Completion, Filling, WriteOrder};
+use domain::generation::{Generation, Generations, Sealed};
 use domain::node::{Epoch, Lease};
 use domain::principal::TenantScope;
 use domain::ranges::ReceivedRanges;
@@ -54,6 +55,14 @@ fn odd_facts(number: u8) -> Facts {
     Facts { content_type: "video/mp4".to_owned(), content: Some(Content::Media(media)) }
 }
 
+fn odd_generations(number: u8) -> Generations {
+    let begun = |epoch| Generation::Begun(Epoch::new(epoch));
+    let first = Sealed { generation: Generation::FIRST, end: u64::from(number) + 1 };
+    let last = Sealed { generation: begun(u64::from(u32::MAX)), end: MAX_BYTES };
+    let current = if number.is_multiple_of(2) { Generation::Joined } else { begun(u64::from(number)) };
+    Generations::from_parts(vec![first, last], current).unwrap()
+}
+
 fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
     let digest = |algorithm: Algorithm| Digest::new(algorithm, vec![0xa0 ^ number; algorithm.digest_bytes()]).unwrap();
     Record {
@@ -72,6 +81,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         running_digests: vec![0, 255, 1],
         digests: Algorithm::ALL.into_iter().map(digest).collect(),
         resume: Some(vec![]),
+        generations: odd_generations(number),
         terms: Terms { max_bytes: Some(MAX_BYTES), expires_by: Some(at(9)) },
         facts: Some(odd_facts(number)),
         accepted_at: Some(at(2)),

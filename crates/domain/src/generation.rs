@@ -1,0 +1,194 @@
+//! The blobs that hold the bytes of one upload, one behind the other.
+//!
+//! Where the storage lets a newer writer go on in the blob of an older one, an upload has one generation for as long as
+//! it lives. Where it does not, whoever takes an upload over seals the blob as far as it was committed and goes on in a
+//! new generation, which is numbered by its own epoch. So what the older writer still sends lies where nobody counts it,
+//! and no number is ever used by two writers. When the upload is stored, its generations are joined.
+
+use std::ops::Range;
+
+use crate::node::Epoch;
+
+/// Which blob of an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Generation {
+    /// The blob that was begun in this epoch.
+    Begun(Epoch),
+    /// The blob that all others were joined in.
+    Joined,
+}
+
+impl Generation {
+    /// The generation of an upload that was never taken over.
+    pub const FIRST: Self = Self::Begun(Epoch::new(1));
+}
+
+/// A generation that takes no more bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealed {
+    pub generation: Generation,
+    /// Where its bytes end, counted from the beginning of the upload.
+    pub end: u64,
+}
+
+/// A stretch of the upload and the generation that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    pub generation: Generation,
+    /// Where the bytes of the generation begin, counted from the beginning of the upload, as the rest is.
+    pub base: u64,
+    pub start: u64,
+    pub end: u64,
+}
+
+impl Stretch {
+    /// The same places, counted from the beginning of the generation.
+    pub const fn in_generation(self) -> Range<u64> {
+        self.start - self.base..self.end - self.base
+    }
+}
+
+/// All generations of an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generations {
+    /// In the order of their bytes.
+    sealed: Vec<Sealed>,
+    /// The last one, which takes bytes until the upload has all of them.
+    current: Generation,
+}
+
+impl Default for Generations {
+    fn default() -> Self {
+        Self { sealed: Vec::new(), current: Generation::FIRST }
+    }
+}
+
+impl Generations {
+    /// Takes what a store has kept. `None` where the sealed ones are not in order.
+    pub fn from_parts(sealed: Vec<Sealed>, current: Generation) -> Option<Self> {
+        let in_order = sealed.is_sorted_by(|one, next| one.end < next.end);
+        in_order.then_some(Self { sealed, current })
+    }
+
+    pub fn sealed(&self) -> &[Sealed] {
+        &self.sealed
+    }
+
+    pub fn current(&self) -> Generation {
+        self.current
+    }
+
+    /// Whether one blob holds, or is to hold, every byte.
+    pub fn is_single(&self) -> bool {
+        self.sealed.is_empty() || self.current == Generation::Joined
+    }
+
+    /// Where the bytes of the current generation begin, counted from the beginning of the upload.
+    pub fn start(&self) -> u64 {
+        if self.is_single() { 0 } else { self.sealed.last().map_or(0, |last| last.end) }
+    }
+
+    /// The generations that hold bytes from `start` to `end`, and which of them each holds.
+    pub fn stretches(&self, start: u64, end: u64) -> Vec<Stretch> {
+        let current = Sealed { generation: self.current, end: u64::MAX };
+        let counting = if self.is_single() { &[] } else { self.sealed.as_slice() };
+        let mut from = 0;
+        let mut found = Vec::with_capacity(1);
+        for Sealed { generation, end: to } in counting.iter().chain([&current]) {
+            let stretch = Stretch { generation: *generation, base: from, start: start.max(from), end: end.min(*to) };
+            if stretch.start < stretch.end {
+                found.push(stretch);
+            }
+            from = *to;
+        }
+        found
+    }
+
+    /// Every generation that may have a blob.
+    pub fn all(&self) -> impl Iterator<Item = Generation> + '_ {
+        self.sealed.iter().map(|sealed| sealed.generation).chain([self.current])
+    }
+
+    /// Goes on in a generation of this epoch, behind `end` bytes. Says whether that is another one than before.
+    pub(crate) fn begin(&mut self, epoch: Epoch, end: u64) -> bool {
+        let next = Generation::Begun(epoch);
+        if self.current == next {
+            return false;
+        }
+        if end > self.start() {
+            self.sealed.push(Sealed { generation: self.current, end });
+        }
+        self.current = next;
+        true
+    }
+
+    /// Takes note that all `end` bytes were joined in one blob. The others are there until they are [forgotten].
+    ///
+    /// [forgotten]: Self::forget_joined
+    pub(crate) fn join(&mut self, end: u64) {
+        self.sealed.push(Sealed { generation: self.current, end });
+        self.current = Generation::Joined;
+    }
+
+    /// Takes note that the blobs that were joined are gone.
+    pub(crate) fn forget_joined(&mut self) {
+        if self.current == Generation::Joined {
+            self.sealed.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun(epoch: u64) -> Generation {
+        Generation::Begun(Epoch::new(epoch))
+    }
+
+    fn stretches(generations: &Generations, start: u64, end: u64) -> Vec<(Generation, u64, u64)> {
+        let found = generations.stretches(start, end);
+        found.into_iter().map(|stretch| (stretch.generation, stretch.start, stretch.end)).collect()
+    }
+
+    #[test]
+    fn an_upload_that_stays_in_one_epoch_has_one_generation() {
+        let mut generations = Generations::default();
+        assert!(!generations.begin(Epoch::new(1), 0));
+        assert!(!generations.begin(Epoch::new(1), 500));
+        assert_eq!((generations.start(), generations.is_single()), (0, true));
+        assert_eq!(stretches(&generations, 100, 200), [(begun(1), 100, 200)]);
+        assert_eq!(stretches(&generations, 7, 7), []);
+    }
+
+    #[test]
+    fn a_takeover_seals_what_was_committed_and_nothing_else() {
+        let mut generations = Generations::default();
+        assert!(generations.begin(Epoch::new(2), 0), "a first generation without a byte is not kept");
+        assert!(generations.begin(Epoch::new(4), 100));
+        assert!(generations.begin(Epoch::new(5), 100), "one without bytes of its own is replaced");
+        assert!(generations.begin(Epoch::new(9), 150));
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(2), begun(5), begun(9)]);
+        assert_eq!(generations.start(), 150);
+        assert_eq!(stretches(&generations, 0, 200), [(begun(2), 0, 100), (begun(5), 100, 150), (begun(9), 150, 200)]);
+        assert_eq!(stretches(&generations, 99, 101), [(begun(2), 99, 100), (begun(5), 100, 101)]);
+        assert_eq!(stretches(&generations, 100, 150), [(begun(5), 100, 150)]);
+        assert_eq!(generations.stretches(120, 160)[0].in_generation(), 20..50);
+    }
+
+    #[test]
+    fn joined_generations_count_no_more_and_are_there_until_forgotten() {
+        let mut generations = Generations::default();
+        generations.begin(Epoch::new(2), 100);
+        generations.forget_joined();
+        generations.join(300);
+        assert_eq!((generations.start(), generations.is_single()), (0, true));
+        assert_eq!(stretches(&generations, 0, 300), [(Generation::Joined, 0, 300)]);
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
+        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
+        assert_eq!(kept.as_ref(), Some(&generations));
+        generations.forget_joined();
+        assert_eq!(generations.all().collect::<Vec<_>>(), [Generation::Joined]);
+        assert_eq!(Generations::from_parts(vec![Sealed { generation: begun(1), end: 5 }; 2], begun(2)), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! Where the bytes of an upload are: in one blob, or in one for each of its generations.
+//!
+//! Only here and in the writer's checkpoints is a place of the upload turned into a place of a blob.
+
+use std::ops::Range;
+
+use futures::StreamExt;
+use storage::{BlobKey, ByteStream, Part, Resume};
+
+use crate::Inner;
+use crate::command::EngineError;
+use domain::generation::{Generation, Stretch};
+use domain::id::UploadId;
+use domain::upload::Upload;
+
+/// The key of a blob: the day of the upload and its id, so that data splits by date and by key, and the generation.
+fn key_of(id: UploadId, generation: Generation) -> BlobKey {
+    let first = format!("{}/{id}", id.made_at().day_path());
+    let name = match generation {
+        Generation::FIRST => first,
+        Generation::Begun(epoch) => format!("{first}~{}", epoch.get()),
+        Generation::Joined => format!("{first}~joined"),
+    };
+    BlobKey::new(name).expect("a day, an id and a number are a key")
+}
+
+/// The epoch that calls of the storage are made in.
+pub(super) fn epoch_of(upload: &Upload) -> storage::Epoch {
+    storage::Epoch::new(upload.record().lease.epoch.get())
+}
+
+/// The blob that takes the bytes of an upload, or has all of them.
+pub(super) fn current_key(upload: &Upload) -> BlobKey {
+    key_of(upload.id(), upload.generations().current())
+}
+
+/// What the storage needs to go on with that blob.
+pub(super) fn current_resume(upload: &Upload) -> Option<Resume> {
+    upload.record().resume.clone().map(Resume::from_bytes)
+}
+
+/// Whether the bytes of an upload are, or may be, in this blob.
+pub(super) fn owns(upload: &Upload, key: &BlobKey) -> bool {
+    upload.generations().all().any(|generation| key_of(upload.id(), generation) == *key)
+}
+
+/// The upload that a blob belongs to, by its name.
+pub(super) fn id_of(key: &BlobKey) -> Option<UploadId> {
+    let name = key.as_str().rsplit('/').next()?;
+    name.split('~').next()?.parse().ok()
+}
+
+/// The blobs that hold the first `size_bytes` of an upload, in order.
+pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<Part> {
+    let part =
+        |Stretch { generation, start, end, .. }| Part { key: key_of(upload.id(), generation), size_bytes: end - start };
+    upload.generations().stretches(0, size_bytes).into_iter().map(part).collect()
+}
+
+impl Inner {
+    /// Reads part of an upload.
+    pub(super) async fn read_bytes(&self, upload: &Upload, range: Range<u64>) -> storage::Result<ByteStream> {
+        if upload.generations().is_single() {
+            return self.blobs.read(&current_key(upload), range).await;
+        }
+        let mut streams = Vec::new();
+        for stretch in upload.generations().stretches(range.start, range.end) {
+            let key = key_of(upload.id(), stretch.generation);
+            streams.push(self.blobs.read(&key, stretch.in_generation()).await?);
+        }
+        Ok(futures::stream::iter(streams).flatten().boxed())
+    }
+
+    /// Whether so many bytes of an upload are stored.
+    pub(super) async fn are_stored(&self, upload: &Upload, size_bytes: u64) -> storage::Result<bool> {
+        if upload.generations().is_single() {
+            let stored = self.blobs.size(&current_key(upload)).await?;
+            return Ok(stored.is_some_and(|stored| stored >= size_bytes));
+        }
+        for Part { key, size_bytes } in parts_of(upload, size_bytes) {
+            if self.blobs.size(&key).await?.is_none_or(|stored| stored < size_bytes) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the writing of the current blob, which can be read from then on.
+    pub(super) async fn seal_blob(&self, upload: &Upload) -> storage::Result<()> {
+        let size_bytes = upload.reach().get() - upload.generations().start();
+        let resume = current_resume(upload);
+        self.blobs.seal(&current_key(upload), epoch_of(upload), resume.as_ref(), size_bytes).await
+    }
+
+    /// Has an upload go on in a blob of its epoch, if its storage lets nobody go on in that of another. The blob before
+    /// is sealed as far as it was committed; whatever its writer still sends is nobody's.
+    pub(super) async fn begin_generation(&self, upload: Upload) -> Result<Upload, EngineError> {
+        let mut next = upload.clone();
+        if self.abilities.takes_over || !next.begin_generation(upload.record().lease.epoch, self.now()) {
+            return Ok(upload);
+        }
+        let has_bytes = upload.reach().get() > upload.generations().start();
+        let ended = match has_bytes {
+            true => self.seal_blob(&upload).await,
+            false => self.blobs.discard(&current_key(&upload), epoch_of(&upload), None).await,
+        };
+        if let Err(error) = ended {
+            return Err(self.explain(upload.id(), error).await);
+        }
+        tracing::info!(upload = %upload.id(), start = upload.reach().get(), "an upload goes on in another blob");
+        // Before the first byte: the record knows of every blob there is.
+        self.commit(next).await
+    }
+
+    /// Puts the blobs of a verified upload together, if there are several.
+    pub(super) async fn join_generations(&self, mut upload: Upload) -> Result<Upload, Unjoined> {
+        if upload.generations().is_single() {
+            return Ok(upload);
+        }
+        let parts = parts_of(&upload, upload.offset().get());
+        let into = key_of(upload.id(), Generation::Joined);
+        let joined = match self.seal_blob(&upload).await {
+            Ok(()) => self.blobs.concatenate(&parts, &into, epoch_of(&upload)).await,
+            Err(error) => Err(error),
+        };
+        match joined {
+            Ok(resume) => {
+                upload.join_generations(resume.into_bytes(), self.now());
+                self.commit(upload).await.map_err(Unjoined::Record)
+            }
+            Err(error) => Err(Unjoined::Blobs(Box::new(upload), error)),
+        }
+    }
+
+    /// Moves the one blob of a whole upload to its final place, and removes those that it was put together from.
+    pub(super) async fn finish_blob(&self, upload: &Upload) -> storage::Result<()> {
+        let resume = current_resume(upload);
+        let size_bytes = upload.offset().get();
+        self.blobs.finish(&current_key(upload), epoch_of(upload), resume.as_ref(), size_bytes).await?;
+        self.discard_joined(upload).await
+    }
+
+    async fn discard_joined(&self, upload: &Upload) -> storage::Result<()> {
+        for sealed in upload.generations().sealed() {
+            self.blobs.discard(&key_of(upload.id(), sealed.generation), epoch_of(upload), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes every blob of an upload.
+    pub(super) async fn discard_blobs(&self, upload: &Upload) -> storage::Result<()> {
+        self.discard_joined(upload).await?;
+        self.blobs.discard(&current_key(upload), epoch_of(upload), current_resume(upload).as_ref()).await
+    }
+}
+
+/// Why the blobs of an upload were not put together.
+pub(super) enum Unjoined {
+    Blobs(Box<Upload>, storage::Error),
+    Record(EngineError),
+}
