@@ -4,30 +4,42 @@ use domain::delivery::{Backlog, Replayed, Verdict};
 use domain::id::ReplayId;
 use domain::query::{DeliveryPage, DeliveryQuery};
 use domain::replay::{ReplayJob, ReplayState};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::{Endpoint, Vault};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryRecord, DeliveryState, Trigger};
+use domain::dialect::Dialect;
 use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
 use domain::event::EventKind;
+use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
+use domain::metadata::Metadata;
 use domain::notice::Notice;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
+use domain::size::Length;
+use domain::stage::Stage;
 use domain::time::Timestamp;
+use domain::upload::{NewUpload, Record, Role, Terms, Upload};
 use keyring::ServerKeys;
 use outbound::address::EgressRules;
 use outbound::keys::{Key, Keys};
 pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 use state::clock::{Clock, Reading};
-use state::{BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention, Settled};
+use state::memory::{Memory, MemoryState};
+use state::{
+    BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention, Settled,
+    UploadStore,
+};
 
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,11 +48,12 @@ pub(super) fn endpoint(name: &str, url: &str) -> Endpoint {
     endpoint_with(name, url, |_| {})
 }
 
-/// An endpoint of the configuration.
+/// An endpoint of the configuration, for the uploads that are for it.
 pub(super) fn endpoint_with(name: &str, url: &str, change: impl FnOnce(&mut EndpointTerms)) -> Endpoint {
     let (id, now) = (EndpointId::new(name).unwrap(), wall_clock());
     let keys = Keys::lasting([Key::parse(SECRET).unwrap()], now);
     let mut terms = EndpointTerms::of(url);
+    terms.metadata = vec![(FOR.to_owned(), name.to_owned())];
     change(&mut terms);
     Endpoint::configured(id, terms, keys, &[], &EgressRules::default(), now).unwrap()
 }
@@ -72,6 +85,26 @@ pub(super) fn claim() -> Claim {
         attempts_before: 0,
         is_taken_over: false,
         body: Bytes::from_static(br#"{"type":"upload.completed"}"#),
+    }
+}
+
+/// The metadata that says which endpoint an upload is for.
+const FOR: &str = "for";
+
+fn asked(id: UploadId) -> NewUpload {
+    NewUpload {
+        id,
+        tenant: TenantId::DEFAULT,
+        dialect: Dialect::Tus,
+        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        role: Role::Single,
+        length: Length::new(1),
+        metadata: Metadata::default(),
+        metadata_as_sent: None,
+        terms: Terms::default(),
+        wanted_digests: Vec::new(),
+        promised_digests: Vec::new(),
+        expires_at: wall_clock(),
     }
 }
 
@@ -120,11 +153,10 @@ impl TestClock {
     }
 }
 
-/// Deliveries in memory, under the contract of [`Outbox`] as far as a sender can tell.
-#[derive(Debug, Default)]
-pub(super) struct FakeOutbox {
-    rows: Mutex<Vec<Row>>,
-    bell: Arc<Notify>,
+/// The state in memory, with switches for what goes wrong, and with a bell for whatever changes.
+#[derive(Debug)]
+pub(super) struct TestOutbox {
+    inner: Arc<MemoryState>,
     changed: watch::Sender<u64>,
     /// While set, claiming fails.
     pub(super) claims_fail: AtomicBool,
@@ -137,33 +169,56 @@ pub(super) struct FakeOutbox {
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
     failures: AtomicU64,
-    /// As they are stored. Those that nobody stored are enabled.
-    endpoints: Mutex<Vec<StoredEndpoint>>,
+    attempts: Mutex<HashMap<DeliveryId, Vec<(Attempt, Verdict)>>>,
     pub(super) notices: Mutex<Vec<Notice>>,
-    jobs: Mutex<Vec<ReplayJob>>,
     jobs_done: Mutex<Vec<ReplayId>>,
-    old_rows: AtomicU64,
     prunes: Mutex<Vec<u64>>,
-    pub(super) superseded: AtomicU64,
 }
 
+impl Default for TestOutbox {
+    fn default() -> Self {
+        Self {
+            inner: Memory::new(crate::bodies()).open(),
+            changed: watch::Sender::new(0),
+            claims_fail: AtomicBool::default(),
+            claims_hang: AtomicBool::default(),
+            is_never_quiet: AtomicBool::default(),
+            holds_removals: AtomicBool::default(),
+            writes_fail: AtomicBool::default(),
+            failures: AtomicU64::default(),
+            attempts: Mutex::default(),
+            notices: Mutex::default(),
+            jobs_done: Mutex::default(),
+            prunes: Mutex::default(),
+        }
+    }
+}
+
+/// An event that is to be delivered to one endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Sample {
+    pub(super) endpoint: EndpointId,
+    pub(super) upload: UploadId,
+    pub(super) at: Timestamp,
+    pub(super) body: &'static str,
+}
+
+/// One for the endpoint `app`, of an upload of its own.
+pub(super) fn sample() -> Sample {
+    let at = wall_clock();
+    let upload = UploadId::new(at, rand::random());
+    Sample { endpoint: EndpointId::new("app").unwrap(), upload, at, body: r#"{"type":"upload.completed"}"# }
+}
+
+/// A delivery, with the attempts made at it.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
-    pub(super) claim: Claim,
+    pub(super) event: EventId,
     pub(super) state: DeliveryState,
-    pub(super) due: Timestamp,
     pub(super) attempts: Vec<(Attempt, Verdict)>,
 }
 
 impl Row {
-    fn is_due(&self, now: Timestamp) -> bool {
-        matches!(self.state, DeliveryState::Ready | DeliveryState::Leased) && self.due <= now
-    }
-
-    fn same_lane(&self, claim: &Claim) -> bool {
-        self.claim.endpoint == claim.endpoint && self.claim.upload == claim.upload
-    }
-
     pub(super) fn outcomes(&self) -> Vec<AttemptOutcome> {
         self.attempts.iter().map(|(attempt, _)| attempt.outcome).collect()
     }
@@ -173,17 +228,39 @@ impl Row {
     }
 }
 
-impl FakeOutbox {
-    /// Adds a delivery, waiting if one of the same upload has not been attempted yet.
-    pub(super) fn add(&self, claim: Claim) -> DeliveryId {
-        let id = claim.delivery;
-        let mut rows = self.rows.lock().unwrap();
-        let blocked = rows.iter().any(|row| row.same_lane(&claim) && row.attempts.is_empty());
-        let state = if blocked { DeliveryState::Waiting } else { DeliveryState::Ready };
-        rows.push(Row { due: claim.occurred_at, claim, state, attempts: Vec::new() });
-        drop(rows);
-        self.bell.notify_one();
-        id
+/// The state in memory never waits.
+fn at_once<T>(work: impl Future<Output = state::Result<T>>) -> T {
+    work.now_or_never().expect("nothing to wait for").unwrap()
+}
+
+impl TestOutbox {
+    /// Adds a delivery. If nobody has opened its endpoint, it is of the configuration.
+    pub(super) fn add(&self, sample: Sample) -> DeliveryId {
+        let Sample { endpoint: to, upload, .. } = sample.clone();
+        if !self.has(to.as_str()) {
+            let configured = endpoint(to.as_str(), "http://localhost/").stored().clone();
+            at_once(self.inner.open_for(node(), vec![configured], sample.at));
+        }
+        self.log(sample);
+        let query = DeliveryQuery { endpoint: Some(to), upload: Some(upload), limit: 1, ..DeliveryQuery::default() };
+        let newest = at_once(self.inner.deliveries(TenantScope::All, &query)).found;
+        newest.first().expect("its endpoint wants it").id
+    }
+
+    /// Writes that an upload has completed, once more if it has before.
+    fn log(&self, sample: Sample) {
+        let known = at_once(self.inner.find(TenantScope::All, sample.upload));
+        let before = known.clone().unwrap_or_else(|| {
+            let to = vec![(FOR.to_owned(), sample.endpoint.as_str().as_bytes().to_vec())];
+            Upload::create(NewUpload { metadata: Metadata::new(to).unwrap(), ..asked(sample.upload) }, sample.at)
+        });
+        let mut upload = Upload::from_record(Record { stage: Stage::Stored, ..before.record().clone() });
+        upload.complete(sample.at);
+        let change = Change::new(upload, |_, _| sample.body.to_owned(), rand::random);
+        match known {
+            Some(_) => drop(at_once(self.inner.commit(change))),
+            None => drop(at_once(self.inner.insert(change))),
+        }
     }
 
     /// Replays that have come to their end, in that order.
@@ -191,9 +268,13 @@ impl FakeOutbox {
         self.jobs_done.lock().unwrap().clone()
     }
 
-    /// From now on so many rows are old.
-    pub(super) fn set_old_rows(&self, count: u64) {
-        self.old_rows.store(count, Ordering::SeqCst);
+    /// Adds so many rows that are old: events that nobody wanted.
+    pub(super) fn add_old_rows(&self, count: u64) {
+        let at = wall_clock().minus(Duration::from_hours(24 * 60));
+        let nobody = EndpointId::new("nobody").unwrap();
+        for _ in 0..count {
+            self.log(Sample { endpoint: nobody.clone(), at, ..sample() });
+        }
     }
 
     /// How many rows each call has removed.
@@ -202,29 +283,34 @@ impl FakeOutbox {
     }
 
     pub(super) fn has(&self, endpoint: &str) -> bool {
-        self.endpoints.lock().unwrap().iter().any(|stored| stored.id.as_str() == endpoint)
+        at_once(self.inner.endpoints()).iter().any(|stored| stored.id.as_str() == endpoint)
     }
 
     pub(super) fn stored(&self, endpoint: &str) -> StoredEndpoint {
-        let endpoints = self.endpoints.lock().unwrap();
-        endpoints.iter().find(|stored| stored.id.as_str() == endpoint).unwrap().clone()
+        at_once(self.inner.endpoints()).into_iter().find(|stored| stored.id.as_str() == endpoint).unwrap()
     }
 
     pub(super) fn add_for(&self, endpoint: &str) -> DeliveryId {
-        self.add(Claim { endpoint: EndpointId::new(endpoint).unwrap(), ..claim() })
+        self.add(Sample { endpoint: EndpointId::new(endpoint).unwrap(), ..sample() })
     }
 
     pub(super) fn ring(&self) {
-        self.bell.notify_one();
+        self.inner.bell().notify_one();
     }
 
     pub(super) fn row(&self, id: DeliveryId) -> Row {
-        self.rows.lock().unwrap().iter().find(|row| row.claim.delivery == id).unwrap().clone()
+        self.row_of(&at_once(self.inner.delivery(TenantScope::All, id)).unwrap())
+    }
+
+    fn row_of(&self, delivery: &DeliveryRecord) -> Row {
+        let attempts = self.attempts.lock().unwrap().get(&delivery.id).cloned().unwrap_or_default();
+        Row { event: delivery.event, state: delivery.state, attempts }
     }
 
     pub(super) fn rows_for(&self, endpoint: &str) -> Vec<Row> {
-        let rows = self.rows.lock().unwrap();
-        rows.iter().filter(|row| row.claim.endpoint.as_str() == endpoint).cloned().collect()
+        let endpoint = EndpointId::new(endpoint);
+        let query = DeliveryQuery { endpoint, limit: 10_000, ..DeliveryQuery::default() };
+        at_once(self.inner.deliveries(TenantScope::All, &query)).found.iter().map(|it| self.row_of(it)).collect()
     }
 
     /// Waits until so many attempts at the delivery are recorded.
@@ -242,11 +328,12 @@ impl FakeOutbox {
     pub(super) async fn until(&self, reached: impl Fn() -> bool) {
         let mut changed = self.changed.subscribe();
         let waiting = changed.wait_for(|_| reached());
-        assert!(timeout(PATIENCE, waiting).await.is_ok(), "the outbox is {:#?}", self.rows);
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "the outbox is {:#?}", self.inner);
     }
 
-    fn changed(&self) {
+    fn changed<T>(&self, done: T) -> T {
         self.changed.send_modify(|count| *count += 1);
+        done
     }
 
     fn fails(&self, switch: &AtomicBool, operation: &'static str) -> state::Result<()> {
@@ -254,81 +341,47 @@ impl FakeOutbox {
             return Ok(());
         }
         self.failures.fetch_add(1, Ordering::SeqCst);
-        self.changed();
-        Err(state::Error::NoSpace { operation })
+        self.changed(Err(state::Error::NoSpace { operation }))
     }
 }
 
 #[async_trait]
-impl Endpoints for FakeOutbox {
-    async fn open_for(&self, _: InstanceId, configured: Vec<StoredEndpoint>, _: Timestamp) -> state::Result<()> {
-        let written =
-            configured.into_iter().map(|endpoint| StoredEndpoint { version: endpoint.version + 1, ..endpoint });
-        *self.endpoints.lock().unwrap() = written.collect();
-        Ok(())
+impl Endpoints for TestOutbox {
+    async fn open_for(&self, node: InstanceId, configured: Vec<StoredEndpoint>, now: Timestamp) -> state::Result<()> {
+        self.inner.open_for(node, configured, now).await
     }
 
     async fn endpoints(&self) -> state::Result<Vec<StoredEndpoint>> {
-        Ok(self.endpoints.lock().unwrap().clone())
+        self.inner.endpoints().await
     }
 
-    async fn put_endpoint(&self, endpoint: StoredEndpoint, _: Timestamp) -> state::Result<StoredEndpoint> {
+    async fn put_endpoint(&self, endpoint: StoredEndpoint, now: Timestamp) -> state::Result<StoredEndpoint> {
         self.fails(&self.writes_fail, "record an endpoint")?;
-        let written = StoredEndpoint { version: endpoint.version + 1, ..endpoint };
-        let mut endpoints = self.endpoints.lock().unwrap();
-        let before = endpoints.iter().position(|stored| stored.id == written.id);
-        if before.map_or(0, |at| endpoints[at].version) + 1 != written.version {
-            return Err(state::Error::EndpointConflict(written.id));
-        }
-        match before {
-            Some(at) => endpoints[at] = written.clone(),
-            None => endpoints.push(written.clone()),
-        }
-        drop(endpoints);
-        if !written.state.is_enabled() {
-            for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.claim.endpoint == written.id) {
-                if matches!(row.state, DeliveryState::Ready | DeliveryState::Waiting) {
-                    row.state = DeliveryState::Paused;
-                }
-            }
-        }
-        self.changed();
-        Ok(written)
+        self.changed(self.inner.put_endpoint(endpoint, now).await)
     }
 
-    async fn remove_endpoint(&self, id: &EndpointId, _: Timestamp) -> state::Result<bool> {
-        let was_there = {
-            let mut endpoints = self.endpoints.lock().unwrap();
-            let before = endpoints.len();
-            endpoints.retain(|stored| stored.id != *id);
-            endpoints.len() < before
-        };
-        self.changed();
+    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> state::Result<bool> {
+        let was_there = self.changed(self.inner.remove_endpoint(id, now).await);
         while self.holds_removals.load(Ordering::SeqCst) {
             yield_now().await;
         }
-        Ok(was_there)
+        was_there
     }
 
-    async fn cancel_backlog(&self, id: &EndpointId, _: Timestamp) -> state::Result<()> {
-        for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.claim.endpoint == *id) {
-            if matches!(row.state, DeliveryState::Ready | DeliveryState::Waiting | DeliveryState::Paused) {
-                row.state = DeliveryState::Cancelled;
-            }
-        }
-        Ok(())
+    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> state::Result<()> {
+        self.inner.cancel_backlog(id, now).await
     }
 
-    async fn advance_backlog(&self, _: u32, _: Timestamp) -> state::Result<bool> {
-        Ok(false)
+    async fn advance_backlog(&self, limit: u32, now: Timestamp) -> state::Result<bool> {
+        self.inner.advance_backlog(limit, now).await
     }
 }
 
 #[async_trait]
-impl Dispatch for FakeOutbox {
+impl Dispatch for TestOutbox {
     async fn claim_due(
         &self,
-        _: InstanceId,
+        node: InstanceId,
         slots: &[(EndpointId, u32)],
         now: Timestamp,
         lease: Duration,
@@ -337,205 +390,120 @@ impl Dispatch for FakeOutbox {
         if self.claims_hang.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        let mut rows = self.rows.lock().unwrap();
-        let mut claims = Vec::new();
-        for (endpoint, count) in slots {
-            let due = rows.iter_mut().filter(|row| row.claim.endpoint == *endpoint && row.is_due(now));
-            for row in due.take(usize::try_from(*count).unwrap()) {
-                row.state = DeliveryState::Leased;
-                row.due = now.plus(lease);
-                row.claim.lease = rand::random();
-                claims.push(row.claim.clone());
-            }
-        }
-        Ok(claims)
+        self.inner.claim_due(node, slots, now, lease).await
     }
 
     async fn settle(&self, settled: Settled, now: Timestamp) -> state::Result<()> {
         self.fails(&self.writes_fail, "settle deliveries")?;
-        for (id, health) in settled.health {
-            if let Some(stored) = self.endpoints.lock().unwrap().iter_mut().find(|stored| stored.id == id) {
-                stored.health = health;
-            }
-        }
-        let is_stopped = |id: &EndpointId| {
-            let endpoints = self.endpoints.lock().unwrap();
-            endpoints.iter().any(|stored| stored.id == *id && !stored.state.is_enabled())
-        };
-        let mut rows = self.rows.lock().unwrap();
+        self.inner.settle(settled.clone(), now).await?;
         for settlement in settled.settlements {
-            let row = rows.iter_mut().find(|row| row.claim.delivery == settlement.delivery).unwrap();
-            row.attempts.push((settlement.attempt.clone(), settlement.verdict));
-            if row.state != DeliveryState::Leased || row.claim.lease != settlement.lease {
-                continue;
-            }
-            row.claim.attempts += u32::from(settlement.attempt.outcome != AttemptOutcome::Aborted);
-            (row.state, row.due) = match settlement.verdict {
-                Verdict::Succeeded => (DeliveryState::Succeeded, now),
-                Verdict::RetryAt(at) if is_stopped(&row.claim.endpoint) => (DeliveryState::Paused, at),
-                Verdict::RetryAt(at) => (DeliveryState::Ready, at),
-                Verdict::Dead => (DeliveryState::Dead, now),
-                Verdict::Cancelled => (DeliveryState::Cancelled, now),
-            };
-            let claim = row.claim.clone();
-            let waiting = |row: &&mut Row| row.same_lane(&claim) && row.state == DeliveryState::Waiting;
-            if let Some(next) = rows.iter_mut().find(waiting) {
-                next.state = DeliveryState::Ready;
-            }
+            let mut attempts = self.attempts.lock().unwrap();
+            attempts.entry(settlement.delivery).or_default().push((settlement.attempt, settlement.verdict));
         }
-        drop(rows);
-        self.bell.notify_one();
-        self.changed();
-        Ok(())
+        self.changed(Ok(()))
     }
 
-    async fn renew_leases(&self, _: InstanceId, until: Timestamp) -> state::Result<()> {
-        for row in self.rows.lock().unwrap().iter_mut().filter(|row| row.state == DeliveryState::Leased) {
-            row.due = until;
-        }
-        Ok(())
+    async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> state::Result<()> {
+        self.inner.renew_leases(node, until).await
     }
 
     async fn begin_waits(&self, now: Timestamp) -> state::Result<u64> {
-        let waits_since = |row: &Row| row.attempts.iter().map(|(attempt, _)| attempt.started_at).max();
-        let mut begun = 0;
-        for row in self.rows.lock().unwrap().iter_mut() {
-            let is_ahead = waits_since(row).is_none_or(|since| since > now);
-            if row.state == DeliveryState::Ready && row.due > now && is_ahead {
-                row.due = now;
-                begun += 1;
-            }
-        }
-        self.bell.notify_one();
-        self.changed();
-        Ok(begun)
+        self.changed(self.inner.begin_waits(now).await)
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> state::Result<Option<Timestamp>> {
-        let rows = self.rows.lock().unwrap();
-        let open = |row: &&Row| matches!(row.state, DeliveryState::Ready | DeliveryState::Leased);
-        Ok(rows.iter().filter(open).filter(|row| endpoints.contains(&row.claim.endpoint)).map(|row| row.due).min())
+        self.inner.next_due(endpoints).await
     }
 
     async fn test_endpoint(
         &self,
-        _: InstanceId,
+        node: InstanceId,
         id: &EndpointId,
         now: Timestamp,
         lease: Duration,
     ) -> state::Result<Option<Claim>> {
-        let claim = Claim {
-            endpoint: id.clone(),
-            lease: rand::random(),
-            kind: EventKind::Ping,
-            class: DeliveryClass::Test,
-            trigger: Trigger::Test,
-            upload: None,
-            ..claim()
-        };
-        let row =
-            Row { claim: claim.clone(), state: DeliveryState::Leased, due: now.plus(lease), attempts: Vec::new() };
-        self.rows.lock().unwrap().push(row);
-        Ok(Some(claim))
+        self.inner.test_endpoint(node, id, now, lease).await
     }
 
     fn bell(&self) -> Arc<Notify> {
         if self.is_never_quiet.load(Ordering::SeqCst) {
             self.ring();
         }
-        Arc::clone(&self.bell)
+        self.inner.bell()
     }
 }
 
 #[async_trait]
-impl Deliveries for FakeOutbox {
-    async fn deliveries(&self, _scope: TenantScope, _: &DeliveryQuery) -> state::Result<DeliveryPage> {
-        Ok(DeliveryPage { found: Vec::new(), next: None })
+impl Deliveries for TestOutbox {
+    async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> state::Result<DeliveryPage> {
+        self.inner.deliveries(scope, query).await
     }
 
-    async fn delivery(&self, _scope: TenantScope, _: DeliveryId) -> state::Result<Option<DeliveryRecord>> {
-        Ok(None)
+    async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> state::Result<Option<DeliveryRecord>> {
+        self.inner.delivery(scope, id).await
     }
 
-    async fn backlog(&self, _: Option<&EndpointId>) -> state::Result<Backlog> {
-        Ok(Backlog::default())
+    async fn backlog(&self, endpoint: Option<&EndpointId>) -> state::Result<Backlog> {
+        self.inner.backlog(endpoint).await
     }
 
-    async fn replay(&self, _: DeliveryId, _: bool, _: Timestamp) -> state::Result<Replayed> {
-        Ok(Replayed::NoDelivery)
-    }
-}
-
-#[async_trait]
-impl Notices for FakeOutbox {
-    async fn announce(&self, notice: Notice, _: Timestamp) -> state::Result<()> {
-        self.notices.lock().unwrap().push(notice);
-        self.changed();
-        Ok(())
+    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> state::Result<Replayed> {
+        self.inner.replay(id, force, now).await
     }
 }
 
 #[async_trait]
-impl Replays for FakeOutbox {
+impl Notices for TestOutbox {
+    async fn announce(&self, notice: Notice, now: Timestamp) -> state::Result<()> {
+        self.notices.lock().unwrap().push(notice.clone());
+        self.changed(self.inner.announce(notice, now).await)
+    }
+}
+
+#[async_trait]
+impl Replays for TestOutbox {
     async fn begin_replay(&self, job: ReplayJob) -> state::Result<ReplayJob> {
-        self.jobs.lock().unwrap().push(job.clone());
-        Ok(job)
+        self.inner.begin_replay(job).await
     }
 
     async fn replay_jobs(&self) -> state::Result<Vec<ReplayJob>> {
-        Ok(self.jobs.lock().unwrap().clone())
+        self.inner.replay_jobs().await
     }
 
-    async fn advance_replay(&self, id: ReplayId, _: u32, now: Timestamp) -> state::Result<Option<ReplayJob>> {
-        let mut jobs = self.jobs.lock().unwrap();
-        let job = jobs.iter_mut().find(|job| job.id == id);
-        let job = job.map(|job| {
-            (job.state, job.finished_at) = (ReplayState::Done, Some(now));
-            job.clone()
-        });
-        drop(jobs);
-        self.jobs_done.lock().unwrap().push(id);
-        self.changed();
-        Ok(job)
+    async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> state::Result<Option<ReplayJob>> {
+        let job = self.inner.advance_replay(id, limit, now).await?;
+        if job.as_ref().is_some_and(|job| job.state != ReplayState::Running) {
+            self.jobs_done.lock().unwrap().push(id);
+        }
+        self.changed(Ok(job))
     }
 
-    async fn cancel_replay(&self, _: ReplayId, _: Timestamp) -> state::Result<bool> {
-        Ok(false)
+    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> state::Result<bool> {
+        self.inner.cancel_replay(id, now).await
     }
 }
 
 #[async_trait]
-impl Retention for FakeOutbox {
-    async fn expire(&self, begun_before: Timestamp, limit: u32, _: Timestamp) -> state::Result<u64> {
-        let mut rows = self.rows.lock().unwrap();
-        let is_old = |row: &&mut Row| row.state == DeliveryState::Ready && row.claim.begun_at < begun_before;
-        let mut ended = 0;
-        for row in rows.iter_mut().filter(is_old).take(usize::try_from(limit).unwrap()) {
-            row.state = DeliveryState::Dead;
-            ended += 1;
-        }
-        drop(rows);
-        self.changed();
-        Ok(ended)
+impl Retention for TestOutbox {
+    async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> state::Result<u64> {
+        self.changed(self.inner.expire(begun_before, limit, now).await)
     }
 
-    async fn shed(&self, _: BacklogLimits, _: u32, _: Timestamp) -> state::Result<Vec<(EndpointId, u64)>> {
-        Ok(Vec::new())
+    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> state::Result<Vec<(EndpointId, u64)>> {
+        self.inner.shed(limits, limit, now).await
     }
 
-    async fn prune(&self, _: Horizon, limit: u32) -> state::Result<u64> {
-        let removed = self.old_rows.load(Ordering::SeqCst).min(u64::from(limit));
-        self.old_rows.fetch_sub(removed, Ordering::SeqCst);
+    async fn prune(&self, horizon: Horizon, limit: u32) -> state::Result<u64> {
+        let removed = self.inner.prune(horizon, limit).await?;
         self.prunes.lock().unwrap().push(removed);
-        self.changed();
-        Ok(removed)
+        self.changed(Ok(removed))
     }
 
-    async fn expunge(&self, _: UploadId) -> state::Result<u64> {
-        Ok(0)
+    async fn expunge(&self, upload: UploadId) -> state::Result<u64> {
+        self.inner.expunge(upload).await
     }
 
     fn superseded(&self) -> u64 {
-        self.superseded.load(Ordering::SeqCst)
+        self.inner.superseded()
     }
 }

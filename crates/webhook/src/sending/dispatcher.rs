@@ -281,13 +281,13 @@ mod tests {
 
     use crate::sending::egress::Egress;
     use crate::sending::record::Outcome;
-    use crate::testing::{FakeOutbox, Receiver, Script, TestClock, endpoint, node};
+    use crate::testing::{Receiver, Script, TestClock, TestOutbox, endpoint, node};
     use crate::{Metrics, Settings};
     use outbound::address::EgressRules;
     use outbound::gate::system_lookup;
 
     /// A loop with one endpoint, which somebody else turns, and what comes of its deliveries.
-    fn begun(outbox: &Arc<FakeOutbox>, receiver: &Receiver) -> (Loop, mpsc::Receiver<Outcome>) {
+    fn begun(outbox: &Arc<TestOutbox>, receiver: &Receiver) -> (Loop, mpsc::Receiver<Outcome>) {
         let settings = Settings::default();
         let egress = Egress::new(settings.clone(), Arc::new(EgressRules::default()), system_lookup()).unwrap();
         let (results, outcomes) = mpsc::channel(8);
@@ -317,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_ended_is_not_kept() {
         let receiver = Receiver::start([Script::Status(200)]).await;
-        let outbox = Arc::new(FakeOutbox::default());
+        let outbox = Arc::new(TestOutbox::default());
         let (mut sending, mut outcomes) = begun(&outbox, &receiver);
         for _ in 0..200 {
             outbox.add_for("app");

@@ -198,14 +198,12 @@ mod tests {
 
     use std::sync::atomic::Ordering;
 
-    use crate::testing::{FakeOutbox, TestClock, claim, endpoint};
+    use crate::testing::{TestClock, TestOutbox, endpoint, sample};
     use domain::delivery::Verdict;
     use domain::delivery::{AttemptOutcome, Timings, Trigger};
 
-    fn success(outbox: &FakeOutbox) -> Outcome {
-        let claim = claim();
-        let (delivery, lease) = (claim.delivery, claim.lease);
-        outbox.add(claim);
+    fn success(outbox: &TestOutbox) -> Outcome {
+        let (delivery, lease) = (outbox.add(sample()), [0; 16]);
         let outcome = AttemptOutcome::Status(200);
         let (started_at, took) = (TestClock::default().now(), Duration::ZERO);
         let attempt = Attempt {
@@ -226,7 +224,7 @@ mod tests {
         Outcome { settlement, class: DeliveryClass::Normal, lane, notice: None, stop: None, waiting: None }
     }
 
-    fn recorder(outbox: &Arc<FakeOutbox>) -> (Recorder, watch::Receiver<Recording>) {
+    fn recorder(outbox: &Arc<TestOutbox>) -> (Recorder, watch::Receiver<Recording>) {
         let (state, recording) = watch::channel(Recording::Works);
         let recorder = Recorder {
             outbox: Arc::clone(outbox) as _,
@@ -242,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn results_are_kept_until_they_can_be_written() {
-        let outbox = Arc::new(FakeOutbox::default());
+        let outbox = Arc::new(TestOutbox::default());
         let (recorder, mut recording) = recorder(&outbox);
         outbox.writes_fail.store(true, Ordering::SeqCst);
         let (results, incoming) = mpsc::channel(8);
@@ -265,7 +263,7 @@ mod tests {
     /// A store that stays away must not keep the program from ending.
     #[tokio::test]
     async fn closing_ends_the_tries() {
-        let outbox = Arc::new(FakeOutbox::default());
+        let outbox = Arc::new(TestOutbox::default());
         let (recorder, _recording) = recorder(&outbox);
         outbox.writes_fail.store(true, Ordering::SeqCst);
         recorder.closing.cancel();

@@ -298,10 +298,9 @@ mod tests {
     use domain::delivery::ReplayWhat;
     use domain::log::EventPosition;
 
-    use crate::testing::{FakeOutbox, TestClock, claim, wall_clock};
+    use crate::testing::{Sample, TestClock, TestOutbox, sample, wall_clock};
     use domain::delivery::DeliveryState;
     use domain::id::{DeliveryId, ReplayId};
-    use state::Claim;
 
     fn job(queued: u64) -> ReplayJob {
         let now = wall_clock();
@@ -319,7 +318,7 @@ mod tests {
         }
     }
 
-    fn upkeep(outbox: &Arc<FakeOutbox>) -> Upkeep {
+    fn upkeep(outbox: &Arc<TestOutbox>) -> Upkeep {
         Upkeep {
             outbox: Arc::clone(outbox) as _,
             lanes: Arc::default(),
@@ -342,7 +341,7 @@ mod tests {
     /// webhooks L3: of one endpoint oldest first; another's does not wait for all of them.
     #[tokio::test(start_paused = true)]
     async fn replays_are_carried_on_in_turn_until_they_end() {
-        let outbox = Arc::new(FakeOutbox::default());
+        let outbox = Arc::new(TestOutbox::default());
         let of = |endpoint: &str, second: u64| ReplayJob {
             endpoint: EndpointId::new(endpoint).unwrap(),
             created_at: wall_clock().plus(Duration::from_secs(second)),
@@ -364,14 +363,14 @@ mod tests {
     /// webhooks R13: in pieces, and not for time that never passed.
     #[tokio::test(start_paused = true)]
     async fn what_has_waited_too_long_is_given_up() {
-        let (outbox, clock) = (Arc::new(FakeOutbox::default()), TestClock::default());
+        let (outbox, clock) = (Arc::new(TestOutbox::default()), TestClock::default());
         let stop = CancellationToken::new();
         let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
         let expiry = Settings::default().delivery_expiry;
         clock.put_forward(expiry + Duration::from_secs(1));
         let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
         let expired = upkeep.metrics.expired.clone();
-        let young = outbox.add(Claim { begun_at: clock.now(), ..claim() });
+        let young = outbox.add(Sample { at: clock.now(), ..sample() });
         let running = tokio::spawn(upkeep.run(stop.clone()));
         let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
         sleep(GIVE_UP_FIRST).await;
@@ -386,13 +385,13 @@ mod tests {
     /// webhooks L6: pieces, until nothing is left, and again an hour later.
     #[tokio::test(start_paused = true)]
     async fn what_is_old_is_removed_in_pieces() {
-        let outbox = Arc::new(FakeOutbox::default());
-        outbox.set_old_rows(1_200);
+        let outbox = Arc::new(TestOutbox::default());
+        outbox.add_old_rows(1_200);
         let stop = CancellationToken::new();
         let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
         sleep(FORGET_FIRST).await;
         outbox.until(|| outbox.prunes() == [500, 500, 200, 0]).await;
-        outbox.set_old_rows(1);
+        outbox.add_old_rows(1);
         sleep(FORGET_EVERY).await;
         outbox.until(|| outbox.prunes() == [500, 500, 200, 0, 1, 0]).await;
         stop.cancel();
