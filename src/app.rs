@@ -41,7 +41,7 @@ use domain::upload::ProgressPolicy;
 use engine::Engine;
 use keyring::StageTokens;
 use state::clock::Clock;
-use state::{Company, Leases, Outbox, Rings, UploadStore};
+use state::{Company, Leases, Outbox, Rings, Store, UploadStore};
 use state_sqlite::SqliteStore;
 
 pub use permissions::restrict_new_files;
@@ -127,7 +127,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
             settings,
             clock,
             node.instance,
-            engine::Ports { uploads, nodes, outbox, news: Arc::new(Rings::default()), blobs },
+            engine::Ports { uploads, nodes, deliveries: outbox, news: Arc::new(Rings::default()), blobs },
         )
     };
 

@@ -18,7 +18,7 @@ use domain::stage::Stage;
 use domain::upload::{Record, Role, Upload};
 use engine::command::{Append, BodyEnd, EngineError, Place, Unavailable};
 use engine::concatenate::Concatenate;
-use state::UploadStore;
+use state::Uploads;
 use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::seeded::Seeded;

@@ -10,8 +10,8 @@ use domain::principal::TenantId;
 use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{Durable, NewUpload, Role, Upload};
-use state::UploadStore;
 use state::conformance::change_of;
+use state::{Store, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use domain::principal::TenantScope;
 use domain::stage::Stage;
-use state::UploadStore;
+use state::{EventLog, Store, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use tempfile::TempDir;
 

@@ -8,7 +8,7 @@ use domain::id::{DeliveryId, EventId, UploadId};
 use domain::notice::Notice;
 use domain::time::Timestamp;
 use serde_json::Value;
-use state::{Dispatch, Endpoints, Notices, UploadStore};
+use state::{Dispatch, Endpoints, Notices, Store};
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;

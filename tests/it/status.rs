@@ -11,8 +11,8 @@ use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Role, Upload};
 use serde_json::{Value, json};
-use state::UploadStore;
 use state::conformance::change_of;
+use state::{Store, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 use crate::support::app::TestApp;

@@ -16,8 +16,8 @@ use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
 use domain::upload::{Bytes as Kept, Role, Upload};
 use futures::FutureExt;
-use state::UploadStore;
 use state::memory::{Memory, MemoryState};
+use state::{EventLog, Uploads};
 use storage::BlobKey;
 use storage::memory::MemoryStore;
 

@@ -17,7 +17,7 @@ use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
 use state::memory::MemoryState;
-use state::{Change, Due, UploadStore};
+use state::{Change, Due, EventLog, HookCalls, Store, Uploads};
 use storage::memory::MemoryStore;
 use storage::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, Holding, KeyStream,
@@ -82,7 +82,7 @@ async fn set_in_motion<T: Send + 'static>(work: impl Future<Output = T> + Send +
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl UploadStore for Records {
+impl Uploads for Records {
     async fn insert(&self, new: Change) -> state::Result<Upload> {
         let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
         set_in_motion(async move { faults.around(Call::Insert, state_error, inner.insert(new)).await }).await
@@ -104,7 +104,11 @@ impl UploadStore for Records {
     async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
         self.faults.around(Call::Due, state_error, self.inner.due(question, node, skip, limit)).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl EventLog for Records {
     async fn events_of(
         &self,
         scope: TenantScope,
@@ -131,7 +135,11 @@ impl UploadStore for Records {
     ) -> state::Result<Option<u32>> {
         self.inner.count_events_behind(scope, after, most).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl HookCalls for Records {
     async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
         self.inner.record_hook_call(call).await
     }
@@ -139,13 +147,17 @@ impl UploadStore for Records {
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
         self.inner.hook_calls(scope, query).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for Records {
     async fn check(&self) -> state::Result<()> {
         self.inner.check().await
     }
 
     async fn close(&self) {
-        UploadStore::close(&*self.inner).await;
+        Store::close(&*self.inner).await;
     }
 }
 

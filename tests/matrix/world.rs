@@ -17,7 +17,7 @@ use domain::upload::ProgressPolicy;
 use engine::{Engine, MediaSettings, Ports, Progress, RangeSettings, Settings};
 use state::clock::{Clock, Reading};
 use state::memory::Memory;
-use state::{Company, Leases, Outbox, Rings};
+use state::{Company, Deliveries, Leases, Rings};
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -202,10 +202,10 @@ impl World<'_> {
         let state = self.memory.open();
         state.join(&node, Company::Alone, None).await.expect("memory has no faults of its own");
         let nodes: Arc<dyn Leases> = Arc::clone(&state) as _;
-        let outbox: Arc<dyn Outbox> = Arc::clone(&state) as _;
+        let deliveries: Arc<dyn Deliveries> = Arc::clone(&state) as _;
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
-        let ports = Ports { uploads, nodes, outbox, news: Arc::new(Rings::default()), blobs };
+        let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), blobs };
         Engine::new(settings(&self.script.tuning), clock, instance, ports).drawing(randomness)
     }
 

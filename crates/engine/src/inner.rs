@@ -23,7 +23,7 @@ use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Change, News, Outbox, UploadStore};
+use state::{Change, Deliveries, News, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -34,7 +34,7 @@ pub(super) struct Inner {
     pub(super) uploads: Arc<dyn UploadStore>,
     /// The nodes at work, and the uploads they hold.
     pub(super) nodes: Arc<dyn state::Leases>,
-    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) deliveries: Arc<dyn Deliveries>,
     pub(super) blobs: Arc<dyn storage::BlobStore>,
     pub(super) abilities: storage::Abilities,
     /// `None`: the application is asked nothing.

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use domain::id::InstanceId;
 use domain::time::Timestamp;
 use state::clock::Clock;
-use state::{News, Outbox, UploadStore};
+use state::{Deliveries, News, UploadStore};
 
 mod admission;
 mod append;
@@ -78,7 +78,7 @@ pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
 pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     pub nodes: Arc<dyn state::Leases>,
-    pub outbox: Arc<dyn Outbox>,
+    pub deliveries: Arc<dyn Deliveries>,
     pub news: Arc<dyn News>,
     pub blobs: Arc<dyn storage::BlobStore>,
 }
@@ -97,7 +97,7 @@ impl Engine {
     /// Builds the engine of a node that has joined the others. Its tasks run on the runtime this is called
     /// in.
     pub fn new(mut settings: Settings, clock: Clock, node: InstanceId, ports: Ports) -> Self {
-        let Ports { uploads, nodes, outbox, news, blobs } = ports;
+        let Ports { uploads, nodes, deliveries, news, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
         let alignment = &mut settings.ranges.alignment_bytes;
@@ -109,7 +109,7 @@ impl Engine {
             node,
             uploads,
             nodes,
-            outbox,
+            deliveries,
             abilities,
             blobs,
             hooks: None,

@@ -194,11 +194,11 @@ impl Engine {
     }
 
     pub async fn deliveries(&self, principal: &Principal, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
-        Ok(self.0.outbox.deliveries(principal.scope(), query).await?)
+        Ok(self.0.deliveries.deliveries(principal.scope(), query).await?)
     }
 
     pub async fn delivery(&self, principal: &Principal, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
-        Ok(self.0.outbox.delivery(principal.scope(), id).await?)
+        Ok(self.0.deliveries.delivery(principal.scope(), id).await?)
     }
 
     /// What the application was asked, newest first.

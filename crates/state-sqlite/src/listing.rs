@@ -325,8 +325,8 @@ mod tests {
     use domain::metadata::Metadata;
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Upload};
-    use state::UploadStore;
     use state::conformance::{NOW, asked, bodies, change_of};
+    use state::{Store, Uploads};
 
     #[tokio::test]
     async fn the_condition_that_fewest_meet_is_walked() {

@@ -21,7 +21,7 @@ use domain::metadata::Metadata;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, own, subscribed};
-use state::{Deliveries, Dispatch, Endpoints, Retention, UploadStore, conformance_suite};
+use state::{Deliveries, Dispatch, Endpoints, EventLog, Retention, Store, Uploads, conformance_suite};
 
 #[derive(Debug)]
 struct TemporaryFile(tempfile::TempDir);

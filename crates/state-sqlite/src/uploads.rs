@@ -19,7 +19,7 @@ use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
-use state::{Change, Due, Error, NewEvent, Result, UploadStore};
+use state::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};
 
 /// The largest metadata value that can be searched for.
 const MAX_INDEXED_BYTES: usize = 1024;
@@ -28,7 +28,7 @@ const MAX_INDEXED_BYTES: usize = 1024;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[async_trait]
-impl UploadStore for SqliteStore {
+impl Uploads for SqliteStore {
     async fn insert(&self, new: Change) -> Result<Upload> {
         let (upload, events) = new.into_parts();
         let id = upload.id();
@@ -59,7 +59,10 @@ impl UploadStore for SqliteStore {
         let query = due_query(question, node, skip, limit);
         self.readers.read("find uploads that are due", move |connection| query.fetch(connection, rows::upload)).await
     }
+}
 
+#[async_trait]
+impl EventLog for SqliteStore {
     async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
         self.read_events_of(scope, id, after, limit).await
     }
@@ -75,7 +78,10 @@ impl UploadStore for SqliteStore {
     async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>> {
         self.read_count_behind(scope, after, most).await
     }
+}
 
+#[async_trait]
+impl HookCalls for SqliteStore {
     async fn record_hook_call(&self, call: HookCall) -> Result<()> {
         self.write_hook_call(call).await
     }
@@ -83,7 +89,10 @@ impl UploadStore for SqliteStore {
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
         self.read_hook_calls(scope, query).await
     }
+}
 
+#[async_trait]
+impl Store for SqliteStore {
     async fn check(&self) -> Result<()> {
         let check = async {
             self.writer.write(CheckWriting).await?;

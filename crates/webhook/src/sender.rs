@@ -24,8 +24,8 @@ use domain::endpoint::{Endpoint as Stored, EndpointId, Origin};
 use domain::id::InstanceId;
 use keyring::StageTokens;
 use outbound::gate::{Lookup, system_lookup};
-use state::Outbox;
 use state::clock::Clock;
+use state::{Endpoints, Outbox};
 
 /// Tests that may wait to be sent.
 const WAITING_TESTS: usize = 16;
@@ -183,7 +183,7 @@ impl Sender {
         };
         let dispatcher = Dispatcher {
             node: self.node,
-            outbox: self.outbox,
+            dispatch: self.outbox,
             lanes: self.lanes,
             slots: self.slots,
             recording,
@@ -207,7 +207,7 @@ impl Sender {
 /// Writes the endpoints of the configuration, and reads all there are.
 async fn open_endpoints(
     node: InstanceId,
-    outbox: &dyn Outbox,
+    outbox: &dyn Endpoints,
     vault: &Vault,
     configured: Vec<Endpoint>,
     clock: &Clock,
@@ -232,7 +232,7 @@ async fn open_endpoints(
 /// An endpoint made by API, sealed under the newest key from now on. `None` when its secrets cannot be read: then its
 /// deliveries wait until they can, or have waited too long.
 async fn open_sealed(
-    outbox: &dyn Outbox,
+    outbox: &dyn Endpoints,
     vault: &Vault,
     stored: Stored,
     clock: &Clock,

@@ -38,7 +38,7 @@ use state::clock::{Clock, Reading};
 use state::memory::{Memory, MemoryState};
 use state::{
     BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention, Settled,
-    UploadStore,
+    Uploads,
 };
 
 /// How long a test waits for something that must happen.

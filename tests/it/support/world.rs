@@ -29,7 +29,7 @@ use engine::{Engine, Ports, RangeSettings, Settings};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use state::clock::{Clock, Reading};
-use state::{Change, Company, Due, Leases, Outbox, Rings, UploadStore};
+use state::{Change, Company, Deliveries, Due, EventLog, HookCalls, Leases, Rings, Store, UploadStore, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};
@@ -177,7 +177,7 @@ impl World {
         let node = Node { instance, name: NodeName::new("world").unwrap() };
         let starting = runtime.spawn(async move {
             let state = SqliteStore::open(&database, SqliteSettings::default(), webhook::bodies()).await.unwrap();
-            let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
+            let deliveries: Arc<dyn Deliveries> = Arc::<SqliteStore>::clone(&state);
             state.join(&node, company, None).await.unwrap();
             let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
@@ -186,7 +186,7 @@ impl World {
                 settings,
                 clock,
                 node.instance,
-                Ports { uploads, nodes, outbox, news: Arc::new(news), blobs },
+                Ports { uploads, nodes, deliveries, news: Arc::new(news), blobs },
             );
             (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
@@ -496,7 +496,7 @@ impl Trouble {
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl UploadStore for FaultyRecords {
+impl Uploads for FaultyRecords {
     async fn insert(&self, new: Change) -> state::Result<Upload> {
         self.around(new.upload().id(), self.inner.insert(new)).await
     }
@@ -516,7 +516,11 @@ impl UploadStore for FaultyRecords {
     async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
         self.inner.due(question, node, skip, limit).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl EventLog for FaultyRecords {
     async fn events_of(
         &self,
         scope: TenantScope,
@@ -543,7 +547,11 @@ impl UploadStore for FaultyRecords {
     ) -> state::Result<Option<u32>> {
         self.inner.count_events_behind(scope, after, most).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl HookCalls for FaultyRecords {
     async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
         self.inner.record_hook_call(call).await
     }
@@ -551,7 +559,11 @@ impl UploadStore for FaultyRecords {
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
         self.inner.hook_calls(scope, query).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for FaultyRecords {
     async fn check(&self) -> state::Result<()> {
         self.inner.check().await
     }

@@ -9,7 +9,7 @@ use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::*;
-use state::{Durability, UploadStore};
+use state::{Durability, Uploads};
 
 const BOTH: [(Durability, &str); 2] = [(Durability::Strict, "strict"), (Durability::Relaxed, "relaxed")];
 

@@ -25,7 +25,10 @@ use domain::policy::TypePattern;
 use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::conformance::*;
-use state::{Company, Deliveries, Dispatch, Due, Endpoints, Leases, Notices, Replays, Retention, Settled, UploadStore};
+use state::{
+    Company, Deliveries, Dispatch, Due, Endpoints, EventLog, HookCalls, Leases, Notices, Replays, Retention, Settled,
+    Store, Uploads,
+};
 
 /// Tables of a few rows, whatever happens.
 const SMALL: [&str; 6] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs", "node_endpoints"];

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Bodies, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Leases, Notices, Outbox, Replays, Retention,
-    Settled, Settlement, UploadStore,
+    Bodies, Change, Claim, Deliveries, Dispatch, Endpoints, EventLog, HookCalls, Horizon, Leases, Notices, Outbox,
+    Replays, Retention, Settled, Settlement, Store, UploadStore, Uploads,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 
 use crate::memory::MemoryState;
-use crate::{Change, Due, Error, NewEvent, Result, UploadStore};
+use crate::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};
 use domain::facts::Facts;
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
@@ -21,7 +21,7 @@ use domain::upload::{Bytes, Record, Role, Upload};
 const MAX_INDEXED_BYTES: usize = 1024;
 
 #[async_trait]
-impl UploadStore for MemoryState {
+impl Uploads for MemoryState {
     async fn insert(&self, new: Change) -> Result<Upload> {
         let (upload, events) = new.into_parts();
         self.write("record a new upload", |tables| match tables.uploads.get(&upload.id()) {
@@ -73,7 +73,10 @@ impl UploadStore for MemoryState {
         }
         Ok(page(due.into_iter(), skip, limit))
     }
+}
 
+#[async_trait]
+impl EventLog for MemoryState {
     async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>> {
         Ok(self.read("read the events of an upload")?.events_of(scope, id, after, limit))
     }
@@ -89,7 +92,10 @@ impl UploadStore for MemoryState {
     async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>> {
         Ok(self.read("count the events behind a place")?.count_behind(scope, after, most))
     }
+}
 
+#[async_trait]
+impl HookCalls for MemoryState {
     async fn record_hook_call(&self, call: HookCall) -> Result<()> {
         self.write("record a hook call", |tables| {
             tables.hook_calls.entry(call.id).or_insert(call);
@@ -99,7 +105,10 @@ impl UploadStore for MemoryState {
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
         Ok(self.read("list hook calls")?.newest_hook_calls(scope, query))
     }
+}
 
+#[async_trait]
+impl Store for MemoryState {
     async fn check(&self) -> Result<()> {
         self.write("check the state", |_| ())
     }

@@ -18,7 +18,7 @@ use domain::time::Timestamp;
 use keyring::ServerKeys;
 use outbound::address::{EgressRules, RefusedUrl};
 use outbound::keys::{InvalidKey, Key, KeyKind};
-use state::UploadStore;
+use state::Store;
 use state_sqlite::{SqliteSettings, SqliteStore};
 
 const KEY_ONE: &str = "one:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";

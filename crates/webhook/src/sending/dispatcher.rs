@@ -23,7 +23,7 @@ use domain::delivery::Attempt;
 use domain::endpoint::EndpointId;
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-use state::{Claim, Outbox};
+use state::{Claim, Dispatch};
 
 /// How often to look for due deliveries when nothing rings. The bell makes it fast, looking makes it right.
 const POLL: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(crate) struct Test {
 
 pub(crate) struct Dispatcher {
     pub(crate) node: InstanceId,
-    pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) recording: watch::Receiver<Recording>,
@@ -89,7 +89,7 @@ impl Loop {
                     if works.is_err() { break }
                 }
             }
-            let bell = self.shared.outbox.bell();
+            let bell = self.shared.dispatch.bell();
             let mut rung = std::pin::pin!(bell.notified());
             // Armed before looking: what becomes ready from here on wakes us.
             rung.as_mut().enable();
@@ -119,7 +119,7 @@ impl Loop {
         self.turn = rooms.turn;
         if !rooms.slots.is_empty() {
             let lease = self.shared.courier.settings.lease;
-            for claim in self.shared.outbox.claim_due(self.shared.node, &rooms.slots, self.now(), lease).await? {
+            for claim in self.shared.dispatch.claim_due(self.shared.node, &rooms.slots, self.now(), lease).await? {
                 self.start(claim, None);
             }
         }
@@ -131,7 +131,7 @@ impl Loop {
         if idle.is_empty() {
             return Ok(nap);
         }
-        let next = self.shared.outbox.next_due(&idle).await?.map(|due| due.since(self.now()));
+        let next = self.shared.dispatch.next_due(&idle).await?.map(|due| due.since(self.now()));
         Ok(next.unwrap_or(nap).clamp(SHORTEST_NAP, nap))
     }
 
@@ -140,7 +140,7 @@ impl Loop {
         let steps = self.shared.courier.clock.steps();
         if steps != self.steps {
             let until = self.now().plus(self.shared.courier.settings.lease);
-            self.shared.outbox.renew_leases(self.shared.node, until).await?;
+            self.shared.dispatch.renew_leases(self.shared.node, until).await?;
             self.steps = steps;
         }
         Ok(())
@@ -302,7 +302,7 @@ mod tests {
         };
         let shared = Dispatcher {
             node: node(),
-            outbox: Arc::clone(outbox) as _,
+            dispatch: Arc::clone(outbox) as _,
             lanes: Arc::new(Lanes::new([endpoint("app", &receiver.url())])),
             slots: Arc::new(Semaphore::new(512)),
             recording: watch::channel(Recording::Works).1,

@@ -21,7 +21,7 @@ use domain::delivery::{Attempt, DeliveryClass};
 use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
 use domain::notice::Notice;
 use state::clock::Clock;
-use state::{Outbox, Settled, Settlement};
+use state::{Endpoints, Outbox, Settled, Settlement};
 
 /// At most so many results in one write.
 const BATCH: usize = 256;
@@ -170,7 +170,7 @@ impl Recorder {
     }
 }
 
-async fn find(outbox: &dyn Outbox, id: &EndpointId) -> state::Result<Option<Stored>> {
+async fn find(outbox: &dyn Endpoints, id: &EndpointId) -> state::Result<Option<Stored>> {
     Ok(outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id))
 }
 
