@@ -2,7 +2,7 @@
 //!
 //! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to,
 //! and the one checkpoint that may be on its way. What is to be covered is said by the
-//! [`ledger`](mod@crate::ledger).
+//! `ledger`.
 //!
 //! Three rules hold. A failure here is `Broken`: it ends the writer for every request that stands on it. An
 //! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit

@@ -5,14 +5,14 @@
 //!
 //! Reading order: [`command`] (what may be asked and what comes of it), `append` (how a request with bytes
 //! finds its writer), `admission` (which are in order), [`feed`] (how bytes get there), `writer` (the one
-//! task that moves them, in lanes, in order or as [`ranges`]), `ledger` and [`commit`] (what counts, and the
-//! only place that makes it durable and true), [`lease`] and `orders` (one writer per upload), [`settle`]
-//! (from the last byte to `completed`), [`examine`] (what the bytes are), [`compare`] (bytes that are sent
+//! task that moves them, in lanes, in order or as `ranges`), `ledger` and `commit` (what counts, and the
+//! only place that makes it durable and true), [`lease`] and `orders` (one writer per upload), `settle`
+//! (from the last byte to `completed`), `examine` (what the bytes are), `compare` (bytes that are sent
 //! again), [`concatenate`](mod@concatenate), `life` (how an upload begins, and ends by its client's will),
-//! [`report`] (what backends add), [`sweep`] (what time and crashes leave to do), `removal` (files that an
-//! operator or retention removes), `missing` and [`inventory`] (records and blobs that lack each other),
+//! [`report`] (what backends add), `sweep` (what time and crashes leave to do), `removal` (files that an
+//! operator or retention removes), `missing` and `inventory` (records and blobs that lack each other),
 //! [`disk`] and `space` (how full it is), [`read`] (status, lists, events, downloads), [`hooks`] (asking the
-//! application), [`digest`], [`pieces`] and `sums` (what the bytes add up to).
+//! application), `digest`, `pieces` and `sums` (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,16 +32,16 @@ mod append;
 mod blobs;
 mod bookings;
 pub mod command;
-pub mod commit;
-pub mod compare;
+mod commit;
+mod compare;
 pub mod concatenate;
-pub mod digest;
+mod digest;
 pub mod disk;
-pub mod examine;
+mod examine;
 pub mod feed;
 pub mod hooks;
 mod inner;
-pub mod inventory;
+mod inventory;
 mod lane;
 pub mod lease;
 mod ledger;
@@ -49,17 +49,17 @@ mod life;
 pub mod metrics;
 mod missing;
 mod orders;
-pub mod pieces;
+mod pieces;
 mod progress;
-pub mod ranges;
+mod ranges;
 pub mod read;
 mod removal;
 pub mod report;
 mod settings;
-pub mod settle;
+mod settle;
 mod space;
 mod sums;
-pub mod sweep;
+mod sweep;
 mod term;
 mod writer;
 
