@@ -100,6 +100,26 @@ async fn an_append_breaks(operation: Operation, cause: Cause, effect: Effect, me
     completes(&life, id, &source).await;
 }
 
+/// The record says that it was done, so nobody need be told that it failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_counts_if_it_was_done() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = source(100_000);
+    life.records.fail_next(Effect::Done, Trouble::Unanswered);
+    let id = life.create(source.len()).await;
+    life.records.fail_next(Effect::Done, Trouble::Unanswered);
+    let upload = life.append(id, 0, &source[..10_000]).await.unwrap();
+    assert_eq!(upload.offset(), offset(10_000));
+    life.records.fail_next(Effect::Nothing, Trouble::Unanswered);
+    let failed = life.append(id, 10_000, &source[10_000..20_000]).await;
+    assert!(matches!(failed, Err(EngineError::Failed { .. })), "{failed:?}");
+    life.at_rest(id).await;
+    assert_eq!(life.committed(id).await, 10_000);
+    nothing_is_left_above(&world, 10_000);
+    completes(&life, id, &source).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_fails_leaves_the_offset_as_it_was() {
     for trouble in [Trouble::Conflict, Trouble::NoSpace, Trouble::Broken] {
@@ -114,7 +134,7 @@ async fn a_commit_that_fails_leaves_the_offset_as_it_was() {
             let as_said = match trouble {
                 Trouble::Conflict => matches!(failed, EngineError::Unavailable(Unavailable::Superseded)),
                 Trouble::NoSpace => matches!(failed, EngineError::NoSpace),
-                Trouble::Broken => matches!(failed, EngineError::Failed { .. }),
+                Trouble::Broken | Trouble::Unanswered => matches!(failed, EngineError::Failed { .. }),
             };
             assert!(as_said, "{trouble:?}: {failed:?}");
             life.at_rest(id).await;

@@ -108,6 +108,11 @@ uuid_v7_id! {
     InstanceId
 }
 
+uuid_v7_id! {
+    /// Names one commit of an upload, so that whoever lost its answer knows it again.
+    CommitId
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an identifier of ours")]
 pub struct NotAnId;

@@ -262,9 +262,10 @@ impl From<state::Error> for EngineError {
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
             state::Error::Gone { .. } => Self::Unavailable(Unavailable::DatabaseGone),
-            state::Error::EndpointConflict(_) | state::Error::TooNew { .. } | state::Error::Failed { .. } => {
-                Self::Failed { operation: "use the database", source: Arc::new(source) }
-            }
+            state::Error::EndpointConflict(_)
+            | state::Error::TooNew { .. }
+            | state::Error::Unanswered { .. }
+            | state::Error::Failed { .. } => Self::Failed { operation: "use the database", source: Arc::new(source) },
         }
     }
 }

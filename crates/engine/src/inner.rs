@@ -17,13 +17,13 @@ use crate::metrics::Metrics;
 use crate::orders::Order;
 use crate::settings::Settings;
 use domain::event::{Event, EventKind};
-use domain::id::{InstanceId, UploadId};
+use domain::id::{CommitId, InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Change, Deliveries, News, UploadStore};
+use state::{Change, Deliveries, News, Signed, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -101,7 +101,9 @@ impl Inner {
             Some(space) if takes_room => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
             Some(_) | None => None,
         };
-        let inserted = self.uploads.insert(self.change(upload)).await;
+        let new = self.change(upload);
+        let signed = Signed::commit_of(new.upload());
+        let inserted = self.recognised(signed, self.uploads.insert(new).await).await;
         if let (Err(_), Some(booking)) = (&inserted, booking) {
             self.bookings.cancel(booking);
         }
@@ -125,7 +127,9 @@ impl Inner {
     pub(super) async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let missing_change = upload.missing_change();
-        let committed = self.uploads.commit(self.change(upload)).await?;
+        let change = self.change(upload);
+        let signed = Signed::commit_of(change.upload());
+        let committed = self.recognised(signed, self.uploads.commit(change).await).await?;
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.missing(missing_change);
         self.metrics.count(&committed, &kinds, began.elapsed());
@@ -133,8 +137,20 @@ impl Inner {
         Ok(committed)
     }
 
-    /// The upload as it is to be written, with the bodies of its new events.
-    fn change(&self, upload: Upload) -> Change {
+    /// What came of a commit, also when its answer was lost.
+    async fn recognised(&self, signed: Signed, outcome: state::Result<Upload>) -> state::Result<Upload> {
+        match outcome {
+            // Boxed: it is seldom needed.
+            Err(state::Error::Unanswered { .. }) => {
+                Box::pin(state::recognise(&*self.uploads, signed, outcome)).await.map(|found| self.extended(found))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The upload as it is to be written, signed, with the bodies of its new events.
+    fn change(&self, mut upload: Upload) -> Change {
+        upload.sign(CommitId::new(self.now(), (self.randomness)()));
         let body = |record: &Record, event: &Event| api::event::upload(record, event, &self.settings.status_root);
         Change::new(upload, body, || (self.randomness)())
     }

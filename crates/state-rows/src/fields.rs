@@ -18,7 +18,7 @@ use domain::failure::Refusal;
 use domain::filling::{Completion, WriteOrder};
 use domain::generation::{Generation, Generations, Sealed};
 use domain::hook::{CallOutcome, Hook};
-use domain::id::{DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
+use domain::id::{CommitId, DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
 use domain::log::EventPosition;
 use domain::metadata::Metadata;
 use domain::node::Epoch;
@@ -52,7 +52,7 @@ macro_rules! ids {
         })*
     };
 }
-ids!(UploadId EventId DeliveryId ReplayId HookCallId InstanceId);
+ids!(UploadId EventId DeliveryId ReplayId HookCallId InstanceId CommitId);
 
 macro_rules! names {
     ($($type:ty)*) => {

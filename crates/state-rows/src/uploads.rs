@@ -6,7 +6,7 @@ use domain::facts::Facts;
 use domain::failure::{Failure, Refusal};
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::generation::Generations;
-use domain::id::{InstanceId, UploadId};
+use domain::id::{CommitId, InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::node::{Epoch, Lease};
 use domain::principal::TenantId;
@@ -58,6 +58,7 @@ table! {
         holder: Option<InstanceId> = record.lease.holder;
         epoch: u64 = record.lease.epoch.get();
         generations: Generations = record.generations;
+        commit_id: Option<CommitId> = record.commit_id;
     }
 }
 
@@ -128,6 +129,7 @@ impl UploadRow {
             holder,
             epoch,
             generations,
+            commit_id,
         } = self;
         let OriginRow {
             id: _,
@@ -157,6 +159,7 @@ impl UploadRow {
             id,
             tenant,
             version,
+            commit_id,
             lease: Lease { holder, epoch: Epoch::new(epoch) },
             dialect,
             filling: Filling { order, completion },

@@ -142,7 +142,8 @@ impl Writer {
         let (answer, answered) = oneshot::channel();
         let job = Box::new(Pending { work, outcome: None, answer });
         self.queue.send(Message::Job(job)).await.map_err(|_| closed(W::OPERATION))?;
-        answered.await.map_err(|_| closed(W::OPERATION))?
+        // The writer took it, and ended before it said what came of it.
+        answered.await.map_err(|_| Error::Unanswered { operation: W::OPERATION })?
     }
 
     /// Takes no more work, and gives the connection back when what is queued has been written. Nothing the second

@@ -21,6 +21,7 @@ mod leases;
 pub mod memory;
 mod news;
 mod notices;
+mod recognition;
 mod replays;
 mod retention;
 mod store;
@@ -35,6 +36,7 @@ pub use hook_calls::HookCalls;
 pub use leases::{Company, Leases};
 pub use news::{Bell, News, Rings};
 pub use notices::Notices;
+pub use recognition::{Signed, recognise};
 pub use replays::Replays;
 pub use retention::{BacklogLimits, Horizon, Retention};
 pub use store::Store;
@@ -56,6 +58,9 @@ pub enum Error {
     /// The database was removed or replaced while it was open. Nothing can be relied on until a restart.
     #[error("the database is gone: could not {operation}")]
     Gone { operation: &'static str },
+    /// It was asked for, and no answer came: it may have been done. [`recognise`] finds out for a commit of an upload.
+    #[error("no answer whether it was possible to {operation}")]
+    Unanswered { operation: &'static str },
     /// No room for the commit; it may come back.
     #[error("no room left to {operation}")]
     NoSpace { operation: &'static str },

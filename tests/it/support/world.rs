@@ -417,6 +417,8 @@ pub enum Trouble {
     Conflict,
     NoSpace,
     Broken,
+    /// Nobody says whether it was done.
+    Unanswered,
 }
 
 impl FaultyRecords {
@@ -489,6 +491,7 @@ impl Trouble {
         match self {
             Self::Conflict => state::Error::Conflict(id),
             Self::NoSpace => state::Error::NoSpace { operation: "commit an upload" },
+            Self::Unanswered => state::Error::Unanswered { operation: "commit an upload" },
             Self::Broken => state::Error::Failed { operation: "commit an upload", source: "it broke".into() },
         }
     }

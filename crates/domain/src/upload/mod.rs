@@ -32,7 +32,7 @@ use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::filling::{Completion, WriteOrder};
 use crate::generation::Generations;
-use crate::id::{InstanceId, UploadId};
+use crate::id::{CommitId, InstanceId, UploadId};
 use crate::metadata::Metadata;
 use crate::node::{Epoch, Lease};
 use crate::principal::TenantId;
@@ -62,6 +62,7 @@ impl Upload {
         let record = Record {
             id: new.id,
             version: 0,
+            commit_id: None,
             tenant: new.tenant,
             lease: Lease::NONE,
             dialect: new.dialect,
@@ -143,6 +144,11 @@ impl Upload {
 
     pub fn length(&self) -> Option<Length> {
         self.record.length
+    }
+
+    /// Names the commit that is to write it next.
+    pub fn sign(&mut self, commit: CommitId) {
+        self.record.commit_id = Some(commit);
     }
 
     /// Has a node write it from its first commit on.

@@ -8,7 +8,7 @@ use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::filling::Filling;
 use crate::generation::Generations;
-use crate::id::UploadId;
+use crate::id::{CommitId, UploadId};
 use crate::metadata::Metadata;
 use crate::node::Lease;
 use crate::principal::TenantId;
@@ -67,6 +67,8 @@ pub struct Record {
     pub tenant: TenantId,
     /// Counts commits; a commit names the version it read and loses if that has moved.
     pub version: u64,
+    /// The commit that made this version; `None` in records of before commits had names. Before a commit, its own name.
+    pub commit_id: Option<CommitId>,
     /// Which node writes it, and in which epoch. A commit in an earlier epoch loses, whatever the version.
     pub lease: Lease,
     pub dialect: Dialect,

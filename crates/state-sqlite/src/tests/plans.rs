@@ -26,8 +26,8 @@ use domain::principal::TenantScope;
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{
-    Company, Deliveries, Dispatch, Due, Endpoints, EventLog, HookCalls, Leases, Notices, Replays, Retention, Settled,
-    Store, Uploads,
+    Company, Deliveries, Dispatch, Due, Endpoints, EventLog, Leases, Notices, Replays, Retention, Settled, Store,
+    Uploads,
 };
 
 /// Tables of a few rows, whatever happens.

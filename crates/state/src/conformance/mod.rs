@@ -159,6 +159,7 @@ macro_rules! conformance_suite {
             uploads::every_field_survives
             uploads::of_two_commits_of_one_version_one_wins
             uploads::an_upload_is_inserted_once
+            uploads::a_commit_whose_answer_was_lost_is_recognised
             uploads::a_closed_store_refuses
             uploads::a_check_reads_and_writes
             lists::every_filter_holds

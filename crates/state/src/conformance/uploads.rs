@@ -4,12 +4,13 @@ use domain::log::EventPosition;
 use futures::future::join_all;
 
 use super::*;
-use crate::Error;
+use crate::{Error, Signed, recognise};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::{Failure, Refusal};
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::generation::{Generation, Generations, Sealed};
+use domain::id::CommitId;
 use domain::node::{Epoch, Lease};
 use domain::principal::TenantScope;
 use domain::ranges::ReceivedRanges;
@@ -67,6 +68,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
     let digest = |algorithm: Algorithm| Digest::new(algorithm, vec![0xa0 ^ number; algorithm.digest_bytes()]).unwrap();
     Record {
         version: 0,
+        commit_id: Some(CommitId::new(NOW, [number; 10])),
         lease: Lease { holder: Some(leases::node(number).instance), epoch: Epoch::new(u64::from(number)) },
         // One that no dialect makes today.
         filling: Filling { order: WriteOrder::Any, completion: Completion::WhenSaid },
@@ -184,6 +186,53 @@ pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
         store.newest_event().await.unwrap(),
         store.events_since(TenantScope::All, EventPosition(0), 9).await.unwrap().found[1].position
     );
+}
+
+/// Answers get lost before and after the work is done, and whatever was done is known again, once.
+pub async fn a_commit_whose_answer_was_lost_is_recognised<P: Place>(place: P) {
+    let (store, other) = (place.open().await, place.open().await);
+    let lost = || Err(Error::Unanswered { operation: "commit an upload" });
+    let name = |number: u8| CommitId::new(NOW, [number; 10]);
+    let mut upload = new_upload(1);
+    upload.sign(name(0));
+    let signed = Signed::commit_of(&upload);
+    let unknown = recognise(&*store, signed, lost()).await;
+    assert!(matches!(unknown, Err(Error::Unanswered { .. })), "there is no such upload yet: {unknown:?}");
+    let inserted = store.insert(change_of(upload)).await.unwrap();
+    let mut upload = recognise(&*store, signed, lost()).await.unwrap();
+    assert_eq!(upload, inserted);
+
+    for number in 1..=200_u8 {
+        let mut next = upload.clone();
+        receive(&mut next, 10, at(i64::from(number)));
+        next.sign(name(number));
+        let signed = Signed::commit_of(&next);
+        upload = match number % 3 {
+            0 => store.commit(change_of(next)).await.unwrap(),
+            // Done, and the answer is lost.
+            1 => {
+                let committed = store.commit(change_of(next)).await.unwrap();
+                let recognised = recognise(&*other, signed, lost()).await.unwrap();
+                assert_eq!(recognised, committed, "{number}");
+                recognised
+            }
+            // Lost on its way; somebody else is first, or nobody.
+            _ => {
+                let undone = recognise(&*store, signed, lost()).await;
+                assert!(matches!(undone, Err(Error::Unanswered { .. })), "{number}: {undone:?}");
+                let mut theirs = upload;
+                receive(&mut theirs, 10, at(i64::from(number)));
+                theirs.sign(name(number.wrapping_add(100)));
+                let theirs = other.commit(change_of(theirs)).await.unwrap();
+                let conflict = recognise(&*store, signed, lost()).await;
+                assert!(matches!(conflict, Err(Error::Conflict(_))), "{number}: {conflict:?}");
+                theirs
+            }
+        };
+    }
+    assert_eq!(store.find(TenantScope::All, upload.id()).await.unwrap(), Some(upload.clone()));
+    let events = store.events_of(TenantScope::All, upload.id(), 0, 1_000).await.unwrap();
+    assert!(events.iter().map(|event| event.sequence).eq(1..=events.len() as u64), "a gap or a double");
 }
 
 pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
