@@ -31,3 +31,32 @@ use dialect::Dialect;
 pub fn all() -> Vec<Dialect> {
     vec![ietf::dialect(), tus::dialect(), ranged::dialect()]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn sources(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn no_dialect_names_another() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let entries = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+        let folders: Vec<PathBuf> = entries.filter(|path| path.join("mod.rs").exists()).collect();
+        assert_eq!(folders.len(), super::all().len(), "each dialect is a folder with all of it");
+        let name = |folder: &Path| folder.file_name().unwrap().to_str().unwrap().to_owned();
+        for folder in &folders {
+            for file in sources(folder) {
+                let text = fs::read_to_string(&file).unwrap();
+                let others = folders.iter().filter(|other| *other != folder).map(|other| name(other));
+                for other in others {
+                    assert!(!text.contains(&format!("crate::{other}::")), "{} names {other}", file.display());
+                }
+            }
+        }
+    }
+}
