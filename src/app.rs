@@ -194,10 +194,7 @@ async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<Sqli
         lookup_connections: state_sqlite::LOOKUP_CONNECTIONS,
         max_log_bytes: config.database.max_wal_bytes,
         reserve_bytes: config.database.reserve_bytes,
-        durability: match config.storage.durability {
-            config::Durability::Strict => state::Durability::Strict,
-            config::Durability::Relaxed => state::Durability::Relaxed,
-        },
+        durability: config.storage.durability,
     };
     let opened = SqliteStore::open(&path, settings, webhook::bodies()).await;
     opened.with_context(|| format!("could not open the database {}", path.display()))

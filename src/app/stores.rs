@@ -30,8 +30,8 @@ fn open_local(
     Means { folder, direct_files, read_pool }: Means<'_>,
 ) -> anyhow::Result<Arc<dyn BlobStore>> {
     let durability = match config.durability {
-        config::Durability::Strict => Durability::Strict,
-        config::Durability::Relaxed => Durability::Relaxed,
+        state::Durability::Strict => Durability::Strict,
+        state::Durability::Relaxed => Durability::Relaxed,
     };
     let settings = Settings {
         durability,

@@ -55,7 +55,7 @@ pub use retention::Retention;
 pub use secret::Secret;
 pub use server::{ProxyHeader, Server};
 pub use status::Status;
-pub use storage::{Durability, Kind, Local, Storage};
+pub use storage::{Kind, Local, Storage};
 pub use tls::{Tls, TlsFiles};
 pub use units::parse_duration;
 pub use webhooks::Webhooks;

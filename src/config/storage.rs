@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::reader::{Judged, Reader};
 use crate::config::units::{GIB, KIB, MIB, TIB, minutes, ms};
 use domain::checksum::Algorithm;
+use state::Durability;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
@@ -40,15 +41,6 @@ pub enum Kind {
 pub struct Local {
     pub direct_io: bool,
     pub preallocate: bool,
-}
-
-/// What an acknowledged byte outlives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// The end of the process, and a power loss.
-    Strict,
-    /// The end of the process.
-    Relaxed,
 }
 
 impl Storage {

@@ -81,18 +81,9 @@ impl Exchange {
             return Err(Trouble::Unreachable(BLOCKED.to_owned()));
         }
         let origin = url.origin().ascii_serialization();
-        let reusable = self.warm.is(&origin, Instant::now());
         let exchange = async {
-            let mut sent = self.request(url, message.clone()).await;
-            if let Err(error) = &sent
-                && reusable
-                && !error.is_connect()
-                && classify(error) == AttemptOutcome::Reset
-            {
-                // The application closed an idle connection while our request was on its way. It has the same question
-                // to answer either way.
-                sent = self.request(url, message).await;
-            }
+            // The application has the same question to answer either way.
+            let sent = self.warm.send(&origin, || self.request(url, message.clone())).await;
             let answered = read(sent.map_err(trouble)?).await?;
             if !answered.too_large {
                 self.warm.note(origin, Instant::now());

@@ -5,11 +5,17 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Client, ClientBuilder};
+use reqwest::{Client, ClientBuilder, Response};
 use tokio::time::Instant;
+
+use crate::failure::classify;
+use domain::delivery::AttemptOutcome;
 
 /// Shorter than the five seconds after which common servers close an idle connection.
 const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// A second try on another connection begins within this time or not at all (webhooks.md R10).
+const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
 /// A client that goes nowhere but where it is told: no redirects, no proxies of the environment, nothing sent again by
 /// itself.
@@ -37,7 +43,30 @@ impl<K> Default for Warm<K> {
 }
 
 impl<K: Eq + Hash> Warm<K> {
-    pub fn is(&self, receiver: &K, now: Instant) -> bool {
+    /// Sends a request to a receiver; once more if the receiver closed a connection that it had left open, while the
+    /// request was on its way. hyper sends again by itself only when nothing of the request was written. Nothing was
+    /// answered, and receivers know a message again by its id.
+    pub async fn send<F>(&self, receiver: &K, mut request: impl FnMut() -> F) -> reqwest::Result<Response>
+    where
+        F: Future<Output = reqwest::Result<Response>>,
+    {
+        let began = Instant::now();
+        let reusable = self.is(receiver, began);
+        let sent = request().await;
+        match &sent {
+            Err(error)
+                if reusable
+                    && !error.is_connect()
+                    && classify(error) == AttemptOutcome::Reset
+                    && began.elapsed() < RESEND_WITHIN =>
+            {
+                request().await
+            }
+            _ => sent,
+        }
+    }
+
+    fn is(&self, receiver: &K, now: Instant) -> bool {
         let warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         warm.get(receiver).is_some_and(|since| now.duration_since(*since) <= POOL_IDLE)
     }

@@ -30,9 +30,6 @@ use outbound::failure::{classify, root_cause, shortened};
 use outbound::gate::{Blocked, EXCHANGE, Gate, Lookup, TimeConnecting, Trace};
 use outbound::tls::install_tls_provider;
 
-/// A second try on another connection begins within this time or not at all.
-const RESEND_WITHIN: Duration = Duration::from_secs(1);
-
 const DELIVERY_WISH: HeaderName = HeaderName::from_static("webhook-delivery");
 
 /// What is kept of an answer's headers: what helps to find out why, and holds no secret.
@@ -222,20 +219,8 @@ impl Egress {
         let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout).min(self.settings.longest_timeout());
         let deadline = began + timeout;
         let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
-        let reusable = self.warm.is(&receiver, began);
-
-        let mut exchange = timeout_at(deadline, request(client, endpoint, message.clone())).await;
-        if let Ok(Err(error)) = &exchange
-            && reusable
-            && !error.is_connect()
-            && classify(error) == AttemptOutcome::Reset
-            && began.elapsed() < RESEND_WITHIN
-        {
-            // hyper sends again by itself only when nothing of the request was written. Here the receiver closed an
-            // idle connection while our request was on its way.
-            exchange = timeout_at(deadline, request(client, endpoint, message)).await;
-        }
-        match exchange {
+        let sent = self.warm.send(&receiver, || request(client, endpoint, message.clone()));
+        match timeout_at(deadline, sent).await {
             Ok(Ok(response)) => self.read(response, deadline, began, receiver).await,
             Ok(Err(error)) => match classify(&error) {
                 AttemptOutcome::Blocked => blocked(began.elapsed()),
