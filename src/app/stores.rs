@@ -7,7 +7,6 @@ use storage::local::{Durability, LocalStore, Settings};
 use storage::pool::Pool;
 
 use crate::app::data_folder::DataFolder;
-use crate::config;
 use crate::config::{Kind, Storage};
 
 /// What a storage may use of the process.
