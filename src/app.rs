@@ -24,7 +24,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::Context;
-use storage::pool::Pool;
+use pool::Pool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

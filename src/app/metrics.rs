@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use pool::Pool;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use storage::pool::Pool;
 
 use crate::app::process::Process;
 use edge::listen::ReadAhead;

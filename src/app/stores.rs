@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use pool::Pool;
 use storage::BlobStore;
 use storage::local::{Durability, LocalStore, Settings};
-use storage::pool::Pool;
 
 use crate::app::data_folder::DataFolder;
 use crate::config::{Kind, Storage};

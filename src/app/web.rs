@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use actix_web::http::header::HeaderName;
+use pool::Pool;
 use prometheus_client::registry::Registry;
-use storage::pool::Pool;
 
 use crate::app::public_url;
 use crate::config;

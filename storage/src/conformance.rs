@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
 
-use crate::pool::BLOCK_BYTES;
 use crate::{Abilities, BlobKey, BlobStore, BlobWriter, Epoch, ErrorKind, Holding, Part, Resume};
+use pool::BLOCK_BYTES;
 
 /// The epoch of a blob that nobody else has written to.
 pub const EPOCH: Epoch = Epoch::FIRST;

@@ -5,9 +5,8 @@
 //! of uploads, users, SQL or HTTP.
 //!
 //! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`Abilities`] (what a store can do beyond them),
-//! [`Epoch`] (which of two writers is the newer), [`pool`] (memory on the way), [`local`] (files), [`memory`] (tests and
-//! demos), and with the feature `testing` the suite every backend passes, a wrapper that breaks at the nth call, and
-//! disks to break.
+//! [`Epoch`] (which of two writers is the newer), [`local`] (files), [`memory`] (tests and demos), and with the feature
+//! `testing` the suite every backend passes, a wrapper that breaks at the nth call, and disks to break.
 
 use std::fmt;
 use std::ops::Range;
@@ -31,7 +30,6 @@ pub mod faults;
 mod key;
 pub mod local;
 pub mod memory;
-pub mod pool;
 
 pub use abilities::Abilities;
 pub use epoch::Epoch;

@@ -18,8 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates that only some folders may name.
 const CRATES: &[(&str, &[&str])] = &[
-    // Memory with a ceiling: it knows nothing of blobs. The first name that fits decides.
-    ("storage::pool", &["app"]),
+    ("pool", &["app"]),
     // The configuration has a module of that name.
     ("storage", &["app", "config"]),
     ("state_sqlite", &["app"]),

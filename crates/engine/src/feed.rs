@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use storage::pool::{Buffer, MAX_BUFFER_BYTES, MIN_BUFFER_BYTES, Pool};
+use pool::{Buffer, MAX_BUFFER_BYTES, MIN_BUFFER_BYTES, Pool};
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;

@@ -42,7 +42,7 @@ pub(super) struct Inner {
     /// Rings when an upload waits for the application's word and there was none.
     pub(super) undecided: Notify,
     /// Memory for bytes on their way in.
-    pub(super) pool: storage::pool::Pool,
+    pub(super) pool: pool::Pool,
     pub(super) leases: Leases<Order>,
     pub(super) bookings: Bookings,
     pub(super) news: Arc<dyn News>,

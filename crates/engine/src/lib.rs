@@ -103,7 +103,7 @@ impl Engine {
         let alignment = &mut settings.ranges.alignment_bytes;
         *alignment = alignment.next_multiple_of(abilities.part_bytes);
         Self(Arc::new(Inner {
-            pool: storage::pool::Pool::new(settings.buffer_bytes),
+            pool: pool::Pool::new(settings.buffer_bytes),
             clock,
             randomness: Arc::new(rand::random),
             node,
@@ -150,7 +150,7 @@ impl Engine {
     }
 
     /// Memory for bytes on their way to the storage.
-    pub fn buffers(&self) -> &storage::pool::Pool {
+    pub fn buffers(&self) -> &pool::Pool {
         &self.0.pool
     }
 

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::pool::DIRECT_MIN_BYTES;
+use pool::DIRECT_MIN_BYTES;
 
 const MIN_STEP_BYTES: u64 = 1 << 20;
 const MAX_STEP_BYTES: u64 = 1 << 30;

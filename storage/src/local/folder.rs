@@ -19,8 +19,8 @@ use rustix::fs::OFlags;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Durability, Guard};
-use crate::pool::BLOCK_BYTES;
 use crate::{BlobKey, Capacity};
+use pool::BLOCK_BYTES;
 
 /// Why a data folder cannot be used, for the person who has to do something about it.
 #[derive(Debug, thiserror::Error)]

@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::pool::Pool;
 use crate::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, Holding, KeyStream, Part, Result,
     Resume, durable_end,
 };
+use pool::Pool;
 
 mod ahead;
 mod blocking;

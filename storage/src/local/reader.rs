@@ -14,8 +14,8 @@ use futures::{StreamExt, stream};
 use tokio::task::JoinHandle;
 
 use super::blocking;
-use crate::pool::{Buffer, Pool, Reservation};
 use crate::{BlobKey, ByteStream, Error};
+use pool::{Buffer, Pool, Reservation};
 
 const LARGE_BYTES: usize = 256 << 10;
 

@@ -15,8 +15,8 @@ use super::files::Opened;
 use super::folder::{DataFolder, DirectFile};
 use super::turns::KnownBlob;
 use super::{Durability, blocking, files};
-use crate::pool::{BLOCK_BYTES, DIRECT_MIN_BYTES, MAX_BUFFER_BYTES};
 use crate::{BlobKey, Error, Result};
+use pool::{BLOCK_BYTES, DIRECT_MIN_BYTES, MAX_BUFFER_BYTES};
 
 /// Writes are numbered from 1 as they begin.
 type Number = u64;

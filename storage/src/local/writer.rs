@@ -18,8 +18,8 @@ use futures::FutureExt;
 use super::ahead::Ahead;
 use super::target::{NO_BYTES, Target};
 use super::{Settings, blocking};
-use crate::pool::BLOCK_BYTES;
 use crate::{BlobKey, BlobWriter, Checkpoint, Error, Result, durable_end};
+use pool::BLOCK_BYTES;
 
 /// The largest pages there are.
 const MAX_PAGE_BYTES: u64 = 64 << 10;
@@ -138,7 +138,7 @@ fn whole_blocks(chunk: &[u8], offset: u64, least_bytes: usize) -> Option<Range<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{DIRECT_MIN_BYTES, MAX_BUFFER_BYTES, Pool};
+    use pool::{DIRECT_MIN_BYTES, MAX_BUFFER_BYTES, Pool};
 
     #[tokio::test]
     async fn whole_blocks_are_found_where_memory_and_file_agree() {
