@@ -6,6 +6,7 @@ use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointTerms, Ori
 use domain::event::EventFilter;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::notice::Notice;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use serde_json::Value;
 use state::{Dispatch, Endpoints, Notices, Store};
@@ -104,7 +105,8 @@ async fn all_news_of_the_sending_is_as_its_schema_says() {
     let endpoint = |name: &str| EndpointId::new(name).unwrap();
     let filter = EventFilter::new(vec!["*".to_owned()]).unwrap();
     let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hook") };
-    store.open_for(node, vec![Endpoint::new(endpoint("all"), Origin::Config, terms, now)], now).await.unwrap();
+    let all = Endpoint::new(TenantId::DEFAULT, endpoint("all"), Origin::Config, terms, now);
+    store.open_for(node, vec![all], now).await.unwrap();
 
     let exhausted = |upload| Notice::Exhausted {
         delivery: DeliveryId::new(now, [1; 10]),
@@ -119,7 +121,7 @@ async fn all_news_of_the_sending_is_as_its_schema_says() {
     notices.extend(DisabledBecause::ALL.iter().copied().map(disabled));
     let count = notices.len();
     for notice in notices {
-        store.announce(notice, now).await.unwrap();
+        store.announce(TenantId::DEFAULT, notice, now).await.unwrap();
     }
 
     let lease = Duration::from_secs(60);

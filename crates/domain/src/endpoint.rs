@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::event::EventFilter;
 use crate::metadata::Metadata;
+use crate::principal::TenantId;
 use crate::time::Timestamp;
 
-/// The stable name of an endpoint.
+/// The stable name of an endpoint. No two endpoints share a name, whatever their tenants.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(String);
 
@@ -35,6 +36,8 @@ impl fmt::Display for EndpointId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub id: EndpointId,
+    /// Whose it is. It receives the events of this tenant and no others.
+    pub tenant: TenantId,
     pub origin: Origin,
     pub terms: EndpointTerms,
     /// Its secrets and headers, encrypted. Made and read by the sender; empty where the configuration has them.
@@ -49,9 +52,10 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// One that nobody has written yet, and that nothing is held against.
-    pub fn new(id: EndpointId, origin: Origin, terms: EndpointTerms, now: Timestamp) -> Self {
+    pub fn new(tenant: TenantId, id: EndpointId, origin: Origin, terms: EndpointTerms, now: Timestamp) -> Self {
         Self {
             id,
+            tenant,
             origin,
             terms,
             sealed: Vec::new(),

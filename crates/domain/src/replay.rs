@@ -6,12 +6,15 @@ use crate::delivery::ReplayWhat;
 use crate::endpoint::EndpointId;
 use crate::id::ReplayId;
 use crate::log::EventPosition;
+use crate::principal::TenantId;
 use crate::time::Timestamp;
 
 /// Many deliveries sent again, oldest first, a piece at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayJob {
     pub id: ReplayId,
+    /// Whose it is, and whose events it sends.
+    pub tenant: TenantId,
     pub endpoint: EndpointId,
     pub what: ReplayWhat,
     /// Only events from then on.

@@ -1,6 +1,7 @@
 //! Endpoints.
 
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 
 use crate::fields::Name;
@@ -11,6 +12,7 @@ table! {
     /// A receiver of events, as it is written: there, and with the version that the writing makes.
     pub struct EndpointRow in "endpoints", key (id), of (endpoint: &Endpoint) {
         id: EndpointId = endpoint.id;
+        tenant: TenantId = endpoint.tenant;
         origin: Origin = endpoint.origin;
         /// Whether it is not one that the configuration has ceased to name.
         present: bool = true;
@@ -56,6 +58,7 @@ impl TryFrom<EndpointRow> for Endpoint {
         };
         Ok(Self {
             id: row.id,
+            tenant: row.tenant,
             origin: row.origin,
             terms: row.terms,
             sealed: row.sealed,

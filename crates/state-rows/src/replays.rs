@@ -4,6 +4,7 @@ use domain::delivery::ReplayWhat;
 use domain::endpoint::EndpointId;
 use domain::id::ReplayId;
 use domain::log::EventPosition;
+use domain::principal::TenantId;
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 
@@ -13,6 +14,7 @@ table! {
     /// A job, with its place in the log.
     pub struct ReplayRow in "replay_jobs", key (id), of (job: &ReplayJob) {
         id: ReplayId = job.id;
+        tenant: TenantId = job.tenant;
         endpoint: EndpointId = job.endpoint;
         what: ReplayWhat = job.what;
         from_ms: Timestamp = job.from;
@@ -29,6 +31,7 @@ impl From<ReplayRow> for ReplayJob {
     fn from(row: ReplayRow) -> Self {
         Self {
             id: row.id,
+            tenant: row.tenant,
             endpoint: row.endpoint,
             what: row.what,
             from: row.from_ms,

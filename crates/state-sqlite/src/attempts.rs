@@ -13,6 +13,7 @@ use domain::endpoint::EndpointId;
 use domain::id::{EventId, UploadId};
 use domain::lane;
 use domain::notice::Notice;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Settled, Settlement};
 
@@ -66,7 +67,7 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
     desk.made_ready |= settled.state == DeliveryState::Ready;
     desk.superseded += u64::from(settled.state == DeliveryState::Superseded);
     if settled.is_exhausted {
-        notices::log(desk, &held.exhausted(settlement), now)?;
+        notices::log(desk, held.tenant, &held.exhausted(settlement), now)?;
     }
     match held.upload {
         Some(upload) => lanes::go_on(desk, held.endpoint.as_str(), upload, now),
@@ -76,6 +77,7 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
 
 /// A delivery whose lease the settlement still holds.
 struct Held {
+    tenant: TenantId,
     endpoint: EndpointId,
     endpoint_is_stopped: bool,
     /// Of its endpoint now; `None` when that is not there.
@@ -100,16 +102,18 @@ impl Held {
 fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
     let subscribers = desk.subscribers()?;
     let mut statement = desk.connection.prepare_cached(
-        "SELECT endpoint, event_id, upload_id, kind, attempts,
+        "SELECT tenant, endpoint, event_id, upload_id, kind, attempts,
              EXISTS (SELECT 1 FROM events
                  WHERE events.upload_id = deliveries.upload_id AND events.sequence > deliveries.sequence)
          FROM deliveries WHERE id = ?1 AND lease = ?2",
     )?;
     let held = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
+        let tenant = columns.next()?;
         let endpoint = columns.next()?;
         let subscriber = subscribers.iter().find(|one| one.id == endpoint);
         Ok(Held {
+            tenant,
             // One that is not there now has nothing to stop: what is left waits for it as it is.
             endpoint_is_stopped: subscriber.is_some_and(|one| !one.is_enabled),
             generation: subscriber.map(|one| one.generation),

@@ -16,6 +16,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, InstanceId};
 use domain::lane::{self, Standing};
 use domain::notice::Notice;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<EndpointRow>);
@@ -50,7 +51,9 @@ impl Work for OpenFor {
         self.take_back(desk)?;
         self.name_endpoints(desk)?;
         for endpoint in &self.configured {
-            let before = find(desk, &endpoint.id)?;
+            let found = find(desk, &endpoint.id)?;
+            let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
+            let before = found.filter(|found| found.tenant == endpoint.tenant);
             let state = match before.as_ref().map(|before| before.state) {
                 Some(paused @ EndpointState::Paused { .. }) => paused,
                 Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
@@ -61,6 +64,10 @@ impl Work for OpenFor {
             write(desk, &written)?;
             if let Some(before) = &before {
                 adjust_backlog(desk, before, &written, self.now)?;
+            }
+            if is_of_another {
+                // What another tenant's endpoint of this name was not sent is not for this.
+                backlog::begin(desk, &endpoint.id, Kind::Cancel, self.now)?;
             }
         }
         desk.subscribers = None;
@@ -162,6 +169,10 @@ impl Work for PutEndpoint {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
         let endpoint = &self.endpoint;
+        let found = find(desk, &endpoint.id)?;
+        if found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant) {
+            return Ok(false);
+        }
         let before = desk.connection.prepare_cached(&PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
         let before = before.optional()?;
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
@@ -177,7 +188,8 @@ impl Work for PutEndpoint {
         if let EndpointState::Disabled { because, .. } = endpoint.state
             && before.is_some_and(|before| before.state.is_enabled())
         {
-            notices::log(desk, &Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because }, self.now)?;
+            let notice = Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because };
+            notices::log(desk, endpoint.tenant, &notice, self.now)?;
         }
         Ok(true)
     }
@@ -244,6 +256,7 @@ pub(super) fn note_health(desk: &Desk, id: &EndpointId, health: Health) -> rusql
 #[derive(Debug, Clone)]
 pub(super) struct Subscriber {
     pub(super) id: EndpointId,
+    pub(super) tenant: TenantId,
     pub(super) terms: EndpointTerms,
     pub(super) is_enabled: bool,
     /// What new deliveries get, see [`backlog`].
@@ -288,6 +301,7 @@ pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subs
         Ok(Subscriber {
             is_enabled: found.state.is_enabled(),
             id: found.id,
+            tenant: found.tenant,
             terms: found.terms,
             generation: columns.next()?,
             cancelled_before: columns.next()?,

@@ -47,7 +47,8 @@ impl News {
             return Ok(());
         }
         let subscribers = desk.subscribers()?;
-        let interested = subscribers.iter().filter(|one| one.terms.wants_upload(&self.metadata));
+        let own = subscribers.iter().filter(|one| one.tenant == self.tenant);
+        let interested = own.filter(|one| one.terms.wants_upload(&self.metadata));
         // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
         let mut may_be_overtaken = true;
         let mut interested: Vec<Interested<'_>> = interested.map(|endpoint| (endpoint, None)).collect();

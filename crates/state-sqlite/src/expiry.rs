@@ -18,6 +18,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::lane::{self, Standing};
 use domain::notice::Notice;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{BacklogLimits, Result};
 
@@ -27,7 +28,7 @@ const FIND: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
 
 /// What is known of a delivery that may be too old.
 const OLD: &str =
-    "SELECT endpoint, event_id, kind, upload_id, attempts, state, begun_at_ms FROM deliveries WHERE id = ?1";
+    "SELECT tenant, endpoint, event_id, kind, upload_id, attempts, state, begun_at_ms FROM deliveries WHERE id = ?1";
 
 impl SqliteStore {
     pub(super) async fn expire_piece(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
@@ -77,7 +78,7 @@ impl Work for Expire {
             let ended = lane::expire(DeliveryClass::of(old.kind), old.attempts);
             lanes::end(desk, *id, ended.state, self.now)?;
             if ended.is_exhausted {
-                notices::log(desk, &old.exhausted(*id), self.now)?;
+                notices::log(desk, old.tenant, &old.exhausted(*id), self.now)?;
             }
         }
         // Only now, so that nothing is made ready which this piece ends.
@@ -93,6 +94,7 @@ impl Expire {
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             let old = Old {
+                tenant: columns.next()?,
                 endpoint: columns.next()?,
                 event: columns.next()?,
                 kind: columns.next()?,
@@ -112,6 +114,7 @@ impl Expire {
 
 /// A delivery that has waited too long.
 struct Old {
+    tenant: TenantId,
     endpoint: EndpointId,
     event: EventId,
     kind: EventKind,

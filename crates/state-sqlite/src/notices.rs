@@ -18,6 +18,7 @@ use domain::principal::TenantId;
 use domain::time::Timestamp;
 
 pub(super) struct Announce {
+    pub(super) tenant: TenantId,
     pub(super) notice: Notice,
     pub(super) now: Timestamp,
 }
@@ -27,20 +28,20 @@ impl Work for Announce {
     type Output = ();
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        log(desk, &self.notice, self.now)
+        log(desk, self.tenant, &self.notice, self.now)
     }
 }
 
-/// Writes a notice for everyone who wants it; nothing if nobody does.
-pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite::Result<()> {
+/// Writes a notice for every endpoint of the tenant that wants it; nothing if none does.
+pub(super) fn log(desk: &mut Desk, tenant: TenantId, notice: &Notice, now: Timestamp) -> rusqlite::Result<()> {
     let kind = notice.kind();
     let subscribers = desk.subscribers()?;
-    let wants = |one: &&Subscriber| one.terms.filter.wants(kind) && notice.is_for(&one.id);
+    let wants = |one: &&Subscriber| one.tenant == tenant && one.terms.filter.wants(kind) && notice.is_for(&one.id);
     let mut interested = subscribers.iter().filter(wants).peekable();
     if interested.peek().is_none() {
         return Ok(());
     }
-    let event = insert_event(desk, kind, (desk.bodies.notice)(notice, now), now)?;
+    let event = insert_event(desk, tenant, kind, (desk.bodies.notice)(notice, now), now)?;
     for subscriber in interested {
         deliver(desk, event, kind, subscriber, Trigger::Auto, now)?;
     }
@@ -49,19 +50,22 @@ pub(super) fn log(desk: &mut Desk, notice: &Notice, now: Timestamp) -> rusqlite:
 
 /// Writes a test event with a delivery to one endpoint.
 pub(super) fn log_ping(desk: &mut Desk, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
-    let event = insert_event(desk, EventKind::Ping, (desk.bodies.ping)(&to.id, now), now)?;
+    let event = insert_event(desk, to.tenant, EventKind::Ping, (desk.bodies.ping)(&to.id, now), now)?;
     deliver(desk, event, EventKind::Ping, to, Trigger::Test, now)
 }
 
 /// Where an event is in the log, and its id.
 type Logged = (EventPosition, EventId);
 
-fn insert_event(desk: &Desk, kind: EventKind, body: String, now: Timestamp) -> rusqlite::Result<Logged> {
+fn insert_event(
+    desk: &Desk,
+    tenant: TenantId,
+    kind: EventKind,
+    body: String,
+    now: Timestamp,
+) -> rusqlite::Result<Logged> {
     let id = EventId::new(now, rand::random());
-    desk.execute(
-        &events::INSERT,
-        bound(&EventRow::cells(id, TenantId::DEFAULT, None, 0, kind, now, &Bytes::from(body))),
-    )?;
+    desk.execute(&events::INSERT, bound(&EventRow::cells(id, tenant, None, 0, kind, now, &Bytes::from(body))))?;
     Ok((EventPosition(desk.connection.last_insert_rowid()), id))
 }
 
@@ -80,7 +84,7 @@ fn deliver(
             id,
             event_position,
             event,
-            tenant: TenantId::DEFAULT,
+            tenant: endpoint.tenant,
             kind,
             endpoint,
             upload: None,

@@ -24,7 +24,7 @@ use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, InstanceId, UploadId};
 use domain::notice::Notice;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use state::{
     BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
@@ -144,8 +144,8 @@ impl Deliveries for SqliteStore {
 
 #[async_trait]
 impl Notices for SqliteStore {
-    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
-        self.writer.write(Announce { notice, now }).await
+    async fn announce(&self, tenant: TenantId, notice: Notice, now: Timestamp) -> Result<()> {
+        self.writer.write(Announce { tenant, notice, now }).await
     }
 }
 

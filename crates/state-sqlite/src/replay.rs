@@ -160,7 +160,7 @@ impl Work for AdvanceReplay {
             return Ok(Some(job));
         }
         let subscribers = desk.subscribers()?;
-        let subscriber = subscribers.iter().find(|one| one.id == job.endpoint);
+        let subscriber = subscribers.iter().find(|one| one.id == job.endpoint && one.tenant == job.tenant);
         // It is to queue again what is being cancelled, when that is done.
         if subscriber.is_some_and(|one| one.cancelled_before.is_some()) {
             return Ok(Some(job));
@@ -171,7 +171,8 @@ impl Work for AdvanceReplay {
             || piece.iter().all(|event| event.occurred_at >= end);
         let mut looked_up = 0;
         for event in &piece {
-            let in_range = event.occurred_at >= job.from && event.occurred_at < job.before;
+            let in_range =
+                event.tenant == job.tenant && event.occurred_at >= job.from && event.occurred_at < job.before;
             // Old progress is of no use to anybody.
             if let Some(subscriber) = subscriber.filter(|_| in_range && event.kind != EventKind::Progress) {
                 if looked_up == self.limit {

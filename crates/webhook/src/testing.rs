@@ -454,9 +454,9 @@ impl Deliveries for TestOutbox {
 
 #[async_trait]
 impl Notices for TestOutbox {
-    async fn announce(&self, notice: Notice, now: Timestamp) -> state::Result<()> {
+    async fn announce(&self, tenant: TenantId, notice: Notice, now: Timestamp) -> state::Result<()> {
         self.notices.lock().unwrap().push(notice.clone());
-        self.changed(self.inner.announce(notice, now).await)
+        self.changed(self.inner.announce(tenant, notice, now).await)
     }
 }
 

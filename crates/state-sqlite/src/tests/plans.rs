@@ -22,7 +22,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
 use domain::notice::Notice;
 use domain::policy::TypePattern;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{
@@ -137,7 +137,8 @@ async fn manage_endpoints(store: &SqliteStore) {
     store.insert(change_of(new_upload(7))).await.unwrap();
     assert_eq!(store.expire(at(10), 1, at(11)).await.unwrap(), 1);
     disable(store, "b", at(11)).await;
-    store.announce(Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 }, at(12)).await.unwrap();
+    let failing = Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 };
+    store.announce(TenantId::DEFAULT, failing, at(12)).await.unwrap();
     store.test_endpoint(own(), &endpoint("b"), at(12), LEASE).await.unwrap();
     let health = vec![(endpoint("b"), Health::default())];
     store.settle(Settled { settlements: vec![], health }, at(12)).await.unwrap();
@@ -146,6 +147,7 @@ async fn manage_endpoints(store: &SqliteStore) {
 async fn send_again_and_forget(store: &SqliteStore) {
     let job = ReplayJob {
         id: ReplayId::new(NOW, [0; 10]),
+        tenant: TenantId::DEFAULT,
         endpoint: endpoint("b"),
         what: ReplayWhat::Everything,
         from: NOW,

@@ -46,7 +46,10 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
     let store = place.open().await;
     let filter = EventFilter::new(vec!["upload.*".to_owned()]).unwrap();
     let terms = EndpointTerms { filter, ordering: Ordering::None, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
-    store.open_for(own(), vec![Endpoint::new(endpoint("a"), Origin::Config, terms, NOW)], NOW).await.unwrap();
+    store
+        .open_for(own(), vec![Endpoint::new(TenantId::DEFAULT, endpoint("a"), Origin::Config, terms, NOW)], NOW)
+        .await
+        .unwrap();
     let inserting = (0..1_203_u32).map(|number| {
         let mut new = asked(0);
         let mut random = [0; 10];

@@ -7,7 +7,7 @@ use super::*;
 use crate::Error;
 use domain::event::EventKind;
 use domain::notice::Notice;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 
 /// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
 pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
@@ -105,7 +105,7 @@ pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["endpoint.failing"])], NOW).await.unwrap();
     let failing = || Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
-    let announced = join_all((0..OTHERS).map(|_| store.announce(failing(), at(1)))).await;
+    let announced = join_all((0..OTHERS).map(|_| store.announce(TenantId::DEFAULT, failing(), at(1)))).await;
     assert!(announced.iter().all(Result::is_ok));
     store.insert(change_of(new_upload(1))).await.unwrap();
 

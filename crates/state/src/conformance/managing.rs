@@ -9,7 +9,7 @@ use domain::delivery::{DeliveryClass, Trigger};
 use domain::endpoint::{Ordering, Payload, Signing};
 use domain::event::EventKind;
 use domain::notice::Notice;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 
 fn made(name: &str) -> Endpoint {
     Endpoint { origin: Origin::Api, ..subscribed(name, &["upload.*"]) }
@@ -293,7 +293,7 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
     let claims = claim(&*store, "a", at(1)).await;
     settle(&*store, vec![settlement(&claims[0], AttemptOutcome::Status(500), Verdict::Dead)], at(1)).await;
     let failing = Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
-    store.announce(failing, at(2)).await.unwrap();
+    store.announce(TenantId::DEFAULT, failing, at(2)).await.unwrap();
     disable(&*store, "a", at(3)).await;
     disable(&*store, "a", at(4)).await;
 

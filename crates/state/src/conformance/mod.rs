@@ -156,6 +156,9 @@ macro_rules! conformance_suite {
             retention::records_of_ended_uploads_end
             retention::a_backlog_keeps_to_its_limits
             tenants::deliveries_are_of_one_tenant
+            tenants::events_reach_endpoints_of_their_tenant
+            tenants::a_replay_sends_events_of_its_tenant
+            tenants::a_name_is_not_taken_over_by_another_tenant
             uploads::every_field_survives
             uploads::of_two_commits_of_one_version_one_wins
             uploads::an_upload_is_inserted_once
@@ -217,7 +220,7 @@ pub fn subscribed(name: &str, patterns: &[&str]) -> Endpoint {
 
 pub fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
     let terms = EndpointTerms { filter, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
-    Endpoint::new(endpoint(name), Origin::Config, terms, NOW)
+    Endpoint::new(TenantId::DEFAULT, endpoint(name), Origin::Config, terms, NOW)
 }
 
 /// What ended before then may go, whatever it is.

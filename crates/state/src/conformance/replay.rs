@@ -161,6 +161,7 @@ pub async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
 fn job(what: ReplayWhat, from: Timestamp, before: Timestamp) -> ReplayJob {
     ReplayJob {
         id: ReplayId::new(at(50), rand::random()),
+        tenant: TenantId::DEFAULT,
         endpoint: endpoint("a"),
         what,
         from,

@@ -1,11 +1,15 @@
 //! Whose facts an access may touch.
 
 use super::*;
+use crate::Error;
+use domain::delivery::ReplayWhat;
 use domain::hook::{CallOutcome, Hook, HookCall};
-use domain::id::HookCallId;
+use domain::id::{HookCallId, ReplayId};
 use domain::log::EventPosition;
+use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 use domain::query::{HookCallQuery, UploadQuery};
+use domain::replay::{ReplayJob, ReplayState};
 
 const OWN: TenantId = TenantId::DEFAULT;
 const OTHER: TenantId = TenantId::from_number(7);
@@ -49,11 +53,9 @@ pub async fn a_scope_shows_one_tenant_only<P: Place>(place: P) {
 pub async fn deliveries_are_of_one_tenant<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
     for (number, tenant) in [(1, OWN), (2, OTHER)] {
-        store
-            .insert(change_of(Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)))))
-            .await
-            .unwrap();
+        insert(&*store, number, tenant).await;
     }
     let query = DeliveryQuery { limit: 10, ..DeliveryQuery::default() };
     let all = store.deliveries(TenantScope::All, &query).await.unwrap().found;
@@ -66,6 +68,100 @@ pub async fn deliveries_are_of_one_tenant<P: Place>(place: P) {
             let is_visible = delivery.upload == found[0].upload;
             assert_eq!(store.delivery(scope, delivery.id).await.unwrap().is_some(), is_visible, "{scope:?}");
         }
+    }
+}
+
+/// An event reaches the endpoints of its tenant, news of the sending those of the tenant it is about.
+pub async fn events_reach_endpoints_of_their_tenant<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
+    store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
+    for (number, tenant) in [(1, OWN), (2, OTHER), (3, OWN)] {
+        insert(&*store, number, tenant).await;
+    }
+    let told = async |name| deliveries_to(&*store, name).await.into_iter().map(|it| it.upload).collect::<Vec<_>>();
+    let upload = |number| Some(new_upload(number).id());
+    assert_eq!(told("a").await, [upload(1), upload(3)]);
+    assert_eq!(told("b").await, [upload(2)]);
+
+    let failing = Notice::EndpointFailing { endpoint: endpoint("c"), since: NOW, percent: 50 };
+    store.announce(OTHER, failing, at(4)).await.unwrap();
+    let claims = claim(&*store, "b", at(5)).await;
+    assert_eq!(claims.iter().map(|claim| claim.upload).collect::<Vec<_>>(), [upload(2), None]);
+    for claim in claims.iter().filter(|claim| claim.upload.is_some()) {
+        settle(&*store, vec![settlement(claim, AttemptOutcome::Status(500), Verdict::Dead)], at(6)).await;
+    }
+    disable(&*store, "b", at(7)).await;
+    assert_eq!(told("b").await, [None, None, upload(2)], "the notice that its delivery was given up is its own, too");
+    let test = store.test_endpoint(own(), &endpoint("b"), at(8), LEASE).await.unwrap().unwrap();
+    assert_eq!(told("a").await, [upload(1), upload(3)]);
+    let query = DeliveryQuery { limit: 10, ..DeliveryQuery::default() };
+    let own = store.deliveries(TenantScope::One(OWN), &query).await.unwrap().found;
+    assert!(own.iter().all(|delivery| delivery.endpoint == endpoint("a")), "{own:?}");
+    assert!(store.delivery(TenantScope::One(OTHER), test.delivery).await.unwrap().is_some());
+}
+
+/// A replay sends the events of its tenant to an endpoint of its tenant.
+pub async fn a_replay_sends_events_of_its_tenant<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![], NOW).await.unwrap();
+    for (number, tenant) in [(1, OWN), (2, OTHER)] {
+        insert(&*store, number, tenant).await;
+    }
+    store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
+    for (tenant, expected) in [(OWN, (ReplayState::Cancelled, 0)), (OTHER, (ReplayState::Done, 1))] {
+        let id = ReplayId::new(at(50), rand::random());
+        store.begin_replay(job(id, tenant, "b", ReplayWhat::Missed)).await.unwrap();
+        let ended = store.advance_replay(id, 100, at(51)).await.unwrap().unwrap();
+        assert_eq!((ended.state, ended.queued), expected, "{tenant:?}");
+    }
+    let queued = deliveries_to(&*store, "b").await;
+    assert_eq!(queued.iter().map(|it| it.upload).collect::<Vec<_>>(), [Some(new_upload(2).id())]);
+}
+
+/// An endpoint is never another tenant's, and the one of the configuration inherits nothing from another tenant.
+pub async fn a_name_is_not_taken_over_by_another_tenant<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![], NOW).await.unwrap();
+    let before = store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
+    insert(&*store, 2, OTHER).await;
+    for version in [0, before.version] {
+        let taken = store.put_endpoint(Endpoint { version, ..of(OWN, "b") }, at(3)).await;
+        assert!(matches!(taken, Err(Error::EndpointConflict(_))), "{taken:?}");
+    }
+    assert_eq!(stored(&*store, "b").await, before);
+    assert_eq!(states_at(&*store, "b").await, [DeliveryState::Ready]);
+    store.open_for(own(), vec![subscribed("b", &["*"])], at(4)).await.unwrap();
+    assert_eq!(states_at(&*store, "b").await, [DeliveryState::Cancelled]);
+    // Neither does one that the configuration named once pass to another tenant.
+    store.open_for(own(), vec![], at(5)).await.unwrap();
+    let taken = store.put_endpoint(of(OTHER, "b"), at(6)).await;
+    assert!(matches!(taken, Err(Error::EndpointConflict(_))), "{taken:?}");
+}
+
+/// An endpoint made by API that wants everything.
+fn of(tenant: TenantId, name: &str) -> Endpoint {
+    Endpoint { tenant, origin: Origin::Api, ..subscribed(name, &["*"]) }
+}
+
+async fn insert<S: UploadStore>(store: &S, number: u8, tenant: TenantId) {
+    let upload = Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)));
+    store.insert(change_of(upload)).await.unwrap();
+}
+
+fn job(id: ReplayId, tenant: TenantId, name: &str, what: ReplayWhat) -> ReplayJob {
+    ReplayJob {
+        id,
+        tenant,
+        endpoint: endpoint(name),
+        what,
+        from: Timestamp::from_unix_ms(0),
+        before: at(50),
+        state: ReplayState::Running,
+        cursor: EventPosition(0),
+        queued: 0,
+        created_at: at(50),
+        finished_at: None,
     }
 }
 

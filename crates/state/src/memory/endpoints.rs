@@ -48,7 +48,9 @@ impl Tables {
         self.take_back(node, now);
         self.name_endpoints(node, &configured);
         for endpoint in configured {
-            let before = self.endpoints.get(&endpoint.id).map(|kept| kept.endpoint.clone());
+            let found = self.endpoints.get(&endpoint.id).map(|kept| kept.endpoint.clone());
+            let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
+            let before = found.filter(|found| found.tenant == endpoint.tenant);
             let state = match before.as_ref().map(|before| before.state) {
                 Some(paused @ EndpointState::Paused { .. }) => paused,
                 Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
@@ -61,6 +63,10 @@ impl Tables {
             }
             if let Some(before) = before {
                 self.adjust_backlog(&before, &written, now);
+            }
+            if is_of_another {
+                // What another tenant's endpoint of this name was not sent is not for this.
+                self.begin_job(&written.id, Kind::Cancel, now);
             }
         }
         self.made_ready = true;
@@ -126,7 +132,11 @@ impl Tables {
 
     /// Writes an endpoint if nobody has written it since it was read.
     pub(super) fn put_endpoint(&mut self, endpoint: Endpoint, now: Timestamp) -> Option<Endpoint> {
-        let before = self.endpoints.get(&endpoint.id).filter(|kept| kept.is_present).map(|kept| kept.endpoint.clone());
+        let found = self.endpoints.get(&endpoint.id);
+        if found.is_some_and(|kept| kept.endpoint.tenant != endpoint.tenant) {
+            return None;
+        }
+        let before = found.filter(|kept| kept.is_present).map(|kept| kept.endpoint.clone());
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
             return None;
         }
@@ -139,7 +149,8 @@ impl Tables {
         if let EndpointState::Disabled { because, .. } = written.state
             && before.is_some_and(|before| before.state.is_enabled())
         {
-            self.announce(&Notice::EndpointDisabled { endpoint: written.id.clone(), because }, now);
+            let notice = Notice::EndpointDisabled { endpoint: written.id.clone(), because };
+            self.announce(written.tenant, &notice, now);
         }
         Some(written)
     }
@@ -166,16 +177,18 @@ impl Tables {
         }
     }
 
-    /// Writes a notice for everyone who wants it; nothing if nobody does.
-    pub(super) fn announce(&mut self, notice: &Notice, now: Timestamp) {
+    /// Writes a notice for every endpoint of the tenant that wants it; nothing if none does.
+    pub(super) fn announce(&mut self, tenant: TenantId, notice: &Notice, now: Timestamp) {
         let kind = notice.kind();
-        let wants = |endpoint: &Endpoint| endpoint.terms.filter.wants(kind) && notice.is_for(&endpoint.id);
+        let wants = |endpoint: &Endpoint| {
+            endpoint.tenant == tenant && endpoint.terms.filter.wants(kind) && notice.is_for(&endpoint.id)
+        };
         let interested = self.present().map(|kept| &kept.endpoint).filter(|endpoint| wants(endpoint));
         let interested: Vec<EndpointId> = interested.map(|endpoint| endpoint.id.clone()).collect();
         if interested.is_empty() {
             return;
         }
-        let position = self.append_notice(kind, (self.bodies.notice)(notice, now), now);
+        let position = self.append_notice(tenant, kind, (self.bodies.notice)(notice, now), now);
         for endpoint in &interested {
             self.join(NewDelivery { position, endpoint, trigger: Trigger::Auto, now });
         }
@@ -183,14 +196,13 @@ impl Tables {
 
     /// Writes a test event with a delivery to one endpoint, if that is there.
     pub(super) fn add_ping(&mut self, to: &EndpointId, now: Timestamp) -> Option<DeliveryId> {
-        self.endpoints.get(to).filter(|kept| kept.is_present)?;
-        let position = self.append_notice(EventKind::Ping, (self.bodies.ping)(to, now), now);
+        let tenant = self.endpoints.get(to).filter(|kept| kept.is_present)?.endpoint.tenant;
+        let position = self.append_notice(tenant, EventKind::Ping, (self.bodies.ping)(to, now), now);
         self.join(NewDelivery { position, endpoint: to, trigger: Trigger::Test, now })
     }
 
-    fn append_notice(&mut self, kind: EventKind, body: String, at: Timestamp) -> EventPosition {
+    fn append_notice(&mut self, tenant: TenantId, kind: EventKind, body: String, at: Timestamp) -> EventPosition {
         let id = EventId::new(at, self.draw_id_part());
-        let (tenant, body) = (TenantId::DEFAULT, body.into());
-        self.append(Logged { id, tenant, upload: None, sequence: 0, kind, at, body })
+        self.append(Logged { id, tenant, upload: None, sequence: 0, kind, at, body: body.into() })
     }
 }

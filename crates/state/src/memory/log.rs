@@ -47,7 +47,8 @@ impl Tables {
     /// Writes what is new about an upload.
     pub(super) fn append_news(&mut self, upload: &Upload, events: Vec<NewEvent>) {
         let metadata = &upload.record().metadata;
-        let interested = self.present().filter(|kept| kept.endpoint.terms.wants_upload(metadata));
+        let own = self.present().filter(|kept| kept.endpoint.tenant == upload.tenant());
+        let interested = own.filter(|kept| kept.endpoint.terms.wants_upload(metadata));
         let interested: Vec<EndpointId> = interested.map(|kept| kept.endpoint.id.clone()).collect();
         for NewEvent { id, kind, at, sequence, body } in events {
             self.supersede_progress(upload.id(), at);

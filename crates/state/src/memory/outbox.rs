@@ -18,7 +18,7 @@ use domain::delivery::DeliveryRecord;
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, InstanceId, UploadId};
 use domain::notice::Notice;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 
 #[async_trait]
@@ -115,8 +115,8 @@ impl Deliveries for MemoryState {
 
 #[async_trait]
 impl Notices for MemoryState {
-    async fn announce(&self, notice: Notice, now: Timestamp) -> Result<()> {
-        self.write("record news of the sending", |tables| tables.announce(&notice, now))
+    async fn announce(&self, tenant: TenantId, notice: Notice, now: Timestamp) -> Result<()> {
+        self.write("record news of the sending", |tables| tables.announce(tenant, &notice, now))
     }
 }
 

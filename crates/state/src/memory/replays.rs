@@ -74,7 +74,8 @@ impl Tables {
         if job.state != ReplayState::Running || is_cancelling(&self.jobs, &job.endpoint).is_some() {
             return Some(job);
         }
-        let is_there = self.endpoints.get(&job.endpoint).is_some_and(|kept| kept.is_present);
+        let kept = self.endpoints.get(&job.endpoint);
+        let is_there = kept.is_some_and(|kept| kept.is_present && kept.endpoint.tenant == job.tenant);
         let behind =
             self.log.range(job.cursor..).filter(|(position, event)| **position > job.cursor && event.upload.is_some());
         let piece: Vec<(EventPosition, Logged)> = behind
@@ -86,7 +87,7 @@ impl Tables {
             piece.len() < ReplayJob::MOST_LOOKED_AT as usize || piece.iter().all(|(_, event)| event.at >= end);
         let mut looked_up = 0;
         for (position, event) in &piece {
-            let in_range = event.at >= job.from && event.at < job.before;
+            let in_range = event.tenant == job.tenant && event.at >= job.from && event.at < job.before;
             // Old progress is of no use to anybody.
             if is_there && in_range && event.kind != EventKind::Progress {
                 if looked_up == limit {

@@ -33,8 +33,8 @@ impl Tables {
             let ended = lane::expire(DeliveryClass::of(delivery.kind), delivery.attempts);
             self.end(delivery.id, ended.state, now);
             if ended.is_exhausted {
-                let Delivery { id, endpoint, event, upload, attempts, .. } = delivery.clone();
-                self.announce(&Notice::Exhausted { delivery: id, endpoint, event, upload, attempts }, now);
+                let Delivery { id, tenant, endpoint, event, upload, attempts, .. } = delivery.clone();
+                self.announce(tenant, &Notice::Exhausted { delivery: id, endpoint, event, upload, attempts }, now);
             }
         }
         // Only now, so that nothing is made ready which this piece ends.

@@ -126,7 +126,7 @@ impl Tables {
             upload: delivery.upload,
             attempts: attempt.number,
         });
-        let (endpoint, upload) = (delivery.endpoint.clone(), delivery.upload);
+        let (tenant, endpoint, upload) = (delivery.tenant, delivery.endpoint.clone(), delivery.upload);
         self.record(id, attempt);
         self.change(id, |delivery| {
             (delivery.state, delivery.attempts, delivery.generation) = (after.state, after.attempts, generation);
@@ -138,7 +138,7 @@ impl Tables {
         }
         self.made_ready |= after.state == DeliveryState::Ready;
         if let Some(notice) = exhausted {
-            self.announce(&notice, now);
+            self.announce(tenant, &notice, now);
         }
         self.go_on(&endpoint, upload, now);
     }

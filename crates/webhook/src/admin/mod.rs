@@ -28,6 +28,7 @@ use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTe
 use domain::id::ReplayId;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::log::EventPosition;
+use domain::principal::TenantId;
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 use outbound::address::{RefusedUrl, literal};
@@ -290,7 +291,7 @@ impl Admin {
         }
         inner.check_unshared(new.key.as_ref(), &endpoints)?;
         let private = Private { keys: Keys::lasting(new.key, now).completed(terms.signing, now), headers };
-        let stored = Stored::new(id, Origin::Api, terms, now);
+        let stored = Stored::new(TenantId::DEFAULT, id, Origin::Api, terms, now);
         let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
         let written = inner.write(stored, private).await.map_err(|error| match error {
             AdminError::Changed(id) => AdminError::Exists(id),
@@ -555,6 +556,7 @@ impl Inner {
         }
         Ok(Planned::New(ReplayJob {
             id: ReplayId::new(now, rand::random()),
+            tenant: TenantId::DEFAULT,
             endpoint: wanted.endpoint,
             what: wanted.what,
             from: wanted.from,

@@ -13,6 +13,7 @@ use crate::endpoints::vault::Private;
 use crate::settings::Settings;
 use domain::delivery::LEASE_MARGIN;
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointTerms, Origin, is_reserved_header};
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use outbound::address::{EgressRules, RefusedUrl};
 use outbound::keys::{InvalidKey, Keys};
@@ -104,7 +105,9 @@ impl Endpoint {
         url.set_fragment(None);
         check_ca(&terms, &url)?;
         keys.check(terms.signing, now)?;
-        let stored = Stored::new(id, Origin::Config, EndpointTerms { url: url.as_str().to_owned(), ..terms }, now);
+        let terms = EndpointTerms { url: url.as_str().to_owned(), ..terms };
+        // The configuration knows one tenant.
+        let stored = Stored::new(TenantId::DEFAULT, id, Origin::Config, terms, now);
         Ok(Self { stored, url, private: Private { keys, headers } })
     }
 

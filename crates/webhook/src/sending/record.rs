@@ -82,8 +82,9 @@ impl Recorder {
 
     async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
         // News comes before the attempt that made it: written twice is better than never.
-        for notice in batch.iter().filter_map(|outcome| outcome.notice.as_ref()) {
-            self.until_written(|| self.outbox.announce(notice.clone(), self.clock.now()), tries).await;
+        for (lane, notice) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.notice.as_ref()?))) {
+            let tenant = lane.endpoint().stored().tenant;
+            self.until_written(|| self.outbox.announce(tenant, notice.clone(), self.clock.now()), tries).await;
         }
         for (lane, stop) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.stop.as_ref()?))) {
             self.until_written(|| self.stop_endpoint(lane, stop), tries).await;

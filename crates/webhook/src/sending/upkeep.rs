@@ -297,6 +297,7 @@ mod tests {
     use super::*;
     use domain::delivery::ReplayWhat;
     use domain::log::EventPosition;
+    use domain::principal::TenantId;
 
     use crate::testing::{Sample, TestClock, TestOutbox, sample, wall_clock};
     use domain::delivery::DeliveryState;
@@ -306,6 +307,7 @@ mod tests {
         let now = wall_clock();
         ReplayJob {
             id: ReplayId::new(now, rand::random()),
+            tenant: TenantId::DEFAULT,
             endpoint: EndpointId::new("app").unwrap(),
             what: ReplayWhat::Dead,
             from: now,
