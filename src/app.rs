@@ -40,7 +40,6 @@ use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
 use engine::Engine;
 use keyring::StageTokens;
-use state::clock::Clock;
 use state::{Company, Leases, Outbox, Rings, Store, UploadStore};
 use state_sqlite::SqliteStore;
 
@@ -96,7 +95,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let blobs = stores::open(&config.storage, means)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
-    let clock = Clock::system();
+    let clock = state.clock();
     let node = node::begin(&config.server, clock.now());
     tracing::info!(node = %node.name, instance = %node.instance, "this is a new node");
     // The folder belongs to this process, and with it the database.
@@ -112,7 +111,6 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
         settings: sender_settings(&config),
-        clock: clock.clone(),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules, clock.now())?;
     let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
@@ -125,7 +123,6 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
         Engine::new(
             settings,
-            clock,
             node.instance,
             engine::Ports { uploads, nodes, deliveries: outbox, news: Arc::new(Rings::default()), blobs },
         )

@@ -20,6 +20,7 @@ use crate::support::event_ids::EventIds;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
 use crate::support::sse::{Item, Message, Sse};
+use crate::support::world::system_time;
 
 const ALL: &str = "/api/v1/events";
 const LAST: &str = "Last-Event-ID";
@@ -310,7 +311,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
         .await
         .unwrap();
-    let now = Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap());
+    let now = system_time();
     let later = now.plus(Duration::from_secs(3_600));
     let new = NewUpload {
         id: UploadId::new(now, [9; 10]),

@@ -18,7 +18,7 @@ use state_sqlite::{SqliteSettings, SqliteStore};
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS};
 use crate::support::metrics::Metrics;
-use crate::support::world::until;
+use crate::support::world::{system_time, until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -693,7 +693,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
     let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
         .await
         .unwrap();
-    let now = Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap());
+    let now = system_time();
     let uploads = (0..count).map(|index| {
         let pair = |name: &str, every: usize| (name.to_owned(), (index % every).to_string().into_bytes());
         let [.., third, second, first] = index.to_be_bytes();

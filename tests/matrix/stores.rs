@@ -16,6 +16,7 @@ use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
+use state::clock::Clock;
 use state::memory::MemoryState;
 use state::{Change, Due, EventLog, HookCalls, Store, Uploads};
 use storage::memory::MemoryStore;
@@ -154,6 +155,10 @@ impl HookCalls for Records {
 impl Store for Records {
     async fn check(&self) -> state::Result<()> {
         self.inner.check().await
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.clock()
     }
 
     async fn close(&self) {

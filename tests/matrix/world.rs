@@ -199,14 +199,14 @@ impl World<'_> {
         });
         let instance = InstanceId::new(self.now, randomness());
         let node = Node { instance, name: NodeName::new("matrix").expect("it is a name") };
-        let state = self.memory.open();
+        let state = self.memory.open_by(clock);
         state.join(&node, Company::Alone, None).await.expect("memory has no faults of its own");
         let nodes: Arc<dyn Leases> = Arc::clone(&state) as _;
         let deliveries: Arc<dyn Deliveries> = Arc::clone(&state) as _;
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
         let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), blobs };
-        Engine::new(settings(&self.script.tuning), clock, instance, ports).drawing(randomness)
+        Engine::new(settings(&self.script.tuning), instance, ports).drawing(randomness)
     }
 
     /// Waits until nothing is under way, and nothing is held.

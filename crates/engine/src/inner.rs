@@ -27,6 +27,7 @@ use state::{Change, Deliveries, News, Signed, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
+    /// The one of the state.
     pub(super) clock: Clock,
     pub(super) randomness: Randomness,
     /// Which run of the program this is.

@@ -24,7 +24,6 @@ use tokio_util::task::TaskTracker;
 
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-use state::clock::Clock;
 use state::{Deliveries, News, UploadStore};
 
 mod admission;
@@ -94,9 +93,9 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Builds the engine of a node that has joined the others. Its tasks run on the runtime this is called
-    /// in.
-    pub fn new(mut settings: Settings, clock: Clock, node: InstanceId, ports: Ports) -> Self {
+    /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its tasks run on
+    /// the runtime this is called in.
+    pub fn new(mut settings: Settings, node: InstanceId, ports: Ports) -> Self {
         let Ports { uploads, nodes, deliveries, news, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
@@ -104,7 +103,7 @@ impl Engine {
         *alignment = alignment.next_multiple_of(abilities.part_bytes);
         Self(Arc::new(Inner {
             pool: pool::Pool::new(settings.buffer_bytes),
-            clock,
+            clock: uploads.clock(),
             randomness: Arc::new(rand::random),
             node,
             uploads,
@@ -144,7 +143,7 @@ impl Engine {
         &self.0.metrics
     }
 
-    /// The time of day, by the engine's clock.
+    /// The time of day, by the clock of the state.
     pub fn now(&self) -> Timestamp {
         self.0.now()
     }

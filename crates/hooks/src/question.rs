@@ -69,8 +69,7 @@ mod tests {
     }
 
     fn question(hook: Hook, caller: Option<Caller>) -> Question {
-        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
-        let now = Timestamp::from_unix_ms(i64::try_from(now).unwrap());
+        let now = outbound::testing::wall_clock();
         Question::new(hook, &upload(Role::Single), caller, now, [3; 10])
     }
 

@@ -21,6 +21,7 @@ pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+#[expect(clippy::disallowed_methods, reason = "tests may ask the machine")]
 pub fn wall_clock() -> Timestamp {
     Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap())
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Mutex, Notify};
 
+use state::clock::Clock;
 use state::{Bodies, Durability, Error, Result};
 
 mod attempts;
@@ -95,6 +96,8 @@ impl Default for SqliteSettings {
 #[derive(Debug)]
 pub struct SqliteStore {
     bodies: Bodies,
+    /// The machine's, by which SQLite goes too.
+    clock: Clock,
     /// The write-ahead log.
     log: PathBuf,
     writer: Writer,
@@ -107,13 +110,19 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the database, makes it if it is not there, and brings it up to date. One that a newer version wrote is
     /// left as it is.
+    #[expect(clippy::disallowed_methods, reason = "the database is on this machine")]
     pub async fn open(path: &Path, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
+        Self::open_by(Clock::system(), path, settings, bodies).await
+    }
+
+    /// The same with another clock than the machine's.
+    pub async fn open_by(clock: Clock, path: &Path, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
         let path = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Self::open_files(path, settings, bodies));
+        let opening = tokio::task::spawn_blocking(move || Self::open_files(clock, path, settings, bodies));
         opening.await.map_err(|error| Error::Failed { operation: OPEN, source: error.into() })?
     }
 
-    fn open_files(path: PathBuf, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
+    fn open_files(clock: Clock, path: PathBuf, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
         migrate::refuse_newer(&path)?;
         let lookup_connections = settings.lookup_connections.max(1);
         let read_connections = settings.read_connections.max(1);
@@ -152,7 +161,7 @@ impl SqliteStore {
             Arc::clone(&presence),
         )?;
         let readers = Readers::start(lookups, walks, gate, &presence)?;
-        Ok(Arc::new(Self { bodies, log, writer, readers, bell, pruning: Mutex::default() }))
+        Ok(Arc::new(Self { bodies, clock, log, writer, readers, bell, pruning: Mutex::default() }))
     }
 
     /// How many transactions have been tried for writing. Many commits share one.

@@ -19,6 +19,7 @@ use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
+use state::clock::Clock;
 use state::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};
 
 /// The largest metadata value that can be searched for.
@@ -101,6 +102,10 @@ impl Store for SqliteStore {
         };
         let late = |error| Error::Failed { operation: CheckWriting::OPERATION, source: Box::new(error) };
         tokio::time::timeout(CHECK_TIMEOUT, check).await.map_err(late)?
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     async fn close(&self) {

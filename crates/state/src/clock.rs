@@ -10,6 +10,13 @@
 //!   else is needed, so the same rule holds after a restart. Owners of stored deadlines look for such rows when they
 //!   start and whenever [`Clock::steps`] has changed.
 //!
+//! The state hands the clock out ([`Store::clock`](crate::Store::clock)), and nothing else makes one: rows are written and
+//! judged by one clock, however many nodes do so. A state on this machine hands out the [machine's](Clock::system). One
+//! on a server measures how far the server's `now()` is from the machine's steady clock, halfway between question and
+//! answer, and repeats that every few seconds; between two measurements its readings go with the steady clock. A small
+//! correction stays below the smallest step and is none. When the server's clock is set, the next measurement is a step,
+//! for every node alike; when a node's own clock is set, nothing happens.
+//!
 //! The steps themselves are not stored: a restart charges the time passed over to whatever was not written since.
 
 use std::collections::VecDeque;
@@ -54,7 +61,8 @@ impl Clock {
         Self(Arc::new(Inner { read: Box::new(read), steps: Mutex::new(steps) }))
     }
 
-    /// The clock of the machine.
+    /// The clock of the machine. For adapters of the state that are on one machine; everybody else takes what they hand out.
+    #[expect(clippy::disallowed_methods, reason = "this is where the time of day comes from")]
     pub fn system() -> Self {
         let begun = Instant::now();
         Self::new(move || {

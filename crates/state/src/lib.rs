@@ -88,6 +88,6 @@ pub trait UploadStore: Uploads + EventLog + HookCalls + Store {}
 impl<T: Uploads + EventLog + HookCalls + Store> UploadStore for T {}
 
 /// Everything that has to do with deliveries, for whoever hands the ports out.
-pub trait Outbox: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention {}
+pub trait Outbox: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store {}
 
-impl<T: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention> Outbox for T {}
+impl<T: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store> Outbox for T {}

@@ -8,17 +8,16 @@ use crate::settings::Settings;
 use domain::id::InstanceId;
 use outbound::address::EgressRules;
 use state::Outbox;
-use state::clock::Clock;
 
 /// What a sender works with.
 pub struct Parts {
     /// The node that sends.
     pub node: InstanceId,
+    /// Its clock is the one that everything here goes by.
     pub outbox: Arc<dyn Outbox>,
     pub rules: Arc<EgressRules>,
     pub vault: Vault,
     pub settings: Settings,
-    pub clock: Clock,
 }
 
 impl fmt::Debug for Parts {

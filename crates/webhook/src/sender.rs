@@ -80,8 +80,9 @@ impl Sender {
     }
 
     pub(super) async fn open_with(parts: Parts, configured: Vec<Endpoint>, lookup: Lookup) -> Result<Self, Error> {
-        let Parts { node, outbox, rules, vault, settings, clock } = parts;
+        let Parts { node, outbox, rules, vault, settings } = parts;
         settings.check()?;
+        let clock = outbox.clock();
         for (index, endpoint) in configured.iter().enumerate() {
             if configured[..index].iter().any(|other| other.id() == endpoint.id()) {
                 return Err(Error::TwoOfOneName(endpoint.id().clone()));
@@ -97,7 +98,7 @@ impl Sender {
         let (trials, tests) = mpsc::channel(WAITING_TESTS);
         let (beat, replays) = (Beat::new(settings.max_due_age), Arc::new(Notify::new()));
         let admin = Admin::new(
-            Parts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone(), clock: clock.clone() },
+            Parts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone() },
             Arc::clone(&lanes),
             lookup,
             trials,

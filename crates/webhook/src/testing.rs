@@ -38,7 +38,7 @@ use state::clock::{Clock, Reading};
 use state::memory::{Memory, MemoryState};
 use state::{
     BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention, Settled,
-    Uploads,
+    Store, Uploads,
 };
 
 /// How long a test waits for something that must happen.
@@ -177,8 +177,14 @@ pub(super) struct TestOutbox {
 
 impl Default for TestOutbox {
     fn default() -> Self {
+        Self::by(&TestClock::default())
+    }
+}
+
+impl TestOutbox {
+    pub(super) fn by(clock: &TestClock) -> Self {
         Self {
-            inner: Memory::new(crate::bodies()).open(),
+            inner: Memory::new(crate::bodies()).open_by(clock.clock()),
             changed: watch::Sender::new(0),
             claims_fail: AtomicBool::default(),
             claims_hang: AtomicBool::default(),
@@ -449,6 +455,21 @@ impl Deliveries for TestOutbox {
 
     async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> state::Result<Replayed> {
         self.inner.replay(id, force, now).await
+    }
+}
+
+#[async_trait]
+impl Store for TestOutbox {
+    async fn check(&self) -> state::Result<()> {
+        self.inner.check().await
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.clock()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }
 

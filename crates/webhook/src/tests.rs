@@ -58,9 +58,9 @@ fn impatient() -> Settings {
     Settings { timeout: Duration::from_millis(400), ..settings() }
 }
 
-fn parts(outbox: &Arc<TestOutbox>, clock: &TestClock, settings: Settings, rules: EgressRules) -> Parts {
-    let (outbox, clock) = (Arc::clone(outbox) as _, clock.clock());
-    Parts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings, clock }
+fn parts(outbox: &Arc<TestOutbox>, settings: Settings, rules: EgressRules) -> Parts {
+    let outbox = Arc::clone(outbox) as _;
+    Parts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings }
 }
 
 impl Work {
@@ -69,8 +69,9 @@ impl Work {
     }
 
     async fn begin_with(endpoints: Vec<Endpoint>, settings: Settings, rules: EgressRules, lookup: Lookup) -> Self {
-        let (outbox, clock, stop) = (Arc::new(TestOutbox::default()), TestClock::default(), CancellationToken::new());
-        let parts = parts(&outbox, &clock, settings, rules);
+        let (clock, stop) = (TestClock::default(), CancellationToken::new());
+        let outbox = Arc::new(TestOutbox::by(&clock));
+        let parts = parts(&outbox, settings, rules);
         let sender = Sender::open_with(parts, endpoints, lookup).await.unwrap();
         let (metrics, admin) = (sender.metrics().clone(), sender.admin().clone());
         let running = tokio::spawn(sender.run(stop.clone()));
@@ -226,7 +227,9 @@ async fn a_receiver_may_refuse_one_message_for_good() {
 /// webhooks R5, R6: what the receiver asks for in either form of `Retry-After`.
 #[tokio::test]
 async fn a_busy_receiver_says_when_to_come_back() {
-    let in_ten_minutes = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_mins(10));
+    let in_ten_minutes = httpdate::fmt_http_date(
+        std::time::UNIX_EPOCH + wall_clock().since(Timestamp::from_unix_ms(0)) + Duration::from_mins(10),
+    );
     for (asked, at_least, at_most) in
         [(None, 60, 91), (Some("150.5".to_owned()), 150, 220), (Some(in_ten_minutes), 590, 860)]
     {
@@ -534,16 +537,16 @@ async fn the_sender_outlives_an_outage_of_the_store() {
 #[tokio::test]
 async fn a_lease_that_ran_out_is_claimed_again() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let outbox = Arc::new(TestOutbox::default());
-    let id = outbox.add_for("app");
     let (app, clock) = (EndpointId::new("app").unwrap(), TestClock::default());
+    let outbox = Arc::new(TestOutbox::by(&clock));
+    let id = outbox.add_for("app");
     let leased = Dispatch::claim_due(&*outbox, node(), &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
     assert_eq!(leased.unwrap().len(), 1);
     clock.put_forward(Duration::from_secs(61));
 
     let stop = CancellationToken::new();
     let endpoints = vec![endpoint("app", &receiver.url())];
-    let sender = Sender::open(parts(&outbox, &clock, settings(), EgressRules::default()), endpoints).await.unwrap();
+    let sender = Sender::open(parts(&outbox, settings(), EgressRules::default()), endpoints).await.unwrap();
     let running = tokio::spawn(sender.run(stop.clone()));
     assert_eq!(outbox.attempted(id, 1).await.state, DeliveryState::Succeeded);
     stop.cancel();
@@ -576,9 +579,10 @@ async fn nothing_waits_for_a_clock_that_was_ahead() {
         let rules =
             HealthRules { breaker_failures: 2, breaker_pause: Duration::from_secs(1), ..HealthRules::default() };
         let limits = Settings { health: rules, schedule: vec![Duration::from_secs(1); 3], ..settings() };
-        let (outbox, clock) = (Arc::new(TestOutbox::default()), TestClock::default());
+        let clock = TestClock::default();
+        let outbox = Arc::new(TestOutbox::by(&clock));
         let start = async || {
-            let parts = parts(&outbox, &clock, limits.clone(), EgressRules::default());
+            let parts = parts(&outbox, limits.clone(), EgressRules::default());
             let stop = CancellationToken::new();
             let endpoints = match outbox.has("app") {
                 true => vec![endpoint("app", &receiver.url()).with(outbox.stored("app")).unwrap()],
@@ -675,8 +679,8 @@ async fn stopping_waits_for_an_answer_that_comes_in_time() {
 #[tokio::test]
 async fn a_sender_needs_sound_settings_and_names() {
     let open = async |endpoints, settings| {
-        let (outbox, clock) = (Arc::new(TestOutbox::default()), TestClock::default());
-        Sender::open(parts(&outbox, &clock, settings, EgressRules::default()), endpoints).await
+        let outbox = Arc::new(TestOutbox::default());
+        Sender::open(parts(&outbox, settings, EgressRules::default()), endpoints).await
     };
     let short = Settings { lease: Duration::from_secs(10), ..settings() };
     assert!(matches!(open(vec![], short).await, Err(Error::Settings(_))));
@@ -1090,8 +1094,8 @@ async fn a_paused_endpoint_gets_nothing_until_it_is_resumed() {
 /// webhooks O3: a loop that hangs is noticed, whatever else goes on beside it.
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_hangs_is_noticed() {
-    let (outbox, clock, stop) = (Arc::new(TestOutbox::default()), TestClock::default(), CancellationToken::new());
-    let parts = parts(&outbox, &clock, settings(), EgressRules::default());
+    let (outbox, stop) = (Arc::new(TestOutbox::default()), CancellationToken::new());
+    let parts = parts(&outbox, settings(), EgressRules::default());
     let sender = Sender::open(parts, vec![endpoint("app", "http://127.0.0.1:9/")]).await.unwrap();
     let beat = sender.beat().clone();
     let running = tokio::spawn(sender.run(stop));

@@ -187,6 +187,7 @@ fn line(event: &Value, attempt: &str) -> String {
     escaped(line.trim_end()).into_owned()
 }
 
+#[expect(clippy::disallowed_methods, reason = "a receiver goes by the clock of its machine")]
 fn unix_seconds() -> i64 {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

@@ -3,19 +3,18 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::id::UploadId;
-use domain::time::Timestamp;
 use serde_json::json;
 
 use crate::hooks::{BYTES, Rest, calls, data, is_put_off, is_refused, json, pair, uploads, ways};
 use crate::support::client::TUS;
 use crate::support::moving::wait_for_stage;
 use crate::support::scripted::Reply;
+use crate::support::world::system_time;
 
 const ASKED: [&str; 1] = ["pre_create"];
 
 fn new_id() -> UploadId {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
-    UploadId::new(Timestamp::from_unix_ms(i64::try_from(now).unwrap()), rand::random())
+    UploadId::new(system_time(), rand::random())
 }
 
 #[tokio::test(flavor = "multi_thread")]

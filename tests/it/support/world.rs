@@ -176,18 +176,15 @@ impl World {
         let instance = InstanceId::new(system_time(), rand::random());
         let node = Node { instance, name: NodeName::new("world").unwrap() };
         let starting = runtime.spawn(async move {
-            let state = SqliteStore::open(&database, SqliteSettings::default(), webhook::bodies()).await.unwrap();
+            let state = SqliteStore::open_by(clock, &database, SqliteSettings::default(), webhook::bodies());
+            let state = state.await.unwrap();
             let deliveries: Arc<dyn Deliveries> = Arc::<SqliteStore>::clone(&state);
             state.join(&node, company, None).await.unwrap();
             let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
-            let engine = Engine::new(
-                settings,
-                clock,
-                node.instance,
-                Ports { uploads, nodes, deliveries, news: Arc::new(news), blobs },
-            );
+            let engine =
+                Engine::new(settings, node.instance, Ports { uploads, nodes, deliveries, news: Arc::new(news), blobs });
             (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();
@@ -391,7 +388,9 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     }
 }
 
-fn system_time() -> Timestamp {
+/// The time of day, by this machine.
+#[expect(clippy::disallowed_methods, reason = "tests may ask the machine")]
+pub fn system_time() -> Timestamp {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap())
 }
@@ -569,6 +568,10 @@ impl HookCalls for FaultyRecords {
 impl Store for FaultyRecords {
     async fn check(&self) -> state::Result<()> {
         self.inner.check().await
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.clock()
     }
 
     async fn close(&self) {

@@ -344,9 +344,15 @@ fn in_words_of_http2(response: &actix_http::Response<()>, size: BodySize) -> (Re
         add("content-length", bytes.to_string().as_bytes());
     }
     if !response.headers().contains_key(header::DATE) {
-        add("date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+        add("date", date().as_bytes());
     }
     (head, size.is_eof() || !may_have_length)
+}
+
+/// When an answer is given, which is no deadline of anything.
+#[expect(clippy::disallowed_methods, reason = "RFC 9110, 6.6.1: the date is that of the machine")]
+fn date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
 }
 
 /// Who takes an answer.

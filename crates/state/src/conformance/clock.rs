@@ -1,7 +1,9 @@
-//! Deliveries after the clock was set.
+//! The clock that a state hands out, and deliveries after it was set.
 
 use super::*;
+use crate::Company;
 use domain::endpoint::Ordering;
+use domain::node::{Node, NodeName};
 
 /// How far the clock was ahead, in seconds.
 const AHEAD: i64 = 7_200;
@@ -40,6 +42,23 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
         3,
         "leases that ran out, and what waited by the right clock"
     );
+}
+
+/// Whoever asks, asks one clock. What a clock may be off by is what a message takes, which nobody here measures.
+pub async fn all_handles_tell_one_time<P: Place>(place: P) {
+    const MESSAGE: Duration = Duration::from_secs(30);
+    let (first, second) = (place.open().await, place.open().await);
+    let before = first.clock().now();
+    let between = second.clock().now();
+    let after = first.clock().now();
+    assert!(before <= between.plus(MESSAGE) && between <= after.plus(MESSAGE), "{before:?} {between:?} {after:?}");
+
+    // Nodes live by the same time: one that has joined for so long is dead once that has passed, and no sooner.
+    let node = own();
+    let named = |instance| Node { instance, name: NodeName::new("clock").unwrap() };
+    first.join(&named(node), Company::Others, Some(MESSAGE * 10)).await.unwrap();
+    assert!(second.renew(node, Duration::ZERO).await.unwrap());
+    assert!(!first.renew(node, MESSAGE).await.unwrap());
 }
 
 pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {

@@ -84,6 +84,7 @@ macro_rules! conformance_suite {
         $crate::conformance_suite! { $place;
             clock::what_waits_by_a_clock_that_was_ahead_is_due
             clock::a_long_backlog_is_followed_in_pieces
+            clock::all_handles_tell_one_time
             clock::leases_end_when_they_are_told_to
             uploads::a_stale_commit_changes_nothing
             uploads::reopening_keeps_everything

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::{Bodies, Error, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
@@ -100,14 +101,21 @@ impl Memory {
     }
 
     /// Opens the state that is there. Several may be open at once.
+    #[expect(clippy::disallowed_methods, reason = "the medium is this machine's")]
     pub fn open(&self) -> Arc<MemoryState> {
+        self.open_by(Clock::system())
+    }
+
+    /// The same with another clock than the machine's.
+    pub fn open_by(&self, clock: Clock) -> Arc<MemoryState> {
         let bell = Arc::new(Notify::new());
         let mut tables = self.tables();
         tables.bells.retain(|bell| bell.strong_count() > 0);
         tables.bells.push(Arc::downgrade(&bell));
         let superseded_before = tables.superseded;
         drop(tables);
-        Arc::new(MemoryState { memory: self.clone(), is_closed: AtomicBool::default(), bell, superseded_before })
+        let memory = self.clone();
+        Arc::new(MemoryState { memory, clock, is_closed: AtomicBool::default(), bell, superseded_before })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -134,6 +142,7 @@ impl Tables {
 #[derive(Debug)]
 pub struct MemoryState {
     memory: Memory,
+    clock: Clock,
     is_closed: AtomicBool,
     bell: Arc<Notify>,
     superseded_before: u64,

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
+use crate::clock::Clock;
 use crate::memory::MemoryState;
 use crate::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};
 use domain::facts::Facts;
@@ -111,6 +112,10 @@ impl HookCalls for MemoryState {
 impl Store for MemoryState {
     async fn check(&self) -> Result<()> {
         self.write("check the state", |_| ())
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     async fn close(&self) {

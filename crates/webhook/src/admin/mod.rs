@@ -510,7 +510,7 @@ impl Admin {
 
 impl Inner {
     fn now(&self) -> Timestamp {
-        self.parts.clock.now()
+        self.parts.outbox.clock().now()
     }
 
     async fn stored(&self, id: &EndpointId) -> Result<Stored> {

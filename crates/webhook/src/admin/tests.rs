@@ -38,7 +38,8 @@ impl Place {
     async fn store(&self) -> Arc<SqliteStore> {
         let durability = state::Durability::Relaxed;
         let settings = SqliteSettings { read_connections: 2, durability, ..SqliteSettings::default() };
-        SqliteStore::open(&self.folder.path().join("state.db"), settings, crate::bodies()).await.unwrap()
+        let path = self.folder.path().join("state.db");
+        SqliteStore::open_by(self.clock.clock(), &path, settings, crate::bodies()).await.unwrap()
     }
 
     /// A sender that is opened under these server keys, and not run.
@@ -50,7 +51,6 @@ impl Place {
             rules: Arc::new(EgressRules::new(vec![], true)),
             vault: Vault::new(&ServerKeys::parse(keys).unwrap()),
             settings: Settings { max_endpoints: 3, ..Settings::default() },
-            clock: self.clock.clock(),
         };
         Ok((Sender::open(parts, configured).await?, store))
     }

@@ -274,7 +274,7 @@ fn state_of(lane: &Lane) -> &'static str {
 mod tests {
     use super::*;
 
-    use crate::testing::{endpoint, endpoint_with, wall_clock};
+    use crate::testing::{TestClock, endpoint, endpoint_with, wall_clock};
     use domain::endpoint::{Endpoint as Stored, EndpointTerms};
     use domain::event::EventFilter;
 
@@ -290,7 +290,7 @@ mod tests {
 
     fn bad(lane: &Lane, count: u32) {
         for _ in 0..count {
-            lane.note(Sign::Bad { exhausted: false }, &HealthRules::default(), &Clock::system(), 0.5);
+            lane.note(Sign::Bad { exhausted: false }, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         }
     }
 
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(room(&lane), Room::For(3));
         lane.tighten();
         assert_eq!(room(&lane), Room::For(1), "webhooks R5");
-        lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
+        lane.note(Sign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         assert_eq!(room(&lane), Room::For(3));
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let probe = lane.take();
         assert_eq!(probing(&lane), Room::None, "one at a time");
         drop(probe);
-        lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
+        lane.note(Sign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         assert_eq!(probing(&lane), Room::For(16));
     }
 
@@ -395,7 +395,7 @@ mod tests {
     fn health_is_written_when_it_has_changed() {
         let lane = lane(|_| {});
         assert_eq!(lane.unwritten_health(), None);
-        lane.note(Sign::Good, &HealthRules::default(), &Clock::system(), 0.5);
+        lane.note(Sign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         assert_eq!(lane.unwritten_health(), None, "a healthy endpoint costs no write");
         bad(&lane, 1);
         let health = lane.unwritten_health().unwrap();
