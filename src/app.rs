@@ -19,8 +19,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::Context;
@@ -37,16 +35,12 @@ use crate::config::Config;
 use domain::endpoint::EndpointTerms;
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-use domain::upload::ProgressPolicy;
 use engine::Engine;
 use keyring::StageTokens;
 use state::{Company, Leases, Outbox, Rings, Store, UploadStore};
 use state_sqlite::SqliteStore;
 
 pub use permissions::restrict_new_files;
-
-/// A file that is kept for less than this may be removed sooner after a start.
-const FIRST_REMOVAL_AFTER: Duration = Duration::from_mins(10);
 
 /// A server that listens.
 pub struct Running {
@@ -91,7 +85,12 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
     let folder = DataFolder::take(data_dir)?;
-    let means = Means { folder: &folder, direct_files: fitted.direct_files, read_pool: answer_memory.clone() };
+    let means = Means {
+        folder: &folder,
+        direct_files: fitted.direct_files,
+        keep_free_bytes: config.engine.space.min_free_bytes,
+        read_pool: answer_memory.clone(),
+    };
     let blobs = stores::open(&config.storage, means)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
@@ -116,7 +115,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
-    let settings = engine_settings(&config, sender.progress_wanted());
+    let status_root = dialects::uploads::status_root(public_url(&config));
+    let settings = engine::Settings { status_root, ..config.engine.clone() };
     let engine = {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
@@ -126,6 +126,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
             node.instance,
             engine::Ports { uploads, nodes, deliveries: outbox, news: Arc::new(Rings::default()), blobs },
         )
+        .reporting_progress_while(sender.progress_wanted())
     };
 
     let application = hooks::application(&config.hooks, &rules)?;
@@ -184,64 +185,8 @@ fn memory_in_use(config: &Config, engine: &Engine, answers: &Pool, memory: &list
 
 async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
     let path = data_dir.join("longshore.db");
-    let settings = state_sqlite::SqliteSettings {
-        group_commit_max: config.database.group_commit_max,
-        read_connections: config.database.read_connections,
-        cache_bytes: config.database.cache_memory_bytes,
-        lookup_connections: state_sqlite::LOOKUP_CONNECTIONS,
-        max_log_bytes: config.database.max_wal_bytes,
-        reserve_bytes: config.database.reserve_bytes,
-        durability: config.storage.durability,
-    };
-    let opened = SqliteStore::open(&path, settings, webhook::bodies()).await;
+    let opened = SqliteStore::open(&path, config.database.clone(), webhook::bodies()).await;
     opened.with_context(|| format!("could not open the database {}", path.display()))
-}
-
-fn engine_settings(config: &Config, progress_wanted: Arc<AtomicBool>) -> engine::Settings {
-    engine::Settings {
-        max_upload_bytes: config.limits.max_upload_bytes,
-        max_active_uploads: config.limits.max_active_uploads,
-        max_downloads: config.limits.max_downloads,
-        takeover_timeout: config.limits.takeover_timeout,
-        buffer_bytes: config.storage.buffer_memory_bytes,
-        checkpoint_every: config.storage.checkpoint_every,
-        checkpoint_rate: config.storage.checkpoint_rate,
-        checkpoint_bytes: config.storage.checkpoint_bytes,
-        keep_open: config.storage.keep_open,
-        min_free_bytes: config.storage.min_free_bytes,
-        low_free_bytes: config.storage.low_free_bytes,
-        max_booked_percent: config.storage.max_booked_percent,
-        scan_rate: config.storage.scan_rate,
-        digests: config.storage.digests.clone(),
-        stall_after: config.limits.stall_after,
-        unfinished_expiry: config.limits.unfinished_expiry,
-        unfinished_age: config.limits.unfinished_age,
-        completed_expiry: config.limits.completed_expiry,
-        first_removal_after: config.limits.completed_expiry.unwrap_or_default().min(FIRST_REMOVAL_AFTER),
-        sweep_every: config.limits.sweep_every,
-        progress: Some(engine::Progress {
-            policy: ProgressPolicy {
-                every: config.webhooks.progress_every,
-                min_bytes: config.webhooks.progress_min_bytes,
-            },
-            is_wanted: progress_wanted,
-        }),
-        cross_dialects: config.protocols.cross_dialects,
-        tells_path: config.webhooks.include_path,
-        status_root: dialects::uploads::status_root(public_url(config)),
-        ranges: engine::RangeSettings {
-            alignment_bytes: config.protocols.range_alignment_bytes,
-            max_ranges: config.limits.max_ranges,
-            max_parallel: config.limits.max_parallel_ranges,
-            max_replaced_bytes: config.limits.max_replaced_bytes,
-        },
-        media: config.media.enabled.then(|| engine::MediaSettings {
-            read_limit_bytes: config.media.read_limit_bytes,
-            timeout: config.media.timeout,
-            max_at_once: config.media.max_at_once,
-            policy: config.media.policy.clone(),
-        }),
-    }
 }
 
 fn public_url(config: &Config) -> &str {

@@ -102,8 +102,8 @@ pub(super) fn fit(config: &mut Config) -> Fitted {
     let wanted = Share {
         connections: number(config.limits.max_connections),
         read_connections: config.server.read_listen.map_or(0, |_| number(config.limits.max_read_connections)),
-        uploads: number(config.limits.max_active_uploads),
-        downloads: number(config.limits.max_downloads),
+        uploads: number(config.engine.max_active_uploads),
+        downloads: number(config.engine.max_downloads),
     };
     let direct = MAX_DIRECT.min(wanted.uploads.saturating_add(MAX_PARKED as u64)).min(limit / 16);
     let reserve = reserve(config).saturating_add(direct);
@@ -117,9 +117,9 @@ pub(super) fn fit(config: &mut Config) -> Fitted {
         || is_set("limits.max_read_connections", wanted.read_connections, fits.read_connections)
         || is_set("limits.max_active_uploads", wanted.uploads, fits.uploads)
         || is_set("limits.max_downloads", wanted.downloads, fits.downloads);
-    config.limits.max_downloads = count(fits.downloads);
+    config.engine.max_downloads = count(fits.downloads);
     config.limits.max_connections = count(fits.connections);
-    config.limits.max_active_uploads = count(fits.uploads);
+    config.engine.max_active_uploads = count(fits.uploads);
     if wanted.read_connections > 0 {
         config.limits.max_read_connections = count(fits.read_connections);
     }
@@ -174,11 +174,11 @@ fn reserve(config: &Config) -> u64 {
         of_threads += workers(config.server.read_workers);
         turned_away *= 2;
     }
-    let database = u64::from(config.database.read_connections + state_sqlite::LOOKUP_CONNECTIONS) + 1;
+    let database = u64::from(config.database.read_connections + config.database.lookup_connections) + 1;
     let webhooks = &config.webhooks;
     let endpoints = number(webhooks.endpoints.len());
     let sending = u64::from(webhooks.max_in_flight).min(endpoints * u64::from(webhooks.max_in_flight_per_endpoint));
-    let blobs = OF_OTHER_BLOBS + number(config.media.max_at_once);
+    let blobs = OF_OTHER_BLOBS + config.engine.media.as_ref().map_or(0, |media| number(media.max_at_once));
     ALWAYS + OF_A_WORKER * of_threads + turned_away + OF_A_DATABASE_CONNECTION * database + sending + blobs
 }
 

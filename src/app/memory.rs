@@ -104,12 +104,12 @@ impl Budgets {
         let http2 = if is_http2_spoken(config) { config.http2.memory_bytes } else { 0 };
         let webhooks = u64::from(config.webhooks.max_in_flight).saturating_mul(delivery_bytes(config));
         Self(vec![
-            ("storage.buffer_memory", config.storage.buffer_memory_bytes),
+            ("storage.buffer_memory", config.engine.writer.buffer_bytes),
             ("limits.answer_memory", config.limits.answer_memory_bytes),
             ("limits.read_ahead_memory", config.limits.read_ahead_memory_bytes),
             ("connections", connections(config).saturating_mul(connection_bytes(config))),
             ("http2.memory", http2),
-            ("database.cache_memory", config.database.cache_memory_bytes),
+            ("database.cache_memory", config.database.cache_bytes),
             ("webhooks", webhooks),
             ("the process", PROCESS_BYTES),
         ])
@@ -148,17 +148,17 @@ pub(super) fn fit(config: &mut Config, limit: Limit) {
             *value = (*value).min(usize::try_from(most.max(1)).unwrap_or(usize::MAX));
         }
     };
-    let Config { storage, limits, database, http2, webhooks, .. } = &mut *config;
+    let Config { engine, limits, database, http2, webhooks, .. } = &mut *config;
 
-    let of_uploads = number(limits.max_active_uploads).saturating_mul(SMALLEST_BUFFER_BYTES);
+    let of_uploads = number(engine.max_active_uploads).saturating_mul(SMALLEST_BUFFER_BYTES);
     let for_uploads = if unset.contains("limits.max_active_uploads") { 0 } else { of_uploads };
-    lower("storage.buffer_memory", &mut storage.buffer_memory_bytes, share(4).max(LEAST_BYTES).max(for_uploads));
-    let buffers = storage.buffer_memory_bytes.max(LEAST_BYTES) / SMALLEST_BUFFER_BYTES;
-    lower_count("limits.max_active_uploads", &mut limits.max_active_uploads, buffers);
+    lower("storage.buffer_memory", &mut engine.writer.buffer_bytes, share(4).max(LEAST_BYTES).max(for_uploads));
+    let buffers = engine.writer.buffer_bytes.max(LEAST_BYTES) / SMALLEST_BUFFER_BYTES;
+    lower_count("limits.max_active_uploads", &mut engine.max_active_uploads, buffers);
 
     lower("limits.answer_memory", &mut limits.answer_memory_bytes, share(8).max(LEAST_BYTES));
     lower("limits.read_ahead_memory", &mut limits.read_ahead_memory_bytes, share(32).max(MIB));
-    lower("database.cache_memory", &mut database.cache_memory_bytes, share(16).max(MIB));
+    lower("database.cache_memory", &mut database.cache_bytes, share(16).max(MIB));
 
     let first_windows = number(http2.max_connections).saturating_mul(FIRST_WINDOW_BYTES);
     let for_windows = if unset.contains("http2.max_connections") { 0 } else { first_windows };
@@ -248,8 +248,8 @@ mod tests {
                 assert!(budgets.sum() <= mib * MIB, "{} of {mib} MiB: {budgets:?}", budgets.sum() / MIB);
                 let windows = number(fitted.http2.max_connections) * FIRST_WINDOW_BYTES;
                 assert!(windows <= fitted.http2.memory_bytes, "{mib} MiB");
-                let buffers = number(fitted.limits.max_active_uploads) * SMALLEST_BUFFER_BYTES;
-                assert!(buffers <= fitted.storage.buffer_memory_bytes, "{mib} MiB");
+                let buffers = number(fitted.engine.max_active_uploads) * SMALLEST_BUFFER_BYTES;
+                assert!(buffers <= fitted.engine.writer.buffer_bytes, "{mib} MiB");
                 assert!(fitted.limits.max_connections >= 500, "{mib} MiB: {}", fitted.limits.max_connections);
             }
         }

@@ -14,6 +14,8 @@ pub(super) struct Means<'a> {
     pub(super) folder: &'a DataFolder,
     /// Descriptors for direct writes.
     pub(super) direct_files: usize,
+    /// Disk space to leave to others.
+    pub(super) keep_free_bytes: u64,
     /// Memory for what is read ahead.
     pub(super) read_pool: Pool,
 }
@@ -26,7 +28,7 @@ pub(super) fn open(config: &Storage, means: Means<'_>) -> anyhow::Result<Arc<dyn
 
 fn open_local(
     config: &Storage,
-    Means { folder, direct_files, read_pool }: Means<'_>,
+    Means { folder, direct_files, keep_free_bytes, read_pool }: Means<'_>,
 ) -> anyhow::Result<Arc<dyn BlobStore>> {
     let durability = match config.durability {
         state::Durability::Strict => Durability::Strict,
@@ -37,7 +39,7 @@ fn open_local(
         direct: config.local.direct_io,
         direct_files,
         preallocate: config.local.preallocate,
-        keep_free_bytes: config.min_free_bytes,
+        keep_free_bytes,
         read_pool,
         guard: Some(folder.lock()),
         ..Settings::default()

@@ -6,53 +6,43 @@ use std::time::Duration;
 use crate::config::reader::{Judged, Reader, duration_item};
 use crate::config::units::{GIB, KIB, days, minutes, ms, parse_size};
 use domain::policy::{Policy, TypePattern};
+use engine::MediaSettings;
 
 const DURATIONS: RangeInclusive<Duration> = Duration::ZERO..=days(365);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Media {
-    pub enabled: bool,
-    pub read_limit_bytes: u64,
-    pub timeout: Duration,
-    pub max_at_once: usize,
-    pub policy: Policy,
-}
-
-impl Media {
-    pub(super) fn read(from: &mut Reader) -> Self {
-        let max_duration = from.duration("media.max_duration", DURATIONS);
-        let media = Self {
-            enabled: from.boolean("media.enabled"),
-            read_limit_bytes: from.size("media.read_limit", 64 * KIB..=GIB),
-            timeout: from.duration("media.timeout", ms(100)..=minutes(1)),
-            max_at_once: from.count("media.max_at_once", 1..=64),
-            policy: Policy {
-                allowed_types: from.list("media.allowed_types", patterns),
-                max_duration: limit(max_duration),
-                max_durations: from.list("media.max_durations", durations),
-                requires_duration: from.boolean("media.require_duration"),
-                max_sizes: from.list("media.max_sizes", sizes),
-            },
-        };
-        let judged = [
-            ("media.allowed_types", media.policy.allowed_types.is_empty()),
-            ("media.max_duration", media.policy.max_duration.is_none()),
-            ("media.max_durations", media.policy.max_durations.is_empty()),
-            ("media.max_sizes", media.policy.max_sizes.is_empty()),
-        ];
-        for (key, unused) in judged {
-            from.require(media.enabled || unused, &[key, "media.enabled"], |others| {
-                format!("needs the bytes to be looked into; it has no use with {}", others.join(", "))
-            });
-        }
-        let Policy { max_duration, max_durations, requires_duration, .. } = &media.policy;
-        let is_limited = max_duration.is_some() || max_durations.iter().any(|(_, max)| max.is_some());
-        let keys = ["media.require_duration", "media.max_duration", "media.max_durations"];
-        from.require(is_limited || !requires_duration, &keys, |others| {
-            format!("has no use without a longest duration; there is none with {}", others.join(" and "))
+/// `None` when uploads are not looked into.
+pub(super) fn read(from: &mut Reader) -> Option<MediaSettings> {
+    let enabled = from.boolean("media.enabled");
+    let media = MediaSettings {
+        read_limit_bytes: from.size("media.read_limit", 64 * KIB..=GIB),
+        timeout: from.duration("media.timeout", ms(100)..=minutes(1)),
+        max_at_once: from.count("media.max_at_once", 1..=64),
+        policy: Policy {
+            allowed_types: from.list("media.allowed_types", patterns),
+            max_duration: limit(from.duration("media.max_duration", DURATIONS)),
+            max_durations: from.list("media.max_durations", durations),
+            requires_duration: from.boolean("media.require_duration"),
+            max_sizes: from.list("media.max_sizes", sizes),
+        },
+    };
+    let judged = [
+        ("media.allowed_types", media.policy.allowed_types.is_empty()),
+        ("media.max_duration", media.policy.max_duration.is_none()),
+        ("media.max_durations", media.policy.max_durations.is_empty()),
+        ("media.max_sizes", media.policy.max_sizes.is_empty()),
+    ];
+    for (key, unused) in judged {
+        from.require(enabled || unused, &[key, "media.enabled"], |others| {
+            format!("needs the bytes to be looked into; it has no use with {}", others.join(", "))
         });
-        media
     }
+    let Policy { max_duration, max_durations, requires_duration, .. } = &media.policy;
+    let is_limited = max_duration.is_some() || max_durations.iter().any(|(_, max)| max.is_some());
+    let keys = ["media.require_duration", "media.max_duration", "media.max_durations"];
+    from.require(is_limited || !requires_duration, &keys, |others| {
+        format!("has no use without a longest duration; there is none with {}", others.join(" and "))
+    });
+    enabled.then_some(media)
 }
 
 /// Nothing is no limit.

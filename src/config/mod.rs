@@ -5,12 +5,13 @@
 //! `default.toml`, which is also the reference people read. Promises that a [`Config`] that exists is valid as a
 //! whole, and that everything wrong is told at once, each in one line that says what to write instead. Reads
 //! explicit [`Inputs`] and the secret files they name, never the process environment. Knows nothing of the parts
-//! that use it.
+//! that use it but the settings they want, which it reads keys straight into.
 
 mod auth;
 mod cors;
 mod database;
 mod endpoint;
+mod engine;
 mod error;
 mod hooks;
 mod http2;
@@ -40,7 +41,6 @@ use std::path::PathBuf;
 
 pub use auth::Auth;
 pub use cors::{AllowOrigins, Cors};
-pub use database::Database;
 pub use endpoint::Endpoint;
 pub use error::ConfigErrors;
 pub use hooks::Hooks;
@@ -48,7 +48,6 @@ pub use http2::Http2;
 pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::{Format, Log};
-pub use media::Media;
 pub use protocols::Protocols;
 pub use registry::{CONFIG_VARIABLE, DEFAULTS, Key, VARIABLE_PREFIX, keys};
 pub use retention::Retention;
@@ -62,8 +61,9 @@ pub use webhooks::Webhooks;
 
 use layers::Layers;
 use reader::Reader;
+use state_sqlite::SqliteSettings;
 
-/// Everything an operator can set, one struct for each area.
+/// Everything an operator can set: the settings of each layer as it wants them, and what is left by section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub server: Server,
@@ -72,9 +72,9 @@ pub struct Config {
     pub limits: Limits,
     pub protocols: Protocols,
     pub storage: Storage,
-    pub database: Database,
+    pub engine: ::engine::Settings,
+    pub database: SqliteSettings,
     pub retention: Retention,
-    pub media: Media,
     pub status: Status,
     pub webhooks: Webhooks,
     pub hooks: Hooks,
@@ -94,16 +94,18 @@ impl Config {
     }
 
     fn from(reader: &mut Reader) -> Self {
+        let storage = Storage::read(reader);
+        let engine = engine::read(reader);
         let config = Self {
             server: Server::read(reader),
             tls: Tls::read(reader),
             http2: Http2::read(reader),
             limits: Limits::read(reader),
-            protocols: Protocols::read(reader),
-            storage: Storage::read(reader),
-            database: Database::read(reader),
+            protocols: Protocols::read(reader, &engine.ranges),
+            database: database::read(reader, storage.durability),
+            storage,
+            engine,
             retention: Retention::read(reader),
-            media: Media::read(reader),
             status: Status::read(reader),
             webhooks: Webhooks::read(reader),
             hooks: Hooks::read(reader),
@@ -114,9 +116,9 @@ impl Config {
             file: None,
         };
         config.auth.check(&config.server, &config.cors, reader);
-        let smallest = config.limits.max_active_uploads as u64 * 4 * units::KIB;
+        let smallest = config.engine.max_active_uploads as u64 * 4 * units::KIB;
         let keys = ["storage.buffer_memory", "limits.max_active_uploads"];
-        reader.require(config.storage.buffer_memory_bytes >= smallest, &keys, |others| {
+        reader.require(config.engine.writer.buffer_bytes >= smallest, &keys, |others| {
             format!("too little; it must hold 4KiB for each upload of {}", others.join(", "))
         });
         config

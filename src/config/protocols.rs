@@ -1,7 +1,8 @@
 //! Which ways of uploading are offered, and their terms.
 
 use crate::config::reader::{Judged, Reader};
-use crate::config::units::{GIB, KIB, MIB};
+use crate::config::units::{KIB, MIB};
+use engine::RangeSettings;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protocols {
@@ -9,25 +10,19 @@ pub struct Protocols {
     pub ietf_interop_versions: Vec<u32>,
     /// Whether a whole file may be sent as it is, without a protocol.
     pub plain_uploads: bool,
-    /// Whether an upload created in one dialect may go on in another.
-    pub cross_dialects: bool,
-    /// Ranges begin and end at multiples of this, where they do not touch bytes that are there.
-    pub range_alignment_bytes: u64,
     /// The size of ranges that clients are advised to send.
     pub range_size_bytes: u64,
 }
 
 impl Protocols {
-    pub(super) fn read(from: &mut Reader) -> Self {
+    pub(super) fn read(from: &mut Reader, ranges: &RangeSettings) -> Self {
         let protocols = Self {
             ietf_interop_versions: from.list("protocols.ietf_interop_versions", versions),
             plain_uploads: from.boolean("protocols.plain_uploads"),
-            cross_dialects: from.boolean("protocols.cross_dialects"),
-            range_alignment_bytes: from.size("protocols.range_alignment", 1..=GIB),
             range_size_bytes: from.size("protocols.range_size", 64 * KIB..=1024 * MIB),
         };
         from.require(
-            protocols.range_size_bytes.is_multiple_of(protocols.range_alignment_bytes),
+            protocols.range_size_bytes.is_multiple_of(ranges.alignment_bytes),
             &["protocols.range_size", "protocols.range_alignment"],
             |others| format!("must be a multiple of {}", others.join(", ")),
         );

@@ -9,7 +9,7 @@ use toml::Value;
 
 use crate::config::error::ConfigErrors;
 use crate::config::layers::{Layers, Setting};
-use crate::config::registry::named;
+use crate::config::registry::{named, place_of, place_of_endpoints};
 use crate::config::units::{duration_text, number_text, parse_duration, parse_size, range_text, size_text};
 
 /// What a parser says of a value it does not take: a sentence that says what to write instead.
@@ -20,20 +20,26 @@ pub(super) type Judged<T> = Result<T, String>;
 #[derive(Debug)]
 pub(super) struct Reader {
     layers: Layers,
-    errors: Vec<String>,
+    /// Each with the place in the reference of what it is about.
+    errors: Vec<(Option<usize>, String)>,
     /// Every key read so far, and whether its value passed.
     passed: BTreeMap<&'static str, bool>,
 }
 
 impl Reader {
     pub(super) fn new(mut layers: Layers) -> Self {
-        let errors = std::mem::take(&mut layers.errors);
+        let errors = std::mem::take(&mut layers.errors).into_iter().map(|line| (None, line)).collect();
         Self { layers, errors, passed: BTreeMap::new() }
     }
 
-    /// The layers, if nothing was wrong.
-    pub(super) fn finish(self) -> Result<Layers, ConfigErrors> {
-        if self.errors.is_empty() { Ok(self.layers) } else { Err(ConfigErrors::new(self.errors)) }
+    /// The layers, if nothing was wrong. What was wrong is told in the order of the reference, whatever the order of
+    /// reading.
+    pub(super) fn finish(mut self) -> Result<Layers, ConfigErrors> {
+        if self.errors.is_empty() {
+            return Ok(self.layers);
+        }
+        self.errors.sort_by_key(|(place, _)| *place);
+        Err(ConfigErrors::new(self.errors.into_iter().map(|(_, line)| line).collect()))
     }
 
     pub(super) fn layers(&self) -> &Layers {
@@ -87,7 +93,7 @@ impl Reader {
         let judged = parse(&setting.value);
         self.passed.insert(key, judged.is_ok());
         judged.unwrap_or_else(|why| {
-            self.errors.push(refusal(key, setting, &why));
+            self.errors.push((place_of(key), refusal(key, setting, &why)));
             let default = &named(key).expect("every key read is in the default file").default;
             parse(default).expect("a test reads the built-in defaults")
         })
@@ -106,15 +112,17 @@ impl Reader {
         };
         let [first, others @ ..] = keys else { return };
         let others: Vec<String> = others.iter().map(shown).collect();
-        self.errors.push(refusal(first, self.layers.get(first), &why(&others)));
+        self.errors.push((place_of(first), refusal(first, self.layers.get(first), &why(&others))));
     }
 
+    /// Notes what is wrong with a field of an endpoint.
     pub(super) fn refuse(&mut self, label: &str, setting: &Setting, why: &str) {
-        self.errors.push(refusal(label, setting, why));
+        self.refuse_line(refusal(label, setting, why));
     }
 
+    /// Notes what is wrong with an endpoint.
     pub(super) fn refuse_line(&mut self, line: String) {
-        self.errors.push(line);
+        self.errors.push((place_of_endpoints(), line));
     }
 }
 

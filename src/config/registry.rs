@@ -125,6 +125,16 @@ pub(super) fn named(name: &str) -> Option<&'static Key> {
     keys().iter().find(|key| key.name == name).or_else(|| moved(name))
 }
 
+/// Where the reference has a key.
+pub(super) fn place_of(name: &str) -> Option<usize> {
+    keys().iter().position(|key| key.name == name)
+}
+
+/// Endpoints come after all other keys of their section.
+pub(super) fn place_of_endpoints() -> Option<usize> {
+    keys().iter().rposition(|key| key.section == "webhooks")
+}
+
 fn moved(before: &str) -> Option<&'static Key> {
     let (_, now) = MOVED.iter().find(|(name, _)| *name == before)?;
     keys().iter().find(|key| key.name == *now)

@@ -55,9 +55,9 @@ fn the_default_file_read_as_a_file_changes_nothing() {
     assert_eq!(config, Config::default());
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.workers, None);
-    assert_eq!(config.limits.max_upload_bytes, 64 << 30);
-    assert_eq!(config.limits.unfinished_expiry, Duration::from_secs(86_400));
-    assert_eq!(config.storage.digests, []);
+    assert_eq!(config.engine.max_upload_bytes, 64 << 30);
+    assert_eq!(config.engine.terms.unfinished_expiry, Duration::from_secs(86_400));
+    assert_eq!(config.engine.writer.digests, []);
     assert_eq!(config.webhooks.retry_schedule.iter().map(Duration::as_secs).sum::<u64>(), 272_105, "webhooks R2");
     assert_eq!(config.webhooks.endpoints, []);
     assert_eq!(config.auth.token, None);
@@ -181,7 +181,7 @@ fn flags_win_over_variables_over_the_file_over_the_defaults() {
     assert_eq!(idle(&inputs), 62);
     inputs.flags = pairs(&[("limits.idle_timeout", "63s")]);
     assert_eq!(idle(&inputs), 63);
-    assert_eq!(Config::read(&inputs).unwrap().limits.stall_after, Duration::from_secs(7), "other keys stay");
+    assert_eq!(Config::read(&inputs).unwrap().engine.terms.stall_after, Duration::from_secs(7), "other keys stay");
 }
 
 #[test]
@@ -203,8 +203,8 @@ fn variables_and_flags_take_every_type() {
     assert_eq!(config.server.listen.to_string(), "[::]:0");
     assert_eq!(config.server.workers, Some(3));
     assert_eq!(config.server.public_url.as_deref(), Some("https://uploads.example.com"));
-    assert_eq!(config.limits.max_upload_bytes, 1 << 20);
-    assert_eq!(config.storage.digests, [Algorithm::Sha256, Algorithm::Md5], "crc32c is computed anyway");
+    assert_eq!(config.engine.max_upload_bytes, 1 << 20);
+    assert_eq!(config.engine.writer.digests, [Algorithm::Sha256, Algorithm::Md5], "crc32c is computed anyway");
     assert_eq!(config.webhooks.retry_schedule, [Duration::from_secs(1), Duration::from_secs(604_800)]);
     let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned);
     assert_eq!(config.cors.allow_origins, AllowOrigins::Listed(origins.to_vec()));
@@ -246,7 +246,7 @@ fn origins_may_be_of_any_scheme() {
 #[test]
 fn a_file_takes_sizes_as_plain_numbers() {
     let config = Config::read(&file("limits.max_upload_size = 5_000_000")).unwrap();
-    assert_eq!(config.limits.max_upload_bytes, 5_000_000);
+    assert_eq!(config.engine.max_upload_bytes, 5_000_000);
 }
 
 // Messages.

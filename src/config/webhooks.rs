@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::endpoint::{Endpoint, read_endpoints};
 use crate::config::reader::{Judged, Reader, duration_item};
-use crate::config::units::{KIB, MIB, TIB, days, duration_text, hours, minutes, ms, secs};
+use crate::config::units::{KIB, MIB, days, duration_text, hours, minutes, ms, secs};
 use domain::delivery::LEASE_MARGIN;
 use domain::network::Network;
 
@@ -39,10 +39,6 @@ pub struct Webhooks {
     pub max_endpoints: u32,
     pub allow_networks: Vec<Network>,
     pub https_only: bool,
-    /// Whether events of completed uploads say where the file is.
-    pub include_path: bool,
-    pub progress_every: Duration,
-    pub progress_min_bytes: u64,
     /// Their names differ.
     pub endpoints: Vec<Endpoint>,
 }
@@ -72,9 +68,6 @@ impl Webhooks {
             max_endpoints: from.count("webhooks.max_endpoints", 1..=1_000),
             allow_networks: from.list("webhooks.allow_networks", networks),
             https_only: from.boolean("webhooks.https_only"),
-            include_path: from.boolean("webhooks.include_path"),
-            progress_every: from.duration("webhooks.progress_every", secs(1)..=hours(1)),
-            progress_min_bytes: from.size("webhooks.progress_min_size", 1..=TIB),
             endpoints: read_endpoints(from),
         };
         webhooks.require_sense(from);

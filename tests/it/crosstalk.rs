@@ -56,7 +56,7 @@ async fn appends_in_another_dialect_are_refused_and_change_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tus_client_never_takes_an_open_upload_for_finished() {
     for crossing in [false, true] {
-        let app = TestApp::with(|config| config.protocols.cross_dialects = crossing).await;
+        let app = TestApp::with(|config| config.engine.cross_dialects = crossing).await;
         let mut client = app.client().await;
         let upload = ietf::begin(&mut client, Some(5)).await;
         ietf::append(&mut client, &upload, 0, false, b"hello").await;
@@ -76,7 +76,7 @@ async fn a_tus_client_never_takes_an_open_upload_for_finished() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_crossing_is_allowed_each_goes_on_where_the_other_was() {
-    let app = TestApp::with(|config| config.protocols.cross_dialects = true).await;
+    let app = TestApp::with(|config| config.engine.cross_dialects = true).await;
     let mut client = app.client().await;
     let of_tus = client.create(9).await;
     client.patch(&of_tus, 0, b"hel").await;
@@ -99,7 +99,7 @@ async fn where_crossing_is_allowed_each_goes_on_where_the_other_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_fatal_in_one_dialect_is_not_in_the_other() {
-    let app = TestApp::with(|config| config.protocols.cross_dialects = true).await;
+    let app = TestApp::with(|config| config.engine.cross_dialects = true).await;
     let mut client = app.client().await;
     for tus_overflows in [true, false] {
         let upload = ietf::begin(&mut client, Some(9)).await;
@@ -142,7 +142,7 @@ async fn the_files_name_and_type_go_from_one_dialect_to_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_concatenated_upload_takes_no_bytes_in_any_dialect() {
-    let app = TestApp::with(|config| config.protocols.cross_dialects = true).await;
+    let app = TestApp::with(|config| config.engine.cross_dialects = true).await;
     let mut client = app.client().await;
     let part = crate::tus::completed(&mut client, &[("Upload-Concat", "partial")], b"hello").await;
     let list = format!("final;{part}");

@@ -101,8 +101,8 @@ async fn an_upload_whose_blocks_are_allocated_completes_when_others_fill_the_dis
         let app = TestApp::with(|config| {
             config.server.data_dir = disk.path().join("data");
             config.storage.local.preallocate = preallocate;
-            config.storage.min_free_bytes = MIB as u64;
-            config.storage.checkpoint_bytes = MIB as u64;
+            config.engine.space.min_free_bytes = MIB as u64;
+            config.engine.writer.checkpoint_bytes = MIB as u64;
         })
         .await;
         let path = app.client().await.create(source.len() as u64).await;
@@ -139,7 +139,7 @@ async fn what_an_upload_has_yet_to_receive_is_not_given_to_others() {
     let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
     let configure = |config: &mut longshore::config::Config| {
         config.server.data_dir = disk.path().join("data");
-        config.storage.min_free_bytes = 4 * MIB as u64;
+        config.engine.space.min_free_bytes = 4 * MIB as u64;
     };
     let mut app = TestApp::with(configure).await;
     let source = Seeded::new(4).bytes(30 * MIB);
@@ -202,8 +202,8 @@ async fn of_many_creations_at_once_no_more_are_admitted_than_fit() {
     let Some(disk) = ext4(&folder, 512, 256 * MIB) else { return };
     let app = TestApp::with(|config| {
         config.server.data_dir = disk.path().join("data");
-        config.storage.max_booked_percent = 100;
-        config.storage.min_free_bytes = available(disk.path()) - 105 * MIB as u64;
+        config.engine.space.max_booked_percent = 100;
+        config.engine.space.min_free_bytes = available(disk.path()) - 105 * MIB as u64;
     })
     .await;
     let creations = (0..30).map(|_| create(&app, 10 * MIB as u64));
@@ -214,7 +214,7 @@ async fn of_many_creations_at_once_no_more_are_admitted_than_fit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_created_below_the_space_to_be_kept_free() {
-    let app = TestApp::with(|config| config.storage.min_free_bytes = 1 << 60).await;
+    let app = TestApp::with(|config| config.engine.space.min_free_bytes = 1 << 60).await;
     for headers in [[("Upload-Defer-Length", "1")], [("Upload-Length", "0")], [("Upload-Length", "1")]] {
         let answer = app.client().await.tus("POST", "/files", &headers, b"").await;
         assert_eq!((answer.status, answer.problem().as_str()), (507, "no-space"), "{headers:?}: {answer:?}");
@@ -227,8 +227,8 @@ async fn an_upload_of_unknown_length_that_fills_the_disk_keeps_what_was_committe
     let Some(disk) = ext4(&folder, 4096, 64 * MIB) else { return };
     let app = TestApp::with(|config| {
         config.server.data_dir = disk.path().join("data");
-        config.storage.min_free_bytes = MIB as u64;
-        config.storage.checkpoint_bytes = MIB as u64;
+        config.engine.space.min_free_bytes = MIB as u64;
+        config.engine.writer.checkpoint_bytes = MIB as u64;
     })
     .await;
     let source = Seeded::new(5).bytes(8 * MIB);
@@ -360,7 +360,7 @@ async fn a_full_disk_can_be_emptied() {
     let Some(disk) = ext4(&folder, 512, 64 * MIB) else { return };
     let mut app = TestApp::with(|config| {
         config.server.data_dir = disk.path().join("data");
-        config.storage.min_free_bytes = 0;
+        config.engine.space.min_free_bytes = 0;
         config.database.reserve_bytes = 4 * MIB as u64;
     })
     .await;

@@ -104,7 +104,7 @@ async fn a_large_download_comes_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_download_too_many_is_told_to_come_back_and_disturbs_nothing() {
-    let app = TestApp::with(|config| config.limits.max_downloads = 1).await;
+    let app = TestApp::with(|config| config.engine.max_downloads = 1).await;
     let mut client = app.client().await;
     let upload = completed(&mut client, &[], &vec![b'x'; 8_000_000]).await;
     let mut reading = app.client().await;

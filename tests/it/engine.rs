@@ -675,7 +675,7 @@ async fn a_death_while_an_upload_is_terminated_leaves_no_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
     let world = World::on_disk();
-    let life = world.live_with(|settings| settings.unfinished_expiry = Duration::from_secs(60)).await;
+    let life = world.live_with(|settings| settings.terms.unfinished_expiry = Duration::from_secs(60)).await;
     let (live, abandoned) = (life.create(100).await, life.create(100).await);
     life.append(abandoned, 0, b"abandoned").await.unwrap();
     let mut feed = life.begin(live, 0).await.unwrap();
@@ -699,9 +699,9 @@ async fn neither_activity_nor_a_connected_client_outlasts_the_age_of_an_upload()
     let world = World::on_disk();
     let life = world
         .live_with(|settings| {
-            settings.unfinished_expiry = HOUR;
-            settings.unfinished_age = 5 * HOUR / 2;
-            settings.checkpoint_every = Duration::from_millis(50);
+            settings.terms.unfinished_expiry = HOUR;
+            settings.terms.unfinished_age = 5 * HOUR / 2;
+            settings.writer.checkpoint_every = Duration::from_millis(50);
         })
         .await;
     let idle = life.create(100).await;
@@ -890,7 +890,7 @@ async fn an_upload_whose_bytes_someone_took_away_fails_instead_of_hanging() {
 
 /// An engine that keeps uploads open between their requests for longer than any test takes.
 async fn that_keeps_open(world: &World) -> Life {
-    world.live_with(|settings| settings.keep_open = Duration::from_secs(60)).await
+    world.live_with(|settings| settings.writer.keep_open = Duration::from_secs(60)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -920,7 +920,7 @@ async fn an_upload_that_is_kept_open_is_in_nobodys_way() {
     let world = World::on_disk();
     let life = world
         .live_with(|settings| {
-            settings.keep_open = Duration::from_secs(60);
+            settings.writer.keep_open = Duration::from_secs(60);
             settings.max_active_uploads = 1;
         })
         .await;
@@ -959,7 +959,7 @@ async fn no_more_uploads_are_kept_open_than_there_is_room_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     let world = World::on_disk();
-    let life = world.live_with(|settings| settings.stall_after = Duration::from_millis(20)).await;
+    let life = world.live_with(|settings| settings.terms.stall_after = Duration::from_millis(20)).await;
     let create = engine::command::Create { length: None, ..new_upload(Role::Single, 0) };
     let id = life.engine.create(create).await.unwrap().id();
     life.append(id, 0, b"hello").await.unwrap();

@@ -96,7 +96,7 @@ async fn an_upload_that_has_ended_is_a_snapshot_and_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_between_commits_has_no_id() {
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_secs(60)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_secs(60)).await;
     let mut client = app.client().await;
     let path = client.create(1_000_000).await;
     client.begin_patch(&path, 0, 1_000_000).await;
@@ -148,7 +148,7 @@ async fn a_reconnect_goes_on_without_gap_or_repeat() {
 /// A client that is cut off again and again, at every event, while the upload goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_while_events_happen_miss_nothing() {
-    let app = TestApp::from_file("", |config| config.limits.sweep_every = Duration::from_millis(20)).await;
+    let app = TestApp::from_file("", |config| config.engine.terms.sweep_every = Duration::from_millis(20)).await;
     let address = app.address();
     let uploading = tokio::spawn(async move {
         let mut client = Client::connect(address).await;
@@ -217,7 +217,7 @@ async fn the_stream_of_everything_is_in_the_order_of_commits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_missed_too_much_gets_a_new_snapshot() {
-    let mut app = TestApp::with(|config| config.limits.sweep_every = Duration::from_secs(3_600)).await;
+    let mut app = TestApp::with(|config| config.engine.terms.sweep_every = Duration::from_secs(3_600)).await;
     app.stop().await;
     let id = busy_upload(&app, 300).await;
     app.start_again().await;

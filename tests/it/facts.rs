@@ -40,7 +40,7 @@ fn types(patterns: &[&str]) -> Vec<TypePattern> {
 }
 
 fn only_films(config: &mut Config) {
-    config.media.policy.allowed_types = types(&["video/*"]);
+    config.engine.media.as_mut().unwrap().policy.allowed_types = types(&["video/*"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,8 +141,8 @@ async fn images_and_sound_have_facts_and_lists_are_filtered_by_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_on_duration_is_not_got_round() {
     let app = TestApp::with(|config| {
-        config.media.policy.max_duration = Some(Duration::from_secs(60));
-        config.media.policy.requires_duration = true;
+        config.engine.media.as_mut().unwrap().policy.max_duration = Some(Duration::from_secs(60));
+        config.engine.media.as_mut().unwrap().policy.requires_duration = true;
     })
     .await;
     let mut client = app.client().await;
@@ -190,7 +190,7 @@ async fn a_whole_made_of_parts_has_facts_and_its_parts_have_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_looks_if_nobody_wants_to_know() {
-    let app = TestApp::with(|config| config.media.enabled = false).await;
+    let app = TestApp::with(|config| config.engine.media = None).await;
     let mut client = app.client().await;
     let path = completed(&mut client, &[], &film(10_000, 0, true)).await;
     let status = client.status(&path).await;
@@ -240,7 +240,7 @@ async fn stays_refused(app: &TestApp, path: &str) {
 async fn cinema() -> TestApp {
     TestApp::with(|config| {
         only_films(config);
-        config.protocols.cross_dialects = true;
+        config.engine.cross_dialects = true;
     })
     .await
 }
@@ -327,7 +327,7 @@ async fn clients_of_ranges_are_told_what_is_not_wanted() {
 async fn too_long_and_too_large_have_words_of_their_own() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("[\"upload.failed\"]"), |config| {
-        config.media.policy = Policy {
+        config.engine.media.as_mut().unwrap().policy = Policy {
             allowed_types: vec![],
             max_duration: Some(Duration::from_secs(60)),
             max_durations: vec![(types(&["audio/mpeg"]).remove(0), Some(Duration::from_secs(30)))],

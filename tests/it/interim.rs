@@ -61,7 +61,7 @@ async fn is_refused(address: SocketAddr, method: &str, path: &str, headers: &[(&
 async fn a_client_that_asks_first_is_refused_before_it_is_told_to_send() {
     // tus 41.
     let servers = Servers::with(|config| {
-        config.limits.max_upload_bytes = 1_000;
+        config.engine.max_upload_bytes = 1_000;
         config.limits.drain_timeout = Duration::from_secs(60);
     })
     .await;

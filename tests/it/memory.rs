@@ -28,7 +28,7 @@ const MIB: usize = 1024 * KIB;
 /// A server with as little memory for bytes as there can be, 4 MiB: the smallest buffers of a thousand uploads.
 async fn a_small_server() -> TestApp {
     TestApp::with(|config| {
-        config.storage.buffer_memory_bytes = 0;
+        config.engine.writer.buffer_bytes = 0;
         config.storage.durability = Durability::Relaxed;
     })
     .await

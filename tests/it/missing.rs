@@ -76,7 +76,7 @@ async fn a_completed_upload_without_its_bytes_is_gone_until_they_are_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unfinished_upload_without_its_bytes_is_gone() {
     for loss in Loss::ALL {
-        let app = TestApp::with(|config| config.storage.keep_open = std::time::Duration::ZERO).await;
+        let app = TestApp::with(|config| config.engine.writer.keep_open = std::time::Duration::ZERO).await;
         let mut client = app.client().await;
         let path = client.create(9).await;
         assert_eq!(client.patch(&path, 0, b"hello").await.status, 204);
@@ -147,7 +147,7 @@ async fn what_is_missing_at_a_start_is_found_and_what_is_back_as_well() {
 /// As after a backup of the database from before the upload was completed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_file_is_newer_than_its_record_is_not_tried_again_for_ever() {
-    let app = TestApp::with(|config| config.storage.keep_open = std::time::Duration::ZERO).await;
+    let app = TestApp::with(|config| config.engine.writer.keep_open = std::time::Duration::ZERO).await;
     let mut client = app.client().await;
     let path = client.create(8).await;
     assert_eq!(client.patch(&path, 0, b"half").await.status, 204);

@@ -53,7 +53,7 @@ async fn a_client_that_reconnects_wins_over_its_own_half_open_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asking_has_a_live_writer_commit_what_it_took() {
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_secs(60)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_secs(60)).await;
     let source = source();
     let path = app.client().await.create(SIZE as u64).await;
     assert_eq!(app.client().await.patch(&path, 0, &source[..10]).await.status, 204);
@@ -86,8 +86,8 @@ async fn a_client_that_reconnects_without_asking_wins_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_offset_told_is_accepted_though_the_old_connection_still_delivers() {
     let app = TestApp::with(|config| {
-        config.storage.checkpoint_bytes = 65_536;
-        config.storage.checkpoint_every = Duration::from_millis(50);
+        config.engine.writer.checkpoint_bytes = 65_536;
+        config.engine.writer.checkpoint_every = Duration::from_millis(50);
     })
     .await;
     let source = source();
@@ -168,7 +168,7 @@ async fn a_request_at_a_wrong_offset_disturbs_no_moving_transfer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asking_for_the_offset_never_interrupts_a_moving_transfer() {
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_millis(50)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_millis(50)).await;
     let source = Seeded::new(3).bytes(8 * 1024 * 1024);
     let path = app.client().await.create(source.len() as u64).await;
     let mut moving = app.client().await;
@@ -190,8 +190,8 @@ async fn asking_for_the_offset_never_interrupts_a_moving_transfer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_hammering_one_upload_end_in_the_right_bytes() {
     let app = TestApp::with(|config| {
-        config.storage.checkpoint_bytes = 65_536;
-        config.storage.checkpoint_every = Duration::from_millis(50);
+        config.engine.writer.checkpoint_bytes = 65_536;
+        config.engine.writer.checkpoint_every = Duration::from_millis(50);
     })
     .await;
     let source = Seeded::new(5).bytes(2_000_000);
@@ -229,7 +229,7 @@ async fn two_clients_hammering_one_upload_end_in_the_right_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_terminated_while_it_moves_never_comes_back() {
     // tus 84: the running PATCH is cut, and no file is resurrected.
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_millis(50)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_millis(50)).await;
     let source = source();
     for round in 0..6 {
         let path = app.client().await.create(SIZE as u64).await;
@@ -262,7 +262,7 @@ async fn an_upload_that_is_terminated_while_it_moves_never_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_active_uploads_than_allowed_are_asked_to_come_back() {
-    let app = TestApp::with(|config| config.limits.max_active_uploads = 2).await;
+    let app = TestApp::with(|config| config.engine.max_active_uploads = 2).await;
     let source = source();
     let mut client = app.client().await;
     let paths = [client.create(SIZE as u64).await, client.create(SIZE as u64).await, client.create(SIZE as u64).await];

@@ -533,7 +533,7 @@ async fn a_death_while_bytes_are_replaced_leaves_a_digest_of_what_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_range_finds_the_upload_open() {
     let world = World::on_disk();
-    let life = world.live_with(|settings| settings.keep_open = std::time::Duration::from_secs(60)).await;
+    let life = world.live_with(|settings| settings.writer.keep_open = std::time::Duration::from_secs(60)).await;
     let source = Seeded::new(18).bytes(90_000);
     let id = create(&life, source.len()).await;
     for start in [60_000, 0] {
@@ -947,7 +947,7 @@ async fn an_upload_that_is_removed_while_a_range_is_repeated_is_gone_for_it() {
 async fn bytes_that_wait_to_replace_others_have_half_of_the_memory() {
     let world = World::on_disk();
     // As little as there can be: 4 MiB.
-    let life = world.live_with(|settings| settings.buffer_bytes = 0).await;
+    let life = world.live_with(|settings| settings.writer.buffer_bytes = 0).await;
     let source = Seeded::new(44).bytes(960 * KIB);
     let most = source.len() - 4;
     let mut waiting = Vec::new();
@@ -978,7 +978,7 @@ async fn bytes_that_wait_to_replace_others_have_half_of_the_memory() {
 async fn more_is_not_replaced_than_there_is_ever_memory_for() {
     let world = World::on_disk();
     let small = |settings: &mut Settings| {
-        settings.buffer_bytes = 0;
+        settings.writer.buffer_bytes = 0;
         settings.ranges.max_replaced_bytes = 16 << 20;
     };
     let life = world.live_with(small).await;

@@ -161,8 +161,8 @@ async fn a_body_without_its_end_is_no_whole_body() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_exactly_at_a_checkpoint_loses_and_doubles_nothing() {
     let app = TestApp::with(|config| {
-        config.storage.checkpoint_bytes = 65_536;
-        config.storage.checkpoint_every = Duration::from_secs(60);
+        config.engine.writer.checkpoint_bytes = 65_536;
+        config.engine.writer.checkpoint_every = Duration::from_secs(60);
     })
     .await;
     let source = source();
@@ -212,7 +212,7 @@ async fn a_creation_that_is_cut_in_its_body_keeps_what_arrived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checksummed_request_that_is_cut_leaves_no_trace() {
     // tus 75: the check is over the whole request, so of a part of it nothing is kept.
-    let app = TestApp::with(|config| config.storage.checkpoint_bytes = 65_536).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_bytes = 65_536).await;
     let source = source();
     let checksum = format!("sha1 {}", base64(&sha1::Sha1::digest(&source)));
     for cut in Cut::BOTH {
@@ -242,9 +242,9 @@ async fn a_checksummed_request_that_is_cut_leaves_no_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_splits_and_cuts_end_in_the_same_upload() {
     let app = TestApp::with(|config| {
-        config.storage.checkpoint_bytes = 65_536;
-        config.storage.checkpoint_every = Duration::from_millis(50);
-        config.storage.digests = vec![Algorithm::Sha256];
+        config.engine.writer.checkpoint_bytes = 65_536;
+        config.engine.writer.checkpoint_every = Duration::from_millis(50);
+        config.engine.writer.digests = vec![Algorithm::Sha256];
     })
     .await;
     for seed in 0..16 {
@@ -326,9 +326,10 @@ impl Clumsy<'_> {
 #[tokio::test(flavor = "multi_thread")]
 async fn running_digests_survive_cuts_and_restarts() {
     let mut app = TestApp::with(|config| {
-        config.storage.checkpoint_bytes = 65_536;
+        config.engine.writer.checkpoint_bytes = 65_536;
         config.limits.drain_timeout = Duration::from_millis(100);
-        config.storage.digests = Algorithm::ALL.into_iter().filter(|digest| *digest != Algorithm::Crc32c).collect();
+        config.engine.writer.digests =
+            Algorithm::ALL.into_iter().filter(|digest| *digest != Algorithm::Crc32c).collect();
     })
     .await;
     let source = source();

@@ -155,7 +155,7 @@ async fn an_upload_that_was_only_announced() {
 /// A live upload is ahead of its offset, and tells how fast it is and how long it will take.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_bytes_arrive_just_now() {
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_secs(60)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_secs(60)).await;
     let (mut client, mut other) = (app.client().await, app.client().await);
     let path = client.create(1_000_000).await;
     client.begin_patch(&path, 0, 1_000_000).await;
@@ -233,7 +233,7 @@ async fn an_upload_that_is_not_what_its_client_promised_has_failed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_has_expired() {
-    let app = TestApp::with(|config| config.limits.unfinished_expiry = Duration::from_millis(500)).await;
+    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_millis(500)).await;
     let mut client = app.client().await;
     let path = client.create(11).await;
     client.patch(&path, 0, b"hello").await;
@@ -276,7 +276,7 @@ async fn an_upload_of_yet_unknown_length() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_upload_and_the_parts_of_a_whole() {
-    let app = TestApp::with(|config| config.limits.stall_after = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.engine.terms.stall_after = Duration::from_millis(200)).await;
     let mut client = app.client().await;
     let path = client.create(11).await;
     client.patch(&path, 0, b"hello").await;
@@ -560,7 +560,7 @@ async fn a_long_poll_is_answered_at_a_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_hears_of_bytes_that_are_not_committed_yet() {
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_secs(60)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_secs(60)).await;
     let (mut waiting, mut client) = (app.client().await, app.client().await);
     let path = client.create(1_000).await;
     client.begin_patch(&path, 0, 1_000).await;
@@ -608,7 +608,7 @@ async fn a_long_poll_does_not_hold_up_a_stop() {
 /// Promise 1: an offset reported to anyone never goes backwards, whatever the client does.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_offset_never_goes_backwards() {
-    let app = TestApp::with(|config| config.storage.checkpoint_every = Duration::from_millis(50)).await;
+    let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_millis(50)).await;
     let mut client = app.client().await;
     let path = client.create(400_000).await;
     let (done, mut polling) = (tokio_util::sync::CancellationToken::new(), app.client().await);

@@ -21,9 +21,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("pool", &["app"]),
     // The configuration has a module of that name.
     ("storage", &["app", "config"]),
-    ("state_sqlite", &["app"]),
-    ("state", &["front", "app"]),
-    ("engine", &["front", "app"]),
+    ("state_sqlite", &["app", "config"]),
+    ("state", &["front", "app", "config"]),
+    ("engine", &["front", "app", "config"]),
     ("webhook", &["front", "app"]),
     ("hooks", &["app", "config"]),
     ("outbound", &["front", "cli", "app"]),

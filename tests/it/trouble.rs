@@ -62,7 +62,7 @@ async fn until_closed(client: &mut Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_on_an_open_connection_is_stalled_too() {
-    let app = TestApp::with(|config| config.limits.stall_after = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.engine.terms.stall_after = Duration::from_millis(200)).await;
     let path = app.client().await.create(6).await;
     let mut silent = app.client().await;
     silent.begin_patch(&path, 0, 6).await;
@@ -79,8 +79,8 @@ async fn a_client_that_hangs_on_an_open_connection_is_stalled_too() {
 async fn an_upload_that_is_silent_is_stalled_and_then_resumed() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("['*']"), |config| {
-        config.limits.stall_after = Duration::from_millis(200);
-        config.webhooks.progress_every = Duration::from_secs(3600);
+        config.engine.terms.stall_after = Duration::from_millis(200);
+        config.engine.progress.every = Duration::from_secs(3600);
     })
     .await;
     let path = app.client().await.create(9).await;
@@ -116,7 +116,7 @@ async fn an_upload_that_is_silent_is_stalled_and_then_resumed() {
 async fn an_unfinished_upload_expires_and_its_bytes_are_swept() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("['upload.expired']"), |config| {
-        config.limits.unfinished_expiry = Duration::from_secs(1);
+        config.engine.terms.unfinished_expiry = Duration::from_secs(1);
     })
     .await;
     let source = Seeded::new(2).bytes(10_000);
@@ -138,7 +138,7 @@ async fn an_unfinished_upload_expires_and_its_bytes_are_swept() {
 async fn app_on(disk: &SmallDisk) -> TestApp {
     TestApp::with(|config| {
         config.server.data_dir = disk.path().join("data");
-        config.storage.checkpoint_bytes = 64 * 1024;
+        config.engine.writer.checkpoint_bytes = 64 * 1024;
         config.limits.drain_timeout = Duration::from_secs(2);
     })
     .await
@@ -287,7 +287,7 @@ async fn an_upload_can_be_terminated_to_make_room_on_a_full_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_whose_files_went_missing_are_gone() {
-    let app = TestApp::with(|config| config.storage.keep_open = Duration::ZERO).await;
+    let app = TestApp::with(|config| config.engine.writer.keep_open = Duration::ZERO).await;
     let mut client = app.client().await;
     let (open, done) = (client.create(8).await, client.create(4).await);
     assert_eq!(client.patch(&open, 0, b"half").await.status, 204);

@@ -82,10 +82,10 @@ async fn tried(client: &mut Client) -> Value {
 async fn every_arrow_of_the_stage_diagram_is_told() {
     let receiver = Scripted::start(SECRET).await;
     let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
-        config.limits.stall_after = Duration::from_millis(300);
-        config.limits.unfinished_expiry = Duration::from_secs(2);
-        config.webhooks.progress_every = Duration::ZERO;
-        config.webhooks.progress_min_bytes = 1;
+        config.engine.terms.stall_after = Duration::from_millis(300);
+        config.engine.terms.unfinished_expiry = Duration::from_secs(2);
+        config.engine.progress.every = Duration::ZERO;
+        config.engine.progress.min_bytes = 1;
     })
     .await;
     let mut client = app.client().await;
@@ -179,8 +179,8 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
 async fn nothing_is_told_of_what_has_ended() {
     let receiver = Scripted::start(SECRET).await;
     let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
-        config.limits.stall_after = Duration::from_millis(300);
-        config.limits.unfinished_expiry = Duration::from_secs(1);
+        config.engine.terms.stall_after = Duration::from_millis(300);
+        config.engine.terms.unfinished_expiry = Duration::from_secs(1);
     })
     .await;
     let mut client = app.client().await;
@@ -352,8 +352,8 @@ async fn progress_that_was_overtaken_is_not_sent() {
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Hold);
     let app = TestApp::from_file(&receiver.endpoint("page", "['upload.*']"), |config| {
-        config.webhooks.progress_every = Duration::ZERO;
-        config.webhooks.progress_min_bytes = 1;
+        config.engine.progress.every = Duration::ZERO;
+        config.engine.progress.min_bytes = 1;
     })
     .await;
     let mut client = app.client().await;
@@ -392,14 +392,14 @@ async fn progress_is_made_seldom_and_only_for_those_who_ask() {
         }
     };
     let receiver = Scripted::start(SECRET).await;
-    let hourly = |config: &mut Config| config.webhooks.progress_every = Duration::from_secs(3_600);
+    let hourly = |config: &mut Config| config.engine.progress.every = Duration::from_secs(3_600);
     let app = TestApp::from_file(&receiver.endpoint("page", "['upload.*']"), hourly).await;
     patch_all(&app).await;
     assert_eq!(kinds(&receiver.wait_for_kind("upload.completed").await), WHOLE_WAY);
 
     let receiver = Scripted::start(SECRET).await;
     let block = receiver.endpoint("page", "[]").replace("events = []\n", "");
-    let often = |config: &mut Config| config.webhooks.progress_every = Duration::ZERO;
+    let often = |config: &mut Config| config.engine.progress.every = Duration::ZERO;
     let app = TestApp::from_file(&block, often).await;
     patch_all(&app).await;
     let heard = receiver.wait_for_kind("upload.completed").await;

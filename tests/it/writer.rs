@@ -86,7 +86,7 @@ async fn an_upload_kept_open_takes_the_next_request_however_it_names_its_place()
         let life = world
             .live_with(|settings| {
                 settings.cross_dialects = true;
-                settings.keep_open = std::time::Duration::from_secs(60);
+                settings.writer.keep_open = std::time::Duration::from_secs(60);
             })
             .await;
         let source = Seeded::new(73).bytes(40_000);
@@ -125,7 +125,7 @@ async fn a_request_for_any_place_takes_over_an_upload_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cut_request_has_declared_is_forgotten_with_it() {
     let world = World::on_disk();
-    let life = world.live_with(|settings| settings.keep_open = std::time::Duration::from_secs(60)).await;
+    let life = world.live_with(|settings| settings.writer.keep_open = std::time::Duration::from_secs(60)).await;
     let endless = Create { length: None, ..new_upload_of(Dialect::Tus, Role::Single, 0) };
     let id = life.engine.create(endless).await.unwrap().id();
     send(&life, appending(id, Dialect::Tus, 0, 5), b"hello").await.unwrap();

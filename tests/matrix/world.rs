@@ -6,6 +6,7 @@
 //! and honest clients must be able to bring every upload to its end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use domain::node::{Node, NodeName};
 use domain::policy::Policy;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
-use engine::{Engine, MediaSettings, Ports, Progress, RangeSettings, Settings};
+use engine::{Engine, MediaSettings, Ports, Settings};
+use longshore::config::Config;
 use state::clock::{Clock, Reading};
 use state::memory::Memory;
 use state::{Company, Deliveries, Leases, Rings};
@@ -206,7 +208,11 @@ impl World<'_> {
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
         let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), blobs };
-        Engine::new(settings(&self.script.tuning), instance, ports).drawing(randomness)
+        let tuning = &self.script.tuning;
+        let progress_wanted = Arc::new(AtomicBool::new(tuning.progress));
+        Engine::new(settings(tuning), instance, ports)
+            .drawing(randomness)
+            .reporting_progress_while(progress_wanted)
     }
 
     /// Waits until nothing is under way, and nothing is held.
@@ -297,46 +303,41 @@ fn keeps_files(tuning: &Tuning) -> Option<Duration> {
 }
 
 fn settings(tuning: &Tuning) -> Settings {
-    let every_byte = ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX };
-    Settings {
-        max_upload_bytes: MOST_UPLOAD_BYTES,
-        max_active_uploads: 16,
-        max_downloads: 16,
-        takeover_timeout: TAKEOVER_TIMEOUT,
-        buffer_bytes: 8 << 20,
-        checkpoint_every: Duration::from_millis(tuning.checkpoint_every_ms),
-        checkpoint_rate: 1_000,
-        checkpoint_bytes: tuning.checkpoint_bytes,
-        keep_open: Duration::from_millis(tuning.keep_open_ms),
-        min_free_bytes: 0,
-        digests: Vec::new(),
-        stall_after: STALL_AFTER,
-        unfinished_expiry: EXPIRY,
-        unfinished_age: AGE,
-        low_free_bytes: 0,
-        tells_path: false,
-        status_root: "/api/v1/uploads/".to_owned(),
-        completed_expiry: keeps_files(tuning),
-        first_removal_after: Duration::ZERO,
-        max_booked_percent: 90,
-        scan_rate: 0,
-        sweep_every: SWEEP_EVERY,
-        progress: tuning
-            .progress
-            .then(|| Progress { policy: every_byte, is_wanted: Arc::new(std::sync::atomic::AtomicBool::new(true)) }),
-        cross_dialects: true,
-        ranges: RangeSettings {
-            alignment_bytes: 1,
-            max_ranges: tuning.max_ranges,
-            max_parallel: tuning.max_parallel,
-            max_replaced_bytes: tuning.max_replaced_bytes,
-        },
-        // Files of the matrix are no media: their beginning is read, and nothing is done on another thread.
-        media: Some(MediaSettings {
-            read_limit_bytes: 64 << 10,
-            timeout: Duration::from_secs(10),
-            max_at_once: 2,
-            policy: Policy::default(),
-        }),
-    }
+    let mut settings = Config::default().engine;
+    settings.max_upload_bytes = MOST_UPLOAD_BYTES;
+    settings.max_active_uploads = 16;
+    settings.max_downloads = 16;
+    settings.takeover_timeout = TAKEOVER_TIMEOUT;
+    settings.cross_dialects = true;
+    settings.tells_path = false;
+    settings.status_root = "/api/v1/uploads/".to_owned();
+    settings.scan_rate = 0;
+    // Every byte is progress.
+    settings.progress = ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX };
+    settings.writer.buffer_bytes = 8 << 20;
+    settings.writer.checkpoint_every = Duration::from_millis(tuning.checkpoint_every_ms);
+    settings.writer.checkpoint_rate = 1_000;
+    settings.writer.checkpoint_bytes = tuning.checkpoint_bytes;
+    settings.writer.keep_open = Duration::from_millis(tuning.keep_open_ms);
+    settings.space.min_free_bytes = 0;
+    settings.space.low_free_bytes = 0;
+    settings.space.max_booked_percent = 90;
+    settings.terms.stall_after = STALL_AFTER;
+    settings.terms.unfinished_expiry = EXPIRY;
+    settings.terms.unfinished_age = AGE;
+    settings.terms.completed_expiry = keeps_files(tuning);
+    settings.terms.first_removal_after = Duration::ZERO;
+    settings.terms.sweep_every = SWEEP_EVERY;
+    settings.ranges.alignment_bytes = 1;
+    settings.ranges.max_ranges = tuning.max_ranges;
+    settings.ranges.max_parallel = tuning.max_parallel;
+    settings.ranges.max_replaced_bytes = tuning.max_replaced_bytes;
+    // Files of the matrix are no media: their beginning is read, and nothing is done on another thread.
+    settings.media = Some(MediaSettings {
+        read_limit_bytes: 64 << 10,
+        timeout: Duration::from_secs(10),
+        max_at_once: 2,
+        policy: Policy::default(),
+    });
+    settings
 }

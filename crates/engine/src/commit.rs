@@ -174,7 +174,7 @@ impl Committer {
 
     /// Keeps what is open for the next request, if there is room for that and anything is open.
     pub(super) fn park(&self) -> bool {
-        !self.inner.settings.keep_open.is_zero() && self.blob.is_some() && self.held.park()
+        !self.inner.settings.writer.keep_open.is_zero() && self.blob.is_some() && self.held.park()
     }
 
     /// Writes again.
@@ -251,7 +251,7 @@ impl Committer {
             match resume {
                 Some(resume) => {
                     let durable = Durable { ranges, running_digests, resume, expires_at };
-                    next.receive(durable, inner.settings.progress(), now).map_err(EngineError::inconsistent)?;
+                    next.receive(durable, inner.progress_policy(), now).map_err(EngineError::inconsistent)?;
                 }
                 None => next.touch(running_digests, expires_at, now),
             }

@@ -53,8 +53,8 @@ struct Thresholds {
 impl Thresholds {
     fn of(settings: &Settings) -> Self {
         // A disk without a free byte is full, whatever uploads must leave.
-        let full_below = settings.min_free_bytes.max(1);
-        Self { full_below, low_below: full_below.saturating_add(settings.low_free_bytes) }
+        let full_below = settings.space.min_free_bytes.max(1);
+        Self { full_below, low_below: full_below.saturating_add(settings.space.low_free_bytes) }
     }
 }
 
@@ -92,7 +92,7 @@ impl Inner {
 
 fn tell(before: DiskState, now: DiskState, capacity: Capacity, settings: &Settings) {
     let Capacity { free_bytes, size_bytes } = capacity;
-    let min_free_bytes = settings.min_free_bytes;
+    let min_free_bytes = settings.space.min_free_bytes;
     match (before, now) {
         (_, DiskState::Full) => tracing::warn!(
             free_bytes,

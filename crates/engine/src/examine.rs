@@ -5,15 +5,29 @@
 //! whoever waits for that waits for nobody's clock.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use futures::StreamExt;
 
-use crate::{Inner, MediaSettings};
+use crate::Inner;
 use domain::facts::Facts;
+use domain::policy::Policy;
 use domain::upload::Upload;
 use media::read::{Reading, read, typed};
 use media::sniff::{Sniffed, sniff};
 use media::window::{Stop, Window};
+
+/// How uploads that have all their bytes are looked into, and which of them are not wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaSettings {
+    /// The most that is read of one upload for that.
+    pub read_limit_bytes: u64,
+    /// How long it may take; what takes longer has no facts but its type.
+    pub timeout: Duration,
+    /// How many media files may be read at once, at least 1.
+    pub max_at_once: usize,
+    pub policy: Policy,
+}
 
 impl Inner {
     /// Judges an upload that has all its bytes: by the digests promised of them, and by what they are.

@@ -1,6 +1,7 @@
 //! What all parts of the engine share: its ports, its settings, who is writing, and how a record is read and committed.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore};
@@ -27,6 +28,8 @@ use state::{Change, Deliveries, News, Signed, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
+    /// Whether somebody listens to progress at this moment; it changes while the engine runs.
+    pub(super) progress_wanted: Arc<AtomicBool>,
     /// The one of the state.
     pub(super) clock: Clock,
     pub(super) randomness: Randomness,

@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -67,7 +68,12 @@ use inner::Inner;
 use lease::Leases;
 use metrics::Metrics;
 
-pub use settings::{MediaSettings, Progress, RangeSettings, Settings};
+pub use examine::MediaSettings;
+pub use ranges::RangeSettings;
+pub use settings::Settings;
+pub use space::SpaceSettings;
+pub use term::TermSettings;
+pub use writer::WriterSettings;
 
 /// Draws the random part of an identifier.
 pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
@@ -102,7 +108,8 @@ impl Engine {
         let alignment = &mut settings.ranges.alignment_bytes;
         *alignment = alignment.next_multiple_of(abilities.part_bytes);
         Self(Arc::new(Inner {
-            pool: pool::Pool::new(settings.buffer_bytes),
+            pool: pool::Pool::new(settings.writer.buffer_bytes),
+            progress_wanted: Arc::default(),
             clock: uploads.clock(),
             randomness: Arc::new(rand::random),
             node,
@@ -132,6 +139,13 @@ impl Engine {
     pub fn drawing(mut self, randomness: Randomness) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine is given its randomness before it is shared").randomness =
             randomness;
+        self
+    }
+
+    /// Reports progress in events from now on, whenever `wanted` says that somebody listens.
+    #[must_use]
+    pub fn reporting_progress_while(mut self, wanted: Arc<AtomicBool>) -> Self {
+        Arc::get_mut(&mut self.0).expect("an engine learns who listens before it is shared").progress_wanted = wanted;
         self
     }
 

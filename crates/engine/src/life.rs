@@ -97,7 +97,7 @@ impl Inner {
     }
 
     pub(super) fn new_upload(&self, command: Create, now: Timestamp) -> NewUpload {
-        let mut wanted_digests = self.settings.digests.clone();
+        let mut wanted_digests = self.settings.writer.digests.clone();
         wanted_digests.extend(command.wanted_digests);
         wanted_digests.extend(command.promised_digests.iter().map(|promised| promised.algorithm()));
         wanted_digests.sort_unstable();

@@ -23,6 +23,20 @@ use crate::writer::Trouble;
 use domain::ranges::ReceivedRanges;
 use domain::rejection::Rejection;
 
+/// What is asked of bytes that come in any order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeSettings {
+    /// Ranges begin and end at multiples of this, beside bytes that are there, or at the end of the upload. At least 1;
+    /// the engine rounds it up to the parts of its storage.
+    pub alignment_bytes: u64,
+    /// How many separate ranges an upload may consist of, at least 1.
+    pub max_ranges: u32,
+    /// How many may be received for one upload at once, at least 1.
+    pub max_parallel: usize,
+    /// The most a range with a checksum may replace of what came before without one and differs.
+    pub max_replaced_bytes: u64,
+}
+
 /// What is known of bytes that come in any order.
 #[derive(Default)]
 pub(super) struct Scattered {

@@ -4,9 +4,19 @@ use crate::Inner;
 use crate::blobs::current_key;
 use crate::bookings::Space;
 use crate::command::EngineError;
-use crate::settings::Settings;
 use domain::upload::Upload;
 use storage::Abilities;
+
+/// Space that uploads leave on the medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceSettings {
+    /// What the storage must keep free for everything else.
+    pub min_free_bytes: u64,
+    /// Disk space is low when less than this is free beside that.
+    pub low_free_bytes: u64,
+    /// How much of the free space unfinished uploads may keep from others, in percent; 100 at most.
+    pub max_booked_percent: u64,
+}
 
 impl Inner {
     /// Whether uploads may be filled in any order. Bytes that are sent again are compared with those that are
@@ -29,7 +39,7 @@ impl Inner {
     /// its own.
     pub(super) async fn check_room_to_go_on(&self, upload: &Upload) -> Result<(), EngineError> {
         let free = self.available(None).await?;
-        let Some(free) = free.filter(|free| *free < self.settings.min_free_bytes) else { return Ok(()) };
+        let Some(free) = free.filter(|free| *free < self.settings.space.min_free_bytes) else { return Ok(()) };
         let own = self.available(Some(upload)).await?.map_or(0, |with_own| with_own.saturating_sub(free));
         let rest = upload.length().map(|length| length.get().saturating_sub(upload.received_bytes()));
         if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
@@ -48,7 +58,7 @@ impl Inner {
     /// The space there is, for anything new or for an upload. `None`: the medium does not know.
     pub(super) async fn space(&self, to: Option<&Upload>) -> Result<Option<Space>, EngineError> {
         let Some(available) = self.available(to).await? else { return Ok(None) };
-        let Settings { min_free_bytes, max_booked_percent, .. } = self.settings;
+        let SpaceSettings { min_free_bytes, max_booked_percent, .. } = self.settings.space;
         let spare_bytes = available.checked_sub(min_free_bytes).ok_or(EngineError::NoSpace)?;
         Ok(Some(Space { spare_bytes, booked_percent: max_booked_percent }))
     }

@@ -15,6 +15,7 @@ use crate::command::{EngineError, Unavailable};
 use crate::hooks::Behalf;
 use crate::metrics::UNFINISHED;
 use crate::sums::Sums;
+use crate::term::TermSettings;
 use crate::{Engine, Inner};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
@@ -62,11 +63,12 @@ impl Engine {
     pub fn start_sweeping(&self) {
         let inner = std::sync::Arc::clone(&self.0);
         self.spawn(async move {
-            let every = inner.settings.sweep_every;
+            let every = inner.settings.terms.sweep_every;
             let mut pace = tokio::time::interval_at(Instant::now() + every, every);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut steps = inner.clock.steps();
-            let first_removal = Instant::now() + inner.settings.first_removal_after;
+            let TermSettings { completed_expiry, first_removal_after, .. } = inner.settings.terms;
+            let first_removal = Instant::now() + first_removal_after.min(completed_expiry.unwrap_or_default());
             loop {
                 tokio::select! {
                     biased;
@@ -90,12 +92,12 @@ impl Engine {
                     Due::Unsealed,
                     Due::Unsettled,
                     Due::Expired { now: inner.now() },
-                    Due::Silent { since: inner.clock.ago(inner.settings.stall_after) },
+                    Due::Silent { since: inner.clock.ago(inner.settings.terms.stall_after) },
                     Due::Removable,
                 ] {
                     inner.sweep(question, &Behalf::Sweeper).await;
                 }
-                if let Some(kept) = inner.settings.completed_expiry.filter(|_| first_removal <= Instant::now()) {
+                if let Some(kept) = completed_expiry.filter(|_| first_removal <= Instant::now()) {
                     let completed_before = inner.clock.ago(kept);
                     inner.sweep(Due::Outdated { completed_before }, &Behalf::Sweeper).await;
                 }

@@ -139,7 +139,7 @@ async fn a_description_that_is_too_long_is_rejected_before_it_is_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_form_that_is_too_long_is_refused_before_it_is_sent() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 1 << 20).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 1 << 20).await;
     let form_type = ("Content-Type", "multipart/form-data; boundary=xyz");
     for length in ["40000000", "99000000000000"] {
         let mut client = app.client().await;

@@ -67,7 +67,7 @@ async fn lengths_that_are_not_one_integer_count_as_absent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_size_can_be_told() {
     // ietf 77: the configuration ends below what an Integer can say.
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 900 << 40).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 900 << 40).await;
     let mut client = app.client().await;
     let answer = client.request("OPTIONS", "/files", &[], b"").await;
     let told = limit(&answer, "max-size").unwrap();

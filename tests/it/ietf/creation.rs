@@ -159,7 +159,7 @@ async fn a_cut_creation_keeps_what_arrived_and_is_not_complete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_too_large_is_refused_with_the_limit() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 10).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 10).await;
     let mut client = app.client().await;
     for (headers, body) in [
         (vec![END], &[b'x'; 11][..]),
@@ -249,7 +249,7 @@ async fn what_has_no_readable_mark_is_no_resumable_upload() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_left_is_told_anew_and_its_end_does_not_come_closer() {
-    let app = TestApp::with(|config| config.limits.unfinished_expiry = Duration::from_secs(3600)).await;
+    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_secs(3600)).await;
     let mut client = app.client().await;
     let created = create(&mut client, &[MORE, ("Upload-Length", "9")], b"").await;
     let upload = location(&created);

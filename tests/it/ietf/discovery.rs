@@ -8,8 +8,8 @@ use crate::support::app::TestApp;
 #[tokio::test(flavor = "multi_thread")]
 async fn options_tells_the_limits() {
     let app = TestApp::with(|config| {
-        config.limits.max_upload_bytes = 12_345;
-        config.limits.unfinished_expiry = Duration::from_secs(600);
+        config.engine.max_upload_bytes = 12_345;
+        config.engine.terms.unfinished_expiry = Duration::from_secs(600);
     })
     .await;
     let mut client = app.client().await;

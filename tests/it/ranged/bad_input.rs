@@ -121,7 +121,7 @@ async fn a_total_that_changes_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_past_the_end_is_refused() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100_000).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100_000).await;
     let mut client = app.client().await;
     let of_google = session(&mut client, &[("X-Upload-Content-Length", "10")]).await;
     let ours = ranges(&mut client, 10).await;

@@ -27,7 +27,7 @@ async fn an_upload_goes_on_in_its_own_dialect_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_it_is_allowed_uploads_go_on_in_another_dialect() {
-    let app = TestApp::with(|config| config.protocols.cross_dialects = true).await;
+    let app = TestApp::with(|config| config.engine.cross_dialects = true).await;
     let mut client = app.client().await;
     let of_tus = client.create(10).await;
     assert_eq!(client.patch(&of_tus, 0, b"hello").await.status, 204);

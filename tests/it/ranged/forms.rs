@@ -163,7 +163,7 @@ async fn texts_are_bounded_before_and_behind_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_form_too_long_leaves_nothing() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let answer = post(&mut client, &form(&[file("a", &[b'x'; 101])])).await;
     assert_eq!((answer.status, answer.problem().as_str(), answer.header("location")), (413, "over-limit", None));

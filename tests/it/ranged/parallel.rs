@@ -54,7 +54,7 @@ async fn a_session_says_where_ranges_go_and_what_they_are_to_be_like() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_described_badly_is_refused_clearly() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     for (json, status, problem, says) in [
         (&b""[..], 400, "bad-session", "JSON"),
@@ -214,7 +214,7 @@ async fn a_range_that_is_not_aligned_is_refused_unless_it_fits_what_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pieces_without_end_are_refused_with_the_limit_named() {
-    let app = TestApp::with(|config| config.limits.max_ranges = 5).await;
+    let app = TestApp::with(|config| config.engine.ranges.max_ranges = 5).await;
     let mut client = app.client().await;
     let bytes = source(40 * BLOCK);
     let total = bytes.len();
@@ -346,7 +346,7 @@ async fn an_upload_of_ranges_can_be_deleted_and_expires() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_allowed_are_asked_to_come_back() {
     let app = TestApp::with(|config| {
-        config.limits.max_parallel_ranges = 1;
+        config.engine.ranges.max_parallel = 1;
         config.limits.idle_timeout = Duration::from_secs(30);
     })
     .await;

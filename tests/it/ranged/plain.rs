@@ -106,7 +106,7 @@ async fn an_error_after_the_upload_was_made_says_where_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_too_long_leaves_nothing() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let answer = client.request("PUT", "/files/a", &[], &[b'x'; 101]).await;
     assert_eq!((answer.status, answer.problem().as_str(), answer.header("location")), (413, "over-limit", None));

@@ -166,7 +166,7 @@ async fn a_session_does_not_replace_the_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_too_large_or_badly_described_is_refused_and_nothing_is_there() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let large = format!("{{\"name\": \"{}\"}}", "a".repeat(10_000));
     let length = |value| ("X-Upload-Content-Length", value);

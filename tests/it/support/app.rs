@@ -38,10 +38,10 @@ impl TestApp {
         config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.server.data_dir = folder.path().join("data");
         config.server.workers = Some(2);
-        config.storage.min_free_bytes = 0;
+        config.engine.space.min_free_bytes = 0;
         // On small disks it would be most of the space.
         config.database.reserve_bytes = 0;
-        config.limits.sweep_every = std::time::Duration::from_millis(100);
+        config.engine.terms.sweep_every = std::time::Duration::from_millis(100);
         change(&mut config);
         let running = app::start(config.clone()).await.expect("the server starts");
         Self { running: Some(running), config, folder }

@@ -25,9 +25,10 @@ use domain::upload::{Role, Upload};
 use engine::command::{Append, BodyEnd, Cancel, Create, EngineError};
 use engine::feed::Feed;
 use engine::hooks::Hooks;
-use engine::{Engine, Ports, RangeSettings, Settings};
+use engine::{Engine, Ports, Settings};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
+use longshore::config::Config;
 use state::clock::{Clock, Reading};
 use state::{Change, Company, Deliveries, Due, EventLog, HookCalls, Leases, Rings, Store, UploadStore, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
@@ -81,6 +82,39 @@ impl Medium {
     }
 }
 
+/// The defaults, but for what would make a run depend on its machine or a test wait.
+fn settings() -> Settings {
+    let mut settings = Config::default().engine;
+    settings.max_upload_bytes = 1 << 30;
+    settings.max_active_uploads = 100;
+    settings.max_downloads = 100;
+    settings.takeover_timeout = Duration::from_secs(5);
+    settings.cross_dialects = false;
+    settings.tells_path = false;
+    settings.status_root = "/api/v1/uploads/".to_owned();
+    settings.scan_rate = 0;
+    settings.writer.buffer_bytes = 64 << 20;
+    settings.writer.checkpoint_every = Duration::from_secs(60);
+    settings.writer.checkpoint_rate = 1000;
+    settings.writer.checkpoint_bytes = 64 * 1024;
+    settings.writer.keep_open = Duration::ZERO;
+    settings.space.min_free_bytes = 0;
+    settings.space.low_free_bytes = 0;
+    settings.space.max_booked_percent = 50;
+    settings.terms.stall_after = Duration::from_secs(30);
+    settings.terms.unfinished_expiry = Duration::from_hours(24);
+    settings.terms.unfinished_age = Duration::from_hours(7 * 24);
+    settings.terms.completed_expiry = None;
+    settings.terms.first_removal_after = Duration::ZERO;
+    settings.terms.sweep_every = Duration::from_millis(50);
+    settings.ranges.alignment_bytes = 1;
+    settings.ranges.max_ranges = 100;
+    settings.ranges.max_parallel = 8;
+    settings.ranges.max_replaced_bytes = 1 << 20;
+    settings.media = None;
+    settings
+}
+
 /// One life of the engine.
 pub struct Life {
     pub engine: Engine,
@@ -131,34 +165,7 @@ impl World {
         company: Company,
         news: Rings,
     ) -> Life {
-        let mut settings = Settings {
-            max_upload_bytes: 1 << 30,
-            max_active_uploads: 100,
-            max_downloads: 100,
-            takeover_timeout: Duration::from_secs(5),
-            buffer_bytes: 64 << 20,
-            checkpoint_every: Duration::from_secs(60),
-            checkpoint_rate: 1000,
-            checkpoint_bytes: 64 * 1024,
-            keep_open: Duration::ZERO,
-            min_free_bytes: 0,
-            low_free_bytes: 0,
-            tells_path: false,
-            status_root: "/api/v1/uploads/".to_owned(),
-            completed_expiry: None,
-            first_removal_after: Duration::ZERO,
-            max_booked_percent: 50,
-            scan_rate: 0,
-            digests: Vec::new(),
-            stall_after: Duration::from_secs(30),
-            unfinished_expiry: Duration::from_secs(24 * 3600),
-            unfinished_age: Duration::from_secs(7 * 24 * 3600),
-            sweep_every: Duration::from_millis(50),
-            progress: None,
-            cross_dialects: false,
-            ranges: RangeSettings { alignment_bytes: 1, max_ranges: 100, max_parallel: 8, max_replaced_bytes: 1 << 20 },
-            media: None,
-        };
+        let mut settings = settings();
         change(&mut settings);
         let faults = Faults::new();
         let blobs: Arc<dyn BlobStore> = match &self.medium {

@@ -181,7 +181,7 @@ async fn a_body_that_fills_the_upload_and_then_runs_on_does_not_complete_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_without_length_grows_up_to_the_limit() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let upload = create_with(&mut client, &[("Upload-Defer-Length", "1")]).await;
     let answer = client.patch(&upload, 0, &[b'x'; 101]).await;
@@ -260,7 +260,7 @@ async fn nothing_at_the_right_offset_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_patch_can_declare_the_length() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let deferred = ("Upload-Defer-Length", "1");
     let at = |offset| ("Upload-Offset", offset);

@@ -71,7 +71,7 @@ async fn parts_may_be_named_in_every_usual_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_a_list_of_finished_parts_is_refused() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 20).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 20).await;
     let mut client = app.client().await;
     let good = part(&mut client, b"0123456789").await;
     let (other, little) = (part(&mut client, b"0123456789").await, part(&mut client, b"x").await);

@@ -56,7 +56,7 @@ async fn a_preflight_is_told_everything_a_client_may_send() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_may_read_every_header_of_successes_and_errors() {
     let app = TestApp::with(|config| {
-        config.limits.max_upload_bytes = 100;
+        config.engine.max_upload_bytes = 100;
         config.cors.allow_origins = AllowOrigins::Any;
     })
     .await;

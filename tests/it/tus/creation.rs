@@ -83,7 +83,7 @@ async fn a_length_is_plain_digits_and_stands_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_length_over_the_limit_is_refused_before_anything_is_created() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     for length in ["101", "1000000", "9223372036854775807"] {
         let answer = client.tus("POST", "/files", &[("Upload-Length", length)], b"").await;
@@ -153,7 +153,7 @@ async fn a_creation_may_bring_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_with_too_many_bytes_keeps_nothing() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let answer = client.tus("POST", "/files", &[("Upload-Length", "4"), OCTETS], b"hello").await;
     assert_eq!((answer.status, answer.problem().as_str()), (413, "beyond-length"), "tus 37");
@@ -246,7 +246,7 @@ async fn an_error_after_the_creation_still_says_where_the_upload_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asks_before_sending_is_refused_before_sending() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     for (headers, status) in [
         (&[TUS, OCTETS, ("Upload-Length", "101")][..], 413),
         (&[TUS, OCTETS, ("Upload-Length", "10")], 413),

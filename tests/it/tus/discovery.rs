@@ -8,7 +8,7 @@ const UNKNOWN: &str = "/files/0197b6a1-0000-7000-8000-000000000000";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn options_tells_what_the_server_can_do() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 12_345).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 12_345).await;
     let mut client = app.client().await;
     let upload = client.create(5).await;
     for path in ["/files", "/files/", upload.as_str(), UNKNOWN] {
@@ -49,7 +49,7 @@ async fn options_does_not_mind_any_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_names_the_version() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 100).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 100).await;
     let mut client = app.client().await;
     let upload = client.create(5).await;
     let deeper = format!("{upload}/deeper");

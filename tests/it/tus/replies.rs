@@ -51,7 +51,7 @@ fn shown(answer: &Answer) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_exchanges_read_as_they_should() {
-    let app = TestApp::with(|config| config.limits.max_upload_bytes = 1_000_000).await;
+    let app = TestApp::with(|config| config.engine.max_upload_bytes = 1_000_000).await;
     let client = app.client().await;
     let mut talk = Transcript { client, text: String::new(), upload: String::new() };
     let metadata = ("Upload-Metadata", "filename aGVsbG8udHh0,filetype dGV4dC9wbGFpbg==");

@@ -106,8 +106,11 @@ fn create(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpRes
 fn add_options(headers: &mut HeaderMap, shared: &Uploads) {
     let settings = shared.engine.settings();
     let draft = Draft::of(&Vec::new(), &[]);
-    let limit =
-        wire::limit(&draft, settings.max_upload_bytes, Some(settings.unfinished_expiry.min(settings.unfinished_age)));
+    let limit = wire::limit(
+        &draft,
+        settings.max_upload_bytes,
+        Some(settings.terms.unfinished_expiry.min(settings.terms.unfinished_age)),
+    );
     reply::add_options(headers, &limit);
 }
 

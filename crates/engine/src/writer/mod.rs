@@ -26,6 +26,8 @@ mod ending;
 mod intake;
 mod timing;
 
+pub use timing::WriterSettings;
+
 use std::sync::Arc;
 
 use tokio::sync::oneshot;

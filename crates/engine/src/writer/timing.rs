@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::Writer;
 use crate::Inner;
 use crate::lane::Lane;
+use domain::checksum::Algorithm;
 use domain::filling::Completion;
 use domain::stage::Stage;
 use domain::upload::Upload;
@@ -18,6 +19,23 @@ const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
 /// long: if it was the client coming back, its next append finds the offset it was told, whatever the old
 /// connection still delivers.
 const HOLD_AFTER_INSPECTION: Duration = Duration::from_secs(1);
+
+/// How bytes gather before they are committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterSettings {
+    /// The most memory for bytes on their way to the storage, of all uploads together.
+    pub buffer_bytes: u64,
+    /// A long append commits at least this often.
+    pub checkpoint_every: Duration,
+    /// How many appends may commit in a second, at least 1; where more are live, each does so less often.
+    pub checkpoint_rate: u32,
+    /// A long append commits at least after this many bytes.
+    pub checkpoint_bytes: u64,
+    /// How long an upload is kept open for its next request.
+    pub keep_open: Duration,
+    /// Digests to compute of every upload, besides CRC-32C.
+    pub digests: Vec<Algorithm>,
+}
 
 /// What is to be done when its time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +89,7 @@ impl Writer {
         if !self.may_commit() {
             return false;
         }
-        let large = self.ledger.fresh.total_bytes() >= self.ledger.committer.inner.settings.checkpoint_bytes;
+        let large = self.ledger.fresh.total_bytes() >= self.ledger.committer.inner.settings.writer.checkpoint_bytes;
         let awaited = self.lanes.is_empty() || self.lanes.iter().any(Lane::is_done);
         awaited || ((large || self.lanes.iter().any(|lane| lane.cut)) && !self.is_held())
     }
@@ -89,7 +107,7 @@ impl Writer {
     pub(super) fn next_duty(&self) -> Option<(Instant, Duty)> {
         let committer = &self.ledger.committer;
         if let Some(since) = self.parked_since {
-            return Some((since + committer.inner.settings.keep_open, Duty::Leave));
+            return Some((since + committer.inner.settings.writer.keep_open, Duty::Leave));
         }
         if committer.is_pending() {
             return None;
@@ -102,7 +120,7 @@ impl Writer {
             return self.may_commit().then_some((due.max(self.hold_until), Duty::Checkpoint));
         }
         let may_stall = committer.upload.stage() == Stage::Receiving;
-        may_stall.then(|| (self.bytes_came_at + committer.inner.settings.stall_after, Duty::Stall))
+        may_stall.then(|| (self.bytes_came_at + committer.inner.settings.terms.stall_after, Duty::Stall))
     }
 
     /// Holds further commits back, for somebody who is told an offset.
@@ -116,10 +134,10 @@ impl Writer {
 impl Inner {
     /// How long the bytes of a live upload may gather before they are committed.
     fn checkpoint_after(&self, upload: &Upload) -> Duration {
-        let every = self.settings.checkpoint_every;
+        let every = self.settings.writer.checkpoint_every;
         // Many slow uploads take turns: what each could lose is little, and so are the bytes a sync of each
         // would keep.
-        let crowd = self.leases.count() as f64 / f64::from(self.settings.checkpoint_rate);
+        let crowd = self.leases.count() as f64 / f64::from(self.settings.writer.checkpoint_rate);
         if crowd > 1.0 {
             return every.mul_f64(crowd);
         }
