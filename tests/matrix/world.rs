@@ -210,9 +210,7 @@ impl World<'_> {
         let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), blobs };
         let tuning = &self.script.tuning;
         let progress_wanted = Arc::new(AtomicBool::new(tuning.progress));
-        Engine::new(settings(tuning), instance, ports)
-            .drawing(randomness)
-            .reporting_progress_while(progress_wanted)
+        Engine::new(settings(tuning), instance, ports).drawing(randomness).reporting_progress_while(progress_wanted)
     }
 
     /// Waits until nothing is under way, and nothing is held.
