@@ -25,7 +25,7 @@ crate::named! {
     /// ```
     ///
     /// One that is over becomes ready again when it is replayed.
-    DeliveryState {
+    pub enum DeliveryState {
         /// An earlier event of the same upload has not had its first attempt at this endpoint yet.
         Waiting = "waiting",
         /// Due at its next-attempt time.
@@ -118,7 +118,7 @@ pub enum Replayed {
 crate::named! {
     /// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and never touches
     /// what is unfinished.
-    ReplayWhat {
+    pub enum ReplayWhat {
         /// What is unfinished: it becomes due now instead of when its next attempt was planned.
         Pending = "pending",
         /// Deliveries that were given up.
@@ -132,7 +132,7 @@ crate::named! {
 
 crate::named! {
     /// Why an attempt was made.
-    Trigger {
+    pub enum Trigger {
         /// The schedule.
         Auto = "auto",
         /// Somebody asked for the delivery to be sent again.

@@ -2,7 +2,7 @@
 
 crate::named! {
     /// The protocol an upload was created in; later requests are expected in the same one.
-    Dialect {
+    pub enum Dialect {
         /// tus 1.0.
         Tus = "tus",
         /// Resumable Uploads for HTTP, the IETF draft.

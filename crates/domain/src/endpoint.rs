@@ -70,7 +70,7 @@ impl Endpoint {
 
 crate::named! {
     /// Where an endpoint was made.
-    Origin {
+    pub enum Origin {
         /// It stands in the configuration and is changed only there.
         Config = "config",
         Api = "api",
@@ -154,7 +154,7 @@ pub fn is_reserved_header(name: &str) -> bool {
 
 crate::named! {
     /// What waits for what among the events of one upload (webhooks.md G6, G7). Other uploads never matter.
-    Ordering {
+    pub enum Ordering {
         /// First attempts go out in order, one at a time; what backs off holds nobody back.
         PerUpload = "per_upload",
         /// An event waits until every earlier one was delivered or given up.
@@ -166,7 +166,7 @@ crate::named! {
 
 crate::named! {
     /// How much of an event is sent (webhooks.md P6).
-    Payload {
+    pub enum Payload {
         Full = "full",
         /// What happened, when and to which upload; the receiver asks for the rest.
         Thin = "thin",
@@ -175,7 +175,7 @@ crate::named! {
 
 crate::named! {
     /// Which signatures a message carries (webhooks.md H5, H6).
-    Signing {
+    pub enum Signing {
         /// `v1`, under a secret both sides know.
         Hmac = "hmac",
         /// `v1a`, under a key whose public half the receiver has.
@@ -186,7 +186,7 @@ crate::named! {
 
 crate::named! {
     /// Why the server stopped an endpoint.
-    DisabledBecause {
+    pub enum DisabledBecause {
         /// It answered 410.
         Gone = "gone",
         /// It asked for it in its answer.

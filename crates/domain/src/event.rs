@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 crate::named! {
     /// One arrow of the stage diagram (see [`Stage`]), or news from within a stage.
     #[derive(PartialOrd, Ord)]
-    EventKind {
+    pub enum EventKind {
         Created = "upload.created",
         Receiving = "upload.receiving",
         Progress = "upload.progress",

@@ -39,7 +39,7 @@ pub struct Track {
 }
 
 crate::named! {
-    TrackKind {
+    pub enum TrackKind {
         Video = "video",
         Audio = "audio",
         /// Subtitles, chapters, timed data.

@@ -13,7 +13,7 @@ pub struct Failure {
 
 crate::named! {
     /// A refusal that clients take for the end, by what they are to understand. Each protocol has its own number for it.
-    Refusal {
+    pub enum Refusal {
         Malformed = "malformed",
         Unauthenticated = "unauthenticated",
         UnpaidFor = "unpaid-for",

@@ -2,7 +2,7 @@
 
 crate::named! {
     /// In which order the bytes of an upload come.
-    WriteOrder {
+    pub enum WriteOrder {
         /// One after the other, from one request at a time.
         InOrder = "in-order",
         /// In any, from several requests at once.
@@ -12,7 +12,7 @@ crate::named! {
 
 crate::named! {
     /// When an upload completes.
-    Completion {
+    pub enum Completion {
         /// By itself, once all of its length is there.
         WhenFull = "when-full",
         /// When its client says that nothing more comes.

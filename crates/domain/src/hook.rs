@@ -20,7 +20,7 @@ pub const NO_REASON: &str = "the application has refused this upload";
 crate::named! {
     /// A question the application may want to be asked.
     #[derive(PartialOrd, Ord)]
-    Hook {
+    pub enum Hook {
         /// Before an upload is created.
         PreCreate = "pre_create",
         /// When every byte is durable and verified, before the upload is stored and completed.
@@ -99,7 +99,7 @@ pub struct Wishes {
 
 crate::named! {
     /// How a call ended.
-    CallOutcome {
+    pub enum CallOutcome {
         Accepted = "accepted",
         Rejected = "rejected",
         Timeout = "timeout",

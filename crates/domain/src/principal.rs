@@ -51,7 +51,7 @@ impl TenantScope {
 
 crate::named! {
     /// What a route needs of whoever calls it.
-    Right {
+    pub enum Right {
         /// Create an upload.
         Create = "uploads:create",
         /// Send bytes, and ask where to go on.

@@ -5,7 +5,7 @@ use crate::time::Timestamp;
 crate::named! {
     /// On whose behalf an upload is deleted.
     #[derive(PartialOrd, Ord)]
-    DeletedBy {
+    pub enum DeletedBy {
         /// Whoever may delete it in its protocol.
         Client = "client",
         /// Whoever has an admin key.

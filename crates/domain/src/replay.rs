@@ -40,7 +40,7 @@ impl ReplayJob {
 }
 
 crate::named! {
-    ReplayState {
+    pub enum ReplayState {
         Running = "running",
         Done = "done",
         Cancelled = "cancelled",

@@ -18,50 +18,25 @@ const LINES: u32 = 100;
 
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Why something was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The head of a request cannot be read.
-    UnreadableHead,
-    /// The head of a request took too long.
-    SlowHead,
-    /// The framing of a body is broken.
-    BrokenBody,
-    /// A body fell below the minimum rate.
-    SlowBody,
-    /// All connections are taken.
-    Full,
-    /// The client's address has its share of connections.
-    Connections,
-    /// The client's address has its share of event streams and long polls.
-    Streams,
-    /// The client's address has its share of uploads.
-    Uploads,
-}
-
-impl Reason {
-    const ALL: [Self; 8] = [
-        Self::UnreadableHead,
-        Self::SlowHead,
-        Self::BrokenBody,
-        Self::SlowBody,
-        Self::Full,
-        Self::Connections,
-        Self::Streams,
-        Self::Uploads,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::UnreadableHead => "unreadable-head",
-            Self::SlowHead => "slow-head",
-            Self::BrokenBody => "broken-body",
-            Self::SlowBody => "slow-body",
-            Self::Full => "full",
-            Self::Connections => "connections-of-address",
-            Self::Streams => "streams-of-address",
-            Self::Uploads => "uploads-of-address",
-        }
+domain::named! {
+    /// Why something was refused.
+    pub enum Reason {
+        /// The head of a request cannot be read.
+        UnreadableHead = "unreadable-head",
+        /// The head of a request took too long.
+        SlowHead = "slow-head",
+        /// The framing of a body is broken.
+        BrokenBody = "broken-body",
+        /// A body fell below the minimum rate.
+        SlowBody = "slow-body",
+        /// All connections are taken.
+        Full = "full",
+        /// The client's address has its share of connections.
+        Connections = "connections-of-address",
+        /// The client's address has its share of event streams and long polls.
+        Streams = "streams-of-address",
+        /// The client's address has its share of uploads.
+        Uploads = "uploads-of-address",
     }
 }
 

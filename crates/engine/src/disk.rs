@@ -10,26 +10,20 @@ use storage::Capacity;
 use crate::command::EngineError;
 use crate::{Engine, Inner, Settings};
 
-/// What the free disk space means.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DiskState {
-    #[default]
-    Enough,
-    /// Little is left beside what uploads must leave free.
-    Low,
-    /// New uploads are rejected: less is free than uploads must leave free.
-    Full,
+domain::named! {
+    /// What the free disk space means.
+    #[derive(Default)]
+    pub enum DiskState {
+        #[default]
+        Enough = "ok",
+        /// Little is left beside what uploads must leave free.
+        Low = "low",
+        /// New uploads are rejected: less is free than uploads must leave free.
+        Full = "full",
+    }
 }
 
 impl DiskState {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Enough => "ok",
-            Self::Low => "low",
-            Self::Full => "full",
-        }
-    }
-
     /// The state at `free_bytes`. A better one is entered an eighth above where it was left, so that a disk at the edge
     /// does not change its state with every upload.
     fn at(self, free_bytes: u64, Thresholds { full_below, low_below }: Thresholds) -> Self {

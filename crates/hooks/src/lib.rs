@@ -79,22 +79,12 @@ struct Target {
     breaker: Breaker,
 }
 
-/// Why no call was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shed {
-    BreakerOpen,
-    /// No place became free in time.
-    Overloaded,
-}
-
-impl Shed {
-    const ALL: [Self; 2] = [Self::BreakerOpen, Self::Overloaded];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::BreakerOpen => "breaker_open",
-            Self::Overloaded => "overloaded",
-        }
+domain::named! {
+    /// Why no call was made.
+    enum Shed {
+        BreakerOpen = "breaker_open",
+        /// No place became free in time.
+        Overloaded = "overloaded",
     }
 }
 

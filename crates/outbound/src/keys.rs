@@ -30,7 +30,7 @@ pub enum Key {
 
 domain::named! {
     /// Which signatures a key makes.
-    KeyKind {
+    pub enum KeyKind {
         Hmac = "hmac",
         Ed25519 = "ed25519",
     }

@@ -30,27 +30,12 @@ use state::Result;
 /// How many deliveries a job deals with in the transaction that begins it. A short backlog is done with that.
 const FIRST_PIECE: u32 = 500;
 
-/// What a job does to a backlog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Cancel,
-    Hasten,
-    Release,
-}
-
-impl Kind {
-    const ALL: [Self; 3] = [Self::Cancel, Self::Hasten, Self::Release];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Hasten => "hasten",
-            Self::Release => "release",
-        }
-    }
-
-    fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+domain::named! {
+    /// What a job does to a backlog.
+    pub(super) enum Kind {
+        Cancel = "cancel",
+        Hasten = "hasten",
+        Release = "release",
     }
 }
 
