@@ -119,8 +119,7 @@ fn by_token(name: &str) -> Option<Algorithm> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    type Text = Vec<(&'static str, &'static str)>;
+    use crate::testing::Text;
 
     fn crc() -> Digest {
         Digest::new(Algorithm::Crc32c, vec![0xe3, 0x06, 0x92, 0x83]).unwrap()

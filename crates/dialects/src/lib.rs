@@ -20,6 +20,8 @@ mod names;
 mod pump;
 mod ranged;
 mod structured;
+#[cfg(test)]
+mod testing;
 mod told;
 pub mod trouble;
 mod tus;

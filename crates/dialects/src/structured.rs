@@ -38,8 +38,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    type Text = Vec<(&'static str, &'static str)>;
+    use crate::testing::Text;
 
     #[test]
     fn an_integer_is_one_and_nothing_else() {

@@ -45,6 +45,11 @@ pub fn single<'a>(fields: &'a dyn Fields, field: &'static str) -> Result<Option<
     text(field, value).map(Some)
 }
 
+/// The media type of the body, in lower case and without parameters.
+pub fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
+    Ok(single(fields, "content-type")?.map(domain::media_type::essence))
+}
+
 /// All values of a field that is a list, joined as one (RFC 9110, 5.2). An empty line adds nothing to it.
 pub fn joined(fields: &dyn Fields, field: &'static str) -> Result<Option<String>, BadField> {
     let mut values: Vec<&str> = fields.values(field).map(|value| text(field, value)).collect::<Result<_, _>>()?;

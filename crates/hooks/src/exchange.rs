@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use domain::delivery::AttemptOutcome;
 use domain::endpoint::Origin;
+use domain::media_type;
 use outbound::address::{EgressRules, literal};
 use outbound::client::{Warm, builder};
 use outbound::failure::{classify, root_cause};
@@ -103,7 +104,7 @@ impl Exchange {
 /// Reads an answer as far as may be.
 async fn read(mut response: Response) -> Result<Answered, Trouble> {
     let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type::essence(media_type);
     let mut answered = Answered { status: response.status().as_u16(), media_type, body: Vec::new(), too_large: false };
     while let Some(chunk) = response.chunk().await.map_err(|error| trouble(error.without_url()))? {
         let room = LIMIT_BYTES - answered.body.len();

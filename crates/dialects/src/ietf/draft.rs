@@ -94,14 +94,13 @@ impl Completeness {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::testing::Text;
 
-    type Text = Vec<(&'static str, &'static str)>;
+    pub(in crate::ietf) const CONFIGURED: [u32; 7] = [3, 5, 6, 7, 8, 9, 10];
 
-    const CONFIGURED: [u32; 7] = [3, 5, 6, 7, 8, 9, 10];
-
-    fn draft(number: &'static str) -> Draft {
+    pub(in crate::ietf) fn draft(number: &'static str) -> Draft {
         let fields: Text = vec![("upload-draft-interop-version", number)];
         Draft::of(&fields, &CONFIGURED)
     }

@@ -11,7 +11,6 @@ use crate::metadata;
 use crate::metadata::{PARTIAL_UPLOAD, is_of_a_protocol};
 use crate::structured::{boolean, integer};
 use domain::checksum::{Algorithm, Digest};
-use domain::media_type;
 use domain::metadata::Metadata;
 use domain::size::{Length, Offset};
 use edge::fields::{BadField, Fields, single};
@@ -181,7 +180,7 @@ fn natural(fields: &dyn Fields, name: &str) -> Option<u64> {
 
 /// The media type in lower case, without parameters. One that cannot be read is none.
 fn media_type(fields: &dyn Fields) -> Option<String> {
-    single(fields, "content-type").ok().flatten().map(media_type::essence)
+    edge::fields::media_type(fields).ok().flatten()
 }
 
 /// The file's name and types, as other dialects have them in their metadata. What cannot be read says
@@ -228,16 +227,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ietf::draft::tests::{CONFIGURED, draft};
+    use crate::testing::{Text, anything};
     use domain::metadata::MAX_PAIRS;
-
-    type Text = Vec<(&'static str, &'static str)>;
-
-    const CONFIGURED: [u32; 7] = [3, 5, 6, 7, 8, 9, 10];
-
-    fn draft(number: &'static str) -> Draft {
-        let fields: Text = vec![("upload-draft-interop-version", number)];
-        Draft::of(&fields, &CONFIGURED)
-    }
 
     fn newest() -> Draft {
         draft("")
@@ -415,16 +407,6 @@ mod tests {
         assert!(creation(&newest(), &fields, Some(0), 10_000).is_err(), "one pair too many");
     }
 
-    /// Whatever bytes a client puts into whatever fields.
-    #[derive(Debug, Clone)]
-    struct Anything(Vec<(&'static str, Vec<u8>)>);
-
-    impl Fields for Anything {
-        fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
-            Box::new(self.0.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_slice()))
-        }
-    }
-
     const FIELDS: [&str; 12] = [
         "upload-draft-interop-version",
         "upload-complete",
@@ -463,20 +445,9 @@ mod tests {
         b"x",
     ];
 
-    fn value() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..40),
-            prop::collection::vec(prop::sample::select(&WORDS[..]), 0..4).prop_map(|words| words.concat()),
-        ]
-    }
-
-    fn anything() -> impl Strategy<Value = Anything> {
-        prop::collection::vec((prop::sample::select(&FIELDS[..]), value()), 0..8).prop_map(Anything)
-    }
-
     proptest! {
         #[test]
-        fn no_header_bytes_confuse_the_parsers(fields in anything(), count in prop::option::of(0_u64..9)) {
+        fn no_header_bytes_confuse_the_parsers(fields in anything(&FIELDS, &WORDS, 4), count in prop::option::of(0_u64..9)) {
             let draft = Draft::of(&fields, &CONFIGURED);
             if let Ok(Some(creation)) = creation(&draft, &fields, count, 100) {
                 let size: usize = creation.metadata.pairs().iter().map(|(name, value)| name.len() + value.len()).sum();

@@ -28,7 +28,7 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 use edge::body;
 use edge::body::HeaderFields;
-use edge::fields::Fields;
+use edge::fields::{Fields, media_type};
 use edge::principal::principal;
 use edge::problem::Problem;
 use engine::command::{Cancel, EngineError};
@@ -138,7 +138,7 @@ async fn plain(
     let refuse = |error: wire::WireError| reply::wire_problem(&error);
     wire::refuse_commands(&fields).map_err(refuse)?;
     wire::refuse_range(&fields).map_err(refuse)?;
-    let media_type = wire::media_type(&fields).map_err(|error| refuse(error.into()))?;
+    let media_type = media_type(&fields).map_err(|error| refuse(error.into()))?;
     let posted = request.method() == Method::POST;
     match media_type.as_deref() {
         Some("application/json") if posted => parallel::start(request, payload, shared).await,

@@ -7,7 +7,6 @@ use base64::Engine as _;
 use crate::dialect::{Claim, Head, Kind, Recognised};
 use crate::digests::BadDigests;
 use domain::checksum::{Algorithm, Digest};
-use domain::media_type;
 use domain::size::{Length, Offset, parse_bytes};
 use edge::body::BodySize;
 use edge::fields::{BadField, Fields, LENIENT_BASE64, joined, single};
@@ -259,19 +258,13 @@ pub(crate) fn length(fields: &dyn Fields, field: &'static str) -> Result<Option<
     length.map(Some).ok_or(BadField::new(field, "is not a plain number of bytes up to 9223372036854775807"))
 }
 
-/// The media type in lower case, without parameters.
-pub(crate) fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
-    Ok(single(fields, "content-type")?.map(media_type::essence))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::Text;
     use domain::size::MAX_BYTES;
-
-    type Text = Vec<(&'static str, &'static str)>;
 
     fn offset(bytes: u64) -> Offset {
         Offset::new(bytes).unwrap()

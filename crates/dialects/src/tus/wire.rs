@@ -11,11 +11,10 @@ use crate::metadata::{OFFSET_OCTET_STREAM, parse_metadata};
 use crate::uploads::BASE_PATH;
 use domain::checksum::{Algorithm, Digest};
 use domain::id::UploadId;
-use domain::media_type;
 use domain::metadata::Metadata;
 use domain::size::{Length, Offset, parse_bytes};
 use edge::body::BodySize;
-use edge::fields::{BadField, Fields, LENIENT_BASE64, joined, single};
+use edge::fields::{BadField, Fields, LENIENT_BASE64, joined, media_type, single};
 
 pub(crate) const VERSION: &str = "1.0.0";
 
@@ -324,11 +323,6 @@ fn bytes(fields: &dyn Fields, field: &'static str) -> Result<Option<u64>, BadFie
     parse_bytes(text).map(Some).ok_or(BadField::new(field, TOO_LARGE))
 }
 
-/// The media type in lower case, without parameters.
-fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
-    Ok(single(fields, "content-type")?.map(media_type::essence))
-}
-
 fn checksum(fields: &dyn Fields) -> Result<Option<Checksum>, WireError> {
     Ok(match own_checksum(fields)? {
         Some(own) => Some(Checksum::Own(own)),
@@ -362,11 +356,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::{Text, anything};
     use crate::uploads::upload_path;
     use base64::engine::general_purpose::STANDARD;
     use domain::size::MAX_BYTES;
-
-    type Text = Vec<(&'static str, &'static str)>;
 
     fn id(last: u8) -> UploadId {
         UploadId::from_bytes([1, 2, 3, 4, 5, 6, 0x70, 8, 0x80, 10, 11, 12, 13, 14, 15, last])
@@ -566,16 +559,6 @@ mod tests {
         }
     }
 
-    /// Whatever bytes a client puts into whatever fields.
-    #[derive(Debug, Clone)]
-    struct Anything(Vec<(&'static str, Vec<u8>)>);
-
-    impl Fields for Anything {
-        fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
-            Box::new(self.0.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_slice()))
-        }
-    }
-
     const FIELDS: [&str; 13] = [
         "tus-resumable",
         "upload-length",
@@ -620,17 +603,6 @@ mod tests {
         b"\xff",
     ];
 
-    fn value() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..40),
-            prop::collection::vec(prop::sample::select(&WORDS[..]), 0..8).prop_map(|words| words.concat()),
-        ]
-    }
-
-    fn anything() -> impl Strategy<Value = Anything> {
-        prop::collection::vec((prop::sample::select(&FIELDS[..]), value()), 0..8).prop_map(Anything)
-    }
-
     fn any_metadata() -> impl Strategy<Value = Metadata> {
         let key = "[!-+\\--~]{1,20}";
         let pairs = prop::collection::btree_map(key, prop::collection::vec(any::<u8>(), 0..50), 0..10);
@@ -650,7 +622,7 @@ mod tests {
 
         #[test]
         fn no_header_bytes_confuse_the_parsers(
-            fields in anything(),
+            fields in anything(&FIELDS, &WORDS, 8),
             wire in prop_oneof![Just("POST"), Just("PATCH"), Just("OPTIONS"), Just("BREW")],
             body in prop_oneof![Just(BodySize::Unknown), any::<u64>().prop_map(BodySize::Known)],
         ) {
