@@ -19,7 +19,7 @@ use crate::cli::{Failure, print};
 use crate::config::parse_duration;
 use api::delivery::Delivery;
 use api::endpoint::{Change, Endpoint, List, Resumption, Rotation};
-use api::milliseconds;
+use domain::time::milliseconds;
 
 /// Names the server to ask, where the flag does not.
 pub(super) const SERVER_VARIABLE: &str = "LONGSHORE_SERVER";

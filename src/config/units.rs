@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use domain::size::MAX_BYTES;
+use domain::time::milliseconds;
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -71,7 +72,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 
 /// Prints a duration in the largest unit that takes no fraction; a single day is `24h`.
 pub(super) fn duration_text(span: Duration) -> String {
-    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let millis = milliseconds(span);
     let fits = |unit: u64| millis.is_multiple_of(unit) && (unit < 86_400_000 || millis > unit);
     match TIME_UNITS.into_iter().rev().find(|(_, unit)| fits(*unit)) {
         Some((name, unit)) if millis > 0 => format!("{}{name}", millis / unit),

@@ -326,7 +326,6 @@ impl Sending<'_> {
     /// Does as it is told until the body is over. `None` when the client has vanished.
     async fn follow(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> Option<BodyEnd> {
         loop {
-            let flush_at = self.feed.flush_at();
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -336,7 +335,7 @@ impl Sending<'_> {
                     Some(Order::Vanish) | None => return None,
                 },
                 () = self.feed.ended() => self.ended = true,
-                () = come(flush_at) => self.feed.flush(),
+                () = self.feed.flush_due() => self.feed.flush(),
             }
             if self.ended {
                 return Some(BodyEnd::Cut);
@@ -349,13 +348,6 @@ impl Sending<'_> {
         let next = &self.bytes[self.sent..self.sent + count];
         self.sent += count;
         self.ended = self.feed.push(next).await.is_err();
-    }
-}
-
-async fn come(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

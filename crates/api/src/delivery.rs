@@ -1,11 +1,12 @@
 //! Deliveries and their attempts.
 
 use domain::delivery::{Attempt as KnownAttempt, DeliveryRecord};
+use domain::time::milliseconds;
 use serde::{Deserialize, Serialize};
 
+use crate::Word;
 use crate::pairs::Pairs;
 use crate::text::Text;
-use crate::{Word, milliseconds};
 
 /// One event on its way to one endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

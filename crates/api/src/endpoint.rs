@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use domain::endpoint::{EndpointTerms, Health as KnownHealth};
-use domain::time::Timestamp;
+use domain::time::{Timestamp, milliseconds};
 use serde::{Deserialize, Serialize};
 
 use crate::pairs::Pairs;
-use crate::{Word, given, milliseconds};
+use crate::{Word, given};
 
 /// An endpoint and how it is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

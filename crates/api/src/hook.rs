@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 
 use domain::hook::{Caller as KnownCaller, Hook, HookCall, Question as KnownQuestion};
+use domain::time::milliseconds;
 use domain::upload::Role;
 use serde::{Deserialize, Serialize};
 
+use crate::Word;
 use crate::event::Message;
 use crate::facts::Facts;
 use crate::pairs::Pairs;
 use crate::text::Text;
-use crate::{Word, milliseconds};
 
 /// One call, as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

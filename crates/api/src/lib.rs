@@ -16,7 +16,6 @@ pub mod text;
 pub mod upload;
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
@@ -26,9 +25,4 @@ pub type Word = Cow<'static, str>;
 /// Tells a field that is `null` from one that is not there.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
-}
-
-/// Returns a span in whole milliseconds.
-pub fn milliseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -123,19 +123,11 @@ async fn next(
     let silent = tokio::time::sleep(idle_timeout);
     tokio::pin!(silent);
     loop {
-        let flush_at = feed.flush_at();
         tokio::select! {
             next = payload.next() => return Some(next),
             () = feed.ended() => return None,
             () = &mut silent => return None,
-            () = come(flush_at), if flush_at.is_some() => feed.flush(),
+            () = feed.flush_due() => feed.flush(),
         }
-    }
-}
-
-async fn come(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -18,11 +18,11 @@ impl Timestamp {
 
     /// This instant and then `span`, held at the far end of the calendar.
     pub fn plus(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(millis(span)))
+        Self(self.0.saturating_add(signed_ms(span)))
     }
 
     pub fn minus(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(millis(span)))
+        Self(self.0.saturating_sub(signed_ms(span)))
     }
 
     /// How long after `earlier` this is; nothing when it is not after it.
@@ -53,7 +53,12 @@ impl fmt::Display for Timestamp {
     }
 }
 
-fn millis(span: Duration) -> i64 {
+/// Returns a span in whole milliseconds.
+pub fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn signed_ms(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -27,6 +27,7 @@ use crate::shares::{Part, UsedUp};
 use crate::table::{Address, Call, Signature};
 use crate::{Edge, json, path};
 use domain::id::UploadId;
+use domain::time::milliseconds;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -80,7 +81,7 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
         method = %http.method(),
         path = %path_for_log(&http, &address),
         status = answer.status().as_u16(),
-        took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        took_ms = milliseconds(began.elapsed()),
         "answered"
     );
     // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its

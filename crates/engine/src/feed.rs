@@ -132,8 +132,15 @@ impl Feed {
         self.buffer_bytes.unwrap_or(FIRST_BUFFER_BYTES)
     }
 
-    /// When [`Self::flush`] should be called although more may come.
-    pub fn flush_at(&self) -> Option<Instant> {
+    /// Waits until [`Self::flush`] should be called although more may come.
+    pub async fn flush_due(&self) {
+        match self.flush_at() {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn flush_at(&self) -> Option<Instant> {
         self.filling.as_ref().map(|filling| filling.since + GATHER_FOR)
     }
 

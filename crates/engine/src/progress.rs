@@ -1,5 +1,6 @@
 //! How a live upload is getting on: counters that its writer sets and anyone reads without a lock.
 
+use domain::time::milliseconds;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ impl LiveProgress {
 
     pub(super) fn accept(&self, total_bytes: u64) {
         self.accepted_bytes.store(total_bytes, Ordering::Relaxed);
-        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = milliseconds(self.began.elapsed());
         self.accepted_at_ms.store(now_ms, Ordering::Relaxed);
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
 use domain::event::EventFilter;
+use domain::time::milliseconds;
 
 #[derive(Serialize, Deserialize)]
 struct StoredTerms {
@@ -69,10 +70,6 @@ pub(super) fn read(text: &str) -> Option<EndpointTerms> {
         auto_disable: stored.auto_disable,
         ca_certificates: stored.ca_certificates,
     })
-}
-
-fn milliseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

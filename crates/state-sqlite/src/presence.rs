@@ -5,6 +5,7 @@
 //! second where there are only reads. While they are gone everything fails; should the very same files come back, they
 //! have all that was written.
 
+use domain::time::milliseconds;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,8 +56,8 @@ impl Presence {
 
     /// An error if the files are gone, as far as that is known or was not looked up lately.
     pub(super) fn check_lately(&self, operation: &'static str) -> Result<()> {
-        let now_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let due_ms = u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = milliseconds(self.since.elapsed());
+        let due_ms = milliseconds(LOOK_EVERY);
         if now_ms.saturating_sub(self.looked_at_ms.load(Ordering::Relaxed)) >= due_ms {
             self.looked_at_ms.store(now_ms, Ordering::Relaxed);
             return self.check(operation);
