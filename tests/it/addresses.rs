@@ -10,8 +10,8 @@ use longshore::config::{Config, ProxyHeader, Secret};
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::http2;
+use crate::support::patience::until;
 use crate::support::tls::Certificate;
-use crate::support::world::until;
 
 /// Clients that are on other machines, as a proxy on this one says.
 const NEAR: (&str, &str) = ("X-Forwarded-For", "192.0.2.1");

@@ -9,7 +9,8 @@ use domain::upload::Upload;
 use engine::Settings;
 use storage::faults::{Calls, Cause, Operation};
 
-use crate::support::world::{Life, World, cancelling, until};
+use crate::support::patience::until;
+use crate::support::world::{Life, World, cancelling};
 
 const HOUR: Duration = Duration::from_hours(1);
 const EXPIRY: Duration = Duration::from_hours(24);

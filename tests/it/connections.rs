@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use crate::support::app::TestApp;
 use crate::support::client::{Client, TUS};
 use crate::support::moving::is_whole;
+use crate::support::patience::until;
 use crate::support::process::Process;
-use crate::support::world::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_allowed_are_told_to_come_back() {

@@ -9,10 +9,11 @@ use serde_json::Value;
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
 use crate::support::event_ids::EventIds;
+use crate::support::patience::until;
 use crate::support::program::run;
 use crate::support::receiver::Receiver;
 use crate::support::sse::Sse;
-use crate::support::world::{World, until};
+use crate::support::world::World;
 
 fn status_path(path: &str) -> String {
     path.replace("/files/", "/api/v1/uploads/")

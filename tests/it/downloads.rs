@@ -4,7 +4,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
-use crate::support::world::until;
+use crate::support::patience::until;
 use crate::tus::{base64, completed, create_with};
 
 const BYTES: &[u8] = b"0123456789";

@@ -21,10 +21,9 @@ use engine::concatenate::Concatenate;
 use state::Uploads;
 use storage::faults::{Calls, Cause, Effect, Operation};
 
+use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::{
-    Life, Medium, Trouble, World, cancelling, feed_all, new_upload, new_upload_of, offset, until,
-};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, new_upload_of, offset};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];

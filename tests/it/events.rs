@@ -1,6 +1,6 @@
 //! Server-Sent Events: a snapshot, then every change once and in order, also over reconnects.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
@@ -17,6 +17,7 @@ use state_sqlite::{SqliteSettings, SqliteStore};
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::event_ids::EventIds;
+use crate::support::patience::until;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
 use crate::support::sse::{Item, Message, Sse};
@@ -371,12 +372,11 @@ async fn streams_are_bounded_and_a_seat_comes_free() {
     // What needs no seat is served all the same.
     assert_eq!(app.client().await.get("/api/v1/uploads").await.status, 200);
     drop(first);
-    let began = Instant::now();
-    while let Err(refused) = Sse::ask(app.address(), ALL, &[]).await {
-        assert_eq!(refused.status, 503);
-        assert!(began.elapsed() < Duration::from_secs(30), "a client that left gives its seat back");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("a client that left gives its seat back", async || {
+        let asked = Sse::ask(app.address(), ALL, &[]).await;
+        asked.inspect_err(|refused| assert_eq!(refused.status, 503)).ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

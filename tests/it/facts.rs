@@ -14,9 +14,10 @@ use storage::faults::{Calls, Cause, Effect, Operation};
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, OCTETS};
 use crate::support::film::film;
+use crate::support::patience::until;
 use crate::support::receiver::{Delivery, Receiver};
 use crate::support::schema::check_event;
-use crate::support::world::{Life, Trouble, World, until};
+use crate::support::world::{Life, Trouble, World};
 use crate::tus::{base64, completed, wait_until_nothing_is_stored};
 use crate::{ietf, ranged};
 

@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::TestApp;
 use crate::support::client::{Client, OCTETS, TUS};
+use crate::support::patience::until;
 use crate::support::tls::{Certificate, connect};
-use crate::support::world::until;
 
 const SECOND: &str = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::support::client::Client;
 use crate::support::disk::SmallDisk;
+use crate::support::patience::until;
 use crate::support::program::Program;
-use crate::support::world::until;
 
 const MIB: u64 = 1 << 20;
 

@@ -14,8 +14,8 @@ use crate::support::client::{OCTETS, TUS};
 use crate::support::delayed::delayed;
 use crate::support::http2::{Client, read};
 use crate::support::moving::{is_whole, resume, wait_until_taken};
+use crate::support::patience::until;
 use crate::support::tls::{Certificate, connect, unwrapped};
-use crate::support::world::until;
 
 const MIB: usize = 1024 * 1024;
 

@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use crate::support::app::TestApp;
 use crate::support::client::{Client, OCTETS};
 use crate::support::moving::is_whole;
+use crate::support::patience::until;
 use crate::support::program::Program;
 use crate::support::tls::{Certificate, unwrapped};
-use crate::support::world::until;
 
 async fn apart() -> TestApp {
     TestApp::with(|config| config.server.read_listen = Some(([127, 0, 0, 1], 0).into())).await

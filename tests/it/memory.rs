@@ -17,10 +17,10 @@ use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::group::Group;
 use crate::support::http2;
 use crate::support::moving::{is_whole, resume};
+use crate::support::patience::until;
 use crate::support::program::Program;
 use crate::support::seeded::Seeded;
 use crate::support::tls::Certificate;
-use crate::support::world::until;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

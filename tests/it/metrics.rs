@@ -8,10 +8,10 @@ use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::metrics::{Format, Metrics};
 use crate::support::moving::wait_until_taken;
+use crate::support::patience::until;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::Scripted;
 use crate::support::sse::Sse;
-use crate::support::world::until;
 
 async fn upload(client: &mut Client) -> String {
     let path = client.create(11).await;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
-use crate::support::world::until;
+use crate::support::patience::until;
 
 /// How a file can be lost.
 #[derive(Debug, Clone, Copy)]

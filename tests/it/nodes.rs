@@ -11,8 +11,9 @@ use state::Rings;
 use storage::faults::Effect;
 use storage::memory::MemoryStore;
 
+use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, World, cancelling, feed_all, until};
+use crate::support::world::{Life, Medium, World, cancelling, feed_all};
 
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
 

@@ -14,10 +14,10 @@ use tempfile::TempDir;
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
 use crate::support::metrics::Metrics;
+use crate::support::patience::until;
 use crate::support::process::Process;
 use crate::support::program::{Program, run};
 use crate::support::receiver::SECRET;
-use crate::support::world::until;
 
 async fn upload(client: &mut Client) -> String {
     let path = client.create(11).await;

@@ -7,8 +7,8 @@ use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::moving::{
     Watcher, is_whole, wait_until_at_rest, wait_until_committed, wait_until_live, wait_until_taken,
 };
+use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::until;
 
 const SIZE: usize = 500_000;
 /// Generous: it shows that nobody waits for a timeout.

@@ -13,8 +13,9 @@ use engine::feed::Feed;
 use engine::{RangeSettings, Settings};
 use storage::faults::{Calls, Cause, Effect, Operation};
 
+use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload_of, offset, until};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload_of, offset};
 
 const KIB: usize = 1024;
 

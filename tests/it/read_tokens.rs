@@ -8,9 +8,9 @@ use tempfile::TempDir;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::patience::until;
 use crate::support::program::Program;
 use crate::support::sse::Sse;
-use crate::support::world::until;
 
 const TOKEN: &str = "the-token-of-the-backend";
 const BACKEND: (&str, &str) = ("Authorization", "Bearer the-token-of-the-backend");

@@ -18,10 +18,10 @@ use crate::support::app::collect_files;
 use crate::support::client::{Client, OCTETS, TUS};
 use crate::support::disk::SmallDisk;
 use crate::support::moving::{is_whole, resume, wait_until_taken};
+use crate::support::patience::until;
 use crate::support::process::Process;
 use crate::support::program::{Program, Ran, run};
 use crate::support::seeded::Seeded;
-use crate::support::world::until;
 
 const QUICK: [&str; 4] = ["--storage-checkpoint-every", "50ms", "--storage-checkpoint-size", "64KiB"];
 

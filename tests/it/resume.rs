@@ -11,8 +11,8 @@ use crate::support::moving::{
     Watcher, is_whole, resume, wait_for_stage, wait_until_at_rest, wait_until_committed, wait_until_live,
     wait_until_taken,
 };
+use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::until;
 
 const SIZE: usize = 200_000;
 

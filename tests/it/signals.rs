@@ -3,8 +3,8 @@
 use tempfile::TempDir;
 
 use crate::support::client::Client;
+use crate::support::patience::until;
 use crate::support::program::Program;
-use crate::support::world::until;
 
 /// `systemctl reload`, rotation of logs, a reader that went away, a limit of file sizes.
 #[tokio::test(flavor = "multi_thread")]

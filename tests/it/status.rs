@@ -18,9 +18,8 @@ use state_sqlite::{SqliteSettings, SqliteStore};
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS};
 use crate::support::metrics::Metrics;
-use crate::support::world::{system_time, until};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::patience::{until, until_fits};
+use crate::support::world::system_time;
 
 const FIELDS: [&str; 27] = [
     "id",
@@ -98,16 +97,9 @@ fn check(status: &Value, path: &str) {
 }
 
 async fn status_until(client: &mut Client, path: &str, enough: impl Fn(&Value) -> bool) -> Value {
-    let began = Instant::now();
-    loop {
-        let status = client.status(path).await;
-        if enough(&status) {
-            check(&status, path);
-            return status;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited in vain: {status:#}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let status = until_fits("the status says enough", async || client.status(path).await, enough).await;
+    check(&status, path);
+    status
 }
 
 async fn create(client: &mut Client, headers: &[(&str, &str)]) -> String {
@@ -160,19 +152,18 @@ async fn an_upload_whose_bytes_arrive_just_now() {
     let path = client.create(1_000_000).await;
     client.begin_patch(&path, 0, 1_000_000).await;
     let mut sent = 0_u64;
-    let began = Instant::now();
     // The first bytes are committed soon; those after them only with the checkpoint, a minute later.
-    let live = loop {
-        client.send(&[7; 1_000]).await;
-        sent += 1_000;
+    let after_more_bytes = async || {
+        client.send(&[7; 100]).await;
+        sent += 100;
         let status = status(&mut other, &path).await;
-        assert!(status["received"].as_u64().unwrap() <= sent);
-        if status["bytes_per_second"].as_u64() > Some(0) && status["received"].as_u64() > status["offset"].as_u64() {
-            break status;
-        }
-        assert!(began.elapsed() < PATIENCE && sent < 900_000, "no rate appears: {status:#}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(status["received"].as_u64().unwrap() <= sent && sent < 900_000, "{sent} bytes sent: {status:#}");
+        status
     };
+    let has_a_rate = |status: &Value| {
+        status["bytes_per_second"].as_u64() > Some(0) && status["received"].as_u64() > status["offset"].as_u64()
+    };
+    let live = until_fits("there is a rate", after_more_bytes, has_a_rate).await;
     assert_eq!(live["stage"], "receiving");
     assert!(live["offset"].as_u64().unwrap() > 0, "the first bytes are committed at once: {live:#}");
     let received = live["received"].as_u64().unwrap();

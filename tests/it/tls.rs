@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::moving::{is_whole, resume, wait_until_taken};
+use crate::support::patience::until;
 use crate::support::program::{Program, run};
 use crate::support::tls::{Certificate, connect, unwrapped};
-use crate::support::world::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_pass_and_resume_over_both_versions_of_tls() {

@@ -9,9 +9,9 @@ use crate::support::disk::SmallDisk;
 use crate::support::moving::{
     is_whole, resume, wait_for_stage, wait_until_at_rest, wait_until_committed, wait_until_taken,
 };
+use crate::support::patience::until;
 use crate::support::receiver::Receiver;
 use crate::support::seeded::Seeded;
-use crate::support::world::until;
 
 const MIB: usize = 1024 * 1024;
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore::config::Config;
 use serde_json::Value;
@@ -12,14 +12,13 @@ use tempfile::TempDir;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::patience::{until, until_fits};
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
 use crate::support::schema::{check_event, published_upload_types};
 use crate::support::scripted::{Reply, Request, Scripted, closed_port, endpoint_at};
-use crate::support::world::until;
 
 const SECOND_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const WHOLE_WAY: [&str; 6] =
     ["upload.created", "upload.receiving", "upload.received", "upload.verified", "upload.stored", "upload.completed"];
@@ -61,15 +60,7 @@ async fn deliveries(client: &mut Client, query: &str) -> Vec<Value> {
 
 /// Asks for the deliveries until they are as they should be.
 async fn deliveries_until(client: &mut Client, query: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-    let began = Instant::now();
-    loop {
-        let found = deliveries(client, query).await;
-        if enough(&found) {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited in vain: {found:#?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_fits("there are enough deliveries", async || deliveries(client, query).await, |found| enough(found)).await
 }
 
 /// The one delivery there is, once it has had an attempt whose result is recorded.

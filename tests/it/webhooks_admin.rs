@@ -2,7 +2,7 @@
 //! every way to ask for it wrongly.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyring::{AdminKey, AdminKeyHash};
 use serde_json::{Value, json};
@@ -11,15 +11,14 @@ use tempfile::TempDir;
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
 use crate::support::event_ids::EventIds;
+use crate::support::patience::{until, until_fits};
 use crate::support::process::Process;
 use crate::support::program::{Program, run};
 use crate::support::receiver::SECRET;
 use crate::support::scripted::{Reply, Scripted, closed_port};
 use crate::support::tls::Certificate;
-use crate::support::world::until;
 
 const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Receivers of tests are on loopback, where only an operator lets them be.
 const OPEN_TO_LOOPBACK: &str = "[webhooks]\nallow_networks = ['127.0.0.0/8']\n";
@@ -99,16 +98,9 @@ async fn upload(client: &mut Client) -> String {
 }
 
 async fn deliveries_until(client: &mut Client, query: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-    let began = Instant::now();
-    loop {
-        let found = done(client, "GET", &format!("/deliveries?{query}"), Value::Null).await;
-        let found = found["deliveries"].as_array().unwrap().clone();
-        if enough(&found) {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited in vain: {found:#?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let path = format!("/deliveries?{query}");
+    let list = async || done(client, "GET", &path, Value::Null).await["deliveries"].as_array().unwrap().clone();
+    until_fits("there are enough deliveries", list, |found| enough(found)).await
 }
 
 /// webhooks A1, A4, H9.
@@ -375,15 +367,8 @@ async fn a_job_sends_what_an_endpoint_has_missed() {
         assert_eq!(sequences, [1, 2, 3, 4, 5, 6], "oldest first");
     }
     let place = format!("/replays/{}", begun["id"].as_str().unwrap());
-    let began = Instant::now();
-    let job = loop {
-        let job = done(&mut client, "GET", &place, Value::Null).await;
-        if job["state"] == "done" {
-            break job;
-        }
-        assert!(began.elapsed() < PATIENCE, "{job}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let ask_for_it = async || done(&mut client, "GET", &place, Value::Null).await;
+    let job = until_fits("the job is done", ask_for_it, |job| job["state"] == "done").await;
     assert_eq!(job["queued"], 12);
     assert_eq!(done(&mut client, "GET", "/replays", Value::Null).await["replays"], json!([job]));
     assert_eq!(ask(&mut client, "DELETE", &place, Value::Null).await.status, 404, "it has ended");
@@ -613,11 +598,11 @@ async fn an_endpoint_cannot_have_a_name_of_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_prints_what_it_hears() {
     let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0"]);
-    let told = printed(&listener, "Ctrl-C");
+    let told = printed(&listener, "Ctrl-C").await;
     let block = told.split_once("\n\n").and_then(|(_, rest)| rest.split_once("\n\nCtrl-C")).expect("a block to copy").0;
     let (_folder, server) = server_with(block);
     let path = server.client().await.create(1).await;
-    let heard = printed(&listener, "upload.created");
+    let heard = printed(&listener, "upload.created").await;
     let line = heard.lines().find(|line| line.contains("upload.created")).unwrap();
     let id = path.rsplit('/').next().unwrap();
     assert!(line.contains(&format!("{id} #1  0 of 1 bytes")), "{line}");
@@ -631,12 +616,12 @@ async fn a_listener_verifies_with_a_public_key() {
     let other = "whpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     for (key, line) in [(public, "upload.created"), (other, "REFUSED  POST /: no signature fits")] {
         let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0", "--public-key", key]);
-        let told = printed(&listener, "Ctrl-C");
+        let told = printed(&listener, "Ctrl-C").await;
         let url = told.split_whitespace().find(|word| word.starts_with("http://")).expect("it says where it listens");
         let block = format!("[[webhooks.endpoints]]\nurl = \"{url}/\"\nprivate_key = \"{private}\"\n");
         let (_folder, server) = server_with(&block);
         server.client().await.create(1).await;
-        printed(&listener, line);
+        printed(&listener, line).await;
     }
 }
 
@@ -650,16 +635,9 @@ fn server_with(block: &str) -> (TempDir, Process) {
 }
 
 /// Waits until the program has printed this; gives all it has printed.
-fn printed(program: &Program, text: &str) -> String {
-    let began = Instant::now();
-    loop {
-        let printed = program.stdout();
-        if printed.contains(text) {
-            return printed;
-        }
-        assert!(began.elapsed() < PATIENCE, "{text:?} was not printed: {printed} {}", program.stderr());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+async fn printed(program: &Program, text: &str) -> String {
+    let both = async || (program.stdout(), program.stderr());
+    until_fits(&format!("{text:?} is printed"), both, |(printed, _)| printed.contains(text)).await.0
 }
 
 /// The command line against a running server.

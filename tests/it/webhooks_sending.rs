@@ -2,7 +2,7 @@
 //! life.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use longshore::config::Config;
@@ -12,26 +12,21 @@ use tokio::net::TcpListener;
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
+use crate::support::patience::{until, until_fits};
 use crate::support::process::Process;
 use crate::support::receiver::SECRET;
 use crate::support::scripted::{Reply, Request, Scripted, closed_port};
 use crate::support::tls::{Certificate, wrapped};
-use crate::support::world::until;
 
 const OLD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PRIVATE_KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
 
 /// Asks for the deliveries until there is one that fits.
 async fn delivery(client: &mut Client, query: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    let began = Instant::now();
-    loop {
-        let answer = client.get(&format!("/api/v1/webhooks/deliveries?{query}")).await.json();
-        if let Some(found) = answer["deliveries"].as_array().unwrap().iter().find(|found| fits(found)) {
-            return found.clone();
-        }
-        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain: {answer:#}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let path = format!("/api/v1/webhooks/deliveries?{query}");
+    let list = async || client.get(&path).await.json()["deliveries"].as_array().unwrap().clone();
+    let listed = until_fits("a delivery fits", list, |found| found.iter().any(&fits)).await;
+    listed.into_iter().find(fits).unwrap()
 }
 
 fn was_tried(delivery: &Value) -> bool {

@@ -15,7 +15,6 @@ use engine::concatenate::Concatenate;
 use engine::feed::Feed;
 use sha2::Digest as _;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::court::Court;
 use crate::model::{Asked, Known, Promised, places};

@@ -66,7 +66,7 @@ async fn a_creation_that_is_still_writing_learns_it_too() {
         let mut writing = app.client().await;
         writing.send_head("POST", "/files", &headers).await;
         writing.send(b"0123").await;
-        let path = crate::support::world::until("the bytes arrive", async || {
+        let path = crate::support::patience::until("the bytes arrive", async || {
             let newest = crate::tus::known_uploads(&mut client)
                 .await
                 .first()

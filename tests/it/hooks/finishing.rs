@@ -8,10 +8,10 @@ use crate::hooks::{BYTES, SECRET, Way, asking, calls, data, is_put_off, is_refus
 use crate::support::app::TestApp;
 use crate::support::client::{Client, TUS};
 use crate::support::moving::wait_for_stage;
+use crate::support::patience::until;
 use crate::support::process::Process;
 use crate::support::receiver::Receiver;
 use crate::support::scripted::{Reply, Scripted};
-use crate::support::world::until;
 
 const ASKED: [&str; 1] = ["pre_finish"];
 const NO: &str = r#"{"reject": {"status": 422, "message": "not a video"}}"#;

@@ -7,8 +7,8 @@ use serde_json::json;
 use crate::hooks::{SECRET, asking, asking_at, calls, is_put_off, json, pair, uploads, ways};
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client};
+use crate::support::patience::until;
 use crate::support::scripted::{Reply, Scripted, closed_port};
-use crate::support::world::until;
 
 const EAGER: &str = "timeout = \"1s\"\nbreaker_failures = 1000";
 

@@ -125,7 +125,7 @@ async fn a_form_cut_by_the_network_keeps_what_arrived() {
     let mut client = app.client().await;
     client.send_head("POST", "/files", &[FORM, ("Content-Length", &length)]).await;
     client.send(&whole[..at]).await;
-    let upload = crate::support::world::until("the bytes arrive", async || {
+    let upload = crate::support::patience::until("the bytes arrive", async || {
         let newest = known_uploads(&mut asking).await.first().filter(|one| one["received"] == 40).cloned();
         newest.map(|one| one["links"]["upload"].as_str().unwrap().to_owned())
     })

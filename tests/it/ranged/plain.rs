@@ -74,7 +74,7 @@ async fn a_broken_file_is_kept_and_can_be_gone_on_with() {
         } else {
             client.send_chunk(&[b'x'; 40]).await;
         }
-        let upload = crate::support::world::until("the bytes arrive", async || {
+        let upload = crate::support::patience::until("the bytes arrive", async || {
             let newest = known_uploads(&mut asking).await.first().filter(|one| one["received"] == 40).cloned();
             newest.map(|one| one["links"]["upload"].as_str().unwrap().to_owned())
         })

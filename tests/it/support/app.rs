@@ -10,7 +10,7 @@ use longshore::config::{Config, Inputs};
 use tempfile::TempDir;
 
 use crate::support::client::Client;
-use crate::support::world::until;
+use crate::support::patience::until;
 
 /// A server under test. Its folder goes when it is dropped.
 pub struct TestApp {

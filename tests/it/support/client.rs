@@ -4,15 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::support::patience::PATIENCE;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 pub const TUS: (&str, &str) = ("Tus-Resumable", "1.0.0");
 pub const OCTETS: (&str, &str) = ("Content-Type", "application/offset+octet-stream");
-
-/// Longer than anything a test waits for on purpose.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One connection.
 pub struct Client {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::support::world::until;
+use crate::support::patience::until;
 
 /// A proxy in front of a server. Ended when dropped.
 pub struct Front {

@@ -10,9 +10,8 @@ use h2::{RecvStream, SendStream};
 use tokio::task::JoinHandle;
 
 use crate::support::client::{Answer, OCTETS, TUS};
+use crate::support::patience::PATIENCE;
 use crate::support::tls::{Certificate, connect};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One connection.
 pub struct Client {

@@ -11,6 +11,7 @@ pub mod group;
 pub mod http2;
 pub mod metrics;
 pub mod moving;
+pub mod patience;
 pub mod process;
 pub mod program;
 pub mod receiver;

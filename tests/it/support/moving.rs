@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::support::client::Client;
-use crate::support::world::until;
+use crate::support::patience::until;
 
 /// Waits until the status of an upload is as wanted.
 pub async fn wait_for_status(address: SocketAddr, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {

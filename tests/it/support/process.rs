@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::client::Client;
-use crate::support::world::until;
+use crate::support::patience::until;
 
 /// A running `longshore serve`. Killed when dropped.
 pub struct Process {

@@ -15,9 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::support::patience::PATIENCE;
 use crate::support::schema::check_event;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What becomes of one request.
 #[derive(Debug, Clone)]

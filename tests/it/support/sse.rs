@@ -1,13 +1,11 @@
 //! Reads Server-Sent Events off a raw connection.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::client::{Answer, Client};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::patience::PATIENCE;
 
 /// An open stream of events.
 pub struct Sse(Client);

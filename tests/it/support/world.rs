@@ -41,9 +41,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::support::app::collect_files;
-
-/// How long a condition may take to come true.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::patience::until;
 
 /// What outlives a life of the engine: a folder with the database, the bytes, and the time.
 pub struct World {
@@ -381,18 +379,6 @@ pub async fn feed_all(feed: &mut Feed, bytes: &[u8]) {
         }
     }
     feed.flush();
-}
-
-/// Asks again and again until there is an answer.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// The time of day, by this machine.

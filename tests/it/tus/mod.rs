@@ -1,6 +1,6 @@
 //! tus 1.0, item by item: what each request may ask and what it must be told.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
+use crate::support::patience::until_fits;
 
 mod append;
 mod bad_input;
@@ -62,36 +63,17 @@ pub async fn known_uploads(client: &mut Client) -> Vec<Value> {
 
 /// Asks for the status again and again until it is as wanted.
 pub async fn wait_for_status(client: &mut Client, upload: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let waiting = async {
-        loop {
-            let status = client.status(upload).await;
-            if wanted(&status) {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the status becomes what is wanted")
+    until_fits("the status is as wanted", async || client.status(upload).await, wanted).await
 }
 
 /// Waits until the server holds no byte of any upload.
 pub async fn wait_until_nothing_is_stored(app: &TestApp) {
-    let waiting = async {
-        while !app.stored_files().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("no file is left");
+    until_fits("no file is left", async || app.stored_files(), Vec::is_empty).await;
 }
 
 /// Waits until the server holds no byte of one upload.
 pub async fn wait_until_nothing_is_stored_of(app: &TestApp, upload: &str) {
     let id = upload.trim_start_matches("/files/");
-    let is_stored = || app.stored_files().iter().any(|file| file.to_string_lossy().contains(id));
-    let waiting = async {
-        while is_stored() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("its file goes");
+    let is_its = |file: &PathBuf| file.to_string_lossy().contains(id);
+    until_fits("its file is gone", async || app.stored_files(), |files| !files.iter().any(is_its)).await;
 }

@@ -1,0 +1,35 @@
+//! Waiting for what becomes true by itself. Whoever waits looks again and again, and gives up after [`PATIENCE`].
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Longer than anything a test waits for on purpose, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is an answer.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    until_accepted(what, async || ask().await.ok_or("nothing so far")).await
+}
+
+/// Asks again and again until an answer fits.
+pub async fn until_fits<T: Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, fits: impl Fn(&T) -> bool) -> T {
+    let judge = async || {
+        let answer = ask().await;
+        if fits(&answer) { Ok(answer) } else { Err(answer) }
+    };
+    until_accepted(what, judge).await
+}
+
+async fn until_accepted<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let last = match ask().await {
+            Ok(answer) => return answer,
+            Err(last) => last,
+        };
+        assert!(Instant::now() < deadline, "waited in vain until {what}: {last:#?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
