@@ -14,7 +14,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
 }
 
 /// The same, but line ends and tabs stay: for a whole text whose lines are ours.
-pub fn escaped_lines(text: &str) -> Cow<'_, str> {
+pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
     escape(text, |found| (found.is_control() && !matches!(found, '\n' | '\t')) || misleads(found))
 }
 

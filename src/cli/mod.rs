@@ -84,7 +84,7 @@ fn own_variables() -> BTreeMap<String, String> {
 }
 
 /// The variables of this process that are keys of the configuration.
-pub fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
+pub(crate) fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
     let ours = |name: &std::ffi::OsString| {
         let name = name.to_string_lossy();
         name.starts_with(VARIABLE_PREFIX) && !NOT_KEYS.contains(&name.as_ref())

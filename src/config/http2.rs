@@ -35,7 +35,7 @@ impl Http2 {
     }
 
     /// What connections may be granted beyond their first windows.
-    pub fn budget_bytes(&self) -> u64 {
+    pub(crate) fn budget_bytes(&self) -> u64 {
         self.memory_bytes.saturating_sub(self.first_windows_bytes())
     }
 

@@ -56,7 +56,7 @@ pub use server::{ProxyHeader, Server};
 pub use status::Status;
 pub use storage::{Kind, Local, Storage};
 pub use tls::{Tls, TlsFiles};
-pub use units::parse_duration;
+pub(crate) use units::parse_duration;
 pub use webhooks::Webhooks;
 
 use layers::Layers;
@@ -149,7 +149,7 @@ impl Resolved {
     }
 
     /// The configuration in force as TOML. Secrets are hidden; what is not the default says where it came from.
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         let names = self.config.webhooks.endpoints.iter().map(|endpoint| endpoint.name.as_str());
         self.layers.to_toml(&names.collect::<Vec<_>>())
     }

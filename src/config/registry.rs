@@ -56,7 +56,7 @@ impl Key {
     }
 
     /// The name within its section.
-    pub fn leaf(&self) -> &str {
+    pub(crate) fn leaf(&self) -> &str {
         self.name.rsplit_once('.').map_or(&self.name, |(_, leaf)| leaf)
     }
 
@@ -71,7 +71,7 @@ impl Key {
     }
 
     /// Whether its value must not be shown.
-    pub fn is_secret(&self) -> bool {
+    pub(crate) fn is_secret(&self) -> bool {
         is_secret(self.leaf())
     }
 

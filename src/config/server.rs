@@ -64,7 +64,7 @@ impl Server {
 impl Server {
     /// The key that lets others than this machine reach the server, if one does. A public URL says that something passes
     /// on requests from elsewhere.
-    pub fn reached_from_elsewhere(&self) -> Option<&'static str> {
+    pub(crate) fn reached_from_elsewhere(&self) -> Option<&'static str> {
         let far = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
         if far(self.listen) {
             return Some("listen");
@@ -76,13 +76,13 @@ impl Server {
     }
 
     /// The origin of pages at the public address, as browsers send it.
-    pub fn public_origin(&self) -> Option<String> {
+    pub(crate) fn public_origin(&self) -> Option<String> {
         let url = Url::parse(self.public_url.as_deref()?).ok()?;
         Some(url.origin().ascii_serialization())
     }
 
     /// The host that links name.
-    pub fn public_host(&self) -> Option<Host<'static>> {
+    pub(crate) fn public_host(&self) -> Option<Host<'static>> {
         let url = Url::parse(self.public_url.as_deref()?).ok()?;
         Host::parse(url.host_str()?).map(Host::into_owned)
     }

@@ -49,7 +49,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// Reads a whole number and a unit, such as `500ms` or `24h`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (count, unit) = split(text)?;
     let (_, millis) = TIME_UNITS.into_iter().find(|(name, _)| *name == unit)?;
     count.checked_mul(millis).map(Duration::from_millis)

@@ -105,7 +105,7 @@ pub fn table(dialects: Vec<Dialect>, areas: &Areas) -> Table {
 }
 
 /// What pages may send and read, for every dialect.
-pub fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> Lists {
+pub(crate) fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> Lists {
     let own_methods = ROUTES.iter().map(|route| route.method);
     Lists {
         methods: dialects.iter().flat_map(|dialect| dialect.methods.iter().copied()).chain(own_methods).collect(),

@@ -118,7 +118,7 @@ pub enum Claim {
 
 impl Head<'_> {
     /// Returns whether one of these fields is there.
-    pub fn has_any(&self, names: &[&str]) -> bool {
+    pub(crate) fn has_any(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.fields.has(name))
     }
 

@@ -14,7 +14,7 @@ pub mod dialect;
 mod digests;
 mod download;
 mod ietf;
-pub mod metadata;
+mod metadata;
 pub mod missing;
 mod names;
 mod pump;

@@ -7,10 +7,10 @@ use domain::metadata::Metadata;
 use edge::fields::{BadField, Fields, LENIENT_BASE64, joined};
 
 /// The media type of upload bytes in tus.
-pub const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
+pub(crate) const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
 
 /// The media type of appended bytes in the protocol of the IETF.
-pub const PARTIAL_UPLOAD: &str = "application/partial-upload";
+pub(crate) const PARTIAL_UPLOAD: &str = "application/partial-upload";
 
 /// Returns whether a media type is that of bytes on their way, and says nothing of the file that they are
 /// from.

@@ -24,7 +24,7 @@ pub fn is_generic(value: &str) -> bool {
 
 /// Returns a media type that is valid in a header field, with every parameter that could be parsed; `None` unless type and
 /// subtype are two tokens.
-pub fn well_formed(text: &str) -> Option<String> {
+pub(super) fn well_formed(text: &str) -> Option<String> {
     let (essence, mut rest) = text.split_at(text.find(';').unwrap_or(text.len()));
     let essence = essence.trim_matches(BLANKS);
     let (kind, subtype) = essence.split_once('/')?;

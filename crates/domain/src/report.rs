@@ -6,9 +6,9 @@ use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
 
 /// The most stages of their own that backends may report of one upload.
-pub const MAX_STAGES: usize = 32;
+pub(super) const MAX_STAGES: usize = 32;
 
-pub const MAX_NAME_LENGTH: usize = 64;
+const MAX_NAME_LENGTH: usize = 64;
 
 pub const MAX_MESSAGE_CHARS: usize = 500;
 

@@ -19,7 +19,7 @@ use domain::host::Host;
 /// The local address of a connection. It is stored with the connection, or in the extensions of a request
 /// over HTTP/2.
 #[derive(Debug, Clone, Copy)]
-pub struct Reached(pub SocketAddr);
+pub(crate) struct Reached(pub SocketAddr);
 
 impl Reached {
     fn by(request: &HttpRequest) -> Option<SocketAddr> {

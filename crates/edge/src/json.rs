@@ -23,7 +23,7 @@ pub fn is_not(request: &HttpRequest) -> Option<Problem> {
 }
 
 /// Names the charset of an answer in JSON. What clients have uploaded keeps the type it was given.
-pub fn name_charset(headers: &mut HeaderMap) {
+pub(crate) fn name_charset(headers: &mut HeaderMap) {
     let is_json = headers.get(header::CONTENT_TYPE).is_some_and(|named| named == "application/json");
     if is_json && !headers.contains_key(header::CONTENT_DISPOSITION) {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));

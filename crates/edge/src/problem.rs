@@ -33,18 +33,18 @@ pub struct Problem {
 
 /// Whether an answer has its body with it. That to HEAD has not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShowsBody {
+pub(crate) enum ShowsBody {
     Yes,
     No,
 }
 
 /// The id of a request, in its answer and in every log line about it.
 #[derive(Debug, Clone)]
-pub struct RequestId(pub String);
+pub(crate) struct RequestId(pub String);
 
 /// The code of the problem that is the answer, in the extensions of that answer.
 #[derive(Debug, Clone)]
-pub struct ProblemCode(pub(crate) Cow<'static, str>);
+pub(crate) struct ProblemCode(pub(crate) Cow<'static, str>);
 
 impl Problem {
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
@@ -128,7 +128,7 @@ impl Problem {
     }
 
     /// The answer where there is no request that could be shown to the application.
-    pub fn respond_alone(self) -> HttpResponse {
+    pub(crate) fn respond_alone(self) -> HttpResponse {
         let id = new_request_id();
         let mut response = self
             .with(HeaderName::from_static("x-request-id"), id.as_str())
@@ -156,7 +156,7 @@ impl Problem {
     }
 
     /// The whole answer as HTTP/1.1, for a connection that closes after it and on which no request is served.
-    pub fn to_http1(&self, shows_body: ShowsBody) -> Vec<u8> {
+    pub(crate) fn to_http1(&self, shows_body: ShowsBody) -> Vec<u8> {
         let id = new_request_id();
         let body = self.body(&id);
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status.as_u16(), reason(self.status));
@@ -190,7 +190,7 @@ pub fn request_id(request: &HttpRequest) -> String {
 }
 
 /// An id for a request that brought none.
-pub fn new_request_id() -> String {
+pub(crate) fn new_request_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 

@@ -46,7 +46,7 @@ mod lane;
 pub mod lease;
 mod ledger;
 mod life;
-pub mod metrics;
+mod metrics;
 mod missing;
 mod orders;
 mod pieces;

@@ -1,10 +1,11 @@
 //! How a live upload is getting on: counters that its writer sets and anyone reads without a lock.
 
-use domain::time::milliseconds;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use domain::time::milliseconds;
 
 /// How a live upload is getting on, readable by anyone without a lock.
 #[derive(Debug)]

@@ -16,17 +16,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 mod animation;
-pub mod codec;
+mod codec;
 mod exif;
 mod fields;
-pub mod flac;
-pub mod gif;
-pub mod isobmff;
-pub mod jpeg;
-pub mod matroska;
-pub mod mpeg_audio;
-pub mod ogg;
-pub mod png;
+mod flac;
+mod gif;
+mod isobmff;
+mod jpeg;
+mod matroska;
+mod mpeg_audio;
+mod ogg;
+mod png;
 pub mod read;
 mod riff;
 pub mod sniff;
@@ -34,8 +34,8 @@ pub mod sniff;
 mod testing;
 #[cfg(test)]
 mod tests;
-pub mod wav;
-pub mod webp;
+mod wav;
+mod webp;
 pub mod window;
 
 /// What `work` has to say, unless it panics: not all of it was written here.

@@ -13,10 +13,10 @@ use domain::endpoint::Signing;
 use domain::time::Timestamp;
 
 /// How many old keys of an endpoint may go on signing (webhooks.md H10).
-pub const MAX_OLD_KEYS: usize = 10;
+const MAX_OLD_KEYS: usize = 10;
 
 /// How long an old key may go on signing.
-pub const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
+const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
 
 /// How long it does when nothing is said.
 pub const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);

@@ -5,7 +5,6 @@
 //! second where there are only reads. While they are gone everything fails; should the very same files come back, they
 //! have all that was written.
 
-use domain::time::milliseconds;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use domain::time::milliseconds;
 use state::{Error, Result};
 
 /// How old an answer may be where nothing is written.

@@ -31,7 +31,4 @@ pub use parts::Parts;
 pub use sender::{Error, Sender};
 pub use sending::health::HealthRules;
 pub use sending::liveness::{Beat, Unwell};
-pub use sending::retry::{
-    DEFAULT_SCHEDULE, MAX_JITTER_PERCENT, PROGRESS_EXPIRY, PROGRESS_SCHEDULE, RetryAfter, next_attempt,
-};
 pub use settings::{InvalidSettings, Settings};

@@ -9,7 +9,7 @@ use domain::delivery::AttemptOutcome;
 use domain::time::Timestamp;
 
 /// After the first failure 5 seconds, and so on: ten attempts over 75 h 35 m 05 s.
-pub const DEFAULT_SCHEDULE: [Duration; 9] = [
+pub(crate) const DEFAULT_SCHEDULE: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
     Duration::from_mins(30),
@@ -22,13 +22,13 @@ pub const DEFAULT_SCHEDULE: [Duration; 9] = [
 ];
 
 /// A progress report is old news soon: two attempts.
-pub const PROGRESS_SCHEDULE: [Duration; 1] = [Duration::from_secs(10)];
+pub(crate) const PROGRESS_SCHEDULE: [Duration; 1] = [Duration::from_secs(10)];
 
 /// No attempt at a progress report begins later than this after its event.
-pub const PROGRESS_EXPIRY: Duration = Duration::from_secs(30);
+pub(crate) const PROGRESS_EXPIRY: Duration = Duration::from_secs(30);
 
 /// More would let a wait shrink to nothing.
-pub const MAX_JITTER_PERCENT: u8 = 50;
+pub(crate) const MAX_JITTER_PERCENT: u8 = 50;
 
 /// The least rest of a receiver that said it has too much to do, or did not answer in time.
 const REST: Duration = Duration::from_mins(1);
@@ -41,7 +41,7 @@ const GRANTED: Duration = Duration::from_hours(1);
 /// `jitter01` is a random number from 0 to 1; deliveries that failed together and drew different numbers wait
 /// differently. The answer lies within `jitter_percent` of the scheduled wait, or where `retry_after` asked for more,
 /// from there on, but never beyond twice the scheduled wait or an hour, whichever is longer.
-pub fn next_attempt(
+pub(crate) fn next_attempt(
     schedule: &[Duration],
     failures: u32,
     outcome: AttemptOutcome,
@@ -82,14 +82,14 @@ fn times(span: Duration, factor: f64) -> Duration {
 
 /// The value of a `Retry-After` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryAfter {
+pub(crate) enum RetryAfter {
     Wait(Duration),
     At(Timestamp),
 }
 
 impl RetryAfter {
     /// Reads whole or decimal seconds, or an HTTP date. Anything else is as good as no header.
-    pub fn parse(value: &str) -> Option<Self> {
+    pub(crate) fn parse(value: &str) -> Option<Self> {
         let value = value.trim();
         if value.starts_with(|first: char| first.is_ascii_digit()) {
             let plain = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -102,7 +102,7 @@ impl RetryAfter {
     }
 
     /// How long that is from `now`; nothing for a date that has passed.
-    pub fn from(self, now: Timestamp) -> Duration {
+    pub(crate) fn from(self, now: Timestamp) -> Duration {
         match self {
             Self::Wait(span) => span,
             Self::At(instant) => instant.since(now),
