@@ -117,7 +117,7 @@ fn areas(
     };
     let health = Health {
         engine,
-        beat: sender.beat().clone(),
+        liveness: sender.liveness().clone(),
         readiness: front::health::Readiness::default(),
         access: Arc::clone(access),
         registry: Arc::new(registry),

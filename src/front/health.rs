@@ -26,7 +26,7 @@ pub(super) async fn ready(call: Call, shared: Arc<Health>) -> Result<HttpRespons
     let engine = shared.engine.clone();
     let ready = shared.readiness.get(async move { engine.check().await }).await;
     // A server that takes uploads and tells nobody is no use either.
-    let ready = ready.and_then(|()| shared.beat.check().map_err(|unwell| unwell.to_string()));
+    let ready = ready.and_then(|()| shared.liveness.check().map_err(|unwell| unwell.to_string()));
     let shows_reasons = shared.access.shows_reasons(request);
     let not_ready = |code, reasons: String| {
         let detail = if shows_reasons { reasons } else { "not ready".to_owned() };

@@ -27,7 +27,7 @@ use edge::seats::Seats;
 use edge::table::{Call, Handler, Row, Table};
 use engine::Engine;
 use keyring::EventCursors;
-use webhook::{Admin, Beat};
+use webhook::{Admin, Liveness};
 
 mod deletion;
 mod events;
@@ -76,7 +76,7 @@ pub struct Webhooks {
 pub struct Health {
     pub engine: Engine,
     /// Whether webhooks are being sent.
-    pub beat: Beat,
+    pub liveness: Liveness,
     pub readiness: health::Readiness,
     pub access: Arc<Access>,
     pub registry: Arc<Registry>,

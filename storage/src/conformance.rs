@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
 
-use crate::{Abilities, BlobKey, BlobStore, BlobWriter, Epoch, ErrorKind, Holding, Part, Resume};
+use crate::{Abilities, BlobKey, BlobStore, BlobWriter, Epoch, ErrorKind, OpenBlob, Part, Resume};
 use pool::BLOCK_BYTES;
 
 /// The epoch of a blob that nobody else has written to.
@@ -169,13 +169,13 @@ async fn room_set_aside_counts_for_its_own_blob(store: Store) {
     writer.write(0, bytes(0..MIB)).await.unwrap();
     sync(&mut *writer, MIB).await;
     writer.close().await;
-    let holding = Holding { key: &key(), received_bytes: MIB };
+    let holding = OpenBlob { key: &key(), received_bytes: MIB };
     let (own, others) = (store.available(Some(holding)).await.unwrap(), store.available(None).await.unwrap());
     assert_eq!(own.is_some(), others.is_some());
     // Others who use the same disk may take or give room in between.
     let slack = 64 * MIB;
     assert!(own.unwrap_or(0) + slack >= others.unwrap_or(0), "{own:?} is less than {others:?}");
-    let nothing = Holding { key: &named("not/there"), received_bytes: 0 };
+    let nothing = OpenBlob { key: &named("not/there"), received_bytes: 0 };
     assert_eq!(store.available(Some(nothing)).await.unwrap().is_some(), others.is_some());
 }
 

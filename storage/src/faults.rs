@@ -14,7 +14,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 
 use crate::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, Error, Holding, KeyStream,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, Error, KeyStream, OpenBlob,
     Part, Result, Resume,
 };
 
@@ -333,7 +333,7 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
         self.faults.around(Operation::Read, key, self.inner.read(key, range)).await
     }
 
-    async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>> {
+    async fn available(&self, to: Option<OpenBlob<'_>>) -> Result<Option<u64>> {
         self.faults.around(Operation::Available, "the store", self.inner.available(to)).await
     }
 

@@ -80,7 +80,7 @@ pub struct Part {
 
 /// An open blob, and how many of its bytes count. Whatever else it occupies is its own to fill.
 #[derive(Debug, Clone, Copy)]
-pub struct Holding<'a> {
+pub struct OpenBlob<'a> {
     pub key: &'a BlobKey,
     pub received_bytes: u64,
 }
@@ -146,7 +146,7 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
 
     /// Returns how many more bytes fit on the medium, where that [is known](Abilities::knows_room): in a new blob, or in
     /// an open one, with the space that it occupies already. Cheap: called before every append.
-    async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>>;
+    async fn available(&self, to: Option<OpenBlob<'_>>) -> Result<Option<u64>>;
 
     /// Lists what is stored, open blobs and finished ones.
     async fn keys(&self) -> Result<KeyStream>;

@@ -21,7 +21,7 @@ use state::memory::MemoryState;
 use state::{Change, Due, EventLog, HookCalls, Store, Uploads};
 use storage::memory::MemoryStore;
 use storage::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, Holding, KeyStream,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, KeyStream, OpenBlob,
     Part, Resume,
 };
 use tokio::sync::oneshot;
@@ -235,7 +235,7 @@ impl BlobStore for Blobs {
         })
     }
 
-    async fn available(&self, _to: Option<Holding<'_>>) -> storage::Result<Option<u64>> {
+    async fn available(&self, _to: Option<OpenBlob<'_>>) -> storage::Result<Option<u64>> {
         let error = storage_error("measure", &"the store");
         self.faults.around(Call::Available, error, async { Ok(Some(self.free_bytes())) }).await
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
 
 use crate::attachment;
-use crate::told::imf_fixdate;
+use crate::upload_fields::imf_fixdate;
 use domain::media_type;
 use domain::upload::Upload;
 use edge::Metrics;

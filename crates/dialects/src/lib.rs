@@ -22,9 +22,9 @@ mod ranged;
 mod structured;
 #[cfg(test)]
 mod testing;
-mod told;
 pub mod trouble;
 mod tus;
+mod upload_fields;
 pub mod uploads;
 
 use dialect::Dialect;

@@ -85,14 +85,14 @@ impl NewReport {
     }
 
     /// What this adds to what was said of the stage before.
-    pub(super) fn news_after(&self, before: Option<&Report>, now: Timestamp) -> News {
+    pub(super) fn announcement_after(&self, before: Option<&Report>, now: Timestamp) -> Announcement {
         match before {
-            None => News::ToTell,
-            Some(before) if before.percent == self.percent && before.message == self.message => News::None,
+            None => Announcement::Event,
+            Some(before) if before.percent == self.percent && before.message == self.message => Announcement::Nothing,
             Some(before) if before.message == self.message && self.percent != Some(100) && !is_due(before, now) => {
-                News::Quiet
+                Announcement::RecordOnly
             }
-            Some(_) => News::ToTell,
+            Some(_) => Announcement::Event,
         }
     }
 
@@ -104,11 +104,11 @@ impl NewReport {
 
 /// What a report adds to those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    None,
+pub(super) enum Announcement {
+    Nothing,
     /// It is written down, but makes no event: there was one a moment ago.
-    Quiet,
-    ToTell,
+    RecordOnly,
+    Event,
 }
 
 fn is_due(before: &Report, now: Timestamp) -> bool {
@@ -152,18 +152,18 @@ mod tests {
         let before = new(Some(40), Some("so")).into_report(NOW, NOW);
         let ms = |ms: i64| Timestamp::from_unix_ms(NOW.unix_ms() + ms);
         for (report, at, expected) in [
-            (new(Some(40), Some("so")), ms(5_000), News::None),
-            (new(Some(41), Some("so")), ms(0), News::Quiet),
-            (new(Some(41), Some("so")), ms(999), News::Quiet),
-            (new(None, Some("so")), ms(999), News::Quiet),
-            (new(Some(41), Some("so")), ms(1_000), News::ToTell),
-            (new(Some(41), Some("so")), ms(-1), News::ToTell),
-            (new(Some(100), Some("so")), ms(1), News::ToTell),
-            (new(Some(40), Some("else")), ms(1), News::ToTell),
-            (new(Some(40), None), ms(1), News::ToTell),
+            (new(Some(40), Some("so")), ms(5_000), Announcement::Nothing),
+            (new(Some(41), Some("so")), ms(0), Announcement::RecordOnly),
+            (new(Some(41), Some("so")), ms(999), Announcement::RecordOnly),
+            (new(None, Some("so")), ms(999), Announcement::RecordOnly),
+            (new(Some(41), Some("so")), ms(1_000), Announcement::Event),
+            (new(Some(41), Some("so")), ms(-1), Announcement::Event),
+            (new(Some(100), Some("so")), ms(1), Announcement::Event),
+            (new(Some(40), Some("else")), ms(1), Announcement::Event),
+            (new(Some(40), None), ms(1), Announcement::Event),
         ] {
-            assert_eq!(report.news_after(Some(&before), at), expected, "{report:?} at {at}");
+            assert_eq!(report.announcement_after(Some(&before), at), expected, "{report:?} at {at}");
         }
-        assert_eq!(new(None, None).news_after(None, NOW), News::ToTell);
+        assert_eq!(new(None, None).announcement_after(None, NOW), Announcement::Event);
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::{current_key, epoch_of, parts_of};
 use crate::command::{Create, EngineError, Unavailable};
 use crate::digest::Running;
-use crate::hooks::{Behalf, IdIsTaken};
+use crate::hooks::{IdIsTaken, OnBehalfOf};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner, digest};
 use domain::checksum::{Algorithm, Digest};
@@ -142,7 +142,7 @@ impl Inner {
             Err(error) => Err(error),
         };
         let settled = match joined {
-            Ok(joined) => self.settle(joined, &Behalf::Client(caller)).await.and_then(unless_failed),
+            Ok(joined) => self.settle(joined, &OnBehalfOf::Client(caller)).await.and_then(unless_failed),
             // A part that was there a moment ago may be what is missing: then nothing has failed, it was removed.
             Err(error) => match self.finished_parts(principal.scope(), &ids).await {
                 Err(EngineError::Rejected(removed)) => {

@@ -30,7 +30,7 @@ pub trait Hooks: fmt::Debug + Send + Sync + 'static {
 
 /// On whose behalf an upload is carried on.
 #[derive(Debug, Clone)]
-pub(super) enum Behalf {
+pub(super) enum OnBehalfOf {
     Client(Option<Arc<Caller>>),
     Sweeper,
     /// The start of the program, which waits for nobody outside of it.
@@ -85,12 +85,12 @@ impl Inner {
     }
 
     /// Asks whether a verified upload may be finished, and commits the verdict: it is asked about only once.
-    pub(super) async fn decide(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
+    pub(super) async fn decide(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<Upload, EngineError> {
         let Some(hooks) = self.asker(Hook::PreFinish) else { return Ok(upload) };
         let asked = match behalf {
-            Behalf::Client(caller) => self.ask(hooks, Hook::PreFinish, &upload, caller.as_deref()).await,
-            Behalf::Sweeper => self.ask(hooks, Hook::PreFinish, &upload, None).await,
-            Behalf::Recovery => Err(EngineError::Unavailable(Unavailable::Undecided)),
+            OnBehalfOf::Client(caller) => self.ask(hooks, Hook::PreFinish, &upload, caller.as_deref()).await,
+            OnBehalfOf::Sweeper => self.ask(hooks, Hook::PreFinish, &upload, None).await,
+            OnBehalfOf::Recovery => Err(EngineError::Unavailable(Unavailable::Undecided)),
         };
         match asked {
             Ok(_) => upload.accept(self.now()),

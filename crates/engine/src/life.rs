@@ -1,7 +1,7 @@
 //! How an upload begins, and how it ends because its client says so.
 
 use crate::command::{Cancel, Create, EngineError, Inspection};
-use crate::hooks::{Behalf, IdIsTaken};
+use crate::hooks::{IdIsTaken, OnBehalfOf};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner};
 use domain::filling::WriteOrder;
@@ -79,7 +79,7 @@ impl Inner {
         }
         let held = self.leases.try_take(id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
         let upload = self.insert(upload).await?;
-        let settled = self.settle(upload, &Behalf::Client(caller)).await.and_then(unless_failed);
+        let settled = self.settle(upload, &OnBehalfOf::Client(caller)).await.and_then(unless_failed);
         drop(held);
         settled
     }

@@ -7,7 +7,7 @@ use crate::Inner;
 use crate::blobs::Unjoined;
 use crate::command::EngineError;
 use crate::digest::{Running, UnreadableState};
-use crate::hooks::Behalf;
+use crate::hooks::OnBehalfOf;
 use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::rejection::Rejection;
@@ -55,7 +55,7 @@ impl Inner {
     /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the application is to
     /// be asked and has no answer. The caller holds its lease.
     /// One that is still open, or rests, is given back as it is.
-    pub(super) async fn settle(&self, mut upload: Upload, behalf: &Behalf) -> Result<Upload, EngineError> {
+    pub(super) async fn settle(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<Upload, EngineError> {
         loop {
             // Whatever has brought it this far: what is not whole never becomes a file.
             if upload.is_settling()

@@ -72,7 +72,7 @@ impl Inner {
         let own = to
             .map(|upload| (current_key(upload), upload.received_bytes().saturating_sub(upload.generations().start())));
         let holding =
-            own.as_ref().map(|(key, received_bytes)| storage::Holding { key, received_bytes: *received_bytes });
+            own.as_ref().map(|(key, received_bytes)| storage::OpenBlob { key, received_bytes: *received_bytes });
         self.blobs.available(holding).await.map_err(EngineError::storage)
     }
 }

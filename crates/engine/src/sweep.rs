@@ -12,7 +12,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::command::{EngineError, Unavailable};
-use crate::hooks::Behalf;
+use crate::hooks::OnBehalfOf;
 use crate::metrics::UNFINISHED;
 use crate::sums::Sums;
 use crate::term::TermSettings;
@@ -48,7 +48,7 @@ impl Engine {
         if let Err(error) = self.0.count_missing().await {
             tracing::error!(error = &error as &dyn Error, "could not count the uploads whose bytes are missing");
         }
-        let behalf = Behalf::Recovery;
+        let behalf = OnBehalfOf::Recovery;
         self.0.renew_terms_of_the_future().await;
         let mut found = 0;
         for question in [Due::Unsealed, Due::Unsettled, Due::Removable] {
@@ -76,7 +76,7 @@ impl Engine {
                     _ = pace.tick() => {}
                     () = inner.undecided.notified() => {
                         tokio::time::sleep(ASK_AGAIN_AFTER.min(every)).await;
-                        inner.sweep(Due::Unsettled, &Behalf::Sweeper).await;
+                        inner.sweep(Due::Unsettled, &OnBehalfOf::Sweeper).await;
                         continue;
                     }
                 }
@@ -95,11 +95,11 @@ impl Engine {
                     Due::Silent { since: inner.clock.ago(inner.settings.terms.stall_after) },
                     Due::Removable,
                 ] {
-                    inner.sweep(question, &Behalf::Sweeper).await;
+                    inner.sweep(question, &OnBehalfOf::Sweeper).await;
                 }
                 if let Some(kept) = completed_expiry.filter(|_| first_removal <= Instant::now()) {
                     let completed_before = inner.clock.ago(kept);
-                    inner.sweep(Due::Outdated { completed_before }, &Behalf::Sweeper).await;
+                    inner.sweep(Due::Outdated { completed_before }, &OnBehalfOf::Sweeper).await;
                 }
             }
         });
@@ -129,15 +129,15 @@ impl Inner {
     async fn renew_terms_of_the_future(&self) {
         let now = self.now();
         let overlong = Due::Overlong { now, latest: self.expires_at(now, now) };
-        let renewed = self.sweep(overlong, &Behalf::Sweeper).await
-            + self.sweep(Due::ChangedAfter { now }, &Behalf::Sweeper).await;
+        let renewed = self.sweep(overlong, &OnBehalfOf::Sweeper).await
+            + self.sweep(Due::ChangedAfter { now }, &OnBehalfOf::Sweeper).await;
         if renewed > 0 {
             tracing::info!(uploads = renewed, "the clock was ahead; unfinished uploads begin their time now");
         }
     }
 
     /// Deals with everything one question brings; says how many uploads that were.
-    async fn sweep(&self, question: Due, behalf: &Behalf) -> usize {
+    async fn sweep(&self, question: Due, behalf: &OnBehalfOf) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
             // What would not move is passed over, so that it neither comes back at once nor hides what is behind it.
@@ -164,7 +164,7 @@ impl Inner {
         }
     }
 
-    async fn try_to_deal_with(&self, question: Due, upload: Upload, behalf: &Behalf) -> bool {
+    async fn try_to_deal_with(&self, question: Due, upload: Upload, behalf: &OnBehalfOf) -> bool {
         if self.stop.is_cancelled() {
             return false;
         }
@@ -181,7 +181,7 @@ impl Inner {
     }
 
     /// Whether the upload has moved on.
-    async fn deal_with(&self, question: Due, found: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
+    async fn deal_with(&self, question: Due, found: Upload, behalf: &OnBehalfOf) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
         // What was found may have changed before the lease was taken.
         let upload = self.find(TenantScope::All, found.id()).await?;
@@ -227,7 +227,7 @@ impl Inner {
     }
 
     /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
-    async fn finish_unsealed(&self, mut upload: Upload, behalf: &Behalf) -> Result<bool, EngineError> {
+    async fn finish_unsealed(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<bool, EngineError> {
         if !upload.awaits_seal() || upload.has_outlived_its_terms(self.now()) {
             return Ok(false);
         }

@@ -1,6 +1,9 @@
 //! A circuit breaker: after several failures in a row nothing is asked for a while; then one call tries.
 //!
 //! So a hook that is down costs its clients one quick refusal each, and not a whole timeout.
+//!
+//! The breaker of a webhook endpoint is another thing: it is stored with the endpoint's health, also judges the share of
+//! failures, and its pauses are times of day. What the two have in common is three names for states.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +12,7 @@ use tokio::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// So many failures in a row open it.
+    /// This many failures in a row open it.
     failures: u32,
     pause: Duration,
     state: Mutex<State>,

@@ -30,5 +30,5 @@ pub use metrics::Metrics;
 pub use parts::Parts;
 pub use sender::{Error, Sender};
 pub use sending::health::HealthRules;
-pub use sending::liveness::{Beat, Unwell};
+pub use sending::liveness::{Liveness, Unwell};
 pub use settings::{InvalidSettings, Settings};

@@ -16,7 +16,7 @@ use crate::sending::courier::Courier;
 use crate::sending::dispatcher::{Dispatcher, Test};
 use crate::sending::egress::Egress;
 use crate::sending::lanes::Lanes;
-use crate::sending::liveness::Beat;
+use crate::sending::liveness::Liveness;
 use crate::sending::record::{LAST_TRIES, Recorder, Recording};
 use crate::sending::upkeep::Upkeep;
 use crate::settings::{InvalidSettings, Settings};
@@ -57,7 +57,7 @@ pub struct Sender {
     egress: Egress,
     stage_tokens: Option<StageTokens>,
     metrics: Metrics,
-    beat: Beat,
+    liveness: Liveness,
     admin: Admin,
     tests: mpsc::Receiver<Test>,
     replays: Arc<Notify>,
@@ -96,7 +96,7 @@ impl Sender {
         let endpoints = open_endpoints(node, &*outbox, &vault, configured, &clock).await?;
         let lanes = Arc::new(Lanes::new(endpoints));
         let (trials, tests) = mpsc::channel(WAITING_TESTS);
-        let (beat, replays) = (Beat::new(settings.max_due_age), Arc::new(Notify::new()));
+        let (liveness, replays) = (Liveness::new(settings.max_due_age), Arc::new(Notify::new()));
         let admin = Admin::new(
             Parts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone() },
             Arc::clone(&lanes),
@@ -116,7 +116,7 @@ impl Sender {
             egress,
             stage_tokens,
             metrics,
-            beat,
+            liveness,
             admin,
             tests,
             replays,
@@ -154,8 +154,8 @@ impl Sender {
     }
 
     /// For those who want to know whether it is well.
-    pub fn beat(&self) -> &Beat {
-        &self.beat
+    pub fn liveness(&self) -> &Liveness {
+        &self.liveness
     }
 
     /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout, and returns once every
@@ -170,7 +170,7 @@ impl Sender {
             settings: self.settings.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
-            beat: self.beat.clone(),
+            liveness: self.liveness.clone(),
             replays: self.replays,
         };
         let recorder = Recorder {
@@ -189,7 +189,7 @@ impl Sender {
             slots: self.slots,
             recording,
             tests: self.tests,
-            beat: self.beat,
+            liveness: self.liveness,
             courier: Arc::new(Courier {
                 egress: self.egress,
                 settings: self.settings,

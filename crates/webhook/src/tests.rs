@@ -1097,15 +1097,15 @@ async fn a_loop_that_hangs_is_noticed() {
     let (outbox, stop) = (Arc::new(TestOutbox::default()), CancellationToken::new());
     let parts = parts(&outbox, settings(), EgressRules::default());
     let sender = Sender::open(parts, vec![endpoint("app", "http://127.0.0.1:9/")]).await.unwrap();
-    let beat = sender.beat().clone();
+    let liveness = sender.liveness().clone();
     let running = tokio::spawn(sender.run(stop));
     sleep(Duration::from_mins(2)).await;
-    assert_eq!(beat.check(), Ok(()), "it has nothing to send and goes on looking");
+    assert_eq!(liveness.check(), Ok(()), "it has nothing to send and goes on looking");
     outbox.claims_hang.store(true, Ordering::SeqCst);
     sleep(Duration::from_secs(29)).await;
-    assert_eq!(beat.check(), Ok(()));
+    assert_eq!(liveness.check(), Ok(()));
     sleep(Duration::from_secs(4)).await;
-    assert!(matches!(beat.check(), Err(Unwell::Silent(_))), "{:?}", beat.check());
+    assert!(matches!(liveness.check(), Err(Unwell::Silent(_))), "{:?}", liveness.check());
     running.abort();
 }
 

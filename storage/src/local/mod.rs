@@ -19,7 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, Holding, KeyStream, Part, Result,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, KeyStream, OpenBlob, Part, Result,
     Resume, durable_end,
 };
 use pool::Pool;
@@ -205,11 +205,11 @@ impl BlobStore for LocalStore {
         Ok(reader::stream(key.clone(), file, range, self.settings.read_pool.clone()))
     }
 
-    async fn available(&self, to: Option<Holding<'_>>) -> Result<Option<u64>> {
+    async fn available(&self, to: Option<OpenBlob<'_>>) -> Result<Option<u64>> {
         // Calls that read what the kernel has at hand: not worth another thread.
         let data = self.turns.data();
         let room = data.available_bytes().map_err(|source| Error::about("measure", "the data folder", source))?;
-        let (Some(room), Some(Holding { key, received_bytes })) = (room, to) else { return Ok(room) };
+        let (Some(room), Some(OpenBlob { key, received_bytes })) = (room, to) else { return Ok(room) };
         let occupied = files::occupied_bytes(data, key).map_err(|source| Error::new("measure", key, source))?;
         Ok(Some(room.saturating_add(occupied.saturating_sub(received_bytes))))
     }

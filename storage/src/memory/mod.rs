@@ -22,7 +22,7 @@ use writer::MemoryWriter;
 
 use crate::epoch::Epochs;
 use crate::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, Holding, KeyStream, Part, Result,
+    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, KeyStream, OpenBlob, Part, Result,
     Resume, durable_end,
 };
 
@@ -185,7 +185,7 @@ impl BlobStore for MemoryStore {
         Ok(stream::iter(std::iter::from_fn(next)).boxed())
     }
 
-    async fn available(&self, _to: Option<Holding<'_>>) -> Result<Option<u64>> {
+    async fn available(&self, _to: Option<OpenBlob<'_>>) -> Result<Option<u64>> {
         Ok(None)
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use storage::conformance::{EPOCH, assert_bytes, bytes, read};
 use storage::disks::{Disk, Format, cached_bytes};
 use storage::local::{LocalStore, Settings};
-use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Holding, Resume, conformance};
+use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, OpenBlob, Resume, conformance};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -149,7 +149,7 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
     writer.close().await;
 
     // What it has taken ahead counts as its own, whatever its highest place is.
-    let (own, others) = (Holding { key: &key(), received_bytes: 12 * MIB }, store.available(None).await.unwrap());
+    let (own, others) = (OpenBlob { key: &key(), received_bytes: 12 * MIB }, store.available(None).await.unwrap());
     let own = store.available(Some(own)).await.unwrap().unwrap() - others.unwrap();
     assert!(own.abs_diff(taken - 12 * MIB) <= MIB / 4, "{own}");
     store.open(&key(), EPOCH, Some(&token), Some(size)).await.unwrap().close().await;

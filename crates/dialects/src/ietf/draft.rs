@@ -32,9 +32,9 @@ pub(super) struct Draft {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Completeness {
     /// `Upload-Complete`.
-    Said,
+    CompleteField,
     /// `Upload-Incomplete`, with the opposite sense.
-    Denied,
+    IncompleteField,
 }
 
 /// What clients speak that name no version: those of the finished RFC.
@@ -48,7 +48,7 @@ impl Draft {
         let mut draft = Self { interop, ..Self::numbered(number.unwrap_or(NEWEST)) };
         let only_denied = fields.has("upload-incomplete") && !fields.has("upload-complete");
         if number.is_none() && only_denied {
-            draft.completeness = Completeness::Denied;
+            draft.completeness = Completeness::IncompleteField;
         }
         draft
     }
@@ -56,7 +56,7 @@ impl Draft {
     fn numbered(number: i64) -> Self {
         Self {
             interop: None,
-            completeness: if number <= 3 { Completeness::Denied } else { Completeness::Said },
+            completeness: if number <= 3 { Completeness::IncompleteField } else { Completeness::CompleteField },
             typed_appends: number >= 6,
             tells_expires: number == 6,
             strict_queries: (3..=6).contains(&number),
@@ -71,24 +71,24 @@ impl Draft {
 impl Completeness {
     pub(super) const fn field(self) -> &'static str {
         match self {
-            Self::Said => "upload-complete",
-            Self::Denied => "upload-incomplete",
+            Self::CompleteField => "upload-complete",
+            Self::IncompleteField => "upload-incomplete",
         }
     }
 
     /// What the field's value says: whether the upload ends with this.
     pub(super) const fn is_end(self, value: bool) -> bool {
         match self {
-            Self::Said => value,
-            Self::Denied => !value,
+            Self::CompleteField => value,
+            Self::IncompleteField => !value,
         }
     }
 
     /// The value that says so.
     pub(super) const fn value(self, end: bool) -> &'static str {
         match (self, end) {
-            (Self::Said, true) | (Self::Denied, false) => "?1",
-            (Self::Said, false) | (Self::Denied, true) => "?0",
+            (Self::CompleteField, true) | (Self::IncompleteField, false) => "?1",
+            (Self::CompleteField, false) | (Self::IncompleteField, true) => "?0",
         }
     }
 }
@@ -111,7 +111,7 @@ pub(super) mod tests {
         // 6, strict HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
         let table = |draft: Draft| {
             let flags = [
-                draft.completeness == Completeness::Said,
+                draft.completeness == Completeness::CompleteField,
                 draft.typed_appends,
                 draft.tells_expires,
                 draft.strict_queries,
@@ -165,14 +165,14 @@ pub(super) mod tests {
     #[test]
     fn a_client_without_a_number_may_deny_completeness() {
         let fields: Text = vec![("upload-incomplete", "?0")];
-        assert_eq!(Draft::of(&fields, &CONFIGURED).completeness, Completeness::Denied);
+        assert_eq!(Draft::of(&fields, &CONFIGURED).completeness, Completeness::IncompleteField);
         let both: Text = vec![("upload-incomplete", "?0"), ("upload-complete", "?1")];
-        assert_eq!(Draft::of(&both, &CONFIGURED).completeness, Completeness::Said);
+        assert_eq!(Draft::of(&both, &CONFIGURED).completeness, Completeness::CompleteField);
     }
 
     #[test]
     fn the_field_says_the_same_both_ways() {
-        for completeness in [Completeness::Said, Completeness::Denied] {
+        for completeness in [Completeness::CompleteField, Completeness::IncompleteField] {
             for end in [true, false] {
                 assert_eq!(completeness.is_end(completeness.value(end) == "?1"), end);
             }

@@ -9,9 +9,9 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use crate::ietf::draft::Draft;
 use crate::ietf::wire::WireError;
 use crate::metadata::PARTIAL_UPLOAD;
-use crate::told::{UPLOAD_LENGTH, UPLOAD_OFFSET};
 use crate::trouble::common;
-use crate::{digests, told};
+use crate::upload_fields::{UPLOAD_LENGTH, UPLOAD_OFFSET};
+use crate::{digests, upload_fields};
 use domain::checksum::{Algorithm, Digest};
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -90,7 +90,7 @@ pub(super) fn cancelled() -> HttpResponse {
 /// How far an upload is: the answer to HEAD, and to GET while there is nothing to download.
 pub(super) fn offset(draft: &Draft, upload: &Upload, limit: &str) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
-    told::tell(&mut response, upload);
+    upload_fields::insert(&mut response, upload);
     tell(&mut response, draft, upload, limit);
     response.finish()
 }
@@ -176,10 +176,7 @@ pub(super) fn final_word(problem: Problem, draft: &Draft) -> Problem {
 
 /// A refused question or cancellation, or a creation refused before there was an upload.
 pub(super) fn refused(error: EngineError, draft: &Draft, limit: &str, request: &HttpRequest) -> Problem {
-    match common(error, request) {
-        Ok(problem) => problem,
-        Err(rejection) => rejection_problem(rejection, draft, limit, None),
-    }
+    common(error, request).unwrap_or_else(|rejection| rejection_problem(rejection, draft, limit, None))
 }
 
 /// Refused bytes for an upload, `upload` as it is now, if it is there.

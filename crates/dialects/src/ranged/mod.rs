@@ -19,7 +19,7 @@ use crate::caller::caller;
 use crate::dialect::{Asked, Target};
 use crate::trouble::broken_off;
 use crate::uploads::Uploads;
-use crate::{dialect, digests, download, pump, told};
+use crate::{dialect, digests, download, pump, upload_fields};
 use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
@@ -189,7 +189,7 @@ async fn head(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<H
 async fn get(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
     let refuse = |error| reply::engine_problem(error, request);
     let Some(found) = shared.engine.download(&principal(request), id).await.map_err(refuse)? else {
-        return Err(told::not_complete(&look(request, id, shared).await?));
+        return Err(upload_fields::not_complete(&look(request, id, shared).await?));
     };
     let offset = found.upload.offset().get();
     let mut response = download::serve(request, found, &shared.metrics).await.map_err(refuse)?;

@@ -166,10 +166,7 @@ pub(super) fn other_dialect(upload: &Upload, ranged: bool) -> Problem {
 }
 
 pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Problem {
-    match common(error, request) {
-        Ok(problem) => problem,
-        Err(rejection) => rejection_problem(rejection),
-    }
+    common(error, request).unwrap_or_else(rejection_problem)
 }
 
 /// A refusal of bytes that came with this digest of theirs.

@@ -14,7 +14,7 @@ use crate::caller::caller;
 use crate::dialect::{Asked, Marked, Target};
 use crate::metadata::OFFSET_OCTET_STREAM;
 use crate::uploads::Uploads;
-use crate::{dialect, digests, download, pump, told};
+use crate::{dialect, digests, download, pump, upload_fields};
 use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
@@ -265,7 +265,7 @@ async fn get(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<Ht
         Some(found) => download::serve(request, found, &shared.metrics).await.map_err(refuse),
         None => {
             let status = shared.engine.status(&principal(request), id).await.map_err(refuse)?;
-            Err(told::not_complete(&status.upload))
+            Err(upload_fields::not_complete(&status.upload))
         }
     }
 }

@@ -5,11 +5,11 @@ use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, body};
 
 use crate::metadata::OFFSET_OCTET_STREAM;
-use crate::told::{UPLOAD_EXPIRES, UPLOAD_OFFSET};
 use crate::trouble::common;
 use crate::tus::wire;
 use crate::tus::wire::{Checksum, WireError};
-use crate::{digests, told};
+use crate::upload_fields::{UPLOAD_EXPIRES, UPLOAD_OFFSET};
+use crate::{digests, upload_fields};
 use domain::rejection::Rejection;
 use domain::upload::Upload;
 use edge::problem::Problem;
@@ -29,14 +29,14 @@ pub(super) fn add_options(headers: &mut HeaderMap, extensions: &'static str, max
 pub(super) fn created(upload: &Upload, location: &str) -> HttpResponse {
     let mut response = HttpResponse::Created();
     response.insert_header((header::LOCATION, location)).insert_header((UPLOAD_OFFSET, upload.offset().get()));
-    told::tell_expiry(&mut response, upload);
+    upload_fields::insert_expiry(&mut response, upload);
     response.finish()
 }
 
 pub(super) fn appended(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
-    told::tell_expiry(&mut response, upload);
+    upload_fields::insert_expiry(&mut response, upload);
     response.finish()
 }
 
@@ -47,7 +47,7 @@ pub(super) fn terminated() -> HttpResponse {
 /// tus 1.0, Core, HEAD.
 pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
     let mut response = HttpResponse::Ok();
-    told::tell(&mut response, upload);
+    upload_fields::insert(&mut response, upload);
     match *asked_with {
         // RFC 9110, 8.6: no length but the one GET would have.
         Method::HEAD => response.body(body::None::new()),
@@ -74,7 +74,7 @@ pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Probl
 
 /// A refused PATCH. tus 1.0, Expiration: every answer to a PATCH tells when the upload expires.
 pub(super) fn not_appended(problem: Problem, upload: &Upload) -> Problem {
-    match told::expiry(upload) {
+    match upload_fields::expiry(upload) {
         Some(at) => problem.with(UPLOAD_EXPIRES, at),
         None => problem,
     }
@@ -99,10 +99,7 @@ pub(super) fn wire_problem(error: &WireError) -> Problem {
 }
 
 pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Problem {
-    match common(error, request) {
-        Ok(problem) => problem,
-        Err(rejection) => rejection_problem(rejection),
-    }
+    common(error, request).unwrap_or_else(rejection_problem)
 }
 
 /// A refusal of bytes that came with this checksum.

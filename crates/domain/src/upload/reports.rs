@@ -1,7 +1,7 @@
 //! What backends report of an upload: stages of their own, beside the way.
 
 use crate::event::{Details, EventKind};
-use crate::report::{MAX_STAGES, NewReport, News, ReportRefused};
+use crate::report::{Announcement, MAX_STAGES, NewReport, ReportRefused};
 use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
 use crate::upload::{Reported, Upload};
@@ -15,9 +15,9 @@ impl Upload {
         if before.is_none() && self.record.reports.len() >= MAX_STAGES {
             return Err(ReportRefused::TooMany);
         }
-        let news = new.news_after(before, now);
-        let told_at = before.filter(|_| news == News::Quiet).map_or(now, |before| before.told_at);
-        if news == News::None {
+        let announcement = new.announcement_after(before, now);
+        let told_at = before.filter(|_| announcement == Announcement::RecordOnly).map_or(now, |before| before.told_at);
+        if announcement == Announcement::Nothing {
             return Ok(Reported::Unchanged);
         }
         let report = new.into_report(now, told_at);
@@ -26,7 +26,7 @@ impl Upload {
             None => self.record.reports.push(report.clone()),
         }
         self.record.updated_at = now;
-        if news == News::ToTell {
+        if announcement == Announcement::Event {
             self.tell_with(EventKind::Processing, Details { report: Some(report), ..Details::default() }, now);
         }
         Ok(Reported::Changed)

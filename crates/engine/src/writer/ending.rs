@@ -7,7 +7,7 @@ use crate::Inner;
 use crate::command::{EngineError, Unavailable};
 use crate::commit::Broken;
 use crate::compare::Repeated;
-use crate::hooks::Behalf;
+use crate::hooks::OnBehalfOf;
 use crate::lane::Lane;
 use crate::orders::Fate;
 use crate::settle::unless_failed;
@@ -72,7 +72,7 @@ impl Writer {
         self.ledger.committer.close().await;
         let (inner, held, upload) = self.ledger.committer.into_parts();
         tracing::debug!(upload = %upload.id(), received_bytes = upload.received_bytes(), "no more bytes for now");
-        let settled = inner.settle(upload, &Behalf::Client(self.caller)).await.and_then(unless_failed);
+        let settled = inner.settle(upload, &OnBehalfOf::Client(self.caller)).await.and_then(unless_failed);
         drop(held);
         settled
     }

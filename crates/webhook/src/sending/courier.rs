@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use crate::metrics::Metrics;
 use crate::sending::egress::{Answer, Egress, Prepared};
-use crate::sending::health::Breaker;
+use crate::sending::health::BreakerChange;
 use crate::sending::lanes::Lane;
 use crate::sending::record::{Outcome, Stop};
 use crate::sending::verdict::{Ruling, judge, sign};
@@ -116,11 +116,13 @@ impl Courier {
         let came = lane.note(sign(claim, answer, ruling), &self.settings.health, &self.clock, rand::random());
         let endpoint = lane.id();
         match came.breaker {
-            Some(Breaker::Opened { until }) => {
+            Some(BreakerChange::Opened { until }) => {
                 self.metrics.breakers_opened.inc();
                 tracing::warn!(%endpoint, %until, "the receiver keeps failing; nothing is sent to it until then");
             }
-            Some(Breaker::Closed) => tracing::info!(%endpoint, "the receiver answers; everything is sent to it again"),
+            Some(BreakerChange::Closed) => {
+                tracing::info!(%endpoint, "the receiver answers; everything is sent to it again")
+            }
             None => {}
         }
         let since = lane.health().failing_since.unwrap_or(now);

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sending::courier::Courier;
 use crate::sending::lanes::{Lane, Lanes, Room};
-use crate::sending::liveness::Beat;
-use crate::sending::outage::{Outage, around};
+use crate::sending::liveness::Liveness;
+use crate::sending::outage::{StoreOutage, around};
 use crate::sending::record::Recording;
 use domain::delivery::Attempt;
 use domain::endpoint::EndpointId;
@@ -46,7 +46,7 @@ pub(crate) struct Dispatcher {
     pub(crate) recording: watch::Receiver<Recording>,
     pub(crate) tests: mpsc::Receiver<Test>,
     pub(crate) courier: Arc<Courier>,
-    pub(crate) beat: Beat,
+    pub(crate) liveness: Liveness,
 }
 
 impl Dispatcher {
@@ -80,7 +80,7 @@ struct Rooms {
 
 impl Loop {
     async fn run(mut self, stop: CancellationToken) {
-        let mut outage = Outage::none("claim deliveries");
+        let mut outage = StoreOutage::none("claim deliveries");
         loop {
             tokio::select! {
                 biased;
@@ -93,7 +93,7 @@ impl Loop {
             let mut rung = std::pin::pin!(bell.notified());
             // Armed before looking: what becomes ready from here on wakes us.
             rung.as_mut().enable();
-            self.shared.beat.looked();
+            self.shared.liveness.looked();
             let pause = match self.claim_due().await {
                 Ok(nap) => {
                     outage.over();
@@ -308,7 +308,7 @@ mod tests {
             recording: watch::channel(Recording::Works).1,
             tests: mpsc::channel(1).1,
             courier: Arc::new(courier),
-            beat: Beat::new(Duration::ZERO),
+            liveness: Liveness::new(Duration::ZERO),
         };
         (Loop { shared, steps: 0, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }, outcomes)
     }

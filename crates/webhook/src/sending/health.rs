@@ -59,7 +59,7 @@ impl Default for HealthRules {
 
 /// What an attempt says of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sign {
+pub(crate) enum HealthSign {
     Good,
     Bad {
         /// It was the last attempt at its delivery.
@@ -74,7 +74,7 @@ pub(crate) enum Sign {
 /// What follows from a sign.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Consequence {
-    pub(crate) breaker: Option<Breaker>,
+    pub(crate) breaker: Option<BreakerChange>,
     /// Operators are to be told how far it has come, in percent.
     pub(crate) warn: Option<u8>,
     pub(crate) disable: bool,
@@ -82,14 +82,14 @@ pub(crate) struct Consequence {
 
 /// What became of the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Breaker {
+pub(crate) enum BreakerChange {
     Opened { until: Timestamp },
     Closed,
 }
 
 /// Whether deliveries may go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gate {
+pub(crate) enum BreakerState {
     Closed,
     /// Nothing before then.
     Open {
@@ -119,12 +119,12 @@ impl Pulse {
         Self { health, pieces: VecDeque::new() }
     }
 
-    pub(crate) fn gate(&self, rules: &HealthRules, now: Timestamp) -> Gate {
+    pub(crate) fn breaker_state(&self, rules: &HealthRules, now: Timestamp) -> BreakerState {
         match self.health.open_until {
-            None => Gate::Closed,
+            None => BreakerState::Closed,
             // Longer than any pause: a clock that was ahead has set it.
-            Some(until) if now < until && until <= now.plus(rules.longest_pause()) => Gate::Open { until },
-            Some(_) => Gate::HalfOpen,
+            Some(until) if now < until && until <= now.plus(rules.longest_pause()) => BreakerState::Open { until },
+            Some(_) => BreakerState::HalfOpen,
         }
     }
 
@@ -132,7 +132,7 @@ impl Pulse {
     /// long it has failed before this one. `chance` is from 0 to 1.
     pub(crate) fn note(
         &mut self,
-        sign: Sign,
+        sign: HealthSign,
         rules: &HealthRules,
         may_disable: bool,
         now: Timestamp,
@@ -140,18 +140,18 @@ impl Pulse {
         chance: f64,
     ) -> Consequence {
         match sign {
-            Sign::Neither => Consequence::default(),
-            Sign::Good => {
+            HealthSign::Neither => Consequence::default(),
+            HealthSign::Good => {
                 self.count(true, now);
                 let was_open = self.health.open_until.is_some();
                 self.health = Health::default();
                 if was_open {
                     self.pieces.clear();
                 }
-                Consequence { breaker: was_open.then_some(Breaker::Closed), ..Consequence::default() }
+                Consequence { breaker: was_open.then_some(BreakerChange::Closed), ..Consequence::default() }
             }
-            Sign::BadProgress => Consequence { breaker: self.fail(rules, now, chance), ..Consequence::default() },
-            Sign::Bad { exhausted } => {
+            HealthSign::BadProgress => Consequence { breaker: self.fail(rules, now, chance), ..Consequence::default() },
+            HealthSign::Bad { exhausted } => {
                 let breaker = self.fail(rules, now, chance);
                 // What a clock that was ahead has noted begins now.
                 self.health.failing_since = Some(self.health.failing_since.map_or(now, |since| since.min(now)));
@@ -166,18 +166,18 @@ impl Pulse {
     }
 
     /// Counts a failure, and says when it opened the breaker.
-    fn fail(&mut self, rules: &HealthRules, now: Timestamp, chance: f64) -> Option<Breaker> {
+    fn fail(&mut self, rules: &HealthRules, now: Timestamp, chance: f64) -> Option<BreakerChange> {
         self.count(false, now);
         self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
-        let opens = match self.gate(rules, now) {
-            Gate::Open { .. } => false,
-            Gate::HalfOpen => true,
-            Gate::Closed => rules.breaker_failures > 0 && self.is_failing(rules.breaker_failures),
+        let opens = match self.breaker_state(rules, now) {
+            BreakerState::Open { .. } => false,
+            BreakerState::HalfOpen => true,
+            BreakerState::Closed => rules.breaker_failures > 0 && self.is_failing(rules.breaker_failures),
         };
         opens.then(|| {
             let until = now.plus(rules.breaker_pause.mul_f64(1.0 + chance.clamp(0.0, 1.0)));
             self.health.open_until = Some(until);
-            Breaker::Opened { until }
+            BreakerChange::Opened { until }
         })
     }
 
@@ -214,8 +214,8 @@ fn percent(rules: &HealthRules, failing_for: Duration) -> u8 {
 mod tests {
     use super::*;
 
-    const BAD: Sign = Sign::Bad { exhausted: false };
-    const DEAD: Sign = Sign::Bad { exhausted: true };
+    const BAD: HealthSign = HealthSign::Bad { exhausted: false };
+    const DEAD: HealthSign = HealthSign::Bad { exhausted: true };
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_unix_ms(1_795_300_290_000).plus(Duration::from_secs(seconds))
@@ -225,7 +225,7 @@ mod tests {
         count * 86_400
     }
 
-    fn note(pulse: &mut Pulse, sign: Sign, seconds: u64) -> Consequence {
+    fn note(pulse: &mut Pulse, sign: HealthSign, seconds: u64) -> Consequence {
         let failing_for = pulse.health.failing_since.map_or(Duration::ZERO, |since| at(seconds).since(since));
         pulse.note(sign, &HealthRules::default(), true, at(seconds), failing_for, 0.5)
     }
@@ -237,18 +237,25 @@ mod tests {
         // Long apart, so that only those in a row count.
         for second in (0..9).map(|n| n * 400) {
             assert_eq!(note(&mut pulse, BAD, second), Consequence::default());
-            assert_eq!(pulse.gate(&HealthRules::default(), at(second)), Gate::Closed);
+            assert_eq!(pulse.breaker_state(&HealthRules::default(), at(second)), BreakerState::Closed);
         }
         let until = at(3600 + 45);
-        assert_eq!(note(&mut pulse, BAD, 3600).breaker, Some(Breaker::Opened { until }));
-        assert_eq!(pulse.gate(&HealthRules::default(), at(3644)), Gate::Open { until });
+        assert_eq!(note(&mut pulse, BAD, 3600).breaker, Some(BreakerChange::Opened { until }));
+        assert_eq!(pulse.breaker_state(&HealthRules::default(), at(3644)), BreakerState::Open { until });
         assert_eq!(note(&mut pulse, BAD, 3610).breaker, None, "one that was on its way changes nothing");
-        assert_eq!(pulse.gate(&HealthRules::default(), at(3645)), Gate::HalfOpen);
+        assert_eq!(pulse.breaker_state(&HealthRules::default(), at(3645)), BreakerState::HalfOpen);
 
         let again = at(3650 + 45);
-        assert_eq!(note(&mut pulse, BAD, 3650).breaker, Some(Breaker::Opened { until: again }), "the probe failed");
-        assert_eq!(note(&mut pulse, Sign::Good, 3700).breaker, Some(Breaker::Closed));
-        assert_eq!((pulse.gate(&HealthRules::default(), at(3700)), pulse.health), (Gate::Closed, Health::default()));
+        assert_eq!(
+            note(&mut pulse, BAD, 3650).breaker,
+            Some(BreakerChange::Opened { until: again }),
+            "the probe failed"
+        );
+        assert_eq!(note(&mut pulse, HealthSign::Good, 3700).breaker, Some(BreakerChange::Closed));
+        assert_eq!(
+            (pulse.breaker_state(&HealthRules::default(), at(3700)), pulse.health),
+            (BreakerState::Closed, Health::default())
+        );
         assert_eq!(note(&mut pulse, BAD, 3701).breaker, None, "it begins anew");
     }
 
@@ -259,10 +266,10 @@ mod tests {
         for _ in 0..10 {
             note(&mut pulse, DEAD, ahead);
         }
-        assert!(matches!(pulse.gate(&rules, at(ahead)), Gate::Open { .. }));
-        assert_eq!(pulse.gate(&rules, at(0)), Gate::HalfOpen);
+        assert!(matches!(pulse.breaker_state(&rules, at(ahead)), BreakerState::Open { .. }));
+        assert_eq!(pulse.breaker_state(&rules, at(0)), BreakerState::HalfOpen);
         let until = at(45);
-        assert_eq!(note(&mut pulse, BAD, 0).breaker, Some(Breaker::Opened { until }), "the probe failed");
+        assert_eq!(note(&mut pulse, BAD, 0).breaker, Some(BreakerChange::Opened { until }), "the probe failed");
         assert_eq!(pulse.health.failing_since, Some(at(0)));
         assert_eq!(note(&mut pulse, BAD, day(5)).warn, Some(100), "counted from when the clock was right");
     }
@@ -270,13 +277,14 @@ mod tests {
     /// webhooks E4: seven of ten within five minutes, whatever came between.
     #[test]
     fn a_large_share_of_failures_opens_the_breaker() {
-        let attempts = |signs: &[Sign], apart: u64| {
+        let attempts = |signs: &[HealthSign], apart: u64| {
             let mut pulse = Pulse::default();
             let noted = signs.iter().zip(0..).map(|(sign, n)| note(&mut pulse, *sign, n * apart).breaker);
             noted.collect::<Vec<_>>().last().unwrap().is_some()
         };
-        let seven = [BAD, BAD, Sign::Good, BAD, BAD, Sign::Good, BAD, Sign::Good, BAD, BAD];
-        let six = [BAD, BAD, Sign::Good, BAD, Sign::Good, Sign::Good, BAD, Sign::Good, BAD, BAD];
+        let seven = [BAD, BAD, HealthSign::Good, BAD, BAD, HealthSign::Good, BAD, HealthSign::Good, BAD, BAD];
+        let six =
+            [BAD, BAD, HealthSign::Good, BAD, HealthSign::Good, HealthSign::Good, BAD, HealthSign::Good, BAD, BAD];
         assert!(attempts(&seven, 20));
         assert!(!attempts(&six, 20), "60 percent");
         assert!(!attempts(&seven[1..], 20), "nine are too few");
@@ -288,7 +296,7 @@ mod tests {
         for (chance, seconds) in [(0.0, 30), (1.0, 60), (7.0, 60)] {
             let mut pulse = Pulse::of(Health { consecutive_failures: 9, ..Health::default() });
             let opened = pulse.note(BAD, &HealthRules::default(), true, at(0), Duration::ZERO, chance).breaker;
-            assert_eq!(opened, Some(Breaker::Opened { until: at(seconds) }));
+            assert_eq!(opened, Some(BreakerChange::Opened { until: at(seconds) }));
         }
         let off = HealthRules { breaker_failures: 0, ..HealthRules::default() };
         let mut pulse = Pulse::default();
@@ -321,7 +329,7 @@ mod tests {
         note(&mut pulse, DEAD, 0);
         note(&mut pulse, DEAD, day(4));
         assert_eq!(pulse.health.warned_percent, 70);
-        note(&mut pulse, Sign::Good, day(4) + 1);
+        note(&mut pulse, HealthSign::Good, day(4) + 1);
         assert_eq!(note(&mut pulse, DEAD, day(6)), Consequence::default());
         assert_eq!(pulse.health.failing_since, Some(at(day(6))));
     }
@@ -331,11 +339,11 @@ mod tests {
     fn some_failures_never_disable() {
         let mut pulse = Pulse::default();
         for seconds in [0, day(3), day(6)] {
-            let came = note(&mut pulse, Sign::BadProgress, seconds);
+            let came = note(&mut pulse, HealthSign::BadProgress, seconds);
             assert_eq!((came.warn, came.disable), (None, false));
         }
         assert_eq!(pulse.health.failing_since, None);
-        assert_eq!(note(&mut pulse, Sign::Neither, day(7)), Consequence::default());
+        assert_eq!(note(&mut pulse, HealthSign::Neither, day(7)), Consequence::default());
 
         let mut kept = Pulse::default();
         for seconds in [0, 1, day(9)] {

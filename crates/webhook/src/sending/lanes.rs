@@ -11,7 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 use tokio::time::Instant;
 
 use crate::endpoints::endpoint::Endpoint;
-use crate::sending::health::{Consequence, Gate, HealthRules, Pulse, Sign};
+use crate::sending::health::{BreakerState, Consequence, HealthRules, HealthSign, Pulse};
 use crate::sending::throttle::{Bucket, Throttle};
 use crate::settings::Settings;
 use domain::endpoint::{EndpointId, EndpointState, Health};
@@ -96,10 +96,10 @@ impl Lane {
             return Room::None;
         }
         let mut pace = self.pace();
-        match pace.pulse.gate(&settings.health, now) {
-            Gate::Open { until } => return Room::In(until.since(now)),
-            Gate::HalfOpen => return if pace.in_flight == 0 { Room::For(1) } else { Room::None },
-            Gate::Closed => {}
+        match pace.pulse.breaker_state(&settings.health, now) {
+            BreakerState::Open { until } => return Room::In(until.since(now)),
+            BreakerState::HalfOpen => return if pace.in_flight == 0 { Room::For(1) } else { Room::None },
+            BreakerState::Closed => {}
         }
         let terms = endpoint.terms();
         let slots = pace.throttle.of(terms.max_in_flight.unwrap_or(settings.max_in_flight_per_endpoint));
@@ -123,10 +123,10 @@ impl Lane {
     }
 
     /// Takes note of what an attempt says of the endpoint.
-    pub(crate) fn note(&self, sign: Sign, rules: &HealthRules, clock: &Clock, chance: f64) -> Consequence {
+    pub(crate) fn note(&self, sign: HealthSign, rules: &HealthRules, clock: &Clock, chance: f64) -> Consequence {
         let may_disable = self.endpoint().terms().auto_disable;
         let mut pace = self.pace();
-        if sign == Sign::Good {
+        if sign == HealthSign::Good {
             pace.throttle.release();
         }
         let failing_for = pace.pulse.health.failing_since.map_or(Duration::ZERO, |since| clock.elapsed(since));
@@ -290,7 +290,12 @@ mod tests {
 
     fn bad(lane: &Lane, count: u32) {
         for _ in 0..count {
-            lane.note(Sign::Bad { exhausted: false }, &HealthRules::default(), &TestClock::default().clock(), 0.5);
+            lane.note(
+                HealthSign::Bad { exhausted: false },
+                &HealthRules::default(),
+                &TestClock::default().clock(),
+                0.5,
+            );
         }
     }
 
@@ -311,7 +316,7 @@ mod tests {
         assert_eq!(room(&lane), Room::For(3));
         lane.tighten();
         assert_eq!(room(&lane), Room::For(1), "webhooks R5");
-        lane.note(Sign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
+        lane.note(HealthSign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         assert_eq!(room(&lane), Room::For(3));
     }
 
@@ -326,7 +331,7 @@ mod tests {
         let probe = lane.take();
         assert_eq!(probing(&lane), Room::None, "one at a time");
         drop(probe);
-        lane.note(Sign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
+        lane.note(HealthSign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         assert_eq!(probing(&lane), Room::For(16));
     }
 
@@ -395,7 +400,7 @@ mod tests {
     fn health_is_written_when_it_has_changed() {
         let lane = lane(|_| {});
         assert_eq!(lane.unwritten_health(), None);
-        lane.note(Sign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
+        lane.note(HealthSign::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
         assert_eq!(lane.unwritten_health(), None, "a healthy endpoint costs no write");
         bad(&lane, 1);
         let health = lane.unwritten_health().unwrap();

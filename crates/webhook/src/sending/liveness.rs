@@ -10,7 +10,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Signs of life. Clones tell of the same sender.
 #[derive(Debug, Clone)]
-pub struct Beat(Arc<Mutex<Signs>>);
+pub struct Liveness(Arc<Mutex<Signs>>);
 
 #[derive(Debug)]
 struct Signs {
@@ -28,7 +28,7 @@ pub enum Unwell {
     Late(Duration),
 }
 
-impl Beat {
+impl Liveness {
     /// `max_due_age` of zero: deliveries may be due for ever.
     pub(crate) fn new(max_due_age: Duration) -> Self {
         Self(Arc::new(Mutex::new(Signs { last_look: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
@@ -66,17 +66,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_and_lateness_are_noticed() {
-        let beat = Beat::new(Duration::from_secs(60));
+        let liveness = Liveness::new(Duration::from_secs(60));
         tokio::time::advance(SILENCE).await;
-        assert_eq!(beat.check(), Ok(()));
+        assert_eq!(liveness.check(), Ok(()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(beat.check(), Err(Unwell::Silent(Duration::from_secs(31))));
-        beat.looked();
-        assert_eq!(beat.check(), Ok(()));
+        assert_eq!(liveness.check(), Err(Unwell::Silent(Duration::from_secs(31))));
+        liveness.looked();
+        assert_eq!(liveness.check(), Ok(()));
 
-        beat.set_oldest_due(Duration::from_secs(61));
-        assert_eq!(beat.check(), Err(Unwell::Late(Duration::from_secs(61))));
-        let patient = Beat::new(Duration::ZERO);
+        liveness.set_oldest_due(Duration::from_secs(61));
+        assert_eq!(liveness.check(), Err(Unwell::Late(Duration::from_secs(61))));
+        let patient = Liveness::new(Duration::ZERO);
         patient.set_oldest_due(Duration::MAX);
         assert_eq!(patient.check(), Ok(()));
     }

@@ -9,7 +9,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(crate) struct Outage {
+pub(crate) struct StoreOutage {
     /// What cannot be done meanwhile, to follow "could not".
     task: &'static str,
     now: Option<Ongoing>,
@@ -21,7 +21,7 @@ struct Ongoing {
     pause: Duration,
 }
 
-impl Outage {
+impl StoreOutage {
     pub(crate) fn none(task: &'static str) -> Self {
         Self { task, now: None }
     }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_five_seconds_and_begin_anew() {
         let error = || state::Error::NoSpace { operation: "claim deliveries" };
-        let mut outage = Outage::none("claim deliveries");
+        let mut outage = StoreOutage::none("claim deliveries");
         let pauses: Vec<Duration> = (0..9).map(|_| outage.failed(&error(), 0.5)).collect();
         assert_eq!(pauses[..3], [100, 200, 400].map(Duration::from_millis));
         assert_eq!(pauses[8], LONGEST_PAUSE);

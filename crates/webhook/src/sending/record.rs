@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::sending::lanes::{Lane, Lanes};
-use crate::sending::outage::Outage;
+use crate::sending::outage::StoreOutage;
 use domain::delivery::{Attempt, DeliveryClass};
 use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
 use domain::notice::Notice;
@@ -73,7 +73,7 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// Goes on until every sender of results is gone and all results are written.
     pub(crate) async fn run(self, mut results: mpsc::Receiver<Outcome>) {
-        let mut tries = Tries { outage: Outage::none("record attempts to deliver"), last: None };
+        let mut tries = Tries { outage: StoreOutage::none("record attempts to deliver"), last: None };
         let mut batch = Vec::new();
         while results.recv_many(&mut batch, BATCH).await > 0 {
             self.record(std::mem::take(&mut batch), &mut tries).await;
@@ -188,7 +188,7 @@ fn unwritten_health(batch: &[Outcome]) -> Vec<(Arc<Lane>, Health)> {
 }
 
 struct Tries {
-    outage: Outage,
+    outage: StoreOutage,
     /// When the last one is due, known once the program is to end.
     last: Option<Instant>,
 }

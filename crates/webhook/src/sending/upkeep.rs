@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::sending::lanes::Lanes;
-use crate::sending::liveness::Beat;
-use crate::sending::outage::Outage;
+use crate::sending::liveness::Liveness;
+use crate::sending::outage::StoreOutage;
 use crate::settings::Settings;
 use domain::endpoint::EndpointId;
 use state::clock::Clock;
@@ -65,7 +65,7 @@ pub(crate) struct Upkeep {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
-    pub(crate) beat: Beat,
+    pub(crate) liveness: Liveness,
     /// Rings when a replay was begun.
     pub(crate) replays: Arc<Notify>,
 }
@@ -87,7 +87,7 @@ impl Upkeep {
 
     /// Makes due what waits by a clock that was ahead: one of before the start, or this one until it was set back.
     async fn follow_clock(&self) {
-        let mut outage = Outage::none("make deliveries due after the clock was set back");
+        let mut outage = StoreOutage::none("make deliveries due after the clock was set back");
         let mut followed = None;
         loop {
             let steps = self.clock.steps();
@@ -111,7 +111,7 @@ impl Upkeep {
     }
 
     async fn replay(&self) {
-        let mut outage = Outage::none("carry on a replay");
+        let mut outage = StoreOutage::none("carry on a replay");
         let mut last = None;
         loop {
             let pause = match self.replay_piece(&mut last).await {
@@ -148,7 +148,7 @@ impl Upkeep {
 
     /// Carries on with what was decided about all deliveries of an endpoint.
     async fn change_backlogs(&self) {
-        let mut outage = Outage::none("change a backlog of deliveries");
+        let mut outage = StoreOutage::none("change a backlog of deliveries");
         loop {
             let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now()).await {
                 Ok(had_work) => {
@@ -163,7 +163,7 @@ impl Upkeep {
 
     /// Ends what has waited past its time, for whatever (webhooks.md R13).
     async fn give_up(&self) {
-        let mut outage = Outage::none("give up old deliveries");
+        let mut outage = StoreOutage::none("give up old deliveries");
         let mut deliveries = 0;
         sleep(GIVE_UP_FIRST).await;
         loop {
@@ -190,7 +190,7 @@ impl Upkeep {
 
     /// Drops what waits beyond the limits of a backlog, oldest first.
     async fn limit_backlogs(&self) {
-        let mut outage = Outage::none("drop what exceeds a backlog");
+        let mut outage = StoreOutage::none("drop what exceeds a backlog");
         let mut dropped = BTreeMap::<EndpointId, u64>::new();
         sleep(FORGET_FIRST).await;
         loop {
@@ -224,7 +224,7 @@ impl Upkeep {
     }
 
     async fn forget(&self) {
-        let mut outage = Outage::none("remove old deliveries");
+        let mut outage = StoreOutage::none("remove old deliveries");
         sleep(FORGET_FIRST).await;
         loop {
             let horizon = Horizon {
@@ -249,7 +249,7 @@ impl Upkeep {
 
     /// Shows operators the queue, and notices what is not sent although it could be.
     async fn look(&self) {
-        let mut outage = Outage::none("look at the queue of webhooks");
+        let mut outage = StoreOutage::none("look at the queue of webhooks");
         loop {
             let pause = match self.look_once().await {
                 Ok(()) => {
@@ -268,7 +268,7 @@ impl Upkeep {
         let sent_to = lanes.iter().filter(|lane| lane.is_enabled() && !lane.is_spared());
         let sent_to: Vec<EndpointId> = sent_to.map(|lane| lane.id().clone()).collect();
         let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| self.clock.elapsed(due));
-        self.beat.set_oldest_due(oldest);
+        self.liveness.set_oldest_due(oldest);
         self.metrics.oldest_due.set(oldest.as_secs_f64());
         self.metrics.show_superseded(self.outbox.superseded());
         self.metrics.show_queue(&self.outbox.backlog(None).await?);
@@ -327,7 +327,7 @@ mod tests {
             settings: Settings::default(),
             clock: TestClock::default().clock(),
             metrics: Metrics::default(),
-            beat: Beat::new(Duration::ZERO),
+            liveness: Liveness::new(Duration::ZERO),
             replays: Arc::default(),
         }
     }

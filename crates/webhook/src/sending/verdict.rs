@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::sending::egress::{Answer, Wish};
-use crate::sending::health::Sign;
+use crate::sending::health::HealthSign;
 use crate::sending::retry;
 use crate::settings::Settings;
 use domain::delivery::{AttemptOutcome, DeliveryClass};
@@ -64,15 +64,15 @@ pub(crate) fn judge(
 }
 
 /// What the answer says of the endpoint.
-pub(crate) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> Sign {
+pub(crate) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> HealthSign {
     match (ruling, claim.class) {
-        (Ruling::Succeeded, _) => Sign::Good,
-        (Ruling::Over | Ruling::StopEndpoint(_), _) => Sign::Neither,
+        (Ruling::Succeeded, _) => HealthSign::Good,
+        (Ruling::Over | Ruling::StopEndpoint(_), _) => HealthSign::Neither,
         // It is well, and said so.
-        (Ruling::GiveUp, _) if answer.wish == Some(Wish::AbortMessage) => Sign::Neither,
-        (Ruling::GiveUp | Ruling::RetryAt(_), DeliveryClass::Progress) => Sign::BadProgress,
-        (Ruling::GiveUp, DeliveryClass::Normal) => Sign::Bad { exhausted: true },
-        (Ruling::GiveUp | Ruling::RetryAt(_), _) => Sign::Bad { exhausted: false },
+        (Ruling::GiveUp, _) if answer.wish == Some(Wish::AbortMessage) => HealthSign::Neither,
+        (Ruling::GiveUp | Ruling::RetryAt(_), DeliveryClass::Progress) => HealthSign::BadProgress,
+        (Ruling::GiveUp, DeliveryClass::Normal) => HealthSign::Bad { exhausted: true },
+        (Ruling::GiveUp | Ruling::RetryAt(_), _) => HealthSign::Bad { exhausted: false },
     }
 }
 
@@ -181,10 +181,10 @@ mod tests {
         let test = claim(DeliveryClass::Test, 0);
         for status in [410, 429, 500] {
             assert_eq!(ruled(&test, &answer(status), at(0)), Ruling::Over);
-            assert_eq!(sign(&test, &answer(status), Ruling::Over), Sign::Neither);
+            assert_eq!(sign(&test, &answer(status), Ruling::Over), HealthSign::Neither);
         }
         assert_eq!(ruled(&test, &answer(200), at(0)), Ruling::Succeeded);
-        assert_eq!(sign(&test, &answer(200), Ruling::Succeeded), Sign::Good);
+        assert_eq!(sign(&test, &answer(200), Ruling::Succeeded), HealthSign::Good);
     }
 
     /// webhooks C5, R9.
@@ -194,10 +194,10 @@ mod tests {
         let notice = claim(DeliveryClass::Notice, 0);
         let refusing = Answer { wish: Some(Wish::AbortMessage), ..answer(422) };
         let again = Ruling::RetryAt(at(5));
-        assert_eq!(sign(&normal, &answer(500), again), Sign::Bad { exhausted: false });
-        assert_eq!(sign(&normal, &answer(500), Ruling::GiveUp), Sign::Bad { exhausted: true });
-        assert_eq!(sign(&notice, &answer(500), Ruling::GiveUp), Sign::Bad { exhausted: false });
-        assert_eq!(sign(&progress, &answer(500), Ruling::GiveUp), Sign::BadProgress);
-        assert_eq!(sign(&normal, &refusing, Ruling::GiveUp), Sign::Neither);
+        assert_eq!(sign(&normal, &answer(500), again), HealthSign::Bad { exhausted: false });
+        assert_eq!(sign(&normal, &answer(500), Ruling::GiveUp), HealthSign::Bad { exhausted: true });
+        assert_eq!(sign(&notice, &answer(500), Ruling::GiveUp), HealthSign::Bad { exhausted: false });
+        assert_eq!(sign(&progress, &answer(500), Ruling::GiveUp), HealthSign::BadProgress);
+        assert_eq!(sign(&normal, &refusing, Ruling::GiveUp), HealthSign::Neither);
     }
 }

@@ -20,7 +20,7 @@ const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-le
 const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
 
-pub(crate) fn tell(response: &mut HttpResponseBuilder, upload: &Upload) {
+pub(crate) fn insert(response: &mut HttpResponseBuilder, upload: &Upload) {
     response.insert_header((header::CACHE_CONTROL, "no-store"));
     let record = upload.record();
     match &record.role {
@@ -43,7 +43,7 @@ pub(crate) fn tell(response: &mut HttpResponseBuilder, upload: &Upload) {
     if let Some(metadata) = &record.metadata_as_sent {
         response.insert_header((UPLOAD_METADATA, metadata.as_str()));
     }
-    tell_expiry(response, upload);
+    insert_expiry(response, upload);
 }
 
 /// Rejects the download of an upload that is not complete, and reports its offset.
@@ -58,7 +58,7 @@ pub(crate) fn not_complete(upload: &Upload) -> Problem {
     }
 }
 
-pub(crate) fn tell_expiry(response: &mut HttpResponseBuilder, upload: &Upload) {
+pub(crate) fn insert_expiry(response: &mut HttpResponseBuilder, upload: &Upload) {
     if let Some(at) = expiry(upload) {
         response.insert_header((UPLOAD_EXPIRES, at));
     }
