@@ -137,7 +137,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let memory = listeners::Memory::of(&config);
     let watched = web::Watched::default();
     let registry = metrics::registry(|own| {
-        engine.metrics().register(own);
+        engine.metrics().register(&dialects::names(), own);
         watched.refusals.register(own);
         watched.rejections.register(own);
         watched.edge.register(own);

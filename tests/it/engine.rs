@@ -303,7 +303,7 @@ async fn concatenate(
 ) -> Result<Upload, EngineError> {
     let command = Concatenate {
         principal: Principal::server(),
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         parts: parts.iter().map(|(id, _)| *id).collect(),
         as_sent: "final;…".to_owned(),
         metadata: Metadata::default(),
@@ -985,7 +985,7 @@ async fn tamper(life: &Life, id: UploadId, change: impl FnOnce(&mut Record)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sweeper() {
-    for dialect in [Dialect::Tus, Dialect::Ranged] {
+    for dialect in [Dialect::named("tus"), Dialect::named("ranged")] {
         for state_is_readable in [true, false] {
             for at_start in [true, false] {
                 let what = format!("{dialect:?} {state_is_readable} {at_start}");
@@ -994,7 +994,8 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
                 let source = source(100_000);
                 let create = new_upload_of(dialect, Role::Single, 200_000);
                 let id = life.engine.create(create).await.unwrap().id();
-                let place = if dialect == Dialect::Tus { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
+                let place =
+                    if dialect == Dialect::named("tus") { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
                 let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(0), None) };
                 let mut feed = life.engine.append(command).await.unwrap();
                 feed_all(&mut feed, &source).await;
@@ -1084,7 +1085,7 @@ async fn a_takeover_that_was_given_up_ends_no_writer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes() {
-    for dialect in [Dialect::Tus, Dialect::Ranged] {
+    for dialect in [Dialect::named("tus"), Dialect::named("ranged")] {
         for state in [vec![], vec![1, 2, 3]] {
             let world = World::on_disk();
             let life = world.live().await;
@@ -1094,8 +1095,11 @@ async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes()
             let create = engine::command::Create { wanted_digests, ..new };
             let id = life.engine.create(create).await.unwrap().id();
             for (start, end) in [(0, 60_000), (60_000, 100_000)] {
-                let place =
-                    if dialect == Dialect::Tus { Place::At(offset(start)) } else { Place::Anywhere(offset(start)) };
+                let place = if dialect == Dialect::named("tus") {
+                    Place::At(offset(start))
+                } else {
+                    Place::Anywhere(offset(start))
+                };
                 let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(start), None) };
                 let mut feed = life.engine.append(command).await.unwrap();
                 feed_all(&mut feed, &source[start..end]).await;

@@ -317,7 +317,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     let new = NewUpload {
         id: UploadId::new(now, [9; 10]),
         tenant: TenantId::DEFAULT,
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(1_000),

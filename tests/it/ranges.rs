@@ -20,13 +20,13 @@ use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, 
 const KIB: usize = 1024;
 
 async fn create(life: &Life, length: usize) -> UploadId {
-    let command = new_upload_of(Dialect::Ranged, Role::Single, length);
+    let command = new_upload_of(Dialect::named("ranged"), Role::Single, length);
     life.engine.create(command).await.unwrap().id()
 }
 
 fn range(id: UploadId, start: usize, count: usize) -> Append {
     Append {
-        dialect: Dialect::Ranged,
+        dialect: Dialect::named("ranged"),
         place: Place::Anywhere(offset(start)),
         ..Append::at(Principal::server(), id, offset(start), Some(count as u64))
     }
@@ -292,8 +292,8 @@ async fn what_is_out_of_order_is_refused_and_changes_nothing() {
     let outcome = send(&life, range(id, 4096, 4096), &[6; 5000]).await;
     assert_eq!(rejected(outcome), Rejection::BeyondRange { end: 8192 });
     life.at_rest(id).await;
-    let other = Append { dialect: Dialect::Tus, ..range(id, 8192, 4096) };
-    assert_eq!(rejected(send(&life, other, &[]).await), Rejection::OtherDialect(Dialect::Ranged));
+    let other = Append { dialect: Dialect::named("tus"), ..range(id, 8192, 4096) };
+    assert_eq!(rejected(send(&life, other, &[]).await), Rejection::OtherDialect(Dialect::named("ranged")));
     let other_length = Append { length: Length::new(99_999), ..range(id, 8192, 4096) };
     assert!(matches!(rejected(send(&life, other_length, &[]).await), Rejection::LengthChanged { .. }));
     let _first = life.engine.append(range(id, 8192, 4096)).await.unwrap();
@@ -308,7 +308,7 @@ async fn a_length_may_come_at_the_end() {
     let world = World::on_disk();
     let life = world.live().await;
     let source = Seeded::new(10).bytes(90_000);
-    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::named("ranged"), Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     put(&life, id, 50_000, &source[50_000..]).await.unwrap();
     put(&life, id, 0, &source[..50_000]).await.unwrap();
@@ -319,7 +319,7 @@ async fn a_length_may_come_at_the_end() {
     is_complete(&life, id, &source).await;
 
     // Or with a request that says it is all there is.
-    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::named("ranged"), Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     let all = Append { ends: Ends::Here, count: None, ..range(id, 0, 0) };
     assert_eq!(send(&life, all, &source).await.unwrap().stage().name(), "completed");
@@ -331,7 +331,7 @@ async fn a_length_that_comes_while_a_commit_is_on_its_way_is_kept() {
     let world = World::on_disk();
     let life = world.live().await;
     let source = Seeded::new(17).bytes(50_000);
-    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::named("ranged"), Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     let mut open = life.engine.append(range(id, 40_000, 10_000)).await.unwrap();
     life.records.hold(Effect::Nothing);
@@ -370,7 +370,7 @@ async fn digests_that_need_the_bytes_in_order_are_computed_in_the_end() {
         let promised = Digest::new(Algorithm::Sha256, promised).unwrap();
         let command = Create {
             promised_digests: vec![promised.clone()],
-            ..new_upload_of(Dialect::Ranged, Role::Single, source.len())
+            ..new_upload_of(Dialect::named("ranged"), Role::Single, source.len())
         };
         let id = life.engine.create(command).await.unwrap().id();
         put(&life, id, 60_000, &source[60_000..]).await.unwrap();
@@ -630,7 +630,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
 }
 
 async fn create_endless(life: &Life) -> UploadId {
-    let command = Create { length: None, ..new_upload_of(Dialect::Ranged, Role::Single, 0) };
+    let command = Create { length: None, ..new_upload_of(Dialect::named("ranged"), Role::Single, 0) };
     life.engine.create(command).await.unwrap().id()
 }
 

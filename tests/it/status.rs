@@ -692,7 +692,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
             NewUpload {
                 id: UploadId::new(now, [0, 0, 0, 0, 0, 0, 0, third, second, first]),
                 tenant: TenantId::DEFAULT,
-                dialect: Dialect::Tus,
+                dialect: Dialect::named("tus"),
                 filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
                 role: Role::Single,
                 length: Length::new(1_000),

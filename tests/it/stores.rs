@@ -53,7 +53,7 @@ async fn append_promising(
 async fn concatenate(life: &Life, parts: &[UploadId], promised: Vec<Digest>) -> Result<Upload, EngineError> {
     let command = Concatenate {
         principal: Principal::server(),
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         parts: parts.to_vec(),
         as_sent: "final;…".to_owned(),
         metadata: Metadata::default(),
@@ -177,13 +177,13 @@ async fn partial_uploads_are_sealed_before_they_are_joined() {
 }
 
 fn any_order(length: usize) -> Create {
-    new_upload_of(Dialect::Ranged, Role::Single, length)
+    new_upload_of(Dialect::named("ranged"), Role::Single, length)
 }
 
 async fn put(life: &Life, id: UploadId, at: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
     let place = Place::Anywhere(offset(at));
     let command = Append {
-        dialect: Dialect::Ranged,
+        dialect: Dialect::named("ranged"),
         place,
         ..Append::at(Principal::server(), id, offset(at), Some(bytes.len() as u64))
     };

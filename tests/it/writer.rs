@@ -14,7 +14,7 @@ use storage::faults::Operation;
 use crate::support::seeded::Seeded;
 use crate::support::world::{Life, World, cancelling, feed_all, new_upload_of, offset};
 
-const ORDERS: [Dialect; 2] = [Dialect::Tus, Dialect::Ranged];
+const ORDERS: [Dialect; 2] = [Dialect::named("tus"), Dialect::named("ranged")];
 
 async fn create(life: &Life, dialect: Dialect, size: usize) -> UploadId {
     life.engine.create(new_upload_of(dialect, Role::Single, size)).await.unwrap().id()
@@ -23,7 +23,7 @@ async fn create(life: &Life, dialect: Dialect, size: usize) -> UploadId {
 /// Bytes for the end of what is there, as each order says it.
 fn appending(id: UploadId, dialect: Dialect, start: usize, count: usize) -> Append {
     let start = offset(start);
-    let place = if dialect == Dialect::Ranged { Place::Anywhere(start) } else { Place::At(start) };
+    let place = if dialect == Dialect::named("ranged") { Place::Anywhere(start) } else { Place::At(start) };
     Append { dialect, place, ..Append::at(Principal::server(), id, start, Some(count as u64)) }
 }
 
@@ -71,7 +71,8 @@ async fn what_a_request_may_repeat_is_passed_over() {
         let source = Seeded::new(72).bytes(50_000);
         let id = create(&life, dialect, source.len()).await;
         send(&life, appending(id, dialect, 0, 20_000), &source[..20_000]).await.unwrap();
-        let from = Append { place: Place::From(offset(5_000)), ..appending(id, Dialect::Google, 5_000, 25_000) };
+        let from =
+            Append { place: Place::From(offset(5_000)), ..appending(id, Dialect::named("google"), 5_000, 25_000) };
         let upload = send(&life, from, &source[5_000..30_000]).await.unwrap();
         assert_eq!(upload.record().received.pairs(), [(0, 30_000)], "{dialect:?}");
         send(&life, appending(id, dialect, 30_000, 20_000), &source[30_000..]).await.unwrap();
@@ -111,10 +112,10 @@ async fn a_request_for_any_place_takes_over_an_upload_in_order() {
     let world = World::on_disk();
     let life = world.live_with(|settings| settings.cross_dialects = true).await;
     let source = Seeded::new(74).bytes(20_000);
-    let id = create(&life, Dialect::Tus, source.len()).await;
-    let mut first = life.engine.append(appending(id, Dialect::Tus, 0, 20_000)).await.unwrap();
+    let id = create(&life, Dialect::named("tus"), source.len()).await;
+    let mut first = life.engine.append(appending(id, Dialect::named("tus"), 0, 20_000)).await.unwrap();
     feed_all(&mut first, b"stale").await;
-    let newer = Append { place: Place::Anywhere(offset(0)), ..appending(id, Dialect::Ranged, 0, 20_000) };
+    let newer = Append { place: Place::Anywhere(offset(0)), ..appending(id, Dialect::named("ranged"), 0, 20_000) };
     let upload = send(&life, newer, &source).await.unwrap();
     assert_eq!(upload.stage().name(), "completed");
     let ended = first.finish(BodyEnd::Cut).await;
@@ -126,10 +127,10 @@ async fn a_request_for_any_place_takes_over_an_upload_in_order() {
 async fn what_a_cut_request_has_declared_is_forgotten_with_it() {
     let world = World::on_disk();
     let life = world.live_with(|settings| settings.writer.keep_open = std::time::Duration::from_secs(60)).await;
-    let endless = Create { length: None, ..new_upload_of(Dialect::Tus, Role::Single, 0) };
+    let endless = Create { length: None, ..new_upload_of(Dialect::named("tus"), Role::Single, 0) };
     let id = life.engine.create(endless).await.unwrap().id();
-    send(&life, appending(id, Dialect::Tus, 0, 5), b"hello").await.unwrap();
-    let declaring = |length| Append { length: Length::new(length), ..appending(id, Dialect::Tus, 5, 3) };
+    send(&life, appending(id, Dialect::named("tus"), 0, 5), b"hello").await.unwrap();
+    let declaring = |length| Append { length: Length::new(length), ..appending(id, Dialect::named("tus"), 5, 3) };
     let cut = life.engine.append(declaring(10)).await.unwrap();
     assert_eq!(cut.finish(BodyEnd::Cut).await.unwrap().length(), None);
     let upload = send(&life, declaring(8), b" it").await.unwrap();

@@ -65,7 +65,7 @@ fn whole(request: u8, upload: Name, body: Body) -> [Step; 3] {
 
 fn in_order_with_checkpoints() -> Script {
     script(vec![
-        create(A, Plan::of(Dialect::Tus, 20_000)),
+        create(A, Plan::of(Dialect::named("tus"), 20_000)),
         begin(1, A, Body::next(20_000)),
         send(1, 9_000),
         wait(500),
@@ -82,7 +82,7 @@ fn in_order_with_checkpoints() -> Script {
 
 fn cut_and_resumed() -> Script {
     script(vec![
-        create(A, Plan::of(Dialect::Tus, 9_000)),
+        create(A, Plan::of(Dialect::named("tus"), 9_000)),
         begin(1, A, Body::next(9_000)),
         send(1, 5_000),
         wait(20),
@@ -99,7 +99,7 @@ fn cut_and_resumed() -> Script {
 
 fn taken_over() -> Script {
     script(vec![
-        create(A, Plan::of(Dialect::Tus, 20_000)),
+        create(A, Plan::of(Dialect::named("tus"), 20_000)),
         begin(1, A, Body::next(20_000)),
         send(1, 8_500),
         wait(700),
@@ -119,7 +119,7 @@ fn taken_over() -> Script {
 
 fn deferred_length_and_a_stall() -> Script {
     script(vec![
-        create(A, Plan::of(Dialect::Tus, 5_000).later()),
+        create(A, Plan::of(Dialect::named("tus"), 5_000).later()),
         begin(1, A, Body::next(2_000).chunked()),
         send(1, 2_000),
         wait(4_500),
@@ -135,7 +135,7 @@ fn deferred_length_and_a_stall() -> Script {
 
 fn last_word_of_another_dialect() -> Script {
     script(vec![
-        create(A, Plan::of(Dialect::Ietf, 6_000).later()),
+        create(A, Plan::of(Dialect::named("ietf"), 6_000).later()),
         begin(1, A, Body::next(4_000).chunked()),
         send(1, 4_000),
         end(1),
@@ -143,7 +143,7 @@ fn last_word_of_another_dialect() -> Script {
         begin(2, A, Body::next(2_000).last()),
         send(2, 2_000),
         end(2),
-        create(B, Plan::of(Dialect::Google, 6_000).later()),
+        create(B, Plan::of(Dialect::named("google"), 6_000).later()),
         begin(3, B, Body::next(6_000)),
         send(3, 6_000),
         end(3),
@@ -155,7 +155,7 @@ fn last_word_of_another_dialect() -> Script {
 }
 
 fn ranges_side_by_side() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Ranged, 16_000))];
+    let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 16_000))];
     steps.extend([
         begin(1, A, Body::range(0, 4_000)),
         begin(2, A, Body::range(8_000, 12_000).checked()),
@@ -177,7 +177,7 @@ fn ranges_side_by_side() -> Script {
 }
 
 fn ranges_replaced() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Ranged, 12_000))];
+    let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 12_000))];
     steps.extend(whole(1, A, Body::range(0, 4_000).other()));
     steps.push(wait(1_000));
     steps.extend(whole(2, A, Body::range(0, 4_000)));
@@ -190,7 +190,7 @@ fn ranges_replaced() -> Script {
 }
 
 fn concatenation() -> Script {
-    let part = |size| Plan { partial: true, ..Plan::of(Dialect::Tus, size) };
+    let part = |size| Plan { partial: true, ..Plan::of(Dialect::named("tus"), size) };
     let mut steps = vec![create(A, part(5_000)), create(B, part(3_000))];
     steps.extend(whole(1, A, Body::next(5_000)));
     steps.extend(whole(2, B, Body::next(3_000)));
@@ -207,7 +207,8 @@ fn concatenation() -> Script {
 }
 
 fn cancel_and_expiry() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Tus, 9_000)), create(B, Plan::of(Dialect::Ranged, 9_000))];
+    let mut steps =
+        vec![create(A, Plan::of(Dialect::named("tus"), 9_000)), create(B, Plan::of(Dialect::named("ranged"), 9_000))];
     steps.extend([begin(1, A, Body::next(9_000)), send(1, 6_000), wait(600), Step::Cancel { upload: A }, wait(200)]);
     steps.extend(whole(2, B, Body::range(3_000, 6_000)));
     steps.extend([wait(75_000), Step::Inspect { upload: B }]);
@@ -216,11 +217,18 @@ fn cancel_and_expiry() -> Script {
 
 /// One file is removed for its age, and an operator deletes a complete upload and one that is being received.
 fn retention_and_an_operator() -> Script {
-    let mut kept = script(vec![create(A, Plan::of(Dialect::Tus, 5_000)), create(B, Plan::of(Dialect::Ranged, 4_000))]);
+    let mut kept = script(vec![
+        create(A, Plan::of(Dialect::named("tus"), 5_000)),
+        create(B, Plan::of(Dialect::named("ranged"), 4_000)),
+    ]);
     kept.tuning.keeps_files_ms = Some(15_000);
     kept.steps.extend(whole(1, A, Body::next(5_000)));
     kept.steps.extend(whole(2, B, Body::range(0, 4_000)));
-    kept.steps.extend([create(C, Plan::of(Dialect::Tus, 9_000)), begin(3, C, Body::next(9_000)), send(3, 6_000)]);
+    kept.steps.extend([
+        create(C, Plan::of(Dialect::named("tus"), 9_000)),
+        begin(3, C, Body::next(9_000)),
+        send(3, 6_000),
+    ]);
     kept.steps.extend([wait(3_000), Step::Delete { upload: B }, Step::Delete { upload: C }, wait(3_000)]);
     kept.steps.extend([
         Step::Delete { upload: B },
@@ -232,7 +240,7 @@ fn retention_and_an_operator() -> Script {
 }
 
 fn kept_open() -> Script {
-    let mut kept = script(vec![create(A, Plan::of(Dialect::Tus, 12_000))]);
+    let mut kept = script(vec![create(A, Plan::of(Dialect::named("tus"), 12_000))]);
     kept.tuning.keep_open_ms = 1_000;
     kept.steps.extend(whole(1, A, Body::next(4_000)));
     kept.steps.push(wait(700));
@@ -240,7 +248,7 @@ fn kept_open() -> Script {
     kept.steps.push(wait(2_500));
     kept.steps.extend(whole(3, A, Body::next(4_000)));
     kept.steps.push(wait(2_000));
-    kept.steps.push(create(B, Plan::of(Dialect::Ranged, 8_000)));
+    kept.steps.push(create(B, Plan::of(Dialect::named("ranged"), 8_000)));
     kept.steps.extend(whole(4, B, Body::range(4_000, 8_000)));
     kept.steps.push(wait(500));
     kept.steps.extend(whole(5, B, Body::range(0, 4_000)));
@@ -250,7 +258,7 @@ fn kept_open() -> Script {
 
 /// The second request declares the length, so it waits for the commit of the first.
 fn a_request_joins_while_a_commit_is_under_way() -> Script {
-    let mut joining = script(vec![create(A, Plan::of(Dialect::Ranged, 8_000).later())]);
+    let mut joining = script(vec![create(A, Plan::of(Dialect::named("ranged"), 8_000).later())]);
     joining.tuning.slow = false;
     joining.steps.extend(whole(1, A, Body::range(0, 4_000)));
     joining.steps.push(wait(100));
@@ -269,7 +277,7 @@ fn a_request_joins_and_nobody_comes_again() -> Script {
 
 /// A request with a checksum compares bytes when those of the others have made the upload whole.
 fn bytes_are_compared_when_all_are_there() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Ranged, 8_192))];
+    let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 8_192))];
     steps.extend(whole(1, A, Body::range(0, 4_096)));
     steps.extend([wait(3_000), begin(2, A, Body::range(0, 8_192).checked().chunked()), send(2, 100), wait(100)]);
     steps.extend([begin(3, A, Body::range(4_096, 8_192)), send(3, 4_096), wait(60), end(3)]);
@@ -279,14 +287,14 @@ fn bytes_are_compared_when_all_are_there() -> Script {
 
 /// The length comes with a request that brings nothing, and falls silent.
 fn a_stall_of_an_upload_that_a_request_has_made_full() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Tus, 5).later())];
+    let mut steps = vec![create(A, Plan::of(Dialect::named("tus"), 5).later())];
     steps.extend(whole(1, A, Body::next(5)));
     steps.extend([wait(4_000), begin(2, A, Body::next(0).chunked().of(5)), wait(8_000), end(2), wait(2_000)]);
     script(steps)
 }
 
 fn a_length_below_bytes_on_their_way() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Ranged, 8_192).later())];
+    let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 8_192).later())];
     steps.extend([begin(1, A, Body::range(0, 8_192).chunked()), send(1, 8_192), wait(60)]);
     steps.extend(whole(2, A, Body::range(0, 4_096).of(4_096)));
     steps.extend([wait(3_000), end(1), wait(2_000)]);
@@ -295,7 +303,7 @@ fn a_length_below_bytes_on_their_way() -> Script {
 
 /// Two requests bring different bytes for one place, and one of them makes the upload whole.
 fn other_bytes_come_with_the_last_ones() -> Script {
-    let mut steps = vec![create(A, Plan::of(Dialect::Ranged, 100))];
+    let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 100))];
     steps.extend([begin(1, A, Body::range(0, 100).chunked().other()), wait(2_500)]);
     steps.extend([begin(2, A, Body::range(0, 100)), wait(2_500)]);
     steps.extend([send(2, 100), end(2), send(1, 100), end(1), wait(3_000)]);

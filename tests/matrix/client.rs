@@ -80,7 +80,7 @@ impl Clients {
         let ticket = self.court.waits(format!("the concatenation of {name}"));
         let command = Concatenate {
             principal: Principal::server(),
-            dialect: Dialect::Tus,
+            dialect: Dialect::named("tus"),
             parts: ids,
             as_sent: "final".to_owned(),
             metadata: Metadata::default(),
@@ -91,7 +91,7 @@ impl Clients {
         };
         if let Ok(upload) = self.engine.concatenate(command).await {
             let size = upload.offset().get();
-            let mut known = Known::new(name, Plan::of(Dialect::Tus, size), upload.id(), self.seed);
+            let mut known = Known::new(name, Plan::of(Dialect::named("tus"), size), upload.id(), self.seed);
             known.joined = joined;
             self.court.bench().model.add(known);
             self.court.hear(name, &upload, 0);
@@ -200,17 +200,17 @@ fn command_of(known: &Known, body: &Body, range: std::ops::Range<u64>, bytes: &[
         principal: Principal::server(),
         id: known.id,
         dialect,
-        place: match dialect {
-            Dialect::Tus | Dialect::Ietf => Place::At(at),
-            Dialect::Google => Place::From(at),
-            Dialect::Ranged => Place::Anywhere(at),
+        place: match dialect.name() {
+            "google" => Place::From(at),
+            "ranged" => Place::Anywhere(at),
+            _ => Place::At(at),
         },
         count: body.says_size.then_some(range.end - range.start),
         length: body.length.map(length),
-        ends: match (body.last, dialect) {
+        ends: match (body.last, dialect.name()) {
             (true, _) => Ends::Here,
-            (false, Dialect::Tus | Dialect::Ranged) => Ends::WhenFull,
-            (false, Dialect::Ietf | Dialect::Google) => Ends::Later,
+            (false, "ietf" | "google") => Ends::Later,
+            (false, _) => Ends::WhenFull,
         },
         checksum: match body.checksum {
             Checksum::None => None,

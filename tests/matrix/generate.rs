@@ -106,20 +106,20 @@ impl Writer {
 
     fn create(&mut self) {
         let dialect = self.dice.pick(&[
-            Dialect::Ranged,
-            Dialect::Ranged,
-            Dialect::Ranged,
-            Dialect::Ranged,
-            Dialect::Tus,
-            Dialect::Tus,
-            Dialect::Tus,
-            Dialect::Ietf,
-            Dialect::Google,
+            Dialect::named("ranged"),
+            Dialect::named("ranged"),
+            Dialect::named("ranged"),
+            Dialect::named("ranged"),
+            Dialect::named("tus"),
+            Dialect::named("tus"),
+            Dialect::named("tus"),
+            Dialect::named("ietf"),
+            Dialect::named("google"),
         ]);
         let upload = Name(u8::try_from(self.uploads.len()).expect("there are few"));
         let plan = Plan {
             dialect,
-            partial: dialect == Dialect::Tus && self.dice.chance(35),
+            partial: dialect == Dialect::named("tus") && self.dice.chance(35),
             size: self.dice.pick(&SIZES),
             says_size: self.dice.chance(60),
             promise: self.dice.pick(&[
@@ -168,9 +168,9 @@ impl Writer {
             size,
             says_size: self.dice.chance(65),
             length: self.length(plan, end),
-            last: match plan.dialect {
-                Dialect::Ietf | Dialect::Google => end == plan.size || self.dice.chance(10),
-                Dialect::Tus | Dialect::Ranged => self.dice.chance(5),
+            last: match plan.dialect.name() {
+                "ietf" | "google" => end == plan.size || self.dice.chance(10),
+                _ => self.dice.chance(5),
             },
             content: if in_any_order && self.dice.chance(15) { Content::Other } else { Content::File },
             checksum: self.dice.pick(&[
@@ -272,7 +272,7 @@ impl Writer {
         let mut part = || self.dice.chance(70).then(|| self.dice.pick(&partial));
         let parts = [part(), part(), part()];
         let upload = Name(u8::try_from(self.uploads.len()).expect("there are few"));
-        self.uploads.push((upload, Plan::of(Dialect::Tus, 1)));
+        self.uploads.push((upload, Plan::of(Dialect::named("tus"), 1)));
         self.steps.push(Step::Concatenate { upload, parts });
     }
 
@@ -281,7 +281,7 @@ impl Writer {
         for _ in 0..2 {
             let upload = Name(u8::try_from(self.uploads.len()).expect("there are few"));
             let size = self.dice.pick(&SIZES);
-            let plan = Plan { partial: true, ..Plan::of(Dialect::Tus, size) };
+            let plan = Plan { partial: true, ..Plan::of(Dialect::named("tus"), size) };
             self.uploads.push((upload, plan));
             self.steps.push(Step::Create { upload, plan });
             let request = RequestName(self.next_request);

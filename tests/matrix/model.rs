@@ -209,7 +209,7 @@ impl Known {
             return;
         }
         self.acked.insert(asked.range.start, asked.range.end);
-        if self.plan.dialect == Dialect::Google {
+        if self.plan.dialect == Dialect::named("google") {
             // What was there already was passed over, whatever it is.
             return;
         }

@@ -1,6 +1,5 @@
 //! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
 
-use domain::dialect::Dialect;
 use domain::filling::Completion;
 use domain::principal::Principal;
 use domain::size::Offset;
@@ -109,10 +108,10 @@ async fn send(
     let ends_here = upload.completion() == Completion::WhenSaid;
     let command = Append {
         dialect: upload.dialect(),
-        place: match upload.dialect() {
-            Dialect::Tus | Dialect::Ietf => Place::At(at),
-            Dialect::Google => Place::From(at),
-            Dialect::Ranged => Place::Anywhere(at),
+        place: match upload.dialect().name() {
+            "google" => Place::From(at),
+            "ranged" => Place::Anywhere(at),
+            _ => Place::At(at),
         },
         length: Some(length(target)),
         ends: if ends_here { Ends::Here } else { Ends::WhenFull },

@@ -172,11 +172,11 @@ pub enum Checksum {
 impl Plan {
     /// An upload whose length is known from the start.
     /// How uploads of its dialect are filled.
-    pub const fn filling(self) -> Filling {
-        match self.dialect {
-            Dialect::Tus => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
-            Dialect::Ietf | Dialect::Google => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
-            Dialect::Ranged => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
+    pub fn filling(self) -> Filling {
+        match self.dialect.name() {
+            "ietf" | "google" => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
+            "ranged" => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
+            _ => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         }
     }
 

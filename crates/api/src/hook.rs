@@ -45,7 +45,7 @@ pub struct List {
 #[serde(default)]
 pub struct Question<'a> {
     pub upload_id: String,
-    pub dialect: Word,
+    pub dialect: Cow<'a, str>,
     pub role: Word,
     /// Of a final upload, what it is made of.
     #[serde(skip_serializing_if = "Option::is_none")]

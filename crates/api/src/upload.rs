@@ -15,7 +15,7 @@ use crate::text::Text;
 pub struct Status<'a> {
     pub id: String,
     pub stage: Word,
-    pub protocol: Word,
+    pub protocol: String,
     pub role: Word,
     /// Durable bytes without a gap.
     pub offset: u64,

@@ -34,6 +34,11 @@ pub fn all() -> Vec<Dialect> {
     vec![ietf::dialect(), tus::dialect(), ranged::dialect()]
 }
 
+/// The names that uploads are recorded under, of every dialect.
+pub fn names() -> Vec<domain::dialect::Dialect> {
+    all().iter().flat_map(|dialect| dialect.records).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -1,15 +1,79 @@
-//! The protocols that uploads are created in, by name.
+//! The names of the protocols that uploads are created in. Which there are, the dialects themselves say.
 
-crate::named! {
-    /// The protocol an upload was created in; later requests are expected in the same one.
-    pub enum Dialect {
-        /// tus 1.0.
-        Tus = "tus",
-        /// Resumable Uploads for HTTP, the IETF draft.
-        Ietf = "ietf",
-        /// Ranged `PUT` in order, as Google's client libraries speak it.
-        Google = "google",
-        /// Ranged `PUT` in any order and from several connections at once; plain uploads are of this kind too.
-        Ranged = "ranged",
+use std::fmt;
+
+/// The name of the protocol an upload was created in; later requests are expected in the same one.
+///
+/// At most [`Self::MAX_BYTES`] lower-case letters and digits, and at least one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dialect {
+    /// Padded with zeros.
+    name: [u8; Self::MAX_BYTES],
+    len: u8,
+}
+
+impl Dialect {
+    pub const MAX_BYTES: usize = 15;
+
+    /// A name that is known when the program is built.
+    ///
+    /// # Panics
+    ///
+    /// If it is not a name; in a constant, the compiler says so.
+    pub const fn named(name: &'static str) -> Self {
+        match Self::read(name.as_bytes()) {
+            Some(dialect) => dialect,
+            None => panic!("not the name of a dialect"),
+        }
+    }
+
+    /// Reads a name that was stored.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::read(name.as_bytes())
+    }
+
+    pub fn name(&self) -> &str {
+        // Only ASCII is ever in it.
+        std::str::from_utf8(&self.name[..usize::from(self.len)]).unwrap_or_default()
+    }
+
+    const fn read(text: &[u8]) -> Option<Self> {
+        if text.is_empty() || text.len() > Self::MAX_BYTES {
+            return None;
+        }
+        let mut name = [0; Self::MAX_BYTES];
+        let mut len = 0;
+        while (len as usize) < text.len() {
+            let byte = text[len as usize];
+            if !byte.is_ascii_lowercase() && !byte.is_ascii_digit() {
+                return None;
+            }
+            name[len as usize] = byte;
+            len += 1;
+        }
+        Some(Self { name, len })
+    }
+}
+
+impl fmt::Debug for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for name in ["tus", "x", "s3", "abcdefghijklmno"] {
+            assert_eq!(Dialect::by_name(name).map(|dialect| dialect.name().to_owned()).as_deref(), Some(name));
+        }
+        for wrong in ["", "Tus", "a-b", "a b", "ä", "abcdefghijklmnop"] {
+            assert_eq!(Dialect::by_name(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(Dialect::named("tus"), Dialect::by_name("tus").unwrap());
+        assert_ne!(Dialect::named("tus"), Dialect::named("tus1"));
     }
 }

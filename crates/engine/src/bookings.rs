@@ -138,7 +138,7 @@ mod tests {
         let new = NewUpload {
             id: UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
-            dialect: Dialect::Tus,
+            dialect: Dialect::named("tus"),
             filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role: Role::Single,
             length: length.and_then(Length::new),

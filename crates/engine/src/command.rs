@@ -74,7 +74,7 @@ impl Append {
         Self {
             principal,
             id,
-            dialect: Dialect::Tus,
+            dialect: Dialect::named("tus"),
             place: Place::At(at),
             count,
             length: None,

@@ -1,10 +1,11 @@
 //! What the engine counts.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -39,14 +40,23 @@ struct EventLabel {
     r#type: &'static str,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Protocol(Dialect);
+
+impl EncodeLabelValue for Protocol {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        EncodeLabelValue::encode(&self.0.name(), encoder)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProtocolLabel {
-    protocol: &'static str,
+    protocol: Protocol,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndLabel {
-    protocol: &'static str,
+    protocol: Protocol,
     stage: &'static str,
 }
 
@@ -111,12 +121,12 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Registers everything, each with all of its labels, so that what has not happened yet is zero and not missing.
-    pub fn register(&self, registry: &mut Registry) {
+    pub fn register(&self, dialects: &[Dialect], registry: &mut Registry) {
         let uploads = EventKind::ALL.into_iter().filter(|kind| kind.name().starts_with("upload."));
         for kind in uploads {
             drop(self.events.get_or_create(&EventLabel { r#type: kind.name() }));
         }
-        for protocol in Dialect::ALL.map(Dialect::name) {
+        for protocol in dialects.iter().copied().map(Protocol) {
             drop(self.created.get_or_create(&ProtocolLabel { protocol }));
             for stage in ENDS.map(stage_of) {
                 drop(self.ended.get_or_create(&EndLabel { protocol, stage }));
@@ -183,7 +193,7 @@ impl Metrics {
     pub(super) fn count(&self, committed: &Upload, kinds: &[EventKind], took: Duration) {
         self.note(committed);
         self.commit.observe(took.as_secs_f64());
-        let protocol = committed.record().dialect.name();
+        let protocol = Protocol(committed.record().dialect);
         for kind in kinds {
             self.events.get_or_create(&EventLabel { r#type: kind.name() }).inc();
             if *kind == EventKind::Created {

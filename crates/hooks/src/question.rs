@@ -53,7 +53,7 @@ mod tests {
         let new = NewUpload {
             id: UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
-            dialect: Dialect::Tus,
+            dialect: Dialect::named("tus"),
             filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role,
             length: Length::new(11),

@@ -69,8 +69,20 @@ macro_rules! names {
         })*
     };
 }
-names!(Stage Dialect WriteOrder Completion EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
+names!(Stage WriteOrder Completion EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
 names!(Hook CallOutcome ReplayWhat ReplayState);
+
+impl ToCell for Dialect {
+    fn to_cell(&self) -> Cell {
+        Cell::Text(self.name().to_owned().into())
+    }
+}
+
+impl FromCell for Dialect {
+    fn from_cell(cell: CellRef<'_>) -> Option<Self> {
+        Self::by_name(text(cell)?)
+    }
+}
 
 /// The column `failure_status` holds numbers from before refusals had kinds.
 const REFUSALS: [(Refusal, i64); Refusal::ALL.len()] = [

@@ -95,7 +95,7 @@ fn asked(id: UploadId) -> NewUpload {
     NewUpload {
         id,
         tenant: TenantId::DEFAULT,
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(1),

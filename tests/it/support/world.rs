@@ -340,10 +340,10 @@ pub fn cancelling(id: UploadId) -> Cancel {
 
 /// How uploads of a dialect are filled.
 pub fn filling(dialect: Dialect) -> Filling {
-    match dialect {
-        Dialect::Tus => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
-        Dialect::Ietf | Dialect::Google => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
-        Dialect::Ranged => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
+    match dialect.name() {
+        "ietf" | "google" => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
+        "ranged" => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
+        _ => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
     }
 }
 
@@ -355,8 +355,8 @@ pub fn new_upload_of(dialect: Dialect, role: Role, length: usize) -> Create {
 pub fn new_upload(role: Role, length: usize) -> Create {
     Create {
         principal: Principal::server(),
-        dialect: Dialect::Tus,
-        filling: filling(Dialect::Tus),
+        dialect: Dialect::named("tus"),
+        filling: filling(Dialect::named("tus")),
         role,
         length: Length::new(length as u64),
         metadata: Metadata::default(),

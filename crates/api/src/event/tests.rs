@@ -24,7 +24,7 @@ fn record(metadata: Vec<(&str, Vec<u8>)>) -> Record {
     let new = NewUpload {
         id: UploadId::new(NOW, [7; 10]),
         tenant: TenantId::DEFAULT,
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(11),

@@ -45,9 +45,12 @@ const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Compl
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
 /// What the front has to know of this dialect.
+/// What its uploads are recorded under.
+const NAME: Dialect = Dialect::named("ietf");
+
 pub(crate) fn dialect() -> dialect::Dialect {
     dialect::Dialect {
-        records: &[Dialect::Ietf],
+        records: &[NAME],
         methods: &["POST", "PUT", "HEAD", "GET", "PATCH", "DELETE"],
         patch_type: Some(PARTIAL_UPLOAD),
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
@@ -152,7 +155,7 @@ impl<'a> Exchange<'a> {
         let empty = creation.length.is_some_and(|length| length.get() == 0);
         let command = Create {
             principal: principal(self.request),
-            dialect: Dialect::Ietf,
+            dialect: NAME,
             filling: FILLING,
             role: Role::Single,
             // One of no bytes would be complete at once, though its client may not have said so yet.
@@ -173,7 +176,7 @@ impl<'a> Exchange<'a> {
             interim.send_104(&reply::begun(&self.draft, &location, &self.limit(Some(&upload))));
         }
         let command = Append {
-            dialect: Dialect::Ietf,
+            dialect: NAME,
             length: creation.length,
             ends: creation.ends,
             checksum: creation.checksum.clone(),
@@ -196,7 +199,7 @@ impl<'a> Exchange<'a> {
         let appending = wire::append(&self.draft, &self.fields(), count)
             .map_err(|error| reply::open(reply::wire_problem(&error, &self.draft), &self.draft))?;
         let command = Append {
-            dialect: Dialect::Ietf,
+            dialect: NAME,
             length: appending.length,
             ends: appending.ends,
             checksum: appending.checksum.clone(),

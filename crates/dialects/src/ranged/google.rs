@@ -5,13 +5,13 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::caller::caller;
 use crate::digests;
+use crate::ranged::GOOGLE;
 use crate::ranged::creation::{Around, Creation};
 use crate::ranged::reply::google::Refusal;
 use crate::ranged::wire::{Carried, Data, End};
 use crate::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::uploads::Uploads;
 use domain::checksum::Algorithm;
-use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
@@ -58,7 +58,7 @@ pub(super) async fn start(
     let described = described(request, flavour, bucket, payload, shared).await?;
     let command = Create {
         principal: principal(request),
-        dialect: Dialect::Google,
+        dialect: GOOGLE,
         filling: FILLING,
         role: Role::Single,
         length,
@@ -114,7 +114,7 @@ pub(super) async fn put(
     let refuse = |error: wire::WireError| reply::wire_problem(&error);
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
     let hashes = wire::goog_hashes(&fields).map_err(|error| refuse(error.into()))?;
-    let (dialect, caller) = (Dialect::Google, caller(request, shared));
+    let (dialect, caller) = (GOOGLE, caller(request, shared));
     let command = Append { dialect, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
     let upload = match carried {
         Carried::Question { total } => {

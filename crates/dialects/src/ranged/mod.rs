@@ -53,9 +53,15 @@ const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PUT, POST, DELETE";
 const BUCKET_METHODS: &str = "OPTIONS, POST, PUT";
 
 /// What the front has to know of this dialect.
+/// What its uploads are recorded under: those filled in any order, and whole files.
+const NAME: Dialect = Dialect::named("ranged");
+
+/// Uploads that Google's client libraries fill, in order.
+const GOOGLE: Dialect = Dialect::named("google");
+
 pub(crate) fn dialect() -> dialect::Dialect {
     dialect::Dialect {
-        records: &[Dialect::Ranged, Dialect::Google],
+        records: &[NAME, GOOGLE],
         methods: &["POST", "PUT", "HEAD", "GET", "DELETE"],
         patch_type: None,
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
@@ -170,14 +176,13 @@ async fn put(request: &HttpRequest, id: UploadId, payload: Payload, shared: &Upl
     let upload = found(request, id, shared).await?;
     let ranged = request.headers().contains_key("content-range");
     match upload.dialect() {
-        Dialect::Google => {
+        GOOGLE => {
             let answered = google::put(request, upload, payload, shared).await;
             Ok(answered.unwrap_or_else(|refusal| refusal.respond(request)))
         }
-        Dialect::Tus | Dialect::Ietf if !shared.engine.settings().cross_dialects => {
-            Err(reply::other_dialect(&upload, ranged))
-        }
-        Dialect::Ranged | Dialect::Tus | Dialect::Ietf => parallel::put(request, upload, payload, shared).await,
+        NAME => parallel::put(request, upload, payload, shared).await,
+        _ if shared.engine.settings().cross_dialects => parallel::put(request, upload, payload, shared).await,
+        _ => Err(reply::other_dialect(&upload, ranged)),
     }
 }
 
@@ -199,7 +204,7 @@ async fn get(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<Ht
 
 async fn delete(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
     let refuse = |error| reply::engine_problem(error, request);
-    if shared.engine.status(&principal(request), id).await.map_err(refuse)?.upload.dialect() == Dialect::Google {
+    if shared.engine.status(&principal(request), id).await.map_err(refuse)?.upload.dialect() == GOOGLE {
         let cancelled = google::cancel(request, id, shared).await;
         return Ok(cancelled.unwrap_or_else(|refusal| refusal.respond(request)));
     }

@@ -5,10 +5,10 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::caller::caller;
 use crate::digests;
+use crate::ranged::NAME;
 use crate::ranged::wire::{Carried, Data, End};
 use crate::ranged::{FILLING, check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::uploads::Uploads;
-use domain::dialect::Dialect;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::upload::{Role, Upload};
@@ -27,7 +27,7 @@ pub(super) async fn start(request: &HttpRequest, payload: Payload, shared: &Uplo
         creation::plain(&json, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
     let command = Create {
         principal: principal(request),
-        dialect: Dialect::Ranged,
+        dialect: NAME,
         filling: FILLING,
         role: Role::Single,
         length: described.length,
@@ -52,7 +52,7 @@ pub(super) async fn put(
     let refuse = |error: wire::WireError| reply::wire_problem(&error);
     let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
     let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
-    let (dialect, caller) = (Dialect::Ranged, caller(request, shared));
+    let (dialect, caller) = (NAME, caller(request, shared));
     let command =
         Append { dialect, checksum, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
     let (command, unframed) = match carried {

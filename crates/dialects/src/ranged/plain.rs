@@ -13,12 +13,12 @@ use futures::Stream;
 use crate::caller::caller;
 use crate::digests;
 use crate::pump;
+use crate::ranged::NAME;
 use crate::ranged::creation::bounded;
 use crate::ranged::form::{Fault, Learned, Opened};
 use crate::ranged::{FILLING, form, reply};
 use crate::uploads::Uploads;
 use domain::checksum::Digest;
-use domain::dialect::Dialect;
 use domain::metadata::Metadata;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
@@ -113,7 +113,7 @@ async fn create(
     let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let command = Create {
         principal: principal(request),
-        dialect: Dialect::Ranged,
+        dialect: NAME,
         filling: FILLING,
         role: Role::Single,
         length,
@@ -133,7 +133,7 @@ async fn append(
     payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     shared: &Uploads,
 ) -> Result<Upload, EngineError> {
-    let (dialect, place) = (Dialect::Ranged, Place::Anywhere(Offset::ZERO));
+    let (dialect, place) = (NAME, Place::Anywhere(Offset::ZERO));
     let caller = caller(request, shared);
     let command = Append {
         dialect,

@@ -40,9 +40,12 @@ const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
 /// What the front has to know of tus.
+/// What its uploads are recorded under.
+const NAME: Dialect = Dialect::named("tus");
+
 pub(crate) fn dialect() -> dialect::Dialect {
     dialect::Dialect {
-        records: &[Dialect::Tus],
+        records: &[NAME],
         methods: &["POST", "HEAD", "PATCH", "DELETE", "GET"],
         patch_type: Some(OFFSET_OCTET_STREAM),
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
@@ -132,7 +135,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
         CreationKind::Final { parts, as_sent } => {
             let command = Concatenate {
                 principal: principal(request),
-                dialect: Dialect::Tus,
+                dialect: NAME,
                 parts,
                 as_sent,
                 metadata: creation.metadata,
@@ -155,7 +158,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
     }
     let command = Create {
         principal: principal(request),
-        dialect: Dialect::Tus,
+        dialect: NAME,
         filling: FILLING,
         role,
         length,

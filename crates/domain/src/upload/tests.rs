@@ -18,7 +18,7 @@ fn asked(length: Option<u64>, role: Role) -> NewUpload {
     NewUpload {
         id: UploadId::new(NOW, [0; 10]),
         tenant: TenantId::DEFAULT,
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role,
         length: length.and_then(Length::new),

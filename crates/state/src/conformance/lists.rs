@@ -247,20 +247,20 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
     }
     // Full and open, and the look-alikes: a dialect that waits for its client's word, a gap, a byte short, nothing at all.
     for (number, dialect, length, ranges) in [
-        (60, Dialect::Tus, Some(10_000), vec![(0, 10_000)]),
-        (61, Dialect::Ranged, Some(10_000), vec![(5_000, 10_000), (0, 5_000)]),
-        (62, Dialect::Ranged, Some(0), vec![]),
-        (63, Dialect::Ietf, Some(10_000), vec![(0, 10_000)]),
-        (64, Dialect::Google, Some(10_000), vec![(0, 10_000)]),
-        (65, Dialect::Ranged, Some(10_000), vec![(1, 10_000)]),
-        (66, Dialect::Ranged, Some(10_000), vec![(0, 9_999)]),
-        (67, Dialect::Tus, None, vec![(0, 10_000)]),
-        (68, Dialect::Tus, Some(10_000), vec![]),
+        (60, Dialect::named("tus"), Some(10_000), vec![(0, 10_000)]),
+        (61, Dialect::named("ranged"), Some(10_000), vec![(5_000, 10_000), (0, 5_000)]),
+        (62, Dialect::named("ranged"), Some(0), vec![]),
+        (63, Dialect::named("ietf"), Some(10_000), vec![(0, 10_000)]),
+        (64, Dialect::named("google"), Some(10_000), vec![(0, 10_000)]),
+        (65, Dialect::named("ranged"), Some(10_000), vec![(1, 10_000)]),
+        (66, Dialect::named("ranged"), Some(10_000), vec![(0, 9_999)]),
+        (67, Dialect::named("tus"), None, vec![(0, 10_000)]),
+        (68, Dialect::named("tus"), Some(10_000), vec![]),
     ] {
         let length = length.and_then(Length::new);
-        let completion = match dialect {
-            Dialect::Tus | Dialect::Ranged => Completion::WhenFull,
-            Dialect::Ietf | Dialect::Google => Completion::WhenSaid,
+        let completion = match dialect.name() {
+            "ietf" | "google" => Completion::WhenSaid,
+            _ => Completion::WhenFull,
         };
         let filling = Filling { order: WriteOrder::InOrder, completion };
         let new = NewUpload { dialect, filling, length, ..asked(number) };

@@ -260,7 +260,7 @@ pub fn asked(number: u8) -> NewUpload {
     NewUpload {
         id: UploadId::new(now, [number; 10]),
         tenant: TenantId::DEFAULT,
-        dialect: Dialect::Tus,
+        dialect: Dialect::named("tus"),
         filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(10_000),
