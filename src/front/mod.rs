@@ -27,7 +27,7 @@ use edge::seats::Seats;
 use edge::table::{Call, Handler, Row, Table};
 use engine::Engine;
 use keyring::EventCursors;
-use webhook::{Admin, Liveness};
+use webhook::{Administration, Liveness};
 
 mod deletion;
 mod events;
@@ -64,7 +64,7 @@ pub struct Reads {
 
 /// What the administration of webhooks works with.
 pub struct Webhooks {
-    pub webhooks: Admin,
+    pub webhooks: Administration,
     pub engine: Engine,
     pub answers: Answers,
     pub max_page: u32,

@@ -6,7 +6,7 @@ use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointTerms, Ori
 use domain::event::EventFilter;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::notice::Notice;
-use domain::principal::TenantId;
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use serde_json::Value;
 use state::{Dispatch, Endpoints, Notices, Store};
@@ -127,7 +127,7 @@ async fn all_news_of_the_sending_is_as_its_schema_says() {
     let lease = Duration::from_secs(60);
     let mut claims = store.claim_due(node, &[(endpoint("all"), 100)], now, lease).await.unwrap();
     assert_eq!(claims.len(), count);
-    claims.extend(store.test_endpoint(node, &endpoint("all"), now, lease).await.unwrap());
+    claims.extend(store.test_endpoint(TenantScope::All, node, &endpoint("all"), now, lease).await.unwrap());
     let mut told = Vec::new();
     for claim in claims {
         let body: Value = serde_json::from_slice(&claim.body).unwrap();

@@ -15,6 +15,7 @@ use crate::writer::{Desk, Work};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::InstanceId;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{Bodies, Claim, StoredEvent};
 
@@ -155,6 +156,7 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
 
 /// Writes a test event for an endpoint and leases its delivery. `None` when there is no such endpoint.
 pub(super) struct TestEndpoint {
+    pub(super) scope: TenantScope,
     pub(super) node: InstanceId,
     pub(super) endpoint: EndpointId,
     pub(super) now: Timestamp,
@@ -167,7 +169,8 @@ impl Work for TestEndpoint {
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<Claim>> {
         let subscribers = desk.subscribers()?;
-        let Some(subscriber) = subscribers.iter().find(|one| one.id == self.endpoint) else { return Ok(None) };
+        let is_meant = |one: &&Subscriber| one.id == self.endpoint && self.scope.covers(one.tenant);
+        let Some(subscriber) = subscribers.iter().find(is_meant) else { return Ok(None) };
         let delivery = notices::log_ping(desk, subscriber, self.now)?;
         let mut statement = desk.connection.prepare_cached(&LEASE_ONE)?;
         let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms(), self.node.as_bytes()];

@@ -7,6 +7,7 @@ use state_rows::{EndpointRow, sql};
 
 use crate::backlog::Kind;
 use crate::leases::is_alive;
+use crate::query::tenants;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
 use crate::{backlog, notices, rows};
@@ -16,13 +17,14 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, InstanceId};
 use domain::lane::{self, Standing};
 use domain::notice::Notice;
-use domain::principal::TenantId;
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<EndpointRow>);
 
-pub(super) static ALL: LazyLock<String> =
-    LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE present = 1 ORDER BY id", *COLUMNS));
+pub(super) static IN_SCOPE: LazyLock<String> = LazyLock::new(|| {
+    format!("SELECT {} FROM endpoints WHERE present = 1 AND tenant BETWEEN ?1 AND ?2 ORDER BY id", *COLUMNS)
+});
 
 static PRESENT: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE id = ?1 AND present = 1", *COLUMNS));
@@ -32,7 +34,7 @@ static ONE: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM endpoint
 /// Writes a whole row; its version is one more than the endpoint was read at.
 static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(PLACES));
 
-/// Reads an endpoint from [`ALL`].
+/// Reads an endpoint from [`IN_SCOPE`].
 pub(super) fn endpoint(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
     rows::endpoint(&mut Columns::of(row))
 }
@@ -196,6 +198,7 @@ impl Work for PutEndpoint {
 }
 
 pub(super) struct RemoveEndpoint {
+    pub(super) scope: TenantScope,
     pub(super) id: EndpointId,
     pub(super) now: Timestamp,
 }
@@ -205,7 +208,9 @@ impl Work for RemoveEndpoint {
     type Output = bool;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let removed = desk.execute("DELETE FROM endpoints WHERE id = ?1", [self.id.as_str()])?;
+        let (least, most) = tenants(self.scope);
+        let sql = "DELETE FROM endpoints WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3";
+        let removed = desk.execute(sql, params![self.id.as_str(), least, most])?;
         if removed == 0 {
             return Ok(false);
         }
@@ -221,17 +226,29 @@ impl Work for RemoveEndpoint {
 }
 
 pub(super) struct CancelBacklog {
+    pub(super) scope: TenantScope,
     pub(super) id: EndpointId,
     pub(super) now: Timestamp,
 }
 
 impl Work for CancelBacklog {
     const OPERATION: &'static str = "cancel deliveries";
-    type Output = ();
+    type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        backlog::begin(desk, &self.id, Kind::Cancel, self.now)
+    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let is_there = is_there(desk, self.scope, &self.id)?;
+        if is_there {
+            backlog::begin(desk, &self.id, Kind::Cancel, self.now)?;
+        }
+        Ok(is_there)
     }
+}
+
+/// Says whether an endpoint is there in the scope, also one that the configuration has ceased to name.
+pub(super) fn is_there(desk: &Desk, scope: TenantScope, id: &EndpointId) -> rusqlite::Result<bool> {
+    let (least, most) = tenants(scope);
+    let sql = "SELECT 1 FROM endpoints WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3";
+    desk.connection.prepare_cached(sql)?.exists(params![id.as_str(), least, most])
 }
 
 /// Writes how an endpoint is doing.

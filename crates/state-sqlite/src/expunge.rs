@@ -22,10 +22,10 @@ use state::{Result, StoredEvent};
 const EVENTS: u32 = 100;
 
 impl SqliteStore {
-    pub(super) async fn expunge_in_pieces(&self, upload: UploadId) -> Result<u64> {
+    pub(super) async fn expunge_in_pieces(&self, scope: TenantScope, upload: UploadId) -> Result<u64> {
         let (mut total, mut after) = (0, i64::MIN);
         loop {
-            let (count, last) = self.writer.write(Expunge { upload, after }).await?;
+            let (count, last) = self.writer.write(Expunge { scope, upload, after }).await?;
             let Some(last) = last else { return Ok(total) };
             (total, after) = (total + count, last);
         }
@@ -34,6 +34,7 @@ impl SqliteStore {
 
 /// Expunges the next events of an upload, those with a sequence above `after`; with the last of them the rest.
 struct Expunge {
+    scope: TenantScope,
     upload: UploadId,
     after: i64,
 }
@@ -61,13 +62,14 @@ impl Expunge {
             let mut columns = Columns::of(row);
             Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.next()?, columns.next()?))
         };
+        let (least, most) = tenants(self.scope);
         let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
             .connection
             .prepare_cached(
                 "SELECT position, sequence, kind, occurred_at_ms FROM events
-                 WHERE upload_id = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
+                 WHERE upload_id = ?1 AND sequence > ?2 AND tenant BETWEEN ?4 AND ?5 ORDER BY sequence LIMIT ?3",
             )?
-            .query_map(params![self.upload.as_bytes(), self.after, EVENTS], event)?
+            .query_map(params![self.upload.as_bytes(), self.after, EVENTS, least, most], event)?
             .collect::<rusqlite::Result<_>>()?;
         let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
         for (position, sequence, kind, at) in &events {
@@ -87,15 +89,17 @@ impl Expunge {
     }
 
     fn expunge_hook_calls(&self, desk: &Desk) -> rusqlite::Result<()> {
+        let (least, most) = tenants(self.scope);
         desk.execute(
-            "UPDATE hook_calls SET message = NULL, response_body = x'' WHERE upload_id = ?1",
-            [self.upload.as_bytes()],
+            "UPDATE hook_calls SET message = NULL, response_body = x''
+             WHERE upload_id = ?1 AND tenant BETWEEN ?2 AND ?3",
+            params![self.upload.as_bytes(), least, most],
         )
         .map(drop)
     }
 
     fn expunge_record(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        let (least, most) = tenants(TenantScope::All);
+        let (least, most) = tenants(self.scope);
         let wanted = params![self.upload.as_bytes(), least, most];
         let found = desk.connection.prepare_cached(&FIND)?.query_one(wanted, rows::upload).optional()?;
         let Some(mut upload) = found.filter(|upload| upload.is_settled()) else { return Ok(()) };

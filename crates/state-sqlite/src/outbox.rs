@@ -16,7 +16,7 @@ use crate::attempts::Settle;
 use crate::claims::{ClaimDue, TestEndpoint};
 use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
 use crate::notices::Announce;
-use crate::query::{AFTER_ALL, Query, first_id_of};
+use crate::query::{AFTER_ALL, Query, first_id_of, tenants};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, Replay};
 use crate::rows::{Columns, integer};
 use crate::{SqliteStore, endpoints, replay, rows};
@@ -39,11 +39,11 @@ impl Endpoints for SqliteStore {
         self.writer.write(OpenFor { node, configured, now }).await
     }
 
-    async fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        let all = self.readers.look_up("list endpoints", |connection| {
-            connection.prepare_cached(&endpoints::ALL)?.query_map([], endpoints::endpoint)?.collect()
+    async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
+        let found = self.readers.look_up("list endpoints", move |connection| {
+            connection.prepare_cached(&endpoints::IN_SCOPE)?.query_map(tenants(scope), endpoints::endpoint)?.collect()
         });
-        all.await
+        found.await
     }
 
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
@@ -52,12 +52,12 @@ impl Endpoints for SqliteStore {
         if won { Ok(written) } else { Err(Error::EndpointConflict(written.id)) }
     }
 
-    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool> {
-        self.writer.write(RemoveEndpoint { id: id.clone(), now }).await
+    async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.writer.write(RemoveEndpoint { scope, id: id.clone(), now }).await
     }
 
-    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()> {
-        self.writer.write(CancelBacklog { id: id.clone(), now }).await
+    async fn cancel_backlog(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.writer.write(CancelBacklog { scope, id: id.clone(), now }).await
     }
 
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
@@ -104,12 +104,13 @@ impl Dispatch for SqliteStore {
 
     async fn test_endpoint(
         &self,
+        scope: TenantScope,
         node: InstanceId,
         id: &EndpointId,
         now: Timestamp,
         lease: Duration,
     ) -> Result<Option<Claim>> {
-        self.writer.write(TestEndpoint { node, endpoint: id.clone(), now, lease }).await
+        self.writer.write(TestEndpoint { scope, node, endpoint: id.clone(), now, lease }).await
     }
 
     fn bell(&self) -> Arc<Notify> {
@@ -131,14 +132,15 @@ impl Deliveries for SqliteStore {
         Ok(found.await?.pop())
     }
 
-    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
+    async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog> {
         let endpoint = endpoint.cloned();
-        let count = move |connection: &mut Connection| read_backlog(connection, endpoint.as_ref(), Backlog::MOST);
+        let count =
+            move |connection: &mut Connection| read_backlog(connection, scope, endpoint.as_ref(), Backlog::MOST);
         self.readers.read("count unfinished deliveries", count).await
     }
 
-    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
-        self.writer.write(Replay { delivery: id, force, now }).await
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
+        self.writer.write(Replay { scope, delivery: id, force, now }).await
     }
 }
 
@@ -155,9 +157,9 @@ impl Replays for SqliteStore {
         self.writer.write(BeginReplay(job)).await
     }
 
-    async fn replay_jobs(&self) -> Result<Vec<ReplayJob>> {
-        let jobs = self.readers.look_up("list replays", |connection| {
-            connection.prepare_cached(&replay::JOBS)?.query_map([], replay::job)?.collect()
+    async fn replay_jobs(&self, scope: TenantScope) -> Result<Vec<ReplayJob>> {
+        let jobs = self.readers.look_up("list replays", move |connection| {
+            connection.prepare_cached(&replay::JOBS)?.query_map(tenants(scope), replay::job)?.collect()
         });
         jobs.await
     }
@@ -166,8 +168,8 @@ impl Replays for SqliteStore {
         self.writer.write(AdvanceReplay { id, limit, now }).await
     }
 
-    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool> {
-        self.writer.write(CancelReplay { id, now }).await
+    async fn cancel_replay(&self, scope: TenantScope, id: ReplayId, now: Timestamp) -> Result<bool> {
+        self.writer.write(CancelReplay { scope, id, now }).await
     }
 }
 
@@ -185,8 +187,8 @@ impl Retention for SqliteStore {
         self.prune_piece(horizon, limit).await
     }
 
-    async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        self.expunge_in_pieces(upload).await
+    async fn expunge(&self, scope: TenantScope, upload: UploadId) -> Result<u64> {
+        self.expunge_in_pieces(scope, upload).await
     }
 
     fn superseded(&self) -> u64 {
@@ -247,12 +249,13 @@ macro_rules! count_in {
 /// each kind are counted.
 pub(super) fn read_backlog(
     connection: &Connection,
+    scope: TenantScope,
     endpoint: Option<&EndpointId>,
     most: u32,
 ) -> rusqlite::Result<Backlog> {
     let enough = u64::from(most) + 1;
     let mut backlog = Backlog::default();
-    for Whose { id, is_present, is_enabled } in endpoints_to_count(connection, endpoint)? {
+    for Whose { id, is_present, is_enabled } in endpoints_to_count(connection, scope, endpoint)? {
         let count = |sql: &str, so_far: u64| {
             let left = integer(enough.saturating_sub(so_far));
             connection.prepare_cached(sql)?.query_one(params![id, left], |row| Columns::of(row).next::<u64>())
@@ -287,11 +290,18 @@ struct Whose {
     is_enabled: bool,
 }
 
-fn endpoints_to_count(connection: &Connection, endpoint: Option<&EndpointId>) -> rusqlite::Result<Vec<Whose>> {
+fn endpoints_to_count(
+    connection: &Connection,
+    scope: TenantScope,
+    endpoint: Option<&EndpointId>,
+) -> rusqlite::Result<Vec<Whose>> {
     let whose = |row: &Row<'_>| Ok(Whose { id: row.get(0)?, is_present: row.get(1)?, is_enabled: row.get(2)? });
-    let mut statement = connection
-        .prepare_cached("SELECT id, present, state = 'enabled' FROM endpoints WHERE ?1 IS NULL OR id = ?1")?;
-    statement.query_map([endpoint.map(EndpointId::as_str)], whose)?.collect()
+    let mut statement = connection.prepare_cached(
+        "SELECT id, present, state = 'enabled' FROM endpoints
+         WHERE (?1 IS NULL OR id = ?1) AND tenant BETWEEN ?2 AND ?3",
+    )?;
+    let (least, most) = tenants(scope);
+    statement.query_map(params![endpoint.map(EndpointId::as_str), least, most], whose)?.collect()
 }
 
 const LAST_STATUS: &str =

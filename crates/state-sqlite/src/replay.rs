@@ -14,9 +14,10 @@ use crate::backlog::Kind;
 use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
 use crate::outbox::read_backlog;
+use crate::query::tenants;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Desk, Work};
-use crate::{backlog, events, lanes, rows};
+use crate::{backlog, endpoints, events, lanes, rows};
 use domain::delivery::{Backlog, ReplayWhat, Replayed};
 use domain::delivery::{DeliveryState, Trigger};
 use domain::event::EventKind;
@@ -24,12 +25,13 @@ use domain::id::ReplayId;
 use domain::id::{DeliveryId, EventId, UploadId, in_order};
 use domain::lane::{self, Again};
 use domain::log::EventPosition;
-use domain::principal::TenantId;
+use domain::principal::{TenantId, TenantScope};
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 
 /// Sends one delivery again.
 pub(super) struct Replay {
+    pub(super) scope: TenantScope,
     pub(super) delivery: DeliveryId,
     pub(super) force: bool,
     pub(super) now: Timestamp,
@@ -40,17 +42,19 @@ impl Work for Replay {
     type Output = Replayed;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<Replayed> {
-        let mut statement =
-            desk.connection.prepare_cached("SELECT endpoint, state, generation FROM deliveries WHERE id = ?1")?;
+        let mut statement = desk.connection.prepare_cached(
+            "SELECT tenant, endpoint, state, generation FROM deliveries WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3",
+        )?;
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            Ok((columns.next()?, columns.next()?, columns.next::<i64>()?))
+            Ok((columns.next::<TenantId>()?, columns.next()?, columns.next()?, columns.next::<i64>()?))
         };
-        let found = statement.query_one([self.delivery.as_bytes()], read).optional()?;
+        let (least, most) = tenants(self.scope);
+        let found = statement.query_one(params![self.delivery.as_bytes(), least, most], read).optional()?;
         drop(statement);
-        let Some((endpoint, state, generation)) = found else { return Ok(Replayed::NoDelivery) };
+        let Some((tenant, endpoint, state, generation)) = found else { return Ok(Replayed::NoDelivery) };
         let subscribers = desk.subscribers()?;
-        let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint) else {
+        let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint && one.tenant == tenant) else {
             return Ok(Replayed::NoEndpoint);
         };
         let is_being_cancelled = subscriber.is_cancelling(generation);
@@ -70,7 +74,9 @@ static JOB: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM replay_j
 pub(super) static JOBS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {} FROM replay_jobs
-         WHERE state = 'running' OR id IN (SELECT id FROM replay_jobs ORDER BY id DESC LIMIT 100) ORDER BY id DESC",
+         WHERE tenant BETWEEN ?1 AND ?2 AND (state = 'running' OR id IN (
+             SELECT id FROM replay_jobs WHERE tenant BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 100))
+         ORDER BY id DESC",
         *COLUMNS
     )
 });
@@ -93,11 +99,14 @@ impl Work for BeginReplay {
         let cursor = place_before(desk, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
         let mut job = ReplayJob { cursor, ..self.0.clone() };
         if job.what == ReplayWhat::Pending {
+            let own = TenantScope::One(job.tenant);
             let Backlog { waiting, ready, paused, .. } =
-                read_backlog(&desk.connection, Some(&job.endpoint), Backlog::MOST)?;
+                read_backlog(&desk.connection, own, Some(&job.endpoint), Backlog::MOST)?;
             job.queued = waiting + ready + paused;
             (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
-            backlog::begin(desk, &job.endpoint, Kind::Hasten, job.created_at)?;
+            if endpoints::is_there(desk, own, &job.endpoint)? {
+                backlog::begin(desk, &job.endpoint, Kind::Hasten, job.created_at)?;
+            }
         }
         desk.execute(&INSERT, bound(&ReplayRow::cells(&job)))?;
         Ok(job)
@@ -126,6 +135,7 @@ fn place_before(desk: &Desk, then: Timestamp) -> rusqlite::Result<EventPosition>
 }
 
 pub(super) struct CancelReplay {
+    pub(super) scope: TenantScope,
     pub(super) id: ReplayId,
     pub(super) now: Timestamp,
 }
@@ -135,9 +145,11 @@ impl Work for CancelReplay {
     type Output = bool;
 
     fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+        let (least, most) = tenants(self.scope);
         let stopped = desk.execute(
-            "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE id = ?1 AND state = 'running'",
-            params![self.id.as_bytes(), self.now.unix_ms()],
+            "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2
+             WHERE id = ?1 AND state = 'running' AND tenant BETWEEN ?3 AND ?4",
+            params![self.id.as_bytes(), self.now.unix_ms(), least, most],
         )?;
         Ok(stopped > 0)
     }

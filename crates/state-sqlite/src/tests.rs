@@ -146,7 +146,7 @@ async fn no_transaction_grows_with_the_backlog() {
 
     let store = place.open().await;
     let put = async |state, ordering| {
-        let before = store.endpoints().await.unwrap().remove(0);
+        let before = store.endpoints(TenantScope::All).await.unwrap().remove(0);
         let terms = EndpointTerms { ordering, ..before.terms.clone() };
         store.put_endpoint(Endpoint { state, terms, ..before }, NOW).await.unwrap();
     };
@@ -171,12 +171,12 @@ async fn no_transaction_grows_with_the_backlog() {
     }
     store.open_for(own(), configured(Ordering::PerUpload), NOW).await.unwrap();
     check("a start", MOST).await;
-    store.expunge(upload.id()).await.unwrap();
+    store.expunge(TenantScope::All, upload.id()).await.unwrap();
     check("taking words out", MOST).await;
-    store.cancel_backlog(&endpoint("a"), NOW).await.unwrap();
+    store.cancel_backlog(TenantScope::All, &endpoint("a"), NOW).await.unwrap();
     check("a cancellation", MOST).await;
     store.open_for(own(), vec![], NOW).await.unwrap();
-    store.remove_endpoint(&endpoint("a"), NOW).await.unwrap();
+    store.remove_endpoint(TenantScope::All, &endpoint("a"), NOW).await.unwrap();
     check("a removal", MOST).await;
     while store.advance_backlog(100, NOW).await.unwrap() {
         check("a piece of a removal", 300).await;
@@ -375,7 +375,9 @@ async fn a_backlog_is_not_counted_to_its_end() {
     }
     for (most, has_more, ready) in [(2, true, 2), (3, false, 3), (4, false, 3)] {
         for whose in [None, Some(endpoint("a"))] {
-            let count = move |connection: &mut Connection| outbox::read_backlog(connection, whose.as_ref(), most);
+            let count = move |connection: &mut Connection| {
+                outbox::read_backlog(connection, TenantScope::All, whose.as_ref(), most)
+            };
             let backlog = store.readers.read("count", count).await.unwrap();
             assert_eq!(backlog, Backlog { has_more, ready, oldest_due: Some(NOW), ..Backlog::default() });
         }

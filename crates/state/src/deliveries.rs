@@ -13,6 +13,7 @@ use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
+
 /// Deliveries, with the attempts made at them.
 #[async_trait]
 pub trait Deliveries: fmt::Debug + Send + Sync + 'static {
@@ -21,9 +22,10 @@ pub trait Deliveries: fmt::Debug + Send + Sync + 'static {
 
     async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
 
-    /// How many deliveries are in each unfinished state, of one endpoint or of all; no further than [`Backlog::MOST`].
-    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog>;
+    /// How many deliveries are in each unfinished state, of one endpoint in the scope or of all in it; no further than
+    /// [`Backlog::MOST`].
+    async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
-    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
 }

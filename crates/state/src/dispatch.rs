@@ -16,6 +16,7 @@ use domain::delivery::{Attempt, DeliveryClass, Trigger, Verdict};
 use domain::endpoint::{EndpointId, Health};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 /// Claims of due deliveries, and what comes of them.
 #[async_trait]
@@ -45,9 +46,10 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>>;
 
     /// Writes a test event for one endpoint, whatever its state, and leases its delivery to a node. `None` when there
-    /// is no such endpoint.
+    /// is no such endpoint in the scope.
     async fn test_endpoint(
         &self,
+        scope: TenantScope,
         node: InstanceId,
         id: &EndpointId,
         now: Timestamp,

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::Result;
 use domain::endpoint::EndpointId;
 use domain::id::UploadId;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 /// What is removed, from whatever waits too long to what nobody needs any more.
 #[async_trait]
@@ -26,8 +27,9 @@ pub trait Retention: fmt::Debug + Send + Sync + 'static {
     async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
 
     /// Takes what was said about an upload out of every event of it: what is left says what happened and when. Once it has
-    /// completed or ended, its record loses it, too. Says how many events that were.
-    async fn expunge(&self, upload: UploadId) -> Result<u64>;
+    /// completed or ended, its record loses it, too. Says how many events that were; none when the upload is not in the
+    /// scope.
+    async fn expunge(&self, scope: TenantScope, upload: UploadId) -> Result<u64>;
 
     /// How many deliveries of progress were dropped since the store was opened: for later news, or because their attempts or
     /// their time were used up.

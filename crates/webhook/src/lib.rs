@@ -21,7 +21,8 @@ mod testing;
 mod tests;
 
 pub use admin::{
-    Admin, AdminError, Change, KeyReport, NewEndpoint, ReplayRequest, Report, Resumption, Rotation, Shown, Tested,
+    Admin, AdminError, Administration, Change, KeyReport, NewEndpoint, ReplayRequest, Report, Resumption, Rotation,
+    Shown, Tested,
 };
 pub use bodies::bodies;
 pub use endpoints::endpoint::{Endpoint, InvalidEndpoint};

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Admin;
+use crate::admin::Administration;
 use crate::endpoints::endpoint::Endpoint;
 use crate::endpoints::vault::Vault;
 use crate::metrics::Metrics;
@@ -22,6 +22,7 @@ use crate::sending::upkeep::Upkeep;
 use crate::settings::{InvalidSettings, Settings};
 use domain::endpoint::{Endpoint as Stored, EndpointId, Origin};
 use domain::id::InstanceId;
+use domain::principal::TenantScope;
 use keyring::StageTokens;
 use outbound::gate::{Lookup, system_lookup};
 use state::clock::Clock;
@@ -58,7 +59,7 @@ pub struct Sender {
     stage_tokens: Option<StageTokens>,
     metrics: Metrics,
     liveness: Liveness,
-    admin: Admin,
+    admin: Administration,
     tests: mpsc::Receiver<Test>,
     replays: Arc<Notify>,
 }
@@ -97,7 +98,7 @@ impl Sender {
         let lanes = Arc::new(Lanes::new(endpoints));
         let (trials, tests) = mpsc::channel(WAITING_TESTS);
         let (liveness, replays) = (Liveness::new(settings.max_due_age), Arc::new(Notify::new()));
-        let admin = Admin::new(
+        let admin = Administration::new(
             Parts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone() },
             Arc::clone(&lanes),
             lookup,
@@ -134,7 +135,7 @@ impl Sender {
     }
 
     /// For those who change endpoints and ask for deliveries again.
-    pub fn admin(&self) -> &Admin {
+    pub fn admin(&self) -> &Administration {
         &self.admin
     }
 
@@ -213,14 +214,14 @@ async fn open_endpoints(
     configured: Vec<Endpoint>,
     clock: &Clock,
 ) -> Result<Vec<Endpoint>, Error> {
-    for stored in outbox.endpoints().await? {
+    for stored in outbox.endpoints(TenantScope::All).await? {
         if stored.origin == Origin::Api && configured.iter().any(|endpoint| *endpoint.id() == stored.id) {
             return Err(Error::NameTaken(stored.id));
         }
     }
     outbox.open_for(node, configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock.now()).await?;
     let mut endpoints = Vec::new();
-    for stored in outbox.endpoints().await? {
+    for stored in outbox.endpoints(TenantScope::All).await? {
         let opened = match configured.iter().find(|endpoint| *endpoint.id() == stored.id) {
             Some(endpoint) => endpoint.with(stored).ok(),
             None => open_sealed(outbox, vault, stored, clock).await?,

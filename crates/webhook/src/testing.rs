@@ -289,11 +289,14 @@ impl TestOutbox {
     }
 
     pub(super) fn has(&self, endpoint: &str) -> bool {
-        at_once(self.inner.endpoints()).iter().any(|stored| stored.id.as_str() == endpoint)
+        at_once(self.inner.endpoints(TenantScope::All)).iter().any(|stored| stored.id.as_str() == endpoint)
     }
 
     pub(super) fn stored(&self, endpoint: &str) -> StoredEndpoint {
-        at_once(self.inner.endpoints()).into_iter().find(|stored| stored.id.as_str() == endpoint).unwrap()
+        at_once(self.inner.endpoints(TenantScope::All))
+            .into_iter()
+            .find(|stored| stored.id.as_str() == endpoint)
+            .unwrap()
     }
 
     pub(super) fn add_for(&self, endpoint: &str) -> DeliveryId {
@@ -357,8 +360,8 @@ impl Endpoints for TestOutbox {
         self.inner.open_for(node, configured, now).await
     }
 
-    async fn endpoints(&self) -> state::Result<Vec<StoredEndpoint>> {
-        self.inner.endpoints().await
+    async fn endpoints(&self, scope: TenantScope) -> state::Result<Vec<StoredEndpoint>> {
+        self.inner.endpoints(scope).await
     }
 
     async fn put_endpoint(&self, endpoint: StoredEndpoint, now: Timestamp) -> state::Result<StoredEndpoint> {
@@ -366,16 +369,16 @@ impl Endpoints for TestOutbox {
         self.changed(self.inner.put_endpoint(endpoint, now).await)
     }
 
-    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> state::Result<bool> {
-        let was_there = self.changed(self.inner.remove_endpoint(id, now).await);
+    async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> state::Result<bool> {
+        let was_there = self.changed(self.inner.remove_endpoint(scope, id, now).await);
         while self.holds_removals.load(Ordering::SeqCst) {
             yield_now().await;
         }
         was_there
     }
 
-    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> state::Result<()> {
-        self.inner.cancel_backlog(id, now).await
+    async fn cancel_backlog(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> state::Result<bool> {
+        self.inner.cancel_backlog(scope, id, now).await
     }
 
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> state::Result<bool> {
@@ -423,12 +426,13 @@ impl Dispatch for TestOutbox {
 
     async fn test_endpoint(
         &self,
+        scope: TenantScope,
         node: InstanceId,
         id: &EndpointId,
         now: Timestamp,
         lease: Duration,
     ) -> state::Result<Option<Claim>> {
-        self.inner.test_endpoint(node, id, now, lease).await
+        self.inner.test_endpoint(scope, node, id, now, lease).await
     }
 
     fn bell(&self) -> Arc<Notify> {
@@ -449,12 +453,12 @@ impl Deliveries for TestOutbox {
         self.inner.delivery(scope, id).await
     }
 
-    async fn backlog(&self, endpoint: Option<&EndpointId>) -> state::Result<Backlog> {
-        self.inner.backlog(endpoint).await
+    async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> state::Result<Backlog> {
+        self.inner.backlog(scope, endpoint).await
     }
 
-    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> state::Result<Replayed> {
-        self.inner.replay(id, force, now).await
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> state::Result<Replayed> {
+        self.inner.replay(scope, id, force, now).await
     }
 }
 
@@ -487,8 +491,8 @@ impl Replays for TestOutbox {
         self.inner.begin_replay(job).await
     }
 
-    async fn replay_jobs(&self) -> state::Result<Vec<ReplayJob>> {
-        self.inner.replay_jobs().await
+    async fn replay_jobs(&self, scope: TenantScope) -> state::Result<Vec<ReplayJob>> {
+        self.inner.replay_jobs(scope).await
     }
 
     async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> state::Result<Option<ReplayJob>> {
@@ -499,8 +503,8 @@ impl Replays for TestOutbox {
         self.changed(Ok(job))
     }
 
-    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> state::Result<bool> {
-        self.inner.cancel_replay(id, now).await
+    async fn cancel_replay(&self, scope: TenantScope, id: ReplayId, now: Timestamp) -> state::Result<bool> {
+        self.inner.cancel_replay(scope, id, now).await
     }
 }
 
@@ -520,8 +524,8 @@ impl Retention for TestOutbox {
         self.changed(Ok(removed))
     }
 
-    async fn expunge(&self, upload: UploadId) -> state::Result<u64> {
-        self.inner.expunge(upload).await
+    async fn expunge(&self, scope: TenantScope, upload: UploadId) -> state::Result<u64> {
+        self.inner.expunge(scope, upload).await
     }
 
     fn superseded(&self) -> u64 {

@@ -34,6 +34,7 @@ use crate::{
 use domain::delivery::{AttemptOutcome, DeliveryState};
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointState, EndpointTerms, Health, Signing};
 use domain::notice::Notice;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use outbound::address::{EgressRules, RefusedUrl};
 use outbound::gate::{Lookup, system_lookup};
@@ -73,7 +74,7 @@ impl Work {
         let outbox = Arc::new(TestOutbox::by(&clock));
         let parts = parts(&outbox, settings, rules);
         let sender = Sender::open_with(parts, endpoints, lookup).await.unwrap();
-        let (metrics, admin) = (sender.metrics().clone(), sender.admin().clone());
+        let (metrics, admin) = (sender.metrics().clone(), sender.admin().of(TenantId::DEFAULT));
         let running = tokio::spawn(sender.run(stop.clone()));
         Self { outbox, metrics, admin, clock, stop, running }
     }

@@ -57,7 +57,7 @@ pub(crate) async fn replay(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
     let id = parse_id(&call.parameter(0))?;
     let Call { request, payload, .. } = call;
     let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
-    match shared.webhooks.replay(id, said.force).await.map_err(|error| problem(error, &request))? {
+    match shared.admin(&request).replay(id, said.force).await.map_err(|error| problem(error, &request))? {
         Replayed::Queued | Replayed::UnderWay => {
             let mut answer = shown(&request, id, &shared).await?;
             *answer.status_mut() = StatusCode::ACCEPTED;

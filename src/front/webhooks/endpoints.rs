@@ -20,7 +20,7 @@ use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Ro
 
 /// `GET /api/v1/webhooks/endpoints`
 pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
-    let reports = shared.webhooks.endpoints().await.map_err(|error| problem(error, &call.request))?;
+    let reports = shared.admin(&call.request).endpoints().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(List { endpoints: reports.iter().map(of).collect() }))
 }
 
@@ -39,9 +39,9 @@ pub(crate) async fn create(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
         key: key(said.secret.as_deref())?,
     };
     let refused = |error| problem(error, &request);
-    let (made, receiver_needs) = shared.webhooks.create(new).await.map_err(refused)?;
+    let (made, receiver_needs) = shared.admin(&request).create(new).await.map_err(refused)?;
     let place = format!("/api/v1/webhooks/endpoints/{}", made.id);
-    let report = shared.webhooks.endpoint(&made.id).await.map_err(refused)?;
+    let report = shared.admin(&request).endpoint(&made.id).await.map_err(refused)?;
     Ok(answering(StatusCode::CREATED).insert_header((header::LOCATION, place)).json(with_keys(&report, receiver_needs)))
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn show(call: Call, shared: Arc<Webhooks>) -> Result<HttpRespon
 /// `DELETE /api/v1/webhooks/endpoints/{id}`
 pub(crate) async fn delete(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
-    shared.webhooks.delete(&id).await.map_err(|error| problem(error, &call.request))?;
+    shared.admin(&call.request).delete(&id).await.map_err(|error| problem(error, &call.request))?;
     Ok(answering(StatusCode::NO_CONTENT).finish())
 }
 
@@ -76,15 +76,15 @@ pub(crate) async fn change(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
     }
     let known = conditions::list(request.headers(), &header::IF_MATCH);
     loop {
-        let before = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+        let before = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
         if known.as_ref().is_some_and(|known| !conditions::names_strongly(known, &tag(&before))) {
             return Err(problem(AdminError::Changed(id.clone()), request));
         }
         let terms = changed(before.endpoint.terms.clone(), &said)?;
         let change = Change { version: before.endpoint.version, terms, headers: header_pairs(&said) };
-        match shared.webhooks.update(id, change).await {
+        match shared.admin(request).update(id, change).await {
             Ok((_, receiver_needs)) => {
-                let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+                let report = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
                 let made_keys = receiver_needs != Shown::default();
                 let told = if made_keys { with_keys(&report, receiver_needs) } else { of(&report) };
                 return Ok(tagged(&report, told));
@@ -99,14 +99,14 @@ pub(crate) async fn change(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
 /// `POST /api/v1/webhooks/endpoints/{id}/pause`
 pub(crate) async fn pause(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
-    shared.webhooks.pause(&id).await.map_err(|error| problem(error, &call.request))?;
+    shared.admin(&call.request).pause(&id).await.map_err(|error| problem(error, &call.request))?;
     shown(&call.request, &id, &shared).await
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/test`
 pub(crate) async fn test(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
-    let tested = shared.webhooks.test(&id).await.map_err(|error| problem(error, &call.request))?;
+    let tested = shared.admin(&call.request).test(&id).await.map_err(|error| problem(error, &call.request))?;
     deliveries::shown(&call.request, tested.delivery, &shared).await
 }
 
@@ -122,8 +122,8 @@ pub(crate) async fn rotate(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
     let overlap = said.overlap_ms.map_or(DEFAULT_OVERLAP, Duration::from_millis);
     let rotation = Rotation { key: key(said.secret.as_deref())?, kind: kind.transpose()?, overlap };
     let refused = |error| problem(error, request);
-    let (_, receiver_needs) = shared.webhooks.rotate(id, rotation).await.map_err(refused)?;
-    let report = shared.webhooks.endpoint(id).await.map_err(refused)?;
+    let (_, receiver_needs) = shared.admin(request).rotate(id, rotation).await.map_err(refused)?;
+    let report = shared.admin(request).endpoint(id).await.map_err(refused)?;
     Ok(private(with_keys(&report, receiver_needs)))
 }
 
@@ -141,12 +141,12 @@ pub(crate) async fn resume(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
         Some("cancel") => true,
         Some(_) => return Err(bad("backlog", "it must be send or cancel")),
     };
-    shared.webhooks.resume(id, Resumption { drops_backlog, missed_since }).await.map_err(refused)?;
+    shared.admin(request).resume(id, Resumption { drops_backlog, missed_since }).await.map_err(refused)?;
     shown(request, id, &shared).await
 }
 
 async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
-    let report = shared.webhooks.endpoint(id).await.map_err(|error| problem(error, request))?;
+    let report = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
     Ok(tagged(&report, of(&report)))
 }
 

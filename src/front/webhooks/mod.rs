@@ -14,10 +14,11 @@ use crate::front::{Webhooks, problems};
 use api::endpoint::{Paused, Resumed};
 use api::replay::{Expunge, Expunged};
 use domain::endpoint::EndpointId;
+use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::Call;
 use edge::{body, json};
-use webhook::AdminError;
+use webhook::{Admin, AdminError};
 
 pub(super) mod deliveries;
 pub(super) mod endpoints;
@@ -30,15 +31,22 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 /// When it is worth asking again for what the sender cannot do just now.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
+impl Webhooks {
+    /// Returns the administration of the tenant that a request is made for.
+    fn admin(&self, request: &HttpRequest) -> Admin {
+        self.webhooks.of(principal(request).tenant)
+    }
+}
+
 /// `POST /api/v1/webhooks/pause`: every endpoint that is not stopped is paused.
 pub(super) async fn pause_all(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
-    let paused = shared.webhooks.pause_all().await.map_err(|error| problem(error, &call.request))?;
+    let paused = shared.admin(&call.request).pause_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(Paused { paused }))
 }
 
 /// `POST /api/v1/webhooks/resume`: every endpoint that an operator paused goes on.
 pub(super) async fn resume_all(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
-    let resumed = shared.webhooks.resume_all().await.map_err(|error| problem(error, &call.request))?;
+    let resumed = shared.admin(&call.request).resume_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(Resumed { resumed }))
 }
 
@@ -47,7 +55,7 @@ pub(super) async fn expunge(call: Call, shared: Arc<Webhooks>) -> Result<HttpRes
     let Call { request, payload, .. } = call;
     let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;
     let upload = body.upload_id.parse().map_err(|_| bad("upload_id", "it must be the id of an upload"))?;
-    let events = shared.webhooks.expunge(upload).await.map_err(|error| problem(error, &request))?;
+    let events = shared.admin(&request).expunge(upload).await.map_err(|error| problem(error, &request))?;
     Ok(private(Expunged { events }))
 }
 

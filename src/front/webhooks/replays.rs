@@ -18,7 +18,7 @@ use webhook::{AdminError, ReplayRequest};
 
 /// `GET /api/v1/webhooks/replays`
 pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
-    let jobs = shared.webhooks.replays().await.map_err(|error| problem(error, &call.request))?;
+    let jobs = shared.admin(&call.request).replays().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(List { replays: jobs.iter().map(shown).collect() }))
 }
 
@@ -30,13 +30,13 @@ pub(crate) async fn one(call: Call, shared: Arc<Webhooks>) -> Result<HttpRespons
 /// `DELETE /api/v1/webhooks/replays/{id}`: stops it where it is.
 pub(crate) async fn cancel(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
-    shared.webhooks.cancel_replay(id).await.map_err(|error| problem(error, &call.request))?;
+    shared.admin(&call.request).cancel_replay(id).await.map_err(|error| problem(error, &call.request))?;
     found(&call.request, id, &shared).await
 }
 
 async fn found(request: &HttpRequest, id: ReplayId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
     let refused = |error| problem(error, request);
-    let jobs = shared.webhooks.replays().await.map_err(refused)?;
+    let jobs = shared.admin(request).replays().await.map_err(refused)?;
     let job = jobs.iter().find(|job| job.id == id).ok_or_else(|| refused(AdminError::NoSuchReplay(id)))?;
     Ok(private(shown(job)))
 }
@@ -62,7 +62,7 @@ pub(crate) async fn begin(call: Call, shared: Arc<Webhooks>) -> Result<HttpRespo
         before: time("before", said.before)?,
         force: said.force,
     };
-    let job = shared.webhooks.begin_replay(wanted).await.map_err(|error| problem(error, request))?;
+    let job = shared.admin(request).begin_replay(wanted).await.map_err(|error| problem(error, request))?;
     let place = format!("/api/v1/webhooks/replays/{}", job.id);
     Ok(answering(StatusCode::ACCEPTED).insert_header((header::LOCATION, place)).json(shown(&job)))
 }

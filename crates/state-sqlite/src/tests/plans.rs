@@ -139,7 +139,7 @@ async fn manage_endpoints(store: &SqliteStore) {
     disable(store, "b", at(11)).await;
     let failing = Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 };
     store.announce(TenantId::DEFAULT, failing, at(12)).await.unwrap();
-    store.test_endpoint(own(), &endpoint("b"), at(12), LEASE).await.unwrap();
+    store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(12), LEASE).await.unwrap();
     let health = vec![(endpoint("b"), Health::default())];
     store.settle(Settled { settlements: vec![], health }, at(12)).await.unwrap();
 }
@@ -161,15 +161,15 @@ async fn send_again_and_forget(store: &SqliteStore) {
     let id = job.id;
     store.begin_replay(job.clone()).await.unwrap();
     store.advance_replay(id, 100, at(13)).await.unwrap();
-    store.cancel_replay(id, at(13)).await.unwrap();
+    store.cancel_replay(TenantScope::All, id, at(13)).await.unwrap();
     let pending = ReplayJob { id: ReplayId::new(NOW, [1; 10]), what: ReplayWhat::Pending, ..job };
     store.begin_replay(pending).await.unwrap();
-    store.replay_jobs().await.unwrap();
+    store.replay_jobs(TenantScope::All).await.unwrap();
     for delivery in deliveries_to(store, "b").await {
-        store.replay(delivery.id, true, at(13)).await.unwrap();
+        store.replay(TenantScope::All, delivery.id, true, at(13)).await.unwrap();
     }
-    store.expunge(new_upload(9).id()).await.unwrap();
-    store.remove_endpoint(&endpoint("b"), at(14)).await.unwrap();
+    store.expunge(TenantScope::All, new_upload(9).id()).await.unwrap();
+    store.remove_endpoint(TenantScope::All, &endpoint("b"), at(14)).await.unwrap();
     store.advance_backlog(1, at(14)).await.unwrap();
     while store.prune(horizon(at(2_000)), 3).await.unwrap() > 0 {}
 }
@@ -202,10 +202,10 @@ async fn ask_everything(store: &SqliteStore) {
     store.next_due(&[endpoint("a")]).await.unwrap();
     store.begin_waits(NOW).await.unwrap();
     store.renew_leases(own(), NOW).await.unwrap();
-    store.endpoints().await.unwrap();
+    store.endpoints(TenantScope::All).await.unwrap();
     store.delivery(TenantScope::All, DeliveryId::new(NOW, [0; 10])).await.unwrap();
-    store.backlog(None).await.unwrap();
-    store.backlog(Some(&endpoint("a"))).await.unwrap();
+    store.backlog(TenantScope::All, None).await.unwrap();
+    store.backlog(TenantScope::All, Some(&endpoint("a"))).await.unwrap();
 }
 
 /// Every mix of conditions.

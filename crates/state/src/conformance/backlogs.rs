@@ -60,7 +60,7 @@ pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
     let sent = claim(&*store, "a", at(9_000)).await;
     assert_eq!(sent.len(), 100);
 
-    store.cancel_backlog(&endpoint("a"), at(9_000)).await.unwrap();
+    store.cancel_backlog(TenantScope::All, &endpoint("a"), at(9_000)).await.unwrap();
     let [cancelled, ..] = counts(&*store, [Cancelled, Ready, Waiting]).await;
     assert!((100..2 * MANY).contains(&cancelled), "a piece of it: {cancelled}");
     let (mut later, mut pieces) = (Vec::new(), 0);
@@ -97,7 +97,7 @@ pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: Place>(place:
     let made = || Endpoint { origin: Origin::Api, ..subscribed("a", &["upload.*"]) };
     store.put_endpoint(made(), NOW).await.unwrap();
     begun(&*store, MANY).await;
-    assert!(store.remove_endpoint(&endpoint("a"), at(9_000)).await.unwrap());
+    assert!(store.remove_endpoint(TenantScope::All, &endpoint("a"), at(9_000)).await.unwrap());
     store.put_endpoint(made(), at(9_000)).await.unwrap();
     let new = created(&*store, 9_001).await;
     assert_eq!(claimed(&*store, "a", at(9_002)).await, [0_u64; 0], "until the old ones are gone");
@@ -111,12 +111,12 @@ pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
-    store.cancel_backlog(&endpoint("a"), at(9_000)).await.unwrap();
+    store.cancel_backlog(TenantScope::All, &endpoint("a"), at(9_000)).await.unwrap();
     let query = |state| DeliveryQuery { state: Some(state), limit: 1, ..DeliveryQuery::default() };
     let mut again = Vec::new();
     for state in [Ready, Waiting, Cancelled] {
         for delivery in store.deliveries(TenantScope::All, &query(state)).await.unwrap().found {
-            store.replay(delivery.id, false, at(9_001)).await.unwrap();
+            store.replay(TenantScope::All, delivery.id, false, at(9_001)).await.unwrap();
             again.push(delivery.id);
         }
     }

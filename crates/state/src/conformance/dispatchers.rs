@@ -63,7 +63,7 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: Place>(place: P) {
 pub async fn an_endpoint_stays_while_a_living_node_names_it<P: Place>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let names = async |store: &P::Store| {
-        let endpoints = store.endpoints().await.unwrap();
+        let endpoints = store.endpoints(TenantScope::All).await.unwrap();
         endpoints.iter().map(|stored| stored.id.as_str().to_owned()).collect::<Vec<_>>()
     };
     let all = |names: &[&str]| names.iter().map(|name| subscribed(name, &["upload.*"])).collect::<Vec<_>>();

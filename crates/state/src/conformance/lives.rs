@@ -87,7 +87,7 @@ impl<S: UploadStore + Outbox> Side<'_, S> {
     async fn replay(&self, name: &str, which: usize, force: bool, now: Timestamp) -> Option<Replayed> {
         let deliveries = deliveries_to(self.store, name).await;
         let delivery = deliveries.get(which.checked_rem(deliveries.len())?)?;
-        Some(self.store.replay(delivery.id, force, now).await.unwrap())
+        Some(self.store.replay(TenantScope::All, delivery.id, force, now).await.unwrap())
     }
 }
 

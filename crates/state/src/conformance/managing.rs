@@ -53,7 +53,8 @@ pub async fn an_endpoint_survives<P: Place>(place: P) {
 
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("configured", &["*"])], NOW).await.unwrap();
-    let names: Vec<_> = store.endpoints().await.unwrap().into_iter().map(|it| it.id.as_str().to_owned()).collect();
+    let names: Vec<_> =
+        store.endpoints(TenantScope::All).await.unwrap().into_iter().map(|it| it.id.as_str().to_owned()).collect();
     assert_eq!(names, ["configured", "odd", "plain"]);
     assert_eq!(stored(&*store, "odd").await, written, "neither terms nor state are touched by a start");
 
@@ -88,18 +89,18 @@ pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place
     let mut upload = store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Leased, Waiting]);
 
-    store.cancel_backlog(&endpoint("a"), at(2)).await.unwrap();
+    store.cancel_backlog(TenantScope::All, &endpoint("a"), at(2)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled]);
     store.insert(change_of(new_upload(8))).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled, Ready]);
 
-    assert!(store.remove_endpoint(&endpoint("a"), at(3)).await.unwrap());
-    assert!(!store.remove_endpoint(&endpoint("a"), at(3)).await.unwrap());
+    assert!(store.remove_endpoint(TenantScope::All, &endpoint("a"), at(3)).await.unwrap());
+    assert!(!store.remove_endpoint(TenantScope::All, &endpoint("a"), at(3)).await.unwrap());
     upload.bytes_removed(at(4));
     store.commit(change_of(upload)).await.unwrap();
     store.insert(change_of(new_upload(9))).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Cancelled, Cancelled, Cancelled]);
-    assert_eq!(store.endpoints().await.unwrap(), []);
+    assert_eq!(store.endpoints(TenantScope::All).await.unwrap(), []);
 }
 
 /// What was for the endpoint of that name in the configuration is not for another that takes the name.
@@ -142,8 +143,8 @@ pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
     assert_eq!(claim(&*store, "a", at(12)).await.len(), 2);
 
     store.open_for(own(), vec![], at(13)).await.unwrap();
-    assert!(store.remove_endpoint(&endpoint("a"), at(14)).await.unwrap());
-    assert!(!store.remove_endpoint(&endpoint("a"), at(14)).await.unwrap());
+    assert!(store.remove_endpoint(TenantScope::All, &endpoint("a"), at(14)).await.unwrap());
+    assert!(!store.remove_endpoint(TenantScope::All, &endpoint("a"), at(14)).await.unwrap());
     assert_eq!(states_at(&*store, "a").await, [Cancelled; 8]);
     assert_eq!(states_at(&*store, "b").await, untouched);
 }
@@ -325,7 +326,7 @@ pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"]), subscribed("b", &["*"])], NOW).await.unwrap();
     pause(&*store, "a", NOW).await;
-    let test = store.test_endpoint(own(), &endpoint("a"), at(1), LEASE).await.unwrap().unwrap();
+    let test = store.test_endpoint(TenantScope::All, own(), &endpoint("a"), at(1), LEASE).await.unwrap().unwrap();
     assert_eq!((test.kind, test.class, test.trigger), (EventKind::Ping, DeliveryClass::Test, Trigger::Test));
     assert_eq!(states_at(&*store, "a").await, [Leased]);
     assert_eq!(deliveries_to(&*store, "b").await, []);
@@ -334,11 +335,11 @@ pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     assert_eq!((record.state, record.finished_at, record.attempts.len()), (Cancelled, Some(at(2)), 1));
     assert_eq!(record.attempts[0].trigger, Trigger::Test);
 
-    let lost = store.test_endpoint(own(), &endpoint("b"), at(3), LEASE).await.unwrap().unwrap();
+    let lost = store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(3), LEASE).await.unwrap().unwrap();
     store.close().await;
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("b", &["*"])], at(4)).await.unwrap();
     let record = store.delivery(TenantScope::All, lost.delivery).await.unwrap().unwrap();
     assert_eq!(record.state, Cancelled, "nobody waits for the result any more");
-    assert_eq!(store.test_endpoint(own(), &endpoint("x"), at(3), LEASE).await.unwrap(), None);
+    assert_eq!(store.test_endpoint(TenantScope::All, own(), &endpoint("x"), at(3), LEASE).await.unwrap(), None);
 }

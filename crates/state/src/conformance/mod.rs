@@ -160,6 +160,10 @@ macro_rules! conformance_suite {
             tenants::events_reach_endpoints_of_their_tenant
             tenants::a_replay_sends_events_of_its_tenant
             tenants::a_name_is_not_taken_over_by_another_tenant
+            tenants::endpoints_are_of_one_tenant
+            tenants::a_backlog_is_of_one_tenant
+            tenants::replays_are_of_one_tenant
+            tenants::words_of_another_tenant_stay
             uploads::every_field_survives
             uploads::of_two_commits_of_one_version_one_wins
             uploads::an_upload_is_inserted_once
@@ -238,7 +242,7 @@ pub fn horizon(before: Timestamp) -> Horizon {
 
 /// The endpoint as it is stored.
 pub async fn stored<S: Outbox>(store: &S, name: &str) -> Endpoint {
-    store.endpoints().await.unwrap().into_iter().find(|stored| stored.id.as_str() == name).unwrap()
+    store.endpoints(TenantScope::All).await.unwrap().into_iter().find(|stored| stored.id.as_str() == name).unwrap()
 }
 
 pub async fn put_state<S: Outbox>(store: &S, name: &str, state: EndpointState, now: Timestamp) {

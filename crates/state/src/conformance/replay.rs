@@ -28,7 +28,7 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     store.insert(change_of(new_upload(0))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let id = first.delivery;
-    let replay = async |force, now| store.replay(id, force, now).await.unwrap();
+    let replay = async |force, now| store.replay(TenantScope::All, id, force, now).await.unwrap();
     assert_eq!(replay(true, at(1)).await, Replayed::UnderWay);
     retry(&*store, &first, at(500), at(2)).await;
 
@@ -61,7 +61,7 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     store.open_for(own(), vec![], at(10)).await.unwrap();
     assert_eq!(replay(true, at(10)).await, Replayed::NoEndpoint);
     let unknown = DeliveryId::new(NOW, [3; 10]);
-    assert_eq!(store.replay(unknown, true, at(10)).await.unwrap(), Replayed::NoDelivery);
+    assert_eq!(store.replay(TenantScope::All, unknown, true, at(10)).await.unwrap(), Replayed::NoDelivery);
 }
 
 /// What waits its turn is sent anyway, and asking does not let it jump the queue.
@@ -72,7 +72,7 @@ pub async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
     complete(&mut upload, NOW);
     store.commit(change_of(upload)).await.unwrap();
     let second = deliveries_to(&*store, "a").await.remove(1);
-    assert_eq!(store.replay(second.id, true, at(1)).await.unwrap(), Replayed::Queued);
+    assert_eq!(store.replay(TenantScope::All, second.id, true, at(1)).await.unwrap(), Replayed::Queued);
     assert_eq!(claimed(&*store, "a", at(1)).await, [1]);
 }
 
@@ -119,7 +119,7 @@ pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
     retry(&*store, &other, at(500), at(2)).await;
     let begun = store.begin_replay(job(ReplayWhat::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
     assert_eq!((begun.state, begun.queued, begun.finished_at), (ReplayState::Done, 6, Some(at(50))));
-    assert_eq!(store.replay_jobs().await.unwrap(), [begun]);
+    assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), [begun]);
     let due = claim(&*store, "a", at(50)).await;
     assert_eq!(due.iter().map(sequence_of).collect::<Vec<_>>(), [4, 1, 2, 3], "by how long they have been due");
     assert_eq!((due[1].attempts, due[1].attempts_before, due[1].begun_at), (1, 0, NOW), "its schedule goes on");
@@ -154,7 +154,7 @@ pub async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
         let done = ReplayJob { state: ReplayState::Done, ..job(ReplayWhat::Dead, NOW, at(100)) };
         store.begin_replay(done).await.unwrap();
     }
-    let shown = store.replay_jobs().await.unwrap();
+    let shown = store.replay_jobs(TenantScope::All).await.unwrap();
     assert_eq!((shown.len(), shown.last()), (101, Some(&first)));
 }
 
@@ -205,10 +205,10 @@ pub async fn a_job_sends_the_dead_again<P: Place>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplayWhat::Dead, at(3), at(100));
     store.begin_replay(dead.clone()).await.unwrap();
-    assert_eq!(store.replay_jobs().await.unwrap(), std::slice::from_ref(&dead));
+    assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), std::slice::from_ref(&dead));
     let done = run(&*store, &dead).await;
     assert_eq!((done.state, done.queued, done.finished_at), (ReplayState::Done, 1, Some(at(60))));
-    assert_eq!(store.replay_jobs().await.unwrap(), [done]);
+    assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), [done]);
     assert_eq!(states_at(&*store, "a").await, [Succeeded, Dead, Ready, Ready, Leased], "the second was before");
     let due = claim(&*store, "a", at(60)).await;
     assert_eq!(due.iter().map(|claim| claim.trigger).collect::<Vec<_>>(), [Trigger::Manual]);
@@ -242,14 +242,14 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     store.close().await;
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(61)).await.unwrap();
-    assert_eq!(store.replay_jobs().await.unwrap(), [begun]);
+    assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), [begun]);
     assert_eq!(run(&*store, &dead).await.queued, 2);
     assert_eq!(states_at(&*store, "a").await, [Succeeded, Ready, Ready, Ready, Ready]);
 
     let other = job(ReplayWhat::Dead, NOW, at(100));
     store.begin_replay(other.clone()).await.unwrap();
-    assert!(store.cancel_replay(other.id, at(62)).await.unwrap());
-    assert!(!store.cancel_replay(other.id, at(63)).await.unwrap());
+    assert!(store.cancel_replay(TenantScope::All, other.id, at(62)).await.unwrap());
+    assert!(!store.cancel_replay(TenantScope::All, other.id, at(63)).await.unwrap());
     let stopped = store.advance_replay(other.id, 3, at(64)).await.unwrap().unwrap();
     assert_eq!((stopped.state, stopped.finished_at), (ReplayState::Cancelled, Some(at(62))));
     assert_eq!(store.advance_replay(ReplayId::new(NOW, [0; 10]), 3, at(64)).await.unwrap(), None);
@@ -278,7 +278,8 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
     let walk = async |from, before| {
         let missed = job(ReplayWhat::Missed, from, before);
         store.begin_replay(missed.clone()).await.unwrap();
-        let begun = store.replay_jobs().await.unwrap().into_iter().find(|job| job.id == missed.id).unwrap();
+        let begun =
+            store.replay_jobs(TenantScope::All).await.unwrap().into_iter().find(|job| job.id == missed.id).unwrap();
         let (mut now, mut pieces) = (begun.clone(), 0);
         while now.state == ReplayState::Running {
             now = store.advance_replay(missed.id, 1_000, day(61)).await.unwrap().unwrap();
@@ -348,7 +349,7 @@ pub async fn words_can_be_taken_out<P: Place>(place: P) {
     receive(&mut upload, 1, NOW);
     store.commit(change_of(upload)).await.unwrap();
     let other = store.insert(change_of(new_upload(1))).await.unwrap();
-    assert_eq!(store.expunge(new_upload(0).id()).await.unwrap(), 2);
+    assert_eq!(store.expunge(TenantScope::All, new_upload(0).id()).await.unwrap(), 2);
     for event in store.events_of(TenantScope::All, new_upload(0).id(), 0, 10).await.unwrap() {
         let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
         let id = new_upload(0).id().to_string();
@@ -389,7 +390,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
             }
         }
         let upload = store.commit(change_of(upload)).await.unwrap();
-        store.expunge(upload.id()).await.unwrap();
+        store.expunge(TenantScope::All, upload.id()).await.unwrap();
         let left = store.find(TenantScope::All, upload.id()).await.unwrap().unwrap();
         if number == 0 {
             assert_eq!(left, upload, "it is under way");

@@ -115,7 +115,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
 
     // What is to be delivered holds its upload back, and not for ever.
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(6)).await.unwrap();
-    store.cancel_backlog(&endpoint("a"), at(6)).await.unwrap();
+    store.cancel_backlog(TenantScope::All, &endpoint("a"), at(6)).await.unwrap();
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [6, 4, 3, 0]);
 }

@@ -236,9 +236,9 @@ pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
     };
     assert_eq!(backing_off, expected);
     let expected = Backlog { ready: 1, leased: 1, oldest_due: Some(at(20)), ..Backlog::default() };
-    assert_eq!(store.backlog(None).await.unwrap(), expected);
-    assert_eq!(store.backlog(Some(&endpoint("a"))).await.unwrap(), expected);
-    assert_eq!(store.backlog(Some(&endpoint("b"))).await.unwrap(), Backlog::default());
+    assert_eq!(store.backlog(TenantScope::All, None).await.unwrap(), expected);
+    assert_eq!(store.backlog(TenantScope::All, Some(&endpoint("a"))).await.unwrap(), expected);
+    assert_eq!(store.backlog(TenantScope::All, Some(&endpoint("b"))).await.unwrap(), Backlog::default());
 
     let again = claim(&*store, "a", at(20)).await.remove(0);
     settle(&*store, vec![settlement(&again, AttemptOutcome::Status(503), Verdict::RetryAt(at(90)))], at(21)).await;

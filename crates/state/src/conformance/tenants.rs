@@ -93,7 +93,7 @@ pub async fn events_reach_endpoints_of_their_tenant<P: Place>(place: P) {
     }
     disable(&*store, "b", at(7)).await;
     assert_eq!(told("b").await, [None, None, upload(2)], "the notice that its delivery was given up is its own, too");
-    let test = store.test_endpoint(own(), &endpoint("b"), at(8), LEASE).await.unwrap().unwrap();
+    let test = store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(8), LEASE).await.unwrap().unwrap();
     assert_eq!(told("a").await, [upload(1), upload(3)]);
     let query = DeliveryQuery { limit: 10, ..DeliveryQuery::default() };
     let own = store.deliveries(TenantScope::One(OWN), &query).await.unwrap().found;
@@ -139,6 +139,111 @@ pub async fn a_name_is_not_taken_over_by_another_tenant<P: Place>(place: P) {
     assert!(matches!(taken, Err(Error::EndpointConflict(_))), "{taken:?}");
 }
 
+/// Of another tenant's endpoints nothing is to be seen, and nothing can be done to one.
+pub async fn endpoints_are_of_one_tenant<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
+    store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
+    insert(&*store, 2, OTHER).await;
+    let names = async |scope| {
+        let found = store.endpoints(scope).await.unwrap().into_iter();
+        found.map(|endpoint| endpoint.id.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(TenantScope::One(OWN)).await, ["a"]);
+    assert_eq!(names(TenantScope::One(OTHER)).await, ["b"]);
+    assert_eq!(names(TenantScope::All).await, ["a", "b"]);
+
+    let (own_scope, b) = (TenantScope::One(OWN), endpoint("b"));
+    assert_eq!(store.test_endpoint(own_scope, own(), &b, at(3), LEASE).await.unwrap(), None);
+    assert!(!store.cancel_backlog(own_scope, &b, at(3)).await.unwrap());
+    assert!(!store.remove_endpoint(own_scope, &b, at(3)).await.unwrap());
+    assert_eq!(states_at(&*store, "b").await, [DeliveryState::Ready], "nothing has changed");
+    let scope = TenantScope::One(OTHER);
+    assert!(store.cancel_backlog(scope, &b, at(4)).await.unwrap());
+    assert_eq!(states_at(&*store, "b").await, [DeliveryState::Cancelled]);
+    assert!(store.test_endpoint(scope, own(), &b, at(5), LEASE).await.unwrap().is_some());
+    assert!(store.remove_endpoint(scope, &b, at(6)).await.unwrap());
+}
+
+/// A delivery of another tenant is not there to be sent again, nor counted.
+pub async fn a_backlog_is_of_one_tenant<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
+    store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
+    for (number, tenant) in [(1, OWN), (2, OTHER), (3, OTHER)] {
+        insert(&*store, number, tenant).await;
+    }
+    let ready = async |scope, name| store.backlog(scope, name).await.unwrap().ready;
+    let b = &endpoint("b");
+    assert_eq!(ready(TenantScope::One(OWN), None).await, 1);
+    assert_eq!(ready(TenantScope::One(OTHER), None).await, 2);
+    assert_eq!(ready(TenantScope::All, None).await, 3);
+    assert_eq!(ready(TenantScope::One(OWN), Some(b)).await, 0);
+    assert_eq!(ready(TenantScope::One(OTHER), Some(b)).await, 2);
+
+    let claim = claim(&*store, "b", at(4)).await.remove(0);
+    succeed(&*store, &claim, at(4)).await;
+    let replay = async |scope| store.replay(scope, claim.delivery, true, at(5)).await.unwrap();
+    assert_eq!(replay(TenantScope::One(OWN)).await, Replayed::NoDelivery);
+    let scope = TenantScope::One(OTHER);
+    let found = store.delivery(scope, claim.delivery).await.unwrap().unwrap();
+    assert_eq!(found.state, DeliveryState::Succeeded);
+    assert_eq!(replay(scope).await, Replayed::Queued);
+}
+
+/// A replay of another tenant is not there, and none reaches an endpoint of another tenant.
+pub async fn replays_are_of_one_tenant<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
+    store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
+    insert(&*store, 2, OTHER).await;
+    let sent = claim(&*store, "b", at(3)).await.remove(0);
+    retry(&*store, &sent, at(1_000), at(3)).await;
+    let [ours, theirs] = [(OWN, "a"), (OTHER, "b")].map(|(tenant, name)| {
+        let id = ReplayId::new(at(50), rand::random());
+        job(id, tenant, name, ReplayWhat::Missed)
+    });
+    for job in [&ours, &theirs] {
+        store.begin_replay(job.clone()).await.unwrap();
+    }
+    let listed = async |tenant| {
+        let jobs = store.replay_jobs(TenantScope::One(tenant)).await.unwrap();
+        jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(OWN).await, [ours.id]);
+    assert_eq!(listed(OTHER).await, [theirs.id]);
+    assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap().len(), 2);
+    assert!(!store.cancel_replay(TenantScope::One(OWN), theirs.id, at(51)).await.unwrap());
+    assert!(store.cancel_replay(TenantScope::One(OTHER), theirs.id, at(51)).await.unwrap());
+
+    let hasten = |tenant| job(ReplayId::new(at(52), rand::random()), tenant, "b", ReplayWhat::Pending);
+    let begun = store.begin_replay(hasten(OWN)).await.unwrap();
+    assert_eq!((begun.state, begun.queued), (ReplayState::Done, 0));
+    assert_eq!(claim(&*store, "b", at(60)).await, [], "it waits as long as before");
+    assert_eq!(store.begin_replay(hasten(OTHER)).await.unwrap().queued, 1);
+    assert_eq!(claim(&*store, "b", at(60)).await.len(), 1);
+}
+
+/// What was said about another tenant's upload stays.
+pub async fn words_of_another_tenant_stay<P: Place>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), vec![], NOW).await.unwrap();
+    insert(&*store, 2, OTHER).await;
+    let id = new_upload(2).id();
+    store.record_hook_call(call(2, OTHER, id)).await.unwrap();
+    let kept = async || {
+        let scope = TenantScope::One(OTHER);
+        let (found, events) = (store.find(scope, id).await.unwrap(), store.events_of(scope, id, 0, 10).await.unwrap());
+        let query = HookCallQuery { limit: 10, ..HookCallQuery::default() };
+        (found, events, store.hook_calls(scope, &query).await.unwrap())
+    };
+    let before = kept().await;
+    assert_eq!(store.expunge(TenantScope::One(OWN), id).await.unwrap(), 0);
+    assert_eq!(kept().await, before);
+    assert_eq!(store.expunge(TenantScope::One(OTHER), id).await.unwrap(), 1);
+    assert_ne!(kept().await.2, before.2);
+}
+
 /// An endpoint made by API that wants everything.
 fn of(tenant: TenantId, name: &str) -> Endpoint {
     Endpoint { tenant, origin: Origin::Api, ..subscribed(name, &["*"]) }
@@ -176,7 +281,7 @@ fn call(number: u8, tenant: TenantId, upload: UploadId) -> HookCall {
         took: Duration::from_millis(1),
         outcome: CallOutcome::Accepted,
         status: Some(200),
-        message: None,
+        message: Some("said".to_owned()),
         response_body: Vec::new(),
     }
 }

@@ -13,7 +13,7 @@ use domain::id::{DeliveryId, EventId, InstanceId};
 use domain::lane::{self, Standing};
 use domain::log::EventPosition;
 use domain::notice::Notice;
-use domain::principal::TenantId;
+use domain::principal::{TenantId, TenantScope};
 use domain::replay::ReplayState;
 use domain::time::Timestamp;
 
@@ -155,10 +155,16 @@ impl Tables {
         Some(written)
     }
 
-    pub(super) fn remove_endpoint(&mut self, id: &EndpointId, now: Timestamp) -> bool {
-        if self.endpoints.remove(id).is_none() {
+    /// Whether an endpoint is there in the scope, also one that the configuration has ceased to name.
+    pub(super) fn has_endpoint(&self, scope: TenantScope, id: &EndpointId) -> bool {
+        self.endpoints.get(id).is_some_and(|kept| scope.covers(kept.endpoint.tenant))
+    }
+
+    pub(super) fn remove_endpoint(&mut self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> bool {
+        if !self.has_endpoint(scope, id) {
             return false;
         }
+        self.endpoints.remove(id);
         self.jobs.retain(|_, job| job.endpoint != *id);
         self.begin_job(id, Kind::Cancel, now);
         for job in self.replays.values_mut().filter(|job| job.endpoint == *id && job.state == ReplayState::Running) {
@@ -167,8 +173,12 @@ impl Tables {
         true
     }
 
-    pub(super) fn cancel_backlog(&mut self, id: &EndpointId, now: Timestamp) {
-        self.begin_job(id, Kind::Cancel, now);
+    pub(super) fn cancel_backlog(&mut self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> bool {
+        let is_there = self.has_endpoint(scope, id);
+        if is_there {
+            self.begin_job(id, Kind::Cancel, now);
+        }
+        is_there
     }
 
     pub(super) fn note_health(&mut self, id: &EndpointId, health: Health) {

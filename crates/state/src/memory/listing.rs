@@ -76,9 +76,10 @@ impl Tables {
         }
     }
 
-    pub(super) fn backlog(&self, endpoint: Option<&EndpointId>) -> Backlog {
+    pub(super) fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Backlog {
         let mut backlog = Backlog::default();
-        for kept in self.endpoints.values().filter(|kept| endpoint.is_none_or(|id| kept.endpoint.id == *id)) {
+        let in_scope = self.endpoints.values().filter(|kept| scope.covers(kept.endpoint.tenant));
+        for kept in in_scope.filter(|kept| endpoint.is_none_or(|id| kept.endpoint.id == *id)) {
             let is_enabled = kept.endpoint.state.is_enabled();
             for delivery in self.unfinished_of(&kept.endpoint.id) {
                 match self.shown_state(delivery) {

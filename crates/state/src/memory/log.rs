@@ -104,23 +104,26 @@ impl Tables {
     }
 
     /// Takes what was said about an upload out of its events, of the attempts to deliver them, and of what was asked.
-    pub(super) fn expunge(&mut self, upload: UploadId) -> u64 {
+    pub(super) fn expunge(&mut self, scope: TenantScope, upload: UploadId) -> u64 {
         let mut changed = 0;
-        for event in self.log.values_mut().filter(|event| event.upload == Some(upload)) {
+        let is_meant = |event: &&mut Logged| event.upload == Some(upload) && scope.covers(event.tenant);
+        for event in self.log.values_mut().filter(is_meant) {
             let (kind, at, sequence) = (event.kind, event.at, event.sequence);
             let stored = StoredEvent { kind, at, upload, sequence, body: &event.body };
             event.body = (self.bodies.expunged)(&stored).into();
             changed += 1;
         }
         for id in self.of_upload.get(&upload).into_iter().flatten() {
-            for attempt in self.deliveries.get_mut(id).into_iter().flat_map(|delivery| &mut delivery.tries) {
+            let delivery = self.deliveries.get_mut(id).filter(|delivery| scope.covers(delivery.tenant));
+            for attempt in delivery.into_iter().flat_map(|delivery| &mut delivery.tries) {
                 (attempt.response_body, attempt.response_headers, attempt.note) = (Vec::new(), Vec::new(), None);
             }
         }
-        for call in self.hook_calls.values_mut().filter(|call| call.upload == upload) {
+        let asked = self.hook_calls.values_mut().filter(|call| call.upload == upload && scope.covers(call.tenant));
+        for call in asked {
             (call.message, call.response_body) = (None, Vec::new());
         }
-        if let Some(record) = self.uploads.get(&upload) {
+        if let Some(record) = self.uploads.get(&upload).filter(|record| scope.covers(record.tenant)) {
             let mut settled = Upload::from_record(record.clone());
             if settled.is_settled() {
                 settled.expunge();

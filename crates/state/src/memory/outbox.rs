@@ -27,9 +27,10 @@ impl Endpoints for MemoryState {
         self.write("open the outbox", |tables| tables.open_for(node, configured, now))
     }
 
-    async fn endpoints(&self) -> Result<Vec<Endpoint>> {
+    async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
         let tables = self.read("list endpoints")?;
-        Ok(tables.present().map(|kept| kept.endpoint.clone()).collect())
+        let found = tables.present().filter(|kept| scope.covers(kept.endpoint.tenant));
+        Ok(found.map(|kept| kept.endpoint.clone()).collect())
     }
 
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
@@ -38,12 +39,12 @@ impl Endpoints for MemoryState {
         written.ok_or(Error::EndpointConflict(id))
     }
 
-    async fn remove_endpoint(&self, id: &EndpointId, now: Timestamp) -> Result<bool> {
-        self.write("remove an endpoint", |tables| tables.remove_endpoint(id, now))
+    async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.write("remove an endpoint", |tables| tables.remove_endpoint(scope, id, now))
     }
 
-    async fn cancel_backlog(&self, id: &EndpointId, now: Timestamp) -> Result<()> {
-        self.write("cancel deliveries", |tables| tables.cancel_backlog(id, now))
+    async fn cancel_backlog(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.write("cancel deliveries", |tables| tables.cancel_backlog(scope, id, now))
     }
 
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
@@ -81,12 +82,13 @@ impl Dispatch for MemoryState {
 
     async fn test_endpoint(
         &self,
+        scope: TenantScope,
         node: InstanceId,
         id: &EndpointId,
         now: Timestamp,
         lease: Duration,
     ) -> Result<Option<Claim>> {
-        self.write("record a test event", |tables| tables.test_endpoint(node, id, now, lease))
+        self.write("record a test event", |tables| tables.test_endpoint(scope, node, id, now, lease))
     }
 
     fn bell(&self) -> Arc<Notify> {
@@ -104,12 +106,12 @@ impl Deliveries for MemoryState {
         Ok(self.read("find a delivery")?.find_delivery(scope, id))
     }
 
-    async fn backlog(&self, endpoint: Option<&EndpointId>) -> Result<Backlog> {
-        Ok(self.read("count unfinished deliveries")?.backlog(endpoint))
+    async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog> {
+        Ok(self.read("count unfinished deliveries")?.backlog(scope, endpoint))
     }
 
-    async fn replay(&self, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
-        self.write("send a delivery again", |tables| tables.replay(id, force, now))
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
+        self.write("send a delivery again", |tables| tables.replay(scope, id, force, now))
     }
 }
 
@@ -126,16 +128,16 @@ impl Replays for MemoryState {
         self.write("record a replay", |tables| tables.begin_replay(job))
     }
 
-    async fn replay_jobs(&self) -> Result<Vec<ReplayJob>> {
-        Ok(self.read("list replays")?.replay_jobs())
+    async fn replay_jobs(&self, scope: TenantScope) -> Result<Vec<ReplayJob>> {
+        Ok(self.read("list replays")?.replay_jobs(scope))
     }
 
     async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>> {
         self.write("carry on a replay", |tables| tables.advance_replay(id, limit, now))
     }
 
-    async fn cancel_replay(&self, id: ReplayId, now: Timestamp) -> Result<bool> {
-        self.write("stop a replay", |tables| tables.cancel_replay(id, now))
+    async fn cancel_replay(&self, scope: TenantScope, id: ReplayId, now: Timestamp) -> Result<bool> {
+        self.write("stop a replay", |tables| tables.cancel_replay(scope, id, now))
     }
 }
 
@@ -154,8 +156,8 @@ impl Retention for MemoryState {
         self.write("remove what is old", |tables| tables.prune(horizon, limit))
     }
 
-    async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        self.write("take an upload's words out of its events", |tables| tables.expunge(upload))
+    async fn expunge(&self, scope: TenantScope, upload: UploadId) -> Result<u64> {
+        self.write("take an upload's words out of its events", |tables| tables.expunge(scope, upload))
     }
 
     fn superseded(&self) -> u64 {

@@ -11,6 +11,7 @@ use domain::id::DeliveryId;
 use domain::id::ReplayId;
 use domain::lane::{self, Again};
 use domain::log::EventPosition;
+use domain::principal::TenantScope;
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 
@@ -18,9 +19,11 @@ use domain::time::Timestamp;
 const SHOWN: usize = 100;
 
 impl Tables {
-    pub(super) fn replay(&mut self, id: DeliveryId, force: bool, now: Timestamp) -> Replayed {
-        let Some(delivery) = self.deliveries.get(&id) else { return Replayed::NoDelivery };
-        let Some(kept) = self.endpoints.get(&delivery.endpoint) else { return Replayed::NoEndpoint };
+    pub(super) fn replay(&mut self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Replayed {
+        let found = self.deliveries.get(&id).filter(|delivery| scope.covers(delivery.tenant));
+        let Some(delivery) = found else { return Replayed::NoDelivery };
+        let kept = self.endpoints.get(&delivery.endpoint).filter(|kept| kept.endpoint.tenant == delivery.tenant);
+        let Some(kept) = kept else { return Replayed::NoEndpoint };
         let cancelling = is_cancelling(&self.jobs, &delivery.endpoint);
         let is_being_cancelled = cancelling.is_some_and(|number| delivery.generation < number);
         if let Err(answer) = self.standing(kept).ask_again(delivery.state, force, is_being_cancelled) {
@@ -34,10 +37,13 @@ impl Tables {
         let cursor = self.place_before(job.from.minus(ReplayJob::DISORDER)).max(job.cursor);
         let mut job = ReplayJob { cursor, ..job };
         if job.what == ReplayWhat::Pending {
-            let Backlog { waiting, ready, paused, .. } = self.backlog(Some(&job.endpoint));
+            let own = TenantScope::One(job.tenant);
+            let Backlog { waiting, ready, paused, .. } = self.backlog(own, Some(&job.endpoint));
             job.queued = waiting + ready + paused;
             (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
-            self.begin_job(&job.endpoint, Kind::Hasten, job.created_at);
+            if self.has_endpoint(own, &job.endpoint) {
+                self.begin_job(&job.endpoint, Kind::Hasten, job.created_at);
+            }
         }
         self.replays.insert(job.id, job.clone());
         job
@@ -57,14 +63,16 @@ impl Tables {
         EventPosition(first - 1)
     }
 
-    pub(super) fn replay_jobs(&self) -> Vec<ReplayJob> {
-        let newest_first = self.replays.values().rev().enumerate();
+    pub(super) fn replay_jobs(&self, scope: TenantScope) -> Vec<ReplayJob> {
+        let in_scope = self.replays.values().rev().filter(|job| scope.covers(job.tenant));
+        let newest_first = in_scope.enumerate();
         let shown = newest_first.filter(|(place, job)| *place < SHOWN || job.state == ReplayState::Running);
         shown.map(|(_, job)| job.clone()).collect()
     }
 
-    pub(super) fn cancel_replay(&mut self, id: ReplayId, now: Timestamp) -> bool {
-        let running = self.replays.get_mut(&id).filter(|job| job.state == ReplayState::Running);
+    pub(super) fn cancel_replay(&mut self, scope: TenantScope, id: ReplayId, now: Timestamp) -> bool {
+        let found = self.replays.get_mut(&id).filter(|job| scope.covers(job.tenant));
+        let running = found.filter(|job| job.state == ReplayState::Running);
         running.map(|job| (job.state, job.finished_at) = (ReplayState::Cancelled, Some(now))).is_some()
     }
 

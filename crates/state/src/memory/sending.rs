@@ -9,6 +9,7 @@ use domain::endpoint::{EndpointId, Payload};
 use domain::id::{DeliveryId, InstanceId};
 use domain::lane::{self, Held, Turn};
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
 /// What the note of an attempt says, or begins with, when its lease had gone to another.
@@ -45,11 +46,15 @@ impl Tables {
 
     pub(super) fn test_endpoint(
         &mut self,
+        scope: TenantScope,
         node: InstanceId,
         id: &EndpointId,
         now: Timestamp,
         lease: Duration,
     ) -> Option<Claim> {
+        if !self.has_endpoint(scope, id) {
+            return None;
+        }
         let delivery = self.add_ping(id, now)?;
         self.lease(node, delivery, now.plus(lease))
     }

@@ -28,7 +28,7 @@ use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTe
 use domain::id::ReplayId;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::log::EventPosition;
-use domain::principal::TenantId;
+use domain::principal::{TenantId, TenantScope};
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 use outbound::address::{RefusedUrl, literal};
@@ -212,9 +212,16 @@ impl Planned {
     }
 }
 
-/// Changes endpoints and asks for deliveries again. Clones speak for the same sender.
+/// The administration of every tenant's endpoints. Clones speak for the same sender.
 #[derive(Clone)]
-pub struct Admin(Arc<Inner>);
+pub struct Administration(Arc<Inner>);
+
+/// Changes the endpoints of one tenant and asks for deliveries to them again. What is another tenant's is not there.
+#[derive(Clone)]
+pub struct Admin {
+    inner: Arc<Inner>,
+    tenant: TenantId,
+}
 
 struct Inner {
     parts: Parts,
@@ -226,13 +233,19 @@ struct Inner {
     looking: Mutex<()>,
 }
 
-impl fmt::Debug for Admin {
+impl fmt::Debug for Administration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Admin").field(&self.0.parts).finish()
+        f.debug_tuple("Administration").field(&self.0.parts).finish()
     }
 }
 
-impl Admin {
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("tenant", &self.tenant).field("parts", &self.inner.parts).finish()
+    }
+}
+
+impl Administration {
     pub(crate) fn new(
         parts: Parts,
         lanes: Arc<Lanes>,
@@ -243,45 +256,56 @@ impl Admin {
         Self(Arc::new(Inner { parts, lanes, lookup, trials, replays, looking: Mutex::default() }))
     }
 
-    /// Whether an endpoint made by API may have this URL, as far as the URL tells.
-    pub fn check_url(&self, url: &str) -> std::result::Result<(), RefusedUrl> {
-        self.0.parts.rules.check_url(url, Origin::Api).map(drop)
+    /// Acts for one tenant.
+    pub fn of(&self, tenant: TenantId) -> Admin {
+        Admin { inner: Arc::clone(&self.0), tenant }
+    }
+}
+
+impl Admin {
+    fn scope(&self) -> TenantScope {
+        TenantScope::One(self.tenant)
     }
 
-    /// All endpoints, by name.
+    /// Whether an endpoint made by API may have this URL, as far as the URL tells.
+    pub fn check_url(&self, url: &str) -> std::result::Result<(), RefusedUrl> {
+        self.inner.parts.rules.check_url(url, Origin::Api).map(drop)
+    }
+
+    /// The endpoints of the tenant, by name.
     pub async fn endpoints(&self) -> Result<Vec<Report>> {
         let mut reports = Vec::new();
-        for stored in self.0.parts.outbox.endpoints().await? {
+        for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
             reports.push(self.report(stored).await?);
         }
         Ok(reports)
     }
 
     pub async fn endpoint(&self, id: &EndpointId) -> Result<Report> {
-        let stored = self.0.stored(id).await?;
+        let stored = self.inner.stored(self.scope(), id).await?;
         self.report(stored).await
     }
 
     async fn report(&self, stored: Stored) -> Result<Report> {
-        let backlog = self.0.parts.outbox.backlog(Some(&stored.id)).await?;
-        let health = self.0.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
-        let private = self.0.private(&stored).unwrap_or_default();
+        let backlog = self.inner.parts.outbox.backlog(self.scope(), Some(&stored.id)).await?;
+        let health = self.inner.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
+        let private = self.inner.private(&stored).unwrap_or_default();
         Ok(Report {
             endpoint: Stored { health, ..stored },
             backlog,
-            keys: private.keys.live(self.0.now()).map(key_report).collect(),
+            keys: private.keys.live(self.inner.now()).map(key_report).collect(),
             headers: private.headers.keys().map(HeaderName::to_string).collect(),
         })
     }
 
     /// Makes an endpoint. What its receiver needs is told here and never again.
     pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, Shown)> {
-        let (inner, now) = (&self.0, self.0.now());
+        let (inner, now) = (&self.inner, self.inner.now());
         let terms = inner.checked(new.terms).await?;
         let headers = read_headers(&new.headers)?;
         let id = new.id.unwrap_or_else(|| made_up_id(now));
         let _looking = inner.looking.lock().await;
-        let endpoints = inner.parts.outbox.endpoints().await?;
+        let endpoints = inner.parts.outbox.endpoints(self.scope()).await?;
         if endpoints.iter().any(|stored| stored.id == id) {
             return Err(AdminError::Exists(id));
         }
@@ -291,7 +315,7 @@ impl Admin {
         }
         inner.check_unshared(new.key.as_ref(), &endpoints)?;
         let private = Private { keys: Keys::lasting(new.key, now).completed(terms.signing, now), headers };
-        let stored = Stored::new(TenantId::DEFAULT, id, Origin::Api, terms, now);
+        let stored = Stored::new(self.tenant, id, Origin::Api, terms, now);
         let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
         let written = inner.write(stored, private).await.map_err(|error| match error {
             AdminError::Changed(id) => AdminError::Exists(id),
@@ -303,8 +327,8 @@ impl Admin {
     /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver needs of
     /// those is told here and never again.
     pub async fn update(&self, id: &EndpointId, change: Change) -> Result<(Stored, Shown)> {
-        let (inner, now) = (&self.0, self.0.now());
-        let stored = inner.changeable(id).await?;
+        let (inner, now) = (&self.inner, self.inner.now());
+        let stored = inner.changeable(self.scope(), id).await?;
         if stored.version != change.version {
             return Err(AdminError::Changed(id.clone()));
         }
@@ -323,13 +347,13 @@ impl Admin {
     /// Removes an endpoint, or what is left of one that the configuration no longer names; what was not delivered to it
     /// is cancelled.
     pub async fn delete(&self, id: &EndpointId) -> Result<()> {
-        let inner = &self.0;
+        let inner = &self.inner;
         let _writing = inner.lanes.write().await;
-        match inner.changeable(id).await {
+        match inner.changeable(self.scope(), id).await {
             Ok(_) | Err(AdminError::NoSuchEndpoint(_)) => {}
             Err(error) => return Err(error),
         }
-        if !inner.parts.outbox.remove_endpoint(id, inner.now()).await? {
+        if !inner.parts.outbox.remove_endpoint(self.scope(), id, inner.now()).await? {
             return Err(AdminError::NoSuchEndpoint(id.clone()));
         }
         inner.lanes.remove(id);
@@ -338,12 +362,12 @@ impl Admin {
 
     /// Gives an endpoint a new key (webhooks.md H10). What its receiver needs is told here and never again.
     pub async fn rotate(&self, id: &EndpointId, rotation: Rotation) -> Result<(Stored, Shown)> {
-        let inner = &self.0;
+        let inner = &self.inner;
         let _looking = inner.looking.lock().await;
-        let mut others = inner.parts.outbox.endpoints().await?;
+        let mut others = inner.parts.outbox.endpoints(self.scope()).await?;
         others.retain(|stored| stored.id != *id);
         for _ in 0..TRIES {
-            let stored = inner.changeable(id).await?;
+            let stored = inner.changeable(self.scope(), id).await?;
             inner.check_unshared(rotation.key.as_ref(), &others)?;
             let now = inner.now();
             let private = inner.readable(&stored)?;
@@ -361,9 +385,9 @@ impl Admin {
 
     /// What the receiver of an endpoint verifies `v1a` signatures with.
     pub async fn public_key(&self, id: &EndpointId) -> Result<Option<String>> {
-        let stored = self.0.stored(id).await?;
-        let private = self.0.readable(&stored)?;
-        Ok(private.keys.current(KeyKind::Ed25519, self.0.now()).map(Key::for_receiver))
+        let stored = self.inner.stored(self.scope(), id).await?;
+        let private = self.inner.readable(&stored)?;
+        Ok(private.keys.current(KeyKind::Ed25519, self.inner.now()).map(Key::for_receiver))
     }
 
     /// Stops an endpoint; its deliveries wait. One that is stopped stays so for the reason it has.
@@ -377,15 +401,15 @@ impl Admin {
 
     /// Lets an endpoint go on. Gives the replay of what it has missed, if that was asked for.
     pub async fn resume(&self, id: &EndpointId, how: Resumption) -> Result<(Stored, Option<ReplayJob>)> {
-        let inner = &self.0;
+        let inner = &self.inner;
         let _looking = inner.looking.lock().await;
-        let was_stopped = !inner.stored(id).await?.state.is_enabled();
+        let was_stopped = !inner.stored(self.scope(), id).await?.state.is_enabled();
         // What can be refused comes first: then nothing has changed.
         let mut planned = match how.missed_since {
             Some(from) => {
                 let what = ReplayWhat::Missed;
                 let missed = ReplayRequest { endpoint: id.clone(), what, from, before: None, force: false };
-                Some(inner.planned(missed).await?)
+                Some(inner.planned(self.tenant, missed).await?)
             }
             None => None,
         };
@@ -393,9 +417,9 @@ impl Admin {
         // queued that runs already. The range goes on to what was cancelled last.
         if how.drops_backlog && was_stopped {
             if let Some(Planned::Running(job)) = &planned {
-                inner.parts.outbox.cancel_replay(job.id, inner.now()).await?;
+                inner.parts.outbox.cancel_replay(self.scope(), job.id, inner.now()).await?;
             }
-            inner.parts.outbox.cancel_backlog(id, inner.now()).await?;
+            inner.parts.outbox.cancel_backlog(self.scope(), id, inner.now()).await?;
             planned = planned.map(|planned| planned.anew(inner.now()));
         }
         let job = match planned {
@@ -410,7 +434,7 @@ impl Admin {
     /// Pauses every endpoint that is not stopped. Says how many those were.
     pub async fn pause_all(&self) -> Result<usize> {
         let mut paused = 0;
-        for stored in self.0.parts.outbox.endpoints().await? {
+        for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
             if stored.state.is_enabled() {
                 self.pause(&stored.id).await?;
                 paused += 1;
@@ -422,7 +446,7 @@ impl Admin {
     /// Resumes every endpoint that an operator paused. Says how many those were.
     pub async fn resume_all(&self) -> Result<usize> {
         let mut resumed = 0;
-        for stored in self.0.parts.outbox.endpoints().await? {
+        for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
             if matches!(stored.state, EndpointState::Paused { .. }) {
                 self.resume(&stored.id, Resumption::default()).await?;
                 resumed += 1;
@@ -437,10 +461,10 @@ impl Admin {
         id: &EndpointId,
         next: impl Fn(&Stored, Timestamp) -> Option<(EndpointState, Health)>,
     ) -> Result<Stored> {
-        let inner = &self.0;
+        let inner = &self.inner;
         for _ in 0..TRIES {
             let _writing = inner.lanes.write().await;
-            let stored = inner.stored(id).await?;
+            let stored = inner.stored(self.scope(), id).await?;
             let health = inner.lanes.find(id).map_or(stored.health, |lane| lane.health());
             let (stored, now) = (Stored { health, ..stored }, inner.now());
             let Some((state, health)) = next(&stored, now) else { return Ok(stored) };
@@ -460,16 +484,16 @@ impl Admin {
     /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks.md A5). Comes back
     /// when the attempt is recorded.
     pub async fn test(&self, id: &EndpointId) -> Result<Tested> {
-        let inner = &self.0;
+        let inner = &self.inner;
         if inner.lanes.find(id).is_none() {
-            let stored = inner.stored(id).await?;
+            let stored = inner.stored(self.scope(), id).await?;
             inner.readable(&stored)?;
         }
         // Waited for before anything is written, so that nothing is left behind when nobody sends.
         let place = timeout(TEST_MARGIN, inner.trials.reserve()).await;
         let place = place.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
         let lease = inner.parts.settings.lease;
-        let claim = inner.parts.outbox.test_endpoint(inner.parts.node, id, inner.now(), lease).await?;
+        let claim = inner.parts.outbox.test_endpoint(self.scope(), inner.parts.node, id, inner.now(), lease).await?;
         let claim = claim.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))?;
         let (delivery, event) = (claim.delivery, claim.event);
         let (waiting, attempt) = oneshot::channel();
@@ -481,30 +505,30 @@ impl Admin {
 
     /// Sends one delivery again. `force`: even if it has succeeded.
     pub async fn replay(&self, id: DeliveryId, force: bool) -> Result<Replayed> {
-        Ok(self.0.parts.outbox.replay(id, force, self.0.now()).await?)
+        Ok(self.inner.parts.outbox.replay(self.scope(), id, force, self.inner.now()).await?)
     }
 
     /// Begins to send many deliveries again. Asking twice for the same while it runs gives the same replay.
     pub async fn begin_replay(&self, wanted: ReplayRequest) -> Result<ReplayJob> {
-        let _looking = self.0.looking.lock().await;
-        let planned = self.0.planned(wanted).await?;
-        self.0.begun(planned).await
+        let _looking = self.inner.looking.lock().await;
+        let planned = self.inner.planned(self.tenant, wanted).await?;
+        self.inner.begun(planned).await
     }
 
     /// The replays that are kept, newest first.
     pub async fn replays(&self) -> Result<Vec<ReplayJob>> {
-        Ok(self.0.parts.outbox.replay_jobs().await?)
+        Ok(self.inner.parts.outbox.replay_jobs(self.scope()).await?)
     }
 
     /// Stops a replay where it is; what it has queued stays queued.
     pub async fn cancel_replay(&self, id: ReplayId) -> Result<()> {
-        let was_running = self.0.parts.outbox.cancel_replay(id, self.0.now()).await?;
+        let was_running = self.inner.parts.outbox.cancel_replay(self.scope(), id, self.inner.now()).await?;
         if was_running { Ok(()) } else { Err(AdminError::NoSuchReplay(id)) }
     }
 
     /// Takes what an upload's client said out of its events (webhooks.md L7). Says how many events that were.
     pub async fn expunge(&self, upload: UploadId) -> Result<u64> {
-        Ok(self.0.parts.outbox.expunge(upload).await?)
+        Ok(self.inner.parts.outbox.expunge(self.scope(), upload).await?)
     }
 }
 
@@ -513,14 +537,14 @@ impl Inner {
         self.parts.outbox.clock().now()
     }
 
-    async fn stored(&self, id: &EndpointId) -> Result<Stored> {
-        let found = self.parts.outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id);
+    async fn stored(&self, scope: TenantScope, id: &EndpointId) -> Result<Stored> {
+        let found = self.parts.outbox.endpoints(scope).await?.into_iter().find(|stored| stored.id == *id);
         found.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))
     }
 
     /// One that is not of the configuration.
-    async fn changeable(&self, id: &EndpointId) -> Result<Stored> {
-        let stored = self.stored(id).await?;
+    async fn changeable(&self, scope: TenantScope, id: &EndpointId) -> Result<Stored> {
+        let stored = self.stored(scope, id).await?;
         match stored.origin {
             Origin::Api => Ok(stored),
             Origin::Config => Err(AdminError::Configured(id.clone())),
@@ -528,8 +552,8 @@ impl Inner {
     }
 
     /// The replay that was asked for, if it may be. Nothing is written yet.
-    async fn planned(&self, wanted: ReplayRequest) -> Result<Planned> {
-        let now = self.now();
+    async fn planned(&self, tenant: TenantId, wanted: ReplayRequest) -> Result<Planned> {
+        let (scope, now) = (TenantScope::One(tenant), self.now());
         if wanted.what == ReplayWhat::Everything && !wanted.force {
             return Err(AdminError::NeedsForce);
         }
@@ -541,8 +565,8 @@ impl Inner {
         if wanted.from >= before {
             return Err(AdminError::EmptyRange);
         }
-        self.stored(&wanted.endpoint).await?;
-        let jobs = self.parts.outbox.replay_jobs().await?;
+        self.stored(scope, &wanted.endpoint).await?;
+        let jobs = self.parts.outbox.replay_jobs(scope).await?;
         let mut running = jobs.into_iter().filter(|job| job.state == ReplayState::Running).collect::<Vec<_>>();
         let is_same = |job: &ReplayJob| {
             (&job.endpoint, job.what, job.from) == (&wanted.endpoint, wanted.what, wanted.from)
@@ -556,7 +580,7 @@ impl Inner {
         }
         Ok(Planned::New(ReplayJob {
             id: ReplayId::new(now, rand::random()),
-            tenant: TenantId::DEFAULT,
+            tenant,
             endpoint: wanted.endpoint,
             what: wanted.what,
             from: wanted.from,

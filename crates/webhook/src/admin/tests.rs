@@ -14,6 +14,7 @@ use crate::{
 };
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms, Signing};
 use domain::event::EventFilter;
+use domain::principal::TenantId;
 use domain::time::Timestamp;
 use keyring::ServerKeys;
 use outbound::address::{EgressRules, RefusedUrl};
@@ -56,7 +57,12 @@ impl Place {
     }
 
     async fn admin(&self) -> Admin {
-        self.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap().0.admin().clone()
+        self.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")])
+            .await
+            .unwrap()
+            .0
+            .admin()
+            .of(TenantId::DEFAULT)
     }
 }
 
@@ -81,17 +87,17 @@ async fn what_is_made_is_there_after_a_restart() {
     wanted.terms.signing = Signing::Both;
     wanted.headers = vec![("X-Token".to_owned(), "t0p".to_owned())];
     wanted.key = Some(Key::parse(SECRET).unwrap());
-    let (stored, shown) = sender.admin().create(wanted).await.unwrap();
+    let (stored, shown) = sender.admin().of(TenantId::DEFAULT).create(wanted).await.unwrap();
     assert_eq!((stored.version, shown.secret.as_deref()), (1, Some(SECRET)), "the operator's own key");
     assert!(!format!("{shown:?}").contains(SECRET));
     store.close().await;
     drop(sender);
 
     let (sender, _) = place.open(KEY_ONE, vec![]).await.unwrap();
-    let report = sender.admin().endpoint(&id("app")).await.unwrap();
+    let report = sender.admin().of(TenantId::DEFAULT).endpoint(&id("app")).await.unwrap();
     assert_eq!(report.endpoint, stored);
     assert_eq!((report.headers, report.keys.len()), (vec!["x-token".to_owned()], 2));
-    assert_eq!(sender.admin().public_key(&id("app")).await.unwrap(), shown.public_key);
+    assert_eq!(sender.admin().of(TenantId::DEFAULT).public_key(&id("app")).await.unwrap(), shown.public_key);
     let plain = String::from_utf8_lossy(&report.endpoint.sealed).into_owned();
     assert!(!plain.contains("whsec") && !plain.contains("t0p"), "webhooks S11");
 }
@@ -101,21 +107,26 @@ async fn what_is_made_is_there_after_a_restart() {
 async fn a_start_under_a_newer_server_key_seals_everything_anew() {
     let place = Place::new();
     let (sender, store) = place.open(KEY_ONE, vec![]).await.unwrap();
-    let (_, shown) = sender.admin().create(new("app")).await.unwrap();
+    let (_, shown) = sender.admin().of(TenantId::DEFAULT).create(new("app")).await.unwrap();
     store.close().await;
     let (_, store) = place.open(&format!("{KEY_TWO}{KEY_ONE}"), vec![]).await.unwrap();
     store.close().await;
 
     let (sender, store) = place.open(KEY_TWO, vec![]).await.unwrap();
-    let (_, rotated) = sender.admin().rotate(&id("app"), rotation(None)).await.unwrap();
+    let (_, rotated) = sender.admin().of(TenantId::DEFAULT).rotate(&id("app"), rotation(None)).await.unwrap();
     assert!(rotated.secret.is_some() && rotated != shown);
-    assert_eq!(sender.admin().endpoint(&id("app")).await.unwrap().keys.len(), 2, "the old secret is still known");
+    assert_eq!(
+        sender.admin().of(TenantId::DEFAULT).endpoint(&id("app")).await.unwrap().keys.len(),
+        2,
+        "the old secret is still known"
+    );
     store.close().await;
 
     let (sender, _) = place.open(KEY_ONE, vec![]).await.unwrap();
-    let refused = sender.admin().rotate(&id("app"), rotation(None)).await.unwrap_err().to_string();
+    let refused =
+        sender.admin().of(TenantId::DEFAULT).rotate(&id("app"), rotation(None)).await.unwrap_err().to_string();
     assert!(refused.contains("two"), "it names the key that is missing: {refused}");
-    assert_eq!(sender.admin().endpoint(&id("app")).await.unwrap().keys, []);
+    assert_eq!(sender.admin().of(TenantId::DEFAULT).endpoint(&id("app")).await.unwrap().keys, []);
 }
 
 #[tokio::test]
@@ -179,7 +190,7 @@ async fn what_cannot_be_an_endpoint_is_refused() {
 async fn what_stands_in_the_configuration_is_changed_there() {
     let place = Place::new();
     let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
-    let admin = sender.admin();
+    let admin = &sender.admin().of(TenantId::DEFAULT);
     let stored = admin.endpoint(&id("static")).await.unwrap().endpoint;
     let change = Change { version: stored.version, terms: stored.terms, headers: None };
     assert!(matches!(admin.update(&id("static"), change).await, Err(AdminError::Configured(_))));
@@ -243,7 +254,7 @@ async fn a_rotation_shows_the_new_key_once() {
 async fn no_two_endpoints_have_one_secret() {
     let place = Place::new();
     let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
-    let admin = sender.admin();
+    let admin = &sender.admin().of(TenantId::DEFAULT);
     let with = |name: &str, key: &Key| NewEndpoint { key: Some(key.clone()), ..new(name) };
     let rotated_to = |key: &Key| Rotation { key: Some(key.clone()), ..rotation(None) };
     let of_the_file = Key::parse(SECRET).unwrap();
@@ -267,7 +278,7 @@ async fn no_two_endpoints_have_one_secret() {
 
     // What cannot be read cannot be compared.
     let (sender, _) = place.open(KEY_TWO, vec![]).await.unwrap();
-    sender.admin().create(with("c", &first)).await.unwrap();
+    sender.admin().of(TenantId::DEFAULT).create(with("c", &first)).await.unwrap();
 }
 
 /// webhooks L3, L4.
@@ -309,4 +320,41 @@ async fn a_replay_is_begun_once_and_can_be_stopped() {
     }
     let more = ReplayRequest { from: now.minus(Duration::from_mins(1)), ..wanted };
     assert!(matches!(admin.begin_replay(more).await, Err(AdminError::TooManyReplays)));
+}
+
+/// access T6: to a tenant, what another has is not there.
+#[tokio::test]
+async fn a_tenant_neither_sees_nor_changes_what_another_has() {
+    let place = Place::new();
+    let (sender, _store) = place.open(KEY_ONE, vec![]).await.unwrap();
+    let [own, other] = [0, 7].map(|number| sender.admin().of(TenantId::from_number(number)));
+    let (made, _) = own.create(new("app")).await.unwrap();
+    let app = &made.id;
+    let from = Timestamp::from_unix_ms(0);
+    let wanted = ReplayRequest { endpoint: app.clone(), what: ReplayWhat::Dead, from, before: None, force: false };
+    let job = own.begin_replay(wanted.clone()).await.unwrap();
+
+    assert!(other.endpoints().await.unwrap().is_empty() && other.replays().await.unwrap().is_empty());
+    let terms = made.terms.clone();
+    let refusals = [
+        other.endpoint(app).await.err(),
+        other.update(app, Change { version: 1, terms, headers: None }).await.err(),
+        other.rotate(app, rotation(None)).await.err(),
+        other.public_key(app).await.err(),
+        other.pause(app).await.err(),
+        other.resume(app, Resumption { drops_backlog: true, missed_since: None }).await.err(),
+        other.test(app).await.err(),
+        other.begin_replay(wanted).await.err(),
+        other.delete(app).await.err(),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Some(AdminError::NoSuchEndpoint(_))), "{refusal:?}");
+    }
+    assert!(matches!(other.cancel_replay(job.id).await, Err(AdminError::NoSuchReplay(_))));
+    assert_eq!(other.pause_all().await.unwrap(), 0);
+    assert_eq!(own.endpoint(app).await.unwrap().endpoint, made);
+    assert_eq!(own.replays().await.unwrap(), [job]);
+    assert!(matches!(other.create(new("app")).await, Err(AdminError::Exists(_))), "names are of the whole server");
+    other.create(new("theirs")).await.unwrap();
+    assert_eq!(own.endpoints().await.unwrap().len(), 1);
 }

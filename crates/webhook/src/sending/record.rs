@@ -20,6 +20,7 @@ use crate::sending::outage::StoreOutage;
 use domain::delivery::{Attempt, DeliveryClass};
 use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
 use domain::notice::Notice;
+use domain::principal::TenantScope;
 use state::clock::Clock;
 use state::{Endpoints, Outbox, Settled, Settlement};
 
@@ -172,7 +173,7 @@ impl Recorder {
 }
 
 async fn find(outbox: &dyn Endpoints, id: &EndpointId) -> state::Result<Option<Stored>> {
-    Ok(outbox.endpoints().await?.into_iter().find(|stored| stored.id == *id))
+    Ok(outbox.endpoints(TenantScope::All).await?.into_iter().find(|stored| stored.id == *id))
 }
 
 /// Each lane of the batch once, with its health, if that has changed.

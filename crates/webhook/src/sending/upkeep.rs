@@ -19,6 +19,7 @@ use crate::sending::liveness::Liveness;
 use crate::sending::outage::StoreOutage;
 use crate::settings::Settings;
 use domain::endpoint::EndpointId;
+use domain::principal::TenantScope;
 use state::clock::Clock;
 use state::{BacklogLimits, Horizon, Outbox};
 
@@ -134,7 +135,7 @@ impl Upkeep {
     /// Does a piece of the replay whose turn it is, after one for the endpoint `last`, and says how long to wait before
     /// the next. `None` without a replay.
     async fn replay_piece(&self, last: &mut Option<EndpointId>) -> state::Result<Option<Duration>> {
-        let jobs = self.outbox.replay_jobs().await?;
+        let jobs = self.outbox.replay_jobs(TenantScope::All).await?;
         let Some(before) = next_in_turn(jobs, last.as_ref()) else { return Ok(None) };
         *last = Some(before.endpoint.clone());
         let rate = self.settings.replay_rate.max(1);
@@ -271,7 +272,7 @@ impl Upkeep {
         self.liveness.set_oldest_due(oldest);
         self.metrics.oldest_due.set(oldest.as_secs_f64());
         self.metrics.show_superseded(self.outbox.superseded());
-        self.metrics.show_queue(&self.outbox.backlog(None).await?);
+        self.metrics.show_queue(&self.outbox.backlog(TenantScope::All, None).await?);
         Ok(())
     }
 }
