@@ -153,12 +153,12 @@ struct Shared {
     slow: bool,
     /// Whether every call is told of.
     loud: bool,
-    desk: Mutex<Desk>,
+    ledger: Mutex<Ledger>,
     died: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Desk {
+struct Ledger {
     planned: Vec<Planned>,
     calls: BTreeMap<Call, u64>,
     happened: Tally,
@@ -175,9 +175,9 @@ struct Turn {
 
 impl Faults {
     pub fn new(seed: u64, slow: bool, planned: Vec<Planned>) -> Self {
-        let desk = Mutex::new(Desk { planned, ..Desk::default() });
+        let ledger = Mutex::new(Ledger { planned, ..Ledger::default() });
         let loud = std::env::var_os("MATRIX_TRACE").is_some();
-        Self(Arc::new(Shared { seed, slow, loud, desk, died: Notify::new() }))
+        Self(Arc::new(Shared { seed, slow, loud, ledger, died: Notify::new() }))
     }
 
     /// Does `work` as the next call of its kind, with what is planned for it.
@@ -214,15 +214,15 @@ impl Faults {
     }
 
     fn enter(&self, call: Call) -> Turn {
-        let mut desk = self.desk();
-        let number = desk.calls.entry(call).and_modify(|count| *count += 1).or_insert(1);
+        let mut ledger = self.ledger();
+        let number = ledger.calls.entry(call).and_modify(|count| *count += 1).or_insert(1);
         let number = *number;
-        let planned = desk.planned.iter().find(|planned| planned.call == call && planned.nth == number);
+        let planned = ledger.planned.iter().find(|planned| planned.call == call && planned.nth == number);
         let fault = planned.map(|planned| planned.fault).filter(|fault| call.can(*fault));
         if let Some(fault) = fault {
-            *desk.happened.entry((call, fault)).or_insert(0) += 1;
+            *ledger.happened.entry((call, fault)).or_insert(0) += 1;
         }
-        desk.trace = mix(&[desk.trace, call as u64, number]);
+        ledger.trace = mix(&[ledger.trace, call as u64, number]);
         if self.0.loud {
             let what = fault.map_or_else(String::new, |fault| format!(" {}", fault.name()));
             say(&format!("{} number {number}{what}", call.name()));
@@ -247,40 +247,40 @@ impl Faults {
 
     /// Nothing breaks any more.
     pub fn disarm(&self) {
-        self.desk().planned.clear();
+        self.ledger().planned.clear();
     }
 
     /// Whether a call has been made to hang.
     pub fn hung(&self) -> u32 {
-        let hung = self.desk().happened.iter().filter(|((_, fault), _)| *fault == Fault::Hangs).count();
+        let hung = self.ledger().happened.iter().filter(|((_, fault), _)| *fault == Fault::Hangs).count();
         u32::try_from(hung).unwrap_or(u32::MAX)
     }
 
     /// How many calls of each kind there have been.
     pub fn calls(&self) -> BTreeMap<Call, u64> {
-        self.desk().calls.clone()
+        self.ledger().calls.clone()
     }
 
     pub fn happened(&self) -> Tally {
-        self.desk().happened.clone()
+        self.ledger().happened.clone()
     }
 
     pub fn trace(&self) -> u64 {
-        self.desk().trace
+        self.ledger().trace
     }
 
     pub fn open_writers(&self) -> usize {
-        self.desk().open_writers
+        self.ledger().open_writers
     }
 
     /// Counts a writer until what this gives is dropped.
     pub fn count_writer(&self) -> OpenWriter {
-        self.desk().open_writers += 1;
+        self.ledger().open_writers += 1;
         OpenWriter(self.clone())
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -290,7 +290,7 @@ pub struct OpenWriter(Faults);
 
 impl Drop for OpenWriter {
     fn drop(&mut self) {
-        self.0.desk().open_writers -= 1;
+        self.0.ledger().open_writers -= 1;
     }
 }
 

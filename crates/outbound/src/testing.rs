@@ -72,12 +72,12 @@ impl Received {
 #[derive(Debug)]
 pub struct Receiver {
     pub address: SocketAddr,
-    desk: Arc<Desk>,
+    state: Arc<ReceiverState>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Desk {
+struct ReceiverState {
     script: Mutex<VecDeque<Script>>,
     received: Mutex<Vec<Received>>,
     count: watch::Sender<usize>,
@@ -88,14 +88,14 @@ impl Receiver {
     pub async fn start(script: impl IntoIterator<Item = Script>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let desk = Arc::new(Desk {
+        let state = Arc::new(ReceiverState {
             script: Mutex::new(script.into_iter().collect()),
             received: Mutex::default(),
             count: watch::Sender::new(0),
             body_bytes_sent: AtomicU64::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&desk)));
-        Self { address, desk, accepting }
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self { address, state, accepting }
     }
 
     pub fn url(&self) -> String {
@@ -103,19 +103,19 @@ impl Receiver {
     }
 
     pub fn received(&self) -> Vec<Received> {
-        self.desk.received.lock().unwrap().clone()
+        self.state.received.lock().unwrap().clone()
     }
 
     /// Waits for so many requests.
     pub async fn heard(&self, count: usize) -> Vec<Received> {
-        let mut counted = self.desk.count.subscribe();
+        let mut counted = self.state.count.subscribe();
         let enough = counted.wait_for(|heard| *heard >= count);
         timeout(PATIENCE, enough).await.unwrap_or_else(|_| panic!("{count} requests did not come")).unwrap();
         self.received()
     }
 
     pub fn body_bytes_sent(&self) -> u64 {
-        self.desk.body_bytes_sent.load(Ordering::SeqCst)
+        self.state.body_bytes_sent.load(Ordering::SeqCst)
     }
 }
 
@@ -125,16 +125,16 @@ impl Drop for Receiver {
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>) {
+async fn accept(listener: TcpListener, state: Arc<ReceiverState>) {
     let mut open = JoinSet::new();
     for connection in 0.. {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let desk = Arc::clone(&desk);
-        open.spawn(async move { while desk.serve(&mut stream, connection).await.is_some() {} });
+        let state = Arc::clone(&state);
+        open.spawn(async move { while state.serve(&mut stream, connection).await.is_some() {} });
     }
 }
 
-impl Desk {
+impl ReceiverState {
     /// Reads a request and does with it what the script says; `None` when the connection is of no more use.
     async fn serve(&self, stream: &mut TcpStream, connection: usize) -> Option<()> {
         let received = read_request(stream, connection).await?;

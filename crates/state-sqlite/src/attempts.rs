@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use state_rows::{AttemptRow, sql};
 
 use crate::rows::{Columns, PLACES, bound};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{endpoints, lanes, notices};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
@@ -29,28 +29,28 @@ impl Work for Settle {
     const OPERATION: &'static str = "record delivery attempts";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         for settlement in &self.settled.settlements {
-            settle(desk, settlement, self.now)?;
+            settle(tx, settlement, self.now)?;
         }
         for (endpoint, health) in &self.settled.health {
-            endpoints::note_health(desk, endpoint, *health)?;
+            endpoints::note_health(tx, endpoint, *health)?;
         }
         Ok(())
     }
 }
 
-fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite::Result<()> {
-    let Some(held) = held_delivery(desk, settlement)? else {
-        return record(desk, settlement, Some(&late_note(&settlement.attempt)), None);
+fn settle(tx: &mut WriteTransaction, settlement: &Settlement, now: Timestamp) -> rusqlite::Result<()> {
+    let Some(held) = held_delivery(tx, settlement)? else {
+        return record(tx, settlement, Some(&late_note(&settlement.attempt)), None);
     };
     let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
     let settled = lane::settle(held.delivery, settlement.verdict, counts);
     // Nobody knows when a stopped endpoint is resumed.
     let planned = settlement.attempt.next_attempt_at;
     let planned = planned.filter(|_| settled.state == DeliveryState::Ready && !held.endpoint_is_stopped);
-    record(desk, settlement, settlement.attempt.note.as_deref(), planned)?;
-    desk.execute(
+    record(tx, settlement, settlement.attempt.note.as_deref(), planned)?;
+    tx.execute(
         "UPDATE deliveries SET state = ?2, attempts = ?3, next_at_ms = coalesce(?4, next_at_ms),
              finished_at_ms = ?5, lease = NULL, lease_until_ms = NULL, claimed_by = NULL,
              generation = coalesce(?6, generation)
@@ -64,13 +64,13 @@ fn settle(desk: &mut Desk, settlement: &Settlement, now: Timestamp) -> rusqlite:
             held.generation,
         ],
     )?;
-    desk.made_ready |= settled.state == DeliveryState::Ready;
-    desk.superseded += u64::from(settled.state == DeliveryState::Superseded);
+    tx.made_ready |= settled.state == DeliveryState::Ready;
+    tx.superseded += u64::from(settled.state == DeliveryState::Superseded);
     if settled.is_exhausted {
-        notices::log(desk, held.tenant, &held.exhausted(settlement), now)?;
+        notices::log(tx, held.tenant, &held.exhausted(settlement), now)?;
     }
     match held.upload {
-        Some(upload) => lanes::go_on(desk, held.endpoint.as_str(), upload, now),
+        Some(upload) => lanes::go_on(tx, held.endpoint.as_str(), upload, now),
         None => Ok(()),
     }
 }
@@ -99,9 +99,9 @@ impl Held {
     }
 }
 
-fn held_delivery(desk: &mut Desk, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
-    let subscribers = desk.subscribers()?;
-    let mut statement = desk.connection.prepare_cached(
+fn held_delivery(tx: &mut WriteTransaction, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
+    let subscribers = tx.subscribers()?;
+    let mut statement = tx.connection.prepare_cached(
         "SELECT tenant, endpoint, event_id, upload_id, kind, attempts,
              EXISTS (SELECT 1 FROM events
                  WHERE events.upload_id = deliveries.upload_id AND events.sequence > deliveries.sequence)
@@ -141,11 +141,11 @@ static RECORD: LazyLock<String> = LazyLock::new(|| sql::insert_new::<AttemptRow>
 
 /// Recording the same attempt again changes nothing.
 fn record(
-    desk: &mut Desk,
+    tx: &mut WriteTransaction,
     settlement: &Settlement,
     note: Option<&str>,
     next_attempt_at: Option<Timestamp>,
 ) -> rusqlite::Result<()> {
     let cells = AttemptRow::cells(settlement.delivery, &settlement.attempt, note, next_attempt_at);
-    desk.execute(&RECORD, bound(&cells)).map(drop)
+    tx.execute(&RECORD, bound(&cells)).map(drop)
 }

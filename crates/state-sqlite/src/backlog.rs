@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::rows::Columns;
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, lanes};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::id::UploadId;
@@ -48,18 +48,23 @@ struct Job {
 }
 
 /// Begins a job and does its first piece. It takes the place of one of its kind that has not ended.
-pub(super) fn begin(desk: &mut Desk, endpoint: &EndpointId, kind: Kind, now: Timestamp) -> rusqlite::Result<()> {
-    desk.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1 AND kind = ?2", [endpoint.as_str(), kind.name()])?;
-    desk.execute(
+pub(super) fn begin(
+    tx: &mut WriteTransaction,
+    endpoint: &EndpointId,
+    kind: Kind,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1 AND kind = ?2", [endpoint.as_str(), kind.name()])?;
+    tx.execute(
         "INSERT INTO backlog_jobs (endpoint, kind, begun_at_ms) VALUES (?1, ?2, ?3)",
         params![endpoint.as_str(), kind.name(), now.unix_ms()],
     )?;
-    let number = desk.connection.last_insert_rowid();
-    desk.execute("UPDATE endpoints SET generation = ?2 WHERE id = ?1", params![endpoint.as_str(), number])?;
-    desk.subscribers = None;
+    let number = tx.connection.last_insert_rowid();
+    tx.execute("UPDATE endpoints SET generation = ?2 WHERE id = ?1", params![endpoint.as_str(), number])?;
+    tx.subscribers = None;
     if kind == Kind::Cancel {
         // No more than can be in flight. A settlement that still comes is late.
-        desk.execute(
+        tx.execute(
             "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL,
                  claimed_by = NULL
              WHERE endpoint = ?1 AND state = 'leased'",
@@ -67,7 +72,7 @@ pub(super) fn begin(desk: &mut Desk, endpoint: &EndpointId, kind: Kind, now: Tim
         )?;
     }
     let job = Job { number, endpoint: endpoint.clone(), kind, begun_at: now, cursor: Vec::new() };
-    advance(desk, &job, FIRST_PIECE, now)
+    advance(tx, &job, FIRST_PIECE, now)
 }
 
 impl SqliteStore {
@@ -103,52 +108,52 @@ impl Work for Advance {
     const OPERATION: &'static str = "carry on with a backlog";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         let sql = "SELECT number, endpoint, kind, begun_at_ms, cursor FROM backlog_jobs WHERE number = ?1";
-        let found = desk.connection.prepare_cached(sql)?.query_one([self.number], job).optional()?;
+        let found = tx.connection.prepare_cached(sql)?.query_one([self.number], job).optional()?;
         match found {
-            Some(job) => advance(desk, &job, self.limit.max(1), self.now),
+            Some(job) => advance(tx, &job, self.limit.max(1), self.now),
             None => Ok(()),
         }
     }
 }
 
 /// Does a piece of a job, and ends the job with its last.
-fn advance(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<()> {
+fn advance(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<()> {
     let done = match job.kind {
-        Kind::Cancel => cancel(desk, job, limit, now)?,
-        Kind::Hasten => hasten(desk, job, limit)?,
-        Kind::Release => release(desk, job, limit, now)?,
+        Kind::Cancel => cancel(tx, job, limit, now)?,
+        Kind::Hasten => hasten(tx, job, limit)?,
+        Kind::Release => release(tx, job, limit, now)?,
     };
     if done < limit {
-        desk.execute("DELETE FROM backlog_jobs WHERE number = ?1", [job.number])?;
-        desk.subscribers = None;
-        desk.made_ready = true;
+        tx.execute("DELETE FROM backlog_jobs WHERE number = ?1", [job.number])?;
+        tx.subscribers = None;
+        tx.made_ready = true;
     }
     Ok(())
 }
 
 /// Those that wait first, or each would become ready before it ends.
-fn cancel(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
-    let waiting = cancel_in(desk, "waiting", job, limit, now)?;
-    let ready = cancel_in(desk, "ready", job, limit.saturating_sub(size(&waiting)), now)?;
+fn cancel(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
+    let waiting = cancel_in(tx, "waiting", job, limit, now)?;
+    let ready = cancel_in(tx, "ready", job, limit.saturating_sub(size(&waiting)), now)?;
     let done = size(&waiting) + size(&ready);
     // What was queued since may have waited for one of these.
     for upload in waiting.into_iter().chain(ready).flatten().collect::<BTreeSet<_>>() {
-        lanes::go_on(desk, job.endpoint.as_str(), upload, now)?;
+        lanes::go_on(tx, job.endpoint.as_str(), upload, now)?;
     }
     Ok(done)
 }
 
 /// Cancels up to `limit` deliveries in `state`, and gives the uploads they were about.
 fn cancel_in(
-    desk: &Desk,
+    tx: &WriteTransaction,
     state: &str,
     job: &Job,
     limit: u32,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Option<UploadId>>> {
-    let mut statement = desk.connection.prepare_cached(&format!(
+    let mut statement = tx.connection.prepare_cached(&format!(
         "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?4
          WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_{state}
              WHERE endpoint = ?1 AND state = '{state}' AND generation < ?2 LIMIT ?3)
@@ -163,32 +168,32 @@ fn size<T>(piece: &[T]) -> u32 {
     u32::try_from(piece.len()).unwrap_or(u32::MAX)
 }
 
-fn hasten(desk: &mut Desk, job: &Job, limit: u32) -> rusqlite::Result<u32> {
-    let hastened = desk.execute(
+fn hasten(tx: &mut WriteTransaction, job: &Job, limit: u32) -> rusqlite::Result<u32> {
+    let hastened = tx.execute(
         "UPDATE deliveries SET next_at_ms = ?4, generation = ?2
          WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_ready
              WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms > ?4 AND generation < ?2 LIMIT ?3)",
         params![job.endpoint.as_str(), job.number, limit, job.begun_at.unix_ms()],
     )?;
-    desk.made_ready |= hastened > 0;
+    tx.made_ready |= hastened > 0;
     Ok(u32::try_from(hastened).unwrap_or(u32::MAX))
 }
 
 /// By the order the endpoint has now, which may have changed once more.
-fn release(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
-    match desk.ordering_of(job.endpoint.as_str())? {
+fn release(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
+    match tx.ordering_of(job.endpoint.as_str())? {
         Ordering::None => {
-            let released = desk.execute(
+            let released = tx.execute(
                 "UPDATE deliveries SET state = 'ready'
                  WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_waiting
                      WHERE endpoint = ?1 AND state = 'waiting' LIMIT ?2)",
                 params![job.endpoint.as_str(), limit],
             )?;
-            desk.made_ready |= released > 0;
+            tx.made_ready |= released > 0;
             Ok(u32::try_from(released).unwrap_or(u32::MAX))
         }
         Ordering::PerUpload | Ordering::Strict => {
-            let mut statement = desk.connection.prepare_cached(
+            let mut statement = tx.connection.prepare_cached(
                 "SELECT DISTINCT upload_id FROM deliveries INDEXED BY deliveries_waiting
                  WHERE endpoint = ?1 AND state = 'waiting' AND upload_id > ?2 ORDER BY upload_id LIMIT ?3",
             )?;
@@ -197,10 +202,10 @@ fn release(desk: &mut Desk, job: &Job, limit: u32, now: Timestamp) -> rusqlite::
             let lanes: Vec<UploadId> = lanes.collect::<rusqlite::Result<_>>()?;
             drop(statement);
             for upload in &lanes {
-                lanes::go_on(desk, job.endpoint.as_str(), *upload, now)?;
+                lanes::go_on(tx, job.endpoint.as_str(), *upload, now)?;
             }
             if let Some(last) = lanes.last() {
-                desk.execute(
+                tx.execute(
                     "UPDATE backlog_jobs SET cursor = ?2 WHERE number = ?1",
                     params![job.number, last.as_bytes()],
                 )?;

@@ -11,7 +11,7 @@ use state_rows::{DeliveryRow, Row as _, sql};
 use crate::endpoints::Subscriber;
 use crate::notices;
 use crate::rows::{Columns, integer};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::InstanceId;
@@ -30,15 +30,15 @@ impl Work for ClaimDue {
     const OPERATION: &'static str = "claim due deliveries";
     type Output = Vec<Claimed>;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Vec<Claimed>> {
-        let subscribers = desk.subscribers()?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Vec<Claimed>> {
+        let subscribers = tx.subscribers()?;
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
             // What is not there, or stopped, gets nothing; nor does one whose backlog is being cancelled.
             if let Some(subscriber) =
                 subscribers.iter().find(|one| one.id == *endpoint && one.standing().takes_claims())
             {
-                claims.extend(claim(desk, self.node, subscriber, *slots, (self.now, self.now.plus(self.lease)))?);
+                claims.extend(claim(tx, self.node, subscriber, *slots, (self.now, self.now.plus(self.lease)))?);
             }
         }
         Ok(claims)
@@ -78,14 +78,14 @@ static LEASE_ONE: LazyLock<String> = LazyLock::new(|| {
 });
 
 fn claim(
-    desk: &Desk,
+    tx: &WriteTransaction,
     node: InstanceId,
     subscriber: &Subscriber,
     slots: u32,
     (now, until): (Timestamp, Timestamp),
 ) -> rusqlite::Result<Vec<Claimed>> {
-    let run_out = run_out_leases(desk, subscriber, slots, now)?;
-    let mut statement = desk.connection.prepare_cached(&CLAIM)?;
+    let run_out = run_out_leases(tx, subscriber, slots, now)?;
+    let mut statement = tx.connection.prepare_cached(&CLAIM)?;
     let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms(), node.as_bytes()];
     let claimed = statement.query_map(values, due_claim)?;
     let mut claims: Vec<(Claim, i64, i64)> = claimed.collect::<rusqlite::Result<_>>()?;
@@ -99,8 +99,13 @@ fn claim(
 }
 
 /// Deliveries whose sender has let its lease run out: hardly ever any.
-fn run_out_leases(desk: &Desk, subscriber: &Subscriber, slots: u32, now: Timestamp) -> rusqlite::Result<Vec<[u8; 16]>> {
-    let mut statement = desk.connection.prepare_cached(
+fn run_out_leases(
+    tx: &WriteTransaction,
+    subscriber: &Subscriber,
+    slots: u32,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<[u8; 16]>> {
+    let mut statement = tx.connection.prepare_cached(
         "SELECT id FROM deliveries
          WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms <= ?2 ORDER BY lease_until_ms LIMIT ?3",
     )?;
@@ -167,12 +172,12 @@ impl Work for TestEndpoint {
     const OPERATION: &'static str = "record a test event";
     type Output = Option<Claim>;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<Claim>> {
-        let subscribers = desk.subscribers()?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Option<Claim>> {
+        let subscribers = tx.subscribers()?;
         let is_meant = |one: &&Subscriber| one.id == self.endpoint && self.scope.covers(one.tenant);
         let Some(subscriber) = subscribers.iter().find(is_meant) else { return Ok(None) };
-        let delivery = notices::log_ping(desk, subscriber, self.now)?;
-        let mut statement = desk.connection.prepare_cached(&LEASE_ONE)?;
+        let delivery = notices::log_ping(tx, subscriber, self.now)?;
+        let mut statement = tx.connection.prepare_cached(&LEASE_ONE)?;
         let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms(), self.node.as_bytes()];
         statement.query_one(values, due_claim).map(|(claim, _, _)| Some(claim))
     }

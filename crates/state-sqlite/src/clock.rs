@@ -6,7 +6,7 @@
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use domain::id::InstanceId;
 use domain::lane;
 use domain::time::Timestamp;
@@ -91,10 +91,10 @@ impl Work for RenewLeases {
     const OPERATION: &'static str = "renew leases";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         // No more than can be in flight.
         let sql = "UPDATE deliveries SET lease_until_ms = ?1 WHERE state = 'leased' AND claimed_by = ?2";
-        desk.execute(sql, params![self.until.unix_ms(), self.node.as_bytes()]).map(drop)
+        tx.execute(sql, params![self.until.unix_ms(), self.node.as_bytes()]).map(drop)
     }
 }
 
@@ -107,16 +107,16 @@ impl Work for BeginWaits {
     const OPERATION: &'static str = "make deliveries due after the clock was set back";
     type Output = u64;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
         let mut count = 0;
         for id in &self.ahead {
-            count += desk.execute(
+            count += tx.execute(
                 "UPDATE deliveries SET next_at_ms = ?2, begun_at_ms = min(begun_at_ms, ?2)
                  WHERE id = ?1 AND state = 'ready' AND next_at_ms > ?2",
                 params![id, self.now.unix_ms()],
             )?;
         }
-        desk.made_ready |= count > 0;
+        tx.made_ready |= count > 0;
         Ok(u64::try_from(count).unwrap_or(u64::MAX))
     }
 }

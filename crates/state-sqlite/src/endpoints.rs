@@ -9,7 +9,7 @@ use crate::backlog::Kind;
 use crate::leases::is_alive;
 use crate::query::tenants;
 use crate::rows::{Columns, PLACES, bound};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{backlog, notices, rows};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering};
@@ -49,11 +49,11 @@ impl Work for OpenFor {
     const OPERATION: &'static str = "open the outbox";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        self.take_back(desk)?;
-        self.name_endpoints(desk)?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+        self.take_back(tx)?;
+        self.name_endpoints(tx)?;
         for endpoint in &self.configured {
-            let found = find(desk, &endpoint.id)?;
+            let found = find(tx, &endpoint.id)?;
             let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
             let before = found.filter(|found| found.tenant == endpoint.tenant);
             let state = match before.as_ref().map(|before| before.state) {
@@ -63,17 +63,17 @@ impl Work for OpenFor {
             // Who gets another chance begins anew.
             let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
             let written = Endpoint { state, health, ..endpoint.clone() };
-            write(desk, &written)?;
+            write(tx, &written)?;
             if let Some(before) = &before {
-                adjust_backlog(desk, before, &written, self.now)?;
+                adjust_backlog(tx, before, &written, self.now)?;
             }
             if is_of_another {
                 // What another tenant's endpoint of this name was not sent is not for this.
-                backlog::begin(desk, &endpoint.id, Kind::Cancel, self.now)?;
+                backlog::begin(tx, &endpoint.id, Kind::Cancel, self.now)?;
             }
         }
-        desk.subscribers = None;
-        desk.made_ready = true;
+        tx.subscribers = None;
+        tx.made_ready = true;
         Ok(())
     }
 }
@@ -99,62 +99,67 @@ const FORGET_NAMES: &str = concat!(
 
 impl OpenFor {
     /// Takes back what lost nodes have claimed. No more than can be in flight.
-    fn take_back(&self, desk: &Desk) -> rusqlite::Result<()> {
+    fn take_back(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         let lost = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok((columns.next()?, columns.next()?, columns.next()?))
         };
-        let mut statement = desk.connection.prepare_cached(LOST)?;
+        let mut statement = tx.connection.prepare_cached(LOST)?;
         let lost = statement.query_map([self.node.as_bytes()], lost)?;
         let lost: Vec<(DeliveryId, EventKind, Timestamp)> = lost.collect::<rusqlite::Result<_>>()?;
         for (delivery, kind, next_at) in lost {
             let state = lane::take_back(DeliveryClass::of(kind));
             let next_at = lane::due_when_freed(next_at, self.now);
             let finished_at = state.is_finished().then_some(self.now.unix_ms());
-            desk.execute(TAKE_BACK, params![delivery.as_bytes(), state.name(), next_at.unix_ms(), finished_at])?;
+            tx.execute(TAKE_BACK, params![delivery.as_bytes(), state.name(), next_at.unix_ms(), finished_at])?;
         }
         Ok(())
     }
 
     /// Records which endpoints this node's configuration names. Those that no living node's does are not there any more.
-    fn name_endpoints(&self, desk: &Desk) -> rusqlite::Result<()> {
-        desk.execute(FORGET_NAMES, [self.node.as_bytes()])?;
+    fn name_endpoints(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
+        tx.execute(FORGET_NAMES, [self.node.as_bytes()])?;
         for endpoint in &self.configured {
             let values = params![self.node.as_bytes(), endpoint.id.as_str()];
-            desk.execute(
+            tx.execute(
                 "INSERT INTO node_endpoints (instance, endpoint) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
                 values,
             )?;
         }
         let sql = "UPDATE endpoints SET present = 0
              WHERE origin = 'config' AND id NOT IN (SELECT endpoint FROM node_endpoints)";
-        desk.execute(sql, []).map(drop)
+        tx.execute(sql, []).map(drop)
     }
 }
 
 /// One that is there, or was before the configuration stopped naming it.
-fn find(desk: &Desk, id: &EndpointId) -> rusqlite::Result<Option<Endpoint>> {
+fn find(tx: &WriteTransaction, id: &EndpointId) -> rusqlite::Result<Option<Endpoint>> {
     // A row that an older version left has no terms to read; it is as good as none.
-    let mut statement = desk.connection.prepare_cached(&ONE)?;
+    let mut statement = tx.connection.prepare_cached(&ONE)?;
     match statement.query_one([id.as_str()], endpoint).optional() {
         Err(rusqlite::Error::FromSqlConversionFailure(..)) => Ok(None),
         found => found,
     }
 }
 
-fn write(desk: &Desk, endpoint: &Endpoint) -> rusqlite::Result<()> {
-    desk.execute(&WRITE, bound(&EndpointRow::cells(endpoint))).map(drop)
+fn write(tx: &WriteTransaction, endpoint: &Endpoint) -> rusqlite::Result<()> {
+    tx.execute(&WRITE, bound(&EndpointRow::cells(endpoint))).map(drop)
 }
 
 /// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
-fn adjust_backlog(desk: &mut Desk, before: &Endpoint, after: &Endpoint, now: Timestamp) -> rusqlite::Result<()> {
+fn adjust_backlog(
+    tx: &mut WriteTransaction,
+    before: &Endpoint,
+    after: &Endpoint,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     if after.state.is_enabled() && !before.state.is_enabled() {
         let values = params![after.id.as_str(), now.unix_ms()];
-        desk.execute("UPDATE endpoints SET resumed_at_ms = ?2 WHERE id = ?1", values)?;
-        backlog::begin(desk, &after.id, Kind::Hasten, now)?;
+        tx.execute("UPDATE endpoints SET resumed_at_ms = ?2 WHERE id = ?1", values)?;
+        backlog::begin(tx, &after.id, Kind::Hasten, now)?;
     }
     if after.terms.ordering != before.terms.ordering {
-        backlog::begin(desk, &after.id, Kind::Release, now)?;
+        backlog::begin(tx, &after.id, Kind::Release, now)?;
     }
     Ok(())
 }
@@ -169,29 +174,29 @@ impl Work for PutEndpoint {
     const OPERATION: &'static str = "record an endpoint";
     type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
         let endpoint = &self.endpoint;
-        let found = find(desk, &endpoint.id)?;
+        let found = find(tx, &endpoint.id)?;
         if found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant) {
             return Ok(false);
         }
-        let before = desk.connection.prepare_cached(&PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
+        let before = tx.connection.prepare_cached(&PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
         let before = before.optional()?;
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
             return Ok(false);
         }
-        write(desk, endpoint)?;
-        desk.subscribers = None;
+        write(tx, endpoint)?;
+        tx.subscribers = None;
         match &before {
-            Some(before) => adjust_backlog(desk, before, endpoint, self.now)?,
+            Some(before) => adjust_backlog(tx, before, endpoint, self.now)?,
             // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
-            None => backlog::begin(desk, &endpoint.id, Kind::Cancel, self.now)?,
+            None => backlog::begin(tx, &endpoint.id, Kind::Cancel, self.now)?,
         }
         if let EndpointState::Disabled { because, .. } = endpoint.state
             && before.is_some_and(|before| before.state.is_enabled())
         {
             let notice = Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because };
-            notices::log(desk, endpoint.tenant, &notice, self.now)?;
+            notices::log(tx, endpoint.tenant, &notice, self.now)?;
         }
         Ok(true)
     }
@@ -207,20 +212,20 @@ impl Work for RemoveEndpoint {
     const OPERATION: &'static str = "remove an endpoint";
     type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
         let (least, most) = tenants(self.scope);
         let sql = "DELETE FROM endpoints WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3";
-        let removed = desk.execute(sql, params![self.id.as_str(), least, most])?;
+        let removed = tx.execute(sql, params![self.id.as_str(), least, most])?;
         if removed == 0 {
             return Ok(false);
         }
-        desk.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1", [self.id.as_str()])?;
-        backlog::begin(desk, &self.id, Kind::Cancel, self.now)?;
-        desk.execute(
+        tx.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1", [self.id.as_str()])?;
+        backlog::begin(tx, &self.id, Kind::Cancel, self.now)?;
+        tx.execute(
             "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE endpoint = ?1 AND state = 'running'",
             params![self.id.as_str(), self.now.unix_ms()],
         )?;
-        desk.subscribers = None;
+        tx.subscribers = None;
         Ok(true)
     }
 }
@@ -235,25 +240,25 @@ impl Work for CancelBacklog {
     const OPERATION: &'static str = "cancel deliveries";
     type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let is_there = is_there(desk, self.scope, &self.id)?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
+        let is_there = is_there(tx, self.scope, &self.id)?;
         if is_there {
-            backlog::begin(desk, &self.id, Kind::Cancel, self.now)?;
+            backlog::begin(tx, &self.id, Kind::Cancel, self.now)?;
         }
         Ok(is_there)
     }
 }
 
 /// Says whether an endpoint is there in the scope, also one that the configuration has ceased to name.
-pub(super) fn is_there(desk: &Desk, scope: TenantScope, id: &EndpointId) -> rusqlite::Result<bool> {
+pub(super) fn is_there(tx: &WriteTransaction, scope: TenantScope, id: &EndpointId) -> rusqlite::Result<bool> {
     let (least, most) = tenants(scope);
     let sql = "SELECT 1 FROM endpoints WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3";
-    desk.connection.prepare_cached(sql)?.exists(params![id.as_str(), least, most])
+    tx.connection.prepare_cached(sql)?.exists(params![id.as_str(), least, most])
 }
 
 /// Writes how an endpoint is doing.
-pub(super) fn note_health(desk: &Desk, id: &EndpointId, health: Health) -> rusqlite::Result<()> {
-    desk.execute(
+pub(super) fn note_health(tx: &WriteTransaction, id: &EndpointId, health: Health) -> rusqlite::Result<()> {
+    tx.execute(
         "UPDATE endpoints SET consecutive_failures = ?2, failing_since_ms = ?3, exhausted = ?4, open_until_ms = ?5,
              warned_percent = ?6
          WHERE id = ?1",
@@ -328,7 +333,7 @@ pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subs
     connection.prepare_cached(&SUBSCRIBERS)?.query_map([], subscriber)?.collect()
 }
 
-impl Desk {
+impl WriteTransaction {
     /// Who gets deliveries of new events.
     pub(super) fn subscribers(&mut self) -> rusqlite::Result<Arc<[Subscriber]>> {
         if let Some(known) = &self.subscribers {

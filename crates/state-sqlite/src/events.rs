@@ -10,7 +10,7 @@ use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
 use crate::query::tenants;
 use crate::rows::{EVENT_COLUMNS, PLACES, bound, integer};
-use crate::writer::Desk;
+use crate::writer::WriteTransaction;
 use crate::{SqliteStore, lanes, rows};
 use domain::delivery::Trigger;
 use domain::event::EventKind;
@@ -42,21 +42,21 @@ impl News {
         Self { tenant: upload.tenant(), upload: upload.id(), metadata, events }
     }
 
-    pub(super) fn log(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    pub(super) fn log(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         if self.events.is_empty() {
             return Ok(());
         }
-        let subscribers = desk.subscribers()?;
+        let subscribers = tx.subscribers()?;
         let own = subscribers.iter().filter(|one| one.tenant == self.tenant);
         let interested = own.filter(|one| one.terms.wants_upload(&self.metadata));
         // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
         let mut may_be_overtaken = true;
         let mut interested: Vec<Interested<'_>> = interested.map(|endpoint| (endpoint, None)).collect();
         for event in &self.events {
-            if may_be_overtaken && lanes::supersede_progress(desk, self.upload, event.at)? {
+            if may_be_overtaken && lanes::supersede_progress(tx, self.upload, event.at)? {
                 interested.iter_mut().for_each(|(_, unfinished)| *unfinished = None);
             }
-            log(desk, event, (self.tenant, self.upload), &mut interested)?;
+            log(tx, event, (self.tenant, self.upload), &mut interested)?;
             may_be_overtaken = event.kind == EventKind::Progress;
         }
         Ok(())
@@ -64,14 +64,14 @@ impl News {
 }
 
 fn log(
-    desk: &mut Desk,
+    tx: &mut WriteTransaction,
     event: &NewEvent,
     (tenant, upload): (TenantId, UploadId),
     interested: &mut [Interested<'_>],
 ) -> rusqlite::Result<()> {
     let cells = EventRow::cells(event.id, tenant, Some(upload), event.sequence, event.kind, event.at, &event.body);
-    desk.execute(&INSERT, bound(&cells))?;
-    let position = desk.connection.last_insert_rowid();
+    tx.execute(&INSERT, bound(&cells))?;
+    let position = tx.connection.last_insert_rowid();
     for (endpoint, unfinished) in interested.iter_mut().filter(|(one, _)| one.terms.filter.wants(event.kind)) {
         let delivery = NewDelivery {
             id: DeliveryId::new(event.at, in_order(event.sequence, rand::random())),
@@ -87,9 +87,9 @@ fn log(
         };
         let before = match unfinished {
             Some(known) => *known,
-            None => lanes::unfinished(desk, endpoint, upload)?,
+            None => lanes::unfinished(tx, endpoint, upload)?,
         };
-        lanes::join(desk, &delivery, before)?;
+        lanes::join(tx, &delivery, before)?;
         *unfinished = Some(Load::FirstAttempts);
     }
     Ok(())

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::endpoints::{self, Subscriber};
 use crate::rows::{Columns, integer};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, lanes, notices};
 use domain::delivery::{DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
@@ -68,29 +68,29 @@ impl Work for Expire {
     const OPERATION: &'static str = "give up what waited too long";
     type Output = u64;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
         let (mut count, mut changed) = (0, BTreeSet::new());
         for id in &self.old {
             // Unless it was sent, asked for again or stopped since it was found.
-            let Some(old) = self.find(desk, *id)? else { continue };
+            let Some(old) = self.find(tx, *id)? else { continue };
             count += 1;
             changed.extend(old.upload.map(|upload| (old.endpoint.clone(), upload)));
             let ended = lane::expire(DeliveryClass::of(old.kind), old.attempts);
-            lanes::end(desk, *id, ended.state, self.now)?;
+            lanes::end(tx, *id, ended.state, self.now)?;
             if ended.is_exhausted {
-                notices::log(desk, old.tenant, &old.exhausted(*id), self.now)?;
+                notices::log(tx, old.tenant, &old.exhausted(*id), self.now)?;
             }
         }
         // Only now, so that nothing is made ready which this piece ends.
         for (endpoint, upload) in changed {
-            lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
+            lanes::go_on(tx, endpoint.as_str(), upload, self.now)?;
         }
         Ok(count)
     }
 }
 
 impl Expire {
-    fn find(&self, desk: &mut Desk, id: DeliveryId) -> rusqlite::Result<Option<Old>> {
+    fn find(&self, tx: &mut WriteTransaction, id: DeliveryId) -> rusqlite::Result<Option<Old>> {
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             let old = Old {
@@ -103,9 +103,9 @@ impl Expire {
             };
             Ok((old, columns.next::<DeliveryState>()?, columns.next::<Timestamp>()?))
         };
-        let found = desk.connection.prepare_cached(OLD)?.query_one([id.as_bytes()], read).optional()?;
+        let found = tx.connection.prepare_cached(OLD)?.query_one([id.as_bytes()], read).optional()?;
         let Some((old, state, begun_at)) = found else { return Ok(None) };
-        let subscribers = desk.subscribers()?;
+        let subscribers = tx.subscribers()?;
         let gives_up = |one: &Subscriber| one.id == old.endpoint && one.standing().gives_up(self.begun_before);
         let is_old = lane::is_pending(state) && begun_at < self.begun_before && subscribers.iter().any(gives_up);
         Ok(is_old.then_some(old))
@@ -212,19 +212,19 @@ impl Work for Shed {
     const OPERATION: &'static str = "drop what exceeds a backlog";
     type Output = Vec<(EndpointId, u64)>;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output> {
         let mut dropped = Vec::new();
         for Excess { endpoint, deliveries, is_too_much } in &self.excess {
             let (mut count, mut uploads) = (0, BTreeSet::new());
             for id in deliveries {
-                let mut statement = desk.connection.prepare_cached(DROP)?;
+                let mut statement = tx.connection.prepare_cached(DROP)?;
                 let values = params![id.as_bytes(), self.now.unix_ms(), is_too_much];
                 let ended = statement.query_one(values, |row| row.get::<_, Option<_>>(0)).optional()?;
                 count += u64::from(ended.is_some());
                 uploads.extend(ended.flatten().map(UploadId::from_bytes));
             }
             for upload in uploads {
-                lanes::go_on(desk, endpoint.as_str(), upload, self.now)?;
+                lanes::go_on(tx, endpoint.as_str(), upload, self.now)?;
             }
             if count > 0 {
                 dropped.push((endpoint.clone(), count));

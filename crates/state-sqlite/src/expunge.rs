@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use crate::query::tenants;
 use crate::rows::Columns;
 use crate::uploads::{CommitUpload, FIND};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::event::EventKind;
 use domain::id::UploadId;
@@ -44,12 +44,12 @@ impl Work for Expunge {
     /// How many those were, and the sequence of the last. `None` when nothing is left.
     type Output = (u64, Option<i64>);
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output> {
-        desk.overwriting(|desk| {
-            let (count, last) = self.expunge_events(desk)?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output> {
+        tx.overwriting(|tx| {
+            let (count, last) = self.expunge_events(tx)?;
             if last.is_none() {
-                self.expunge_hook_calls(desk)?;
-                self.expunge_record(desk)?;
+                self.expunge_hook_calls(tx)?;
+                self.expunge_record(tx)?;
             }
             Ok((count, last))
         })
@@ -57,13 +57,13 @@ impl Work for Expunge {
 }
 
 impl Expunge {
-    fn expunge_events(&self, desk: &Desk) -> rusqlite::Result<(u64, Option<i64>)> {
+    fn expunge_events(&self, tx: &WriteTransaction) -> rusqlite::Result<(u64, Option<i64>)> {
         let event = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok((columns.next::<i64>()?, columns.next::<i64>()?, columns.next()?, columns.next()?))
         };
         let (least, most) = tenants(self.scope);
-        let events: Vec<(i64, i64, EventKind, Timestamp)> = desk
+        let events: Vec<(i64, i64, EventKind, Timestamp)> = tx
             .connection
             .prepare_cached(
                 "SELECT position, sequence, kind, occurred_at_ms FROM events
@@ -71,14 +71,14 @@ impl Expunge {
             )?
             .query_map(params![self.upload.as_bytes(), self.after, EVENTS, least, most], event)?
             .collect::<rusqlite::Result<_>>()?;
-        let mut bodies = desk.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
+        let mut bodies = tx.connection.prepare_cached("SELECT body FROM events WHERE position = ?1")?;
         for (position, sequence, kind, at) in &events {
             let full: Bytes = bodies.query_one([position], |row| Columns::of(row).next())?;
             let numbered = u64::try_from(*sequence).unwrap_or_default();
             let event = StoredEvent { kind: *kind, at: *at, upload: self.upload, sequence: numbered, body: &full };
-            let body = (desk.bodies.expunged)(&event);
-            desk.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
-            desk.execute(
+            let body = (tx.bodies.expunged)(&event);
+            tx.execute("UPDATE events SET body = ?2 WHERE position = ?1", params![position, body])?;
+            tx.execute(
                 "UPDATE attempts SET response_body = x'', response_headers = NULL, note = NULL
                  WHERE delivery_id IN (SELECT id FROM deliveries WHERE upload_id = ?1 AND event_position = ?2)",
                 params![self.upload.as_bytes(), position],
@@ -88,9 +88,9 @@ impl Expunge {
         Ok((count, events.last().map(|(_, sequence, ..)| *sequence)))
     }
 
-    fn expunge_hook_calls(&self, desk: &Desk) -> rusqlite::Result<()> {
+    fn expunge_hook_calls(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         let (least, most) = tenants(self.scope);
-        desk.execute(
+        tx.execute(
             "UPDATE hook_calls SET message = NULL, response_body = x''
              WHERE upload_id = ?1 AND tenant BETWEEN ?2 AND ?3",
             params![self.upload.as_bytes(), least, most],
@@ -98,21 +98,21 @@ impl Expunge {
         .map(drop)
     }
 
-    fn expunge_record(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    fn expunge_record(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         let (least, most) = tenants(self.scope);
         let wanted = params![self.upload.as_bytes(), least, most];
-        let found = desk.connection.prepare_cached(&FIND)?.query_one(wanted, rows::upload).optional()?;
+        let found = tx.connection.prepare_cached(&FIND)?.query_one(wanted, rows::upload).optional()?;
         let Some(mut upload) = found.filter(|upload| upload.is_settled()) else { return Ok(()) };
         for (key, value) in upload.record().metadata.pairs() {
             let values = params![key, value, self.upload.as_bytes()];
-            desk.execute("DELETE FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id = ?3", values)?;
+            tx.execute("DELETE FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id = ?3", values)?;
         }
-        desk.execute(
+        tx.execute(
             "UPDATE upload_origins SET metadata = '[]', metadata_as_sent = NULL WHERE id = ?1",
             [self.upload.as_bytes()],
         )?;
         upload.expunge();
         // The version moves, so that no commit of one who has read the record before brings an event with these words.
-        CommitUpload::without_news(&upload).run(desk).map(drop)
+        CommitUpload::without_news(&upload).run(tx).map(drop)
     }
 }

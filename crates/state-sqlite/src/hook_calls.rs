@@ -8,7 +8,7 @@ use state_rows::{HookCallRow, sql};
 
 use crate::query::{AFTER_ALL, Query};
 use crate::rows::{PLACES, bound};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::{Hook, HookCall};
 use domain::principal::TenantScope;
@@ -47,8 +47,8 @@ impl Work for RecordHookCall {
         self.0.hook == Hook::PreTerminate
     }
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        desk.execute(&INSERT, bound(&HookCallRow::cells(&self.0))).map(drop)
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+        tx.execute(&INSERT, bound(&HookCallRow::cells(&self.0))).map(drop)
     }
 }
 

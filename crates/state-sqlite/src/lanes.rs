@@ -9,7 +9,7 @@ use state_rows::{DeliveryRow, sql};
 
 use crate::endpoints::Subscriber;
 use crate::rows::{Columns, PLACES, bound};
-use crate::writer::Desk;
+use crate::writer::WriteTransaction;
 use domain::delivery::{DeliveryClass, DeliveryState, Trigger};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
@@ -38,7 +38,7 @@ pub(super) struct NewDelivery<'a> {
 }
 
 /// Adds a delivery to the end of a lane with these unfinished deliveries: waiting its turn, or ready now.
-pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>, unfinished: Load) -> rusqlite::Result<()> {
+pub(super) fn join(tx: &mut WriteTransaction, new: &NewDelivery<'_>, unfinished: Load) -> rusqlite::Result<()> {
     let state = lane::join(new.endpoint.terms.ordering, unfinished);
     let row = DeliveryRow {
         id: new.id,
@@ -62,8 +62,8 @@ pub(super) fn join(desk: &mut Desk, new: &NewDelivery<'_>, unfinished: Load) -> 
         finished_at_ms: None,
         generation: new.endpoint.generation,
     };
-    desk.execute(&INSERT, bound(&DeliveryRow::cells(&row)))?;
-    desk.made_ready |= state == DeliveryState::Ready && new.endpoint.is_enabled;
+    tx.execute(&INSERT, bound(&DeliveryRow::cells(&row)))?;
+    tx.made_ready |= state == DeliveryState::Ready && new.endpoint.is_enabled;
     Ok(())
 }
 
@@ -101,18 +101,18 @@ fn read_load(columns: &mut Columns<'_>) -> rusqlite::Result<Load> {
 }
 
 /// Reads what is unfinished in a lane, as far as the order of its endpoint asks for it.
-pub(super) fn unfinished(desk: &Desk, endpoint: &Subscriber, upload: UploadId) -> rusqlite::Result<Load> {
+pub(super) fn unfinished(tx: &WriteTransaction, endpoint: &Subscriber, upload: UploadId) -> rusqlite::Result<Load> {
     if endpoint.terms.ordering == Ordering::None {
         return Ok(Load::Empty);
     }
-    let mut statement = desk.connection.prepare_cached(UNFINISHED)?;
+    let mut statement = tx.connection.prepare_cached(UNFINISHED)?;
     let values = params![upload.as_bytes(), endpoint.id.as_str()];
     statement.query_one(values, |row| read_load(&mut Columns::of(row)))
 }
 
 /// Makes a delivery of before due now, or as soon as its lane lets it, with the whole schedule before it again.
 pub(super) fn rejoin(
-    desk: &mut Desk,
+    tx: &mut WriteTransaction,
     delivery: DeliveryId,
     endpoint: &Subscriber,
     now: Timestamp,
@@ -121,20 +121,20 @@ pub(super) fn rejoin(
         let mut columns = Columns::of(row);
         Ok((columns.next::<Option<UploadId>>()?, columns.next::<u32>()?))
     };
-    let (upload, attempts) = desk
+    let (upload, attempts) = tx
         .connection
         .prepare_cached("SELECT upload_id, attempts FROM deliveries WHERE id = ?1")?
         .query_one([delivery.as_bytes()], read)?;
     let state = lane::rejoin(endpoint.terms.ordering, upload.is_some(), attempts);
-    desk.execute(
+    tx.execute(
         "UPDATE deliveries SET state = ?4, trigger = ?5, attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3,
              finished_at_ms = NULL, generation = ?2
          WHERE id = ?1",
         params![delivery.as_bytes(), endpoint.generation, now.unix_ms(), state.name(), Trigger::Manual.name()],
     )?;
-    desk.made_ready |= endpoint.is_enabled;
+    tx.made_ready |= endpoint.is_enabled;
     match upload {
-        Some(upload) => go_on(desk, endpoint.id.as_str(), upload, now),
+        Some(upload) => go_on(tx, endpoint.id.as_str(), upload, now),
         None => Ok(()),
     }
 }
@@ -150,53 +150,67 @@ static PROGRESS: LazyLock<String> = LazyLock::new(|| {
 
 /// Drops the progress of an upload that nobody is sending right now, at all endpoints, since there is later news. Returns
 /// whether there was any.
-pub(super) fn supersede_progress(desk: &mut Desk, upload: UploadId, now: Timestamp) -> rusqlite::Result<bool> {
+pub(super) fn supersede_progress(
+    tx: &mut WriteTransaction,
+    upload: UploadId,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
     let read = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
         Ok((columns.next()?, columns.next()?, columns.next()?))
     };
-    let mut statement = desk.connection.prepare_cached(&PROGRESS)?;
+    let mut statement = tx.connection.prepare_cached(&PROGRESS)?;
     let found = statement.query_map([upload.as_bytes()], read)?;
     let found: Vec<(DeliveryId, EndpointId, DeliveryState)> = found.collect::<rusqlite::Result<_>>()?;
     drop(statement);
     let mut lanes = BTreeSet::new();
     for (delivery, endpoint, state) in found {
         if lane::is_superseded(DeliveryClass::Progress, state) {
-            end(desk, delivery, DeliveryState::Superseded, now)?;
+            end(tx, delivery, DeliveryState::Superseded, now)?;
             lanes.insert(endpoint);
         }
     }
     for endpoint in &lanes {
-        go_on(desk, endpoint.as_str(), upload, now)?;
+        go_on(tx, endpoint.as_str(), upload, now)?;
     }
     Ok(!lanes.is_empty())
 }
 
 /// Ends a delivery that nobody is sending. Its lane is yet to go on.
-pub(super) fn end(desk: &mut Desk, delivery: DeliveryId, state: DeliveryState, now: Timestamp) -> rusqlite::Result<()> {
-    desk.execute(
+pub(super) fn end(
+    tx: &mut WriteTransaction,
+    delivery: DeliveryId,
+    state: DeliveryState,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    tx.execute(
         "UPDATE deliveries SET state = ?2, finished_at_ms = ?3 WHERE id = ?1",
         params![delivery.as_bytes(), state.name(), now.unix_ms()],
     )?;
-    desk.superseded += u64::from(state == DeliveryState::Superseded);
+    tx.superseded += u64::from(state == DeliveryState::Superseded);
     Ok(())
 }
 
 /// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
-pub(super) fn go_on(desk: &mut Desk, endpoint: &str, upload: UploadId, now: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn go_on(
+    tx: &mut WriteTransaction,
+    endpoint: &str,
+    upload: UploadId,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let read = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
         Ok((columns.next::<DeliveryId>()?, columns.next::<Timestamp>()?, read_load(&mut columns)?))
     };
-    let first = desk
+    let first = tx
         .connection
         .prepare_cached(FIRST_WAITING)?
         .query_one(params![upload.as_bytes(), endpoint], read)
         .optional()?;
     let Some((delivery, next_at, under_way)) = first else { return Ok(()) };
-    if lane::may_go_on(desk.ordering_of(endpoint)?, under_way) {
-        desk.execute(GO, params![delivery.as_bytes(), lane::due_when_freed(next_at, now).unix_ms()])?;
-        desk.made_ready = true;
+    if lane::may_go_on(tx.ordering_of(endpoint)?, under_way) {
+        tx.execute(GO, params![delivery.as_bytes(), lane::due_when_freed(next_at, now).unix_ms()])?;
+        tx.made_ready = true;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
 
 use crate::SqliteStore;
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Epoch, Lease, Node};
 use state::{Company, Leases, Result};
@@ -67,12 +67,12 @@ impl Work for Join {
         true
     }
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         match self.company {
-            Company::Alone => desk.execute("DELETE FROM nodes", [])?,
-            Company::Others => desk.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
+            Company::Alone => tx.execute("DELETE FROM nodes", [])?,
+            Company::Others => tx.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
         };
-        desk.execute(
+        tx.execute(
             "INSERT INTO nodes (instance, name, alive_until_ms) VALUES (?1, ?2, unixepoch('subsec') * 1000 + ?3)",
             params![self.node.instance.as_bytes(), self.node.name.as_str(), self.lasts_ms],
         )
@@ -89,8 +89,8 @@ impl Work for Renew {
     const OPERATION: &'static str = "record that a node lives";
     type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let renewed = desk.execute(
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
+        let renewed = tx.execute(
             concat!(
                 "UPDATE nodes SET alive_until_ms = unixepoch('subsec') * 1000 + ?2 WHERE instance = ?1 AND ",
                 is_alive!()
@@ -107,8 +107,8 @@ impl Work for Leave {
     const OPERATION: &'static str = "record that a node has ended";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        desk.execute("DELETE FROM nodes WHERE instance = ?1", [self.0.as_bytes()]).map(drop)
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+        tx.execute("DELETE FROM nodes WHERE instance = ?1", [self.0.as_bytes()]).map(drop)
     }
 }
 
@@ -126,9 +126,9 @@ impl Work for Acquire {
         true
     }
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<Lease>> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Option<Lease>> {
         let values = params![self.upload.as_bytes(), self.by.as_bytes()];
-        desk.execute(
+        tx.execute(
             concat!(
                 "UPDATE uploads SET holder = ?2, epoch = epoch + 1 WHERE id = ?1 AND holder IS NOT ?2
                      AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = ?2 AND ",
@@ -139,7 +139,7 @@ impl Work for Acquire {
             ),
             values,
         )?;
-        let mut statement = desk.connection.prepare_cached("SELECT holder, epoch FROM uploads WHERE id = ?1")?;
+        let mut statement = tx.connection.prepare_cached("SELECT holder, epoch FROM uploads WHERE id = ?1")?;
         let lease = statement.query_one([self.upload.as_bytes()], |row| {
             let holder: Option<[u8; 16]> = row.get(0)?;
             let epoch = Epoch::new(row.get::<_, i64>(1)?.unsigned_abs());

@@ -6,7 +6,7 @@ use state_rows::EventRow;
 use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
 use crate::rows::bound;
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{events, lanes};
 use domain::delivery::Trigger;
 use domain::event::EventKind;
@@ -27,50 +27,55 @@ impl Work for Announce {
     const OPERATION: &'static str = "record news of the sending";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        log(desk, self.tenant, &self.notice, self.now)
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+        log(tx, self.tenant, &self.notice, self.now)
     }
 }
 
 /// Writes a notice for every endpoint of the tenant that wants it; nothing if none does.
-pub(super) fn log(desk: &mut Desk, tenant: TenantId, notice: &Notice, now: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn log(
+    tx: &mut WriteTransaction,
+    tenant: TenantId,
+    notice: &Notice,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let kind = notice.kind();
-    let subscribers = desk.subscribers()?;
+    let subscribers = tx.subscribers()?;
     let wants = |one: &&Subscriber| one.tenant == tenant && one.terms.filter.wants(kind) && notice.is_for(&one.id);
     let mut interested = subscribers.iter().filter(wants).peekable();
     if interested.peek().is_none() {
         return Ok(());
     }
-    let event = insert_event(desk, tenant, kind, (desk.bodies.notice)(notice, now), now)?;
+    let event = insert_event(tx, tenant, kind, (tx.bodies.notice)(notice, now), now)?;
     for subscriber in interested {
-        deliver(desk, event, kind, subscriber, Trigger::Auto, now)?;
+        deliver(tx, event, kind, subscriber, Trigger::Auto, now)?;
     }
     Ok(())
 }
 
 /// Writes a test event with a delivery to one endpoint.
-pub(super) fn log_ping(desk: &mut Desk, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
-    let event = insert_event(desk, to.tenant, EventKind::Ping, (desk.bodies.ping)(&to.id, now), now)?;
-    deliver(desk, event, EventKind::Ping, to, Trigger::Test, now)
+pub(super) fn log_ping(tx: &mut WriteTransaction, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
+    let event = insert_event(tx, to.tenant, EventKind::Ping, (tx.bodies.ping)(&to.id, now), now)?;
+    deliver(tx, event, EventKind::Ping, to, Trigger::Test, now)
 }
 
 /// Where an event is in the log, and its id.
 type Logged = (EventPosition, EventId);
 
 fn insert_event(
-    desk: &Desk,
+    tx: &WriteTransaction,
     tenant: TenantId,
     kind: EventKind,
     body: String,
     now: Timestamp,
 ) -> rusqlite::Result<Logged> {
     let id = EventId::new(now, rand::random());
-    desk.execute(&events::INSERT, bound(&EventRow::cells(id, tenant, None, 0, kind, now, &Bytes::from(body))))?;
-    Ok((EventPosition(desk.connection.last_insert_rowid()), id))
+    tx.execute(&events::INSERT, bound(&EventRow::cells(id, tenant, None, 0, kind, now, &Bytes::from(body))))?;
+    Ok((EventPosition(tx.connection.last_insert_rowid()), id))
 }
 
 fn deliver(
-    desk: &mut Desk,
+    tx: &mut WriteTransaction,
     (event_position, event): Logged,
     kind: EventKind,
     endpoint: &Subscriber,
@@ -79,7 +84,7 @@ fn deliver(
 ) -> rusqlite::Result<DeliveryId> {
     let id = DeliveryId::new(now, rand::random());
     lanes::join(
-        desk,
+        tx,
         &NewDelivery {
             id,
             event_position,

@@ -16,7 +16,7 @@ use crate::lanes::NewDelivery;
 use crate::outbox::read_backlog;
 use crate::query::tenants;
 use crate::rows::{Columns, PLACES, bound};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{backlog, endpoints, events, lanes, rows};
 use domain::delivery::{Backlog, ReplayWhat, Replayed};
 use domain::delivery::{DeliveryState, Trigger};
@@ -41,8 +41,8 @@ impl Work for Replay {
     const OPERATION: &'static str = "send a delivery again";
     type Output = Replayed;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Replayed> {
-        let mut statement = desk.connection.prepare_cached(
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Replayed> {
+        let mut statement = tx.connection.prepare_cached(
             "SELECT tenant, endpoint, state, generation FROM deliveries WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3",
         )?;
         let read = |row: &Row<'_>| {
@@ -53,7 +53,7 @@ impl Work for Replay {
         let found = statement.query_one(params![self.delivery.as_bytes(), least, most], read).optional()?;
         drop(statement);
         let Some((tenant, endpoint, state, generation)) = found else { return Ok(Replayed::NoDelivery) };
-        let subscribers = desk.subscribers()?;
+        let subscribers = tx.subscribers()?;
         let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint && one.tenant == tenant) else {
             return Ok(Replayed::NoEndpoint);
         };
@@ -61,7 +61,7 @@ impl Work for Replay {
         if let Err(answer) = subscriber.standing().ask_again(state, self.force, is_being_cancelled) {
             return Ok(answer);
         }
-        lanes::rejoin(desk, self.delivery, subscriber, self.now)?;
+        lanes::rejoin(tx, self.delivery, subscriber, self.now)?;
         Ok(Replayed::Queued)
     }
 }
@@ -95,28 +95,28 @@ impl Work for BeginReplay {
     const OPERATION: &'static str = "record a replay";
     type Output = ReplayJob;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<ReplayJob> {
-        let cursor = place_before(desk, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<ReplayJob> {
+        let cursor = place_before(tx, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
         let mut job = ReplayJob { cursor, ..self.0.clone() };
         if job.what == ReplayWhat::Pending {
             let own = TenantScope::One(job.tenant);
             let Backlog { waiting, ready, paused, .. } =
-                read_backlog(&desk.connection, own, Some(&job.endpoint), Backlog::MOST)?;
+                read_backlog(&tx.connection, own, Some(&job.endpoint), Backlog::MOST)?;
             job.queued = waiting + ready + paused;
             (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
-            if endpoints::is_there(desk, own, &job.endpoint)? {
-                backlog::begin(desk, &job.endpoint, Kind::Hasten, job.created_at)?;
+            if endpoints::is_there(tx, own, &job.endpoint)? {
+                backlog::begin(tx, &job.endpoint, Kind::Hasten, job.created_at)?;
             }
         }
-        desk.execute(&INSERT, bound(&ReplayRow::cells(&job)))?;
+        tx.execute(&INSERT, bound(&ReplayRow::cells(&job)))?;
         Ok(job)
     }
 }
 
 /// The last place in the log that everything older than this is before, or at.
-fn place_before(desk: &Desk, then: Timestamp) -> rusqlite::Result<EventPosition> {
-    let newest: i64 = desk.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
-    let mut statement = desk
+fn place_before(tx: &WriteTransaction, then: Timestamp) -> rusqlite::Result<EventPosition> {
+    let newest: i64 = tx.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
+    let mut statement = tx
         .connection
         .prepare_cached("SELECT position, occurred_at_ms FROM events WHERE position >= ?1 ORDER BY position LIMIT 1")?;
     let (mut first, mut end) = (1, newest.saturating_add(1));
@@ -144,9 +144,9 @@ impl Work for CancelReplay {
     const OPERATION: &'static str = "stop a replay";
     type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
         let (least, most) = tenants(self.scope);
-        let stopped = desk.execute(
+        let stopped = tx.execute(
             "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2
              WHERE id = ?1 AND state = 'running' AND tenant BETWEEN ?3 AND ?4",
             params![self.id.as_bytes(), self.now.unix_ms(), least, most],
@@ -165,19 +165,19 @@ impl Work for AdvanceReplay {
     const OPERATION: &'static str = "carry on a replay";
     type Output = Option<ReplayJob>;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Option<ReplayJob>> {
-        let found = desk.connection.prepare_cached(&JOB)?.query_one([self.id.as_bytes()], job).optional()?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Option<ReplayJob>> {
+        let found = tx.connection.prepare_cached(&JOB)?.query_one([self.id.as_bytes()], job).optional()?;
         let Some(mut job) = found else { return Ok(None) };
         if job.state != ReplayState::Running {
             return Ok(Some(job));
         }
-        let subscribers = desk.subscribers()?;
+        let subscribers = tx.subscribers()?;
         let subscriber = subscribers.iter().find(|one| one.id == job.endpoint && one.tenant == job.tenant);
         // It is to queue again what is being cancelled, when that is done.
         if subscriber.is_some_and(|one| one.cancelled_before.is_some()) {
             return Ok(Some(job));
         }
-        let piece = piece_of_log(desk, job.cursor, ReplayJob::MOST_LOOKED_AT)?;
+        let piece = piece_of_log(tx, job.cursor, ReplayJob::MOST_LOOKED_AT)?;
         let end = job.before.plus(ReplayJob::DISORDER);
         let mut was_last = piece.len() < usize::try_from(ReplayJob::MOST_LOOKED_AT).unwrap_or(usize::MAX)
             || piece.iter().all(|event| event.occurred_at >= end);
@@ -192,7 +192,7 @@ impl Work for AdvanceReplay {
                     break;
                 }
                 looked_up += 1;
-                job.queued += u64::from(queue(desk, subscriber, event, job.what, self.now)?);
+                job.queued += u64::from(queue(tx, subscriber, event, job.what, self.now)?);
             }
             job.cursor = event.position;
         }
@@ -200,7 +200,7 @@ impl Work for AdvanceReplay {
             job.state = if subscriber.is_some() { ReplayState::Done } else { ReplayState::Cancelled };
             job.finished_at = Some(self.now);
         }
-        desk.execute(&UPDATE, bound(&ReplayRow::cells(&job)))?;
+        tx.execute(&UPDATE, bound(&ReplayRow::cells(&job)))?;
         Ok(Some(job))
     }
 }
@@ -216,8 +216,8 @@ struct Past {
     occurred_at: Timestamp,
 }
 
-fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<Past>> {
-    let mut statement = desk.connection.prepare_cached(
+fn piece_of_log(tx: &WriteTransaction, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<Past>> {
+    let mut statement = tx.connection.prepare_cached(
         "SELECT position, id, tenant, upload_id, sequence, kind, occurred_at_ms FROM events
          WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2",
     )?;
@@ -238,13 +238,13 @@ fn piece_of_log(desk: &Desk, after: EventPosition, limit: u32) -> rusqlite::Resu
 
 /// Queues an event for an endpoint, if it is one to be sent again. Says whether it was.
 fn queue(
-    desk: &mut Desk,
+    tx: &mut WriteTransaction,
     subscriber: &Subscriber,
     event: &Past,
     what: ReplayWhat,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let found = desk
+    let found = tx
         .connection
         .prepare_cached(
             "SELECT id, state FROM deliveries WHERE upload_id = ?1 AND endpoint = ?2 AND event_position = ?3",
@@ -256,9 +256,9 @@ fn queue(
         .optional()?;
     match lane::replay(found.map(|(_, state)| state), what) {
         Again::Rejoin => {
-            found.map(|(id, _)| lanes::rejoin(desk, id, subscriber, now)).transpose().map(|done| done.is_some())
+            found.map(|(id, _)| lanes::rejoin(tx, id, subscriber, now)).transpose().map(|done| done.is_some())
         }
-        Again::Join if wants(desk, subscriber, event)? => {
+        Again::Join if wants(tx, subscriber, event)? => {
             let delivery = NewDelivery {
                 id: DeliveryId::new(now, in_order(event.sequence, rand::random())),
                 event_position: event.position,
@@ -271,19 +271,19 @@ fn queue(
                 trigger: Trigger::Manual,
                 now,
             };
-            let unfinished = lanes::unfinished(desk, subscriber, event.upload)?;
-            lanes::join(desk, &delivery, unfinished)?;
+            let unfinished = lanes::unfinished(tx, subscriber, event.upload)?;
+            lanes::join(tx, &delivery, unfinished)?;
             Ok(true)
         }
         Again::Join | Again::Nothing => Ok(false),
     }
 }
 
-fn wants(desk: &Desk, subscriber: &Subscriber, event: &Past) -> rusqlite::Result<bool> {
+fn wants(tx: &WriteTransaction, subscriber: &Subscriber, event: &Past) -> rusqlite::Result<bool> {
     if !subscriber.terms.filter.wants(event.kind) || subscriber.terms.metadata.is_empty() {
         return Ok(subscriber.terms.filter.wants(event.kind));
     }
-    let mut statement = desk.connection.prepare_cached("SELECT metadata FROM upload_origins WHERE id = ?1")?;
+    let mut statement = tx.connection.prepare_cached("SELECT metadata FROM upload_origins WHERE id = ?1")?;
     let metadata = statement.query_one([event.upload.as_bytes()], |row| Columns::of(row).next()).optional()?;
     Ok(metadata.is_some_and(|metadata| subscriber.terms.wants_upload(&metadata)))
 }

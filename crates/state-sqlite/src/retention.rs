@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::SqliteStore;
 use crate::rows::{Columns, integer};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId};
 use domain::metadata::Metadata;
@@ -292,20 +292,20 @@ impl Work for Prune {
         true
     }
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
-        desk.overwriting(|desk| self.remove(desk))
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
+        tx.overwriting(|tx| self.remove(tx))
     }
 }
 
 impl Prune {
-    fn remove(&self, desk: &mut Desk) -> rusqlite::Result<u64> {
+    fn remove(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
         let mut gone = 0;
         for delivered in &self.old.deliveries {
-            gone += self.forget(desk, delivered)?;
+            gone += self.forget(tx, delivered)?;
         }
         for id in &self.old.abandoned {
             // It may be configured again by now. What it missed can be replayed then.
-            gone += desk.execute(
+            gone += tx.execute(
                 "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
                  WHERE id = ?1 AND finished_at_ms IS NULL AND state <> 'leased'
                      AND endpoint IN (SELECT id FROM endpoints WHERE present = 0)",
@@ -313,29 +313,29 @@ impl Prune {
             )?;
         }
         for position in &self.old.events {
-            gone += self.forget_event(desk, *position)?;
+            gone += self.forget_event(tx, *position)?;
         }
         for id in &self.old.jobs {
-            gone += desk.execute("DELETE FROM replay_jobs WHERE id = ?1", [id])?;
+            gone += tx.execute("DELETE FROM replay_jobs WHERE id = ?1", [id])?;
         }
         for id in &self.old.calls {
-            gone += desk.execute("DELETE FROM hook_calls WHERE id = ?1", [id])?;
+            gone += tx.execute("DELETE FROM hook_calls WHERE id = ?1", [id])?;
         }
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX).max(1);
         for upload in &self.old.uploads {
             if gone >= limit {
                 break;
             }
-            gone += self.forget_upload(desk, *upload, limit)?;
+            gone += self.forget_upload(tx, *upload, limit)?;
         }
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
     }
 
     /// Forgets a delivery, unless it or another of its event was asked for again since it was found.
-    fn forget(&self, desk: &Desk, delivered: &Delivered) -> rusqlite::Result<usize> {
+    fn forget(&self, tx: &WriteTransaction, delivered: &Delivered) -> rusqlite::Result<usize> {
         let (finished, dead) = (self.horizon.finished.unix_ms(), self.horizon.dead.unix_ms());
         let removed: Vec<[u8; 16]> = match delivered.upload {
-            Some(upload) => desk
+            Some(upload) => tx
                 .connection
                 .prepare_cached(concat!(
                     "DELETE FROM deliveries WHERE upload_id = ?3 AND event_position = ?4
@@ -346,7 +346,7 @@ impl Prune {
                 ))?
                 .query_map(params![finished, dead, upload, delivered.event_position], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?,
-            None => desk
+            None => tx
                 .connection
                 .prepare_cached(concat!(
                     "DELETE FROM deliveries AS old WHERE id = ?3 AND NOT ",
@@ -357,14 +357,14 @@ impl Prune {
                 .collect::<rusqlite::Result<_>>()?,
         };
         for id in &removed {
-            desk.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
+            tx.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
         }
-        Ok(removed.len() + self.forget_event(desk, delivered.event_position)?)
+        Ok(removed.len() + self.forget_event(tx, delivered.event_position)?)
     }
 
     /// Forgets an upload: its deliveries and events first, at most `limit` of each, and itself with the last of them.
-    fn forget_upload(&self, desk: &Desk, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
-        let metadata: Option<Metadata> = desk
+    fn forget_upload(&self, tx: &WriteTransaction, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
+        let metadata: Option<Metadata> = tx
             .connection
             .prepare_cached(concat!(
                 "SELECT metadata FROM uploads JOIN upload_origins USING (id)
@@ -379,16 +379,16 @@ impl Prune {
             .optional()?;
         let Some(metadata) = metadata else { return Ok(0) };
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let deliveries: Vec<[u8; 16]> = desk
+        let deliveries: Vec<[u8; 16]> = tx
             .connection
             .prepare_cached("SELECT id FROM deliveries WHERE upload_id = ?1 ORDER BY id LIMIT ?2")?
             .query_map(params![upload.as_bytes(), most], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for id in &deliveries {
-            desk.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
-            desk.execute("DELETE FROM deliveries WHERE id = ?1", [id])?;
+            tx.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
+            tx.execute("DELETE FROM deliveries WHERE id = ?1", [id])?;
         }
-        let events = desk.execute(
+        let events = tx.execute(
             "DELETE FROM events WHERE position IN (SELECT position FROM events WHERE upload_id = ?1 LIMIT ?2)",
             params![upload.as_bytes(), most],
         )?;
@@ -397,15 +397,15 @@ impl Prune {
         }
         for (key, value) in metadata.pairs() {
             let values = params![key, value, upload.as_bytes()];
-            desk.execute("DELETE FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id = ?3", values)?;
+            tx.execute("DELETE FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id = ?3", values)?;
         }
-        desk.execute("DELETE FROM upload_origins WHERE id = ?1", [upload.as_bytes()])?;
-        desk.execute("DELETE FROM uploads WHERE id = ?1", [upload.as_bytes()])?;
+        tx.execute("DELETE FROM upload_origins WHERE id = ?1", [upload.as_bytes()])?;
+        tx.execute("DELETE FROM uploads WHERE id = ?1", [upload.as_bytes()])?;
         Ok(deliveries.len() + events + 1)
     }
 
-    fn forget_event(&self, desk: &Desk, position: i64) -> rusqlite::Result<usize> {
-        desk.execute(
+    fn forget_event(&self, tx: &WriteTransaction, position: i64) -> rusqlite::Result<usize> {
+        tx.execute(
             concat!("DELETE FROM events WHERE position = ?1 AND occurred_at_ms < ?2 AND ", without_deliveries!()),
             params![position, self.horizon.finished.unix_ms()],
         )

@@ -70,7 +70,7 @@ impl writer::Work for Wait {
     const OPERATION: &'static str = "wait";
     type Output = ();
 
-    fn run(&self, _: &mut writer::Desk) -> rusqlite::Result<()> {
+    fn run(&self, _: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
         self.begun.lock().unwrap().take().unwrap().send(()).unwrap();
         assert!(self.release.lock().unwrap().recv().is_err());
         Ok(())
@@ -197,8 +197,8 @@ impl writer::Work for Changes {
     const OPERATION: &'static str = "count changes";
     type Output = i64;
 
-    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<i64> {
-        desk.connection.query_one("SELECT total_changes()", [], |row| row.get(0))
+    fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<i64> {
+        tx.connection.query_one("SELECT total_changes()", [], |row| row.get(0))
     }
 }
 
@@ -318,8 +318,8 @@ impl writer::Work for LimitPages {
     const OPERATION: &'static str = "limit the database";
     type Output = ();
 
-    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
-        desk.connection.query_row(self.0, [], |_| Ok(()))
+    fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
+        tx.connection.query_row(self.0, [], |_| Ok(()))
     }
 }
 
@@ -332,10 +332,10 @@ async fn failed_work_is_undone_alone() {
         const OPERATION: &'static str = "stumble";
         type Output = ();
 
-        fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
-            desk.execute("UPDATE health SET checks = checks + 100", [])?;
-            desk.superseded += 100;
-            desk.execute("INSERT INTO nowhere VALUES (1)", []).map(drop)
+        fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
+            tx.execute("UPDATE health SET checks = checks + 100", [])?;
+            tx.superseded += 100;
+            tx.execute("INSERT INTO nowhere VALUES (1)", []).map(drop)
         }
     }
 

@@ -13,7 +13,7 @@ use crate::events::News;
 use crate::leases::NOT_ELSEWHERE;
 use crate::query::{Query, tenants};
 use crate::rows::{PLACES, UPLOAD_COLUMNS, bound};
-use crate::writer::{Desk, Work};
+use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
@@ -223,19 +223,19 @@ impl Work for InsertUpload {
     const OPERATION: &'static str = "record a new upload";
     type Output = bool;
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let inserted = desk.execute(&INSERT, bound(&self.upload))?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
+        let inserted = tx.execute(&INSERT, bound(&self.upload))?;
         if inserted == 0 {
             return Ok(false);
         }
-        desk.execute(&INSERT_ORIGIN, bound(&self.origin))?;
+        tx.execute(&INSERT_ORIGIN, bound(&self.origin))?;
         for (key, value) in &self.metadata {
-            desk.execute(
+            tx.execute(
                 "INSERT INTO upload_metadata (key, value, upload_id) VALUES (?1, ?2, ?3)",
                 params![key, value, self.id.as_bytes()],
             )?;
         }
-        self.news.log(desk)?;
+        self.news.log(tx)?;
         Ok(true)
     }
 }
@@ -268,12 +268,12 @@ impl Work for CommitUpload {
         self.frees_space
     }
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<bool> {
-        let updated = desk.execute(&UPDATE, bound(&self.upload))?;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
+        let updated = tx.execute(&UPDATE, bound(&self.upload))?;
         if updated == 0 {
             return Ok(false);
         }
-        self.news.log(desk)?;
+        self.news.log(tx)?;
         Ok(true)
     }
 }
@@ -284,7 +284,7 @@ impl Work for CheckWriting {
     const OPERATION: &'static str = "check the database";
     type Output = ();
 
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<()> {
-        desk.execute("UPDATE health SET checks = checks + 1", []).map(drop)
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+        tx.execute("UPDATE health SET checks = checks + 1", []).map(drop)
     }
 }

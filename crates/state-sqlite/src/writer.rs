@@ -39,12 +39,12 @@ pub(super) trait Work: Send + 'static {
     }
 
     /// Writes within the open transaction. On an error everything it wrote is undone; then it may be run once more.
-    fn run(&self, desk: &mut Desk) -> rusqlite::Result<Self::Output>;
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output>;
 }
 
-/// What work writes with.
+/// The open transaction, and what is known beside it. Work writes with nothing else.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct WriteTransaction {
     pub(super) connection: Connection,
     /// How the bodies of events are written that come of the work itself.
     pub(super) bodies: Bodies,
@@ -59,9 +59,9 @@ pub(super) struct Desk {
     others: Option<i64>,
 }
 
-impl Desk {
+impl WriteTransaction {
     /// Forgets what is known if another node has written since.
-    fn look_around(&mut self) -> Shared<()> {
+    fn forget_if_others_wrote(&mut self) -> Shared<()> {
         let look =
             |connection: &Connection| connection.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0));
         let others = Some(look(&self.connection).map_err(Arc::new)?);
@@ -122,9 +122,10 @@ impl Writer {
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let counts = Arc::new(Counts::default());
-        let desk = Desk { connection, bodies, subscribers: None, made_ready: false, superseded: 0, others: None };
-        let clerk = Clerk {
-            desk,
+        let tx =
+            WriteTransaction { connection, bodies, subscribers: None, made_ready: false, superseded: 0, others: None };
+        let writer = WriterThread {
+            tx,
             messages,
             log,
             reserve,
@@ -133,7 +134,7 @@ impl Writer {
             presence,
             counts: Arc::clone(&counts),
         };
-        let thread = thread::Builder::new().name("state-writer".to_owned()).spawn(move || clerk.serve());
+        let thread = thread::Builder::new().name("state-writer".to_owned()).spawn(move || writer.serve());
         Ok(Self { queue, thread: Mutex::new(Some(thread.map_err(failed_to_start)?)), counts })
     }
 
@@ -170,8 +171,8 @@ impl Writer {
 }
 
 /// The writer's thread.
-struct Clerk {
-    desk: Desk,
+struct WriterThread {
+    tx: WriteTransaction,
     messages: mpsc::Receiver<Message>,
     log: LogBound,
     reserve: Reserve,
@@ -181,7 +182,7 @@ struct Clerk {
     counts: Arc<Counts>,
 }
 
-impl Clerk {
+impl WriterThread {
     fn serve(mut self) -> Connection {
         let mut messages = Vec::with_capacity(self.batch_max);
         let mut batch = Vec::with_capacity(self.batch_max);
@@ -194,10 +195,10 @@ impl Clerk {
             }
             if !batch.is_empty() {
                 self.commit(&mut batch);
-                self.log.keep(&self.desk.connection);
+                self.log.keep(&self.tx.connection);
             }
         }
-        self.desk.connection
+        self.tx.connection
     }
 
     fn commit(&mut self, batch: &mut Vec<Box<dyn Job>>) {
@@ -217,10 +218,10 @@ impl Clerk {
             None => self.presence.check(COMMIT).err().map(|_| Lost::Gone),
         };
         if lost.is_none() {
-            self.counts.superseded.fetch_add(self.desk.superseded, Ordering::Relaxed);
+            self.counts.superseded.fetch_add(self.tx.superseded, Ordering::Relaxed);
             self.counts.works.fetch_add(u64::try_from(batch.len()).unwrap_or_default(), Ordering::Relaxed);
         }
-        if lost.is_none() && self.desk.made_ready {
+        if lost.is_none() && self.tx.made_ready {
             self.bell.notify_one();
         }
         for job in batch.drain(..) {
@@ -240,17 +241,17 @@ impl Clerk {
 
     fn transact(&mut self, batch: &mut Batch, write: fn(&mut Self, &mut Batch) -> Shared<()>) -> Shared<()> {
         self.counts.transactions.fetch_add(1, Ordering::Relaxed);
-        self.desk.made_ready = false;
-        self.desk.superseded = 0;
+        self.tx.made_ready = false;
+        self.tx.superseded = 0;
         let written = self
             .execute("BEGIN IMMEDIATE")
-            .and_then(|()| self.desk.look_around())
+            .and_then(|()| self.tx.forget_if_others_wrote())
             .and_then(|()| write(self, batch))
             .and_then(|()| self.execute("COMMIT"));
         if written.is_err() {
-            self.desk.subscribers = None;
+            self.tx.subscribers = None;
         }
-        if written.is_err() && !self.desk.connection.is_autocommit() {
+        if written.is_err() && !self.tx.connection.is_autocommit() {
             // Should this fail, the next transaction cannot begin, and its callers are told.
             let _ = self.execute("ROLLBACK");
         }
@@ -258,16 +259,16 @@ impl Clerk {
     }
 
     fn in_one_go(&mut self, batch: &mut Batch) -> Shared<()> {
-        batch.iter_mut().try_for_each(|job| job.run(&mut self.desk))
+        batch.iter_mut().try_for_each(|job| job.run(&mut self.tx))
     }
 
     fn one_by_one(&mut self, batch: &mut Batch) -> Shared<()> {
         for job in batch {
             self.execute("SAVEPOINT job")?;
-            let superseded = self.desk.superseded;
-            if let Err(cause) = job.run(&mut self.desk) {
-                self.desk.subscribers = None;
-                self.desk.superseded = superseded;
+            let superseded = self.tx.superseded;
+            if let Err(cause) = job.run(&mut self.tx) {
+                self.tx.subscribers = None;
+                self.tx.superseded = superseded;
                 // A full disk can end the whole transaction: no savepoint is left then, and the batch is lost.
                 self.execute("ROLLBACK TO job").map_err(|_| cause)?;
             }
@@ -277,7 +278,7 @@ impl Clerk {
     }
 
     fn execute(&self, sql: &'static str) -> Shared<()> {
-        self.desk.execute(sql, []).map(drop).map_err(Arc::new)
+        self.tx.execute(sql, []).map(drop).map_err(Arc::new)
     }
 }
 
@@ -308,7 +309,7 @@ type Shared<T> = std::result::Result<T, Arc<rusqlite::Error>>;
 
 /// Work of any kind, with its caller waiting.
 trait Job: fmt::Debug + Send {
-    fn run(&mut self, desk: &mut Desk) -> Shared<()>;
+    fn run(&mut self, tx: &mut WriteTransaction) -> Shared<()>;
 
     fn frees_space(&self) -> bool;
 
@@ -330,8 +331,8 @@ impl<W: Work> fmt::Debug for Pending<W> {
 }
 
 impl<W: Work> Job for Pending<W> {
-    fn run(&mut self, desk: &mut Desk) -> Shared<()> {
-        let outcome = self.work.run(desk).map_err(Arc::new);
+    fn run(&mut self, tx: &mut WriteTransaction) -> Shared<()> {
+        let outcome = self.work.run(tx).map_err(Arc::new);
         let ran = outcome.as_ref().map(drop).map_err(Arc::clone);
         self.outcome = Some(outcome);
         ran

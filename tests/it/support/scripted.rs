@@ -76,11 +76,11 @@ type Decide = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
 pub struct Scripted {
     pub address: SocketAddr,
     secret: String,
-    desk: Arc<Desk>,
+    state: Arc<ReceiverState>,
     accepting: JoinHandle<()>,
 }
 
-struct Desk {
+struct ReceiverState {
     secret: String,
     decide: Mutex<Decide>,
     heard: watch::Sender<Vec<Request>>,
@@ -98,7 +98,7 @@ impl Scripted {
     /// Starts where one was before.
     pub async fn at(address: SocketAddr, secret: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let desk = Arc::new(Desk {
+        let state = Arc::new(ReceiverState {
             secret: secret.to_owned(),
             decide: Mutex::new(Box::new(|_| Reply::Status("204 No Content"))),
             heard: watch::Sender::default(),
@@ -107,13 +107,13 @@ impl Scripted {
             body_bytes_sent: AtomicU64::new(0),
         });
         let address = listener.local_addr().unwrap();
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&desk)));
-        Self { address, secret: secret.to_owned(), desk, accepting }
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self { address, secret: secret.to_owned(), state, accepting }
     }
 
     /// Decides from now on what becomes of each request.
     pub fn decide(&self, decide: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
-        *self.desk.decide.lock().unwrap() = Box::new(decide);
+        *self.state.decide.lock().unwrap() = Box::new(decide);
     }
 
     /// Does the same with every request from now on.
@@ -123,7 +123,7 @@ impl Scripted {
 
     /// Lets held requests be answered, also those to come.
     pub fn release(&self) {
-        self.desk.released.send_replace(true);
+        self.state.released.send_replace(true);
     }
 
     /// The TOML of an endpoint that sends here.
@@ -132,12 +132,12 @@ impl Scripted {
     }
 
     pub fn heard(&self) -> Vec<Request> {
-        self.desk.heard.borrow().clone()
+        self.state.heard.borrow().clone()
     }
 
     /// Waits until what was heard is enough.
     pub async fn wait_for(&self, enough: impl Fn(&[Request]) -> bool) -> Vec<Request> {
-        let mut heard = self.desk.heard.subscribe();
+        let mut heard = self.state.heard.subscribe();
         let waited = tokio::time::timeout(PATIENCE, heard.wait_for(|heard| enough(heard))).await.map(drop);
         waited.unwrap_or_else(|_| panic!("waited in vain; heard {:#?}", self.heard()));
         self.heard()
@@ -154,13 +154,13 @@ impl Scripted {
 
     /// Waits until so many answers are handed to the network.
     pub async fn wait_for_answers(&self, count: u64) {
-        let mut answered = self.desk.answered.subscribe();
+        let mut answered = self.state.answered.subscribe();
         let waited = tokio::time::timeout(PATIENCE, answered.wait_for(|answered| *answered >= count)).await.map(drop);
         waited.expect("it answers in time");
     }
 
     pub fn body_bytes_sent(&self) -> u64 {
-        self.desk.body_bytes_sent.load(Ordering::Relaxed)
+        self.state.body_bytes_sent.load(Ordering::Relaxed)
     }
 }
 
@@ -182,28 +182,28 @@ pub async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>) {
+async fn accept(listener: TcpListener, state: Arc<ReceiverState>) {
     // Dropped with the listener, which ends them.
     let mut open = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        open.spawn(serve(stream, Arc::clone(&desk)));
+        open.spawn(serve(stream, Arc::clone(&state)));
     }
 }
 
 /// Serves one connection until it ends.
-async fn serve(mut stream: TcpStream, desk: Arc<Desk>) {
+async fn serve(mut stream: TcpStream, state: Arc<ReceiverState>) {
     let mut unread = Vec::new();
-    while let Some(request) = read_request(&mut stream, &mut unread, &desk.secret).await {
-        let reply = (desk.decide.lock().unwrap())(&request);
-        desk.heard.send_modify(|heard| heard.push(request));
-        if desk.carry_out(reply, &mut stream).await.is_none() {
+    while let Some(request) = read_request(&mut stream, &mut unread, &state.secret).await {
+        let reply = (state.decide.lock().unwrap())(&request);
+        state.heard.send_modify(|heard| heard.push(request));
+        if state.carry_out(reply, &mut stream).await.is_none() {
             return;
         }
-        desk.answered.send_modify(|answered| *answered += 1);
+        state.answered.send_modify(|answered| *answered += 1);
     }
 }
 
-impl Desk {
+impl ReceiverState {
     /// `None` when the connection is of no use any more.
     async fn carry_out(&self, reply: Reply, stream: &mut TcpStream) -> Option<()> {
         let seldom = Duration::from_millis(50);

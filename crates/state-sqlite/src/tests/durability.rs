@@ -24,9 +24,9 @@ impl writer::Work for Synchronous {
     const OPERATION: &'static str = "look at a setting";
     type Output = (i64, String);
 
-    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<(i64, String)> {
-        let synchronous = desk.connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
-        Ok((synchronous, desk.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?))
+    fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<(i64, String)> {
+        let synchronous = tx.connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+        Ok((synchronous, tx.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?))
     }
 }
 

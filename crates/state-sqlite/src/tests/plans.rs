@@ -58,8 +58,8 @@ impl writer::Work for Listen {
     const OPERATION: &'static str = "listen";
     type Output = ();
 
-    fn run(&self, desk: &mut writer::Desk) -> rusqlite::Result<()> {
-        listen(&desk.connection)
+    fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
+        listen(&tx.connection)
     }
 }
 
