@@ -4,10 +4,11 @@
 //! store compares epochs and nothing else: it knows neither leases nor time.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::{fmt, io};
 
 use crate::BlobKey;
+use crate::lock::lock;
 
 /// Counts how often a blob has changed hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,7 +67,7 @@ impl Epochs {
     }
 
     fn newest(&self) -> MutexGuard<'_, HashMap<BlobKey, Epoch>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::{fmt, io};
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::watch;
 
+use crate::lock::lock;
 use crate::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, Error, KeyStream, OpenBlob,
     Part, Result, Resume,
@@ -384,10 +385,6 @@ impl Broken {
             let _ = self.0.set((error.operation, Mutex::new(again(&error.source))));
         })
     }
-}
-
-fn lock(error: &Mutex<io::Error>) -> MutexGuard<'_, io::Error> {
-    error.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn again(error: &io::Error) -> io::Error {

@@ -29,6 +29,7 @@ mod error;
 pub mod faults;
 mod key;
 pub mod local;
+mod lock;
 pub mod memory;
 
 pub use abilities::Abilities;

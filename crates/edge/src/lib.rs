@@ -21,6 +21,7 @@ mod cors;
 pub mod fields;
 pub mod json;
 pub mod listen;
+mod lock;
 mod metrics;
 mod pace;
 mod path;

@@ -4,7 +4,7 @@
 //! line only while there were few of its kind.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// How many lines each reason has in the log for each [`PERIOD`].
 const LINES: u32 = 100;
@@ -67,7 +69,7 @@ impl Refusals {
     /// Counts a refusal, and logs it unless there were many. The detail may hold what the client has sent.
     pub fn note(&self, reason: Reason, client: Option<IpAddr>, detail: &str) {
         self.counter(reason).inc();
-        let mut sample = self.0.samples[reason as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sample = lock(&self.0.samples[reason as usize]);
         let admitted = sample.admit(Instant::now());
         drop(sample);
         let Some(Admitted { left_out, .. }) = admitted else { return };

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use actix_web::http::StatusCode;
 use prometheus_client::collector::Collector;
@@ -19,6 +19,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::problem::ProblemCode;
 use crate::refusals::{Admitted, Sample};
 
@@ -56,7 +57,7 @@ impl Rejections {
 
     /// Has the problems of one code counted in a counter besides.
     pub fn count_in(&self, code: &'static str, counter: Counter) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         all.entry(Cow::Borrowed(code)).or_default().counter = Some(counter);
     }
 
@@ -78,7 +79,7 @@ impl Rejections {
     }
 
     fn count(&self, code: Cow<'static, str>, is_logged: bool, now: Instant) -> Option<Admitted> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let is_known = all.len() < MOST_CODES || all.contains_key(&code);
         let noted = all.entry(if is_known { code } else { Cow::Borrowed(OTHER) }).or_default();
         noted.count += 1;
@@ -97,7 +98,7 @@ fn is_rejection(status: StatusCode) -> bool {
 
 impl Collector for Rejections {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.0);
         let help = "Requests answered with a problem, by its code.";
         let mut family = encoder.encode_descriptor("http_problems", help, None, MetricType::Counter)?;
         for (code, noted) in all.iter().filter(|(_, noted)| noted.count > 0) {

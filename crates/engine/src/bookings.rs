@@ -9,8 +9,9 @@
 //! share of the free space only: within the rest, bytes that really come are what counts.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use crate::lock::lock;
 use domain::id::UploadId;
 use domain::time::Timestamp;
 use domain::upload::Upload;
@@ -82,7 +83,7 @@ impl Bookings {
     }
 
     fn lock(&self) -> MutexGuard<'_, Booked> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -3,11 +3,12 @@
 //! Whether an upload fits is not decided here, but where its bytes are wanted: an upload that is under way may have disk
 //! space of its own on a disk that is full for new ones.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use storage::Capacity;
 
 use crate::command::EngineError;
+use crate::lock::lock;
 use crate::{Engine, Inner, Settings};
 
 domain::named! {
@@ -74,7 +75,7 @@ impl Inner {
     pub(super) fn measure_disk(&self) -> Result<Option<Disk>, EngineError> {
         let Some(capacity) = self.blobs.capacity().map_err(EngineError::storage)? else { return Ok(None) };
         self.metrics.disk(capacity);
-        let mut logged = self.disk.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.disk.0);
         let state = logged.at(capacity.free_bytes, Thresholds::of(&self.settings));
         if state != *logged {
             tell(*logged, state, capacity, &self.settings);

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::lock;
 use crate::progress::LiveProgress;
 use domain::id::UploadId;
 
@@ -164,10 +165,6 @@ impl<O> Drop for Held<O> {
         lock(&self.leases).remove(&self.id);
         self.ended.cancel();
     }
-}
-
-fn lock<O>(leases: &Mutex<HashMap<UploadId, Live<O>>>) -> MutexGuard<'_, HashMap<UploadId, Live<O>>> {
-    leases.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ mod lane;
 pub mod lease;
 mod ledger;
 mod life;
+mod lock;
 mod metrics;
 mod missing;
 mod orders;

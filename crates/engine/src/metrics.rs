@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use storage::Capacity;
 
+use crate::lock::lock;
 use domain::dialect::Dialect;
 use domain::event::EventKind;
 use domain::id::UploadId;
@@ -81,7 +82,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn note(&self, id: UploadId, stage: Stage) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         let is_unfinished = UNFINISHED.contains(&stage);
         let before = if is_unfinished { known.insert(id, stage) } else { known.remove(&id) };
         if before == Some(stage) {

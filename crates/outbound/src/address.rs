@@ -6,10 +6,11 @@
 //! anybody's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
 use reqwest::Url;
 
+use crate::lock::{read, write};
 use domain::endpoint::Origin;
 use domain::network::Network;
 
@@ -108,7 +109,7 @@ impl EgressRules {
 
     /// Where this server listens, once it is known.
     pub fn set_own(&self, addresses: Vec<SocketAddr>) {
-        *self.own.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+        *write(&self.own) = addresses;
     }
 
     /// Reads a URL an endpoint of this origin may have. What its name resolves to is judged when it is called.
@@ -152,7 +153,7 @@ impl EgressRules {
 
     /// Whether this server listens on this port, so that a name with it may lead here.
     pub fn is_own_port(&self, port: u16) -> bool {
-        self.own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own.port() == port)
+        read(&self.own).iter().any(|own| own.port() == port)
     }
 
     /// Whether an endpoint of this origin may be called at this address.
@@ -174,7 +175,7 @@ impl EgressRules {
     }
 
     fn is_own(&self, address: IpAddr, port: u16) -> bool {
-        let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+        let own = read(&self.own);
         own.iter().filter(|own| own.port() == port).any(|own| {
             let listens_at = own.ip().to_canonical();
             // Who connects to 0.0.0.0 reaches loopback.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, Response};
 use tokio::time::Instant;
 
 use crate::failure::classify;
+use crate::lock::lock;
 use domain::delivery::AttemptOutcome;
 
 /// Shorter than the five seconds after which common servers close an idle connection.
@@ -67,12 +68,12 @@ impl<K: Eq + Hash> Warm<K> {
     }
 
     fn is(&self, receiver: &K, now: Instant) -> bool {
-        let warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let warm = lock(&self.0);
         warm.get(receiver).is_some_and(|since| now.duration_since(*since) <= POOL_IDLE)
     }
 
     pub fn note(&self, receiver: K, now: Instant) {
-        let mut warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warm = lock(&self.0);
         warm.retain(|_, since| now.duration_since(*since) <= POOL_IDLE);
         warm.insert(receiver, now);
     }

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
@@ -18,6 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::address::EgressRules;
+use crate::lock::lock;
 use domain::endpoint::Origin;
 
 /// Finds the addresses of a name. The tests have one of their own.
@@ -63,11 +64,11 @@ impl Trace {
     }
 
     pub fn seen(&self) -> Seen {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.seen)
     }
 
     fn note(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.seen));
     }
 }
 

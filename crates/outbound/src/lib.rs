@@ -9,6 +9,7 @@ pub mod ed25519;
 pub mod failure;
 pub mod gate;
 pub mod keys;
+mod lock;
 pub mod sign;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -6,7 +6,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex};
+
+use crate::lock::{lock, wait};
 
 #[derive(Default)]
 pub(super) struct Gate {
@@ -31,9 +33,9 @@ impl Gate {
 
     /// Waits until the gate is open.
     pub(super) fn pass(&self) {
-        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changing = lock(&self.changing);
         while self.is_closed() {
-            changing = self.opened.wait(changing).unwrap_or_else(PoisonError::into_inner);
+            changing = wait(&self.opened, changing);
         }
     }
 
@@ -42,7 +44,7 @@ impl Gate {
     }
 
     fn set(&self, is_closed: bool) {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = lock(&self.changing);
         self.is_closed.store(is_closed, Ordering::Release);
         self.opened.notify_all();
     }

@@ -30,6 +30,7 @@ mod hook_calls;
 mod lanes;
 mod leases;
 mod listing;
+mod lock;
 mod log_bound;
 mod migrate;
 mod notices;

@@ -8,13 +8,14 @@
 //! the order they came; one whose caller has left is skipped.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::{fmt, thread};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::gate::Gate;
+use crate::lock::{lock, wait};
 use crate::presence::Presence;
 use crate::{closed, failed, failed_to_start};
 use state::Result;
@@ -181,7 +182,7 @@ impl Line {
             match waiting.questions.pop_front() {
                 Some(question) => return Some(question),
                 None if waiting.closed => return None,
-                None => waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                None => waiting = wait(&self.came, waiting),
             }
         }
     }
@@ -194,9 +195,4 @@ impl Line {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         lock(&self.waiting)
     }
-}
-
-/// Nothing panics while it holds one of these locks, and each is valid at every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

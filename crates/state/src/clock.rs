@@ -21,9 +21,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::lock::lock;
 use domain::time::Timestamp;
 
 /// Smaller steps are left alone: no deadline is that precise.
@@ -118,7 +119,7 @@ impl Clock {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Steps> {
-        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.steps)
     }
 }
 

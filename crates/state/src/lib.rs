@@ -18,6 +18,7 @@ mod endpoints;
 mod events;
 mod hook_calls;
 mod leases;
+mod lock;
 pub mod memory;
 mod news;
 mod notices;

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::lock::lock;
 use domain::id::UploadId;
 
 /// Tells whoever waits that uploads have changed.
@@ -106,10 +107,6 @@ impl Drop for Bell {
             }
         }
     }
-}
-
-fn lock(listeners: &Listeners) -> MutexGuard<'_, HashMap<UploadId, watch::Sender<()>>> {
-    listeners.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

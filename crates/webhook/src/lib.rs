@@ -10,6 +10,7 @@
 mod admin;
 mod bodies;
 mod endpoints;
+mod lock;
 mod metrics;
 mod parts;
 mod sender;

@@ -12,13 +12,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::{fs, io};
 
 use rustix::fs::OFlags;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Durability, Guard};
+use crate::lock::lock;
 use crate::{BlobKey, Capacity};
 use pool::BLOCK_BYTES;
 
@@ -280,7 +281,7 @@ impl DataFolder {
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.durable)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -14,6 +14,7 @@ use super::files::Opened;
 use super::folder::DataFolder;
 use super::target::Target;
 use crate::epoch::Epochs;
+use crate::lock::lock;
 use crate::{BlobKey, Epoch};
 
 /// Blobs that somebody works on or writes to. The others are forgotten.
@@ -76,7 +77,7 @@ impl Turns {
     }
 
     fn blobs(&self) -> MutexGuard<'_, HashMap<BlobKey, Weak<tokio::sync::Mutex<Blob>>>> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.blobs)
     }
 }
 

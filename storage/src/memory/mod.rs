@@ -7,7 +7,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use blobs::Blobs;
 use writer::MemoryWriter;
 
 use crate::epoch::Epochs;
+use crate::lock::lock;
 use crate::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, KeyStream, OpenBlob, Part, Result,
     Resume, durable_end,
@@ -112,7 +113,7 @@ impl MemoryStore {
     }
 
     fn blobs(&self) -> MutexGuard<'_, Blobs> {
-        self.0.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.blobs)
     }
 
     /// Changes a blob, unless a newer epoch has.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use futures::FutureExt;
 
 use super::MemoryStore;
 use super::stretches::Stretches;
+use crate::lock::lock;
 use crate::{Abilities, BlobKey, BlobWriter, Checkpoint, Error, Result, durable_end};
 
 #[derive(Debug)]
@@ -121,5 +122,5 @@ impl BlobWriter for MemoryWriter {
 }
 
 fn written(written: &Mutex<Written>) -> MutexGuard<'_, Written> {
-    written.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(written)
 }

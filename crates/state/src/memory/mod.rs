@@ -12,12 +12,13 @@ use domain::log::EventPosition;
 use domain::replay::ReplayJob;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::lock::lock;
 use crate::{Bodies, Error, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
@@ -119,7 +120,7 @@ impl Memory {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Response};
 use tokio::time::{Instant, timeout_at};
 
 use crate::endpoints::endpoint::Endpoint;
+use crate::lock::lock;
 use crate::sending::retry::RetryAfter;
 use crate::settings::Settings;
 use domain::delivery::{AttemptOutcome, Timings};
@@ -175,7 +176,7 @@ impl Egress {
 
     /// A client that trusts nobody else.
     fn client_trusting(&self, origin: Origin, pem: &str) -> Result<Client, String> {
-        let mut trusting = self.trusting[index(origin)].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trusting = lock(&self.trusting[index(origin)]);
         if let Some(client) = trusting.get(pem) {
             return Ok(client.clone());
         }

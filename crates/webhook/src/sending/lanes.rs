@@ -4,13 +4,14 @@
 //! (webhooks.md A4). What must survive a crash is in the outbox.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 use tokio::time::Instant;
 
 use crate::endpoints::endpoint::Endpoint;
+use crate::lock::{lock, read, write};
 use crate::sending::health::{BreakerState, Consequence, HealthRules, HealthSign, Pulse};
 use crate::sending::throttle::{Bucket, Throttle};
 use crate::settings::Settings;
@@ -66,12 +67,12 @@ impl Lane {
 
     /// The endpoint as it is now.
     pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
-        Arc::clone(&self.endpoint.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&read(&self.endpoint))
     }
 
     /// Takes a change over, unless a later one was faster. An endpoint that begins to be sent to again, begins anew.
     fn change(&self, changed: Endpoint) {
-        let mut endpoint = self.endpoint.write().unwrap_or_else(PoisonError::into_inner);
+        let mut endpoint = write(&self.endpoint);
         if changed.stored().version < endpoint.stored().version {
             return;
         }
@@ -164,7 +165,7 @@ impl Lane {
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pace)
     }
 }
 
@@ -207,7 +208,7 @@ impl Lanes {
     }
 
     pub(crate) fn all(&self) -> Arc<[Arc<Lane>]> {
-        Arc::clone(&self.lanes.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&read(&self.lanes))
     }
 
     pub(crate) fn find(&self, id: &EndpointId) -> Option<Arc<Lane>> {
@@ -216,7 +217,7 @@ impl Lanes {
 
     /// Takes over a new endpoint, or a change of one.
     pub(crate) fn put(&self, endpoint: Endpoint) {
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = write(&self.lanes);
         match lanes.iter().find(|lane| lane.id() == endpoint.id()) {
             Some(lane) => lane.change(endpoint),
             None => *lanes = lanes.iter().cloned().chain([Arc::new(Lane::new(endpoint))]).collect(),
@@ -227,7 +228,7 @@ impl Lanes {
     }
 
     pub(crate) fn remove(&self, id: &EndpointId) {
-        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = write(&self.lanes);
         *lanes = lanes.iter().filter(|lane| lane.id() != id).cloned().collect();
         self.progress_wanted.store(wants_progress(&lanes), Ordering::Relaxed);
     }

@@ -1,9 +1,11 @@
 //! Whether the sender still does its work: a loop that has died silently looks like a quiet day (webhooks.md O3).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// The loop looks for deliveries every second or so; who has not looked for this long does not look any more.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -56,7 +58,7 @@ impl Liveness {
     }
 
     fn signs(&self) -> MutexGuard<'_, Signs> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
