@@ -37,6 +37,8 @@ use domain::id::InstanceId;
 use domain::time::Timestamp;
 use engine::Engine;
 use keyring::StageTokens;
+use outbound::address::EgressRules;
+use outbound::keys::{Key, Keys};
 use state::{Company, Leases, Outbox, Rings, Store, UploadStore};
 use state_sqlite::SqliteStore;
 
@@ -109,7 +111,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
-        settings: sender_settings(&config),
+        settings: config.webhooks.sending.clone(),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules, clock.now())?;
     let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
@@ -193,50 +195,17 @@ fn public_url(config: &Config) -> &str {
     config.server.public_url.as_deref().unwrap_or_default()
 }
 
-fn egress_rules(config: &Config) -> Arc<outbound::address::EgressRules> {
-    let rules = outbound::address::EgressRules::new(config.webhooks.allow_networks.clone(), config.webhooks.https_only);
+fn egress_rules(config: &Config) -> Arc<EgressRules> {
+    let rules = EgressRules::new(config.webhooks.allow_networks.clone(), config.webhooks.https_only);
     Arc::new(match &config.server.public_url {
         Some(url) => rules.with_public_url(url),
         None => rules,
     })
 }
 
-fn sender_settings(whole: &Config) -> webhook::Settings {
-    let config = &whole.webhooks;
-    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    webhook::Settings {
-        timeout: config.timeout,
-        connect_timeout: config.connect_timeout,
-        schedule: config.retry_schedule.clone(),
-        jitter_percent: config.retry_jitter_percent,
-        lease: config.lease,
-        max_in_flight: count(config.max_in_flight),
-        max_in_flight_per_endpoint: config.max_in_flight_per_endpoint,
-        response_limit: bytes(config.response_limit_bytes),
-        response_kept: bytes(config.response_kept_bytes),
-        delivery_expiry: config.delivery_expiry,
-        drain_timeout: whole.server.shutdown_timeout / 2,
-        health: webhook::HealthRules {
-            breaker_failures: config.breaker_failures,
-            breaker_pause: config.breaker_pause,
-            disable_after: config.disable_after,
-        },
-        max_endpoints: count(config.max_endpoints),
-        replay_rate: config.replay_rate,
-        keep_finished: config.keep_finished,
-        keep_dead: config.keep_dead,
-        keep_ended_uploads: whole.retention.ended_uploads,
-        max_backlog_age: config.max_backlog_age,
-        max_backlog: config.max_backlog,
-        keep_hook_calls: whole.hooks.keep_calls,
-        max_due_age: config.max_due_age.unwrap_or_default(),
-    }
-}
-
 fn configured_endpoints(
     endpoints: &[config::Endpoint],
-    rules: &outbound::address::EgressRules,
+    rules: &EgressRules,
     now: Timestamp,
 ) -> anyhow::Result<Vec<webhook::Endpoint>> {
     let endpoint = |endpoint: &config::Endpoint| {
@@ -247,22 +216,15 @@ fn configured_endpoints(
 
 fn configured_endpoint(
     endpoint: &config::Endpoint,
-    rules: &outbound::address::EgressRules,
+    rules: &EgressRules,
     now: Timestamp,
 ) -> anyhow::Result<webhook::Endpoint> {
-    let keys = endpoint.secrets.iter().chain(&endpoint.private_key).map(|key| outbound::keys::Key::parse(key.expose()));
-    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    let secrets = endpoint.secrets.iter().cloned().map(Key::Hmac);
+    let keys = Keys::lasting(secrets.chain(endpoint.private_key.clone().map(Key::Ed25519)), now);
     let headers: Vec<(String, String)> =
         endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
     let terms = EndpointTerms { url: endpoint.url.clone(), ..endpoint.terms.clone() };
-    Ok(webhook::Endpoint::configured(
-        endpoint.name.clone(),
-        terms,
-        outbound::keys::Keys::lasting(keys, now),
-        &headers,
-        rules,
-        now,
-    )?)
+    Ok(webhook::Endpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now)?)
 }
 
 impl Running {

@@ -175,9 +175,9 @@ fn reserve(config: &Config) -> u64 {
         turned_away *= 2;
     }
     let database = u64::from(config.database.read_connections + config.database.lookup_connections) + 1;
-    let webhooks = &config.webhooks;
-    let endpoints = number(webhooks.endpoints.len());
-    let sending = u64::from(webhooks.max_in_flight).min(endpoints * u64::from(webhooks.max_in_flight_per_endpoint));
+    let sending = &config.webhooks.sending;
+    let endpoints = number(config.webhooks.endpoints.len());
+    let sending = number(sending.max_in_flight).min(endpoints * u64::from(sending.max_in_flight_per_endpoint));
     let blobs = OF_OTHER_BLOBS + config.engine.media.as_ref().map_or(0, |media| number(media.max_at_once));
     ALWAYS + OF_A_WORKER * of_threads + turned_away + OF_A_DATABASE_CONNECTION * database + sending + blobs
 }

@@ -28,18 +28,8 @@ pub(super) fn application(
     config: &config::Hooks,
     rules: &Arc<outbound::address::EgressRules>,
 ) -> anyhow::Result<Option<(Arc<dyn Hooks>, hooks::HookMetrics)>> {
-    let Some(secret) = config.secret.as_ref().filter(|_| !config.urls.is_empty()) else { return Ok(None) };
-    let settings = hooks::HookSettings {
-        urls: config.urls.clone(),
-        secret: secret.expose().parse().context("hooks.secret cannot be used")?,
-        timeout: config.timeout,
-        max_in_flight: usize::try_from(config.max_in_flight).unwrap_or(usize::MAX),
-        breaker_failures: config.breaker_failures,
-        breaker_pause: config.breaker_pause,
-        fail_open: config.fail_open.clone(),
-        reject_statuses: config.reject_statuses.clone(),
-    };
-    let hooks = hooks::Hooks::new(settings, Arc::clone(rules)).context("could not prepare to call hooks")?;
+    let Some(settings) = &config.calls else { return Ok(None) };
+    let hooks = hooks::Hooks::new(settings.clone(), Arc::clone(rules)).context("could not prepare to call hooks")?;
     let metrics = hooks.metrics().clone();
     Ok(Some((Arc::new(Application(hooks)), metrics)))
 }

@@ -102,7 +102,7 @@ pub(super) struct Budgets(Vec<(&'static str, u64)>);
 impl Budgets {
     pub(super) fn of(config: &Config) -> Self {
         let http2 = if is_http2_spoken(config) { config.http2.memory_bytes } else { 0 };
-        let webhooks = u64::from(config.webhooks.max_in_flight).saturating_mul(delivery_bytes(config));
+        let webhooks = number(config.webhooks.sending.max_in_flight).saturating_mul(delivery_bytes(config));
         Self(vec![
             ("storage.buffer_memory", config.engine.writer.buffer_bytes),
             ("limits.answer_memory", config.limits.answer_memory_bytes),
@@ -165,11 +165,10 @@ pub(super) fn fit(config: &mut Config, limit: Limit) {
     lower("http2.memory", &mut http2.memory_bytes, share(8).max(for_windows));
     lower_count("http2.max_connections", &mut http2.max_connections, http2.memory_bytes / HTTP2_CONNECTION_BYTES);
 
-    if unset.contains("webhooks.max_in_flight") {
-        let most = share(16) / (webhooks.response_limit_bytes + DELIVERY_BYTES);
-        let most = u32::try_from(most).unwrap_or(u32::MAX).max(webhooks.max_in_flight_per_endpoint);
-        webhooks.max_in_flight = webhooks.max_in_flight.min(most);
-    }
+    let sending = &mut webhooks.sending;
+    let for_sending = share(16) / (sending.response_limit_bytes + DELIVERY_BYTES);
+    let for_sending = for_sending.max(sending.max_in_flight_per_endpoint.into());
+    lower_count("webhooks.max_in_flight", &mut sending.max_in_flight, for_sending);
     fit_connections(config, limit);
 }
 
@@ -208,7 +207,7 @@ fn connection_bytes(config: &Config) -> u64 {
 }
 
 fn delivery_bytes(config: &Config) -> u64 {
-    config.webhooks.response_limit_bytes.saturating_add(DELIVERY_BYTES)
+    config.webhooks.sending.response_limit_bytes.saturating_add(DELIVERY_BYTES)
 }
 
 fn number(count: usize) -> u64 {

@@ -132,7 +132,7 @@ fn terms(config: &Config, engine: &Engine) -> Terms {
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
         idle_timeout: config.limits.idle_timeout,
         // Nothing is gathered for an application that is asked nothing.
-        forward_headers: (!config.hooks.urls.is_empty()).then(|| header_names(&config.hooks.forward_headers)),
+        forward_headers: config.hooks.calls.is_some().then(|| header_names(&config.hooks.forward_headers)),
         clients_may_terminate: config.auth.public_terminate,
         ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
         plain_uploads: config.protocols.plain_uploads,

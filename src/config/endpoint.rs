@@ -1,11 +1,7 @@
 //! The endpoints that are told about events: blocks of the file, checked one by one and together.
 
 use std::fmt;
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use reqwest::Url;
 use reqwest::header::HeaderName;
 use sha2::{Digest as _, Sha256};
@@ -16,15 +12,16 @@ use crate::config::layers::Block;
 use crate::config::reader::{Judged, Reader, count, duration_item, list, text};
 use crate::config::registry::ENDPOINTS;
 use crate::config::secret::{HIDDEN, Secret};
-use crate::config::units::{number_text, range_text, secs};
+use crate::config::units::{number_text, range_text};
 use crate::config::webhooks::retry_schedule;
-use domain::endpoint::{EndpointId, EndpointTerms, Ordering, Payload, Signing, is_reserved_header};
+use domain::endpoint::{
+    EndpointId, EndpointTerms, Ordering, Payload, RATES, Signing, TIMEOUTS, is_header_value, is_reserved_header,
+};
 use domain::event::EventFilter;
-
-/// How many secrets may sign beside the current one.
-const MAX_OLD_SECRETS: usize = 10;
-
-const TIMEOUT: RangeInclusive<Duration> = secs(1)..=secs(30);
+use outbound::ed25519::{InvalidPrivateKey, PrivateKey};
+use outbound::keys::MAX_OLD_KEYS;
+use outbound::sign;
+use outbound::sign::InvalidSecret;
 
 /// One receiver of events.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,10 +30,9 @@ pub struct Endpoint {
     pub name: EndpointId,
     /// Absolute, http or https. It may carry a user and password, so it is not shown as it is.
     pub url: String,
-    /// `whsec_` and 24 to 64 bytes in base64 each; the current one first.
-    pub secrets: Vec<Secret>,
-    /// `whsk_` and 32 or 64 bytes in base64.
-    pub private_key: Option<Secret>,
+    /// The current one first.
+    pub secrets: Vec<sign::Secret>,
+    pub private_key: Option<PrivateKey>,
     /// Sent with every message.
     pub headers: Vec<(String, Secret)>,
     /// The url in them carries no user and no password.
@@ -117,10 +113,10 @@ impl BlockReader<'_> {
         let payload = self.optional("payload", |value| {
             one_of(text(value)?, Payload::by_name, Payload::ALL.iter().map(|known| known.name()))
         });
-        let counted = |value: &Value| count(value, &(1..=10_000), &range_text(&(1..=10_000), number_text));
-        let max_in_flight = self.optional("max_in_flight", counted);
-        let max_per_second = self.optional("max_per_second", counted);
-        let timeout = self.optional("timeout", |value| duration_item(text(value)?, &TIMEOUT));
+        let counted = |value: &Value, range| count(value, &range, &range_text(&range, number_text));
+        let max_in_flight = self.optional("max_in_flight", |value| counted(value, 1..=10_000));
+        let max_per_second = self.optional("max_per_second", |value| counted(value, RATES));
+        let timeout = self.optional("timeout", |value| duration_item(text(value)?, &TIMEOUTS));
         let schedule = self.optional("retry_schedule", |value| list(value).and_then(retry_schedule));
         let auto_disable =
             self.optional("auto_disable", |value| value.as_bool().ok_or_else(|| "write true or false".to_owned()));
@@ -144,7 +140,7 @@ impl BlockReader<'_> {
     }
 
     /// What signs, and how: with what is there, unless it says so itself.
-    fn keys(&mut self) -> Option<(Vec<Secret>, Option<Secret>, Signing)> {
+    fn keys(&mut self) -> Option<(Vec<sign::Secret>, Option<PrivateKey>, Signing)> {
         let secret = self.given_or_in_file("secret", "secret_file", signing_secret);
         let private_key = self.given_or_in_file("private_key", "private_key_file", private_key);
         let old = self.optional("old_secrets", |value| list(value).and_then(old_secrets));
@@ -154,9 +150,9 @@ impl BlockReader<'_> {
         });
         let (secret, private_key) = (secret?, private_key?);
         let (old, old_in_files) = (old?.unwrap_or_default(), old_in_files?.unwrap_or_default());
-        if old.len() + old_in_files.len() > MAX_OLD_SECRETS {
+        if old.len() + old_in_files.len() > MAX_OLD_KEYS {
             return self.refuse_block(&format!(
-                "its old_secrets and old_secret_files are more than {MAX_OLD_SECRETS}; take out those that no receiver needs"
+                "its old_secrets and old_secret_files are more than {MAX_OLD_KEYS}; take out those that no receiver needs"
             ));
         }
         let signing = signing?.unwrap_or(match (&secret, &private_key) {
@@ -174,12 +170,7 @@ impl BlockReader<'_> {
     }
 
     /// At most one of the two ways to give a secret.
-    fn given_or_in_file(
-        &mut self,
-        given: &str,
-        file: &str,
-        parse: impl Fn(&str) -> Judged<Secret>,
-    ) -> Option<Option<Secret>> {
+    fn given_or_in_file<T>(&mut self, given: &str, file: &str, parse: impl Fn(&str) -> Judged<T>) -> Option<Option<T>> {
         if self.block.fields.contains_key(given) && self.block.fields.contains_key(file) {
             return self.refuse_block(&format!("{given} and {file} are both set; remove one of them"));
         }
@@ -223,27 +214,29 @@ fn read_certificates(path: &str) -> Judged<String> {
     std::fs::read_to_string(path).map_err(|why| format!("could not read the file: {why}"))
 }
 
-/// Standard Webhooks: 24 to 64 bytes in standard, padded base64. Receivers misread the URL-safe alphabet.
-pub(super) fn signing_secret(text: &str) -> Judged<Secret> {
-    let bytes = text.strip_prefix("whsec_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
-    match bytes.map(|bytes| bytes.len()) {
-        Some(24..=64) => Ok(Secret::new(text)),
-        Some(bytes) => Err(format!("of {bytes} bytes; it must have 24 to 64")),
-        None => Err("not a signing secret; write whsec_ and then 24 to 64 bytes in standard base64".to_owned()),
-    }
+/// A secret in the form of Standard Webhooks.
+pub(super) fn signing_secret(text: &str) -> Judged<sign::Secret> {
+    text.parse().map_err(|why| match why {
+        InvalidSecret::Length(bytes) => format!("of {bytes} bytes; it must have 24 to 64"),
+        InvalidSecret::Prefix | InvalidSecret::Encoding => {
+            "not a signing secret; write whsec_ and then 24 to 64 bytes in standard base64".to_owned()
+        }
+    })
 }
 
-/// Standard Webhooks: a seed of 32 bytes, or with its public key behind it.
-fn private_key(text: &str) -> Judged<Secret> {
-    let bytes = text.strip_prefix("whsk_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
-    match bytes.map(|bytes| bytes.len()) {
-        Some(32 | 64) => Ok(Secret::new(text)),
-        Some(bytes) => Err(format!("of {bytes} bytes; it must have 32, or 64 with the public key behind them")),
-        None => Err("not a private key; write whsk_ and then 32 or 64 bytes in standard base64".to_owned()),
-    }
+fn private_key(text: &str) -> Judged<PrivateKey> {
+    text.parse().map_err(|why| match why {
+        InvalidPrivateKey::Length(bytes) => {
+            format!("of {bytes} bytes; it must have 32, or 64 with the public key behind them")
+        }
+        InvalidPrivateKey::Prefix | InvalidPrivateKey::Encoding => {
+            "not a private key; write whsk_ and then 32 or 64 bytes in standard base64".to_owned()
+        }
+        InvalidPrivateKey::Mismatch => "not one key; the public key behind the seed belongs to another".to_owned(),
+    })
 }
 
-fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<Secret>> {
+fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<sign::Secret>> {
     let read = |path: &str| {
         let found = read_secret(path).map_err(|why| format!("{path:?}: {why}"))?;
         signing_secret(&found).map_err(|why| format!("{path:?}: its secret is {why}"))
@@ -251,9 +244,9 @@ fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<Secret>> {
     paths.into_iter().map(read).collect()
 }
 
-fn old_secrets(texts: Vec<&str>) -> Judged<Vec<Secret>> {
-    if texts.len() > MAX_OLD_SECRETS {
-        return Err(format!("too long; write at most {MAX_OLD_SECRETS} secrets"));
+fn old_secrets(texts: Vec<&str>) -> Judged<Vec<sign::Secret>> {
+    if texts.len() > MAX_OLD_KEYS {
+        return Err(format!("too long; write at most {MAX_OLD_KEYS} secrets"));
     }
     texts.into_iter().map(|text| signing_secret(text).map_err(|why| format!("one of them is {why}"))).collect()
 }
@@ -273,7 +266,7 @@ fn headers(value: &Value) -> Judged<Vec<(String, Secret)>> {
         if is_reserved_header(&name) {
             return Err(format!("not all to be set: {name} is set by the server itself"));
         }
-        if !value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        if !is_header_value(&value) {
             return Err(format!("not all headers: the value of {name} has characters a header cannot have"));
         }
         Ok((name, Secret::new(value)))

@@ -1,17 +1,16 @@
 //! What the application is asked before uploads are created, finished and ended.
 
-use std::time::Duration;
-
 use reqwest::Url;
 use reqwest::header::HeaderName;
 
 use crate::config::auth::read_secret;
 use crate::config::endpoint::signing_secret;
 use crate::config::reader::{Judged, Reader};
-use crate::config::secret::Secret;
 use crate::config::units::{minutes, secs};
 use api::problem::{REFUSALS, refusal_of};
 use domain::hook::Hook;
+use hooks::HookSettings;
+use outbound::sign;
 
 /// Where each hook is set.
 const KEYS: [(Hook, &str); 3] = [
@@ -22,24 +21,10 @@ const KEYS: [(Hook, &str); 3] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hooks {
-    /// Those that are asked, and where. Never without a secret.
-    pub urls: Vec<(Hook, Url)>,
-    /// `whsec_` and 24 to 64 bytes in base64.
-    pub secret: Option<Secret>,
-    /// For a whole question, waiting for its turn included.
-    pub timeout: Duration,
-    pub max_in_flight: u32,
-    /// After so many failures in a row a hook is not asked for a while.
-    pub breaker_failures: u32,
-    pub breaker_pause: Duration,
-    /// Hooks whose silence means yes.
-    pub fail_open: Vec<Hook>,
+    /// `None`: the application is asked nothing.
+    pub calls: Option<HookSettings>,
     /// Fields of a client's request that are shown to the application; in lower case.
     pub forward_headers: Vec<String>,
-    /// Statuses that mean no without further words.
-    pub reject_statuses: Vec<u16>,
-    /// How many calls are remembered.
-    pub keep_calls: u64,
 }
 
 impl Hooks {
@@ -48,34 +33,38 @@ impl Hooks {
         for (hook, key) in KEYS {
             urls.extend(from.text(key, optional_url).map(|url| (hook, url)));
         }
-        let hooks = Self {
-            urls,
-            secret: read_either(from),
-            timeout: from.duration("hooks.timeout", secs(1)..=secs(15)),
-            max_in_flight: from.count("hooks.max_in_flight", 1..=10_000),
-            breaker_failures: from.count("hooks.breaker_failures", 1..=1_000),
-            breaker_pause: from.duration("hooks.breaker_pause", secs(1)..=minutes(5)),
-            fail_open: from.list("hooks.fail_open", fail_open),
-            forward_headers: from.list("hooks.forward_headers", forward_headers),
-            reject_statuses: from.list("hooks.reject_statuses", reject_statuses),
-            keep_calls: from.count::<u32>("hooks.keep_calls", 1..=100_000_000).into(),
-        };
-        for (_, key) in KEYS.iter().filter(|(hook, _)| hooks.asks(*hook)) {
-            let signed = hooks.secret.is_some();
-            from.require(signed, &[key, "hooks.secret", "hooks.secret_file"], |_| {
+        let secret = read_either(from);
+        for (_, key) in KEYS.iter().filter(|(hook, _)| urls.iter().any(|(asked, _)| asked == hook)) {
+            from.require(secret.is_some(), &[key, "hooks.secret", "hooks.secret_file"], |_| {
                 "needs a secret to sign with; set hooks.secret or, better, hooks.secret_file".to_owned()
             });
         }
-        hooks
+        let timeout = from.duration("hooks.timeout", secs(1)..=secs(15));
+        let max_in_flight = from.count("hooks.max_in_flight", 1..=10_000);
+        let breaker_failures = from.count("hooks.breaker_failures", 1..=1_000);
+        let breaker_pause = from.duration("hooks.breaker_pause", secs(1)..=minutes(5));
+        let fail_open = from.list("hooks.fail_open", fail_open);
+        let reject_statuses = from.list("hooks.reject_statuses", reject_statuses);
+        let calls = secret.filter(|_| !urls.is_empty()).map(|secret| HookSettings {
+            urls,
+            secret,
+            timeout,
+            max_in_flight,
+            breaker_failures,
+            breaker_pause,
+            fail_open,
+            reject_statuses,
+        });
+        Self { calls, forward_headers: from.list("hooks.forward_headers", forward_headers) }
     }
 
     pub fn asks(&self, hook: Hook) -> bool {
-        self.urls.iter().any(|(asked, _)| *asked == hook)
+        self.calls.as_ref().is_some_and(|calls| calls.urls.iter().any(|(asked, _)| *asked == hook))
     }
 }
 
 /// The secret, given as it is or in a file, but not both.
-fn read_either(from: &mut Reader) -> Option<Secret> {
+fn read_either(from: &mut Reader) -> Option<sign::Secret> {
     let given = from.text("hooks.secret", |text| match text {
         "" => Ok(None),
         text => signing_secret(text).map(Some),

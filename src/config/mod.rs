@@ -23,7 +23,6 @@ mod media;
 mod protocols;
 mod reader;
 mod registry;
-mod retention;
 mod secret;
 mod server;
 mod show;
@@ -50,7 +49,6 @@ pub use limits::Limits;
 pub use log::{Format, Log};
 pub use protocols::Protocols;
 pub use registry::{CONFIG_VARIABLE, DEFAULTS, Key, VARIABLE_PREFIX, keys};
-pub use retention::Retention;
 pub use secret::Secret;
 pub use server::{ProxyHeader, Server};
 pub use status::Status;
@@ -74,7 +72,6 @@ pub struct Config {
     pub storage: Storage,
     pub engine: ::engine::Settings,
     pub database: SqliteSettings,
-    pub retention: Retention,
     pub status: Status,
     pub webhooks: Webhooks,
     pub hooks: Hooks,
@@ -94,10 +91,10 @@ impl Config {
     }
 
     fn from(reader: &mut Reader) -> Self {
+        let server = Server::read(reader);
         let storage = Storage::read(reader);
         let engine = engine::read(reader);
         let config = Self {
-            server: Server::read(reader),
             tls: Tls::read(reader),
             http2: Http2::read(reader),
             limits: Limits::read(reader),
@@ -105,13 +102,13 @@ impl Config {
             database: database::read(reader, storage.durability),
             storage,
             engine,
-            retention: Retention::read(reader),
             status: Status::read(reader),
-            webhooks: Webhooks::read(reader),
+            webhooks: Webhooks::read(reader, server.shutdown_timeout),
             hooks: Hooks::read(reader),
             auth: Auth::read(reader),
             cors: Cors::read(reader),
             log: Log::read(reader),
+            server,
             unset: reader.unset(),
             file: None,
         };

@@ -58,7 +58,11 @@ fn the_default_file_read_as_a_file_changes_nothing() {
     assert_eq!(config.engine.max_upload_bytes, 64 << 30);
     assert_eq!(config.engine.terms.unfinished_expiry, Duration::from_secs(86_400));
     assert_eq!(config.engine.writer.digests, []);
-    assert_eq!(config.webhooks.retry_schedule.iter().map(Duration::as_secs).sum::<u64>(), 272_105, "webhooks R2");
+    assert_eq!(
+        config.webhooks.sending.retry_schedule.iter().map(Duration::as_secs).sum::<u64>(),
+        272_105,
+        "webhooks R2"
+    );
     assert_eq!(config.webhooks.endpoints, []);
     assert_eq!(config.auth.token, None);
     assert_eq!(config.cors.allow_origins, AllowOrigins::Auto);
@@ -205,7 +209,7 @@ fn variables_and_flags_take_every_type() {
     assert_eq!(config.server.public_url.as_deref(), Some("https://uploads.example.com"));
     assert_eq!(config.engine.max_upload_bytes, 1 << 20);
     assert_eq!(config.engine.writer.digests, [Algorithm::Sha256, Algorithm::Md5], "crc32c is computed anyway");
-    assert_eq!(config.webhooks.retry_schedule, [Duration::from_secs(1), Duration::from_secs(604_800)]);
+    assert_eq!(config.webhooks.sending.retry_schedule, [Duration::from_secs(1), Duration::from_secs(604_800)]);
     let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned);
     assert_eq!(config.cors.allow_origins, AllowOrigins::Listed(origins.to_vec()));
     assert_eq!(config.auth.hosts, ["uploads.example.com", "10.0.0.5"].map(|host| Host::parse(host).unwrap()));
@@ -413,7 +417,10 @@ fn hooks_are_read_with_their_secret_from_either_place() {
     );
     let hooks = Config::read(&file(&asked)).unwrap().hooks;
     assert!(hooks.asks(Hook::PreCreate) && !hooks.asks(Hook::PreFinish) && !hooks.asks(Hook::PreTerminate));
-    assert_eq!((hooks.secret.unwrap().expose(), hooks.forward_headers), (SECRET, vec!["cookie".to_owned()]));
+    assert_eq!(
+        (hooks.calls.unwrap().secret.expose(), hooks.forward_headers),
+        (SECRET.to_owned(), vec!["cookie".to_owned()])
+    );
     let shown = Resolved::read(&file(&asked)).unwrap().to_toml();
     assert!(!shown.contains(&SECRET[6..]), "{shown}");
     let both = format!("{asked}\nsecret_file = \"/dev/null\"");
@@ -697,7 +704,7 @@ fn a_signing_secret_can_come_from_a_file() {
     let path = folder.path().join("secret");
     fs::write(&path, format!("{SECRET}\n")).unwrap();
     let text = endpoint(&format!("secret_file = {:?}", path.to_str().unwrap()));
-    assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secrets, [Secret::new(SECRET)]);
+    assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secrets, [SECRET.parse().unwrap()]);
     fs::write(&path, "whsec_AAAA").unwrap();
     assert!(file_error(&text).ends_with("its secret is of 3 bytes; it must have 24 to 64"), "{}", file_error(&text));
 }
@@ -844,7 +851,7 @@ fn old_secrets_can_be_files_and_both_count() {
         format!("secret = \"{SECRET}\"\nold_secret_files = {files:?}\nold_secrets = {:?}", vec![SECRET; texts])
     };
     let resolved = Resolved::read(&file(&endpoint(&fields(1, 1)))).unwrap();
-    assert_eq!(resolved.config.webhooks.endpoints[0].secrets, vec![Secret::new(SECRET); 3]);
+    assert_eq!(resolved.config.webhooks.endpoints[0].secrets, vec![SECRET.parse().unwrap(); 3]);
     assert!(!resolved.to_toml().contains(SECRET));
     let line = file_error(&endpoint(&fields(6, 5)));
     assert!(line.contains("its old_secrets and old_secret_files are more than 10"), "{line}");

@@ -25,12 +25,12 @@ const WHOLE_WAY: [&str; 6] =
 
 /// Failures are over soon, and nothing is left to chance.
 fn quick(config: &mut Config) {
-    config.webhooks.timeout = Duration::from_millis(500);
-    config.webhooks.connect_timeout = Duration::from_millis(500);
-    config.webhooks.retry_schedule = vec![Duration::from_millis(100); 5];
-    config.webhooks.retry_jitter_percent = 0;
+    config.webhooks.sending.timeout = Duration::from_millis(500);
+    config.webhooks.sending.connect_timeout = Duration::from_millis(500);
+    config.webhooks.sending.retry_schedule = vec![Duration::from_millis(100); 5];
+    config.webhooks.sending.retry_jitter_percent = 0;
     // Tests of retries want them all.
-    config.webhooks.breaker_failures = 0;
+    config.webhooks.sending.health.breaker_failures = 0;
 }
 
 fn kinds(heard: &[Request]) -> Vec<&str> {
@@ -280,7 +280,7 @@ async fn first_attempts_keep_their_order_at_an_endpoint_that_fails_them() {
     });
     let app = TestApp::from_file(&receiver.endpoint("picky", "['upload.*']"), |config| {
         quick(config);
-        config.webhooks.retry_schedule = vec![Duration::from_millis(1_500); 3];
+        config.webhooks.sending.retry_schedule = vec![Duration::from_millis(1_500); 3];
     })
     .await;
     let mut client = app.client().await;
@@ -312,7 +312,7 @@ async fn a_receiver_that_only_fails_gets_as_many_attempts_as_the_schedule_has() 
     let waits = [100, 300, 200].map(Duration::from_millis);
     let app = TestApp::from_file(&receiver.endpoint("broken", "['upload.created']"), |config| {
         quick(config);
-        config.webhooks.retry_schedule = waits.to_vec();
+        config.webhooks.sending.retry_schedule = waits.to_vec();
     })
     .await;
     let mut client = app.client().await;
@@ -551,7 +551,7 @@ async fn a_hanging_endpoint_holds_up_no_other() {
     let healthy = Scripted::start(SECOND_SECRET).await;
     hanging.always(Reply::Hang);
     let file = hanging.endpoint("hanging", "['upload.*']") + &healthy.endpoint("healthy", "['upload.*']");
-    let app = TestApp::from_file(&file, |config| config.webhooks.max_in_flight_per_endpoint = 2).await;
+    let app = TestApp::from_file(&file, |config| config.webhooks.sending.max_in_flight_per_endpoint = 2).await;
     let mut client = app.client().await;
     for _ in 0..10 {
         upload(&mut client).await;
@@ -568,7 +568,7 @@ async fn the_delivery_log_is_filtered_and_paged() {
     let file = one.endpoint("one", "['upload.*']") + &two.endpoint("two", "['upload.completed']");
     let app = TestApp::from_file(&file, |config| {
         quick(config);
-        config.webhooks.retry_schedule = vec![Duration::from_millis(20)];
+        config.webhooks.sending.retry_schedule = vec![Duration::from_millis(20)];
     })
     .await;
     let mut client = app.client().await;
@@ -809,7 +809,7 @@ async fn what_happens_while_the_receiver_is_dead_is_told_when_it_is_back() {
     drop(receiver);
     let app = TestApp::from_file(&file, |config| {
         quick(config);
-        config.webhooks.retry_schedule = vec![Duration::from_millis(200); 100];
+        config.webhooks.sending.retry_schedule = vec![Duration::from_millis(200); 100];
     })
     .await;
     let mut client = app.client().await;

@@ -25,8 +25,8 @@ const OPEN_TO_LOOPBACK: &str = "[webhooks]\nallow_networks = ['127.0.0.0/8']\n";
 
 async fn started() -> (TestApp, Client) {
     let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
-        config.webhooks.retry_schedule = vec![Duration::from_millis(50)];
-        config.webhooks.retry_jitter_percent = 0;
+        config.webhooks.sending.retry_schedule = vec![Duration::from_millis(50)];
+        config.webhooks.sending.retry_jitter_percent = 0;
     })
     .await;
     let client = app.client().await;
@@ -282,10 +282,10 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_tells_how_it_is_doing() {
     let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
-        config.webhooks.retry_schedule = vec![Duration::from_millis(50)];
-        config.webhooks.retry_jitter_percent = 0;
-        config.webhooks.breaker_failures = 4;
-        config.webhooks.breaker_pause = Duration::from_mins(10);
+        config.webhooks.sending.retry_schedule = vec![Duration::from_millis(50)];
+        config.webhooks.sending.retry_jitter_percent = 0;
+        config.webhooks.sending.health.breaker_failures = 4;
+        config.webhooks.sending.health.breaker_pause = Duration::from_mins(10);
     })
     .await;
     let mut client = app.client().await;
@@ -379,9 +379,9 @@ async fn a_job_sends_what_an_endpoint_has_missed() {
 async fn what_is_pending_is_sent_at_once() {
     let hour = Duration::from_hours(1);
     let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
-        config.webhooks.retry_schedule = vec![hour];
-        config.webhooks.breaker_failures = 2;
-        config.webhooks.breaker_pause = hour;
+        config.webhooks.sending.retry_schedule = vec![hour];
+        config.webhooks.sending.health.breaker_failures = 2;
+        config.webhooks.sending.health.breaker_pause = hour;
     })
     .await;
     let mut client = app.client().await;

@@ -117,8 +117,8 @@ async fn a_receiver_that_keeps_failing_is_spared_also_after_a_restart() {
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Status("500 Oops"));
     let mut app = TestApp::from_file(&receiver.endpoint("app", "['upload.created']"), |config| {
-        config.webhooks.breaker_failures = 3;
-        config.webhooks.breaker_pause = Duration::from_secs(600);
+        config.webhooks.sending.health.breaker_failures = 3;
+        config.webhooks.sending.health.breaker_pause = Duration::from_secs(600);
     })
     .await;
     let mut client = app.client().await;
@@ -304,8 +304,8 @@ async fn a_bad_gateway_is_spared_by_halves() {
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Status("502 Bad Gateway"));
     let app = TestApp::from_file(&receiver.endpoint("app", "['upload.created']"), |config| {
-        config.webhooks.breaker_failures = 0;
-        config.webhooks.max_in_flight_per_endpoint = 4;
+        config.webhooks.sending.health.breaker_failures = 0;
+        config.webhooks.sending.max_in_flight_per_endpoint = 4;
     })
     .await;
     let mut client = app.client().await;
@@ -329,9 +329,9 @@ async fn what_is_due_and_not_sent_makes_the_server_unready() {
     let receiver = Scripted::start(SECRET).await;
     receiver.always(Reply::Hold);
     let app = TestApp::from_file(&receiver.endpoint("app", "['upload.created']"), |config| {
-        config.webhooks.max_in_flight_per_endpoint = 1;
-        config.webhooks.max_due_age = Some(Duration::from_millis(200));
-        config.webhooks.timeout = Duration::from_secs(30);
+        config.webhooks.sending.max_in_flight_per_endpoint = 1;
+        config.webhooks.sending.max_due_age = Duration::from_millis(200);
+        config.webhooks.sending.timeout = Duration::from_secs(30);
     })
     .await;
     let mut client = app.client().await;

@@ -1,12 +1,25 @@
 //! Who is told of events, and on which terms.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::event::EventFilter;
 use crate::metadata::Metadata;
 use crate::principal::TenantId;
 use crate::time::Timestamp;
+
+/// How long one attempt may be allowed to take.
+pub const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+
+/// How long one wait of a retry schedule may be.
+pub const RETRY_WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
+
+/// The most waits of a retry schedule, which has at least one.
+pub const MAX_RETRY_WAITS: usize = 100;
+
+/// How many deliveries a second an endpoint may be limited to.
+pub const RATES: RangeInclusive<u32> = 1..=10_000;
 
 /// The stable name of an endpoint. No two endpoints share a name, whatever their tenants.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +143,11 @@ impl EndpointTerms {
         };
         self.metadata.iter().all(has)
     }
+}
+
+/// Returns whether a header can carry this value: visible ASCII characters and spaces.
+pub fn is_header_value(value: &str) -> bool {
+    value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
 /// Whether a header is the sender's own, so that no operator may set it (webhooks.md H12). Takes any letter case.

@@ -33,7 +33,7 @@ use exchange::{Answered, Exchange, Trouble};
 const KEPT_BYTES: usize = 4 << 10;
 
 /// How hooks are asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookSettings {
     /// Where each hook is; one that is not there is not asked. `http` or `https`.
     pub urls: Vec<(Hook, Url)>,

@@ -13,7 +13,7 @@ use domain::endpoint::Signing;
 use domain::time::Timestamp;
 
 /// How many old keys of an endpoint may go on signing (webhooks.md H10).
-const MAX_OLD_KEYS: usize = 10;
+pub const MAX_OLD_KEYS: usize = 10;
 
 /// How long an old key may go on signing.
 const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);

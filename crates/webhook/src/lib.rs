@@ -33,4 +33,5 @@ pub use parts::Parts;
 pub use sender::{Error, Sender};
 pub use sending::health::HealthRules;
 pub use sending::liveness::{Liveness, Unwell};
+pub use sending::retry::MAX_JITTER_PERCENT;
 pub use settings::{InvalidSettings, Settings};

@@ -14,16 +14,19 @@ pub struct Settings {
     /// For the part before the request is sent.
     pub connect_timeout: Duration,
     /// The wait after each failure; when it is used up, so are the attempts.
-    pub schedule: Vec<Duration>,
-    pub jitter_percent: u8,
-    /// How long a claim keeps others off a delivery.
+    pub retry_schedule: Vec<Duration>,
+    /// How far a wait may be off by chance; [`MAX_JITTER_PERCENT`](crate::MAX_JITTER_PERCENT) at most.
+    pub retry_jitter_percent: u8,
+    /// How long a claim keeps others off a delivery. It outlasts every exchange by [`LEASE_MARGIN`].
     pub lease: Duration,
+    /// How many deliveries may be on their way at once, at least 1.
     pub max_in_flight: usize,
+    /// How many of them may be for one endpoint, at least 1.
     pub max_in_flight_per_endpoint: u32,
-    /// How much of an answer's body is read, in bytes.
-    pub response_limit: usize,
-    /// How much of it is kept, in bytes.
-    pub response_kept: usize,
+    /// How much of an answer's body is read.
+    pub response_limit_bytes: u64,
+    /// How much of it is kept.
+    pub response_kept_bytes: u64,
     /// No attempt is planned for later than this after the delivery began.
     pub delivery_expiry: Duration,
     /// How long exchanges may go on after the signal to stop.
@@ -54,13 +57,13 @@ impl Default for Settings {
         Self {
             timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(5),
-            schedule: retry::DEFAULT_SCHEDULE.to_vec(),
-            jitter_percent: 20,
+            retry_schedule: retry::DEFAULT_SCHEDULE.to_vec(),
+            retry_jitter_percent: 20,
             lease: Duration::from_secs(60),
             max_in_flight: 512,
             max_in_flight_per_endpoint: 16,
-            response_limit: 64 << 10,
-            response_kept: 4 << 10,
+            response_limit_bytes: 64 << 10,
+            response_kept_bytes: 4 << 10,
             delivery_expiry: Duration::from_hours(96),
             drain_timeout: Duration::from_secs(20),
             health: HealthRules::default(),
@@ -96,8 +99,8 @@ impl Settings {
         if self.timeout > self.longest_timeout() {
             return Err(InvalidSettings::ShortLease { lease: self.lease, timeout: self.timeout });
         }
-        if self.jitter_percent > retry::MAX_JITTER_PERCENT {
-            return Err(InvalidSettings::Jitter(self.jitter_percent));
+        if self.retry_jitter_percent > retry::MAX_JITTER_PERCENT {
+            return Err(InvalidSettings::Jitter(self.retry_jitter_percent));
         }
         if self.max_in_flight == 0 || self.max_in_flight_per_endpoint == 0 {
             return Err(InvalidSettings::NothingInFlight);
@@ -106,8 +109,13 @@ impl Settings {
     }
 
     /// How long an exchange may take at most, so that the lease outlasts it.
-    pub(super) fn longest_timeout(&self) -> Duration {
+    pub fn longest_timeout(&self) -> Duration {
         self.lease.saturating_sub(LEASE_MARGIN)
+    }
+
+    /// Whether an endpoint may have this limit of its own of deliveries on their way.
+    pub fn allows_in_flight(&self, own: Option<u32>) -> bool {
+        own.is_none_or(|own| usize::try_from(own).is_ok_and(|own| (1..=self.max_in_flight).contains(&own)))
     }
 }
 
@@ -121,7 +129,7 @@ mod tests {
         let timeout = Duration::from_secs(15);
         let short = Settings { lease: timeout + LEASE_MARGIN - Duration::from_millis(1), ..Settings::default() };
         assert_eq!(short.check(), Err(InvalidSettings::ShortLease { lease: short.lease, timeout }));
-        let wild = Settings { jitter_percent: 51, ..Settings::default() };
+        let wild = Settings { retry_jitter_percent: 51, ..Settings::default() };
         assert_eq!(wild.check(), Err(InvalidSettings::Jitter(51)));
         let idle = Settings { max_in_flight_per_endpoint: 0, ..Settings::default() };
         assert_eq!(idle.check(), Err(InvalidSettings::NothingInFlight));

@@ -52,7 +52,11 @@ struct Work {
 
 /// Short enough for tests, long enough for a busy machine where nothing is meant to time out.
 fn settings() -> Settings {
-    Settings { timeout: Duration::from_secs(10), schedule: vec![Duration::from_secs(20); 3], ..Settings::default() }
+    Settings {
+        timeout: Duration::from_secs(10),
+        retry_schedule: vec![Duration::from_secs(20); 3],
+        ..Settings::default()
+    }
 }
 
 fn impatient() -> Settings {
@@ -166,7 +170,7 @@ async fn a_retry_is_the_same_message_at_a_new_time() {
 #[tokio::test]
 async fn a_delivery_dies_when_its_attempts_are_used_up() {
     let receiver = Receiver::start([Script::Status(500)]).await;
-    let work = Work::with(&receiver, Settings { schedule: vec![Duration::from_secs(20)], ..settings() }).await;
+    let work = Work::with(&receiver, Settings { retry_schedule: vec![Duration::from_secs(20)], ..settings() }).await;
     let id = work.outbox.add_for("app");
     work.outbox.attempted(id, 1).await;
     work.clock.put_forward(Duration::from_secs(25));
@@ -579,7 +583,7 @@ async fn nothing_waits_for_a_clock_that_was_ahead() {
         let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
         let rules =
             HealthRules { breaker_failures: 2, breaker_pause: Duration::from_secs(1), ..HealthRules::default() };
-        let limits = Settings { health: rules, schedule: vec![Duration::from_secs(1); 3], ..settings() };
+        let limits = Settings { health: rules, retry_schedule: vec![Duration::from_secs(1); 3], ..settings() };
         let clock = TestClock::default();
         let outbox = Arc::new(TestOutbox::by(&clock));
         let start = async || {
@@ -623,7 +627,7 @@ async fn nothing_waits_for_a_clock_that_was_ahead() {
 async fn an_endpoint_is_not_disabled_for_time_that_was_passed_over() {
     let receiver = Receiver::start([Script::Status(500)]).await;
     let rules = HealthRules { breaker_failures: 0, ..HealthRules::default() };
-    let work = Work::with(&receiver, Settings { schedule: vec![], health: rules, ..settings() }).await;
+    let work = Work::with(&receiver, Settings { retry_schedule: vec![], health: rules, ..settings() }).await;
     for _ in 0..3 {
         let id = work.outbox.add(Sample { at: work.clock.now(), ..sample() });
         work.outbox.attempted(id, 1).await;
@@ -952,7 +956,8 @@ async fn an_endpoint_that_keeps_failing_is_spared() {
     let mut script = vec![Script::Status(500); 10];
     script.push(Script::Status(200));
     let receiver = Receiver::start(script).await;
-    let limits = Settings { max_in_flight_per_endpoint: 5, schedule: vec![Duration::from_hours(9)], ..settings() };
+    let limits =
+        Settings { max_in_flight_per_endpoint: 5, retry_schedule: vec![Duration::from_hours(9)], ..settings() };
     let work = Work::with(&receiver, limits).await;
     for _ in 0..10 {
         let id = work.outbox.add_for("app");
@@ -980,7 +985,7 @@ async fn an_endpoint_that_fails_for_days_is_disabled() {
     let receiver = Receiver::start([Script::Status(500)]).await;
     let rules =
         HealthRules { breaker_failures: 0, disable_after: Duration::from_secs(1_000), ..HealthRules::default() };
-    let limits = Settings { schedule: vec![], health: rules, ..settings() };
+    let limits = Settings { retry_schedule: vec![], health: rules, ..settings() };
     let forgiving = endpoint_with("other", &receiver.url(), |terms| terms.auto_disable = false);
     let work = Work::begin(vec![endpoint("app", &receiver.url()), forgiving], limits).await;
     for seconds in [0, 500, 100, 400] {

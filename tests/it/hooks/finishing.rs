@@ -246,7 +246,7 @@ async fn only_a_verified_upload_is_asked_about_and_the_failure_is_told_to_backen
 async fn a_start_does_not_wait_for_the_application_and_asks_soon_after() {
     let application = Scripted::start(SECRET).await;
     application.always(Reply::Status("500 Oops"));
-    let quick = |config: &mut Config| config.hooks.breaker_failures = 1000;
+    let quick = |config: &mut Config| config.hooks.calls.as_mut().unwrap().breaker_failures = 1000;
     let mut app = TestApp::from_file(&asking(&application, &ASKED, ""), quick).await;
     let mut client = app.client().await;
     let path = client.create(5).await;

@@ -12,7 +12,10 @@ use reqwest::{Certificate, Url};
 use crate::endpoints::vault::Private;
 use crate::settings::Settings;
 use domain::delivery::LEASE_MARGIN;
-use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointTerms, Origin, is_reserved_header};
+use domain::endpoint::{
+    Endpoint as Stored, EndpointId, EndpointTerms, MAX_RETRY_WAITS, Origin, RATES, RETRY_WAITS, TIMEOUTS,
+    is_header_value, is_reserved_header,
+};
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 use outbound::address::{EgressRules, RefusedUrl};
@@ -28,10 +31,6 @@ const MAX_URL: usize = 2048;
 const MAX_DESCRIPTION: usize = 500;
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_TEXT: usize = 1024;
-const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
-const WAITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
-const MAX_WAITS: usize = 100;
-const MAX_RATE: u32 = 10_000;
 
 /// Half of what a request to the API may be.
 const MAX_CA_BYTES: usize = 32 << 10;
@@ -73,11 +72,11 @@ pub enum InvalidEndpoint {
     Timeout,
     #[error("its timeout can be {0:?} at most: webhooks.lease has to outlast it by {LEASE_MARGIN:?}")]
     OutlastsLease(Duration),
-    #[error("its retry schedule must have from 1 to {MAX_WAITS} waits, each from 1 second to 7 days")]
+    #[error("its retry schedule must have from 1 to {MAX_RETRY_WAITS} waits, each from 1 second to 7 days")]
     Schedule,
     #[error("max_in_flight must be from 1 to {0}")]
     InFlight(usize),
-    #[error("max_per_second must be from 1 to {MAX_RATE}")]
+    #[error("max_per_second must be from 1 to {max}", max = RATES.end())]
     Rate,
     #[error("its CA certificates (ca_certificates, ca_file) must be certificates as PEM, {MAX_CA_BYTES} bytes at most")]
     CaCertificates,
@@ -196,16 +195,16 @@ pub(crate) fn checked_terms(
             return Err(InvalidEndpoint::OutlastsLease(settings.longest_timeout()));
         }
     }
-    let fits =
-        |waits: &Vec<Duration>| (1..=MAX_WAITS).contains(&waits.len()) && waits.iter().all(|wait| WAITS.contains(wait));
+    let fits = |waits: &Vec<Duration>| {
+        (1..=MAX_RETRY_WAITS).contains(&waits.len()) && waits.iter().all(|wait| RETRY_WAITS.contains(wait))
+    };
     if !terms.retry_schedule.as_ref().is_none_or(fits) {
         return Err(InvalidEndpoint::Schedule);
     }
-    let in_flight = terms.max_in_flight.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    if in_flight.is_some_and(|count| !(1..=settings.max_in_flight).contains(&count)) {
+    if !settings.allows_in_flight(terms.max_in_flight) {
         return Err(InvalidEndpoint::InFlight(settings.max_in_flight));
     }
-    if terms.max_per_second.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
+    if terms.max_per_second.is_some_and(|rate| !RATES.contains(&rate)) {
         return Err(InvalidEndpoint::Rate);
     }
     check_ca(&terms, &url)?;
@@ -236,8 +235,7 @@ pub(crate) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, Inva
         if is_reserved_header(known.as_str()) {
             return Err(InvalidEndpoint::ReservedHeader(known.to_string()));
         }
-        let plain =
-            value.len() <= MAX_HEADER_VALUE && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        let plain = value.len() <= MAX_HEADER_VALUE && is_header_value(value);
         let bad_value = || InvalidEndpoint::HeaderValue(known.to_string());
         let mut value = HeaderValue::from_str(value).ok().filter(|_| plain).ok_or_else(bad_value)?;
         value.set_sensitive(true);

@@ -282,10 +282,12 @@ impl Egress {
     }
 
     async fn read_body(&self, response: &mut Response, kept: &mut Vec<u8>) -> reqwest::Result<BodyEnd> {
-        let mut left = self.settings.response_limit;
+        let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (limit, kept_at_most) = (size(self.settings.response_limit_bytes), size(self.settings.response_kept_bytes));
+        let mut left = limit;
         while left > 0 {
             let Some(chunk) = response.chunk().await? else { return Ok(BodyEnd::Whole) };
-            let room = self.settings.response_kept.min(self.settings.response_limit).saturating_sub(kept.len());
+            let room = kept_at_most.min(limit).saturating_sub(kept.len());
             kept.extend_from_slice(&chunk[..room.min(chunk.len())]);
             left = left.saturating_sub(chunk.len());
         }

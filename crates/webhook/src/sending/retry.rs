@@ -28,7 +28,7 @@ pub(crate) const PROGRESS_SCHEDULE: [Duration; 1] = [Duration::from_secs(10)];
 pub(crate) const PROGRESS_EXPIRY: Duration = Duration::from_secs(30);
 
 /// More would let a wait shrink to nothing.
-pub(crate) const MAX_JITTER_PERCENT: u8 = 50;
+pub const MAX_JITTER_PERCENT: u8 = 50;
 
 /// The least rest of a receiver that said it has too much to do, or did not answer in time.
 const REST: Duration = Duration::from_mins(1);

@@ -49,7 +49,7 @@ pub(crate) fn judge(
     if answer.wish == Some(Wish::AbortMessage) {
         return Ruling::GiveUp;
     }
-    let own = terms.retry_schedule.as_ref().unwrap_or(&settings.schedule);
+    let own = terms.retry_schedule.as_ref().unwrap_or(&settings.retry_schedule);
     let (schedule, expiry): (&[Duration], Duration) = match claim.class {
         DeliveryClass::Progress => (&retry::PROGRESS_SCHEDULE, retry::PROGRESS_EXPIRY),
         DeliveryClass::Normal | DeliveryClass::Notice | DeliveryClass::Test => (own, expiry),
@@ -57,7 +57,7 @@ pub(crate) fn judge(
     // A delivery that was asked for again has the whole schedule before it.
     let failures = claim.attempts.saturating_sub(claim.attempts_before).saturating_add(1);
     let asked = answer.retry_after.map(|wait| wait.from(now));
-    retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.jitter_percent)
+    retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.retry_jitter_percent)
         .map(|wait| now.plus(wait))
         .filter(|at| *at <= claim.begun_at.plus(expiry))
         .map_or(Ruling::GiveUp, Ruling::RetryAt)
@@ -88,7 +88,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings { jitter_percent: 0, ..Settings::default() }
+        Settings { retry_jitter_percent: 0, ..Settings::default() }
     }
 
     fn answer(status: u16) -> Answer {
