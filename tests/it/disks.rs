@@ -12,6 +12,7 @@ use crate::support::app::{TestApp, collect_files};
 use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::support::disk::mounted;
 use crate::support::moving::{is_whole, resume, wait_until_at_rest, wait_until_committed};
+use crate::support::patience::until;
 use crate::support::program::Program;
 use crate::support::seeded::Seeded;
 
@@ -384,12 +385,11 @@ async fn a_full_disk_can_be_emptied() {
         assert_eq!(answer.status, 204, "{answer:?}");
     }
     assert!(available(disk.path()) >= 8 * MIB as u64, "{} bytes", available(disk.path()));
-    let again = loop {
-        match create(&app, source.len() as u64).await {
-            Ok(path) => break path,
-            Err(status) => assert_eq!(status, 507),
-        }
-    };
+    let again = until("there is space again", async || {
+        let created = create(&app, source.len() as u64).await;
+        created.inspect_err(|status| assert_eq!(*status, 507)).ok()
+    })
+    .await;
     resume(app.address(), &again, &source).await;
     is_whole(app.address(), &again, &source).await;
     assert_eq!(fs::metadata(&reserve).unwrap().len(), 4 * MIB as u64, "it is kept again");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::app::TestApp;
 use crate::support::client::{OCTETS, TUS};
+use crate::support::patience::until;
 use crate::support::receiver::Receiver;
 use crate::tus::{base64, create_with, known_uploads, wait_for_status, wait_until_nothing_is_stored};
 
@@ -201,15 +202,13 @@ async fn a_creation_cut_in_its_body_keeps_what_arrived() {
         let headers = [TUS, OCTETS, ("Upload-Length", "100"), ("Content-Length", "100")];
         client.send_head("POST", "/files", &headers).await;
         client.send(&[b'x'; 40]).await;
-        let waiting = async {
-            loop {
-                // The client never learns where its upload is; the list knows.
-                if let Some(newest) = known_uploads(&mut asking).await.first().filter(|one| one["received"] == 40) {
-                    return newest["links"]["upload"].as_str().unwrap().to_owned();
-                }
-            }
-        };
-        let upload = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the bytes arrive");
+        // The client never learns where its upload is; the list knows.
+        let upload = until("the bytes arrive", async || {
+            let known = known_uploads(&mut asking).await;
+            let newest = known.first().filter(|one| one["received"] == 40)?;
+            Some(newest["links"]["upload"].as_str().unwrap().to_owned())
+        })
+        .await;
         if reset {
             client.rst()
         } else {
