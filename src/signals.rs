@@ -1,8 +1,8 @@
 //! Signals, and what each of them asks of the server.
 //!
-//! No signal that an administrator, a service manager or a log rotator sends out of habit ends the program by accident:
-//! the default action of SIGHUP, SIGUSR1 and SIGUSR2 would be to kill it in the middle of uploads. SIGPIPE is ignored by
-//! the runtime of the language.
+//! No signal that an administrator, a service manager or a log rotator sends out of habit ends the program by
+//! accident: the default action of SIGHUP, SIGUSR1 and SIGUSR2 would be to kill it in the middle of uploads.
+//! SIGPIPE is ignored by the runtime of the language.
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! Logging: where it goes and how it looks.
 //!
-//! Everything goes to stderr; stdout belongs to the one line that tells the address. Times are in UTC. Values are escaped
-//! as everything that is printed, so that a line is one line and controls no terminal.
+//! Everything goes to stderr; stdout belongs to the one line that tells the address. Times are in UTC. Values
+//! are escaped as everything that is printed, so that a line is one line and controls no terminal.
 
 use std::error::Error as StdError;
 use std::io::IsTerminal;

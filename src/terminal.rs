@@ -1,9 +1,9 @@
 //! Text from elsewhere, made fit for a terminal.
 //!
-//! Names, metadata, addresses and the words of receivers come from strangers, and a terminal obeys what it is sent: it
-//! moves its cursor, changes its title, and shows letters in another order than they have. Everything the program prints
-//! goes through here: answers of the command line, its errors, and the log. What is escaped stays readable, in a form
-//! that JSON understands as well, so JSON stays the same document.
+//! Names, metadata, addresses and the words of receivers come from strangers, and a terminal obeys what it is
+//! sent: it moves its cursor, changes its title, and shows letters in another order than they have.
+//! Everything the program prints goes through here: answers of the command line, its errors, and the log.
+//! What is escaped stays readable, in a form that JSON understands as well, so JSON stays the same document.
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -1,7 +1,8 @@
 //! The floor: a server that speaks just enough tus and does nothing but receive, and one that also writes directly.
 //!
-//! One thread per connection, plain `recv` into a large buffer, through TLS if there is a certificate. It checks nothing
-//! and remembers nothing, so no real server can be faster on the same machine by more than chance.
+//! One thread per connection, plain `recv` into a large buffer, through TLS if there is a certificate. It
+//! checks nothing and remembers nothing, so no real server can be faster on the same machine by more than
+//! chance.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -36,7 +36,8 @@ pub(crate) struct Plan {
     /// Upload records in the database (12).
     pub(crate) records: [u64; 3],
     pub(crate) questions: u32,
-    /// How long uploads fill the queue of messages, how long they go on, and how long messages are counted afterwards (14).
+    /// How long uploads fill the queue of messages, how long they go on, and how long messages are counted
+    /// afterwards (14).
     pub(crate) filling: Duration,
     pub(crate) sustained: Duration,
     pub(crate) draining: Duration,

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
-/// The niceness of threads that stand for clients and receivers on other machines: they are not to wait for the processor.
+/// The niceness of threads that stand for clients and receivers on other machines: they are not to wait for
+/// the processor.
 pub(crate) const URGENT: i32 = -10;
 
 /// Processor seconds used so far, by the process, its threads and its children.

@@ -132,8 +132,8 @@ impl Share {
         connections.saturating_add(read_connections).saturating_add(uploads).saturating_add(downloads)
     }
 
-    /// Downloads get an eighth at most: this is a server for uploads. The rest is shared equally; who wants less than that
-    /// leaves the rest to the others. `None` if all fit already.
+    /// Downloads get an eighth at most: this is a server for uploads. The rest is shared equally; who wants
+    /// less than that leaves the rest to the others. `None` if all fit already.
     fn within(self, available: u64) -> Option<Self> {
         if self.sum() <= available {
             return None;

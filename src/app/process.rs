@@ -37,7 +37,8 @@ impl Process {
 }
 
 impl Stat {
-    /// proc(5): the name of the program is in parentheses and may hold anything; the fields behind it are numbered from 3.
+    /// proc(5): the name of the program is in parentheses and may hold anything; the fields behind it are
+    /// numbered from 3.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let float = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();

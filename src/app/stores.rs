@@ -1,4 +1,5 @@
-//! Picks the storage that the configuration names. To add a kind: its adapter, a name in `config::Kind`, and an arm here.
+//! Picks the storage that the configuration names. To add a kind: its adapter, a name in `config::Kind`, and
+//! an arm here.
 
 use std::sync::Arc;
 

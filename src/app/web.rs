@@ -7,10 +7,9 @@ use pool::Pool;
 use prometheus_client::registry::Registry;
 
 use crate::app::public_url;
-use crate::config;
 use crate::config::{AllowOrigins, Config};
-use crate::front;
 use crate::front::{Areas, Health, Reads, Webhooks};
+use crate::{config, front};
 use dialects::uploads::{Terms, Uploads};
 use domain::host::Host;
 use edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};

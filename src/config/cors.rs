@@ -28,8 +28,8 @@ pub enum AllowOrigins {
 }
 
 impl AllowOrigins {
-    /// Returns whether every web page can have one of these origins. Any page gives a frame of its own the origin `null` by
-    /// sandboxing it.
+    /// Returns whether every web page can have one of these origins. Any page gives a frame of its own the
+    /// origin `null` by sandboxing it.
     pub(super) fn admit_everyone(&self) -> bool {
         match self {
             Self::Any => true,

@@ -62,8 +62,8 @@ impl Server {
 }
 
 impl Server {
-    /// The key that lets others than this machine reach the server, if one does. A public URL says that something passes
-    /// on requests from elsewhere.
+    /// The key that lets others than this machine reach the server, if one does. A public URL says that
+    /// something passes on requests from elsewhere.
     pub(crate) fn reached_from_elsewhere(&self) -> Option<&'static str> {
         let far = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
         if far(self.listen) {

@@ -107,8 +107,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a blob for writing: a new one, or where `from` says its writing stopped.
     ///
-    /// Bytes past `from` that a crash may have left are dropped. A writer that is still open on the blob is ended, be it
-    /// of the same epoch. `size_bytes` is the size the whole blob will have, if known: a hint for laying it out.
+    /// Bytes past `from` that a crash may have left are dropped. A writer that is still open on the blob is
+    /// ended, be it of the same epoch. `size_bytes` is the size the whole blob will have, if known: a hint
+    /// for laying it out.
     ///
     /// A sealed or finished blob cannot be opened, nor that of an older epoch in a store that does not
     /// [take over](Abilities::takes_over). Where bytes below `from` are missing it is an error, never a hole.
@@ -120,10 +121,10 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
         size_bytes: Option<u64>,
     ) -> Result<Box<dyn BlobWriter>>;
 
-    /// Makes the open blob `into` out of whole blobs that can be read, durably, and without copying where the medium can
-    /// share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it again starts over.
-    /// After an error nothing of it is left, and neither when this is dropped before it is done; whatever is done to the
-    /// blob next waits for that.
+    /// Makes the open blob `into` out of whole blobs that can be read, durably, and without copying where the
+    /// medium can share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it
+    /// again starts over. After an error nothing of it is left, and neither when this is dropped before it is
+    /// done; whatever is done to the blob next waits for that.
     async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume>;
 
     /// Ends the writing of a blob, so that it can be read whatever the store's [abilities](Abilities::reads_open), and
@@ -131,10 +132,10 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// to it. Doing it again, also to a finished blob, ends the same. An empty blob need not be there.
     async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
 
-    /// Moves a blob to its final place, durably, and seals it if that was not done. `size_bytes` is what `from` covers,
-    /// neither more nor less; with any other size, and where fewer bytes are stored, it is an error and the blob stays as
-    /// it was. Doing it again, also after a crash half-way, ends the same. An empty blob needs neither a token nor a
-    /// writer.
+    /// Moves a blob to its final place, durably, and seals it if that was not done. `size_bytes` is what
+    /// `from` covers, neither more nor less; with any other size, and where fewer bytes are stored, it is an
+    /// error and the blob stays as it was. Doing it again, also after a crash half-way, ends the same. An
+    /// empty blob needs neither a token nor a writer.
     async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
 
     /// Removes a blob, open or finished. Removing what is not there is not an error.
@@ -145,15 +146,15 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// that has begun is not disturbed when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
-    /// Returns how many more bytes fit on the medium, where that [is known](Abilities::knows_room): in a new blob, or in
-    /// an open one, with the space that it occupies already. Cheap: called before every append.
+    /// Returns how many more bytes fit on the medium, where that [is known](Abilities::knows_room): in a new
+    /// blob, or in an open one, with the space that it occupies already. Cheap: called before every append.
     async fn available(&self, to: Option<OpenBlob<'_>>) -> Result<Option<u64>>;
 
     /// Lists what is stored, open blobs and finished ones.
     async fn keys(&self) -> Result<KeyStream>;
 
-    /// Returns how many bytes of a blob are stored, open or finished; `None` when there is no such blob. An open one may
-    /// seem longer than what was written of it, never shorter than what is durable.
+    /// Returns how many bytes of a blob are stored, open or finished; `None` when there is no such blob. An
+    /// open one may seem longer than what was written of it, never shorter than what is durable.
     async fn size(&self, key: &BlobKey) -> Result<Option<u64>>;
 
     /// Returns how much the medium holds, where that is known. Cheap, and not about any blob.

@@ -363,7 +363,8 @@ async fn without_memory_for_reading_ahead_bodies_come_as_they_are_asked_for() {
     join_all(clients).await;
 }
 
-/// As many uploads as fast as they can be sent, each on a connection that stays: they share the memory for reading ahead.
+/// As many uploads as fast as they can be sent, each on a connection that stays: they share the memory for
+/// reading ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_container_survives_many_fast_uploads() {
     const UPLOADS: usize = 1_000;

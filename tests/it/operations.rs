@@ -280,7 +280,8 @@ async fn log_lines_tell_which_request_and_which_upload() {
     }
 }
 
-/// What is rejected says so at `info`: why, where, whom, and under which id. Never a token, a query or the name of a file.
+/// What is rejected says so at `info`: why, where, whom, and under which id. Never a token, a query or the
+/// name of a file.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_requests_are_in_the_log_and_a_flood_of_them_is_summarised() {
     let folder = TempDir::new().unwrap();

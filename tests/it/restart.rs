@@ -1,6 +1,5 @@
 //! The real program stopped and killed, and what is true after its next start.
 
-use domain::query::UploadQuery;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -22,6 +21,7 @@ use crate::support::patience::until;
 use crate::support::process::Process;
 use crate::support::program::{Program, Ran, run};
 use crate::support::seeded::Seeded;
+use domain::query::UploadQuery;
 
 const QUICK: [&str; 4] = ["--storage-checkpoint-every", "50ms", "--storage-checkpoint-size", "64KiB"];
 

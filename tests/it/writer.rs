@@ -1,5 +1,5 @@
-//! One writer, whatever order the bytes come in: what must hold in both. What holds in one of them is tested in `engine`
-//! and in `ranges`.
+//! One writer, whatever order the bytes come in: what must hold in both. What holds in one of them is tested
+//! in `engine` and in `ranges`.
 
 use domain::dialect::Dialect;
 use domain::id::UploadId;

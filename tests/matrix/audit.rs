@@ -1,7 +1,6 @@
 //! What is really there, held against what was promised. It reads the stores beside all faults, as one would who looks
 //! at the disk of a server.
 
-use domain::query::UploadQuery;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use storage::memory::MemoryStore;
 use crate::log;
 use crate::model::{Known, Model, Promised, places};
 use crate::script::{Content, Promise};
+use domain::query::UploadQuery;
 
 /// More than a run has of anything.
 const ALL: u32 = 100_000;

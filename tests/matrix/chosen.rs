@@ -1,5 +1,5 @@
-//! Scripts written by hand: one for each mixture that is worth every fault at every call. The ones at the end have shown
-//! defects, and are kept to show them again should they come back.
+//! Scripts written by hand: one for each mixture that is worth every fault at every call. The ones at the end
+//! have shown defects, and are kept to show them again should they come back.
 
 use domain::dialect::Dialect;
 

@@ -1,8 +1,6 @@
 //! The stores as the engine sees them: in memory, with faults. What an order has set in motion goes on without its
 //! caller, as it does on the threads of real stores.
 
-use domain::log::{EventPage, EventPosition, LoggedEvent};
-use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -28,6 +26,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::faults::{Call, Cause, Faults, OpenWriter};
+use domain::log::{EventPage, EventPosition, LoggedEvent};
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 
 /// How much the storage holds.
 const CAPACITY_BYTES: u64 = 512 << 10;
@@ -194,7 +194,8 @@ impl BlobStore for Blobs {
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> storage::Result<Resume> {
-        // Not set in motion: one that is dropped is cancelled, and nothing of it comes after what is done to the blob next.
+        // Not set in motion: one that is dropped is cancelled, and nothing of it comes after what is done to
+        // the blob next.
         let error = storage_error("concatenate", into);
         self.faults.around(Call::Concatenate, error, self.inner.concatenate(parts, into, epoch)).await
     }

@@ -1,7 +1,7 @@
 //! Bar plots, written as SVG by hand: nothing to install, and a diff shows what changed.
 //!
-//! Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart; every bar is labelled
-//! as well. A thin line shows the range from the smallest to the largest round.
+//! Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart; every bar
+//! is labelled as well. A thin line shows the range from the smallest to the largest round.
 
 use std::fmt::Write;
 

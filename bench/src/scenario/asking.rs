@@ -1,7 +1,8 @@
 //! Asks at a fixed pace and notes how late each answer is.
 //!
-//! The pace does not wait for answers: a question is due when it is due, and its time counts from then. Otherwise a
-//! server that stalls would be asked less, and its stall would count once instead of for everybody who would have asked.
+//! The pace does not wait for answers: a question is due when it is due, and its time counts from then.
+//! Otherwise a server that stalls would be asked less, and its stall would count once instead of for
+//! everybody who would have asked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -49,7 +49,8 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
 
 fn measure(lab: &Lab, server: &Running, uploads: usize) -> anyhow::Result<Values> {
     process::forget_peak(server.pid())?;
-    // All are created before any is begun: a connection that has to wait for its first byte might be cut for its silence.
+    // All are created before any is begun: a connection that has to wait for its first byte might be cut for
+    // its silence.
     let mut creator = server.client();
     let paths = (0..uploads).map(|_| creator.create(ANNOUNCED)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut drips = Vec::with_capacity(uploads);

@@ -1,8 +1,8 @@
 //! The body of an event, as every receiver gets it.
 //!
-//! It is written once, with the commit that made the event, and sent byte for byte from then on. Less than a full body is
-//! cut out of the full one as it was written, so it is the same on every attempt, whatever has become of the upload or
-//! the configuration since.
+//! It is written once, with the commit that made the event, and sent byte for byte from then on. Less than a
+//! full body is cut out of the full one as it was written, so it is the same on every attempt, whatever has
+//! become of the upload or the configuration since.
 
 use std::borrow::Cow;
 

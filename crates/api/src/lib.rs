@@ -1,8 +1,8 @@
 //! The JSON of the API and of events as types: written by the server, read by the command line, pages and receivers.
 //!
-//! Owns which fields there are, their names and their order. Fields are only added; none goes or changes its meaning.
-//! What reads an answer takes one without some of the fields, as an older server writes it. Knows the domain, and nothing
-//! of HTTP, of databases or of where a server is: URLs are arguments.
+//! Owns which fields there are, their names and their order. Fields are only added; none goes or changes its
+//! meaning. What reads an answer takes one without some of the fields, as an older server writes it. Knows
+//! the domain, and nothing of HTTP, of databases or of where a server is: URLs are arguments.
 
 pub mod delivery;
 pub mod endpoint;

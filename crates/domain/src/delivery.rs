@@ -8,8 +8,8 @@ use crate::event::EventKind;
 use crate::id::{DeliveryId, EventId, UploadId};
 use crate::time::Timestamp;
 
-/// How much longer than an attempt may take its lease must last: until the attempt is recorded, nobody else may claim the
-/// delivery, or it could be sent twice at the same time.
+/// How much longer than an attempt may take its lease must last: until the attempt is recorded, nobody else
+/// may claim the delivery, or it could be sent twice at the same time.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 crate::named! {
@@ -116,8 +116,8 @@ pub enum Replayed {
 }
 
 crate::named! {
-    /// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and never touches
-    /// what is unfinished.
+    /// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and
+    /// never touches what is unfinished.
     pub enum ReplayWhat {
         /// What is unfinished: it becomes due now instead of when its next attempt was planned.
         Pending = "pending",

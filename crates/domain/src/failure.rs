@@ -12,7 +12,8 @@ pub struct Failure {
 }
 
 crate::named! {
-    /// A refusal that clients take for the end, by what they are to understand. Each protocol has its own number for it.
+    /// A refusal that clients take for the end, by what they are to understand. Each protocol has its own
+    /// number for it.
     pub enum Refusal {
         Malformed = "malformed",
         Unauthenticated = "unauthenticated",

@@ -1,9 +1,10 @@
 //! The blobs that hold the bytes of one upload, one behind the other.
 //!
-//! Where the storage lets a newer writer go on in the blob of an older one, an upload has one generation for as long as
-//! it lives. Where it does not, whoever takes an upload over seals the blob as far as it was committed and goes on in a
-//! new generation, which is numbered by its own epoch. So what the older writer still sends lies where nobody counts it,
-//! and no number is ever used by two writers. When the upload is stored, its generations are joined.
+//! Where the storage lets a newer writer go on in the blob of an older one, an upload has one generation for
+//! as long as it lives. Where it does not, whoever takes an upload over seals the blob as far as it was
+//! committed and goes on in a new generation, which is numbered by its own epoch. So what the older writer
+//! still sends lies where nobody counts it, and no number is ever used by two writers. When the upload is
+//! stored, its generations are joined.
 
 use std::ops::Range;
 

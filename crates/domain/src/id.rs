@@ -70,8 +70,8 @@ macro_rules! uuid_v7_id {
 /// a clock of its own and a little earlier. Lists by time of creation look this much further.
 pub const ID_SLACK: Duration = Duration::from_mins(10);
 
-/// Returns the random part of an id, with the event's sequence at its beginning, so that the ids of events that one commit
-/// made in one millisecond sort as they happened (RFC 9562, 6.2).
+/// Returns the random part of an id, with the event's sequence at its beginning, so that the ids of events
+/// that one commit made in one millisecond sort as they happened (RFC 9562, 6.2).
 pub fn in_order(sequence: u64, mut random: [u8; 10]) -> [u8; 10] {
     let [.., high, low] = sequence.to_be_bytes();
     random[..2].copy_from_slice(&[high & 0x0f, low]);

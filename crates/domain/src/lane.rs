@@ -1,14 +1,16 @@
 //! The life of deliveries: which wait for which, which are sent next, and what becomes of each.
 //!
-//! A lane is everything that one endpoint is notified of about one upload. In a lane, first attempts go out in the order of
-//! the events, one at a time (webhooks.md G6): a later delivery waits until the first attempt of every earlier one is
-//! over. A delivery that backs off after its first attempt blocks nothing. An endpoint can ask for more order than that, or
-//! for none (webhooks.md G7). Progress that later news has overtaken is dropped (webhooks.md C3, C4). Whoever ends or adds
-//! a delivery asks afterwards whether the lane [may go on](may_go_on), so that nothing waits for what never comes.
-//! Whether the endpoint is stopped changes nothing in a lane.
+//! A lane is everything that one endpoint is notified of about one upload. In a lane, first attempts go out
+//! in the order of the events, one at a time (webhooks.md G6): a later delivery waits until the first attempt
+//! of every earlier one is over. A delivery that backs off after its first attempt blocks nothing. An
+//! endpoint can ask for more order than that, or for none (webhooks.md G7). Progress that later news has
+//! overtaken is dropped (webhooks.md C3, C4). Whoever ends or adds a delivery asks afterwards whether the
+//! lane [may go on](may_go_on), so that nothing waits for what never comes. Whether the endpoint is stopped
+//! changes nothing in a lane.
 //!
-//! Every rule takes a small view of a lane and gives what follows. A store loads the view, calls the rule, and writes the
-//! difference. Claims are one statement in a database; [`is_due`] and [`Turn`] say what that statement must find.
+//! Every rule takes a small view of a lane and gives what follows. A store loads the view, calls the rule,
+//! and writes the difference. Claims are one statement in a database; [`is_due`] and [`Turn`] say what that
+//! statement must find.
 
 use crate::delivery::{DeliveryClass, DeliveryState, ReplayWhat, Replayed, Verdict};
 use crate::endpoint::Ordering;
@@ -33,8 +35,8 @@ impl Load {
     }
 }
 
-/// Returns the state of a delivery that is added to the end of a lane with these unfinished deliveries: ready, or waiting
-/// for its turn. News that is not of an upload is in no lane, and so in an empty one.
+/// Returns the state of a delivery that is added to the end of a lane with these unfinished deliveries:
+/// ready, or waiting for its turn. News that is not of an upload is in no lane, and so in an empty one.
 pub fn join(ordering: Ordering, unfinished: Load) -> DeliveryState {
     let waits = match ordering {
         Ordering::None => false,
@@ -46,7 +48,8 @@ pub fn join(ordering: Ordering, unfinished: Load) -> DeliveryState {
 
 /// Returns whether the first waiting delivery of a lane becomes ready, given those that are ready or leased.
 ///
-/// An endpoint that has given up its order still has waiting deliveries until all of them are released. They go in turn.
+/// An endpoint that has given up its order still has waiting deliveries until all of them are released. They
+/// go in turn.
 pub fn may_go_on(ordering: Ordering, under_way: Load) -> bool {
     match ordering {
         Ordering::PerUpload | Ordering::None => under_way < Load::FirstAttempts,
@@ -54,8 +57,8 @@ pub fn may_go_on(ordering: Ordering, under_way: Load) -> bool {
     }
 }
 
-/// Returns when a delivery that becomes ready is due: with its own age, so that it does not pass through the whole backlog
-/// once more.
+/// Returns when a delivery that becomes ready is due: with its own age, so that it does not pass through the
+/// whole backlog once more.
 pub fn due_when_freed(next_at: Timestamp, now: Timestamp) -> Timestamp {
     next_at.min(now)
 }
@@ -91,8 +94,8 @@ pub struct Settled {
     pub is_exhausted: bool,
 }
 
-/// Settles a delivery. Progress that failed is never a dead letter (webhooks.md C5), and is not sent again once there is
-/// later news (webhooks.md C4). An aborted attempt does not count.
+/// Settles a delivery. Progress that failed is never a dead letter (webhooks.md C5), and is not sent again
+/// once there is later news (webhooks.md C4). An aborted attempt does not count.
 pub fn settle(held: Held, verdict: Verdict, counts: bool) -> Settled {
     let (state, next_at) = match (verdict, held.class) {
         (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
@@ -191,8 +194,9 @@ impl Standing {
         !(self.is_present && self.is_enabled) && self.resumed_at < begun_before
     }
 
-    /// Returns whether a delivery joins its lane again when somebody asks for it to be sent again; else the answer. `force`
-    /// sends again what has succeeded. A delivery that is being cancelled is as good as cancelled.
+    /// Returns whether a delivery joins its lane again when somebody asks for it to be sent again; else the
+    /// answer. `force` sends again what has succeeded. A delivery that is being cancelled is as good as
+    /// cancelled.
     pub fn ask_again(&self, state: DeliveryState, force: bool, is_being_cancelled: bool) -> Result<(), Replayed> {
         if !self.is_present {
             return Err(Replayed::NoEndpoint);
@@ -245,8 +249,8 @@ pub fn replay(found: Option<DeliveryState>, what: ReplayWhat) -> Again {
     }
 }
 
-/// Returns whether a wait was planned by a clock that was ahead, when the clock was set: what began after now began now. A
-/// first attempt waits for nothing else; a retry waits since its latest attempt.
+/// Returns whether a wait was planned by a clock that was ahead, when the clock was set: what began after now
+/// began now. A first attempt waits for nothing else; a retry waits since its latest attempt.
 pub fn waits_by_a_clock_ahead(
     attempts: u32,
     begun_at: Timestamp,

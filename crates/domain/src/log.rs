@@ -38,7 +38,7 @@ pub struct EventPage {
     pub found: Vec<LoggedEvent>,
     /// Where the next page begins.
     pub seen: EventPosition,
-    /// Whether there may be more behind it. A page that is not full may have it too: between the events of uploads others
-    /// lie in the log.
+    /// Whether there may be more behind it. A page that is not full may have it too: between the events of
+    /// uploads others lie in the log.
     pub has_more: bool,
 }

@@ -1,7 +1,7 @@
 //! Media types as clients write them (RFC 9110, 8.3.1).
 //!
-//! Recorders in browsers put a list of codecs into an unquoted parameter, and other clients leave a stray semicolon behind.
-//! The reader accepts both, and always returns a media type that conforms to the RFC.
+//! Recorders in browsers put a list of codecs into an unquoted parameter, and other clients leave a stray
+//! semicolon behind. The reader accepts both, and always returns a media type that conforms to the RFC.
 
 /// The longest media type that is kept.
 const MAX_BYTES: usize = 255;
@@ -10,20 +10,21 @@ const MAX_BYTES: usize = 255;
 const GENERIC: [&str; 5] =
     ["application/octet-stream", "binary/octet-stream", "application/binary", "application/unknown", "unknown/unknown"];
 
-/// Returns type and subtype of a `Content-Type`, in lower case and without parameters, whether or not it is well-formed.
+/// Returns type and subtype of a `Content-Type`, in lower case and without parameters, whether or not it is
+/// well-formed.
 pub fn essence(value: &str) -> String {
     value.split(';').next().unwrap_or_default().trim_matches(BLANKS).to_ascii_lowercase()
 }
 
-/// Returns whether a media type says nothing about the content, or is a range of types: file pickers pass on the `video/*`
-/// that they were opened with.
+/// Returns whether a media type says nothing about the content, or is a range of types: file pickers pass on
+/// the `video/*` that they were opened with.
 pub fn is_generic(value: &str) -> bool {
     let essence = essence(value);
     GENERIC.contains(&essence.as_str()) || essence.ends_with("/*")
 }
 
-/// Returns a media type that is valid in a header field, with every parameter that could be parsed; `None` unless type and
-/// subtype are two tokens.
+/// Returns a media type that is valid in a header field, with every parameter that could be parsed; `None`
+/// unless type and subtype are two tokens.
 pub(super) fn well_formed(text: &str) -> Option<String> {
     let (essence, mut rest) = text.split_at(text.find(';').unwrap_or(text.len()));
     let essence = essence.trim_matches(BLANKS);

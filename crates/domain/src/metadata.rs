@@ -44,15 +44,15 @@ impl Metadata {
         (!matches!(shown.as_str(), "" | "." | "..")).then_some(shown)
     }
 
-    /// The media type as its client gave it (`filetype`, else `type`, `contentType` or `mimeType`), fit to stand in a header
-    /// field. A value that is no media type is passed over.
+    /// The media type as its client gave it (`filetype`, else `type`, `contentType` or `mimeType`), fit to
+    /// stand in a header field. A value that is no media type is passed over.
     pub fn content_type(&self) -> Option<String> {
         let mut texts = self.texts(&["filetype", "type", "contenttype", "mimetype"]);
         texts.find_map(media_type::well_formed)
     }
 
-    /// The texts under any of these names, in the order of the names. Clients spell them in their own ways: `contentType`,
-    /// `content_type` and `Content-Type` are one name.
+    /// The texts under any of these names, in the order of the names. Clients spell them in their own ways:
+    /// `contentType`, `content_type` and `Content-Type` are one name.
     fn texts(&self, names: &'static [&str]) -> impl Iterator<Item = &str> {
         names.iter().flat_map(move |name| {
             let pairs = self.0.iter().filter(move |(known, _)| is_spelling_of(known, name));

@@ -96,7 +96,7 @@ pub struct DeliveryQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryPage {
     pub found: Vec<DeliveryRecord>,
-    /// Ask for those before this one for more. A page that is not full may have it too: no question looks at more than a
-    /// bounded number of deliveries.
+    /// Ask for those before this one for more. A page that is not full may have it too: no question looks at
+    /// more than a bounded number of deliveries.
     pub next: Option<DeliveryId>,
 }

@@ -45,7 +45,8 @@ impl ReceivedRanges {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Whether `place` lies within bytes that are there, or at an end of them: a range that ends there makes no new border.
+    /// Whether `place` lies within bytes that are there, or at an end of them: a range that ends there makes
+    /// no new border.
     pub fn touches(&self, place: u64) -> bool {
         self.0.iter().any(|(start, end)| (*start..=*end).contains(&place))
     }

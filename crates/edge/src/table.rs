@@ -7,13 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::dev::{Payload, ServiceRequest};
-use actix_web::http::StatusCode;
-use actix_web::http::header;
-use actix_web::http::header::HeaderName;
-use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
 use domain::principal::Right;
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};

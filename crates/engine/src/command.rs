@@ -94,12 +94,13 @@ impl Append {
         covers.then_some(()).ok_or(Rejection::NotFound)
     }
 
-    /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes, and the request
-    /// does not announce any to add at the end.
+    /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes,
+    /// and the request does not announce any to add at the end.
     pub(crate) fn repeats(&self, upload: &Upload) -> bool {
         let may_repeat = match (self.place, self.count) {
             (_, Some(0)) => false,
-            // A body of unknown size may turn out to be empty: some clients open it before they know whether data is left.
+            // A body of unknown size may turn out to be empty: some clients open it before they know whether
+            // data is left.
             (Place::At(_), count) => count.is_none(),
             (Place::From(_) | Place::Anywhere(_), _) => true,
         };

@@ -1,8 +1,9 @@
 //! One upload made of others, in the order given.
 //!
-//! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies in the
-//! middle, the record fails and its bytes are removed: no half-written final is ever readable, and the parts stay. So it
-//! is when nobody waits for the final any more, or the server stops, while its bytes are joined.
+//! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies
+//! in the middle, the record fails and its bytes are removed: no half-written final is ever readable, and the
+//! parts stay. So it is when nobody waits for the final any more, or the server stops, while its bytes are
+//! joined.
 //!
 //! What one request can have copied is bounded: each part counts once, so it is no more than clients have sent, and
 //! never more than `limits.max_upload_size`; while it is copied, it is booked like any other upload.

@@ -1,7 +1,7 @@
 //! How full the disk is. It is measured with every sweep and whenever somebody asks; a change of state is logged once.
 //!
-//! Whether an upload fits is not decided here, but where its bytes are wanted: an upload that is under way may have disk
-//! space of its own on a disk that is full for new ones.
+//! Whether an upload fits is not decided here, but where its bytes are wanted: an upload that is under way
+//! may have disk space of its own on a disk that is full for new ones.
 
 use std::sync::Mutex;
 

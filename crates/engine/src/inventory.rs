@@ -1,9 +1,9 @@
 //! Finds blobs without a record and records without their blob, once after each start.
 //!
-//! A database that was removed or restored from a backup leaves files that belong to nobody, and a disk that was
-//! restored leaves records whose bytes are gone. Files are only counted and reported: which of the two is right, a person
-//! has to decide. Records are marked, so that their status tells it, and lose the mark when their bytes are back. It goes
-//! slowly, so that nobody waits for it.
+//! A database that was removed or restored from a backup leaves files that belong to nobody, and a disk that
+//! was restored leaves records whose bytes are gone. Files are only counted and reported: which of the two is
+//! right, a person has to decide. Records are marked, so that their status tells it, and lose the mark when
+//! their bytes are back. It goes slowly, so that nobody waits for it.
 
 use std::time::Duration;
 

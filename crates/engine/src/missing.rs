@@ -1,5 +1,5 @@
-//! Bytes that were durable and are not there any more: somebody has removed the file, restored a database without it, or
-//! lost the latest writes of a relaxed server with its power.
+//! Bytes that were durable and are not there any more: somebody has removed the file, restored a database
+//! without it, or lost the latest writes of a relaxed server with its power.
 //!
 //! Whoever finds that out notes it in the record, and clients are told that the upload is gone: trying again would not
 //! bring its bytes back. The record stays as it was otherwise. Whenever the upload is asked for, its file is looked for
@@ -28,8 +28,9 @@ pub(super) fn needs_file(upload: &Upload) -> bool {
 }
 
 impl Inner {
-    /// Returns what an error of the storage means to whoever wanted the bytes of an upload. If they are missing, that is
-    /// noted, unless the upload has ended meanwhile: bytes are removed only after that is committed.
+    /// Returns what an error of the storage means to whoever wanted the bytes of an upload. If they are
+    /// missing, that is noted, unless the upload has ended meanwhile: bytes are removed only after that is
+    /// committed.
     ///
     /// Boxed: it is seldom needed, and would be half of what thousands of running appends take.
     pub(super) fn explain(&self, id: UploadId, error: storage::Error) -> BoxFuture<'_, EngineError> {

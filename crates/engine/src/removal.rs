@@ -1,7 +1,8 @@
 //! Deletion by an operator, and of files that were kept long enough.
 //!
-//! The record comes first: its commit says that nobody needs the bytes any more, and tells who has decided that. Then the
-//! bytes go. What a crash leaves of them is removed by the sweeper, which finds it by the record.
+//! The record comes first: its commit says that nobody needs the bytes any more, and tells who has decided
+//! that. Then the bytes go. What a crash leaves of them is removed by the sweeper, which finds it by the
+//! record.
 
 use crate::command::EngineError;
 use crate::{Engine, Inner};

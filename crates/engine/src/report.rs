@@ -1,7 +1,8 @@
 //! Stages of their own that backends report of an upload.
 //!
-//! A report goes the way of every change: one commit, under the upload's lease. It never ends a writer, and it waits for
-//! one that is on its way from the last byte to `completed`, so that neither loses a commit to the other.
+//! A report goes the way of every change: one commit, under the upload's lease. It never ends a writer, and
+//! it waits for one that is on its way from the last byte to `completed`, so that neither loses a commit to
+//! the other.
 
 use tokio::time::Instant;
 

@@ -17,8 +17,8 @@ use domain::upload::ProgressPolicy;
 /// What the engine may do, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The largest upload, and the most a yet undeclared one may grow to. At least 1, and below 10^15: dialects announce
-    /// it as a structured field integer.
+    /// The largest upload, and the most a yet undeclared one may grow to. At least 1, and below 10^15:
+    /// dialects announce it as a structured field integer.
     pub max_upload_bytes: u64,
     /// How many uploads may be receiving at once, at least 1; one more is asked to come back.
     pub max_active_uploads: usize,

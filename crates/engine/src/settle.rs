@@ -162,8 +162,8 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Removes the bytes of an upload that needs them no more and notes that they are gone. Says whether it worked; trouble is logged, and
-    /// the sweeper tries again.
+    /// Removes the bytes of an upload that needs them no more and notes that they are gone. Says whether it
+    /// worked; trouble is logged, and the sweeper tries again.
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
         let removed = self.discard_blobs(&upload).await.map_err(EngineError::storage);

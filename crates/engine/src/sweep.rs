@@ -1,10 +1,9 @@
-//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence, remove bytes
-//! and files that were kept long enough.
+//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence,
+//! remove bytes and files that were kept long enough.
 //!
-//! Every duty works on uploads whose lease is free; what is live looks after itself. What another node holds that lives is
-//! left to that one, at the start of this one as well.
+//! Every duty works on uploads whose lease is free; what is live looks after itself. What another node holds
+//! that lives is left to that one, at the start of this one as well.
 
-use domain::query::UploadQuery;
 use std::error::Error;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::sums::Sums;
 use crate::term::TermSettings;
 use crate::{Engine, Inner};
 use domain::principal::TenantScope;
+use domain::query::UploadQuery;
 use domain::upload::Upload;
 use state::Due;
 
@@ -124,8 +124,8 @@ impl Inner {
         }
     }
 
-    /// Has every upload that a clock which was ahead has written begin its term now, so that none expires or stalls later
-    /// than one that is created now.
+    /// Has every upload that a clock which was ahead has written begin its term now, so that none expires or
+    /// stalls later than one that is created now.
     async fn renew_terms_of_the_future(&self) {
         let now = self.now();
         let overlong = Due::Overlong { now, latest: self.expires_at(now, now) };

@@ -12,8 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::exchange::{Answered, LIMIT_BYTES};
 use api::problem::{REFUSALS, refusal_of};
-use domain::failure::Failure;
-use domain::failure::Refusal;
+use domain::failure::{Failure, Refusal};
 use domain::hook::{Hook, NO_REASON, REJECTED, Verdict, Wishes};
 use domain::id::{ID_SLACK, UploadId};
 use domain::metadata::Metadata;

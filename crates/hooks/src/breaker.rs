@@ -2,8 +2,9 @@
 //!
 //! So a hook that is down costs its clients one quick refusal each, and not a whole timeout.
 //!
-//! The breaker of a webhook endpoint is another thing: it is stored with the endpoint's health, also judges the share of
-//! failures, and its pauses are times of day. What the two have in common is three names for states.
+//! The breaker of a webhook endpoint is another thing: it is stored with the endpoint's health, also judges
+//! the share of failures, and its pauses are times of day. What the two have in common is three names for
+//! states.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

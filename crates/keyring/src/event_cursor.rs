@@ -1,8 +1,9 @@
 //! Places in the log of events, sealed, so that they say nothing to those who carry them.
 //!
-//! A place counts what all uploads of a server have done, so a plain one would tell every reader how busy the others
-//! are. A sealed one tells nothing, not even which of two is later, and it opens only for the stream and the tenant it was
-//! made for. The same place always gives the same text: a client may compare two ids for equality.
+//! A place counts what all uploads of a server have done, so a plain one would tell every reader how busy the
+//! others are. A sealed one tells nothing, not even which of two is later, and it opens only for the stream
+//! and the tenant it was made for. The same place always gives the same text: a client may compare two ids
+//! for equality.
 //!
 //! The form is that of a synthetic initialization vector (RFC 5297 does the same with AES): a code over all that
 //! the cursor is bound to and the place, and the place masked with what a second key makes of that code. Whoever opens
@@ -73,8 +74,8 @@ impl EventCursors {
     }
 }
 
-/// The code over a place and all it is bound to. What stands before the place has one length for each kind of stream, so
-/// no two of them read the same.
+/// The code over a place and all it is bound to. What stands before the place has one length for each kind of
+/// stream, so no two of them read the same.
 fn code(key: &DerivedKey, scope: CursorScope, place: &[u8]) -> [u8; CODE_BYTES] {
     let mut text = Vec::with_capacity(64);
     match scope.stream {

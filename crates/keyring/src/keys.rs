@@ -1,7 +1,7 @@
 //! Server keys: one for new things, and older ones so that what they made stays good.
 //!
-//! A key itself is used for nothing but deriving others, each for one purpose: what is known of one purpose says nothing
-//! of another.
+//! A key itself is used for nothing but deriving others, each for one purpose: what is known of one purpose
+//! says nothing of another.
 
 use std::fmt;
 

@@ -219,7 +219,8 @@ impl Stream<'_> {
         Ok(Some(frames.max(self.bytes() / most_bytes)))
     }
 
-    /// Returns the duration of all frames in milliseconds: counted, where the whole file may be read, else by their rate.
+    /// Returns the duration of all frames in milliseconds: counted, where the whole file may be read, else by
+    /// their rate.
     fn counted(&self) -> Result<Option<u64>, Stop> {
         if self.bytes() <= self.window.limit_bytes().saturating_sub(2 * BLOCK_BYTES) {
             return unless_stopped(self.walk()).map(Option::flatten);

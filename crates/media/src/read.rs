@@ -59,8 +59,8 @@ fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Co
     }
 }
 
-/// Returns the type, now that the content is known. A container that may hold both is named after sound alone if there are
-/// no pictures in it.
+/// Returns the type, now that the content is known. A container that may hold both is named after sound alone
+/// if there are no pictures in it.
 fn refined(sniffed: Sniffed, content: &Content) -> String {
     let Content::Media(media) = content else { return sniffed.content_type.to_owned() };
     let has = |kind| media.tracks.iter().any(|track| track.kind == kind);
@@ -93,7 +93,8 @@ pub(super) fn milliseconds(duration: u64, timescale: u32) -> Option<u64> {
     Some(u64::try_from(milliseconds).unwrap_or(u64::MAX).min(MAX_DURATION_MS))
 }
 
-/// Returns the size of a picture with pixels of this shape (width, height) after making them square, at the same height.
+/// Returns the size of a picture with pixels of this shape (width, height) after making them square, at the
+/// same height.
 pub(super) fn squared(width: u64, height: u64, shape: Option<(u64, u64)>) -> Option<(u32, u32)> {
     let (wide, high) = shape.filter(|(wide, high)| *wide > 0 && *high > 0).unwrap_or((1, 1));
     let width = (u128::from(width) * u128::from(wide) + u128::from(high) / 2) / u128::from(high);

@@ -1,9 +1,10 @@
 //! The type of a file, told by how it begins.
 //!
-//! Containers of media are told apart here, because which files of a family they hold is in their first header. What
-//! players would play is read as media, whatever it names itself: a limit on media must not depend on a name. All others
-//! are left to the signatures of the crate `infer`. What none of them knows is text if it could be: UTF-8 without the
-//! bytes that text does not have (WHATWG MIME Sniffing, 3, "binary data byte").
+//! Containers of media are told apart here, because which files of a family they hold is in their first
+//! header. What players would play is read as media, whatever it names itself: a limit on media must not
+//! depend on a name. All others are left to the signatures of the crate `infer`. What none of them knows is
+//! text if it could be: UTF-8 without the bytes that text does not have (WHATWG MIME Sniffing, 3, "binary
+//! data byte").
 
 use crate::{contained, mpeg_audio};
 

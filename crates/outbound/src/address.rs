@@ -100,7 +100,8 @@ impl EgressRules {
         Self { allow_networks, https_only, own: RwLock::default(), public: None }
     }
 
-    /// What clients reach this server by, where that is not an address of its own: endpoints made by API cannot have it.
+    /// What clients reach this server by, where that is not an address of its own: endpoints made by API
+    /// cannot have it.
     #[must_use]
     pub fn with_public_url(self, url: &str) -> Self {
         let url = Url::parse(url).ok();

@@ -1,7 +1,8 @@
 //! The way out: which addresses may be called, with which client, and how messages are signed.
 //!
-//! What is promised: no request goes to an address that the rules refuse, not even when a name resolves to one; nothing is
-//! sent again by itself; keys do not print themselves. It knows nothing of deliveries and hooks: those who send them use it.
+//! What is promised: no request goes to an address that the rules refuse, not even when a name resolves to
+//! one; nothing is sent again by itself; keys do not print themselves. It knows nothing of deliveries and
+//! hooks: those who send them use it.
 
 pub mod address;
 pub mod client;

@@ -1,7 +1,7 @@
 //! What the bytes of an upload are, as the column `facts` has it.
 //!
-//! The first form, and so far the only one. It is JSON, so that indexes and queries can look into it. It has nothing to do
-//! with the JSON of the API, which may go another way.
+//! The first form, and so far the only one. It is JSON, so that indexes and queries can look into it. It has
+//! nothing to do with the JSON of the API, which may go another way.
 
 use serde::{Deserialize, Serialize};
 

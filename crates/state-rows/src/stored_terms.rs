@@ -1,7 +1,7 @@
 //! What an operator has said of an endpoint, as the column `terms` has it.
 //!
-//! The first form, and so far the only one: JSON in which what is as for all endpoints is `null`. It has nothing to do with
-//! the JSON of the API, which may go another way.
+//! The first form, and so far the only one: JSON in which what is as for all endpoints is `null`. It has
+//! nothing to do with the JSON of the API, which may go another way.
 
 use std::time::Duration;
 

@@ -7,10 +7,10 @@
 //!
 //! - [`Kind::Cancel`] ends what was queued before the job began. Nothing is claimed for the endpoint until it is done,
 //!   so nothing is sent that was cancelled.
-//! - [`Kind::Hasten`] makes retries due that were planned for later when their endpoint was resumed, or when somebody wanted
-//!   them sent at once. Until a piece has reached them they are due when they were.
-//! - [`Kind::Release`] lets deliveries go that no longer wait for others since the order was relaxed. Until then they go
-//!   when those before them are settled.
+//! - [`Kind::Hasten`] makes retries due that were planned for later when their endpoint was resumed, or when
+//!   somebody wanted them sent at once. Until a piece has reached them they are due when they were.
+//! - [`Kind::Release`] lets deliveries go that no longer wait for others since the order was relaxed. Until
+//!   then they go when those before them are settled.
 //!
 //! A job tells old deliveries from new ones by their generation, which is the number of the last job of their endpoint
 //! when they were queued, and not by time: clocks are set.

@@ -1,7 +1,8 @@
 //! Deliveries after the clock was set.
 //!
-//! What began after now began now: a time that lies ahead was written by a clock that was ahead. Candidates are found by
-//! a reader, a page at a time, and changed a page at a time, so a long backlog keeps nobody from writing.
+//! What began after now began now: a time that lies ahead was written by a clock that was ahead. Candidates
+//! are found by a reader, a page at a time, and changed a page at a time, so a long backlog keeps nobody from
+//! writing.
 
 use rusqlite::{Connection, Row, params};
 

@@ -116,7 +116,8 @@ impl OpenFor {
         Ok(())
     }
 
-    /// Records which endpoints this node's configuration names. Those that no living node's does are not there any more.
+    /// Records which endpoints this node's configuration names. Those that no living node's does are not
+    /// there any more.
     fn name_endpoints(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         tx.execute(FORGET_NAMES, [self.node.as_bytes()])?;
         for endpoint in &self.configured {
@@ -189,7 +190,8 @@ impl Work for PutEndpoint {
         tx.subscribers = None;
         match &before {
             Some(before) => adjust_backlog(tx, before, endpoint, self.now)?,
-            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
+            // What an endpoint of this name was not sent, which the configuration does not name any more, is
+            // not for this.
             None => backlog::begin(tx, &endpoint.id, Kind::Cancel, self.now)?,
         }
         if let EndpointState::Disabled { because, .. } = endpoint.state

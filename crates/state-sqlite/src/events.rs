@@ -1,6 +1,5 @@
 //! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
 
-use domain::log::{EventPage, EventPosition, LoggedEvent};
 use std::sync::LazyLock;
 
 use rusqlite::params;
@@ -16,6 +15,7 @@ use domain::delivery::Trigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId, in_order};
 use domain::lane::Load;
+use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::metadata::Metadata;
 use domain::principal::{TenantId, TenantScope};
 use domain::upload::Upload;

@@ -1,8 +1,8 @@
 //! Giving up what has waited too long, although nothing was wrong with it: for a rate, a breaker, or its turn.
 //!
-//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does not age this
-//! way; it is dropped when it exceeds the limits of a backlog ([`Shed`]). What waits for an endpoint that the configuration
-//! does not name is cancelled when old rows are removed.
+//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does
+//! not age this way; it is dropped when it exceeds the limits of a backlog ([`Shed`]). What waits for an
+//! endpoint that the configuration does not name is cancelled when old rows are removed.
 
 use std::collections::BTreeSet;
 

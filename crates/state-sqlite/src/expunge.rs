@@ -1,5 +1,5 @@
-//! Taking out what was said about an upload, when asked: by its client, in its metadata; by receivers and the application,
-//! who may repeat that in their answers; by backends, in their reports.
+//! Taking out what was said about an upload, when asked: by its client, in its metadata; by receivers and the
+//! application, who may repeat that in their answers; by backends, in their reports.
 //!
 //! Events lose it at once. The record loses it once the upload has completed or ended: until then its client reads its
 //! metadata back, and further events carry it. What happened and when, sizes, digests and media facts stay.

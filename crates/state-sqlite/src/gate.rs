@@ -1,8 +1,8 @@
 //! A gate before long reads, which the writer closes while it resets the write-ahead log.
 //!
-//! SQLite can begin the log anew only at a moment when no reader uses it. Long reads that overlap leave no such moment, and
-//! the log grows for as long as they do. While the gate is closed, no long read begins, and those that run are
-//! interrupted within about a thousand steps; they begin again when it is open.
+//! SQLite can begin the log anew only at a moment when no reader uses it. Long reads that overlap leave no
+//! such moment, and the log grows for as long as they do. While the gate is closed, no long read begins, and
+//! those that run are interrupted within about a thousand steps; they begin again when it is open.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

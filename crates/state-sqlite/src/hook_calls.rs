@@ -1,6 +1,5 @@
 //! What the application was asked, written once and read by people.
 
-use domain::query::HookCallQuery;
 use std::sync::LazyLock;
 
 use rusqlite::Row;
@@ -12,6 +11,7 @@ use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::{Hook, HookCall};
 use domain::principal::TenantScope;
+use domain::query::HookCallQuery;
 use state::Result;
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<HookCallRow>);

@@ -1,5 +1,5 @@
-//! Lanes as they are stored. What happens in one is decided in [`domain::lane`]; here a view of it is loaded, the rule is
-//! asked, and the difference is written.
+//! Lanes as they are stored. What happens in one is decided in [`domain::lane`]; here a view of it is loaded,
+//! the rule is asked, and the difference is written.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -148,8 +148,8 @@ static PROGRESS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Drops the progress of an upload that nobody is sending right now, at all endpoints, since there is later news. Returns
-/// whether there was any.
+/// Drops the progress of an upload that nobody is sending right now, at all endpoints, since there is later
+/// news. Returns whether there was any.
 pub(super) fn supersede_progress(
     tx: &mut WriteTransaction,
     upload: UploadId,

@@ -1,11 +1,11 @@
 //! Lists of uploads, newest first.
 //!
-//! Every list walks one index backwards from its cursor and stops when the page is full: the identifiers of all
-//! uploads, of those with a pair of metadata, or of each stage or type of content asked for. What else is asked for is looked up for each
-//! upload on the way. Of several conditions the one that fewest uploads meet is walked. A walk also stops after
-//! [`MOST_WALKED`] uploads; the page then carries a cursor although it is not full.
+//! Every list walks one index backwards from its cursor and stops when the page is full: the identifiers of
+//! all uploads, of those with a pair of metadata, or of each stage or type of content asked for. What else is
+//! asked for is looked up for each upload on the way. Of several conditions the one that fewest uploads meet
+//! is walked. A walk also stops after [`MOST_WALKED`] uploads; the page then carries a cursor although it is
+//! not full.
 
-use domain::query::{Bounds, UploadPage, UploadQuery};
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -16,6 +16,7 @@ use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
 use domain::principal::TenantScope;
+use domain::query::{Bounds, UploadPage, UploadQuery};
 use domain::stage::Stage;
 use state::Result;
 

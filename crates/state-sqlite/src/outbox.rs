@@ -1,9 +1,5 @@
 //! The outbox: opened at start, read by people, and the doors to claims and attempts.
 
-use domain::delivery::{Backlog, Replayed};
-use domain::id::ReplayId;
-use domain::query::{DeliveryPage, DeliveryQuery};
-use domain::replay::ReplayJob;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -20,11 +16,13 @@ use crate::query::{AFTER_ALL, Query, first_id_of, tenants};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, Replay};
 use crate::rows::{Columns, integer};
 use crate::{SqliteStore, endpoints, replay, rows};
-use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState};
+use domain::delivery::{Attempt, AttemptOutcome, Backlog, DeliveryRecord, DeliveryState, Replayed};
 use domain::endpoint::{Endpoint, EndpointId};
-use domain::id::{DeliveryId, InstanceId, UploadId};
+use domain::id::{DeliveryId, InstanceId, ReplayId, UploadId};
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
+use domain::query::{DeliveryPage, DeliveryQuery};
+use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 use state::{
     BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
@@ -245,8 +243,8 @@ macro_rules! count_in {
     };
 }
 
-/// Counts unfinished deliveries by endpoint: every count is the size of a part of a partial index. No more than `most` of
-/// each kind are counted.
+/// Counts unfinished deliveries by endpoint: every count is the size of a part of a partial index. No more
+/// than `most` of each kind are counted.
 pub(super) fn read_backlog(
     connection: &Connection,
     scope: TenantScope,
@@ -410,8 +408,8 @@ fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, route: Route, las
     if let Some(index) = index {
         sql.push(" INDEXED BY ").push(index);
     }
-    // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with the time of
-    // its delivery.
+    // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with
+    // the time of its delivery.
     sql.push(" WHERE id < ").bind(first_behind(query));
     sql.push(" AND ").within("tenant", scope);
     if let Some(last) = last {

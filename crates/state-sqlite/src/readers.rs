@@ -1,8 +1,8 @@
 //! The readers: a few threads, each with a connection that cannot write.
 //!
-//! There are two lines. What looks up one thing by its key never stands behind a list: it has threads of its own, where
-//! nothing takes long. Everything else walks a bounded number of rows, and is interrupted and begun again when the log of
-//! the database must be reset (see [`gate`](super::gate)).
+//! There are two lines. What looks up one thing by its key never stands behind a list: it has threads of its
+//! own, where nothing takes long. Everything else walks a bounded number of rows, and is interrupted and
+//! begun again when the log of the database must be reset (see [`gate`](super::gate)).
 //!
 //! A read holds a connection only while it runs, never while its caller waits for something else. Reads take turns in
 //! the order they came; one whose caller has left is skipped.

@@ -1,9 +1,9 @@
 //! Disk space kept for the commits that free disk space.
 //!
-//! Even a commit that lets a file be deleted needs space for the log first. On a full disk nothing could be deleted, by
-//! clients or by expiry. So a file beside the database holds some space. When a commit that frees space finds the disk
-//! full, the file is removed and the commit made again. Until the space is back, no other commit is made: it would use up
-//! what the next deletion needs.
+//! Even a commit that lets a file be deleted needs space for the log first. On a full disk nothing could be
+//! deleted, by clients or by expiry. So a file beside the database holds some space. When a commit that frees
+//! space finds the disk full, the file is removed and the commit made again. Until the space is back, no
+//! other commit is made: it would use up what the next deletion needs.
 
 use std::fs::{File, OpenOptions};
 use std::io;

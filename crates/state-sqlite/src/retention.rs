@@ -1,8 +1,9 @@
 //! Forgetting: what is old enough goes, a piece at a time.
 //!
-//! What to remove is found by a reader, so that looking for it never keeps anyone from writing: it walks deliveries, events
-//! and ended uploads from the oldest on, past what must stay, a bounded number of rows at a time. An event and its deliveries go together, so that a replay of what was missed does not
-//! take what was forgotten for it.
+//! What to remove is found by a reader, so that looking for it never keeps anyone from writing: it walks
+//! deliveries, events and ended uploads from the oldest on, past what must stay, a bounded number of rows at
+//! a time. An event and its deliveries go together, so that a replay of what was missed does not take what
+//! was forgotten for it.
 
 use domain::replay::ReplayJob;
 use rusqlite::{Connection, OptionalExtension, params};

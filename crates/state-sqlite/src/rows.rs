@@ -1,7 +1,7 @@
 //! Rows as SQLite has them: cells bound to a statement, and columns read from the left.
 //!
-//! What the columns are, and what they hold, is described in [`state_rows`]. Columns are read in the order in which their
-//! statement names them: looking each up by its name took longer than all the rest of a read.
+//! What the columns are, and what they hold, is described in [`state_rows`]. Columns are read in the order in
+//! which their statement names them: looking each up by its name took longer than all the rest of a read.
 
 use std::sync::LazyLock;
 

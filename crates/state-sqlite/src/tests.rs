@@ -1,11 +1,12 @@
 //! The conformance suite over SQLite files, and what is SQLite's own.
 
-use domain::delivery::Backlog;
-use domain::log::EventPosition;
-use domain::query::DeliveryQuery;
 use std::path::PathBuf;
 
 use std::sync::{Mutex, mpsc};
+
+use domain::delivery::Backlog;
+use domain::log::EventPosition;
+use domain::query::DeliveryQuery;
 
 mod durability;
 mod plans;

@@ -1,7 +1,5 @@
 //! Uploads: written through the writer, read beside it.
 
-use domain::log::{EventPage, EventPosition, LoggedEvent};
-use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -17,7 +15,9 @@ use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
+use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::principal::TenantScope;
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use domain::upload::Upload;
 use state::clock::Clock;
 use state::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};

@@ -3,19 +3,20 @@
 //! Deadlines are stored, compared and reported as times of day, so that they mean the same to a client, after a restart
 //! and on another machine. The clock compares each reading with time that cannot be set, and notices when the two part:
 //!
-//! - **Ahead** (the clock was set, or the machine slept): nobody could act in the time passed over. It is not charged to
-//!   what began before it ([`Clock::extended`], [`Clock::elapsed`], [`Clock::ago`]); what begins afterwards lasts exactly
-//!   as long as it says.
+//! - **Ahead** (the clock was set, or the machine slept): nobody could act in the time passed over. It is not
+//!   charged to what began before it ([`Clock::extended`], [`Clock::elapsed`], [`Clock::ago`]); what begins
+//!   afterwards lasts exactly as long as it says.
 //! - **Back**: what began after now began now. Nothing else marks a deadline set by a clock that was ahead, and nothing
 //!   else is needed, so the same rule holds after a restart. Owners of stored deadlines look for such rows when they
 //!   start and whenever [`Clock::steps`] has changed.
 //!
-//! The state hands the clock out ([`Store::clock`](crate::Store::clock)), and nothing else makes one: rows are written and
-//! judged by one clock, however many nodes do so. A state on this machine hands out the [machine's](Clock::system). One
-//! on a server measures how far the server's `now()` is from the machine's steady clock, halfway between question and
-//! answer, and repeats that every few seconds; between two measurements its readings go with the steady clock. A small
-//! correction stays below the smallest step and is none. When the server's clock is set, the next measurement is a step,
-//! for every node alike; when a node's own clock is set, nothing happens.
+//! The state hands the clock out ([`Store::clock`](crate::Store::clock)), and nothing else makes one: rows
+//! are written and judged by one clock, however many nodes do so. A state on this machine hands out the
+//! [machine's](Clock::system). One on a server measures how far the server's `now()` is from the machine's
+//! steady clock, halfway between question and answer, and repeats that every few seconds; between two
+//! measurements its readings go with the steady clock. A small correction stays below the smallest step and
+//! is none. When the server's clock is set, the next measurement is a step, for every node alike; when a
+//! node's own clock is set, nothing happens.
 //!
 //! The steps themselves are not stored: a restart charges the time passed over to whatever was not written since.
 
@@ -62,7 +63,8 @@ impl Clock {
         Self(Arc::new(Inner { read: Box::new(read), steps: Mutex::new(steps) }))
     }
 
-    /// The clock of the machine. For adapters of the state that are on one machine; everybody else takes what they hand out.
+    /// The clock of the machine. For adapters of the state that are on one machine; everybody else takes what
+    /// they hand out.
     #[expect(clippy::disallowed_methods, reason = "this is where the time of day comes from")]
     pub fn system() -> Self {
         let begun = Instant::now();

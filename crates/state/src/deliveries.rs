@@ -1,17 +1,15 @@
 //! Deliveries as people and programs ask for them, and one of them sent again.
 
-use domain::delivery::Backlog;
-use domain::query::DeliveryPage;
-use domain::query::DeliveryQuery;
 use std::fmt;
 
 use async_trait::async_trait;
 
 use crate::Result;
-use domain::delivery::{DeliveryRecord, Replayed};
+use domain::delivery::{Backlog, DeliveryRecord, Replayed};
 use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
 use domain::principal::TenantScope;
+use domain::query::{DeliveryPage, DeliveryQuery};
 use domain::time::Timestamp;
 
 /// Deliveries, with the attempts made at them.

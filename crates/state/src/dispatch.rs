@@ -1,7 +1,7 @@
 //! Deliveries on their way: claimed, sent by whoever claimed them, settled.
 //!
-//! A claim is bound to its lease, and a lease has an end: a sender that dies loses what it has claimed, and what it still
-//! settles afterwards moves nothing. What happens to a delivery is decided in [`domain::lane`].
+//! A claim is bound to its lease, and a lease has an end: a sender that dies loses what it has claimed, and
+//! what it still settles afterwards moves nothing. What happens to a delivery is decided in [`domain::lane`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// Has every lease of a node end at `until`: the clock was set, and says nothing of how long they were held.
     async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()>;
 
-    /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can have written.
-    /// Works in pieces. Says how many deliveries those were.
+    /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can
+    /// have written. Works in pieces. Says how many deliveries those were.
     async fn begin_waits(&self, now: Timestamp) -> Result<u64>;
 
     /// When the next delivery to one of these endpoints becomes due, be it ready or leased by a worker that died.
@@ -75,7 +75,8 @@ pub struct Claim {
     pub upload: Option<UploadId>,
     /// When the event occurred.
     pub occurred_at: Timestamp,
-    /// When this delivery began: with its event, when it was last asked for again, or when its stopped endpoint went on.
+    /// When this delivery began: with its event, when it was last asked for again, or when its stopped
+    /// endpoint went on.
     pub begun_at: Timestamp,
     /// Attempts made and counted so far.
     pub attempts: u32,

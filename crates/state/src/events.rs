@@ -15,7 +15,8 @@ pub trait EventLog: fmt::Debug + Send + Sync + 'static {
     /// Events of one upload with a sequence above `after`, in sequence.
     async fn events_of(&self, scope: TenantScope, id: UploadId, after: u64, limit: u32) -> Result<Vec<LoggedEvent>>;
 
-    /// Returns events of all uploads behind `after`, in the order of their commits. Looks at a bounded number of events.
+    /// Returns events of all uploads behind `after`, in the order of their commits. Looks at a bounded number
+    /// of events.
     async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> Result<EventPage>;
 
     /// The position of the newest event.

@@ -37,7 +37,8 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
     /// Takes a node out. Everything it holds may be taken by others.
     async fn leave(&self, node: InstanceId) -> Result<()>;
 
-    /// Takes an upload for a node that counts as alive, unless the upload is with another that does. Gives the lease as it
-    /// is then; `None` when there is no such upload. A node that holds the upload keeps it in the same epoch.
+    /// Takes an upload for a node that counts as alive, unless the upload is with another that does. Gives
+    /// the lease as it is then; `None` when there is no such upload. A node that holds the upload keeps it in
+    /// the same epoch.
     async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>>;
 }

@@ -1,7 +1,8 @@
 //! Who wants to know of changes. Nobody is sent anything here: a change rings, and whoever waits looks for itself.
 //!
-//! A ring makes news fast, looking again makes it right. So an adapter that reaches other nodes may lose a ring, as long
-//! as it says how often those who wait are to look without one. [`Rings`] reaches its own process and loses none.
+//! A ring makes news fast, looking again makes it right. So an adapter that reaches other nodes may lose a
+//! ring, as long as it says how often those who wait are to look without one. [`Rings`] reaches its own
+//! process and loses none.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -51,7 +52,8 @@ impl Default for Rings {
 }
 
 impl Rings {
-    /// The same for an adapter whose rings come from afar and may be lost: bells ring at least this often by themselves.
+    /// The same for an adapter whose rings come from afar and may be lost: bells ring at least this often by
+    /// themselves.
     pub fn looking_again_every(every: Duration) -> Self {
         Self { look_again_every: Some(every), ..Self::default() }
     }

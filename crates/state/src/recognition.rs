@@ -1,8 +1,8 @@
 //! What became of a commit whose answer was lost.
 //!
-//! The connection to a database may break after it has committed and before it has said so. Whoever repeats such a
-//! commit finds the version moved and takes its own work for that of another. So each commit has a name, which it writes
-//! into the record, and the record is the truth.
+//! The connection to a database may break after it has committed and before it has said so. Whoever repeats
+//! such a commit finds the version moved and takes its own work for that of another. So each commit has a
+//! name, which it writes into the record, and the record is the truth.
 
 use crate::{Error, Result, UploadStore};
 use domain::id::{CommitId, UploadId};
@@ -25,8 +25,8 @@ impl Signed {
     }
 }
 
-/// Gives an outcome as it is, but for one that never came: then it is read from the record what it was. If the commit was
-/// not done, that is the error, and nobody else has changed anything.
+/// Gives an outcome as it is, but for one that never came: then it is read from the record what it was. If
+/// the commit was not done, that is the error, and nobody else has changed anything.
 pub async fn recognise(store: &dyn UploadStore, commit: Signed, outcome: Result<Upload>) -> Result<Upload> {
     let Err(Error::Unanswered { operation }) = outcome else { return outcome };
     let Some(found) = store.find(TenantScope::All, commit.upload).await? else {

@@ -13,9 +13,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Tries whether the store reads and writes now.
     async fn check(&self) -> Result<()>;
 
-    /// The one clock by which rows are written and judged: due times, leases of deliveries, expiry, and the times of events.
-    /// Every node on one database gets the same time. Each call gives the same clock, so what one user of it has seen of a
-    /// step, all have seen.
+    /// The one clock by which rows are written and judged: due times, leases of deliveries, expiry, and the
+    /// times of events. Every node on one database gets the same time. Each call gives the same clock, so
+    /// what one user of it has seen of a step, all have seen.
     fn clock(&self) -> Clock;
 
     /// Writes what is queued and closes the database; later calls fail.

@@ -1,7 +1,7 @@
 //! Uploads: one record each, with the version and the epoch as the law.
 //!
-//! A commit writes an upload, its events and their deliveries together or not at all. A commit that read an older version,
-//! or works in an older epoch, fails and changes nothing.
+//! A commit writes an upload, its events and their deliveries together or not at all. A commit that read an
+//! older version, or works in an older epoch, fails and changes nothing.
 
 use std::fmt;
 

@@ -1,6 +1,5 @@
 //! What operators can watch of the sender. Labels have few values: no endpoint, no upload.
 
-use domain::delivery::{Backlog, Verdict};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use domain::delivery::{AttemptOutcome, DeliveryClass};
+use domain::delivery::{AttemptOutcome, Backlog, DeliveryClass, Verdict};
 use domain::time::Timestamp;
 use state::Claim;
 

@@ -1,9 +1,5 @@
 //! What the tests of the sender stand on: a receiver on a real socket that answers by script, and an outbox in memory.
 
-use domain::delivery::{Backlog, Replayed, Verdict};
-use domain::id::ReplayId;
-use domain::query::{DeliveryPage, DeliveryQuery};
-use domain::replay::{ReplayJob, ReplayState};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,15 +13,19 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::{Endpoint, Vault};
-use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryRecord, DeliveryState, Trigger};
+use domain::delivery::{
+    Attempt, AttemptOutcome, Backlog, DeliveryClass, DeliveryRecord, DeliveryState, Replayed, Trigger, Verdict,
+};
 use domain::dialect::Dialect;
 use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
 use domain::event::EventKind;
 use domain::filling::{Completion, Filling, WriteOrder};
-use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
+use domain::id::{DeliveryId, EventId, InstanceId, ReplayId, UploadId};
 use domain::metadata::Metadata;
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
+use domain::query::{DeliveryPage, DeliveryQuery};
+use domain::replay::{ReplayJob, ReplayState};
 use domain::size::Length;
 use domain::stage::Stage;
 use domain::time::Timestamp;

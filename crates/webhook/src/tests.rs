@@ -1,6 +1,5 @@
 //! The sender against receivers on real sockets.
 
-use domain::delivery::Verdict;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +30,7 @@ use crate::{
     Admin, AdminError, Change, Endpoint, Error, HealthRules, InvalidEndpoint, Metrics, NewEndpoint, Parts, Resumption,
     Rotation, Sender, Settings, Shown, Unwell,
 };
-use domain::delivery::{AttemptOutcome, DeliveryState};
+use domain::delivery::{AttemptOutcome, DeliveryState, Verdict};
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointState, EndpointTerms, Health, Signing};
 use domain::notice::Notice;
 use domain::principal::TenantId;
@@ -575,8 +574,8 @@ async fn a_clock_set_ahead_ends_no_lease() {
     work.end().await;
 }
 
-/// A retry, a first attempt and a breaker that were to wait by a clock which was ahead; with a start of the process before
-/// the clock is set, and without.
+/// A retry, a first attempt and a breaker that were to wait by a clock which was ahead; with a start of the
+/// process before the clock is set, and without.
 #[tokio::test]
 async fn nothing_waits_for_a_clock_that_was_ahead() {
     for restarts in [false, true] {
@@ -821,8 +820,8 @@ async fn a_name_that_changes_its_mind_gets_nowhere() {
     assert!(here.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
-/// webhooks S1: what is judged is what is called. The name is looked up once; a second look would find an address that is
-/// not allowed, and somebody who listens there.
+/// webhooks S1: what is judged is what is called. The name is looked up once; a second look would find an
+/// address that is not allowed, and somebody who listens there.
 #[tokio::test]
 async fn a_name_is_looked_up_once_and_called_as_it_was_judged() {
     let receiver = Receiver::start([Script::Status(200)]).await;

@@ -7,9 +7,8 @@ use serde_json::json;
 
 use crate::cli::Failure;
 use crate::cli::webhooks::client::{Answer, Api};
-use crate::cli::webhooks::show;
 use crate::cli::webhooks::show::Printed;
-use crate::cli::webhooks::{flag, not_understood, switch};
+use crate::cli::webhooks::{flag, not_understood, show, switch};
 use api::delivery::{Delivery, List as Deliveries};
 use api::endpoint::Endpoint;
 use api::replay::{List, NewReplay, Replay};

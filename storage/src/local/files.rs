@@ -33,8 +33,8 @@ pub(super) struct Opening {
 
 /// Opens the file of an open blob. A new one is made only where nothing can be missing.
 ///
-/// A file that is laid out has its final length from the start, and blocks only where bytes are or will be next. Nothing
-/// is cut off behind the durable end then: it is all written again before anyone is told of it.
+/// A file that is laid out has its final length from the start, and blocks only where bytes are or will be
+/// next. Nothing is cut off behind the durable end then: it is all written again before anyone is told of it.
 pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Opening) -> io::Result<Opened> {
     let Opening { end, has_token, .. } = opening;
     if data.finished(key).try_exists()? {

@@ -111,8 +111,8 @@ impl DataFolder {
         self.direct
     }
 
-    /// Opens the file of an open blob once more, for writes past the page cache. `None` where the file system takes none,
-    /// or as many files are open for that as may be.
+    /// Opens the file of an open blob once more, for writes past the page cache. `None` where the file system
+    /// takes none, or as many files are open for that as may be.
     pub(super) fn open_direct(&self, key: &BlobKey) -> io::Result<Option<DirectFile>> {
         if !self.direct {
             return Ok(None);
@@ -258,8 +258,8 @@ impl DataFolder {
         Ok(self.capacity()?.map(|capacity| capacity.free_bytes))
     }
 
-    /// How large the file system is, and what it has left for programs like this one. Some in memory or on the network do
-    /// not know: they call themselves empty of everything.
+    /// How large the file system is, and what it has left for programs like this one. Some in memory or on
+    /// the network do not know: they call themselves empty of everything.
     pub(super) fn capacity(&self) -> io::Result<Option<Capacity>> {
         let found = rustix::fs::statvfs(&self.incoming)?;
         Ok((found.f_blocks > 0).then(|| Capacity {

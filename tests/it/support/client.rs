@@ -39,7 +39,8 @@ impl Client {
         Self { stream, address, unread: Vec::new(), interim: Vec::new() }
     }
 
-    /// Sends a whole request and reads its answer. `Content-Length` is added when there is a body or the method has one.
+    /// Sends a whole request and reads its answer. `Content-Length` is added when there is a body or the
+    /// method has one.
     pub async fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut all = headers.to_vec();
         let length = body.len().to_string();

@@ -27,8 +27,8 @@ pub(crate) const KILLED: &str = "server killed";
 const SUBJECTS: [Subject; 2] = [Subject::Longshore, Subject::Tusd];
 const EVENTS: &[&str] = &["upload.created", "upload.completed"];
 
-/// With the waits of the default, which grow to minutes, a receiver that was away would be tried again too late to be seen
-/// here.
+/// With the waits of the default, which grow to minutes, a receiver that was away would be tried again too
+/// late to be seen here.
 const SCHEDULE: &[&str] = &["1s", "2s", "4s", "8s", "15s", "15s", "15s", "30s", "30s"];
 
 const DELAY: Duration = Duration::from_secs(2);

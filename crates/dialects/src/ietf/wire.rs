@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use crate::dialect::{Claim, Head, Recognised};
-use crate::digests;
 use crate::digests::BadDigests;
 use crate::ietf::disposition;
 use crate::ietf::draft::Draft;
-use crate::metadata;
 use crate::metadata::{PARTIAL_UPLOAD, is_of_a_protocol};
 use crate::structured::{boolean, integer};
+use crate::{digests, metadata};
 use domain::checksum::{Algorithm, Digest};
 use domain::metadata::Metadata;
 use domain::size::{Length, Offset};

@@ -5,11 +5,10 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::caller::caller;
 use crate::digests;
-use crate::ranged::GOOGLE;
 use crate::ranged::creation::{Around, Creation};
 use crate::ranged::reply::google::Refusal;
 use crate::ranged::wire::{Carried, Data, End};
-use crate::ranged::{check_empty, creation, look, pumped, reply, small_body, wire};
+use crate::ranged::{GOOGLE, check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::uploads::Uploads;
 use domain::checksum::Algorithm;
 use domain::filling::{Completion, Filling, WriteOrder};

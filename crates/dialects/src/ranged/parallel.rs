@@ -5,9 +5,8 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::caller::caller;
 use crate::digests;
-use crate::ranged::NAME;
 use crate::ranged::wire::{Carried, Data, End};
-use crate::ranged::{FILLING, check_empty, creation, look, pumped, reply, small_body, wire};
+use crate::ranged::{FILLING, NAME, check_empty, creation, look, pumped, reply, small_body, wire};
 use crate::uploads::Uploads;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};

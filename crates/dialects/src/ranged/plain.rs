@@ -11,13 +11,11 @@ use bytes::Bytes;
 use futures::Stream;
 
 use crate::caller::caller;
-use crate::digests;
-use crate::pump;
-use crate::ranged::NAME;
 use crate::ranged::creation::bounded;
 use crate::ranged::form::{Fault, Learned, Opened};
-use crate::ranged::{FILLING, form, reply};
+use crate::ranged::{FILLING, NAME, form, reply};
 use crate::uploads::Uploads;
+use crate::{digests, pump};
 use domain::checksum::Digest;
 use domain::metadata::Metadata;
 use domain::rejection::Rejection;

@@ -220,8 +220,8 @@ impl Upload {
         self.record.terms.max_bytes.map_or(max_bytes, |own| own.min(max_bytes))
     }
 
-    /// What is said to whoever asks for an upload that has ended or whose file was removed, always the same: of one that
-    /// was refused, why.
+    /// What is said to whoever asks for an upload that has ended or whose file was removed, always the same:
+    /// of one that was refused, why.
     pub fn ended(&self) -> Option<Rejection> {
         let Stage::Ended(how) = self.record.stage else {
             return self.record.removed.map(|_| Rejection::Removed);
@@ -314,8 +314,8 @@ impl Upload {
         self.record.updated_at = now;
     }
 
-    /// Moves its end to where `extended` moves it, given when it was set and where it is. Doing it again changes nothing
-    /// unless more time was passed over.
+    /// Moves its end to where `extended` moves it, given when it was set and where it is. Doing it again
+    /// changes nothing unless more time was passed over.
     pub fn extend_term(&mut self, extended: impl FnOnce(Timestamp, Timestamp) -> Timestamp, now: Timestamp) {
         let Some(at) = self.record.expires_at else { return };
         let extended = extended(self.term_began_at, at);

@@ -50,8 +50,8 @@ impl Upload {
         }
     }
 
-    /// Sets a deferred length. Saying the known length again is fine. `taken` is where the last byte ends that was taken
-    /// from a client, committed or not.
+    /// Sets a deferred length. Saying the known length again is fine. `taken` is where the last byte ends
+    /// that was taken from a client, committed or not.
     pub fn declare_length(&mut self, length: Length, max_bytes: u64, taken: Offset) -> Result<(), Rejection> {
         let max_bytes = self.most_bytes(max_bytes);
         let reach = self.reach().max(taken);

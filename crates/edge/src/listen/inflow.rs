@@ -10,12 +10,11 @@
 //! metered: its body is read a few KiB at a time, as it is asked for, and its buffer stays as it began.
 
 use std::cell::{Cell, OnceCell};
-use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::{fmt, io};
 
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

@@ -19,11 +19,10 @@
 //! task flushes. A handle used in another task is heard no earlier than the connection's next poll.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::{fmt, io};
 
 use actix_http::Request;
 use actix_web::HttpMessage;

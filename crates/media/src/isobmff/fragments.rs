@@ -1,8 +1,9 @@
 //! Recordings in fragments: their duration, which the movie does not know.
 //!
-//! Each fragment has the duration of its samples, so fragments are examined one by one, as far as the limit of bytes
-//! allows. Where there are more, an index (`sidx` in front of them or `mfra` behind) leads to the last one, which has the
-//! time it begins at. Without an index, or if it does not lead to a fragment, the duration is unknown.
+//! Each fragment has the duration of its samples, so fragments are examined one by one, as far as the limit
+//! of bytes allows. Where there are more, an index (`sidx` in front of them or `mfra` behind) leads to the
+//! last one, which has the time it begins at. Without an index, or if it does not lead to a fragment, the
+//! duration is unknown.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -2,11 +2,6 @@
 //!
 //! The statements are not listed here. They are overheard while the store is asked everything it can be asked.
 
-use domain::delivery::{ReplayWhat, Verdict};
-use domain::id::ReplayId;
-use domain::log::EventPosition;
-use domain::query::{Bounds, DeliveryQuery, UploadQuery};
-use domain::replay::{ReplayJob, ReplayState};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
@@ -16,13 +11,16 @@ use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use super::TemporaryFile;
 use crate::outbox::DELIVERIES;
 use crate::{SqliteSettings, SqliteStore, writer};
-use domain::delivery::{AttemptOutcome, DeliveryState};
+use domain::delivery::{AttemptOutcome, DeliveryState, ReplayWhat, Verdict};
 use domain::endpoint::{Endpoint, EndpointState, EndpointTerms, Health, Ordering};
 use domain::event::EventKind;
-use domain::id::{DeliveryId, EventId};
+use domain::id::{DeliveryId, EventId, ReplayId};
+use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::policy::TypePattern;
 use domain::principal::{TenantId, TenantScope};
+use domain::query::{Bounds, DeliveryQuery, UploadQuery};
+use domain::replay::{ReplayJob, ReplayState};
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{

@@ -14,7 +14,8 @@ const MANY: usize = 1_200;
 
 const PIECE: u32 = 100;
 
-/// So many uploads of which `a` hears, each created a second after the last and with bytes: one delivery due, one behind.
+/// So many uploads of which `a` hears, each created a second after the last and with bytes: one delivery due,
+/// one behind.
 async fn begun<S: UploadStore>(store: &S, count: usize) {
     let uploads = join_all((0..count).map(|number| async move {
         let now = at(i64::try_from(number).unwrap());
@@ -138,8 +139,9 @@ pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
     assert_eq!(sent, again);
 }
 
-/// However long the backlog: nothing is sent while the endpoint is stopped, each lane keeps its order, and what was to be
-/// tried much later is due. The last word counts, also in the middle of a job and over a crash.
+/// However long the backlog: nothing is sent while the endpoint is stopped, each lane keeps its order, and
+/// what was to be tried much later is due. The last word counts, also in the middle of a job and over a
+/// crash.
 pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();

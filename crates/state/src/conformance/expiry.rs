@@ -88,8 +88,8 @@ pub async fn old_progress_is_dropped_without_a_word<P: Place>(place: P) {
     assert_eq!((states_at(&*store, "a").await, store.superseded()), (vec![Superseded], 1));
 }
 
-/// webhooks E6: what a stopped endpoint keeps has all its time when the endpoint goes on. What waits for one that is not
-/// named is left to whoever removes what is old.
+/// webhooks E6: what a stopped endpoint keeps has all its time when the endpoint goes on. What waits for one
+/// that is not named is left to whoever removes what is old.
 pub async fn what_is_kept_does_not_age<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();

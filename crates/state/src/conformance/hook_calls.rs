@@ -4,8 +4,7 @@ use super::*;
 
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::HookCallId;
-use domain::principal::TenantId;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 use domain::query::HookCallQuery;
 
 fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {

@@ -245,7 +245,8 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
             store.commit(change_of(upload)).await.unwrap();
         }
     }
-    // Full and open, and the look-alikes: a dialect that waits for its client's word, a gap, a byte short, nothing at all.
+    // Full and open, and the look-alikes: a dialect that waits for its client's word, a gap, a byte short,
+    // nothing at all.
     for (number, dialect, length, ranges) in [
         (60, Dialect::named("tus"), Some(10_000), vec![(0, 10_000)]),
         (61, Dialect::named("ranged"), Some(10_000), vec![(5_000, 10_000), (0, 5_000)]),

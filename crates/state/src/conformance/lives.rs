@@ -1,7 +1,8 @@
 //! Lives of deliveries by chance: a store does with them what the rules say.
 //!
-//! The memory state asks [`domain::lane`] for everything, so it is the oracle: whatever happens to both, a store under test
-//! claims the same deliveries in the same order, and shows each of them where the memory state has it.
+//! The memory state asks [`domain::lane`] for everything, so it is the oracle: whatever happens to both, a
+//! store under test claims the same deliveries in the same order, and shows each of them where the memory
+//! state has it.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -145,8 +145,8 @@ pub async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
     assert_eq!(drain(&*store, "b", at(6)).await, [5]);
 }
 
-/// A receiver that is slower than what comes in: each delivery passes through the queue once, `upload.completed` too, and
-/// nobody starves, whether it is a first attempt, a retry or a replay.
+/// A receiver that is slower than what comes in: each delivery passes through the queue once,
+/// `upload.completed` too, and nobody starves, whether it is a first attempt, a retry or a replay.
 pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
     const UPLOADS: usize = 4_400;
     const SLOTS: u32 = 16;

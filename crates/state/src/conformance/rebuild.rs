@@ -1,10 +1,11 @@
 //! The log tells all: whoever has read every event of an upload knows what its row says (webhooks.md G3).
 //!
-//! But for what no event is made of. Bytes between two events within a stage are told only as progress, if that is wanted
-//! and not too often; so of an upload in flight the offset may be newer than the log, and so may the percentage of a
-//! report that came soon after another. What is only there to work with is not told at all: the received ranges and the
-//! states of digests and storage behind them, when it expires and on which terms, whether its bytes are gone or missing, what the
-//! application has said of it (that is in the record of hooks), and when it was last touched.
+//! But for what no event is made of. Bytes between two events within a stage are told only as progress, if
+//! that is wanted and not too often; so of an upload in flight the offset may be newer than the log, and so
+//! may the percentage of a report that came soon after another. What is only there to work with is not told
+//! at all: the received ranges and the states of digests and storage behind them, when it expires and on
+//! which terms, whether its bytes are gone or missing, what the application has said of it (that is in the
+//! record of hooks), and when it was last touched.
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;

@@ -1,8 +1,8 @@
 //! Sending again, and forgetting.
 
 use super::*;
-use domain::delivery::{ReplayWhat, Replayed};
-use domain::id::ReplayId;
+use domain::delivery::{ReplayWhat, Replayed, Trigger};
+use domain::id::{DeliveryId, ReplayId};
 use domain::log::EventPosition;
 use domain::query::UploadQuery;
 use domain::replay::{ReplayJob, ReplayState};
@@ -10,10 +10,8 @@ use domain::replay::{ReplayJob, ReplayState};
 use DeliveryState::*;
 
 use crate::Error;
-use domain::delivery::Trigger;
 use domain::endpoint::Ordering;
 use domain::failure::{Failure, Refusal};
-use domain::id::DeliveryId;
 use domain::principal::TenantScope;
 use domain::report::NewReport;
 
@@ -103,8 +101,8 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
     }
 }
 
-/// What waits for its next attempt is due now, in order, and has the attempts that it had left. What fails again waits by
-/// its schedule again.
+/// What waits for its next attempt is due now, in order, and has the attempts that it had left. What fails
+/// again waits by its schedule again.
 pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
@@ -255,8 +253,8 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     assert_eq!(store.advance_replay(ReplayId::new(NOW, [0; 10]), 3, at(64)).await.unwrap(), None);
 }
 
-/// webhooks L3: what is far outside of the range is not even looked at, and looking at much that is not queued takes few
-/// pieces.
+/// webhooks L3: what is far outside of the range is not even looked at, and looking at much that is not
+/// queued takes few pieces.
 pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();

@@ -6,8 +6,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::*;
-use domain::delivery::Backlog;
-use domain::delivery::{DeliveryClass, Trigger};
+use domain::delivery::{Backlog, DeliveryClass, Trigger};
 use domain::event::EventKind;
 use domain::principal::TenantScope;
 

@@ -1,7 +1,8 @@
 //! Changes of a whole backlog, made in pieces, as they are made in a database.
 //!
-//! A decision about an endpoint holds at once: claims consult it. Its deliveries follow in pieces, each a transaction of
-//! its own. A job tells old deliveries from new ones by their generation, and not by time: clocks are set.
+//! A decision about an endpoint holds at once: claims consult it. Its deliveries follow in pieces, each a
+//! transaction of its own. A job tells old deliveries from new ones by their generation, and not by time:
+//! clocks are set.
 
 use std::collections::{BTreeMap, BTreeSet};
 

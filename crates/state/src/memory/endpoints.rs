@@ -72,7 +72,8 @@ impl Tables {
         self.made_ready = true;
     }
 
-    /// Records which endpoints this node's configuration names. Those that no living node's does are not there any more.
+    /// Records which endpoints this node's configuration names. Those that no living node's does are not
+    /// there any more.
     fn name_endpoints(&mut self, node: InstanceId, configured: &[Endpoint]) {
         let alive: BTreeSet<InstanceId> = self.nodes.keys().copied().filter(|node| self.is_alive(*node)).collect();
         for kept in self.endpoints.values_mut() {
@@ -143,7 +144,8 @@ impl Tables {
         let written = self.write_endpoint(endpoint);
         match &before {
             Some(before) => self.adjust_backlog(before, &written, now),
-            // What an endpoint of this name was not sent, which the configuration does not name any more, is not for this.
+            // What an endpoint of this name was not sent, which the configuration does not name any more, is
+            // not for this.
             None => self.begin_job(&written.id, Kind::Cancel, now),
         }
         if let EndpointState::Disabled { because, .. } = written.state

@@ -1,6 +1,5 @@
 //! What the application was asked.
 
-use domain::query::HookCallQuery;
 use std::ops::Bound;
 
 use crate::Horizon;
@@ -8,6 +7,7 @@ use crate::memory::Tables;
 use domain::hook::HookCall;
 use domain::id::HookCallId;
 use domain::principal::TenantScope;
+use domain::query::HookCallQuery;
 
 impl Tables {
     pub(super) fn newest_hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Vec<HookCall> {

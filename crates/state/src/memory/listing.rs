@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 
 use crate::memory::Tables;
 use crate::memory::deliveries::Delivery;
-use domain::delivery::Backlog;
-use domain::delivery::{DeliveryRecord, DeliveryState};
+use domain::delivery::{Backlog, DeliveryRecord, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
 use domain::lane;

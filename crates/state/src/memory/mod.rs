@@ -1,15 +1,13 @@
 //! The state in memory: for tests of what stands on it, and for a server that keeps nothing.
 //!
-//! It keeps the ports to the letter and passes the conformance suite. It needs no thread and never waits, so a run on a
-//! paused clock is the same every time; nothing in it is random. [`Memory`] is the medium: it outlives the stores opened on
-//! it, as a database file outlives a process. Every change is a transaction of its own.
+//! It keeps the ports to the letter and passes the conformance suite. It needs no thread and never waits, so
+//! a run on a paused clock is the same every time; nothing in it is random. [`Memory`] is the medium: it
+//! outlives the stores opened on it, as a database file outlives a process. Every change is a transaction of
+//! its own.
 //!
-//! What happens to deliveries is decided in [`domain::lane`]. What a database finds by an index is found here by walking,
-//! so it is for as many deliveries as fit into memory and a patient caller.
+//! What happens to deliveries is decided in [`domain::lane`]. What a database finds by an index is found here
+//! by walking, so it is for as many deliveries as fit into memory and a patient caller.
 
-use domain::id::ReplayId;
-use domain::log::EventPosition;
-use domain::replay::ReplayJob;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -22,7 +20,9 @@ use crate::lock::lock;
 use crate::{Bodies, Error, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
-use domain::id::{DeliveryId, HookCallId, InstanceId, UploadId};
+use domain::id::{DeliveryId, HookCallId, InstanceId, ReplayId, UploadId};
+use domain::log::EventPosition;
+use domain::replay::ReplayJob;
 use domain::upload::Record;
 
 mod backlog;

@@ -1,9 +1,5 @@
 //! The outbox, as the tables have it.
 
-use domain::delivery::{Backlog, Replayed};
-use domain::id::ReplayId;
-use domain::query::{DeliveryPage, DeliveryQuery};
-use domain::replay::ReplayJob;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +10,13 @@ use crate::memory::MemoryState;
 use crate::{
     BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
 };
-use domain::delivery::DeliveryRecord;
+use domain::delivery::{Backlog, DeliveryRecord, Replayed};
 use domain::endpoint::{Endpoint, EndpointId};
-use domain::id::{DeliveryId, InstanceId, UploadId};
+use domain::id::{DeliveryId, InstanceId, ReplayId, UploadId};
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
+use domain::query::{DeliveryPage, DeliveryQuery};
+use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 
 #[async_trait]

@@ -1,8 +1,5 @@
 //! Giving up, dropping and forgetting, a piece at a time.
 
-use domain::id::ReplayId;
-use domain::log::EventPosition;
-use domain::replay::ReplayState;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -13,9 +10,11 @@ use crate::{BacklogLimits, Horizon};
 use domain::delivery::{DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
-use domain::id::{DeliveryId, UploadId};
+use domain::id::{DeliveryId, ReplayId, UploadId};
 use domain::lane;
+use domain::log::EventPosition;
 use domain::notice::Notice;
+use domain::replay::ReplayState;
 use domain::time::Timestamp;
 use domain::upload::{Bytes, Record};
 
@@ -164,7 +163,8 @@ impl Tables {
         old.len()
     }
 
-    /// Removes records without bytes, with their events and deliveries, once nothing of them is to be delivered any more.
+    /// Removes records without bytes, with their events and deliveries, once nothing of them is to be
+    /// delivered any more.
     fn prune_uploads(&mut self, horizon: Horizon, most: usize) -> usize {
         let is_old = |record: &&Record| record.bytes == Bytes::Removed && record.updated_at < horizon.ended_uploads;
         let is_kept = |record: &&Record| {

@@ -1,7 +1,5 @@
 //! Uploads, with the version as the law.
 
-use domain::log::{EventPage, EventPosition, LoggedEvent};
-use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +11,9 @@ use crate::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Up
 use domain::facts::Facts;
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
+use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::principal::TenantScope;
+use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::{Bytes, Record, Role, Upload};

@@ -1,8 +1,9 @@
 //! What operators do with endpoints and deliveries, as values: no HTTP, no wire format.
 //!
-//! Every change is checked, written under the version law, and taken over by the running sender, in that order: from the
-//! next attempt on it counts, also for deliveries that were queued before it (webhooks.md A4). Endpoints of the
-//! configuration can be paused, resumed and tried out; all else about them is said in the configuration.
+//! Every change is checked, written under the version law, and taken over by the running sender, in that
+//! order: from the next attempt on it counts, also for deliveries that were queued before it (webhooks.md
+//! A4). Endpoints of the configuration can be paused, resumed and tried out; all else about them is said in
+//! the configuration.
 
 #[cfg(test)]
 mod tests;
@@ -22,11 +23,9 @@ use crate::endpoints::vault::{Private, Unreadable};
 use crate::parts::Parts;
 use crate::sending::dispatcher::Test;
 use crate::sending::lanes::Lanes;
-use domain::delivery::Attempt;
-use domain::delivery::{Backlog, ReplayWhat, Replayed};
+use domain::delivery::{Attempt, Backlog, ReplayWhat, Replayed};
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
-use domain::id::ReplayId;
-use domain::id::{DeliveryId, EventId, UploadId};
+use domain::id::{DeliveryId, EventId, ReplayId, UploadId};
 use domain::log::EventPosition;
 use domain::principal::{TenantId, TenantScope};
 use domain::replay::{ReplayJob, ReplayState};
@@ -183,8 +182,8 @@ pub struct ReplayRequest {
 /// How an endpoint that was stopped goes on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resumption {
-    /// What has waited for it is cancelled, for whoever wants only what comes. One that is not stopped keeps what it has,
-    /// so that asking twice drops nothing that came after.
+    /// What has waited for it is cancelled, for whoever wants only what comes. One that is not stopped keeps
+    /// what it has, so that asking twice drops nothing that came after.
     pub drops_backlog: bool,
     /// What it has missed since then besides, such as events of the time it was not there, is queued too.
     pub missed_since: Option<Timestamp>,
@@ -615,8 +614,8 @@ impl Inner {
         Ok(terms)
     }
 
-    /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call; here it only
-    /// spares its operator an endpoint that will never be called.
+    /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call;
+    /// here it only spares its operator an endpoint that will never be called.
     async fn leads_here(&self, url: &str) -> bool {
         let rules = &self.parts.rules;
         let Ok(url) = Url::parse(url) else { return false };
@@ -647,8 +646,8 @@ impl Inner {
         self.private(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
     }
 
-    /// Refuses a key that one of these has (webhooks.md H9), as far as their secrets can be read. Says nothing of whose it
-    /// is.
+    /// Refuses a key that one of these has (webhooks.md H9), as far as their secrets can be read. Says
+    /// nothing of whose it is.
     fn check_unshared(&self, key: Option<&Key>, others: &[Stored]) -> Result<()> {
         let Some(key) = key else { return Ok(()) };
         let now = self.now();

@@ -1,7 +1,5 @@
 //! Operators' changes, on a real store: what is checked, what is written, and what a restart finds.
 
-use domain::delivery::ReplayWhat;
-use domain::replay::ReplayState;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +10,11 @@ use crate::{
     Admin, AdminError, Change, Endpoint, Error, InvalidEndpoint, NewEndpoint, Parts, ReplayRequest, Resumption,
     Rotation, Sender, Settings, Shown, Vault,
 };
+use domain::delivery::ReplayWhat;
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms, Signing};
 use domain::event::EventFilter;
 use domain::principal::TenantId;
+use domain::replay::ReplayState;
 use domain::time::Timestamp;
 use keyring::ServerKeys;
 use outbound::address::{EgressRules, RefusedUrl};

@@ -1,6 +1,5 @@
 //! One attempt at one delivery, from the claim to what is to be recorded.
 
-use domain::delivery::Verdict;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,7 +15,7 @@ use crate::sending::lanes::Lane;
 use crate::sending::record::{Outcome, Stop};
 use crate::sending::verdict::{Ruling, judge, sign};
 use crate::settings::Settings;
-use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass};
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, Verdict};
 use domain::endpoint::DisabledBecause;
 use domain::notice::Notice;
 use domain::time::Timestamp;
@@ -136,8 +135,8 @@ impl Courier {
     }
 }
 
-/// What becomes of the delivery. What was to go to an endpoint that is being stopped is due at once: the outbox keeps it
-/// with the endpoint, and if the endpoint goes on after all, it is sent.
+/// What becomes of the delivery. What was to go to an endpoint that is being stopped is due at once: the
+/// outbox keeps it with the endpoint, and if the endpoint goes on after all, it is sent.
 const fn verdict_of(ruling: Ruling, class: DeliveryClass, now: Timestamp) -> Verdict {
     match (ruling, class) {
         (Ruling::Succeeded, _) => Verdict::Succeeded,

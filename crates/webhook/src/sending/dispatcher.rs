@@ -146,8 +146,8 @@ impl Loop {
         Ok(())
     }
 
-    /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every look, and then
-    /// there is no wait in which it could be done.
+    /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every
+    /// look, and then there is no wait in which it could be done.
     fn tend(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             noted(ended);

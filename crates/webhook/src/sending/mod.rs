@@ -7,8 +7,8 @@
 //!    └──── record ◄───────────┘ and asks verdict, which asks retry, and health
 //! ```
 //!
-//! Beside it, [`upkeep`] does what has time, [`throttle`] holds back, [`outage`] lives without the store, and [`liveness`]
-//! tells whether the loop still runs.
+//! Beside it, [`upkeep`] does what has time, [`throttle`] holds back, [`outage`] lives without the store, and
+//! [`liveness`] tells whether the loop still runs.
 
 pub(crate) mod courier;
 pub(crate) mod dispatcher;

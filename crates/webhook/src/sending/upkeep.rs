@@ -1,10 +1,9 @@
-//! What goes on beside sending: replays, changes of whole backlogs, giving up and forgetting what is old, and looking at
-//! the queue.
+//! What goes on beside sending: replays, changes of whole backlogs, giving up and forgetting what is old, and
+//! looking at the queue.
 //!
 //! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
 //! where the outbox says it was.
 
-use domain::replay::{ReplayJob, ReplayState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::sending::outage::StoreOutage;
 use crate::settings::Settings;
 use domain::endpoint::EndpointId;
 use domain::principal::TenantScope;
+use domain::replay::{ReplayJob, ReplayState};
 use state::clock::Clock;
 use state::{BacklogLimits, Horizon, Outbox};
 
@@ -43,8 +43,8 @@ const BACKLOG_BREATH: Duration = Duration::from_millis(5);
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_FIRST: Duration = Duration::from_mins(1);
 
-/// How often is looked for what has waited too long; the first time a while after the start, so that what waited only for
-/// that is sent.
+/// How often is looked for what has waited too long; the first time a while after the start, so that what
+/// waited only for that is sent.
 const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
 const GIVE_UP_FIRST: Duration = Duration::from_mins(10);
 

@@ -22,8 +22,8 @@ pub(crate) enum Ruling {
     Over,
 }
 
-/// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery began. `jitter`
-/// is a random number from 0 to 1.
+/// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery
+/// began. `jitter` is a random number from 0 to 1.
 pub(crate) fn judge(
     claim: &Claim,
     terms: &EndpointTerms,
