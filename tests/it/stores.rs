@@ -6,7 +6,7 @@ use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::policy::{Policy, TypePattern};
-use domain::principal::Principal;
+use domain::principal::{Principal, TenantId};
 use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Stage;
@@ -345,4 +345,27 @@ async fn what_a_node_sends_after_it_was_taken_for_dead_is_nobodys() {
     assert!(second.read(id).await == source);
     assert_eq!(second.stored_names(id), ["~joined"]);
     assert_eq!(second.events(id).await, WHOLE_WAY);
+}
+
+/// access.md T9: the bytes of a tenant lie below its number, and those of the default tenant where they always have.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_has_its_own_keys() {
+    let world = World::on(Medium::sealing());
+    let source = source(1_000);
+    let life = world.live().await;
+    let mut keys = Vec::new();
+    for number in [0, 7] {
+        let principal = Principal { tenant: TenantId::from_number(number), ..Principal::server() };
+        let wanted = Create { principal, ..new_upload(Role::Single, source.len()) };
+        let upload = life.engine.create(wanted).await.unwrap();
+        let append = Append::at(principal, upload.id(), offset(0), Some(source.len() as u64));
+        let mut feed = life.engine.append(append).await.unwrap();
+        feed_all(&mut feed, &source).await;
+        assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage(), Stage::Completed);
+        keys.push((upload.id().made_at().day_path(), upload.id()));
+    }
+    let [(first_day, first), (second_day, second)] = &keys[..] else { panic!("there are two uploads") };
+    let mut stored: Vec<String> = life.stored_keys().iter().map(ToString::to_string).collect();
+    stored.sort();
+    assert_eq!(stored, [format!("{first_day}/{first}"), format!("t7/{second_day}/{second}")]);
 }

@@ -11,17 +11,29 @@ use crate::Inner;
 use crate::command::EngineError;
 use domain::generation::{Generation, Stretch};
 use domain::id::UploadId;
+use domain::principal::TenantId;
 use domain::upload::Upload;
 
-/// The key of a blob: the day of the upload and its id, so that data splits by date and by key, and the generation.
-fn key_of(id: UploadId, generation: Generation) -> BlobKey {
-    let first = format!("{}/{id}", id.made_at().day_path());
+/// The key of a blob: the tenant, the day of the upload and its id, so that data splits by tenant, by date and by key, and
+/// the generation.
+fn key_of(upload: &Upload, generation: Generation) -> BlobKey {
+    named(upload.tenant(), upload.id(), generation)
+}
+
+fn named(tenant: TenantId, id: UploadId, generation: Generation) -> BlobKey {
+    let of_day = format!("{}/{id}", id.made_at().day_path());
+    // The default tenant keeps the layout of a server that knows no tenants. A year begins with a digit, so no folder of
+    // a tenant is one of a year.
+    let first = match tenant {
+        TenantId::DEFAULT => of_day,
+        other => format!("t{}/{of_day}", other.number()),
+    };
     let name = match generation {
         Generation::FIRST => first,
         Generation::Begun(epoch) => format!("{first}~{}", epoch.get()),
         Generation::Joined => format!("{first}~joined"),
     };
-    BlobKey::new(name).expect("a day, an id and a number are a key")
+    BlobKey::new(name).expect("numbers, a day and an id are a key")
 }
 
 /// The epoch that calls of the storage are made in.
@@ -31,7 +43,7 @@ pub(super) fn epoch_of(upload: &Upload) -> storage::Epoch {
 
 /// The blob that takes the bytes of an upload, or has all of them.
 pub(super) fn current_key(upload: &Upload) -> BlobKey {
-    key_of(upload.id(), upload.generations().current())
+    key_of(upload, upload.generations().current())
 }
 
 /// What the storage needs to go on with that blob.
@@ -41,7 +53,7 @@ pub(super) fn current_resume(upload: &Upload) -> Option<Resume> {
 
 /// Whether the bytes of an upload are, or may be, in this blob.
 pub(super) fn owns(upload: &Upload, key: &BlobKey) -> bool {
-    upload.generations().all().any(|generation| key_of(upload.id(), generation) == *key)
+    upload.generations().all().any(|generation| key_of(upload, generation) == *key)
 }
 
 /// The upload that a blob belongs to, by its name.
@@ -53,7 +65,7 @@ pub(super) fn id_of(key: &BlobKey) -> Option<UploadId> {
 /// The blobs that hold the first `size_bytes` of an upload, in order.
 pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<Part> {
     let part =
-        |Stretch { generation, start, end, .. }| Part { key: key_of(upload.id(), generation), size_bytes: end - start };
+        |Stretch { generation, start, end, .. }| Part { key: key_of(upload, generation), size_bytes: end - start };
     upload.generations().stretches(0, size_bytes).into_iter().map(part).collect()
 }
 
@@ -65,7 +77,7 @@ impl Inner {
         }
         let mut streams = Vec::new();
         for stretch in upload.generations().stretches(range.start, range.end) {
-            let key = key_of(upload.id(), stretch.generation);
+            let key = key_of(upload, stretch.generation);
             streams.push(self.blobs.read(&key, stretch.in_generation()).await?);
         }
         Ok(futures::stream::iter(streams).flatten().boxed())
@@ -118,7 +130,7 @@ impl Inner {
             return Ok(upload);
         }
         let parts = parts_of(&upload, upload.offset().get());
-        let into = key_of(upload.id(), Generation::Joined);
+        let into = key_of(&upload, Generation::Joined);
         let joined = match self.seal_blob(&upload).await {
             Ok(()) => self.blobs.concatenate(&parts, &into, epoch_of(&upload)).await,
             Err(error) => Err(error),
@@ -142,7 +154,7 @@ impl Inner {
 
     async fn discard_joined(&self, upload: &Upload) -> storage::Result<()> {
         for sealed in upload.generations().sealed() {
-            self.blobs.discard(&key_of(upload.id(), sealed.generation), epoch_of(upload), None).await?;
+            self.blobs.discard(&key_of(upload, sealed.generation), epoch_of(upload), None).await?;
         }
         Ok(())
     }
@@ -158,4 +170,37 @@ impl Inner {
 pub(super) enum Unjoined {
     Blobs(Box<Upload>, storage::Error),
     Record(EngineError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::node::Epoch;
+    use domain::time::Timestamp;
+
+    fn id() -> UploadId {
+        UploadId::new(Timestamp::from_unix_ms(1_795_300_290_123), [7; 10])
+    }
+
+    /// access.md T17, T18: what a server without tenants has stored stays where it is.
+    #[test]
+    fn the_default_tenant_keeps_the_layout_of_before() {
+        let key = named(TenantId::DEFAULT, id(), Generation::FIRST);
+        assert_eq!(key.as_str(), format!("2026/11/21/{}", id()));
+        let joined = named(TenantId::DEFAULT, id(), Generation::Joined);
+        assert_eq!(joined.as_str(), format!("2026/11/21/{}~joined", id()));
+    }
+
+    /// access.md T9: a folder for each tenant, by its number.
+    #[test]
+    fn another_tenant_has_a_folder_of_its_own() {
+        for number in [1, 7, 2026, u32::MAX] {
+            for generation in [Generation::FIRST, Generation::Begun(Epoch::new(3)), Generation::Joined] {
+                let key = named(TenantId::from_number(number), id(), generation);
+                let of_default = named(TenantId::DEFAULT, id(), generation);
+                assert_eq!(key.as_str(), format!("t{number}/{of_default}"));
+                assert_eq!(id_of(&key), Some(id()), "the inventory finds its record");
+            }
+        }
+    }
 }
