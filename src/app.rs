@@ -39,7 +39,7 @@ use engine::Engine;
 use keyring::StageTokens;
 use outbound::address::EgressRules;
 use outbound::keys::{Key, Keys};
-use state::{Company, Leases, Outbox, Rings, Store, UploadStore};
+use state::{Company, Leases, LocalProgress, Outbox, Rings, Store, UploadStore};
 use state_sqlite::SqliteStore;
 
 pub use permissions::restrict_new_files;
@@ -123,10 +123,11 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
         let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
+        let progress = Arc::new(LocalProgress::default());
         Engine::new(
             settings,
             node.instance,
-            engine::Ports { uploads, nodes, deliveries: outbox, news: Arc::new(Rings::default()), blobs },
+            engine::Ports { uploads, nodes, deliveries: outbox, news: Arc::new(Rings::default()), progress, blobs },
         )
         .reporting_progress_while(sender.progress_wanted())
     };

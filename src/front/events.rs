@@ -301,7 +301,7 @@ impl Stream {
                 continue;
             }
             let heartbeat = Instant::now() + self.shared.heartbeat;
-            let (is_live, quiet_due) = self.timers();
+            let (is_live, quiet_due) = self.timers().await;
             tokio::select! {
                 () = self.bell.rang() => self.look = true,
                 () = tokio::time::sleep(PROGRESS_EVERY), if is_live => self.look = true,
@@ -316,9 +316,9 @@ impl Stream {
     }
 
     /// Whether bytes are coming in, and when quiet reports are to be shown.
-    fn timers(&self) -> (bool, Option<Instant>) {
+    async fn timers(&self) -> (bool, Option<Instant>) {
         match &self.source {
-            Source::One { id, quiet, .. } => (self.shared.engine.is_live(*id), quiet.due),
+            Source::One { id, quiet, .. } => (self.shared.engine.is_live(*id).await, quiet.due),
             Source::All { .. } => (false, None),
         }
     }

@@ -35,6 +35,9 @@ pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 const DEFAULT_PAGE: u32 = 100;
 
+/// How the tag of an upload ends whose time has passed.
+const EXPIRED: &str = "-expired";
+
 /// What cursors of the list of uploads begin with.
 const LIST: &str = "uploads";
 
@@ -96,7 +99,7 @@ async fn wait_for_change(
         return Ok(status);
     }
     let known = known.map_or_else(|| etag(&status), str::to_owned);
-    while conditions::names(&known, &etag(&status)) {
+    while !is_new(&status, &known) {
         tokio::select! {
             () = bell.rang() => {}
             () = more_bytes(engine, id, &status) => {}
@@ -108,12 +111,12 @@ async fn wait_for_change(
     Ok(status)
 }
 
-/// Waits until a running append has taken in more than the status says. Only memory is looked at.
+/// Waits until a running append has taken in more than the status says. No row is read for that.
 async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
     let received = status.live.map(|live| live.received_bytes);
     loop {
         tokio::time::sleep(PROGRESS_EVERY).await;
-        if engine.received_bytes(id) > received {
+        if engine.received_bytes(id).await > received {
             return;
         }
     }
@@ -207,9 +210,29 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
 
 /// Changes with every commit, and with every byte a running append takes in.
 fn etag(status: &Status) -> String {
-    let received = status.live.map_or(0, |live| live.received_bytes);
-    let expired = if status.expired { "-expired" } else { "" };
-    format!("W/\"{}-{received}{expired}\"", status.upload.record().version)
+    let expired = if status.expired { EXPIRED } else { "" };
+    format!("W/\"{}-{}{expired}\"", status.upload.record().version, received(status))
+}
+
+fn received(status: &Status) -> u64 {
+    status.live.map_or(0, |live| live.received_bytes)
+}
+
+/// Whether a status differs from those that a client knows, and is not behind one of them.
+fn is_new(status: &Status, known: &str) -> bool {
+    let is_behind = !status.expired && knows_more(known, status.upload.record().version, received(status));
+    !is_behind && !conditions::names(known, &etag(status))
+}
+
+/// Whether one of these tags is of this version, and of more bytes. The nodes behind a balancer may be behind each other in
+/// what a running append has taken in: whoever asks them in turn would otherwise be answered at once, again and again.
+fn knows_more(known: &str, version: u64, received: u64) -> bool {
+    let of_version = format!("{version}-");
+    let received_by = |tag: &str| {
+        let opaque = tag.trim().trim_start_matches("W/").trim_matches('"');
+        opaque.strip_prefix(&of_version)?.parse::<u64>().ok()
+    };
+    known.split(',').filter_map(received_by).any(|known| known > received)
 }
 
 /// An answer or a message as JSON text.
@@ -307,6 +330,18 @@ mod tests {
         assert_eq!(percent(u64::MAX - 1, Some(u64::MAX)), Some(99.99));
         assert_eq!(percent(0, Some(0)), Some(100.0));
         assert_eq!(percent(5, None), None);
+    }
+
+    #[test]
+    fn a_client_that_has_seen_more_bytes_waits_for_more_than_these() {
+        for known in ["W/\"7-500\"", "\"7-500\"", "\"3-0\", W/\"7-500\""] {
+            assert!(knows_more(known, 7, 499) && knows_more(known, 7, 0), "{known}");
+            assert!(!knows_more(known, 7, 500) && !knows_more(known, 7, 501), "{known}");
+            assert!(!knows_more(known, 8, 0), "{known}: a commit is news");
+        }
+        for known in ["*", "", "W/\"7-500-expired\"", "\"77-500\"", "\"7\"", "\"7-many\""] {
+            assert!(!knows_more(known, 7, 0), "{known}");
+        }
     }
 
     #[test]

@@ -910,7 +910,7 @@ async fn the_next_request_finds_the_upload_open() {
         assert_eq!(life.faults.calls(Operation::Open), 1);
         completes(&life, id, &source).await;
         assert_eq!(life.faults.calls(Operation::Open), 1);
-        assert!(!life.engine.is_live(id));
+        assert!(!life.engine.is_live(id).await);
     }
 }
 
@@ -927,7 +927,7 @@ async fn an_upload_that_is_kept_open_is_in_nobodys_way() {
     let (first, second, third) = (life.create(100_000).await, life.create(100_000).await, life.create(100_000).await);
     for id in [first, second, third] {
         life.append(id, 0, &source[..50_000]).await.unwrap();
-        assert!(life.engine.is_live(id), "it is kept");
+        assert!(life.engine.is_live(id).await, "it is kept");
     }
     life.engine.cancel(cancelling(first)).await.unwrap();
     assert_eq!(world.files().len(), 2);
@@ -950,7 +950,7 @@ async fn no_more_uploads_are_kept_open_than_there_is_room_for() {
     for _ in 0..70 {
         let id = life.create(100).await;
         life.append(id, 0, b"some").await.unwrap();
-        kept += usize::from(life.engine.is_live(id));
+        kept += usize::from(life.engine.is_live(id).await);
     }
     assert!((1..=64).contains(&kept), "{kept}");
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use domain::id::UploadId;
 use domain::node::Epoch;
 use domain::principal::Principal;
+use domain::query::UploadQuery;
 use engine::command::{BodyEnd, EngineError, Unavailable};
 use state::Rings;
 use storage::faults::Effect;
@@ -158,4 +159,29 @@ async fn a_ring_that_is_lost_only_makes_news_slow() {
     finishing.await.unwrap().unwrap();
     assert_eq!(inspecting.await.unwrap().unwrap().upload.stage().name(), "completed");
     tokio::time::timeout(Duration::from_secs(5), all.rang()).await.expect("it looks again");
+}
+
+/// As an adapter would that reaches other nodes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_how_far_the_writer_of_another_is() {
+    let world = shared_world();
+    let first = world.live().await;
+    let [seeing, blind] = [world.live_beside_seeing(&first).await, world.live_beside().await];
+    let id = first.create(300_000).await;
+    let mut feed = first.begin(id, 0).await.unwrap();
+    feed_all(&mut feed, &source()[..10_000]).await;
+    until("the bytes are taken", async || (first.engine.received_bytes(id).await == Some(10_000)).then_some(())).await;
+    let principal = Principal::server();
+    let received = async |life: &Life| {
+        let one = life.engine.status(&principal, id).await.unwrap();
+        let query = UploadQuery { limit: 1, ..UploadQuery::default() };
+        let listed = life.engine.list(&principal, &query).await.unwrap().found.remove(0);
+        assert_eq!(one.live.map(|live| live.received_bytes), listed.live.map(|live| live.received_bytes));
+        one.live.map(|live| live.received_bytes)
+    };
+    assert_eq!((received(&first).await, received(&seeing).await), (Some(10_000), Some(10_000)));
+    assert_eq!(received(&blind).await, None, "only the committed bytes are known there");
+    drop(feed);
+    first.at_rest(id).await;
+    assert_eq!(received(&seeing).await, None);
 }

@@ -216,7 +216,7 @@ async fn bytes_that_wait_for_their_checksum_are_not_written_over_unseen() {
     feed_all(&mut waiting, &part[..48 * KIB]).await;
     until("it is written", async || (life.faults.calls(Operation::Write) > 0).then_some(())).await;
     feed_all(&mut endless, &vec![0; 64 * KIB]).await;
-    until("it is taken", async || (life.engine.received_bytes(id) >= Some(64 * 1024)).then_some(())).await;
+    until("it is taken", async || (life.engine.received_bytes(id).await >= Some(64 * 1024)).then_some(())).await;
     feed_all(&mut waiting, &part[48 * KIB..]).await;
     let ended = waiting.finish(BodyEnd::Complete).await;
     assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
@@ -449,7 +449,7 @@ async fn stopping_keeps_what_arrived_of_every_range() {
         feed_all(&mut feed, &source[start..start + 10_000]).await;
         feeds.push(feed);
     }
-    until("the bytes are taken", async || (life.engine.received_bytes(id) == Some(30_000)).then_some(())).await;
+    until("the bytes are taken", async || (life.engine.received_bytes(id).await == Some(30_000)).then_some(())).await;
     assert!(life.engine.shut_down(std::time::Duration::from_secs(10)).await);
     for feed in feeds {
         let ended = feed.finish(BodyEnd::Complete).await;
@@ -539,7 +539,7 @@ async fn the_next_range_finds_the_upload_open() {
     let id = create(&life, source.len()).await;
     for start in [60_000, 0] {
         put(&life, id, start, &source[start..start + 30_000]).await.unwrap();
-        assert!(life.engine.is_live(id), "it is kept");
+        assert!(life.engine.is_live(id).await, "it is kept");
         assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.received_bytes() % 30_000, 0);
     }
     put(&life, id, 30_000, &source[30_000..60_000]).await.unwrap();
@@ -637,7 +637,7 @@ async fn create_endless(life: &Life) -> UploadId {
 /// Waits until so many bytes of an upload are taken in, committed or not.
 async fn taken(life: &Life, id: UploadId, bytes: usize) {
     until(&format!("{bytes} bytes are taken"), async || {
-        (life.engine.received_bytes(id) == Some(bytes as u64)).then_some(())
+        (life.engine.received_bytes(id).await == Some(bytes as u64)).then_some(())
     })
     .await;
 }

@@ -19,7 +19,7 @@ use engine::{Engine, MediaSettings, Ports, Settings};
 use longshore::config::Config;
 use state::clock::{Clock, Reading};
 use state::memory::Memory;
-use state::{Company, Deliveries, Leases, Rings};
+use state::{Company, Deliveries, Leases, LocalProgress, Rings};
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -207,7 +207,8 @@ impl World<'_> {
         let deliveries: Arc<dyn Deliveries> = Arc::clone(&state) as _;
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
-        let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), blobs };
+        let progress = Arc::new(LocalProgress::default());
+        let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), progress, blobs };
         let tuning = &self.script.tuning;
         let progress_wanted = Arc::new(AtomicBool::new(tuning.progress));
         Engine::new(settings(tuning), instance, ports).drawing(randomness).reporting_progress_while(progress_wanted)

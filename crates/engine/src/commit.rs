@@ -21,7 +21,7 @@ use crate::blobs::{current_key, current_resume, epoch_of};
 use crate::command::{EngineError, Unavailable};
 use crate::lease::Held;
 use crate::orders::Order;
-use crate::progress::{LiveProgress, RateMeter};
+use crate::progress::{RateMeter, WriterProgress};
 use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::principal::TenantScope;
@@ -182,7 +182,7 @@ impl Committer {
         self.held.unpark();
     }
 
-    pub(super) fn progress(&self) -> Arc<LiveProgress> {
+    pub(super) fn progress(&self) -> Arc<WriterProgress> {
         Arc::clone(&self.held.progress)
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::command::{BodyEnd, EngineError};
-use crate::progress::LiveProgress;
+use crate::progress::WriterProgress;
 use domain::upload::Upload;
 
 /// How many pieces may wait between the connection and the append task.
@@ -38,7 +38,7 @@ pub struct Feed {
     filling: Option<Filling>,
     /// Bytes at the beginning that the upload has already.
     known_bytes: u64,
-    progress: Arc<LiveProgress>,
+    progress: Arc<WriterProgress>,
     /// Where the next byte goes in the upload.
     at: u64,
     /// How many bytes are still to come, where that is known.
@@ -76,7 +76,7 @@ pub struct Ended;
 
 impl Feed {
     /// A feed for bytes from the offset `at`, `count` of them if that is known.
-    pub(super) fn new(pool: Pool, at: u64, count: Option<u64>, progress: Arc<LiveProgress>) -> (Self, Intake) {
+    pub(super) fn new(pool: Pool, at: u64, count: Option<u64>, progress: Arc<WriterProgress>) -> (Self, Intake) {
         let (pieces, received_pieces) = mpsc::channel(DEPTH);
         let (told, outcome) = oneshot::channel();
         let feed = Self {

@@ -24,7 +24,7 @@ use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Change, Deliveries, News, Signed, UploadStore};
+use state::{Change, Deliveries, LiveProgress, News, Signed, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -50,6 +50,7 @@ pub(super) struct Inner {
     pub(super) leases: Leases<Order>,
     pub(super) bookings: Bookings,
     pub(super) news: Arc<dyn News>,
+    pub(super) progress: Arc<dyn LiveProgress>,
     pub(super) metrics: Metrics,
     pub(super) disk: disk::Logged,
     /// Permission to read the headers of a media file.

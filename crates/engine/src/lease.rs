@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
-use crate::progress::LiveProgress;
+use crate::progress::WriterProgress;
 use domain::id::UploadId;
+use state::{Counters, LiveProgress};
 
 /// How many uploads may be kept open between their requests. Each has an open file.
 pub const MAX_PARKED: usize = 64;
@@ -29,6 +30,8 @@ pub(super) struct Leases<O> {
     live: Shared<O>,
     /// How many of them are only kept for the next request.
     parked: Arc<AtomicUsize>,
+    /// Where others read how far the holders are.
+    published: Arc<dyn LiveProgress>,
 }
 
 type Shared<O> = Arc<Mutex<HashMap<UploadId, Live<O>>>>;
@@ -37,7 +40,7 @@ type Shared<O> = Arc<Mutex<HashMap<UploadId, Live<O>>>>;
 #[derive(Debug)]
 pub(super) struct Live<O> {
     orders: mpsc::Sender<O>,
-    progress: Arc<LiveProgress>,
+    progress: Arc<WriterProgress>,
     ended: CancellationToken,
 }
 
@@ -46,15 +49,10 @@ pub(super) struct Held<O> {
     id: UploadId,
     leases: Shared<O>,
     parked: Arc<AtomicUsize>,
+    published: Arc<dyn LiveProgress>,
     pub(super) orders: mpsc::Receiver<O>,
-    pub(super) progress: Arc<LiveProgress>,
+    pub(super) progress: Arc<WriterProgress>,
     ended: CancellationToken,
-}
-
-impl<O> Default for Leases<O> {
-    fn default() -> Self {
-        Self { live: Arc::default(), parked: Arc::default() }
-    }
 }
 
 impl<O> Clone for Live<O> {
@@ -70,12 +68,13 @@ impl<O> fmt::Debug for Held<O> {
 }
 
 impl<O> Leases<O> {
-    pub(super) fn live(&self, id: UploadId) -> Option<Live<O>> {
-        lock(&self.live).get(&id).cloned()
+    /// No lease is held. The progress of those who will hold one is published there.
+    pub(super) fn new(published: Arc<dyn LiveProgress>) -> Self {
+        Self { live: Arc::default(), parked: Arc::default(), published }
     }
 
-    pub(super) fn progress(&self, id: UploadId) -> Option<Arc<LiveProgress>> {
-        lock(&self.live).get(&id).map(|live| Arc::clone(&live.progress))
+    pub(super) fn live(&self, id: UploadId) -> Option<Live<O>> {
+        lock(&self.live).get(&id).cloned()
     }
 
     /// How many uploads are being written.
@@ -97,10 +96,12 @@ impl<O> Leases<O> {
         let (orders, received_orders) = mpsc::channel(ORDERS);
         let live = Live { orders, progress: Arc::default(), ended: CancellationToken::new() };
         leases.insert(id, live.clone());
+        self.published.publish(id, counters(&live.progress));
         Some(Held {
             id,
             leases: Arc::clone(&self.live),
             parked: Arc::clone(&self.parked),
+            published: Arc::clone(&self.published),
             orders: received_orders,
             progress: live.progress,
             ended: live.ended,
@@ -163,20 +164,26 @@ impl<O> Drop for Held<O> {
     fn drop(&mut self) {
         self.unpark();
         lock(&self.leases).remove(&self.id);
+        self.published.withdraw(self.id, &counters(&self.progress));
         self.ended.cancel();
     }
+}
+
+fn counters(progress: &Arc<WriterProgress>) -> Arc<dyn Counters> {
+    Arc::<WriterProgress>::clone(progress)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use domain::time::Timestamp;
+    use state::LocalProgress;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn an_order_to_a_writer_that_is_just_leaving_is_not_waited_for_for_ever() {
         let id = UploadId::new(Timestamp::from_unix_ms(1), [3; 10]);
         for _ in 0..50_000 {
-            let leases = Arc::new(Leases::<oneshot::Sender<()>>::default());
+            let leases = Arc::new(Leases::<oneshot::Sender<()>>::new(Arc::new(LocalProgress::default())));
             let held = leases.try_take(id).unwrap();
             let live = leases.live(id).expect("it is held");
             let asking = tokio::spawn(async move { live.ask(|answer| answer).await });

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-use state::{Deliveries, News, UploadStore};
+use state::{Deliveries, LiveProgress, News, UploadStore};
 
 mod admission;
 mod append;
@@ -86,6 +86,7 @@ pub struct Ports {
     pub nodes: Arc<dyn state::Leases>,
     pub deliveries: Arc<dyn Deliveries>,
     pub news: Arc<dyn News>,
+    pub progress: Arc<dyn LiveProgress>,
     pub blobs: Arc<dyn storage::BlobStore>,
 }
 
@@ -103,7 +104,7 @@ impl Engine {
     /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its tasks run on
     /// the runtime this is called in.
     pub fn new(mut settings: Settings, node: InstanceId, ports: Ports) -> Self {
-        let Ports { uploads, nodes, deliveries, news, blobs } = ports;
+        let Ports { uploads, nodes, deliveries, news, progress, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
         let alignment = &mut settings.ranges.alignment_bytes;
@@ -121,7 +122,8 @@ impl Engine {
             blobs,
             hooks: None,
             undecided: Notify::new(),
-            leases: Leases::default(),
+            leases: Leases::new(Arc::clone(&progress)),
+            progress,
             bookings: Bookings::default(),
             news,
             metrics: Metrics::default(),

@@ -146,6 +146,11 @@ impl Live<Order> {
 mod tests {
     use super::*;
     use domain::time::Timestamp;
+    use std::sync::Arc;
+
+    fn leases() -> Leases<Order> {
+        Leases::new(Arc::new(state::LocalProgress::default()))
+    }
 
     fn id() -> UploadId {
         UploadId::new(Timestamp::from_unix_ms(1), [3; 10])
@@ -153,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_request_ends_the_writer_before_it() {
-        let leases = Leases::default();
+        let leases = leases();
         let mut first = leases.try_take(id()).unwrap();
         let taking = leases.take(id(), None, Duration::from_secs(5));
         let yielding = async {
@@ -170,7 +175,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_at_the_wrong_offset_disturbs_nobody() {
-        let leases = Leases::default();
+        let leases = leases();
         let mut first = leases.try_take(id()).unwrap();
         let theirs = Offset::new(7).unwrap();
         let taking = leases.take(id(), Some(theirs), Duration::from_secs(5));
@@ -191,7 +196,7 @@ mod tests {
             (Some(Ended::Terminated), EngineError::from(Rejection::Gone(Ended::Terminated))),
             (None, EngineError::Unavailable(Unavailable::Superseded)),
         ] {
-            let leases = Leases::default();
+            let leases = leases();
             let mut first = leases.try_take(id()).unwrap();
             let ending = async {
                 let (_held, ended) = leases.take_to_end(id(), Duration::from_secs(5)).await.unwrap();
@@ -212,7 +217,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_hangs_is_not_waited_for_for_ever() {
-        let leases = Leases::default();
+        let leases = leases();
         let _first = leases.try_take(id()).unwrap();
         let taken = leases.take(id(), None, Duration::from_secs(5)).await;
         assert!(matches!(taken, Err(EngineError::Unavailable(Unavailable::Held))));

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use domain::time::milliseconds;
+use state::{Counters, LiveReading};
 
 /// How a live upload is getting on, readable by anyone without a lock.
 #[derive(Debug)]
-pub(super) struct LiveProgress {
+pub(super) struct WriterProgress {
     began: Instant,
     accepted_bytes: AtomicU64,
     /// The offset as committed by the writer; zero before its first commit.
@@ -20,7 +21,7 @@ pub(super) struct LiveProgress {
     is_parked: AtomicBool,
 }
 
-impl Default for LiveProgress {
+impl Default for WriterProgress {
     fn default() -> Self {
         Self {
             began: Instant::now(),
@@ -33,15 +34,18 @@ impl Default for LiveProgress {
     }
 }
 
-impl LiveProgress {
-    /// A rate measured longer ago than this says nothing about now.
-    const RATE_FADES_AFTER: Duration = Duration::from_secs(3);
-
-    /// Bytes taken from the client so far, committed or not, counted from the start of the upload.
-    pub(super) fn accepted_bytes(&self) -> u64 {
-        self.accepted_bytes.load(Ordering::Relaxed)
+impl Counters for WriterProgress {
+    fn read(&self) -> LiveReading {
+        let accepted_at = Duration::from_millis(self.accepted_at_ms.load(Ordering::Relaxed));
+        LiveReading {
+            received_bytes: self.accepted_bytes.load(Ordering::Relaxed),
+            bytes_per_second: self.bytes_per_second.load(Ordering::Relaxed),
+            age: self.began.elapsed().saturating_sub(accepted_at),
+        }
     }
+}
 
+impl WriterProgress {
     pub(super) fn committed_bytes(&self) -> u64 {
         self.committed_bytes.load(Ordering::Relaxed)
     }
@@ -57,15 +61,6 @@ impl LiveProgress {
     /// Notes whether the upload is only kept open for its next request; says whether it was before.
     pub(super) fn set_parked(&self, is_parked: bool) -> bool {
         self.is_parked.swap(is_parked, Ordering::AcqRel)
-    }
-
-    /// A smoothed rate; zero until there is one, and when bytes have ceased to come.
-    pub(super) fn bytes_per_second(&self) -> u64 {
-        let accepted_at = Duration::from_millis(self.accepted_at_ms.load(Ordering::Relaxed));
-        if self.began.elapsed().saturating_sub(accepted_at) > Self::RATE_FADES_AFTER {
-            return 0;
-        }
-        self.bytes_per_second.load(Ordering::Relaxed)
     }
 
     pub(super) fn accept(&self, total_bytes: u64) {

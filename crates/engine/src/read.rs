@@ -1,5 +1,5 @@
 //! Everything that only asks: status, lists, events, deliveries, downloads. It takes no lease, disturbs no writer, and
-//! reads committed rows and the live counters of running appends.
+//! reads committed rows, and how far running appends are, wherever they run.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::blobs::current_key;
 use crate::command::{EngineError, Unavailable};
-use crate::progress::LiveProgress;
 use crate::{Engine, Inner};
 use domain::delivery::DeliveryRecord;
 use domain::hook::HookCall;
@@ -19,6 +18,7 @@ use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
 use domain::upload::Upload;
+use state::LiveReading;
 
 use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::query::{DeliveryPage, DeliveryQuery, HookCallQuery, UploadQuery};
@@ -93,30 +93,25 @@ impl Engine {
 
     pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<Status, EngineError> {
         // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
-        let live = self.0.leases.progress(id);
+        let live = self.live_reading(id).await;
         let upload = self.0.find(principal.scope(), id).await?;
-        Ok(self.view(upload, live.as_deref()))
+        Ok(self.view(upload, live))
     }
 
     /// Uploads that match, newest first.
     pub async fn list(&self, principal: &Principal, query: &UploadQuery) -> Result<StatusPage, EngineError> {
         let page = self.0.uploads.list(principal.scope(), query).await?;
-        let statuses = page
-            .found
-            .into_iter()
-            .map(|upload| {
-                let live = self.0.leases.progress(upload.id());
-                self.view(self.0.extended(upload), live.as_deref())
-            })
-            .collect();
-        Ok(StatusPage { found: statuses, next: page.next })
+        let ids: Vec<_> = page.found.iter().map(Upload::id).collect();
+        let live = self.0.progress.of(&ids).await;
+        let view = |(upload, live)| self.view(self.0.extended(upload), live);
+        Ok(StatusPage { found: page.found.into_iter().zip(live).map(view).collect(), next: page.next })
     }
 
-    fn view(&self, upload: Upload, live: Option<&LiveProgress>) -> Status {
+    fn view(&self, upload: Upload, live: Option<LiveReading>) -> Status {
         let committed = upload.offset().get();
-        let live = live.filter(|_| upload.stage().takes_bytes()).map(|progress| Live {
-            received_bytes: progress.accepted_bytes().max(committed),
-            bytes_per_second: progress.bytes_per_second(),
+        let live = live.filter(|_| upload.stage().takes_bytes()).map(|reading| Live {
+            received_bytes: reading.received_bytes.max(committed),
+            bytes_per_second: reading.rate(),
         });
         let expired = live.is_none() && upload.is_expired(self.0.now());
         Status { upload, expired, live }
@@ -136,13 +131,17 @@ impl Engine {
     }
 
     /// Bytes taken in by a running append, if one is running.
-    pub fn received_bytes(&self, id: UploadId) -> Option<u64> {
-        self.0.leases.progress(id).map(|progress| progress.accepted_bytes())
+    pub async fn received_bytes(&self, id: UploadId) -> Option<u64> {
+        self.live_reading(id).await.map(|reading| reading.received_bytes)
     }
 
     /// Whether an append is running.
-    pub fn is_live(&self, id: UploadId) -> bool {
-        self.0.leases.live(id).is_some()
+    pub async fn is_live(&self, id: UploadId) -> bool {
+        self.live_reading(id).await.is_some()
+    }
+
+    async fn live_reading(&self, id: UploadId) -> Option<LiveReading> {
+        self.0.progress.of(&[id]).await.into_iter().next().flatten()
     }
 
     /// Rings when this upload has changed.

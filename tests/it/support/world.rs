@@ -30,7 +30,9 @@ use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
 use state::clock::{Clock, Reading};
-use state::{Change, Company, Deliveries, Due, EventLog, HookCalls, Leases, Rings, Store, UploadStore, Uploads};
+use state::{
+    Change, Company, Deliveries, Due, EventLog, HookCalls, Leases, LocalProgress, Rings, Store, UploadStore, Uploads,
+};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};
@@ -118,9 +120,17 @@ pub struct Life {
     pub engine: Engine,
     pub faults: Faults,
     pub records: Arc<FaultyRecords>,
+    progress: Arc<LocalProgress>,
     node: InstanceId,
     runtime: Option<Runtime>,
     medium: Medium,
+}
+
+/// What one node hears of others.
+#[derive(Default)]
+struct Reach {
+    news: Rings,
+    progress: Arc<LocalProgress>,
 }
 
 impl World {
@@ -138,7 +148,7 @@ impl World {
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
     pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
-        self.start(change, None, Company::Alone, Rings::default()).await
+        self.start(change, None, Company::Alone, Reach::default()).await
     }
 
     /// Starts a node beside those that live already.
@@ -148,12 +158,18 @@ impl World {
 
     /// The same, and no ring of another node reaches its bells.
     pub async fn live_beside_with(&self, news: Rings) -> Life {
-        self.start(|_| {}, None, Company::Others, news).await
+        self.start(|_| {}, None, Company::Others, Reach { news, ..Reach::default() }).await
+    }
+
+    /// The same, and it sees how far the writers of another node are.
+    pub async fn live_beside_seeing(&self, other: &Life) -> Life {
+        let progress = Arc::clone(&other.progress);
+        self.start(|_| {}, None, Company::Others, Reach { progress, ..Reach::default() }).await
     }
 
     /// The same, and an application is asked.
     pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
-        self.start(|_| {}, Some(hooks), Company::Alone, Rings::default()).await
+        self.start(|_| {}, Some(hooks), Company::Alone, Reach::default()).await
     }
 
     async fn start(
@@ -161,8 +177,10 @@ impl World {
         change: impl FnOnce(&mut Settings),
         hooks: Option<Arc<dyn Hooks>>,
         company: Company,
-        news: Rings,
+        reach: Reach,
     ) -> Life {
+        let Reach { news, progress } = reach;
+        let published = Arc::clone(&progress);
         let mut settings = settings();
         change(&mut settings);
         let faults = Faults::new();
@@ -188,12 +206,15 @@ impl World {
             let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
-            let engine =
-                Engine::new(settings, node.instance, Ports { uploads, nodes, deliveries, news: Arc::new(news), blobs });
+            let engine = Engine::new(
+                settings,
+                node.instance,
+                Ports { uploads, nodes, deliveries, news: Arc::new(news), progress: published, blobs },
+            );
             (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();
-        Life { engine, faults, records, node: instance, runtime: Some(runtime), medium: self.medium.clone() }
+        Life { engine, faults, records, progress, node: instance, runtime: Some(runtime), medium: self.medium.clone() }
     }
 
     /// Lets time pass, for the clock of the engine.
@@ -314,7 +335,7 @@ impl Life {
 
     /// Waits until nobody writes this upload any more.
     pub async fn at_rest(&self, id: UploadId) {
-        until(&format!("{id} is at rest"), async || (!self.engine.is_live(id)).then_some(())).await;
+        until(&format!("{id} is at rest"), async || (!self.engine.is_live(id).await).then_some(())).await;
     }
 }
 

@@ -41,6 +41,7 @@ pub mod lives;
 pub mod managing;
 pub mod news;
 pub mod order;
+pub mod progress;
 pub mod rebuild;
 pub mod replay;
 pub mod retention;
