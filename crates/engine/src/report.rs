@@ -37,11 +37,12 @@ impl Engine {
     ) -> Result<(Upload, Reported), ReportError> {
         self.0.check_open_for_business()?;
         // A writer is not waited for when the answer is known already.
-        self.0.find(principal.scope(), id).await?.check_reportable(self.0.now())?;
+        let scope = principal.scope();
+        self.0.find(scope, id).await?.check_reportable(self.0.now())?;
         let engine = self.clone();
         let reporting = self.spawn(async move {
             let held = engine.0.wait_for_lease(id).await?;
-            let reported = engine.0.commit_report(id, new).await;
+            let reported = engine.0.commit_report(scope, id, new).await;
             drop(held);
             reported
         });
@@ -67,9 +68,14 @@ impl Inner {
         }
     }
 
-    async fn commit_report(&self, id: UploadId, new: NewReport) -> Result<(Upload, Reported), ReportError> {
+    async fn commit_report(
+        &self,
+        scope: TenantScope,
+        id: UploadId,
+        new: NewReport,
+    ) -> Result<(Upload, Reported), ReportError> {
         for _ in 0..TRIES {
-            let mut upload = self.find(TenantScope::All, id).await?;
+            let mut upload = self.find(scope, id).await?;
             let reported = upload.report(new.clone(), self.now())?;
             if reported == Reported::Unchanged {
                 return Ok((upload, reported));

@@ -9,7 +9,9 @@ use domain::log::EventPosition;
 use domain::query::DeliveryQuery;
 
 mod durability;
+mod overheard;
 mod plans;
+mod scopes;
 
 use rusqlite::params;
 

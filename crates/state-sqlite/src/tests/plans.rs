@@ -2,15 +2,12 @@
 //!
 //! The statements are not listed here. They are overheard while the store is asked everything it can be asked.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-
 use rusqlite::Connection;
-use rusqlite::trace::{TraceEvent, TraceEventCodes};
 
 use super::TemporaryFile;
+use super::overheard::Listener;
 use crate::outbox::DELIVERIES;
-use crate::{SqliteSettings, SqliteStore, writer};
+use crate::{SqliteSettings, SqliteStore};
 use domain::delivery::{AttemptOutcome, DeliveryState, ReplayWhat, Verdict};
 use domain::endpoint::{Endpoint, EndpointState, EndpointTerms, Health, Ordering};
 use domain::event::EventKind;
@@ -36,50 +33,20 @@ fn sorting() -> [String; 2] {
     ["UPDATE deliveries SET state = 'leased'".to_owned(), format!("{} INDEXED BY deliveries_", *DELIVERIES)]
 }
 
-static OVERHEARD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-
-fn listen(connection: &Connection) -> rusqlite::Result<()> {
-    connection.trace_v2(
-        TraceEventCodes::SQLITE_TRACE_STMT,
-        Some(|event| {
-            if let TraceEvent::Stmt(statement, _) = event {
-                OVERHEARD.lock().unwrap().insert(statement.sql().into_owned());
-            }
-        }),
-    );
-    Ok(())
-}
-
-struct Listen;
-
-impl writer::Work for Listen {
-    const OPERATION: &'static str = "listen";
-    type Output = ();
-
-    fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
-        listen(&tx.connection)
-    }
-}
-
 #[tokio::test]
 async fn every_statement_goes_by_an_index() {
     let place = TemporaryFile::new();
     let settings = SqliteSettings { read_connections: 1, lookup_connections: 1, ..SqliteSettings::default() };
     let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
-    store.writer.write(Listen).await.unwrap();
-    store.readers.read("listen", |connection| listen(connection)).await.unwrap();
-    store.readers.look_up("listen", |connection| listen(connection)).await.unwrap();
+    let listener = Listener::of(&store).await;
     write_everything(&store).await;
     ask_everything(&store).await;
 
-    let statements = std::mem::take(&mut *OVERHEARD.lock().unwrap());
-    let asked = statements
-        .iter()
-        .filter(|sql| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb)));
+    let statements = listener.take();
     let connection = Connection::open(place.path()).unwrap();
     let (partial, sorting) = (partial_indexes(&connection), sorting());
     let (mut seen, mut slow) = (0, Vec::new());
-    for sql in asked {
+    for sql in &statements {
         seen += 1;
         let may_sort = sorting.iter().any(|beginning| sql.starts_with(beginning));
         for step in plan(&connection, sql) {
@@ -207,7 +174,7 @@ async fn ask_everything(store: &SqliteStore) {
 }
 
 /// Every mix of conditions.
-fn upload_queries() -> impl Iterator<Item = UploadQuery> {
+pub(super) fn upload_queries() -> impl Iterator<Item = UploadQuery> {
     (0..512_usize).map(|mix| {
         let bounds = |bit: usize| Bounds { least: (mix & bit != 0).then_some(1), most: (mix & bit != 0).then_some(2) };
         let pair = |number: usize| (format!("key {number}"), b"value".to_vec());
@@ -226,7 +193,7 @@ fn upload_queries() -> impl Iterator<Item = UploadQuery> {
     })
 }
 
-fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
+pub(super) fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
     let states = [None].into_iter().chain(DeliveryState::ALL.map(Some));
     states.flat_map(|state| {
         (0..128_u8).map(move |mix| DeliveryQuery {
