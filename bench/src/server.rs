@@ -39,7 +39,7 @@ pub(crate) struct Setup {
     pub(crate) tusd_tries: Option<u32>,
     /// A SHA-256 of every upload; only Longshore computes one.
     pub(crate) sha256: bool,
-    /// So many uploads at once are expected; a server that has limits gets limits above it.
+    /// This many uploads at once are expected; a server that has limits gets limits above it.
     pub(crate) uploads_at_once: Option<usize>,
     /// Use this folder and keep it, instead of an empty one.
     pub(crate) data: Option<PathBuf>,

@@ -15,7 +15,7 @@ use crate::support::world::{Life, World, cancelling};
 const HOUR: Duration = Duration::from_hours(1);
 const EXPIRY: Duration = Duration::from_hours(24);
 
-/// Waits for so many more sweeps.
+/// Waits for this many more sweeps.
 async fn sweeps(life: &Life, more: u64) {
     // A removal that keeps failing is tried at every sweep, and so counts them.
     let counter = life.create(2).await;

@@ -69,7 +69,7 @@ async fn a_crowd_of_silent_connections_is_turned_away() {
     assert_eq!(told, 200 - 9);
 }
 
-/// The real program, allowed to have so many files open; what it logs goes to a file.
+/// The real program, allowed to have this many files open; what it logs goes to a file.
 fn start_with_descriptors(folder: &TempDir, limit: u64, flags: &[&str]) -> Process {
     let mut command = Process::command(&folder.path().join("data"), flags);
     let log = fs::File::create(folder.path().join("log")).unwrap();

@@ -35,7 +35,7 @@ fn available(at: &Path) -> u64 {
     room.f_bavail * room.f_frsize
 }
 
-/// Fills a disk up to so many bytes.
+/// Fills a disk up to this many bytes.
 fn leave(disk: &Disk, bytes: usize) -> PathBuf {
     let ballast = disk.path().join("ballast");
     let size = usize::try_from(available(disk.path())).unwrap() - bytes;

@@ -307,7 +307,7 @@ async fn ids_tell_nothing_of_how_much_happens() {
     assert!(same < 12, "neighbours look alike: {before:?} {after:?}");
 }
 
-/// An open upload that has stalled and come back so many times, each an event.
+/// An open upload that has stalled and come back this many times, each an event.
 async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
         .await

@@ -92,7 +92,7 @@ async fn every_upload_has_a_type() {
     assert_eq!(client.status(&open).await["facts"], Value::Null, "it has not arrived yet");
 }
 
-/// A picture of 3 by 2 pixels, shown for so many seconds twice.
+/// A picture of 3 by 2 pixels, shown for this many seconds twice.
 fn animation(seconds: u16) -> Vec<u8> {
     let [low, high] = (seconds * 100).to_le_bytes();
     let frame = [0x21, 0xf9, 4, 0, low, high, 0, 0, 0x2c, 0, 0, 0, 0, 3, 0, 2, 0, 0, 2, 1, 0x44, 0];

@@ -33,7 +33,7 @@ async fn metric(client: &mut Client, name: &str) -> u64 {
     value.parse().unwrap()
 }
 
-/// Takes or gives back disk space until so many bytes are free. In between there is never more or less.
+/// Takes or gives back disk space until this many bytes are free. In between there is never more or less.
 fn leave(disk: &SmallDisk, free_bytes: u64) {
     let found = rustix::fs::statvfs(disk.path()).unwrap();
     let free = found.f_bavail * found.f_frsize;

@@ -72,7 +72,7 @@ async fn a_completed_upload_without_its_bytes_is_gone_until_they_are_back() {
     }
 }
 
-/// A tus client that is told 410 creates a new upload; one that is told 500 tries for ever.
+/// A tus client that is told 410 creates a new upload; one that is told 500 tries forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unfinished_upload_without_its_bytes_is_gone() {
     for loss in Loss::ALL {

@@ -34,7 +34,7 @@ use watchdog::Watchdog;
 /// How many numbers are tried when nothing else is said.
 const FEW: u64 = 300;
 
-/// In so many runs every fault has happened to every call.
+/// In this many runs every fault has happened to every call.
 const ENOUGH: u64 = 10_000;
 
 const SAY_EVERY: Duration = Duration::from_secs(60);
@@ -157,7 +157,7 @@ struct Matrix {
     next: AtomicU64,
     stop: AtomicBool,
     report: Mutex<Report>,
-    /// After so many it ends.
+    /// After this many it ends.
     most_failures: u64,
     failures: Mutex<Vec<String>>,
 }

@@ -35,7 +35,7 @@ pub struct Tuning {
     pub max_ranges: u32,
     pub max_replaced_bytes: u64,
     pub progress: bool,
-    /// How long files of completed uploads are kept, if not for ever.
+    /// How long files of completed uploads are kept, if not forever.
     pub keeps_files_ms: Option<u64>,
     /// Whether calls take time.
     pub slow: bool,
@@ -205,7 +205,7 @@ impl Body {
         }
     }
 
-    /// So many bytes of the file at the offset.
+    /// This many bytes of the file at the offset.
     pub const fn next(size: u64) -> Self {
         Self { at: At::Offset, ..Self::range(0, size) }
     }

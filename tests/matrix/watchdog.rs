@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// A run whose thread was not idle for so long is taken to spin.
+/// A run whose thread was not idle for this long is taken to spin.
 const LIMIT: Duration = Duration::from_secs(8);
 
 /// The dog of one thread. Clones are the same one.

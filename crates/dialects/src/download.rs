@@ -145,7 +145,7 @@ fn pieces(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, Box<dyn std::err
     stream::iter(std::iter::from_fn(next))
 }
 
-/// A completed upload never changes, so its id names its bytes for ever.
+/// A completed upload never changes, so its id names its bytes forever.
 fn etag(upload: &Upload) -> String {
     format!("\"{}\"", upload.id())
 }

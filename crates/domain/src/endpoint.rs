@@ -105,7 +105,7 @@ pub struct EndpointTerms {
     pub signing: Signing,
     /// `None`, here and below: as for all endpoints.
     pub max_in_flight: Option<u32>,
-    /// At most so many attempts begin in a second.
+    /// At most this many attempts begin in a second.
     pub max_per_second: Option<u32>,
     pub timeout: Option<Duration>,
     /// The wait after each failure.

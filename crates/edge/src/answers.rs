@@ -70,7 +70,7 @@ impl Answers {
         Self { pool, patience }
     }
 
-    /// Memory for so many bytes of the answer to `request`, within bounded time.
+    /// Memory for this many bytes of the answer to `request`, within bounded time.
     pub async fn room(&self, request: &HttpRequest, bytes: usize) -> Result<Room, Problem> {
         let turns = request.extensions().get::<Turns>().cloned();
         self.take(turns, bytes).await

@@ -83,7 +83,7 @@ impl Pace {
         }
     }
 
-    /// So much has come; whether the rate is kept.
+    /// This much has come; whether the rate is kept.
     pub(crate) fn came(&mut self, bytes: usize) -> bool {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         let Some((since, paused)) = self.waiting.take() else { return true };
@@ -105,7 +105,7 @@ mod tests {
 
     const LEAST: MinRate = MinRate { bytes_per_second: 64, window: Duration::from_secs(60) };
 
-    /// How long a body is taken that brings so many bytes after each wait, for an hour at most.
+    /// How long a body is taken that brings this many bytes after each wait, for an hour at most.
     async fn lasts(bytes: usize, wait: Duration, between: impl AsyncFn(&Pauses)) -> Option<Duration> {
         let pauses = Pauses::default();
         let mut pace = Pace::new(LEAST, pauses.clone());

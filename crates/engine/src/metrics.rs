@@ -169,7 +169,7 @@ impl Metrics {
         self.files_without_record.set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 
-    /// Notes that the bytes of so many more uploads are missing.
+    /// Notes that the bytes of this many more uploads are missing.
     pub(super) fn missing(&self, more: i64) {
         self.records_without_file.inc_by(more);
     }
@@ -190,7 +190,7 @@ impl Metrics {
         self.unfinished.note(upload.id(), upload.stage());
     }
 
-    /// Counts the commit of an upload, which took so long, and the events in it.
+    /// Counts the commit of an upload, which took this long, and the events in it.
     pub(super) fn count(&self, committed: &Upload, kinds: &[EventKind], took: Duration) {
         self.note(committed);
         self.commit.observe(took.as_secs_f64());

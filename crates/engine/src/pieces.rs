@@ -87,7 +87,7 @@ impl Pieces {
         self.0.iter().copied()
     }
 
-    /// The digest of a whole of so many bytes, if nothing of it is unknown.
+    /// The digest of a whole of this many bytes, if nothing of it is unknown.
     pub(super) fn whole(&self, length_bytes: u64) -> Option<Digest> {
         let crc32c = match self.0.as_slice() {
             [] if length_bytes == 0 => 0,

@@ -58,7 +58,7 @@ impl Sums {
         }
     }
 
-    /// The digests of a whole of so many bytes, as far as they are known.
+    /// The digests of a whole of this many bytes, as far as they are known.
     pub(super) fn whole(&self, length_bytes: u64) -> Vec<Digest> {
         match self {
             Self::InOrder(running) => running.clone().finish(),

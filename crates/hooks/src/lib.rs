@@ -42,7 +42,7 @@ pub struct HookSettings {
     pub timeout: Duration,
     /// How many calls may be under way at once.
     pub max_in_flight: usize,
-    /// After so many failures in a row a hook is left alone for a while.
+    /// After this many failures in a row a hook is left alone for a while.
     pub breaker_failures: u32,
     /// For how long.
     pub breaker_pause: Duration,

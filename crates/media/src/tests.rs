@@ -283,7 +283,7 @@ fn a_recording_that_was_cut_off_says_what_it_has() {
 
 #[test]
 fn only_the_front_of_matroska_is_looked_at() {
-    // The library looks for ever at a segment that begins with a checksum.
+    // The library looks forever at a segment that begins with a checksum.
     let checked = [element(&[0xbf], [0; 4]), info(5.0), tracks(&[vp9_entry()]), cluster(9)].concat();
     assert_eq!(media(&[ebml("webm"), element(&SEGMENT, checked)].concat()).tracks.len(), 1);
     let behind = [info(5.0), cluster(1 << 20), tracks(&[vp9_entry()])].concat();

@@ -106,7 +106,7 @@ impl Receiver {
         self.state.received.lock().unwrap().clone()
     }
 
-    /// Waits for so many requests.
+    /// Waits for this many requests.
     pub async fn heard(&self, count: usize) -> Vec<Received> {
         let mut counted = self.state.count.subscribe();
         let enough = counted.wait_for(|heard| *heard >= count);

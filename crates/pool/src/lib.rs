@@ -35,7 +35,7 @@ pub const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// A buffer takes at most this part of what is free.
 const SHARE: usize = 64;
 
-/// So much freed memory is kept for the next upload, which then need not fault it in page by page. It is part of what
+/// This much freed memory is kept for the next upload, which then need not fault it in page by page. It is part of what
 /// the ceiling allows.
 const MAX_SPARE_BYTES: usize = 16 << 20;
 
@@ -171,7 +171,7 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-/// As many as cover so many bytes.
+/// As many as cover this many bytes.
 fn permits_for(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(MIN_BUFFER_BYTES)).unwrap_or(u32::MAX)
 }
@@ -193,7 +193,7 @@ fn lead_of(at: u64) -> usize {
     usize::try_from(at % BLOCK_BYTES as u64).expect("less than a block")
 }
 
-/// The size of a buffer for somebody who wants so much, while so much is free.
+/// The size of a buffer for somebody who wants this much, while this much is free.
 fn size_for(wanted_bytes: usize, free_bytes: usize) -> usize {
     let most = free_bytes / SHARE;
     let fits = |size: &usize| *size <= most;
@@ -301,7 +301,7 @@ impl Buffer {
         &mut self.memory.bytes_mut()[self.next..self.end]
     }
 
-    /// So many bytes of the room have been filled, or all of it.
+    /// This many bytes of the room have been filled, or all of it.
     pub fn advance(&mut self, bytes: usize) {
         self.next = self.end.min(self.next.saturating_add(bytes));
     }

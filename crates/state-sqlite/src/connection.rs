@@ -57,7 +57,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// Keeps pages in so much memory.
+/// Keeps pages in this much memory.
 pub(super) fn limit_cache(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
     // Negative: in KiB, and not in pages.
     let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);

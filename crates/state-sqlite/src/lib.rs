@@ -68,7 +68,7 @@ pub struct SqliteSettings {
     pub lookup_connections: u32,
     /// Above this size the write-ahead log is reset, and long reads are held back for that.
     pub max_log_bytes: u64,
-    /// So much disk space is kept for commits that free disk space; 0 for none.
+    /// This much disk space is kept for commits that free disk space; 0 for none.
     pub reserve_bytes: u64,
     /// What an answered commit outlives.
     pub durability: Durability,

@@ -75,7 +75,7 @@ fn known() -> i64 {
 mod tests {
     use super::*;
 
-    /// A database as it was after so many migrations.
+    /// A database as it was after this many migrations.
     fn after(count: usize) -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
         for (number, sql) in (1..).zip(&MIGRATIONS[..count]) {

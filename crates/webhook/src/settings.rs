@@ -48,7 +48,7 @@ pub struct Settings {
     pub max_backlog: u64,
     /// How many of the latest calls of hooks are kept; at least 1.
     pub keep_hook_calls: u64,
-    /// The sender is unwell when something has been due for longer; zero: it may be due for ever.
+    /// The sender is unwell when something has been due for longer; zero: it may be due forever.
     pub max_due_age: Duration,
 }
 

@@ -344,7 +344,7 @@ fn nothing_secret_prints_itself() {
 
 const STATUS: &str = "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707";
 
-/// A read token for [`STATUS`] that ends so many seconds from now.
+/// A read token for [`STATUS`] that ends this many seconds from now.
 fn read_token(access: &Access, ends_in_seconds: i64) -> String {
     let id = STATUS.rsplit('/').next().unwrap().parse().unwrap();
     access.read_tokens.token(id, Timestamp::from_unix_ms(NOW.unix_ms() + 1_000 * ends_in_seconds))

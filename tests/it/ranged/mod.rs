@@ -27,7 +27,7 @@ pub async fn session(client: &mut Client, headers: &[(&str, &str)]) -> String {
     path_of(&answer)
 }
 
-/// Starts a session of our own for so many bytes and gives the path of its upload.
+/// Starts a session of our own for this many bytes and gives the path of its upload.
 pub async fn ranges(client: &mut Client, length: usize) -> String {
     let answer = client.request("POST", "/files", &[JSON], format!("{{\"size\": {length}}}").as_bytes()).await;
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -80,7 +80,7 @@ pub async fn put_chunked(client: &mut Client, path: &str, headers: &[(&str, &str
     answer
 }
 
-/// Sees a 308 that tells so many bytes and sends nobody elsewhere.
+/// Sees a 308 that tells this many bytes and sends nobody elsewhere.
 pub fn is_incomplete(answer: &Answer, offset: usize, why: &str) {
     assert_eq!((answer.status, answer.reason.as_str()), (308, "Resume Incomplete"), "{why}: {answer:?}");
     let range = offset.checked_sub(1).map(|last| format!("bytes=0-{last}"));
@@ -122,7 +122,7 @@ pub async fn is_stored(client: &mut Client, path: &str, bytes: &[u8]) {
     assert_eq!(told, (Some(length.as_str()), Some(length.as_str())), "protocols.md 5.4");
 }
 
-/// So many bytes that are not all alike.
+/// This many bytes that are not all alike.
 pub fn source(count: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap()).collect()
 }

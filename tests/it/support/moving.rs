@@ -27,12 +27,12 @@ pub async fn wait_until_at_rest(address: SocketAddr, path: &str) {
     wait_for_status(address, path, "is at rest", |status| status["bytes_per_second"].is_null()).await;
 }
 
-/// Waits until the server has taken so many bytes, committed or not.
+/// Waits until the server has taken this many bytes, committed or not.
 pub async fn wait_until_taken(address: SocketAddr, path: &str, bytes: u64) {
     wait_for_status(address, path, &format!("has taken {bytes} bytes"), |status| status["received"] == bytes).await;
 }
 
-/// Waits until so many bytes are committed.
+/// Waits until this many bytes are committed.
 pub async fn wait_until_committed(address: SocketAddr, path: &str, bytes: u64) {
     wait_for_status(address, path, &format!("has committed {bytes} bytes"), |status| status["offset"] == bytes).await;
 }

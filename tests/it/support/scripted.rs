@@ -152,7 +152,7 @@ impl Scripted {
         self.wait_for(|heard| heard.iter().any(|request| request.kind() == kind)).await
     }
 
-    /// Waits until so many answers are handed to the network.
+    /// Waits until this many answers are handed to the network.
     pub async fn wait_for_answers(&self, count: u64) {
         let mut answered = self.state.answered.subscribe();
         let waited = tokio::time::timeout(PATIENCE, answered.wait_for(|answered| *answered >= count)).await.map(drop);

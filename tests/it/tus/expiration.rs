@@ -1,4 +1,4 @@
-//! Unfinished uploads do not live for ever, and their clients are told how long.
+//! Unfinished uploads do not live forever, and their clients are told how long.
 
 use std::time::{Duration, SystemTime};
 

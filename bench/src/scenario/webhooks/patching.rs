@@ -21,7 +21,7 @@ const UPLOADS: u64 = 80;
 
 const PIECE: u64 = 64 << 10;
 
-/// An upload is complete after so many, and the next takes its place: at this pace after ten seconds, which lets it
+/// An upload is complete after this many, and the next takes its place: at this pace after ten seconds, which lets it
 /// tell its progress.
 const PIECES: u64 = 25;
 

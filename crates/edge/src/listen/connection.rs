@@ -166,7 +166,7 @@ async fn answers(edge: web::Data<Edge>, role: Role) -> Result<Answers, ()> {
     Ok(boxed::rc_service(app.new_service(()).await?))
 }
 
-/// Small answers go out at once, and a connection ends whose peer takes nothing for so long, be it gone or
+/// Small answers go out at once, and a connection ends whose peer takes nothing for that long, be it gone or
 /// just not reading.
 fn prepare(stream: &TcpStream, reader_timeout: Duration) {
     let timeout_ms = u32::try_from(reader_timeout.as_millis()).unwrap_or(u32::MAX);

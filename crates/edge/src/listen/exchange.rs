@@ -71,7 +71,7 @@ impl Exchange {
         self.0.refusal.borrow_mut().take()
     }
 
-    /// The framing of the request's body is broken behind so many bytes.
+    /// The framing of the request's body is broken behind this many bytes.
     pub(super) fn break_body(&self, at: u64) {
         self.0.breaks_at.set(Some(at));
     }

@@ -43,7 +43,7 @@ impl Patience {
         self.deadline
     }
 
-    /// The reader has taken so many bytes.
+    /// The reader has taken this many bytes.
     pub(super) fn has_taken(&mut self, bytes: usize) {
         let latest = Instant::now() + self.most;
         if self.is_download {

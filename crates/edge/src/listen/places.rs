@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many may be taken at once.
+/// This many may be taken at once.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     taken: Arc<AtomicUsize>,
@@ -19,7 +19,7 @@ impl Places {
         Self::counted(limit, Arc::default())
     }
 
-    /// So many, and how many are taken can be read in `taken`.
+    /// This many, and how many are taken can be read in `taken`.
     pub(super) fn counted(limit: usize, taken: Arc<AtomicUsize>) -> Self {
         Self { taken, limit }
     }

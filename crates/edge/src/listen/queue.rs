@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// While so much waits, nobody adds to it.
+/// While this much waits, nobody adds to it.
 const MOST_BYTES: usize = 128 << 10;
 
 /// The queue of one connection. Clones speak of the same one.
@@ -41,7 +41,7 @@ impl Queue {
         self.0.bytes.set(self.0.bytes.get() + bytes);
     }
 
-    /// The socket has taken so many bytes, of answers and of what the protocol adds.
+    /// The socket has taken this many bytes, of answers and of what the protocol adds.
     fn written(&self, bytes: usize) {
         self.set(self.0.bytes.get().saturating_sub(bytes));
     }

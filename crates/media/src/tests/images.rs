@@ -103,7 +103,7 @@ fn a_png_is_a_still_unless_it_says_so_in_front() {
     assert_eq!(examine(b"\x89PNG\r\n\x1a\n and so on and on", LIMIT).facts.content, None);
 }
 
-/// A picture of a GIF, to be shown for so many hundredths of a second.
+/// A picture of a GIF, to be shown for this many hundredths of a second.
 fn gif_frame(delay: u16, is_told: bool) -> Vec<u8> {
     let [low, high] = delay.to_le_bytes();
     let control = if is_told { vec![0x21, 0xf9, 4, 0, low, high, 0, 0] } else { vec![] };

@@ -113,7 +113,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
     // The identifier is free again, also for the same metadata.
     store.insert(change_of(with_metadata(0))).await.unwrap();
 
-    // What is to be delivered holds its upload back, and not for ever.
+    // What is to be delivered holds its upload back, and not forever.
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(6)).await.unwrap();
     store.cancel_backlog(TenantScope::All, &endpoint("a"), at(6)).await.unwrap();
     while store.prune(horizon, 2).await.unwrap() > 0 {}

@@ -18,7 +18,7 @@ const WINDOW: Duration = Duration::from_mins(5);
 /// … counted in pieces of this length, …
 const PIECE: Duration = Duration::from_secs(10);
 
-/// … from so many attempts on …
+/// … from this many attempts on …
 const MIN_SAMPLES: u32 = 10;
 
 /// … and is too much from here, in percent.
@@ -33,11 +33,11 @@ const MIN_EXHAUSTED: u32 = 2;
 /// When an endpoint is spared, and when it is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthRules {
-    /// So many failures in a row open the breaker; 0: it never opens.
+    /// This many failures in a row open the breaker; 0: it never opens.
     pub breaker_failures: u32,
     /// How long it stays open before a probe, up to twice as long by chance.
     pub breaker_pause: Duration,
-    /// Nothing but failures for so long disables an endpoint.
+    /// Nothing but failures for this long disables an endpoint.
     pub disable_after: Duration,
 }
 
@@ -204,7 +204,7 @@ impl Pulse {
     }
 }
 
-/// How far towards being disabled an endpoint is that has failed for so long.
+/// How far towards being disabled an endpoint is that has failed for this long.
 fn percent(rules: &HealthRules, failing_for: Duration) -> u8 {
     let (failing_ms, limit_ms) = (failing_for.as_millis(), rules.disable_after.as_millis().max(1));
     u8::try_from((failing_ms * 100 / limit_ms).min(100)).unwrap_or(100)

@@ -31,7 +31,7 @@ pub enum Unwell {
 }
 
 impl Liveness {
-    /// `max_due_age` of zero: deliveries may be due for ever.
+    /// `max_due_age` of zero: deliveries may be due forever.
     pub(crate) fn new(max_due_age: Duration) -> Self {
         Self(Arc::new(Mutex::new(Signs { last_look: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
     }

@@ -24,7 +24,7 @@ use domain::principal::TenantScope;
 use state::clock::Clock;
 use state::{Endpoints, Outbox, Settled, Settlement};
 
-/// At most so many results in one write.
+/// At most this many results in one write.
 const BATCH: usize = 256;
 
 /// How long writing may go on failing once the program is to end. What is lost then is sent again after the next

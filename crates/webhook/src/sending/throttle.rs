@@ -55,7 +55,7 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// What is left of so many slots; never none.
+    /// What is left of this many slots; never none.
     pub(crate) fn of(self, slots: u32) -> u32 {
         slots.checked_shr(self.halvings).unwrap_or(0).max(1)
     }

@@ -37,9 +37,9 @@ enum Expects {
 pub(super) enum Passed {
     /// All of them belong to the body, and there is more of it.
     All,
-    /// The body ends after so many.
+    /// The body ends after this many.
     End(usize),
-    /// After so many comes what cannot be there.
+    /// After this many comes what cannot be there.
     Broken(usize),
 }
 

@@ -78,7 +78,7 @@ enum Stage {
     Chunked(Chunks),
     /// Another request, once this one is answered.
     Answer,
-    /// Nothing that would be understood. So much was ignored.
+    /// Nothing that would be understood. This much was ignored.
     Nothing {
         ignored: usize,
     },

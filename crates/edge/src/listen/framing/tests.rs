@@ -37,7 +37,7 @@ impl Connection {
         self.peer.write_all(words.as_ref()).await.unwrap();
     }
 
-    /// One read with so much room; `None` at the end of the stream.
+    /// One read with this much room; `None` at the end of the stream.
     async fn read(&mut self, room: usize) -> Option<String> {
         let mut buffer = vec![0; room];
         let mut buf = ReadBuf::new(&mut buffer);
