@@ -160,7 +160,7 @@ fn chosen_id(headers: &HeaderMap) -> Option<String> {
     ((8..=64).contains(&id.len()) && id.bytes().all(plain)).then(|| id.to_owned())
 }
 
-/// What the HTTP layer refused by itself, in our form.
+/// Renders an error that actix made as a problem.
 fn from_framework(error: &Error, request: &HttpRequest) -> HttpResponse {
     let status = error.as_response_error().status_code();
     if status.is_server_error() {

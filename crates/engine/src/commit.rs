@@ -291,7 +291,7 @@ impl Committer {
         self.declared.forget(&self.upload);
         self.held.progress.commit(self.upload.offset().get());
         for inspector in self.inspectors.drain(..) {
-            // Whoever asked may have gone.
+            // The caller may have gone away.
             let _ = inspector.send(());
         }
         Ok(())

@@ -113,7 +113,7 @@ impl Inner {
             self.bookings.cancel(booking);
         }
         let committed = match inserted {
-            // One of our own is new: the application has chosen it.
+            // An id made here is new, so the application has chosen this one.
             Err(state::Error::Conflict(_)) => return Err(EngineError::chosen_badly(IdIsTaken)),
             inserted => inserted?,
         };

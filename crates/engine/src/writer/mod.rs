@@ -202,7 +202,7 @@ impl Writer {
                 Step::Call(Call::Order(order)) if order.is_given_up() => Ok(()),
                 Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
                 Step::Call(Call::Order(Order::Join { command, answer })) => {
-                    // Boxed: it takes more than sending bytes does. Whoever asked may have gone; then its
+                    // Boxed: it takes more than sending bytes does. The caller may have gone away; then its
                     // lane finds that nothing comes.
                     let _ = answer.send(Box::pin(self.join(&command)).await);
                     Ok(())
@@ -211,7 +211,7 @@ impl Writer {
                     match Box::pin(self.on_yield(at)).await {
                         Ok(Ok(())) => return Ending::Yield(answer, fate),
                         Ok(Err(ours)) => {
-                            // Whoever asked may have gone.
+                            // The caller may have gone away.
                             let _ = answer.send(Err(ours));
                             Ok(())
                         }
@@ -326,7 +326,7 @@ impl Writer {
             if nothing_new {
                 self.hold();
             }
-            // Whoever asked may have gone.
+            // The caller may have gone away.
             let _ = done.send(());
             return Ok(());
         }

@@ -108,7 +108,7 @@ impl Recorder {
         for outcome in batch {
             self.metrics.count_settled(outcome.settlement.verdict, outcome.class);
             if let Some(waiting) = outcome.waiting {
-                // Whoever asked may have gone.
+                // The caller may have gone away.
                 let _ = waiting.send(outcome.settlement.attempt);
             }
         }

@@ -32,7 +32,7 @@ const BREATH: Duration = Duration::from_millis(20);
 /// The most deliveries that a piece of a replay queues.
 const REPLAYED: u32 = 500;
 
-/// How often is looked for a backlog that is to be changed.
+/// How often the upkeep looks for a backlog that is to be changed.
 const LOOK_FOR_BACKLOGS: Duration = Duration::from_secs(1);
 
 /// How many deliveries of a backlog are changed in one transaction, and how long to rest before the next.
@@ -43,7 +43,7 @@ const BACKLOG_BREATH: Duration = Duration::from_millis(5);
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_FIRST: Duration = Duration::from_mins(1);
 
-/// How often is looked for what has waited too long; the first time a while after the start, so that what
+/// How often the upkeep looks for what has waited too long; the first time a while after the start, so that what
 /// waited only for that is sent.
 const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
 const GIVE_UP_FIRST: Duration = Duration::from_mins(10);
@@ -54,7 +54,7 @@ const GIVE_UP_PIECE: u32 = 100;
 /// How many rows are removed in one transaction.
 const PIECE: u32 = 500;
 
-/// How often is looked whether the clock was set.
+/// How often the upkeep asks whether the clock was set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
 /// How often the queue is looked at.
@@ -122,7 +122,7 @@ impl Upkeep {
                 }
                 Ok(None) => {
                     outage.over();
-                    // Whether it rang or not, it is looked.
+                    // Look at the queue, bell or no bell.
                     let _ = timeout(LOOK_FOR_REPLAYS, self.replays.notified()).await;
                     continue;
                 }
