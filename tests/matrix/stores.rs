@@ -9,14 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
-use state::clock::Clock;
 use state::memory::MemoryState;
-use state::{Change, Due, EventLog, HookCalls, Store, Uploads};
+use state::{Change, Due, Uploads};
 use storage::memory::MemoryStore;
 use storage::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, KeyStream, OpenBlob,
@@ -26,8 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::faults::{Call, Cause, Faults, OpenWriter};
-use domain::log::{EventPage, EventPosition, LoggedEvent};
-use domain::query::{HookCallQuery, UploadPage, UploadQuery};
+use domain::query::{UploadPage, UploadQuery};
 
 /// How much the storage holds.
 const CAPACITY_BYTES: u64 = 512 << 10;
@@ -107,64 +104,7 @@ impl Uploads for Records {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl EventLog for Records {
-    async fn events_of(
-        &self,
-        scope: TenantScope,
-        id: UploadId,
-        after: u64,
-        limit: u32,
-    ) -> state::Result<Vec<LoggedEvent>> {
-        self.inner.events_of(scope, id, after, limit).await
-    }
-
-    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> state::Result<EventPage> {
-        self.inner.events_since(scope, after, limit).await
-    }
-
-    async fn newest_event(&self) -> state::Result<EventPosition> {
-        self.inner.newest_event().await
-    }
-
-    async fn count_events_behind(
-        &self,
-        scope: TenantScope,
-        after: EventPosition,
-        most: u32,
-    ) -> state::Result<Option<u32>> {
-        self.inner.count_events_behind(scope, after, most).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl HookCalls for Records {
-    async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
-        self.inner.record_hook_call(call).await
-    }
-
-    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
-        self.inner.hook_calls(scope, query).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Store for Records {
-    async fn check(&self) -> state::Result<()> {
-        self.inner.check().await
-    }
-
-    fn clock(&self) -> Clock {
-        self.inner.clock()
-    }
-
-    async fn close(&self) {
-        Store::close(&*self.inner).await;
-    }
-}
+state::hand_on!(Records, inner);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

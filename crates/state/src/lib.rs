@@ -16,6 +16,8 @@ mod deliveries;
 mod dispatch;
 mod endpoints;
 mod events;
+#[cfg(any(test, feature = "testing"))]
+mod hand_on;
 mod hook_calls;
 mod leases;
 mod lock;

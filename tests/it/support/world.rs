@@ -3,8 +3,7 @@
 //! An engine lives on a runtime of its own. When that ends, every task of the engine ends where it stands, as in a
 //! process that is killed; what is on the disk and in the database is there for the next life.
 
-use domain::log::{EventPage, EventPosition, LoggedEvent};
-use domain::query::{HookCallQuery, UploadPage, UploadQuery};
+use domain::query::{UploadPage, UploadQuery};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -13,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
-use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::node::{Node, NodeName};
@@ -30,9 +28,7 @@ use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
 use state::clock::{Clock, Reading};
-use state::{
-    Change, Company, Deliveries, Due, EventLog, HookCalls, Leases, LocalProgress, Rings, Store, UploadStore, Uploads,
-};
+use state::{Change, Company, Deliveries, Due, Leases, LocalProgress, Rings, Store, UploadStore, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};
@@ -534,61 +530,4 @@ impl Uploads for FaultyRecords {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl EventLog for FaultyRecords {
-    async fn events_of(
-        &self,
-        scope: TenantScope,
-        id: UploadId,
-        after: u64,
-        limit: u32,
-    ) -> state::Result<Vec<LoggedEvent>> {
-        self.inner.events_of(scope, id, after, limit).await
-    }
-
-    async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> state::Result<EventPage> {
-        self.inner.events_since(scope, after, limit).await
-    }
-
-    async fn newest_event(&self) -> state::Result<EventPosition> {
-        self.inner.newest_event().await
-    }
-
-    async fn count_events_behind(
-        &self,
-        scope: TenantScope,
-        after: EventPosition,
-        most: u32,
-    ) -> state::Result<Option<u32>> {
-        self.inner.count_events_behind(scope, after, most).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl HookCalls for FaultyRecords {
-    async fn record_hook_call(&self, call: HookCall) -> state::Result<()> {
-        self.inner.record_hook_call(call).await
-    }
-
-    async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> state::Result<Vec<HookCall>> {
-        self.inner.hook_calls(scope, query).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Store for FaultyRecords {
-    async fn check(&self) -> state::Result<()> {
-        self.inner.check().await
-    }
-
-    fn clock(&self) -> Clock {
-        self.inner.clock()
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
-    }
-}
+state::hand_on!(FaultyRecords, inner);
