@@ -280,9 +280,9 @@ impl Running {
         }
     }
 
-    /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries on their way
-    /// end, the database is closed. At most the configured time long; a client that does not read its answer can use up
-    /// most of that, but keeps nothing else from being brought to its end.
+    /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries
+    /// on their way end, the database is closed. At most the configured time long; a client that does not
+    /// read its answer can use up most of that, but keeps nothing else from being brought to its end.
     pub async fn stop(self) -> Stopped {
         let deadline = Instant::now() + self.config.server.shutdown_timeout;
         let for_answers = self.config.server.shutdown_timeout.mul_f32(0.8);

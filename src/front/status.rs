@@ -224,8 +224,9 @@ fn is_new(status: &Status, known: &str) -> bool {
     !is_behind && !conditions::names(known, &etag(status))
 }
 
-/// Whether one of these tags is of this version, and of more bytes. The nodes behind a balancer may be behind each other in
-/// what a running append has taken in: whoever asks them in turn would otherwise be answered at once, again and again.
+/// Whether one of these tags is of this version, and of more bytes. The nodes behind a balancer may be behind
+/// each other in what a running append has taken in: whoever asks them in turn would otherwise be answered at
+/// once, again and again.
 fn knows_more(known: &str, version: u64, received: u64) -> bool {
     let of_version = format!("{version}-");
     let received_by = |tag: &str| {

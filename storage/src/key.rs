@@ -6,10 +6,10 @@ use std::fmt;
 ///
 /// `..`, empty segments and anything a client could smuggle in cannot be written as a key.
 ///
-/// A key is all that a store knows of whose bytes these are. Where tenants are kept apart, the caller writes the tenant
-/// into the key: every call names a whole key, so none can reach beyond what its key names, and a store that knows nothing
-/// of tenants cannot confuse two. Only [`BlobStore::keys`](crate::BlobStore::keys) names none; it serves the upkeep of the
-/// whole medium.
+/// A key is all that a store knows of whose bytes these are. Where tenants are kept apart, the caller writes
+/// the tenant into the key: every call names a whole key, so none can reach beyond what its key names, and a
+/// store that knows nothing of tenants cannot confuse two. Only [`BlobStore::keys`](crate::BlobStore::keys)
+/// names none; it serves the upkeep of the whole medium.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobKey(String);
 

@@ -717,7 +717,8 @@ async fn no_commit_leaves_every_byte_there_and_nobody_to_complete_it() {
         let mut last = life.engine.append(range(id, 32 * KIB, 32 * KIB)).await.unwrap();
         feed_all(&mut last, &source[32 * KIB..]).await;
         taken(&life, id, 64 * KIB).await;
-        // Now every byte is there, one request may still replace some, and it is compared with bytes that no commit has.
+        // Now every byte is there, one request may still replace some, and it is compared with bytes that no
+        // commit has.
         let reads = life.faults.calls(Operation::Read);
         feed_all(&mut unsure, &part[100..part.len() - 1]).await;
         until("they are compared", async || (life.faults.calls(Operation::Read) > reads).then_some(())).await;

@@ -1,5 +1,5 @@
-//! Uploads on stores that can do less than files: the engine asks of a store no more than its abilities say, and lets it
-//! decide in which order a blob is sealed, read, judged and stored.
+//! Uploads on stores that can do less than files: the engine asks of a store no more than its abilities say,
+//! and lets it decide in which order a blob is sealed, read, judged and stored.
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;

@@ -66,6 +66,24 @@ fn layers_name_only_what_they_may() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// rustfmt breaks lines of code and leaves comments alone.
+#[test]
+fn comments_are_no_wider_than_code() {
+    const WIDTH: usize = 120;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["bench/src", "crates", "fuzz/fuzz_targets", "src", "storage", "tests"];
+    let files = folders.iter().flat_map(|folder| rust_files(&root.join(folder)));
+    let mut wide = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let comments = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//"));
+        let too_wide = comments.filter(|(_, line)| line.chars().count() > WIDTH);
+        let file = file.strip_prefix(root).unwrap().display();
+        wide.extend(too_wide.map(|(index, _)| format!("{file}:{}", index + 1)));
+    }
+    assert!(wide.is_empty(), "{wide:#?}");
+}
+
 fn is_test_file(path: &Path) -> bool {
     ["tests.rs", "testing.rs", "conformance.rs"].iter().any(|name| path.ends_with(name))
         || path.components().any(|part| part.as_os_str() == "conformance")

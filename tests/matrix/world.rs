@@ -1,9 +1,9 @@
 //! A run: the lives of an engine over stores that outlive it.
 //!
-//! Each life has a runtime of its own, with one thread and a clock that stands still while anything can be done. When
-//! the process is to die, the runtime is dropped with everything in it, and a new engine starts over what is durable.
-//! When the script is over, everything must come to rest; then the process is killed once more, nothing breaks any more,
-//! and honest clients must be able to bring every upload to its end.
+//! Each life has a runtime of its own, with one thread and a clock that stands still while anything can be
+//! done. When the process is to die, the runtime is dropped with everything in it, and a new engine starts
+//! over what is durable. When the script is over, everything must come to rest; then the process is killed
+//! once more, nothing breaks any more, and honest clients must be able to bring every upload to its end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

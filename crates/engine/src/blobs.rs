@@ -14,16 +14,16 @@ use domain::id::UploadId;
 use domain::principal::TenantId;
 use domain::upload::Upload;
 
-/// The key of a blob: the tenant, the day of the upload and its id, so that data splits by tenant, by date and by key, and
-/// the generation.
+/// The key of a blob: the tenant, the day of the upload and its id, so that data splits by tenant, by date
+/// and by key, and the generation.
 fn key_of(upload: &Upload, generation: Generation) -> BlobKey {
     named(upload.tenant(), upload.id(), generation)
 }
 
 fn named(tenant: TenantId, id: UploadId, generation: Generation) -> BlobKey {
     let of_day = format!("{}/{id}", id.made_at().day_path());
-    // The default tenant keeps the layout of a server that knows no tenants. A year begins with a digit, so no folder of
-    // a tenant is one of a year.
+    // The default tenant keeps the layout of a server that knows no tenants. A year begins with a digit, so
+    // no folder of a tenant is one of a year.
     let first = match tenant {
         TenantId::DEFAULT => of_day,
         other => format!("t{}/{of_day}", other.number()),

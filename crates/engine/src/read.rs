@@ -117,8 +117,8 @@ impl Engine {
         Status { upload, expired, live }
     }
 
-    /// Returns the absolute path of the file of a completed upload, for programs on the same machine. `None` when there is
-    /// no such file, or none that can be named.
+    /// Returns the absolute path of the file of a completed upload, for programs on the same machine. `None`
+    /// when there is no such file, or none that can be named.
     pub fn file_of(&self, upload: &Upload) -> Option<String> {
         let record = upload.record();
         let has_file = record.stage == Stage::Completed && upload.owns_bytes() && record.missing_since.is_none();

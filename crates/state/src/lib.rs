@@ -1,9 +1,9 @@
 //! Durable facts: uploads, the events they caused, and the deliveries of those events.
 //!
-//! One port for each noun, all over one store. A commit writes an upload, its events and their deliveries together or not at all. The
-//! version in a commit is the law: a commit that read an older version fails with [`Error::Conflict`] and changes
-//! nothing. The store knows nothing of HTTP, of the engine or of where bytes are; it keeps the storage's resume
-//! token as bytes it cannot read.
+//! One port for each noun, all over one store. A commit writes an upload, its events and their deliveries
+//! together or not at all. The version in a commit is the law: a commit that read an older version fails with
+//! [`Error::Conflict`] and changes nothing. The store knows nothing of HTTP, of the engine or of where bytes
+//! are; it keeps the storage's resume token as bytes it cannot read.
 
 use domain::endpoint::EndpointId;
 use domain::id::UploadId;
@@ -51,7 +51,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The upload was changed by someone else since it was read, or another node has taken it over. Nothing was written.
+    /// The upload was changed by someone else since it was read, or another node has taken it over. Nothing
+    /// was written.
     #[error("upload {0} was changed in the meantime")]
     Conflict(UploadId),
     /// The database is of another, newer version of this program.

@@ -1,10 +1,10 @@
 //! How far uploads are at this moment, beyond what is committed.
 //!
-//! A writer sets counters and waits for nobody; whoever asks gets a reading of them. What is read here is never a
-//! promise: it may be behind, or missing, and only the committed row is the truth. So an adapter that reaches other nodes
-//! publishes readings at its own pace, answers with the last one it has, and with none when it reaches nobody soon. It
-//! says how old a reading is, and whoever asks two nodes in turn may get an older one from the second. [`LocalProgress`]
-//! reads the counters of its own process, and is never behind.
+//! A writer sets counters and waits for nobody; whoever asks gets a reading of them. What is read here is
+//! never a promise: it may be behind, or missing, and only the committed row is the truth. So an adapter that
+//! reaches other nodes publishes readings at its own pace, answers with the last one it has, and with none
+//! when it reaches nobody soon. It says how old a reading is, and whoever asks two nodes in turn may get an
+//! older one from the second. [`LocalProgress`] reads the counters of its own process, and is never behind.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,8 +25,8 @@ pub trait LiveProgress: fmt::Debug + Send + Sync + 'static {
     /// Takes counters back when their writer ends, unless another's have taken their place. Never waits.
     fn withdraw(&self, upload: UploadId, counters: &Arc<dyn Counters>);
 
-    /// Reads how far each of these is; `None` for one that nobody writes, as far as is known. Never fails, and never waits
-    /// for long: many may be asked for at once.
+    /// Reads how far each of these is; `None` for one that nobody writes, as far as is known. Never fails,
+    /// and never waits for long: many may be asked for at once.
     async fn of(&self, uploads: &[UploadId]) -> Vec<Option<LiveReading>>;
 }
 

@@ -1,7 +1,8 @@
 //! The suite every state store passes.
 //!
 //! A check is an async function over a [`Place`], somewhere a store can be opened and opened again.
-//! `conformance_suite!` makes a test of each; of those for stores that gather commits into one transaction, too, if asked.
+//! `conformance_suite!` makes a test of each; of those for stores that gather commits into one transaction,
+//! too, if asked.
 
 #![expect(clippy::unwrap_used, reason = "a check says what it expects by failing")]
 
