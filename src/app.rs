@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::data_folder::DataFolder;
 use crate::app::listeners::Listeners;
-use crate::app::stores::Means;
 use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::Config;
@@ -41,6 +40,7 @@ use outbound::address::EgressRules;
 use outbound::keys::{Key, Keys};
 use state::{Company, Leases, LocalProgress, Outbox, Rings, Store, UploadStore};
 use state_sqlite::SqliteStore;
+use storage::local::Means;
 
 pub use permissions::restrict_new_files;
 
@@ -88,12 +88,12 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let data_dir = &config.server.data_dir;
     let folder = DataFolder::take(data_dir)?;
     let means = Means {
-        folder: &folder,
         direct_files: fitted.direct_files,
         keep_free_bytes: config.engine.space.min_free_bytes,
         read_pool: answer_memory.clone(),
+        guard: Some(folder.lock()),
     };
-    let blobs = stores::open(&config.storage, means)?;
+    let blobs = stores::open(&config.storage, &folder, means)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock = state.clock();

@@ -9,7 +9,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use crate::app::threads;
-use crate::config::{Config, TlsFiles};
+use crate::config::Config;
 use edge::listen::certificates::{Certificates, Files, Unusable};
 use edge::listen::tls::Tls;
 use edge::listen::window::Budget;
@@ -133,10 +133,9 @@ pub(super) fn worker_count(asked: Option<usize>) -> usize {
 }
 
 /// Encryption with a certificate that follows its files for as long as there is somebody who can have them looked at.
-fn tls(config: &Config, files: &TlsFiles) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
+fn tls(config: &Config, files: &Files) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
     check_memory(config)?;
-    let paths = Files { certificate: files.certificate.clone(), private_key: files.private_key.clone() };
-    let certificates = Arc::new(Certificates::load(paths).map_err(|why| unusable(files, &why))?);
+    let certificates = Arc::new(Certificates::load(files.clone()).map_err(|why| unusable(files, &why))?);
     let tls = Tls::new(Arc::clone(&certificates), config.tls.handshake_timeout, config.http2.max_connections)
         .context("could not set up TLS")?;
     let (look, looks) = mpsc::channel(1);
@@ -145,7 +144,7 @@ fn tls(config: &Config, files: &TlsFiles) -> anyhow::Result<(Tls, mpsc::Sender<(
 }
 
 /// In the words of the configuration.
-fn unusable(files: &TlsFiles, why: &Unusable) -> anyhow::Error {
+fn unusable(files: &Files, why: &Unusable) -> anyhow::Error {
     let (key, path) = match why {
         Unusable::Certificate(_) => ("tls.certificate_file", &files.certificate),
         Unusable::PrivateKey(_) => ("tls.private_key_file", &files.private_key),

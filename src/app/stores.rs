@@ -3,47 +3,15 @@
 
 use std::sync::Arc;
 
-use pool::Pool;
 use storage::BlobStore;
-use storage::local::{Durability, LocalStore, Settings};
+use storage::local::{LocalStore, Means};
 
 use crate::app::data_folder::DataFolder;
 use crate::config::{Kind, Storage};
 
-/// What a storage may use of the process.
-pub(super) struct Means<'a> {
-    pub(super) folder: &'a DataFolder,
-    /// Descriptors for direct writes.
-    pub(super) direct_files: usize,
-    /// Disk space to leave to others.
-    pub(super) keep_free_bytes: u64,
-    /// Memory for what is read ahead.
-    pub(super) read_pool: Pool,
-}
-
-pub(super) fn open(config: &Storage, means: Means<'_>) -> anyhow::Result<Arc<dyn BlobStore>> {
+/// Opens the storage. What it may take of the process and the disk is said by `means`.
+pub(super) fn open(config: &Storage, folder: &DataFolder, means: Means) -> anyhow::Result<Arc<dyn BlobStore>> {
     match config.kind {
-        Kind::Local => open_local(config, means),
+        Kind::Local => Ok(Arc::new(LocalStore::open(folder.path().to_owned(), config.local.clone(), means)?)),
     }
-}
-
-fn open_local(
-    config: &Storage,
-    Means { folder, direct_files, keep_free_bytes, read_pool }: Means<'_>,
-) -> anyhow::Result<Arc<dyn BlobStore>> {
-    let durability = match config.durability {
-        state::Durability::Strict => Durability::Strict,
-        state::Durability::Relaxed => Durability::Relaxed,
-    };
-    let settings = Settings {
-        durability,
-        direct: config.local.direct_io,
-        direct_files,
-        preallocate: config.local.preallocate,
-        keep_free_bytes,
-        read_pool,
-        guard: Some(folder.lock()),
-        ..Settings::default()
-    };
-    Ok(Arc::new(LocalStore::open(folder.path().to_owned(), settings)?))
 }

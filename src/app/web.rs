@@ -8,14 +8,13 @@ use prometheus_client::registry::Registry;
 
 use crate::app::public_url;
 use crate::config::{AllowOrigins, Config};
+use crate::front;
 use crate::front::{Areas, Health, Reads, Webhooks};
-use crate::{config, front};
 use dialects::uploads::{Terms, Uploads};
 use domain::host::Host;
 use edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
 use edge::addresses::Addresses;
 use edge::answers::Answers;
-use edge::clients::{Proxies, ProxyField};
 use edge::refusals::Refusals;
 use edge::seats::Seats;
 use edge::shares::Share;
@@ -133,10 +132,8 @@ fn terms(config: &Config, engine: &Engine) -> Terms {
         // Nothing is gathered for an application that is asked nothing.
         forward_headers: config.hooks.calls.is_some().then(|| header_names(&config.hooks.forward_headers)),
         clients_may_terminate: config.auth.public_terminate,
-        ietf_interop_versions: config.protocols.ietf_interop_versions.clone(),
-        plain_uploads: config.protocols.plain_uploads,
+        protocols: config.protocols.clone(),
         range_alignment_bytes,
-        range_size_bytes: config.protocols.range_size_bytes.next_multiple_of(range_alignment_bytes),
     }
 }
 
@@ -144,13 +141,7 @@ fn addresses(config: &Config) -> Addresses {
     Addresses {
         public_url: public_url(config).to_owned(),
         scheme: if config.tls.files.is_some() { "https" } else { "http" },
-        proxies: Proxies {
-            trusted: config.server.trusted_proxies.clone(),
-            field: match config.server.trusted_proxy_header {
-                config::ProxyHeader::XForwardedFor => ProxyField::XForwardedFor,
-                config::ProxyHeader::Forwarded => ProxyField::Forwarded,
-            },
-        },
+        proxies: config.server.proxies.clone(),
     }
 }
 

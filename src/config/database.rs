@@ -2,9 +2,10 @@
 
 use crate::config::reader::Reader;
 use crate::config::units::{MIB, TIB};
-use state::Durability;
 use state_sqlite::{LOOKUP_CONNECTIONS, SqliteSettings};
+use storage::local::Durability;
 
+/// Commits outlive what bytes outlive.
 pub(super) fn read(from: &mut Reader, durability: Durability) -> SqliteSettings {
     SqliteSettings {
         group_commit_max: from.count("database.group_commit_max", 1..=10_000),
@@ -13,6 +14,9 @@ pub(super) fn read(from: &mut Reader, durability: Durability) -> SqliteSettings 
         lookup_connections: LOOKUP_CONNECTIONS,
         max_log_bytes: from.size("database.max_wal_size", 4 * MIB..=TIB),
         reserve_bytes: from.size("database.reserve", 0..=TIB),
-        durability,
+        durability: match durability {
+            Durability::Strict => state::Durability::Strict,
+            Durability::Relaxed => state::Durability::Relaxed,
+        },
     }
 }

@@ -47,16 +47,16 @@ pub use http2::Http2;
 pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::{Format, Log};
-pub use protocols::Protocols;
 pub use registry::{CONFIG_VARIABLE, DEFAULTS, Key, VARIABLE_PREFIX, keys};
 pub use secret::Secret;
-pub use server::{ProxyHeader, Server};
+pub use server::Server;
 pub use status::Status;
-pub use storage::{Kind, Local, Storage};
-pub use tls::{Tls, TlsFiles};
+pub use storage::{Kind, Storage};
+pub use tls::Tls;
 pub(crate) use units::parse_duration;
 pub use webhooks::Webhooks;
 
+use dialects::uploads::Protocols;
 use layers::Layers;
 use reader::Reader;
 use state_sqlite::SqliteSettings;
@@ -98,8 +98,8 @@ impl Config {
             tls: Tls::read(reader),
             http2: Http2::read(reader),
             limits: Limits::read(reader),
-            protocols: Protocols::read(reader, &engine.ranges),
-            database: database::read(reader, storage.durability),
+            protocols: protocols::read(reader, &engine.ranges),
+            database: database::read(reader, storage.local.durability),
             storage,
             engine,
             status: Status::read(reader),

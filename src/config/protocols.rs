@@ -2,32 +2,21 @@
 
 use crate::config::reader::{Judged, Reader};
 use crate::config::units::{KIB, MIB};
+use dialects::uploads::Protocols;
 use engine::RangeSettings;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Protocols {
-    /// Versions of the IETF draft, by their interop number, whose clients are sent interim responses.
-    pub ietf_interop_versions: Vec<u32>,
-    /// Whether a whole file may be sent as it is, without a protocol.
-    pub plain_uploads: bool,
-    /// The size of ranges that clients are advised to send.
-    pub range_size_bytes: u64,
-}
-
-impl Protocols {
-    pub(super) fn read(from: &mut Reader, ranges: &RangeSettings) -> Self {
-        let protocols = Self {
-            ietf_interop_versions: from.list("protocols.ietf_interop_versions", versions),
-            plain_uploads: from.boolean("protocols.plain_uploads"),
-            range_size_bytes: from.size("protocols.range_size", 64 * KIB..=1024 * MIB),
-        };
-        from.require(
-            protocols.range_size_bytes.is_multiple_of(ranges.alignment_bytes),
-            &["protocols.range_size", "protocols.range_alignment"],
-            |others| format!("must be a multiple of {}", others.join(", ")),
-        );
-        protocols
-    }
+pub(super) fn read(from: &mut Reader, ranges: &RangeSettings) -> Protocols {
+    let protocols = Protocols {
+        ietf_interop_versions: from.list("protocols.ietf_interop_versions", versions),
+        plain_uploads: from.boolean("protocols.plain_uploads"),
+        range_size_bytes: from.size("protocols.range_size", 64 * KIB..=1024 * MIB),
+    };
+    from.require(
+        protocols.range_size_bytes.is_multiple_of(ranges.alignment_bytes),
+        &["protocols.range_size", "protocols.range_alignment"],
+        |others| format!("must be a multiple of {}", others.join(", ")),
+    );
+    protocols
 }
 
 fn versions(items: Vec<&str>) -> Judged<Vec<u32>> {

@@ -10,8 +10,8 @@ use crate::config::reader::{Judged, Reader};
 use crate::config::units::hours;
 use crate::config::webhooks::networks;
 use domain::host::Host;
-use domain::network::Network;
 use domain::node::NodeName;
+use edge::clients::{Proxies, ProxyField};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -22,9 +22,7 @@ pub struct Server {
     pub node_name: Option<NodeName>,
     /// What links begin with, without a slash at the end. `None`: each request's own host.
     pub public_url: Option<String>,
-    /// Whose word about their clients counts.
-    pub trusted_proxies: Vec<Network>,
-    pub trusted_proxy_header: ProxyHeader,
+    pub proxies: Proxies,
     /// `None`: one for each processor core.
     pub workers: Option<usize>,
     /// Where only reading is served, by threads of its own. `None`: nowhere but at `listen`.
@@ -35,13 +33,6 @@ pub struct Server {
     pub shutdown_timeout: Duration,
 }
 
-/// Where a trusted proxy says whom it passes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyHeader {
-    XForwardedFor,
-    Forwarded,
-}
-
 impl Server {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
@@ -49,8 +40,10 @@ impl Server {
             data_dir: from.text("data_dir", data_dir),
             node_name: from.text("node_name", node_name),
             public_url: from.text("public_url", public_url),
-            trusted_proxies: from.list("trusted_proxies", networks),
-            trusted_proxy_header: from.text("trusted_proxy_header", proxy_header),
+            proxies: Proxies {
+                trusted: from.list("trusted_proxies", networks),
+                field: from.text("trusted_proxy_header", proxy_field),
+            },
             workers: Some(from.count("workers", 0..=512)).filter(|workers| *workers > 0),
             read_listen: from
                 .text("read_listen", |text| if text.is_empty() { Ok(None) } else { address(text).map(Some) }),
@@ -123,10 +116,10 @@ fn public_url(text: &str) -> Judged<Option<String>> {
     Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
 }
 
-fn proxy_header(text: &str) -> Judged<ProxyHeader> {
+fn proxy_field(text: &str) -> Judged<ProxyField> {
     match text {
-        _ if text.eq_ignore_ascii_case("x-forwarded-for") => Ok(ProxyHeader::XForwardedFor),
-        _ if text.eq_ignore_ascii_case("forwarded") => Ok(ProxyHeader::Forwarded),
+        _ if text.eq_ignore_ascii_case("x-forwarded-for") => Ok(ProxyField::XForwardedFor),
+        _ if text.eq_ignore_ascii_case("forwarded") => Ok(ProxyField::Forwarded),
         _ => {
             Err("not a field that proxies are known to report clients in; write x-forwarded-for or forwarded"
                 .to_owned())

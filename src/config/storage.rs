@@ -1,13 +1,12 @@
-//! How bytes are written and what is computed of them.
+//! Where bytes are, and how they are written there.
 
 use crate::config::reader::{Judged, Reader};
-use state::Durability;
+use storage::local::{Durability, Settings as LocalSettings};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
     pub kind: Kind,
-    pub local: Local,
-    pub durability: Durability,
+    pub local: LocalSettings,
     pub io_threads: usize,
     /// The permissions of new files; those of new folders follow from it.
     pub file_mode: u32,
@@ -19,31 +18,23 @@ pub enum Kind {
     Local,
 }
 
-/// How files are written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Local {
-    pub direct_io: bool,
-    pub preallocate: bool,
-}
-
 impl Storage {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
             kind: from.text("storage.kind", kind),
-            local: Local::read(from),
-            durability: from.text("storage.durability", durability),
+            local: read_local(from),
             io_threads: from.count("storage.io_threads", 2..=1024),
             file_mode: from.text("storage.file_mode", file_mode),
         }
     }
 }
 
-impl Local {
-    fn read(from: &mut Reader) -> Self {
-        Self {
-            direct_io: from.text("storage.local.direct_io", direct_io),
-            preallocate: from.boolean("storage.local.preallocate"),
-        }
+fn read_local(from: &mut Reader) -> LocalSettings {
+    LocalSettings {
+        durability: from.text("storage.durability", durability),
+        direct_io: from.text("storage.local.direct_io", direct_io),
+        preallocate: from.boolean("storage.local.preallocate"),
+        ..LocalSettings::default()
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use bytes::Bytes;
-use longshore::config::{Config, ProxyHeader, Secret};
+use edge::clients::ProxyField;
+use longshore::config::{Config, Secret};
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS, TUS};
@@ -18,7 +19,7 @@ const NEAR: (&str, &str) = ("X-Forwarded-For", "192.0.2.1");
 const FAR: (&str, &str) = ("X-Forwarded-For", "198.51.100.9, 203.0.113.7, 127.0.0.5");
 
 fn behind_a_proxy(config: &mut Config) {
-    config.server.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    config.server.proxies.trusted = vec!["127.0.0.0/8".parse().unwrap()];
 }
 
 /// Begins an append of ten bytes and sends one.
@@ -74,7 +75,7 @@ async fn each_address_has_its_share_of_uploads() {
 async fn each_address_has_its_share_of_streams_and_long_polls() {
     let app = TestApp::with(|config| {
         behind_a_proxy(config);
-        config.server.trusted_proxy_header = ProxyHeader::Forwarded;
+        config.server.proxies.field = ProxyField::Forwarded;
         config.status.max_streams_per_address = Some(1);
     })
     .await;
@@ -164,7 +165,7 @@ async fn request_ids_are_taken_from_this_machine_and_trusted_proxies_only() {
     assert!(told(&TestApp::start().await).await);
     let (Some(address), Some(app)) = (other_address(), on_the_network(|_| {}).await) else { return };
     assert!(!told(&app).await, "a stranger could pass for another request");
-    let trusting = |config: &mut Config| config.server.trusted_proxies = vec![address.to_string().parse().unwrap()];
+    let trusting = |config: &mut Config| config.server.proxies.trusted = vec![address.to_string().parse().unwrap()];
     assert!(told(&on_the_network(trusting).await.unwrap()).await);
 }
 

@@ -39,12 +39,27 @@ pub struct Terms {
     pub forward_headers: Option<Vec<HeaderName>>,
     /// Whether clients may delete uploads.
     pub clients_may_terminate: bool,
-    pub ietf_interop_versions: Vec<u32>,
-    /// Whether whole files are taken without a protocol.
-    pub plain_uploads: bool,
+    pub protocols: Protocols,
+    /// Ranges begin and end at multiples of this, where they do not touch bytes that are there.
     pub range_alignment_bytes: u64,
-    /// The size of ranges that clients are told to send.
+}
+
+/// Which ways of uploading are offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protocols {
+    /// Versions of the IETF draft, by their interop number, whose clients are sent interim responses.
+    pub ietf_interop_versions: Vec<u32>,
+    /// Whether a whole file may be sent as it is, without a protocol.
+    pub plain_uploads: bool,
+    /// The least size of ranges that clients are advised to send.
     pub range_size_bytes: u64,
+}
+
+impl Terms {
+    /// Returns the size of ranges that clients are advised to send, which the storage can take.
+    pub fn range_size_bytes(&self) -> u64 {
+        self.protocols.range_size_bytes.next_multiple_of(self.range_alignment_bytes)
+    }
 }
 
 impl Uploads {

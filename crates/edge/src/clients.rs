@@ -19,7 +19,7 @@ pub enum ProxyField {
 }
 
 /// The proxies that are believed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxies {
     pub trusted: Vec<Network>,
     pub field: ProxyField,

@@ -43,22 +43,27 @@ use copiers::Copiers;
 use files::Opening;
 use folder::DataFolder;
 use turns::{Turn, Turns};
-use writer::LocalWriter;
+use writer::{Limits, LocalWriter};
 
 /// How the disk is used.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub durability: Durability,
     /// Large writes go to the disk past the page cache, where the file system takes them.
-    pub direct: bool,
-    /// So many blobs at most have a second descriptor for that. Others are written through the page cache.
-    pub direct_files: usize,
+    pub direct_io: bool,
     /// Disk blocks for a blob of known size are allocated ahead of its bytes, in steps.
     pub preallocate: bool,
-    /// What such steps leave free on the disk.
-    pub keep_free_bytes: u64,
-    /// So many writes of one blob are under way at once, before `write` waits.
+    /// How many writes of one blob are under way at once, at least 1, before `write` waits.
     pub writes_in_flight: usize,
+}
+
+/// What a store may take of its process and its disk.
+#[derive(Debug, Clone)]
+pub struct Means {
+    /// How many blobs at most have a second descriptor for direct writes. Others are written through the page cache.
+    pub direct_files: usize,
+    /// What blocks that are allocated ahead leave free on the disk.
+    pub keep_free_bytes: u64,
     /// What is read for readers before they take it comes out of this.
     pub read_pool: Pool,
     /// Kept until nothing can touch the folder any more, also what goes on behind a caller that has given up.
@@ -79,16 +84,13 @@ pub enum Durability {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            durability: Durability::Strict,
-            direct: true,
-            direct_files: 1024,
-            preallocate: true,
-            keep_free_bytes: 0,
-            writes_in_flight: 3,
-            read_pool: Pool::new(64 << 20),
-            guard: None,
-        }
+        Self { durability: Durability::Strict, direct_io: true, preallocate: true, writes_in_flight: 3 }
+    }
+}
+
+impl Default for Means {
+    fn default() -> Self {
+        Self { direct_files: 1024, keep_free_bytes: 0, read_pool: Pool::new(64 << 20), guard: None }
     }
 }
 
@@ -116,18 +118,19 @@ pub struct LocalStore {
     copiers: Copiers,
     abilities: Abilities,
     settings: Settings,
+    means: Means,
 }
 
 impl LocalStore {
     /// Uses the data folder `root`, making it if it is not there. Blocks; meant for the start.
-    pub fn open(root: PathBuf, settings: Settings) -> std::result::Result<Self, OpenError> {
+    pub fn open(root: PathBuf, settings: Settings, means: Means) -> std::result::Result<Self, OpenError> {
         let settings = Settings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
-        let direct_files = if settings.direct { settings.direct_files } else { 0 };
-        let data = DataFolder::open(root, settings.durability, direct_files, settings.guard.clone())?;
+        let direct_files = if settings.direct_io { means.direct_files } else { 0 };
+        let data = DataFolder::open(root, settings.durability, direct_files, means.guard.clone())?;
         // Where measuring fails now, it fails whoever asks later too.
         let knows_room = data.capacity().map_or(true, |capacity| capacity.is_some());
         let abilities = Abilities { knows_room, ..ABILITIES };
-        Ok(Self { turns: Arc::new(Turns::new(data)), copiers: Copiers::default(), abilities, settings })
+        Ok(Self { turns: Arc::new(Turns::new(data)), copiers: Copiers::default(), abilities, settings, means })
     }
 
     /// Changes the files of a blob, when it is this call's turn.
@@ -165,7 +168,9 @@ impl BlobStore for LocalStore {
         };
         let target = self.change("open", (key, epoch), open).await?;
         let ahead = laid_out_bytes.map(Ahead::new);
-        Ok(Box::new(LocalWriter::new(key.clone(), target, &self.settings, end, ahead)))
+        let limits =
+            Limits { writes_in_flight: self.settings.writes_in_flight, keep_free_bytes: self.means.keep_free_bytes };
+        Ok(Box::new(LocalWriter::new(key.clone(), target, limits, end, ahead)))
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
@@ -202,7 +207,7 @@ impl BlobStore for LocalStore {
         let (data, owned_key, end) = (Arc::clone(self.turns.data()), key.clone(), range.end);
         let file = blocking::run(move || files::open_for_reading(&data, &owned_key, end)).await;
         let file = file.map_err(|source| Error::new("read", key, source))?;
-        Ok(reader::stream(key.clone(), file, range, self.settings.read_pool.clone()))
+        Ok(reader::stream(key.clone(), file, range, self.means.read_pool.clone()))
     }
 
     async fn available(&self, to: Option<OpenBlob<'_>>) -> Result<Option<u64>> {

@@ -16,20 +16,26 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use super::ahead::Ahead;
+use super::blocking;
 use super::target::{NO_BYTES, Target};
-use super::{Settings, blocking};
 use crate::{BlobKey, BlobWriter, Checkpoint, Error, Result, durable_end};
 use pool::BLOCK_BYTES;
 
 /// The largest pages there are.
 const MAX_PAGE_BYTES: u64 = 64 << 10;
 
+/// How far a writer may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) writes_in_flight: usize,
+    pub(super) keep_free_bytes: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct LocalWriter {
     key: BlobKey,
     target: Arc<Target>,
-    writes_in_flight: usize,
-    keep_free_bytes: u64,
+    limits: Limits,
     /// The highest place that holds a byte.
     end: u64,
     /// `None` where nothing is allocated ahead.
@@ -38,15 +44,14 @@ pub(super) struct LocalWriter {
 
 impl LocalWriter {
     /// `end` is where the blob ends now.
-    pub(super) fn new(key: BlobKey, target: Arc<Target>, settings: &Settings, end: u64, ahead: Option<Ahead>) -> Self {
-        let Settings { writes_in_flight, keep_free_bytes, .. } = *settings;
-        Self { key, target, writes_in_flight, keep_free_bytes, end, ahead }
+    pub(super) fn new(key: BlobKey, target: Arc<Target>, limits: Limits, end: u64, ahead: Option<Ahead>) -> Self {
+        Self { key, target, limits, end, ahead }
     }
 
     /// Has blocks allocated for the writes that follow this one. Nothing waits for it.
     fn allocate_ahead(&mut self, write: &Range<u64>) {
         let Some(due) = self.ahead.as_mut().and_then(|ahead| ahead.note(write)) else { return };
-        let (allocation, keep_free_bytes) = (self.target.begin(NO_BYTES), self.keep_free_bytes);
+        let (allocation, keep_free_bytes) = (self.target.begin(NO_BYTES), self.limits.keep_free_bytes);
         blocking::start(move || {
             if let Err(error) = allocation.allocate(due, keep_free_bytes) {
                 tracing::debug!(%error, "could not allocate disk space ahead of an upload");
@@ -67,7 +72,7 @@ impl BlobWriter for LocalWriter {
         }
         // The kernel writes whole pages to the disk and reads whole blocks for them: neighbours within one wait too.
         let pages = pages_around(offset..end, page_bytes());
-        self.target.room(&pages, self.writes_in_flight).await?;
+        self.target.room(&pages, self.limits.writes_in_flight).await?;
         // From here on nothing waits: a call that is dropped has taken nothing.
         self.end = self.end.max(end);
         self.allocate_ahead(&(offset..end));

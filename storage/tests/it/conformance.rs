@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use storage::faults::{Faults, Faulty};
-use storage::local::{Durability, LocalStore, Settings};
+use storage::local::{Durability, LocalStore, Means, Settings};
 use storage::memory::MemoryStore;
 use storage::{Abilities, BlobKey, BlobStore, conformance, memory};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ impl Folders {
 
     fn store(&self, settings: Settings) -> LocalStore {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        LocalStore::open(self.root.path().join(number.to_string()), settings).unwrap()
+        LocalStore::open(self.root.path().join(number.to_string()), settings, Means::default()).unwrap()
     }
 }
 
@@ -35,7 +35,7 @@ async fn local_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn local_store_through_the_page_cache() {
     let folders = Folders::new();
-    let settings = Settings { direct: false, preallocate: false, writes_in_flight: 5, ..Settings::default() };
+    let settings = Settings { direct_io: false, preallocate: false, writes_in_flight: 5, ..Settings::default() };
     conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use storage::conformance::{EPOCH, assert_bytes, bytes, read};
 use storage::disks::{Disk, Format, cached_bytes};
-use storage::local::{LocalStore, Settings};
+use storage::local::{LocalStore, Means, Settings};
 use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, OpenBlob, Resume, conformance};
 use tempfile::TempDir;
 
@@ -26,7 +26,11 @@ fn mounted(disk: Result<Disk, String>) -> Option<Disk> {
 }
 
 fn open(root: &Path, settings: Settings) -> Arc<dyn BlobStore> {
-    Arc::new(LocalStore::open(root.to_owned(), settings).unwrap())
+    Arc::new(LocalStore::open(root.to_owned(), settings, Means::default()).unwrap())
+}
+
+fn open_with(root: &Path, means: Means) -> Arc<dyn BlobStore> {
+    Arc::new(LocalStore::open(root.to_owned(), Settings::default(), means).unwrap())
 }
 
 /// The suite, with each store in a folder of its own.
@@ -61,7 +65,7 @@ async fn writes_directly_on(format: Format, sector_bytes: u32) {
     keeps_the_contract(disk.path()).await;
     let direct = cached_after_writing(&disk.path().join("direct"), Settings::default()).await;
     assert!(direct < MIB / 4, "{direct} bytes of it went through the page cache");
-    let settings = Settings { direct: false, ..Settings::default() };
+    let settings = Settings { direct_io: false, ..Settings::default() };
     let buffered = cached_after_writing(&disk.path().join("buffered"), settings).await;
     assert!(buffered > 7 * MIB, "only {buffered} bytes are seen: then it is not seen either how few there are");
 }
@@ -160,7 +164,7 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
 async fn blobs_that_get_no_second_descriptor_are_written_through_the_page_cache() {
     let folder = TempDir::new().unwrap();
     let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 128 * MIB)) else { return };
-    let store = open(disk.path(), Settings { direct_files: 1, ..Settings::default() });
+    let store = open_with(disk.path(), Means { direct_files: 1, ..Means::default() });
     let keys = ["first", "second", "third"].map(|name| BlobKey::new(name).unwrap());
     let begin = async |key| {
         let mut writer = store.open(key, EPOCH, None, Some(8 * MIB)).await.unwrap();
@@ -191,7 +195,7 @@ async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
     let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
     let elsewhere = open(&disk.path().join("elsewhere"), Settings::default());
     let room = elsewhere.available(None).await.unwrap().unwrap();
-    let store = open(disk.path(), Settings { keep_free_bytes: room - 4 * MIB, ..Settings::default() });
+    let store = open_with(disk.path(), Means { keep_free_bytes: room - 4 * MIB, ..Means::default() });
     let mut writer = store.open(&key(), EPOCH, None, Some(32 * MIB)).await.unwrap();
     for at in (0..8 * MIB).step_by(1 << 20) {
         write(&mut *writer, at..at + MIB).await.unwrap();

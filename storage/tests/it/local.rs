@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use storage::conformance::{EPOCH, assert_bytes, bytes, read, write_blob};
-use storage::local::{LocalStore, OpenError, Settings};
+use storage::local::{LocalStore, Means, OpenError, Settings};
 use storage::{BlobKey, BlobStore, ErrorKind, Part, Resume};
 use tempfile::TempDir;
 
@@ -51,11 +51,12 @@ impl Fixture {
 }
 
 fn open(root: &Path) -> Result<LocalStore, OpenError> {
-    LocalStore::open(root.to_owned(), Settings::default())
+    LocalStore::open(root.to_owned(), Settings::default(), Means::default())
 }
 
 fn guarded(root: &Path, guard: &Arc<()>) -> Result<LocalStore, OpenError> {
-    LocalStore::open(root.to_owned(), Settings { guard: Some(Arc::<()>::clone(guard)), ..Settings::default() })
+    let means = Means { guard: Some(Arc::<()>::clone(guard)), ..Means::default() };
+    LocalStore::open(root.to_owned(), Settings::default(), means)
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use storage::conformance::{EPOCH, laid_out, read};
-use storage::local::{LocalStore, Settings};
+use storage::local::{LocalStore, Means, Settings};
 use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
 use tempfile::TempDir;
 
@@ -102,8 +102,9 @@ impl Walk {
             while Arc::strong_count(&self.guard) > 1 {
                 tokio::task::yield_now().await;
             }
-            let settings = Settings { guard: Some(Arc::<()>::clone(&self.guard)), ..self.settings.clone() };
-            self.store = Some(Arc::new(LocalStore::open(self.root.path().to_owned(), settings).unwrap()));
+            let means = Means { guard: Some(Arc::<()>::clone(&self.guard)), ..Means::default() };
+            self.store =
+                Some(Arc::new(LocalStore::open(self.root.path().to_owned(), self.settings.clone(), means).unwrap()));
         }
         self.store.clone().unwrap()
     }
@@ -195,7 +196,7 @@ proptest! {
     #[test]
     fn what_was_durable_is_there_and_the_rest_is_not(steps in steps(), direct: bool) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let settings = Settings { direct, ..Settings::default() };
+        let settings = Settings { direct_io: direct, ..Settings::default() };
         let root = TempDir::new().unwrap();
         let mut walk = Walk { root, settings, guard: Arc::default(), store: None, writer: None, model: Model::default(), writes: 0 };
         runtime.block_on(async {

@@ -1,6 +1,7 @@
 //! Where an upload is, as its client is told: a path, or all of it where nothing stands in between.
 
-use longshore::config::{ProxyHeader, Secret};
+use edge::clients::ProxyField;
+use longshore::config::Secret;
 
 use crate::ranged::{JSON, START};
 use crate::support::app::TestApp;
@@ -54,7 +55,7 @@ async fn a_client_that_asks_directly_is_told_the_whole_address() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_it_is_a_path() {
-    let app = TestApp::with(|config| config.server.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]).await;
+    let app = TestApp::with(|config| config.server.proxies.trusted = vec!["127.0.0.0/8".parse().unwrap()]).await;
     let host = app.address().to_string();
     let location = told(&mut app.client().await, &host, "/files", &[TUS, ("Upload-Length", "5")], "1.1").await;
     assert!(location.starts_with("/files/"), "{location}");
@@ -82,13 +83,13 @@ async fn the_address_of_a_session_can_be_reached() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxy_is_believed_about_the_scheme_and_nobody_else() {
     for (header, field) in [
-        (ProxyHeader::XForwardedFor, ("X-Forwarded-Proto", "https")),
-        (ProxyHeader::Forwarded, ("Forwarded", "for=192.0.2.1;proto=https")),
+        (ProxyField::XForwardedFor, ("X-Forwarded-Proto", "https")),
+        (ProxyField::Forwarded, ("Forwarded", "for=192.0.2.1;proto=https")),
     ] {
         for (trusted, scheme) in [("127.0.0.0/8", "https"), ("10.0.0.0/8", "http")] {
             let app = TestApp::with(|config| {
-                config.server.trusted_proxies = vec![trusted.parse().unwrap()];
-                config.server.trusted_proxy_header = header;
+                config.server.proxies.trusted = vec![trusted.parse().unwrap()];
+                config.server.proxies.field = header;
                 config.auth.token = Some(Secret::new("correct-horse-battery-staple".to_owned()));
             })
             .await;

@@ -245,8 +245,8 @@ impl World {
     async fn disk(&self) -> LocalStore {
         until("the folder is free", async || {
             let folder = DataFolder::take(self.folder.path()).ok()?;
-            let settings = storage::local::Settings { guard: Some(folder.lock()), ..Default::default() };
-            LocalStore::open(folder.path().to_owned(), settings).ok()
+            let means = storage::local::Means { guard: Some(folder.lock()), ..Default::default() };
+            LocalStore::open(folder.path().to_owned(), storage::local::Settings::default(), means).ok()
         })
         .await
     }

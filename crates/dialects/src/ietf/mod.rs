@@ -128,7 +128,7 @@ struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     fn new(request: &'a HttpRequest, marked: Marked, shared: &'a Uploads) -> Self {
         let fields = HeaderFields(request.headers());
-        Self { request, shared, marked, draft: Draft::of(&fields, &shared.terms.ietf_interop_versions) }
+        Self { request, shared, marked, draft: Draft::of(&fields, &shared.terms.protocols.ietf_interop_versions) }
     }
 
     fn fields(&self) -> HeaderFields<'_> {

@@ -148,7 +148,7 @@ async fn plain(
     let posted = request.method() == Method::POST;
     match media_type.as_deref() {
         Some("application/json") if posted => parallel::start(request, payload, shared).await,
-        _ if !shared.terms.plain_uploads => Err(reply::plain_uploads_off()),
+        _ if !shared.terms.protocols.plain_uploads => Err(reply::plain_uploads_off()),
         Some("multipart/form-data") if posted => plain::form(request, payload, shared).await,
         Some(_) | None => plain::file(request, name, payload, shared).await,
     }

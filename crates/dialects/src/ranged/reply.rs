@@ -34,7 +34,7 @@ pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &Uploads) 
         "upload": shared.upload_url(record.id),
         "status": shared.status_url(record.id),
         "length": record.length.map(|length| length.get()),
-        "part_size": shared.terms.range_size_bytes,
+        "part_size": shared.terms.range_size_bytes(),
         "alignment": shared.terms.range_alignment_bytes,
         "expires_at": record.expires_at.map(|at| at.to_string()),
         "complete": record.stage == Stage::Completed,

@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::mpsc;
 
 /// Where the certificate and its key are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     pub certificate: PathBuf,
     pub private_key: PathBuf,
