@@ -74,6 +74,7 @@ fn known() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::principal::TenantId;
 
     /// A database as it was after this many migrations.
     fn after(count: usize) -> Connection {
@@ -82,6 +83,24 @@ mod tests {
             apply(&mut connection, number, sql).unwrap();
         }
         connection
+    }
+
+    /// Migration 19: endpoints and replays of before are the default tenant's.
+    #[test]
+    fn what_was_there_before_is_of_the_default_tenant() {
+        let mut connection = after(18);
+        let sql =
+            "INSERT INTO endpoints (id, origin, present, terms, sealed, state, version, created_at_ms, updated_at_ms)
+            VALUES ('a', 'api', 1, '{}', x'', 'enabled', 1, 0, 0);
+            INSERT INTO replay_jobs (id, endpoint, what, from_ms, before_ms, state, cursor, queued, created_at_ms)
+            VALUES (x'07', 'a', 'dead', 0, 1, 'running', 0, 0, 0)";
+        connection.execute_batch(sql).unwrap();
+        run(&mut connection).unwrap();
+        for table in ["endpoints", "replay_jobs"] {
+            let tenant: u32 =
+                connection.query_row(&format!("SELECT tenant FROM {table}"), [], |row| row.get(0)).unwrap();
+            assert_eq!(TenantId::from_number(tenant), TenantId::DEFAULT, "{table}");
+        }
     }
 
     /// Migration 15: uploads of before are filled as their dialects said.
