@@ -44,10 +44,10 @@ const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Compl
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
-/// What the front has to know of this dialect.
 /// What its uploads are recorded under.
 const NAME: Dialect = Dialect::named("ietf");
 
+/// What the front has to know of this dialect.
 pub(crate) fn dialect() -> dialect::Dialect {
     dialect::Dialect {
         records: &[NAME],

@@ -52,13 +52,13 @@ const FILLING: Filling = Filling { order: WriteOrder::Any, completion: Completio
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PUT, POST, DELETE";
 const BUCKET_METHODS: &str = "OPTIONS, POST, PUT";
 
-/// What the front has to know of this dialect.
 /// What its uploads are recorded under: those filled in any order, and whole files.
 const NAME: Dialect = Dialect::named("ranged");
 
 /// Uploads that Google's client libraries fill, in order.
 const GOOGLE: Dialect = Dialect::named("google");
 
+/// What the front has to know of this dialect.
 pub(crate) fn dialect() -> dialect::Dialect {
     dialect::Dialect {
         records: &[NAME, GOOGLE],

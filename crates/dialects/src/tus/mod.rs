@@ -39,10 +39,10 @@ const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Compl
 const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
-/// What the front has to know of tus.
 /// What its uploads are recorded under.
 const NAME: Dialect = Dialect::named("tus");
 
+/// What the front has to know of tus.
 pub(crate) fn dialect() -> dialect::Dialect {
     dialect::Dialect {
         records: &[NAME],

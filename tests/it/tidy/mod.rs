@@ -1,0 +1,43 @@
+//! What no compiler sees of the house: that its walls stand, that its documents lead somewhere, that comments can be
+//! read.
+//!
+//! Cargo refuses a crate what its `Cargo.toml` does not list. Here the lists themselves are compared with the plan, and
+//! the folders of `src/`, which are one crate, with each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+mod layers;
+mod links;
+
+/// Names, each with the names that it leads to.
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Lists the files below `folder` with this extension, without what was built or downloaded.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    const FOREIGN: [&str; 4] = ["target", "node_modules", "data", ".git"];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_symlink() || FOREIGN.contains(&name.as_str()) {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|own| own == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
