@@ -94,18 +94,18 @@ pub struct Faults(Arc<watch::Sender<Plan>>);
 struct Plan {
     calls: Vec<(Operation, u64)>,
     faults: Vec<Fault>,
-    holds: Vec<Held>,
+    holds: Vec<HeldCalls>,
 }
 
 /// Calls that are held, and how many of them are waiting.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct HeldCalls {
     operation: Operation,
     calls: Calls,
     waiting: usize,
 }
 
-impl Held {
+impl HeldCalls {
     fn holds(&self, operation: Operation, number: u64) -> bool {
         self.operation == operation && self.calls.include(number)
     }
@@ -153,7 +153,7 @@ impl Faults {
     /// The same with only these calls.
     #[must_use = "dropping the hold lets go"]
     pub fn hold_calls(&self, operation: Operation, calls: Calls) -> Hold {
-        self.0.send_modify(|plan| plan.holds.push(Held { operation, calls, waiting: 0 }));
+        self.0.send_modify(|plan| plan.holds.push(HeldCalls { operation, calls, waiting: 0 }));
         Hold { faults: self.clone(), operation }
     }
 

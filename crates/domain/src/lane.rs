@@ -75,7 +75,7 @@ pub fn rejoin(ordering: Ordering, is_in_lane: bool, attempts: u32) -> DeliverySt
 
 /// A delivery whose claim a settlement still holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct ClaimedDelivery {
     pub class: DeliveryClass,
     /// Counted before this attempt.
     pub attempts: u32,
@@ -96,7 +96,7 @@ pub struct Settled {
 
 /// Settles a delivery. Progress that failed is never a dead letter (webhooks.md C5), and is not sent again
 /// once there is later news (webhooks.md C4). An aborted attempt does not count.
-pub fn settle(held: Held, verdict: Verdict, counts: bool) -> Settled {
+pub fn settle(held: ClaimedDelivery, verdict: Verdict, counts: bool) -> Settled {
     let (state, next_at) = match (verdict, held.class) {
         (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
         (Verdict::Cancelled, _) => (DeliveryState::Cancelled, None),

@@ -140,7 +140,7 @@ impl Answers {
                 Err(problem) => return problem.respond(request),
             },
         };
-        answer.set_body(BoxBody::new(Held { bytes, _room: room }))
+        answer.set_body(BoxBody::new(HeldBody { bytes, _room: room }))
     }
 }
 
@@ -157,12 +157,12 @@ impl Room {
 }
 
 /// An answer that lies in memory until its client has taken it.
-struct Held {
+struct HeldBody {
     bytes: Bytes,
     _room: Room,
 }
 
-impl MessageBody for Held {
+impl MessageBody for HeldBody {
     type Error = std::convert::Infallible;
 
     fn size(&self) -> BodySize {

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::Inner;
 use crate::blobs::{current_key, current_resume, epoch_of};
 use crate::command::{EngineError, Unavailable};
-use crate::lease::Held;
+use crate::lease::HeldLease;
 use crate::orders::Order;
 use crate::progress::{RateMeter, WriterProgress};
 use domain::checksum::Digest;
@@ -59,7 +59,7 @@ impl From<Broken> for EngineError {
 
 pub(super) struct Committer {
     pub(super) inner: Arc<Inner>,
-    held: Held<Order>,
+    held: HeldLease<Order>,
     /// As committed.
     pub(super) upload: Upload,
     /// What the requests under way have declared besides. It becomes true with the next bytes that are
@@ -101,7 +101,7 @@ pub(super) enum Call {
 }
 
 impl Committer {
-    pub(super) fn new(inner: Arc<Inner>, held: Held<Order>, upload: Upload) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, held: HeldLease<Order>, upload: Upload) -> Self {
         held.progress.accept(upload.received_bytes());
         let meter = RateMeter::start(upload.received_bytes());
         let declared = Declared::default();
@@ -375,7 +375,7 @@ impl Committer {
     }
 
     /// Gives up the writer, but not yet the lease.
-    pub(super) fn into_parts(self) -> (Arc<Inner>, Held<Order>, Upload) {
+    pub(super) fn into_parts(self) -> (Arc<Inner>, HeldLease<Order>, Upload) {
         (self.inner, self.held, self.upload)
     }
 }

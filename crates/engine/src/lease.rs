@@ -45,7 +45,7 @@ pub(super) struct Live<O> {
 }
 
 /// The right to write an upload. Dropping it gives it back.
-pub(super) struct Held<O> {
+pub(super) struct HeldLease<O> {
     id: UploadId,
     leases: Shared<O>,
     parked: Arc<AtomicUsize>,
@@ -61,9 +61,9 @@ impl<O> Clone for Live<O> {
     }
 }
 
-impl<O> fmt::Debug for Held<O> {
+impl<O> fmt::Debug for HeldLease<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("HeldLease").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -88,7 +88,7 @@ impl<O> Leases<O> {
     }
 
     /// Takes the lease if it is free.
-    pub(super) fn try_take(&self, id: UploadId) -> Option<Held<O>> {
+    pub(super) fn try_take(&self, id: UploadId) -> Option<HeldLease<O>> {
         let mut leases = lock(&self.live);
         if leases.contains_key(&id) {
             return None;
@@ -97,7 +97,7 @@ impl<O> Leases<O> {
         let live = Live { orders, progress: Arc::default(), ended: CancellationToken::new() };
         leases.insert(id, live.clone());
         self.published.publish(id, counters(&live.progress));
-        Some(Held {
+        Some(HeldLease {
             id,
             leases: Arc::clone(&self.live),
             parked: Arc::clone(&self.parked),
@@ -140,7 +140,7 @@ impl<O> Live<O> {
     }
 }
 
-impl<O> Held<O> {
+impl<O> HeldLease<O> {
     /// Keeps the lease for the next request, without counting as a writer. Says whether there is room for
     /// that.
     pub(super) fn park(&self) -> bool {
@@ -160,7 +160,7 @@ impl<O> Held<O> {
     }
 }
 
-impl<O> Drop for Held<O> {
+impl<O> Drop for HeldLease<O> {
     fn drop(&mut self) {
         self.unpark();
         lock(&self.leases).remove(&self.id);

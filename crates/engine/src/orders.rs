@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::command::{Append, EngineError, Unavailable};
 use crate::feed::Feed;
-use crate::lease::{Held, Leases, Live};
+use crate::lease::{HeldLease, Leases, Live};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::Offset;
@@ -72,7 +72,7 @@ impl Leases<Order> {
         id: UploadId,
         at: Option<Offset>,
         patience: Duration,
-    ) -> Result<Held<Order>, EngineError> {
+    ) -> Result<HeldLease<Order>, EngineError> {
         self.claim(id, at, None, patience).await
     }
 
@@ -82,7 +82,7 @@ impl Leases<Order> {
         &self,
         id: UploadId,
         patience: Duration,
-    ) -> Result<(Held<Order>, watch::Sender<Option<Ended>>), EngineError> {
+    ) -> Result<(HeldLease<Order>, watch::Sender<Option<Ended>>), EngineError> {
         let (ended, fate) = watch::channel(None);
         let held = self.claim(id, None, Some(Fate(fate)), patience).await?;
         Ok((held, ended))
@@ -94,7 +94,7 @@ impl Leases<Order> {
         at: Option<Offset>,
         fate: Option<Fate>,
         patience: Duration,
-    ) -> Result<Held<Order>, EngineError> {
+    ) -> Result<HeldLease<Order>, EngineError> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(held) = self.try_take(id) {

@@ -7,7 +7,7 @@
 use tokio::time::Instant;
 
 use crate::command::{EngineError, Unavailable};
-use crate::lease::Held;
+use crate::lease::HeldLease;
 use crate::orders::Order;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
@@ -52,7 +52,7 @@ impl Engine {
 
 impl Inner {
     /// Takes the lease once it is free, and asks nobody for it.
-    async fn wait_for_lease(&self, id: UploadId) -> Result<Held<Order>, EngineError> {
+    async fn wait_for_lease(&self, id: UploadId) -> Result<HeldLease<Order>, EngineError> {
         let deadline = Instant::now() + self.settings.takeover_timeout;
         loop {
             if let Some(held) = self.leases.try_take(id) {

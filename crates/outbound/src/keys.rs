@@ -110,14 +110,14 @@ impl Key {
 
 /// A key and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldKey {
     pub key: Key,
     pub created_at: Timestamp,
     /// `None`: it is a current one, or one the configuration names.
     pub expires_at: Option<Timestamp>,
 }
 
-impl Held {
+impl HeldKey {
     fn is_live(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
@@ -125,20 +125,20 @@ impl Held {
 
 /// Newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys(Vec<Held>);
+pub struct Keys(Vec<HeldKey>);
 
 impl Keys {
     /// Keys that sign until somebody takes them away, the current one of each kind before older ones.
     pub fn lasting(keys: impl IntoIterator<Item = Key>, now: Timestamp) -> Self {
-        Self(keys.into_iter().map(|key| Held { key, created_at: now, expires_at: None }).collect())
+        Self(keys.into_iter().map(|key| HeldKey { key, created_at: now, expires_at: None }).collect())
     }
 
-    pub fn from_held(held: Vec<Held>) -> Self {
+    pub fn from_held(held: Vec<HeldKey>) -> Self {
         Self(held)
     }
 
     /// Those that have not expired; they are never written again.
-    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Held> {
+    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &HeldKey> {
         self.0.iter().filter(move |held| held.is_live(now))
     }
 
@@ -165,7 +165,7 @@ impl Keys {
     /// Makes what is missing for these signatures.
     pub fn completed(mut self, signing: Signing, now: Timestamp) -> Self {
         for kind in self.missing(signing, now) {
-            self.0.insert(0, Held { key: Key::generate(kind), created_at: now, expires_at: None });
+            self.0.insert(0, HeldKey { key: Key::generate(kind), created_at: now, expires_at: None });
         }
         self
     }
@@ -176,14 +176,14 @@ impl Keys {
             return Err(InvalidKey::Overlap);
         }
         let kind = new.kind();
-        let mut keys = vec![Held { key: new, created_at: now, expires_at: None }];
+        let mut keys = vec![HeldKey { key: new, created_at: now, expires_at: None }];
         for held in self.live(now) {
             if held.key == keys[0].key {
                 return Err(InvalidKey::Known);
             }
             let is_replaced = held.key.kind() == kind && held.expires_at.is_none();
             let end = if is_replaced { Some(now.plus(overlap)) } else { held.expires_at };
-            keys.push(Held { expires_at: end, ..held.clone() });
+            keys.push(HeldKey { expires_at: end, ..held.clone() });
         }
         keys.retain(|held| held.is_live(now));
         if keys.iter().filter(|held| held.expires_at.is_some()).count() > MAX_OLD_KEYS {

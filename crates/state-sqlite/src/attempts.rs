@@ -76,7 +76,7 @@ fn settle(tx: &mut WriteTransaction, settlement: &Settlement, now: Timestamp) ->
 }
 
 /// A delivery whose lease the settlement still holds.
-struct Held {
+struct ClaimedRow {
     tenant: TenantId,
     endpoint: EndpointId,
     endpoint_is_stopped: bool,
@@ -84,10 +84,10 @@ struct Held {
     generation: Option<i64>,
     event: EventId,
     upload: Option<UploadId>,
-    delivery: lane::Held,
+    delivery: lane::ClaimedDelivery,
 }
 
-impl Held {
+impl ClaimedRow {
     fn exhausted(&self, settlement: &Settlement) -> Notice {
         Notice::Exhausted {
             delivery: settlement.delivery,
@@ -99,7 +99,7 @@ impl Held {
     }
 }
 
-fn held_delivery(tx: &mut WriteTransaction, settlement: &Settlement) -> rusqlite::Result<Option<Held>> {
+fn held_delivery(tx: &mut WriteTransaction, settlement: &Settlement) -> rusqlite::Result<Option<ClaimedRow>> {
     let subscribers = tx.subscribers()?;
     let mut statement = tx.connection.prepare_cached(
         "SELECT tenant, endpoint, event_id, upload_id, kind, attempts,
@@ -112,7 +112,7 @@ fn held_delivery(tx: &mut WriteTransaction, settlement: &Settlement) -> rusqlite
         let tenant = columns.next()?;
         let endpoint = columns.next()?;
         let subscriber = subscribers.iter().find(|one| one.id == endpoint);
-        Ok(Held {
+        Ok(ClaimedRow {
             tenant,
             // One that is not there now has nothing to stop: what is left waits for it as it is.
             endpoint_is_stopped: subscriber.is_some_and(|one| !one.is_enabled),
@@ -120,7 +120,7 @@ fn held_delivery(tx: &mut WriteTransaction, settlement: &Settlement) -> rusqlite
             endpoint,
             event: columns.next()?,
             upload: columns.next()?,
-            delivery: lane::Held {
+            delivery: lane::ClaimedDelivery {
                 class: DeliveryClass::of(columns.next()?),
                 attempts: columns.next()?,
                 is_overtaken: columns.next()?,

@@ -25,7 +25,7 @@ const LATER: &str = "SELECT id, next_at_ms, sequence, attempts, begun_at_ms,
 
 /// A place in the order of an endpoint's ready deliveries.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct ReadyPosition {
     next_at_ms: i64,
     sequence: i64,
     id: [u8; 16],
@@ -36,7 +36,7 @@ struct Place {
 struct Page {
     ahead: Vec<[u8; 16]>,
     /// Where the next page begins; `None` behind the last one.
-    end: Option<Place>,
+    end: Option<ReadyPosition>,
 }
 
 impl SqliteStore {
@@ -51,7 +51,7 @@ impl SqliteStore {
             statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
         };
         for endpoint in self.readers.read(BeginWaits::OPERATION, endpoints).await? {
-            let mut from = Some(Place { next_at_ms: now.unix_ms(), sequence: i64::MAX, id: [u8::MAX; 16] });
+            let mut from = Some(ReadyPosition { next_at_ms: now.unix_ms(), sequence: i64::MAX, id: [u8::MAX; 16] });
             while let Some(place) = from {
                 let endpoint = endpoint.clone();
                 let read = move |connection: &mut Connection| page(connection, &endpoint, place, now);
@@ -66,16 +66,16 @@ impl SqliteStore {
     }
 }
 
-fn page(connection: &Connection, endpoint: &str, from: Place, now: Timestamp) -> rusqlite::Result<Page> {
+fn page(connection: &Connection, endpoint: &str, from: ReadyPosition, now: Timestamp) -> rusqlite::Result<Page> {
     let mut statement = connection.prepare_cached(LATER)?;
     let values = params![endpoint, from.next_at_ms, from.sequence, from.id, PAGE];
     let place = |row: &Row<'_>| {
-        let place = Place { id: row.get(0)?, next_at_ms: row.get(1)?, sequence: row.get(2)? };
+        let place = ReadyPosition { id: row.get(0)?, next_at_ms: row.get(1)?, sequence: row.get(2)? };
         let (attempts, begun_at) = (row.get(3)?, Timestamp::from_unix_ms(row.get(4)?));
         let latest = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_unix_ms);
         Ok((place, lane::waits_by_a_clock_ahead(attempts, begun_at, latest, now)))
     };
-    let rows: Vec<(Place, bool)> = statement.query_map(values, place)?.collect::<rusqlite::Result<_>>()?;
+    let rows: Vec<(ReadyPosition, bool)> = statement.query_map(values, place)?.collect::<rusqlite::Result<_>>()?;
     let is_full = rows.len() >= PAGE as usize;
     Ok(Page {
         end: rows.last().map(|(place, _)| *place).filter(|_| is_full),

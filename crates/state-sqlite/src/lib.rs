@@ -52,7 +52,7 @@ use log_bound::LogBound;
 use presence::Presence;
 use readers::Readers;
 use reserve::Reserve;
-use retention::Places;
+use retention::PruneCursors;
 use writer::Writer;
 
 /// How the database is used.
@@ -105,7 +105,7 @@ pub struct SqliteStore {
     readers: Readers,
     bell: Arc<Notify>,
     /// Where the sweep through what is old has come to.
-    pruning: Mutex<Places>,
+    pruning: Mutex<PruneCursors>,
 }
 
 impl SqliteStore {

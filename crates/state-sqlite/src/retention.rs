@@ -31,19 +31,19 @@ type UploadPlace = (i64, Vec<u8>);
 
 /// How far the walks have come; `None` when a walk is at its end.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct PruneCursors {
     deliveries: Option<Vec<u8>>,
     events: Option<i64>,
     uploads: Option<UploadPlace>,
 }
 
-impl Default for Places {
+impl Default for PruneCursors {
     fn default() -> Self {
         Self { deliveries: Some(Vec::new()), events: Some(0), uploads: Some((i64::MIN, Vec::new())) }
     }
 }
 
-impl Places {
+impl PruneCursors {
     fn are_at_the_end(&self) -> bool {
         self.deliveries.is_none() && self.events.is_none() && self.uploads.is_none()
     }
@@ -119,20 +119,25 @@ impl SqliteStore {
                 return Ok(gone);
             }
             if places.are_at_the_end() {
-                *places = Places::default();
+                *places = PruneCursors::default();
                 return Ok(0);
             }
         }
     }
 }
 
-fn find_old(connection: &Connection, horizon: Horizon, from: &Places, limit: u32) -> rusqlite::Result<(Old, Places)> {
+fn find_old(
+    connection: &Connection,
+    horizon: Horizon,
+    from: &PruneCursors,
+    limit: u32,
+) -> rusqlite::Result<(Old, PruneCursors)> {
     // Identifiers begin with the time they were made at, so the old ones come first.
     let from_then_on = DeliveryId::new(horizon.finished, [0; 10]);
     let (deliveries, after_deliveries) = find_deliveries(connection, horizon, from.deliveries.as_deref(), limit)?;
     let (events, after_events) = find_events(connection, horizon, from.events, limit)?;
     let (uploads, after_uploads) = find_uploads(connection, horizon, from.uploads.as_ref())?;
-    let places = Places { deliveries: after_deliveries, events: after_events, uploads: after_uploads };
+    let places = PruneCursors { deliveries: after_deliveries, events: after_events, uploads: after_uploads };
     let jobs = connection
         .prepare_cached(
             "SELECT id FROM replay_jobs

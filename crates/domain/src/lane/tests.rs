@@ -76,13 +76,13 @@ fn a_verdict_moves_a_delivery_by_its_class() {
         (Progress, true, retry, Superseded),
         (Progress, false, Verdict::Dead, Superseded),
     ] {
-        let settled = settle(Held { class, attempts: 2, is_overtaken }, verdict, true);
+        let settled = settle(ClaimedDelivery { class, attempts: 2, is_overtaken }, verdict, true);
         assert_eq!(settled.state, state, "{class:?} {is_overtaken} {verdict:?}");
         assert_eq!(settled.next_at.is_some(), state == Ready);
         assert_eq!(settled.attempts, 3);
         assert_eq!(settled.is_exhausted, class == Normal && state == Dead);
     }
-    let held = Held { class: Normal, attempts: 2, is_overtaken: false };
+    let held = ClaimedDelivery { class: Normal, attempts: 2, is_overtaken: false };
     assert_eq!(settle(held, retry, false).attempts, 2, "an aborted attempt does not count");
 }
 
@@ -286,7 +286,11 @@ impl Lane {
             Step::Settle(which, verdict) => {
                 let newest = self.entries.len() as u64;
                 let Some(entry) = self.pick(which, |entry| entry.state == Leased) else { return };
-                let held = Held { class: entry.class, attempts: entry.attempts, is_overtaken: entry.sequence < newest };
+                let held = ClaimedDelivery {
+                    class: entry.class,
+                    attempts: entry.attempts,
+                    is_overtaken: entry.sequence < newest,
+                };
                 let verdict = [Verdict::Succeeded, Verdict::RetryAt(NOW), Verdict::Dead, Verdict::RetryAt(NOW)]
                     .get(usize::from(verdict))
                     .copied();

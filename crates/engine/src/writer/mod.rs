@@ -39,7 +39,7 @@ use crate::command::{Append, EngineError, Overflow, Unavailable};
 use crate::commit::{Broken, Call, Committer};
 use crate::feed::{Fed, Feed};
 use crate::lane::Lane;
-use crate::lease::Held;
+use crate::lease::HeldLease;
 use crate::ledger::Ledger;
 use crate::orders::{NotJoined, Order};
 use crate::sums::Sums;
@@ -99,7 +99,7 @@ enum Step {
 
 impl Writer {
     /// A writer for whoever holds the lease of `upload`, which is as committed.
-    pub(super) async fn open(inner: &Arc<Inner>, held: Held<Order>, upload: Upload) -> Result<Self, EngineError> {
+    pub(super) async fn open(inner: &Arc<Inner>, held: HeldLease<Order>, upload: Upload) -> Result<Self, EngineError> {
         let sums = Sums::resume(inner, &upload).await?;
         let now = Instant::now();
         Ok(Self {

@@ -7,7 +7,7 @@ use crate::{Claim, Settled, Settlement, StoredEvent};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::{DeliveryId, InstanceId};
-use domain::lane::{self, Held, Turn};
+use domain::lane::{self, ClaimedDelivery, Turn};
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
@@ -112,7 +112,7 @@ impl Tables {
             return self.record(id, attempt);
         }
         let newest = delivery.upload.and_then(|upload| self.uploads.get(&upload)).map(|record| record.next_sequence);
-        let held = Held {
+        let held = ClaimedDelivery {
             class: DeliveryClass::of(delivery.kind),
             attempts: delivery.attempts,
             is_overtaken: newest.is_some_and(|next| next > delivery.sequence + 1),

@@ -32,7 +32,7 @@ use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 use outbound::address::{RefusedUrl, literal};
 use outbound::gate::Lookup;
-use outbound::keys::{Held, InvalidKey, Key, KeyKind, Keys, kinds_of};
+use outbound::keys::{HeldKey, InvalidKey, Key, KeyKind, Keys, kinds_of};
 
 /// How often a change that depends on nothing it read is tried again when others are faster.
 const TRIES: u32 = 10;
@@ -705,7 +705,7 @@ fn shown_key(key: &Key) -> Shown {
     }
 }
 
-fn key_report(held: &Held) -> KeyReport {
+fn key_report(held: &HeldKey) -> KeyReport {
     let kind = held.key.kind();
     KeyReport {
         kind,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use domain::endpoint::EndpointId;
 use domain::time::Timestamp;
 use keyring::{DerivedKey, DerivedKeys, ServerKeys};
-use outbound::keys::{Held, Key, Keys};
+use outbound::keys::{HeldKey, Key, Keys};
 
 const PURPOSE: &str = "longshore webhook secrets v1";
 
@@ -116,7 +116,7 @@ struct StoredKey {
 
 impl Stored {
     fn of(private: &Private, now: Timestamp) -> Self {
-        let key = |held: &Held| StoredKey {
+        let key = |held: &HeldKey| StoredKey {
             key: held.key.expose(),
             created_at_ms: held.created_at.unix_ms(),
             expires_at_ms: held.expires_at.map(Timestamp::unix_ms),
@@ -130,7 +130,7 @@ impl Stored {
 
     fn private(self) -> Option<Private> {
         let held = |stored: StoredKey| {
-            Some(Held {
+            Some(HeldKey {
                 key: Key::parse(&stored.key).ok()?,
                 created_at: Timestamp::from_unix_ms(stored.created_at_ms),
                 expires_at: stored.expires_at_ms.map(Timestamp::from_unix_ms),
