@@ -20,7 +20,7 @@ use edge::seats::Seats;
 use edge::shares::Share;
 use edge::{Cors, Edge, Metrics, Rejections};
 use engine::Engine;
-use keyring::{EventCursors, ReadTokens, ServerKeys, StageTokens};
+use keyring::{Cursors, ReadTokens, ServerKeys, StageTokens};
 use webhook::Sender;
 
 /// What counts at the edge.
@@ -92,13 +92,14 @@ fn areas(
     });
     let streams = Share::new(config.status.max_streams_per_address);
     let seats = Seats::new(config.status.max_streams, streams, &watched.edge, watched.refusals.clone());
+    let cursors = Cursors::new(server_keys);
     let reads = Reads {
         engine: engine.clone(),
         uploads: Arc::clone(&uploads),
         access: Arc::clone(access),
         answers: answers.clone(),
         seats,
-        event_cursors: EventCursors::new(server_keys),
+        cursors: cursors.clone(),
         long_poll_max: config.status.long_poll_max,
         heartbeat: config.status.heartbeat,
         max_page,
@@ -109,6 +110,7 @@ fn areas(
         webhooks: sender.admin().clone(),
         engine: engine.clone(),
         answers: answers.clone(),
+        cursors,
         max_page,
         max_metadata_bytes,
         idle_timeout,

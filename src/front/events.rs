@@ -32,7 +32,7 @@ use edge::seats::Seat;
 use edge::table::Call;
 use engine::command::EngineError;
 use engine::read::Bell;
-use keyring::{CursorScope, EventStream};
+use keyring::{CursorScope, Listing};
 
 /// How many events are held for a client at a time.
 const BATCH: u32 = 32;
@@ -89,21 +89,21 @@ fn can_resume(seen: u64, newest: u64) -> bool {
 
 /// The id of the event of an upload with this sequence.
 fn sequence_id(shared: &Reads, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
-    shared.event_cursors.seal(own(tenant, EventStream::Upload(upload)), &sequence.to_be_bytes())
+    shared.cursors.seal(own(tenant, Listing::EventsOf(upload)), &sequence.to_be_bytes())
 }
 
 fn sequence_in(shared: &Reads, tenant: TenantId, upload: UploadId, sealed: &str) -> Option<u64> {
-    let place = shared.event_cursors.open(own(tenant, EventStream::Upload(upload)), sealed)?;
+    let place = shared.cursors.open(own(tenant, Listing::EventsOf(upload)), sealed)?;
     Some(u64::from_be_bytes(place.try_into().ok()?))
 }
 
 /// The id of the event at this position in the log of all.
 fn position_id(shared: &Reads, tenant: TenantId, position: EventPosition) -> String {
-    shared.event_cursors.seal(own(tenant, EventStream::All), &position.to_bytes())
+    shared.cursors.seal(own(tenant, Listing::Events), &position.to_bytes())
 }
 
-fn own(tenant: TenantId, stream: EventStream) -> CursorScope {
-    CursorScope { tenant, stream }
+fn own(tenant: TenantId, listing: Listing) -> CursorScope {
+    CursorScope { tenant, listing }
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
@@ -145,7 +145,7 @@ async fn resumable_position(
     sealed: Option<&str>,
 ) -> Result<Option<EventPosition>, EngineError> {
     let tenant = principal.tenant;
-    let open = |sealed| shared.event_cursors.open(own(tenant, EventStream::All), sealed);
+    let open = |sealed| shared.cursors.open(own(tenant, Listing::Events), sealed);
     let Some(seen) = sealed.and_then(open).and_then(|place| EventPosition::from_bytes(&place)) else {
         return Ok(None);
     };

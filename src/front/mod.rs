@@ -26,9 +26,10 @@ use edge::problem::Problem;
 use edge::seats::Seats;
 use edge::table::{Call, Handler, Row, Table};
 use engine::Engine;
-use keyring::EventCursors;
+use keyring::Cursors;
 use webhook::{Administration, Liveness};
 
+mod cursors;
 mod deletion;
 mod events;
 mod exposition;
@@ -53,8 +54,8 @@ pub struct Reads {
     pub access: Arc<Access>,
     pub answers: Answers,
     pub seats: Seats,
-    /// Seals the ids of events.
-    pub event_cursors: EventCursors,
+    /// Seals the ids of events, and the cursors of lists.
+    pub cursors: Cursors,
     pub long_poll_max: Duration,
     pub heartbeat: Duration,
     pub max_page: u32,
@@ -67,6 +68,8 @@ pub struct Webhooks {
     pub webhooks: Administration,
     pub engine: Engine,
     pub answers: Answers,
+    /// Seals the cursors of lists.
+    pub cursors: Cursors,
     pub max_page: u32,
     pub max_metadata_bytes: usize,
     pub idle_timeout: Duration,

@@ -10,6 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::front::cursors::Places;
 use crate::front::{Reads, problems};
 use api::facts::Facts;
 use api::text::Text;
@@ -37,9 +38,6 @@ const DEFAULT_PAGE: u32 = 100;
 
 /// How the tag of an upload ends whose time has passed.
 const EXPIRED: &str = "-expired";
-
-/// What cursors of the list of uploads begin with.
-const LIST: &str = "uploads";
 
 /// A page ends with the item that brings it to this size.
 const PAGE_BYTES: usize = 1 << 20;
@@ -128,14 +126,15 @@ pub(super) async fn list(call: Call, shared: Arc<Reads>) -> Result<HttpResponse,
 }
 
 async fn answer_list(request: &HttpRequest, shared: &Reads) -> Result<HttpResponse, Problem> {
-    let mut wanted = list_query(request.query_string(), shared.max_page)?;
+    let principal = principal(request);
+    let places = Places::in_uploads(&shared.cursors, &principal);
+    let mut wanted = list_query(request.query_string(), shared.max_page, &places)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let uploads =
-        shared.engine.list(&principal(request), &wanted).await.map_err(|error| problems::problem(error, request))?;
+    let uploads = shared.engine.list(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let viewer = Viewer::of(request, shared);
     let (uploads_shown, cut) = page(uploads.found.iter().map(|status| shown(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
-    let next = cut.or(uploads.next).map(|next| query::cursor_to(LIST, next));
+    let next = cut.or(uploads.next).map(|next| places.cursor(next.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
     Ok(room.with(answer.json(List { uploads: uploads_shown, next })))
@@ -157,7 +156,7 @@ pub(super) fn page<T: Serialize>(items: impl Iterator<Item = T>, full: bool) -> 
     (shown, last)
 }
 
-fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
+fn list_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<UploadQuery, Problem> {
     let mut wanted = UploadQuery { limit: DEFAULT_PAGE.min(max_page), ..UploadQuery::default() };
     for (name, value) in Query::parse(text)?.pairs() {
         match name {
@@ -190,7 +189,7 @@ fn list_query(text: &str, max_page: u32) -> Result<UploadQuery, Problem> {
             "max_duration" => wanted.duration_ms.most = Some(query::span_ms(name, value)?),
             "created_from" => wanted.created_from = Some(query::time(name, value)?),
             "created_before" => wanted.created_before = Some(query::time(name, value)?),
-            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
+            "cursor" => wanted.before = Some(UploadId::from_bytes(places.place(value)?)),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => match name.strip_prefix("metadata.") {
                 Some(_) if wanted.metadata.len() >= MAX_CONDITIONS => {
@@ -323,6 +322,7 @@ fn percent(received: u64, length: Option<u64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keyring::{Cursors, ServerKeys};
 
     #[test]
     fn only_all_of_it_is_a_hundred_percent() {
@@ -360,6 +360,8 @@ mod tests {
 
     #[test]
     fn a_list_query_is_read_strictly() {
+        let (cursors, principal) = (Cursors::new(&ServerKeys::generate([7; 32], [7; 4])), Principal::server());
+        let list_query = |text, max| list_query(text, max, &Places::in_uploads(&cursors, &principal));
         let query = list_query("stage=receiving,stalled&stage=failed&metadata.user=7&limit=5", 1_000).unwrap();
         assert_eq!(query.stages, [Stage::Receiving, Stage::Stalled, Stage::Ended(Ended::Failed)]);
         assert_eq!(query.metadata, [("user".to_owned(), b"7".to_vec())]);

@@ -51,18 +51,6 @@ pub fn upload_id(name: &str, value: &str) -> Result<UploadId, Problem> {
     value.parse().map_err(|_| bad(name, value, "it must be the id of an upload"))
 }
 
-/// Where a page of a list ends, for the next to begin. It names its list, so that it is not taken for a place
-/// in another.
-pub fn cursor_to(list: &str, last: impl std::fmt::Display) -> String {
-    format!("{list}_{last}")
-}
-
-/// Reads what [`cursor_to`] wrote for the same list.
-pub fn cursor_of<T: std::str::FromStr>(list: &str, value: &str) -> Result<T, Problem> {
-    let place = value.strip_prefix(list).and_then(|rest| rest.strip_prefix('_')).and_then(|last| last.parse().ok());
-    place.ok_or_else(|| bad("cursor", value, "it must be the `next` of a page of this list"))
-}
-
 pub fn time(name: &str, value: &str) -> Result<Timestamp, Problem> {
     Timestamp::parse_rfc3339(value).ok_or_else(|| bad(name, value, "write a time such as 2026-11-21T22:31:30Z"))
 }
@@ -102,15 +90,6 @@ mod tests {
         let pairs: Vec<_> = query.pairs().collect();
         assert_eq!(pairs, [("a", "1"), ("b", "x y z"), ("metadata.kä", ""), ("c", "")]);
         assert!(Query::parse("a=%ff").is_err());
-    }
-
-    #[test]
-    fn a_cursor_is_of_one_list() {
-        let cursor = cursor_to("deliveries", 7);
-        assert_eq!(cursor_of::<u32>("deliveries", &cursor).ok(), Some(7));
-        for wrong in ["7", "uploads_7", "deliveries7", "deliveries_", "deliveries_x", ""] {
-            assert!(cursor_of::<u32>("deliveries", wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -6,13 +6,13 @@
 //! nobody who they are: that is for those who use it.
 
 mod admin;
-mod event_cursor;
+mod cursor;
 mod keys;
 mod read_token;
 mod stage_token;
 
 pub use admin::{AdminKey, AdminKeyHash, InvalidHash};
-pub use event_cursor::{CursorScope, EventCursors, EventStream};
+pub use cursor::{CursorScope, Cursors, Listing};
 pub use keys::{DerivedKey, DerivedKeys, InvalidKeys, ServerKeys};
 pub use read_token::{ReadTokens, Readable, is_read_token};
 pub use stage_token::StageTokens;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 
+use crate::front::cursors::Places;
 use crate::front::webhooks::{private, problem, read};
 use crate::front::{Webhooks, problems, status};
 use api::delivery::{Delivery, List, Replay};
@@ -21,9 +22,6 @@ use edge::query;
 use edge::query::Query;
 use edge::table::Call;
 
-/// What cursors of this list begin with.
-const LIST: &str = "deliveries";
-
 /// What the list takes.
 const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, from, before, cursor, limit";
 
@@ -33,16 +31,15 @@ const APART: Duration = Duration::from_secs(60);
 /// `GET /api/v1/webhooks/deliveries`, newest first.
 pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
-    let mut wanted = delivery_query(request.query_string(), shared.max_page)?;
+    let principal = principal(request);
+    let places = Places::in_deliveries(&shared.cursors, &principal);
+    let mut wanted = delivery_query(request.query_string(), shared.max_page, &places)?;
     let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let page = shared
-        .engine
-        .deliveries(&principal(request), &wanted)
-        .await
-        .map_err(|error| problems::problem(error, request))?;
+    let page =
+        shared.engine.deliveries(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
-    let next = next.map(|next| query::cursor_to(LIST, next));
+    let next = next.map(|next| places.cursor(next.as_bytes()));
     Ok(room.with(private(List { deliveries, next })))
 }
 
@@ -91,7 +88,7 @@ fn no_such_delivery() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no-such-delivery", "there is no such delivery, or it was removed as old")
 }
 
-fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
+fn delivery_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<DeliveryQuery, Problem> {
     let mut wanted = DeliveryQuery { limit: 100.min(max_page), ..DeliveryQuery::default() };
     for (name, value) in Query::parse(text)?.pairs() {
         match name {
@@ -122,7 +119,7 @@ fn delivery_query(text: &str, max_page: u32) -> Result<DeliveryQuery, Problem> {
             }
             "from" => wanted.created_from = Some(query::time(name, value)?),
             "before" => wanted.created_before = Some(query::time(name, value)?),
-            "cursor" => wanted.before = Some(query::cursor_of(LIST, value)?),
+            "cursor" => wanted.before = Some(DeliveryId::from_bytes(places.place(value)?)),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => return Err(query::unknown(name, KNOWN)),
         }

@@ -2,49 +2,49 @@
 
 use domain::id::UploadId;
 use domain::principal::TenantId;
-use keyring::{CursorScope, EventCursors, EventStream, ServerKeys};
+use keyring::{CursorScope, Cursors, Listing, ServerKeys};
 
 use crate::support::app::TestApp;
 use crate::support::sse::Message;
 
 /// What a test knows of the ids of a server, and no client does.
-pub struct EventIds(EventCursors);
+pub struct EventIds(Cursors);
 
 impl EventIds {
     pub fn of(app: &TestApp) -> Self {
         let keys = std::fs::read_to_string(app.data_dir().join("longshore.key")).unwrap();
-        Self(EventCursors::new(&ServerKeys::parse(&keys).unwrap()))
+        Self(Cursors::new(&ServerKeys::parse(&keys).unwrap()))
     }
 
     /// The id of the event of an upload with this sequence.
     pub fn of_one(&self, path: &str, sequence: u64) -> String {
-        self.0.seal(own(EventStream::Upload(upload_of(path))), &sequence.to_be_bytes())
+        self.0.seal(own(Listing::EventsOf(upload_of(path))), &sequence.to_be_bytes())
     }
 
     /// The id of the event at this position in the log of all.
     pub fn of_all(&self, position: u64) -> String {
-        self.0.seal(own(EventStream::All), &position.to_be_bytes())
+        self.0.seal(own(Listing::Events), &position.to_be_bytes())
     }
 
     /// What the id of a message in the stream of one upload counts.
     pub fn sequence(&self, path: &str, message: &Message) -> u64 {
-        self.open(EventStream::Upload(upload_of(path)), message)
+        self.open(Listing::EventsOf(upload_of(path)), message)
     }
 
     /// What the id of a message in the stream of all counts.
     pub fn position(&self, message: &Message) -> u64 {
-        self.open(EventStream::All, message)
+        self.open(Listing::Events, message)
     }
 
-    fn open(&self, stream: EventStream, message: &Message) -> u64 {
+    fn open(&self, stream: Listing, message: &Message) -> u64 {
         let id = message.id.as_ref().expect("this message has an id");
         let place = self.0.open(own(stream), id).expect("it was sealed for this stream");
         u64::from_be_bytes(place.try_into().unwrap())
     }
 }
 
-fn own(stream: EventStream) -> CursorScope {
-    CursorScope { tenant: TenantId::DEFAULT, stream }
+fn own(listing: Listing) -> CursorScope {
+    CursorScope { tenant: TenantId::DEFAULT, listing }
 }
 
 fn upload_of(path: &str) -> UploadId {

@@ -1,9 +1,9 @@
-//! Places in the log of events, sealed, so that they say nothing to those who carry them.
+//! Places in the log of events and in lists, sealed, so that they say nothing to those who carry them.
 //!
-//! A place counts what all uploads of a server have done, so a plain one would tell every reader how busy the
-//! others are. A sealed one tells nothing, not even which of two is later, and it opens only for the stream
-//! and the tenant it was made for. The same place always gives the same text: a client may compare two ids
-//! for equality.
+//! A place in the log counts what all uploads of a server have done, so a plain one would tell every reader how
+//! busy the others are; a place in a list may be the id of a row of another tenant. A sealed one tells nothing,
+//! not even which of two is later, and it opens only for the listing and the tenant it was made for. The same
+//! place always gives the same text: a client may compare two ids for equality.
 //!
 //! The form is that of a synthetic initialization vector (RFC 5297 does the same with AES): a code over all that
 //! the cursor is bound to and the place, and the place masked with what a second key makes of that code. Whoever opens
@@ -28,25 +28,30 @@ const MAX_PLACE_BYTES: usize = 32;
 
 /// What seals places and opens them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventCursors {
+pub struct Cursors {
     codes: DerivedKeys,
     masks: DerivedKeys,
 }
 
-/// Whose events a cursor is a place among.
+/// What a cursor is a place in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CursorScope {
     pub tenant: TenantId,
-    pub stream: EventStream,
+    pub listing: Listing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventStream {
-    Upload(UploadId),
-    All,
+pub enum Listing {
+    /// The events of one upload.
+    EventsOf(UploadId),
+    /// The events of all.
+    Events,
+    Uploads,
+    Deliveries,
+    HookCalls,
 }
 
-impl EventCursors {
+impl Cursors {
     pub fn new(keys: &ServerKeys) -> Self {
         Self { codes: keys.derive(CODE_PURPOSE), masks: keys.derive(MASK_PURPOSE) }
     }
@@ -75,15 +80,18 @@ impl EventCursors {
 }
 
 /// The code over a place and all it is bound to. What stands before the place has one length for each kind of
-/// stream, so no two of them read the same.
+/// listing, so no two of them read the same.
 fn code(key: &DerivedKey, scope: CursorScope, place: &[u8]) -> [u8; CODE_BYTES] {
     let mut text = Vec::with_capacity(64);
-    match scope.stream {
-        EventStream::Upload(id) => {
+    match scope.listing {
+        Listing::EventsOf(id) => {
             text.push(1);
             text.extend(id.as_bytes());
         }
-        EventStream::All => text.push(2),
+        Listing::Events => text.push(2),
+        Listing::Uploads => text.push(3),
+        Listing::Deliveries => text.push(4),
+        Listing::HookCalls => text.push(5),
     }
     text.extend(scope.tenant.number().to_be_bytes());
     text.extend(place);
@@ -104,27 +112,27 @@ mod tests {
 
     use domain::time::Timestamp;
 
-    fn cursors(byte: u8) -> EventCursors {
-        EventCursors::new(&ServerKeys::generate([byte; 32], [byte; 4]))
+    fn cursors(byte: u8) -> Cursors {
+        Cursors::new(&ServerKeys::generate([byte; 32], [byte; 4]))
     }
 
-    fn upload(byte: u8) -> EventStream {
-        EventStream::Upload(UploadId::new(Timestamp::from_unix_ms(1), [byte; 10]))
+    fn upload(byte: u8) -> Listing {
+        Listing::EventsOf(UploadId::new(Timestamp::from_unix_ms(1), [byte; 10]))
     }
 
-    fn own(stream: EventStream) -> CursorScope {
-        CursorScope { tenant: TenantId::DEFAULT, stream }
+    fn own(listing: Listing) -> CursorScope {
+        CursorScope { tenant: TenantId::DEFAULT, listing }
     }
 
     #[test]
-    fn a_cursor_opens_for_the_stream_and_the_tenant_it_was_made_for() {
+    fn a_cursor_opens_for_the_listing_and_the_tenant_it_was_made_for() {
         let cursors = cursors(1);
         let made_for = own(upload(1));
         let sealed = cursors.seal(made_for, &7_u64.to_be_bytes());
         assert_eq!(cursors.open(made_for, &sealed), Some(7_u64.to_be_bytes().to_vec()));
         assert_eq!(cursors.seal(made_for, &7_u64.to_be_bytes()), sealed, "one place has one cursor");
         let of_another = CursorScope { tenant: TenantId::from_number(1), ..made_for };
-        for other in [own(upload(2)), own(EventStream::All), of_another] {
+        for other in [own(upload(2)), own(Listing::Events), own(Listing::Uploads), of_another] {
             assert_eq!(cursors.open(other, &sealed), None, "{other:?}");
         }
         assert_eq!(self::cursors(2).open(made_for, &sealed), None, "another server");
@@ -141,7 +149,7 @@ mod tests {
     #[test]
     fn what_was_not_sealed_does_not_open() {
         let cursors = cursors(1);
-        let all = own(EventStream::All);
+        let all = own(Listing::Events);
         let sealed = cursors.seal(all, &[0; 8]);
         assert!(sealed.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "it fits into a URL");
         for text in ["", "0", "17", "-1", "99999999999999999999", "x y", &"A".repeat(24), &"A".repeat(400)] {
@@ -160,7 +168,7 @@ mod tests {
     fn cursors_of_neighbours_have_nothing_in_common() {
         let cursors = cursors(1);
         let sealed: Vec<Vec<u8>> = (0..1_000_u64)
-            .map(|place| cursors.seal(own(EventStream::All), &place.to_be_bytes()))
+            .map(|place| cursors.seal(own(Listing::Events), &place.to_be_bytes()))
             .map(|text| URL_SAFE_NO_PAD.decode(text).unwrap())
             .collect();
         for at in 0..CODE_BYTES + 8 {
@@ -173,11 +181,11 @@ mod tests {
     #[test]
     fn cursors_outlive_a_change_of_keys_until_the_old_one_goes() {
         let (old, new) = (ServerKeys::generate([1; 32], [1; 4]), ServerKeys::generate([2; 32], [2; 4]));
-        let all = own(EventStream::All);
-        let sealed = EventCursors::new(&old).seal(all, b"place");
-        let both = EventCursors::new(&ServerKeys::parse(&(new.to_text() + &old.to_text())).unwrap());
+        let all = own(Listing::Events);
+        let sealed = Cursors::new(&old).seal(all, b"place");
+        let both = Cursors::new(&ServerKeys::parse(&(new.to_text() + &old.to_text())).unwrap());
         assert_eq!(both.open(all, &sealed).as_deref(), Some(&b"place"[..]));
         assert_ne!(both.seal(all, b"place"), sealed);
-        assert_eq!(EventCursors::new(&new).open(all, &sealed), None);
+        assert_eq!(Cursors::new(&new).open(all, &sealed), None);
     }
 }

@@ -1,0 +1,79 @@
+//! Places in lists, as clients carry them from one page to the next.
+//!
+//! A page ends at the last row that was looked at, which its reader may not be allowed to see. So a place is sealed for its
+//! list and its tenant: it tells no id, and opens nowhere else.
+
+use keyring::{CursorScope, Cursors, Listing};
+
+use domain::principal::Principal;
+use edge::problem::Problem;
+use edge::query;
+
+/// The places of one list, for one tenant.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    cursors: &'a Cursors,
+    scope: CursorScope,
+    /// What cursors of the list begin with, so that people can tell them apart.
+    name: &'static str,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn in_uploads(cursors: &'a Cursors, principal: &Principal) -> Self {
+        Self::of(cursors, principal, Listing::Uploads, "uploads")
+    }
+
+    pub(super) fn in_deliveries(cursors: &'a Cursors, principal: &Principal) -> Self {
+        Self::of(cursors, principal, Listing::Deliveries, "deliveries")
+    }
+
+    pub(super) fn in_hook_calls(cursors: &'a Cursors, principal: &Principal) -> Self {
+        Self::of(cursors, principal, Listing::HookCalls, "calls")
+    }
+
+    fn of(cursors: &'a Cursors, principal: &Principal, listing: Listing, name: &'static str) -> Self {
+        Self { cursors, scope: CursorScope { tenant: principal.tenant, listing }, name }
+    }
+
+    /// Where a page ends, for the next to begin.
+    pub(super) fn cursor(&self, last: &[u8; 16]) -> String {
+        format!("{}_{}", self.name, self.cursors.seal(self.scope, last))
+    }
+
+    /// Reads what [`cursor`](Self::cursor) wrote for the same list and tenant.
+    pub(super) fn place(&self, value: &str) -> Result<[u8; 16], Problem> {
+        let sealed = value.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('_'));
+        let place = sealed.and_then(|sealed| self.cursors.open(self.scope, sealed));
+        let place = place.and_then(|place| place.try_into().ok());
+        place.ok_or_else(|| query::bad("cursor", value, "it must be the `next` of a page of this list"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use domain::id::UploadId;
+    use domain::principal::TenantId;
+    use domain::time::Timestamp;
+    use keyring::ServerKeys;
+
+    #[test]
+    fn a_cursor_is_of_one_list_and_one_tenant_and_tells_no_id() {
+        let (cursors, own) = (Cursors::new(&ServerKeys::generate([7; 32], [7; 4])), Principal::server());
+        let id = UploadId::new(Timestamp::from_unix_ms(1_795_300_290_123), [3; 10]);
+        let places = Places::in_uploads(&cursors, &own);
+        let cursor = places.cursor(id.as_bytes());
+        assert_eq!(places.place(&cursor).ok().as_ref(), Some(id.as_bytes()));
+        assert!(cursor.starts_with("uploads_"), "{cursor}");
+
+        let other = Principal { tenant: TenantId::from_number(1), ..Principal::server() };
+        assert!(Places::in_uploads(&cursors, &other).place(&cursor).is_err(), "another tenant's");
+        let sealed = cursor.trim_start_matches("uploads_");
+        let in_another_list = Places::in_deliveries(&cursors, &own).place(&format!("deliveries_{sealed}"));
+        assert!(in_another_list.is_err(), "whatever it says it is");
+        for wrong in [&format!("uploads_{id}"), &format!("deliveries_{sealed}"), sealed, "uploads_", "7", ""] {
+            assert!(places.place(wrong).is_err(), "{wrong}");
+        }
+    }
+}
