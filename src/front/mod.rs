@@ -1,6 +1,6 @@
 //! The front door: the route table, and what is answered beside the dialects of uploads.
 //!
-//! [`routes`] is the one list of what is served. A row is answered by a dialect ([`switch`]) or by a handler
+//! `routes` is the one list of what is served. A row is answered by a dialect (`switch`) or by a handler
 //! here, which is given only what its area needs. It knows requests and responses and the engine; neither
 //! databases nor files.
 

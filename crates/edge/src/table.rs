@@ -146,7 +146,7 @@ impl Table {
         self.addresses.iter().find(|address| address.fits(path)).unwrap_or(&self.nowhere)
     }
 
-    /// What metrics call addresses; the place of a name is the `index` of its [`Label`].
+    /// What metrics call addresses; the place of a name is the `index` of its `Label`.
     pub fn labels(&self) -> &[&'static str] {
         &self.labels
     }

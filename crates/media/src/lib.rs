@@ -9,9 +9,9 @@
 //! single headers that lie in memory, never the file, and a panic in one of them is a file that cannot be read.
 //!
 //! Reading order: [`window`] (which bytes there are), [`sniff`](mod@sniff) (the type), [`read`](mod@read)
-//! (what files say of themselves), then one module for each format: [`isobmff`], [`matroska`] and [`ogg`]
-//! hold several tracks, [`wav`], [`flac`] and [`mpeg_audio`] sound, [`jpeg`], [`png`], [`gif`] and [`webp`]
-//! images; [`codec`] has the names of codecs. It knows the domain, and nothing of storage, HTTP or tasks.
+//! (what files say of themselves), then one module for each format: `isobmff`, `matroska` and `ogg`
+//! hold several tracks, `wav`, `flac` and `mpeg_audio` sound, `jpeg`, `png`, `gif` and `webp`
+//! images; `codec` has the names of codecs. It knows the domain, and nothing of storage, HTTP or tasks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

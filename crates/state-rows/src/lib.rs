@@ -1,7 +1,7 @@
 //! The rows of the state's tables, described once for every SQL database.
 //!
 //! Owns, for each table, its name, its columns in one order, and what each column holds of a domain value
-//! ([`table`]); the conversions between domain types and cells ([`cell`], [`fields`]); and the statements
+//! (`table`); the conversions between domain types and cells (`cell`, `fields`); and the statements
 //! that follow from a description ([`sql`]). An adapter binds [`Cell`]s to its driver, hands columns over as
 //! a [`Source`], and writes whatever else it needs.
 //!

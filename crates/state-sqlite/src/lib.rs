@@ -1,9 +1,9 @@
 //! The state in one SQLite file: for one process on one machine, with nothing to install.
 //!
-//! One connection writes, and all writing is committed in groups (see [`writer`]); a few others read (see
-//! [`readers`]), and a reader never waits for the writer. Each connection has a thread of its own, so no statement
+//! One connection writes, and all writing is committed in groups (see `writer`); a few others read (see
+//! `readers`), and a reader never waits for the writer. Each connection has a thread of its own, so no statement
 //! runs on a thread that serves the network. A commit is on stable storage when it is answered, unless the durability
-//! is relaxed, and a reader that starts after the answer sees it. The order of deliveries is kept in [`lanes`] and
+//! is relaxed, and a reader that starts after the answer sees it. The order of deliveries is kept in `lanes` and
 //! nowhere else.
 
 use std::io;

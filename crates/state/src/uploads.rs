@@ -21,7 +21,7 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     async fn insert(&self, new: Change) -> Result<Upload>;
 
     /// Writes the upload as it is now, its new events and their deliveries, if nobody has committed since it was
-    /// read and it is still in the epoch it was read in. Gives it back as committed; on [`Error::Conflict`] nothing has
+    /// read and it is still in the epoch it was read in. Gives it back as committed; on [`Error::Conflict`](crate::Error::Conflict) nothing has
     /// changed.
     async fn commit(&self, change: Change) -> Result<Upload>;
 
