@@ -30,8 +30,8 @@ pub trait Endpoints: fmt::Debug + Send + Sync + 'static {
     /// Writes an endpoint of the tenant it names: a new one has version 0, any other the version it was read
     /// at. A name that another tenant has is taken: it conflicts, whatever the version, and leaves that
     /// tenant's untouched. From then on its unfinished deliveries go on or stop with its state; how many
-    /// those are does not matter. Gives it back as written; on [`Error::EndpointConflict`](crate::Error::EndpointConflict) nothing has
-    /// changed.
+    /// those are does not matter. Gives it back as written; on
+    /// [`Error::EndpointConflict`](crate::Error::EndpointConflict) nothing has changed.
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint>;
 
     /// Removes an endpoint and cancels its unfinished deliveries, also one that the configuration no longer names. Says

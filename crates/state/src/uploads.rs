@@ -20,9 +20,9 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// Writes a new upload, its events and their deliveries. Gives it back as committed.
     async fn insert(&self, new: Change) -> Result<Upload>;
 
-    /// Writes the upload as it is now, its new events and their deliveries, if nobody has committed since it was
-    /// read and it is still in the epoch it was read in. Gives it back as committed; on [`Error::Conflict`](crate::Error::Conflict) nothing has
-    /// changed.
+    /// Writes the upload as it is now, its new events and their deliveries, if nobody has committed since it
+    /// was read and it is still in the epoch it was read in. Gives it back as committed; on
+    /// [`Error::Conflict`](crate::Error::Conflict) nothing has changed.
     async fn commit(&self, change: Change) -> Result<Upload>;
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>>;
