@@ -1,7 +1,7 @@
 //! Places in lists, as clients carry them from one page to the next.
 //!
-//! A page ends at the last row that was looked at, which its reader may not be allowed to see. So a place is sealed for its
-//! list and its tenant: it tells no id, and opens nowhere else.
+//! A page ends at the last row that was looked at, which its reader may not be allowed to see. So a place is
+//! sealed for its list and its tenant: it tells no id, and opens nowhere else.
 
 use keyring::{CursorScope, Cursors, Listing};
 
