@@ -100,10 +100,7 @@ fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::Setti
         role: Role::All,
         workers: worker_count(config.server.workers),
         max_connections: config.limits.max_connections,
-        header_timeout: config.limits.header_timeout,
-        keep_alive: config.limits.keep_alive,
-        reader_timeout: config.limits.reader_timeout,
-        answer_timeout: config.limits.answer_timeout,
+        timeouts: config.limits.timeouts,
         shutdown_timeout: config.server.shutdown_timeout,
         tls,
         http2: http2::Settings {

@@ -45,7 +45,7 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
     let dialects = dialects::all();
     let access = Arc::new(access(config, server_keys));
     let addresses = Arc::new(addresses(config));
-    let answers = Answers::new(parts.answer_memory.clone(), config.limits.answer_timeout);
+    let answers = Answers::new(parts.answer_memory.clone(), config.limits.timeouts.answer);
     let now = {
         let engine = parts.engine.clone();
         Box::new(move || engine.now())
@@ -59,9 +59,7 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
         cors: Cors::new(config.cors.allow_credentials, config.cors.max_age, &lists),
         connections: Share::new(config.limits.max_connections_per_address),
         uploads: Share::new(config.limits.max_active_uploads_per_address),
-        idle_timeout: config.limits.idle_timeout,
-        min_rate_bytes: config.limits.min_rate_bytes,
-        drain_timeout: config.limits.drain_timeout,
+        bodies: config.limits.bodies,
         access,
         addresses,
         refusals,
@@ -130,7 +128,7 @@ fn terms(config: &Config, engine: &Engine) -> Terms {
     let range_alignment_bytes = engine.settings().ranges.alignment_bytes;
     Terms {
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
-        idle_timeout: config.limits.idle_timeout,
+        idle_timeout: config.limits.bodies.idle_timeout,
         // Nothing is gathered for an application that is asked nothing.
         forward_headers: config.hooks.calls.is_some().then(|| header_names(&config.hooks.forward_headers)),
         clients_may_terminate: config.auth.public_terminate,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::config::reader::Reader;
 use crate::config::units::{KIB, MIB, TIB, hours, minutes, secs};
+use edge::body::BodyLimits;
+use edge::listen::Timeouts;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -14,17 +16,11 @@ pub struct Limits {
     /// `None`: an address has no share of its own.
     pub max_connections_per_address: Option<usize>,
     pub max_read_connections: usize,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-    /// Bytes a second; 0 asks for none.
-    pub min_rate_bytes: u64,
-    pub keep_alive: Duration,
-    pub reader_timeout: Duration,
-    pub answer_timeout: Duration,
+    pub timeouts: Timeouts,
+    pub bodies: BodyLimits,
     pub answer_memory_bytes: u64,
     /// Memory for what the HTTP layer reads ahead of large bodies.
     pub read_ahead_memory_bytes: u64,
-    pub drain_timeout: Duration,
 }
 
 impl Limits {
@@ -35,15 +31,19 @@ impl Limits {
             max_active_uploads_per_address: share(from.count("limits.max_active_uploads_per_address", 0..=1_000_000)),
             max_connections: from.count("limits.max_connections", 1..=1_000_000),
             max_read_connections: from.count("limits.max_read_connections", 1..=1_000_000),
-            header_timeout: from.duration("limits.header_timeout", secs(1)..=minutes(5)),
-            idle_timeout: from.duration("limits.idle_timeout", secs(1)..=hours(1)),
-            min_rate_bytes: from.size("limits.min_rate", 0..=MIB),
-            keep_alive: from.duration("limits.keep_alive", secs(1)..=hours(1)),
-            reader_timeout: from.duration("limits.reader_timeout", secs(1)..=hours(24)),
-            answer_timeout: from.duration("limits.answer_timeout", secs(1)..=hours(1)),
+            timeouts: Timeouts {
+                header: from.duration("limits.header_timeout", secs(1)..=minutes(5)),
+                keep_alive: from.duration("limits.keep_alive", secs(1)..=hours(1)),
+                reader: from.duration("limits.reader_timeout", secs(1)..=hours(24)),
+                answer: from.duration("limits.answer_timeout", secs(1)..=hours(1)),
+            },
+            bodies: BodyLimits {
+                idle_timeout: from.duration("limits.idle_timeout", secs(1)..=hours(1)),
+                min_rate_bytes: from.size("limits.min_rate", 0..=MIB),
+                drain_timeout: from.duration("limits.drain_timeout", Duration::ZERO..=minutes(1)),
+            },
             answer_memory_bytes: from.size("limits.answer_memory", 4 * MIB..=TIB),
             read_ahead_memory_bytes: from.size("limits.read_ahead_memory", MIB..=TIB),
-            drain_timeout: from.duration("limits.drain_timeout", Duration::ZERO..=minutes(1)),
         }
     }
 }

@@ -176,7 +176,7 @@ fn no_two_keys_share_a_variable_or_a_flag() {
 
 #[test]
 fn flags_win_over_variables_over_the_file_over_the_defaults() {
-    let idle = |inputs: &Inputs| Config::read(inputs).unwrap().limits.idle_timeout.as_secs();
+    let idle = |inputs: &Inputs| Config::read(inputs).unwrap().limits.bodies.idle_timeout.as_secs();
     let mut inputs = Inputs::default();
     assert_eq!(idle(&inputs), 60);
     inputs.file = file("[limits]\nidle_timeout = \"61s\"\nstall_after = \"7s\"").file;

@@ -171,7 +171,7 @@ async fn request_ids_are_taken_from_this_machine_and_trusted_proxies_only() {
 
 fn in_a_hurry(config: &mut Config) {
     behind_a_proxy(config);
-    config.limits.idle_timeout = Duration::from_secs(1);
+    config.limits.bodies.idle_timeout = Duration::from_secs(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

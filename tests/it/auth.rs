@@ -35,7 +35,7 @@ const PATHS: [&str; 15] = [
 
 async fn guarded() -> TestApp {
     TestApp::from_file(&format!("[auth]\ntoken = \"{TOKEN}\"\n"), |config| {
-        config.limits.drain_timeout = Duration::from_secs(2);
+        config.limits.bodies.drain_timeout = Duration::from_secs(2);
     })
     .await
 }

@@ -50,7 +50,7 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
 async fn a_crowd_of_silent_connections_is_turned_away() {
     let app = TestApp::with(|config| {
         config.limits.max_connections = 10;
-        config.limits.header_timeout = Duration::from_secs(10);
+        config.limits.timeouts.header = Duration::from_secs(10);
     })
     .await;
     let mut first = app.client().await;

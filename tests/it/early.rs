@@ -169,7 +169,7 @@ async fn a_connection_is_closed_after_an_early_answer_only_if_the_answer_says_so
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_stops_sending_is_cut() {
-    let app = TestApp::with(|config| config.limits.drain_timeout = Duration::from_millis(300)).await;
+    let app = TestApp::with(|config| config.limits.bodies.drain_timeout = Duration::from_millis(300)).await;
     let path = app.client().await.create(1 << 30).await;
     for chunked in [false, true] {
         let mut client = app.client().await;
@@ -197,7 +197,7 @@ async fn a_client_that_never_stops_sending_is_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_client_that_says_no_more_is_let_go() {
-    let app = TestApp::with(|config| config.limits.drain_timeout = Duration::from_secs(60)).await;
+    let app = TestApp::with(|config| config.limits.bodies.drain_timeout = Duration::from_secs(60)).await;
     let path = app.client().await.create(1 << 30).await;
     let mut client = app.client().await;
     client.begin_patch(&path, 5, 1 << 30).await;
@@ -209,7 +209,7 @@ async fn a_refused_client_that_says_no_more_is_let_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_does_not_wait_for_the_body() {
-    let app = TestApp::with(|config| config.limits.drain_timeout = Duration::from_secs(60)).await;
+    let app = TestApp::with(|config| config.limits.bodies.drain_timeout = Duration::from_secs(60)).await;
     for refused in refusals(&app).await {
         // The checksum is over all of the body; everything else is known at once.
         if refused.status == 460 {

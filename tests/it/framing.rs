@@ -171,7 +171,7 @@ async fn dribbles(mut client: Client) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_head_of_a_connection_has_its_time_too() {
     let app = TestApp::with(|config| {
-        config.limits.header_timeout = Duration::from_secs(1);
+        config.limits.timeouts.header = Duration::from_secs(1);
         config.limits.max_connections = 20;
     })
     .await;
@@ -196,8 +196,8 @@ async fn a_head_over_http2_that_never_ends_ends_its_connection() {
     let certificate = Certificate::new();
     let app = TestApp::with(|config| {
         certificate.configure(config);
-        config.limits.header_timeout = Duration::from_secs(1);
-        config.limits.keep_alive = Duration::from_secs(600);
+        config.limits.timeouts.header = Duration::from_secs(1);
+        config.limits.timeouts.keep_alive = Duration::from_secs(600);
     })
     .await;
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -117,7 +117,7 @@ async fn a_body_longer_than_the_upload_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_refusal_is_told_at_once_and_ends_only_its_own_request() {
-    let server = Encrypted::with(|config| config.limits.drain_timeout = Duration::from_secs(60)).await;
+    let server = Encrypted::with(|config| config.limits.bodies.drain_timeout = Duration::from_secs(60)).await;
     let mut client = server.client().await;
     let path = client.create(1 << 30).await;
     for length in [Some(1 << 30), None] {
@@ -184,7 +184,7 @@ async fn a_body_shorter_than_announced_is_no_success() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_falls_silent_is_told_and_its_bytes_are_kept() {
-    let server = Encrypted::with(|config| config.limits.idle_timeout = Duration::from_millis(300)).await;
+    let server = Encrypted::with(|config| config.limits.bodies.idle_timeout = Duration::from_millis(300)).await;
     let mut client = server.client().await;
     let path = client.create(100).await;
     let mut patch = client.begin_patch(&path, 0, Some(100)).await;
@@ -324,7 +324,7 @@ async fn a_head_without_end_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_requests_is_closed_in_the_end() {
-    let server = Encrypted::with(|config| config.limits.keep_alive = Duration::from_millis(300)).await;
+    let server = Encrypted::with(|config| config.limits.timeouts.keep_alive = Duration::from_millis(300)).await;
     let mut client = server.client().await;
     let path = client.create(10).await;
     // Not while a request is under way, however long that takes.
@@ -358,7 +358,7 @@ async fn a_stopping_server_waits_for_no_idle_connection_but_answers_what_is_unde
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_takes_nothing_is_cut() {
-    let server = Encrypted::with(|config| config.limits.reader_timeout = Duration::from_millis(500)).await;
+    let server = Encrypted::with(|config| config.limits.timeouts.reader = Duration::from_millis(500)).await;
     let mut client = server.client().await;
     let source = source(4 * MIB);
     let path = client.create(source.len()).await;

@@ -62,7 +62,7 @@ async fn a_client_that_asks_first_is_refused_before_it_is_told_to_send() {
     // tus 41.
     let servers = Servers::with(|config| {
         config.engine.max_upload_bytes = 1_000;
-        config.limits.drain_timeout = Duration::from_secs(60);
+        config.limits.bodies.drain_timeout = Duration::from_secs(60);
     })
     .await;
     for address in servers.addresses {

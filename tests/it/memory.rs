@@ -222,7 +222,7 @@ async fn lists_that_nobody_reads_give_their_memory_back_to_those_who_wait() {
     // Enough for one page in the making.
     let app = TestApp::with(|config| {
         config.limits.answer_memory_bytes = 4 << 20;
-        config.limits.answer_timeout = Duration::from_secs(3);
+        config.limits.timeouts.answer = Duration::from_secs(3);
     })
     .await;
     make_a_long_list(app.address()).await;
@@ -252,7 +252,7 @@ async fn one_connection_of_http_2_does_not_take_the_memory_of_all_others() {
     let app = TestApp::with(|config| {
         certificate.configure(config);
         config.limits.answer_memory_bytes = 32 << 20;
-        config.limits.answer_timeout = Duration::from_secs(20);
+        config.limits.timeouts.answer = Duration::from_secs(20);
     })
     .await;
     let mut reader = http2::Client::connect(app.address(), &certificate).await;

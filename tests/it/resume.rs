@@ -327,7 +327,7 @@ impl Clumsy<'_> {
 async fn running_digests_survive_cuts_and_restarts() {
     let mut app = TestApp::with(|config| {
         config.engine.writer.checkpoint_bytes = 65_536;
-        config.limits.drain_timeout = Duration::from_millis(100);
+        config.limits.bodies.drain_timeout = Duration::from_millis(100);
         config.engine.writer.digests =
             Algorithm::ALL.into_iter().filter(|digest| *digest != Algorithm::Crc32c).collect();
     })

@@ -19,8 +19,8 @@ const MIB: usize = 1024 * 1024;
 async fn a_client_that_falls_silent_is_ended_and_its_bytes_are_kept() {
     // tus 67: told with a 5xx, which clients try again after.
     let app = TestApp::with(|config| {
-        config.limits.idle_timeout = Duration::from_secs(1);
-        config.limits.drain_timeout = Duration::from_millis(100);
+        config.limits.bodies.idle_timeout = Duration::from_secs(1);
+        config.limits.bodies.drain_timeout = Duration::from_millis(100);
     })
     .await;
     let source = Seeded::new(1).bytes(100_000);
@@ -46,7 +46,7 @@ async fn a_client_that_falls_silent_is_ended_and_its_bytes_are_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_never_ends_is_cut() {
-    let app = TestApp::with(|config| config.limits.header_timeout = Duration::from_secs(1)).await;
+    let app = TestApp::with(|config| config.limits.timeouts.header = Duration::from_secs(1)).await;
     for begun in ["", "PATCH /files/x HTTP/1.1\r\nTus-Resumable: 1.0.0\r\nUpload-Of"] {
         let mut client = app.client().await;
         client.send(begun.as_bytes()).await;
@@ -139,7 +139,7 @@ async fn app_on(disk: &SmallDisk) -> TestApp {
     TestApp::with(|config| {
         config.server.data_dir = disk.path().join("data");
         config.engine.writer.checkpoint_bytes = 64 * 1024;
-        config.limits.drain_timeout = Duration::from_secs(2);
+        config.limits.bodies.drain_timeout = Duration::from_secs(2);
     })
     .await
 }

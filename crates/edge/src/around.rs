@@ -87,7 +87,7 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
     // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its
     // body is.
     if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(http.headers()) {
-        answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, edge.drain_timeout)));
+        answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, edge.bodies.drain_timeout)));
     }
     ServiceResponse::new(http, answer)
 }
@@ -127,7 +127,7 @@ fn is_near(peer: Option<IpAddr>, edge: &Edge) -> bool {
 
 /// What the body of a request has to keep up with. Programs on this machine are not in a hurry.
 fn min_rate(client: Option<IpAddr>, edge: &Edge) -> Option<MinRate> {
-    let least = MinRate { bytes_per_second: edge.min_rate_bytes, window: edge.idle_timeout };
+    let least = MinRate { bytes_per_second: edge.bodies.min_rate_bytes, window: edge.bodies.idle_timeout };
     let is_far = client.is_some_and(|client| !client.is_loopback());
     Some(least).filter(|least| is_far && least.bytes_per_second > 0)
 }

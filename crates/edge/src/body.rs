@@ -36,6 +36,17 @@ pub use crate::listen::inflow::Taker;
 pub use crate::listen::interim::Interim;
 pub use crate::pace::Pauses;
 
+/// How bodies are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// How long a client may send nothing in the middle of a body.
+    pub idle_timeout: Duration,
+    /// The fewest bytes a second of a body, on average over `idle_timeout`, from clients on other machines. 0: any.
+    pub min_rate_bytes: u64,
+    /// How long the rest of a body is read after its request was answered.
+    pub drain_timeout: Duration,
+}
+
 /// What is known of a request's body before a byte of it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodySize {

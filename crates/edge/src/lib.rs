@@ -6,7 +6,6 @@
 //! knows no dialect's header or path, no engine and no database: rows and lists of fields are given to it.
 
 use std::fmt;
-use std::time::Duration;
 
 use domain::time::Timestamp;
 
@@ -39,6 +38,7 @@ use std::sync::Arc;
 use access::Access;
 use addresses::Addresses;
 use answers::Answers;
+use body::BodyLimits;
 pub use cors::{Cors, Lists};
 pub use metrics::Metrics;
 use refusals::Refusals;
@@ -60,11 +60,7 @@ pub struct Edge {
     pub rejections: Rejections,
     pub metrics: Metrics,
     pub answers: Answers,
-    pub idle_timeout: Duration,
-    /// The fewest bytes a second of a body, on average over `idle_timeout`, from clients on other machines.
-    pub min_rate_bytes: u64,
-    /// How long the rest of a body is read after its request was answered.
-    pub drain_timeout: Duration,
+    pub bodies: BodyLimits,
     pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
 

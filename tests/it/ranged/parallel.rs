@@ -347,7 +347,7 @@ async fn an_upload_of_ranges_can_be_deleted_and_expires() {
 async fn more_connections_than_allowed_are_asked_to_come_back() {
     let app = TestApp::with(|config| {
         config.engine.ranges.max_parallel = 1;
-        config.limits.idle_timeout = Duration::from_secs(30);
+        config.limits.bodies.idle_timeout = Duration::from_secs(30);
     })
     .await;
     let mut client = app.client().await;

@@ -93,7 +93,7 @@ async fn a_broken_file_is_kept_and_can_be_gone_on_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_after_the_upload_was_made_says_where_it_is() {
-    let app = TestApp::with(|config| config.limits.idle_timeout = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.limits.bodies.idle_timeout = Duration::from_millis(200)).await;
     let mut client = app.client().await;
     client.send_head("PUT", "/files/video.mp4", &[("Content-Length", "100")]).await;
     client.send(&[b'x'; 40]).await;

@@ -165,7 +165,7 @@ async fn a_client_that_comes_back_is_told_an_offset_its_next_chunk_is_taken_at()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_client_is_told_to_try_again() {
-    let app = TestApp::with(|config| config.limits.idle_timeout = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.limits.bodies.idle_timeout = Duration::from_millis(200)).await;
     let mut client = app.client().await;
     let path = session(&mut client, &[]).await;
     client.send_head("PUT", &path, &[("Content-Range", "bytes 0-99/100"), ("Content-Length", "100")]).await;

@@ -324,8 +324,8 @@ async fn completion_is_announced_once_however_often_it_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_ends_a_patch_with_an_answer_worth_retrying() {
     let app = TestApp::with(|config| {
-        config.limits.idle_timeout = Duration::from_millis(200);
-        config.limits.drain_timeout = Duration::from_millis(200);
+        config.limits.bodies.idle_timeout = Duration::from_millis(200);
+        config.limits.bodies.drain_timeout = Duration::from_millis(200);
     })
     .await;
     let mut client = app.client().await;

@@ -223,7 +223,7 @@ async fn a_creation_cut_in_its_body_keeps_what_arrived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_after_the_creation_still_says_where_the_upload_is() {
-    let app = TestApp::with(|config| config.limits.idle_timeout = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.limits.bodies.idle_timeout = Duration::from_millis(200)).await;
     let mut client = app.client().await;
     let wrong = format!("sha1 {}", base64([0; 20]));
     let headers = [("Upload-Length", "5"), OCTETS, ("Upload-Checksum", wrong.as_str())];

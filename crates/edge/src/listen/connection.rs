@@ -92,7 +92,7 @@ impl Connections {
             return self.turn_away(stream, peer, Reason::Connections).await;
         };
         let _place = place;
-        prepare(&stream, inner.settings.reader_timeout);
+        prepare(&stream, inner.settings.timeouts.reader);
         let Some(tls) = &inner.settings.tls else {
             return self.serve_http1(Wire::Plain(stream), ends).await;
         };
@@ -127,8 +127,8 @@ impl Connections {
         let Inner { settings, edge, .. } = &*self.0;
         let Ends { peer, reached } = ends;
         let terms = Terms {
-            header_timeout: settings.header_timeout,
-            keep_alive: settings.keep_alive,
+            header_timeout: settings.timeouts.header,
+            keep_alive: settings.timeouts.keep_alive,
             peer: peer.map(|peer| peer.ip()),
             refusals: edge.refusals.clone(),
         };
@@ -140,12 +140,13 @@ impl Connections {
 
     fn readers(&self) -> Readers {
         let settings = &self.0.settings;
-        Readers { download: settings.reader_timeout, answer: settings.answer_timeout }
+        Readers { download: settings.timeouts.reader, answer: settings.timeouts.answer }
     }
 
     async fn serve_http2(&self, wire: Wire, ends: Ends) {
         let Inner { settings, stopping, answers, .. } = &*self.0;
-        let waits = Waits { head: settings.header_timeout, idle: settings.keep_alive, readers: self.readers() };
+        let waits =
+            Waits { head: settings.timeouts.header, idle: settings.timeouts.keep_alive, readers: self.readers() };
         let served = http2::serve(wire, ends, answers, &settings.http2, waits, stopping.notified());
         if let Err(error) = served.await {
             tracing::debug!(error = %error, "a connection ended badly");

@@ -55,6 +55,19 @@ pub enum Role {
     Reading,
 }
 
+/// How long a peer is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the head of a request, from its first byte.
+    pub header: Duration,
+    /// How long a connection may wait for its next request.
+    pub keep_alive: Duration,
+    /// How long a peer may take nothing of a download.
+    pub reader: Duration,
+    /// How long a peer may take nothing of any other answer.
+    pub answer: Duration,
+}
+
 /// How one listener behaves.
 #[derive(Clone)]
 pub struct Settings {
@@ -64,14 +77,7 @@ pub struct Settings {
     /// Threads that serve connections.
     pub workers: usize,
     pub max_connections: usize,
-    /// For the head of a request, from its first byte.
-    pub header_timeout: Duration,
-    /// How long a connection may wait for its next request.
-    pub keep_alive: Duration,
-    /// How long a peer may take nothing of what is sent to it.
-    pub reader_timeout: Duration,
-    /// The same for what is no download.
-    pub answer_timeout: Duration,
+    pub timeouts: Timeouts,
     pub shutdown_timeout: Duration,
     /// `None`: connections are plain, and speak HTTP/1.1.
     pub tls: Option<Tls>,
