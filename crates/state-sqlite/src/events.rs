@@ -151,7 +151,9 @@ impl SqliteStore {
         let page = self.readers.read("read the log of events", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
             let mut statement = connection.prepare_cached(&SINCE)?;
-            let found = statement.query_map(params![after.0, end, limit, least, most], rows::logged_event)?;
+            // What is committed between the two statements is for the next page, or it would be given twice.
+            let values = params![after.0, end.min(newest), limit, least, most];
+            let found = statement.query_map(values, rows::logged_event)?;
             let found: Vec<LoggedEvent> = found.collect::<rusqlite::Result<_>>()?;
             let is_full = u32::try_from(found.len()).is_ok_and(|count| count == limit);
             let last = found.last().filter(|_| is_full).map(|event| event.position);

@@ -6,6 +6,7 @@ use futures::future::join_all;
 
 use super::leases::two_nodes;
 use super::*;
+use domain::log::EventPosition;
 
 use DeliveryState::*;
 
@@ -89,4 +90,80 @@ pub async fn what_one_node_writes_the_other_knows<P: Place>(place: P) {
     assert_eq!(states_at(&*first, "a").await, [Ready]);
     pause(&*second, "a", at(2)).await;
     assert_eq!(first.claim_due(one, &[(endpoint("a"), 9)], at(9), LEASE).await.unwrap(), []);
+    first.insert(change_of(new_upload(3))).await.unwrap();
+    assert_eq!(states_at(&*first, "a").await, [Paused, Paused], "also what came after the pause");
+    put_state(&*second, "a", EndpointState::Enabled, at(3)).await;
+    first.insert(change_of(new_upload(4))).await.unwrap();
+    assert_eq!(states_at(&*first, "a").await, [Ready, Ready, Ready]);
+}
+
+/// Readers follow the log by positions: none may appear behind one that was seen.
+pub async fn a_reader_misses_nothing_that_two_nodes_write<P: Place>(place: P) {
+    const STEPS: i64 = 30;
+    let nodes = two_nodes(&place).await;
+    let reader = place.open().await;
+    let writers = nodes.map(|(store, _)| store).into_iter().zip(1_u8..).map(|(store, number)| {
+        tokio::spawn(async move {
+            let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
+            for step in 1..=STEPS {
+                receive(&mut upload, 100, at(100 + step));
+                upload = store.commit(change_of(upload)).await.unwrap();
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let (mut seen, mut found) = (EventPosition::default(), Vec::new());
+    loop {
+        let are_done = writers.iter().all(tokio::task::JoinHandle::is_finished);
+        let page = reader.events_since(TenantScope::All, seen, 7).await.unwrap();
+        found.extend(page.found.iter().map(|event| (event.upload, event.sequence)));
+        if are_done && page.found.is_empty() && !page.has_more {
+            break;
+        }
+        seen = page.seen;
+        tokio::task::yield_now().await;
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for number in [1, 2] {
+        let sequences = found.iter().filter(|(upload, _)| *upload == new_upload(number).id());
+        assert!(sequences.map(|(_, sequence)| *sequence).eq(1..=31), "{found:?}");
+    }
+}
+
+/// One node writes events while another settles those before them: neither may leave a delivery waiting for ever.
+pub async fn a_lane_goes_on_whoever_writes_and_whoever_settles<P: Place>(place: P) {
+    const UPLOADS: u8 = 20;
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    let wanted = ["upload.created", "upload.receiving", "upload.received", "upload.completed"];
+    first.open_for(one, vec![subscribed("a", &wanted)], NOW).await.unwrap();
+    let writer = tokio::spawn(async move {
+        for number in 0..UPLOADS {
+            let mut upload = first.insert(change_of(new_upload(number))).await.unwrap();
+            receive(&mut upload, 1_000, at(100));
+            upload = first.commit(change_of(upload)).await.unwrap();
+            complete(&mut upload, at(200));
+            first.commit(change_of(upload)).await.unwrap();
+        }
+    });
+    let mut sent: Vec<(Option<UploadId>, u64)> = Vec::new();
+    loop {
+        let is_done = writer.is_finished();
+        let claims = second.claim_due(two, &[(endpoint("a"), 3)], at(1_000), LEASE).await.unwrap();
+        if is_done && claims.is_empty() {
+            break;
+        }
+        for claim in claims {
+            sent.push((claim.upload, sequence_of(&claim)));
+            succeed(&*second, &claim, at(1_000)).await;
+        }
+        tokio::task::yield_now().await;
+    }
+    writer.await.unwrap();
+    assert_eq!(states_at(&*second, "a").await, vec![Succeeded; usize::from(UPLOADS) * wanted.len()]);
+    for number in 0..UPLOADS {
+        let sequences = sent.iter().filter(|(upload, _)| *upload == Some(new_upload(number).id()));
+        assert!(sequences.is_sorted(), "each lane keeps its order: {sent:?}");
+    }
 }

@@ -152,6 +152,7 @@ macro_rules! conformance_suite {
             replay::a_job_sends_everything
             replay::a_job_goes_on_where_it_was
             replay::a_job_goes_straight_to_its_range
+            replay::two_nodes_carry_on_one_job
             replay::a_job_gets_over_a_clock_that_was_ahead
             replay::what_was_never_sent_is_sent_again_in_order
             replay::words_can_be_taken_out
@@ -181,6 +182,8 @@ macro_rules! conformance_suite {
             dispatchers::a_start_takes_no_delivery_from_a_running_node
             dispatchers::an_endpoint_stays_while_a_living_node_names_it
             dispatchers::what_one_node_writes_the_other_knows
+            dispatchers::a_reader_misses_nothing_that_two_nodes_write
+            dispatchers::a_lane_goes_on_whoever_writes_and_whoever_settles
             leases::a_node_that_lives_keeps_what_it_holds
             leases::a_late_commit_of_a_lost_lease_changes_nothing
             leases::one_of_many_nodes_takes_what_is_free

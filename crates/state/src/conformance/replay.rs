@@ -1,5 +1,6 @@
 //! Sending again, and forgetting.
 
+use super::leases::two_nodes;
 use super::*;
 use domain::delivery::{ReplayWhat, Replayed, Trigger};
 use domain::id::{DeliveryId, ReplayId};
@@ -251,6 +252,38 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     let stopped = store.advance_replay(other.id, 3, at(64)).await.unwrap().unwrap();
     assert_eq!((stopped.state, stopped.finished_at), (ReplayState::Cancelled, Some(at(62))));
     assert_eq!(store.advance_replay(ReplayId::new(NOW, [0; 10]), 3, at(64)).await.unwrap(), None);
+}
+
+/// Nodes that carry on one job do its pieces one after the other: none is done twice, and none is left out.
+pub async fn two_nodes_carry_on_one_job<P: Place>(place: P) {
+    const UPLOADS: u8 = 40;
+    let nodes = two_nodes(&place).await;
+    let (store, node) = &nodes[0];
+    store.open_for(*node, vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
+    for number in 0..UPLOADS {
+        store.insert(change_of(new_upload(number))).await.unwrap();
+    }
+    for claim in claim(&**store, "a", at(100)).await {
+        succeed(&**store, &claim, at(100)).await;
+    }
+    let everything = job(ReplayWhat::Everything, NOW, at(100));
+    store.begin_replay(everything.clone()).await.unwrap();
+    let carrying_on = nodes.map(|(store, _)| {
+        tokio::spawn(async move {
+            loop {
+                let job = store.advance_replay(everything.id, 3, at(200)).await.unwrap().unwrap();
+                if job.state != ReplayState::Running {
+                    return (store, job.queued);
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for carrying_on in carrying_on {
+        let (store, queued) = carrying_on.await.unwrap();
+        assert_eq!(queued, u64::from(UPLOADS));
+        assert_eq!(states_at(&*store, "a").await, vec![Ready; usize::from(UPLOADS)]);
+    }
 }
 
 /// webhooks L3: what is far outside of the range is not even looked at, and looking at much that is not
