@@ -818,6 +818,10 @@ fn each_wrong_term_of_an_endpoint_says_what_to_write() {
         ("ordering = \"fifo\"", "unknown; write one of per_upload, strict, none"),
         ("payload = \"tiny\"", "unknown; write one of full, thin"),
         ("private_key = \"whsk_AAAA\"", "of 3 bytes; it must have 32"),
+        (
+            &format!("private_key = \"whsk_{}==\"", "A".repeat(86)),
+            "not one key; the public key behind the seed belongs to another",
+        ),
         ("old_secrets = [\"x\"]", "one of them is not a signing secret"),
         ("old_secret_files = [\"/none\"]", "\"/none\": could not read the file"),
         ("colour = \"blue\"", "no such key; an endpoint has name, url, secret, secret_file, old_secrets,"),
