@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::{fmt, fs};
 
-use crate::config::Config;
+use crate::config::{Config, FIRST_WINDOW_BYTES};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -24,9 +24,6 @@ const ENCRYPTED_CONNECTION_BYTES: u64 = 112 * KIB;
 
 /// What one attempt to deliver a webhook holds beside the response: the event, the connection.
 const DELIVERY_BYTES: u64 = 64 * KIB;
-
-/// What each HTTP/2 connection may use without earning it.
-const FIRST_WINDOW_BYTES: u64 = MIB;
 
 /// The same, with what its requests hold while they wait.
 const HTTP2_CONNECTION_BYTES: u64 = 2 * MIB;

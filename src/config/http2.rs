@@ -1,7 +1,8 @@
 //! How much HTTP/2 may hold, and for how many.
 
 use crate::config::reader::Reader;
-use crate::config::units::{GIB, MIB, TIB};
+use crate::config::units::{GIB, TIB};
+use edge::listen::window;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http2 {
@@ -14,7 +15,7 @@ pub struct Http2 {
 }
 
 /// What each connection may use without earning it.
-const FIRST_WINDOW_BYTES: u64 = MIB;
+pub const FIRST_WINDOW_BYTES: u64 = window::FIRST_WINDOW_BYTES as u64;
 
 impl Http2 {
     pub(super) fn read(from: &mut Reader) -> Self {

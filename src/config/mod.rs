@@ -43,7 +43,7 @@ pub use cors::{AllowOrigins, Cors};
 pub use endpoint::Endpoint;
 pub use error::ConfigErrors;
 pub use hooks::Hooks;
-pub use http2::Http2;
+pub use http2::{FIRST_WINDOW_BYTES, Http2};
 pub use inputs::Inputs;
 pub use limits::Limits;
 pub use log::{Format, Log};
