@@ -72,29 +72,31 @@ async fn a_start_beside_a_running_node_takes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_an_upload_adds_nothing_and_cuts_nothing() {
-    let world = shared_world();
-    let first = world.live().await;
-    let source = source();
-    let id = first.create(source.len()).await;
-    first.append(id, 0, &source[..100_000]).await.unwrap();
-    let mut late = first.begin(id, 100_000).await.unwrap();
-    feed_all(&mut late, &[0; 1_000]).await;
+    for medium in [Medium::Memory(MemoryStore::new()), Medium::sealing()] {
+        let world = World::on(medium);
+        let first = world.live().await;
+        let source = source();
+        let id = first.create(source.len()).await;
+        first.append(id, 0, &source[..100_000]).await.unwrap();
+        let mut late = first.begin(id, 100_000).await.unwrap();
+        feed_all(&mut late, &[0; 1_000]).await;
 
-    let second = world.live_beside().await;
-    first.counts_as_dead().await;
-    second.append(id, 100_000, &source[100_000..200_000]).await.unwrap();
-    assert_eq!(epoch(&second, id).await, Epoch::new(2));
+        let second = world.live_beside().await;
+        first.counts_as_dead().await;
+        second.append(id, 100_000, &source[100_000..200_000]).await.unwrap();
+        assert_eq!(epoch(&second, id).await, Epoch::new(2));
 
-    let lost = late.finish(BodyEnd::Complete).await;
-    assert!(lost.is_err(), "{lost:?}");
-    first.at_rest(id).await;
-    let refused = first.append(id, 200_000, &[0; 1_000]).await;
-    assert!(is_held(&refused), "{refused:?}");
-    assert_eq!(second.committed(id).await, 200_000);
-    let upload = second.append(id, 200_000, &source[200_000..]).await.unwrap();
-    assert_eq!(upload.stage().name(), "completed");
-    assert!(second.read(id).await == source, "the bytes are the second node's");
-    assert_eq!(second.events(id).await, WHOLE_WAY);
+        let lost = late.finish(BodyEnd::Complete).await;
+        assert!(lost.is_err(), "{lost:?}");
+        first.at_rest(id).await;
+        let refused = first.append(id, 200_000, &[0; 1_000]).await;
+        assert!(is_held(&refused), "{refused:?}");
+        assert_eq!(second.committed(id).await, 200_000);
+        let upload = second.append(id, 200_000, &source[200_000..]).await.unwrap();
+        assert_eq!(upload.stage().name(), "completed");
+        assert!(second.read(id).await == source, "the bytes are the second node's");
+        assert_eq!(second.events(id).await, WHOLE_WAY);
+    }
 }
 
 /// The version has not moved, so that the epoch alone stands against it.
