@@ -25,7 +25,7 @@ const ENCRYPTED_CONNECTION_BYTES: u64 = 112 * KIB;
 /// What one attempt to deliver a webhook holds beside the response: the event, the connection.
 const DELIVERY_BYTES: u64 = 64 * KIB;
 
-/// The same, with what its requests hold while they wait.
+/// What one HTTP/2 connection is counted with: its first window, and what its requests hold while they wait.
 const HTTP2_CONNECTION_BYTES: u64 = 2 * MIB;
 
 /// The smallest buffer, which every upload that receives must find.
