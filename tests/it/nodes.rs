@@ -107,11 +107,12 @@ async fn a_commit_that_is_late_is_lost_though_nothing_else_was_committed() {
     let source = source();
     let id = first.create(source.len()).await;
     let mut late = first.begin(id, 0).await.unwrap();
-    feed_all(&mut late, &source[..1_000]).await;
 
     let second = world.live_beside().await;
     first.counts_as_dead().await;
     let _taken = second.begin(id, 0).await.unwrap();
+    // Not before: the first bytes of an upload are committed at once.
+    feed_all(&mut late, &source[..1_000]).await;
     let lost = late.finish(BodyEnd::Complete).await;
     assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Superseded))), "{lost:?}");
     assert_eq!(second.committed(id).await, 0);
