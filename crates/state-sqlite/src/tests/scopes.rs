@@ -27,7 +27,7 @@ const EXCUSED: [(&str, &str); 7] = [
     ("FROM (SELECT 1 FROM deliveries INDEXED BY", "chooses an index, and nobody is told the count"),
     ("FROM (SELECT 1 FROM uploads ", "so does this"),
     ("SELECT facts ->> '$.content_type' FROM uploads INDEXED BY", "chooses which parts of an index to walk"),
-    // The end may be a row of another tenant. It goes no further than the cursor of a page that is not full.
+    // The end may be a row of another tenant. Cursors are sealed, so that nobody can read it there.
     ("ORDER BY id DESC LIMIT 1 OFFSET ?", "finds where a bounded walk ends"),
 ];
 
