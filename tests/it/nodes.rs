@@ -99,6 +99,28 @@ async fn a_node_that_lost_an_upload_adds_nothing_and_cuts_nothing() {
     }
 }
 
+/// The state refuses its commit, but the storage alone can keep it from cutting what the newer node has written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_opens_late_what_it_lost_cuts_nothing() {
+    let world = shared_world();
+    let first = world.live().await;
+    let source = source();
+    let id = first.create(source.len()).await;
+    first.append(id, 0, &source[..100_000]).await.unwrap();
+    let mut late = first.begin(id, 100_000).await.unwrap();
+
+    let second = world.live_beside().await;
+    first.counts_as_dead().await;
+    second.append(id, 100_000, &source[100_000..200_000]).await.unwrap();
+    feed_all(&mut late, &[0; 1_000]).await;
+    let lost = late.finish(BodyEnd::Complete).await;
+    assert!(lost.is_err(), "{lost:?}");
+    first.at_rest(id).await;
+    let upload = second.append(id, 200_000, &source[200_000..]).await.unwrap();
+    assert_eq!(upload.stage().name(), "completed");
+    assert!(second.read(id).await == source, "the bytes are the second node's");
+}
+
 /// The version has not moved, so that the epoch alone stands against it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_is_late_is_lost_though_nothing_else_was_committed() {
