@@ -1,5 +1,5 @@
-//! The composition root: configuration in, a running server out. The only place that picks backends; it decides
-//! nothing else.
+//! The composition root: configuration in, a running server out. The only place that
+//! picks backends; it decides nothing else.
 
 pub mod data_folder;
 mod descriptors;
@@ -239,8 +239,8 @@ impl Running {
         self.listeners.read_address
     }
 
-    /// Tells people and scripts that the server is up: one line on standard output for each listener, and a few to the
-    /// log.
+    /// Tells people and scripts that the server is up: one line on standard output
+    /// for each listener, and a few to the log.
     pub fn announce(&self) -> anyhow::Result<()> {
         let address = self.address();
         let scheme = if self.config.tls.files.is_some() { "https" } else { "http" };

@@ -26,7 +26,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// Serves until the first signal that asks for an end, then stops in order; a second one ends everything at once.
+/// Serves until the first signal that asks for an end, then stops in
+/// order; a second one ends everything at once.
 async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::take().context("could not take over signals")?;
     let running = tokio::select! {

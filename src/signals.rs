@@ -38,8 +38,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the server: SIGTERM, SIGINT or SIGQUIT. Meanwhile SIGHUP calls `reload`, and the
-    /// others change nothing.
+    /// Waits for a signal that ends the server: SIGTERM, SIGINT or SIGQUIT. Meanwhile SIGHUP calls
+    /// `reload`, and the others change nothing.
     pub(crate) async fn until_stop(&mut self, reload: impl Fn()) {
         loop {
             tokio::select! {

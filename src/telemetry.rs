@@ -126,8 +126,8 @@ fn causes(error: &(dyn StdError + 'static)) -> Vec<String> {
 
 /// One object a line: when, how serious, the message, its fields, and the module it comes from.
 ///
-/// The formatter of the subscriber would tell of an error only its first sentence. Here its causes stand beside it,
-/// under the name that they have in text.
+/// The formatter of the subscriber would tell of an error only its first sentence. Here its causes stand
+/// beside it, under the name that they have in text.
 struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json

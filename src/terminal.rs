@@ -65,7 +65,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// Line and paragraph separators, marks, embeddings, overrides and isolates of direction, and what has no width.
+    /// Line and paragraph separators, marks, embeddings, overrides and
+    /// isolates of direction, and what has no width.
     const HOSTILE: &str = "\u{2028}\u{2029}\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{ad}\u{e0041}";
 
     fn is_fit(found: char) -> bool {

@@ -1,4 +1,5 @@
-//! The floor: a server that speaks just enough tus and does nothing but receive, and one that also writes directly.
+//! The floor: a server that speaks just enough tus and does nothing but
+//! receive, and one that also writes directly.
 //!
 //! One thread per connection, plain `recv` into a large buffer, through TLS if there is a certificate. It
 //! checks nothing and remembers nothing, so no real server can be faster on the same machine by more than

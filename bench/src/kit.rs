@@ -33,7 +33,8 @@ pub(crate) struct Kit {
 }
 
 impl Kit {
-    /// `root` is the repository, `peers` what `bench/run` installed, `scratch` a folder on the disk to measure.
+    /// `root` is the repository, `peers` what `bench/run` installed,
+    /// `scratch` a folder on the disk to measure.
     pub(crate) fn find(root: &Path, longshore: &Path, peers: &Path, scratch: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(scratch).with_context(|| format!("could not create {}", scratch.display()))?;
         Ok(Self {

@@ -100,8 +100,8 @@ impl Lab {
         Ok(server)
     }
 
-    /// Calls `run` for every subject in every round. Each round begins with another subject, so that nobody always
-    /// has the disk as somebody else left it.
+    /// Calls `run` for every subject in every round. Each round begins with another subject, so that nobody
+    /// always has the disk as somebody else left it.
     pub(crate) fn take_turns(
         &self,
         wanted: &[Subject],

@@ -1,4 +1,5 @@
-//! The benchmark suite: `bench run` measures, `bench report` writes what was measured down. `bench/run` calls both.
+//! The benchmark suite: `bench run` measures, `bench report` writes what
+//! was measured down. `bench/run` calls both.
 //!
 //! - `scenario` drives servers and gives numbers; it judges nothing.
 //! - `report` judges numbers and draws them; it measures nothing. Between the two stands results.json.

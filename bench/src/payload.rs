@@ -1,7 +1,7 @@
 //! The bytes that are uploaded: random, prepared once, and sent again and again.
 //!
-//! Plain connections send them with `sendfile` from a memory file, so the generator copies nothing; encrypted ones
-//! read the same bytes from memory.
+//! Plain connections send them with `sendfile` from a memory file, so the generator copies nothing;
+//! encrypted ones read the same bytes from memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

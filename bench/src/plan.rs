@@ -1,4 +1,5 @@
-//! How much is uploaded, and for how long. The sizes of the report, and small ones that show whether it works.
+//! How much is uploaded, and for how long. The sizes of the report,
+//! and small ones that show whether it works.
 
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ pub(crate) struct Plan {
     /// Uploads that tell their progress, and for how long (14).
     pub(crate) progressing: usize,
     pub(crate) progress: Duration,
-    /// How long uploads are told of, how long nobody hears it, and how long is waited for what is missing (14).
+    /// How long uploads are told of, how long nobody hears it, and how
+    /// long is waited for what is missing (14).
     pub(crate) telling: Duration,
     pub(crate) outage: Duration,
     pub(crate) patience: Duration,

@@ -1,7 +1,8 @@
 //! Somebody who is told: takes Longshore's webhooks and tusd's hooks, and notes what came when.
 //!
-//! It answers at once, answers late, or is gone, as it is told to. One thread serves all connections and keeps them
-//! alive. What it keeps is bounded: a small note of each message, up to a number of them, and no body.
+//! It answers at once, answers late, or is gone, as it is told to. One thread serves all
+//! connections and keeps them alive. What it keeps is bounded: a small note of each
+//! message, up to a number of them, and no body.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -164,7 +164,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Neither can fail in a way that matters: the process has ended, or the folder is looked at by the next run.
+        // Neither can fail in a way that matters: the process has ended, or
+        // the folder is looked at by the next run.
         self.child.kill().ok();
         self.child.wait().ok();
         if !self.keep {

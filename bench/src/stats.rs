@@ -43,7 +43,8 @@ impl Times {
         self.0.len()
     }
 
-    /// In milliseconds, the time that `per_mille` of a thousand requests did not exceed. Zero when there was none.
+    /// In milliseconds, the time that `per_mille` of a thousand requests
+    /// did not exceed. Zero when there was none.
     pub(crate) fn quantile_ms(&mut self, per_mille: usize) -> f64 {
         self.0.sort_unstable();
         let rank = (self.0.len() * per_mille).div_ceil(1000).max(1);

@@ -100,7 +100,8 @@ impl Client {
         body: impl FnOnce(&mut Wire) -> std::io::Result<()>,
     ) -> anyhow::Result<Answer> {
         let wire = self.wire()?;
-        // A server that refuses may stop reading before it answers; what it says matters more than the broken pipe.
+        // A server that refuses may stop reading before it answers; what it
+        // says matters more than the broken pipe.
         let sent = wire.send(head).and_then(|()| body(wire));
         let answer = wire.answer(method);
         let broken = match &answer {

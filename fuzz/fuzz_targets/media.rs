@@ -25,8 +25,8 @@ const MOST_TRACKS: usize = 32;
 /// A name of a codec is short, whatever the file says.
 const MOST_CODEC_BYTES: usize = 64;
 
-/// Once the fuzzer's own hook is gone, which ends the process at any panic. One in a library is a file that cannot be
-/// read, here as in the server; one that is not contained still ends it.
+/// Once the fuzzer's own hook is gone, which ends the process at any panic. One in a library is a file that
+/// cannot be read, here as in the server; one that is not contained still ends it.
 static LIBRARIES_MAY_PANIC: Once = Once::new();
 
 fuzz_target!(|file: &[u8]| {

@@ -1,8 +1,8 @@
 //! The data folder, which one process at a time may use: it holds the database, the server's key and the
 //! files of uploads.
 //!
-//! Its lock is a handle that ends with the process, however that ends. Whoever writes in the folder behind the back of
-//! its caller keeps the handle too, so that the folder is not free before that is done.
+//! Its lock is a handle that ends with the process, however that ends. Whoever writes in the folder behind
+//! the back of its caller keeps the handle too, so that the folder is not free before that is done.
 
 use std::fs::File;
 use std::io;

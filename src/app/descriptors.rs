@@ -1,11 +1,12 @@
 //! Fitting the server into the number of files the system lets it have open.
 //!
-//! A process that runs out of descriptors can neither accept a connection nor open a file, and an upload fails that
-//! was promised a place. So the limits are made to fit at the start, and reported.
+//! A process that runs out of descriptors can neither accept a connection nor open a file, and an upload
+//! fails that was promised a place. So the limits are made to fit at the start, and reported.
 //!
-//! A connection is one descriptor, and so is an upload that is slow. What only some of them need besides has limits of
-//! its own, or few connections would fit: a download reads a file (`limits.max_downloads`), and a fast upload has its
-//! file open twice, to write past the page cache. Uploads that find no second descriptor do without.
+//! A connection is one descriptor, and so is an upload that is slow. What only some of them need besides
+//! has limits of its own, or few connections would fit: a download reads a file
+//! (`limits.max_downloads`), and a fast upload has its file open twice, to write past the page cache.
+//! Uploads that find no second descriptor do without.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -23,8 +24,8 @@ const OF_A_WORKER: u64 = 6;
 /// Of one connection to the database: the file, its log and its shared memory.
 const OF_A_DATABASE_CONNECTION: u64 = 3;
 
-/// Of uploads that are kept open for their next request, of concatenations (a part and what it goes into, two at a
-/// time), and of media files whose headers are read.
+/// Of uploads that are kept open for their next request, of concatenations (a part and what it goes into, two
+/// at a time), and of media files whose headers are read.
 const OF_OTHER_BLOBS: u64 = MAX_PARKED as u64 + 4;
 
 /// The most files that are open a second time, for direct writes. That many uploads are not fast at once.

@@ -23,7 +23,8 @@ impl Hooks for Application {
     }
 }
 
-/// The application as the engine asks it, and what is counted of that; `None` when it wants to be asked nothing.
+/// The application as the engine asks it, and what is counted of that;
+/// `None` when it wants to be asked nothing.
 pub(super) fn application(
     config: &config::Hooks,
     rules: &Arc<outbound::address::EgressRules>,

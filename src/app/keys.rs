@@ -1,5 +1,5 @@
-//! The server's own keys: from the file the configuration names, or from one in the data folder, which is made at the
-//! first start.
+//! The server's own keys: from the file the configuration names, or from one in the data
+//! folder, which is made at the first start.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -17,7 +17,8 @@ const FILE_NAME: &str = "longshore.key";
 /// What the file is called until all of it is on the disk.
 const UNFINISHED_NAME: &str = "longshore.key.new";
 
-/// The keys of this server. The data folder belongs to this process already, so nobody else makes them meanwhile.
+/// The keys of this server. The data folder belongs to this process
+/// already, so nobody else makes them meanwhile.
 pub(super) fn open(config: &Auth, data_dir: &Path) -> anyhow::Result<ServerKeys> {
     match &config.server_keys {
         Some(keys) => Ok(keys.clone()),

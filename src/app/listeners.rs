@@ -129,7 +129,8 @@ pub(super) fn worker_count(asked: Option<usize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
 }
 
-/// Encryption with a certificate that follows its files for as long as there is somebody who can have them looked at.
+/// Encryption with a certificate that follows its files for as long as there
+/// is somebody who can have them looked at.
 fn tls(config: &Config, files: &Files) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
     check_memory(config)?;
     let certificates = Arc::new(Certificates::load(files.clone()).map_err(|why| unusable(files, &why))?);

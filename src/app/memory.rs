@@ -1,8 +1,9 @@
 //! Fitting the server into the memory it may have.
 //!
-//! A process that takes more than its control group or machine has is killed, and everybody's requests with it. So what
-//! holds the bytes of others has a budget, and each that has its default value is at most a share of the limit. The
-//! shares leave a quarter for the process itself and for the kernel's side of its connections and files.
+//! A process that takes more than its control group or machine has is killed, and everybody's
+//! requests with it. So what holds the bytes of others has a budget, and each that has its default
+//! value is at most a share of the limit. The shares leave a quarter for the process itself and for
+//! the kernel's side of its connections and files.
 
 use std::path::Path;
 use std::{fmt, fs};
@@ -15,8 +16,8 @@ const MIB: u64 = 1 << 20;
 /// The program, its threads, what is the same however many clients there are.
 const PROCESS_BYTES: u64 = 24 * MIB;
 
-/// What one connection is counted with: its buffers and tasks while it is being answered in the smallest pieces, or
-/// brings an upload beside the buffers of that. See docs/performance.md.
+/// What one connection is counted with: its buffers and tasks while it is being answered in the smallest
+/// pieces, or brings an upload beside the buffers of that. See docs/performance.md.
 const CONNECTION_BYTES: u64 = 48 * KIB;
 
 /// The same with encryption.
@@ -70,8 +71,9 @@ impl Limit {
     }
 }
 
-/// The lowest limit of the control groups named in the text of `/proc/self/cgroup`, and of those above them, in either
-/// version. In a container its own group may be what is mounted at `root`, whatever its name outside.
+/// The lowest limit of the control groups named in the text of `/proc/self/cgroup`, and of
+/// those above them, in either version. In a container its own group may be what is
+/// mounted at `root`, whatever its name outside.
 fn limit_of_groups(root: &Path, groups: &str) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');

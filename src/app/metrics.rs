@@ -20,7 +20,8 @@ use state_sqlite::SqliteStore;
 /// What all metrics of the server's own begin with.
 const PREFIX: &str = "longshore";
 
-/// A registry with what is known of the process and the program; the rest is registered in the part that is given.
+/// A registry with what is known of the process and the program; the rest
+/// is registered in the part that is given.
 pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process::new()));

@@ -2,8 +2,9 @@
 
 use rustix::fs::Mode;
 
-/// Gives files that this process makes from now on at most the permissions `file_mode`, and lets whoever may read them
-/// enter its folders. The mask is the one thing that reaches all of them, those that SQLite makes too.
+/// Gives files that this process makes from now on at most the permissions `file_mode`,
+/// and lets whoever may read them enter its folders. The mask is the one thing that
+/// reaches all of them, those that SQLite makes too.
 pub fn restrict_new_files(file_mode: u32) {
     rustix::process::umask(Mode::from_raw_mode(mask(file_mode)));
 }

@@ -9,8 +9,8 @@ use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use crate::config::Config;
 
-/// The threads that move the bytes of uploads to the disk: apart from those that answer requests, so that a slow disk
-/// keeps nobody else waiting.
+/// The threads that move the bytes of uploads to the disk: apart from those that answer requests, so
+/// that a slow disk keeps nobody else waiting.
 pub(super) struct UploadThreads(Option<Runtime>);
 
 impl UploadThreads {
@@ -48,8 +48,8 @@ pub(super) fn upload_niceness(config: &Config) -> u8 {
 /// Lets other threads go before the one that calls this: 0 changes nothing, 19 is the most. Threads it starts
 /// afterwards inherit it.
 ///
-/// On Linux the priority of a "process" is that of one thread when it is named by a thread's id. Where it cannot be
-/// lowered everything works all the same, only less politely.
+/// On Linux the priority of a "process" is that of one thread when it is named by a thread's id. Where it
+/// cannot be lowered everything works all the same, only less politely.
 pub(super) fn lower_this_thread(niceness: u8) {
     static TOLD: Once = Once::new();
     if niceness == 0 {

@@ -1,5 +1,5 @@
-//! `longshore health`: asks a running server whether it is ready. Made for container health checks, where no shell
-//! and no curl are.
+//! `longshore health`: asks a running server whether it is ready. Made for container health
+//! checks, where no shell and no curl are.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,8 +1,8 @@
 //! The command line: what can be typed, and which subcommand runs.
 //!
-//! Owns the texts of `--help`, exit codes, and what goes to stdout. Flags are not written down here: they are the
-//! keys of the configuration. Exit codes: 0 done, 1 failed, 2 not understood (wrong usage or configuration); a
-//! health check knows only 0 and 1, because container engines reserve 2.
+//! Owns the texts of `--help`, exit codes, and what goes to stdout. Flags are not written down here: they are
+//! the keys of the configuration. Exit codes: 0 done, 1 failed, 2 not understood (wrong usage or
+//! configuration); a health check knows only 0 and 1, because container engines reserve 2.
 
 mod admin_key;
 mod config;

@@ -1,5 +1,5 @@
-//! `longshore webhooks`: manages the endpoints and deliveries of a running server through its API, and receives events
-//! to look at.
+//! `longshore webhooks`: manages the endpoints and deliveries of a running server through
+//! its API, and receives events to look at.
 
 pub(super) mod client;
 mod listen;

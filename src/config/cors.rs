@@ -23,7 +23,8 @@ pub enum AllowOrigins {
     /// With a token all, without one those of this machine.
     Auto,
     Any,
-    /// These, as a browser sends them in `Origin`; `*` in place of the first label of a name stands for one label.
+    /// These, as a browser sends them in `Origin`; `*` in place of the
+    /// first label of a name stands for one label.
     Listed(Vec<String>),
 }
 

@@ -12,7 +12,8 @@ use engine::{RangeSettings, Settings, SpaceSettings, TermSettings, WriterSetting
 /// A file that is kept for less than this may be removed sooner after a start.
 const FIRST_REMOVAL_AFTER: Duration = minutes(10);
 
-/// What the engine may do. Where the status of uploads is follows from more than one key, so it is added later.
+/// What the engine may do. Where the status of uploads is follows from
+/// more than one key, so it is added later.
 pub(super) fn read(from: &mut Reader) -> Settings {
     Settings {
         // Structured field integers, which announce the limit to clients, end below 10^15.

@@ -52,8 +52,8 @@ impl Setting {
     }
 }
 
-/// A value as TOML that keeps to one line, which the printing of the TOML crate does not: a JSON string is also a TOML
-/// string.
+/// A value as TOML that keeps to one line, which the printing of the TOML crate does
+/// not: a JSON string is also a TOML string.
 fn one_line(value: &Value) -> String {
     match value {
         Value::String(text) => serde_json::Value::from(text.as_str()).to_string(),
@@ -262,8 +262,8 @@ fn unknown(name: &str, place: &str, what: &str, nearest: Option<&str>) -> String
     }
 }
 
-/// Kubernetes describes a service called longshore to its neighbours in variables that begin like ours. Nobody
-/// wrote those, so they are no typos.
+/// Kubernetes describes a service called longshore to its neighbours in variables that begin like ours.
+/// Nobody wrote those, so they are no typos.
 fn is_service_link(name: &str, words: &str) -> bool {
     let numbered_port =
         || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));

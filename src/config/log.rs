@@ -30,8 +30,8 @@ fn level(text: &str) -> Judged<String> {
     known.then(|| text.to_owned()).ok_or_else(|| hint.to_owned())
 }
 
-/// The filter takes a lone word it does not know for the name of a part, and then logs nothing else. Here a part
-/// needs its `=level`.
+/// The filter takes a lone word it does not know for the name of a part, and then logs
+/// nothing else. Here a part needs its `=level`.
 fn is_level_or_part(directive: &str) -> bool {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);

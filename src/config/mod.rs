@@ -2,10 +2,10 @@
 //!
 //! Owns every key, its default, its range and its documentation, and the order of the layers: the built-in
 //! `default.toml`, then a file, then `LONGSHORE_*` variables, then flags. All of them share the keys of
-//! `default.toml`, which is also the reference people read. Promises that a [`Config`] that exists is valid as a
-//! whole, and that everything wrong is told at once, each in one line that says what to write instead. Reads
-//! explicit [`Inputs`] and the secret files they name, never the process environment. Knows nothing of the parts
-//! that use it but the settings they want, which it reads keys straight into.
+//! `default.toml`, which is also the reference people read. Promises that a [`Config`] that exists is valid
+//! as a whole, and that everything wrong is told at once, each in one line that says what to write instead.
+//! Reads explicit [`Inputs`] and the secret files they name, never the process environment. Knows nothing of
+//! the parts that use it but the settings they want, which it reads keys straight into.
 
 mod auth;
 mod cors;
@@ -145,7 +145,8 @@ impl Resolved {
         Ok(Self { config, layers })
     }
 
-    /// The configuration in force as TOML. Secrets are hidden; what is not the default says where it came from.
+    /// The configuration in force as TOML. Secrets are hidden; what is
+    /// not the default says where it came from.
     pub(crate) fn to_toml(&self) -> String {
         let names = self.config.webhooks.endpoints.iter().map(|endpoint| endpoint.name.as_str());
         self.layers.to_toml(&names.collect::<Vec<_>>())

@@ -15,8 +15,8 @@ use crate::config::units::{duration_text, number_text, parse_duration, parse_siz
 /// What a parser says of a value it does not take: a sentence that says what to write instead.
 pub(super) type Judged<T> = Result<T, String>;
 
-/// Reads keys one by one. A wrong value is noted and the default taken in its place, so that reading goes on and
-/// everything wrong is found in one go; [`Reader::finish`] then gives no configuration.
+/// Reads keys one by one. A wrong value is noted and the default taken in its place, so that reading goes on
+/// and everything wrong is found in one go; [`Reader::finish`] then gives no configuration.
 #[derive(Debug)]
 pub(super) struct Reader {
     layers: Layers,
@@ -32,8 +32,8 @@ impl Reader {
         Self { layers, errors, passed: BTreeMap::new() }
     }
 
-    /// The layers, if nothing was wrong. What was wrong is told in the order of the reference, whatever the order of
-    /// reading.
+    /// The layers, if nothing was wrong. What was wrong is told in the order of the
+    /// reference, whatever the order of reading.
     pub(super) fn finish(mut self) -> Result<Layers, ConfigErrors> {
         if self.errors.is_empty() {
             return Ok(self.layers);
@@ -99,8 +99,8 @@ impl Reader {
         })
     }
 
-    /// Notes a rule about several keys that does not hold, said about the first of them; `why` is put together from
-    /// the others as they are shown. Says nothing when one of them is wrong by itself.
+    /// Notes a rule about several keys that does not hold, said about the first of them; `why` is put
+    /// together from the others as they are shown. Says nothing when one of them is wrong by itself.
     pub(super) fn require(&mut self, holds: bool, keys: &[&'static str], why: impl Fn(&[String]) -> String) {
         let passed = |key: &&str| self.passed.get(*key) == Some(&true);
         if holds || self.layers.incomplete || !keys.iter().all(passed) {

@@ -75,8 +75,8 @@ impl Key {
         is_secret(self.leaf())
     }
 
-    /// Gives words from a variable or a flag the type this key has in a file. Words that do not fit stay text, which
-    /// the reader of the key then refuses.
+    /// Gives words from a variable or a flag the type this key has in a file. Words that do not fit stay
+    /// text, which the reader of the key then refuses.
     pub(super) fn lift(&self, words: &str) -> Value {
         let text = || Value::String(words.to_owned());
         match &self.default {
@@ -140,8 +140,8 @@ fn moved(before: &str) -> Option<&'static Key> {
     keys().iter().find(|key| key.name == *now)
 }
 
-/// Reads the default file line by line, because a TOML parser throws comments away. It relies on how that file is
-/// written: one line for each key, its comment right above it in lines that begin with `# `.
+/// Reads the default file line by line, because a TOML parser throws comments away. It relies on how that
+/// file is written: one line for each key, its comment right above it in lines that begin with `# `.
 fn scan(defaults: &str) -> Vec<Key> {
     let mut keys = Vec::new();
     let mut section = "";
@@ -162,8 +162,8 @@ fn scan(defaults: &str) -> Vec<Key> {
     keys
 }
 
-/// The known name most like a wrong one, if any is like it: a slip of the fingers, or the right word in another
-/// section.
+/// The known name most like a wrong one, if any is like it: a slip of the
+/// fingers, or the right word in another section.
 pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let leaf = |name: &'_ str| name.rsplit('.').next().map(str::to_owned);
     let slips = |name: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());

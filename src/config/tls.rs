@@ -9,8 +9,8 @@ use edge::listen::certificates::Files;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// `None`: connections are plain. Whether they hold what they should is seen when they are read, at the start and
-    /// again while the server runs.
+    /// `None`: connections are plain. Whether they hold what they should is seen when they are read, at
+    /// the start and again while the server runs.
     pub files: Option<Files>,
     pub handshake_timeout: Duration,
     pub reload_every: Duration,

@@ -1,25 +1,25 @@
 //! What a store can do beyond what every store does.
 
-/// What its users may ask of a store. A value, the same for as long as the store is open: they read it before they ask,
-/// and the conformance suite holds the store to it.
+/// What its users may ask of a store. A value, the same for as long as the store is open: they read it before
+/// they ask, and the conformance suite holds the store to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Bytes may be written to any place of a blob, in any order. Without it each write begins where the one before it
-    /// ended, and a checkpoint reaches as far as the last.
+    /// Bytes may be written to any place of a blob, in any order. Without it each write begins where the one
+    /// before it ended, and a checkpoint reaches as far as the last.
     pub any_order: bool,
-    /// Bytes that a checkpoint has covered may be written again. Those behind the token that a blob is opened with may
-    /// be in any store.
+    /// Bytes that a checkpoint has covered may be written again. Those behind the token that a
+    /// blob is opened with may be in any store.
     pub overwrites: bool,
     /// An open blob can be read. Without it a blob is sealed first.
     pub reads_open: bool,
-    /// A newer epoch may open the blob of an older one, which ends the older one's writer. Without it the newer one
-    /// seals that blob, which ends the writer as well, and goes on in another blob.
+    /// A newer epoch may open the blob of an older one, which ends the older one's writer. Without it the
+    /// newer one seals that blob, which ends the writer as well, and goes on in another blob.
     pub takes_over: bool,
-    /// Blobs consist of parts of this size, but for the last. Bytes out of order begin at a border of parts or behind
-    /// bytes that are there. 1: of bytes.
+    /// Blobs consist of parts of this size, but for the last. Bytes out of order begin at a border of parts
+    /// or behind bytes that are there. 1: of bytes.
     pub part_bytes: u64,
-    /// A checkpoint at a multiple of this costs no more than the bytes it covers; at any other place it costs the store
-    /// a piece of its own. 1: there is no such place.
+    /// A checkpoint at a multiple of this costs no more than the bytes it covers; at any other place it costs
+    /// the store a piece of its own. 1: there is no such place.
     pub checkpoint_bytes: u64,
     /// Joining blobs takes neither time for their bytes nor more of the medium.
     pub joins_without_copying: bool,

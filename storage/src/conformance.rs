@@ -1,7 +1,7 @@
 //! What every store owes, as one suite: [`all`] is run against each backend and against the fault wrapper.
 //!
-//! Each test gets a store of its own. The numbers are chosen to lie around the sizes a backend may split at. What only
-//! some stores can do is asked of those whose [`Abilities`] say so; the others have to refuse it.
+//! Each test gets a store of its own. The numbers are chosen to lie around the sizes a backend may split at.
+//! What only some stores can do is asked of those whose [`Abilities`] say so; the others have to refuse it.
 #![expect(clippy::unwrap_used, reason = "this is test code, in the library so that every backend can use it")]
 
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Disks to test on: a file with a file system in it, mounted on a folder and thrown away afterwards.
 //!
-//! They are what a folder on the developer's own disk is not: small, with sectors of a chosen size, without direct
-//! writes, or cut off from their power in the middle of everything. Making one takes the right to mount; who may not is
-//! told so, and skips the test.
+//! They are what a folder on the developer's own disk is not: small, with sectors of a chosen size, without
+//! direct writes, or cut off from their power in the middle of everything. Making one takes the right to
+//! mount; who may not is told so, and skips the test.
 
 use std::fs;
 use std::fs::File;
@@ -74,12 +74,14 @@ impl Disk {
         &self.at
     }
 
-    /// From now on nothing reaches the disk: what is not on it is lost, and everyone who asks for more gets an error.
+    /// From now on nothing reaches the disk: what is not on it is lost, and
+    /// everyone who asks for more gets an error.
     pub fn cut_power(&self) -> Result<(), String> {
         run(&["xfs_io", "-x", "-c", "shutdown", &self.at.display().to_string()]).map(drop)
     }
 
-    /// Mounts it anew, as after a power loss: the file system makes good what it had begun. Nobody may use it.
+    /// Mounts it anew, as after a power loss: the file system makes
+    /// good what it had begun. Nobody may use it.
     pub fn power_on(&self) -> Result<(), String> {
         run(&["umount", &self.at.display().to_string()])?;
         self.mount()

@@ -1,7 +1,7 @@
 //! Which of two callers is the newer, and what an older one is told.
 //!
-//! Whoever may write a blob holds a lease on it elsewhere; each time that lease is taken over its epoch rises. The
-//! store compares epochs and nothing else: it knows neither leases nor time.
+//! Whoever may write a blob holds a lease on it elsewhere; each time that lease is taken over its epoch
+//! rises. The store compares epochs and nothing else: it knows neither leases nor time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -42,8 +42,8 @@ pub(crate) struct Fenced {
     newest: Epoch,
 }
 
-/// The newest epoch of each open blob, as far as this process has seen it. Blobs that were never taken over are not
-/// listed.
+/// The newest epoch of each open blob, as far as this process has seen it. Blobs
+/// that were never taken over are not listed.
 #[derive(Debug, Default)]
 pub(crate) struct Epochs(Mutex<HashMap<BlobKey, Epoch>>);
 

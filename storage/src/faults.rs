@@ -1,5 +1,5 @@
-//! A store that breaks when it is told to: at the nth call of an operation, once or from then on, before or after
-//! doing it. It can also hold an operation until it is let go, so that a test decides who comes first.
+//! A store that breaks when it is told to: at the nth call of an operation, once or from then on, before or
+//! after doing it. It can also hold an operation until it is let go, so that a test decides who comes first.
 //!
 //! Counts begin at 1 with the store and never start over.
 

@@ -1,12 +1,13 @@
 //! Where the bytes of uploads live, and how writing them resumes.
 //!
-//! The ports speak in values. What is needed to go on writing after a restart is a [`Resume`] token, data that the
-//! caller keeps beside its own facts, not a live handle. The crate knows keys, bytes and offsets; it knows nothing
-//! of uploads, users, SQL or HTTP.
+//! The ports speak in values. What is needed to go on writing after a restart is a [`Resume`] token, data
+//! that the caller keeps beside its own facts, not a live handle. The crate knows keys, bytes and offsets; it
+//! knows nothing of uploads, users, SQL or HTTP.
 //!
-//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`Abilities`] (what a store can do beyond them),
-//! [`Epoch`] (which of two writers is the newer), [`local`] (files), [`memory`] (tests and demos), and with the feature
-//! `testing` the suite every backend passes, a wrapper that breaks at the nth call, and disks to break.
+//! Reading order: [`BlobStore`] and [`BlobWriter`] (the contracts), [`Abilities`] (what a store can
+//! do beyond them), [`Epoch`] (which of two writers is the newer), [`local`] (files), [`memory`]
+//! (tests and demos), and with the feature `testing` the suite every backend passes, a wrapper that
+//! breaks at the nth call, and disks to break.
 
 use std::fmt;
 use std::ops::Range;
@@ -93,13 +94,14 @@ pub struct Capacity {
     pub free_bytes: u64,
 }
 
-/// Blobs by key. A blob is *open* until it is *finished*, and then never changes again. In between it may be *sealed*:
-/// it takes no more bytes and can be read, but has not yet been accepted.
+/// Blobs by key. A blob is *open* until it is *finished*, and then never changes again. In between it may be
+/// *sealed*: it takes no more bytes and can be read, but has not yet been accepted.
 ///
-/// Every call that changes a blob names the [`Epoch`] of its caller's lease. Once a newer epoch has changed the blob,
-/// an older one changes nothing any more: its calls fail with [`ErrorKind::Fenced`], and so do the writers it has open.
-/// That holds among the callers of one store. Whether it holds among several processes that use the same medium is for
-/// each backend to say; without it, only the caller's record tells which bytes count.
+/// Every call that changes a blob names the [`Epoch`] of its caller's lease. Once a newer epoch has
+/// changed the blob, an older one changes nothing any more: its calls fail with [`ErrorKind::Fenced`],
+/// and so do the writers it has open. That holds among the callers of one store. Whether it holds
+/// among several processes that use the same medium is for each backend to say; without it, only the
+/// caller's record tells which bytes count.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Returns what this store can do beyond this contract.
@@ -127,9 +129,10 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// done; whatever is done to the blob next waits for that.
     async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume>;
 
-    /// Ends the writing of a blob, so that it can be read whatever the store's [abilities](Abilities::reads_open), and
-    /// ends its writer. `size_bytes` is what `from` covers, as with [`finish`](Self::finish); the caller writes no more
-    /// to it. Doing it again, also to a finished blob, ends the same. An empty blob need not be there.
+    /// Ends the writing of a blob, so that it can be read whatever the store's
+    /// [abilities](Abilities::reads_open), and ends its writer. `size_bytes` is what `from` covers, as with
+    /// [`finish`](Self::finish); the caller writes no more to it. Doing it again, also to a finished blob,
+    /// ends the same. An empty blob need not be there.
     async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()>;
 
     /// Moves a blob to its final place, durably, and seals it if that was not done. `size_bytes` is what
@@ -141,9 +144,10 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Removes a blob, open or finished. Removing what is not there is not an error.
     async fn discard(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>) -> Result<()>;
 
-    /// Reads part of a blob that is finished, sealed, or open in a store that [reads open ones](Abilities::reads_open).
-    /// `range` lies within what is durable; where there is less, it is an error, at once or as the last item. A stream
-    /// that has begun is not disturbed when the blob is finished or discarded.
+    /// Reads part of a blob that is finished, sealed, or open in a store that [reads open
+    /// ones](Abilities::reads_open). `range` lies within what is durable; where there is less,
+    /// it is an error, at once or as the last item. A stream that has begun is not disturbed
+    /// when the blob is finished or discarded.
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream>;
 
     /// Returns how many more bytes fit on the medium, where that [is known](Abilities::knows_room): in a new
@@ -170,20 +174,20 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
 /// Writes one blob. Dropping a writer leaves what it wrote; only a checkpoint says what is safe.
 #[async_trait]
 pub trait BlobWriter: fmt::Debug + Send {
-    /// Takes bytes for the place `offset`. They may be written later: an error may belong to an earlier call, and after
-    /// one the writer is of no further use. A call that is dropped before it is done has taken nothing. Chunks from
-    /// [`pool::Buffer`]s that were taken for this place are written without a copy.
+    /// Takes bytes for the place `offset`. They may be written later: an error may belong to an earlier call,
+    /// and after one the writer is of no further use. A call that is dropped before it is done has taken
+    /// nothing. Chunks from [`pool::Buffer`]s that were taken for this place are written without a copy.
     async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<()>;
 
-    /// Asks for everything written so far to be made durable. Writing may go on while the promise is pending; the
-    /// answer covers only what was written before, and a failure of later writes does not break it.
+    /// Asks for everything written so far to be made durable. Writing may go on while the promise is pending;
+    /// the answer covers only what was written before, and a failure of later writes does not break it.
     ///
-    /// The token covers the bytes below `end`, which lies no higher than the highest byte written. What was written
-    /// behind it does not count, unless a later checkpoint reaches further. Where bytes come in order, `end` is the end
-    /// of the last one.
+    /// The token covers the bytes below `end`, which lies no higher than the highest byte written. What was
+    /// written behind it does not count, unless a later checkpoint reaches further. Where bytes come in
+    /// order, `end` is the end of the last one.
     async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint>;
 
-    /// Waits until nothing this writer has begun can touch the blob any more. What was not covered by a checkpoint
-    /// may be lost.
+    /// Waits until nothing this writer has begun can touch the blob any more. What was
+    /// not covered by a checkpoint may be lost.
     async fn close(self: Box<Self>);
 }

@@ -1,5 +1,5 @@
-//! Clients are told apart by their addresses, behind proxies that are trusted: what each may hold, how fast its bodies
-//! have to come, and whose word counts.
+//! Clients are told apart by their addresses, behind proxies that are trusted: what each may hold, how fast
+//! its bodies have to come, and whose word counts.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;

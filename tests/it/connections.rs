@@ -45,7 +45,8 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
     assert_eq!(answer.await.header("upload-offset"), Some("4"));
 }
 
-/// However many come at once, and whether they say anything or not: there is always room for those that have a place.
+/// However many come at once, and whether they say anything or not: there is
+/// always room for those that have a place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_silent_connections_is_turned_away() {
     let app = TestApp::with(|config| {
@@ -60,7 +61,8 @@ async fn a_crowd_of_silent_connections_is_turned_away() {
         crowd.push(app.client().await);
     }
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
-    // Nine of them have places and may stay silent; all others are told and let go, one batch after the other.
+    // Nine of them have places and may stay silent; all others are
+    // told and let go, one batch after the other.
     let told = futures::future::join_all(crowd.iter_mut().map(async |client| {
         let wait = tokio::time::timeout(Duration::from_secs(20), client.raw_answer("GET"));
         matches!(wait.await, Ok(Some(answer)) if answer.status == 503)

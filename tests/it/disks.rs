@@ -1,4 +1,5 @@
-//! Uploads on disks of every kind: direct writes and none, room set aside and run out, writes and syncs that fail.
+//! Uploads on disks of every kind: direct writes and none, room set aside
+//! and run out, writes and syncs that fail.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -151,7 +152,8 @@ async fn what_an_upload_has_yet_to_receive_is_not_given_to_others() {
         app.restart().await;
     }
     let smaller = create(&app, 20 * MIB as u64).await.unwrap();
-    // Somebody else takes what both would need: the older goes on, the younger is refused before it has sent a byte.
+    // Somebody else takes what both would need: the older goes on, the
+    // younger is refused before it has sent a byte.
     leave(&disk, 38 * MIB);
     for _ in 0..3 {
         let mut refused = app.client().await;
@@ -354,7 +356,8 @@ async fn a_write_or_sync_that_fails_is_told_and_not_tried_again() {
     }
 }
 
-/// Whoever filled the disk: what is deleted, and what expires, gives its space back, and then everything goes on.
+/// Whoever filled the disk: what is deleted, and what expires, gives its
+/// space back, and then everything goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_can_be_emptied() {
     let folder = TempDir::new().unwrap();

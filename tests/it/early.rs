@@ -1,5 +1,6 @@
-//! Answers given while the body still arrives. A client that sends all before it reads anything gets every one of them
-//! whole, directly and behind proxies: otherwise it would see a broken connection and try the same again forever.
+//! Answers given while the body still arrives. A client that sends all before it reads anything
+//! gets every one of them whole, directly and behind proxies: otherwise it would see a broken
+//! connection and try the same again forever.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -258,7 +258,8 @@ async fn who_has_seen_what_is_not_there_gets_a_new_snapshot() {
     assert_eq!(kinds(&stream.rest().await), ["snapshot", "upload.terminated"]);
 }
 
-/// Ids are sealed: whatever was not sealed for this very stream says nothing, numbers of older versions included.
+/// Ids are sealed: whatever was not sealed for this very stream says
+/// nothing, numbers of older versions included.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_brings_an_id_that_does_not_open_gets_a_new_snapshot() {
     let app = TestApp::start().await;

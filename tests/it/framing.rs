@@ -1,5 +1,5 @@
-//! What HTTP/1.1 and HTTP/2 look like on the wire: requests that two readers could understand in two ways, bodies that
-//! break off in their framing, wishes for other protocols, and heads that never end.
+//! What HTTP/1.1 and HTTP/2 look like on the wire: requests that two readers could understand in two ways,
+//! bodies that break off in their framing, wishes for other protocols, and heads that never end.
 
 use std::time::Duration;
 

@@ -247,8 +247,8 @@ async fn only_so_many_requests_and_bytes_are_taken_at_once() {
     other.has_no_room().await;
 }
 
-/// Uploads `source` from behind a long way, and gives how many MiB the server's window has in the end. A little of it
-/// may not have been given back.
+/// Uploads `source` from behind a long way, and gives how many MiB the server's window has in the end. A
+/// little of it may not have been given back.
 async fn upload_from_afar(server: &Encrypted, source: &Bytes) -> (Client, usize) {
     let far = delayed(server.app.address(), Duration::from_millis(25)).await;
     let mut client = Client::connect(far, &server.certificate).await;

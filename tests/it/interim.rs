@@ -1,5 +1,5 @@
-//! What clients are told before the answer. Those that ask before they send a body (`Expect: 100-continue`) are refused
-//! before they have sent any, and told to send when it is wanted.
+//! What clients are told before the answer. Those that ask before they send a body (`Expect: 100-continue`)
+//! are refused before they have sent any, and told to send when it is wanted.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -43,7 +43,8 @@ async fn next_head(client: &mut Client) -> Vec<u8> {
     reading.await.expect("a response in time").expect("a response")
 }
 
-/// Sends the head of a request whose client asks before it sends the body, and sees that it is refused at once.
+/// Sends the head of a request whose client asks before it sends the
+/// body, and sees that it is refused at once.
 async fn is_refused(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], status: u16) {
     let what = format!("{method} {path} {headers:?}");
     let mut client = Client::connect(address).await;

@@ -25,7 +25,8 @@ use crate::support::tls::Certificate;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// A server with as little memory for bytes as there can be, 4 MiB: the smallest buffers of a thousand uploads.
+/// A server with as little memory for bytes as there can be, 4 MiB: the
+/// smallest buffers of a thousand uploads.
 async fn a_small_server() -> TestApp {
     TestApp::with(|config| {
         config.engine.writer.buffer_bytes = 0;
@@ -95,7 +96,8 @@ async fn fast_uploads_and_many_slow_ones_share_what_there_is() {
             })
         })
         .collect();
-    // Each goes on only when its bytes were taken, a few hundred times over, while the fast ones take all they can get.
+    // Each goes on only when its bytes were taken, a few hundred times over,
+    // while the fast ones take all they can get.
     let steps = 10;
     let slow = join_all((0..50).map(async |_| {
         let path = Client::connect(address).await.create((steps * KIB) as u64).await;

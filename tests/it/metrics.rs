@@ -156,7 +156,8 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
     rows.map(family).collect()
 }
 
-/// The table of the documentation, and what a server shows with everything turned on, are the same in both formats.
+/// The table of the documentation, and what a server shows with everything
+/// turned on, are the same in both formats.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documentation_lists_every_metric() {
     let hooks = format!("[hooks]\npre_create = 'http://127.0.0.1:9/'\nsecret = '{SECRET}'\n");

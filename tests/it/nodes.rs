@@ -1,5 +1,5 @@
-//! Two nodes on one state and one storage: nothing is taken from one that lives, and one that lost what it held adds
-//! nothing more.
+//! Two nodes on one state and one storage: nothing is taken from one that lives, and one
+//! that lost what it held adds nothing more.
 
 use std::time::Duration;
 
@@ -99,7 +99,8 @@ async fn a_node_that_lost_an_upload_adds_nothing_and_cuts_nothing() {
     }
 }
 
-/// The state refuses its commit, but the storage alone can keep it from cutting what the newer node has written.
+/// The state refuses its commit, but the storage alone can keep it from
+/// cutting what the newer node has written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_opens_late_what_it_lost_cuts_nothing() {
     let world = shared_world();

@@ -1,7 +1,7 @@
 //! Power loss: what was acknowledged under `strict` is there afterwards, byte for byte.
 //!
-//! The data folder is on a disk of its own, whose file system is shut down in the middle of everything: whatever was
-//! not on the disk is lost, as if the machine had stopped.
+//! The data folder is on a disk of its own, whose file system is shut down in the middle of everything:
+//! whatever was not on the disk is lost, as if the machine had stopped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,8 +53,8 @@ async fn a_power_loss_takes_back_nothing_that_was_acknowledged() {
             let clients: Vec<_> = clients.collect();
             let moment = Duration::from_millis(100 + Seeded::new(seed).next() % 900);
             tokio::time::sleep(moment).await;
-            // Only what was told before counts: unlike a machine without power, this one goes on answering, and a sync
-            // that is just under way may be called a success because the file system gave up.
+            // Only what was told before counts: unlike a machine without power, this one goes on answering,
+            // and a sync that is just under way may be called a success because the file system gave up.
             let told = uploads.lock().unwrap().clone();
             disk.cut_power().unwrap();
             process.kill();

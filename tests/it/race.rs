@@ -1,4 +1,5 @@
-//! Several requests about one upload at once: the newest writer wins, asking disturbs nobody, and bytes never mix.
+//! Several requests about one upload at once: the newest writer wins,
+//! asking disturbs nobody, and bytes never mix.
 
 use std::time::{Duration, Instant};
 
@@ -98,7 +99,8 @@ async fn the_offset_told_is_accepted_though_the_old_connection_still_delivers() 
         let mut client = app.client().await;
         let told = client.offset(&path).await;
         assert!((1..=100_000).contains(&told), "{told}");
-        // What was on its way for long arrives now: other bytes, so that one of them in the result would show.
+        // What was on its way for long arrives now: other bytes, so
+        // that one of them in the result would show.
         old.send(&[0xee; 100_000]).await;
         wait_until_taken(app.address(), &path, 200_000).await;
         if round % 2 == 0 {

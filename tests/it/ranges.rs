@@ -1,4 +1,5 @@
-//! Bytes in any order, in parallel, broken anywhere: the engine by itself. The dialect on top is tested in `ranged/`.
+//! Bytes in any order, in parallel, broken anywhere: the engine by itself.
+//! The dialect on top is tested in `ranged/`.
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
@@ -477,7 +478,8 @@ async fn whatever_breaks_committed_ranges_stand() {
             put(&life, id, 100 * KIB, &source[100 * KIB..200 * KIB]).await.unwrap();
             life.at_rest(id).await;
             life.faults.fail(operation, Calls::Nth(life.faults.calls(operation) + 1), cause);
-            // Both hear of it: the second either while it is sent or because it came when the first had failed.
+            // Both hear of it: the second either while it is sent or
+            // because it came when the first had failed.
             let (first, second) = tokio::join!(
                 put(&life, id, 0, &source[..50 * KIB]),
                 put(&life, id, 200 * KIB, &source[200 * KIB..250 * KIB]),
@@ -547,8 +549,8 @@ async fn the_next_range_finds_the_upload_open() {
     is_complete(&life, id, &source).await;
 }
 
-/// Requests of every kind at once, cut anywhere, and the program killed now and then: every range is answered, and in
-/// the end the file is the source.
+/// Requests of every kind at once, cut anywhere, and the program killed now and then: every range is
+/// answered, and in the end the file is the source.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
     for seed in 0..24 {

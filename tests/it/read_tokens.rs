@@ -1,4 +1,5 @@
-//! Tokens with which a page follows one upload: who gets one, what it opens, where it may be, and when it ends.
+//! Tokens with which a page follows one upload: who gets one, what it
+//! opens, where it may be, and when it ends.
 
 use std::time::Duration;
 

@@ -42,7 +42,8 @@ async fn relaxed_durability_survives_kill_9() {
     survives_kill_9(&flags, 40_000_000, 12_000_000).await;
 }
 
-/// Kills the server again and again in the middle of an upload that is sent in pieces of up to `longest` bytes.
+/// Kills the server again and again in the middle of an upload that is
+/// sent in pieces of up to `longest` bytes.
 async fn survives_kill_9(flags: &[&str], size: usize, longest: usize) {
     let folder = TempDir::new().unwrap();
     let mut random = Seeded::new(17);
@@ -208,7 +209,8 @@ async fn everything_is_settled(address: SocketAddr) {
     assert_eq!(between["uploads"], serde_json::json!([]));
 }
 
-/// Looks at a stopped server's folder: the events of each upload have no gap, and each file belongs to an upload.
+/// Looks at a stopped server's folder: the events of each upload have no
+/// gap, and each file belongs to an upload.
 async fn nothing_is_missing_or_left(data_dir: &Path, complete: &BTreeMap<String, Vec<u8>>) {
     let store =
         SqliteStore::open(&data_dir.join("longshore.db"), SqliteSettings::default(), webhook::bodies()).await.unwrap();

@@ -281,8 +281,9 @@ struct Clumsy<'a> {
 impl Clumsy<'_> {
     /// Sends some of what is missing, in some way, and learns the offset afterwards.
     ///
-    /// Where it cuts a connection at once, the server may see that request only after those that were sent later, and
-    /// keeps its bytes too. Then a later one is superseded or at a wrong offset, which is told, and nothing worse.
+    /// Where it cuts a connection at once, the server may see that request only after those that
+    /// were sent later, and keeps its bytes too. Then a later one is superseded or at a wrong
+    /// offset, which is told, and nothing worse.
     async fn send_some(&mut self) {
         let (at, offset) = (self.at, self.at.to_string());
         let end = at + 1 + self.random.below(self.source.len() - at);

@@ -552,7 +552,8 @@ async fn a_long_poll_is_answered_at_a_change() {
     let (seen, ()) = tokio::join!(following, uploading);
     assert!(seen.is_sorted_by_key(|status| status["offset"].as_u64()), "{seen:#?}");
 
-    // Without a known status, any change from now on is news. Whenever its question arrives, a change comes after it.
+    // Without a known status, any change from now on is news. Whenever its
+    // question arrives, a change comes after it.
     let path = client.create(1_000).await;
     let question = format!("{}?wait=60s", status_path(&path));
     let changing = async {

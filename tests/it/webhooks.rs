@@ -1,5 +1,5 @@
-//! The real server against real receivers: which events are told, in which order, how often, and what a bad receiver
-//! can do to it.
+//! The real server against real receivers: which events are told, in which order, how
+//! often, and what a bad receiver can do to it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -706,8 +706,8 @@ fn start(folder: &Path, flags: &[String]) -> Process {
     Process::start(&folder.join("data"), &flags)
 }
 
-/// Fails unless every event of the upload was heard, always under the same id and with the same bytes, and each first
-/// hearing came after that of the event before.
+/// Fails unless every event of the upload was heard, always under the same id and with the same bytes, and
+/// each first hearing came after that of the event before.
 fn check_heard(heard: &[Request], path: &str) {
     let mut known: HashMap<u64, &Request> = HashMap::new();
     for request in about(heard, path) {
@@ -753,8 +753,8 @@ async fn a_kill_while_a_receiver_hangs_loses_no_event() {
     deliveries_until(&mut client, "", done).await;
 }
 
-/// webhooks G1: after the receiver has answered and before that is written down. The program is stopped while the
-/// answer is on its way, so it can never have seen it.
+/// webhooks G1: after the receiver has answered and before that is written down. The program is stopped while
+/// the answer is on its way, so it can never have seen it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
     let folder = TempDir::new().unwrap();

@@ -1,5 +1,5 @@
-//! Webhooks administered over HTTP: endpoints made, changed, rotated, paused, tried out; deliveries sent again; and
-//! every way to ask for it wrongly.
+//! Webhooks administered over HTTP: endpoints made, changed, rotated, paused, tried out; deliveries sent
+//! again; and every way to ask for it wrongly.
 
 use std::process::Command;
 use std::time::Duration;

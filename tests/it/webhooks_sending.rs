@@ -1,5 +1,5 @@
-//! The sender of the real server: terms of single endpoints, what spares a receiver and the server itself, and signs of
-//! life.
+//! The sender of the real server: terms of single endpoints, what spares a receiver
+//! and the server itself, and signs of life.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -234,8 +234,8 @@ async fn proxies_of_the_environment_are_not_used() {
     assert!(proxy.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
-/// webhooks S9: who vouches for a receiver is said for one endpoint, in the API and in the file, and nobody else is
-/// trusted there.
+/// webhooks S9: who vouches for a receiver is said for one endpoint, in the API and in the
+/// file, and nobody else is trusted there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_has_certificate_authorities_of_its_own() {
     let receiver = Scripted::start(SECRET).await;

@@ -1,5 +1,5 @@
-//! What is really there, held against what was promised. It reads the stores beside all faults, as one would who looks
-//! at the disk of a server.
+//! What is really there, held against what was promised. It reads the stores beside all faults, as one
+//! would who looks at the disk of a server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

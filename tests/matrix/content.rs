@@ -1,5 +1,5 @@
-//! The bytes of files. Every byte of an upload is known from its number, its place and its kind, and no two kinds agree
-//! anywhere, so whatever is stored can be traced to who sent it.
+//! The bytes of files. Every byte of an upload is known from its number, its place and its kind, and no two
+//! kinds agree anywhere, so whatever is stored can be traced to who sent it.
 
 use crate::dice::Dice;
 use crate::script::Content;
@@ -32,7 +32,8 @@ impl File {
         &self.bytes[content as usize]
     }
 
-    /// Where, from `start` on, bytes are that nobody has sent there: `may` says for each place which contents could be.
+    /// Where, from `start` on, bytes are that nobody has sent there: `may` says
+    /// for each place which contents could be.
     pub fn first_stranger(&self, start: usize, bytes: &[u8], may: &[May]) -> Option<usize> {
         let fits = |(index, byte): (usize, &u8)| {
             let place = start + index;

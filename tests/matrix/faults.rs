@@ -1,5 +1,5 @@
-//! Calls of the stores, and what becomes of them: the plan of a run's faults, how long each call takes, and a count of
-//! what was really done.
+//! Calls of the stores, and what becomes of them: the plan of a run's faults, how long each call
+//! takes, and a count of what was really done.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,8 +17,8 @@ pub const HANG: Duration = Duration::from_secs(40);
 /// How long a call takes that fails late: long enough for others to come meanwhile.
 const LATE: Duration = Duration::from_millis(900);
 
-/// Everything the engine asks of the stores below it. A new call of a port is a new row here, and the matrix fails
-/// until every fault has happened to it.
+/// Everything the engine asks of the stores below it. A new call of a port is a new row here, and the matrix
+/// fails until every fault has happened to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     Insert,

@@ -185,7 +185,8 @@ impl Writer {
         }
     }
 
-    /// Where a request begins and ends: at quarters of the file, so that requests meet, and sometimes anywhere.
+    /// Where a request begins and ends: at quarters of the file, so
+    /// that requests meet, and sometimes anywhere.
     fn range(&mut self, size: u64) -> (u64, u64) {
         let mut place = || match self.dice.below(10) {
             0..8 => size * self.dice.below(5) / 4,

@@ -1,5 +1,5 @@
-//! The log tells all (webhooks.md G3): whoever has read every event of an upload knows what its row says. The rule and
-//! what no event is made of are those of the conformance suite of the state.
+//! The log tells all (webhooks.md G3): whoever has read every event of an upload knows what its row says. The
+//! rule and what no event is made of are those of the conformance suite of the state.
 
 use api::facts::Facts;
 use api::text::Text;
@@ -62,7 +62,8 @@ fn told_by_log(bodies: &[Value]) -> Option<Value> {
     }))
 }
 
-/// Takes out what the log need not say: bytes that came within a stage, and a length that was said without news.
+/// Takes out what the log need not say: bytes that came within a stage,
+/// and a length that was said without news.
 fn trim(mut told: Value) -> Value {
     if ["created", "receiving", "stalled"].iter().any(|stage| told["stage"] == *stage) {
         told["offset"] = Value::Null;

@@ -1,5 +1,5 @@
-//! The matrix: every call of state and storage fails, hangs or dies, at every step of every mixture of requests that a
-//! generator makes. See README.md beside this file.
+//! The matrix: every call of state and storage fails, hangs or dies, at every step of every mixture of
+//! requests that a generator makes. See README.md beside this file.
 
 #![expect(unreachable_pub, reason = "this crate is a program; nobody imports it")]
 
@@ -44,7 +44,8 @@ fn number_in(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, and should be a number")))
 }
 
-/// Runs a script, and gives what is to be said if it breaks a promise: the smallest script that breaks the same.
+/// Runs a script, and gives what is to be said if it breaks a promise:
+/// the smallest script that breaks the same.
 fn try_script(what: &str, script: &Script, watchdog: &Watchdog, report: &mut Report) -> Result<(), String> {
     let outcome = world::run(script, watchdog);
     report.count(&outcome);
@@ -84,8 +85,8 @@ fn every_fault_happens_to_every_call_of_the_chosen_scripts() {
     assert!(only.is_some() || report.never().is_empty(), "these have never happened: {:?}", report.never());
 }
 
-/// Breaks every call of a script in every way, one in each run. The short form breaks those calls of which there are
-/// many in one way each.
+/// Breaks every call of a script in every way, one in each run. The short form breaks those calls
+/// of which there are many in one way each.
 fn try_every_fault(
     name: &str,
     script: &Script,

@@ -87,7 +87,8 @@ pub struct Asked {
     pub range: Range<u64>,
     pub content: Content,
     pub checksum: Checksum,
-    /// Those that proved their bytes by a checksum while this one was under way: they may have had the last word.
+    /// Those that proved their bytes by a checksum while this one was
+    /// under way: they may have had the last word.
     pub rivals: Vec<(Range<u64>, Content)>,
 }
 

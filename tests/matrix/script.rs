@@ -1,5 +1,5 @@
-//! What a run does: steps of clients, faults below, and how the engine is set. A script is a value, so it can be made
-//! by a generator, written by hand, repeated, made smaller, and printed.
+//! What a run does: steps of clients, faults below, and how the engine is set. A script is a value, so it can
+//! be made by a generator, written by hand, repeated, made smaller, and printed.
 
 use std::fmt;
 
@@ -57,8 +57,8 @@ impl Default for Tuning {
     }
 }
 
-/// What a client does next. A step that makes no sense where the run stands does nothing, so that a script from which
-/// steps were taken is still one.
+/// What a client does next. A step that makes no sense where the run stands does nothing, so that a script
+/// from which steps were taken is still one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Create {

@@ -1,5 +1,5 @@
-//! The stores as the engine sees them: in memory, with faults. What an order has set in motion goes on without its
-//! caller, as it does on the threads of real stores.
+//! The stores as the engine sees them: in memory, with faults. What an order has set in motion goes on
+//! without its caller, as it does on the threads of real stores.
 
 use std::fmt;
 use std::ops::Range;
@@ -47,7 +47,8 @@ pub struct Blobs {
 }
 
 impl Blobs {
-    /// What is left of the space. There is enough for all uploads of a run, but not for space that is never given back.
+    /// What is left of the space. There is enough for all uploads of a run, but
+    /// not for space that is never given back.
     fn free_bytes(&self) -> u64 {
         let sizes = self.inner.keys().into_iter().filter_map(|key| self.inner.durable(&key));
         let used: u64 = sizes.map(|(_, bytes)| bytes.len() as u64).sum();

@@ -1,5 +1,5 @@
-//! Watches for tasks that spin. On a clock that stands still while anything is busy, these would keep a run from ever
-//! ending; real time is the only way to tell.
+//! Watches for tasks that spin. On a clock that stands still while anything is busy, these would keep a run
+//! from ever ending; real time is the only way to tell.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

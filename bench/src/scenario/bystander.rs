@@ -117,7 +117,8 @@ fn under_load(lab: &Lab, site: &Site, nginx: &Nginx, server: &Running) -> anyhow
     })
 }
 
-/// Finished uploads stay, as they would, and with them what they hold of the page cache; unless the disk is too small.
+/// Finished uploads stay, as they would, and with them what they hold of the
+/// page cache; unless the disk is too small.
 fn upload_all(lab: &Lab, server: &Running) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut sent = 0;
@@ -149,7 +150,8 @@ impl Site {
         Ok(Self { folder, files: lab.plan.bystander_files as u64 })
     }
 
-    /// Each question is for another file; a step that shares no factor with a power of two visits all of them.
+    /// Each question is for another file; a step that shares no factor
+    /// with a power of two visits all of them.
     fn ask(&self, client: &mut Client, number: u64) -> anyhow::Result<()> {
         let path = format!("/{}", number.wrapping_mul(7_919) % self.files);
         let answer = client.ask("GET", &path)?.expect(&[200])?;

@@ -10,8 +10,8 @@ use crate::payload::Payload;
 use crate::process;
 use crate::server::Running;
 
-/// How the load generator's threads are lowered where something else is measured meanwhile. Clients would be on other
-/// machines, so they must not win processor time from the server that answers.
+/// How the load generator's threads are lowered where something else is measured meanwhile. Clients would be
+/// on other machines, so they must not win processor time from the server that answers.
 pub(crate) const BACKGROUND: i32 = 10;
 
 /// Above this, a file is an upload of a load.
@@ -44,8 +44,8 @@ pub(crate) fn at_once(
     })
 }
 
-/// Cuts large finished files below a folder to nothing, so that a scenario can go on on a small disk. The server's
-/// records stay; nobody reads those files any more.
+/// Cuts large finished files below a folder to nothing, so that a scenario can go on on a small disk. The
+/// server's records stay; nobody reads those files any more.
 pub(crate) fn cut_large_files(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(meta) = entry.metadata() else { continue };

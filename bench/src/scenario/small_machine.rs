@@ -1,4 +1,5 @@
-//! A control group that leaves a server and its neighbour as much memory as a small machine has, page cache included.
+//! A control group that leaves a server and its neighbour as much memory as a
+//! small machine has, page cache included.
 
 use std::fs;
 use std::path::{Path, PathBuf};

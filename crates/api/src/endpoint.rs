@@ -98,8 +98,8 @@ pub struct List {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Some of what can be said of an endpoint. What is left out stays as it is; `null`, where it may be, means as for all
-/// endpoints.
+/// Some of what can be said of an endpoint. What is left out stays as it is; `null`,
+/// where it may be, means as for all endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Word;
 
-/// The type; for audio and video the duration, the tracks, and the size of the picture of the first video track; for
-/// images the size, the number of frames, and the duration of an animation. What is not known is left out.
+/// The type; for audio and video the duration, the tracks, and the size of the picture of the
+/// first video track; for images the size, the number of frames, and the duration of an
+/// animation. What is not known is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {

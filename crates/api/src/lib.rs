@@ -1,4 +1,5 @@
-//! The JSON of the API and of events as types: written by the server, read by the command line, pages and receivers.
+//! The JSON of the API and of events as types: written by the server, read
+//! by the command line, pages and receivers.
 //!
 //! Owns which fields there are, their names and their order. Fields are only added; none goes or changes its
 //! meaning. What reads an answer takes one without some of the fields, as an older server writes it. Knows

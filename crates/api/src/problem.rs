@@ -38,8 +38,8 @@ pub fn own_kind(code: &str) -> String {
     format!("{OWN}{code}")
 }
 
-/// Each kind of refusal with its HTTP status. Clients take every one of these for the end. After 408, 409, 423, 425 and
-/// 429 there are some that try again, or send everything anew, for as long as they get them.
+/// Each kind of refusal with its HTTP status. Clients take every one of these for the end. After 408, 409,
+/// 423, 425 and 429 there are some that try again, or send everything anew, for as long as they get them.
 pub const REFUSALS: [(Refusal, u16); Refusal::ALL.len()] = [
     (Refusal::Malformed, 400),
     (Refusal::Unauthenticated, 401),
@@ -59,7 +59,8 @@ pub fn status_of(refusal: Refusal) -> u16 {
     REFUSALS.into_iter().find(|(kind, _)| *kind == refusal).map_or(422, |(_, status)| status)
 }
 
-/// Returns the refusal that an HTTP status stands for; `None` for a status that not every client takes for the end.
+/// Returns the refusal that an HTTP status stands for; `None` for a status
+/// that not every client takes for the end.
 pub fn refusal_of(status: u16) -> Option<Refusal> {
     REFUSALS.into_iter().find(|(_, known)| *known == status).map(|(kind, _)| kind)
 }

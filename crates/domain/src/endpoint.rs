@@ -53,7 +53,8 @@ pub struct Endpoint {
     pub tenant: TenantId,
     pub origin: Origin,
     pub terms: EndpointTerms,
-    /// Its secrets and headers, encrypted. Made and read by the sender; empty where the configuration has them.
+    /// Its secrets and headers, encrypted. Made and read by the sender;
+    /// empty where the configuration has them.
     pub sealed: Vec<u8>,
     pub state: EndpointState,
     pub health: Health,
@@ -150,7 +151,8 @@ pub fn is_header_value(value: &str) -> bool {
     value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
-/// Whether a header is the sender's own, so that no operator may set it (webhooks.md H12). Takes any letter case.
+/// Whether a header is the sender's own, so that no operator may set it
+/// (webhooks.md H12). Takes any letter case.
 pub fn is_reserved_header(name: &str) -> bool {
     const NAMES: [&str; 11] = [
         "host",

@@ -110,7 +110,8 @@ impl Generations {
         self.sealed.iter().map(|sealed| sealed.generation).chain([self.current])
     }
 
-    /// Goes on in a generation of this epoch, behind `end` bytes. Says whether that is another one than before.
+    /// Goes on in a generation of this epoch, behind `end` bytes. Says
+    /// whether that is another one than before.
     pub(crate) fn begin(&mut self, epoch: Epoch, end: u64) -> bool {
         let next = Generation::Begun(epoch);
         if self.current == next {
@@ -123,7 +124,8 @@ impl Generations {
         true
     }
 
-    /// Takes note that all `end` bytes were joined in one blob. The others are there until they are [forgotten].
+    /// Takes note that all `end` bytes were joined in one blob. The
+    /// others are there until they are [forgotten].
     ///
     /// [forgotten]: Self::forget_joined
     pub(crate) fn join(&mut self, end: u64) {

@@ -56,8 +56,8 @@ pub struct Caller {
 #[derive(Debug, Clone)]
 pub struct Question {
     pub hook: Hook,
-    /// Names the decision: the same for as long as the same is to be decided, across retries and restarts. Made of
-    /// letters, digits, `_` and `-`.
+    /// Names the decision: the same for as long as the same is to be decided, across retries and
+    /// restarts. Made of letters, digits, `_` and `-`.
     pub decision: String,
     /// As it is; before its creation, as it would be.
     pub upload: Upload,
@@ -68,8 +68,8 @@ pub struct Question {
 
 impl Question {
     pub fn new(hook: Hook, upload: &Upload, caller: Option<Caller>, now: Timestamp, random: [u8; 10]) -> Self {
-        // Whether an upload may be created or finished is decided once. Whether it may be ended can be asked again, by
-        // somebody else.
+        // Whether an upload may be created or finished is decided once. Whether it may be
+        // ended can be asked again, by somebody else.
         let subject = match hook {
             Hook::PreCreate | Hook::PreFinish => upload.id().to_string(),
             Hook::PreTerminate => HookCallId::new(now, random).to_string(),

@@ -52,7 +52,8 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Whether it names this machine to itself: `localhost` and names below it (RFC 6761, 6.3), 127.0.0.0/8 and `::1`.
+    /// Whether it names this machine to itself: `localhost` and names below it
+    /// (RFC 6761, 6.3), 127.0.0.0/8 and `::1`.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Name(name) => {
@@ -74,8 +75,8 @@ impl PartialEq for Host<'_> {
     }
 }
 
-/// A name without the dot at its end, if it is one. What browsers would take for an IPv4 address in another spelling,
-/// such as `127.1` or `0x7f000001`, is none.
+/// A name without the dot at its end, if it is one. What browsers would take for an IPv4 address in another
+/// spelling, such as `127.1` or `0x7f000001`, is none.
 fn name(text: &str) -> Option<&str> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {

@@ -66,8 +66,8 @@ macro_rules! uuid_v7_id {
     };
 }
 
-/// How far the time in the identifier of an upload may lie from its creation: the application may have chosen it, with
-/// a clock of its own and a little earlier. Lists by time of creation look this much further.
+/// How far the time in the identifier of an upload may lie from its creation: the application may have chosen
+/// it, with a clock of its own and a little earlier. Lists by time of creation look this much further.
 pub const ID_SLACK: Duration = Duration::from_mins(10);
 
 /// Returns the random part of an id, with the event's sequence at its beginning, so that the ids of events

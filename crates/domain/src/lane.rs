@@ -63,7 +63,8 @@ pub fn due_when_freed(next_at: Timestamp, now: Timestamp) -> Timestamp {
     next_at.min(now)
 }
 
-/// Returns the state of a delivery that is sent again, before its lane goes on. It takes its place by its sequence.
+/// Returns the state of a delivery that is sent again, before its lane goes
+/// on. It takes its place by its sequence.
 pub fn rejoin(ordering: Ordering, is_in_lane: bool, attempts: u32) -> DeliveryState {
     let waits = match ordering {
         Ordering::None => false,
@@ -111,8 +112,8 @@ pub fn settle(held: ClaimedDelivery, verdict: Verdict, counts: bool) -> Settled 
     Settled { state, attempts: held.attempts + u32::from(counts), next_at, is_exhausted }
 }
 
-/// Gives up a delivery that has waited too long. Old progress is of no use to anybody, and never a dead letter
-/// (webhooks.md C5).
+/// Gives up a delivery that has waited too long. Old progress is of no use to anybody,
+/// and never a dead letter (webhooks.md C5).
 pub fn expire(class: DeliveryClass, attempts: u32) -> Settled {
     let state = match class {
         DeliveryClass::Progress => DeliveryState::Superseded,
@@ -121,7 +122,8 @@ pub fn expire(class: DeliveryClass, attempts: u32) -> Settled {
     Settled { state, attempts, next_at: None, is_exhausted: class == DeliveryClass::Normal }
 }
 
-/// Returns whether later news of its upload drops a delivery (webhooks.md C3, C4). What is being sent is left to end.
+/// Returns whether later news of its upload drops a delivery (webhooks.md C3,
+/// C4). What is being sent is left to end.
 pub fn is_superseded(class: DeliveryClass, state: DeliveryState) -> bool {
     class == DeliveryClass::Progress && is_pending(state)
 }
@@ -135,7 +137,8 @@ pub fn is_pending(state: DeliveryState) -> bool {
     }
 }
 
-/// Takes back a delivery whose sender has died: it is ready as it was. Nobody waits for the result of a test any more.
+/// Takes back a delivery whose sender has died: it is ready as it was. Nobody
+/// waits for the result of a test any more.
 pub fn take_back(class: DeliveryClass) -> DeliveryState {
     match class {
         DeliveryClass::Test => DeliveryState::Cancelled,
@@ -153,7 +156,8 @@ pub fn is_due(state: DeliveryState, next_at: Timestamp, lease_until: Option<Time
     }
 }
 
-/// The order in which the due deliveries of an endpoint are claimed: by how long they have been due, then by sequence.
+/// The order in which the due deliveries of an endpoint are claimed: by how
+/// long they have been due, then by sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
     pub next_at: Timestamp,
@@ -178,8 +182,8 @@ impl Standing {
         self.is_present && self.is_enabled && !self.is_cancelling
     }
 
-    /// Returns since when a delivery is under way: what an endpoint has kept while it was stopped has all its time from
-    /// when it was resumed (webhooks.md E6).
+    /// Returns since when a delivery is under way: what an endpoint has kept while it was stopped has all its
+    /// time from when it was resumed (webhooks.md E6).
     pub fn begun_at(&self, begun_at: Timestamp) -> Timestamp {
         begun_at.max(self.resumed_at)
     }
@@ -225,8 +229,8 @@ pub enum Again {
     Nothing,
 }
 
-/// Returns what a replay does about an event whose delivery is in this state; `None` if there is no delivery. What is
-/// unfinished is never touched.
+/// Returns what a replay does about an event whose delivery is in this state; `None` if there is no
+/// delivery. What is unfinished is never touched.
 pub fn replay(found: Option<DeliveryState>, what: ReplayWhat) -> Again {
     let (dead, missed, succeeded) = match what {
         ReplayWhat::Pending => (false, false, false),

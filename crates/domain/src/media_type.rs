@@ -76,7 +76,8 @@ fn closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-/// Returns a valid parameter value. One that is neither a token nor quoted, as in `codecs=vp8,opus`, is quoted.
+/// Returns a valid parameter value. One that is neither a token nor
+/// quoted, as in `codecs=vp8,opus`, is quoted.
 fn printed(value: &str) -> Option<String> {
     let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
     if is_token(value) {

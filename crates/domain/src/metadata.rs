@@ -34,8 +34,8 @@ impl Metadata {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
     }
 
-    /// The file's name as its client gave it (`filename`, else `name`, else `objectName`), fit to be shown: text, no
-    /// control characters, no path before it, at most 255 bytes. Never used to name a stored file.
+    /// The file's name as its client gave it (`filename`, else `name`, else `objectName`), fit to be shown:
+    /// text, no control characters, no path before it, at most 255 bytes. Never used to name a stored file.
     pub fn file_name(&self) -> Option<String> {
         let text = self.texts(&["filename", "name", "objectname"]).next()?;
         let last = text.rsplit(['/', '\\']).next().unwrap_or_default();

@@ -1,7 +1,8 @@
 //! The nodes that work on one state, and the fence between them.
 //!
-//! A node is one run of the program. Two runs are two nodes, also when they have one name or follow each other on one
-//! machine: what the first has left behind is taken over by the second, and nothing is taken from a run that lives.
+//! A node is one run of the program. Two runs are two nodes, also when they have one name or follow
+//! each other on one machine: what the first has left behind is taken over by the second, and
+//! nothing is taken from a run that lives.
 
 use std::fmt;
 
@@ -39,8 +40,8 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Counts how often an upload has changed hands between nodes. A commit and a call of the storage name the epoch they
-/// work in; those of an earlier one change nothing.
+/// Counts how often an upload has changed hands between nodes. A commit and a call of the storage name the
+/// epoch they work in; those of an earlier one change nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(u64);
 

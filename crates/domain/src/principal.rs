@@ -1,15 +1,15 @@
 //! Who asks, for which tenant, and what they may do.
 //!
-//! Every command and every query names a [`Principal`], and every access to stored facts a [`TenantScope`]. Neither has
-//! a default, so that nothing reaches across tenants because somebody forgot to say whose facts are meant. Credentials
-//! are the edge's business: it judges them and makes a principal of each request.
+//! Every command and every query names a [`Principal`], and every access to stored facts a [`TenantScope`].
+//! Neither has a default, so that nothing reaches across tenants because somebody forgot to say whose facts
+//! are meant. Credentials are the edge's business: it judges them and makes a principal of each request.
 
 use std::fmt;
 
 use crate::id::UploadId;
 
-/// A tenant, by the number under which its facts and bytes are kept. Its label may change; the number is never used
-/// again.
+/// A tenant, by the number under which its facts and bytes are kept. Its label may
+/// change; the number is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(u32);
 

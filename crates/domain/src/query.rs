@@ -57,8 +57,8 @@ impl Bounds {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadPage {
     pub found: Vec<Upload>,
-    /// The cursor of the next page. A page that is not full may have one too: no query examines more than a bounded
-    /// number of uploads.
+    /// The cursor of the next page. A page that is not full may have one too: no query
+    /// examines more than a bounded number of uploads.
     pub next: Option<UploadId>,
 }
 

@@ -4,8 +4,8 @@ use crate::size::Offset;
 
 /// A set of received byte ranges, kept sorted, disjoint and joined where they touch.
 ///
-/// The offset of an upload is the end of the range that starts at zero. Dialects that append in order only ever
-/// lengthen that range; ranged ones may fill in any order.
+/// The offset of an upload is the end of the range that starts at zero. Dialects that append in order only
+/// ever lengthen that range; ranged ones may fill in any order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReceivedRanges(Vec<(u64, u64)>);
 
@@ -85,7 +85,8 @@ impl ReceivedRanges {
         with.0.len()
     }
 
-    /// Takes `start` to `end` apart at the borders of what is there: stretches in order, each there or missing whole.
+    /// Takes `start` to `end` apart at the borders of what is there:
+    /// stretches in order, each there or missing whole.
     pub fn stretches(&self, start: u64, end: u64) -> Vec<Stretch> {
         let mut stretches = Vec::new();
         let mut at = start;

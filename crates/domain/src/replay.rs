@@ -31,8 +31,8 @@ pub struct ReplayJob {
 }
 
 impl ReplayJob {
-    /// How far the times of events may be out of the order of the log. Commits overtake each other, and clocks are put
-    /// right: by an hour or two, or by a time zone.
+    /// How far the times of events may be out of the order of the log. Commits overtake each other, and
+    /// clocks are put right: by an hour or two, or by a time zone.
     pub const DISORDER: Duration = Duration::from_hours(25);
 
     /// How many events a piece of a job looks at, whatever it queues of them.

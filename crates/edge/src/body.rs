@@ -41,7 +41,8 @@ pub use crate::pace::Pauses;
 pub struct BodyLimits {
     /// How long a client may send nothing in the middle of a body.
     pub idle_timeout: Duration,
-    /// The fewest bytes a second of a body, on average over `idle_timeout`, from clients on other machines. 0: any.
+    /// The fewest bytes a second of a body, on average over `idle_timeout`,
+    /// from clients on other machines. 0: any.
     pub min_rate_bytes: u64,
     /// How long the rest of a body is read after its request was answered.
     pub drain_timeout: Duration,

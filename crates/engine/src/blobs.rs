@@ -104,8 +104,8 @@ impl Inner {
         self.blobs.seal(&current_key(upload), epoch_of(upload), resume.as_ref(), size_bytes).await
     }
 
-    /// Has an upload go on in a blob of its epoch, if its storage lets nobody go on in that of another. The blob before
-    /// is sealed as far as it was committed; whatever its writer still sends is nobody's.
+    /// Has an upload go on in a blob of its epoch, if its storage lets nobody go on in that of another. The
+    /// blob before is sealed as far as it was committed; whatever its writer still sends is nobody's.
     pub(super) async fn begin_generation(&self, upload: Upload) -> Result<Upload, EngineError> {
         let mut next = upload.clone();
         if self.abilities.takes_over || !next.begin_generation(upload.record().lease.epoch, self.now()) {
@@ -144,7 +144,8 @@ impl Inner {
         }
     }
 
-    /// Moves the one blob of a whole upload to its final place, and removes those that it was put together from.
+    /// Moves the one blob of a whole upload to its final place, and
+    /// removes those that it was put together from.
     pub(super) async fn finish_blob(&self, upload: &Upload) -> storage::Result<()> {
         let resume = current_resume(upload);
         let size_bytes = upload.offset().get();

@@ -1,12 +1,13 @@
 //! Disk space that unfinished uploads of known length have yet to fill.
 //!
-//! A booking is a number, not an allocation: the bytes that an upload has declared and not received. It is made at
-//! creation, or when the length becomes known, and shrinks with each commit. Whatever is committed passes through
-//! [`Bookings::note`], so it is gone with the upload, however that ends; a start counts anew.
+//! A booking is a number, not an allocation: the bytes that an upload has declared and not received. It is
+//! made at creation, or when the length becomes known, and shrinks with each commit. Whatever is committed
+//! passes through [`Bookings::note`], so it is gone with the upload, however that ends; a start counts anew.
 //!
-//! An upload yields to bookings that are older than itself. So of two that do not both fit, one completes, where each
-//! would otherwise fill half of the disk and stop. But bookings cost a client nothing, and so they keep others out of a
-//! share of the free space only: within the rest, bytes that really come are what counts.
+//! An upload yields to bookings that are older than itself. So of two that do not both fit, one
+//! completes, where each would otherwise fill half of the disk and stop. But bookings cost a
+//! client nothing, and so they keep others out of a share of the free space only: within the rest,
+//! bytes that really come are what counts.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -60,8 +61,8 @@ impl Bookings {
         space.most_booked(bytes).is_some_and(|most| !self.lock().exceed(&age(upload), most))
     }
 
-    /// Books the rest of a new upload, if it fits. Whether it does and its booking are one step: of many creations at
-    /// once, no more are admitted than fit.
+    /// Books the rest of a new upload, if it fits. Whether it does and its booking are one step: of many
+    /// creations at once, no more are admitted than fit.
     pub(super) fn book(&self, upload: &Upload, space: Space) -> Option<Booking> {
         let mut booked = self.lock();
         let bytes = outstanding(upload).unwrap_or(0);
@@ -70,7 +71,8 @@ impl Bookings {
         Some(Booking(age(upload)))
     }
 
-    /// Takes note of an upload as it was committed, or as it is found at the start. Gives what is booked altogether.
+    /// Takes note of an upload as it was committed, or as it is found at the
+    /// start. Gives what is booked altogether.
     pub(super) fn note(&self, upload: &Upload) -> u64 {
         let mut booked = self.lock();
         booked.set(age(upload), outstanding(upload).unwrap_or(0));
@@ -93,7 +95,8 @@ impl Booked {
         self.total_bytes = self.total_bytes.saturating_sub(before.unwrap_or(0)).saturating_add(bytes);
     }
 
-    /// Whether older bookings exceed `most`. Mostly all of them together do not; only then nobody is counted singly.
+    /// Whether older bookings exceed `most`. Mostly all of them together do
+    /// not; only then nobody is counted singly.
     fn exceed(&self, age: &Age, most: u64) -> bool {
         let own_bytes = self.by_age.get(age).copied().unwrap_or(0);
         if self.total_bytes.saturating_sub(own_bytes) <= most {
@@ -114,7 +117,8 @@ fn age(upload: &Upload) -> Age {
     (upload.record().created_at, upload.id())
 }
 
-/// What an unfinished upload has declared and not received; `None` where nobody knows, or nothing is outstanding.
+/// What an unfinished upload has declared and not received; `None` where
+/// nobody knows, or nothing is outstanding.
 fn outstanding(upload: &Upload) -> Option<u64> {
     let length = upload.length().filter(|_| upload.stage().takes_bytes())?;
     length.get().checked_sub(upload.received_bytes()).filter(|bytes| *bytes > 0)

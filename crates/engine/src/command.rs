@@ -1,4 +1,5 @@
-//! What may be asked of the engine, and what comes of it: neutral values that every dialect can say in its own words.
+//! What may be asked of the engine, and what comes of it: neutral values that
+//! every dialect can say in its own words.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -259,7 +260,8 @@ impl EngineError {
 impl From<state::Error> for EngineError {
     fn from(source: state::Error) -> Self {
         match source {
-            // Another writer committed first, which the lease makes rare: the client asks again and finds the truth.
+            // Another writer committed first, which the lease makes rare:
+            // the client asks again and finds the truth.
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
             state::Error::Gone { .. } => Self::Unavailable(Unavailable::DatabaseGone),

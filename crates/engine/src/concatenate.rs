@@ -5,8 +5,9 @@
 //! parts stay. So it is when nobody waits for the final any more, or the server stops, while its bytes are
 //! joined.
 //!
-//! What one request can have copied is bounded: each part counts once, so it is no more than clients have sent, and
-//! never more than `limits.max_upload_size`; while it is copied, it is booked like any other upload.
+//! What one request can have copied is bounded: each part counts once, so it is no more
+//! than clients have sent, and never more than `limits.max_upload_size`; while it is
+//! copied, it is booked like any other upload.
 
 use std::sync::Arc;
 
@@ -51,8 +52,8 @@ pub struct Concatenate {
 }
 
 impl Engine {
-    /// Makes a final upload out of finished partial ones. A caller that goes away while they are joined cancels it;
-    /// what is joined by then is completed.
+    /// Makes a final upload out of finished partial ones. A caller that goes away while they are joined
+    /// cancels it; what is joined by then is completed.
     pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
         self.0.check_open_for_business()?;
         let parts = self.0.finished_parts(command.principal.scope(), &command.parts).await?;
@@ -144,7 +145,8 @@ impl Inner {
         };
         let settled = match joined {
             Ok(joined) => self.settle(joined, &OnBehalfOf::Client(caller)).await.and_then(unless_failed),
-            // A part that was there a moment ago may be what is missing: then nothing has failed, it was removed.
+            // A part that was there a moment ago may be what is missing:
+            // then nothing has failed, it was removed.
             Err(error) => match self.finished_parts(principal.scope(), &ids).await {
                 Err(EngineError::Rejected(removed)) => {
                     self.withdraw_final(upload).await;
@@ -213,8 +215,8 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Takes back a final upload whose parts were removed before they were joined. If that cannot be committed, the
-    /// sweeper fails it.
+    /// Takes back a final upload whose parts were removed before they were joined. If that
+    /// cannot be committed, the sweeper fails it.
     async fn withdraw_final(&self, mut upload: Upload) {
         let id = upload.id();
         let withdrawn = match upload.terminate(DeletedBy::Client, self.now()) {
@@ -230,7 +232,8 @@ impl Inner {
         }
     }
 
-    /// Fails a final upload whose bytes were not joined, and removes what there is of them. Says whether it worked.
+    /// Fails a final upload whose bytes were not joined, and removes what
+    /// there is of them. Says whether it worked.
     pub(super) async fn undo_final(&self, mut upload: Upload) -> bool {
         let failure = Failure {
             code: "concatenation-failed".to_owned(),

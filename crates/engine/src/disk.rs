@@ -1,4 +1,5 @@
-//! How full the disk is. It is measured with every sweep and whenever somebody asks; a change of state is logged once.
+//! How full the disk is. It is measured with every sweep and whenever somebody
+//! asks; a change of state is logged once.
 //!
 //! Whether an upload fits is not decided here, but where its bytes are wanted: an upload that is under way
 //! may have disk space of its own on a disk that is full for new ones.
@@ -25,8 +26,8 @@ domain::named! {
 }
 
 impl DiskState {
-    /// The state at `free_bytes`. A better one is entered an eighth above where it was left, so that a disk at the edge
-    /// does not change its state with every upload.
+    /// The state at `free_bytes`. A better one is entered an eighth above where it was left, so that a disk
+    /// at the edge does not change its state with every upload.
     fn at(self, free_bytes: u64, Thresholds { full_below, low_below }: Thresholds) -> Self {
         let recovers_at = |threshold: u64| threshold.saturating_add(threshold / 8);
         let is_full = free_bytes < full_below || self == Self::Full && free_bytes < recovers_at(full_below);

@@ -1,8 +1,8 @@
 //! What the bytes of an upload are, found out once all of them are durable and before that is told.
 //!
-//! A type takes one small read. The headers of a media file take a few more: as many as their reader asks for, within
-//! the limits that are set. What it costs is the work of this upload's own task; only so many are read at once, and
-//! whoever waits for that waits for nobody's clock.
+//! A type takes one small read. The headers of a media file take a few more: as many as their reader asks
+//! for, within the limits that are set. What it costs is the work of this upload's own task; only so many are
+//! read at once, and whoever waits for that waits for nobody's clock.
 
 use std::ops::Range;
 use std::time::Duration;

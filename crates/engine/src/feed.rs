@@ -1,8 +1,9 @@
-//! The way in: bytes are gathered in pooled memory by whoever serves the connection, and handed to the append task in
-//! large pieces.
+//! The way in: bytes are gathered in pooled memory by whoever serves the connection, and
+//! handed to the append task in large pieces.
 //!
-//! A buffer holds about what an upload sends in 50 ms: a fast one earns large buffers, a slow one holds
-//! little from its first byte on. While memory or the task is short, [`Feed::push`] waits, and with it the client.
+//! A buffer holds about what an upload sends in 50 ms: a fast one earns large buffers, a
+//! slow one holds little from its first byte on. While memory or the task is short,
+//! [`Feed::push`] waits, and with it the client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +100,8 @@ impl Feed {
         self
     }
 
-    /// The offset this request's upload was last committed with; zero while nothing was committed since it began.
+    /// The offset this request's upload was last committed with; zero
+    /// while nothing was committed since it began.
     pub fn committed_bytes(&self) -> u64 {
         self.progress.committed_bytes()
     }
@@ -151,16 +153,16 @@ impl Feed {
         place.send(Fed::Piece(buffer.freeze()));
     }
 
-    /// Waits until the append takes no more: it has failed, a newer request has taken over, or the engine is stopping.
-    /// A client that is silent just then is told at once, and not only when it sends again.
+    /// Waits until the append takes no more: it has failed, a newer request has taken over, or the engine is
+    /// stopping. A client that is silent just then is told at once, and not only when it sends again.
     pub async fn ended(&self) {
         if let Some(pieces) = &self.pieces {
             pieces.closed().await;
         }
     }
 
-    /// Says that no more comes, and waits until everything is settled. Gives the upload as committed; after a cut it
-    /// may be anywhere.
+    /// Says that no more comes, and waits until everything is settled. Gives the upload as
+    /// committed; after a cut it may be anywhere.
     pub async fn finish(mut self, end: BodyEnd) -> Result<Upload, EngineError> {
         self.flush();
         if let (Some(pieces), BodyEnd::Complete) = (self.pieces.take(), end) {
@@ -192,7 +194,8 @@ impl Drop for Feed {
     }
 }
 
-/// The size of the first buffer. One that trickles would leave most of a larger one empty, and there may be thousands.
+/// The size of the first buffer. One that trickles would leave most of a
+/// larger one empty, and there may be thousands.
 fn first_size(ready_bytes: usize) -> usize {
     if ready_bytes < MIN_BUFFER_BYTES { MIN_BUFFER_BYTES } else { FIRST_BUFFER_BYTES }
 }
@@ -237,7 +240,8 @@ mod tests {
         std::iter::from_fn(take).collect()
     }
 
-    /// The size of the buffer that the next byte goes to. It is handed on at once, so that the size stays as it is.
+    /// The size of the buffer that the next byte goes to. It is handed on
+    /// at once, so that the size stays as it is.
     async fn next_buffer_bytes(feed: &mut Feed, intake: &mut Intake) -> usize {
         feed.push(b"x").await.expect("the task takes more");
         let size = feed.filling.as_ref().expect("a byte is in it").buffer.size_bytes();

@@ -1,8 +1,9 @@
 //! Asking the application before an upload is created, finished or ended.
 //!
-//! It is asked outside of any transaction and holds up nobody but the upload in question; the commit afterwards checks
-//! the version as any other. What it said is written down before anything comes of it. Without a verdict nothing moves:
-//! the client is told to come back, and an upload that waits to be finished is asked about again by the sweeper.
+//! It is asked outside of any transaction and holds up nobody but the upload in question; the commit
+//! afterwards checks the version as any other. What it said is written down before anything comes of it.
+//! Without a verdict nothing moves: the client is told to come back, and an upload that waits to be
+//! finished is asked about again by the sweeper.
 
 use std::fmt;
 use std::sync::Arc;
@@ -133,7 +134,8 @@ impl Inner {
         }
     }
 
-    /// The verdict counts also when it could not be written down: whatever it leads to needs the same database.
+    /// The verdict counts also when it could not be written down:
+    /// whatever it leads to needs the same database.
     async fn note_call(&self, call: HookCall) {
         let (upload, hook) = (call.upload, call.hook.name());
         if let Err(error) = self.uploads.record_hook_call(call).await {

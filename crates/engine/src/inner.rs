@@ -1,4 +1,5 @@
-//! What all parts of the engine share: its ports, its settings, who is writing, and how a record is read and committed.
+//! What all parts of the engine share: its ports, its settings, who is writing,
+//! and how a record is read and committed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -77,8 +78,9 @@ impl Inner {
         Ok(self.extended(found))
     }
 
-    /// The upload, once this node may write it. The caller holds its lease within this process. What this node holds
-    /// already costs nothing; anything else is taken over, unless another node that lives holds it.
+    /// The upload, once this node may write it. The caller holds its lease within this
+    /// process. What this node holds already costs nothing; anything else is taken over,
+    /// unless another node that lives holds it.
     pub(super) async fn own(&self, upload: Upload) -> Result<Upload, EngineError> {
         if upload.record().lease.is_of(self.node) {
             return Ok(upload);
@@ -92,7 +94,8 @@ impl Inner {
         if !lease.is_of(self.node) {
             return Err(EngineError::Unavailable(Unavailable::Held));
         }
-        // The node before may have committed until its lease was gone, and nothing it has promised may be overwritten.
+        // The node before may have committed until its lease was gone, and
+        // nothing it has promised may be overwritten.
         let upload = self.find(TenantScope::All, found.id()).await?;
         let was_changed = upload.record().version != found.record().version;
         if was_changed { Err(EngineError::Unavailable(Unavailable::Superseded)) } else { Ok(upload) }
@@ -160,8 +163,8 @@ impl Inner {
         Change::new(upload, body, || (self.randomness)())
     }
 
-    /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may take, also
-    /// when nobody is at it just now: the sweeper may be about to.
+    /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may
+    /// take, also when nobody is at it just now: the sweeper may be about to.
     pub(super) async fn find_settled(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
         let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
         let mut bell = self.news.of_upload(id);

@@ -101,8 +101,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its tasks run on
-    /// the runtime this is called in.
+    /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its
+    /// tasks run on the runtime this is called in.
     pub fn new(mut settings: Settings, node: InstanceId, ports: Ports) -> Self {
         let Ports { uploads, nodes, deliveries, news, progress, blobs } = ports;
         let abilities = blobs.abilities();

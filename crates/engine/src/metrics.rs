@@ -121,7 +121,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers everything, each with all of its labels, so that what has not happened yet is zero and not missing.
+    /// Registers everything, each with all of its labels, so that what has
+    /// not happened yet is zero and not missing.
     pub fn register(&self, dialects: &[Dialect], registry: &mut Registry) {
         let uploads = EventKind::ALL.into_iter().filter(|kind| kind.name().starts_with("upload."));
         for kind in uploads {

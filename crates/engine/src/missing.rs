@@ -1,9 +1,9 @@
 //! Bytes that were durable and are not there any more: somebody has removed the file, restored a database
 //! without it, or lost the latest writes of a relaxed server with its power.
 //!
-//! Whoever finds that out notes it in the record, and clients are told that the upload is gone: trying again would not
-//! bring its bytes back. The record stays as it was otherwise. Whenever the upload is asked for, its file is looked for
-//! once more, so that one that was restored is served again.
+//! Whoever finds that out notes it in the record, and clients are told that the upload is gone: trying again
+//! would not bring its bytes back. The record stays as it was otherwise. Whenever the upload is asked for,
+//! its file is looked for once more, so that one that was restored is served again.
 
 use std::error::Error;
 

@@ -1,7 +1,7 @@
 //! The CRC-32C of bytes that come in any order: kept for each stretch, and joined as gaps are filled.
 //!
-//! Of other digests nothing can be known before the bytes in front are there; they are computed from the stored bytes
-//! at the end. So is the CRC-32C where bytes were replaced.
+//! Of other digests nothing can be known before the bytes in front are there; they are computed from the
+//! stored bytes at the end. So is the CRC-32C where bytes were replaced.
 
 use crate::digest::{UnreadableState, crc32c_joined};
 use domain::checksum::{Algorithm, Digest};
@@ -73,7 +73,8 @@ impl Pieces {
         self.0.splice(place..until, [joined]);
     }
 
-    /// Forgets what is known of the bytes from `start` to `end`, and of those that stand in a piece with them.
+    /// Forgets what is known of the bytes from `start` to `end`, and
+    /// of those that stand in a piece with them.
     pub(super) fn forget(&mut self, start: u64, end: u64) {
         self.0.retain(|piece| piece.end <= start || end <= piece.start);
     }

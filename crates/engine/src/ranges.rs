@@ -26,8 +26,8 @@ use domain::rejection::Rejection;
 /// What is asked of bytes that come in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeSettings {
-    /// Ranges begin and end at multiples of this, beside bytes that are there, or at the end of the upload. At least 1;
-    /// the engine rounds it up to the parts of its storage.
+    /// Ranges begin and end at multiples of this, beside bytes that are there, or at the end of the upload.
+    /// At least 1; the engine rounds it up to the parts of its storage.
     pub alignment_bytes: u64,
     /// How many separate ranges an upload may consist of, at least 1.
     pub max_ranges: u32,

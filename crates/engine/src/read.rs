@@ -1,5 +1,5 @@
-//! Everything that only asks: status, lists, events, deliveries, downloads. It takes no lease, disturbs no writer, and
-//! reads committed rows, and how far running appends are, wherever they run.
+//! Everything that only asks: status, lists, events, deliveries, downloads. It takes no lease, disturbs no
+//! writer, and reads committed rows, and how far running appends are, wherever they run.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -13,8 +13,8 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 
 impl Engine {
-    /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is cut first, and the
-    /// application is not asked. Deleting what has ended already changes nothing.
+    /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is cut first,
+    /// and the application is not asked. Deleting what has ended already changes nothing.
     pub async fn delete(&self, principal: &Principal, id: UploadId) -> Result<(), EngineError> {
         let (engine, scope) = (self.clone(), principal.scope());
         let deleting = self.spawn(async move { engine.0.delete(scope, id).await });

@@ -28,7 +28,8 @@ pub enum ReportError {
 }
 
 impl Engine {
-    /// Takes note of what a backend says. Gives the upload as it is then, and whether it is another than before.
+    /// Takes note of what a backend says. Gives the upload as it is
+    /// then, and whether it is another than before.
     pub async fn report(
         &self,
         principal: &Principal,

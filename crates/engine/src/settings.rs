@@ -1,7 +1,7 @@
 //! What the engine may do, and when.
 //!
-//! Each group of settings stands beside the code that obeys it. The bounds named here are those that the code relies
-//! on; an operator may be held to narrower ones.
+//! Each group of settings stands beside the code that obeys it. The bounds named here are those that the code
+//! relies on; an operator may be held to narrower ones.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,8 +22,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// How many uploads may be receiving at once, at least 1; one more is asked to come back.
     pub max_active_uploads: usize,
-    /// How many complete uploads may be read at once, at least 1: downloads, and comparisons with what is sent again.
-    /// One more is asked to come back.
+    /// How many complete uploads may be read at once, at least 1: downloads, and comparisons with what is
+    /// sent again. One more is asked to come back.
     pub max_downloads: usize,
     /// How long a new request waits for the writer it ends.
     pub takeover_timeout: Duration,
@@ -35,7 +35,8 @@ pub struct Settings {
     pub status_root: String,
     /// How many blobs and records are compared in a second after the start. 0: none.
     pub scan_rate: u32,
-    /// When progress is worth an event, while somebody [listens](crate::Engine::reporting_progress_while) to it.
+    /// When progress is worth an event, while somebody
+    /// [listens](crate::Engine::reporting_progress_while) to it.
     pub progress: ProgressPolicy,
     pub writer: WriterSettings,
     pub space: SpaceSettings,

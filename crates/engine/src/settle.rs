@@ -1,5 +1,5 @@
-//! From the last byte to `completed`. Every step can be repeated, so a crash between two of them is finished by the
-//! sweeper at the next start.
+//! From the last byte to `completed`. Every step can be repeated, so a crash between two of them is
+//! finished by the sweeper at the next start.
 
 use futures::StreamExt;
 
@@ -24,11 +24,11 @@ pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
 }
 
 impl Inner {
-    /// Marks an upload as having all its bytes, and checks the digests its client promised. Those that could not be
-    /// computed while the bytes passed are computed from the stored ones.
+    /// Marks an upload as having all its bytes, and checks the digests its client promised. Those that could
+    /// not be computed while the bytes passed are computed from the stored ones.
     ///
-    /// Where open blobs cannot be read, only the mark is made. The blob must not be sealed before that is committed: an
-    /// upload that still takes bytes would be left with a blob that takes none.
+    /// Where open blobs cannot be read, only the mark is made. The blob must not be sealed before that is
+    /// committed: an upload that still takes bytes would be left with a blob that takes none.
     pub(super) async fn seal(
         &self,
         upload: &mut Upload,
@@ -52,9 +52,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the application is to
-    /// be asked and has no answer. The caller holds its lease.
-    /// One that is still open, or rests, is given back as it is.
+    /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the
+    /// application is to be asked and has no answer. The caller holds its lease. One that is still
+    /// open, or rests, is given back as it is.
     pub(super) async fn settle(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<Upload, EngineError> {
         loop {
             // Whatever has brought it this far: what is not whole never becomes a file.
@@ -98,8 +98,8 @@ impl Inner {
         self.verify(upload).await
     }
 
-    /// Sees to it that the bytes of a received partial upload can be read and have been judged. That may have been done
-    /// before: a partial upload has no stage that would tell.
+    /// Sees to it that the bytes of a received partial upload can be read and have been judged. That may have
+    /// been done before: a partial upload has no stage that would tell.
     pub(super) async fn seal_partial(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         let is_new = match self.seal_blob(&upload).await {
             Ok(()) => self.complete_digests(&mut upload).await,
@@ -117,7 +117,8 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Computes the digests of an upload that are not known yet from its stored bytes. Says whether there were any.
+    /// Computes the digests of an upload that are not known yet from its
+    /// stored bytes. Says whether there were any.
     async fn complete_digests(&self, upload: &mut Upload) -> storage::Result<bool> {
         let missing = upload.missing_digests(&upload.record().digests);
         if missing.is_empty() {
@@ -181,8 +182,9 @@ impl Inner {
         noted.is_ok()
     }
 
-    /// The running digests of an upload that takes bytes in order. Where their kept state cannot be read, as after a
-    /// change of version, they are computed anew from the stored bytes: now, or once those can be read.
+    /// The running digests of an upload that takes bytes in order. Where their kept state
+    /// cannot be read, as after a change of version, they are computed anew from the
+    /// stored bytes: now, or once those can be read.
     pub(super) async fn running_digests(&self, upload: &Upload) -> Result<Running, EngineError> {
         let (record, size_bytes) = (upload.record(), upload.offset().get());
         match Running::resume(&record.wanted_digests, &record.running_digests) {

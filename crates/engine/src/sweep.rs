@@ -140,7 +140,8 @@ impl Inner {
     async fn sweep(&self, question: Due, behalf: &OnBehalfOf) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
-            // What would not move is passed over, so that it neither comes back at once nor hides what is behind it.
+            // What would not move is passed over, so that it neither comes
+            // back at once nor hides what is behind it.
             let due = match self.uploads.due(question, self.node, unmoved, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {

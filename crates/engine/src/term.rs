@@ -17,8 +17,8 @@ pub struct TermSettings {
     pub unfinished_age: Duration,
     /// The file of an upload is removed this long after it completed. `None`: never.
     pub completed_expiry: Option<Duration>,
-    /// The first such file is removed this long after the start, or after `completed_expiry` if that is shorter: a
-    /// clock that was wrong when the machine started is corrected by then.
+    /// The first such file is removed this long after the start, or after `completed_expiry` if that is
+    /// shorter: a clock that was wrong when the machine started is corrected by then.
     pub first_removal_after: Duration,
     /// How often the sweeper looks for uploads whose time is over. Not zero.
     pub sweep_every: Duration,

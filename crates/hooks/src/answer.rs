@@ -1,7 +1,8 @@
 //! What an answer means: yes, no, or nothing that could be relied on.
 //!
-//! `200` or `204` is a yes, unless its JSON says no. A status that was agreed on is a no. JSON is read strictly: a key
-//! that is not known is a mistake, and a limit that was misspelt must not count as a yes without it.
+//! `200` or `204` is a yes, unless its JSON says no. A status that was agreed on is a no.
+//! JSON is read strictly: a key that is not known is a mistake, and a limit that was
+//! misspelt must not count as a yes without it.
 
 use std::time::Duration;
 
@@ -130,7 +131,8 @@ fn value_bytes(value: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// What a refusal by status gives as its reason: `message` of our own form, or `detail` of RFC 9457, or plain text.
+/// What a refusal by status gives as its reason: `message` of our own form,
+/// or `detail` of RFC 9457, or plain text.
 fn reason_in(answered: &Answered) -> Option<String> {
     if answered.too_large {
         return None;

@@ -1,4 +1,5 @@
-//! One exchange with the application: the question sent, and its answer read, within a deadline and up to a size.
+//! One exchange with the application: the question sent, and its answer
+//! read, within a deadline and up to a size.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Blocking hooks: asks the application, signed, within a bounded time, and understands what it says.
 //!
-//! Hooks are not events: they are asked directly and never through the outbox, they have a pool and circuit breakers of
-//! their own, and what is not a clear yes or no is no verdict. Nothing is kept here; whoever asks keeps the calls.
+//! Hooks are not events: they are asked directly and never through the outbox, they have a pool
+//! and circuit breakers of their own, and what is not a clear yes or no is no verdict. Nothing is
+//! kept here; whoever asks keeps the calls.
 
 mod answer;
 mod breaker;

@@ -46,7 +46,8 @@ fn duration_histogram() -> Histogram {
 }
 
 impl HookMetrics {
-    /// Registers everything, each with all of its labels, so that what has not happened yet is zero and not missing.
+    /// Registers everything, each with all of its labels, so that what has
+    /// not happened yet is zero and not missing.
     pub fn register(&self, registry: &mut Registry) {
         for hook in Hook::ALL.map(Hook::name) {
             for outcome in CallOutcome::ALL.map(CallOutcome::name).into_iter().chain(Shed::ALL.map(Shed::name)) {

@@ -1,6 +1,7 @@
 //! Keys of the admin API. The server knows only their hashes.
 //!
-//! A key is 32 random bytes, so one round of SHA-256 is as good as any number of them: there is nothing to guess.
+//! A key is 32 random bytes, so one round of SHA-256 is as good as any
+//! number of them: there is nothing to guess.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,13 +1,13 @@
 //! Places in the log of events and in lists, sealed, so that they say nothing to those who carry them.
 //!
-//! A place in the log counts what all uploads of a server have done, so a plain one would tell every reader how
-//! busy the others are; a place in a list may be the id of a row of another tenant. A sealed one tells nothing,
-//! not even which of two is later, and it opens only for the listing and the tenant it was made for. The same
-//! place always gives the same text: a client may compare two ids for equality.
+//! A place in the log counts what all uploads of a server have done, so a plain one would tell every reader
+//! how busy the others are; a place in a list may be the id of a row of another tenant. A sealed one tells
+//! nothing, not even which of two is later, and it opens only for the listing and the tenant it was made for.
+//! The same place always gives the same text: a client may compare two ids for equality.
 //!
-//! The form is that of a synthetic initialization vector (RFC 5297 does the same with AES): a code over all that
-//! the cursor is bound to and the place, and the place masked with what a second key makes of that code. Whoever opens
-//! it unmasks the place and makes the code again.
+//! The form is that of a synthetic initialization vector (RFC 5297 does the same with AES): a code over all
+//! that the cursor is bound to and the place, and the place masked with what a second key makes of that code.
+//! Whoever opens it unmasks the place and makes the code again.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

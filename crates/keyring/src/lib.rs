@@ -1,9 +1,9 @@
 //! The server's own keys, and what is made of them.
 //!
-//! Owns the form of a key file, the keys for single purposes that are derived from those in it, and the kinds of text
-//! that such keys or chance make: tokens for reporting stages, tokens for following an upload, places in the log of
-//! events, and keys of the admin API. Promises that no key prints itself. Reads no file, makes no random bytes and asks
-//! nobody who they are: that is for those who use it.
+//! Owns the form of a key file, the keys for single purposes that are derived from those in it, and the kinds
+//! of text that such keys or chance make: tokens for reporting stages, tokens for following an upload, places
+//! in the log of events, and keys of the admin API. Promises that no key prints itself. Reads no file, makes
+//! no random bytes and asks nobody who they are: that is for those who use it.
 
 mod admin;
 mod cursor;

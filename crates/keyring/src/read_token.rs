@@ -1,7 +1,7 @@
 //! Tokens that let a page follow one upload for a while, and nothing else.
 //!
-//! Nothing is stored of them: a token names when it ends, and is a code over that and the upload's id. It is good until
-//! then, as long as the key is there.
+//! Nothing is stored of them: a token names when it ends, and is a code over that and the upload's id. It is
+//! good until then, as long as the key is there.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,7 +1,7 @@
 //! Tokens that let a backend report stages of one upload, and nothing else.
 //!
-//! Nothing is stored of them: a token is a code over the upload's id, so it is good for as long as the upload can be
-//! reported on and the key is there.
+//! Nothing is stored of them: a token is a code over the upload's id, so it is good for as long as the upload
+//! can be reported on and the key is there.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,11 +1,13 @@
-//! The names of codecs, as they stand in a `codecs` parameter (RFC 6381), put together from the headers of decoders.
+//! The names of codecs, as they stand in a `codecs` parameter (RFC 6381),
+//! put together from the headers of decoders.
 
 use mp4_atom::esds::DecoderSpecific;
 use mp4_atom::{Atom, Av1c, Avcc, Esds, Hvcc, VpcC};
 
 use crate::fields::be;
 
-/// Descriptors may lie within each other, and the library follows them down. In so few bytes that does not go deep.
+/// Descriptors may lie within each other, and the library follows them
+/// down. In so few bytes that does not go deep.
 const MAX_DESCRIPTORS: usize = 512;
 
 /// What is said of a codec whose name cannot be shown.

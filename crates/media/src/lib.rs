@@ -1,12 +1,13 @@
 //! What the bytes of an upload are: their type by how they begin, and what the headers of a media file say.
 //!
-//! Everything here is a function of bytes that somebody else has fetched. A reader that needs more than there is says
-//! which bytes, and is asked again when they are there. It waits for nothing, reads no clock and holds no thread, so
-//! whoever asks decides how long that may go on.
+//! Everything here is a function of bytes that somebody else has fetched. A reader that needs more than there
+//! is says which bytes, and is asked again when they are there. It waits for nothing, reads no clock and
+//! holds no thread, so whoever asks decides how long that may go on.
 //!
-//! The bytes are not to be trusted. What is read of one upload is bounded ([`window`]); so are the steps of each look,
-//! and what each part of a header may have. Nothing calls itself, however deep a file nests its boxes. Libraries get
-//! single headers that lie in memory, never the file, and a panic in one of them is a file that cannot be read.
+//! The bytes are not to be trusted. What is read of one upload is bounded ([`window`]); so are the
+//! steps of each look, and what each part of a header may have. Nothing calls itself, however deep a
+//! file nests its boxes. Libraries get single headers that lie in memory, never the file, and a panic
+//! in one of them is a file that cannot be read.
 //!
 //! Reading order: [`window`] (which bytes there are), [`sniff`](mod@sniff) (the type), [`read`](mod@read)
 //! (what files say of themselves), then one module for each format: `isobmff`, `matroska` and `ogg`

@@ -1,9 +1,9 @@
 //! Matroska and `WebM` (RFC 9559): elements within elements.
 //!
-//! The few elements at the top that say something are looked up, and what is in them is read in memory, level by level:
-//! those written down here. Files that have their headers behind their media are not followed there; nobody writes them
-//! so who can help it. Of the pointers in a file only the one to the index is followed: a duration that was shortened
-//! afterwards is found out by the last time in the index.
+//! The few elements at the top that say something are looked up, and what is in them is read in memory, level
+//! by level: those written down here. Files that have their headers behind their media are not followed
+//! there; nobody writes them so who can help it. Of the pointers in a file only the one to the index is
+//! followed: a duration that was shortened afterwards is found out by the last time in the index.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! MP3 (ISO/IEC 11172-3 and 13818-3) and AAC in frames of its own (ISO/IEC 13818-7, ADTS): no header says how long they
-//! are. A first frame may hold an index; else frames are counted, or a few of them speak for all.
+//! MP3 (ISO/IEC 11172-3 and 13818-3) and AAC in frames of its own (ISO/IEC 13818-7, ADTS): no header says how
+//! long they are. A first frame may hold an index; else frames are counted, or a few of them speak for all.
 
 use crate::fields::{be16, be32};
 use crate::flac;

@@ -112,8 +112,8 @@ impl Page {
     }
 }
 
-/// Returns the duration by the last page of each stream. `None` for files joined one behind the other: then a last page
-/// belongs to a stream that did not begin with the file, or pages are not numbered through.
+/// Returns the duration by the last page of each stream. `None` for files joined one behind the other: then a
+/// last page belongs to a stream that did not begin with the file, or pages are not numbered through.
 fn last_ms(window: &Window, streams: &[Stream]) -> Result<Option<u64>, Stop> {
     let from = (window.size_bytes().saturating_sub(2 * MAX_PAGE)) / BLOCK_BYTES * BLOCK_BYTES;
     let tail = window.get(from, window.size_bytes() - from)?;

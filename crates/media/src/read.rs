@@ -21,7 +21,8 @@ pub enum Reading {
 /// Reads what the headers say. A file that cannot be read has a type nevertheless.
 pub fn read(sniffed: Sniffed, window: &Window) -> Reading {
     let Some(container) = sniffed.container else { return Reading::Done(typed(sniffed)) };
-    // The libraries tell the log of whatever they do not know. It is no concern of the operator's what clients send.
+    // The libraries tell the log of whatever they do not know. It is no
+    // concern of the operator's what clients send.
     let quietly =
         || tracing::dispatcher::with_default(&tracing::Dispatch::none(), || content(container, sniffed, window));
     match contained(quietly).unwrap_or(Err(Stop::Unreadable)) {
@@ -83,8 +84,8 @@ fn refined(sniffed: Sniffed, content: &Content) -> String {
     }
 }
 
-/// The longest duration that is reported: the largest number that every reader of JSON keeps. Some reject a body with a
-/// larger one, and a header can claim it.
+/// The longest duration that is reported: the largest number that every reader of JSON keeps. Some reject a
+/// body with a larger one, and a header can claim it.
 pub(super) const MAX_DURATION_MS: u64 = (1 << 53) - 1;
 
 /// Converts a duration in units of a `timescale`th of a second to milliseconds, saturating.

@@ -55,7 +55,8 @@ pub fn sniff(head: &[u8]) -> Sniffed {
 fn iso_bmff(head: &[u8]) -> Option<Sniffed> {
     let of_type = |content_type| Some(Sniffed { content_type, container: Some(Container::IsoBmff) });
     let Some(brands) = brands(head) else {
-        // QuickTime had no ftyp in the beginning. Where other boxes come first, what is in the movie has to tell.
+        // QuickTime had no ftyp in the beginning. Where other boxes come
+        // first, what is in the movie has to tell.
         return match head.get(4..8)? {
             b"moov" | b"mdat" | b"wide" | b"free" | b"skip" if leads_to(head, &[b"moov", b"mdat"]) => {
                 of_type("video/quicktime")

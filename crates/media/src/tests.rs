@@ -18,8 +18,8 @@ const LIMIT: u64 = 16 << 20;
 /// A look holds what was fetched, and this much beside it at most.
 const MOST_BESIDE: u64 = 8 << 20;
 
-/// Looks into a file, and sees that neither the file nor what is in it decides how much is read, held or done. Work is
-/// counted in allocations: time is the machine's.
+/// Looks into a file, and sees that neither the file nor what is in it decides how much is read, held or
+/// done. Work is counted in allocations: time is the machine's.
 fn bounded(name: &str, file: &[u8]) -> Examined {
     let mut found = None;
     let AllocationInfo { bytes_max, count_total, .. } =

@@ -86,7 +86,8 @@ impl Window {
         Ok(Cow::Owned(parts.concat()))
     }
 
-    /// Returns the first and the last block of these bytes, and the end of the bytes, once all blocks are there.
+    /// Returns the first and the last block of these bytes, and the end
+    /// of the bytes, once all blocks are there.
     fn blocks_with(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Option<(u64, u64, u64)>, Stop> {
         let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(Stop::Unreadable)?;
         if count == 0 {

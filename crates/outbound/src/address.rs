@@ -1,9 +1,9 @@
 //! Where the sender may go.
 //!
-//! Owns the rules and nothing that sends: which addresses, which ports, which schemes. They are asked for the text of a
-//! URL when an endpoint is made, and for every address when one is called, so a name that changes its mind in between
-//! changes nothing. Endpoints of the configuration are the operator's word and may be private; those made by API may be
-//! anybody's.
+//! Owns the rules and nothing that sends: which addresses, which ports, which schemes. They are asked for the
+//! text of a URL when an endpoint is made, and for every address when one is called, so a name that changes
+//! its mind in between changes nothing. Endpoints of the configuration are the operator's word and may be
+//! private; those made by API may be anybody's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::RwLock;
@@ -113,7 +113,8 @@ impl EgressRules {
         *write(&self.own) = addresses;
     }
 
-    /// Reads a URL an endpoint of this origin may have. What its name resolves to is judged when it is called.
+    /// Reads a URL an endpoint of this origin may have. What its name
+    /// resolves to is judged when it is called.
     pub fn check_url(&self, text: &str, origin: Origin) -> Result<Url, RefusedUrl> {
         let url = Url::parse(text).map_err(|_| RefusedUrl::NotAUrl)?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -213,7 +214,8 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Asks the kernel which address it would speak from: to one of its own it speaks from that one. Nothing is sent.
+/// Asks the kernel which address it would speak from: to one of its own
+/// it speaks from that one. Nothing is sent.
 fn is_of_this_machine(address: IpAddr) -> bool {
     if address.is_loopback() {
         return true;

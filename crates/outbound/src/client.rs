@@ -18,8 +18,8 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// A second try on another connection begins within this time or not at all (webhooks.md R10).
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
-/// A client that goes nowhere but where it is told: no redirects, no proxies of the environment, nothing sent again by
-/// itself.
+/// A client that goes nowhere but where it is told: no redirects, no proxies of the
+/// environment, nothing sent again by itself.
 pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
@@ -32,8 +32,8 @@ pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
         .pool_max_idle_per_host(max_idle_per_host)
 }
 
-/// When each receiver last left a connection fit for reuse: such a connection may be closed by the receiver while a
-/// request is on its way.
+/// When each receiver last left a connection fit for reuse: such a connection may be closed by the
+/// receiver while a request is on its way.
 #[derive(Debug)]
 pub struct Warm<K>(Mutex<HashMap<K, Instant>>);
 
@@ -44,9 +44,9 @@ impl<K> Default for Warm<K> {
 }
 
 impl<K: Eq + Hash> Warm<K> {
-    /// Sends a request to a receiver; once more if the receiver closed a connection that it had left open, while the
-    /// request was on its way. hyper sends again by itself only when nothing of the request was written. Nothing was
-    /// answered, and receivers know a message again by its id.
+    /// Sends a request to a receiver; once more if the receiver closed a connection that it had left open,
+    /// while the request was on its way. hyper sends again by itself only when nothing of the request was
+    /// written. Nothing was answered, and receivers know a message again by its id.
     pub async fn send<F>(&self, receiver: &K, mut request: impl FnMut() -> F) -> reqwest::Result<Response>
     where
         F: Future<Output = reqwest::Result<Response>>,

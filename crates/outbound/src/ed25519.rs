@@ -1,4 +1,5 @@
-//! Standard Webhooks signatures, version `v1a`: ed25519, so that a receiver holds nothing to forge messages with.
+//! Standard Webhooks signatures, version `v1a`: ed25519, so that a
+//! receiver holds nothing to forge messages with.
 //!
 //! Owns the form of both keys. A private key never prints itself, and no error repeats it.
 

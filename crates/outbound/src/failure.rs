@@ -38,8 +38,8 @@ fn class_of_cause(cause: &(dyn StdError + 'static)) -> Option<AttemptOutcome> {
             _ => None,
         };
     }
-    // hyper's own error for a connection that was closed instead of an answer. Its type is not ours to name, hence
-    // the text; a test pins it.
+    // hyper's own error for a connection that was closed instead of an answer. Its type is not ours
+    // to name, hence the text; a test pins it.
     (cause.source().is_none() && cause.to_string() == "connection closed before message completed")
         .then_some(AttemptOutcome::Reset)
 }

@@ -1,5 +1,6 @@
-//! What stands between the sender and the network: names are looked up here, and only addresses the rules allow are
-//! given to who connects. Nothing else resolves names, so the address that was judged is the one that is called.
+//! What stands between the sender and the network: names are looked up here, and only
+//! addresses the rules allow are given to who connects. Nothing else resolves names, so the
+//! address that was judged is the one that is called.
 //!
 //! It also notes where the time of an exchange goes before its request is sent.
 

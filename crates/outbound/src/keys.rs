@@ -1,7 +1,8 @@
 //! The keys of one endpoint: which sign, and until when.
 //!
-//! The newest key of a kind is the current one. A rotation leaves the ones before it signing for a while, so that a
-//! receiver has time to learn of the new one: it accepts a message that carries any signature it knows.
+//! The newest key of a kind is the current one. A rotation leaves the ones before it
+//! signing for a while, so that a receiver has time to learn of the new one: it accepts a
+//! message that carries any signature it knows.
 
 use std::time::Duration;
 

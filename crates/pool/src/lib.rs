@@ -1,18 +1,18 @@
 //! Memory for bytes on their way to or from the store, with a ceiling.
 //!
-//! Whoever takes bytes in fills a [`Buffer`] and hands it on as [`Bytes`]; the memory comes back when the last of those
-//! is dropped. All buffers together never hold more than the ceiling: who asks for one more waits, first come, first
-//! served. Bytes that are kept for longer than it takes to store them come out of the same ceiling, at most half of it,
-//! and are refused where that is used up: whoever waited for them might be what they wait for. So that many who want
-//! little are not held up by a few who want much, buffers become smaller as the pool runs low. A [`Reservation`] counts
-//! memory that lies elsewhere.
+//! Whoever takes bytes in fills a [`Buffer`] and hands it on as [`Bytes`]; the memory comes back when the
+//! last of those is dropped. All buffers together never hold more than the ceiling: who asks for one more
+//! waits, first come, first served. Bytes that are kept for longer than it takes to store them come out of
+//! the same ceiling, at most half of it, and are refused where that is used up: whoever waited for them might
+//! be what they wait for. So that many who want little are not held up by a few who want much, buffers become
+//! smaller as the pool runs low. A [`Reservation`] counts memory that lies elsewhere.
 //!
-//! Large buffers are mapped and not allocated. An allocator keeps freed memory of this size for itself: with 400 fast
-//! uploads under a ceiling of 256 MiB, glibc made it 430 MiB resident, and kept 380 when they were over. What is
-//! unmapped is gone at once, so the ceiling is what the system sees.
+//! Large buffers are mapped and not allocated. An allocator keeps freed memory of this size for itself: with
+//! 400 fast uploads under a ceiling of 256 MiB, glibc made it 430 MiB resident, and kept 380 when they were
+//! over. What is unmapped is gone at once, so the ceiling is what the system sees.
 //!
-//! Buffers of [`DIRECT_MIN_BYTES`] and more are laid out for direct writes: the byte for the offset `at` lies as far
-//! from a multiple of [`BLOCK_BYTES`] in memory as it will in the file.
+//! Buffers of [`DIRECT_MIN_BYTES`] and more are laid out for direct writes: the byte for the offset `at` lies
+//! as far from a multiple of [`BLOCK_BYTES`] in memory as it will in the file.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,8 +35,8 @@ pub const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// A buffer takes at most this part of what is free.
 const SHARE: usize = 64;
 
-/// This much freed memory is kept for the next upload, which then need not fault it in page by page. It is part of what
-/// the ceiling allows.
+/// This much freed memory is kept for the next upload, which then need not fault it in page by
+/// page. It is part of what the ceiling allows.
 const MAX_SPARE_BYTES: usize = 16 << 20;
 
 /// A pool. Cloning it is cheap and gives the same one.
@@ -106,7 +106,8 @@ impl Pool {
         self.0.free_bytes()
     }
 
-    /// Copies bytes to keep them for an unknown time. `None` while there is no memory for that; it never waits.
+    /// Copies bytes to keep them for an unknown time. `None` while
+    /// there is no memory for that; it never waits.
     pub fn try_keep(&self, bytes: &[u8]) -> Option<Bytes> {
         let permits = u32::try_from(bytes.len().div_ceil(MIN_BUFFER_BYTES)).ok()?;
         let share = Arc::clone(&self.0.keepable).try_acquire_many_owned(permits).ok()?;
@@ -273,8 +274,8 @@ impl Spare {
         surplus
     }
 
-    /// Keeps memory whose permits are about to be free, beside `free_bytes` that are. Small pieces are left to the
-    /// allocator, which keeps them at hand anyway.
+    /// Keeps memory whose permits are about to be free, beside `free_bytes` that are. Small pieces are left
+    /// to the allocator, which keeps them at hand anyway.
     fn keep(&mut self, piece: Memory, free_bytes: usize) -> Option<Memory> {
         let size_bytes = piece.bytes().len();
         let most = MAX_SPARE_BYTES.min(free_bytes + size_bytes);

@@ -77,8 +77,8 @@ impl FromCell for bool {
 }
 
 impl ToCell for u64 {
-    /// None of our counts comes near the end of a database integer: sizes are bounded by their types, and versions and
-    /// sequences count commits.
+    /// None of our counts comes near the end of a database integer: sizes are bounded by their types,
+    /// and versions and sequences count commits.
     fn to_cell(&self) -> Cell {
         Cell::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
     }

@@ -223,7 +223,8 @@ impl FromCell for ReceivedRanges {
 /// How the generation that holds everything is written, where others have the number of their epoch.
 const JOINED: i64 = -1;
 
-/// `[[1,1048576],[3,null]]`: each generation and where its bytes end. An upload that stays in its first one has none.
+/// `[[1,1048576],[3,null]]`: each generation and where its bytes end. An
+/// upload that stays in its first one has none.
 impl ToCell for Generations {
     fn to_cell(&self) -> Cell {
         if *self == Self::default() {

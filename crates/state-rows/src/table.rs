@@ -22,9 +22,11 @@ pub trait Source {
     fn next<T: FromCell>(&mut self) -> Result<T, Self::Error>;
 }
 
-/// Describes a table: a line for each column, with its type when it is read and what is written of the arguments.
+/// Describes a table: a line for each column, with its type when it is
+/// read and what is written of the arguments.
 ///
-/// Makes the struct of a row, its [`Row`], and `cells`, which gives the cells of a row in the order of the columns.
+/// Makes the struct of a row, its [`Row`], and `cells`, which gives the
+/// cells of a row in the order of the columns.
 macro_rules! table {
     (
         $(#[$doc:meta])*

@@ -86,7 +86,8 @@ fn parts(record: &Record) -> Option<(&Vec<UploadId>, &String)> {
     }
 }
 
-/// An upload as it is read from both of its tables: the columns of [`UploadRow`], and then those of [`OriginRow`].
+/// An upload as it is read from both of its tables: the columns of
+/// [`UploadRow`], and then those of [`OriginRow`].
 impl UploadRow {
     /// Reads an upload.
     pub fn read_upload<S: Source>(source: &mut S) -> Result<Result<Upload, Incoherent>, S::Error> {

@@ -1,19 +1,20 @@
 //! Changes of a whole backlog, made in pieces.
 //!
-//! A decision about an endpoint is one small row, and it holds from the commit that wrote it: claims consult the
-//! endpoint, so nothing is sent to a stopped one, and no pause has to touch a delivery. What remains to be done to the
-//! deliveries themselves is a job of bounded pieces, each a transaction of its own, so that commits of uploads never
-//! wait for a long backlog. A job outlives a crash. Each one is correct wherever it stops:
+//! A decision about an endpoint is one small row, and it holds from the commit that wrote it: claims
+//! consult the endpoint, so nothing is sent to a stopped one, and no pause has to touch a delivery.
+//! What remains to be done to the deliveries themselves is a job of bounded pieces, each a
+//! transaction of its own, so that commits of uploads never wait for a long backlog. A job outlives a
+//! crash. Each one is correct wherever it stops:
 //!
-//! - [`Kind::Cancel`] ends what was queued before the job began. Nothing is claimed for the endpoint until it is done,
-//!   so nothing is sent that was cancelled.
+//! - [`Kind::Cancel`] ends what was queued before the job began. Nothing is claimed for the endpoint until it
+//!   is done, so nothing is sent that was cancelled.
 //! - [`Kind::Hasten`] makes retries due that were planned for later when their endpoint was resumed, or when
 //!   somebody wanted them sent at once. Until a piece has reached them they are due when they were.
 //! - [`Kind::Release`] lets deliveries go that no longer wait for others since the order was relaxed. Until
 //!   then they go when those before them are settled.
 //!
-//! A job tells old deliveries from new ones by their generation, which is the number of the last job of their endpoint
-//! when they were queued, and not by time: clocks are set.
+//! A job tells old deliveries from new ones by their generation, which is the number of the last job of their
+//! endpoint when they were queued, and not by time: clocks are set.
 
 use std::collections::BTreeSet;
 

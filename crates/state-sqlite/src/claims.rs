@@ -1,6 +1,7 @@
 //! Claims: deliveries leased to whoever sends them.
 //!
-//! Each endpoint is asked for its own due rows, so the backlog of one that is down never stands in the way of another.
+//! Each endpoint is asked for its own due rows, so the backlog of one that is
+//! down never stands in the way of another.
 
 use std::sync::LazyLock;
 use std::time::Duration;

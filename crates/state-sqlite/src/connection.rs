@@ -9,7 +9,8 @@ use rusqlite::{Connection, OpenFlags};
 use crate::gate::Gate;
 use state::Durability;
 
-/// How long a connection waits for a lock. Only another program (a backup, a person with a tool) ever holds one.
+/// How long a connection waits for a lock. Only another program (a
+/// backup, a person with a tool) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many statements a connection keeps prepared: all that write, or the many shapes a list may have.
@@ -22,8 +23,8 @@ const STEPS: i32 = 1_000;
 pub(super) fn open_writer(path: &Path, durability: Durability, log_bytes: u64) -> rusqlite::Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // In WAL mode, FULL syncs the log in every commit. NORMAL leaves that to the kernel: what a process has committed
-    // outlives it, and after a power failure the last commits may be gone, but never a part of one.
+    // In WAL mode, FULL syncs the log in every commit. NORMAL leaves that to the kernel: what a process has
+    // committed outlives it, and after a power failure the last commits may be gone, but never a part of one.
     let synchronous = match durability {
         Durability::Strict => "full",
         Durability::Relaxed => "normal",

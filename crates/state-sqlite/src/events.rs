@@ -21,8 +21,8 @@ use domain::principal::{TenantId, TenantScope};
 use domain::upload::Upload;
 use state::{NewEvent, Result};
 
-/// What an upload has caused since it was read, ready to be written. Made before the writer's turn, so that the writer
-/// has less to do.
+/// What an upload has caused since it was read, ready to be written. Made before the writer's
+/// turn, so that the writer has less to do.
 #[derive(Debug)]
 pub(super) struct News {
     tenant: TenantId,
@@ -49,7 +49,8 @@ impl News {
         let subscribers = tx.subscribers()?;
         let own = subscribers.iter().filter(|one| one.tenant == self.tenant);
         let interested = own.filter(|one| one.terms.wants_upload(&self.metadata));
-        // Whatever the first event finds is dropped. After it, there is progress only if this commit brought it.
+        // Whatever the first event finds is dropped. After it, there is
+        // progress only if this commit brought it.
         let mut may_be_overtaken = true;
         let mut interested: Vec<Interested<'_>> = interested.map(|endpoint| (endpoint, None)).collect();
         for event in &self.events {

@@ -1,4 +1,5 @@
-//! Giving up what has waited too long, although nothing was wrong with it: for a rate, a breaker, or its turn.
+//! Giving up what has waited too long, although nothing was wrong with
+//! it: for a rate, a breaker, or its turn.
 //!
 //! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does
 //! not age this way; it is dropped when it exceeds the limits of a backlog ([`Shed`]). What waits for an

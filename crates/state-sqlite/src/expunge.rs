@@ -1,8 +1,9 @@
 //! Taking out what was said about an upload, when asked: by its client, in its metadata; by receivers and the
 //! application, who may repeat that in their answers; by backends, in their reports.
 //!
-//! Events lose it at once. The record loses it once the upload has completed or ended: until then its client reads its
-//! metadata back, and further events carry it. What happened and when, sizes, digests and media facts stay.
+//! Events lose it at once. The record loses it once the upload has completed or ended: until
+//! then its client reads its metadata back, and further events carry it. What happened and
+//! when, sizes, digests and media facts stay.
 
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
@@ -32,7 +33,8 @@ impl SqliteStore {
     }
 }
 
-/// Expunges the next events of an upload, those with a sequence above `after`; with the last of them the rest.
+/// Expunges the next events of an upload, those with a sequence above
+/// `after`; with the last of them the rest.
 struct Expunge {
     scope: TenantScope,
     upload: UploadId,
@@ -112,7 +114,8 @@ impl Expunge {
             [self.upload.as_bytes()],
         )?;
         upload.expunge();
-        // The version moves, so that no commit of one who has read the record before brings an event with these words.
+        // The version moves, so that no commit of one who has read the record
+        // before brings an event with these words.
         CommitUpload::without_news(&upload).run(tx).map(drop)
     }
 }

@@ -110,7 +110,8 @@ pub(super) fn unfinished(tx: &WriteTransaction, endpoint: &Subscriber, upload: U
     statement.query_one(values, |row| read_load(&mut Columns::of(row)))
 }
 
-/// Makes a delivery of before due now, or as soon as its lane lets it, with the whole schedule before it again.
+/// Makes a delivery of before due now, or as soon as its lane lets it,
+/// with the whole schedule before it again.
 pub(super) fn rejoin(
     tx: &mut WriteTransaction,
     delivery: DeliveryId,
@@ -139,7 +140,8 @@ pub(super) fn rejoin(
     }
 }
 
-/// Progress of an upload that has not ended. Its kind is text, not a value, or the partial index would not fit.
+/// Progress of an upload that has not ended. Its kind is text, not a
+/// value, or the partial index would not fit.
 static PROGRESS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT id, endpoint, state FROM deliveries

@@ -1,6 +1,7 @@
 //! Nodes, and which of them writes which upload.
 //!
-//! The time here is that of the database, `unixepoch`: all nodes that have the file open are judged by one clock.
+//! The time here is that of the database, `unixepoch`: all nodes that
+//! have the file open are judged by one clock.
 
 use std::time::Duration;
 

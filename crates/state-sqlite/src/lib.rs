@@ -1,10 +1,10 @@
 //! The state in one SQLite file: for one process on one machine, with nothing to install.
 //!
 //! One connection writes, and all writing is committed in groups (see `writer`); a few others read (see
-//! `readers`), and a reader never waits for the writer. Each connection has a thread of its own, so no statement
-//! runs on a thread that serves the network. A commit is on stable storage when it is answered, unless the durability
-//! is relaxed, and a reader that starts after the answer sees it. The order of deliveries is kept in `lanes` and
-//! nowhere else.
+//! `readers`), and a reader never waits for the writer. Each connection has a thread of its own, so no
+//! statement runs on a thread that serves the network. A commit is on stable storage when it is answered,
+//! unless the durability is relaxed, and a reader that starts after the answer sees it. The order of
+//! deliveries is kept in `lanes` and nowhere else.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,8 +109,8 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database, makes it if it is not there, and brings it up to date. One that a newer version wrote is
-    /// left as it is.
+    /// Opens the database, makes it if it is not there, and brings it up to date. One that
+    /// a newer version wrote is left as it is.
     #[expect(clippy::disallowed_methods, reason = "the database is on this machine")]
     pub async fn open(path: &Path, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
         Self::open_by(Clock::system(), path, settings, bodies).await

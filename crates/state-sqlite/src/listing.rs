@@ -303,8 +303,8 @@ fn having<'q>(sql: &mut Query, pairs: impl Iterator<Item = &'q (String, Vec<u8>)
     }
 }
 
-/// The cursor, and the times of creation. An identifier begins with the time it was made, so its index bounds the
-/// walk; the column decides.
+/// The cursor, and the times of creation. An identifier begins with the time it was made, so its
+/// index bounds the walk; the column decides.
 fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str, last: Option<UploadId>) {
     sql.push(id).push(" < ").bind(first_behind(query));
     if let Some(last) = last {
@@ -384,7 +384,8 @@ mod tests {
         connection.execute(sql, [count]).unwrap();
     }
 
-    /// Two common pairs that never meet, and a stage that hardly any of the many has: a bounded walk, page after page.
+    /// Two common pairs that never meet, and a stage that hardly any of the
+    /// many has: a bounded walk, page after page.
     #[tokio::test]
     async fn a_list_that_fits_hardly_anything_is_walked_in_stages() {
         let place = tempfile::tempdir().unwrap();

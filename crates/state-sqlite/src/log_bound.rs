@@ -1,7 +1,8 @@
 //! A bound on the size of the write-ahead log.
 //!
-//! SQLite moves the pages of the log into the database as it goes, but begins the log anew only when no reader uses it.
-//! Should reads overlap for so long that the log outgrows its bound, they are held back while the log is reset.
+//! SQLite moves the pages of the log into the database as it goes, but begins the log anew only
+//! when no reader uses it. Should reads overlap for so long that the log outgrows its bound,
+//! they are held back while the log is reset.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

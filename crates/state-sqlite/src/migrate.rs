@@ -1,7 +1,7 @@
 //! Brings a database up to date, forward only.
 //!
-//! `user_version` is the number of the last migration a database has had. It changes in the transaction of the
-//! migration, so a crash leaves the one state or the other.
+//! `user_version` is the number of the last migration a database has had. It changes in the transaction of
+//! the migration, so a crash leaves the one state or the other.
 
 use std::path::Path;
 
@@ -149,7 +149,8 @@ mod tests {
         assert_eq!(found("SELECT id FROM uploads INDEXED BY uploads_ended WHERE bytes_kept = 0"), [3]);
     }
 
-    /// Migration 9: what was paused with its endpoint finds its place in its lane, by the order of the endpoint.
+    /// Migration 9: what was paused with its endpoint finds its place in
+    /// its lane, by the order of the endpoint.
     #[test]
     fn paused_deliveries_return_to_their_lanes() {
         let mut connection = after(8);

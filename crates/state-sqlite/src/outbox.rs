@@ -452,7 +452,8 @@ fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, route: Route, las
     sql
 }
 
-/// The index of the deliveries that may be in a state. The states without one are where nearly all of them end.
+/// The index of the deliveries that may be in a state. The states
+/// without one are where nearly all of them end.
 fn index_of(state: DeliveryState) -> Option<&'static str> {
     match state {
         DeliveryState::Waiting => Some("deliveries_waiting"),
@@ -464,8 +465,8 @@ fn index_of(state: DeliveryState) -> Option<&'static str> {
     }
 }
 
-/// What the row of a delivery in this state says. As text, not as a parameter: only so does the planner see that a
-/// partial index fits.
+/// What the row of a delivery in this state says. As text, not as a parameter: only so does
+/// the planner see that a partial index fits.
 fn condition_of(state: DeliveryState) -> &'static str {
     match state {
         DeliveryState::Waiting => "state = 'waiting'",

@@ -1,9 +1,9 @@
 //! Notices when the files of the database are removed or replaced while it is open.
 //!
-//! SQLite goes on with the files it has open: what it writes there is gone at the next start, and so would be every
-//! promise made meanwhile. So the names are looked up after each group commit, before anybody is answered, and once a
-//! second where there are only reads. While they are gone everything fails; should the very same files come back, they
-//! have all that was written.
+//! SQLite goes on with the files it has open: what it writes there is gone at the next start, and so would be
+//! every promise made meanwhile. So the names are looked up after each group commit, before anybody is
+//! answered, and once a second where there are only reads. While they are gone everything fails; should the
+//! very same files come back, they have all that was written.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -98,7 +98,8 @@ impl Watched {
         Self { path, first: Mutex::default() }
     }
 
-    /// Whether the file that was first seen under this name is still there. Until one was seen, none is missed.
+    /// Whether the file that was first seen under this name is still
+    /// there. Until one was seen, none is missed.
     fn is_the_same(&self) -> io::Result<bool> {
         let found = match std::fs::metadata(&self.path) {
             Ok(found) if found.nlink() > 0 => Some((found.dev(), found.ino())),

@@ -4,8 +4,8 @@
 //! own, where nothing takes long. Everything else walks a bounded number of rows, and is interrupted and
 //! begun again when the log of the database must be reset (see [`gate`](super::gate)).
 //!
-//! A read holds a connection only while it runs, never while its caller waits for something else. Reads take turns in
-//! the order they came; one whose caller has left is skipped.
+//! A read holds a connection only while it runs, never while its caller waits for something else. Reads take
+//! turns in the order they came; one whose caller has left is skipped.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

@@ -1,9 +1,10 @@
 //! Sending again: one delivery, or all of a time range by a job that keeps its place.
 //!
-//! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a crash it goes on
-//! where it was and nothing is queued twice. It begins and ends where its range of time does, which is found by halving
-//! the log. What is unfinished is never touched, so a delivery that was asked for again and an automatic retry are the
-//! same delivery. What is pending needs no walk: its retries are made due by the [`backlog`].
+//! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a
+//! crash it goes on where it was and nothing is queued twice. It begins and ends where its range of time
+//! does, which is found by halving the log. What is unfinished is never touched, so a delivery that was
+//! asked for again and an automatic retry are the same delivery. What is pending needs no walk: its
+//! retries are made due by the [`backlog`].
 
 use std::sync::LazyLock;
 

@@ -74,8 +74,8 @@ impl Old {
 #[derive(Debug)]
 struct Delivered {
     id: [u8; 16],
-    /// With it go the other deliveries of the event. `None` for what is never replayed: progress, and news that is not
-    /// of an upload.
+    /// With it go the other deliveries of the event. `None` for what is never replayed:
+    /// progress, and news that is not of an upload.
     upload: Option<[u8; 16]>,
     event_position: i64,
 }
@@ -97,7 +97,8 @@ macro_rules! stays {
     };
 }
 
-/// That nothing is to be delivered or remembered of an event. Those without an upload have an index of their own.
+/// That nothing is to be delivered or remembered of an event. Those
+/// without an upload have an index of their own.
 macro_rules! without_deliveries {
     () => {
         "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.upload_id = events.upload_id AND event_position = position)
@@ -231,7 +232,8 @@ fn find_events(
     Ok((found, next))
 }
 
-/// That something of an upload is still to be delivered, or was given up not long enough ago, given `dead` as `?2`.
+/// That something of an upload is still to be delivered, or was given up
+/// not long enough ago, given `dead` as `?2`.
 macro_rules! has_deliveries_to_keep {
     ($upload:literal) => {
         concat!(
@@ -368,7 +370,8 @@ impl Prune {
         Ok(removed.len() + self.forget_event(tx, delivered.event_position)?)
     }
 
-    /// Forgets an upload: its deliveries and events first, at most `limit` of each, and itself with the last of them.
+    /// Forgets an upload: its deliveries and events first, at most `limit` of
+    /// each, and itself with the last of them.
     fn forget_upload(&self, tx: &WriteTransaction, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
         let metadata: Option<Metadata> = tx
             .connection

@@ -46,8 +46,8 @@ impl ToSql for Bound<'_> {
     }
 }
 
-/// A count as a database integer. None of ours comes near the end of it: sizes are bounded by their types, and
-/// versions and sequences count commits.
+/// A count as a database integer. None of ours comes near the end of it: sizes are bounded by their types,
+/// and versions and sequences count commits.
 pub(super) fn integer(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -116,8 +116,8 @@ async fn a_long_walk_is_made_in_stages() {
     assert_eq!(store.deliveries(TenantScope::All, &recent).await.unwrap().next, None, "all before are too old");
 }
 
-/// Whatever is decided about an endpoint, and whatever else concerns many rows: no transaction of the one writer grows
-/// with them.
+/// Whatever is decided about an endpoint, and whatever else concerns many rows: no
+/// transaction of the one writer grows with them.
 #[tokio::test]
 async fn no_transaction_grows_with_the_backlog() {
     const BACKLOG: i64 = 6_000;

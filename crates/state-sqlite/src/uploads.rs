@@ -120,7 +120,8 @@ pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Each names its partial index: should condition and index ever differ, the statement fails instead of crawling.
+/// Each names its partial index: should condition and index ever differ,
+/// the statement fails instead of crawling.
 fn due_query(question: Due, node: InstanceId, skip: u32, limit: u32) -> Query {
     let mut sql = Query::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");

@@ -1,11 +1,14 @@
-//! The one writer: a thread of its own, where work queues up, and whatever has queued up is committed together.
+//! The one writer: a thread of its own, where work queues up, and
+//! whatever has queued up is committed together.
 //!
-//! A commit costs a sync of the disk, whatever it holds. So the writer never waits for company: it takes what is
-//! there, and while that is being synced the next batch gathers by itself. Nobody is answered before the commit.
+//! A commit costs a sync of the disk, whatever it holds. So the writer never waits for
+//! company: it takes what is there, and while that is being synced the next batch gathers by
+//! itself. Nobody is answered before the commit.
 //!
-//! Nearly all work succeeds, so a batch is first written in one go. If any of it fails, the whole batch is undone and
-//! written again with each piece in a savepoint of its own: then what fails leaves no trace and harms nobody else.
-//! (Savepoints from the start would copy every page once more; *measured*, a quarter of the time of a commit.)
+//! Nearly all work succeeds, so a batch is first written in one go. If any of it fails, the whole
+//! batch is undone and written again with each piece in a savepoint of its own: then what fails leaves
+//! no trace and harms nobody else. (Savepoints from the start would copy every page once more;
+//! *measured*, a quarter of the time of a commit.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +41,8 @@ pub(super) trait Work: Send + 'static {
         false
     }
 
-    /// Writes within the open transaction. On an error everything it wrote is undone; then it may be run once more.
+    /// Writes within the open transaction. On an error everything it wrote
+    /// is undone; then it may be run once more.
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output>;
 }
 
@@ -48,8 +52,8 @@ pub(super) struct WriteTransaction {
     pub(super) connection: Connection,
     /// How the bodies of events are written that come of the work itself.
     pub(super) bodies: Bodies,
-    /// Who gets deliveries of new events, as far as it has been read. Forgotten by whoever changes it, and when
-    /// anything is undone.
+    /// Who gets deliveries of new events, as far as it has been read. Forgotten by whoever
+    /// changes it, and when anything is undone.
     pub(super) subscribers: Option<Arc<[Subscriber]>>,
     /// Whether a delivery became ready; the bell rings once that is committed.
     pub(super) made_ready: bool,
@@ -147,8 +151,8 @@ impl Writer {
         answered.await.map_err(|_| Error::Unanswered { operation: W::OPERATION })?
     }
 
-    /// Takes no more work, and gives the connection back when what is queued has been written. Nothing the second
-    /// time.
+    /// Takes no more work, and gives the connection back when what is queued
+    /// has been written. Nothing the second time.
     pub(super) async fn finish(&self) -> Option<Connection> {
         let thread = self.thread.lock().await.take()?;
         // It only fails when the thread is gone, and then there is nothing to close.
@@ -269,7 +273,8 @@ impl WriterThread {
             if let Err(cause) = job.run(&mut self.tx) {
                 self.tx.subscribers = None;
                 self.tx.superseded = superseded;
-                // A full disk can end the whole transaction: no savepoint is left then, and the batch is lost.
+                // A full disk can end the whole transaction: no
+                // savepoint is left then, and the batch is lost.
                 self.execute("ROLLBACK TO job").map_err(|_| cause)?;
             }
             self.execute("RELEASE job")?;

@@ -1,6 +1,7 @@
 //! A change of an upload with the events it causes, and how bodies are written that a store has to make.
 //!
-//! The store keeps the body of an event as the bytes it was given. It neither reads nor writes the JSON of receivers.
+//! The store keeps the body of an event as the bytes it was given. It neither
+//! reads nor writes the JSON of receivers.
 
 use bytes::Bytes;
 
@@ -11,7 +12,8 @@ use domain::notice::Notice;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 
-/// An upload as it is to be written, with its new events. Writing the same change again writes the same events.
+/// An upload as it is to be written, with its new events. Writing the
+/// same change again writes the same events.
 #[derive(Debug, Clone)]
 pub struct Change {
     upload: Upload,

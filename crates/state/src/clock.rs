@@ -1,14 +1,15 @@
 //! The time of day, and the one rule for what happens to deadlines when it is set.
 //!
-//! Deadlines are stored, compared and reported as times of day, so that they mean the same to a client, after a restart
-//! and on another machine. The clock compares each reading with time that cannot be set, and notices when the two part:
+//! Deadlines are stored, compared and reported as times of day, so that they mean the same to a
+//! client, after a restart and on another machine. The clock compares each reading with time that
+//! cannot be set, and notices when the two part:
 //!
 //! - **Ahead** (the clock was set, or the machine slept): nobody could act in the time passed over. It is not
 //!   charged to what began before it ([`Clock::extended`], [`Clock::elapsed`], [`Clock::ago`]); what begins
 //!   afterwards lasts exactly as long as it says.
-//! - **Back**: what began after now began now. Nothing else marks a deadline set by a clock that was ahead, and nothing
-//!   else is needed, so the same rule holds after a restart. Owners of stored deadlines look for such rows when they
-//!   start and whenever [`Clock::steps`] has changed.
+//! - **Back**: what began after now began now. Nothing else marks a deadline set by a clock that was ahead,
+//!   and nothing else is needed, so the same rule holds after a restart. Owners of stored deadlines look for
+//!   such rows when they start and whenever [`Clock::steps`] has changed.
 //!
 //! The state hands the clock out ([`Store::clock`](crate::Store::clock)), and nothing else makes one: rows
 //! are written and judged by one clock, however many nodes do so. A state on this machine hands out the
@@ -18,7 +19,8 @@
 //! is none. When the server's clock is set, the next measurement is a step, for every node alike; when a
 //! node's own clock is set, nothing happens.
 //!
-//! The steps themselves are not stored: a restart charges the time passed over to whatever was not written since.
+//! The steps themselves are not stored: a restart charges the time passed
+//! over to whatever was not written since.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -178,7 +180,8 @@ impl Steps {
         Some(Step::Ahead(off))
     }
 
-    /// A step back first undoes what steps ahead have counted: the clock was wrong, and nothing was passed over.
+    /// A step back first undoes what steps ahead have counted: the clock
+    /// was wrong, and nothing was passed over.
     fn take_back(&mut self, mut by: Duration) {
         while let Some(newest) = self.gaps.back_mut() {
             if newest.missing > by {

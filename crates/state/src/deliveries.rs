@@ -20,8 +20,8 @@ pub trait Deliveries: fmt::Debug + Send + Sync + 'static {
 
     async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
 
-    /// How many deliveries are in each unfinished state, of one endpoint in the scope or of all in it; no further than
-    /// [`Backlog::MOST`].
+    /// How many deliveries are in each unfinished state, of one endpoint in the scope or of all
+    /// in it; no further than [`Backlog::MOST`].
     async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.

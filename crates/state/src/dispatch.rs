@@ -30,23 +30,25 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<Claim>>;
 
-    /// Writes attempts, what becomes of their deliveries, and how their endpoints are doing; lets the next waiting
-    /// delivery of the same endpoint and upload go. A settlement whose lease is no longer held records its attempt and
-    /// moves nothing.
+    /// Writes attempts, what becomes of their deliveries, and how their endpoints are doing; lets the
+    /// next waiting delivery of the same endpoint and upload go. A settlement whose lease is no longer
+    /// held records its attempt and moves nothing.
     async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()>;
 
-    /// Has every lease of a node end at `until`: the clock was set, and says nothing of how long they were held.
+    /// Has every lease of a node end at `until`: the clock was set, and
+    /// says nothing of how long they were held.
     async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()>;
 
     /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can
     /// have written. Works in pieces. Says how many deliveries those were.
     async fn begin_waits(&self, now: Timestamp) -> Result<u64>;
 
-    /// When the next delivery to one of these endpoints becomes due, be it ready or leased by a worker that died.
+    /// When the next delivery to one of these endpoints becomes due, be
+    /// it ready or leased by a worker that died.
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>>;
 
-    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to a node. `None` when there
-    /// is no such endpoint in the scope.
+    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to a node. `None`
+    /// when there is no such endpoint in the scope.
     async fn test_endpoint(
         &self,
         scope: TenantScope,

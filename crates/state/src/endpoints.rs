@@ -34,8 +34,8 @@ pub trait Endpoints: fmt::Debug + Send + Sync + 'static {
     /// [`Error::EndpointConflict`](crate::Error::EndpointConflict) nothing has changed.
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint>;
 
-    /// Removes an endpoint and cancels its unfinished deliveries, also one that the configuration no longer names. Says
-    /// whether there was one in the scope; one of another tenant stays as it is.
+    /// Removes an endpoint and cancels its unfinished deliveries, also one that the configuration no longer
+    /// names. Says whether there was one in the scope; one of another tenant stays as it is.
     async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool>;
 
     /// Cancels every delivery to an endpoint that is unfinished now: none of them is sent any more. Of a long

@@ -1,9 +1,9 @@
 //! The nodes at work on a state, and which of them writes which upload.
 //!
-//! A lease has no end of its own: it lasts as long as its node counts as alive. So a node that holds ten thousand
-//! uploads has one thing to say, that it lives, and taking an upload up again that it holds already writes nothing.
-//! Whoever takes an upload over raises its epoch, and the commits of the one before fail from then on. Whether a node
-//! counts as alive is judged by the clock of the state, which is the same for all.
+//! A lease has no end of its own: it lasts as long as its node counts as alive. So a node that holds ten
+//! thousand uploads has one thing to say, that it lives, and taking an upload up again that it holds already
+//! writes nothing. Whoever takes an upload over raises its epoch, and the commits of the one before fail from
+//! then on. Whether a node counts as alive is judged by the clock of the state, which is the same for all.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,12 +26,12 @@ pub enum Company {
 /// Nodes, and the uploads they hold.
 #[async_trait]
 pub trait Leases: fmt::Debug + Send + Sync + 'static {
-    /// Records that a node is at work. It counts as alive until it leaves or one joins that is alone; with `lasts`, no
-    /// longer than that after it joined or was last renewed.
+    /// Records that a node is at work. It counts as alive until it leaves or one joins that is alone; with
+    /// `lasts`, no longer than that after it joined or was last renewed.
     async fn join(&self, node: &Node, company: Company, lasts: Option<Duration>) -> Result<()>;
 
-    /// Has a node count as alive for another `lasts`. Says whether it did until now; one that did not stays dead, for
-    /// others may have taken what it held.
+    /// Has a node count as alive for another `lasts`. Says whether it did until now; one that did not stays
+    /// dead, for others may have taken what it held.
     async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool>;
 
     /// Takes a node out. Everything it holds may be taken by others.

@@ -58,13 +58,15 @@ pub enum Error {
     /// The database is of another, newer version of this program.
     #[error("the database was written by a newer version: it has migration {found}, this program knows up to {known}")]
     TooNew { found: i64, known: i64 },
-    /// The endpoint was changed by someone else since it was read, or one of this name is there. Nothing was written.
+    /// The endpoint was changed by someone else since it was read, or one of
+    /// this name is there. Nothing was written.
     #[error("endpoint {0} was changed in the meantime")]
     EndpointConflict(EndpointId),
     /// The database was removed or replaced while it was open. Nothing can be relied on until a restart.
     #[error("the database is gone: could not {operation}")]
     Gone { operation: &'static str },
-    /// It was asked for, and no answer came: it may have been done. [`recognise`] finds out for a commit of an upload.
+    /// It was asked for, and no answer came: it may have been done.
+    /// [`recognise`] finds out for a commit of an upload.
     #[error("no answer whether it was possible to {operation}")]
     Unanswered { operation: &'static str },
     /// No room for the commit; it may come back.

@@ -1,4 +1,5 @@
-//! Who wants to know of changes. Nobody is sent anything here: a change rings, and whoever waits looks for itself.
+//! Who wants to know of changes. Nobody is sent anything here: a change
+//! rings, and whoever waits looks for itself.
 //!
 //! A ring makes news fast, looking again makes it right. So an adapter that reaches other nodes may lose a
 //! ring, as long as it says how often those who wait are to look without one. [`Rings`] reaches its own
@@ -19,7 +20,8 @@ pub trait News: fmt::Debug + Send + Sync + 'static {
     /// Rings for an upload. Called after each of its commits; never waits.
     fn changed(&self, upload: UploadId);
 
-    /// Makes a bell for one upload. A change after this is made is not missed, so it is made before one looks.
+    /// Makes a bell for one upload. A change after this is made is not
+    /// missed, so it is made before one looks.
     fn of_upload(&self, upload: UploadId) -> Bell;
 
     /// Makes a bell for all uploads, with the same promise.
@@ -28,7 +30,8 @@ pub trait News: fmt::Debug + Send + Sync + 'static {
 
 type Listeners = Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>;
 
-/// Bells for single uploads, kept only while somebody listens, and one for all of them: the news of one process.
+/// Bells for single uploads, kept only while somebody listens, and one
+/// for all of them: the news of one process.
 #[derive(Debug)]
 pub struct Rings {
     uploads: Listeners,

@@ -12,6 +12,7 @@ use domain::time::Timestamp;
 /// News of the sending itself.
 #[async_trait]
 pub trait Notices: fmt::Debug + Send + Sync + 'static {
-    /// Writes news of the sending for a tenant, with a delivery for every endpoint of this tenant that wants it.
+    /// Writes news of the sending for a tenant, with a delivery for
+    /// every endpoint of this tenant that wants it.
     async fn announce(&self, tenant: TenantId, notice: Notice, now: Timestamp) -> Result<()>;
 }

@@ -19,7 +19,8 @@ use domain::id::UploadId;
 /// Tells how far writers are, wherever they are.
 #[async_trait]
 pub trait LiveProgress: fmt::Debug + Send + Sync + 'static {
-    /// Publishes the counters of a writer of this process, in place of those of the writer before it. Never waits.
+    /// Publishes the counters of a writer of this process, in place of
+    /// those of the writer before it. Never waits.
     fn publish(&self, upload: UploadId, counters: Arc<dyn Counters>);
 
     /// Takes counters back when their writer ends, unless another's have taken their place. Never waits.
@@ -42,8 +43,8 @@ pub struct LiveReading {
     pub received_bytes: u64,
     /// As measured when bytes last came; zero before the first measurement.
     pub bytes_per_second: u64,
-    /// How long ago bytes last came, as far as is known here. Of another node's writer it is at least the age of the
-    /// reading.
+    /// How long ago bytes last came, as far as is known here. Of another node's
+    /// writer it is at least the age of the reading.
     pub age: Duration,
 }
 

@@ -50,8 +50,8 @@ pub struct BacklogLimits {
 /// What is old enough to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
-    /// Deliveries that ended before then, and events and calls of hooks from before then. The deliveries of an event go
-    /// together.
+    /// Deliveries that ended before then, and events and calls of hooks from before then.
+    /// The deliveries of an event go together.
     pub finished: Timestamp,
     /// Deliveries given up before then.
     pub dead: Timestamp,

@@ -30,17 +30,19 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// Uploads that match, newest first, a page at a time.
     async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage>;
 
-    /// Uploads that want something done by the sweeper of a node, oldest first, after passing over the first `skip` of
-    /// them. What another node holds that counts as alive is left to that one.
+    /// Uploads that want something done by the sweeper of a node, oldest first, after passing over the first
+    /// `skip` of them. What another node holds that counts as alive is left to that one.
     async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>>;
 }
 
 /// What the sweeper may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Stopped between two stages: received (and not partial), verified or stored; or a final upload still created.
+    /// Stopped between two stages: received (and not partial), verified or
+    /// stored; or a final upload still created.
     Unsettled,
-    /// Open although every byte is there and nobody is to say another word: a commit was to seal it and did not.
+    /// Open although every byte is there and nobody is to say another
+    /// word: a commit was to seal it and did not.
     Unsealed,
     /// Open, or a partial at rest, and past its time at this instant.
     Expired { now: Timestamp },

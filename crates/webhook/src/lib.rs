@@ -1,8 +1,8 @@
 //! The durable sender: takes deliveries from the outbox, sends them signed, and writes down what came of it.
 //!
-//! Every delivery is sent at least once until its receiver has answered with success or its attempts are used up.
-//! Nothing is known only here: what must survive a crash is in the outbox, behind a lease that runs out. The sender
-//! knows nothing of how uploads work, where they are stored, or of the server's own HTTP.
+//! Every delivery is sent at least once until its receiver has answered with success or its attempts are used
+//! up. Nothing is known only here: what must survive a crash is in the outbox, behind a lease that runs out.
+//! The sender knows nothing of how uploads work, where they are stored, or of the server's own HTTP.
 //!
 //! Three rooms, each above the one before: `endpoints` (who is sent to, and with which secrets),
 //! `sending` (the way of a delivery), `admin` (what operators do with both). `sender` puts them

@@ -78,7 +78,8 @@ const VERDICTS: [&str; 5] = ["succeeded", "retry", "superseded", "dead", "cancel
 const STATUS_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "other"];
 
 impl Metrics {
-    /// Registers everything, each with all of its labels, so that what has not happened yet is zero and not missing.
+    /// Registers everything, each with all of its labels, so that what has
+    /// not happened yet is zero and not missing.
     pub fn register(&self, registry: &mut Registry) {
         for outcome in STATUS_CLASSES.into_iter().chain(AttemptOutcome::ERRORS.map(error_class)) {
             drop(self.attempts.get_or_create(&OutcomeLabel { outcome }));

@@ -1,4 +1,5 @@
-//! The sender as a whole: opened on an outbox, handed out to those who watch and change it, and run until told to stop.
+//! The sender as a whole: opened on an outbox, handed out to those who watch
+//! and change it, and run until told to stop.
 
 use std::fmt;
 use std::sync::Arc;
@@ -159,8 +160,8 @@ impl Sender {
         &self.liveness
     }
 
-    /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout, and returns once every
-    /// result is written.
+    /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout,
+    /// and returns once every result is written.
     pub async fn run(self, stop: CancellationToken) {
         let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
         let (state, recording) = watch::channel(Recording::Works);
@@ -231,8 +232,8 @@ async fn open_endpoints(
     Ok(endpoints)
 }
 
-/// An endpoint made by API, sealed under the newest key from now on. `None` when its secrets cannot be read: then its
-/// deliveries wait until they can, or have waited too long.
+/// An endpoint made by API, sealed under the newest key from now on. `None` when its secrets cannot be read:
+/// then its deliveries wait until they can, or have waited too long.
 async fn open_sealed(
     outbox: &dyn Endpoints,
     vault: &Vault,

@@ -1,4 +1,5 @@
-//! What the tests of the sender stand on: a receiver on a real socket that answers by script, and an outbox in memory.
+//! What the tests of the sender stand on: a receiver on a real socket that
+//! answers by script, and an outbox in memory.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

@@ -775,7 +775,8 @@ async fn an_attempt_says_where_its_time_went_and_what_came_back() {
     work.end().await;
 }
 
-/// webhooks S5: of a mixed answer only what is allowed is called, and of a bad one nothing: no packet reaches anybody.
+/// webhooks S5: of a mixed answer only what is allowed is called, and of a bad
+/// one nothing: no packet reaches anybody.
 #[tokio::test]
 async fn a_name_leads_only_to_addresses_that_are_allowed() {
     let allowed = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -801,7 +802,8 @@ async fn a_name_leads_only_to_addresses_that_are_allowed() {
     assert!(allowed.accept().now_or_never().is_none());
 }
 
-/// webhooks S1, S10: what was fine when it was registered is judged again, and the record tells nothing of the target.
+/// webhooks S1, S10: what was fine when it was registered is judged again, and
+/// the record tells nothing of the target.
 #[tokio::test]
 async fn a_name_that_changes_its_mind_gets_nowhere() {
     let here = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -949,7 +951,8 @@ async fn an_endpoint_has_a_timeout_and_a_schedule_of_its_own() {
     work.end().await;
 }
 
-/// webhooks E4, R13: nothing is sent while the breaker is open, nothing is used up, and one delivery tries it out.
+/// webhooks E4, R13: nothing is sent while the breaker is open, nothing is
+/// used up, and one delivery tries it out.
 #[tokio::test]
 async fn an_endpoint_that_keeps_failing_is_spared() {
     let mut script = vec![Script::Status(500); 10];
@@ -1023,7 +1026,8 @@ fn app() -> EndpointId {
     EndpointId::new("app").unwrap()
 }
 
-/// webhooks A5: a test takes the way of every message, whatever the state of its endpoint, and changes nothing.
+/// webhooks A5: a test takes the way of every message, whatever the
+/// state of its endpoint, and changes nothing.
 #[tokio::test]
 async fn a_test_goes_the_way_of_every_message() {
     let receiver = Receiver::start([Script::Status(200), Script::Status(410), Script::Status(200)]).await;

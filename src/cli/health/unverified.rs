@@ -1,7 +1,7 @@
 //! TLS to a server whose certificate is for another name than the address it is asked at.
 //!
-//! The health check asks the server beside it, sends nothing secret and believes only "ready" or not, as it does
-//! without TLS. So it takes any certificate; that the server holds its key is still seen.
+//! The health check asks the server beside it, sends nothing secret and believes only "ready" or not, as it
+//! does without TLS. So it takes any certificate; that the server holds its key is still seen.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

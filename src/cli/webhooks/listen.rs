@@ -1,5 +1,5 @@
-//! `longshore webhooks listen`: a small receiver for the first look at events. It checks every signature as a real
-//! receiver should, and prints what it got.
+//! `longshore webhooks listen`: a small receiver for the first look at events. It checks every signature as a
+//! real receiver should, and prints what it got.
 
 use std::fmt::Display;
 use std::io;

@@ -1,9 +1,10 @@
 //! Disk space allocated ahead of sequential writes.
 //!
-//! A file of known length gets that length when it is opened, without a block on the disk. Blocks are allocated while
-//! bytes arrive, in steps as large as what the writer has written so far: a large upload finds its blocks allocated,
-//! mostly in one piece, and nobody holds more disk space than about twice what they have sent. Several runs of
-//! sequential writes, as parallel ranges make them, are each followed separately.
+//! A file of known length gets that length when it is opened, without a block on the disk. Blocks
+//! are allocated while bytes arrive, in steps as large as what the writer has written so far: a
+//! large upload finds its blocks allocated, mostly in one piece, and nobody holds more disk space
+//! than about twice what they have sent. Several runs of sequential writes, as parallel ranges
+//! make them, are each followed separately.
 
 use std::ops::Range;
 

@@ -25,8 +25,8 @@ impl Default for Copiers {
 }
 
 impl Copiers {
-    /// Runs `work` on a thread of its own, when there is one. If this is dropped before it is done, `work` finds itself
-    /// cancelled, and is to undo what it has done.
+    /// Runs `work` on a thread of its own, when there is one. If this is dropped before it is done, `work`
+    /// finds itself cancelled, and is to undo what it has done.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Cancelled) -> io::Result<T> + Send + 'static,

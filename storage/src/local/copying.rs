@@ -1,7 +1,7 @@
 //! Puts files one behind the other, inside the kernel where it can. Everything here blocks.
 //!
-//! On file systems that share blocks (XFS, Btrfs) the kernel does so for parts that begin and end on block borders;
-//! then nothing is copied at all.
+//! On file systems that share blocks (XFS, Btrfs) the kernel does so for parts that begin and end on block
+//! borders; then nothing is copied at all.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,8 @@ use super::files::Opening;
 use super::folder::DataFolder;
 use crate::{BlobKey, Part};
 
-/// At most this much in one call: what follows stays on a block border, and a copy that is cancelled ends soon.
+/// At most this much in one call: what follows stays on a block border,
+/// and a copy that is cancelled ends soon.
 const SPAN_BYTES: u64 = 32 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 

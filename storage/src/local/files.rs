@@ -74,8 +74,8 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
     Ok(opened)
 }
 
-/// Allocates blocks for a part of a file, without changing its length, as long as the disk keeps `keep_free_bytes`
-/// free. It only prepares for writes: what cannot be allocated now is left to them.
+/// Allocates blocks for a part of a file, without changing its length, as long as the disk keeps
+/// `keep_free_bytes` free. It only prepares for writes: what cannot be allocated now is left to them.
 pub(super) fn allocate(data: &DataFolder, file: &File, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
     let spare = data.available_bytes()?.map_or(u64::MAX, |free| free.saturating_sub(keep_free_bytes) / 2);
     let length = (part.end - part.start).min(spare);
@@ -151,8 +151,8 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
     move_to_final_place(data, key, size_bytes)
 }
 
-/// Removes the files of a blob, durably: its owner forgets it now, and a file that a power loss brought back would stay
-/// for ever.
+/// Removes the files of a blob, durably: its owner forgets it now, and a file that a
+/// power loss brought back would stay for ever.
 pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
     for path in [data.incoming(key), data.finished(key)] {
         if remove_if_there(&path)? {
@@ -167,7 +167,8 @@ pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the blob is at its final place. If so, its name there is durable: an earlier call may have died before.
+/// Whether the blob is at its final place. If so, its name there is
+/// durable: an earlier call may have died before.
 fn is_finished(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io::Result<bool> {
     let path = data.finished(key);
     match fs::metadata(&path) {
@@ -200,8 +201,8 @@ fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io:
     }
     if length > size_bytes {
         file.set_len(size_bytes)?;
-        // The bytes are durable since their checkpoint; this is for the file's size. So it may be tried again after
-        // it has failed, which would be wrong for bytes.
+        // The bytes are durable since their checkpoint; this is for the file's size. So it may be tried again
+        // after it has failed, which would be wrong for bytes.
         data.sync_data(&file)?;
     }
     data.within(parent(&to)?, || fs::rename(&from, &to))?;

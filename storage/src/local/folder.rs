@@ -67,8 +67,8 @@ pub(super) struct DirectFile {
 const MAX_DURABLE: usize = 4096;
 
 impl DataFolder {
-    /// Makes the folder if need be and sees whether it takes bytes, and direct writes unless no file may be opened for
-    /// them.
+    /// Makes the folder if need be and sees whether it takes bytes, and direct
+    /// writes unless no file may be opened for them.
     pub(super) fn open(
         root: PathBuf,
         durability: Durability,
@@ -161,8 +161,8 @@ impl DataFolder {
 
     /// Does `work`, which makes a file in `folder`, with `folder` durably there.
     ///
-    /// Until there is a file in it, the folder may be removed as empty at any moment. Then it is made once more, and
-    /// nobody may remove it until `work` is done.
+    /// Until there is a file in it, the folder may be removed as empty at any moment. Then it is made once
+    /// more, and nobody may remove it until `work` is done.
     pub(super) fn within<T>(&self, folder: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
         self.make_durable(folder)?;
         match work() {
@@ -176,8 +176,9 @@ impl DataFolder {
         }
     }
 
-    /// Makes a folder below the root, and its name and those above it durable, whoever made them: another caller, or
-    /// a process that died in between, may have made a folder that a power loss would still take away.
+    /// Makes a folder below the root, and its name and those above it durable, whoever
+    /// made them: another caller, or a process that died in between, may have made a
+    /// folder that a power loss would still take away.
     pub(super) fn make_durable(&self, folder: &Path) -> io::Result<()> {
         self.make_chain(folder, &mut self.durable())
     }
@@ -230,7 +231,8 @@ impl DataFolder {
         }
     }
 
-    /// Removes the folders that held an open blob, as far up as they are empty. Tidiness only: failing is fine.
+    /// Removes the folders that held an open blob, as far up as they
+    /// are empty. Tidiness only: failing is fine.
     pub(super) fn remove_empty(&self, key: &BlobKey) {
         let file = self.incoming(key);
         let mut durable = self.durable();
@@ -245,7 +247,8 @@ impl DataFolder {
     /// Writes a few bytes and removes them again.
     pub(super) fn probe(&self) -> io::Result<()> {
         if identity(&self.root)? != self.root_identity {
-            // Moved away, or hidden by a disk mounted over it: what is written here would not be with the rest.
+            // Moved away, or hidden by a disk mounted over it: what is
+            // written here would not be with the rest.
             return Err(io::Error::other("another folder has taken its place since the start"));
         }
         let path = self.root.join("longshore.probe");
@@ -309,8 +312,8 @@ fn identity(folder: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
-/// Makes a folder that is not there, and those above it, so that a power loss does not take them away. The path is
-/// absolute.
+/// Makes a folder that is not there, and those above it, so that a power loss does
+/// not take them away. The path is absolute.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());

@@ -1,14 +1,14 @@
 //! Blobs as files in a folder on a local disk.
 //!
-//! Owns two folders in the data folder, which its owner lets one process at a time use (see [`OpenError`] for what else
-//! can be wrong with it).
-//! Promises what the ports say, also across a power loss: a checkpoint syncs the file and, the first time, the
-//! folder that holds its name; finishing syncs the folder that the file moves to. Large chunks are written directly,
-//! past the page cache, into blocks allocated a step ahead of them.
+//! Owns two folders in the data folder, which its owner lets one process at a time use (see
+//! [`OpenError`] for what else can be wrong with it). Promises what the ports say, also across a power
+//! loss: a checkpoint syncs the file and, the first time, the folder that holds its name; finishing
+//! syncs the folder that the file moves to. Large chunks are written directly, past the page cache,
+//! into blocks allocated a step ahead of them.
 //!
-//! Reading order: `folder` (where things lie), `files` (what is done to whole files), `turns` (by whom), `writer`,
-//! `ahead` (which blocks are allocated before they are needed), `target` (why a checkpoint is true), `reader`,
-//! `copying` and `copiers` (joining files, and on which threads), `keys` (what is there).
+//! Reading order: `folder` (where things lie), `files` (what is done to whole files), `turns` (by whom),
+//! `writer`, `ahead` (which blocks are allocated before they are needed), `target` (why a checkpoint is
+//! true), `reader`, `copying` and `copiers` (joining files, and on which threads), `keys` (what is there).
 
 use std::any::Any;
 use std::io;
@@ -60,7 +60,8 @@ pub struct Settings {
 /// What a store may take of its process and its disk.
 #[derive(Debug, Clone)]
 pub struct Means {
-    /// How many blobs at most have a second descriptor for direct writes. Others are written through the page cache.
+    /// How many blobs at most have a second descriptor for direct writes.
+    /// Others are written through the page cache.
     pub direct_files: usize,
     /// What blocks that are allocated ahead leave free on the disk.
     pub keep_free_bytes: u64,
@@ -176,7 +177,8 @@ impl BlobStore for LocalStore {
     async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
         let parts = parts.to_vec();
         let error = |source| Error::new("concatenate", into, source);
-        // It travels with the work: whoever comes next for this blob waits until a cancelled copy has been undone.
+        // It travels with the work: whoever comes next for this blob waits
+        // until a cancelled copy has been undone.
         let turn = self.turns.take(into, epoch).await.map_err(error)?;
         let copied =
             self.copiers.run(move |cancelled| copying::concatenate(turn.data(), &parts, turn.key(), cancelled));

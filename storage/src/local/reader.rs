@@ -1,8 +1,8 @@
 //! Reads a file in order, a piece ahead of whoever takes the bytes while memory is plentiful.
 //!
-//! A piece that was handed on counts as held until the next one is asked for, because whoever took it has copied it to
-//! where it waits for its reader. When the pool runs low pieces are small, need nothing of it, and none is read ahead.
-//! So readers that take nothing can use the pool up, and the others still go on.
+//! A piece that was handed on counts as held until the next one is asked for, because whoever took it has
+//! copied it to where it waits for its reader. When the pool runs low pieces are small, need nothing of it,
+//! and none is read ahead. So readers that take nothing can use the pool up, and the others still go on.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,8 @@ const LARGE_BYTES: usize = 256 << 10;
 /// Of what every reader has at least. Small enough that thousands of them together are little.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// The bytes of `file` within `range`. The open file stays readable when its name is moved or removed meanwhile.
+/// The bytes of `file` within `range`. The open file stays readable when
+/// its name is moved or removed meanwhile.
 pub(super) fn stream(key: BlobKey, file: File, range: Range<u64>, pool: Pool) -> ByteStream {
     let reader = Reader { file: Arc::new(file), left: range, pool, in_hand: None };
     let pieces = stream::unfold((reader, None), |(mut reader, coming)| async {

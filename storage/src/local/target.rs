@@ -1,8 +1,9 @@
 //! The file a blob is being written to, and what is under way to it.
 //!
-//! Owns the two rules that make a checkpoint true. It waits for exactly the writes begun before it was asked for. And
-//! a failure stays: after a failed `fdatasync` the kernel may have dropped the bytes and call the next one a success,
-//! so none is tried again, and every promise still pending that rests on those bytes fails too.
+//! Owns the two rules that make a checkpoint true. It waits for exactly the writes begun before
+//! it was asked for. And a failure stays: after a failed `fdatasync` the kernel may have dropped
+//! the bytes and call the next one a success, so none is tried again, and every promise still
+//! pending that rests on those bytes fails too.
 
 use std::fs::File;
 use std::io;
@@ -32,8 +33,8 @@ pub(super) struct Target {
     key: BlobKey,
     data: Arc<DataFolder>,
     flight: Arc<watch::Sender<Flight>>,
-    /// Held by the one sync at a time. An error is told to one of several syncs of a file, so the others must not
-    /// overtake it.
+    /// Held by the one sync at a time. An error is told to one of several syncs of a
+    /// file, so the others must not overtake it.
     synced: Arc<tokio::sync::Mutex<Synced>>,
     _known: KnownBlob,
 }
@@ -49,7 +50,8 @@ struct Flight {
 #[derive(Debug, Clone)]
 struct Failure {
     operation: &'static str,
-    /// The first write that is lost. What was asked for before it began is not affected; 0 affects everything.
+    /// The first write that is lost. What was asked for before it
+    /// began is not affected; 0 affects everything.
     since: Number,
     source: Arc<io::Error>,
 }
@@ -126,8 +128,9 @@ impl Target {
 
     /// The fewest bytes that are worth a direct write.
     ///
-    /// Where nobody waits for the disk, a direct write would be the only reason to: what is small, such as a request of
-    /// 1 MiB, is done once it is in the page cache. A large upload comes in full buffers and does not wait for each.
+    /// Where nobody waits for the disk, a direct write would be the only reason to: what is small,
+    /// such as a request of 1 MiB, is done once it is in the page cache. A large upload comes in
+    /// full buffers and does not wait for each.
     pub(super) fn direct_min_bytes(&self) -> usize {
         match self.data.durability() {
             Durability::Strict => DIRECT_MIN_BYTES,
@@ -135,7 +138,8 @@ impl Target {
         }
     }
 
-    /// Notes that a write begins. It is under way until what is given back is told how it ended, or is dropped.
+    /// Notes that a write begins. It is under way until what is given
+    /// back is told how it ended, or is dropped.
     pub(super) fn begin(self: &Arc<Self>, range: Range<u64>) -> UnderWay {
         let mut number = 0;
         self.flight.send_modify(|flight| {
@@ -165,7 +169,8 @@ impl Target {
             return Ok(());
         }
         let target = Arc::clone(&self);
-        // The lock travels with the work: if the promise is dropped, the sync goes on and must stay the only one.
+        // The lock travels with the work: if the promise is dropped, the
+        // sync goes on and must stay the only one.
         let work = move || target.sync_now(&mut synced, before);
         blocking::run(work).await.map_err(|source| Error::new("sync", &self.key, source))
     }
@@ -206,7 +211,8 @@ impl Target {
     }
 }
 
-/// A write that has begun. Whoever waits for it to land finds that nothing of it is left: the target is let go first.
+/// A write that has begun. Whoever waits for it to land finds that nothing of
+/// it is left: the target is let go first.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     target: Arc<Target>,
@@ -225,8 +231,8 @@ impl UnderWay {
         &self.target.file
     }
 
-    /// The file for writes past the page cache, where the file system takes them and there is a descriptor to spare.
-    /// Its name stays while this is under way. Blocks.
+    /// The file for writes past the page cache, where the file system takes them and there is a descriptor to
+    /// spare. Its name stays while this is under way. Blocks.
     pub(super) fn direct(&self) -> Option<&File> {
         let Target { direct, data, key, .. } = &*self.target;
         if direct.get().is_none() {

@@ -1,8 +1,8 @@
 //! Whose turn it is with a blob.
 //!
-//! Work on files runs to its end even when its caller has given up. So that a call that was given up can neither cut
-//! nor move what its successor wrote, the work itself holds the turn. Taking a turn also ends a writer that was left
-//! behind, and waits for the writes it has begun.
+//! Work on files runs to its end even when its caller has given up. So that a call that was given up can
+//! neither cut nor move what its successor wrote, the work itself holds the turn. Taking a turn also ends a
+//! writer that was left behind, and waits for the writes it has begun.
 
 use std::collections::HashMap;
 use std::io;

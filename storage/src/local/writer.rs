@@ -1,9 +1,9 @@
 //! Writes one blob: positioned writes, a few of them under way at once.
 //!
-//! Where the file system takes direct writes, whole blocks of a large chunk go to the disk straight from the memory
-//! they arrived in. What is left of them at either end, and chunks too small to be worth it, pass through the page
-//! cache; the kernel keeps both views of a file the same as long as they do not overlap in time, and writes that
-//! overlap wait for each other here.
+//! Where the file system takes direct writes, whole blocks of a large chunk go to the disk straight from the
+//! memory they arrived in. What is left of them at either end, and chunks too small to be worth it, pass
+//! through the page cache; the kernel keeps both views of a file the same as long as they do not overlap in
+//! time, and writes that overlap wait for each other here.
 
 use std::fs::File;
 use std::io;
@@ -70,7 +70,8 @@ impl BlobWriter for LocalWriter {
         if chunk.is_empty() {
             return self.target.intact();
         }
-        // The kernel writes whole pages to the disk and reads whole blocks for them: neighbours within one wait too.
+        // The kernel writes whole pages to the disk and reads whole blocks
+        // for them: neighbours within one wait too.
         let pages = pages_around(offset..end, page_bytes());
         self.target.room(&pages, self.limits.writes_in_flight).await?;
         // From here on nothing waits: a call that is dropped has taken nothing.
@@ -108,14 +109,14 @@ fn page_bytes() -> u64 {
     (rustix::param::page_size() as u64).clamp(BLOCK_BYTES as u64, MAX_PAGE_BYTES)
 }
 
-/// The whole pages that a write touches. A buffered write and a direct one must not share one at the same time, or each
-/// may put back what it has read of the other.
+/// The whole pages that a write touches. A buffered write and a direct one must not share one at the same
+/// time, or each may put back what it has read of the other.
 fn pages_around(range: Range<u64>, page_bytes: u64) -> Range<u64> {
     range.start - range.start % page_bytes..range.end.next_multiple_of(page_bytes)
 }
 
-/// Writes the `whole` blocks of a chunk directly, where that is possible, and what is around them through the page
-/// cache.
+/// Writes the `whole` blocks of a chunk directly, where that is possible, and
+/// what is around them through the page cache.
 fn write_around(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64, whole: Range<usize>) -> io::Result<()> {
     let Some(direct) = direct else { return file.write_all_at(chunk, offset) };
     let (start, end) = (offset + whole.start as u64, offset + whole.end as u64);
@@ -128,8 +129,8 @@ fn write_around(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64, w
     file.write_all_at(&chunk[whole.end..], end)
 }
 
-/// The part of a chunk that can be written directly: whole blocks in the file that lie on such borders in memory too,
-/// at least so many bytes.
+/// The part of a chunk that can be written directly: whole blocks in the file that lie on such
+/// borders in memory too, at least so many bytes.
 fn whole_blocks(chunk: &[u8], offset: u64, least_bytes: usize) -> Option<Range<usize>> {
     let block = BLOCK_BYTES as u64;
     let end = offset + chunk.len() as u64;

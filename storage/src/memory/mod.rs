@@ -1,8 +1,9 @@
 //! Blobs in memory, for tests and demonstrations.
 //!
-//! Keeps the contract of the ports to the letter: nothing is durable before its checkpoint resolves, and what is not
-//! durable is gone when the blob is opened again. [`MemoryStore::crash`] stands for a power loss. A store can be made
-//! with fewer [`Abilities`]; it then refuses what it is not to be able to do, as the store that it stands for would.
+//! Keeps the contract of the ports to the letter: nothing is durable before its checkpoint resolves,
+//! and what is not durable is gone when the blob is opened again. [`MemoryStore::crash`] stands for a
+//! power loss. A store can be made with fewer [`Abilities`]; it then refuses what it is not to be able
+//! to do, as the store that it stands for would.
 
 use std::io;
 use std::ops::Range;
@@ -71,8 +72,8 @@ impl MemoryStore {
         Self(Arc::new(Shared { abilities, epochs: Epochs::default(), blobs: Mutex::default() }))
     }
 
-    /// A store that behaves as a multipart upload to an object store does: parts of this size in order, which cannot be
-    /// read before they are completed, nor gone on with by anyone else.
+    /// A store that behaves as a multipart upload to an object store does: parts of this size in order, which
+    /// cannot be read before they are completed, nor gone on with by anyone else.
     pub fn like_an_object_store(part_bytes: u64) -> Self {
         Self::with_abilities(Abilities {
             any_order: false,

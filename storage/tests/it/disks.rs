@@ -1,5 +1,5 @@
-//! The local store on disks of every kind: sectors of 512 and of 4096 bytes, another file system, one that takes no
-//! direct writes, and one whose `incoming` lies on another disk than its root.
+//! The local store on disks of every kind: sectors of 512 and of 4096 bytes, another file system, one that
+//! takes no direct writes, and one whose `incoming` lies on another disk than its root.
 
 use std::fs;
 use std::ops::Range;
@@ -40,8 +40,8 @@ async fn keeps_the_contract(root: &Path) {
     conformance::all(async || open(&fresh(), Settings::default())).await;
 }
 
-/// How much of a blob the page cache holds after 8 MiB of it were written and made durable, in large pieces that begin
-/// in the middle of a block.
+/// How much of a blob the page cache holds after 8 MiB of it were written and made durable, in large
+/// pieces that begin in the middle of a block.
 async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
     let store = open(root, settings);
     let size = 8 * MIB + 100;

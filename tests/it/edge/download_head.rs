@@ -1,4 +1,5 @@
-//! HEAD and GET as anybody sends them: what is complete is described as it is handed out, and what is not says so.
+//! HEAD and GET as anybody sends them: what is complete is described as it
+//! is handed out, and what is not says so.
 
 use crate::edge::{PROTOCOLS, begun, fill};
 use crate::ietf;

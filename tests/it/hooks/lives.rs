@@ -69,7 +69,8 @@ async fn live(world: &World, application: &Arc<Application>) -> Life {
     world.live_asking(Arc::<Application>::clone(application)).await
 }
 
-/// Ends a life in the commit after the verdict, before or after it is done, and says what the next one makes of it.
+/// Ends a life in the commit after the verdict, before or after it is done,
+/// and says what the next one makes of it.
 async fn killed_at_the_commit(verdict: &Verdict, when: Effect, asked_again: usize) {
     for medium in Medium::both() {
         let world = World::on(medium);

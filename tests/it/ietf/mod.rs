@@ -1,4 +1,5 @@
-//! Resumable Uploads for HTTP, item by item. `ietf 47` is number 47 of section 2 of the protocol requirements.
+//! Resumable Uploads for HTTP, item by item. `ietf 47` is number 47 of
+//! section 2 of the protocol requirements.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! A client that behaves as URLSession does: it sends everything at once and learns from the 104 where its upload is.
-//! When the connection breaks it asks there and sends the rest; without a 104 it gives up.
+//! A client that behaves as URLSession does: it sends everything at once and learns from the 104 where its
+//! upload is. When the connection breaks it asks there and sends the rest; without a 104 it gives up.
 
 use crate::ietf::{PARTIAL, end_in, location, version};
 use crate::support::app::TestApp;

@@ -77,7 +77,8 @@ impl Walk<'_> {
         let right = match answer.status {
             201 => ends,
             204 => said_at == at && !ends,
-            // A request before this one may reach the server only now: then the offset has moved since it was told.
+            // A request before this one may reach the server only now: then
+            // the offset has moved since it was told.
             409 => kind(&answer) == MISMATCHING_OFFSET && answer.header("upload-offset") != Some(&place),
             400 => said_at != at && kind(&answer) == INCONSISTENT_LENGTH,
             _ => false,

@@ -1,4 +1,5 @@
-//! Ranged PUT, item by item: Google's sessions, ranges in any order, whole files. `protocols.md 3` has the numbers.
+//! Ranged PUT, item by item: Google's sessions, ranges in any order, whole
+//! files. `protocols.md 3` has the numbers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -107,7 +107,8 @@ impl TestApp {
     /// Starts again after [`Self::stop`].
     pub async fn start_again(&mut self) {
         assert!(self.running.is_none(), "it was stopped before");
-        // The folder is free when the last thread of the server before is gone, a moment after it has stopped.
+        // The folder is free when the last thread of the server before
+        // is gone, a moment after it has stopped.
         let started = until("the server starts again", async || match app::start(self.config.clone()).await {
             Err(error) if error.to_string().contains("in use") => None,
             started => Some(started),

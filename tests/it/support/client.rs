@@ -1,5 +1,5 @@
-//! A raw HTTP/1.1 client: it sends exactly the bytes it is told to, stops where it is told to, and checks what every
-//! answer owes.
+//! A raw HTTP/1.1 client: it sends exactly the bytes it is told to, stops where it is
+//! told to, and checks what every answer owes.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -65,8 +65,8 @@ pub struct Ballast {
 
 impl Drop for Ballast {
     fn drop(&mut self) {
-        // Emptied first: a program that another test is just starting may have it open for a moment. The disk may be
-        // gone already.
+        // Emptied first: a program that another test is just starting may have it open for
+        // a moment. The disk may be gone already.
         let _ = std::fs::File::create(&self.path);
         let _ = std::fs::remove_file(&self.path);
     }

@@ -18,7 +18,8 @@ pub enum Format {
 pub struct Metrics {
     /// Values by name and labels, as they are written.
     pub samples: HashMap<String, f64>,
-    /// Families by the name of their samples, without what histograms put behind it; and the names of their labels.
+    /// Families by the name of their samples, without what histograms put
+    /// behind it; and the names of their labels.
     pub families: BTreeMap<String, BTreeSet<String>>,
 }
 

@@ -42,7 +42,8 @@ pub async fn wait_for_stage(address: SocketAddr, path: &str, stage: &str) -> Val
     wait_for_status(address, path, &format!("is {stage}"), |status| status["stage"] == stage).await
 }
 
-/// Goes on from the offset the server tells, as a client that has lost its connection does. Gives that offset.
+/// Goes on from the offset the server tells, as a client that has lost
+/// its connection does. Gives that offset.
 pub async fn resume(address: SocketAddr, path: &str, source: &[u8]) -> u64 {
     let mut client = Client::connect(address).await;
     let told = client.offset(path).await;

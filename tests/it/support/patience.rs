@@ -1,4 +1,5 @@
-//! Waiting for what becomes true by itself. Whoever waits looks again and again, and gives up after [`PATIENCE`].
+//! Waiting for what becomes true by itself. Whoever waits looks again and
+//! again, and gives up after [`PATIENCE`].
 
 use std::fmt::Debug;
 use std::time::Duration;

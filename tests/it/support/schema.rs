@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Fails unless this body is what the schema of its type says, with no field that the schema does not describe.
+/// Fails unless this body is what the schema of its type says, with no
+/// field that the schema does not describe.
 pub fn check_event(body: &Value) {
     let kind = body["type"].as_str().expect("webhooks P1: a body has a type");
     let mut wrong = Vec::new();

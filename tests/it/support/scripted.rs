@@ -1,6 +1,8 @@
-//! A webhook receiver that does as it is told: answers, hangs, drips, resets. It keeps every request byte for byte.
+//! A webhook receiver that does as it is told: answers, hangs, drips,
+//! resets. It keeps every request byte for byte.
 //!
-//! Signatures are verified with the receiver's own secret, and bodies against their schemas, whatever it then does.
+//! Signatures are verified with the receiver's own secret, and bodies
+//! against their schemas, whatever it then does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! The engine by itself, over a storage and records that break when told to, in a world that outlives it.
 //!
-//! An engine lives on a runtime of its own. When that ends, every task of the engine ends where it stands, as in a
-//! process that is killed; what is on the disk and in the database is there for the next life.
+//! An engine lives on a runtime of its own. When that ends, every task of the engine ends where it stands, as
+//! in a process that is killed; what is on the disk and in the database is there for the next life.
 
 use domain::query::{UploadPage, UploadQuery};
 use std::path::PathBuf;
@@ -321,7 +321,8 @@ impl Life {
         bytes
     }
 
-    /// The names of the upload's events without their prefix, after seeing that none is missing or there twice.
+    /// The names of the upload's events without their prefix, after
+    /// seeing that none is missing or there twice.
     pub async fn events(&self, id: UploadId) -> Vec<&'static str> {
         let events = self.engine.events_of(&Principal::server(), id, 0, 1000).await.unwrap();
         let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();

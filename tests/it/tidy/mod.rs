@@ -1,8 +1,8 @@
-//! What no compiler sees of the house: that its walls stand, that its documents lead somewhere, that comments can be
-//! read.
+//! What no compiler sees of the house: that its walls stand, that its documents
+//! lead somewhere, that comments can be read.
 //!
-//! Cargo refuses a crate what its `Cargo.toml` does not list. Here the lists themselves are compared with the plan, and
-//! the folders of `src/`, which are one crate, with each other.
+//! Cargo refuses a crate what its `Cargo.toml` does not list. Here the lists themselves are compared with the
+//! plan, and the folders of `src/`, which are one crate, with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,5 @@
-//! What arrives when the receiver is slow or dead, or the server dies; Longshore's webhooks beside tusd's hooks.
+//! What arrives when the receiver is slow or dead, or the server dies;
+//! Longshore's webhooks beside tusd's hooks.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -1,4 +1,5 @@
-//! Scenario 14: webhooks. How many a second, how soon, what they cost uploads, and what gets lost when things break.
+//! Scenario 14: webhooks. How many a second, how soon, what they cost
+//! uploads, and what gets lost when things break.
 
 use std::time::{Duration, Instant};
 

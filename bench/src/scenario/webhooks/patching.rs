@@ -21,8 +21,8 @@ const UPLOADS: u64 = 80;
 
 const PIECE: u64 = 64 << 10;
 
-/// An upload is complete after this many, and the next takes its place: at this pace after ten seconds, which lets it
-/// tell its progress.
+/// An upload is complete after this many, and the next takes its place: at this pace after ten
+/// seconds, which lets it tell its progress.
 const PIECES: u64 = 25;
 
 const MOST_ROUNDS: u32 = 3;

@@ -325,7 +325,8 @@ impl Lane {
 }
 
 proptest! {
-    /// webhooks G6, G7: one at a time, and nothing waits for what never comes. C3: one progress report at most.
+    /// webhooks G6, G7: one at a time, and nothing waits for what never
+    /// comes. C3: one progress report at most.
     #[test]
     fn a_lane_keeps_its_order_and_never_stands_still(
         ordering in prop_oneof![Just(Ordering::PerUpload), Just(Ordering::Strict)],

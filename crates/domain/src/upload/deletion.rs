@@ -23,7 +23,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives up the file of a completed upload, once. The upload stays completed, and backends may still report on it.
+    /// Gives up the file of a completed upload, once. The upload stays
+    /// completed, and backends may still report on it.
     pub fn remove(&mut self, by: DeletedBy, now: Timestamp) -> Result<(), Rejection> {
         debug_assert!(self.record.stage == Stage::Completed, "only a completed upload has a file");
         debug_assert!(by != DeletedBy::Client, "a client's deletion terminates");
@@ -37,8 +38,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Deletes an upload for an operator, whatever its stage: one that has completed loses its file, one whose time has
-    /// passed expires, any other is terminated.
+    /// Deletes an upload for an operator, whatever its stage: one that has completed loses its file, one
+    /// whose time has passed expires, any other is terminated.
     pub fn delete_for_operator(&mut self, now: Timestamp) -> Result<(), Rejection> {
         if self.record.stage == Stage::Completed {
             return self.remove(DeletedBy::Operator, now);

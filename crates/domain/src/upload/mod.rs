@@ -9,12 +9,12 @@
 //!     └────────────┴──► expired · terminated ◄────────────────────────┘ (terminated only)
 //! ```
 //!
-//! A move changes the upload and notes the event that tells of it; the state store writes both in one transaction.
-//! `failed`, `expired` and `terminated` are terminal: nothing follows them. `completed` is the last of the server's own
-//! work, after which an upload may still be worked on by backends, and be deleted. An upload whose file retention or an
-//! operator has removed stays `completed`; it cannot be deleted again.
-//! A partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From `received` on,
-//! backends may report stages of their own; these are beside the way and change no stage.
+//! A move changes the upload and notes the event that tells of it; the state store writes both in one
+//! transaction. `failed`, `expired` and `terminated` are terminal: nothing follows them. `completed` is the
+//! last of the server's own work, after which an upload may still be worked on by backends, and be deleted.
+//! An upload whose file retention or an operator has removed stays `completed`; it cannot be deleted again. A
+//! partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From
+//! `received` on, backends may report stages of their own; these are beside the way and change no stage.
 
 mod deletion;
 mod record;
@@ -230,7 +230,8 @@ impl Upload {
         Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
     }
 
-    /// The same, of one whose time has passed though nobody has recorded it yet, and of one whose bytes are missing.
+    /// The same, of one whose time has passed though nobody has recorded it
+    /// yet, and of one whose bytes are missing.
     pub fn gone(&self, now: Timestamp) -> Option<Rejection> {
         self.ended()
             .or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
@@ -257,17 +258,20 @@ impl Upload {
         self.record.timeline.iter().rev().find(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
     }
 
-    /// Returns whether there is anything to store: it has not ended, and its file was not given up for removal.
+    /// Returns whether there is anything to store: it has not ended,
+    /// and its file was not given up for removal.
     pub fn owns_bytes(&self) -> bool {
         !matches!(self.record.stage, Stage::Ended(_)) && self.record.removed.is_none()
     }
 
-    /// Returns by how much a commit of this changes the number of uploads whose bytes are known to be missing.
+    /// Returns by how much a commit of this changes the number of
+    /// uploads whose bytes are known to be missing.
     pub fn missing_change(&self) -> i64 {
         i64::from(self.record.missing_since.is_some()) - i64::from(self.was_missing)
     }
 
-    /// Takes note of bytes that are durable now, and came from the live writer. After an error nothing has changed.
+    /// Takes note of bytes that are durable now, and came from the live
+    /// writer. After an error nothing has changed.
     pub fn receive(
         &mut self,
         durable: Durable,
@@ -329,7 +333,8 @@ impl Upload {
         self.term_began_at = now;
     }
 
-    /// Marks an upload whose every byte is durable, with the digests of the whole. After an error nothing has changed.
+    /// Marks an upload whose every byte is durable, with the digests of the
+    /// whole. After an error nothing has changed.
     pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) -> Result<(), Inconsistent> {
         self.check_sealable()?;
         self.record.digests = digests;
@@ -399,7 +404,8 @@ impl Upload {
         self.record.facts = Some(facts);
     }
 
-    /// Goes on in a blob of this epoch's own, behind what was committed in earlier ones. Says whether there was none.
+    /// Goes on in a blob of this epoch's own, behind what was committed in
+    /// earlier ones. Says whether there was none.
     pub fn begin_generation(&mut self, epoch: Epoch, now: Timestamp) -> bool {
         debug_assert!(self.record.stage.takes_bytes(), "only an upload that takes bytes goes on");
         let is_new = self.record.generations.begin(epoch, self.reach().get());

@@ -67,7 +67,8 @@ pub struct Record {
     pub tenant: TenantId,
     /// Counts commits; a commit names the version it read and loses if that has moved.
     pub version: u64,
-    /// The commit that made this version; `None` in records of before commits had names. Before a commit, its own name.
+    /// The commit that made this version; `None` in records of before commits
+    /// had names. Before a commit, its own name.
     pub commit_id: Option<CommitId>,
     /// Which node writes it, and in which epoch. A commit in an earlier epoch loses, whatever the version.
     pub lease: Lease,

@@ -7,8 +7,8 @@ use crate::time::Timestamp;
 use crate::upload::{Declared, Upload};
 
 impl Upload {
-    /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and `max_bytes`
-    /// the most any upload of yet unknown length may hold.
+    /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and
+    /// `max_bytes` the most any upload of yet unknown length may hold.
     pub fn check_append(
         &self,
         at: Offset,

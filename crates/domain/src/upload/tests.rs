@@ -388,8 +388,8 @@ fn progress_is_told_seldom() {
     assert_eq!(progress.iter().map(|event| event.offset.get()).collect::<Vec<_>>(), [501, 511]);
 }
 
-/// A move in the life of an upload. Anyone may ask for most of them at any time; the others are made by whoever has
-/// read where the upload stands.
+/// A move in the life of an upload. Anyone may ask for most of them at any time; the others are made by
+/// whoever has read where the upload stands.
 fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
     match (choice, upload.stage()) {
         (0, _) => {

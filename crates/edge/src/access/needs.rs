@@ -41,7 +41,8 @@ impl Needs {
 }
 
 impl ClientsMay {
-    /// What takes an admin key here, if this right does: in words, and the key of the configuration that says so.
+    /// What takes an admin key here, if this right does: in words, and
+    /// the key of the configuration that says so.
     pub(super) fn not(self, right: Right) -> Option<(&'static str, &'static str)> {
         match right {
             Right::List if !self.list => Some(("listing uploads", "auth.public_list")),

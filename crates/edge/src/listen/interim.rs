@@ -12,8 +12,8 @@
 //! - The future that answers a request ends before its answer is put into the buffer, and no flush is in
 //!   between. With that future **its turn ends**: what was queued is dropped, and handles that are left send
 //!   nothing.
-//! - A peer may take only half of an interim response. **What has begun is finished** before a byte of an answer
-//!   is taken.
+//! - A peer may take only half of an interim response. **What has begun is
+//!   finished** before a byte of an answer is taken.
 //!
 //! Nobody needs to be woken: a handler is polled in the task of its connection, and after each such poll that
 //! task flushes. A handle used in another task is heard no earlier than the connection's next poll.

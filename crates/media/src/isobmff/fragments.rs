@@ -63,7 +63,8 @@ impl Index {
     }
 }
 
-/// Parses a `sidx`: the number of segments, the position of the last one, and the duration of all in milliseconds.
+/// Parses a `sidx`: the number of segments, the position of the last one,
+/// and the duration of all in milliseconds.
 fn segments(body: &[u8], base: u64) -> Option<(u64, u64, Option<u64>)> {
     let timescale = be32(body, 8).ok()?;
     let (first, at) = match body.first()? {
@@ -227,8 +228,8 @@ impl Times {
         Some(())
     }
 
-    /// Returns the duration of the longest track: from its beginning to its end, or that of all its samples where their
-    /// times overlap.
+    /// Returns the duration of the longest track: from its beginning to its end, or that of
+    /// all its samples where their times overlap.
     pub(super) fn longest_ms(&self) -> Option<u64> {
         let lasting = self.tracks.values().filter_map(|span| {
             let reach = span.end.saturating_sub(span.begin?);

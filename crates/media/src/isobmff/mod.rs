@@ -1,12 +1,12 @@
 //! MP4, `QuickTime`, 3GP, HEIC and AVIF (ISO/IEC 14496-12 and 23008-12): boxes within boxes.
 //!
-//! The few boxes that say something are looked up one by one, wherever they are, and everything else, above all the
-//! tables of where samples are, is passed over unread. So it does not matter whether a file begins or ends with its
-//! headers, and a film of many hours needs hardly more than a short one. The levels are those written down here: a file
-//! cannot make this go deeper.
+//! The few boxes that say something are looked up one by one, wherever they are, and everything else, above
+//! all the tables of where samples are, is passed over unread. So it does not matter whether a file begins or
+//! ends with its headers, and a film of many hours needs hardly more than a short one. The levels are those
+//! written down here: a file cannot make this go deeper.
 //!
-//! `movie` reads tracks, `times` how long they are, `fragments` what is behind the movie of a recording in fragments,
-//! `still` images.
+//! `movie` reads tracks, `times` how long they are, `fragments` what is behind the movie of a
+//! recording in fragments, `still` images.
 
 use std::borrow::Cow;
 use std::ops::Range;

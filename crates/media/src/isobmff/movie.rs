@@ -61,8 +61,8 @@ impl Movie {
         self.is_fragmented
     }
 
-    /// Returns whether it is the movie of an image: image sequences have a handler of their own, and in raw photos of
-    /// Canon all pictures are of one kind.
+    /// Returns whether it is the movie of an image: image sequences have a handler of their own, and in raw
+    /// photos of Canon all pictures are of one kind.
     pub(super) fn is_of_image(&self) -> bool {
         let mut pictures = self.tracks.iter().filter(|track| [b"vide", b"pict"].contains(&&track.handler)).peekable();
         let is_raw = |track: &One| track.track.as_ref().is_some_and(|told| told.codec == "craw");
@@ -258,8 +258,8 @@ impl Parts {
         }
     }
 
-    /// Returns the size as shown: the stored height, and the width that follows from the shape of the pixels or of the
-    /// track; both swapped if turned by a quarter.
+    /// Returns the size as shown: the stored height, and the width that follows from the shape of the pixels
+    /// or of the track; both swapped if turned by a quarter.
     fn shown(&self, body: &[u8], pasp: Option<&[u8]>, movie: Option<&mp4_atom::Matrix>) -> Option<(u32, u32)> {
         let stored = Visual::decode(&mut &*body).ok().map(|visual| (u64::from(visual.width), u64::from(visual.height)));
         let tkhd = self.tkhd.as_ref();

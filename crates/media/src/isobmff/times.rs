@@ -40,7 +40,8 @@ pub(super) fn rate(samples: u64, units: u64, timescale: u32) -> Option<u32> {
     u32::try_from((frames + units / 2).checked_div(units)?).ok().filter(|rate| *rate > 0)
 }
 
-/// A duration that is one. All ones, in as many bits as there are, say that it is not known, and so does nothing.
+/// A duration that is one. All ones, in as many bits as there are, say
+/// that it is not known, and so does nothing.
 pub(super) fn known(duration: u64) -> Option<u64> {
     Some(duration).filter(|duration| ![0, u64::from(u32::MAX), u64::MAX].contains(duration))
 }
@@ -55,7 +56,8 @@ pub(super) fn edited(list: &[u8]) -> Option<u64> {
 }
 
 impl Walk<'_> {
-    /// Sums up the table of durations. Samples beyond the table have the duration of its last entry, as in players.
+    /// Sums up the table of durations. Samples beyond the table have the
+    /// duration of its last entry, as in players.
     pub(super) fn spans(&self, body: &Range<u64>, samples: Option<u32>) -> Result<Option<u64>, Stop> {
         let head = self.window.get(body.start, 8)?;
         let (mut at, end) = (body.start + 8, body.end);
@@ -64,7 +66,8 @@ impl Walk<'_> {
         self.window.want(at, end.saturating_sub(at))?;
         let (mut count, mut units, mut last) = (0_u64, 0_u64, 0_u64);
         while at < end {
-            // No further than a block goes, so that nothing is copied; the entry across its end comes by itself.
+            // No further than a block goes, so that nothing is copied;
+            // the entry across its end comes by itself.
             let whole = (BLOCK_BYTES - at % BLOCK_BYTES) / SPAN_BYTES * SPAN_BYTES;
             let piece = whole.max(SPAN_BYTES).min(end - at);
             for entry in self.window.get(at, piece)?.chunks_exact(8) {

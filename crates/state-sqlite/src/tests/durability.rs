@@ -17,7 +17,8 @@ fn settings(durability: Durability) -> SqliteSettings {
     SqliteSettings { durability, ..SqliteSettings::default() }
 }
 
-/// SQLite, `PRAGMA synchronous`: in WAL mode, 2 syncs the log in every commit, and 1 only before it is copied back.
+/// SQLite, `PRAGMA synchronous`: in WAL mode, 2 syncs the log in every
+/// commit, and 1 only before it is copied back.
 struct Synchronous;
 
 impl writer::Work for Synchronous {

@@ -1,6 +1,8 @@
-//! How SQLite goes about every statement the store sends: by an index, never through a whole table, never by sorting.
+//! How SQLite goes about every statement the store sends: by an index, never
+//! through a whole table, never by sorting.
 //!
-//! The statements are not listed here. They are overheard while the store is asked everything it can be asked.
+//! The statements are not listed here. They are overheard while the
+//! store is asked everything it can be asked.
 
 use rusqlite::Connection;
 
@@ -212,7 +214,8 @@ pub(super) fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
     })
 }
 
-/// An index of only those rows that still want something: few, or else the list of them is what was asked for.
+/// An index of only those rows that still want something: few, or else
+/// the list of them is what was asked for.
 fn partial_indexes(connection: &Connection) -> Vec<String> {
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql LIKE '%WHERE%'";
     let mut statement = connection.prepare(sql).unwrap();

@@ -1,4 +1,5 @@
-//! Decisions about a whole backlog: they hold at once, and the deliveries follow in pieces, also over a crash.
+//! Decisions about a whole backlog: they hold at once, and the
+//! deliveries follow in pieces, also over a crash.
 
 use super::*;
 
@@ -52,8 +53,8 @@ fn configured() -> Vec<Endpoint> {
     vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.terminated"])]
 }
 
-/// Nothing of what was cancelled is sent, whatever is committed, settled and claimed meanwhile and wherever the process
-/// ends; what comes afterwards is.
+/// Nothing of what was cancelled is sent, whatever is committed, settled and claimed meanwhile and wherever
+/// the process ends; what comes afterwards is.
 pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();

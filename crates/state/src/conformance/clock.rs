@@ -44,7 +44,8 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
     );
 }
 
-/// Whoever asks, asks one clock. What a clock may be off by is what a message takes, which nobody here measures.
+/// Whoever asks, asks one clock. What a clock may be off by is what a
+/// message takes, which nobody here measures.
 pub async fn all_handles_tell_one_time<P: Place>(place: P) {
     const MESSAGE: Duration = Duration::from_secs(30);
     let (first, second) = (place.open().await, place.open().await);
@@ -53,7 +54,8 @@ pub async fn all_handles_tell_one_time<P: Place>(place: P) {
     let after = first.clock().now();
     assert!(before <= between.plus(MESSAGE) && between <= after.plus(MESSAGE), "{before:?} {between:?} {after:?}");
 
-    // Nodes live by the same time: one that has joined for so long is dead once that has passed, and no sooner.
+    // Nodes live by the same time: one that has joined for so long is
+    // dead once that has passed, and no sooner.
     let node = own();
     let named = |instance| Node { instance, name: NodeName::new("clock").unwrap() };
     first.join(&named(node), Company::Others, Some(MESSAGE * 10)).await.unwrap();

@@ -33,7 +33,8 @@ pub async fn two_dispatchers_never_hold_one_delivery<P: Place>(place: P) {
     assert_eq!((claims.len(), deliveries.len()), (40, 40));
 }
 
-/// N1: what a node is sending stays with it, whoever starts; what a dead node was sending is taken back at once.
+/// N1: what a node is sending stays with it, whoever starts; what a dead
+/// node was sending is taken back at once.
 pub async fn a_start_takes_no_delivery_from_a_running_node<P: Place>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let configured = || vec![subscribed("a", &["upload.*"])];
@@ -132,7 +133,8 @@ pub async fn a_reader_misses_nothing_that_two_nodes_write<P: Place>(place: P) {
     }
 }
 
-/// One node writes events while another settles those before them: neither may leave a delivery waiting for ever.
+/// One node writes events while another settles those before them:
+/// neither may leave a delivery waiting for ever.
 pub async fn a_lane_goes_on_whoever_writes_and_whoever_settles<P: Place>(place: P) {
     const UPLOADS: u8 = 20;
     let [(first, one), (second, two)] = two_nodes(&place).await;

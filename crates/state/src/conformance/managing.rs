@@ -115,8 +115,8 @@ pub async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
     assert_eq!(claimed(&*store, "a", at(3)).await, [1]);
 }
 
-/// One that the configuration does not name for a while finds what waits for it; after that, or when an operator says
-/// so, it is cancelled, and can be replayed.
+/// One that the configuration does not name for a while finds what waits for it; after that, or when an
+/// operator says so, it is cancelled, and can be replayed.
 pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];

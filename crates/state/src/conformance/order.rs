@@ -4,7 +4,8 @@ use super::*;
 
 use DeliveryState::*;
 
-/// An upload that was created and begun at second 0, with endpoints `a` (everything) and `b` (progress and the end).
+/// An upload that was created and begun at second 0, with endpoints `a`
+/// (everything) and `b` (progress and the end).
 async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let b = subscribed("b", &["upload.progress", "upload.terminated"]);
@@ -132,7 +133,8 @@ pub async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
     let upload = progressed(&*store, upload, at(3)).await;
     assert_eq!(states_at(&*store, "b").await, [Leased, Waiting]);
 
-    // The first was never settled, its process died; a new one makes it ready, unsent, with another behind it.
+    // The first was never settled, its process died; a new one makes
+    // it ready, unsent, with another behind it.
     store.close().await;
     drop(sent);
     let store = place.open().await;
@@ -187,7 +189,8 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
             if sent.attempts > 0 {
                 retried += 1;
             } else {
-                // What was created first goes first, but for the steps within a lane, each of which takes a round.
+                // What was created first goes first, but for the steps
+                // within a lane, each of which takes a round.
                 let behind = last_age.since(sent.occurred_at);
                 assert!(behind <= Duration::from_millis(1_000), "{:?} came {behind:?} late", sent.kind);
                 last_age = last_age.max(sent.occurred_at);

@@ -155,7 +155,8 @@ pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
         [Cancelled, Cancelled, Cancelled, Cancelled, Cancelled, Cancelled, Ready, Waiting]
     );
 
-    // What is left goes out in its order once the endpoint is resumed; one that was forgotten has its limits, too.
+    // What is left goes out in its order once the endpoint is resumed; one
+    // that was forgotten has its limits, too.
     put_state(&*store, "a", EndpointState::Enabled, at(103)).await;
     assert_eq!(shed(at(50), 1_000, at(104)).await, 0, "its time begins anew");
     assert_eq!(claimed(&*store, "a", at(104)).await, [1, 1, 1]);

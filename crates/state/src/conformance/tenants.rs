@@ -119,7 +119,8 @@ pub async fn a_replay_sends_events_of_its_tenant<P: Place>(place: P) {
     assert_eq!(queued.iter().map(|it| it.upload).collect::<Vec<_>>(), [Some(new_upload(2).id())]);
 }
 
-/// An endpoint is never another tenant's, and the one of the configuration inherits nothing from another tenant.
+/// An endpoint is never another tenant's, and the one of the
+/// configuration inherits nothing from another tenant.
 pub async fn a_name_is_not_taken_over_by_another_tenant<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();

@@ -118,7 +118,8 @@ impl Tables {
         written
     }
 
-    /// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
+    /// Has the deliveries of an endpoint follow what is new about it.
+    /// That it was stopped concerns none of them.
     fn adjust_backlog(&mut self, before: &Endpoint, after: &Endpoint, now: Timestamp) {
         if after.state.is_enabled() && !before.state.is_enabled() {
             if let Some(kept) = self.endpoints.get_mut(&after.id) {

@@ -103,7 +103,8 @@ impl Tables {
         u32::try_from(behind.take(most as usize).count()).ok()
     }
 
-    /// Takes what was said about an upload out of its events, of the attempts to deliver them, and of what was asked.
+    /// Takes what was said about an upload out of its events, of the attempts
+    /// to deliver them, and of what was asked.
     pub(super) fn expunge(&mut self, scope: TenantScope, upload: UploadId) -> u64 {
         let mut changed = 0;
         let is_meant = |event: &&mut Logged| event.upload == Some(upload) && scope.covers(event.tenant);

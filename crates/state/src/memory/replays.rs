@@ -47,8 +47,8 @@ impl Tables {
         job
     }
 
-    /// The last place in the log that everything older than this is before, or at. Found by halving: times are in the
-    /// order of the log but for some disorder.
+    /// The last place in the log that everything older than this is before, or at. Found by halving: times
+    /// are in the order of the log but for some disorder.
     fn place_before(&self, then: Timestamp) -> EventPosition {
         let (mut first, mut end) = (1, self.newest_event().0 + 1);
         while first < end {

@@ -215,7 +215,8 @@ impl Planned {
 #[derive(Clone)]
 pub struct Administration(Arc<Inner>);
 
-/// Changes the endpoints of one tenant and asks for deliveries to them again. What is another tenant's is not there.
+/// Changes the endpoints of one tenant and asks for deliveries to them
+/// again. What is another tenant's is not there.
 #[derive(Clone)]
 pub struct Admin {
     inner: Arc<Inner>,
@@ -323,8 +324,8 @@ impl Admin {
         Ok((written, shown))
     }
 
-    /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver needs of
-    /// those is told here and never again.
+    /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver
+    /// needs of those is told here and never again.
     pub async fn update(&self, id: &EndpointId, change: Change) -> Result<(Stored, Shown)> {
         let (inner, now) = (&self.inner, self.inner.now());
         let stored = inner.changeable(self.scope(), id).await?;
@@ -343,8 +344,8 @@ impl Admin {
         Ok((inner.write(Stored { terms, updated_at: now, ..stored }, private).await?, shown))
     }
 
-    /// Removes an endpoint, or what is left of one that the configuration no longer names; what was not delivered to it
-    /// is cancelled.
+    /// Removes an endpoint, or what is left of one that the configuration no longer names;
+    /// what was not delivered to it is cancelled.
     pub async fn delete(&self, id: &EndpointId) -> Result<()> {
         let inner = &self.inner;
         let _writing = inner.lanes.write().await;
@@ -412,8 +413,8 @@ impl Admin {
             }
             None => None,
         };
-        // It is cancelled before the replay begins, or what that queues would be cancelled with it: also what one has
-        // queued that runs already. The range goes on to what was cancelled last.
+        // It is cancelled before the replay begins, or what that queues would be cancelled with it: also what
+        // one has queued that runs already. The range goes on to what was cancelled last.
         if how.drops_backlog && was_stopped {
             if let Some(Planned::Running(job)) = &planned {
                 inner.parts.outbox.cancel_replay(self.scope(), job.id, inner.now()).await?;
@@ -480,8 +481,8 @@ impl Admin {
         Err(AdminError::Changed(id.clone()))
     }
 
-    /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks.md A5). Comes back
-    /// when the attempt is recorded.
+    /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks.md A5).
+    /// Comes back when the attempt is recorded.
     pub async fn test(&self, id: &EndpointId) -> Result<Tested> {
         let inner = &self.inner;
         if inner.lanes.find(id).is_none() {

@@ -1,9 +1,9 @@
-//! What of an endpoint is secret, and how it lies in the database: encrypted, so that a copy of the database gives
-//! nobody the power to sign (webhooks.md S11).
+//! What of an endpoint is secret, and how it lies in the database: encrypted, so that a copy of the database
+//! gives nobody the power to sign (webhooks.md S11).
 //!
-//! A sealed text names the key it was sealed under. The newest key seals, every one opens; after a start nothing is
-//! sealed under an old one any more, and it can be taken away. The name of the endpoint is part of what is sealed: a
-//! text moved to another endpoint does not open.
+//! A sealed text names the key it was sealed under. The newest key seals, every one opens; after a start
+//! nothing is sealed under an old one any more, and it can be taken away. The name of the endpoint is part of
+//! what is sealed: a text moved to another endpoint does not open.
 
 use std::fmt;
 

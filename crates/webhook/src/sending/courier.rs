@@ -36,8 +36,8 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds the results
-    /// that wait. Who waits for the attempt gets it once it is recorded.
+    /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds
+    /// the results that wait. Who waits for the attempt gets it once it is recorded.
     pub(crate) async fn deliver<S>(
         &self,
         lane: &Arc<Lane>,

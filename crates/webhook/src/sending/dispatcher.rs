@@ -1,8 +1,9 @@
 //! The loop: claim what is due and start sending it.
 //!
-//! Each endpoint has a number of slots of its own inside those of all, so that a receiver that hangs holds up nobody
-//! else. A claim is asked only for endpoints with a free slot, a closed breaker and a token of their rate: what is not
-//! claimed uses up no attempt. Whatever fails, the loop goes on; it ends by its stop signal alone.
+//! Each endpoint has a number of slots of its own inside those of all, so that a receiver that
+//! hangs holds up nobody else. A claim is asked only for endpoints with a free slot, a closed
+//! breaker and a token of their rate: what is not claimed uses up no attempt. Whatever fails, the
+//! loop goes on; it ends by its stop signal alone.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,7 +71,8 @@ struct Loop {
 
 /// What there is room for at a moment.
 struct Rooms {
-    /// How many deliveries to ask for, for each endpoint with room, together no more than there are slots in all.
+    /// How many deliveries to ask for, for each endpoint with room,
+    /// together no more than there are slots in all.
     slots: Vec<(EndpointId, u32)>,
     /// When the first of those that must wait has room.
     next: Option<Duration>,
@@ -110,7 +112,8 @@ impl Loop {
         self.drain().await;
     }
 
-    /// Claims as much as there are slots for and starts sending it. Says how long to wait before looking again.
+    /// Claims as much as there are slots for and starts sending it.
+    /// Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
         self.tend();
         self.follow_clock().await?;
@@ -195,8 +198,8 @@ impl Loop {
         self.hungry = self.shared.lanes.all().iter().filter(hungry).cloned().collect();
     }
 
-    /// Sleeps until there may be something to claim: the bell rang, something is due, an endpoint was changed, or a
-    /// slot came free where more was waiting for one. Meanwhile sends what somebody tries out.
+    /// Sleeps until there may be something to claim: the bell rang, something is due, an endpoint was
+    /// changed, or a slot came free where more was waiting for one. Meanwhile sends what somebody tries out.
     async fn wait(&mut self, nap: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
         let until = Instant::now() + nap;
         loop {

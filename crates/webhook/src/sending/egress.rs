@@ -1,8 +1,9 @@
 //! The outgoing client: one exchange with a receiver, and what came of it.
 //!
-//! It promises to come back within the timeout, whatever the receiver does, to read no more of an answer than allowed,
-//! and to send nothing to an address that the rules refuse. It never follows a redirect, never uses a proxy of the
-//! environment, keeps no cookies and changes no byte of the body it was given. It knows nothing of retries.
+//! It promises to come back within the timeout, whatever the receiver does, to read no more of an
+//! answer than allowed, and to send nothing to an address that the rules refuse. It never follows a
+//! redirect, never uses a proxy of the environment, keeps no cookies and changes no byte of the body it
+//! was given. It knows nothing of retries.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -62,7 +63,8 @@ impl Prepared {
         body: Bytes,
     ) -> Self {
         let id = format!("evt_{event}");
-        // Standard Webhooks: whole seconds, and those of this attempt; receivers reject what is older than 5 minutes.
+        // Standard Webhooks: whole seconds, and those of this attempt;
+        // receivers reject what is older than 5 minutes.
         let unix_seconds = now.unix_ms().div_euclid(1000);
         let mut signature = text(&endpoint.sign(&id, now, &body));
         signature.set_sensitive(true);
@@ -78,8 +80,8 @@ impl Prepared {
         Self { headers, body }
     }
 
-    /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not a part of
-    /// the body: bodies are shown to others too.
+    /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not
+    /// a part of the body: bodies are shown to others too.
     pub(crate) fn with_stage_token(mut self, token: &str) -> Self {
         let mut token = text(token);
         token.set_sensitive(true);
@@ -137,7 +139,8 @@ pub(crate) struct Egress {
     rules: Arc<EgressRules>,
     settings: Settings,
     lookup: Lookup,
-    /// One for each kind of endpoint, so that no connection is shared by endpoints that may go to different places.
+    /// One for each kind of endpoint, so that no connection is shared by
+    /// endpoints that may go to different places.
     plain: [Client; 2],
     secure: [OnceLock<Result<Client, String>>; 2],
     /// Those that trust nobody but the certificates in a PEM.
@@ -155,8 +158,8 @@ impl Egress {
         Ok(Self { rules, settings, lookup, plain, secure, trusting, warm })
     }
 
-    /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without an endpoint
-    /// that uses TLS they are not looked for, and a machine that has none can still send.
+    /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without
+    /// an endpoint that uses TLS they are not looked for, and a machine that has none can still send.
     pub(crate) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
         let ready = self.secure[index(origin)].get_or_init(|| {
             let built = client(&self.settings, gate(&self.rules, origin, true, &self.lookup)).build();

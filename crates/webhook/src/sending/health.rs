@@ -1,10 +1,11 @@
 //! How an endpoint is doing, and what follows from it: a circuit breaker, warnings, and the end.
 //!
-//! The breaker spares a receiver that is down, and the deliveries to it: while it is open nothing is sent and no
-//! attempt is used up. After a pause one delivery goes out as a probe; a success closes the breaker. Whoever has failed
-//! for days without one success is disabled, and operators are told before.
+//! The breaker spares a receiver that is down, and the deliveries to it: while it is open nothing is sent and
+//! no attempt is used up. After a pause one delivery goes out as a probe; a success closes the breaker.
+//! Whoever has failed for days without one success is disabled, and operators are told before.
 //!
-//! Pure: instants and chance are arguments. [`Health`] is what of it is written down; the rest is of this process.
+//! Pure: instants and chance are arguments. [`Health`] is what of it is
+//! written down; the rest is of this process.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -67,7 +68,8 @@ pub(crate) enum HealthSign {
     },
     /// It failed, and that counts towards nothing but the breaker (webhooks.md C5).
     BadProgress,
-    /// It says nothing: a test that failed, an attempt we gave up, or a receiver that is well and refused one message.
+    /// It says nothing: a test that failed, an attempt we gave up, or a
+    /// receiver that is well and refused one message.
     Neither,
 }
 
@@ -128,8 +130,8 @@ impl Pulse {
         }
     }
 
-    /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled. `failing_for`: how
-    /// long it has failed before this one. `chance` is from 0 to 1.
+    /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled.
+    /// `failing_for`: how long it has failed before this one. `chance` is from 0 to 1.
     pub(crate) fn note(
         &mut self,
         sign: HealthSign,

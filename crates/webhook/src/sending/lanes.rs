@@ -1,7 +1,8 @@
-//! The endpoints there are, each in a lane of its own: who it is now, how it is doing, and how much is on its way.
+//! The endpoints there are, each in a lane of its own: who it is now, how
+//! it is doing, and how much is on its way.
 //!
-//! One registry for the loop that sends and for who changes endpoints: a change counts from the next attempt on
-//! (webhooks.md A4). What must survive a crash is in the outbox.
+//! One registry for the loop that sends and for who changes endpoints: a change counts from the next attempt
+//! on (webhooks.md A4). What must survive a crash is in the outbox.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -70,7 +71,8 @@ impl Lane {
         Arc::clone(&read(&self.endpoint))
     }
 
-    /// Takes a change over, unless a later one was faster. An endpoint that begins to be sent to again, begins anew.
+    /// Takes a change over, unless a later one was faster. An endpoint that
+    /// begins to be sent to again, begins anew.
     fn change(&self, changed: Endpoint) {
         let mut endpoint = write(&self.endpoint);
         if changed.stored().version < endpoint.stored().version {
@@ -184,7 +186,8 @@ impl Drop for Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: RwLock<Arc<[Arc<Lane>]>>,
-    /// Held by whoever writes an endpoint until the lanes know of it, so that they follow in the order of the writes.
+    /// Held by whoever writes an endpoint until the lanes know of it, so that
+    /// they follow in the order of the writes.
     writing: AsyncMutex<()>,
     changed: Notify,
     /// Whether one of them is sent to and wants progress (webhooks.md C1).

@@ -1,5 +1,5 @@
-//! Living through an outage of the state store: one log line when it begins, one when it is over, and waits that grow
-//! in between.
+//! Living through an outage of the state store: one log line when it begins, one when it
+//! is over, and waits that grow in between.
 
 use std::time::Duration;
 

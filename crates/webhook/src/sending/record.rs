@@ -1,11 +1,11 @@
 //! Writes down what came of deliveries, and how their endpoints are doing.
 //!
-//! Results that come in while a write is under way go into the next one together. While writing fails nothing is
-//! dropped: the same results are tried again until they are written, and nobody claims deliveries meanwhile, since a
-//! lease could run out and a message that was received be sent again.
+//! Results that come in while a write is under way go into the next one together. While writing fails nothing
+//! is dropped: the same results are tried again until they are written, and nobody claims deliveries
+//! meanwhile, since a lease could run out and a message that was received be sent again.
 //!
-//! An endpoint that is to be stopped is stopped before the attempt is written that stops it: should the program die in
-//! between, the delivery is tried again by whoever resumes the endpoint.
+//! An endpoint that is to be stopped is stopped before the attempt is written that stops it: should the
+//! program die in between, the delivery is tried again by whoever resumes the endpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ use state::{Endpoints, Outbox, Settled, Settlement};
 /// At most this many results in one write.
 const BATCH: usize = 256;
 
-/// How long writing may go on failing once the program is to end. What is lost then is sent again after the next
-/// start, because its lease is.
+/// How long writing may go on failing once the program is to end. What is lost then is sent again
+/// after the next start, because its lease is.
 pub(crate) const LAST_TRIES: Duration = Duration::from_secs(5);
 
 /// What came of one claim.

@@ -1,7 +1,7 @@
 //! When to try again, as arithmetic: no clock, no randomness, no I/O.
 //!
-//! The schedule says how long to wait after the nth failure. Jitter spreads deliveries that failed together, a
-//! receiver in trouble gets a minimum of rest, and `Retry-After` may lengthen a wait within bounds.
+//! The schedule says how long to wait after the nth failure. Jitter spreads deliveries that failed together,
+//! a receiver in trouble gets a minimum of rest, and `Retry-After` may lengthen a wait within bounds.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ const GRANTED: Duration = Duration::from_hours(1);
 /// How long to wait after the `failures`th failure; `None` when there is no further attempt.
 ///
 /// `jitter01` is a random number from 0 to 1; deliveries that failed together and drew different numbers wait
-/// differently. The answer lies within `jitter_percent` of the scheduled wait, or where `retry_after` asked for more,
-/// from there on, but never beyond twice the scheduled wait or an hour, whichever is longer.
+/// differently. The answer lies within `jitter_percent` of the scheduled wait, or where `retry_after` asked
+/// for more, from there on, but never beyond twice the scheduled wait or an hour, whichever is longer.
 pub(crate) fn next_attempt(
     schedule: &[Duration],
     failures: u32,
@@ -59,7 +59,8 @@ pub(crate) fn next_attempt(
 
     let bound = delay.saturating_mul(2).max(GRANTED);
     let width = 1.0 + 2.0 * share;
-    // Spread the ones that were all told the same. A wish beyond the bound is not granted; those spread below it.
+    // Spread the ones that were all told the same. A wish beyond the
+    // bound is not granted; those spread below it.
     let from = if asked > bound { times(bound, 1.0 / width) } else { asked };
     let wanted = between(from, times(from, width).min(bound), jitter);
     Some(scheduled.max(wanted))

@@ -1,12 +1,12 @@
-//! How fast one endpoint is sent to: a bucket of tokens, and slots that become fewer when its proxy says it is in
-//! trouble. Pure: instants are arguments.
+//! How fast one endpoint is sent to: a bucket of tokens, and slots that become fewer when its proxy says it
+//! is in trouble. Pure: instants are arguments.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A bucket that fills at an even rate. It holds what comes in within a tenth of a second, so that no second sees much
-/// more than it should.
+/// A bucket that fills at an even rate. It holds what comes in within a tenth of a second, so that
+/// no second sees much more than it should.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bucket {
     tokens: f64,
@@ -48,7 +48,8 @@ fn whole(tokens: f64) -> u32 {
     count
 }
 
-/// Halves the slots of an endpoint each time its proxy cannot reach it, until something succeeds (webhooks.md R5).
+/// Halves the slots of an endpoint each time its proxy cannot reach it,
+/// until something succeeds (webhooks.md R5).
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Throttle {
     halvings: u32,

@@ -1,8 +1,8 @@
 //! What goes on beside sending: replays, changes of whole backlogs, giving up and forgetting what is old, and
 //! looking at the queue.
 //!
-//! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on after a crash
-//! where the outbox says it was.
+//! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on
+//! after a crash where the outbox says it was.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,8 +43,8 @@ const BACKLOG_BREATH: Duration = Duration::from_millis(5);
 const FORGET_EVERY: Duration = Duration::from_hours(1);
 const FORGET_FIRST: Duration = Duration::from_mins(1);
 
-/// How often the upkeep looks for what has waited too long; the first time a while after the start, so that what
-/// waited only for that is sent.
+/// How often the upkeep looks for what has waited too long; the first time a while after the start, so
+/// that what waited only for that is sent.
 const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
 const GIVE_UP_FIRST: Duration = Duration::from_mins(10);
 
@@ -86,7 +86,8 @@ impl Upkeep {
         }
     }
 
-    /// Makes due what waits by a clock that was ahead: one of before the start, or this one until it was set back.
+    /// Makes due what waits by a clock that was ahead: one of before the
+    /// start, or this one until it was set back.
     async fn follow_clock(&self) {
         let mut outage = StoreOutage::none("make deliveries due after the clock was set back");
         let mut followed = None;
@@ -132,8 +133,8 @@ impl Upkeep {
         }
     }
 
-    /// Does a piece of the replay whose turn it is, after one for the endpoint `last`, and says how long to wait before
-    /// the next. `None` without a replay.
+    /// Does a piece of the replay whose turn it is, after one for the endpoint `last`, and says how long to
+    /// wait before the next. `None` without a replay.
     async fn replay_piece(&self, last: &mut Option<EndpointId>) -> state::Result<Option<Duration>> {
         let jobs = self.outbox.replay_jobs(TenantScope::All).await?;
         let Some(before) = next_in_turn(jobs, last.as_ref()) else { return Ok(None) };
@@ -277,7 +278,8 @@ impl Upkeep {
     }
 }
 
-/// Of each endpoint the oldest replay that runs; endpoints take turns by name, so that none waits for all of another's.
+/// Of each endpoint the oldest replay that runs; endpoints take turns by name,
+/// so that none waits for all of another's.
 fn next_in_turn(jobs: Vec<ReplayJob>, last: Option<&EndpointId>) -> Option<ReplayJob> {
     let running = jobs.into_iter().filter(|job| job.state == ReplayState::Running);
     running.min_by_key(|job| {

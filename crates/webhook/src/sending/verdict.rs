@@ -132,7 +132,8 @@ mod tests {
         assert_eq!(judged(&wishing(200, Wish::AbortMessage)), Ruling::Succeeded);
     }
 
-    /// webhooks R2, R3, R13: the tenth failure is the last, and so is one whose next attempt would be too late.
+    /// webhooks R2, R3, R13: the tenth failure is the last, and so is
+    /// one whose next attempt would be too late.
     #[test]
     fn attempts_end_by_count_and_by_the_clock() {
         let judged = |attempts, now| ruled(&claim(DeliveryClass::Normal, attempts), &answer(500), now);
