@@ -294,6 +294,36 @@ async fn joining_ends_the_same_wherever_it_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_begun_in_vain_does_not_keep_the_others_from_being_joined() {
+    let world = World::on(Medium::sealing());
+    let source = source(50_000);
+    let life = world.live().await;
+    let endless = Create { length: None, ..new_upload(Role::Single, 0) };
+    let id = life.engine.create(endless).await.unwrap().id();
+    life.append(id, 0, &source).await.unwrap();
+    life.die();
+    let life = world.live().await;
+    life.faults.fail(Operation::Sync, Calls::Nth(1), Cause::BROKEN_DISK);
+    let mut feed = life.begin(id, source.len()).await.unwrap();
+    feed_all(&mut feed, &source).await;
+    assert!(feed.finish(BodyEnd::Complete).await.is_err());
+    assert_eq!(life.stored_names(id), ["", "~2"]);
+    life.die();
+    let life = world.live().await;
+    life.faults.fail_when_done(Operation::Finish, Calls::Nth(1), Cause::BROKEN_DISK);
+    let length = Length::new(source.len() as u64);
+    let command = Append { length, ..Append::at(Principal::server(), id, offset(source.len()), Some(0)) };
+    let ended = life.engine.append(command).await.unwrap().finish(BodyEnd::Complete).await;
+    assert!(ended.is_err(), "{ended:?}");
+    life.die();
+    let life = world.live().await;
+    life.engine.recover().await;
+    assert_eq!(life.find(id).await.stage().name(), "completed");
+    assert!(life.read(id).await == source);
+    assert_eq!(life.stored_names(id), ["~joined"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_that_nobody_has_written_to_are_not_kept() {
     let world = World::on(Medium::sealing());
     let source = source(100_000);

@@ -67,7 +67,8 @@ impl Default for Generations {
 impl Generations {
     /// Takes what a store has kept. `None` where the sealed ones are not in order.
     pub fn from_parts(sealed: Vec<Sealed>, current: Generation) -> Option<Self> {
-        let in_order = sealed.is_sorted_by(|one, next| one.end < next.end);
+        // One that was begun and got no byte ends where the one before it does.
+        let in_order = sealed.is_sorted_by(|one, next| one.end <= next.end);
         in_order.then_some(Self { sealed, current })
     }
 
@@ -124,8 +125,8 @@ impl Generations {
         true
     }
 
-    /// Takes note that all `end` bytes were joined in one blob. The
-    /// others are there until they are [forgotten].
+    /// Takes note that all `end` bytes were joined in one blob. The others are there until they are
+    /// [forgotten], also the last one if it has no byte: its blob may have been made.
     ///
     /// [forgotten]: Self::forget_joined
     pub(crate) fn join(&mut self, end: u64) {
@@ -192,6 +193,18 @@ mod tests {
         assert_eq!(kept.as_ref(), Some(&generations));
         generations.forget_joined();
         assert_eq!(generations.all().collect::<Vec<_>>(), [Generation::Joined]);
-        assert_eq!(Generations::from_parts(vec![Sealed { generation: begun(1), end: 5 }; 2], begun(2)), None);
+        let backwards = [(1, 5), (2, 4)].map(|(epoch, end)| Sealed { generation: begun(epoch), end });
+        assert_eq!(Generations::from_parts(backwards.to_vec(), begun(3)), None);
+    }
+
+    #[test]
+    fn a_generation_without_a_byte_is_joined_like_others() {
+        let mut generations = Generations::default();
+        generations.begin(Epoch::new(2), 100);
+        assert_eq!(stretches(&generations, 0, 100), [(begun(1), 0, 100)]);
+        generations.join(100);
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
+        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
+        assert_eq!(kept, Some(generations), "what is written can be read");
     }
 }
