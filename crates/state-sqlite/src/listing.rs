@@ -65,10 +65,10 @@ fn list(connection: &Connection, scope: TenantScope, mut query: UploadQuery) -> 
         Route::Pair(place) => walk_pair(&mut sql, scope, &query, place, last),
     }
     sql.push(") ORDER BY id DESC LIMIT ").bind(query.limit);
-    let found = sql.fetch(connection, rows::upload)?;
-    let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
-    let next = if is_full { found.last().map(|upload| upload.id()) } else { last };
-    Ok(UploadPage { found, next })
+    let rows = sql.fetch(connection, rows::one_of_uploads)?;
+    let is_full = rows.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let next = if is_full { rows.last().map(|(id, _)| *id) } else { last };
+    Ok(UploadPage { found: rows.into_iter().filter_map(|(_, upload)| upload).collect(), next })
 }
 
 /// Resolves patterns to types, each once: a whole kind becomes those types that some upload has.

@@ -11,6 +11,7 @@ use state_rows::sql::{self, Placeholders};
 use state_rows::{Cell, CellRef, EndpointRow, EventRow, FromCell, Incoherent, OriginRow, Row as _, Source, UploadRow};
 
 use domain::endpoint::Endpoint;
+use domain::id::UploadId;
 use domain::log::{EventPosition, LoggedEvent};
 use domain::upload::Upload;
 
@@ -56,6 +57,21 @@ pub(super) fn integer(count: u64) -> i64 {
 pub(super) fn upload(row: &Row<'_>) -> rusqlite::Result<Upload> {
     let mut columns = Columns::of(row);
     UploadRow::read_upload(&mut columns)?.map_err(|Incoherent(column)| unreadable(row, column))
+}
+
+/// Reads one of several uploads, and first of all which it is. A row that cannot be read is logged, and hides
+/// no other.
+pub(super) fn one_of_uploads(row: &Row<'_>) -> rusqlite::Result<(UploadId, Option<Upload>)> {
+    let id = row.get("id").map(UploadId::from_bytes)?;
+    match upload(row) {
+        Ok(upload) => Ok((id, Some(upload))),
+        Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(upload = %id, error, "the record of an upload cannot be read and is passed over");
+            Ok((id, None))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads an endpoint from the columns of its table.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, mpsc};
 
 use domain::delivery::Backlog;
 use domain::log::EventPosition;
-use domain::query::DeliveryQuery;
+use domain::query::{DeliveryQuery, UploadQuery};
 
 mod durability;
 mod overheard;
@@ -19,12 +19,13 @@ use super::*;
 use domain::delivery::DeliveryState;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointState, EndpointTerms, Ordering};
 use domain::event::EventKind;
-use domain::id::UploadId;
+use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::principal::TenantScope;
+use domain::time::Timestamp;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, own, subscribed};
-use state::{Deliveries, Dispatch, Endpoints, EventLog, Retention, Store, Uploads, conformance_suite};
+use state::{Deliveries, Dispatch, Due, Endpoints, EventLog, Retention, Store, Uploads, conformance_suite};
 
 #[derive(Debug)]
 struct TemporaryFile(tempfile::TempDir);
@@ -399,4 +400,36 @@ async fn a_caller_may_leave() {
     }
     store.check().await.unwrap();
     assert!(store.find(TenantScope::All, id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_hides_no_other() {
+    let place = TemporaryFile::new();
+    let store = place.open().await;
+    for number in 0..4 {
+        store.insert(change_of(new_upload(number))).await.unwrap();
+    }
+    let ids: Vec<UploadId> = (0..4).map(|number| new_upload(number).id()).collect();
+    let connection = rusqlite::Connection::open(place.path()).unwrap();
+    let backwards = "UPDATE uploads SET generations = '[[1,5],[2,4],[3,null]]' WHERE id = ?1";
+    assert_eq!(connection.execute(backwards, params![ids[1].as_bytes()]).unwrap(), 1);
+    assert!(store.find(TenantScope::All, ids[1]).await.is_err());
+
+    let node = InstanceId::new(NOW, [1; 10]);
+    let now = Timestamp::from_unix_ms(i64::MAX);
+    for (limit, expected) in [(2, vec![ids[0], ids[2]]), (10, vec![ids[0], ids[2], ids[3]])] {
+        let due = store.due(Due::Expired { now }, node, 0, limit).await.unwrap();
+        assert_eq!(due.iter().map(Upload::id).collect::<Vec<_>>(), expected);
+    }
+    let mut query = UploadQuery { limit: 1, ..UploadQuery::default() };
+    let mut listed = Vec::new();
+    loop {
+        let page = store.list(TenantScope::All, &query).await.unwrap();
+        listed.extend(page.found.iter().map(Upload::id));
+        query.before = page.next;
+        if query.before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, [ids[3], ids[2], ids[0]]);
 }

@@ -57,8 +57,22 @@ impl Uploads for SqliteStore {
     }
 
     async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
-        let query = due_query(question, node, skip, limit);
-        self.readers.read("find uploads that are due", move |connection| query.fetch(connection, rows::upload)).await
+        let found = self.readers.read("find uploads that are due", move |connection| {
+            let (mut found, mut passed, mut wanted) = (Vec::new(), skip, limit);
+            // What cannot be read is made up for, so that only the last page is short.
+            loop {
+                let rows = due_query(question, node, passed, wanted).fetch(connection, rows::one_of_uploads)?;
+                let seen = u32::try_from(rows.len()).unwrap_or(wanted);
+                found.extend(rows.into_iter().filter_map(|(_, upload)| upload));
+                let is_last = seen < wanted;
+                wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
+                if is_last || wanted == 0 {
+                    return Ok(found);
+                }
+                passed = passed.saturating_add(seen);
+            }
+        });
+        found.await
     }
 }
 

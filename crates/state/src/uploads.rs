@@ -27,7 +27,8 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>>;
 
-    /// Uploads that match, newest first, a page at a time.
+    /// Uploads that match, newest first, a page at a time. A record that cannot be read is logged and passed
+    /// over, here and among those that are [due](Self::due).
     async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage>;
 
     /// Uploads that want something done by the sweeper of a node, oldest first, after passing over the first
