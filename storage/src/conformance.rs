@@ -359,7 +359,13 @@ async fn an_older_epoch_changes_nothing(store: Store) {
     let token = sync(&mut *writer, 20).await;
     writer.close().await;
     store.finish(&key(), LATER, Some(&token), 20).await.unwrap();
+    let refused = store.discard(&key(), EPOCH, Some(&token)).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Fenced, "it is finished: {refused:?}");
     assert_bytes(&read(&store, &key(), 0..20).await, &bytes(0..20));
+    store.discard(&key(), LATER, Some(&token)).await.unwrap();
+    let refused = store.open(&key(), EPOCH, None, None).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Fenced, "it is discarded: {refused:?}");
+    assert_eq!(store.size(&key()).await.unwrap(), None);
 }
 
 async fn a_sealed_blob_takes_no_more(store: Store) {

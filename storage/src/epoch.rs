@@ -3,7 +3,7 @@
 //! Whoever may write a blob holds a lease on it elsewhere; each time that lease is taken over its epoch
 //! rises. The store compares epochs and nothing else: it knows neither leases nor time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::{fmt, io};
 
@@ -42,31 +42,74 @@ pub(crate) struct Fenced {
     newest: Epoch,
 }
 
-/// The newest epoch of each open blob, as far as this process has seen it. Blobs
-/// that were never taken over are not listed.
+/// How many blobs that were finished or discarded are remembered: far more than end while a caller that has
+/// lost its lease finds that out.
+const MOST_ENDED: usize = 4096;
+
+/// The newest epoch of each blob that is open, and of those that ended last, as far as this process has seen
+/// it. Blobs that were never taken over are not listed.
 #[derive(Debug, Default)]
-pub(crate) struct Epochs(Mutex<HashMap<BlobKey, Epoch>>);
+pub(crate) struct Epochs(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    blobs: HashMap<BlobKey, Newest>,
+    /// Blobs that have ended, in that order, each with its number. One that was changed again since has
+    /// another number, or none.
+    ended: VecDeque<(BlobKey, u64)>,
+    last_number: u64,
+}
+
+#[derive(Debug)]
+struct Newest {
+    epoch: Epoch,
+    ended: Option<u64>,
+}
 
 impl Epochs {
     /// Shuts out all epochs before this one; fails if a newer one has come before.
     pub(crate) fn admit(&self, key: &BlobKey, epoch: Epoch) -> io::Result<()> {
-        let mut newest = self.newest();
-        let known = newest.get(key).copied().unwrap_or(Epoch::FIRST);
-        if epoch < known {
-            return Err(io::Error::other(Fenced { ours: epoch, newest: known }));
+        let mut known = self.known();
+        let newest = known.blobs.get_mut(key);
+        let known_epoch = newest.as_ref().map_or(Epoch::FIRST, |newest| newest.epoch);
+        if epoch < known_epoch {
+            return Err(io::Error::other(Fenced { ours: epoch, newest: known_epoch }));
         }
-        if epoch > known {
-            newest.insert(key.clone(), epoch);
+        match newest {
+            Some(newest) => newest.epoch = epoch,
+            None if epoch > Epoch::FIRST => {
+                known.blobs.insert(key.clone(), Newest { epoch, ended: None });
+            }
+            None => {}
         }
         Ok(())
     }
 
-    /// Forgets a blob that nobody writes to any more.
-    pub(crate) fn forget(&self, key: &BlobKey) {
-        self.newest().remove(key);
+    /// Takes note that a blob is open, for as long as it may take.
+    pub(crate) fn begin(&self, key: &BlobKey) {
+        if let Some(newest) = self.known().blobs.get_mut(key) {
+            newest.ended = None;
+        }
     }
 
-    fn newest(&self) -> MutexGuard<'_, HashMap<BlobKey, Epoch>> {
+    /// Takes note that nobody writes to a blob any more. It is forgotten once many others have ended.
+    pub(crate) fn end(&self, key: &BlobKey) {
+        let mut known = self.known();
+        let Known { blobs, ended, last_number } = &mut *known;
+        let Some(newest) = blobs.get_mut(key) else { return };
+        *last_number += 1;
+        newest.ended = Some(*last_number);
+        ended.push_back((key.clone(), *last_number));
+        while ended.len() > MOST_ENDED
+            && let Some((oldest, number)) = ended.pop_front()
+        {
+            if blobs.get(&oldest).is_some_and(|newest| newest.ended == Some(number)) {
+                blobs.remove(&oldest);
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         lock(&self.0)
     }
 }
@@ -79,14 +122,34 @@ mod tests {
     fn only_blobs_that_were_taken_over_are_remembered() -> Result<(), Box<dyn std::error::Error>> {
         let (epochs, key) = (Epochs::default(), BlobKey::new("a")?);
         epochs.admit(&key, Epoch::FIRST)?;
-        assert!(epochs.newest().is_empty());
+        epochs.end(&key);
+        assert!(epochs.known().blobs.is_empty() && epochs.known().ended.is_empty());
         epochs.admit(&key, Epoch::new(3))?;
         epochs.admit(&key, Epoch::new(3))?;
         assert!(epochs.admit(&key, Epoch::new(2)).is_err());
         epochs.admit(&BlobKey::new("b")?, Epoch::FIRST)?;
-        assert_eq!(epochs.newest().len(), 1);
-        epochs.forget(&key);
-        assert!(epochs.newest().is_empty());
+        assert_eq!(epochs.known().blobs.len(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn blobs_that_ended_are_forgotten_when_many_others_have() -> Result<(), Box<dyn std::error::Error>> {
+        let (epochs, early, reopened) = (Epochs::default(), BlobKey::new("early")?, BlobKey::new("reopened")?);
+        for key in [&early, &reopened] {
+            epochs.admit(key, Epoch::new(3))?;
+            epochs.end(key);
+        }
+        epochs.admit(&reopened, Epoch::new(3))?;
+        epochs.begin(&reopened);
+        for number in 0..MOST_ENDED {
+            assert!(number > MOST_ENDED - 2 || epochs.admit(&early, Epoch::new(2)).is_err());
+            let key = BlobKey::new(format!("other/{number}"))?;
+            epochs.admit(&key, Epoch::new(2))?;
+            epochs.end(&key);
+        }
+        assert!(epochs.known().ended.len() <= MOST_ENDED && epochs.known().blobs.len() <= MOST_ENDED + 1);
+        epochs.admit(&early, Epoch::new(2))?;
+        assert!(epochs.admit(&reopened, Epoch::new(2)).is_err(), "it is open");
         Ok(())
     }
 }

@@ -99,9 +99,10 @@ pub struct Capacity {
 ///
 /// Every call that changes a blob names the [`Epoch`] of its caller's lease. Once a newer epoch has
 /// changed the blob, an older one changes nothing any more: its calls fail with [`ErrorKind::Fenced`],
-/// and so do the writers it has open. That holds among the callers of one store. Whether it holds
-/// among several processes that use the same medium is for each backend to say; without it, only the
-/// caller's record tells which bytes count.
+/// and so do the writers it has open. That holds among the callers of one store, and also once the blob is
+/// finished or removed, until thousands of others that changed hands were; it does not outlive the store.
+/// Whether it holds among several processes that use the same medium is for each backend to say; without it,
+/// only the caller's record tells which bytes count.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Returns what this store can do beyond this contract.

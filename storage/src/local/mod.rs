@@ -180,8 +180,11 @@ impl BlobStore for LocalStore {
         // It travels with the work: whoever comes next for this blob waits
         // until a cancelled copy has been undone.
         let turn = self.turns.take(into, epoch).await.map_err(error)?;
-        let copied =
-            self.copiers.run(move |cancelled| copying::concatenate(turn.data(), &parts, turn.key(), cancelled));
+        let copied = self.copiers.run(move |cancelled| {
+            let end = copying::concatenate(turn.data(), &parts, turn.key(), cancelled)?;
+            turn.begin_blob();
+            Ok(end)
+        });
         copied.await.map(durable_end::encode).map_err(error)
     }
 
@@ -193,16 +196,21 @@ impl BlobStore for LocalStore {
 
     async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
         let end = durable_end::decode(from).map_err(|source| Error::new("finish", key, source))?;
-        let finish = move |turn: &mut Turn| files::finish(turn.data(), turn.key(), end, size_bytes);
-        self.change("finish", (key, epoch), finish).await?;
-        self.turns.forget_epochs(key);
-        Ok(())
+        let finish = move |turn: &mut Turn| {
+            files::finish(turn.data(), turn.key(), end, size_bytes)?;
+            turn.end_blob();
+            Ok(())
+        };
+        self.change("finish", (key, epoch), finish).await
     }
 
     async fn discard(&self, key: &BlobKey, epoch: Epoch, _from: Option<&Resume>) -> Result<()> {
-        self.change("discard", (key, epoch), |turn| files::remove(turn.data(), turn.key())).await?;
-        self.turns.forget_epochs(key);
-        Ok(())
+        let discard = |turn: &mut Turn| {
+            files::remove(turn.data(), turn.key())?;
+            turn.end_blob();
+            Ok(())
+        };
+        self.change("discard", (key, epoch), discard).await
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {

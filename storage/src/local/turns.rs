@@ -60,11 +60,6 @@ impl Turns {
         Ok(Turn(blob))
     }
 
-    /// Forgets the epochs of a blob that nobody writes to any more.
-    pub(super) fn forget_epochs(&self, key: &BlobKey) {
-        self.epochs.forget(key);
-    }
-
     fn blob(self: &Arc<Self>, key: &BlobKey) -> KnownBlob {
         let mut blobs = self.blobs();
         if let Some(known) = blobs.get(key).and_then(Weak::upgrade) {
@@ -90,8 +85,19 @@ impl Turn {
         &self.0.turns.data
     }
 
+    /// Takes note that the blob is open.
+    pub(super) fn begin_blob(&self) {
+        self.0.turns.epochs.begin(self.key());
+    }
+
+    /// Takes note that nobody writes to the blob any more.
+    pub(super) fn end_blob(&self) {
+        self.0.turns.epochs.end(self.key());
+    }
+
     /// Lets the blob be written through `opened` from now on.
     pub(super) fn write_to(&mut self, opened: Opened) -> Arc<Target> {
+        self.begin_blob();
         let known = Arc::clone(OwnedMutexGuard::mutex(&self.0));
         let target = Arc::new(Target::new(self.key().clone(), opened, Arc::clone(self.data()), known));
         self.0.target = Arc::downgrade(&target);

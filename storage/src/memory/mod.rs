@@ -146,14 +146,20 @@ impl BlobStore for MemoryStore {
         let takes_over = self.0.abilities.takes_over;
         let (end, turn) = self.change("open", (key, epoch), |blobs| {
             let end = durable_end::decode(from)?;
-            Ok((end, blobs.open(key, epoch, end, takes_over)?))
+            let turn = blobs.open(key, epoch, end, takes_over)?;
+            self.0.epochs.begin(key);
+            Ok((end, turn))
         })?;
         Ok(Box::new(MemoryWriter::new(self.clone(), key.clone(), turn, end)))
     }
 
     async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
         let reads_open = self.0.abilities.reads_open;
-        let join = |blobs: &mut Blobs| blobs.concatenate(parts, into, epoch, reads_open);
+        let join = |blobs: &mut Blobs| {
+            let end = blobs.concatenate(parts, into, epoch, reads_open)?;
+            self.0.epochs.begin(into);
+            Ok(end)
+        };
         Ok(durable_end::encode(self.change("concatenate", (into, epoch), join)?))
     }
 
@@ -162,19 +168,20 @@ impl BlobStore for MemoryStore {
     }
 
     async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> Result<()> {
-        self.change("finish", (key, epoch), |blobs| blobs.finish(key, durable_end::decode(from)?, size_bytes))?;
-        self.0.epochs.forget(key);
-        Ok(())
+        self.change("finish", (key, epoch), |blobs| {
+            blobs.finish(key, durable_end::decode(from)?, size_bytes)?;
+            self.0.epochs.end(key);
+            Ok(())
+        })
     }
 
     async fn discard(&self, key: &BlobKey, epoch: Epoch, _from: Option<&Resume>) -> Result<()> {
         self.change("discard", (key, epoch), |blobs| {
             blobs.open.remove(key);
             blobs.finished.remove(key);
+            self.0.epochs.end(key);
             Ok(())
-        })?;
-        self.0.epochs.forget(key);
-        Ok(())
+        })
     }
 
     async fn read(&self, key: &BlobKey, range: Range<u64>) -> Result<ByteStream> {
