@@ -16,12 +16,14 @@ use engine::command::{Append, BodyEnd, Create, EngineError, Place};
 use engine::concatenate::Concatenate;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
-use storage::faults::{Calls, Cause, Faults, Operation};
+use storage::faults::{Calls, Cause, Effect, Faults, Operation};
 use storage::memory::MemoryStore;
 use storage::{Abilities, memory};
 
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, PART_BYTES, World, cancelling, feed_all, new_upload, new_upload_of, offset};
+use crate::support::world::{
+    Life, Medium, PART_BYTES, Trouble, World, cancelling, feed_all, new_upload, new_upload_of, offset,
+};
 
 const KIB: usize = 1024;
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
@@ -321,6 +323,23 @@ async fn a_blob_that_was_begun_in_vain_does_not_keep_the_others_from_being_joine
     assert_eq!(life.find(id).await.stage().name(), "completed");
     assert!(life.read(id).await == source);
     assert_eq!(life.stored_names(id), ["~joined"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_joined_without_a_record_goes_with_the_upload() {
+    let world = World::on(Medium::sealing());
+    let source = source(100_000);
+    let (life, id) = of_two_lives(&world, &source, Role::Single).await;
+    let hold = life.faults.hold(Operation::Concatenate);
+    let (appended, ()) = tokio::join!(life.append(id, 70_000, &source[70_000..]), async {
+        hold.reached().await;
+        life.records.fail_next(Effect::Nothing, Trouble::Broken);
+        hold.release();
+    });
+    assert!(appended.is_err(), "{appended:?}");
+    assert_eq!(life.stored_names(id), ["", "~2", "~3", "~joined"]);
+    life.engine.delete(&Principal::server(), id).await.unwrap();
+    assert!(life.stored_names(id).is_empty(), "{:?}", life.stored_names(id));
 }
 
 #[tokio::test(flavor = "multi_thread")]

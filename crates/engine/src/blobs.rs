@@ -53,7 +53,8 @@ pub(super) fn current_resume(upload: &Upload) -> Option<Resume> {
 
 /// Whether the bytes of an upload are, or may be, in this blob.
 pub(super) fn owns(upload: &Upload, key: &BlobKey) -> bool {
-    upload.generations().all().any(|generation| key_of(upload, generation) == *key)
+    let joined = (!upload.generations().is_single()).then_some(Generation::Joined);
+    upload.generations().all().chain(joined).any(|generation| key_of(upload, generation) == *key)
 }
 
 /// The upload that a blob belongs to, by its name.
@@ -163,6 +164,10 @@ impl Inner {
     /// Removes every blob of an upload.
     pub(super) async fn discard_blobs(&self, upload: &Upload) -> storage::Result<()> {
         self.discard_joined(upload).await?;
+        if !upload.generations().is_single() {
+            // They may have been joined by somebody whose commit was lost.
+            self.blobs.discard(&key_of(upload, Generation::Joined), epoch_of(upload), None).await?;
+        }
         self.blobs.discard(&current_key(upload), epoch_of(upload), current_resume(upload).as_ref()).await
     }
 }
