@@ -9,7 +9,8 @@ use domain::principal::Principal;
 use domain::query::UploadQuery;
 use engine::command::{BodyEnd, EngineError, Unavailable};
 use state::Rings;
-use storage::faults::Effect;
+use storage::BlobStore;
+use storage::faults::{Effect, Operation};
 use storage::memory::MemoryStore;
 
 use crate::support::patience::until;
@@ -210,4 +211,27 @@ async fn a_node_tells_how_far_the_writer_of_another_is() {
     drop(feed);
     first.at_rest(id).await;
     assert_eq!(received(&seeing).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_node_writes_is_not_the_inventorys_to_mark() {
+    let store = MemoryStore::new();
+    let world = World::on(Medium::Memory(store.clone()));
+    let first = world.live().await;
+    // Older ones, which come behind it in the list.
+    for _ in 0..2 {
+        let id = first.create(5).await;
+        first.append(id, 0, b"hello").await.unwrap();
+    }
+    let id = first.create(10).await;
+    first.append(id, 0, b"hello").await.unwrap();
+    let written = first.find(id).await.record().version;
+    let keys = first.stored_keys();
+    let key = keys.iter().find(|key| key.as_str().ends_with(&id.to_string())).unwrap();
+    store.discard(key, storage::Epoch::FIRST, None).await.unwrap();
+
+    let second = world.live_beside_scanning(10_000).await;
+    second.engine.start_inventory();
+    until("the others are looked for", async || (second.faults.calls(Operation::Size) >= 3).then_some(())).await;
+    assert_eq!(second.find(id).await.record().version, written, "the first node may be about to write it");
 }

@@ -20,6 +20,7 @@ use storage::faults::{Calls, Cause, Effect, Faults, Operation};
 use storage::memory::MemoryStore;
 use storage::{Abilities, memory};
 
+use crate::support::patience::until;
 use crate::support::seeded::Seeded;
 use crate::support::world::{
     Life, Medium, PART_BYTES, Trouble, World, cancelling, feed_all, new_upload, new_upload_of, offset,
@@ -418,4 +419,30 @@ async fn each_tenant_has_its_own_keys() {
     let mut stored: Vec<String> = life.stored_keys().iter().map(ToString::to_string).collect();
     stored.sort();
     assert_eq!(stored, [format!("{first_day}/{first}"), format!("t7/{second_day}/{second}")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_joined_during_the_inventory_is_not_missing() {
+    let world = World::on(Medium::sealing());
+    let source = source(100_000);
+    let life = world.live().await;
+    // Older ones, which come behind it in the list.
+    for _ in 0..2 {
+        let id = life.create(5).await;
+        life.append(id, 0, b"hello").await.unwrap();
+    }
+    life.die();
+    let (life, id) = of_two_lives(&world, &source, Role::Single).await;
+    life.die();
+    let life = world.live_with(|settings| settings.scan_rate = 10_000).await;
+    let before = life.faults.calls(Operation::Size);
+    let hold = life.faults.hold_calls(Operation::Size, Calls::Nth(before + 1));
+    life.engine.start_inventory();
+    hold.reached().await;
+    let completed = life.append(id, 70_000, &source[70_000..]).await.unwrap();
+    assert_eq!(life.stored_names(id), ["~joined"]);
+    hold.release();
+    until("the others are looked for", async || (life.faults.calls(Operation::Size) >= before + 3).then_some(())).await;
+    let version = life.find(id).await.record().version;
+    assert_eq!(version, completed.record().version, "nobody has marked it");
 }

@@ -11,8 +11,7 @@ use futures::StreamExt;
 use storage::BlobKey;
 use tokio::time::MissedTickBehavior;
 
-use crate::command::EngineError;
-use crate::missing::needs_file;
+use crate::command::{EngineError, Unavailable};
 use crate::{Engine, Inner, blobs};
 use domain::principal::TenantScope;
 use domain::query::UploadQuery;
@@ -125,29 +124,39 @@ impl Inner {
         }
     }
 
-    /// Whether the bytes of an upload are missing. Its record says the same afterwards.
+    /// Whether the bytes of an upload are missing. Its record says the same afterwards, unless another node
+    /// that lives holds it: that one finds out by itself.
     async fn lacks_blob(&self, listed: &Upload) -> Result<bool, EngineError> {
-        let is_marked = listed.record().missing_since.is_some();
-        let has_bytes = self.has_bytes(listed).await?;
-        if has_bytes && !is_marked {
+        if listed.record().missing_since.is_none() && self.has_bytes(listed).await? {
             return Ok(false);
         }
-        // It may have ended since it was listed.
+        // It may have ended since it was listed, or its bytes have moved.
         let upload = match self.find(TenantScope::All, listed.id()).await {
             Err(EngineError::Rejected(Rejection::NotFound)) => return Ok(false),
             found => found?,
         };
-        let id = upload.id();
-        let (is_missing, noted) = match has_bytes {
-            true => (false, self.note_found(upload).await.map(drop).map_err(EngineError::from)),
-            false if !needs_file(&upload) => return Ok(false),
-            false => (true, self.mark_missing(upload).await.map(drop)),
+        let (id, is_marked) = (upload.id(), upload.record().missing_since.is_some());
+        let has_bytes = self.has_bytes(&upload).await?;
+        let noted = match (has_bytes, is_marked) {
+            (true, false) => return Ok(false),
+            (true, true) => self.note_found(upload).await.map(drop).map_err(EngineError::from),
+            (false, true) => return Ok(true),
+            (false, false) => match self.own(upload).await {
+                Ok(upload) => self.mark_missing(upload).await.map(drop),
+                Err(error) => Err(error),
+            },
         };
-        if let Err(error) = noted {
-            // Somebody was faster, or will find out.
-            tracing::debug!(upload = %id, error = &error as &dyn std::error::Error, "could not note whether bytes are missing");
+        match noted {
+            Ok(()) => Ok(!has_bytes),
+            Err(error) => {
+                // Somebody was faster, or will find out.
+                let is_anothers =
+                    matches!(error, EngineError::Unavailable(Unavailable::Held | Unavailable::Superseded));
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(upload = %id, error, "could not note whether bytes are missing");
+                Ok(!has_bytes && !is_anothers)
+            }
         }
-        Ok(is_missing)
     }
 }
 

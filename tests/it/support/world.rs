@@ -157,6 +157,11 @@ impl World {
         self.start(|_| {}, None, Company::Others, Reach { news, ..Reach::default() }).await
     }
 
+    /// The same, and its inventory compares so many records and blobs in a second.
+    pub async fn live_beside_scanning(&self, scan_rate: u32) -> Life {
+        self.start(|settings| settings.scan_rate = scan_rate, None, Company::Others, Reach::default()).await
+    }
+
     /// The same, and it sees how far the writers of another node are.
     pub async fn live_beside_seeing(&self, other: &Life) -> Life {
         let progress = Arc::clone(&other.progress);
