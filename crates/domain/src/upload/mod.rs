@@ -311,7 +311,6 @@ impl Upload {
         self.renew(expires_at, now);
     }
 
-    /// Sets when it expires, if the application has not set an earlier time.
     /// Gives an unfinished upload until `expires_at`, from `now` on.
     pub fn renew(&mut self, expires_at: Timestamp, now: Timestamp) {
         self.live_until(expires_at, now);
@@ -328,6 +327,7 @@ impl Upload {
         }
     }
 
+    /// Sets when it expires, if the application has not set an earlier time.
     fn live_until(&mut self, at: Timestamp, now: Timestamp) {
         self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
         self.term_began_at = now;
