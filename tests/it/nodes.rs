@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use domain::id::UploadId;
 use domain::node::Epoch;
-use domain::principal::Principal;
+use domain::principal::{Principal, TenantId};
 use domain::query::UploadQuery;
-use engine::command::{BodyEnd, EngineError, Unavailable};
+use domain::rejection::Rejection;
+use domain::stage::Ended;
+use domain::upload::Role;
+use engine::command::{Append, BodyEnd, Create, EngineError, Unavailable};
 use state::Rings;
 use storage::BlobStore;
 use storage::faults::{Effect, Operation};
@@ -15,7 +18,7 @@ use storage::memory::MemoryStore;
 
 use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, World, cancelling, feed_all};
+use crate::support::world::{Life, Medium, World, cancelling, feed_all, new_upload, offset};
 
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
 
@@ -116,7 +119,7 @@ async fn a_node_that_opens_late_what_it_lost_cuts_nothing() {
     second.append(id, 100_000, &source[100_000..200_000]).await.unwrap();
     feed_all(&mut late, &[0; 1_000]).await;
     let lost = late.finish(BodyEnd::Complete).await;
-    assert!(lost.is_err(), "{lost:?}");
+    assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Superseded))), "{lost:?}");
     first.at_rest(id).await;
     let upload = second.append(id, 200_000, &source[200_000..]).await.unwrap();
     assert_eq!(upload.stage().name(), "completed");
@@ -234,4 +237,86 @@ async fn what_another_node_writes_is_not_the_inventorys_to_mark() {
     second.engine.start_inventory();
     until("the others are looked for", async || (second.faults.calls(Operation::Size) >= 3).then_some(())).await;
     assert_eq!(second.find(id).await.record().version, written, "the first node may be about to write it");
+}
+
+/// It finds the blobs of an upload that has gone on without it, and is no judge of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_an_upload_calls_none_of_its_bytes_missing() {
+    for world in [shared_world(), World::on(Medium::sealing())] {
+        let first = world.live().await;
+        let source = source();
+        let id = first.create(source.len()).await;
+        let mut late = first.begin(id, 0).await.unwrap();
+
+        let second = world.live_beside().await;
+        first.counts_as_dead().await;
+        assert_eq!(second.append(id, 0, &source).await.unwrap().stage().name(), "completed");
+        feed_all(&mut late, &source[..1_000]).await;
+        let lost = late.finish(BodyEnd::Complete).await;
+        assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Superseded))), "{lost:?}");
+        first.at_rest(id).await;
+        assert_eq!(second.find(id).await.record().missing_since, None);
+        assert!(second.read(id).await == source);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_node_would_take_is_refused_by_all() {
+    let world = shared_world();
+    let first = world.live().await;
+    let [ended, completed, open] = [first.create(5).await, first.create(5).await, first.create(5).await];
+    first.engine.cancel(cancelling(ended)).await.unwrap();
+    first.append(completed, 0, b"hello").await.unwrap();
+
+    let second = world.live_beside().await;
+    let gone = Rejection::Gone(Ended::Terminated);
+    let refused = second.append(ended, 0, b"x").await;
+    assert!(matches!(&refused, Err(EngineError::Rejected(why)) if *why == gone), "{refused:?}");
+    let refused = second.engine.cancel(cancelling(ended)).await;
+    assert!(matches!(&refused, Err(EngineError::Rejected(why)) if *why == gone), "{refused:?}");
+    let refused = second.append(completed, 0, b"x").await;
+    assert!(matches!(&refused, Err(EngineError::Rejected(_))), "{refused:?}");
+    assert!(is_held(&second.append(open, 3, b"x").await), "where it ends is for the other node to say");
+
+    first.counts_as_dead().await;
+    let refused = second.append(open, 0, &[0; 9]).await;
+    assert!(matches!(&refused, Err(EngineError::Rejected(Rejection::BeyondLength(_)))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_neither_disturbs_a_writer_nor_learns_of_it() {
+    let world = shared_world();
+    let life = world.live().await;
+    let id = life.create(5).await;
+    let mut feed = life.begin(id, 0).await.unwrap();
+    feed_all(&mut feed, b"h").await;
+    life.wait_for_stage(id, "receiving").await;
+    feed_all(&mut feed, b"e").await;
+    until("it is taken", async || (life.engine.received_bytes(id).await == Some(2)).then_some(())).await;
+
+    let stranger = Principal { tenant: TenantId::from_number(7), ..Principal::server() };
+    let synced = life.faults.calls(Operation::Sync);
+    let inspected = life.engine.inspect(&stranger, id).await;
+    assert!(matches!(&inspected, Err(EngineError::Rejected(Rejection::NotFound))), "{inspected:?}");
+    let discarded = life.engine.discard(&stranger, id).await;
+    assert!(matches!(&discarded, Err(EngineError::Rejected(Rejection::NotFound))), "{discarded:?}");
+    assert_eq!(life.faults.calls(Operation::Sync), synced, "nothing was committed for it");
+    feed_all(&mut feed, b"llo").await;
+    assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+}
+
+/// The room that must be kept free is for going on. What has come, and a word without a byte, need none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_brings_nothing_ends_well_on_a_disk_that_has_become_full() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let endless = Create { length: None, ..new_upload(Role::Single, 0) };
+    let id = life.engine.create(endless).await.unwrap().id();
+    life.append(id, 0, b"hello").await.unwrap();
+    life.die();
+    let life = world.live_with(|settings| settings.space.min_free_bytes = u64::MAX / 2).await;
+    let command = Append::at(Principal::server(), id, offset(5), Some(0));
+    let feed = life.engine.append(command).await.unwrap();
+    let upload = feed.finish(BodyEnd::Complete).await.unwrap();
+    assert_eq!(upload.offset(), offset(5));
 }

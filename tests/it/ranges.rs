@@ -992,3 +992,18 @@ async fn more_is_not_replaced_than_there_is_ever_memory_for() {
     let outcome = send(&life, checked(id, 0, source.len(), &source), &source).await;
     assert_eq!(rejected(outcome), Rejection::TooMuchToReplace(2 << 20), "to come again would not help");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_with_a_checksum_that_is_cut_is_not_refused() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let id = create(&life, 5).await;
+    let whole = Append { checksum: Some(digest(Algorithm::Crc32c, b"hello")), ..range(id, 0, 5) };
+    let mut feed = life.engine.append(whole.clone()).await.unwrap();
+    feed_all(&mut feed, b"hello").await;
+    assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    let mut again = life.engine.append(whole).await.unwrap();
+    feed_all(&mut again, b"he").await;
+    let upload = again.finish(BodyEnd::Cut).await.unwrap();
+    assert_eq!(upload.stage().name(), "completed");
+}

@@ -1,6 +1,8 @@
 //! One writer, whatever order the bytes come in: what must hold in both. What holds in one of them is tested
 //! in `engine` and in `ranges`.
 
+use std::time::Duration;
+
 use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::principal::Principal;
@@ -9,7 +11,7 @@ use domain::size::Length;
 use domain::stage::Ended;
 use domain::upload::{Role, Upload};
 use engine::command::{Append, BodyEnd, Create, EngineError, Place, Unavailable};
-use storage::faults::Operation;
+use storage::faults::{Effect, Operation};
 
 use crate::support::seeded::Seeded;
 use crate::support::world::{Life, World, cancelling, feed_all, new_upload_of, offset};
@@ -136,4 +138,31 @@ async fn what_a_cut_request_has_declared_is_forgotten_with_it() {
     let upload = send(&life, declaring(8), b" it").await.unwrap();
     assert_eq!(upload.stage().name(), "completed");
     assert!(life.read(id).await == b"hello it");
+}
+
+/// What is committed grows between the look at it and the end of the writer before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_begins_below_what_is_there_goes_on_wherever_that_ends() {
+    let world = World::on_disk();
+    let life = world.live().await;
+    let source = Seeded::new(4).bytes(300_000);
+    let google = Dialect::named("google");
+    let id = create(&life, google, source.len()).await;
+    let from_the_start = || Append { place: Place::From(offset(0)), ..appending(id, google, 0, source.len()) };
+    let mut cut = life.engine.append(from_the_start()).await.unwrap();
+    life.records.hold(Effect::Nothing);
+    feed_all(&mut cut, &source[..100_000]).await;
+    life.records.reached().await;
+
+    let engine = life.engine.clone();
+    let command = from_the_start();
+    let again = tokio::spawn(async move { engine.append(command).await });
+    // So that it has looked, and waits for the commit.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    life.records.release();
+    let mut again = again.await.unwrap().unwrap();
+    feed_all(&mut again, &source).await;
+    assert_eq!(again.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    assert!(life.read(id).await == source);
+    drop(cut);
 }

@@ -9,6 +9,7 @@ use crate::feed::Feed;
 use crate::orders::NotJoined;
 use crate::writer::Writer;
 use domain::filling::WriteOrder;
+use domain::rejection::Rejection;
 
 impl Engine {
     /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes
@@ -42,7 +43,13 @@ impl Engine {
                 let (at, there) = (found.offset(), found.record().received.clone());
                 let admitted = inner.admit(found, &command, &there, there.end())?;
                 if admitted.upload.write_order() == WriteOrder::InOrder {
-                    break inner.leases.take(command.id, Some(at), patience).await?;
+                    let taken = inner.leases.take(command.id, Some(at), patience).await;
+                    // One that may begin below what is there goes on wherever that ends by now.
+                    let has_moved = matches!(taken, Err(EngineError::Rejected(Rejection::WrongOffset { .. })));
+                    if has_moved && matches!(command.place, Place::From(_)) && Instant::now() < deadline {
+                        continue;
+                    }
+                    break taken?;
                 }
             }
             let joined = tokio::time::timeout_at(deadline, live.join(command.clone())).await;
@@ -58,7 +65,17 @@ impl Engine {
             drop(held);
             return self.begin_comparing(&command).await;
         }
-        let found = inner.own(found).await?;
+        let found = match found.record().lease.is_of(inner.node) {
+            true => found,
+            false => {
+                // A request that would be refused anyway takes nothing over. Where the bytes of an upload end
+                // is for the node to say that writes it.
+                match inner.admit(found.clone(), &command, &found.record().received, found.reach()) {
+                    Ok(_) | Err(Rejection::WrongOffset { .. }) => inner.own(found).await?,
+                    Err(rejection) => return Err(rejection.into()),
+                }
+            }
+        };
         let admitted = inner.admit(found.clone(), &command, &found.record().received, found.reach())?;
         let mut writer = Writer::open(inner, held, found).await?;
         let feed = writer.add(&command, admitted).await?;

@@ -118,7 +118,7 @@ impl Inner {
             false => self.blobs.discard(&current_key(&upload), epoch_of(&upload), None).await,
         };
         if let Err(error) = ended {
-            return Err(self.explain(upload.id(), error).await);
+            return Err(self.explain(&upload, error).await);
         }
         tracing::info!(upload = %upload.id(), start = upload.reach().get(), "an upload goes on in another blob");
         // Before the first byte: the record knows of every blob there is.

@@ -206,10 +206,13 @@ impl Committer {
         Ok(())
     }
 
-    /// Begins a checkpoint in the middle of things.
-    pub(super) async fn begin(&mut self, covering: Covering) -> Result<(), Broken> {
-        // The room that must be kept is for the database too: stop while this can still be written down.
-        self.inner.check_room_to_go_on(&self.upload).await.map_err(Broken)?;
+    /// Begins a checkpoint; if `goes_on`, in the middle of things.
+    pub(super) async fn begin(&mut self, covering: Covering, goes_on: bool) -> Result<(), Broken> {
+        // The room that must be kept is for the database too: stop while this can still be written down. What
+        // has arrived is kept in any case.
+        if goes_on {
+            self.inner.check_room_to_go_on(&self.upload).await.map_err(Broken)?;
+        }
         self.pending = Some(self.checkpoint(covering).await?);
         Ok(())
     }
@@ -385,6 +388,6 @@ async fn open_blob(inner: &Inner, upload: &Upload, length: Option<Length>) -> Re
     let size_bytes = length.map(|length| length.get().saturating_sub(upload.generations().start()));
     match inner.blobs.open(&key, epoch_of(upload), resume.as_ref(), size_bytes).await {
         Ok(blob) => Ok(blob),
-        Err(error) => Err(inner.explain(upload.id(), error).await),
+        Err(error) => Err(inner.explain(upload, error).await),
     }
 }

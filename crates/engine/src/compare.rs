@@ -152,24 +152,26 @@ impl Repeated {
         if let Some((_, hasher)) = &mut self.checksum {
             hasher.update(piece);
         }
-        let id = self.upload.id();
         match inner.first_difference(&self.upload, self.at, piece).await {
             Ok(None) => {}
             Ok(Some(at)) => return Err(Rejection::DifferentBytes { at }.into()),
-            Err(error) => return Err(inner.explain(id, error).await),
+            Err(error) => return Err(inner.explain(&self.upload, error).await),
         }
         self.at = end;
         Ok(())
     }
 
     fn conclude(self, end: BodyEnd) -> Result<Upload, Rejection> {
+        if end == BodyEnd::Cut {
+            return Ok(self.upload);
+        }
         if let Some((expected, hasher)) = self.checksum {
-            let all_here = end == BodyEnd::Complete && self.end.is_none_or(|own_end| self.at == own_end);
+            let all_here = self.end.is_none_or(|own_end| self.at == own_end);
             if !all_here || hasher.finish() != expected {
                 return Err(Rejection::ChecksumMismatch(expected.algorithm()));
             }
         }
-        if self.ends == Ends::Here && end == BodyEnd::Complete && self.at != self.length.get() {
+        if self.ends == Ends::Here && self.at != self.length.get() {
             let end = Offset::new(self.at).unwrap_or_default();
             return Err(Rejection::EndsElsewhere { length: self.length, end });
         }

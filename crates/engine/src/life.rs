@@ -40,6 +40,8 @@ impl Engine {
     pub async fn inspect(&self, principal: &Principal, id: UploadId) -> Result<Inspection, EngineError> {
         let inner = &self.0;
         if let Some(live) = inner.leases.live(id) {
+            // Whoever may not know of the upload disturbs nobody.
+            inner.find(principal.scope(), id).await?;
             live.checkpoint(inner.settings.takeover_timeout).await;
         }
         let upload = inner.look_again(inner.find_settled(principal.scope(), id).await?).await?;
@@ -85,6 +87,8 @@ impl Inner {
     }
 
     async fn end(&self, scope: TenantScope, id: UploadId) -> Result<(), EngineError> {
+        // A request that would be refused anyway ends no writer and takes nothing over.
+        self.find(scope, id).await?.terminate(DeletedBy::Client, self.now())?;
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
         let mut upload = self.own(self.find(scope, id).await?).await?;
         upload.terminate(DeletedBy::Client, self.now())?;

@@ -11,8 +11,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::Inner;
-use crate::command::EngineError;
+use crate::command::{EngineError, Unavailable};
 use domain::id::UploadId;
+use domain::node::Lease;
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -30,21 +31,16 @@ pub(super) fn needs_file(upload: &Upload) -> bool {
 impl Inner {
     /// Returns what an error of the storage means to whoever wanted the bytes of an upload. If they are
     /// missing, that is noted, unless the upload has ended meanwhile: bytes are removed only after that is
-    /// committed.
+    /// committed. A node that has lost the upload knows nothing of its blobs any more.
     ///
     /// Boxed: it is seldom needed, and would be half of what thousands of running appends take.
-    pub(super) fn explain(&self, id: UploadId, error: storage::Error) -> BoxFuture<'_, EngineError> {
-        self.find_meaning(id, error).boxed()
+    pub(super) fn explain(&self, upload: &Upload, error: storage::Error) -> BoxFuture<'_, EngineError> {
+        self.find_meaning(upload.id(), upload.record().lease, error).boxed()
     }
 
-    async fn find_meaning(&self, id: UploadId, error: storage::Error) -> EngineError {
-        if error.kind == storage::ErrorKind::Finished {
-            // Nobody can say which of the two is right, and trying again would not tell either.
-            let error = &error as &dyn Error;
-            tracing::error!(upload = %id, error, "an upload has a finished file and a record that is older than it");
-            return Rejection::BytesMissing.into();
-        }
-        if !error.is_loss() {
+    async fn find_meaning(&self, id: UploadId, lease: Lease, error: storage::Error) -> EngineError {
+        let is_finished = error.kind == storage::ErrorKind::Finished;
+        if !is_finished && !error.is_loss() {
             return EngineError::storage(error);
         }
         let upload = match self.find(TenantScope::All, id).await {
@@ -53,6 +49,15 @@ impl Inner {
         };
         if let Some(why) = upload.ended() {
             return why.into();
+        }
+        if upload.record().lease != lease {
+            return EngineError::Unavailable(Unavailable::Superseded);
+        }
+        if is_finished {
+            // Nobody can say which of the two is right, and trying again would not tell either.
+            let error = &error as &dyn Error;
+            tracing::error!(upload = %id, error, "an upload has a finished file and a record that is older than it");
+            return Rejection::BytesMissing.into();
         }
         if !needs_file(&upload) {
             return EngineError::storage(error);

@@ -127,10 +127,10 @@ impl Scattered {
             ledger.committer.land().await?;
             self.unlanded = Default::default();
         }
-        let (inner, id) = (&ledger.committer.inner, ledger.committer.upload.id());
-        match inner.first_difference(&ledger.committer.upload, start, bytes).await {
+        let (inner, upload) = (&ledger.committer.inner, &ledger.committer.upload);
+        match inner.first_difference(upload, start, bytes).await {
             Ok(place) => Ok(place),
-            Err(error) => Err(inner.explain(id, error).await.into()),
+            Err(error) => Err(inner.explain(upload, error).await.into()),
         }
     }
 

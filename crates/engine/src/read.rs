@@ -265,8 +265,8 @@ impl Download {
 
     /// Off the caller's hands: what was found out is noted whether anybody waits for it or not.
     async fn explain(&self, error: storage::Error) -> EngineError {
-        let (engine, id) = (self.engine.clone(), self.upload.id());
-        let explaining = self.engine.spawn(async move { engine.0.explain(id, error).await });
+        let (engine, upload) = (self.engine.clone(), self.upload.clone());
+        let explaining = self.engine.spawn(async move { engine.0.explain(&upload, error).await });
         explaining.await.unwrap_or_else(EngineError::task_died)
     }
 }

@@ -77,6 +77,10 @@ impl Inner {
     ) -> Result<(Upload, Reported), ReportError> {
         for _ in 0..TRIES {
             let mut upload = self.find(scope, id).await?;
+            if upload.is_settling() {
+                // Its node must not lose the commit of a verdict to this one.
+                upload = self.own(upload).await?;
+            }
             let reported = upload.report(new.clone(), self.now())?;
             if reported == Reported::Unchanged {
                 return Ok((upload, reported));

@@ -107,7 +107,7 @@ impl Inner {
         };
         let is_new = match is_new {
             Ok(is_new) => is_new,
-            Err(error) => return Err(self.explain(upload.id(), error).await),
+            Err(error) => return Err(self.explain(&upload, error).await),
         };
         if upload.broken_promise().is_some() {
             upload.verify(self.now());
@@ -206,7 +206,7 @@ impl Inner {
     ) -> Result<Running, EngineError> {
         match self.read_into(upload, digests, size_bytes).await {
             Ok(digests) => Ok(digests),
-            Err(error) => Err(self.explain(upload.id(), error).await),
+            Err(error) => Err(self.explain(upload, error).await),
         }
     }
 

@@ -7,9 +7,11 @@ use domain::failure::{Failure, Refusal};
 use domain::hook::{Asked, Hook, Question, Verdict, Wishes};
 use domain::principal::Principal;
 use domain::rejection::Rejection;
+use domain::report::NewReport;
 use domain::stage::Stage;
 use engine::command::{EngineError, Unavailable};
 use engine::hooks::Hooks;
+use engine::report::ReportError;
 use storage::faults::Effect;
 use tokio::sync::watch;
 
@@ -134,4 +136,26 @@ async fn without_a_verdict_the_upload_waits_and_nothing_else_does() {
     let refused = life.append(id, 5, b"").await;
     assert!(matches!(refused, Err(EngineError::Rejected(Rejection::Refused(_)))), "{refused:?}");
     assert!(life.engine.inspect(&Principal::server(), id).await.unwrap().gone.is_some());
+}
+
+/// Its commit would be in the way of that of the verdict, and the application be asked twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_at_another_node_waits_for_the_verdict() {
+    let world = World::on(Medium::Memory(storage::memory::MemoryStore::new()));
+    let application = Application::saying(Some(yes()));
+    let life = live(&world, &application).await;
+    let id = life.create(5).await;
+    let mut feed = life.begin(id, 0).await.unwrap();
+    feed.push(b"hello").await.unwrap();
+    let finishing = tokio::spawn(feed.finish(engine::command::BodyEnd::Complete));
+    application.was_asked(1).await;
+
+    let second = world.live_beside().await;
+    let report = || NewReport::new("hls".to_owned(), Some(5), None).unwrap();
+    let early = second.engine.report(&Principal::server(), id, report()).await;
+    assert!(matches!(&early, Err(ReportError::Engine(EngineError::Unavailable(Unavailable::Held)))), "{early:?}");
+    application.answer();
+    assert_eq!(finishing.await.unwrap().unwrap().stage(), Stage::Completed);
+    assert_eq!(application.asked().len(), 1);
+    second.engine.report(&Principal::server(), id, report()).await.unwrap();
 }

@@ -280,7 +280,8 @@ impl Writer {
     }
 
     async fn start_checkpoint(&mut self) -> Result<(), Broken> {
-        self.ledger.start_checkpoint(self.sums.state()).await?;
+        let goes_on = self.lanes.iter().any(Lane::is_open);
+        self.ledger.start_checkpoint(self.sums.state(), goes_on).await?;
         self.sums.on_begun();
         Ok(())
     }
