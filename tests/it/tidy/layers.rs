@@ -33,7 +33,36 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["outbound", "webhook", "hooks", "longshore"]),
     ("memmap2", &["pool"]),
     ("rusqlite", &["state-sqlite"]),
+    ("mp4-atom", &["media"]),
+    ("infer", &["media"]),
     ("serde", &["api", "state-rows", "hooks", "webhook", "dialects", "longshore"]),
+    ("serde_json", &["api", "state-rows", "state-sqlite", "hooks", "webhook", "edge", "dialects", "longshore"]),
+    (
+        "tokio",
+        &[
+            "pool",
+            "storage",
+            "state",
+            "state-sqlite",
+            "engine",
+            "outbound",
+            "webhook",
+            "hooks",
+            "edge",
+            "dialects",
+            "longshore",
+        ],
+    ),
+];
+
+/// Crates that reckon, read or write text and do nothing else, and every library that they may use.
+const PURE: &[(&str, &[&str])] = &[
+    ("domain", &["jiff", "thiserror", "uuid"]),
+    ("api", &["base64", "serde", "serde_json"]),
+    ("keyring", &["base64", "hmac", "sha2", "subtle", "thiserror"]),
+    ("state-rows", &["base64", "bytes", "serde", "serde_json"]),
+    ("media", &["bytes", "infer", "memchr", "mp4-atom", "tracing"]),
+    ("pool", &["bytes", "memmap2", "tokio"]),
 ];
 
 /// Each folder or file of `src/`, and the others that it may name.
@@ -67,7 +96,7 @@ const NAMED_IN: &[(&str, &[&str])] = &[
     ("actix_web", &["app", "cli", "front"]),
     ("reqwest", &["cli", "config"]),
     ("serde", &["cli", "config", "front"]),
-    ("serde_json", &["cli", "front", "telemetry"]),
+    ("serde_json", &["cli", "config", "front", "telemetry"]),
     ("tokio", &["app", "cli", "front", "main", "signals"]),
 ];
 
@@ -82,15 +111,46 @@ fn manifests() -> Vec<Manifest> {
     let folders = crates.chain([root().join("storage"), root().to_path_buf()]);
     let read = |folder: std::path::PathBuf| {
         let text = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
-        let manifest: toml::Table = text.parse().unwrap();
-        let name = manifest["package"]["name"].as_str().unwrap();
-        let dependencies = manifest["dependencies"].as_table().unwrap();
-        // What a feature for tests brings is not part of the program.
-        let is_used = |how: &toml::Value| how.get("optional").is_none();
-        let used = dependencies.iter().filter(|(_, how)| is_used(how)).map(|(name, _)| name.clone()).collect();
-        Manifest { name: name.strip_prefix("longshore-").unwrap_or(name).to_owned(), used }
+        Manifest::of(&text.parse().unwrap())
     };
     folders.map(read).collect()
+}
+
+impl Manifest {
+    fn of(manifest: &toml::Table) -> Self {
+        let name = manifest["package"]["name"].as_str().unwrap();
+        let everywhere = manifest.get("dependencies");
+        let somewhere =
+            manifest.get("target").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::values);
+        let tables = everywhere.into_iter().chain(somewhere.filter_map(|target| target.get("dependencies")));
+        // What the feature for tests brings is not part of the program.
+        let testing = manifest.get("features").and_then(|features| features.get("testing")?.as_array());
+        let for_tests: Vec<_> = testing.into_iter().flatten().filter_map(|brought| brought.as_str()).collect();
+        let is_used = |name: &str, how: &toml::Value| {
+            how.get("optional").is_none() || !for_tests.contains(&format!("dep:{name}").as_str())
+        };
+        let dependencies = tables.filter_map(toml::Value::as_table).flatten();
+        let used = dependencies.filter(|(name, how)| is_used(name, how)).map(|(name, _)| name.clone()).collect();
+        Self { name: name.strip_prefix("longshore-").unwrap_or(name).to_owned(), used }
+    }
+}
+
+#[test]
+fn all_that_a_program_may_be_made_of_is_read_from_a_manifest() {
+    let manifest = r#"
+        package.name = "longshore-a"
+        features = { testing = ["dep:rand", "b/testing"], more = ["dep:reqwest"] }
+        [dependencies]
+        b.workspace = true
+        rand = { workspace = true, optional = true }
+        reqwest = { workspace = true, optional = true }
+        [dev-dependencies]
+        proptest.workspace = true
+        [target."cfg(unix)".dependencies]
+        rustix.workspace = true
+    "#;
+    let Manifest { name, used } = Manifest::of(&manifest.parse().unwrap());
+    assert_eq!((name.as_str(), used), ("a", ["b", "reqwest", "rustix"].map(str::to_owned).into()));
 }
 
 #[test]
@@ -102,6 +162,11 @@ fn crates_use_only_what_they_may() {
             if used.contains(*library) && !users.contains(&name.as_str()) {
                 wrong.push(format!("{name} may not use {library}"));
             }
+        }
+        if let Some((_, libraries)) = PURE.iter().find(|(pure, _)| *pure == name) {
+            let foreign = used.iter().filter(|used| !known.contains_key(used.as_str()));
+            let foreign = foreign.filter(|used| !libraries.contains(&used.as_str()));
+            wrong.extend(foreign.map(|used| format!("{name} may not use {used}")));
         }
         if name == "longshore" {
             continue;
@@ -138,11 +203,10 @@ fn folders_name_only_what_they_may() {
                 .map(|name| format!("{folder} may not use {name}")),
         );
     }
-    for (folder, _, line) in source_lines() {
-        for (name, folders) in NAMED_IN {
-            if line.trim_start().starts_with(&format!("use {name}::")) && !folders.contains(&folder.as_str()) {
-                wrong.push(format!("{folder} may not use the crate {name}"));
-            }
+    for (folder, text) in sources() {
+        for (name, _) in NAMED_IN.iter().filter(|(_, folders)| !folders.contains(&folder.as_str())) {
+            let lines = text.lines().filter(|line| names_crate(line, name));
+            wrong.extend(lines.map(|line| format!("{folder} may not use the crate {name}: {line}")));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -174,21 +238,79 @@ fn is_own_module(file: &std::path::Path, name: &str) -> bool {
 /// The folders and files of `src/`, each with those that it names.
 fn folders() -> Graph {
     let mut graph = Graph::new();
-    for (folder, _, line) in source_lines() {
-        let named = graph.entry(folder.clone()).or_default();
-        for (at, _) in line.match_indices("crate::").filter(|(at, _)| !line[..*at].ends_with('$')) {
-            let name: String = line[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if name != folder && !name.is_empty() {
-                named.insert(name);
-            }
-        }
+    for (folder, text) in sources() {
+        let named = own_names(&text).into_iter().filter(|name| *name != folder).map(str::to_owned);
+        graph.entry(folder.clone()).or_default().extend(named);
     }
     graph
 }
 
-/// The lines of `src/` that are neither comments nor tests, each with its folder and its file.
-fn source_lines() -> Vec<(String, String, String)> {
-    let mut lines = Vec::new();
+/// Whether a crate of this name is named somewhere in a line.
+fn names_crate(line: &str, name: &str) -> bool {
+    let is_crate = |before: &str| {
+        // A path from a module leads to a module; one that begins with `::` leads to a crate.
+        let before = before.strip_suffix("::").unwrap_or(before);
+        !before.ends_with(|c: char| c.is_alphanumeric() || "_>:$".contains(c))
+    };
+    line.match_indices(&format!("{name}::")).any(|(at, _)| is_crate(&line[..at]))
+}
+
+/// What a text names of its own crate: the first name behind each `crate::`, or all of them in its braces.
+fn own_names(text: &str) -> Vec<&str> {
+    let own = text.match_indices("crate::").filter(|(at, _)| !text[..*at].ends_with('$'));
+    own.flat_map(|(at, found)| first_names(&text[at + found.len()..])).collect()
+}
+
+fn first_names(path: &str) -> Vec<&str> {
+    let first = |path: &str| path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len());
+    let Some(group) = path.strip_prefix('{') else {
+        return Some(&path[..first(path)]).filter(|name| !name.is_empty()).into_iter().collect();
+    };
+    let mut names = Vec::new();
+    let (mut depth, mut begins) = (0_u32, true);
+    for (at, c) in group.char_indices() {
+        match c {
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            '{' => depth += 1,
+            ',' if depth == 0 => begins = true,
+            c if begins && !c.is_whitespace() => {
+                names.push(&group[at..at + first(&group[at..])]);
+                begins = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+#[test]
+fn a_name_is_found_wherever_it_stands() {
+    for (line, named) in [
+        ("use tokio::time;", true),
+        ("    let sleep = tokio::time::sleep(second);", true),
+        ("settings: Option<::tokio::Handle>,", true),
+        ("other::tokio::time()", false),
+        ("my_tokio::time()", false),
+        ("tokio_util::sync()", false),
+        ("a tokio of its own", false),
+    ] {
+        assert_eq!(names_crate(line, "tokio"), named, "{line}");
+    }
+    for (text, names) in [
+        ("use crate::app::{Node, web};", &["app"][..]),
+        ("use crate::{app, config::{Config, Server}, cli};", &["app", "config", "cli"]),
+        ("use crate::{\n    app::{\n        a,\n        b,\n    },\n    config,\n};", &["app", "config"]),
+        ("crate::front::table(&crate::config::read())", &["front", "config"]),
+        ("$crate::named!{}", &[]),
+    ] {
+        assert_eq!(own_names(text), names, "{text}");
+    }
+}
+
+/// The files of `src/`, each with its folder, without comments and tests.
+fn sources() -> Vec<(String, String)> {
+    let mut sources = Vec::new();
     let source = root().join("src");
     for file in files(&source, "rs").into_iter().filter(|file| !is_test(file)) {
         let path = file.strip_prefix(&source).unwrap();
@@ -196,11 +318,10 @@ fn source_lines() -> Vec<(String, String, String)> {
         let text = fs::read_to_string(&file).unwrap();
         // Tests may use more: fakes and real verifiers are theirs.
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            lines.push((folder.clone(), relative(&file), line.to_owned()));
-        }
+        let lines: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        sources.push((folder, lines.join("\n")));
     }
-    lines
+    sources
 }
 
 fn is_test(path: &std::path::Path) -> bool {
