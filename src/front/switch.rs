@@ -34,8 +34,7 @@ pub(super) struct Switch {
 
 impl Switch {
     pub(super) fn new(dialects: Arc<Vec<Dialect>>, uploads: Arc<Uploads>) -> Self {
-        let types: Vec<_> = dialects.iter().filter_map(|dialect| dialect.patch_type).collect();
-        let accept_patch = HeaderValue::try_from(types.join(", ")).expect("media types and commas make a field");
+        let accept_patch = HeaderValue::try_from(dialects::patch_types()).expect("media types and commas make a field");
         let whole_file = dialects.iter().find_map(|dialect| dialect.whole_file).unwrap_or(no_whole_files);
         let unmarked = Head { method: "", target: Kind::Name, query: "", fields: &Vec::new(), carries_body: false };
         let has_doubt = |dialect: &Dialect| (dialect.recognise)(&unmarked).claim == Some(Claim::Otherwise);

@@ -34,6 +34,11 @@ pub fn all() -> Vec<Dialect> {
     vec![ietf::dialect(), tus::dialect(), ranged::dialect()]
 }
 
+/// Every media type that PATCH takes, in the words of `Accept-Patch`.
+pub fn patch_types() -> String {
+    all().iter().filter_map(|dialect| dialect.patch_type).collect::<Vec<_>>().join(", ")
+}
+
 /// The names that uploads are recorded under, of every dialect.
 pub fn names() -> Vec<domain::dialect::Dialect> {
     all().iter().flat_map(|dialect| dialect.records).copied().collect()

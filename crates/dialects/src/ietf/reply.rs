@@ -8,7 +8,6 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
 use crate::ietf::draft::Draft;
 use crate::ietf::wire::WireError;
-use crate::metadata::PARTIAL_UPLOAD;
 use crate::trouble::common;
 use crate::upload_fields::{UPLOAD_LENGTH, UPLOAD_OFFSET};
 use crate::{digests, upload_fields};
@@ -154,7 +153,7 @@ pub(super) fn wire_problem(error: &WireError, draft: &Draft) -> Problem {
         WireError::Field(_) => Problem::bad_request("bad-header", detail),
         WireError::Digests(error) => digests::reply::problem(error),
         WireError::MediaType => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
-            .with(HeaderName::from_static("accept-patch"), PARTIAL_UPLOAD),
+            .with(HeaderName::from_static("accept-patch"), crate::patch_types()),
         WireError::TooLarge { .. } => {
             Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large", detail)
         }
