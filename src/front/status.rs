@@ -97,7 +97,7 @@ async fn wait_for_change(
         return Ok(status);
     }
     let known = known.map_or_else(|| etag(&status), str::to_owned);
-    while !is_new(&status, &known) {
+    while !is_new(&status, &known, engine.readings_may_lag()) {
         tokio::select! {
             () = bell.rang() => {}
             () = more_bytes(engine, id, &status) => {}
@@ -217,9 +217,11 @@ fn received(status: &Status) -> u64 {
     status.live.map_or(0, |live| live.received_bytes)
 }
 
-/// Whether a status differs from those that a client knows, and is not behind one of them.
-fn is_new(status: &Status, known: &str) -> bool {
-    let is_behind = !status.expired && knows_more(known, status.upload.record().version, received(status));
+/// Whether a status differs from those that a client knows, and is not behind one of them. Where readings do
+/// not lag, fewer bytes are news: some that had come were dropped.
+fn is_new(status: &Status, known: &str, readings_may_lag: bool) -> bool {
+    let is_behind =
+        readings_may_lag && !status.expired && knows_more(known, status.upload.record().version, received(status));
     !is_behind && !conditions::names(known, &etag(status))
 }
 

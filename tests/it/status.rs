@@ -588,6 +588,20 @@ async fn a_long_poll_hears_of_bytes_that_are_not_committed_yet() {
     assert_eq!((&answer.json()["offset"], &answer.json()["received"]), (&json!(100), &json!(200)));
 }
 
+/// A checksum that does not fit takes bytes back, and a writer that ends may: neither commits anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_knows_of_bytes_that_were_dropped_is_answered_at_once() {
+    let app = TestApp::start().await;
+    let mut client = app.client().await;
+    let path = client.create(1_000).await;
+    let etag = client.get(&status_path(&path)).await.header("etag").unwrap().to_owned();
+    let dropped = etag.replace("-0\"", "-500\"");
+    assert_ne!(dropped, etag);
+    let asking = ask(&mut client, &path, &dropped, "?wait=60s");
+    let answer = tokio::time::timeout(Duration::from_secs(30), asking).await.expect("it is answered at once");
+    assert_eq!((answer.status, answer.header("etag")), (200, Some(etag.as_str())));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_is_answered_at_its_deadline() {
     let app = TestApp::with(|config| config.status.long_poll_max = Duration::from_millis(400)).await;

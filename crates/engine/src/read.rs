@@ -135,6 +135,11 @@ impl Engine {
         self.live_reading(id).await.map(|reading| reading.received_bytes)
     }
 
+    /// Whether what is known of a running append may be behind what was known of it before.
+    pub fn readings_may_lag(&self) -> bool {
+        self.0.progress.may_lag()
+    }
+
     /// Whether an append is running.
     pub async fn is_live(&self, id: UploadId) -> bool {
         self.live_reading(id).await.is_some()

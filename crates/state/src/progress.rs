@@ -29,6 +29,10 @@ pub trait LiveProgress: fmt::Debug + Send + Sync + 'static {
     /// Reads how far each of these is; `None` for one that nobody writes, as far as is known. Never fails,
     /// and never waits for long: many may be asked for at once.
     async fn of(&self, uploads: &[UploadId]) -> Vec<Option<LiveReading>>;
+
+    /// Whether a reading may be behind one that was given before, here or by another node. Where it may not,
+    /// a lower reading says that bytes were dropped.
+    fn may_lag(&self) -> bool;
 }
 
 /// What a writer counts. Reading takes no lock and disturbs nobody.
@@ -78,6 +82,10 @@ impl LiveProgress for LocalProgress {
     async fn of(&self, uploads: &[UploadId]) -> Vec<Option<LiveReading>> {
         let all = lock(&self.0);
         uploads.iter().map(|upload| all.get(upload).map(|counters| counters.read())).collect()
+    }
+
+    fn may_lag(&self) -> bool {
+        false
     }
 }
 
