@@ -106,6 +106,26 @@ fn what_counts_is_the_method_that_is_followed() {
 }
 
 #[test]
+fn a_request_needs_what_the_row_that_answers_it_does() {
+    use Needs::{Client, Operator};
+    let over = |method| ("x-http-method-override", method);
+    for (method, path, field, needs) in [
+        // No dialect answers there, so the method that was sent decides.
+        ("POST", "/api/v1/webhooks/endpoints", over("DELETE"), Operator(Right::ManageWebhooks)),
+        ("POST", "/api/v1/webhooks/pause", over("DELETE"), Operator(Right::ManageWebhooks)),
+        ("POST", "/api/v1/webhooks/endpoints", over("GET"), Operator(Right::ManageWebhooks)),
+        ("POST", "/api/v1/uploads", over("DELETE"), Client(Right::List)),
+        ("POST", "/api/v1/uploads/a", over("DELETE"), Operator(Right::Terminate)),
+        ("POST", "/files/a", over("DELETE"), Client(Right::Terminate)),
+        ("PUT", "/files/a", ("content-range", "bytes */*"), Client(Right::Read)),
+        ("PUT", "/files", ("content-range", "bytes */*"), Client(Right::Create)),
+    ] {
+        let request = TestRequest::with_uri(path).method(method.parse().unwrap()).append_header(field).to_srv_request();
+        assert_eq!(TABLE.wanted(&request).needs, needs, "{method} {path} {field:?}");
+    }
+}
+
+#[test]
 fn every_path_of_the_table_has_a_label_and_there_are_few() {
     let paths: Vec<_> = TABLE.paths().map(|(_, path)| path).collect();
     assert!(paths.len() > 40, "{paths:?}");

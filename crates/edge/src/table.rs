@@ -164,7 +164,7 @@ impl Table {
     pub(crate) fn wanted_at<'a>(&self, address: &Address, request: &'a ServiceRequest) -> Wanted<'a> {
         let sent = request.method().as_str();
         let method = (self.effective_method)(sent, request.headers()).unwrap_or(sent);
-        let needs = address.needs(method);
+        let needs = address.needs(sent, method);
         let upload = match needs {
             Needs::Upload(_) => address.parameter(request.match_info().as_str(), 0).and_then(|id| id.parse().ok()),
             Needs::Nothing | Needs::Client(_) | Needs::Operator(_) => None,
@@ -211,10 +211,12 @@ impl Address {
         of(method).or_else(|| if method == "HEAD" { of("GET") } else { None }).or_else(|| of(ANY))
     }
 
-    /// What a method needs. Methods that are not taken need what the first row does, so that nobody else
-    /// learns of it.
-    pub(crate) fn needs(&self, method: &str) -> Needs {
-        self.row(method).or(self.rows.first()).map_or(NOWHERE, |row| row.needs)
+    /// What a request needs: what the row does that will answer it. A row for every method looks at the one
+    /// that is followed, so there it is that one's row. Methods that are not taken need what the first row
+    /// does, so that nobody else learns of it.
+    pub(crate) fn needs(&self, sent: &str, followed: &str) -> Needs {
+        let answering = self.row(sent).filter(|row| row.method != ANY);
+        answering.or_else(|| self.row(followed)).or(self.rows.first()).map_or(NOWHERE, |row| row.needs)
     }
 
     pub(crate) fn label(&self) -> Label {
@@ -347,7 +349,11 @@ mod tests {
             ("OPTIONS", "*", Right::Read, OTHER),
         ] {
             let address = Arc::clone(table().find(path));
-            assert_eq!((address.needs(method), address.label.name), (Needs::Client(right), label), "{method} {path}");
+            assert_eq!(
+                (address.needs(method, method), address.label.name),
+                (Needs::Client(right), label),
+                "{method} {path}"
+            );
         }
     }
 
