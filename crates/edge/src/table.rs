@@ -165,11 +165,10 @@ impl Table {
         let sent = request.method().as_str();
         let method = (self.effective_method)(sent, request.headers()).unwrap_or(sent);
         let needs = address.needs(sent, method);
-        let upload = match needs {
-            Needs::Upload(_) => address.parameter(request.match_info().as_str(), 0).and_then(|id| id.parse().ok()),
-            Needs::Nothing | Needs::Client(_) | Needs::Operator(_) => None,
-        };
-        Wanted { needs, method, upload }
+        let follows = address.rows.iter().any(|row| row.needs.follows());
+        let names_one = follows || matches!(needs, Needs::Upload(_));
+        let named = || address.parameter(request.match_info().as_str(), 0).and_then(|id| id.parse().ok());
+        Wanted { needs, method, follows, upload: if names_one { named() } else { None } }
     }
 
     /// What metrics and logs call the address of a path.

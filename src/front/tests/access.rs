@@ -372,6 +372,27 @@ fn a_read_token_opens_the_status_and_the_events_of_its_upload_and_nothing_else()
     assert_eq!(judged(&access, "GET", STATUS, &with("a", &[("authorization", &expired)])), 401);
 }
 
+/// Its address is one where read tokens are known, whatever the method needs.
+#[test]
+fn deletion_of_what_a_read_token_opens_is_refused_for_what_is_wrong_with_the_token() {
+    let delete = |access: &Access, uri: &str, credential: &str| {
+        let bearer = format!("Bearer {credential}");
+        let request = TestRequest::with_uri(uri).method("DELETE".parse().unwrap());
+        let request = request.append_header(("host", "localhost")).append_header(("authorization", bearer));
+        let request = request.to_srv_request();
+        let refused = access.admit(request.head(), &TABLE.wanted(&request), NOW).err();
+        refused.map(|problem| format!("{problem:?}")).unwrap_or_default()
+    };
+    let keyed = access(Some(TOKEN), 1, Reach::Network);
+    assert_eq!(delete(&keyed, STATUS, &key(0)), "");
+    assert!(delete(&keyed, &format!("{STATUS}?token=x"), &key(0)).contains("token-in-url"));
+    assert!(delete(&keyed, STATUS, &read_token(&keyed, -1)).contains("token-expired"));
+    assert!(delete(&keyed, STATUS, &read_token(&keyed, 60)).contains("a read token opens GET and HEAD only"));
+    let local = laptop();
+    assert_eq!(delete(&local, STATUS, ""), "", "programs on this machine may");
+    assert!(delete(&local, STATUS, &read_token(&local, 60)).contains("a read token opens GET and HEAD only"));
+}
+
 #[test]
 fn a_token_in_a_url_is_refused_unless_it_is_a_read_token_where_it_may_be() {
     let closed = access(Some(TOKEN), 1, Reach::Network);

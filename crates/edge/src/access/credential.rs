@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::access::refusal::Refusal;
 use crate::access::request::Act;
-use crate::access::{Access, Needs};
+use crate::access::{Access, Needs, Wanted};
 use domain::id::UploadId;
 use domain::principal::Right;
 use domain::time::Timestamp;
@@ -39,12 +39,11 @@ impl Access {
     pub(super) fn given<'a>(
         &self,
         head: &'a RequestHead,
-        needs: Needs,
+        follows: bool,
         act: Act,
     ) -> Result<Cow<'a, [u8]>, Refusal<'a>> {
         let in_header = bearer(&head.headers);
         let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
-        let follows = needs.follows();
         // Browsers ask with the same URL whether a page may read it, if the page sends `If-None-Match` or
         // `Last-Event-ID`.
         let reads = matches!(act, Act::Get | Act::Look | Act::Options);
@@ -68,18 +67,12 @@ impl Access {
     }
 
     /// What a text is here: some tokens are for one upload.
-    pub(super) fn credential(
-        &self,
-        given: &[u8],
-        needs: Needs,
-        upload: Option<UploadId>,
-        now: Timestamp,
-    ) -> Credential {
-        match (self.known(given), needs, upload) {
+    pub(super) fn credential(&self, given: &[u8], wanted: &Wanted<'_>, now: Timestamp) -> Credential {
+        match (self.known(given), wanted.needs, wanted.upload) {
             (Credential::Nothing, Needs::Upload(Right::Report), Some(upload)) => {
                 if self.stage_tokens.is_for(given, upload) { Credential::Stage(upload) } else { Credential::Nothing }
             }
-            (Credential::Nothing, needs, Some(upload)) if needs.follows() => {
+            (Credential::Nothing, _, Some(upload)) if wanted.follows => {
                 match self.read_tokens.judge(given, upload, now) {
                     Readable::Yes => Credential::Read(upload),
                     Readable::Expired => Credential::ExpiredRead,

@@ -146,11 +146,11 @@ impl Access {
             return Ok(Principal::new(TenantId::DEFAULT, Subject::Anonymous, Rights::NONE));
         }
         let act = Act::of(wanted.method);
-        let given = self.given(head, needs, act).map_err(Refusal::problem)?;
+        let given = self.given(head, wanted.follows, act).map_err(Refusal::problem)?;
         let asked = Asked {
             needs,
             act,
-            credential: self.credential(&given, needs, wanted.upload, now),
+            credential: self.credential(&given, wanted, now),
             host: Called::of(head),
             page: Page::of(&head.headers),
             proxied: matches!(needs, Needs::Operator(_) | Needs::Upload(_)) && came_through_a_proxy(&head.headers),

@@ -29,13 +29,15 @@ pub struct Wanted<'a> {
     pub needs: Needs,
     /// The method that is followed.
     pub method: &'a str,
-    /// The upload that the path names, where [`Needs::Upload`] is needed.
+    /// Whether a token that opens one upload for reading is known at this address, with any method.
+    pub follows: bool,
+    /// The upload that the path names, where tokens for it are known.
     pub upload: Option<UploadId>,
 }
 
 impl Needs {
     /// Whether a token that opens one upload for reading can help.
-    pub(super) fn follows(self) -> bool {
+    pub(crate) fn follows(self) -> bool {
         matches!(self, Self::Upload(Right::Read | Right::Events))
     }
 }
