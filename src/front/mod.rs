@@ -102,6 +102,7 @@ pub fn table(dialects: Vec<Dialect>, areas: &Areas) -> Table {
     let rows = ROUTES.iter().map(|route| {
         let row = Row::new(route.method, route.path, route.needs, handler(route, areas, &switch));
         let row = row.labelled(route.label);
+        let row = if matches!(route.answer, Answer::Nothing) { row.for_nothing() } else { row };
         if route.path.starts_with(BASE_PATH) { row.for_uploads(switch.address(route.path)) } else { row }
     });
     Table::new(switch.own_rows().into_iter().chain(rows), effective_method)

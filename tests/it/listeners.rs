@@ -70,6 +70,17 @@ async fn nothing_is_changed_where_only_reading_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_nothing_there_is_nothing_to_read_either() {
+    let app = apart().await;
+    let mut reader = Client::connect(app.read_address()).await;
+    for at in ["/nothing/here", "/files/a/b", "/api/v1/webhooks", "/api/v1/webhooks/nothing"] {
+        assert_eq!(reader.get(at).await.status, 404, "{at}");
+        let answer = reader.request("PUT", at, &[], b"").await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD, OPTIONS")), "{at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_has_places_of_its_own_and_both_speak_tls() {
     let certificate = Certificate::new();
     let app = TestApp::with(|config| {

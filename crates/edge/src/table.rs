@@ -44,6 +44,7 @@ pub struct Row {
     handler: Handler,
     label: &'static str,
     uploads: Option<UploadAddress>,
+    is_empty: bool,
 }
 
 /// What the edge has to know of an address to which uploads are sent.
@@ -103,7 +104,7 @@ pub struct Table {
 
 impl Row {
     pub fn new(method: &'static str, path: &'static str, needs: Needs, handler: Handler) -> Self {
-        Self { method, path, needs, handler, label: path, uploads: None }
+        Self { method, path, needs, handler, label: path, uploads: None, is_empty: false }
     }
 
     /// Lets metrics and logs call it by the name of something larger.
@@ -116,6 +117,12 @@ impl Row {
     #[must_use]
     pub fn for_uploads(self, address: UploadAddress) -> Self {
         Self { uploads: Some(address), ..self }
+    }
+
+    /// Marks an address where there is nothing: its row is there for what it needs.
+    #[must_use]
+    pub fn for_nothing(self) -> Self {
+        Self { is_empty: true, ..self }
     }
 }
 
@@ -240,7 +247,8 @@ impl Address {
 
     /// The rejection of a method on a listener that only serves reading.
     pub(crate) fn unless_it_reads(&self, method: &str) -> Option<Problem> {
-        let is_read = self.rows.is_empty() || self.rows.iter().any(|row| row.method == "GET");
+        let is_empty = self.rows.iter().all(|row| row.is_empty);
+        let is_read = is_empty || self.rows.iter().any(|row| row.method == "GET");
         if method == "OPTIONS" || is_read && matches!(method, "GET" | "HEAD") {
             return None;
         }
@@ -325,7 +333,7 @@ mod tests {
             row("GET", "/things/{id}", Right::Read),
             row("DELETE", "/things/{id}", Right::Terminate),
             row(ANY, "/things/{id}/{part}", Right::Append),
-            row(ANY, "/things/{..}", Right::Report).labelled("/things/{id}"),
+            row(ANY, "/things/{..}", Right::Report).labelled("/things/{id}").for_nothing(),
         ];
         Table::new(rows, Box::new(|_, _| None))
     }
@@ -390,6 +398,8 @@ mod tests {
             ("POST", "/things", false),
             ("DELETE", "/things/a", false),
             ("GET", "/things/a/b", false),
+            ("GET", "/things/a/b/c", true),
+            ("PUT", "/things/a/b/c", false),
             ("GET", "/elsewhere", true),
             ("PUT", "/elsewhere", false),
         ] {
