@@ -8,8 +8,9 @@ use actix_web::test::TestRequest;
 
 use super::TABLE;
 use domain::host::Host;
+use domain::principal::Right;
 use domain::time::Timestamp;
-use edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
+use edge::access::{Access, ClientsMay, Logged, Needs, Origins, Reach, Token, Wanted};
 use keyring::{AdminKey, AdminKeyHash, ReadTokens, ServerKeys, StageTokens};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
@@ -334,6 +335,67 @@ fn the_host_of_a_target_must_be_the_one_of_the_field() {
     assert_eq!(judged("http://evil.example/api/v1/uploads", "localhost"), 400);
     assert_eq!(judged("http://localhost/api/v1/uploads", "evil.example"), 400);
     assert_eq!(judged("http://evil.example/api/v1/uploads", "evil.example"), 421);
+}
+
+/// Judgement and the rights of a principal are two ways to one answer.
+#[test]
+fn whoever_is_admitted_has_the_right_that_was_needed() {
+    let id = STATUS.rsplit('/').next().unwrap();
+    let (mut admitted, mut refused) = (0, 0);
+    let tokens = [None, Some(TOKEN)].into_iter().flat_map(|token| [0, 1].map(|keys| (token, keys)));
+    let reached =
+        tokens.flat_map(|(token, keys)| [Reach::ThisMachine, Reach::Network].map(|reach| (token, keys, reach)));
+    for (token, keys, reach, may) in
+        reached.flat_map(|(token, keys, reach)| [true, false].map(|may| (token, keys, reach, may)))
+    {
+        let clients_may = ClientsMay { list: may, download: may, terminate: may };
+        let access = Access { clients_may, ..access(token, keys, reach) };
+        let stage = access.stage_tokens.token(id.parse().unwrap());
+        let read = [read_token(&access, 60), read_token(&access, -1)];
+        for credential in [String::new(), TOKEN.to_owned(), key(0), stage].iter().chain(&read) {
+            let judge = |method: &str, path: &str| {
+                let request = TestRequest::with_uri(path).method(method.parse().unwrap());
+                let bearer = format!("Bearer {credential}");
+                let request = request.append_header(("host", "localhost")).append_header(("authorization", bearer));
+                let request = request.to_srv_request();
+                let wanted = TABLE.wanted(&request);
+                (wanted.needs, access.admit(request.head(), &wanted, NOW))
+            };
+            let client = judge("GET", "/").1.ok();
+            let rows = TABLE.paths().map(|(method, path)| (if method == "*" { "POST" } else { method }, path));
+            for (method, path) in rows {
+                let (needs, judged) =
+                    judge(method, &path.replace("{id}", id).replace("{..}", "x/y").replace(['{', '}'], ""));
+                let what = format!("{method} {path} {needs:?} {judged:?}");
+                match (needs.right(), &judged) {
+                    (None, judged) => assert!(judged.is_ok(), "{what}"),
+                    (Some(right), Ok(principal)) => assert!(principal.may(right), "{what}"),
+                    (Some(_), Err(_)) => assert!(!what.contains("does not give"), "{what}"),
+                }
+                if let (Needs::Client(right), Some(client)) = (needs, &client) {
+                    assert_eq!(client.may(right), judged.is_ok(), "{what}");
+                }
+                *if judged.is_ok() { &mut admitted } else { &mut refused } += 1;
+            }
+        }
+    }
+    assert!(admitted > 500 && refused > 500, "{admitted} {refused}");
+}
+
+#[test]
+fn nobody_is_let_in_without_the_right_that_is_needed() {
+    let access = access(Some(TOKEN), 1, Reach::Network);
+    for (credential, needs, status) in [
+        (TOKEN.to_owned(), Needs::Client(Right::Read), 200),
+        (TOKEN.to_owned(), Needs::Client(Right::ManageWebhooks), 403),
+        (key(0), Needs::Client(Right::ManageWebhooks), 200),
+    ] {
+        let bearer = format!("Bearer {credential}");
+        let request = TestRequest::with_uri("/").append_header(("authorization", bearer)).to_srv_request();
+        let wanted = Wanted { needs, method: "GET", follows: false, upload: None };
+        let refused = access.admit(request.head(), &wanted, NOW).err();
+        assert_eq!(refused.map_or(200, |problem| problem.respond(request.request()).status().as_u16()), status);
+    }
 }
 
 #[test]

@@ -98,6 +98,10 @@ impl std::fmt::Debug for Token {
     }
 }
 
+/// What is said to whoever was let in without the right that is needed. It is never seen while judgement and
+/// rights agree; should they not one day, the smaller of the two holds.
+const LACKING: &str = "this takes a right that the credential of the request does not give";
+
 /// All that a request is judged by.
 #[derive(Debug, Clone, Copy)]
 struct Asked<'a> {
@@ -155,7 +159,11 @@ impl Access {
             page: Page::of(&head.headers),
             proxied: matches!(needs, Needs::Operator(_) | Needs::Upload(_)) && came_through_a_proxy(&head.headers),
         };
-        let Err(refusal) = self.judge(&asked) else { return Ok(self.principal(&asked)) };
+        let Err(refusal) = self.judge(&asked) else {
+            let principal = self.principal(&asked);
+            let has_it = act == Act::Options || needs.right().is_none_or(|right| principal.may(right));
+            return if has_it { Ok(principal) } else { Err(Refusal::AdminKeyNeeded(LACKING).problem()) };
+        };
         match (refusal, asked.page.origin) {
             (Refusal::ForeignHost(host), _) => self.logged.foreign_host(host),
             (Refusal::CrossSite, Some(origin)) => self.logged.cross_site(origin),

@@ -36,6 +36,14 @@ pub struct Wanted<'a> {
 }
 
 impl Needs {
+    /// The right that is needed, whoever has it.
+    pub fn right(self) -> Option<Right> {
+        match self {
+            Self::Nothing => None,
+            Self::Client(right) | Self::Upload(right) | Self::Operator(right) => Some(right),
+        }
+    }
+
     /// Whether a token that opens one upload for reading can help.
     pub(crate) fn follows(self) -> bool {
         matches!(self, Self::Upload(Right::Read | Right::Events))
