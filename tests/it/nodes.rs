@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use domain::id::UploadId;
 use domain::node::Epoch;
-use domain::principal::{Principal, TenantId};
+use domain::principal::{Principal, TenantId, TenantScope};
 use domain::query::UploadQuery;
 use domain::rejection::Rejection;
 use domain::stage::Ended;
 use domain::upload::Role;
 use engine::command::{Append, BodyEnd, Create, EngineError, Unavailable};
-use state::Rings;
+use state::{Rings, Uploads};
 use storage::BlobStore;
 use storage::faults::{Effect, Operation};
 use storage::memory::MemoryStore;
 
 use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, World, cancelling, feed_all, new_upload, offset};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset};
 
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
 
@@ -124,6 +124,26 @@ async fn a_node_that_opens_late_what_it_lost_cuts_nothing() {
     let upload = second.append(id, 200_000, &source[200_000..]).await.unwrap();
     assert_eq!(upload.stage().name(), "completed");
     assert!(second.read(id).await == source, "the bytes are the second node's");
+}
+
+/// Its answer is lost, and before it has asked again another node has gone on with the upload. Nobody has
+/// taken an identifier twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_was_taken_over_is_told_as_that() {
+    let world = shared_world();
+    let first = world.live().await;
+    first.records.hold(Effect::Done);
+    first.records.fail_next(Effect::Done, Trouble::Unanswered);
+    let (created, ()) = tokio::join!(first.engine.create(new_upload(Role::Single, 10)), async {
+        first.records.reached().await;
+        let second = world.live_beside().await;
+        first.counts_as_dead().await;
+        let query = UploadQuery { limit: 1, ..UploadQuery::default() };
+        let found = first.records.list(TenantScope::All, &query).await.unwrap().found;
+        second.append(found[0].id(), 0, &[7; 5]).await.unwrap();
+        first.records.release();
+    });
+    assert!(matches!(created, Err(EngineError::Unavailable(Unavailable::Superseded))), "{created:?}");
 }
 
 /// The version has not moved, so that the epoch alone stands against it.

@@ -111,13 +111,16 @@ impl Inner {
         };
         let new = self.change(upload);
         let signed = Signed::commit_of(new.upload());
-        let inserted = self.recognised(signed, self.uploads.insert(new).await).await;
+        let outcome = self.uploads.insert(new).await;
+        // Said by the state and not found out later: what is there was there before.
+        let is_taken = matches!(outcome, Err(state::Error::Conflict(_)));
+        let inserted = self.recognised(signed, outcome).await;
         if let (Err(_), Some(booking)) = (&inserted, booking) {
             self.bookings.cancel(booking);
         }
         let committed = match inserted {
             // An id made here is new, so the application has chosen this one.
-            Err(state::Error::Conflict(_)) => return Err(EngineError::chosen_badly(IdIsTaken)),
+            Err(_) if is_taken => return Err(EngineError::chosen_badly(IdIsTaken)),
             inserted => inserted?,
         };
         self.metrics.booked(self.bookings.note(&committed));

@@ -6,6 +6,7 @@
 
 use crate::{Error, Result, UploadStore};
 use domain::id::{CommitId, UploadId};
+use domain::node::Epoch;
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 
@@ -15,13 +16,14 @@ pub struct Signed {
     upload: UploadId,
     commit: Option<CommitId>,
     version: u64,
+    epoch: Epoch,
 }
 
 impl Signed {
     /// What committing this upload will have written.
     pub fn commit_of(upload: &Upload) -> Self {
         let record = upload.record();
-        Self { upload: record.id, commit: record.commit_id, version: record.version + 1 }
+        Self { upload: record.id, commit: record.commit_id, version: record.version + 1, epoch: record.lease.epoch }
     }
 }
 
@@ -33,6 +35,10 @@ pub async fn recognise(store: &dyn UploadStore, commit: Signed, outcome: Result<
         return Err(Error::Unanswered { operation });
     };
     let record = found.record();
+    if record.lease.epoch != commit.epoch {
+        // Another node has taken the upload over since. Done or not, the caller may not go on with it.
+        return Err(Error::Conflict(commit.upload));
+    }
     if record.version == commit.version && commit.commit.is_some() && record.commit_id == commit.commit {
         return Ok(found);
     }

@@ -3,8 +3,8 @@
 use futures::future::join_all;
 
 use super::*;
-use crate::{Company, Due, Error};
-use domain::id::InstanceId;
+use crate::{Company, Due, Error, Signed, recognise};
+use domain::id::{CommitId, InstanceId};
 use domain::node::{Epoch, Lease, Node, NodeName};
 use domain::principal::TenantScope;
 
@@ -50,6 +50,24 @@ pub async fn a_node_that_lives_keeps_what_it_holds<P: Place>(place: P) {
     );
     assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2));
     assert_eq!(first.acquire(new_upload(9).id(), one).await.unwrap(), None);
+}
+
+/// Its record still has its name and version, and is another node's to go on with.
+pub async fn a_commit_that_was_taken_over_is_a_conflict<P: Place>(place: P) {
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    let lost = || Err(Error::Unanswered { operation: "commit an upload" });
+    let mut upload = insert_held(&*first, 1, one).await;
+    let id = upload.id();
+    receive(&mut upload, 10, at(1));
+    upload.sign(CommitId::new(NOW, [1; 10]));
+    let signed = Signed::commit_of(&upload);
+    let committed = first.commit(change_of(upload)).await.unwrap();
+    assert_eq!(recognise(&*first, signed, lost()).await.unwrap(), committed);
+
+    first.leave(one).await.unwrap();
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2));
+    let taken = recognise(&*first, signed, lost()).await;
+    assert!(matches!(taken, Err(Error::Conflict(conflicted)) if conflicted == id), "{taken:?}");
 }
 
 pub async fn a_late_commit_of_a_lost_lease_changes_nothing<P: Place>(place: P) {

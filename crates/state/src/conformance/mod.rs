@@ -185,6 +185,7 @@ macro_rules! conformance_suite {
             dispatchers::a_reader_misses_nothing_that_two_nodes_write
             dispatchers::a_lane_goes_on_whoever_writes_and_whoever_settles
             leases::a_node_that_lives_keeps_what_it_holds
+            leases::a_commit_that_was_taken_over_is_a_conflict
             leases::a_late_commit_of_a_lost_lease_changes_nothing
             leases::one_of_many_nodes_takes_what_is_free
             leases::a_node_counts_as_alive_as_long_as_it_said
