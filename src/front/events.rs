@@ -138,7 +138,8 @@ async fn answer_all(request: &HttpRequest, shared: Arc<Reads>) -> Result<HttpRes
     Ok(Stream { shared, principal, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
 }
 
-/// Where a client goes on, if it can; by the same rule as [`can_resume`].
+/// Where a client goes on, if it can; by the same rule as [`can_resume`]. Nor can one that has missed events
+/// that are not kept any more.
 async fn resumable_position(
     shared: &Reads,
     principal: &Principal,

@@ -240,6 +240,30 @@ async fn who_has_missed_too_much_gets_a_new_snapshot() {
     }
 }
 
+/// One that was away for longer than events are kept cannot be told of all it has missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_missed_what_is_not_kept_any_more_gets_a_new_snapshot() {
+    let mut app = TestApp::start().await;
+    let mut client = app.client().await;
+    let removed = client.create(5).await;
+    client.create(5).await;
+    client.create(5).await;
+    drop(client);
+    app.stop().await;
+    let database = rusqlite::Connection::open(app.data_dir().join("longshore.db")).unwrap();
+    let id = id_of(&removed).parse::<UploadId>().unwrap();
+    let gone = database.execute("DELETE FROM events WHERE upload_id = ?1", [id.as_bytes()]).unwrap();
+    assert_eq!(gone, 1);
+    drop(database);
+    app.start_again().await;
+    let ids = EventIds::of(&app);
+    for (seen, expected) in [(0, ("snapshot", 3)), (1, ("upload.created", 2)), (2, ("upload.created", 3))] {
+        let mut stream = Sse::open(app.address(), ALL, &[(LAST, &ids.of_all(seen))]).await;
+        let first = stream.message().await.unwrap();
+        assert_eq!((first.event.as_str(), ids.position(&first)), expected, "after {seen}");
+    }
+}
+
 /// As after a database was put back from a copy: ids the client has seen are not there any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_seen_what_is_not_there_gets_a_new_snapshot() {

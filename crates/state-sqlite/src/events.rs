@@ -115,15 +115,16 @@ static SINCE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// How far in the log one page looks at the most: events that are not of uploads are passed over one by one.
+/// How far in the log a read looks at the most: events that are not of uploads are passed over one by one,
+/// and so are those of other tenants.
 const WINDOW: u32 = 5_000;
 
 /// The position of the newest event; 0 without one.
 pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 
-/// How many events there are behind a place, counted no further than that.
-const BEHIND: &str = "SELECT count(*) FROM (
-     SELECT 1 FROM events WHERE position > ?1 AND tenant BETWEEN ?3 AND ?4 ORDER BY position LIMIT ?2)";
+/// How many events there are from one place to another: of all, and of these tenants.
+const BETWEEN: &str = "SELECT count(*), count(*) FILTER (WHERE tenant BETWEEN ?3 AND ?4) FROM events
+     WHERE position > ?1 AND position <= ?2";
 
 impl SqliteStore {
     pub(super) async fn read_events_of(
@@ -178,15 +179,20 @@ impl SqliteStore {
         limit: u32,
     ) -> Result<Option<u32>> {
         let (least, most) = tenants(scope);
-        let count = self.readers.look_up("count the events behind a place", move |connection| {
+        let count = self.readers.read("count the events behind a place", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
             if after.0 > newest {
                 return Ok(None);
             }
-            connection
-                .prepare_cached(BEHIND)?
-                .query_one(params![after.0, limit, least, most], |row| row.get(0))
-                .map(Some)
+            let places = newest - after.0;
+            if places > i64::from(WINDOW) {
+                return Ok(Some(limit));
+            }
+            let values = params![after.0, newest, least, most];
+            let (all, wanted): (i64, u32) =
+                connection.prepare_cached(BETWEEN)?.query_one(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            // Places are handed out without gaps. Where one is empty, an event was removed.
+            Ok(Some(if all < places { limit } else { wanted.min(limit) }))
         });
         count.await
     }

@@ -22,7 +22,8 @@ pub trait EventLog: fmt::Debug + Send + Sync + 'static {
     /// The position of the newest event.
     async fn newest_event(&self) -> Result<EventPosition>;
 
-    /// Counts the events behind `after`, no further than `most`. `None`: there is no such place in the log,
-    /// as after a database was put back from a copy.
+    /// Counts the events behind `after`, no further than `most`. It says `most` as well if any event behind
+    /// there was removed, of whichever tenant, or if more lie there than it looks at. `None`: there is no
+    /// such place in the log, as after a database was put back from a copy.
     async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>>;
 }

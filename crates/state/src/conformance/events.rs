@@ -99,6 +99,32 @@ pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P
     assert_eq!(EventPosition::from_bytes(&bytes[1..]), None);
 }
 
+/// Whoever was away while it happened can no longer be told all of it.
+pub async fn an_event_that_was_removed_counts_as_too_many<P: Place>(place: P) {
+    let store = place.open().await;
+    for number in 0..4 {
+        let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
+        if number == 1 {
+            upload.terminate(DeletedBy::Client, at(1)).unwrap();
+            let mut ended = store.commit(change_of(upload)).await.unwrap();
+            ended.bytes_removed(at(1));
+            store.commit(change_of(ended)).await.unwrap();
+        }
+    }
+    let log = store.events_since(TenantScope::All, EventPosition::default(), 10).await.unwrap().found;
+    let counted = async |after| store.count_events_behind(TenantScope::All, after, 100).await.unwrap();
+    assert_eq!((log.len(), counted(EventPosition::default()).await), (5, Some(5)));
+
+    let horizon = Horizon { ended_uploads: at(1_000), ..horizon(NOW) };
+    while store.prune(horizon, 2).await.unwrap() > 0 {}
+    assert!(store.find(TenantScope::All, new_upload(1).id()).await.unwrap().is_none());
+    // The second and the third are gone.
+    let expected = [Some(100), Some(100), Some(2), Some(1), Some(0)];
+    for (event, expected) in log.iter().zip(expected) {
+        assert_eq!(counted(event.position).await, expected, "{:?}", event.position);
+    }
+}
+
 /// However many other events lie between those of uploads.
 pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     const OTHERS: usize = 6_000;
@@ -114,6 +140,9 @@ pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     let second = store.events_since(TenantScope::All, first.seen, 10).await.unwrap();
     assert_eq!((second.found.len(), second.has_more), (1, false));
     assert_eq!(second.seen, store.newest_event().await.unwrap());
+    let behind = async |scope| store.count_events_behind(scope, EventPosition::default(), 100).await.unwrap();
+    let another = TenantScope::One(TenantId::from_number(7));
+    assert_eq!((behind(TenantScope::All).await, behind(another).await), (Some(100), Some(100)));
     let last = store.events_since(TenantScope::All, second.seen, 10).await.unwrap();
     assert_eq!(last, EventPage { found: vec![], seen: second.seen, has_more: false });
 }

@@ -195,6 +195,7 @@ macro_rules! conformance_suite {
             replay::a_record_loses_its_words_once_it_is_over
             events::events_come_in_pages
             events::what_was_missed_is_counted_so_far_and_no_further
+            events::an_event_that_was_removed_counts_as_too_many
             events::every_commit_of_a_crowd_is_logged_in_order
             hook_calls::hook_calls_are_listed_newest_first
             tenants::a_scope_shows_one_tenant_only
