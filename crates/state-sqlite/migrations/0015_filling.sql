@@ -1,5 +1,6 @@
 -- In which order the bytes of an upload come and when it completes, as its creation said. Before, the dialect said it.
 ALTER TABLE upload_origins ADD COLUMN write_order TEXT NOT NULL DEFAULT 'in-order';
 ALTER TABLE upload_origins ADD COLUMN completion TEXT NOT NULL DEFAULT 'when-full';
-UPDATE upload_origins SET write_order = 'any' WHERE dialect = 'ranged';
-UPDATE upload_origins SET completion = 'when-said' WHERE dialect IN ('ietf', 'google');
+UPDATE upload_origins SET write_order = iif(dialect = 'ranged', 'any', write_order),
+        completion = iif(dialect IN ('ietf', 'google'), 'when-said', completion)
+    WHERE dialect IN ('ranged', 'ietf', 'google');

@@ -48,6 +48,14 @@ pub(super) fn refuse_newer(path: &Path) -> Result<()> {
 
 pub(super) fn run(connection: &mut Connection) -> Result<()> {
     let had = version(connection).map_err(failed(OPERATION))?;
+    if had > 0 && had < known() {
+        // SQLite checks the rows of a table each time it gets a column.
+        tracing::info!(
+            from_version = had,
+            to_version = known(),
+            "the database is brought up to date; with many uploads that may take minutes"
+        );
+    }
     for (number, sql) in (1..).zip(MIGRATIONS) {
         if number > had {
             apply(connection, number, sql).map_err(failed(OPERATION))?;
@@ -75,6 +83,10 @@ fn known() -> i64 {
 mod tests {
     use super::*;
     use domain::principal::TenantId;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
 
     /// A database as it was after this many migrations.
     fn after(count: usize) -> Connection {
@@ -83,6 +95,46 @@ mod tests {
             apply(&mut connection, number, sql).unwrap();
         }
         connection
+    }
+
+    /// Counts what is logged for operators.
+    #[derive(Default)]
+    struct Logged(Arc<AtomicUsize>);
+
+    impl Subscriber for Logged {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::INFO && metadata.is_event()
+        }
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// It may take long, and nothing else is seen of a server meanwhile.
+    #[test]
+    fn an_old_database_is_announced_once() {
+        let logged = Logged::default();
+        let count = Arc::clone(&logged.0);
+        let _listening = tracing::subscriber::set_default(logged);
+        let mut new = after(0);
+        run(&mut new).unwrap();
+        run(&mut new).unwrap();
+        assert_eq!(count.load(Ordering::Relaxed), 0, "there was nothing that could take long");
+        run(&mut after(14)).unwrap();
+        assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     /// Migration 19: endpoints and replays of before are the default tenant's.
