@@ -47,7 +47,7 @@ fn list(connection: &Connection, scope: TenantScope, mut query: UploadQuery) -> 
     let mut sql = Query::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads JOIN upload_origins USING (id) WHERE id IN (");
     let route = route(connection, &query)?;
-    let last = if is_walk(&query, route) { last_of_walk(connection, &query, route)? } else { None };
+    let last = if is_walk(scope, &query, route) { last_of_walk(connection, &query, route)? } else { None };
     match route {
         Route::All => walk_uploads(&mut sql, scope, &query, Arm::All, last),
         Route::Stages => {
@@ -96,8 +96,8 @@ fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Resu
     Ok(found.iter().filter_map(|content_type| TypePattern::new(content_type)).collect())
 }
 
-/// Whether the walk may pass uploads that do not match.
-fn is_walk(query: &UploadQuery, route: Route) -> bool {
+/// Whether the walk may pass uploads that do not match, or are of other tenants.
+fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
     let (has_stages, has_types) = (!query.stages.is_empty(), !query.types.is_empty());
     let has_others = match route {
         Route::Pair(_) => query.metadata.len() > 1 || has_stages || has_types,
@@ -106,7 +106,8 @@ fn is_walk(query: &UploadQuery, route: Route) -> bool {
         Route::All => !query.metadata.is_empty(),
     };
     let is_bounded = [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != Bounds::OPEN);
-    has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
+    let is_scoped = scope != TenantScope::All;
+    is_scoped || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
 }
 
 /// Where a walk ends that is too long for one query: the last upload it looks at.
@@ -324,6 +325,7 @@ mod tests {
     use super::*;
     use crate::SqliteSettings;
     use domain::metadata::Metadata;
+    use domain::principal::TenantId;
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Upload};
     use state::conformance::{NOW, asked, bodies, change_of};
@@ -421,6 +423,20 @@ mod tests {
                 }
             }
             assert_eq!(count, pages, "{query:?}");
+        }
+
+        // Tenants beside one that has them all.
+        let another = TenantScope::One(TenantId::from_number(7));
+        let created = UploadQuery { stages: vec![Stage::Created], ..all.clone() };
+        for query in [all, created] {
+            let (mut asked, mut count) = (query.clone(), 1);
+            while let Some(next) = store.list(another, &asked).await.unwrap().next {
+                (asked.before, count) = (Some(next), count + 1);
+            }
+            assert_eq!(count, 7, "{query:?}");
+            let own = store.list(TenantScope::One(TenantId::DEFAULT), &query).await.unwrap();
+            assert_eq!(own, store.list(TenantScope::All, &query).await.unwrap(), "{query:?}");
+            assert_eq!(own.found.len(), 10);
         }
     }
 }

@@ -336,7 +336,7 @@ enum Walk {
 fn read_page(connection: &mut Connection, scope: TenantScope, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
     let route = route(connection, query)?;
     let last = match route {
-        Route::Walk(walk) if passes_by(query, walk) => last_of_walk(connection, query, walk)?,
+        Route::Walk(walk) if passes_by(scope, query, walk) => last_of_walk(connection, query, walk)?,
         Route::Walk(_) | Route::Few(_) => None,
     };
     let found = read_deliveries(connection, &deliveries_query(scope, query, route, last))?;
@@ -367,12 +367,14 @@ fn route(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Rou
     }
 }
 
-/// Whether a walk may pass deliveries that do not match. Without a condition, every one matches.
-fn passes_by(query: &DeliveryQuery, walk: Walk) -> bool {
+/// Whether a walk may pass deliveries that do not match, or are of other tenants. Without a condition, every
+/// one matches.
+fn passes_by(scope: TenantScope, query: &DeliveryQuery, walk: Walk) -> bool {
     let DeliveryQuery { endpoint, event, kind, state, last_status, last_error, .. } = query;
     let by_attempt = last_status.is_some() || last_error.is_some();
     let by_state = state.is_some() && walk != Walk::Dead;
-    endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
+    let is_scoped = scope != TenantScope::All;
+    is_scoped || endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
 }
 
 /// Where a walk that is too long for one query ends.

@@ -21,7 +21,7 @@ use domain::endpoint::{DisabledBecause, Endpoint, EndpointState, EndpointTerms, 
 use domain::event::EventKind;
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, own, subscribed};
@@ -115,6 +115,17 @@ async fn a_long_walk_is_made_in_stages() {
     let kind = Some(EventKind::Completed);
     let recent = DeliveryQuery { kind, created_from: Some(NOW), limit: 10, ..DeliveryQuery::default() };
     assert_eq!(store.deliveries(TenantScope::All, &recent).await.unwrap().next, None, "all before are too old");
+
+    // A tenant beside one that has them all.
+    let another = TenantScope::One(TenantId::from_number(7));
+    let (mut query, mut count) = (DeliveryQuery { limit: 10, ..DeliveryQuery::default() }, 1);
+    let own = store.deliveries(TenantScope::One(TenantId::DEFAULT), &query).await.unwrap();
+    assert_eq!(own, store.deliveries(TenantScope::All, &query).await.unwrap());
+    assert_eq!(own.found.len(), 10);
+    while let Some(next) = store.deliveries(another, &query).await.unwrap().next {
+        (query.before, count) = (Some(next), count + 1);
+    }
+    assert_eq!(count, 3, "20,000 at a time");
 }
 
 /// Whatever is decided about an endpoint, and whatever else concerns many rows: no
