@@ -85,7 +85,7 @@ impl Exchange {
         let origin = url.origin().ascii_serialization();
         let exchange = async {
             // The application has the same question to answer either way.
-            let sent = self.warm.send(&origin, || self.request(url, message.clone())).await;
+            let sent = self.warm.send(&origin, None, || self.request(url, message.clone())).await;
             let answered = read(sent.map_err(trouble)?).await?;
             if !answered.too_large {
                 self.warm.note(origin, Instant::now());

@@ -304,6 +304,20 @@ mod tests {
         }
     }
 
+    /// However long the application was at it before.
+    #[tokio::test]
+    async fn a_question_on_a_dead_idle_connection_is_asked_once_more() {
+        let late = Script::ResetLate(Duration::from_millis(1_200));
+        let receiver = Receiver::start([Script::Status(200), late, Script::Status(200)]).await;
+        let hooks = Hooks::new(settings(&receiver.url()), Arc::default()).unwrap();
+        for _ in 0..2 {
+            let call = hooks.ask(question()).await.call.unwrap();
+            assert_eq!(call.outcome, CallOutcome::Accepted, "{:?}", call.message);
+        }
+        let connections: Vec<_> = receiver.received().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 0, 1]);
+    }
+
     #[tokio::test]
     async fn a_name_leads_no_hook_where_it_cannot_be() {
         let receiver = Receiver::start([Script::Status(200)]).await;

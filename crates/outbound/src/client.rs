@@ -15,9 +15,6 @@ use domain::delivery::AttemptOutcome;
 /// Shorter than the five seconds after which common servers close an idle connection.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// A second try on another connection begins within this time or not at all (webhooks.md R10).
-const RESEND_WITHIN: Duration = Duration::from_secs(1);
-
 /// A client that goes nowhere but where it is told: no redirects, no proxies of the
 /// environment, nothing sent again by itself.
 pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
@@ -46,8 +43,14 @@ impl<K> Default for Warm<K> {
 impl<K: Eq + Hash> Warm<K> {
     /// Sends a request to a receiver; once more if the receiver closed a connection that it had left open,
     /// while the request was on its way. hyper sends again by itself only when nothing of the request was
-    /// written. Nothing was answered, and receivers know a message again by its id.
-    pub async fn send<F>(&self, receiver: &K, mut request: impl FnMut() -> F) -> reqwest::Result<Response>
+    /// written. Nothing was answered, and receivers know a message again by its id. With `within`, the second
+    /// try begins so soon after the first or not at all.
+    pub async fn send<F>(
+        &self,
+        receiver: &K,
+        within: Option<Duration>,
+        mut request: impl FnMut() -> F,
+    ) -> reqwest::Result<Response>
     where
         F: Future<Output = reqwest::Result<Response>>,
     {
@@ -59,7 +62,7 @@ impl<K: Eq + Hash> Warm<K> {
                 if reusable
                     && !error.is_connect()
                     && classify(error) == AttemptOutcome::Reset
-                    && began.elapsed() < RESEND_WITHIN =>
+                    && within.is_none_or(|within| began.elapsed() < within) =>
             {
                 request().await
             }

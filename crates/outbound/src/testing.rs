@@ -49,6 +49,8 @@ pub enum Script {
     Close,
     /// Resets the connection without an answer.
     Reset,
+    /// The same, after that time.
+    ResetLate(Duration),
     /// Speaks no HTTP.
     Garbage,
 }
@@ -160,6 +162,11 @@ impl ReceiverState {
             Script::Gigabyte(status) => self.send_gigabyte(stream, status).await,
             Script::Close => None,
             Script::Reset => {
+                stream.set_zero_linger().unwrap();
+                None
+            }
+            Script::ResetLate(after) => {
+                sleep(after).await;
                 stream.set_zero_linger().unwrap();
                 None
             }

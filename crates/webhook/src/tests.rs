@@ -371,6 +371,19 @@ async fn a_dead_idle_connection_costs_no_attempt() {
     }
 }
 
+/// webhooks R10: a second try is for a connection that was dead already.
+#[tokio::test]
+async fn an_idle_connection_that_dies_late_is_an_attempt() {
+    let late = Script::ResetLate(Duration::from_millis(1_200));
+    let receiver = Receiver::start([Script::Status(200), late, Script::Status(200)]).await;
+    let work = Work::with(&receiver, settings()).await;
+    work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    let row = work.outbox.attempted(work.outbox.add_for("app"), 1).await;
+    assert_eq!(row.outcomes(), [AttemptOutcome::Reset]);
+    assert_eq!(receiver.received().len(), 2);
+    work.end().await;
+}
+
 /// webhooks R10: a fresh connection that dies is the receiver's failure.
 #[tokio::test]
 async fn a_fresh_connection_that_dies_is_an_attempt() {

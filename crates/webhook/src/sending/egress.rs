@@ -32,6 +32,9 @@ use outbound::failure::{classify, root_cause, shortened};
 use outbound::gate::{Blocked, EXCHANGE, Gate, Lookup, TimeConnecting, Trace};
 use outbound::tls::install_tls_provider;
 
+/// A second try on another connection begins within this time or not at all (webhooks.md R10).
+const RESEND_WITHIN: Duration = Duration::from_secs(1);
+
 const DELIVERY_WISH: HeaderName = HeaderName::from_static("webhook-delivery");
 
 /// What is kept of an answer's headers: what helps to find out why, and holds no secret.
@@ -223,7 +226,7 @@ impl Egress {
         let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout).min(self.settings.longest_timeout());
         let deadline = began + timeout;
         let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
-        let sent = self.warm.send(&receiver, || request(client, endpoint, message.clone()));
+        let sent = self.warm.send(&receiver, Some(RESEND_WITHIN), || request(client, endpoint, message.clone()));
         match timeout_at(deadline, sent).await {
             Ok(Ok(response)) => self.read(response, deadline, began, receiver).await,
             Ok(Err(error)) => match classify(&error) {
