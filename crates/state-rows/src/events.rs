@@ -11,7 +11,7 @@ use crate::table::table;
 
 table! {
     /// An event as it is written; the database gives it its position.
-    pub struct EventRow in "events", key (id), of (id: EventId, tenant: TenantId, upload: Option<UploadId>, sequence: u64, kind: EventKind,
+    pub struct EventRow in "events", key (upload_id, sequence), of (id: EventId, tenant: TenantId, upload: Option<UploadId>, sequence: u64, kind: EventKind,
         occurred_at: Timestamp, body: &Bytes) {
         id: EventId = id;
         tenant: TenantId = tenant;

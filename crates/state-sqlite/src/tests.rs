@@ -14,8 +14,12 @@ mod plans;
 mod scopes;
 
 use rusqlite::params;
+use state_rows::{
+    AttemptRow, DeliveryRow, EndpointRow, EventRow, HookCallRow, OriginRow, ReplayRow, Row, UploadRow, sql,
+};
 
 use super::*;
+use crate::rows::PLACES;
 use domain::delivery::DeliveryState;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointState, EndpointTerms, Ordering};
 use domain::event::EventKind;
@@ -260,6 +264,32 @@ async fn read_long(store: Arc<SqliteStore>, stop: Arc<std::sync::atomic::AtomicB
         finished += u64::from(store.readers.read("read for long", count).await.is_ok());
     }
     finished
+}
+
+/// What is described for every database fits the tables that the migrations have made here.
+#[test]
+fn every_statement_of_a_description_is_one_of_its_table() {
+    fn check<R: Row>(connection: &Connection) {
+        for sql in [
+            format!("SELECT {} FROM {}", sql::columns::<R>(), R::TABLE),
+            sql::insert::<R>(PLACES),
+            sql::insert_new::<R>(PLACES),
+            sql::upsert::<R>(PLACES),
+            sql::update::<R>(PLACES, ""),
+        ] {
+            connection.prepare(&sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
+        }
+    }
+    let mut connection = Connection::open_in_memory().unwrap();
+    migrate::run(&mut connection).unwrap();
+    check::<AttemptRow>(&connection);
+    check::<DeliveryRow>(&connection);
+    check::<EndpointRow>(&connection);
+    check::<EventRow>(&connection);
+    check::<HookCallRow>(&connection);
+    check::<OriginRow>(&connection);
+    check::<ReplayRow>(&connection);
+    check::<UploadRow>(&connection);
 }
 
 /// What looks up an upload does not stand in line behind lists.
