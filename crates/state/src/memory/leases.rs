@@ -1,6 +1,6 @@
 //! Nodes, and which of them writes which upload.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -16,7 +16,8 @@ impl Leases for MemoryState {
             if company == Company::Alone {
                 tables.nodes.clear();
             }
-            tables.nodes.insert(node.instance, lasts.map(|lasts| Instant::now() + lasts));
+            let end = lasts.map(|lasts| tables.now.plus(lasts));
+            tables.nodes.insert(node.instance, end);
         })
     }
 
@@ -24,7 +25,8 @@ impl Leases for MemoryState {
         self.write("record that a node lives", |tables| {
             let is_alive = tables.is_alive(node);
             if is_alive {
-                tables.nodes.insert(node, Some(Instant::now() + lasts));
+                let end = tables.now.plus(lasts);
+                tables.nodes.insert(node, Some(end));
             }
             is_alive
         })
@@ -49,7 +51,7 @@ impl Leases for MemoryState {
 
 impl Tables {
     pub(super) fn is_alive(&self, node: InstanceId) -> bool {
-        self.nodes.get(&node).is_some_and(|end| end.is_none_or(|end| end > Instant::now()))
+        self.nodes.get(&node).is_some_and(|end| end.is_none_or(|end| end > self.now))
     }
 
     /// Whether another node holds an upload and counts as alive.

@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -23,6 +22,7 @@ use domain::hook::HookCall;
 use domain::id::{DeliveryId, HookCallId, InstanceId, ReplayId, UploadId};
 use domain::log::EventPosition;
 use domain::replay::ReplayJob;
+use domain::time::Timestamp;
 use domain::upload::Record;
 
 mod backlog;
@@ -51,10 +51,12 @@ pub struct Memory(Arc<Mutex<Tables>>);
 
 #[derive(Debug)]
 struct Tables {
+    /// What the clock of the store said when it last turned to them.
+    now: Timestamp,
     bodies: Bodies,
     uploads: BTreeMap<UploadId, Record>,
     /// When each node ceases to count as alive; `None` for one that leaves of its own accord.
-    nodes: BTreeMap<InstanceId, Option<Instant>>,
+    nodes: BTreeMap<InstanceId, Option<Timestamp>>,
     /// In the order of their commits.
     log: BTreeMap<EventPosition, Logged>,
     last_position: i64,
@@ -80,6 +82,7 @@ struct Tables {
 impl Memory {
     pub fn new(bodies: Bodies) -> Self {
         Self(Arc::new(Mutex::new(Tables {
+            now: Timestamp::from_unix_ms(0),
             bodies,
             uploads: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -159,7 +162,9 @@ impl MemoryState {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::Failed { operation, source: "the state is closed".into() });
         }
-        Ok(self.memory.tables())
+        let mut tables = self.memory.tables();
+        tables.now = self.clock.now();
+        Ok(tables)
     }
 
     /// Writes, and rings if anything became ready by it.

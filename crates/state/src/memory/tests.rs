@@ -1,10 +1,13 @@
 //! The whole conformance suite.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::conformance::{Place, bodies};
-use crate::conformance_suite;
+use crate::clock::{Clock, Reading};
+use crate::conformance::{NOW, Place, bodies, leases};
 use crate::memory::{Memory, MemoryState};
+use crate::{Company, Leases, conformance_suite};
 
 impl Place for Memory {
     type Store = MemoryState;
@@ -23,3 +26,23 @@ impl Place for Memory {
 }
 
 conformance_suite!(Memory);
+
+/// And by no other, so that it is the same for all, and time can be made to pass.
+#[tokio::test]
+async fn whether_a_node_is_alive_is_judged_by_the_clock_of_the_state() {
+    let seconds = Arc::new(AtomicU64::new(0));
+    let passed = Arc::clone(&seconds);
+    let clock = Clock::new(move || {
+        let running = Duration::from_secs(passed.load(Ordering::Relaxed));
+        Reading { time_of_day: NOW.plus(running), running }
+    });
+    let store = Memory::new(bodies()).open_by(clock);
+    let node = leases::node(1);
+    store.join(&node, Company::Others, Some(Duration::from_secs(10))).await.unwrap();
+    seconds.store(9, Ordering::Relaxed);
+    assert!(store.renew(node.instance, Duration::from_secs(10)).await.unwrap());
+    seconds.store(18, Ordering::Relaxed);
+    assert!(store.renew(node.instance, Duration::from_secs(10)).await.unwrap());
+    seconds.store(28, Ordering::Relaxed);
+    assert!(!store.renew(node.instance, Duration::from_secs(10)).await.unwrap());
+}
