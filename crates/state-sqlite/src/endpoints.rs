@@ -49,6 +49,11 @@ impl Work for OpenFor {
     const OPERATION: &'static str = "open the outbox";
     type Output = ();
 
+    /// A server must be able to start on a disk that is all but full, to delete.
+    fn frees_space(&self) -> bool {
+        true
+    }
+
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
         self.take_back(tx)?;
         self.name_endpoints(tx)?;

@@ -63,7 +63,7 @@ impl Work for Join {
     const OPERATION: &'static str = "record that a node is at work";
     type Output = ();
 
-    /// A server must be able to start on a full disk, to delete.
+    /// A server must be able to start on a disk that is all but full, to delete.
     fn frees_space(&self) -> bool {
         true
     }

@@ -28,8 +28,12 @@ use domain::metadata::Metadata;
 use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Upload};
-use state::conformance::{GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, new_upload, own, subscribed};
-use state::{Deliveries, Dispatch, Due, Endpoints, EventLog, Retention, Store, Uploads, conformance_suite};
+use state::conformance::{
+    GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, leases, new_upload, own, subscribed,
+};
+use state::{
+    Company, Deliveries, Dispatch, Due, Endpoints, EventLog, Leases, Retention, Store, Uploads, conformance_suite,
+};
 
 #[derive(Debug)]
 struct TemporaryFile(tempfile::TempDir);
@@ -355,6 +359,35 @@ async fn a_full_disk_fails_a_commit_and_not_the_store() {
     assert!(store.find(TenantScope::All, new_upload(written).id()).await.unwrap().is_none());
     store.writer.write(LimitPages("PRAGMA max_page_count = 1000000")).await.unwrap();
     store.insert(change_of(new_upload(written))).await.unwrap();
+}
+
+/// On a disk that is all but full, its first write may take what is kept, and the next must be possible then.
+#[tokio::test]
+async fn a_start_may_use_what_is_kept_for_deleting() {
+    struct TakeAll;
+
+    impl writer::Work for TakeAll {
+        const OPERATION: &'static str = "delete something large";
+        type Output = ();
+
+        fn frees_space(&self) -> bool {
+            true
+        }
+
+        fn run(&self, _: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
+            Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None))
+        }
+    }
+
+    let place = TemporaryFile::new();
+    let settings = SqliteSettings { reserve_bytes: 4096, ..SqliteSettings::default() };
+    let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
+    let reserve = place.0.path().join("state.db-reserve");
+    assert!(reserve.exists());
+    assert!(matches!(store.writer.write(TakeAll).await, Err(Error::NoSpace { .. })));
+    assert!(!reserve.exists(), "it was given up");
+    store.join(&leases::node(1), Company::Others, None).await.unwrap();
+    store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
 }
 
 struct LimitPages(&'static str);
