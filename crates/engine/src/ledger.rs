@@ -74,8 +74,8 @@ impl Ledger {
         self.committer.length().is_some_and(|length| length.is_reached_by(self.there.contiguous()))
     }
 
-    /// Begins to make everything durable and commit it, with the `state` of the digests. `goes_on`: more bytes
-    /// may come behind it.
+    /// Begins to make everything durable and commit it, with the `state` of the digests.
+    /// `goes_on`: more bytes may come behind it.
     pub(super) async fn start_checkpoint(&mut self, state: Vec<u8>, goes_on: bool) -> Result<(), Broken> {
         self.committer.begin(self.covering(state, None), goes_on).await?;
         // Only now is it sure to begin.

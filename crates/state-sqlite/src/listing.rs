@@ -15,7 +15,7 @@ use crate::rows::UPLOAD_COLUMNS;
 use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
-use domain::principal::TenantScope;
+use domain::principal::{TenantId, TenantScope};
 use domain::query::{Bounds, UploadPage, UploadQuery};
 use domain::stage::Stage;
 use state::Result;
@@ -96,6 +96,12 @@ fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Resu
     Ok(found.iter().filter_map(|content_type| TypePattern::new(content_type)).collect())
 }
 
+/// Whether a walk in a scope may pass many rows of other tenants. While no others can be made, the default
+/// tenant has all rows, and to look for the end of its walks would be in vain.
+pub(crate) fn passes_tenants(scope: TenantScope) -> bool {
+    !matches!(scope, TenantScope::All | TenantScope::One(TenantId::DEFAULT))
+}
+
 /// Whether the walk may pass uploads that do not match, or are of other tenants.
 fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
     let (has_stages, has_types) = (!query.stages.is_empty(), !query.types.is_empty());
@@ -106,8 +112,7 @@ fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
         Route::All => !query.metadata.is_empty(),
     };
     let is_bounded = [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != Bounds::OPEN);
-    let is_scoped = scope != TenantScope::All;
-    is_scoped || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
+    passes_tenants(scope) || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
 }
 
 /// Where a walk ends that is too long for one query: the last upload it looks at.
@@ -325,7 +330,6 @@ mod tests {
     use super::*;
     use crate::SqliteSettings;
     use domain::metadata::Metadata;
-    use domain::principal::TenantId;
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Upload};
     use state::conformance::{NOW, asked, bodies, change_of};

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::attempts::Settle;
 use crate::claims::{ClaimDue, TestEndpoint};
 use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
+use crate::listing::passes_tenants;
 use crate::notices::Announce;
 use crate::query::{AFTER_ALL, Query, first_id_of, tenants};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, Replay};
@@ -373,8 +374,7 @@ fn passes_by(scope: TenantScope, query: &DeliveryQuery, walk: Walk) -> bool {
     let DeliveryQuery { endpoint, event, kind, state, last_status, last_error, .. } = query;
     let by_attempt = last_status.is_some() || last_error.is_some();
     let by_state = state.is_some() && walk != Walk::Dead;
-    let is_scoped = scope != TenantScope::All;
-    is_scoped || endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
+    passes_tenants(scope) || endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
 }
 
 /// Where a walk that is too long for one query ends.
