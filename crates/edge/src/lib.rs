@@ -69,28 +69,3 @@ impl fmt::Debug for Edge {
         f.debug_struct("Edge").field("table", &self.table).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::{Path, PathBuf};
-
-    fn sources(folder: &Path) -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
-    }
-
-    #[test]
-    fn no_field_and_no_path_of_a_dialect_is_known_here() {
-        let files = sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
-        for file in files.iter().filter(|file| !file.ends_with("tests.rs")) {
-            let text = fs::read_to_string(file).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-                for word in ["\"tus-", "\"upload-", "\"Upload-", "\"x-goog", "\"/files", "\"/upload/", "\"/api/"] {
-                    assert!(!line.contains(word), "{}: {line}", file.display());
-                }
-            }
-        }
-    }
-}
