@@ -56,7 +56,7 @@ impl Engine {
         let engine = self.clone();
         let cancelling = self.spawn(async move {
             engine.0.permit_ending(&upload, caller.as_deref()).await?;
-            engine.0.end(principal.scope(), id).await
+            engine.0.end(principal.scope(), upload).await
         });
         cancelling.await.map_err(EngineError::task_died)?
     }
@@ -64,7 +64,8 @@ impl Engine {
     /// Ends an upload that its creation has failed to fill and that no client goes on with. Nobody is asked.
     pub async fn discard(&self, principal: &Principal, id: UploadId) -> Result<(), EngineError> {
         let (engine, scope) = (self.clone(), principal.scope());
-        let discarding = self.spawn(async move { engine.0.end(scope, id).await });
+        let upload = self.0.find(scope, id).await?;
+        let discarding = self.spawn(async move { engine.0.end(scope, upload).await });
         discarding.await.map_err(EngineError::task_died)?
     }
 }
@@ -86,9 +87,10 @@ impl Inner {
         settled
     }
 
-    async fn end(&self, scope: TenantScope, id: UploadId) -> Result<(), EngineError> {
+    async fn end(&self, scope: TenantScope, mut found: Upload) -> Result<(), EngineError> {
+        let id = found.id();
         // A request that would be refused anyway ends no writer and takes nothing over.
-        self.find(scope, id).await?.terminate(DeletedBy::Client, self.now())?;
+        found.terminate(DeletedBy::Client, self.now())?;
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
         let mut upload = self.own(self.find(scope, id).await?).await?;
         upload.terminate(DeletedBy::Client, self.now())?;
