@@ -15,19 +15,19 @@ async fn anyone_may_ask_how_far_an_upload_is() {
     ietf::append(&mut client, &of_ietf, 0, false, b"hello").await;
     for upload in [&of_tus, &of_ietf] {
         let tus = client.head(upload).await;
-        assert_eq!((tus.status, tus.header("upload-offset")), (200, Some("5")), "protocols.md 5.3, 5.4");
-        assert_eq!(tus.header("upload-length"), Some("9"), "protocols.md 5.3");
+        assert_eq!((tus.status, tus.header("upload-offset")), (200, Some("5")), "dialects 3, 4");
+        assert_eq!(tus.header("upload-length"), Some("9"), "dialects 3");
         assert_eq!(tus.header("upload-complete"), None, "a tus client sees nothing of this");
         let marked = send(&mut client, "HEAD", upload, &[version("8")], b"").await;
-        assert_eq!((marked.status, marked.header("upload-offset")), (204, Some("5")), "protocols.md 5.3, 5.4");
-        assert_eq!(marked.header("upload-complete"), Some("?0"), "protocols.md 5.3");
-        assert_eq!(ietf::limit(&marked, "max-size"), Some(64 << 30), "protocols.md 5.3");
+        assert_eq!((marked.status, marked.header("upload-offset")), (204, Some("5")), "dialects 3, 4");
+        assert_eq!(marked.header("upload-complete"), Some("?0"), "dialects 3");
+        assert_eq!(ietf::limit(&marked, "max-size"), Some(64 << 30), "dialects 3");
     }
     // Unmarked, it is asked in the dialect it was created in.
-    assert_eq!(client.request("HEAD", &of_tus, &[], b"").await.status, 200, "protocols.md 5.2, 6");
-    assert_eq!(client.request("HEAD", &of_ietf, &[], b"").await.status, 204, "protocols.md 5.2, 6");
+    assert_eq!(client.request("HEAD", &of_tus, &[], b"").await.status, 200, "dialects 2.6");
+    assert_eq!(client.request("HEAD", &of_ietf, &[], b"").await.status, 204, "dialects 2.6");
     assert_eq!(client.request("DELETE", &of_tus, &[], b"").await.status, 204, "one way to delete");
-    assert_eq!(client.request("DELETE", &of_ietf, &[], b"").await.status, 204, "protocols.md 5.2, 6");
+    assert_eq!(client.request("DELETE", &of_ietf, &[], b"").await.status, 204, "dialects 2.6");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,19 +38,19 @@ async fn appends_in_another_dialect_are_refused_and_change_nothing() {
     client.patch(&of_tus, 0, b"hello").await;
     for (end, body) in [(true, &b" you"[..]), (false, b" y"), (false, b"")] {
         let answer = ietf::append(&mut client, &of_tus, 5, end, body).await;
-        assert_eq!((answer.status, answer.problem().as_str()), (409, "other-dialect"), "protocols.md 5.3: {body:?}");
+        assert_eq!((answer.status, answer.problem().as_str()), (409, "other-dialect"), "dialects 3: {body:?}");
     }
-    assert_eq!(client.offset(&of_tus).await, 5, "protocols.md 5.3");
-    assert_eq!(client.patch(&of_tus, 5, b" you").await.status, 204, "protocols.md 5.3: its own client goes on");
+    assert_eq!(client.offset(&of_tus).await, 5, "dialects 3");
+    assert_eq!(client.patch(&of_tus, 5, b" you").await.status, 204, "dialects 3: its own client goes on");
 
     let of_ietf = ietf::begin(&mut client, Some(9)).await;
     ietf::append(&mut client, &of_ietf, 0, false, b"hello").await;
     for body in [&b" you"[..], b" y", b""] {
         let answer = client.patch(&of_ietf, 5, body).await;
-        assert_eq!((answer.status, answer.problem().as_str()), (409, "other-dialect"), "protocols.md 5.3: {body:?}");
+        assert_eq!((answer.status, answer.problem().as_str()), (409, "other-dialect"), "dialects 3: {body:?}");
     }
-    assert_eq!(ietf::offset(&mut client, &of_ietf).await, (5, false), "protocols.md 5.3");
-    assert_eq!(ietf::append(&mut client, &of_ietf, 5, true, b" you").await.status, 201, "protocols.md 5.3");
+    assert_eq!(ietf::offset(&mut client, &of_ietf).await, (5, false), "dialects 3");
+    assert_eq!(ietf::append(&mut client, &of_ietf, 5, true, b" you").await.status, 201, "dialects 3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,15 +62,15 @@ async fn a_tus_client_never_takes_an_open_upload_for_finished() {
         ietf::append(&mut client, &upload, 0, false, b"hello").await;
         let hidden = client.head(&upload).await;
         // 423 is the one refusal after which tus clients ask again.
-        assert_eq!((hidden.status, hidden.header("upload-offset")), (423, None), "protocols.md 5.3");
+        assert_eq!((hidden.status, hidden.header("upload-offset")), (423, None), "dialects 3");
         if crossing {
-            assert_eq!(client.patch(&upload, 5, b"").await.status, 204, "protocols.md 5.3: tus ends a full upload");
+            assert_eq!(client.patch(&upload, 5, b"").await.status, 204, "dialects 3: tus ends a full upload");
         } else {
             assert_eq!(ietf::append(&mut client, &upload, 5, true, b"").await.status, 201);
         }
         let told = client.head(&upload).await;
-        assert_eq!((told.status, told.header("upload-offset")), (200, Some("5")), "protocols.md 5.3");
-        assert_eq!(ietf::offset(&mut client, &upload).await, (5, true), "protocols.md 5.3");
+        assert_eq!((told.status, told.header("upload-offset")), (200, Some("5")), "dialects 3");
+        assert_eq!(ietf::offset(&mut client, &upload).await, (5, true), "dialects 3");
     }
 }
 
@@ -81,19 +81,19 @@ async fn where_crossing_is_allowed_each_goes_on_where_the_other_was() {
     let of_tus = client.create(9).await;
     client.patch(&of_tus, 0, b"hel").await;
     let answer = ietf::append(&mut client, &of_tus, 3, false, b"lo").await;
-    assert_eq!((answer.status, answer.header("upload-complete")), (204, Some("?0")), "protocols.md 5.3");
+    assert_eq!((answer.status, answer.header("upload-complete")), (204, Some("?0")), "dialects 3");
     // An upload of tus is complete when it is full, whoever brings the rest, and however they call it.
     let answer = ietf::append(&mut client, &of_tus, 5, false, b" you").await;
-    assert_eq!((answer.status, answer.header("upload-complete")), (201, Some("?1")), "protocols.md 5.3");
+    assert_eq!((answer.status, answer.header("upload-complete")), (201, Some("?1")), "dialects 3");
 
     let of_ietf = ietf::begin(&mut client, Some(9)).await;
     ietf::append(&mut client, &of_ietf, 0, false, b"hel").await;
-    assert_eq!(client.patch(&of_ietf, 3, b"lo").await.status, 204, "protocols.md 5.3");
-    assert_eq!(client.patch(&of_ietf, 5, b" you").await.status, 204, "protocols.md 5.3");
+    assert_eq!(client.patch(&of_ietf, 3, b"lo").await.status, 204, "dialects 3");
+    assert_eq!(client.patch(&of_ietf, 5, b" you").await.status, 204, "dialects 3");
     for upload in [of_tus, of_ietf] {
-        assert_eq!(ietf::download(&mut client, &upload).await, b"hello you", "protocols.md 5.3");
-        assert_eq!(ietf::offset(&mut client, &upload).await, (9, true), "protocols.md 5.3");
-        assert_eq!(client.offset(&upload).await, 9, "protocols.md 5.3");
+        assert_eq!(ietf::download(&mut client, &upload).await, b"hello you", "dialects 3");
+        assert_eq!(ietf::offset(&mut client, &upload).await, (9, true), "dialects 3");
+        assert_eq!(client.offset(&upload).await, 9, "dialects 3");
     }
 }
 
@@ -115,9 +115,9 @@ async fn what_is_fatal_in_one_dialect_is_not_in_the_other() {
         sending.send_chunk(b"too much").await;
         sending.send_chunk(b"").await;
         let refused = sending.answer("PATCH").await;
-        assert_eq!(refused.status, if tus_overflows { 413 } else { 400 }, "protocols.md 5.3");
+        assert_eq!(refused.status, if tus_overflows { 413 } else { 400 }, "dialects 3");
         let after = send(&mut client, "HEAD", &upload, &[version("8")], b"").await;
-        assert_eq!(after.status, if tus_overflows { 204 } else { 410 }, "protocols.md 5.3");
+        assert_eq!(after.status, if tus_overflows { 204 } else { 410 }, "dialects 3");
     }
 }
 
@@ -133,11 +133,11 @@ async fn the_files_name_and_type_go_from_one_dialect_to_the_other() {
         let status = client.status(upload).await;
         assert_eq!((&status["filename"], &status["content_type"]), (&"a film.mp4".into(), &"video/mp4".into()));
         let answer = client.get(upload).await;
-        assert_eq!(answer.header("content-type"), Some("video/mp4"), "protocols.md 5.3");
+        assert_eq!(answer.header("content-type"), Some("video/mp4"), "dialects 3");
         assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"a film.mp4\""));
     }
     let echoed = send(&mut client, "HEAD", &of_tus, &[version("8")], b"").await;
-    assert_eq!(echoed.header("upload-metadata"), Some(metadata.as_str()), "protocols.md 5.3, 5.4: as it was sent");
+    assert_eq!(echoed.header("upload-metadata"), Some(metadata.as_str()), "dialects 3, 4: as it was sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,6 +148,6 @@ async fn a_concatenated_upload_takes_no_bytes_in_any_dialect() {
     let list = format!("final;{part}");
     let whole = crate::tus::create_with(&mut client, &[("Upload-Concat", &list)]).await;
     let answer = ietf::append(&mut client, &whole, 5, true, b"more").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (403, "final-upload"), "protocols.md 5.3");
-    assert_eq!(ietf::download(&mut client, &whole).await, b"hello", "protocols.md 5.3");
+    assert_eq!((answer.status, answer.problem().as_str()), (403, "final-upload"), "dialects 3");
+    assert_eq!(ietf::download(&mut client, &whole).await, b"hello", "dialects 3");
 }

@@ -397,7 +397,7 @@ async fn what_a_node_sends_after_it_was_taken_for_dead_is_nobodys() {
     assert_eq!(second.events(id).await, WHOLE_WAY);
 }
 
-/// access.md T9: the bytes of a tenant lie below its number, and those of
+/// access T9: the bytes of a tenant lie below its number, and those of
 /// the default tenant where they always have.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_tenant_has_its_own_keys() {

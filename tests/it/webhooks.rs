@@ -829,7 +829,7 @@ async fn what_happens_while_the_receiver_is_dead_is_told_when_it_is_back() {
     assert_eq!(back.heard().len(), 6);
 }
 
-/// webhooks 3.7: a stop in order waits for answers on their way, so nothing is told twice after it.
+/// webhooks O5: a stop in order waits for answers on their way, so nothing is told twice after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_in_order_lets_a_delivery_on_its_way_end() {
     let receiver = Scripted::start(SECRET).await;

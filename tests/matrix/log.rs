@@ -1,4 +1,4 @@
-//! The log tells all (webhooks.md G3): whoever has read every event of an upload knows what its row says. The
+//! The log tells all (webhooks G3): whoever has read every event of an upload knows what its row says. The
 //! rule and what no event is made of are those of the conformance suite of the state.
 
 use api::facts::Facts;

@@ -97,7 +97,7 @@ mod tests {
         let range = ("content-range", "bytes 0-9/10");
         type Case = (&'static str, Kind, &'static str, Vec<(&'static str, &'static str)>, Spoken);
         let cases: Vec<Case> = vec![
-            // protocols.md 5.2, rule 0.
+            // dialects 2.0.
             ("OPTIONS", Collection, "", vec![tus], Options),
             ("OPTIONS", Upload, "", vec![("upload-complete", "?1"), range], Options),
             // Rule 1.

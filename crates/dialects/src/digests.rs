@@ -138,7 +138,7 @@ mod tests {
             ("", vec![]),
         ] {
             let fields: Text = vec![("want-repr-digest", list)];
-            assert_eq!(wanted(&fields), expected, "protocols.md 2, 74: {list:?}");
+            assert_eq!(wanted(&fields), expected, "ietf 74: {list:?}");
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
             ("", Ok(vec![])),
         ] {
             let fields: Text = vec![("repr-digest", list)];
-            assert_eq!(promised(&fields), expected, "protocols.md 2, 75: {list:?}");
+            assert_eq!(promised(&fields), expected, "ietf 75: {list:?}");
         }
         for unreadable in ["crc32c=4waSgw==", "crc32c=:4waSgw==", "=", ",", "crc32c=:4waSgw==:,", "Crc32c=:4waSgw==:"] {
             let fields: Text = vec![("content-digest", unreadable)];

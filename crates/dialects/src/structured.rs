@@ -66,7 +66,7 @@ mod tests {
             (vec![], None),
         ] {
             let fields: Text = lines.iter().map(|line| ("upload-offset", *line)).collect();
-            assert_eq!(integer(&fields, "upload-offset"), value, "protocols.md 2, 77 and 78: {lines:?}");
+            assert_eq!(integer(&fields, "upload-offset"), value, "ietf 77, 78: {lines:?}");
         }
     }
 
@@ -87,7 +87,7 @@ mod tests {
             (vec![""], None),
         ] {
             let fields: Text = lines.iter().map(|line| ("upload-complete", *line)).collect();
-            assert_eq!(boolean(&fields, "upload-complete"), value, "protocols.md 2, 20: {lines:?}");
+            assert_eq!(boolean(&fields, "upload-complete"), value, "ietf 20: {lines:?}");
         }
     }
 

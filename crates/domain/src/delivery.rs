@@ -59,7 +59,7 @@ impl DeliveryState {
 pub enum DeliveryClass {
     /// It is tried by the schedule, and then a dead letter.
     Normal,
-    /// It is dropped soon, and as soon as there is later news (webhooks.md C4, C5).
+    /// It is dropped soon, and as soon as there is later news (webhooks C4, C5).
     Progress,
     /// It is tried once: somebody waits for the result.
     Test,
@@ -152,7 +152,7 @@ pub enum AttemptOutcome {
     /// The name did not resolve.
     Dns,
     Tls,
-    /// Every address of the receiver is one that must not be called (webhooks.md S5).
+    /// Every address of the receiver is one that must not be called (webhooks S5).
     Blocked,
     /// Anything else that kept the exchange from finishing.
     Transport,
@@ -173,7 +173,7 @@ impl AttemptOutcome {
         Self::Aborted,
     ];
 
-    /// webhooks.md R1: 200 to 299 and nothing else is a success.
+    /// webhooks R1: 200 to 299 and nothing else is a success.
     pub fn is_success(self) -> bool {
         matches!(self, Self::Status(200..=299))
     }

@@ -113,7 +113,7 @@ pub struct EndpointTerms {
     pub retry_schedule: Option<Vec<Duration>>,
     /// Whether it is disabled when everything has failed for days.
     pub auto_disable: bool,
-    /// Who vouches for its certificate, as PEM, in place of those whom the machine trusts (webhooks.md S9).
+    /// Who vouches for its certificate, as PEM, in place of those whom the machine trusts (webhooks S9).
     pub ca_certificates: Option<String>,
 }
 
@@ -152,7 +152,7 @@ pub fn is_header_value(value: &str) -> bool {
 }
 
 /// Whether a header is the sender's own, so that no operator may set it
-/// (webhooks.md H12). Takes any letter case.
+/// (webhooks H12). Takes any letter case.
 pub fn is_reserved_header(name: &str) -> bool {
     const NAMES: [&str; 11] = [
         "host",
@@ -173,7 +173,7 @@ pub fn is_reserved_header(name: &str) -> bool {
 }
 
 crate::named! {
-    /// What waits for what among the events of one upload (webhooks.md G6, G7). Other uploads never matter.
+    /// What waits for what among the events of one upload (webhooks G6, G7). Other uploads never matter.
     pub enum Ordering {
         /// First attempts go out in order, one at a time; what backs off holds nobody back.
         PerUpload = "per_upload",
@@ -185,7 +185,7 @@ crate::named! {
 }
 
 crate::named! {
-    /// How much of an event is sent (webhooks.md P6).
+    /// How much of an event is sent (webhooks P6).
     pub enum Payload {
         Full = "full",
         /// What happened, when and to which upload; the receiver asks for the rest.
@@ -194,7 +194,7 @@ crate::named! {
 }
 
 crate::named! {
-    /// Which signatures a message carries (webhooks.md H5, H6).
+    /// Which signatures a message carries (webhooks H5, H6).
     pub enum Signing {
         /// `v1`, under a secret both sides know.
         Hmac = "hmac",

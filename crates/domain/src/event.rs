@@ -101,7 +101,7 @@ impl EventFilter {
     }
 
     /// Every event of uploads but `upload.progress`, which must be
-    /// asked for (webhooks.md C1: off by default).
+    /// asked for (webhooks C1: off by default).
     pub fn all_but_progress() -> Self {
         let wanted = EventKind::ALL.into_iter().filter(|kind| kind.is_of_upload() && *kind != EventKind::Progress);
         Self(wanted.map(|kind| kind.name().to_owned()).collect())

@@ -1,10 +1,10 @@
 //! The life of deliveries: which wait for which, which are sent next, and what becomes of each.
 //!
 //! A lane is everything that one endpoint is notified of about one upload. In a lane, first attempts go out
-//! in the order of the events, one at a time (webhooks.md G6): a later delivery waits until the first attempt
+//! in the order of the events, one at a time (webhooks G6): a later delivery waits until the first attempt
 //! of every earlier one is over. A delivery that backs off after its first attempt blocks nothing. An
-//! endpoint can ask for more order than that, or for none (webhooks.md G7). Progress that later news has
-//! overtaken is dropped (webhooks.md C3, C4). Whoever ends or adds a delivery asks afterwards whether the
+//! endpoint can ask for more order than that, or for none (webhooks G7). Progress that later news has
+//! overtaken is dropped (webhooks C3, C4). Whoever ends or adds a delivery asks afterwards whether the
 //! lane [may go on](may_go_on), so that nothing waits for what never comes. Whether the endpoint is stopped
 //! changes nothing in a lane.
 //!
@@ -91,12 +91,12 @@ pub struct Settled {
     pub attempts: u32,
     /// When it is due again, if it is.
     pub next_at: Option<Timestamp>,
-    /// Whether the operator is notified that it was given up (webhooks.md R14).
+    /// Whether the operator is notified that it was given up (webhooks R14).
     pub is_exhausted: bool,
 }
 
-/// Settles a delivery. Progress that failed is never a dead letter (webhooks.md C5), and is not sent again
-/// once there is later news (webhooks.md C4). An aborted attempt does not count.
+/// Settles a delivery. Progress that failed is never a dead letter (webhooks C5), and is not sent again
+/// once there is later news (webhooks C4). An aborted attempt does not count.
 pub fn settle(held: ClaimedDelivery, verdict: Verdict, counts: bool) -> Settled {
     let (state, next_at) = match (verdict, held.class) {
         (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
@@ -113,7 +113,7 @@ pub fn settle(held: ClaimedDelivery, verdict: Verdict, counts: bool) -> Settled 
 }
 
 /// Gives up a delivery that has waited too long. Old progress is of no use to anybody,
-/// and never a dead letter (webhooks.md C5).
+/// and never a dead letter (webhooks C5).
 pub fn expire(class: DeliveryClass, attempts: u32) -> Settled {
     let state = match class {
         DeliveryClass::Progress => DeliveryState::Superseded,
@@ -122,7 +122,7 @@ pub fn expire(class: DeliveryClass, attempts: u32) -> Settled {
     Settled { state, attempts, next_at: None, is_exhausted: class == DeliveryClass::Normal }
 }
 
-/// Returns whether later news of its upload drops a delivery (webhooks.md C3,
+/// Returns whether later news of its upload drops a delivery (webhooks C3,
 /// C4). What is being sent is left to end.
 pub fn is_superseded(class: DeliveryClass, state: DeliveryState) -> bool {
     class == DeliveryClass::Progress && is_pending(state)
@@ -183,7 +183,7 @@ impl Standing {
     }
 
     /// Returns since when a delivery is under way: what an endpoint has kept while it was stopped has all its
-    /// time from when it was resumed (webhooks.md E6).
+    /// time from when it was resumed (webhooks E6).
     pub fn begun_at(&self, begun_at: Timestamp) -> Timestamp {
         begun_at.max(self.resumed_at)
     }

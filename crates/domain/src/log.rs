@@ -28,7 +28,7 @@ pub struct LoggedEvent {
     pub upload: UploadId,
     pub sequence: u64,
     pub kind: EventKind,
-    /// The JSON every receiver gets, byte for byte (webhooks.md P7).
+    /// The JSON every receiver gets, byte for byte (webhooks P7).
     pub body: Vec<u8>,
 }
 

@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 /// News of the sending itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// webhooks.md R14.
+    /// webhooks R14.
     Exhausted {
         delivery: DeliveryId,
         endpoint: EndpointId,
@@ -16,7 +16,7 @@ pub enum Notice {
         upload: Option<UploadId>,
         attempts: u32,
     },
-    /// webhooks.md E8.
+    /// webhooks E8.
     EndpointFailing {
         endpoint: EndpointId,
         since: Timestamp,

@@ -188,7 +188,7 @@ mod tests {
         UploadId::new(Timestamp::from_unix_ms(1_795_300_290_123), [7; 10])
     }
 
-    /// access.md T17, T18: what a server without tenants has stored stays where it is.
+    /// access T17, T18: what a server without tenants has stored stays where it is.
     #[test]
     fn the_default_tenant_keeps_the_layout_of_before() {
         let key = named(TenantId::DEFAULT, id(), Generation::FIRST);
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(joined.as_str(), format!("2026/11/21/{}~joined", id()));
     }
 
-    /// access.md T9: a folder for each tenant, by its number.
+    /// access T9: a folder for each tenant, by its number.
     #[test]
     fn another_tenant_has_a_folder_of_its_own() {
         for number in [1, 7, 2026, u32::MAX] {

@@ -117,7 +117,7 @@ mod tests {
         assert!(asked["data"]["request"].is_null() && asked["data"]["facts"].is_null());
     }
 
-    /// webhooks 3.8: the same signature as notifications; the id is that of the decision.
+    /// webhooks K1: the same signature as notifications; the id is that of the decision.
     #[test]
     fn an_independent_receiver_accepts_the_signature() {
         for hook in Hook::ALL {

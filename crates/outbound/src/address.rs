@@ -14,7 +14,7 @@ use crate::lock::{read, write};
 use domain::endpoint::Origin;
 use domain::network::Network;
 
-/// webhooks.md S3: not on the public Internet.
+/// webhooks S3: not on the public Internet.
 const PRIVATE_IPV4: [Network; 15] = [
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
@@ -33,7 +33,7 @@ const PRIVATE_IPV4: [Network; 15] = [
     v4([240, 0, 0, 0], 4),
 ];
 
-/// webhooks.md S4: what is public in IPv6, …
+/// webhooks S4: what is public in IPv6, …
 const GLOBAL_IPV6: Network = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
 /// … but for Teredo and its neighbours, documentation, and 6to4, which reach into IPv4.
@@ -44,10 +44,10 @@ const PRIVATE_IPV6: [Network; 4] = [
     v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
 ];
 
-/// Where clouds tell machines their secrets: nobody's receiver is there (webhooks.md S6).
+/// Where clouds tell machines their secrets: nobody's receiver is there (webhooks S6).
 const METADATA: [Network; 2] = [v4([169, 254, 0, 0], 16), v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254], 128)];
 
-/// Ports of services that would take a request for something else, or that rule a machine (webhooks.md S7).
+/// Ports of services that would take a request for something else, or that rule a machine (webhooks S7).
 const REFUSED_PORTS: [u16; 28] = [
     1433, 1521, 2049, 2181, 2375, 2376, 2377, 2379, 2380, 3128, 3306, 3389, 4194, 5432, 5672, 5900, 5984, 6000, 6379,
     6443, 8500, 9042, 9200, 9300, 10_250, 10_255, 11_211, 27_017,

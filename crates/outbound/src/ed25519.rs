@@ -67,7 +67,7 @@ impl PrivateKey {
 impl FromStr for PrivateKey {
     type Err = InvalidPrivateKey;
 
-    /// webhooks.md H8: the seed alone, or with its public key behind it.
+    /// webhooks H8: the seed alone, or with its public key behind it.
     fn from_str(text: &str) -> Result<Self, InvalidPrivateKey> {
         let encoded = text.strip_prefix(PREFIX).ok_or(InvalidPrivateKey::Prefix)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| InvalidPrivateKey::Encoding)?;

@@ -35,7 +35,7 @@ pub fn system_lookup() -> Lookup {
     })
 }
 
-/// None of the addresses may be called. It does not say which they were (webhooks.md S10).
+/// None of the addresses may be called. It does not say which they were (webhooks S10).
 #[derive(Debug, thiserror::Error)]
 #[error("no address of this host may be called; webhooks.allow_networks and webhooks.https_only say which may")]
 pub struct Blocked;

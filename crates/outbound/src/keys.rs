@@ -13,7 +13,7 @@ use crate::sign::{InvalidSecret, Secret, sign};
 use domain::endpoint::Signing;
 use domain::time::Timestamp;
 
-/// How many old keys of an endpoint may go on signing (webhooks.md H10).
+/// How many old keys of an endpoint may go on signing (webhooks H10).
 pub const MAX_OLD_KEYS: usize = 10;
 
 /// How long an old key may go on signing.

@@ -27,7 +27,7 @@ pub struct NewEvent {
     pub kind: EventKind,
     pub at: Timestamp,
     pub sequence: u64,
-    /// What every receiver gets, byte for byte (webhooks.md P7).
+    /// What every receiver gets, byte for byte (webhooks P7).
     pub body: Bytes,
 }
 

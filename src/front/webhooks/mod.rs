@@ -50,7 +50,7 @@ pub(super) async fn resume_all(call: Call, shared: Arc<Webhooks>) -> Result<Http
     Ok(private(Resumed { resumed }))
 }
 
-/// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks.md L7).
+/// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks L7).
 pub(super) async fn expunge(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let Call { request, payload, .. } = call;
     let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;

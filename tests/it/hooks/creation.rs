@@ -239,7 +239,7 @@ async fn parts_and_what_is_made_of_them_are_asked_about() {
     assert_eq!(data(&asked[4])["length"], 10);
 }
 
-/// webhooks 3.8, rule 3.
+/// webhooks K3.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verdict_is_kept_with_what_was_said() {
     let (application, app) = pair(&ASKED, "").await;

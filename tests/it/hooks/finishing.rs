@@ -174,7 +174,7 @@ async fn a_client_that_goes_meanwhile_changes_nothing() {
     assert_eq!(application.heard().len(), 2, "asked once each");
 }
 
-/// webhooks 3.8: the upload is held while the application thinks. A deletion waits for that, and not forever.
+/// webhooks K4: the upload is held while the application thinks. A deletion waits for that, and not forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_that_comes_meanwhile_ends_nothing_before_the_answer() {
     for (patience, too_early) in [("100ms", true), ("30s", false)] {

@@ -122,9 +122,9 @@ async fn a_full_upload_is_complete_only_when_its_client_says_so() {
         let nothing = [version(number), MORE, ("Upload-Length", "0")];
         let answer = create(&mut client, &nothing, b"").await;
         let complete = if leniency { "?1" } else { "?0" };
-        assert_eq!(answer.header("upload-complete"), Some(complete), "protocols.md 5.3: {number}");
+        assert_eq!(answer.header("upload-complete"), Some(complete), "dialects 3: {number}");
         let upload = location(&answer);
-        assert_eq!(offset(&mut client, &upload).await, (0, leniency), "ietf 49, protocols.md 5.3: {number}");
+        assert_eq!(offset(&mut client, &upload).await, (0, leniency), "ietf 49, dialects 3: {number}");
         if !leniency {
             let stage = client.status(&upload).await["stage"].clone();
             assert_eq!(stage, "created", "ietf 49: {number}");
@@ -271,8 +271,8 @@ async fn many_uploads_share_a_connection() {
     for round in 0..20_u8 {
         let body = [round; 1000];
         let answer = create(&mut client, &[version("6"), END], &body).await;
-        assert_eq!(answer.status, 201, "protocols.md 6, 20: {round}");
+        assert_eq!(answer.status, 201, "dialects 7: {round}");
         assert_eq!(download(&mut client, &location(&answer)).await, body, "{round}");
     }
-    assert_eq!(client.stream.local_addr().unwrap(), address, "protocols.md 6, 20: one connection for all");
+    assert_eq!(client.stream.local_addr().unwrap(), address, "dialects 7: one connection for all");
 }

@@ -187,16 +187,16 @@ async fn digest_fields_mean_the_same_on_tus_requests() {
     for digest in &all(b"hello")[..2] {
         let headers = [OCTETS, ("Upload-Offset", "0"), ("Content-Digest", digest)];
         let answer = client.tus("PATCH", &upload, &headers, b"hellO").await;
-        assert_eq!((answer.status, kind(&answer).as_str()), (400, MISMATCHED), "protocols.md 4: {digest}");
-        assert_eq!(client.offset(&upload).await, 0, "protocols.md 4: {digest}");
+        assert_eq!((answer.status, kind(&answer).as_str()), (400, MISMATCHED), "dialects 6: {digest}");
+        assert_eq!(client.offset(&upload).await, 0, "dialects 6: {digest}");
     }
     let digest = sha256(b"hello");
     let headers = [OCTETS, ("Upload-Offset", "0"), ("Content-Digest", &digest)];
-    assert_eq!(client.tus("PATCH", &upload, &headers, b"hello").await.status, 204, "protocols.md 4");
+    assert_eq!(client.tus("PATCH", &upload, &headers, b"hello").await.status, 204, "dialects 6");
     let headers = [OCTETS, ("Upload-Offset", "5"), ("Content-Digest", "adler=:YQ==:")];
     let answer = client.tus("PATCH", &upload, &headers, b"world").await;
-    assert_eq!((answer.status, kind(&answer).as_str()), (400, UNSUPPORTED), "protocols.md 4");
+    assert_eq!((answer.status, kind(&answer).as_str()), (400, UNSUPPORTED), "dialects 6");
     let headers = [("Upload-Length", "5"), OCTETS, ("Content-Digest", &digest)];
     let answer = client.tus("POST", "/files", &headers, b"hellO").await;
-    assert_eq!((answer.status, kind(&answer).as_str()), (400, MISMATCHED), "protocols.md 4: with the creation");
+    assert_eq!((answer.status, kind(&answer).as_str()), (400, MISMATCHED), "dialects 6: with the creation");
 }

@@ -20,8 +20,8 @@ async fn options_tells_the_limits() {
         assert_eq!(limit(&answer, "max-size"), Some(12_345), "ietf 5, 6 and 10: {path}");
         assert_eq!(limit(&answer, "max-age"), Some(600), "ietf 15: {path}");
         let patches = "application/partial-upload, application/offset+octet-stream";
-        assert_eq!(answer.header("accept-patch"), Some(patches), "ietf 9, protocols.md 5.2: {path}");
-        assert!(answer.header("tus-version").is_some(), "protocols.md 5.2: one answer for all dialects: {path}");
+        assert_eq!(answer.header("accept-patch"), Some(patches), "ietf 9, dialects 2: {path}");
+        assert!(answer.header("tus-version").is_some(), "dialects 2: one answer for all dialects: {path}");
     }
     // ietf 8: what was announced is what is applied.
     assert_eq!(create(&mut client, &[MORE, ("Upload-Length", "12345")], b"").await.status, 201, "ietf 8");

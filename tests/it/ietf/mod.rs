@@ -46,7 +46,7 @@ pub async fn create(client: &mut Client, headers: &[(&str, &str)], body: &[u8]) 
 /// Any request, with what every answer in this dialect owes.
 pub async fn send(client: &mut Client, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let answer = client.request(method, path, headers, body).await;
-    assert_eq!(answer.header("tus-resumable"), None, "protocols.md 5.4: only tus clients are told of tus: {answer:?}");
+    assert_eq!(answer.header("tus-resumable"), None, "dialects 4: only tus clients are told of tus: {answer:?}");
     answer
 }
 

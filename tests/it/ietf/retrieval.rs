@@ -28,7 +28,7 @@ async fn head_and_get_tell_the_same_of_an_unfinished_upload() {
                 assert!(limit(&answer, "max-size").is_some(), "ietf 40: {method}");
                 assert!(limit(&answer, "max-age").is_some_and(|left| left > 86_000), "ietf 15: {method}");
                 assert_eq!(limit(&answer, "expires").is_some(), number == Some("6"), "ietf 18: {method} {number:?}");
-                assert!(answer.header("upload-expires").is_some(), "protocols.md 5.4: the fields of all dialects");
+                assert!(answer.header("upload-expires").is_some(), "dialects 4: the fields of all dialects");
             }
         }
     }
@@ -45,9 +45,9 @@ async fn a_complete_upload_is_downloaded_with_its_offset_beside_it() {
         let status = if headers.is_empty() { 200 } else { 204 };
         assert_eq!((head.status, head.header("upload-complete")), (status, Some("?1")), "ietf 40: {headers:?}");
         let get = send(&mut client, "GET", &upload, &headers, b"").await;
-        assert_eq!((get.status, get.body.as_slice()), (200, &b"hello"[..]), "protocols.md 5.4: {headers:?}");
+        assert_eq!((get.status, get.body.as_slice()), (200, &b"hello"[..]), "dialects 4: {headers:?}");
         for (name, value) in [("upload-offset", "5"), ("upload-complete", "?1"), ("upload-length", "5")] {
-            assert_eq!(get.header(name), Some(value), "ietf 41, protocols.md 5.4: {headers:?}");
+            assert_eq!(get.header(name), Some(value), "ietf 41, dialects 4: {headers:?}");
             assert_eq!(head.header(name), Some(value), "ietf 40: {headers:?}");
         }
         assert_eq!(limit(&get, "max-age"), None, "it does not expire");

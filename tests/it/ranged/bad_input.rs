@@ -37,11 +37,7 @@ async fn ranges_that_mean_nothing_are_refused_and_change_nothing() {
     for path in [&of_google, &ours] {
         for range in NONSENSE {
             let answer = put(&mut client, path, range, b"hello").await;
-            assert_eq!(
-                (answer.status, answer.problem().as_str()),
-                (400, "bad-header"),
-                "protocols.md 3, 23: {range:?}"
-            );
+            assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-header"), "ranged 23: {range:?}");
         }
         let twice = [("Content-Range", "bytes 0-4/5"), ("Content-Range", "bytes 0-4/5")];
         assert_eq!(put_with(&mut client, path, &twice, b"hello").await.status, 400, "twice, though the same");
@@ -66,19 +62,15 @@ async fn a_body_has_as_many_bytes_as_its_range() {
         ] {
             let answer = put(&mut client, path, range, body).await;
             let problem = if range.contains('-') { "other-count" } else { "question-with-body" };
-            assert_eq!((answer.status, answer.problem().as_str()), (400, problem), "protocols.md 3, 23: {range}");
+            assert_eq!((answer.status, answer.problem().as_str()), (400, problem), "ranged 23: {range}");
         }
-        assert_eq!(client.status(path).await["received"], 0, "protocols.md 3, 23");
+        assert_eq!(client.status(path).await["received"], 0, "ranged 23");
         // Found out only when the body ends, or goes on.
         for pieces in [&[&b"hello"[..]][..], &[&[b'x'; 60], &[b'x'; 60]]] {
             let range = [("Content-Range", "bytes 0-99/100")];
             let answer = put_chunked(&mut client, path, &range, pieces).await;
-            assert_eq!((answer.status, answer.problem().as_str()), (400, "other-count"), "protocols.md 3, 23");
-            assert_ne!(
-                client.status(path).await["stage"],
-                "completed",
-                "protocols.md 3, 23: nothing is taken for whole"
-            );
+            assert_eq!((answer.status, answer.problem().as_str()), (400, "other-count"), "ranged 23");
+            assert_ne!(client.status(path).await["stage"], "completed", "ranged 23: nothing is taken for whole");
         }
     }
 }
@@ -102,21 +94,17 @@ async fn a_total_that_changes_is_refused() {
             ("bytes */11", b""),
         ] {
             let answer = put(&mut client, path, range, body).await;
-            assert_eq!(
-                (answer.status, answer.problem().as_str()),
-                (400, "length-changed"),
-                "protocols.md 3, 24: {range}"
-            );
+            assert_eq!((answer.status, answer.problem().as_str()), (400, "length-changed"), "ranged 24: {range}");
         }
     }
     for path in [&announced, &told_later] {
-        is_object(&put(&mut client, path, "bytes 5-9/10", b"world").await, b"helloworld", "protocols.md 3, 24");
+        is_object(&put(&mut client, path, "bytes 5-9/10", b"world").await, b"helloworld", "ranged 24");
     }
     // A total below what is there already.
     let path = session(&mut client, &[]).await;
     is_incomplete(&put(&mut client, &path, "bytes 0-4/*", b"hello").await, 5, "a chunk");
     let answer = put(&mut client, &path, "bytes 0-2/3", b"hel").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (400, "length-below-offset"), "protocols.md 3, 24");
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "length-below-offset"), "ranged 24");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +120,7 @@ async fn a_range_past_the_end_is_refused() {
         }
         let answer = put_chunked(&mut client, path, &[("Content-Range", "bytes 0-*/*")], &[b"hello world"]).await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, "beyond-length"), "past the end: chunked");
-        assert_ne!(client.status(path).await["stage"], "failed", "protocols.md 5.1: the upload lives on");
+        assert_ne!(client.status(path).await["stage"], "failed", "dialects 1: the upload lives on");
     }
     let open = session(&mut client, &[]).await;
     for range in ["bytes 0-4/100001", "bytes 99999-100003/*"] {
@@ -149,14 +137,14 @@ async fn a_range_of_what_takes_none_is_refused() {
     let range = ("Content-Range", "bytes 0-4/5");
     for (method, path) in [("PUT", "/files"), ("PUT", "/files/"), ("POST", "/files")] {
         let answer = sent(&mut client, method, path, &[range, ("Content-Type", "video/mp4")], b"hello").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (400, "range-of-nothing"), "protocols.md 3, 38: {path}");
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "range-of-nothing"), "ranged 38: {path}");
     }
     let answer = sent(&mut client, "PUT", "/files/video.mp4", &[range], b"hello").await;
     assert_eq!((answer.status, answer.problem().as_str()), (404, "no-such-upload"));
-    assert_eq!(known(&app).await, 0, "protocols.md 3, 38: a part was not taken for a whole");
+    assert_eq!(known(&app).await, 0, "ranged 38: a part was not taken for a whole");
     let of_tus = client.create(5).await;
     let answer = put(&mut client, &of_tus, "bytes 0-4/5", b"hello").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (400, "other-dialect"), "protocols.md 3, 38");
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "other-dialect"), "ranged 38");
     assert_eq!(client.offset(&of_tus).await, 0);
 }
 
@@ -168,7 +156,7 @@ async fn the_marks_of_two_dialects_are_refused() {
     let range = ("Content-Range", "bytes 0-4/5");
     for other in [("Tus-Resumable", "1.0.0"), ("Upload-Complete", "?1"), ("Upload-Draft-Interop-Version", "8")] {
         let answer = client.request("PUT", &path, &[range, other], b"hello").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (400, "mixed-dialects"), "protocols.md 5.2: {other:?}");
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "mixed-dialects"), "dialects 2: {other:?}");
     }
     is_incomplete(&put(&mut client, &path, "bytes */*", b"").await, 0, "nothing was stored");
 }

@@ -30,7 +30,7 @@ async fn an_object_must_have_the_hashes_that_come_with_its_last_chunk() {
         is_incomplete(&put(&mut client, &path, "bytes 0-4/*", b"hello").await, 5, "a chunk");
         let headers = [("Content-Range", "bytes 5-10/11"), ("x-goog-hash", hash.as_str())];
         let answer = put_with(&mut client, &path, &headers, b" world").await;
-        is_object(&answer, b"hello world", &format!("protocols.md 3, 16: {hash}"));
+        is_object(&answer, b"hello world", &format!("ranged 16: {hash}"));
     }
     let (crc32c, md5) = (crc32c_of(b"other"), md5_of(b"other"));
     for (hash, body) in [
@@ -46,8 +46,8 @@ async fn an_object_must_have_the_hashes_that_come_with_its_last_chunk() {
         is_incomplete(&put(&mut client, &path, &first, begin).await, begin.len(), "a chunk");
         let headers = [("Content-Range", range), ("x-goog-hash", hash.as_str())];
         let answer = put_with(&mut client, &path, &headers, body).await;
-        assert_eq!((answer.status, answer.problem().as_str()), (400, "digest-mismatch"), "protocols.md 3, 16: {hash}");
-        assert_eq!(client.status(&path).await["stage"], "failed", "protocols.md 3, 16: it is not published");
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "digest-mismatch"), "ranged 16: {hash}");
+        assert_eq!(client.status(&path).await["stage"], "failed", "ranged 16: it is not published");
         assert_eq!(put(&mut client, &path, "bytes */11", b"").await.status, 410);
     }
 }
@@ -64,9 +64,9 @@ async fn an_object_must_have_the_hashes_its_description_named() {
     ] {
         let path = path_of(&client.request("POST", START, &[JSON], json.as_bytes()).await);
         let answer = put(&mut client, &path, "bytes 0-4/5", b"hello").await;
-        assert_eq!(answer.status, status, "protocols.md 3, 6: {json}: {answer:?}");
+        assert_eq!(answer.status, status, "ranged 6: {json}: {answer:?}");
         let stage = if status == 200 { "completed" } else { "failed" };
-        assert_eq!(client.status(&path).await["stage"], stage, "protocols.md 3, 6");
+        assert_eq!(client.status(&path).await["stage"], stage, "ranged 6");
     }
 }
 
@@ -86,7 +86,7 @@ async fn hashes_that_cannot_be_read_are_refused_and_those_of_a_part_not_looked_a
     let part = format!("crc32c={}", crc32c_of(b"hello"));
     let answer =
         put_with(&mut client, &path, &[("Content-Range", "bytes 0-4/*"), ("x-goog-hash", &part)], b"hello").await;
-    is_incomplete(&answer, 5, "protocols.md 3, 16: the hash is of the whole, and counts with the last chunk");
+    is_incomplete(&answer, 5, "ranged 16: the hash is of the whole, and counts with the last chunk");
     is_object(&put(&mut client, &path, "bytes 5-10/11", b" world").await, b"hello world", "all of it");
 }
 
@@ -98,10 +98,10 @@ async fn a_chunk_with_a_digest_of_its_own_counts_when_it_matches() {
     let (right, wrong) = (content_digest(b"hello"), content_digest(b"other"));
     let headers = |digest| [("Content-Range", "bytes 0-4/*"), ("Content-Digest", digest)];
     let answer = put_with(&mut client, &path, &headers(&wrong), b"hello").await;
-    assert_eq!(answer.status, 400, "protocols.md 4: {answer:?}");
+    assert_eq!(answer.status, 400, "dialects 6: {answer:?}");
     assert!(answer.json()["type"].as_str().unwrap().ends_with("#digest-mismatched-values"), "{answer:?}");
-    is_incomplete(&put(&mut client, &path, "bytes */*", b"").await, 0, "protocols.md 4: nothing was stored");
-    is_incomplete(&put_with(&mut client, &path, &headers(&right), b"hello").await, 5, "protocols.md 4");
+    is_incomplete(&put(&mut client, &path, "bytes */*", b"").await, 0, "dialects 6: nothing was stored");
+    is_incomplete(&put_with(&mut client, &path, &headers(&right), b"hello").await, 5, "dialects 6");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,13 +176,13 @@ async fn digests_of_the_whole_are_named_and_asked_for_in_header_fields_too() {
             let path = path_of(&session);
             put(&mut client, &path, "bytes 0-4/5", b"hello").await;
             let status = client.status(&path).await;
-            assert_eq!(status["stage"], stage, "protocols.md 4: {status}");
-            assert!(status["digests"]["sha512"].is_string(), "protocols.md 4: it was asked for: {status}");
+            assert_eq!(status["stage"], stage, "dialects 6: {status}");
+            assert!(status["digests"]["sha512"].is_string(), "dialects 6: it was asked for: {status}");
         }
         client.request("PUT", "/files/a", &headers, b"hello").await;
         let newest = crate::tus::known_uploads(&mut client).await[0].clone();
-        assert_eq!(newest["stage"], stage, "protocols.md 4: a plain file");
+        assert_eq!(newest["stage"], stage, "dialects 6: a plain file");
     }
     let wrong = client.request("PUT", "/files/a", &[("Repr-Digest", "sha-256=x")], b"hello").await;
-    assert_eq!(wrong.status, 400, "protocols.md 4");
+    assert_eq!(wrong.status, 400, "dialects 6");
 }

@@ -1,5 +1,5 @@
 //! Ranged PUT, item by item: Google's sessions, ranges in any order, whole
-//! files. `protocols.md 3` has the numbers.
+//! files. `docs/requirements/ranged.md` has the numbers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -85,20 +85,20 @@ pub async fn put_chunked(client: &mut Client, path: &str, headers: &[(&str, &str
 pub fn is_incomplete(answer: &Answer, offset: usize, why: &str) {
     assert_eq!((answer.status, answer.reason.as_str()), (308, "Resume Incomplete"), "{why}: {answer:?}");
     let range = offset.checked_sub(1).map(|last| format!("bytes=0-{last}"));
-    assert_eq!(answer.header("range"), range.as_deref(), "protocols.md 3, 9: {why}");
-    assert_eq!(answer.header("location"), None, "protocols.md 3, 11: clients would follow it");
-    assert!(answer.body.is_empty(), "protocols.md 3, 8: {answer:?}");
+    assert_eq!(answer.header("range"), range.as_deref(), "ranged 9: {why}");
+    assert_eq!(answer.header("location"), None, "ranged 11: clients would follow it");
+    assert!(answer.body.is_empty(), "ranged 8: {answer:?}");
 }
 
 /// Sees the object that Google's clients wait for, and that it is these bytes.
 pub fn is_object(answer: &Answer, bytes: &[u8], why: &str) -> Value {
-    assert_eq!(answer.status, 200, "protocols.md 3, 13: {why}: {answer:?}");
+    assert_eq!(answer.status, 200, "ranged 13: {why}: {answer:?}");
     let kind = answer.header("content-type").unwrap_or_default();
-    assert!(kind.starts_with("application/json"), "protocols.md 3, 14: {kind}");
+    assert!(kind.starts_with("application/json"), "ranged 14: {kind}");
     let object = answer.json();
-    assert_eq!(object["size"], bytes.len().to_string(), "protocols.md 3, 14: a text");
-    assert_eq!(object["crc32c"], crc32c_of(bytes), "protocols.md 3, 14: {why}");
-    assert_eq!(object["md5Hash"], md5_of(bytes), "protocols.md 3, 14: {why}");
+    assert_eq!(object["size"], bytes.len().to_string(), "ranged 14: a text");
+    assert_eq!(object["crc32c"], crc32c_of(bytes), "ranged 14: {why}");
+    assert_eq!(object["md5Hash"], md5_of(bytes), "ranged 14: {why}");
     object
 }
 
@@ -120,7 +120,7 @@ pub async fn is_stored(client: &mut Client, path: &str, bytes: &[u8]) {
     assert!(download.body == bytes, "the bytes are the source's");
     let told = (download.header("upload-offset"), download.header("upload-length"));
     let length = bytes.len().to_string();
-    assert_eq!(told, (Some(length.as_str()), Some(length.as_str())), "protocols.md 5.4");
+    assert_eq!(told, (Some(length.as_str()), Some(length.as_str())), "dialects 4");
 }
 
 /// This many bytes that are not all alike.

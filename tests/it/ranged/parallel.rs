@@ -259,15 +259,15 @@ async fn the_whole_may_come_at_once_too() {
     let bytes = source(10_000);
     let path = path_of(&client.request("POST", "/files", &[JSON], b"{}").await);
     let answer = put_with(&mut client, &path, &[], &bytes).await;
-    assert_eq!(answer.status, 200, "protocols.md 3, 17: without a range it is the whole: {answer:?}");
+    assert_eq!(answer.status, 200, "ranged 17: without a range it is the whole: {answer:?}");
     is_stored(&mut client, &path, &bytes).await;
     let path = path_of(&client.request("POST", "/files", &[JSON], b"{}").await);
     let answer = put_chunked(&mut client, &path, &[], &[&bytes[..5000], &bytes[5000..]]).await;
-    assert_eq!(answer.status, 200, "protocols.md 3, 17: chunked: {answer:?}");
+    assert_eq!(answer.status, 200, "ranged 17: chunked: {answer:?}");
     is_stored(&mut client, &path, &bytes).await;
     let path = path_of(&client.request("POST", "/files", &[JSON], b"{}").await);
     let answer = put_with(&mut client, &path, &[], b"").await;
-    assert_eq!(answer.status, 200, "protocols.md 3, 17: of nothing: {answer:?}");
+    assert_eq!(answer.status, 200, "ranged 17: of nothing: {answer:?}");
     is_stored(&mut client, &path, b"").await;
     let path = ranges(&mut client, 10_001).await;
     let answer = put_with(&mut client, &path, &[], &bytes).await;

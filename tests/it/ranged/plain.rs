@@ -101,7 +101,7 @@ async fn an_error_after_the_upload_was_made_says_where_it_is() {
     assert_eq!(answer.status, 503);
     let upload = path_of(&answer);
     let mut client = app.client().await;
-    assert_eq!(client.status(&upload).await["offset"], 40, "protocols.md 3, 33; 1, 40");
+    assert_eq!(client.status(&upload).await["offset"], 40, "ranged 33; 1, 40");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +125,7 @@ async fn a_file_must_have_the_digest_that_comes_with_it() {
     for (of, status, stage) in [(&b"hello"[..], 201, "completed"), (b"other", 400, "failed")] {
         let digest = format!("sha-256=:{}:", base64(Sha256::digest(of)));
         let answer = client.request("PUT", "/files/a", &[("Content-Digest", &digest)], b"hello").await;
-        assert_eq!(answer.status, status, "protocols.md 4: {answer:?}");
+        assert_eq!(answer.status, status, "dialects 6: {answer:?}");
         let newest = known_uploads(&mut client).await[0].clone();
         assert_eq!(newest["stage"], stage);
         assert_eq!(answer.header("location").is_some(), status == 201, "a failed upload is no place to go on");

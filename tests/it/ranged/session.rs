@@ -15,21 +15,21 @@ async fn a_session_is_started_with_json_and_lives_at_an_absolute_address() {
     let length = ("X-Upload-Content-Length", "11");
     let json = br#"{"name": "a.mp4", "metadata": {"user": "7"}, "storageClass": "STANDARD"}"#;
     let answer = client.request("POST", START, &[JSON, kind, length], json).await;
-    assert_eq!((answer.status, answer.body.as_slice()), (200, &b""[..]), "protocols.md 3, 1");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b""[..]), "ranged 1");
     let address = app.address();
     let location = answer.location_as_sent.as_deref().unwrap();
-    assert!(location.starts_with(&format!("http://{address}/files/")), "protocols.md 3, 2: {location}");
+    assert!(location.starts_with(&format!("http://{address}/files/")), "ranged 2: {location}");
     let path = path_of(&answer);
     let status = client.status(&path).await;
     let told = (&status["filename"], &status["content_type"], &status["length"], &status["metadata"]["user"]);
-    assert_eq!(told, (&"a.mp4".into(), &"video/mp4".into(), &11.into(), &"7".into()), "protocols.md 3, 1 and 3");
+    assert_eq!(told, (&"a.mp4".into(), &"video/mp4".into(), &11.into(), &"7".into()), "ranged 1 and 3");
     // The address alone is enough: no header of the first request is needed again.
     let done = put(&mut client, &path, "bytes 0-10/11", b"hello world").await;
-    let object = is_object(&done, b"hello world", "protocols.md 3, 2");
-    assert_eq!((&object["name"], &object["contentType"]), (&"a.mp4".into(), &"video/mp4".into()), "protocols.md 3, 14");
+    let object = is_object(&done, b"hello world", "ranged 2");
+    assert_eq!((&object["name"], &object["contentType"]), (&"a.mp4".into(), &"video/mp4".into()), "ranged 14");
     assert_eq!(object["metadata"], serde_json::json!({"user": "7"}));
-    assert_eq!(object["generation"].as_str().map(|text| text.parse::<u64>().is_ok()), Some(true), "protocols.md 3, 14");
-    assert!(object["timeCreated"].is_string(), "protocols.md 3, 14");
+    assert_eq!(object["generation"].as_str().map(|text| text.parse::<u64>().is_ok()), Some(true), "ranged 14");
+    assert!(object["timeCreated"].is_string(), "ranged 14");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,16 +38,16 @@ async fn a_session_may_begin_without_a_body() {
     let mut client = app.client().await;
     let named = "/files?uploadType=resumable&name=a%20b.mp4";
     let answer = client.request("POST", named, &[], b"").await;
-    assert_eq!(answer.status, 200, "protocols.md 3, 4: the body may be absent");
+    assert_eq!(answer.status, 200, "ranged 4: the body may be absent");
     let status = client.status(&path_of(&answer)).await;
     assert_eq!((&status["filename"], &status["length"]), (&"a b.mp4".into(), &serde_json::Value::Null));
     let answer = client.request("POST", named, &[JSON], br#"{"name": "a b.mp4"}"#).await;
-    assert_eq!(answer.status, 200, "protocols.md 3, 4: the same name twice");
+    assert_eq!(answer.status, 200, "ranged 4: the same name twice");
     let answer = client.request("POST", named, &[JSON], br#"{"name": "c.mp4"}"#).await;
-    assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-session"), "protocols.md 3, 4: two names");
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-session"), "ranged 4: two names");
     for mark in [("X-Upload-Content-Type", "a/b"), ("X-Upload-Content-Length", "5")] {
         let answer = client.request("POST", "/files", &[mark], b"").await;
-        assert_eq!(answer.status, 200, "protocols.md 5.2, 3: {mark:?}");
+        assert_eq!(answer.status, 200, "dialects 2.3: {mark:?}");
     }
     assert_eq!(known(&app).await, 4);
 }
@@ -60,10 +60,10 @@ async fn the_other_flavour_answers_201() {
     // A library for signed URLs sends JSON all the same, under the type of the file.
     for body in [&b""[..], br#"{"name": "a.mp4"}"#] {
         let answer = client.request("POST", "/files", &headers, body).await;
-        assert_eq!(answer.status, 201, "protocols.md 3, 5");
+        assert_eq!(answer.status, 201, "ranged 5");
         let path = path_of(&answer);
-        assert_eq!(client.status(&path).await["content_type"], "video/mp4", "protocols.md 3, 5");
-        is_object(&put(&mut client, &path, "bytes 0-4/5", b"hello").await, b"hello", "protocols.md 3, 5");
+        assert_eq!(client.status(&path).await["content_type"], "video/mp4", "ranged 5");
+        is_object(&put(&mut client, &path, "bytes 0-4/5", b"hello").await, b"hello", "ranged 5");
     }
     let answer = client.request("POST", "/files", &[("x-goog-resumable", "stop")], b"").await;
     assert_eq!(answer.status, 400);
@@ -79,7 +79,7 @@ async fn the_address_of_a_session_is_the_operators_or_the_one_used_and_no_forwar
     let public = "https://up.example.com/base";
     let app = TestApp::with(|config| config.server.public_url = Some(public.to_owned())).await;
     let answer = app.client().await.request("POST", START, &forged, b"").await;
-    assert!(answer.header("location").unwrap().starts_with(&format!("{public}/files/")), "protocols.md 3, 2");
+    assert!(answer.header("location").unwrap().starts_with(&format!("{public}/files/")), "ranged 2");
 
     let token = "correct-horse-battery-staple";
     let app = TestApp::with(|config| config.auth.token = Some(Secret::new(token.to_owned()))).await;
@@ -100,7 +100,7 @@ async fn under_tls_the_address_of_a_session_says_so() {
     let address = unwrapped(certificate.connector(&[]), app.address()).await;
     let answer = Client::connect(address).await.request("POST", START, &[], b"").await;
     let location = answer.header("location").unwrap();
-    assert!(location.starts_with(&format!("https://{address}/files/")), "protocols.md 3, 2: {location}");
+    assert!(location.starts_with(&format!("https://{address}/files/")), "ranged 2: {location}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +113,7 @@ async fn googles_libraries_make_addresses_of_their_own() {
     let path = path_of(&answer);
     assert_eq!(client.status(&path).await["metadata"]["bucket"], "my-films");
     let done = put(&mut client, &path, "bytes 0-4/5", b"hello").await;
-    assert_eq!(is_object(&done, b"hello", "in a bucket")["bucket"], "my-films", "protocols.md 3, 14");
+    assert_eq!(is_object(&done, b"hello", "in a bucket")["bucket"], "my-films", "ranged 14");
     for other in ["", "?uploadType=multipart", "?uploadType=media&name=a"] {
         let path = format!("/upload/storage/v1/b/my-films/o{other}");
         let answer = client.request("POST", &path, &[], b"hello").await;
@@ -140,10 +140,10 @@ async fn the_upload_commands_are_another_protocol() {
         ("PUT", upload.as_str(), &[command]),
     ] {
         let answer = client.request(method, path, headers, b"hello").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (400, "upload-commands"), "protocols.md 3, 36: {path}");
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "upload-commands"), "ranged 36: {path}");
     }
     is_incomplete(&put(&mut client, &upload, "bytes */*", b"").await, 0, "nothing was stored");
-    assert_eq!(known(&app).await, 1, "protocols.md 3, 36");
+    assert_eq!(known(&app).await, 1, "ranged 36");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +159,7 @@ async fn a_session_does_not_replace_the_token() {
     let range = ("Content-Range", "bytes 0-4/5");
     assert_eq!(client.request("PUT", &path, &[range], b"hello").await.status, 401);
     assert_eq!(sent(&mut client, "PUT", &path, &[range, given], b"hello").await.status, 200);
-    // protocols.md 3, 7: and nobody guesses it.
+    // ranged 7: and nobody guesses it.
     let id = path.trim_start_matches("/files/");
     assert_eq!(id.len(), 36, "74 random bits: {id}");
 }

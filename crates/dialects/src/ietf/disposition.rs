@@ -121,7 +121,7 @@ mod tests {
         ];
         for (value, expected) in cases {
             let shown = String::from_utf8_lossy(value);
-            assert_eq!(file_name(value).as_deref(), expected, "protocols.md 2, 36 and 37: {shown}");
+            assert_eq!(file_name(value).as_deref(), expected, "ietf 36, 37: {shown}");
         }
     }
 

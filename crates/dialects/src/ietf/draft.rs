@@ -107,7 +107,7 @@ pub(super) mod tests {
 
     #[test]
     fn versions_differ_in_these_things() {
-        // protocols.md 2.0 and its corrections: typed appends from 6, the field's opposite in 3, `expires` in
+        // ietf 1 to 4: typed appends from 6, the field's opposite in 3, `expires` in
         // 6, strict HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
         let table = |draft: Draft| {
             let flags = [
@@ -156,7 +156,7 @@ pub(super) mod tests {
             ("4294967304", None),
             ("", None),
         ] {
-            assert_eq!(draft(number).interop, echoed, "protocols.md 2, 1 to 4: {number:?}");
+            assert_eq!(draft(number).interop, echoed, "ietf 1 to 4: {number:?}");
         }
         let twice: Text = vec![("upload-draft-interop-version", "8"); 2];
         assert_eq!(Draft::of(&twice, &CONFIGURED).interop, None);

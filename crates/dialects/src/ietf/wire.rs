@@ -265,7 +265,7 @@ mod tests {
             let found = created(&newest(), &fields, count);
             let found = found.map(|creation| creation.unwrap()).map(|creation| (creation.length, creation.ends));
             let found = found.map(|(length, ends)| (length.map(|length| length.get()), ends));
-            assert_eq!(found, expected, "protocols.md 2, 23 to 31: {fields:?} {count:?}");
+            assert_eq!(found, expected, "ietf 23 to 31: {fields:?} {count:?}");
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
     fn what_says_nothing_readable_is_no_creation() {
         for value in ["1", "true", "?2", "?1, ?1", "", "?1, ?0", "(?1)"] {
             let fields: Text = vec![("upload-complete", value), ("upload-draft-interop-version", "8")];
-            assert_eq!(created(&draft("8"), &fields, Some(5)), Ok(None), "protocols.md 2, 20: {value:?}");
+            assert_eq!(created(&draft("8"), &fields, Some(5)), Ok(None), "ietf 20: {value:?}");
         }
         let denied: Text = vec![("upload-incomplete", "?0")];
         assert_eq!(created(&draft("8"), &denied, Some(5)), Ok(None), "2.0: the field of another version");
@@ -287,7 +287,7 @@ mod tests {
             [("0", true), ("000", true), ("5, 6", true), ("\"5\"", true), ("5", false), ("1;x", false)]
         {
             let fields: Text = vec![("upload-complete", "?0"), ("upload-offset", offset)];
-            assert_eq!(created(&newest(), &fields, Some(0)).is_ok(), fine, "protocols.md 2, 39: {offset:?}");
+            assert_eq!(created(&newest(), &fields, Some(0)).is_ok(), fine, "ietf 39: {offset:?}");
         }
     }
 
@@ -296,12 +296,12 @@ mod tests {
         let fields: Text = vec![("upload-complete", "?0"), ("upload-length", "0")];
         for (number, ends) in [("5", Ends::Here), ("6", Ends::Here), ("8", Ends::Later), ("", Ends::Later)] {
             let creation = created(&draft(number), &fields, Some(0)).unwrap().unwrap();
-            assert_eq!(creation.ends, ends, "protocols.md 5.3: interop {number}");
+            assert_eq!(creation.ends, ends, "dialects 3: interop {number}");
         }
         let silent: Text = vec![("content-type", PARTIAL_UPLOAD), ("upload-offset", "7"), ("upload-length", "7")];
         for (number, ends) in [("5", Some(Ends::Here)), ("6", Some(Ends::Here)), ("8", None)] {
             let found = append(&draft(number), &silent, Some(0)).ok().map(|appending| appending.ends);
-            assert_eq!(found, ends, "protocols.md 2, 53: interop {number}");
+            assert_eq!(found, ends, "ietf 53: interop {number}");
             assert!(append(&draft(number), &silent, Some(1)).is_err(), "only when nothing is sent");
             assert!(append(&draft(number), &silent[..2].to_vec(), Some(0)).is_err(), "only with the length");
         }
@@ -331,7 +331,7 @@ mod tests {
             let fields: Text = fields;
             let found = append(&draft(number), &fields, Some(3));
             let found = found.map(|appending| (appending.at.get(), appending.ends));
-            assert_eq!(found, expected, "protocols.md 2, 51 to 53 and 78: interop {number}, {fields:?}");
+            assert_eq!(found, expected, "ietf 51 to 53 and 78: interop {number}, {fields:?}");
         }
     }
 
@@ -343,7 +343,7 @@ mod tests {
                 [("3", true), ("5", true), ("6", true), ("7", false), ("8", false), ("10", false), ("", false)]
             {
                 let bad = check_query(&draft(number), &fields).is_err();
-                assert_eq!(bad, refused, "protocols.md 2, 46: interop {number}, {name}");
+                assert_eq!(bad, refused, "ietf 46: interop {number}, {name}");
             }
         }
         let fine: Text = vec![("upload-draft-interop-version", "6")];
@@ -354,8 +354,8 @@ mod tests {
     fn the_limit_is_never_empty_and_names_the_time_left() {
         let day = Some(Duration::from_millis(86_400_999));
         assert_eq!(limit(&newest(), 64, None), "max-size=64");
-        assert_eq!(limit(&newest(), 64, day), "max-size=64, max-age=86400", "protocols.md 2, 10 and 15");
-        assert_eq!(limit(&draft("6"), 64, day), "max-size=64, max-age=86400, expires=86400", "protocols.md 2, 18");
+        assert_eq!(limit(&newest(), 64, day), "max-size=64, max-age=86400", "ietf 10, 15");
+        assert_eq!(limit(&draft("6"), 64, day), "max-size=64, max-age=86400, expires=86400", "ietf 18");
     }
 
     #[test]
@@ -390,7 +390,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (name.as_str(), std::str::from_utf8(value).unwrap()))
                 .collect();
-            assert_eq!(found, expected, "protocols.md 2, 36 and 37: {fields:?}");
+            assert_eq!(found, expected, "ietf 36, 37: {fields:?}");
         }
     }
 

@@ -182,7 +182,7 @@ mod tests {
                         "md5Hash": "1B2M2Y8AsgTpgAmY7PhCfg=="}"#;
         let creation = object(json, &Around::default(), 100).unwrap();
         assert_eq!(pairs(&creation), [("contentType", "text/plain"), ("a", "b")]);
-        assert_eq!(creation.promised_digests.len(), 2, "protocols.md 3, 6");
+        assert_eq!(creation.promised_digests.len(), 2, "ranged 6");
         for (json, why) in [
             (&br#"{"name": "b.mp4"}"#[..], "differ"),
             (b"not json", "JSON"),
@@ -192,7 +192,7 @@ mod tests {
             (br#"{"metadata": {"bucket": "b"}}"#, "twice"),
         ] {
             let refused = object(json, &around, 100).unwrap_err().to_string();
-            assert!(refused.contains(why), "protocols.md 3, 4: {refused}");
+            assert!(refused.contains(why), "ranged 4: {refused}");
         }
     }
 }

@@ -294,7 +294,7 @@ mod tests {
         ] {
             assert_eq!(ContentRange::parse(text), Ok(expected), "{text}");
         }
-        // protocols.md 3, 23.
+        // ranged 23.
         for text in [
             "",
             "bytes",
@@ -332,7 +332,7 @@ mod tests {
             "bytes ٠-٩/١٠",
             "byt\u{e9}s 0-9/10",
         ] {
-            assert!(ContentRange::parse(text).is_err(), "protocols.md 3, 23: {text:?}");
+            assert!(ContentRange::parse(text).is_err(), "ranged 23: {text:?}");
         }
     }
 

@@ -550,7 +550,7 @@ mod tests {
         }
         let both: Text = vec![("upload-checksum", "crc32 y/Q5Jg=="), ("content-digest", "crc32c=:4waSgw==:")];
         assert!(matches!(checksum(&both), Ok(Some(Checksum::Own(_)))), "the dialect's own comes first");
-        assert!(matches!(checksum(&both[1..].to_vec()), Ok(Some(Checksum::Content(_)))), "protocols.md 4");
+        assert!(matches!(checksum(&both[1..].to_vec()), Ok(Some(Checksum::Content(_)))), "dialects 6");
         for (announced, refused) in
             [("Upload-Checksum", true), ("X, upload-checksum", true), ("X-Upload-Checksum", false), ("", false)]
         {

@@ -148,7 +148,7 @@ pub struct Durable {
     pub expires_at: Timestamp,
 }
 
-/// When progress within a stage is worth an event (webhooks.md C2).
+/// When progress within a stage is worth an event (webhooks C2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgressPolicy {
     /// At most one event in this time.

@@ -1,4 +1,4 @@
-//! Every statement of a call with a scope names the tenant (access.md T2).
+//! Every statement of a call with a scope names the tenant (access T2).
 //!
 //! As in [`plans`](super::plans), the statements are overheard, not listed.
 

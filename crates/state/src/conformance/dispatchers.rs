@@ -33,7 +33,7 @@ pub async fn two_dispatchers_never_hold_one_delivery<P: Place>(place: P) {
     assert_eq!((claims.len(), deliveries.len()), (40, 40));
 }
 
-/// N1: what a node is sending stays with it, whoever starts; what a dead
+/// scale-out N1: what a node is sending stays with it, whoever starts; what a dead
 /// node was sending is taken back at once.
 pub async fn a_start_takes_no_delivery_from_a_running_node<P: Place>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
@@ -61,7 +61,7 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: Place>(place: P) {
     assert_eq!(states_at(&*second, "a").await, [Succeeded, Ready, Ready], "a late settlement moves nothing");
 }
 
-/// N12: in a rolling change of the configuration no node switches off what another still names.
+/// scale-out C13: in a rolling change of the configuration no node switches off what another still names.
 pub async fn an_endpoint_stays_while_a_living_node_names_it<P: Place>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let names = async |store: &P::Store| {

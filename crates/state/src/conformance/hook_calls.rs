@@ -23,7 +23,7 @@ fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {
     }
 }
 
-/// webhooks 3.8, rule 3.
+/// webhooks K3.
 pub async fn hook_calls_are_listed_newest_first<P: Place>(place: P) {
     let store = place.open().await;
     let outcomes = CallOutcome::ALL;

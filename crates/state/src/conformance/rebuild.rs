@@ -1,4 +1,4 @@
-//! The log tells all: whoever has read every event of an upload knows what its row says (webhooks.md G3).
+//! The log tells all: whoever has read every event of an upload knows what its row says (webhooks G3).
 //!
 //! But for what no event is made of. Bytes between two events within a stage are told only as progress, if
 //! that is wanted and not too often; so of an upload in flight the offset may be newer than the log, and so

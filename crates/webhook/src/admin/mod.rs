@@ -360,7 +360,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Gives an endpoint a new key (webhooks.md H10). What its receiver needs is told here and never again.
+    /// Gives an endpoint a new key (webhooks H10). What its receiver needs is told here and never again.
     pub async fn rotate(&self, id: &EndpointId, rotation: Rotation) -> Result<(Stored, Shown)> {
         let inner = &self.inner;
         let _looking = inner.looking.lock().await;
@@ -481,7 +481,7 @@ impl Admin {
         Err(AdminError::Changed(id.clone()))
     }
 
-    /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks.md A5).
+    /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks A5).
     /// Comes back when the attempt is recorded.
     pub async fn test(&self, id: &EndpointId) -> Result<Tested> {
         let inner = &self.inner;
@@ -526,7 +526,7 @@ impl Admin {
         if was_running { Ok(()) } else { Err(AdminError::NoSuchReplay(id)) }
     }
 
-    /// Takes what an upload's client said out of its events (webhooks.md L7). Says how many events that were.
+    /// Takes what an upload's client said out of its events (webhooks L7). Says how many events that were.
     pub async fn expunge(&self, upload: UploadId) -> Result<u64> {
         Ok(self.inner.parts.outbox.expunge(self.scope(), upload).await?)
     }
@@ -647,7 +647,7 @@ impl Inner {
         self.private(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
     }
 
-    /// Refuses a key that one of these has (webhooks.md H9), as far as their secrets can be read. Says
+    /// Refuses a key that one of these has (webhooks H9), as far as their secrets can be read. Says
     /// nothing of whose it is.
     fn check_unshared(&self, key: Option<&Key>, others: &[Stored]) -> Result<()> {
         let Some(key) = key else { return Ok(()) };

@@ -85,7 +85,7 @@ pub enum InvalidEndpoint {
 }
 
 impl Endpoint {
-    /// An endpoint of the configuration. User and password of its URL become a header (webhooks.md S12).
+    /// An endpoint of the configuration. User and password of its URL become a header (webhooks S12).
     pub fn configured(
         id: EndpointId,
         terms: EndpointTerms,
@@ -223,7 +223,7 @@ fn check_ca(terms: &EndpointTerms, url: &Url) -> Result<(), InvalidEndpoint> {
     Ok(())
 }
 
-/// Reads the headers an operator wants sent with every message (webhooks.md H12).
+/// Reads the headers an operator wants sent with every message (webhooks H12).
 pub(crate) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, InvalidEndpoint> {
     if pairs.len() > MAX_HEADERS {
         return Err(InvalidEndpoint::ManyHeaders);

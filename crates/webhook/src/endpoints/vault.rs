@@ -1,5 +1,5 @@
 //! What of an endpoint is secret, and how it lies in the database: encrypted, so that a copy of the database
-//! gives nobody the power to sign (webhooks.md S11).
+//! gives nobody the power to sign (webhooks S11).
 //!
 //! A sealed text names the key it was sealed under. The newest key seals, every one opens; after a start
 //! nothing is sealed under an old one any more, and it can be taken away. The name of the endpoint is part of

@@ -32,7 +32,7 @@ use outbound::failure::{classify, root_cause, shortened};
 use outbound::gate::{Blocked, EXCHANGE, Gate, Lookup, TimeConnecting, Trace};
 use outbound::tls::install_tls_provider;
 
-/// A second try on another connection begins within this time or not at all (webhooks.md R10).
+/// A second try on another connection begins within this time or not at all (webhooks R10).
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
 const DELIVERY_WISH: HeaderName = HeaderName::from_static("webhook-delivery");
@@ -322,7 +322,7 @@ async fn request(client: &Client, endpoint: &Endpoint, message: Prepared) -> req
     request.send().await.map_err(reqwest::Error::without_url)
 }
 
-/// Says the same of every address that is refused (webhooks.md S10).
+/// Says the same of every address that is refused (webhooks S10).
 fn blocked(took: Duration) -> Answer {
     Answer::without_response(AttemptOutcome::Blocked, Some(Blocked.to_string()), took)
 }

@@ -25,10 +25,10 @@ const MIN_SAMPLES: u32 = 10;
 /// … and is too much from here, in percent.
 const TOO_MANY_PERCENT: u32 = 70;
 
-/// How far towards being disabled an endpoint is when operators are told, in percent (webhooks.md E8).
+/// How far towards being disabled an endpoint is when operators are told, in percent (webhooks E8).
 const WARNINGS: [u8; 4] = [50, 70, 90, 100];
 
-/// Deliveries that must have been given up before an endpoint is disabled (webhooks.md E5).
+/// Deliveries that must have been given up before an endpoint is disabled (webhooks E5).
 const MIN_EXHAUSTED: u32 = 2;
 
 /// When an endpoint is spared, and when it is given up.
@@ -66,7 +66,7 @@ pub(crate) enum HealthSign {
         /// It was the last attempt at its delivery.
         exhausted: bool,
     },
-    /// It failed, and that counts towards nothing but the breaker (webhooks.md C5).
+    /// It failed, and that counts towards nothing but the breaker (webhooks C5).
     BadProgress,
     /// It says nothing: a test that failed, an attempt we gave up, or a
     /// receiver that is well and refused one message.
@@ -183,7 +183,7 @@ impl Pulse {
         })
     }
 
-    /// webhooks.md E4: too many failures in a row, or too many among those of the last minutes.
+    /// webhooks E4: too many failures in a row, or too many among those of the last minutes.
     fn is_failing(&self, in_a_row: u32) -> bool {
         let bad: u32 = self.pieces.iter().map(|piece| piece.bad).sum();
         let all: u32 = self.pieces.iter().map(|piece| piece.bad.saturating_add(piece.good)).sum();

@@ -2,7 +2,7 @@
 //! it is doing, and how much is on its way.
 //!
 //! One registry for the loop that sends and for who changes endpoints: a change counts from the next attempt
-//! on (webhooks.md A4). What must survive a crash is in the outbox.
+//! on (webhooks A4). What must survive a crash is in the outbox.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -190,7 +190,7 @@ pub(crate) struct Lanes {
     /// they follow in the order of the writes.
     writing: AsyncMutex<()>,
     changed: Notify,
-    /// Whether one of them is sent to and wants progress (webhooks.md C1).
+    /// Whether one of them is sent to and wants progress (webhooks C1).
     progress_wanted: Arc<AtomicBool>,
 }
 

@@ -1,5 +1,5 @@
 //! Whether the sender still does its work: a loop that has died silently
-//! looks like a quiet day (webhooks.md O3).
+//! looks like a quiet day (webhooks O3).
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

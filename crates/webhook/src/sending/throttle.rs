@@ -49,7 +49,7 @@ fn whole(tokens: f64) -> u32 {
 }
 
 /// Halves the slots of an endpoint each time its proxy cannot reach it,
-/// until something succeeds (webhooks.md R5).
+/// until something succeeds (webhooks R5).
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Throttle {
     halvings: u32,

@@ -163,7 +163,7 @@ impl Upkeep {
         }
     }
 
-    /// Ends what has waited past its time, for whatever (webhooks.md R13).
+    /// Ends what has waited past its time, for whatever (webhooks R13).
     async fn give_up(&self) {
         let mut outage = StoreOutage::none("give up old deliveries");
         let mut deliveries = 0;
