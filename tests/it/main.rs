@@ -1,7 +1,6 @@
 //! Tests of the whole server, driven over sockets. One binary; each module has one subject.
 //!
-//! Numbers such as `tus 53` or `webhooks R8` name requirements of the protocols; the
-//! sentence next to them says what they ask.
+//! Citations such as `tus 53` or `webhooks R8` name entries of the lists in `docs/requirements`.
 
 #![expect(unreachable_pub, reason = "this crate is a program; nobody imports it")]
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]

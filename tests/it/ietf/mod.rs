@@ -1,5 +1,4 @@
-//! Resumable Uploads for HTTP, item by item. `ietf 47` is number 47 of
-//! section 2 of the protocol requirements.
+//! Resumable Uploads for HTTP, item by item: `ietf 47` is an entry of `docs/requirements/ietf.md`.
 
 use serde_json::Value;
 

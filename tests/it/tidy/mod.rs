@@ -12,6 +12,7 @@ mod comments;
 mod dialects;
 mod layers;
 mod links;
+mod requirements;
 
 /// Names, each with the names that it leads to.
 type Graph = BTreeMap<String, BTreeSet<String>>;
