@@ -273,7 +273,7 @@ impl Running {
 
     /// Reads again what can change while the server runs: the certificate.
     pub fn reload(&self) {
-        if self.listeners.look_at_certificate() {
+        if self.listeners.reload_certificate() {
             tracing::info!("reloading the TLS certificate; other changes of the configuration need a restart");
         } else {
             tracing::info!("there is nothing to reload: TLS is off, and changes of the configuration need a restart");

@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::app::listeners::worker_count;
 use crate::config::Config;
-use edge::listen::TURNED_AWAY_AT_ONCE;
+use edge::listen::MAX_SHED_AT_ONCE;
 use engine::lease::MAX_PARKED;
 
 /// Standard streams, the lock, the log, looking into folders, and some to spare.
@@ -170,7 +170,7 @@ fn raise() -> u64 {
 fn reserve(config: &Config) -> u64 {
     let workers = |asked| number(worker_count(asked));
     let mut of_threads = workers(config.server.workers);
-    let mut turned_away = number(TURNED_AWAY_AT_ONCE);
+    let mut turned_away = number(MAX_SHED_AT_ONCE);
     if config.server.read_listen.is_some() {
         of_threads += workers(config.server.read_workers);
         turned_away *= 2;

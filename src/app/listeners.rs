@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use crate::app::threads;
 use crate::config::Config;
-use edge::listen::certificates::{Certificates, Files, Unusable};
+use edge::listen::certificates::{CertificateError, CertificateFiles, Certificates};
 use edge::listen::tls::Tls;
-use edge::listen::window::Budget;
-use edge::listen::{ReadAhead, Role, http2};
+use edge::listen::window::WindowBudget;
+use edge::listen::{ListenerRole, ReadAhead, http2};
 use edge::{Edge, listen};
 
 /// Everything that accepts connections.
@@ -49,7 +49,7 @@ impl Listeners {
     }
 
     /// Has the files of the certificate looked at now. Says whether there are any.
-    pub(super) fn look_at_certificate(&self) -> bool {
+    pub(super) fn reload_certificate(&self) -> bool {
         let Some(look) = &self.look else { return false };
         // If it cannot be queued, a look is due already.
         let _ = look.try_send(());
@@ -62,7 +62,7 @@ impl Listeners {
     }
 }
 
-fn listen_on(settings: listen::Settings, edge: web::Data<Edge>) -> anyhow::Result<(Server, SocketAddr)> {
+fn listen_on(settings: listen::ListenerSettings, edge: web::Data<Edge>) -> anyhow::Result<(Server, SocketAddr)> {
     let address = settings.address;
     listen::listen(settings, edge).with_context(|| format!("could not listen on {address}"))
 }
@@ -80,30 +80,30 @@ fn serve(server: Server) -> ServerHandle {
 /// Memory that all listeners share.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
-    pub(super) http2: Budget,
+    pub(super) http2: WindowBudget,
     pub(super) read_ahead: ReadAhead,
 }
 
 impl Memory {
     pub(super) fn of(config: &Config) -> Self {
         Self {
-            http2: Budget::new(config.http2.budget_bytes()),
+            http2: WindowBudget::new(config.http2.budget_bytes()),
             read_ahead: ReadAhead::new(config.limits.read_ahead_memory_bytes),
         }
     }
 }
 
-fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::Settings {
+fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::ListenerSettings {
     let niceness = threads::upload_niceness(config);
-    listen::Settings {
+    listen::ListenerSettings {
         address: config.server.listen,
-        role: Role::All,
+        role: ListenerRole::All,
         workers: worker_count(config.server.workers),
         max_connections: config.limits.max_connections,
         timeouts: config.limits.timeouts,
         shutdown_timeout: config.server.shutdown_timeout,
         tls,
-        http2: http2::Settings {
+        http2: http2::Http2Settings {
             max_streams: config.http2.max_streams,
             max_window_bytes: config.http2.max_window_bytes,
             budget: memory.http2,
@@ -113,10 +113,10 @@ fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::Setti
     }
 }
 
-fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: Memory) -> listen::Settings {
-    listen::Settings {
+fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: Memory) -> listen::ListenerSettings {
+    listen::ListenerSettings {
         address,
-        role: Role::Reading,
+        role: ListenerRole::Reading,
         workers: worker_count(config.server.read_workers),
         max_connections: config.limits.max_read_connections,
         on_thread_start: Arc::new(|| {}),
@@ -131,21 +131,21 @@ pub(super) fn worker_count(asked: Option<usize>) -> usize {
 
 /// Encryption with a certificate that follows its files for as long as there
 /// is somebody who can have them looked at.
-fn tls(config: &Config, files: &Files) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
+fn tls(config: &Config, files: &CertificateFiles) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
     check_memory(config)?;
     let certificates = Arc::new(Certificates::load(files.clone()).map_err(|why| unusable(files, &why))?);
     let tls = Tls::new(Arc::clone(&certificates), config.tls.handshake_timeout, config.http2.max_connections)
         .context("could not set up TLS")?;
     let (look, looks) = mpsc::channel(1);
-    tokio::spawn(certificates.keep_fresh(config.tls.reload_every, looks));
+    tokio::spawn(certificates.reload_on_change(config.tls.reload_every, looks));
     Ok((tls, look))
 }
 
 /// In the words of the configuration.
-fn unusable(files: &Files, why: &Unusable) -> anyhow::Error {
+fn unusable(files: &CertificateFiles, why: &CertificateError) -> anyhow::Error {
     let (key, path) = match why {
-        Unusable::Certificate(_) => ("tls.certificate_file", &files.certificate),
-        Unusable::PrivateKey(_) => ("tls.private_key_file", &files.private_key),
+        CertificateError::Certificate(_) => ("tls.certificate_file", &files.certificate),
+        CertificateError::PrivateKey(_) => ("tls.private_key_file", &files.private_key),
     };
     anyhow::anyhow!("could not use {key} = {path:?}: {why}")
 }

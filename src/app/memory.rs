@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::config::Inputs;
-    use edge::listen::certificates::Files;
+    use edge::listen::certificates::CertificateFiles;
 
     fn limit(bytes: u64) -> Limit {
         Limit { bytes, of: Owner::ControlGroup }
@@ -236,7 +236,7 @@ mod tests {
     fn what_nobody_has_set_fits_into_any_limit_from_256_mib_on() {
         let mut encrypted = Config::default();
         let file = PathBuf::from("x.pem");
-        encrypted.tls.files = Some(Files { certificate: file.clone(), private_key: file });
+        encrypted.tls.files = Some(CertificateFiles { certificate: file.clone(), private_key: file });
         let mut apart = Config::default();
         apart.server.read_listen = Some(([127, 0, 0, 1], 0).into());
         for config in [Config::default(), encrypted, apart] {

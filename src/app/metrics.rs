@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::app::process::Process;
 use edge::listen::ReadAhead;
-use edge::listen::window::Budget;
+use edge::listen::window::WindowBudget;
 use state_sqlite::SqliteStore;
 
 /// What all metrics of the server's own begin with.
@@ -38,7 +38,7 @@ pub(super) struct Memory {
     pub(super) answers: Pool,
     pub(super) read_ahead: (ReadAhead, u64),
     /// `None` where HTTP/2 is not spoken.
-    pub(super) http2: Option<(Budget, u64)>,
+    pub(super) http2: Option<(WindowBudget, u64)>,
 }
 
 impl Memory {

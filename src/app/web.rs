@@ -12,13 +12,13 @@ use crate::front;
 use crate::front::{Areas, Health, Reads, Webhooks};
 use dialects::uploads::{Terms, Uploads};
 use domain::host::Host;
-use edge::access::{Access, ClientsMay, Logged, Origins, Reach, Token};
+use edge::access::{Access, ClientRights, Exposure, LoggedDenials, Origins, Token};
+use edge::address_limits::AddressLimit;
 use edge::addresses::Addresses;
-use edge::answers::Answers;
+use edge::answers::AnswerMemory;
 use edge::refusals::Refusals;
-use edge::seats::Seats;
-use edge::shares::Share;
-use edge::{Cors, Edge, Metrics, Rejections};
+use edge::stream_slots::StreamSlots;
+use edge::{Cors, Edge, EdgeMetrics, Rejections};
 use engine::Engine;
 use keyring::{Cursors, ReadTokens, ServerKeys, StageTokens};
 use webhook::Sender;
@@ -28,7 +28,7 @@ use webhook::Sender;
 pub(super) struct Watched {
     pub(super) refusals: Refusals,
     pub(super) rejections: Rejections,
-    pub(super) edge: Metrics,
+    pub(super) edge: EdgeMetrics,
 }
 
 /// What was started before, and is shown or used at the edge.
@@ -45,7 +45,7 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
     let dialects = dialects::all();
     let access = Arc::new(access(config, server_keys));
     let addresses = Arc::new(addresses(config));
-    let answers = Answers::new(parts.answer_memory.clone(), config.limits.timeouts.answer);
+    let answers = AnswerMemory::new(parts.answer_memory.clone(), config.limits.timeouts.answer);
     let now = {
         let engine = parts.engine.clone();
         Box::new(move || engine.now())
@@ -57,8 +57,8 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
     Edge {
         table: front::table(dialects, &areas),
         cors: Cors::new(config.cors.allow_credentials, config.cors.max_age, &lists),
-        connections: Share::new(config.limits.max_connections_per_address),
-        uploads: Share::new(config.limits.max_active_uploads_per_address),
+        connections: AddressLimit::new(config.limits.max_connections_per_address),
+        uploads: AddressLimit::new(config.limits.max_active_uploads_per_address),
         bodies: config.limits.bodies,
         access,
         addresses,
@@ -76,7 +76,7 @@ fn areas(
     server_keys: &ServerKeys,
     access: &Arc<Access>,
     addresses: &Arc<Addresses>,
-    answers: &Answers,
+    answers: &AnswerMemory,
 ) -> Areas {
     let Parts { engine, sender, registry, watched, .. } = parts;
     let terms = terms(config, &engine);
@@ -88,15 +88,15 @@ fn areas(
         terms,
         metrics: watched.edge.clone(),
     });
-    let streams = Share::new(config.status.max_streams_per_address);
-    let seats = Seats::new(config.status.max_streams, streams, &watched.edge, watched.refusals.clone());
+    let streams = AddressLimit::new(config.status.max_streams_per_address);
+    let stream_slots = StreamSlots::new(config.status.max_streams, streams, &watched.edge, watched.refusals.clone());
     let cursors = Cursors::new(server_keys);
     let reads = Reads {
         engine: engine.clone(),
         uploads: Arc::clone(&uploads),
         access: Arc::clone(access),
         answers: answers.clone(),
-        seats,
+        stream_slots,
         cursors: cursors.clone(),
         long_poll_max: config.status.long_poll_max,
         heartbeat: config.status.heartbeat,
@@ -156,10 +156,10 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
         read_tokens: ReadTokens::new(server_keys),
         read_token_lifetime: auth.read_token_lifetime,
         query_tokens: auth.query_tokens,
-        reach: match (server.reached_from_elsewhere(), &server.public_url) {
-            (None, None) => Reach::ThisMachine,
+        exposure: match (server.reached_from_elsewhere(), &server.public_url) {
+            (None, None) => Exposure::ThisMachine,
             // A public address says that something passes on requests, from wherever.
-            (Some(_), _) | (_, Some(_)) => Reach::Network,
+            (Some(_), _) | (_, Some(_)) => Exposure::Network,
         },
         hosts: auth.hosts.iter().cloned().chain(own).collect(),
         origins: match &config.cors.allow_origins {
@@ -168,12 +168,12 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
             AllowOrigins::Any => Origins::Any,
             AllowOrigins::Listed(origins) => Origins::Listed(origins.clone()),
         },
-        clients_may: ClientsMay {
+        client_rights: ClientRights {
             list: auth.public_list,
             download: auth.public_download,
             terminate: auth.public_terminate,
         },
-        logged: Logged::default(),
+        logged_denials: LoggedDenials::default(),
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::config::reader::Reader;
 use crate::config::units::{hours, minutes, secs};
-use edge::listen::certificates::Files;
+use edge::listen::certificates::CertificateFiles;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// `None`: connections are plain. Whether they hold what they should is seen when they are read, at
     /// the start and again while the server runs.
-    pub files: Option<Files>,
+    pub files: Option<CertificateFiles>,
     pub handshake_timeout: Duration,
     pub reload_every: Duration,
 }
@@ -26,7 +26,9 @@ impl Tls {
             |others| format!("one is useless without the other: {}; set both, or leave both empty", others.join(", ")),
         );
         Self {
-            files: certificate.zip(private_key).map(|(certificate, private_key)| Files { certificate, private_key }),
+            files: certificate
+                .zip(private_key)
+                .map(|(certificate, private_key)| CertificateFiles { certificate, private_key }),
             handshake_timeout: from.duration("tls.handshake_timeout", secs(1)..=minutes(5)),
             reload_every: from.duration("tls.reload_every", secs(1)..=hours(24)),
         }

@@ -8,11 +8,11 @@ use actix_web::http::header;
 use crate::front::{Reads, problems};
 use edge::principal::principal;
 use edge::problem::Problem;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 
 /// `DELETE /api/v1/uploads/{id}`. 204 says that the upload has no bytes any more, or that they are on their
 /// way out; also when it had ended before.
-pub(super) async fn delete(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(&call.parameter(0))?;
     shared
         .engine

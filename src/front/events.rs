@@ -23,13 +23,13 @@ use domain::query::UploadQuery;
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::Upload;
-use edge::answers::{PIECE_BYTES, Room};
+use edge::answers::{AnswerReservation, PIECE_BYTES};
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query;
 use edge::query::Query;
-use edge::seats::Seat;
-use edge::table::Call;
+use edge::stream_slots::StreamSlot;
+use edge::table::RoutedRequest;
 use engine::command::EngineError;
 use engine::read::Bell;
 use keyring::{CursorScope, Listing};
@@ -46,7 +46,7 @@ const SNAPSHOT_UPLOADS: u32 = 100;
 /// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with
 /// `?until=ended` only when nothing more can be reported either. Asking again then is answered with 204,
 /// which keeps browsers from reconnecting.
-pub(super) async fn of_one(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn of_one(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     if call.request.method() == Method::HEAD {
         return Ok(stream_head().finish());
     }
@@ -56,7 +56,7 @@ pub(super) async fn of_one(call: Call, shared: Arc<Reads>) -> Result<HttpRespons
 async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let (id, principal) = (problems::parse_id(id)?, principal(request));
     let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
-    let seat = shared.seats.take(request)?;
+    let slot = shared.stream_slots.take(request)?;
     let bell = shared.engine.bell(id);
     let status = shared.engine.status(&principal, id).await.map_err(|error| problems::problem(error, request))?;
     let newest = status.upload.record().next_sequence - 1;
@@ -76,8 +76,8 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<Reads>) -> Resu
         ));
     }
     let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
-    let room = shared.answers.room(request, ready.iter().map(Bytes::len).sum()).await?;
-    Ok(Stream { shared, principal, source, bell, ready, room: Some(room), look: true, ended: false, _seat: seat }
+    let memory = shared.answers.reserve(request, ready.iter().map(Bytes::len).sum()).await?;
+    Ok(Stream { shared, principal, source, bell, ready, memory: Some(memory), look: true, ended: false, _slot: slot }
         .respond())
 }
 
@@ -107,7 +107,7 @@ fn own(tenant: TenantId, listing: Listing) -> CursorScope {
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
-pub(super) async fn of_all(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn of_all(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     if call.request.method() == Method::HEAD {
         return Ok(stream_head().finish());
     }
@@ -117,25 +117,25 @@ pub(super) async fn of_all(call: Call, shared: Arc<Reads>) -> Result<HttpRespons
 async fn answer_all(request: &HttpRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let principal = principal(request);
     let Ask { seen, .. } = ask(request, &["last_event_id"])?;
-    let seat = shared.seats.take(request)?;
+    let slot = shared.stream_slots.take(request)?;
     let bell = shared.engine.bell_for_all();
     let refuse = |error| problems::problem(error, request);
     let newest = shared.engine.newest_event().await.map_err(refuse)?;
-    let (mut ready, mut room) = (VecDeque::new(), None);
+    let (mut ready, mut memory) = (VecDeque::new(), None);
     let seen = match resumable_position(&shared, &principal, seen.as_deref()).await.map_err(refuse)? {
         Some(seen) => seen,
         None => {
             let mut most = SNAPSHOT_UPLOADS;
-            let mut making = shared.answers.room_for_page(request, &mut most, shared.max_metadata_bytes).await?;
+            let mut making = shared.answers.reserve_page(request, &mut most, shared.max_metadata_bytes).await?;
             let snapshot = snapshot_of_all(&shared, &principal, newest, most).await.map_err(refuse)?;
             making.shrink_to(snapshot.len());
             ready.push_back(snapshot);
-            room = Some(making);
+            memory = Some(making);
             newest
         }
     };
     let source = Source::All { seen };
-    Ok(Stream { shared, principal, source, bell, ready, room, look: true, ended: false, _seat: seat }.respond())
+    Ok(Stream { shared, principal, source, bell, ready, memory, look: true, ended: false, _slot: slot }.respond())
 }
 
 /// Where a client goes on, if it can; by the same rule as [`can_resume`]. Nor can one that has missed events
@@ -222,11 +222,11 @@ struct Stream {
     bell: Bell,
     ready: VecDeque<Bytes>,
     /// For what is ready.
-    room: Option<Room>,
+    memory: Option<AnswerReservation>,
     /// There may be events that were not looked for yet, or nothing more to come.
     look: bool,
     ended: bool,
-    _seat: Seat,
+    _slot: StreamSlot,
 }
 
 enum Source {
@@ -284,7 +284,7 @@ impl Stream {
                 return Some(piece);
             }
             // What was handed on is with its connection.
-            self.room = None;
+            self.memory = None;
             if self.ended {
                 return None;
             }
@@ -292,13 +292,13 @@ impl Stream {
                 self.look = false;
                 // A client that comes back goes on where it was.
                 let most_bytes = BATCH as usize * self.shared.most_event_bytes();
-                let mut room = self.shared.answers.take(None, most_bytes).await.ok()?;
+                let mut memory = self.shared.answers.reserve_with(None, most_bytes).await.ok()?;
                 if let Err(error) = self.gather().await {
                     tracing::warn!(error = &error as &dyn std::error::Error, "an event stream broke off");
                     return None;
                 }
-                room.shrink_to(self.ready.iter().map(Bytes::len).sum());
-                self.room = Some(room);
+                memory.shrink_to(self.ready.iter().map(Bytes::len).sum());
+                self.memory = Some(memory);
                 continue;
             }
             let heartbeat = Instant::now() + self.shared.heartbeat;

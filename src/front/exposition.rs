@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use crate::front::Health;
 use edge::problem::Problem;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ enum Format {
 }
 
 /// `GET /metrics`
-pub(super) async fn metrics(call: Call, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
+pub(super) async fn metrics(call: RoutedRequest, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
     let accepted = call.request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
     let format = Format::wanted(accepted);
     let (registry, engine) = (Arc::clone(&shared.registry), shared.engine.clone());

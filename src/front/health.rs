@@ -11,17 +11,17 @@ use tokio::time::Instant;
 use crate::front::Health;
 use edge::problem::Problem;
 use edge::query::Query;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 use engine::disk::DiskState;
 
 /// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
-pub(super) async fn alive(_: Call, _: Arc<Health>) -> Result<HttpResponse, Problem> {
+pub(super) async fn alive(_: RoutedRequest, _: Arc<Health>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
 /// Requests can be served now, and webhooks are being sent: the data folder and the database were tried.
 /// Everyone may know whether it is ready; why it is not is for those who have a credential.
-pub(super) async fn ready(call: Call, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
+pub(super) async fn ready(call: RoutedRequest, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let engine = shared.engine.clone();
     let ready = shared.readiness.get(async move { engine.check().await }).await;

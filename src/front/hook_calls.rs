@@ -14,15 +14,15 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query;
 use edge::query::Query;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 
 /// `GET /api/v1/webhooks/hooks`, newest first.
-pub(super) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let principal = principal(request);
     let places = Places::in_hook_calls(&shared.cursors, &principal);
     let mut wanted = call_query(request.query_string(), shared.max_page, &places)?;
-    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
+    let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let found =
         shared.engine.hook_calls(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
@@ -30,7 +30,7 @@ pub(super) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpRespon
     let next = last.and_then(|last| found.get(last)).map(|call| places.cursor(call.id.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, "no-cache"));
-    Ok(room.with(answer.json(List { calls, next })))
+    Ok(memory.with(answer.json(List { calls, next })))
 }
 
 fn call_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<HookCallQuery, Problem> {

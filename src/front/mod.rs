@@ -14,17 +14,17 @@ use futures::FutureExt;
 use futures::future::ready;
 use prometheus_client::registry::Registry;
 
-use crate::front::routes::{Answer, Answering, ROUTES, Route};
+use crate::front::routes::{Answer, Answering, ROUTES, RouteEntry};
 use crate::front::switch::Switch;
 use dialects::dialect::Dialect;
 use dialects::uploads::{BASE_PATH, Uploads};
 use domain::id::UploadId;
-use edge::Lists;
+use edge::CorsLists;
 use edge::access::Access;
-use edge::answers::Answers;
+use edge::answers::AnswerMemory;
 use edge::problem::Problem;
-use edge::seats::Seats;
-use edge::table::{Call, Handler, Row, Table};
+use edge::stream_slots::StreamSlots;
+use edge::table::{Handler, Route, RouteTable, RoutedRequest};
 use engine::Engine;
 use keyring::Cursors;
 use webhook::{Administration, Liveness};
@@ -52,8 +52,8 @@ pub struct Reads {
     pub engine: Engine,
     pub uploads: Arc<Uploads>,
     pub access: Arc<Access>,
-    pub answers: Answers,
-    pub seats: Seats,
+    pub answers: AnswerMemory,
+    pub stream_slots: StreamSlots,
     /// Seals the ids of events, and the cursors of lists.
     pub cursors: Cursors,
     pub long_poll_max: Duration,
@@ -67,7 +67,7 @@ pub struct Reads {
 pub struct Webhooks {
     pub webhooks: Administration,
     pub engine: Engine,
-    pub answers: Answers,
+    pub answers: AnswerMemory,
     /// Seals the cursors of lists.
     pub cursors: Cursors,
     pub max_page: u32,
@@ -95,23 +95,23 @@ pub struct Areas {
 }
 
 /// The route table.
-pub fn table(dialects: Vec<Dialect>, areas: &Areas) -> Table {
+pub fn table(dialects: Vec<Dialect>, areas: &Areas) -> RouteTable {
     let dialects = Arc::new(dialects);
     let effective_method = switch::effective_method(Arc::clone(&dialects));
     let switch = Arc::new(Switch::new(dialects, Arc::clone(&areas.uploads)));
     let rows = ROUTES.iter().map(|route| {
-        let row = Row::new(route.method, route.path, route.needs, handler(route, areas, &switch));
+        let row = Route::new(route.method, route.path, route.needs, handler(route, areas, &switch));
         let row = row.labelled(route.label);
         let row = if matches!(route.answer, Answer::Nothing) { row.for_nothing() } else { row };
         if route.path.starts_with(BASE_PATH) { row.for_uploads(switch.address(route.path)) } else { row }
     });
-    Table::new(switch.own_rows().into_iter().chain(rows), effective_method)
+    RouteTable::new(switch.own_rows().into_iter().chain(rows), effective_method)
 }
 
 /// What pages may send and read, for every dialect.
-pub(crate) fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> Lists {
+pub(crate) fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> CorsLists {
     let own_methods = ROUTES.iter().map(|route| route.method);
-    Lists {
+    CorsLists {
         methods: dialects.iter().flat_map(|dialect| dialect.methods.iter().copied()).chain(own_methods).collect(),
         request_fields: dialects
             .iter()
@@ -122,7 +122,7 @@ pub(crate) fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> Lists
     }
 }
 
-fn handler(route: &Route, areas: &Areas, switch: &Arc<Switch>) -> Handler {
+fn handler(route: &RouteEntry, areas: &Areas, switch: &Arc<Switch>) -> Handler {
     match route.answer {
         Answer::Dialects => {
             let switch = Arc::clone(switch);
@@ -143,7 +143,7 @@ fn nothing_here(request: &HttpRequest) -> HttpResponse {
 }
 
 /// Gives a handler what it works with, and words its problems.
-fn bound<S: Send + Sync + 'static>(answer: fn(Call, Arc<S>) -> Answering, state: &Arc<S>) -> Handler {
+fn bound<S: Send + Sync + 'static>(answer: fn(RoutedRequest, Arc<S>) -> Answering, state: &Arc<S>) -> Handler {
     let state = Arc::clone(state);
     Box::new(move |call| {
         let request = call.request.clone();

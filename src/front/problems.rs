@@ -6,7 +6,7 @@ use actix_web::http::StatusCode;
 use dialects::trouble::common;
 use domain::id::UploadId;
 use domain::rejection::Rejection;
-use edge::body::Cut;
+use edge::body::BodyCut;
 use edge::problem::Problem;
 use engine::command::{EngineError, Unavailable};
 
@@ -30,6 +30,6 @@ fn no_such_upload() -> Problem {
 }
 
 /// The problem of a request whose body ceased to come.
-pub(super) fn cut(_: Cut, request: &HttpRequest) -> Problem {
+pub(super) fn cut(_: BodyCut, request: &HttpRequest) -> Problem {
     problem(EngineError::Unavailable(Unavailable::Idle), request)
 }

@@ -12,11 +12,11 @@ use crate::front::{
 use domain::principal::Right;
 use edge::access::Needs;
 use edge::problem::Problem;
-use edge::table::{ANY, Call};
+use edge::table::{ANY, RoutedRequest};
 
 /// One row of the list.
 #[derive(Clone, Copy)]
-pub(super) struct Route {
+pub(super) struct RouteEntry {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
     pub(super) needs: Needs,
@@ -32,9 +32,9 @@ pub(super) enum Answer {
     Dialects,
     /// There is nothing.
     Nothing,
-    Reads(fn(Call, Arc<Reads>) -> Answering),
-    Webhooks(fn(Call, Arc<Webhooks>) -> Answering),
-    Health(fn(Call, Arc<Health>) -> Answering),
+    Reads(fn(RoutedRequest, Arc<Reads>) -> Answering),
+    Webhooks(fn(RoutedRequest, Arc<Webhooks>) -> Answering),
+    Health(fn(RoutedRequest, Arc<Health>) -> Answering),
 }
 
 pub(super) type Answering = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
@@ -62,7 +62,7 @@ macro_rules! health {
 
 /// Every row, but those of dialects' own addresses. Of two paths that fit, the first counts.
 #[rustfmt::skip]
-pub(super) const ROUTES: &[Route] = &[
+pub(super) const ROUTES: &[RouteEntry] = &[
     route(ANY, "/files", Needs::Client(Right::Create), Answer::Dialects),
     route("GET", "/files/{id}", Needs::Client(Right::Download), Answer::Dialects),
     route("HEAD", "/files/{id}", Needs::Client(Right::Read), Answer::Dialects),
@@ -109,26 +109,26 @@ pub(super) const ROUTES: &[Route] = &[
     route("GET", "/metrics", Needs::Client(Right::ReadMetrics), health!(exposition::metrics)),
 ];
 
-const fn route(method: &'static str, path: &'static str, needs: Needs, answer: Answer) -> Route {
-    Route { method, path, needs, answer, label: path }
+const fn route(method: &'static str, path: &'static str, needs: Needs, answer: Answer) -> RouteEntry {
+    RouteEntry { method, path, needs, answer, label: path }
 }
 
 /// A row that shows operators something.
-const fn shows(path: &'static str, answer: Answer) -> Route {
+const fn shows(path: &'static str, answer: Answer) -> RouteEntry {
     route("GET", path, Needs::Operator(Right::ReadWebhooks), answer).labelled(WEBHOOKS)
 }
 
 /// A row with which operators change something.
-const fn changes(method: &'static str, path: &'static str, answer: Answer) -> Route {
+const fn changes(method: &'static str, path: &'static str, answer: Answer) -> RouteEntry {
     route(method, path, Needs::Operator(Right::ManageWebhooks), answer).labelled(WEBHOOKS)
 }
 
 /// A row that describes events to everyone who may read some.
-const fn schemas(path: &'static str, answer: Answer) -> Route {
+const fn schemas(path: &'static str, answer: Answer) -> RouteEntry {
     route("GET", path, Needs::Client(Right::Read), answer).labelled(WEBHOOKS)
 }
 
-impl Route {
+impl RouteEntry {
     const fn labelled(self, label: &'static str) -> Self {
         Self { label, ..self }
     }

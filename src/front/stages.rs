@@ -10,7 +10,7 @@ use api::upload::{NewReport as Said, Report};
 use domain::report::{NewReport, ReportRefused};
 use edge::principal::principal;
 use edge::problem::Problem;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 use edge::{body, json};
 use engine::report::ReportError;
 
@@ -18,9 +18,9 @@ use engine::report::ReportError;
 const MAX_BODY_BYTES: usize = 8 * 1024;
 
 /// `POST /api/v1/uploads/{id}/stages`.
-pub(super) async fn report(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn report(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(&call.parameter(0))?;
-    let Call { request, payload, .. } = call;
+    let RoutedRequest { request, payload, .. } = call;
     let request = &request;
     if let Some(refusal) = json::is_not(request) {
         return Err(refusal);

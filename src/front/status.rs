@@ -25,7 +25,7 @@ use domain::upload::Upload;
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query::Query;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 use edge::{conditions, query};
 use engine::Engine;
 use engine::command::EngineError;
@@ -46,7 +46,7 @@ const PAGE_BYTES: usize = 1 << 20;
 const MAX_CONDITIONS: usize = 16;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
-pub(super) async fn one(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn one(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     answer_one(&call.request, &call.parameter(0), &shared).await
 }
 
@@ -62,7 +62,7 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &Reads) -> Result<H
     }
     let known = conditions::list(request.headers(), &header::IF_NONE_MATCH);
     let known = known.as_deref();
-    let _seat = if wait.is_zero() { None } else { Some(shared.seats.take(request)?) };
+    let _slot = if wait.is_zero() { None } else { Some(shared.stream_slots.take(request)?) };
     let status = wait_for_change(&shared.engine, &principal(request), id, known, wait)
         .await
         .map_err(|error| problems::problem(error, request))?;
@@ -121,7 +121,7 @@ async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
 }
 
 /// `GET /api/v1/uploads`, newest first.
-pub(super) async fn list(call: Call, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
     answer_list(&call.request, &shared).await
 }
 
@@ -129,7 +129,7 @@ async fn answer_list(request: &HttpRequest, shared: &Reads) -> Result<HttpRespon
     let principal = principal(request);
     let places = Places::in_uploads(&shared.cursors, &principal);
     let mut wanted = list_query(request.query_string(), shared.max_page, &places)?;
-    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
+    let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let uploads = shared.engine.list(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let viewer = Viewer::of(request, shared);
     let (uploads_shown, cut) = page(uploads.found.iter().map(|status| shown(status, shared, viewer)), false);
@@ -137,7 +137,7 @@ async fn answer_list(request: &HttpRequest, shared: &Reads) -> Result<HttpRespon
     let next = cut.or(uploads.next).map(|next| places.cursor(next.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
-    Ok(room.with(answer.json(List { uploads: uploads_shown, next })))
+    Ok(memory.with(answer.json(List { uploads: uploads_shown, next })))
 }
 
 /// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the

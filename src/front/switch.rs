@@ -16,7 +16,7 @@ use edge::access::Needs;
 use edge::body::{HeaderFields, carries_body};
 use edge::principal::principal;
 use edge::problem::Problem;
-use edge::table::{ANY, Call, EffectiveMethod, Handler, Row, Signature, UploadAddress};
+use edge::table::{ANY, EffectiveMethod, Handler, MarkerField, Route, RoutedRequest, UploadAddress};
 
 const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
@@ -47,24 +47,24 @@ impl Switch {
         let dialect = &self.dialects[self.in_doubt];
         // Where uploads are created, there is none that a client could give up.
         let busy_head = dialect.busy_head.filter(|_| path != BASE_PATH);
-        UploadAddress { signature: dialect.signature.clone(), busy_head }
+        UploadAddress { marker: dialect.marker.clone(), busy_head }
     }
 
     /// The rows of addresses that belong to one dialect.
-    pub(super) fn own_rows(self: &Arc<Self>) -> Vec<Row> {
+    pub(super) fn own_rows(self: &Arc<Self>) -> Vec<Route> {
         let mut rows = Vec::new();
         for dialect in self.dialects.iter() {
             for (path, answer) in dialect.routes {
                 let (switch, answer) = (Arc::clone(self), *answer);
                 let row = own_row(path, Box::new(move |call| switch.answer_at_own(call, answer)));
-                rows.push(row.for_uploads(UploadAddress { signature: dialect.signature.clone(), busy_head: None }));
+                rows.push(row.for_uploads(UploadAddress { marker: dialect.marker.clone(), busy_head: None }));
             }
         }
         rows
     }
 
     /// Answers a request to an address that all dialects share.
-    pub(super) fn answer(self: &Arc<Self>, call: Call) -> LocalBoxFuture<'static, HttpResponse> {
+    pub(super) fn answer(self: &Arc<Self>, call: RoutedRequest) -> LocalBoxFuture<'static, HttpResponse> {
         let request = &call.request;
         let target = target(request.uri().path());
         let head = Head {
@@ -85,7 +85,11 @@ impl Switch {
     }
 
     /// An unknown upload is answered in the dialect that answers in case of doubt.
-    fn answer_as_created(self: &Arc<Self>, call: Call, target: Target) -> LocalBoxFuture<'static, HttpResponse> {
+    fn answer_as_created(
+        self: &Arc<Self>,
+        call: RoutedRequest,
+        target: Target,
+    ) -> LocalBoxFuture<'static, HttpResponse> {
         let switch = Arc::clone(self);
         Box::pin(async move {
             let created = match target {
@@ -102,25 +106,25 @@ impl Switch {
     fn answer_in(
         &self,
         place: usize,
-        call: Call,
+        call: RoutedRequest,
         target: Target,
         marked: Marked,
     ) -> LocalBoxFuture<'static, HttpResponse> {
         let dialect = &self.dialects[place];
-        let Call { request, payload, .. } = call;
+        let RoutedRequest { request, payload, .. } = call;
         if place != self.in_doubt {
-            request.extensions_mut().insert(Signature(dialect.signature.clone()));
+            request.extensions_mut().insert(MarkerField(dialect.marker.clone()));
         }
         let asked = Asked { request, payload, target, marked, whole_file: self.whole_file };
         (dialect.answer)(asked, Arc::clone(&self.uploads))
     }
 
-    fn answer_at_own(&self, call: Call, answer: Answer) -> LocalBoxFuture<'static, HttpResponse> {
+    fn answer_at_own(&self, call: RoutedRequest, answer: Answer) -> LocalBoxFuture<'static, HttpResponse> {
         if call.request.method() == Method::OPTIONS {
             return ready(self.options()).boxed_local();
         }
         let target = Target::Own(call.parameter(0));
-        let Call { request, payload, .. } = call;
+        let RoutedRequest { request, payload, .. } = call;
         let asked = Asked { request, payload, target, marked: Marked::Yes, whole_file: self.whole_file };
         answer(asked, Arc::clone(&self.uploads))
     }
@@ -145,8 +149,8 @@ impl Switch {
 }
 
 /// The row of an address that belongs to one dialect: uploads are created there.
-pub(super) fn own_row(path: &'static str, handler: Handler) -> Row {
-    Row::new(ANY, path, Needs::Client(Right::Create), handler)
+pub(super) fn own_row(path: &'static str, handler: Handler) -> Route {
+    Route::new(ANY, path, Needs::Client(Right::Create), handler)
 }
 
 /// Finds the method that is followed, where a dialect follows another than was sent.

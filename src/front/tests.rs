@@ -7,7 +7,7 @@ use actix_web::test::TestRequest;
 use domain::id::UploadId;
 use domain::principal::Right;
 use edge::access::Needs;
-use edge::table::{Call, Handler, Row, Table};
+use edge::table::{Handler, Route, RouteTable, RoutedRequest};
 use futures::FutureExt;
 use futures::future::ready;
 
@@ -17,14 +17,14 @@ use crate::front::switch;
 mod access;
 
 /// The rows of the server, without what answers them.
-static TABLE: LazyLock<Table> = LazyLock::new(|| {
+static TABLE: LazyLock<RouteTable> = LazyLock::new(|| {
     let dialects = Arc::new(dialects::all());
-    let silent = || -> Handler { Box::new(|_: Call| ready(HttpResponse::Ok().finish()).boxed_local()) };
+    let silent = || -> Handler { Box::new(|_: RoutedRequest| ready(HttpResponse::Ok().finish()).boxed_local()) };
     let own =
         dialects.iter().flat_map(|dialect| dialect.routes.iter().map(|(path, _)| switch::own_row(path, silent())));
     let rows =
-        ROUTES.iter().map(|route| Row::new(route.method, route.path, route.needs, silent()).labelled(route.label));
-    Table::new(own.chain(rows).collect::<Vec<_>>(), switch::effective_method(Arc::clone(&dialects)))
+        ROUTES.iter().map(|route| Route::new(route.method, route.path, route.needs, silent()).labelled(route.label));
+    RouteTable::new(own.chain(rows).collect::<Vec<_>>(), switch::effective_method(Arc::clone(&dialects)))
 });
 
 const ID: &str = "01a2003c-6e4b-7707-8707-070707070707";
@@ -65,7 +65,7 @@ fn every_path_has_its_place() {
         ("/", nowhere),
     ] {
         let request = TestRequest::with_uri(path).to_srv_request();
-        let wanted = TABLE.wanted(&request);
+        let wanted = TABLE.requested_access(&request);
         assert_eq!((wanted.needs, wanted.upload), place, "{path}");
     }
 }
@@ -101,7 +101,7 @@ fn what_counts_is_the_method_that_is_followed() {
     ] {
         let request = TestRequest::with_uri("/files/a").method(method.parse().unwrap());
         let request = fields.iter().fold(request, |request, pair| request.append_header(*pair)).to_srv_request();
-        assert_eq!(TABLE.wanted(&request).method, followed, "{method} {fields:?}");
+        assert_eq!(TABLE.requested_access(&request).method, followed, "{method} {fields:?}");
     }
 }
 
@@ -121,7 +121,7 @@ fn a_request_needs_what_the_row_that_answers_it_does() {
         ("PUT", "/files", ("content-range", "bytes */*"), Client(Right::Create)),
     ] {
         let request = TestRequest::with_uri(path).method(method.parse().unwrap()).append_header(field).to_srv_request();
-        assert_eq!(TABLE.wanted(&request).needs, needs, "{method} {path} {field:?}");
+        assert_eq!(TABLE.requested_access(&request).needs, needs, "{method} {path} {field:?}");
     }
 }
 

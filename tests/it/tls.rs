@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use edge::listen::certificates::Files;
+use edge::listen::certificates::CertificateFiles;
 use longshore::app;
 use longshore::config::{Config, Inputs};
 use rustls::HandshakeKind;
@@ -90,7 +90,7 @@ async fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
     until("the third is shown", async || shows(&app, &third).await.then_some(())).await;
 }
 
-fn started_with(folder: &Path, files: &Files) -> Program {
+fn started_with(folder: &Path, files: &CertificateFiles) -> Program {
     let (certificate, private_key) = (files.certificate.to_str().unwrap(), files.private_key.to_str().unwrap());
     let flags = ["--tls-certificate-file", certificate, "--tls-private-key-file", private_key];
     Program::serve(&folder.join("data"), &[&flags[..], &["--tls-reload-every", "24h"]].concat())
@@ -125,7 +125,7 @@ async fn the_program_says_https_is_healthy_and_takes_a_new_certificate_when_hung
 }
 
 /// Why a server does not start with these files.
-async fn refusal(folder: &Path, files: Files) -> String {
+async fn refusal(folder: &Path, files: CertificateFiles) -> String {
     let mut config = Config::read(&Inputs::default()).unwrap();
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.data_dir = folder.join("data");

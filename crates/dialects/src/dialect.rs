@@ -27,7 +27,7 @@ pub struct Dialect {
     /// Fields of answers that its clients read.
     pub answer_fields: Vec<&'static str>,
     /// A field of each of its answers, but of those to OPTIONS.
-    pub signature: Option<(HeaderName, HeaderValue)>,
+    pub marker: Option<(HeaderName, HeaderValue)>,
     /// The status of its answer to HEAD when the server is busy, if its clients would take 503 for the end of
     /// an upload.
     pub busy_head: Option<StatusCode>,

@@ -15,7 +15,7 @@ use crate::attachment;
 use crate::upload_fields::imf_fixdate;
 use domain::media_type;
 use domain::upload::Upload;
-use edge::Metrics;
+use edge::EdgeMetrics;
 use edge::answers::{IsDownload, PIECE_BYTES};
 use edge::conditions::{list, names, names_strongly};
 use edge::problem::Problem;
@@ -45,7 +45,7 @@ enum Condition {
 pub(crate) async fn serve(
     request: &HttpRequest,
     download: Download,
-    metrics: &Metrics,
+    metrics: &EdgeMetrics,
 ) -> Result<HttpResponse, EngineError> {
     let upload = &download.upload;
     let (size, tag) = (upload.offset().get(), etag(upload));

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::trouble::broken_off;
 use domain::upload::Upload;
 use edge::body;
-use edge::body::{Pauses, Taker};
+use edge::body::{Pauses, ReadLimit};
 use engine::command::{BodyEnd, EngineError};
 use engine::feed::{Ended, Feed};
 
@@ -43,14 +43,14 @@ pub(crate) async fn pump_and_tell(
     idle_timeout: Duration,
     tell: Option<&dyn Fn(u64)>,
 ) -> Result<Upload, EngineError> {
-    let taker = body::take_over(request);
+    let read_limit = body::limit_reads(request);
     let pauses = body::pauses(request);
     let mut telling = tell.map(Telling::new);
     let end = loop {
         if let Some(telling) = &mut telling {
             telling.look(&feed);
         }
-        match next(&mut payload, &mut feed, taker.as_ref(), idle_timeout).await {
+        match next(&mut payload, &mut feed, read_limit.as_ref(), idle_timeout).await {
             Some(Some(Ok(chunk))) => {
                 if push(&mut feed, &chunk, pauses.as_ref()).await.is_err() {
                     break BodyEnd::Cut;
@@ -60,7 +60,7 @@ pub(crate) async fn pump_and_tell(
             Some(Some(Err(_))) | None => break BodyEnd::Cut,
         }
     };
-    drop(taker);
+    drop(read_limit);
     let upload = feed.finish(end).await?;
     match end {
         BodyEnd::Complete => Ok(upload),
@@ -110,15 +110,15 @@ impl<'a> Telling<'a> {
 async fn next(
     payload: &mut (impl Stream<Item = Result<Bytes, PayloadError>> + Unpin),
     feed: &mut Feed,
-    taker: Option<&Taker>,
+    read_limit: Option<&ReadLimit>,
     idle_timeout: Duration,
 ) -> Option<Option<Result<Bytes, PayloadError>>> {
     // Nothing else is looked at, and no timer set, while bytes are there.
     if let Some(ready) = payload.next().now_or_never() {
         return Some(ready);
     }
-    if let Some(taker) = taker {
-        taker.allow(feed.wants_bytes().min(READ_AHEAD_BYTES));
+    if let Some(read_limit) = read_limit {
+        read_limit.allow(feed.wants_bytes().min(READ_AHEAD_BYTES));
     }
     let silent = tokio::time::sleep(idle_timeout);
     tokio::pin!(silent);

@@ -8,7 +8,7 @@ use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 
 use domain::id::UploadId;
-use edge::Metrics;
+use edge::EdgeMetrics;
 use edge::addresses::Addresses;
 use edge::fields::BadField;
 use engine::Engine;
@@ -25,7 +25,7 @@ pub struct Uploads {
     pub addresses: Arc<Addresses>,
     pub terms: Terms,
     /// Counts the bytes of downloads.
-    pub metrics: Metrics,
+    pub metrics: EdgeMetrics,
 }
 
 /// The terms on which uploads are taken.

@@ -19,9 +19,9 @@ use domain::host::Host;
 /// The local address of a connection. It is stored with the connection, or in the extensions of a request
 /// over HTTP/2.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reached(pub SocketAddr);
+pub(crate) struct LocalAddress(pub SocketAddr);
 
-impl Reached {
+impl LocalAddress {
     fn by(request: &HttpRequest) -> Option<SocketAddr> {
         let in_request = request.extensions().get::<Self>().copied();
         in_request.or_else(|| request.conn_data::<Self>().copied()).map(|Self(address)| address)
@@ -59,7 +59,9 @@ impl Addresses {
         let host = host_of(request).filter(|host| !host.is_empty());
         let host = host.ok_or(BadField::new("host", "is missing, and the address of a session is made of it"))?;
         Host::of_authority(host).ok_or(BadField::new("host", "is not one"))?;
-        let port = Reached::by(request).filter(|_| self.is_direct(request)).and_then(|reached| left_out(host, reached));
+        let port = LocalAddress::by(request)
+            .filter(|_| self.is_direct(request))
+            .and_then(|local_address| left_out(host, local_address));
         let port = port.filter(|port| *port != default_port(self.scheme)).map(|port| format!(":{port}"));
         let peer = request.peer_addr().map(|peer| peer.ip());
         let scheme = self.proxies.scheme(peer, request.headers()).unwrap_or(self.scheme);
@@ -68,8 +70,8 @@ impl Addresses {
 
     /// Returns the origin that the client requested, if no proxy is involved.
     fn direct_origin(&self, request: &HttpRequest) -> Option<String> {
-        let (host, reached) = (host_of(request)?, Reached::by(request)?);
-        let names_it = Host::of_authority(host).is_some() && port_of(host) == Some(reached.port());
+        let (host, local_address) = (host_of(request)?, LocalAddress::by(request)?);
+        let names_it = Host::of_authority(host).is_some() && port_of(host) == Some(local_address.port());
         (names_it && self.is_direct(request)).then(|| format!("{}://{host}", self.scheme))
     }
 
@@ -91,10 +93,10 @@ fn port_of(authority: &str) -> Option<u16> {
 
 /// Returns the port that a client has left out of `Host`: if the host is the local address of the connection,
 /// the client must have used the port of the connection.
-fn left_out(authority: &str, reached: SocketAddr) -> Option<u16> {
+fn left_out(authority: &str, local_address: SocketAddr) -> Option<u16> {
     let host = Host::of_authority(authority).filter(|_| port_of(authority).is_none())?;
-    let ip = reached.ip().to_canonical();
-    (is_at(&host, ip)).then_some(reached.port())
+    let ip = local_address.ip().to_canonical();
+    (is_at(&host, ip)).then_some(local_address.port())
 }
 
 fn is_at(host: &Host<'_>, ip: IpAddr) -> bool {
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_port_is_left_out_only_of_the_address_that_was_reached() {
-        for (authority, reached, port) in [
+        for (authority, local_address, port) in [
             ("localhost", "127.0.0.1:8080", Some(8080)),
             ("LOCALHOST", "[::1]:8080", Some(8080)),
             ("127.0.0.1", "127.0.0.1:8080", Some(8080)),
@@ -135,7 +137,7 @@ mod tests {
             ("uploads.example.com", "127.0.0.1:8080", None),
             ("10.0.0.2", "10.0.0.1:8080", None),
         ] {
-            assert_eq!(left_out(authority, reached.parse().unwrap()), port, "{authority} at {reached}");
+            assert_eq!(left_out(authority, local_address.parse().unwrap()), port, "{authority} at {local_address}");
         }
     }
 }

@@ -38,24 +38,24 @@ const ITEMS_BYTES: usize = 10 << 20;
 
 /// Memory for answers. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Answers {
+pub struct AnswerMemory {
     pool: Pool,
     patience: Duration,
 }
 
 /// Memory for an answer in the making, and then for what was made.
 #[derive(Debug)]
-pub struct Room {
+pub struct AnswerReservation {
     memory: Reservation,
-    _turn: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// In the requests of a connection that brings many at once: how many of them may have answers here.
 /// Otherwise one client that opens a hundred streams and reads none would have all there is.
 #[derive(Debug, Clone)]
-pub struct Turns(Arc<Semaphore>);
+pub struct AnswerSlots(Arc<Semaphore>);
 
-impl Default for Turns {
+impl Default for AnswerSlots {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(2)))
     }
@@ -65,32 +65,32 @@ impl Default for Turns {
 #[derive(Debug, Clone, Copy)]
 pub struct IsDownload;
 
-impl Answers {
+impl AnswerMemory {
     pub fn new(pool: Pool, patience: Duration) -> Self {
         Self { pool, patience }
     }
 
     /// Memory for this many bytes of the answer to `request`, within bounded time.
-    pub async fn room(&self, request: &HttpRequest, bytes: usize) -> Result<Room, Problem> {
-        let turns = request.extensions().get::<Turns>().cloned();
-        self.take(turns, bytes).await
+    pub async fn reserve(&self, request: &HttpRequest, bytes: usize) -> Result<AnswerReservation, Problem> {
+        let slots = request.extensions().get::<AnswerSlots>().cloned();
+        self.reserve_with(slots, bytes).await
     }
 
     /// The same for an answer that goes on for as long as its connection.
-    pub async fn take(&self, turns: Option<Turns>, bytes: usize) -> Result<Room, Problem> {
-        let turn = turns.as_ref().map(|Turns(turns)| Arc::clone(turns).try_acquire_owned().ok());
+    pub async fn reserve_with(&self, slots: Option<AnswerSlots>, bytes: usize) -> Result<AnswerReservation, Problem> {
+        let slot = slots.as_ref().map(|AnswerSlots(slots)| Arc::clone(slots).try_acquire_owned().ok());
         // Without waiting no timer is needed.
-        if turn.as_ref().is_none_or(Option::is_some)
+        if slot.as_ref().is_none_or(Option::is_some)
             && let Some(memory) = self.pool.try_reserve(bytes)
         {
-            return Ok(Room { memory, _turn: turn.flatten() });
+            return Ok(AnswerReservation { memory, _slot: slot.flatten() });
         }
         let waiting = async {
-            let turn = match (turn.flatten(), turns) {
-                (None, Some(Turns(turns))) => turns.acquire_owned().await.ok(),
-                (turn, _) => turn,
+            let slot = match (slot.flatten(), slots) {
+                (None, Some(AnswerSlots(slots))) => slots.acquire_owned().await.ok(),
+                (slot, _) => slot,
             };
-            Room { memory: self.pool.reserve(bytes).await, _turn: turn }
+            AnswerReservation { memory: self.pool.reserve(bytes).await, _slot: slot }
         };
         tokio::time::timeout(self.patience, waiting).await.map_err(|_| {
             let detail = "too many answers wait for their clients to read them; come back in a moment";
@@ -100,17 +100,17 @@ impl Answers {
 
     /// Memory for making a page about uploads with metadata of at most `metadata_bytes` each. It may have
     /// fewer items than were wanted.
-    pub async fn room_for_page(
+    pub async fn reserve_page(
         &self,
         request: &HttpRequest,
         items: &mut u32,
         metadata_bytes: usize,
-    ) -> Result<Room, Problem> {
+    ) -> Result<AnswerReservation, Problem> {
         let item = metadata_bytes.saturating_add(ITEM_BYTES);
         let most = u32::try_from(ITEMS_BYTES / item).unwrap_or(u32::MAX).max(1);
         *items = most.min(*items);
         let items = usize::try_from(*items).unwrap_or(usize::MAX);
-        self.room(request, items.saturating_mul(item).saturating_add(PAGE_BYTES)).await
+        self.reserve(request, items.saturating_mul(item).saturating_add(PAGE_BYTES)).await
     }
 
     /// Counts an answer that is there as a whole. One that cannot be counted is replaced by the request to
@@ -129,22 +129,22 @@ impl Answers {
             // A stream of known length, which holds what it counts by itself.
             Err(body) => return answer.set_body(body),
         };
-        let made = answer.extensions_mut().remove::<Room>();
-        let room = match made {
-            Some(mut room) => {
-                room.shrink_to(bytes.len());
-                room
+        let made = answer.extensions_mut().remove::<AnswerReservation>();
+        let reservation = match made {
+            Some(mut reservation) => {
+                reservation.shrink_to(bytes.len());
+                reservation
             }
-            None => match self.room(request, bytes.len()).await {
-                Ok(room) => room,
+            None => match self.reserve(request, bytes.len()).await {
+                Ok(reservation) => reservation,
                 Err(problem) => return problem.respond(request),
             },
         };
-        answer.set_body(BoxBody::new(HeldBody { bytes, _room: room }))
+        answer.set_body(BoxBody::new(ReservedBody { bytes, _reservation: reservation }))
     }
 }
 
-impl Room {
+impl AnswerReservation {
     pub fn shrink_to(&mut self, bytes: usize) {
         self.memory.shrink_to(bytes);
     }
@@ -157,12 +157,12 @@ impl Room {
 }
 
 /// An answer that lies in memory until its client has taken it.
-struct HeldBody {
+struct ReservedBody {
     bytes: Bytes,
-    _room: Room,
+    _reservation: AnswerReservation,
 }
 
-impl MessageBody for HeldBody {
+impl MessageBody for ReservedBody {
     type Error = std::convert::Infallible;
 
     fn size(&self) -> BodySize {
@@ -185,11 +185,11 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn answers(bytes: usize) -> Answers {
-        Answers::new(Pool::new(bytes as u64), Duration::from_secs(30))
+    fn answers(bytes: usize) -> AnswerMemory {
+        AnswerMemory::new(Pool::new(bytes as u64), Duration::from_secs(30))
     }
 
-    async fn hold(answers: &Answers, answer: HttpResponse) -> HttpResponse {
+    async fn hold(answers: &AnswerMemory, answer: HttpResponse) -> HttpResponse {
         answers.hold(&TestRequest::get().to_http_request(), answer).await
     }
 
@@ -237,18 +237,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_connection_has_only_a_few_turns() {
         let answers = answers(16 * MIB);
-        let turns = Turns::default();
+        let slots = AnswerSlots::default();
         let of_connection = || {
             let request = TestRequest::get().to_http_request();
-            request.extensions_mut().insert(turns.clone());
+            request.extensions_mut().insert(slots.clone());
             request
         };
-        let first = answers.room(&of_connection(), MIB).await.unwrap();
-        let _second = answers.room(&of_connection(), MIB).await.unwrap();
-        assert!(answers.room(&of_connection(), MIB).await.is_err(), "it has waited in vain");
-        assert!(answers.room(&TestRequest::get().to_http_request(), MIB).await.is_ok(), "others have theirs");
+        let first = answers.reserve(&of_connection(), MIB).await.unwrap();
+        let _second = answers.reserve(&of_connection(), MIB).await.unwrap();
+        assert!(answers.reserve(&of_connection(), MIB).await.is_err(), "it has waited in vain");
+        assert!(answers.reserve(&TestRequest::get().to_http_request(), MIB).await.is_ok(), "others have theirs");
         drop(first);
-        assert!(answers.room(&of_connection(), MIB).await.is_ok());
+        assert!(answers.reserve(&of_connection(), MIB).await.is_ok());
     }
 
     #[tokio::test]
@@ -257,18 +257,18 @@ mod tests {
         let free = answers.pool.free_bytes();
         let mut items = 100;
         let request = TestRequest::get().to_http_request();
-        let room = answers.room_for_page(&request, &mut items, 8 << 10).await.unwrap();
+        let reservation = answers.reserve_page(&request, &mut items, 8 << 10).await.unwrap();
         assert_eq!((items, free - answers.pool.free_bytes()), (100, 100 * 10 * 1024 + 2 * MIB));
-        let held = hold(&answers, room.with(of(20_000))).await;
+        let held = hold(&answers, reservation.with(of(20_000))).await;
         assert_eq!(free - answers.pool.free_bytes(), 20 * 1024);
         drop(held);
         assert_eq!(answers.pool.free_bytes(), free);
         let mut items = 1_000;
-        let room = answers.room_for_page(&request, &mut items, 64 << 10).await.unwrap();
+        let reservation = answers.reserve_page(&request, &mut items, 64 << 10).await.unwrap();
         assert!((100..=160).contains(&items), "{items} with much metadata are enough");
         assert!(free - answers.pool.free_bytes() <= 12 * MIB);
         // What turns out small needs none.
-        drop(hold(&answers, room.with(of(10))).await);
+        drop(hold(&answers, reservation.with(of(10))).await);
         assert_eq!(answers.pool.free_bytes(), free);
     }
 }

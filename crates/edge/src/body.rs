@@ -26,15 +26,15 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::Instant;
 
+use crate::body_rate::{BodyRate, MinRate};
 use crate::fields::Fields;
 use crate::listen::deadline::Deadline;
 use crate::listen::exchange::Exchange;
 use crate::listen::inflow::Inflow;
-use crate::pace::{MinRate, Pace};
 
-pub use crate::listen::inflow::Taker;
+pub use crate::body_rate::Pauses;
+pub use crate::listen::inflow::ReadLimit;
 pub use crate::listen::interim::Interim;
-pub use crate::pace::Pauses;
 
 /// How bodies are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +106,8 @@ pub async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = 
 
 /// What tells the connection of a request how many bytes to read ahead. `None` over HTTP/2, which has windows
 /// for this.
-pub fn take_over(request: &HttpRequest) -> Option<Taker> {
-    request.conn_data::<Inflow>().map(Inflow::take_over)
+pub fn limit_reads(request: &HttpRequest) -> Option<ReadLimit> {
+    request.conn_data::<Inflow>().map(Inflow::limit_reads)
 }
 
 /// The pauses of a connection in which other requests wait while one takes no bytes, where there are any.
@@ -117,7 +117,7 @@ pub fn pauses(request: &HttpRequest) -> Option<Pauses> {
 
 /// A body ceased to come before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut;
+pub struct BodyCut;
 
 /// Whether a request has a body with something in it.
 pub fn carries_body(headers: &HeaderMap) -> bool {
@@ -126,11 +126,11 @@ pub fn carries_body(headers: &HeaderMap) -> bool {
 }
 
 /// The next bytes of a body, or its end.
-pub async fn next_piece(payload: &mut Payload, idle_timeout: Duration) -> Result<Option<Bytes>, Cut> {
+pub async fn next_piece(payload: &mut Payload, idle_timeout: Duration) -> Result<Option<Bytes>, BodyCut> {
     match tokio::time::timeout(idle_timeout, payload.next()).await {
         Ok(None) => Ok(None),
         Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-        Ok(Some(Err(_))) | Err(_) => Err(Cut),
+        Ok(Some(Err(_))) | Err(_) => Err(BodyCut),
     }
 }
 
@@ -141,7 +141,7 @@ pub async fn small(
     mut payload: Payload,
     limit: usize,
     idle_timeout: Duration,
-) -> Result<Option<Vec<u8>>, Cut> {
+) -> Result<Option<Vec<u8>>, BodyCut> {
     let announced = announced_size(request).known();
     if announced.is_some_and(|size| usize::try_from(size).map_or(true, |size| size > limit)) {
         return Ok(None);
@@ -158,9 +158,9 @@ pub async fn small(
 
 /// A request's body, still readable after the handler is done with it.
 #[derive(Clone)]
-pub(crate) struct Inlet(Rc<RefCell<Shared>>);
+pub(crate) struct RequestBody(Rc<RefCell<RequestBodyState>>);
 
-struct Shared {
+struct RequestBodyState {
     payload: Payload,
     ended: bool,
     /// While the client waits to be told to send: what tells it.
@@ -170,27 +170,27 @@ struct Shared {
     inflow: Option<Inflow>,
     read_bytes: u64,
     /// Where the body has to keep a minimum rate.
-    pace: Option<Pace>,
+    rate: Option<BodyRate>,
     is_too_slow: bool,
 }
 
-impl Inlet {
+impl RequestBody {
     /// Puts itself between a request and its body, which has to come at least so fast.
     pub(crate) fn tap(request: &mut ServiceRequest, least: Option<MinRate>) -> Self {
         let held_back = request.head().expect().then(|| Interim::of(request)).flatten();
         let pauses = request.extensions().get::<Pauses>().cloned().unwrap_or_default();
-        let inlet = Self(Rc::new(RefCell::new(Shared {
+        let request_body = Self(Rc::new(RefCell::new(RequestBodyState {
             payload: request.take_payload(),
             ended: false,
             held_back,
             exchange: request.conn_data::<Exchange>().cloned(),
             inflow: request.conn_data::<Inflow>().cloned(),
             read_bytes: 0,
-            pace: least.map(|least| Pace::new(least, pauses)),
+            rate: least.map(|least| BodyRate::new(least, pauses)),
             is_too_slow: false,
         })));
-        request.set_payload(Payload::Stream { payload: Box::pin(inlet.clone()) });
-        inlet
+        request.set_payload(Payload::Stream { payload: Box::pin(request_body.clone()) });
+        request_body
     }
 
     /// Whether the whole body has been read.
@@ -214,7 +214,7 @@ impl Inlet {
     }
 }
 
-impl Shared {
+impl RequestBodyState {
     /// What comes next, as the rate and the framing of the body allow.
     fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
         if self.is_too_slow {
@@ -228,14 +228,14 @@ impl Shared {
                 if let Some(inflow) = &self.inflow {
                     inflow.want_body();
                 }
-                if let Some(pace) = &mut self.pace {
-                    pace.wait();
+                if let Some(rate) = &mut self.rate {
+                    rate.on_pending();
                 }
             }
             Poll::Ready(Some(Ok(bytes))) => {
                 self.read_bytes += bytes.len() as u64;
                 // These bytes still count.
-                self.is_too_slow = self.pace.as_mut().is_some_and(|pace| !pace.came(bytes.len()));
+                self.is_too_slow = self.rate.as_mut().is_some_and(|rate| !rate.on_bytes(bytes.len()));
             }
             Poll::Ready(None | Some(Err(_))) => {}
         }
@@ -247,20 +247,20 @@ impl Shared {
     }
 }
 
-impl Stream for Inlet {
+impl Stream for RequestBody {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut shared = self.0.borrow_mut();
-        let polled = shared.poll_payload(cx);
+        let mut state = self.0.borrow_mut();
+        let polled = state.poll_payload(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            shared.ended = true;
+            state.ended = true;
         }
         // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any
         // more.
-        let comes = polled.is_ready() || shared.exchange.as_ref().is_some_and(Exchange::has_body);
-        if shared.held_back.as_ref().is_some_and(|interim| comes || interim.send_continue()) {
-            shared.held_back = None;
+        let comes = polled.is_ready() || state.exchange.as_ref().is_some_and(Exchange::has_body);
+        if state.held_back.as_ref().is_some_and(|interim| comes || interim.send_continue()) {
+            state.held_back = None;
         }
         polled
     }
@@ -271,17 +271,17 @@ impl Stream for Inlet {
 const LINGER: Duration = Duration::from_secs(1);
 
 /// An answer that, once sent, goes on reading the request's body for a while.
-pub(crate) struct Draining {
+pub(crate) struct DrainingAnswer {
     answer: BoxBody,
-    inlet: Inlet,
+    request_body: RequestBody,
     patience: Duration,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     silence: Deadline,
 }
 
-impl Draining {
-    pub(crate) fn new(answer: BoxBody, inlet: Inlet, patience: Duration) -> Self {
-        Self { answer, inlet, patience, deadline: None, silence: Deadline::none() }
+impl DrainingAnswer {
+    pub(crate) fn new(answer: BoxBody, request_body: RequestBody, patience: Duration) -> Self {
+        Self { answer, request_body, patience, deadline: None, silence: Deadline::none() }
     }
 
     fn drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -292,10 +292,10 @@ impl Draining {
         }
         // Other connections of this thread get their turn, however fast this client is.
         for turn in 0..64 {
-            match Pin::new(&mut self.inlet).poll_next(cx) {
+            match Pin::new(&mut self.request_body).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                Poll::Pending if self.inlet.is_held_back() => return Poll::Ready(()),
+                Poll::Pending if self.request_body.is_held_back() => return Poll::Ready(()),
                 Poll::Pending => {
                     if is_first || turn > 0 {
                         self.silence.set(Instant::now() + LINGER);
@@ -310,7 +310,7 @@ impl Draining {
     }
 }
 
-impl MessageBody for Draining {
+impl MessageBody for DrainingAnswer {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> ResponseSize {

@@ -59,14 +59,14 @@ pub struct Cors {
 
 /// What the protocols of uploads, and the application, add to the lists.
 #[derive(Debug, Clone, Default)]
-pub struct Lists {
+pub struct CorsLists {
     pub methods: Vec<&'static str>,
     pub request_fields: Vec<String>,
     pub answer_fields: Vec<&'static str>,
 }
 
 impl Cors {
-    pub fn new(allow_credentials: bool, max_age: Duration, lists: &Lists) -> Self {
+    pub fn new(allow_credentials: bool, max_age: Duration, lists: &CorsLists) -> Self {
         let methods = METHODS.into_iter().filter(|method| *method == "OPTIONS" || lists.methods.contains(method));
         let request_fields = REQUEST_FIELDS.into_iter().chain(lists.request_fields.iter().map(String::as_str));
         let answer_fields = ANSWER_FIELDS.into_iter().chain(lists.answer_fields.iter().copied());

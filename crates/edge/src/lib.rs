@@ -10,10 +10,11 @@ use std::fmt;
 use domain::time::Timestamp;
 
 pub mod access;
+pub mod address_limits;
 pub mod addresses;
 pub mod answers;
-mod around;
 pub mod body;
+mod body_rate;
 pub mod clients;
 pub mod conditions;
 mod cors;
@@ -22,44 +23,43 @@ pub mod json;
 pub mod listen;
 mod lock;
 mod metrics;
-mod pace;
+mod middleware;
 mod path;
 pub mod principal;
 pub mod problem;
 pub mod query;
 pub mod refusals;
 mod rejections;
-pub mod seats;
-pub mod shares;
+pub mod stream_slots;
 pub mod table;
 
 use std::sync::Arc;
 
 use access::Access;
+use address_limits::AddressLimit;
 use addresses::Addresses;
-use answers::Answers;
+use answers::AnswerMemory;
 use body::BodyLimits;
-pub use cors::{Cors, Lists};
-pub use metrics::Metrics;
+pub use cors::{Cors, CorsLists};
+pub use metrics::EdgeMetrics;
 use refusals::Refusals;
 pub use rejections::Rejections;
-use shares::Share;
-use table::Table;
+use table::RouteTable;
 
 /// What goes around every request.
 pub struct Edge {
-    pub table: Table,
+    pub table: RouteTable,
     pub access: Arc<Access>,
     pub addresses: Arc<Addresses>,
     pub cors: Cors,
     /// Connections of one address at once.
-    pub connections: Share,
+    pub connections: AddressLimit,
     /// Requests of one address at once that bring bytes of uploads.
-    pub uploads: Share,
+    pub uploads: AddressLimit,
     pub refusals: Refusals,
     pub rejections: Rejections,
-    pub metrics: Metrics,
-    pub answers: Answers,
+    pub metrics: EdgeMetrics,
+    pub answers: AnswerMemory,
     pub bodies: BodyLimits,
     pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }

@@ -15,16 +15,16 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::listen::Role;
-use crate::table::Label;
+use crate::listen::ListenerRole;
+use crate::table::RouteLabel;
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const LISTENERS: [(Role, &str); 2] = [(Role::All, "listen"), (Role::Reading, "read_listen")];
+const LISTENERS: [(ListenerRole, &str); 2] = [(ListenerRole::All, "listen"), (ListenerRole::Reading, "read_listen")];
 
 /// Counts of the edge. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics(Arc<Inner>);
+pub struct EdgeMetrics(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -65,18 +65,18 @@ impl Requests {
     }
 }
 
-impl Metrics {
+impl EdgeMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.clone()));
     }
 
-    /// Makes room for the requests of these routes. The place of one is the index of its [`Label`].
+    /// Makes room for the requests of these routes. The place of one is the index of its [`RouteLabel`].
     pub(crate) fn make_room(&self, routes: &[&'static str]) {
         self.0.requests.get_or_init(|| Requests::of(routes));
     }
 
     /// Counts a request that was answered.
-    pub(crate) fn answered(&self, method: &str, route: Label, status: StatusCode) {
+    pub(crate) fn answered(&self, method: &str, route: RouteLabel, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         if let Some(requests) = self.0.requests.get() {
             requests.count(place_of_method(method), route.index, class);
@@ -89,11 +89,11 @@ impl Metrics {
     }
 
     /// The number of open connections of a listener, for whoever counts them.
-    pub(crate) fn connections(&self, of: Role) -> Arc<AtomicUsize> {
+    pub(crate) fn connections(&self, of: ListenerRole) -> Arc<AtomicUsize> {
         let [all, reading] = &self.0.connections;
         Arc::clone(match of {
-            Role::All => all,
-            Role::Reading => reading,
+            ListenerRole::All => all,
+            ListenerRole::Reading => reading,
         })
     }
 
@@ -103,7 +103,7 @@ impl Metrics {
     }
 }
 
-impl Collector for Metrics {
+impl Collector for EdgeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Requests answered, by method, route and class of status.";
         let mut family = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn every_request_has_its_place_and_nobody_else_counts_there() {
         const ROUTES: [&str; 3] = ["other", "/files", "/metrics"];
-        let metrics = Metrics::default();
+        let metrics = EdgeMetrics::default();
         metrics.make_room(&ROUTES);
         let counted = || metrics.0.requests.get().unwrap().by_labels().collect::<Vec<_>>();
         let mut expected = Vec::new();
@@ -156,23 +156,23 @@ mod tests {
             for (index, name) in ROUTES.into_iter().enumerate() {
                 for class in 1..=5 {
                     let status = StatusCode::from_u16(class * 100 + 4).unwrap();
-                    metrics.answered(method, Label { index, name }, status);
+                    metrics.answered(method, RouteLabel { index, name }, status);
                     let labels = [("method", method), ("route", name), ("status", CLASSES[usize::from(class) - 1])];
                     expected.push((labels, 1));
                 }
             }
         }
         assert_eq!(counted(), expected);
-        metrics.answered("BREW", Label { index: 1, name: "/files" }, StatusCode::from_u16(999).unwrap());
+        metrics.answered("BREW", RouteLabel { index: 1, name: "/files" }, StatusCode::from_u16(999).unwrap());
         let odd = [("method", "other"), ("route", "/files"), ("status", "5xx")];
         assert!(counted().contains(&(odd, 2)));
     }
 
     #[test]
     fn listeners_are_told_apart() {
-        let metrics = Metrics::default();
-        metrics.connections(Role::All).fetch_add(3, Ordering::Relaxed);
-        metrics.connections(Role::Reading).fetch_add(2, Ordering::Relaxed);
+        let metrics = EdgeMetrics::default();
+        metrics.connections(ListenerRole::All).fetch_add(3, Ordering::Relaxed);
+        metrics.connections(ListenerRole::Reading).fetch_add(2, Ordering::Relaxed);
         metrics.sent(5);
         let mut registry = Registry::default();
         metrics.register(&mut registry);

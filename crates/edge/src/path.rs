@@ -5,8 +5,8 @@ use actix_web::http::Uri;
 
 /// Merges repeated slashes in the path of a request and drops a trailing one. Clients that join URLs
 /// carelessly send both, and no two routes differ in them.
-pub(crate) fn tidy(request: &mut ServiceRequest) {
-    let Some(path) = tidied(request.path()) else { return };
+pub(crate) fn normalize(request: &mut ServiceRequest) {
+    let Some(path) = normalized(request.path()) else { return };
     let target = match request.query_string() {
         "" => path,
         query => format!("{path}?{query}"),
@@ -20,14 +20,14 @@ pub(crate) fn tidy(request: &mut ServiceRequest) {
 }
 
 /// Returns the normalised path; `None` if it is normal already, which is nearly always the case.
-fn tidied(path: &str) -> Option<String> {
+fn normalized(path: &str) -> Option<String> {
     let ends_with_slash = path.len() > 1 && path.ends_with('/');
     if !ends_with_slash && !path.contains("//") {
         return None;
     }
     let segments = path.split('/').filter(|segment| !segment.is_empty());
-    let tidied: String = segments.flat_map(|segment| ["/", segment]).collect();
-    Some(if tidied.is_empty() { "/".to_owned() } else { tidied })
+    let normalized: String = segments.flat_map(|segment| ["/", segment]).collect();
+    Some(if normalized.is_empty() { "/".to_owned() } else { normalized })
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
             ("/files/../a/", Some("/files/../a")),
             ("//", Some("/")),
         ] {
-            assert_eq!(tidied(path).as_deref(), expected, "{path}");
+            assert_eq!(normalized(path).as_deref(), expected, "{path}");
         }
     }
 }

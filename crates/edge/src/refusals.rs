@@ -49,7 +49,7 @@ pub struct Refusals(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     counts: Family<Label, Counter>,
-    samples: [Mutex<Sample>; Reason::ALL.len()],
+    samples: [Mutex<LogSampler>; Reason::ALL.len()],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,7 +72,7 @@ impl Refusals {
         let mut sample = lock(&self.0.samples[reason as usize]);
         let admitted = sample.admit(Instant::now());
         drop(sample);
-        let Some(Admitted { left_out, .. }) = admitted else { return };
+        let Some(Sampled { left_out, .. }) = admitted else { return };
         let name = reason.name();
         if left_out > 0 {
             tracing::info!(reason = name, left_out, "more refusals of this kind were counted than logged");
@@ -88,7 +88,7 @@ impl Refusals {
 
 /// Decides which of many events of one kind are logged.
 #[derive(Debug, Default)]
-pub struct Sample {
+pub struct LogSampler {
     /// When the present period began.
     since: Option<Instant>,
     logged: u32,
@@ -96,15 +96,15 @@ pub struct Sample {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Admitted {
+pub struct Sampled {
     /// Of the period before.
     pub left_out: u64,
     /// Whether no more are logged in this period.
     pub is_last: bool,
 }
 
-impl Sample {
-    pub fn admit(&mut self, now: Instant) -> Option<Admitted> {
+impl LogSampler {
+    pub fn admit(&mut self, now: Instant) -> Option<Sampled> {
         let mut left_out = 0;
         if self.since.is_none_or(|since| now - since >= PERIOD) {
             left_out = self.left_out;
@@ -115,7 +115,7 @@ impl Sample {
             return None;
         }
         self.logged += 1;
-        Some(Admitted { left_out, is_last: self.logged == LINES })
+        Some(Sampled { left_out, is_last: self.logged == LINES })
     }
 }
 
@@ -125,16 +125,16 @@ mod tests {
 
     #[test]
     fn so_many_are_logged_in_a_minute_and_what_was_left_out_is_told_in_the_next() {
-        let mut sample = Sample::default();
+        let mut sample = LogSampler::default();
         let now = Instant::now();
         for line in 1..=LINES {
-            assert_eq!(sample.admit(now), Some(Admitted { left_out: 0, is_last: line == LINES }));
+            assert_eq!(sample.admit(now), Some(Sampled { left_out: 0, is_last: line == LINES }));
         }
         for _ in 0..7 {
             assert_eq!(sample.admit(now + PERIOD / 2), None);
         }
-        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 7, is_last: false }));
-        assert_eq!(sample.admit(now + PERIOD), Some(Admitted { left_out: 0, is_last: false }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Sampled { left_out: 7, is_last: false }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Sampled { left_out: 0, is_last: false }));
     }
 
     #[test]

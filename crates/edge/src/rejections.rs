@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 use crate::problem::ProblemCode;
-use crate::refusals::{Admitted, Sample};
+use crate::refusals::{LogSampler, Sampled};
 
 /// How many codes are told apart; further ones are counted as one.
 const MOST_CODES: usize = 100;
@@ -30,7 +30,7 @@ const OTHER: &str = "other";
 
 /// A request that was answered with a problem.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rejected<'a> {
+pub(crate) struct RejectedRequest<'a> {
     pub(crate) status: StatusCode,
     pub(crate) method: &'a str,
     pub(crate) route: &'static str,
@@ -40,12 +40,12 @@ pub(crate) struct Rejected<'a> {
 
 /// Notes problems. Clones note together.
 #[derive(Debug, Clone, Default)]
-pub struct Rejections(Arc<Mutex<BTreeMap<Cow<'static, str>, Noted>>>);
+pub struct Rejections(Arc<Mutex<BTreeMap<Cow<'static, str>, CodeCounts>>>);
 
 #[derive(Debug, Default)]
-struct Noted {
+struct CodeCounts {
     count: u64,
-    sample: Sample,
+    sample: LogSampler,
     /// Counts them too.
     counter: Option<Counter>,
 }
@@ -63,10 +63,10 @@ impl Rejections {
 
     /// Counts an answer with a problem, and logs it if it is a rejection and few of its kind were logged
     /// lately.
-    pub(crate) fn note(&self, ProblemCode(code): ProblemCode, rejected: &Rejected<'_>) {
+    pub(crate) fn note(&self, ProblemCode(code): ProblemCode, rejected: &RejectedRequest<'_>) {
         let admitted = self.count(code.clone(), is_rejection(rejected.status), Instant::now());
-        let Some(Admitted { left_out, is_last }) = admitted else { return };
-        let Rejected { status, method, route, client, request } = *rejected;
+        let Some(Sampled { left_out, is_last }) = admitted else { return };
+        let RejectedRequest { status, method, route, client, request } = *rejected;
         if left_out > 0 {
             tracing::info!(code = &*code, left_out, "more requests were rejected for this reason than logged");
         }
@@ -78,7 +78,7 @@ impl Rejections {
         }
     }
 
-    fn count(&self, code: Cow<'static, str>, is_logged: bool, now: Instant) -> Option<Admitted> {
+    fn count(&self, code: Cow<'static, str>, is_logged: bool, now: Instant) -> Option<Sampled> {
         let mut all = lock(&self.0);
         let is_known = all.len() < MOST_CODES || all.contains_key(&code);
         let noted = all.entry(if is_known { code } else { Cow::Borrowed(OTHER) }).or_default();

@@ -16,11 +16,11 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 use percent_encoding::percent_decode_str;
 
-use crate::access::{Needs, Wanted};
+use crate::access::{Needs, RequestedAccess};
 use crate::problem::Problem;
 
 /// Answers the requests of a row.
-pub type Handler = Box<dyn Fn(Call) -> LocalBoxFuture<'static, HttpResponse> + Send + Sync>;
+pub type Handler = Box<dyn Fn(RoutedRequest) -> LocalBoxFuture<'static, HttpResponse> + Send + Sync>;
 
 /// The method that is followed, where it is not the one that was sent.
 pub type EffectiveMethod = Box<dyn Fn(&str, &HeaderMap) -> Option<&'static str> + Send + Sync>;
@@ -35,7 +35,7 @@ const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 const OTHER: &str = "other";
 
 /// One row: requests with this method to this path need this right, and are answered by this handler.
-pub struct Row {
+pub struct Route {
     /// A method, or [`ANY`]. A row for GET is one for HEAD too, unless HEAD has its own.
     method: &'static str,
     /// `{name}` stands for a segment, and `{..}` at the end for one or more.
@@ -50,8 +50,8 @@ pub struct Row {
 /// What the edge has to know of an address to which uploads are sent.
 #[derive(Debug, Clone, Default)]
 pub struct UploadAddress {
-    /// A field of every answer there, unless a handler has set another [`Signature`].
-    pub signature: Option<(HeaderName, HeaderValue)>,
+    /// A field of every answer there, unless a handler has set another [`MarkerField`].
+    pub marker: Option<(HeaderName, HeaderValue)>,
     /// The status of the answer to HEAD when the server is busy, where clients take 503 for the end of an
     /// upload.
     pub busy_head: Option<StatusCode>,
@@ -59,26 +59,26 @@ pub struct UploadAddress {
 
 /// A field of the answer to a request, in the extensions of the request. It replaces that of the address.
 #[derive(Debug, Clone)]
-pub struct Signature(pub Option<(HeaderName, HeaderValue)>);
+pub struct MarkerField(pub Option<(HeaderName, HeaderValue)>);
 
 /// A request on its way to its handler.
-pub struct Call {
+pub struct RoutedRequest {
     pub request: HttpRequest,
     pub payload: Payload,
-    address: Arc<Address>,
+    address: Arc<RoutePath>,
 }
 
 /// The rows of one path.
-pub(crate) struct Address {
+pub(crate) struct RoutePath {
     segments: Vec<Segment>,
-    rows: Vec<Row>,
-    label: Label,
+    rows: Vec<Route>,
+    label: RouteLabel,
     allow: String,
 }
 
 /// What metrics and logs call an address: few names, whatever is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Label {
+pub(crate) struct RouteLabel {
     pub(crate) index: usize,
     pub(crate) name: &'static str,
 }
@@ -95,14 +95,14 @@ enum Segment {
 const NOWHERE: Needs = Needs::Client(Right::Read);
 
 /// All rows.
-pub struct Table {
-    addresses: Vec<Arc<Address>>,
-    nowhere: Arc<Address>,
+pub struct RouteTable {
+    addresses: Vec<Arc<RoutePath>>,
+    nowhere: Arc<RoutePath>,
     labels: Vec<&'static str>,
     effective_method: EffectiveMethod,
 }
 
-impl Row {
+impl Route {
     pub fn new(method: &'static str, path: &'static str, needs: Needs, handler: Handler) -> Self {
         Self { method, path, needs, handler, label: path, uploads: None, is_empty: false }
     }
@@ -126,11 +126,11 @@ impl Row {
     }
 }
 
-impl Table {
+impl RouteTable {
     /// Of two paths that fit a request, the first counts.
-    pub fn new(rows: impl IntoIterator<Item = Row>, effective_method: EffectiveMethod) -> Self {
+    pub fn new(rows: impl IntoIterator<Item = Route>, effective_method: EffectiveMethod) -> Self {
         let mut labels = vec![OTHER];
-        let mut addresses: Vec<(&'static str, Address)> = Vec::new();
+        let mut addresses: Vec<(&'static str, RoutePath)> = Vec::new();
         for row in rows {
             let known = addresses.iter_mut().find(|(path, _)| *path == row.path);
             if let Some((_, address)) = known {
@@ -141,19 +141,19 @@ impl Table {
                 labels.push(row.label);
                 labels.len() - 1
             });
-            let label = Label { index, name: row.label };
-            addresses.push((row.path, Address { label, ..Address::of(segments(row.path), vec![row]) }));
+            let label = RouteLabel { index, name: row.label };
+            addresses.push((row.path, RoutePath { label, ..RoutePath::of(segments(row.path), vec![row]) }));
         }
         let addresses = addresses.into_iter().map(|(_, address)| Arc::new(address.with_methods())).collect();
-        Self { addresses, nowhere: Arc::new(Address::of(Vec::new(), Vec::new())), labels, effective_method }
+        Self { addresses, nowhere: Arc::new(RoutePath::of(Vec::new(), Vec::new())), labels, effective_method }
     }
 
     /// The address of a path, decoded; one without rows if there is none in the table.
-    pub(crate) fn find(&self, path: &str) -> &Arc<Address> {
+    pub(crate) fn find(&self, path: &str) -> &Arc<RoutePath> {
         self.addresses.iter().find(|address| address.fits(path)).unwrap_or(&self.nowhere)
     }
 
-    /// What metrics call addresses; the place of a name is the `index` of its `Label`.
+    /// What metrics call addresses; the place of a name is the `index` of its `RouteLabel`.
     pub fn labels(&self) -> &[&'static str] {
         &self.labels
     }
@@ -164,18 +164,22 @@ impl Table {
     }
 
     /// What a request wants.
-    pub fn wanted<'a>(&self, request: &'a ServiceRequest) -> Wanted<'a> {
-        self.wanted_at(self.find(request.match_info().as_str()), request)
+    pub fn requested_access<'a>(&self, request: &'a ServiceRequest) -> RequestedAccess<'a> {
+        self.requested_access_at(self.find(request.match_info().as_str()), request)
     }
 
-    pub(crate) fn wanted_at<'a>(&self, address: &Address, request: &'a ServiceRequest) -> Wanted<'a> {
+    pub(crate) fn requested_access_at<'a>(
+        &self,
+        address: &RoutePath,
+        request: &'a ServiceRequest,
+    ) -> RequestedAccess<'a> {
         let sent = request.method().as_str();
         let method = (self.effective_method)(sent, request.headers()).unwrap_or(sent);
         let needs = address.needs(sent, method);
         let follows = address.rows.iter().any(|row| row.needs.follows());
         let names_one = follows || matches!(needs, Needs::Upload(_));
         let named = || address.parameter(request.match_info().as_str(), 0).and_then(|id| id.parse().ok());
-        Wanted { needs, method, follows, upload: if names_one { named() } else { None } }
+        RequestedAccess { needs, method, follows, upload: if names_one { named() } else { None } }
     }
 
     /// What metrics and logs call the address of a path.
@@ -184,9 +188,9 @@ impl Table {
     }
 }
 
-impl Address {
-    fn of(segments: Vec<Segment>, rows: Vec<Row>) -> Self {
-        Self { segments, rows, label: Label { index: 0, name: OTHER }, allow: String::new() }
+impl RoutePath {
+    fn of(segments: Vec<Segment>, rows: Vec<Route>) -> Self {
+        Self { segments, rows, label: RouteLabel { index: 0, name: OTHER }, allow: String::new() }
     }
 
     fn with_methods(self) -> Self {
@@ -212,8 +216,8 @@ impl Address {
         given.next().is_none()
     }
 
-    fn row(&self, method: &str) -> Option<&Row> {
-        let of = |wanted: &str| self.rows.iter().find(|row| row.method == wanted);
+    fn row(&self, method: &str) -> Option<&Route> {
+        let of = |requested_access: &str| self.rows.iter().find(|row| row.method == requested_access);
         of(method).or_else(|| if method == "HEAD" { of("GET") } else { None }).or_else(|| of(ANY))
     }
 
@@ -225,7 +229,7 @@ impl Address {
         answering.or_else(|| self.row(followed)).or(self.rows.first()).map_or(NOWHERE, |row| row.needs)
     }
 
-    pub(crate) fn label(&self) -> Label {
+    pub(crate) fn label(&self) -> RouteLabel {
         self.label
     }
 
@@ -259,8 +263,8 @@ impl Address {
     }
 }
 
-impl Call {
-    pub(crate) fn new(request: HttpRequest, payload: Payload, address: &Arc<Address>) -> Self {
+impl RoutedRequest {
+    pub(crate) fn new(request: HttpRequest, payload: Payload, address: &Arc<RoutePath>) -> Self {
         Self { request, payload, address: Arc::clone(address) }
     }
 
@@ -296,21 +300,21 @@ fn segments(path: &'static str) -> Vec<Segment> {
     path.split('/').skip(1).map(segment).collect()
 }
 
-impl fmt::Debug for Row {
+impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Row").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Route").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Table {
+impl fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.paths()).finish()
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for RoutedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("request", &self.request).finish_non_exhaustive()
+        f.debug_struct("RoutedRequest").field("request", &self.request).finish_non_exhaustive()
     }
 }
 
@@ -320,13 +324,13 @@ mod tests {
 
     use super::*;
 
-    fn row(method: &'static str, path: &'static str, right: Right) -> Row {
+    fn row(method: &'static str, path: &'static str, right: Right) -> Route {
         let name = path.to_owned();
         let answer = move |_| ready(HttpResponse::Ok().body(name.clone())).boxed_local();
-        Row::new(method, path, Needs::Client(right), Box::new(answer))
+        Route::new(method, path, Needs::Client(right), Box::new(answer))
     }
 
-    fn table() -> Table {
+    fn table() -> RouteTable {
         let rows = [
             row("GET", "/things", Right::List),
             row("POST", "/things", Right::Create),
@@ -335,7 +339,7 @@ mod tests {
             row(ANY, "/things/{id}/{part}", Right::Append),
             row(ANY, "/things/{..}", Right::Report).labelled("/things/{id}").for_nothing(),
         ];
-        Table::new(rows, Box::new(|_, _| None))
+        RouteTable::new(rows, Box::new(|_, _| None))
     }
 
     #[test]
@@ -369,7 +373,7 @@ mod tests {
         let table = table();
         let answer = |method: &str, path: &str| {
             let request = TestRequest::with_uri(path).method(method.parse().unwrap()).to_http_request();
-            let call = Call::new(request, Payload::None, table.find(path));
+            let call = RoutedRequest::new(request, Payload::None, table.find(path));
             let answer = call.answer().now_or_never().unwrap();
             let allow = answer.headers().get("allow").map(|allow| allow.to_str().unwrap().to_owned());
             (answer.status().as_u16(), allow.unwrap_or_default())
@@ -412,7 +416,7 @@ mod tests {
         let request = TestRequest::with_uri("/things/a%20b/c%2Fd").to_http_request();
         let table = table();
         let path = request.match_info().as_str().to_owned();
-        let call = Call::new(request, Payload::None, table.find(&path));
+        let call = RoutedRequest::new(request, Payload::None, table.find(&path));
         assert_eq!((call.parameter(0).as_str(), call.parameter(1).as_str()), ("a b", "c/d"));
     }
 }

@@ -10,14 +10,14 @@ use super::TABLE;
 use domain::host::Host;
 use domain::principal::Right;
 use domain::time::Timestamp;
-use edge::access::{Access, ClientsMay, Logged, Needs, Origins, Reach, Token, Wanted};
+use edge::access::{Access, ClientRights, Exposure, LoggedDenials, Needs, Origins, RequestedAccess, Token};
 use keyring::{AdminKey, AdminKeyHash, ReadTokens, ServerKeys, StageTokens};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
 const TOKEN: &str = "correct-horse-battery-staple";
 const UPLOAD: &str = "/files/01a2003c-6e4b-7707-8707-070707070707";
 
-fn access(token: Option<&str>, keys: usize, reach: Reach) -> Access {
+fn access(token: Option<&str>, keys: usize, exposure: Exposure) -> Access {
     let hash = |byte| AdminKeyHash::of(key(byte).as_bytes());
     Access {
         token: token.map(Token::new),
@@ -26,17 +26,17 @@ fn access(token: Option<&str>, keys: usize, reach: Reach) -> Access {
         read_tokens: ReadTokens::new(&ServerKeys::generate([1; 32], [1; 4])),
         read_token_lifetime: Duration::from_secs(60),
         query_tokens: false,
-        reach,
+        exposure,
         hosts: vec![Host::parse("uploads.example.com").unwrap()],
         origins: if token.is_some() { Origins::Any } else { Origins::ThisMachine { public: None } },
-        clients_may: ClientsMay { list: true, download: true, terminate: true },
-        logged: Logged::default(),
+        client_rights: ClientRights { list: true, download: true, terminate: true },
+        logged_denials: LoggedDenials::default(),
     }
 }
 
 /// A laptop's server with nothing configured.
 fn laptop() -> Access {
-    access(None, 0, Reach::ThisMachine)
+    access(None, 0, Exposure::ThisMachine)
 }
 
 fn key(byte: u8) -> String {
@@ -52,7 +52,7 @@ fn judged(access: &Access, method: &str, path: &str, headers: &[(&str, &str)]) -
 }
 
 fn status(access: &Access, request: &ServiceRequest) -> u16 {
-    let refused = access.admit(request.head(), &TABLE.wanted(request), NOW).err();
+    let refused = access.admit(request.head(), &TABLE.requested_access(request), NOW).err();
     refused.map_or(200, |problem| problem.respond(request.request()).status().as_u16())
 }
 
@@ -173,8 +173,8 @@ fn without_a_token_programs_and_pages_of_this_machine_are_served() {
 fn a_credential_settles_host_and_origin() {
     let page = [("host", "anything.example"), ("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")];
     let keys = [key(0), TOKEN.to_owned()].map(|key| format!("Bearer {key}"));
-    let with_token = access(Some(TOKEN), 1, Reach::Network);
-    let open = access(None, 1, Reach::Network);
+    let with_token = access(Some(TOKEN), 1, Exposure::Network);
+    let open = access(None, 1, Exposure::Network);
     for method in ["GET", "POST", "DELETE"] {
         for bearer in &keys {
             let headers = [&page[..], &[("authorization", bearer)]].concat();
@@ -190,7 +190,7 @@ fn a_credential_settles_host_and_origin() {
 
 #[test]
 fn the_scheme_of_a_credential_is_the_same_in_any_case() {
-    let access = access(Some(TOKEN), 0, Reach::Network);
+    let access = access(Some(TOKEN), 0, Exposure::Network);
     for (given, status) in [
         (format!("Bearer {TOKEN}"), 200),
         (format!("bearer {TOKEN}"), 200),
@@ -213,8 +213,8 @@ const ADMINISTRATION: &str = "/api/v1/webhooks/endpoints";
 
 #[test]
 fn the_administration_is_opened_by_any_of_its_keys() {
-    for reach in [Reach::ThisMachine, Reach::Network] {
-        let access = access(Some(TOKEN), 3, reach);
+    for exposure in [Exposure::ThisMachine, Exposure::Network] {
+        let access = access(Some(TOKEN), 3, exposure);
         let open = |given: &str, path| {
             let bearer = format!("Bearer {given}");
             judged(&access, "POST", path, &with("127.0.0.1:8080", &[("authorization", &bearer)])) == 200
@@ -237,10 +237,10 @@ fn without_keys_the_administration_is_open_to_this_machine() {
     let open = |access: &Access, headers: &[(&str, &str)]| judged(access, "GET", ADMINISTRATION, headers) == 200;
     let local = laptop();
     assert!(open(&local, &with(here, &[])));
-    assert!(!open(&access(None, 0, Reach::Network), &with(here, &[])));
-    let with_token = access(Some(TOKEN), 0, Reach::ThisMachine);
+    assert!(!open(&access(None, 0, Exposure::Network), &with(here, &[])));
+    let with_token = access(Some(TOKEN), 0, Exposure::ThisMachine);
     assert!(open(&with_token, &with(here, &[token])) && !open(&with_token, &with(here, &[])));
-    assert!(!open(&access(Some(TOKEN), 0, Reach::Network), &with(here, &[token])));
+    assert!(!open(&access(Some(TOKEN), 0, Exposure::Network), &with(here, &[token])));
 
     for access in [&local, &with_token] {
         for name in ["x-forwarded-for", "x-forwarded-port", "forwarded", "via", "true-client-ip", "cdn-loop"] {
@@ -285,8 +285,8 @@ fn without_keys_the_administration_is_open_to_this_machine() {
 fn what_is_closed_to_clients_takes_an_admin_key() {
     let over = |method| ("x-http-method-override", method);
     let closed = |token, list, download, terminate| Access {
-        clients_may: ClientsMay { list, download, terminate },
-        ..access(token, 1, Reach::ThisMachine)
+        client_rights: ClientRights { list, download, terminate },
+        ..access(token, 1, Exposure::ThisMachine)
     };
     for (method, path, headers, closes) in [
         ("GET", "/api/v1/uploads", &[][..], [true, false, false]),
@@ -343,13 +343,13 @@ fn whoever_is_admitted_has_the_right_that_was_needed() {
     let id = STATUS.rsplit('/').next().unwrap();
     let (mut admitted, mut refused) = (0, 0);
     let tokens = [None, Some(TOKEN)].into_iter().flat_map(|token| [0, 1].map(|keys| (token, keys)));
-    let reached =
-        tokens.flat_map(|(token, keys)| [Reach::ThisMachine, Reach::Network].map(|reach| (token, keys, reach)));
-    for (token, keys, reach, may) in
-        reached.flat_map(|(token, keys, reach)| [true, false].map(|may| (token, keys, reach, may)))
+    let reached = tokens
+        .flat_map(|(token, keys)| [Exposure::ThisMachine, Exposure::Network].map(|exposure| (token, keys, exposure)));
+    for (token, keys, exposure, may) in
+        reached.flat_map(|(token, keys, exposure)| [true, false].map(|may| (token, keys, exposure, may)))
     {
-        let clients_may = ClientsMay { list: may, download: may, terminate: may };
-        let access = Access { clients_may, ..access(token, keys, reach) };
+        let client_rights = ClientRights { list: may, download: may, terminate: may };
+        let access = Access { client_rights, ..access(token, keys, exposure) };
         let stage = access.stage_tokens.token(id.parse().unwrap());
         let read = [read_token(&access, 60), read_token(&access, -1)];
         for credential in [String::new(), TOKEN.to_owned(), key(0), stage].iter().chain(&read) {
@@ -358,7 +358,7 @@ fn whoever_is_admitted_has_the_right_that_was_needed() {
                 let bearer = format!("Bearer {credential}");
                 let request = request.append_header(("host", "localhost")).append_header(("authorization", bearer));
                 let request = request.to_srv_request();
-                let wanted = TABLE.wanted(&request);
+                let wanted = TABLE.requested_access(&request);
                 (wanted.needs, access.admit(request.head(), &wanted, NOW))
             };
             let client = judge("GET", "/").1.ok();
@@ -384,7 +384,7 @@ fn whoever_is_admitted_has_the_right_that_was_needed() {
 
 #[test]
 fn nobody_is_let_in_without_the_right_that_is_needed() {
-    let access = access(Some(TOKEN), 1, Reach::Network);
+    let access = access(Some(TOKEN), 1, Exposure::Network);
     for (credential, needs, status) in [
         (TOKEN.to_owned(), Needs::Client(Right::Read), 200),
         (TOKEN.to_owned(), Needs::Client(Right::ManageWebhooks), 403),
@@ -392,7 +392,7 @@ fn nobody_is_let_in_without_the_right_that_is_needed() {
     ] {
         let bearer = format!("Bearer {credential}");
         let request = TestRequest::with_uri("/").append_header(("authorization", bearer)).to_srv_request();
-        let wanted = Wanted { needs, method: "GET", follows: false, upload: None };
+        let wanted = RequestedAccess { needs, method: "GET", follows: false, upload: None };
         let refused = access.admit(request.head(), &wanted, NOW).err();
         assert_eq!(refused.map_or(200, |problem| problem.respond(request.request()).status().as_u16()), status);
     }
@@ -400,7 +400,7 @@ fn nobody_is_let_in_without_the_right_that_is_needed() {
 
 #[test]
 fn nothing_secret_prints_itself() {
-    let shown = format!("{:?}", access(Some(TOKEN), 1, Reach::Network));
+    let shown = format!("{:?}", access(Some(TOKEN), 1, Exposure::Network));
     assert!(!shown.contains(TOKEN) && !shown.contains("lsk_"), "{shown}");
 }
 
@@ -414,7 +414,7 @@ fn read_token(access: &Access, ends_in_seconds: i64) -> String {
 
 #[test]
 fn a_read_token_opens_the_status_and_the_events_of_its_upload_and_nothing_else() {
-    let access = access(Some(TOKEN), 1, Reach::Network);
+    let access = access(Some(TOKEN), 1, Exposure::Network);
     let bearer = format!("Bearer {}", read_token(&access, 60));
     let shown = [("host", "uploads.example.com"), ("authorization", bearer.as_str())];
     let events = format!("{STATUS}/events");
@@ -442,10 +442,10 @@ fn deletion_of_what_a_read_token_opens_is_refused_for_what_is_wrong_with_the_tok
         let request = TestRequest::with_uri(uri).method("DELETE".parse().unwrap());
         let request = request.append_header(("host", "localhost")).append_header(("authorization", bearer));
         let request = request.to_srv_request();
-        let refused = access.admit(request.head(), &TABLE.wanted(&request), NOW).err();
+        let refused = access.admit(request.head(), &TABLE.requested_access(&request), NOW).err();
         refused.map(|problem| format!("{problem:?}")).unwrap_or_default()
     };
-    let keyed = access(Some(TOKEN), 1, Reach::Network);
+    let keyed = access(Some(TOKEN), 1, Exposure::Network);
     assert_eq!(delete(&keyed, STATUS, &key(0)), "");
     assert!(delete(&keyed, &format!("{STATUS}?token=x"), &key(0)).contains("token-in-url"));
     assert!(delete(&keyed, STATUS, &read_token(&keyed, -1)).contains("token-expired"));
@@ -457,8 +457,8 @@ fn deletion_of_what_a_read_token_opens_is_refused_for_what_is_wrong_with_the_tok
 
 #[test]
 fn a_token_in_a_url_is_refused_unless_it_is_a_read_token_where_it_may_be() {
-    let closed = access(Some(TOKEN), 1, Reach::Network);
-    let open = Access { query_tokens: true, ..access(Some(TOKEN), 1, Reach::Network) };
+    let closed = access(Some(TOKEN), 1, Exposure::Network);
+    let open = Access { query_tokens: true, ..access(Some(TOKEN), 1, Exposure::Network) };
     let token = read_token(&open, 60);
     let host = with("uploads.example.com", &[]);
     let at = |path: &str, token: &str| format!("{path}?token={token}");

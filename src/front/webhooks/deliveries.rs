@@ -20,7 +20,7 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query;
 use edge::query::Query;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 
 /// What the list takes.
 const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, from, before, cursor, limit";
@@ -29,29 +29,29 @@ const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, fr
 const APART: Duration = Duration::from_secs(60);
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
-pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let principal = principal(request);
     let places = Places::in_deliveries(&shared.cursors, &principal);
     let mut wanted = delivery_query(request.query_string(), shared.max_page, &places)?;
-    let room = shared.answers.room_for_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
+    let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let page =
         shared.engine.deliveries(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
     let next = next.map(|next| places.cursor(next.as_bytes()));
-    Ok(room.with(private(List { deliveries, next })))
+    Ok(memory.with(private(List { deliveries, next })))
 }
 
 /// `GET /api/v1/webhooks/deliveries/{id}`
-pub(crate) async fn one(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn one(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     shown(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
 /// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
-pub(crate) async fn replay(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn replay(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
-    let Call { request, payload, .. } = call;
+    let RoutedRequest { request, payload, .. } = call;
     let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
     match shared.admin(&request).replay(id, said.force).await.map_err(|error| problem(error, &request))? {
         Replayed::Queued | Replayed::UnderWay => {

@@ -14,19 +14,19 @@ use api::endpoint::{Backlog, Endpoint, Health, List, Terms};
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
 use edge::conditions;
 use edge::problem::Problem;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 use outbound::keys::{DEFAULT_OVERLAP, Key, KeyKind};
 use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
 
 /// `GET /api/v1/webhooks/endpoints`
-pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let reports = shared.admin(&call.request).endpoints().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(List { endpoints: reports.iter().map(of).collect() }))
 }
 
 /// `POST /api/v1/webhooks/endpoints`
-pub(crate) async fn create(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
-    let Call { request, payload, .. } = call;
+pub(crate) async fn create(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let RoutedRequest { request, payload, .. } = call;
     let said: api::endpoint::Change = read(&request, payload, &shared, FORM).await?;
     let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
     let name = said.id.as_deref().map(|name| {
@@ -51,21 +51,21 @@ fn key(text: Option<&str>) -> Result<Option<Key>, Problem> {
 }
 
 /// `GET /api/v1/webhooks/endpoints/{id}`
-pub(crate) async fn show(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn show(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     shown(&call.request, &endpoint_id(&call.parameter(0))?, &shared).await
 }
 
 /// `DELETE /api/v1/webhooks/endpoints/{id}`
-pub(crate) async fn delete(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn delete(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     shared.admin(&call.request).delete(&id).await.map_err(|error| problem(error, &call.request))?;
     Ok(answering(StatusCode::NO_CONTENT).finish())
 }
 
 /// `PATCH /api/v1/webhooks/endpoints/{id}`
-pub(crate) async fn change(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn change(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = &endpoint_id(&call.parameter(0))?;
-    let Call { request, payload, .. } = call;
+    let RoutedRequest { request, payload, .. } = call;
     let request = &request;
     let said: api::endpoint::Change = read(request, payload, &shared, FORM).await?;
     if said.id.is_some() {
@@ -97,23 +97,23 @@ pub(crate) async fn change(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/pause`
-pub(crate) async fn pause(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn pause(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     shared.admin(&call.request).pause(&id).await.map_err(|error| problem(error, &call.request))?;
     shown(&call.request, &id, &shared).await
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/test`
-pub(crate) async fn test(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn test(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     let tested = shared.admin(&call.request).test(&id).await.map_err(|error| problem(error, &call.request))?;
     deliveries::shown(&call.request, tested.delivery, &shared).await
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/rotate`
-pub(crate) async fn rotate(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn rotate(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = &endpoint_id(&call.parameter(0))?;
-    let Call { request, payload, .. } = call;
+    let RoutedRequest { request, payload, .. } = call;
     let request = &request;
     let form = r#"nothing, or {"overlap_ms": 86400000, "secret": "whsec_…"}"#;
     let said: api::endpoint::Rotation = read(request, payload, &shared, form).await?;
@@ -128,9 +128,9 @@ pub(crate) async fn rotate(call: Call, shared: Arc<Webhooks>) -> Result<HttpResp
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/resume`
-pub(crate) async fn resume(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn resume(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = &endpoint_id(&call.parameter(0))?;
-    let Call { request, payload, .. } = call;
+    let RoutedRequest { request, payload, .. } = call;
     let request = &request;
     let form = r#"nothing, {"backlog": "cancel"} or {"missed_since": "2026-11-21T00:00:00Z"}"#;
     let said: api::endpoint::Resumption = read(request, payload, &shared, form).await?;

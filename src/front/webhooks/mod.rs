@@ -16,7 +16,7 @@ use api::replay::{Expunge, Expunged};
 use domain::endpoint::EndpointId;
 use edge::principal::principal;
 use edge::problem::Problem;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 use edge::{body, json};
 use webhook::{Admin, AdminError};
 
@@ -39,20 +39,20 @@ impl Webhooks {
 }
 
 /// `POST /api/v1/webhooks/pause`: every endpoint that is not stopped is paused.
-pub(super) async fn pause_all(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn pause_all(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let paused = shared.admin(&call.request).pause_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(Paused { paused }))
 }
 
 /// `POST /api/v1/webhooks/resume`: every endpoint that an operator paused goes on.
-pub(super) async fn resume_all(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn resume_all(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let resumed = shared.admin(&call.request).resume_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(Resumed { resumed }))
 }
 
 /// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks L7).
-pub(super) async fn expunge(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
-    let Call { request, payload, .. } = call;
+pub(super) async fn expunge(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+    let RoutedRequest { request, payload, .. } = call;
     let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;
     let upload = body.upload_id.parse().map_err(|_| bad("upload_id", "it must be the id of an upload"))?;
     let events = shared.admin(&request).expunge(upload).await.map_err(|error| problem(error, &request))?;

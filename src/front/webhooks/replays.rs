@@ -13,22 +13,22 @@ use domain::id::ReplayId;
 use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 use edge::problem::Problem;
-use edge::table::Call;
+use edge::table::RoutedRequest;
 use webhook::{AdminError, ReplayRequest};
 
 /// `GET /api/v1/webhooks/replays`
-pub(crate) async fn list(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let jobs = shared.admin(&call.request).replays().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(List { replays: jobs.iter().map(shown).collect() }))
 }
 
 /// `GET /api/v1/webhooks/replays/{id}`
-pub(crate) async fn one(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn one(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     found(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
 /// `DELETE /api/v1/webhooks/replays/{id}`: stops it where it is.
-pub(crate) async fn cancel(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn cancel(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
     shared.admin(&call.request).cancel_replay(id).await.map_err(|error| problem(error, &call.request))?;
     found(&call.request, id, &shared).await
@@ -46,9 +46,9 @@ fn parse_id(text: &str) -> Result<ReplayId, Problem> {
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/replay`
-pub(crate) async fn begin(call: Call, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn begin(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
     let endpoint = endpoint_id(&call.parameter(0))?;
-    let Call { request, payload, .. } = call;
+    let RoutedRequest { request, payload, .. } = call;
     let request = &request;
     let form = r#"{"what": "dead", "from": "2026-11-21T00:00:00Z", "before": "2026-11-22T00:00:00Z"}"#;
     let said: NewReplay = read(request, payload, &shared, form).await?;

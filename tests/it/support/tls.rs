@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use edge::listen::certificates::Files;
+use edge::listen::certificates::CertificateFiles;
 use longshore::config::Config;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -29,8 +29,9 @@ impl Certificate {
     }
 
     /// Writes both files into a folder.
-    pub fn write(&self, folder: &Path) -> Files {
-        let files = Files { certificate: folder.join("certificate.pem"), private_key: folder.join("key.pem") };
+    pub fn write(&self, folder: &Path) -> CertificateFiles {
+        let files =
+            CertificateFiles { certificate: folder.join("certificate.pem"), private_key: folder.join("key.pem") };
         fs::write(&files.certificate, &self.pem).unwrap();
         fs::write(&files.private_key, &self.key_pem).unwrap();
         files

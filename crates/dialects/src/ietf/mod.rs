@@ -55,7 +55,7 @@ pub(crate) fn dialect() -> dialect::Dialect {
         patch_type: Some(PARTIAL_UPLOAD),
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
         answer_fields: [&wire::ANSWER_FIELDS[..], &digests::ANSWER_FIELDS].concat(),
-        signature: None,
+        marker: None,
         busy_head: None,
         recognise: wire::recognise,
         effective_method: |_, _| None,

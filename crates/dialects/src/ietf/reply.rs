@@ -214,7 +214,7 @@ fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: O
     let problem = |status| own(status, code.clone());
     match rejection {
         // Draft, 4.2.3: the application has said its last word, and nothing is to be gone on with.
-        Rejection::Refused(failure) => final_word(Problem::refused(&failure), draft),
+        Rejection::Refused(failure) => final_word(Problem::rejected(&failure), draft),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND),
         Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => {
             problem(if draft.gone_is_missing { StatusCode::NOT_FOUND } else { StatusCode::GONE })

@@ -111,8 +111,9 @@ pub(super) async fn open(content_type: &str, mut payload: Payload, shared: &Uplo
             Some(Found::PartEnd) => {}
             Some(Found::End) => return Err(Fault::NoFile),
             None => {
-                let next =
-                    body::next_piece(&mut payload, shared.terms.idle_timeout).await.map_err(|body::Cut| Fault::Cut)?;
+                let next = body::next_piece(&mut payload, shared.terms.idle_timeout)
+                    .await
+                    .map_err(|body::BodyCut| Fault::Cut)?;
                 reader.push(next.ok_or(BadForm::BrokenOff)?);
             }
         }

@@ -66,7 +66,7 @@ pub(crate) fn dialect() -> dialect::Dialect {
         patch_type: None,
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
         answer_fields: [&wire::ANSWER_FIELDS[..], &digests::ANSWER_FIELDS].concat(),
-        signature: None,
+        marker: None,
         busy_head: None,
         recognise: wire::recognise,
         effective_method: |method, fields| (method == "PUT" && wire::only_asks(fields)).then_some("HEAD"),
@@ -253,7 +253,7 @@ async fn pumped<E: From<Problem>>(
 
 /// Rejects a query whose body turns out to have bytes.
 async fn check_empty(request: &HttpRequest, payload: &mut Payload, shared: &Uploads) -> Result<(), Problem> {
-    let cut = |body::Cut| reply::engine_problem(broken_off(), request);
+    let cut = |body::BodyCut| reply::engine_problem(broken_off(), request);
     while let Some(piece) = body::next_piece(payload, shared.terms.idle_timeout).await.map_err(cut)? {
         // HTTP/2 has frames of no bytes.
         if !piece.is_empty() {
@@ -268,6 +268,6 @@ async fn small_body(request: &HttpRequest, payload: Payload, shared: &Uploads) -
     let limit = shared.terms.max_metadata_bytes;
     let small = body::small(request, payload, limit, shared.terms.idle_timeout).await;
     small
-        .map_err(|body::Cut| reply::engine_problem(broken_off(), request))?
+        .map_err(|body::BodyCut| reply::engine_problem(broken_off(), request))?
         .ok_or_else(|| reply::session_too_large(limit))
 }

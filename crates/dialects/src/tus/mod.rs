@@ -51,7 +51,7 @@ pub(crate) fn dialect() -> dialect::Dialect {
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
         answer_fields: [&wire::ANSWER_FIELDS[..], &digests::ANSWER_FIELDS].concat(),
         // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS.
-        signature: Some((HeaderName::from_static("tus-resumable"), HeaderValue::from_static(wire::VERSION))),
+        marker: Some((HeaderName::from_static("tus-resumable"), HeaderValue::from_static(wire::VERSION))),
         // After a 5xx, tus-js-client starts a new upload.
         busy_head: Some(StatusCode::LOCKED),
         recognise: wire::recognise,

@@ -114,7 +114,7 @@ pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, re
 
 pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
     let status = match &rejection {
-        Rejection::Refused(failure) => return Problem::refused(failure),
+        Rejection::Refused(failure) => return Problem::rejected(failure),
         Rejection::NotFound | Rejection::PartMissing(_) => StatusCode::NOT_FOUND,
         Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => StatusCode::GONE,
         Rejection::WrongOffset { .. }

@@ -9,9 +9,9 @@ use actix_web::http::header;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use crate::access::refusal::Refusal;
-use crate::access::request::Act;
-use crate::access::{Access, Needs, Wanted};
+use crate::access::denial::Denial;
+use crate::access::request::RequestAction;
+use crate::access::{Access, Needs, RequestedAccess};
 use domain::id::UploadId;
 use domain::principal::Right;
 use domain::time::Timestamp;
@@ -40,20 +40,20 @@ impl Access {
         &self,
         head: &'a RequestHead,
         follows: bool,
-        act: Act,
-    ) -> Result<Cow<'a, [u8]>, Refusal<'a>> {
+        action: RequestAction,
+    ) -> Result<Cow<'a, [u8]>, Denial<'a>> {
         let in_header = bearer(&head.headers);
         let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
         // Browsers ask with the same URL whether a page may read it, if the page sends `If-None-Match` or
         // `Last-Event-ID`.
-        let reads = matches!(act, Act::Get | Act::Look | Act::Options);
+        let reads = matches!(action, RequestAction::Get | RequestAction::Head | RequestAction::Options);
         if self.query_tokens && follows && reads && in_header.is_empty() && is_read_token(token.as_bytes()) {
             return Ok(Cow::Owned(token.into_bytes()));
         }
         // Elsewhere clients may have tokens of their own in there, for others.
         let is_ours = follows || looks_like_ours(token.as_bytes());
         let is_credential = is_ours | self.is_shared(token.as_bytes()) | self.is_admin(token.as_bytes());
-        if is_credential { Err(Refusal::TokenInUrl) } else { Ok(Cow::Borrowed(in_header)) }
+        if is_credential { Err(Denial::TokenInUrl) } else { Ok(Cow::Borrowed(in_header)) }
     }
 
     /// What a text is wherever it is shown.
@@ -67,12 +67,12 @@ impl Access {
     }
 
     /// What a text is here: some tokens are for one upload.
-    pub(super) fn credential(&self, given: &[u8], wanted: &Wanted<'_>, now: Timestamp) -> Credential {
-        match (self.known(given), wanted.needs, wanted.upload) {
+    pub(super) fn credential(&self, given: &[u8], access: &RequestedAccess<'_>, now: Timestamp) -> Credential {
+        match (self.known(given), access.needs, access.upload) {
             (Credential::Nothing, Needs::Upload(Right::Report), Some(upload)) => {
                 if self.stage_tokens.is_for(given, upload) { Credential::Stage(upload) } else { Credential::Nothing }
             }
-            (Credential::Nothing, _, Some(upload)) if wanted.follows => {
+            (Credential::Nothing, _, Some(upload)) if access.follows => {
                 match self.read_tokens.judge(given, upload, now) {
                     Readable::Yes => Credential::Read(upload),
                     Readable::Expired => Credential::ExpiredRead,

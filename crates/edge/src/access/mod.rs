@@ -35,20 +35,20 @@ use domain::time::Timestamp;
 use keyring::{AdminKeyHash, ReadTokens, StageTokens};
 
 mod credential;
+mod denial;
 mod needs;
 mod origin;
-mod refusal;
 mod request;
 
-pub use needs::{ClientsMay, Needs, Wanted};
+pub use denial::LoggedDenials;
+pub use needs::{ClientRights, Needs, RequestedAccess};
 pub use origin::Origins;
-pub use refusal::Logged;
 pub(crate) use request::came_through_a_proxy;
 
 use credential::{Credential, bearer};
-use origin::{Page, Site};
-use refusal::Refusal;
-use request::Act;
+use denial::Denial;
+use origin::{FetchSite, RequestingPage};
+use request::RequestAction;
 
 /// What opens the server, and to whom.
 #[derive(Debug)]
@@ -62,18 +62,18 @@ pub struct Access {
     pub read_token_lifetime: Duration,
     /// Whether a read token may be in the query.
     pub query_tokens: bool,
-    pub reach: Reach,
+    pub exposure: Exposure,
     /// What strangers may call this server, besides loopback hosts.
     pub hosts: Vec<Host<'static>>,
     /// Whose pages may read answers, and change something without a credential.
     pub origins: Origins,
-    pub clients_may: ClientsMay,
-    pub logged: Logged,
+    pub client_rights: ClientRights,
+    pub logged_denials: LoggedDenials,
 }
 
 /// From where the server can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum Exposure {
     /// Nobody but this machine can connect to it.
     ThisMachine,
     Network,
@@ -104,20 +104,20 @@ const LACKING: &str = "this takes a right that the credential of the request doe
 
 /// All that a request is judged by.
 #[derive(Debug, Clone, Copy)]
-struct Asked<'a> {
+struct AccessCheck<'a> {
     needs: Needs,
-    act: Act,
+    action: RequestAction,
     credential: Credential,
     /// What it calls this server.
-    host: Called<'a>,
-    page: Page<'a>,
+    host: RequestHost<'a>,
+    page: RequestingPage<'a>,
     /// Whether a proxy has passed it on.
     proxied: bool,
 }
 
 /// What a request calls this server, in the address it asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Called<'a> {
+enum RequestHost<'a> {
     /// Nothing in HTTP/1.1, or several things at once.
     Unclear,
     /// Nothing: HTTP/1.0 has no `Host`.
@@ -125,7 +125,7 @@ enum Called<'a> {
     By(&'a str),
 }
 
-impl<'a> Called<'a> {
+impl<'a> RequestHost<'a> {
     /// RFC 9112, 3.2: one `Host`. It must not differ from a host in the target itself.
     fn of(head: &'a RequestHead) -> Self {
         let mut named = head.headers.get_all(header::HOST);
@@ -144,46 +144,51 @@ impl<'a> Called<'a> {
 
 impl Access {
     /// Finds out who sends a request; refuses it if it lacks what it needs at this time.
-    pub fn admit(&self, head: &RequestHead, wanted: &Wanted<'_>, now: Timestamp) -> Result<Principal, Problem> {
-        let needs = wanted.needs;
+    pub fn admit(
+        &self,
+        head: &RequestHead,
+        access: &RequestedAccess<'_>,
+        now: Timestamp,
+    ) -> Result<Principal, Problem> {
+        let needs = access.needs;
         if needs == Needs::Nothing {
             return Ok(Principal::new(TenantId::DEFAULT, Subject::Anonymous, Rights::NONE));
         }
-        let act = Act::of(wanted.method);
-        let given = self.given(head, wanted.follows, act).map_err(Refusal::problem)?;
-        let asked = Asked {
+        let action = RequestAction::of(access.method);
+        let given = self.given(head, access.follows, action).map_err(Denial::problem)?;
+        let check = AccessCheck {
             needs,
-            act,
-            credential: self.credential(&given, wanted, now),
-            host: Called::of(head),
-            page: Page::of(&head.headers),
+            action,
+            credential: self.credential(&given, access, now),
+            host: RequestHost::of(head),
+            page: RequestingPage::of(&head.headers),
             proxied: matches!(needs, Needs::Operator(_) | Needs::Upload(_)) && came_through_a_proxy(&head.headers),
         };
-        let Err(refusal) = self.judge(&asked) else {
-            let principal = self.principal(&asked);
-            let has_it = act == Act::Options || needs.right().is_none_or(|right| principal.may(right));
-            return if has_it { Ok(principal) } else { Err(Refusal::AdminKeyNeeded(LACKING).problem()) };
+        let Err(refusal) = self.judge(&check) else {
+            let principal = self.principal(&check);
+            let has_it = action == RequestAction::Options || needs.right().is_none_or(|right| principal.may(right));
+            return if has_it { Ok(principal) } else { Err(Denial::AdminKeyNeeded(LACKING).problem()) };
         };
-        match (refusal, asked.page.origin) {
-            (Refusal::ForeignHost(host), _) => self.logged.foreign_host(host),
-            (Refusal::CrossSite, Some(origin)) => self.logged.cross_site(origin),
+        match (refusal, check.page.origin) {
+            (Denial::ForeignHost(host), _) => self.logged_denials.foreign_host(host),
+            (Denial::CrossSite, Some(origin)) => self.logged_denials.cross_site(origin),
             _ => {}
         }
         Err(refusal.problem())
     }
 
     /// Who has sent a request that was admitted.
-    fn principal(&self, asked: &Asked<'_>) -> Principal {
-        let is_open = self.token.is_none() && asked.act != Act::Options;
-        let (subject, rights) = match asked.credential {
+    fn principal(&self, check: &AccessCheck<'_>) -> Principal {
+        let is_open = self.token.is_none() && check.action != RequestAction::Options;
+        let (subject, rights) = match check.credential {
             Credential::Admin => (Subject::Operator, Rights::all()),
-            Credential::Shared | Credential::Nothing if matches!(asked.needs, Needs::Operator(_)) => {
+            Credential::Shared | Credential::Nothing if matches!(check.needs, Needs::Operator(_)) => {
                 (Subject::Operator, Rights::all())
             }
-            Credential::Shared => (Subject::SharedToken, self.clients_may.rights()),
+            Credential::Shared => (Subject::SharedToken, self.client_rights.rights()),
             Credential::Stage(upload) => (Subject::Stage(upload), Rights::of(&[Right::Report])),
             Credential::Read(upload) => (Subject::Reader(upload), Rights::of(&[Right::Read, Right::Events])),
-            Credential::Nothing if is_open => (Subject::Anonymous, self.clients_may.rights()),
+            Credential::Nothing if is_open => (Subject::Anonymous, self.client_rights.rights()),
             Credential::Nothing | Credential::ExpiredRead => (Subject::Anonymous, Rights::NONE),
         };
         Principal::new(TenantId::DEFAULT, subject, rights)
@@ -192,67 +197,71 @@ impl Access {
     /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it
     /// comes from a program on this machine.
     pub fn shows_reasons(&self, request: &HttpRequest) -> bool {
-        let asked = self.asked_of(request.head(), Needs::Nothing);
-        let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
-        asked.credential != Credential::Nothing || (self.token.is_none() && is_near)
+        let check = self.check_of(request.head(), Needs::Nothing);
+        let is_near = self.exposure == Exposure::ThisMachine && check.comes_straight_from_here();
+        check.credential != Credential::Nothing || (self.token.is_none() && is_near)
     }
 
     /// Whether a request shows what would open the administration. What only operators are to know is shown
     /// to it.
     pub fn opens_administration(&self, request: &HttpRequest) -> bool {
-        self.judge(&self.asked_of(request.head(), Needs::Operator(Right::ReadWebhooks))).is_ok()
+        self.judge(&self.check_of(request.head(), Needs::Operator(Right::ReadWebhooks))).is_ok()
     }
 
     /// What is asked for by looking at something, with what the request shows for itself.
-    fn asked_of<'a>(&self, head: &'a RequestHead, needs: Needs) -> Asked<'a> {
-        Asked {
+    fn check_of<'a>(&self, head: &'a RequestHead, needs: Needs) -> AccessCheck<'a> {
+        AccessCheck {
             needs,
-            act: Act::Get,
+            action: RequestAction::Get,
             credential: self.known(bearer(&head.headers)),
-            host: Called::of(head),
-            page: Page::of(&head.headers),
+            host: RequestHost::of(head),
+            page: RequestingPage::of(&head.headers),
             proxied: came_through_a_proxy(&head.headers),
         }
     }
 
-    fn judge<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
-        let &Asked { needs, act, credential, .. } = asked;
+    fn judge<'a>(&self, check: &AccessCheck<'a>) -> Result<(), Denial<'a>> {
+        let &AccessCheck { needs, action, credential, .. } = check;
         match credential {
             Credential::Admin | Credential::Stage(_) => return Ok(()),
-            Credential::Read(_) if matches!(act, Act::Get | Act::Look | Act::Options) => return Ok(()),
-            Credential::Read(_) => return Err(Refusal::Unauthorized("a read token opens GET and HEAD only")),
+            Credential::Read(_)
+                if matches!(action, RequestAction::Get | RequestAction::Head | RequestAction::Options) =>
+            {
+                return Ok(());
+            }
+            Credential::Read(_) => return Err(Denial::Unauthorized("a read token opens GET and HEAD only")),
             // The page is to read that of its own request.
-            Credential::ExpiredRead if act == Act::Options => return Ok(()),
-            Credential::ExpiredRead => return Err(Refusal::Expired),
+            Credential::ExpiredRead if action == RequestAction::Options => return Ok(()),
+            Credential::ExpiredRead => return Err(Denial::Expired),
             Credential::Shared => {}
-            Credential::Nothing if self.token.is_none() => self.judge_stranger(asked)?,
+            Credential::Nothing if self.token.is_none() => self.judge_stranger(check)?,
             Credential::Nothing => {}
         }
-        if act == Act::Options {
+        if action == RequestAction::Options {
             return Ok(());
         }
         match needs {
             Needs::Nothing => Ok(()),
-            Needs::Upload(Right::Report) if credential == Credential::Nothing => Err(Refusal::Unauthorized(
+            Needs::Upload(Right::Report) if credential == Credential::Nothing => Err(Denial::Unauthorized(
                 "send Authorization: Bearer with the webhook-stage-token of a webhook about this upload",
             )),
-            Needs::Operator(_) => self.judge_administration(asked),
+            Needs::Operator(_) => self.judge_administration(check),
             // What a token for reading opens, nobody but an operator deletes anything of.
-            Needs::Upload(_) if needs.follows() && act == Act::Delete => self.judge_administration(asked),
+            Needs::Upload(_) if needs.follows() && action == RequestAction::Delete => self.judge_administration(check),
             Needs::Upload(_) => self.require_token(credential),
             Needs::Client(right) => {
                 self.require_token(credential)?;
-                match self.clients_may.not(right) {
-                    Some((what, key)) => Err(Refusal::Closed { what, key, credential }),
+                match self.client_rights.not(right) {
+                    Some((what, key)) => Err(Denial::Closed { what, key, credential }),
                     None => Ok(()),
                 }
             }
         }
     }
 
-    fn require_token<'a>(&self, credential: Credential) -> Result<(), Refusal<'a>> {
+    fn require_token<'a>(&self, credential: Credential) -> Result<(), Denial<'a>> {
         if self.token.is_some() && credential == Credential::Nothing {
-            return Err(Refusal::Unauthorized("send Authorization: Bearer <token>"));
+            return Err(Denial::Unauthorized("send Authorization: Bearer <token>"));
         }
         Ok(())
     }
@@ -263,59 +272,61 @@ impl Access {
     /// only the host tells. Else its browser says whose page it is: with `Origin` on every request that a
     /// page could read or that changes something, and with `Sec-Fetch-Site` on all. Who says neither is no
     /// browser.
-    fn judge_stranger<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
-        let host = match asked.host {
-            Called::By(host) => host,
+    fn judge_stranger<'a>(&self, check: &AccessCheck<'a>) -> Result<(), Denial<'a>> {
+        let host = match check.host {
+            RequestHost::By(host) => host,
             // No browser speaks HTTP/1.0, so no page is behind it.
-            Called::Nothing if asked.page.is_nobodys() && !asked.proxied => return Ok(()),
-            Called::Nothing | Called::Unclear => return Err(Refusal::UnclearHost),
+            RequestHost::Nothing if check.page.is_nobodys() && !check.proxied => return Ok(()),
+            RequestHost::Nothing | RequestHost::Unclear => return Err(Denial::UnclearHost),
         };
         let is_ours = |named: Host<'_>| named.is_loopback() || self.hosts.contains(&named);
         if !Host::of_authority(host).is_some_and(is_ours) {
-            return Err(Refusal::ForeignHost(host));
+            return Err(Denial::ForeignHost(host));
         }
-        let page = &asked.page;
+        let page = &check.page;
         let is_trusted = page.origin.is_some_and(|origin| self.origins.allow(origin)) || page.is_of(host);
-        let may = match (asked.act, page.site) {
+        let may = match (check.action, page.site) {
             // A preflight changes nothing; what a page may do then is in the answer.
-            (Act::Options, _) => true,
+            (RequestAction::Options, _) => true,
             _ if is_trusted => true,
             // What a person opens from a page elsewhere, that page cannot read.
-            (Act::Get, Site::Cross) => page.navigates,
-            (Act::Look, Site::Cross) => false,
-            (Act::Look | Act::Get | Act::Write | Act::Delete, Site::Own) => true,
-            (Act::Look | Act::Get, Site::Unsaid | Site::Same) | (Act::Write | Act::Delete, Site::Unsaid) => {
-                page.origin.is_none()
-            }
-            (Act::Write | Act::Delete, Site::Same | Site::Cross) => false,
+            (RequestAction::Get, FetchSite::Cross) => page.navigates,
+            (RequestAction::Head, FetchSite::Cross) => false,
+            (
+                RequestAction::Head | RequestAction::Get | RequestAction::Write | RequestAction::Delete,
+                FetchSite::Own,
+            ) => true,
+            (RequestAction::Head | RequestAction::Get, FetchSite::Unsaid | FetchSite::Same)
+            | (RequestAction::Write | RequestAction::Delete, FetchSite::Unsaid) => page.origin.is_none(),
+            (RequestAction::Write | RequestAction::Delete, FetchSite::Same | FetchSite::Cross) => false,
         };
-        if may { Ok(()) } else { Err(Refusal::CrossSite) }
+        if may { Ok(()) } else { Err(Denial::CrossSite) }
     }
 
-    fn judge_administration<'a>(&self, asked: &Asked<'a>) -> Result<(), Refusal<'a>> {
-        let credential = asked.credential;
+    fn judge_administration<'a>(&self, check: &AccessCheck<'a>) -> Result<(), Denial<'a>> {
+        let credential = check.credential;
         if !self.admin_keys.is_empty() {
             return Err(if credential == Credential::Shared {
-                Refusal::AdminKeyNeeded("this takes a key of auth.admin_keys; the shared token does not open it")
+                Denial::AdminKeyNeeded("this takes a key of auth.admin_keys; the shared token does not open it")
             } else {
-                Refusal::Unauthorized("send Authorization: Bearer <admin key>")
+                Denial::Unauthorized("send Authorization: Bearer <admin key>")
             });
         }
         self.require_token(credential)?;
-        let is_near = self.reach == Reach::ThisMachine && asked.comes_straight_from_here();
-        if is_near { Ok(()) } else { Err(Refusal::NoAdminKey) }
+        let is_near = self.exposure == Exposure::ThisMachine && check.comes_straight_from_here();
+        if is_near { Ok(()) } else { Err(Denial::NoAdminKey) }
     }
 }
 
-impl Asked<'_> {
+impl AccessCheck<'_> {
     /// Whether a request that came from this machine was also meant to be made by a program on it. A proxy
     /// passes on what comes from elsewhere, and so does a browser: pages may have it ask a loopback address,
     /// under a name of their own too.
     fn comes_straight_from_here(&self) -> bool {
-        let Called::By(host) = self.host else { return false };
+        let RequestHost::By(host) = self.host else { return false };
         let own_page = match self.page.site {
-            Site::Same | Site::Cross => false,
-            Site::Unsaid | Site::Own => self.page.origin.is_none() || self.page.is_of(host),
+            FetchSite::Same | FetchSite::Cross => false,
+            FetchSite::Unsaid | FetchSite::Own => self.page.origin.is_none() || self.page.is_of(host),
         };
         !self.proxied && own_page && Host::of_authority(host).is_some_and(|host| host.is_loopback())
     }

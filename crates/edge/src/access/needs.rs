@@ -5,7 +5,7 @@ use domain::principal::{Right, Rights};
 
 /// What takes no admin key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientsMay {
+pub struct ClientRights {
     pub list: bool,
     pub download: bool,
     pub terminate: bool,
@@ -25,7 +25,7 @@ pub enum Needs {
 
 /// What a request wants, by the row it is for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct RequestedAccess<'a> {
     pub needs: Needs,
     /// The method that is followed.
     pub method: &'a str,
@@ -50,7 +50,7 @@ impl Needs {
     }
 }
 
-impl ClientsMay {
+impl ClientRights {
     /// What takes an admin key here, if this right does: in words, and
     /// the key of the configuration that says so.
     pub(super) fn not(self, right: Right) -> Option<(&'static str, &'static str)> {

@@ -52,7 +52,7 @@ fn authority(origin: &str) -> Option<&str> {
 
 /// `Sec-Fetch-Site`: how the page that asks is related to this server, as its browser knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Site {
+pub(super) enum FetchSite {
     /// No browser of today says nothing.
     Unsaid,
     /// A page of this server itself, or nobody but the person at the browser.
@@ -64,21 +64,21 @@ pub(super) enum Site {
 
 /// What a browser has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page<'a> {
+pub(super) struct RequestingPage<'a> {
     /// As it was sent; what cannot be an origin is empty.
     pub(super) origin: Option<&'a str>,
-    pub(super) site: Site,
+    pub(super) site: FetchSite,
     /// Whether the answer replaces what a window shows, where no page can read it.
     pub(super) navigates: bool,
 }
 
-impl<'a> Page<'a> {
+impl<'a> RequestingPage<'a> {
     pub(super) fn of(headers: &'a HeaderMap) -> Self {
         let site = match only(headers, &SEC_FETCH_SITE) {
-            None => Site::Unsaid,
-            Some("same-origin" | "none") => Site::Own,
-            Some("same-site") => Site::Same,
-            Some(_) => Site::Cross,
+            None => FetchSite::Unsaid,
+            Some("same-origin" | "none") => FetchSite::Own,
+            Some("same-site") => FetchSite::Same,
+            Some(_) => FetchSite::Cross,
         };
         let navigates =
             only(headers, &SEC_FETCH_MODE) == Some("navigate") && only(headers, &SEC_FETCH_DEST) == Some("document");
@@ -87,7 +87,7 @@ impl<'a> Page<'a> {
 
     /// Whether nothing says that there is a page at all.
     pub(super) fn is_nobodys(&self) -> bool {
-        self.origin.is_none() && self.site == Site::Unsaid
+        self.origin.is_none() && self.site == FetchSite::Unsaid
     }
 
     /// Whether the page belongs to the server by the host it has asked for.

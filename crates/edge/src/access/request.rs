@@ -4,23 +4,23 @@ use actix_web::http::header::HeaderMap;
 
 /// What a request would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum RequestAction {
     /// Asks what may be asked, as browsers do before they let a page ask.
     Options,
     /// Asks how things are.
-    Look,
+    Head,
     Get,
     /// Changes something, or has no name that says otherwise.
     Write,
     Delete,
 }
 
-impl Act {
+impl RequestAction {
     /// The method is the one that is followed, not the one that was sent.
     pub(super) fn of(method: &str) -> Self {
         match method {
             "OPTIONS" => Self::Options,
-            "HEAD" => Self::Look,
+            "HEAD" => Self::Head,
             "GET" => Self::Get,
             "DELETE" => Self::Delete,
             _ => Self::Write,

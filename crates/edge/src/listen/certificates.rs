@@ -16,25 +16,25 @@ use tokio::sync::mpsc;
 
 /// Where the certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
+pub struct CertificateFiles {
     pub certificate: PathBuf,
     pub private_key: PathBuf,
 }
 
 /// What is wrong with the files.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum CertificateError {
     /// In the file with the certificate.
     #[error(transparent)]
-    Certificate(Flaw),
+    Certificate(CertificateFileError),
     /// In the file with the private key.
     #[error(transparent)]
-    PrivateKey(Flaw),
+    PrivateKey(CertificateFileError),
 }
 
 /// What is wrong with one of them.
 #[derive(Debug, thiserror::Error)]
-pub enum Flaw {
+pub enum CertificateFileError {
     #[error("could not read the file: {0}")]
     Unreadable(#[from] io::Error),
     #[error("there is no certificate in PEM form in the file")]
@@ -54,7 +54,7 @@ pub enum Flaw {
 /// The certificate in use.
 #[derive(Debug)]
 pub struct Certificates {
-    files: Files,
+    files: CertificateFiles,
     current: RwLock<Arc<CertifiedKey>>,
 }
 
@@ -66,27 +66,27 @@ struct Content {
 }
 
 impl Certificates {
-    pub fn load(files: Files) -> Result<Self, Unusable> {
+    pub fn load(files: CertificateFiles) -> Result<Self, CertificateError> {
         let current = Content::read(&files)?.parse()?;
         Ok(Self { files, current: RwLock::new(Arc::new(current)) })
     }
 
     /// Takes new files as they come: looks every so often, and whenever it is told to. Ends when nobody can
     /// tell it any more.
-    pub async fn keep_fresh(self: Arc<Self>, every: Duration, mut look: mpsc::Receiver<()>) {
+    pub async fn reload_on_change(self: Arc<Self>, every: Duration, mut reload: mpsc::Receiver<()>) {
         let mut known = None;
         loop {
             // A first look shows what is there; only what differs from it later is new.
-            let found = self.look(known).await;
+            let found = self.reload(known).await;
             known = Some(found);
-            if let Ok(None) = tokio::time::timeout(every, look.recv()).await {
+            if let Ok(None) = tokio::time::timeout(every, reload.recv()).await {
                 return;
             }
         }
     }
 
     /// Reads the files and takes what they hold, if it is not what is known.
-    async fn look(self: &Arc<Self>, known: Option<Result<Content, String>>) -> Result<Content, String> {
+    async fn reload(self: &Arc<Self>, known: Option<Result<Content, String>>) -> Result<Content, String> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || Content::read(&this.files)).await;
         let found = read.expect("reading files does not panic").map_err(|error| error.to_string());
@@ -123,32 +123,35 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Content {
-    fn read(files: &Files) -> Result<Self, Unusable> {
-        let read = |path: &Path| std::fs::read(path).map_err(Flaw::Unreadable);
+    fn read(files: &CertificateFiles) -> Result<Self, CertificateError> {
+        let read = |path: &Path| std::fs::read(path).map_err(CertificateFileError::Unreadable);
         Ok(Self {
-            certificate: read(&files.certificate).map_err(Unusable::Certificate)?,
-            private_key: read(&files.private_key).map_err(Unusable::PrivateKey)?,
+            certificate: read(&files.certificate).map_err(CertificateError::Certificate)?,
+            private_key: read(&files.private_key).map_err(CertificateError::PrivateKey)?,
         })
     }
 
-    fn parse(&self) -> Result<CertifiedKey, Unusable> {
+    fn parse(&self) -> Result<CertifiedKey, CertificateError> {
         let chain = CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| Unusable::Certificate(Flaw::NotPem(error)))?;
+        let chain = chain.map_err(|error| CertificateError::Certificate(CertificateFileError::NotPem(error)))?;
         if chain.is_empty() {
-            return Err(Unusable::Certificate(Flaw::NoCertificate));
+            return Err(CertificateError::Certificate(CertificateFileError::NoCertificate));
         }
         let key = PrivateKeyDer::from_pem_slice(&self.private_key).map_err(|error| match error {
-            pem::Error::NoItemsFound => Flaw::NoPrivateKey,
-            error => Flaw::NotPem(error),
+            pem::Error::NoItemsFound => CertificateFileError::NoPrivateKey,
+            error => CertificateFileError::NotPem(error),
         });
-        let key = key.map_err(Unusable::PrivateKey)?;
-        let key = ring::sign::any_supported_type(&key).map_err(|error| Unusable::PrivateKey(Flaw::BadKey(error)))?;
+        let key = key.map_err(CertificateError::PrivateKey)?;
+        let key = ring::sign::any_supported_type(&key)
+            .map_err(|error| CertificateError::PrivateKey(CertificateFileError::BadKey(error)))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             // A key that cannot show its public half cannot be compared; the first handshake will.
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(Unusable::PrivateKey(Flaw::DoesNotFit)),
-            Err(error) => Err(Unusable::Certificate(Flaw::BadCertificate(error))),
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                Err(CertificateError::PrivateKey(CertificateFileError::DoesNotFit))
+            }
+            Err(error) => Err(CertificateError::Certificate(CertificateFileError::BadCertificate(error))),
         }
     }
 }

@@ -13,39 +13,39 @@ use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::{App, web};
 use tokio::net::TcpStream;
 
-use crate::addresses::Reached;
-use crate::listen::framing::Terms;
-use crate::listen::http1::{Http1, Spoken, http1};
-use crate::listen::http2::Waits;
-use crate::listen::outflow::Readers;
-use crate::listen::places::Places;
-use crate::listen::tls::Agreed;
+use crate::address_limits::{AddressSlot, LimitReached};
+use crate::addresses::LocalAddress;
+use crate::listen::connection_slots::ConnectionSlots;
+use crate::listen::framing::FramingSettings;
+use crate::listen::http1::{Http1, Http1Stream, http1};
+use crate::listen::http2::Http2Timeouts;
+use crate::listen::outflow::ReaderTimeouts;
+use crate::listen::tls::Negotiated;
 use crate::listen::wire::Wire;
-use crate::listen::{Role, Settings, full, http2};
+use crate::listen::{ListenerRole, ListenerSettings, http2, shedding};
 use crate::refusals::Reason;
-use crate::shares::{Part, UsedUp};
-use crate::{Edge, around};
+use crate::{Edge, middleware};
 
 /// How long a closing connection may take to take in what was sent.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many connections beyond the share of their address each thread has time for.
-const TOLD_AT_ONCE: usize = 16;
+const MAX_SHED_PER_THREAD: usize = 16;
 
 /// What answers requests.
-pub(super) type Answers = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
+pub(super) type AppService = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
 
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
+pub(super) struct ConnectionAddresses {
     pub(super) peer: Option<SocketAddr>,
     /// The local one.
-    pub(super) reached: Option<Reached>,
+    pub(super) local_address: Option<LocalAddress>,
 }
 
-impl Ends {
+impl ConnectionAddresses {
     fn of(stream: &TcpStream) -> Self {
-        Self { peer: stream.peer_addr().ok(), reached: stream.local_addr().ok().map(Reached) }
+        Self { peer: stream.peer_addr().ok(), local_address: stream.local_addr().ok().map(LocalAddress) }
     }
 }
 
@@ -54,26 +54,34 @@ impl Ends {
 pub(super) struct Connections(Rc<Inner>);
 
 struct Inner {
-    settings: Settings,
+    settings: ListenerSettings,
     edge: web::Data<Edge>,
-    places: Places,
+    slots: ConnectionSlots,
     /// For those that are told that their address has its share. Others are just closed.
-    told: Places,
+    shed_slots: ConnectionSlots,
     stopping: GracefulShutdownSignal,
-    answers: Answers,
+    answers: AppService,
     http1: Http1<Wire>,
 }
 
 impl Connections {
     pub(super) async fn new(
-        settings: Settings,
+        settings: ListenerSettings,
         edge: web::Data<Edge>,
-        places: Places,
+        slots: ConnectionSlots,
         stopping: GracefulShutdownSignal,
     ) -> Result<Self, ()> {
         let answers = answers(edge.clone(), settings.role).await?;
         let http1 = http1(Rc::clone(&answers), stopping.clone()).await?;
-        Ok(Self(Rc::new(Inner { settings, edge, places, told: Places::new(TOLD_AT_ONCE), stopping, answers, http1 })))
+        Ok(Self(Rc::new(Inner {
+            settings,
+            edge,
+            slots,
+            shed_slots: ConnectionSlots::new(MAX_SHED_PER_THREAD),
+            stopping,
+            answers,
+            http1,
+        })))
     }
 
     /// Serves a connection until it ends, or turns it away.
@@ -81,73 +89,76 @@ impl Connections {
     /// What not every connection needs is boxed: there may be ten thousand that wait.
     pub(super) async fn serve(&self, stream: TcpStream) {
         let inner = &self.0;
-        let ends = Ends::of(&stream);
-        let peer = ends.peer;
-        let Some(place) = inner.places.take() else {
-            return self.turn_away(stream, peer, Reason::Full).await;
+        let addresses = ConnectionAddresses::of(&stream);
+        let peer = addresses.peer;
+        let Some(slot) = inner.slots.take() else {
+            return self.shed(stream, peer, Reason::Full).await;
         };
-        let Ok(_part) = self.take_share(peer.map(|peer| peer.ip())) else {
-            drop(place);
-            let Some(_place) = inner.told.take() else { return };
-            return self.turn_away(stream, peer, Reason::Connections).await;
+        let Ok(_part) = self.take_slot(peer.map(|peer| peer.ip())) else {
+            drop(slot);
+            let Some(_slot) = inner.shed_slots.take() else { return };
+            return self.shed(stream, peer, Reason::Connections).await;
         };
-        let _place = place;
+        let _slot = slot;
         prepare(&stream, inner.settings.timeouts.reader);
         let Some(tls) = &inner.settings.tls else {
-            return self.serve_http1(Wire::Plain(stream), ends).await;
+            return self.serve_http1(Wire::Plain(stream), addresses).await;
         };
         let agreed = tokio::select! {
             agreed = Box::pin(tls.accept(stream)) => agreed,
             () = inner.stopping.notified() => return,
         };
         match agreed {
-            Ok(Agreed::Http1(stream)) => self.serve_http1(Wire::Tls(stream), ends).await,
-            Ok(Agreed::Http2(stream, _place)) => Box::pin(self.serve_http2(Wire::Tls(stream), ends)).await,
+            Ok(Negotiated::Http1(stream)) => self.serve_http1(Wire::Tls(stream), addresses).await,
+            Ok(Negotiated::Http2(stream, _slot)) => Box::pin(self.serve_http2(Wire::Tls(stream), addresses)).await,
             Err(error) => tracing::debug!(error = %error, "a client and the server did not agree on encryption"),
         }
     }
 
     /// A trusted proxy brings the connections of many, who are counted by their requests.
-    fn take_share(&self, peer: Option<IpAddr>) -> Result<Part, UsedUp> {
+    fn take_slot(&self, peer: Option<IpAddr>) -> Result<AddressSlot, LimitReached> {
         let edge = &self.0.edge;
         let counted = peer.filter(|peer| !edge.addresses.proxies.trusts(*peer));
         edge.connections.take(counted)
     }
 
     /// Under TLS the connection is only closed: a handshake is the costly part.
-    async fn turn_away(&self, stream: TcpStream, peer: Option<SocketAddr>, why: Reason) {
+    async fn shed(&self, stream: TcpStream, peer: Option<SocketAddr>, why: Reason) {
         let inner = &self.0;
         inner.edge.refusals.note(why, peer.map(|peer| peer.ip()), "a connection");
         if inner.settings.tls.is_none() {
-            Box::pin(full::turn_away(stream, full::too_many(), &inner.edge.table)).await;
+            Box::pin(shedding::shed(stream, shedding::too_many_connections(), &inner.edge.table)).await;
         }
     }
 
-    async fn serve_http1(&self, wire: Wire, ends: Ends) {
+    async fn serve_http1(&self, wire: Wire, addresses: ConnectionAddresses) {
         let Inner { settings, edge, .. } = &*self.0;
-        let Ends { peer, reached } = ends;
-        let terms = Terms {
+        let ConnectionAddresses { peer, local_address } = addresses;
+        let framing = FramingSettings {
             header_timeout: settings.timeouts.header,
             keep_alive: settings.timeouts.keep_alive,
             peer: peer.map(|peer| peer.ip()),
             refusals: edge.refusals.clone(),
         };
-        let spoken = Spoken::new(wire, terms, self.readers(), settings.read_ahead.clone()).at(reached);
+        let spoken = Http1Stream::new(wire, framing, self.readers(), settings.read_ahead.clone()).at(local_address);
         if let Err(error) = self.0.http1.call((spoken, peer)).await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
     }
 
-    fn readers(&self) -> Readers {
+    fn readers(&self) -> ReaderTimeouts {
         let settings = &self.0.settings;
-        Readers { download: settings.timeouts.reader, answer: settings.timeouts.answer }
+        ReaderTimeouts { download: settings.timeouts.reader, answer: settings.timeouts.answer }
     }
 
-    async fn serve_http2(&self, wire: Wire, ends: Ends) {
+    async fn serve_http2(&self, wire: Wire, addresses: ConnectionAddresses) {
         let Inner { settings, stopping, answers, .. } = &*self.0;
-        let waits =
-            Waits { head: settings.timeouts.header, idle: settings.timeouts.keep_alive, readers: self.readers() };
-        let served = http2::serve(wire, ends, answers, &settings.http2, waits, stopping.notified());
+        let waits = Http2Timeouts {
+            head: settings.timeouts.header,
+            idle: settings.timeouts.keep_alive,
+            readers: self.readers(),
+        };
+        let served = http2::serve(wire, addresses, answers, &settings.http2, waits, stopping.notified());
         if let Err(error) = served.await {
             tracing::debug!(error = %error, "a connection ended badly");
         }
@@ -158,10 +169,10 @@ impl Connections {
 ///
 /// What it knows of itself is left at its default: links are paths or begin with `public_url`, so nobody asks
 /// an app for its scheme or host.
-async fn answers(edge: web::Data<Edge>, role: Role) -> Result<Answers, ()> {
+async fn answers(edge: web::Data<Edge>, role: ListenerRole) -> Result<AppService, ()> {
     let service = fn_service(move |request: ServiceRequest| {
         let edge = edge.clone();
-        async move { Ok(around::serve(&edge, role, request).await) }
+        async move { Ok(middleware::serve(&edge, role, request).await) }
     });
     let app = map_config(App::new().default_service(service).into_factory(), |()| AppConfig::default());
     Ok(boxed::rc_service(app.new_service(()).await?))

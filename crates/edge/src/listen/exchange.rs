@@ -91,20 +91,20 @@ impl Exchange {
 }
 
 /// The body of an answer. The answer is over when it is dropped.
-pub(super) struct Tail {
+pub(super) struct AnswerBody {
     body: BoxBody,
-    _last: Last,
+    _last: ExchangeEnd,
 }
 
-struct Last(Option<Exchange>);
+struct ExchangeEnd(Option<Exchange>);
 
-impl Tail {
+impl AnswerBody {
     pub(super) fn new(body: BoxBody, exchange: Option<Exchange>) -> Self {
-        Self { body, _last: Last(exchange) }
+        Self { body, _last: ExchangeEnd(exchange) }
     }
 }
 
-impl Drop for Last {
+impl Drop for ExchangeEnd {
     fn drop(&mut self) {
         if let Some(exchange) = &self.0 {
             exchange.0.is_answered.set(true);
@@ -112,7 +112,7 @@ impl Drop for Last {
     }
 }
 
-impl MessageBody for Tail {
+impl MessageBody for AnswerBody {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {

@@ -24,14 +24,14 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
 /// A connection whose heads have to come in time.
-pub(super) struct Watched<S> {
+pub(super) struct HeadTimeout<S> {
     wire: S,
     frames: Frames,
     timeout: Duration,
     deadline: Deadline,
 }
 
-impl<S> Watched<S> {
+impl<S> HeadTimeout<S> {
     pub(super) fn new(wire: S, timeout: Duration) -> Self {
         Self { wire, frames: Frames::default(), timeout, deadline: Deadline::none() }
     }
@@ -99,7 +99,7 @@ impl Frames {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HeadTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
@@ -118,7 +118,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.wire).poll_write(cx, bytes)
     }

@@ -28,24 +28,25 @@ use futures::FutureExt;
 use futures::future::{Either, LocalBoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::addresses::Reached;
+use crate::addresses::LocalAddress;
 use crate::answers::IsDownload;
-use crate::listen::connection::{Answers, CLOSE_TIMEOUT};
-use crate::listen::exchange::{Exchange, HangUp, Tail};
-use crate::listen::framing::{Framing, Terms};
+use crate::listen::connection::{AppService, CLOSE_TIMEOUT};
+use crate::listen::exchange::{AnswerBody, Exchange, HangUp};
+use crate::listen::framing::{Framing, FramingSettings};
 use crate::listen::inflow::{Inflow, ReadAhead};
-use crate::listen::interim::{Interleaver, Turn};
-use crate::listen::outflow::{Outflow, Readers};
+use crate::listen::interim::{InterimPeriod, Interleaver};
+use crate::listen::outflow::{Outflow, ReaderTimeouts};
 
 /// Serves connections over HTTP/1.1.
-pub(super) type Http1<S> = h1::H1ServiceHandler<Spoken<S>, InTurn, Tail, Instead, h1::UpgradeHandler>;
+pub(super) type Http1<S> =
+    h1::H1ServiceHandler<Http1Stream<S>, Http1Service, AnswerBody, ExpectService, h1::UpgradeHandler>;
 
 pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    answers: Answers,
+    answers: AppService,
     stopping: GracefulShutdownSignal,
 ) -> Result<Http1<S>, ()> {
-    let in_turn = InTurn { answers };
-    let instead = Instead(in_turn.clone());
+    let in_turn = Http1Service { answers };
+    let instead = ExpectService(in_turn.clone());
     let service = HttpService::build()
         // Both times are kept below, where they hold for every request: see `framing`.
         .client_request_timeout(Duration::ZERO)
@@ -53,13 +54,13 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         .client_disconnect_timeout(CLOSE_TIMEOUT)
         // What is written at once, and kept. Bodies come in pieces that are as large, or much larger.
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
-        .on_connect_ext(|stream: &Spoken<S>, data| {
+        .on_connect_ext(|stream: &Http1Stream<S>, data| {
             data.insert(stream.exchange.clone());
             data.insert(stream.outflow.clone());
             data.insert(stream.inflow.clone());
             data.insert(stream.interleaver.interims().clone());
-            if let Some(reached) = stream.reached {
-                data.insert(reached);
+            if let Some(local_address) = stream.local_address {
+                data.insert(local_address);
             }
         })
         .expect(fn_factory(move || ready(Ok::<_, Infallible>(instead.clone()))))
@@ -75,27 +76,27 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 const WRITE_BUFFER_BYTES: usize = 8 << 10;
 
 /// A connection over which HTTP/1.1 is spoken.
-pub(super) struct Spoken<S> {
+pub(super) struct Http1Stream<S> {
     stream: S,
     exchange: Exchange,
     framing: Framing,
     inflow: Inflow,
     interleaver: Interleaver,
     outflow: Outflow,
-    reached: Option<Reached>,
+    local_address: Option<LocalAddress>,
 }
 
-impl<S> Spoken<S> {
-    pub(super) fn new(stream: S, terms: Terms, readers: Readers, read_ahead: ReadAhead) -> Self {
+impl<S> Http1Stream<S> {
+    pub(super) fn new(stream: S, settings: FramingSettings, readers: ReaderTimeouts, read_ahead: ReadAhead) -> Self {
         let exchange = Exchange::default();
-        let framing = Framing::new(terms, exchange.clone());
+        let framing = Framing::new(settings, exchange.clone());
         let (inflow, interleaver) = (Inflow::metered(read_ahead), Interleaver::default());
-        Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers), reached: None }
+        Self { stream, exchange, framing, inflow, interleaver, outflow: Outflow::new(readers), local_address: None }
     }
 
     /// Sets the local address, for the requests of the connection.
-    pub(super) fn at(self, reached: Option<Reached>) -> Self {
-        Self { reached, ..self }
+    pub(super) fn at(self, local_address: Option<LocalAddress>) -> Self {
+        Self { local_address, ..self }
     }
 
     fn check(&self) -> io::Result<()> {
@@ -103,7 +104,7 @@ impl<S> Spoken<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check()?;
@@ -112,7 +113,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Spoken<S> {
 }
 
 /// The dispatcher makes one buffer of what it writes, so there is no vectored writing to hand on.
-impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.check()?;
@@ -138,48 +139,48 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Spoken<S> {
 
 /// The application, called with one request after the other.
 #[derive(Clone)]
-pub(super) struct InTurn {
-    answers: Answers,
+pub(super) struct Http1Service {
+    answers: AppService,
 }
 
 /// An answer in the making, and the time for interim responses, which it ends.
-pub(super) struct Answering {
-    answer: Making,
-    turn: Option<Turn>,
+pub(super) struct AnswerFuture {
+    answer: AnswerSource,
+    turn: Option<InterimPeriod>,
     outflow: Option<Outflow>,
     exchange: Option<Exchange>,
     version: Version,
 }
 
 /// By the application, or made already.
-type Making = Either<
+type AnswerSource = Either<
     LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
     std::future::Ready<HttpResponse>,
 >;
 
-impl Service<Request> for InTurn {
-    type Response = Response<Tail>;
+impl Service<Request> for Http1Service {
+    type Response = Response<AnswerBody>;
     type Error = actix_web::Error;
-    type Future = Answering;
+    type Future = AnswerFuture;
 
     forward_ready!(answers);
 
     fn call(&self, request: Request) -> Self::Future {
         let exchange = request.conn_data::<Exchange>().cloned();
         let refusal = exchange.as_ref().and_then(Exchange::take_refusal);
-        let turn = Turn::begin(&request);
+        let turn = InterimPeriod::begin(&request);
         let outflow = request.conn_data::<Outflow>().cloned();
         let version = request.head().version;
         let answer = match refusal {
             Some(problem) => Either::Right(ready(problem.respond_alone())),
             None => Either::Left(self.answers.call(request)),
         };
-        Answering { answer, turn, outflow, exchange, version }
+        AnswerFuture { answer, turn, outflow, exchange, version }
     }
 }
 
-impl Future for Answering {
-    type Output = Result<Response<Tail>, actix_web::Error>;
+impl Future for AnswerFuture {
+    type Output = Result<Response<AnswerBody>, actix_web::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut answer: Response<BoxBody> = match &mut self.answer {
@@ -210,41 +211,42 @@ impl Future for Answering {
                 answer.head_mut().set_connection_type(ConnectionType::Close);
             }
         }
-        Poll::Ready(Ok(answer.map_body(|_, body| Tail::new(body, exchange))))
+        Poll::Ready(Ok(answer.map_body(|_, body| AnswerBody::new(body, exchange))))
     }
 }
 
 /// The application in the place of the service that lets requests with `Expect` go on: it lets none go on and
 /// gives the answer instead.
 #[derive(Clone)]
-pub(super) struct Instead(InTurn);
+pub(super) struct ExpectService(Http1Service);
 
 /// Whatever the application answered.
-pub(super) struct Answered(Box<Response<BoxBody>>);
+pub(super) struct FinalAnswer(Box<Response<BoxBody>>);
 
-impl From<actix_web::Error> for Answered {
+impl From<actix_web::Error> for FinalAnswer {
     fn from(error: actix_web::Error) -> Self {
         Self(Box::new(error.into()))
     }
 }
 
-impl From<Answered> for Response<BoxBody> {
-    fn from(Answered(answer): Answered) -> Self {
+impl From<FinalAnswer> for Response<BoxBody> {
+    fn from(FinalAnswer(answer): FinalAnswer) -> Self {
         *answer
     }
 }
 
-impl Service<Request> for Instead {
+impl Service<Request> for ExpectService {
     type Response = Request;
-    type Error = Answered;
-    type Future = futures::future::Map<Answering, fn(<Answering as Future>::Output) -> Result<Request, Answered>>;
+    type Error = FinalAnswer;
+    type Future =
+        futures::future::Map<AnswerFuture, fn(<AnswerFuture as Future>::Output) -> Result<Request, FinalAnswer>>;
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx).map_err(Answered::from)
+        self.0.poll_ready(cx).map_err(FinalAnswer::from)
     }
 
     fn call(&self, request: Request) -> Self::Future {
-        self.0.call(request).map(|answer| Err(Answered(Box::new(answer?.map_body(|_, tail| BoxBody::new(tail))))))
+        self.0.call(request).map(|answer| Err(FinalAnswer(Box::new(answer?.map_body(|_, tail| BoxBody::new(tail))))))
     }
 }
 

@@ -29,15 +29,15 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::answers::{IsDownload, Turns};
-use crate::listen::connection::{Answers, CLOSE_TIMEOUT, Ends};
+use crate::answers::{AnswerSlots, IsDownload};
+use crate::body_rate::Pauses;
+use crate::listen::connection::{AppService, CLOSE_TIMEOUT, ConnectionAddresses};
 use crate::listen::exchange::HangUp;
-use crate::listen::heads::Watched;
-use crate::listen::outflow::{Patience, Readers};
-use crate::listen::queue::{Counted, Queue};
-use crate::listen::window::{Budget, FIRST_WINDOW_BYTES, Taken, Window};
+use crate::listen::heads::HeadTimeout;
+use crate::listen::outflow::{ReaderDeadline, ReaderTimeouts};
+use crate::listen::window::{ConsumedBytes, FIRST_WINDOW_BYTES, ReceiveWindow, WindowBudget};
 use crate::listen::wire::Wire;
-use crate::pace::Pauses;
+use crate::listen::write_queue::{CountedStream, WriteQueue};
 
 /// The most that may stand in the head of a request, as much as HTTP/1.1 takes.
 const MAX_HEAD_BYTES: u32 = 128 * 1024;
@@ -47,47 +47,47 @@ const MAX_FRAME_BYTES: u32 = 64 * 1024;
 
 /// How one connection is served.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct Http2Settings {
     pub max_streams: u32,
     /// What a fast connection's window may grow to.
     pub max_window_bytes: u32,
     /// What it may grow out of, shared by all connections.
-    pub budget: Budget,
+    pub budget: WindowBudget,
 }
 
 /// How long peers are waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waits {
+pub(super) struct Http2Timeouts {
     /// For the beginning of the connection, and for each head.
     pub(super) head: Duration,
     /// For the next request when none is under way.
     pub(super) idle: Duration,
     /// For the peer to take more of an answer.
-    pub(super) readers: Readers,
+    pub(super) readers: ReaderTimeouts,
 }
 
 /// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is
 /// answered.
 pub(super) async fn serve(
     mut wire: Wire,
-    ends: Ends,
-    answers: &Answers,
-    settings: &Settings,
-    waits: Waits,
+    addresses: ConnectionAddresses,
+    answers: &AppService,
+    settings: &Http2Settings,
+    timeouts: Http2Timeouts,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), h2::Error> {
-    speak(&mut wire, ends, answers, settings, waits, stopping).await?;
+    drive(&mut wire, addresses, answers, settings, timeouts, stopping).await?;
     // Closing with unread bytes would reset the connection, and the reset can overtake the last answer.
     let _ = timeout(CLOSE_TIMEOUT, tokio::io::copy(&mut wire, &mut tokio::io::sink())).await;
     Ok(())
 }
 
-async fn speak(
+async fn drive(
     wire: &mut Wire,
-    ends: Ends,
-    answers: &Answers,
-    settings: &Settings,
-    waits: Waits,
+    addresses: ConnectionAddresses,
+    answers: &AppService,
+    settings: &Http2Settings,
+    timeouts: Http2Timeouts,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), h2::Error> {
     let mut builder = h2::server::Builder::new();
@@ -97,27 +97,28 @@ async fn speak(
         .initial_connection_window_size(FIRST_WINDOW_BYTES)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_frame_size(MAX_FRAME_BYTES);
-    let queue = Queue::default();
-    let wire = Watched::new(Counted::new(wire, queue.clone()), waits.head);
-    let Ok(connection) = timeout(waits.head, builder.handshake::<_, Bytes>(wire)).await else {
+    let queue = WriteQueue::default();
+    let wire = HeadTimeout::new(CountedStream::new(wire, queue.clone()), timeouts.head);
+    let Ok(connection) = timeout(timeouts.head, builder.handshake::<_, Bytes>(wire)).await else {
         return Ok(());
     };
     let mut connection = connection?;
-    let each = OfEach {
+    let each = AnswerContext {
         answers: Rc::clone(answers),
-        readers: waits.readers,
+        readers: timeouts.readers,
         queue: queue.clone(),
-        turns: Turns::default(),
+        answer_slots: AnswerSlots::default(),
         pauses: Pauses::default(),
     };
 
-    let taken = Taken::default();
-    let mut window = Window::new(&mut connection, taken.clone(), settings.max_window_bytes, settings.budget.clone());
-    let running = Running::default();
+    let taken = ConsumedBytes::default();
+    let mut window =
+        ReceiveWindow::new(&mut connection, taken.clone(), settings.max_window_bytes, settings.budget.clone());
+    let running = OpenRequests::default();
     let mut stopping = pin!(stopping);
     let mut leaving = false;
     loop {
-        let patience = if leaving { CLOSE_TIMEOUT } else { waits.idle };
+        let patience = if leaving { CLOSE_TIMEOUT } else { timeouts.idle };
         tokio::select! {
             accepted = poll_fn(|cx| {
                 let accepted = connection.poll_accept(cx);
@@ -129,8 +130,8 @@ async fn speak(
                 None => return Ok(()),
                 Some(request) => {
                     let (request, respond) = request?;
-                    let underway = (running.0.count.get() < settings.max_streams).then(|| running.one_more());
-                    begin(request, respond, ends, &taken, &each, underway);
+                    let underway = (running.0.count.get() < settings.max_streams).then(|| running.begin());
+                    begin(request, respond, addresses, &taken, &each, underway);
                 }
             },
             () = running.0.ended.notified() => {}
@@ -159,42 +160,42 @@ async fn speak(
 
 /// What the answers of one connection share.
 #[derive(Clone)]
-struct OfEach {
-    answers: Answers,
-    readers: Readers,
-    queue: Queue,
-    turns: Turns,
+struct AnswerContext {
+    answers: AppService,
+    readers: ReaderTimeouts,
+    queue: WriteQueue,
+    answer_slots: AnswerSlots,
     pauses: Pauses,
 }
 
 /// The requests of one connection that are under way.
 #[derive(Default)]
-struct Running(Rc<Requests>);
+struct OpenRequests(Rc<RequestCount>);
 
-struct Requests {
+struct RequestCount {
     count: Cell<u32>,
     /// When the last of them ended, or was looked for in vain.
     quiet_since: Cell<Instant>,
     ended: Notify,
 }
 
-impl Default for Requests {
+impl Default for RequestCount {
     fn default() -> Self {
         Self { count: Cell::new(0), quiet_since: Cell::new(Instant::now()), ended: Notify::new() }
     }
 }
 
 /// One of them, until dropped.
-struct Underway(Rc<Requests>);
+struct OpenRequest(Rc<RequestCount>);
 
-impl Running {
-    fn one_more(&self) -> Underway {
+impl OpenRequests {
+    fn begin(&self) -> OpenRequest {
         self.0.count.set(self.0.count.get() + 1);
-        Underway(Rc::clone(&self.0))
+        OpenRequest(Rc::clone(&self.0))
     }
 }
 
-impl Drop for Underway {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         self.0.quiet_since.set(Instant::now());
@@ -205,10 +206,10 @@ impl Drop for Underway {
 fn begin(
     request: ::http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    ends: Ends,
-    taken: &Taken,
-    each: &OfEach,
-    underway: Option<Underway>,
+    addresses: ConnectionAddresses,
+    taken: &ConsumedBytes,
+    each: &AnswerContext,
+    underway: Option<OpenRequest>,
 ) {
     // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended
     // yet.
@@ -216,10 +217,10 @@ fn begin(
         return respond.send_reset(Reason::REFUSED_STREAM);
     };
     let has_body = !request.body().is_end_stream();
-    let Some(request) = in_words_of_http1(request, ends, taken.clone()) else {
+    let Some(request) = to_http1(request, addresses, taken.clone()) else {
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     };
-    request.extensions_mut().insert(each.turns.clone());
+    request.extensions_mut().insert(each.answer_slots.clone());
     request.extensions_mut().insert(each.pauses.clone());
     let each = each.clone();
     tokio::task::spawn_local(async move {
@@ -231,14 +232,18 @@ fn begin(
 }
 
 /// A request as HTTP/1.1 would have brought it. `None` if that cannot be.
-fn in_words_of_http1(request: ::http::Request<RecvStream>, ends: Ends, taken: Taken) -> Option<Request> {
+fn to_http1(
+    request: ::http::Request<RecvStream>,
+    addresses: ConnectionAddresses,
+    taken: ConsumedBytes,
+) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
-    let body: BoxedPayloadStream = Box::pin(Body { stream: body, taken });
+    let body: BoxedPayloadStream = Box::pin(Http2Body { stream: body, taken });
     let mut request = Request::with_payload(Payload::Stream { payload: body });
     let head = request.head_mut();
     head.version = Version::HTTP_2;
-    head.peer_addr = ends.peer;
+    head.peer_addr = addresses.peer;
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
     head.uri = match parts.uri.path_and_query()?.as_str() {
         // RFC 9113, 8.3.1: OPTIONS for the server as a whole, which is routed as `/`.
@@ -257,19 +262,19 @@ fn in_words_of_http1(request: ::http::Request<RecvStream>, ends: Ends, taken: Ta
     if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if let Some(reached) = ends.reached {
-        request.extensions_mut().insert(reached);
+    if let Some(local_address) = addresses.local_address {
+        request.extensions_mut().insert(local_address);
     }
     Some(request)
 }
 
 /// A request's body. Its peer may send more as it is taken, not before.
-struct Body {
+struct Http2Body {
     stream: RecvStream,
-    taken: Taken,
+    taken: ConsumedBytes,
 }
 
-impl Stream for Body {
+impl Stream for Http2Body {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -292,7 +297,7 @@ impl Stream for Body {
 /// learns of it from the body, after all that has arrived: dropping it would lose that. What is left of the
 /// body when the answer is out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
 async fn answer(
-    each: &OfEach,
+    each: &AnswerContext,
     request: Request,
     has_body: bool,
     mut respond: SendResponse<Bytes>,
@@ -312,18 +317,19 @@ async fn answer(
     }
     let is_download = response.extensions().contains::<IsDownload>();
     let (response, body) = response.into_parts();
-    let (head, bodiless) = in_words_of_http2(&response, body.size());
-    let ends = bodiless || asks_for_head;
-    let stream = respond.send_response(head, ends)?;
-    if ends {
+    let (head, bodiless) = to_http2(&response, body.size());
+    let addresses = bodiless || asks_for_head;
+    let stream = respond.send_response(head, addresses)?;
+    if addresses {
         return Ok(());
     }
-    let reader = Reader { stream, queue: each.queue.clone(), patience: Patience::new(each.readers, is_download) };
+    let reader =
+        AnswerStream { stream, queue: each.queue.clone(), patience: ReaderDeadline::new(each.readers, is_download) };
     send(body, reader).await
 }
 
 /// The head of an answer without what only HTTP/1.1 has, and whether it is all there is.
-fn in_words_of_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()>, bool) {
+fn to_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()>, bool) {
     const OF_HTTP1: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
     let mut head = Response::new(());
     *head.status_mut() = ::http::StatusCode::from_u16(response.status().as_u16()).unwrap_or_default();
@@ -356,13 +362,13 @@ fn date() -> String {
 }
 
 /// Who takes an answer.
-struct Reader {
+struct AnswerStream {
     stream: SendStream<Bytes>,
-    queue: Queue,
-    patience: Patience,
+    queue: WriteQueue,
+    patience: ReaderDeadline,
 }
 
-async fn send(body: BoxBody, mut reader: Reader) -> Result<(), h2::Error> {
+async fn send(body: BoxBody, mut reader: AnswerStream) -> Result<(), h2::Error> {
     // Of an answer of known length nothing more is taken before the reader has room for it. Of another one
     // nobody knows whether more will come; it holds little.
     let mut left = match body.size() {
@@ -395,7 +401,7 @@ async fn send(body: BoxBody, mut reader: Reader) -> Result<(), h2::Error> {
     }
 }
 
-impl Reader {
+impl AnswerStream {
     /// Sends as the peer takes; whether it took all of it.
     async fn take(&mut self, mut chunk: Bytes) -> Result<bool, h2::Error> {
         while !chunk.is_empty() {
@@ -416,7 +422,7 @@ impl Reader {
         let room = async {
             // The connection's comes last: it must not be gone again when the peer's has come.
             let room = if stream.capacity() > 0 { Some(Ok(stream.capacity())) } else { poll_capacity(stream).await };
-            queue.room().await;
+            queue.wait_for_capacity().await;
             room
         };
         match tokio::time::timeout_at(patience.deadline(), room).await {

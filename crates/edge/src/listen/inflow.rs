@@ -66,15 +66,15 @@ struct State {
     reader: Cell<Option<Waker>>,
     /// The peer sends nothing more, or is gone.
     has_ended: Cell<bool>,
-    mourner: Cell<Option<Waker>>,
+    end_waiter: Cell<Option<Waker>>,
 }
 
 /// Somebody who takes the bytes of a connection as it has room for them. When it is gone, there is no limit.
-pub struct Taker(Inflow);
+pub struct ReadLimit(Inflow);
 
-impl fmt::Debug for Taker {
+impl fmt::Debug for ReadLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Taker").finish_non_exhaustive()
+        f.debug_struct("ReadLimit").finish_non_exhaustive()
     }
 }
 
@@ -85,10 +85,10 @@ impl Inflow {
     }
 
     /// Nothing more is read until the taker allows it.
-    pub(crate) fn take_over(&self) -> Taker {
+    pub(crate) fn limit_reads(&self) -> ReadLimit {
         self.0.is_held.set(false);
         self.set(Some(0));
-        Taker(self.clone())
+        ReadLimit(self.clone())
     }
 
     /// A large body begins. Without a grant no more than a little of it is read until it is asked for.
@@ -141,8 +141,8 @@ impl Inflow {
         self.0.allowance_bytes.set(allowance.map(|allowance| allowance.saturating_sub(read)));
         if matches!(polled, Poll::Ready(_)) && read == 0 && room > 0 {
             self.0.has_ended.set(true);
-            if let Some(mourner) = self.0.mourner.take() {
-                mourner.wake();
+            if let Some(end_waiter) = self.0.end_waiter.take() {
+                end_waiter.wake();
             }
         }
         polled
@@ -154,7 +154,7 @@ impl Inflow {
             if self.0.has_ended.get() {
                 return Poll::Ready(());
             }
-            self.0.mourner.set(Some(cx.waker().clone()));
+            self.0.end_waiter.set(Some(cx.waker().clone()));
             Poll::Pending
         })
         .await;
@@ -187,7 +187,7 @@ impl Inflow {
     }
 }
 
-impl Taker {
+impl ReadLimit {
     /// Lets so many bytes be read, or less at a time where the connection has no grant.
     pub fn allow(&self, bytes: usize) {
         let most = if self.0.is_metered() { SLOW_BYTES } else { usize::MAX };
@@ -195,7 +195,7 @@ impl Taker {
     }
 }
 
-impl Drop for Taker {
+impl Drop for ReadLimit {
     fn drop(&mut self) {
         let is_metered = self.0.is_metered();
         self.0.0.is_held.set(is_metered);
@@ -249,14 +249,14 @@ mod tests {
         let mut stream = Metered::new(&[7_u8; 100_000][..]);
         let mut buffer = [0; 6_000];
         assert_eq!(stream.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(6_000)), "there is no limit yet");
-        let taker = stream.inflow.take_over();
+        let read_limit = stream.inflow.limit_reads();
         assert!(stream.read(&mut buffer).now_or_never().is_none());
-        taker.allow(10_000);
+        read_limit.allow(10_000);
         for left in [4_000, 0] {
             assert!(stream.read(&mut buffer).now_or_never().is_some(), "{left} are left");
         }
         assert!(stream.read(&mut buffer).now_or_never().is_none());
-        drop(taker);
+        drop(read_limit);
         let mut rest = Vec::new();
         assert!(stream.read_to_end(&mut rest).now_or_never().is_some());
         assert_eq!(rest.len(), 100_000 - 6_000 - 6_000 - (6_000 - LOW_ROOM_BYTES));
@@ -267,14 +267,14 @@ mod tests {
         const BUFFER_BYTES: usize = 8 * 1024;
         let (mut near, far) = tokio::io::duplex(BUFFER_BYTES);
         let mut stream = Metered::new(far);
-        let taker = stream.inflow.take_over();
+        let read_limit = stream.inflow.limit_reads();
         let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
         let mut largest = 0;
         for _ in 0..100 {
             // The runtime lets a task read so often before others have their turn.
             tokio::task::yield_now().await;
             near.write_all(&vec![7; drop_bytes]).await.unwrap();
-            taker.allow(if slow { SLOW_BYTES } else { BUFFER_BYTES });
+            read_limit.allow(if slow { SLOW_BYTES } else { BUFFER_BYTES });
             loop {
                 let room = buffer.capacity() - buffer.len();
                 if room < LOW_ROOM_BYTES {
@@ -318,11 +318,11 @@ mod tests {
         second.inflow.want_body();
         assert!(second.read(&mut buffer[..6_000]).now_or_never().is_some(), "somebody waits for it");
 
-        let taker = second.inflow.take_over();
-        taker.allow(50_000);
+        let read_limit = second.inflow.limit_reads();
+        read_limit.allow(50_000);
         assert!(second.read(&mut buffer[..6_000]).now_or_never().is_some());
         assert!(second.read(&mut buffer[..6_000]).now_or_never().is_none(), "a little at a time");
-        drop(taker);
+        drop(read_limit);
         second.inflow.end_body();
         assert_eq!(second.read(&mut buffer).now_or_never().map(Result::ok), Some(Some(50_000)), "there is no body");
 
@@ -335,11 +335,11 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_waits_is_woken() {
         let mut stream = Metered::new(&b"bytes"[..]);
-        let taker = stream.inflow.take_over();
+        let read_limit = stream.inflow.limit_reads();
         let mut buffer = [0; 10];
         let (read, ()) = tokio::join!(stream.read(&mut buffer), async {
             tokio::task::yield_now().await;
-            taker.allow(1);
+            read_limit.allow(1);
         });
         assert_eq!(read.ok(), Some(5));
     }

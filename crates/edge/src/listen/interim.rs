@@ -61,7 +61,7 @@ struct State {
 }
 
 /// The time in which interim responses for one request can be sent. Ends when dropped.
-pub(super) struct Turn(Interim);
+pub(super) struct InterimPeriod(Interim);
 
 impl Interim {
     /// The handle for this request; `None` where none can be sent: HTTP/1.0 knows no interim responses, and
@@ -105,7 +105,7 @@ impl Interim {
     }
 }
 
-impl Turn {
+impl InterimPeriod {
     /// Begins the turn of a request, if it can have one, and puts the handle where [`Interim::of`] finds it.
     pub(super) fn begin(request: &Request) -> Option<Self> {
         let connection = request.conn_data::<Interims>().filter(|_| request.head().version == Version::HTTP_11)?;
@@ -115,7 +115,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for InterimPeriod {
     fn drop(&mut self) {
         if self.0.is_current() {
             self.0.connection.count();

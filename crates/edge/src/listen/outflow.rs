@@ -20,21 +20,21 @@ const LEAST_BYTES_PER_SECOND: u32 = 4 << 10;
 
 /// How long a reader may take nothing, by what it reads.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Readers {
+pub(super) struct ReaderTimeouts {
     pub(super) download: Duration,
     pub(super) answer: Duration,
 }
 
 /// The time one reader has, since it was found to take nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct ReaderDeadline {
     most: Duration,
     is_download: bool,
     deadline: Instant,
 }
 
-impl Patience {
-    pub(super) fn new(readers: Readers, is_download: bool) -> Self {
+impl ReaderDeadline {
+    pub(super) fn new(readers: ReaderTimeouts, is_download: bool) -> Self {
         let most = if is_download { readers.download } else { readers.answer };
         Self { most, is_download, deadline: Instant::now() + most }
     }
@@ -60,19 +60,19 @@ impl Patience {
 pub(super) struct Outflow(Rc<RefCell<State>>);
 
 struct State {
-    readers: Readers,
+    readers: ReaderTimeouts,
     is_download: bool,
     /// Since something could not be written, until all is.
-    stuck: Option<Stuck>,
+    stuck: Option<Stalled>,
 }
 
-struct Stuck {
-    patience: Patience,
+struct Stalled {
+    deadline: ReaderDeadline,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Outflow {
-    pub(super) fn new(readers: Readers) -> Self {
+    pub(super) fn new(readers: ReaderTimeouts) -> Self {
         Self(Rc::new(RefCell::new(State { readers, is_download: false, stuck: None })))
     }
 
@@ -91,7 +91,7 @@ impl Outflow {
         match stream.poll_write(cx, bytes) {
             Poll::Ready(written) => {
                 if let (Some(stuck), Ok(count)) = (&mut state.stuck, &written) {
-                    stuck.patience.has_taken(*count);
+                    stuck.deadline.has_taken(*count);
                 }
                 Poll::Ready(written)
             }
@@ -116,11 +116,11 @@ impl State {
     fn poll_impatient(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let (readers, is_download) = (self.readers, self.is_download);
         let stuck = self.stuck.get_or_insert_with(|| {
-            let patience = Patience::new(readers, is_download);
-            Stuck { patience, timer: Box::pin(tokio::time::sleep_until(patience.deadline)) }
+            let deadline = ReaderDeadline::new(readers, is_download);
+            Stalled { deadline, timer: Box::pin(tokio::time::sleep_until(deadline.deadline)) }
         });
-        if stuck.timer.deadline() != stuck.patience.deadline {
-            stuck.timer.as_mut().reset(stuck.patience.deadline);
+        if stuck.timer.deadline() != stuck.deadline.deadline {
+            stuck.timer.as_mut().reset(stuck.deadline.deadline);
         }
         ready!(stuck.timer.as_mut().poll(cx));
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "its reader has taken nothing for too long"))
@@ -135,7 +135,8 @@ mod tests {
 
     use super::*;
 
-    const READERS: Readers = Readers { download: Duration::from_secs(600), answer: Duration::from_secs(30) };
+    const READERS: ReaderTimeouts =
+        ReaderTimeouts { download: Duration::from_secs(600), answer: Duration::from_secs(30) };
 
     /// Writes without end to a peer that reads `bytes` every `pause`; how long it lasts, unless it lasts an
     /// hour.
@@ -178,13 +179,13 @@ mod tests {
 
     #[test]
     fn drops_do_not_keep_an_answer_waiting() {
-        let mut patience = Patience::new(READERS, false);
-        let first = patience.deadline();
-        patience.has_taken(4096);
-        assert!(patience.deadline() >= first && patience.deadline() <= Instant::now() + READERS.answer);
-        patience.deadline -= Duration::from_secs(20);
-        let before = patience.deadline();
-        patience.has_taken(1024);
-        assert_eq!(patience.deadline() - before, Duration::from_millis(250));
+        let mut deadline = ReaderDeadline::new(READERS, false);
+        let first = deadline.deadline();
+        deadline.has_taken(4096);
+        assert!(deadline.deadline() >= first && deadline.deadline() <= Instant::now() + READERS.answer);
+        deadline.deadline -= Duration::from_secs(20);
+        let before = deadline.deadline();
+        deadline.has_taken(1024);
+        assert_eq!(deadline.deadline() - before, Duration::from_millis(250));
     }
 }

@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::listen::ahead::Ahead;
+use crate::listen::buffered::BufferedStream;
 use crate::listen::certificates::Certificates;
-use crate::listen::places::{Place, Places};
+use crate::listen::connection_slots::{ConnectionSlot, ConnectionSlots};
 
 const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
@@ -26,22 +26,22 @@ const HTTP_1: &[u8] = b"http/1.1";
 pub struct Tls {
     with_http2: Arc<ServerConfig>,
     without_http2: Arc<ServerConfig>,
-    places: Places,
+    slots: ConnectionSlots,
     handshake_timeout: Duration,
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("places", &self.places).finish_non_exhaustive()
+        f.debug_struct("Tls").field("slots", &self.slots).finish_non_exhaustive()
     }
 }
 
 /// What a client and the server agreed to speak.
 #[derive(Debug)]
-pub(super) enum Agreed {
-    Http1(Box<TlsStream<Ahead>>),
+pub(super) enum Negotiated {
+    Http1(Box<TlsStream<BufferedStream>>),
     /// For as long as the place is held.
-    Http2(Box<TlsStream<Ahead>>, Place),
+    Http2(Box<TlsStream<BufferedStream>>, ConnectionSlot),
 }
 
 impl Tls {
@@ -61,24 +61,24 @@ impl Tls {
         let without_http2 = Arc::new(config.clone());
         config.alpn_protocols.insert(0, HTTP_2.to_vec());
         let with_http2 = Arc::new(config);
-        Ok(Self { with_http2, without_http2, places: Places::new(http2_connections), handshake_timeout })
+        Ok(Self { with_http2, without_http2, slots: ConnectionSlots::new(http2_connections), handshake_timeout })
     }
 
     /// Encrypts a connection, in bounded time.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Agreed> {
-        tokio::time::timeout(self.handshake_timeout, self.shake_hands(stream)).await?
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Negotiated> {
+        tokio::time::timeout(self.handshake_timeout, self.handshake(stream)).await?
     }
 
-    async fn shake_hands(&self, stream: TcpStream) -> io::Result<Agreed> {
-        let greeted = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Ahead::new(stream)).await?;
+    async fn handshake(&self, stream: TcpStream) -> io::Result<Negotiated> {
+        let greeted = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), BufferedStream::new(stream)).await?;
         let wants_http2 = greeted.client_hello().alpn().is_some_and(|mut offered| offered.any(|name| name == HTTP_2));
-        let place = if wants_http2 { self.places.take() } else { None };
-        let config = if place.is_some() { &self.with_http2 } else { &self.without_http2 };
+        let slot = if wants_http2 { self.slots.take() } else { None };
+        let config = if slot.is_some() { &self.with_http2 } else { &self.without_http2 };
         let stream = Box::new(greeted.into_stream(Arc::clone(config)).await?);
-        let agreed = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-        Ok(match place.filter(|_| agreed) {
-            Some(place) => Agreed::Http2(stream, place),
-            None => Agreed::Http1(stream),
+        let negotiated = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+        Ok(match slot.filter(|_| negotiated) {
+            Some(slot) => Negotiated::Http2(stream, slot),
+            None => Negotiated::Http1(stream),
         })
     }
 }

@@ -24,20 +24,20 @@ pub const FIRST_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// The shortest time between two looks at how much comes. Round trips on a local network are shorter and tell
 /// nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const MEASURE_EVERY: Duration = Duration::from_millis(10);
 
 /// No round trip is believed to take longer. The peer says when it ends, and could gather half a window at
 /// leisure.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_MEASUREMENT: Duration = Duration::from_secs(1);
 
 /// How many times as large a window becomes; the second where the budget has no room for the first.
 const STEPS: [u32; 2] = [4, 2];
 
 /// What connections may be granted beyond their first window. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<AtomicU64>);
+pub struct WindowBudget(Arc<AtomicU64>);
 
-impl Budget {
+impl WindowBudget {
     pub fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
@@ -61,50 +61,50 @@ impl Budget {
 
 /// Bytes of bodies that were taken, on all requests of one connection.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Taken(Rc<Cell<u64>>);
+pub(super) struct ConsumedBytes(Rc<Cell<u64>>);
 
-impl Taken {
+impl ConsumedBytes {
     pub(super) fn add(&self, bytes: usize) {
         self.0.set(self.0.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
     }
 }
 
 /// The window of one connection, and of each request on it.
-pub(super) struct Window {
+pub(super) struct ReceiveWindow {
     bytes: u32,
     most: u32,
-    budget: Budget,
-    taken: Taken,
+    budget: WindowBudget,
+    taken: ConsumedBytes,
     ping: Option<PingPong>,
     /// Whether the answer to the last ping is still on the way.
     pinging: bool,
     /// How it was when something came last.
-    before: Moment,
-    look: Look,
+    before: Mark,
+    measurement: Measurement,
 }
 
 #[derive(Clone, Copy)]
-struct Moment {
+struct Mark {
     at: Instant,
     taken: u64,
 }
 
 /// A look at how much comes, until a ping is answered. It begins with what came just before the ping: that
 /// may have been all that the window allows.
-struct Look {
-    since: Moment,
+struct Measurement {
+    since: Mark,
     /// It has led to a larger window, and tells nothing about that one.
     spent: bool,
 }
 
-impl Window {
+impl ReceiveWindow {
     pub(super) fn new<S: AsyncRead + AsyncWrite + Unpin>(
         connection: &mut Connection<S, Bytes>,
-        taken: Taken,
+        taken: ConsumedBytes,
         most: u32,
-        budget: Budget,
+        budget: WindowBudget,
     ) -> Self {
-        let now = Moment::now(0);
+        let now = Mark::now(0);
         Self {
             bytes: FIRST_WINDOW_BYTES,
             most,
@@ -113,7 +113,7 @@ impl Window {
             ping: connection.ping_pong(),
             pinging: false,
             before: now,
-            look: Look::since(now),
+            measurement: Measurement::since(now),
         }
     }
 
@@ -123,23 +123,23 @@ impl Window {
         if self.bytes >= self.most {
             return Poll::Pending;
         }
-        let now = Moment::now(self.taken.0.get());
+        let now = Mark::now(self.taken.0.get());
         let before = std::mem::replace(&mut self.before, now);
-        if self.pinging && !self.look.tells_fast(now, self.bytes) {
+        if self.pinging && !self.measurement.shows_fast_peer(now, self.bytes) {
             // After an error the next ping fails too.
             let _answered = ready!(ping.poll_pong(cx));
             self.pinging = false;
         }
-        if !self.pinging && self.look.is_old(now) && ping.send_ping(Ping::opaque()).is_ok() {
-            self.look = Look::since(before);
+        if !self.pinging && self.measurement.is_old(now) && ping.send_ping(Ping::opaque()).is_ok() {
+            self.measurement = Measurement::since(before);
             self.pinging = true;
             // It cannot be answered yet; this asks to be woken then.
             let _unanswered = ping.poll_pong(cx);
         }
-        if !self.pinging || !self.look.tells_fast(now, self.bytes) {
+        if !self.pinging || !self.measurement.shows_fast_peer(now, self.bytes) {
             return Poll::Pending;
         }
-        self.look.spent = true;
+        self.measurement.spent = true;
         Poll::Ready(())
     }
 
@@ -158,31 +158,31 @@ impl Window {
     }
 }
 
-impl Moment {
+impl Mark {
     fn now(taken: u64) -> Self {
         Self { at: Instant::now(), taken }
     }
 }
 
-impl Look {
-    fn since(moment: Moment) -> Self {
+impl Measurement {
+    fn since(moment: Mark) -> Self {
         Self { since: moment, spent: false }
     }
 
     /// Whether half of the window was taken since it began. That is when the protocol's own bookkeeping lets
     /// the peer go on.
-    fn tells_fast(&self, now: Moment, window_bytes: u32) -> bool {
+    fn shows_fast_peer(&self, now: Mark, window_bytes: u32) -> bool {
         let came = now.taken - self.since.taken;
-        !self.spent && came >= u64::from(window_bytes / 2) && now.at - self.since.at <= LONGEST_LOOK
+        !self.spent && came >= u64::from(window_bytes / 2) && now.at - self.since.at <= LONGEST_MEASUREMENT
     }
 
     /// Whether it is time for another one, and something has come to look at.
-    fn is_old(&self, now: Moment) -> bool {
-        now.taken > self.since.taken && now.at - self.since.at >= LOOK_EVERY
+    fn is_old(&self, now: Mark) -> bool {
+        now.taken > self.since.taken && now.at - self.since.at >= MEASURE_EVERY
     }
 }
 
-impl Drop for Window {
+impl Drop for ReceiveWindow {
     fn drop(&mut self) {
         self.budget.give_back(self.bytes - FIRST_WINDOW_BYTES);
     }
@@ -194,23 +194,23 @@ mod tests {
 
     #[test]
     fn a_budget_gives_all_or_nothing_and_takes_back() {
-        let budget = Budget::new(100);
+        let budget = WindowBudget::new(100);
         assert!(budget.take(60) && !budget.clone().take(41) && budget.take(40) && !budget.take(1));
         budget.give_back(60);
         assert!(budget.take(60));
     }
     #[test]
     fn half_a_window_in_a_round_trip_is_fast_once_and_not_at_leisure() {
-        let began = Moment::now(1_000);
-        let later = |after, taken| Moment { at: began.at + after, taken };
-        let mut look = Look::since(began);
-        assert!(!look.is_old(later(LOOK_EVERY / 2, 2_000)), "it has just begun");
-        assert!(look.is_old(later(LOOK_EVERY, 1_001)) && !look.is_old(later(LOOK_EVERY, 1_000)));
-        assert!(!look.tells_fast(later(LONGEST_LOOK, 1_499), 1_000));
-        assert!(look.tells_fast(later(LONGEST_LOOK, 1_500), 1_000));
-        let leisurely = later(LONGEST_LOOK + LOOK_EVERY, 10_000);
-        assert!(!look.tells_fast(leisurely, 1_000), "the answer to its ping may have been held back");
-        look.spent = true;
-        assert!(!look.tells_fast(later(LOOK_EVERY, 1_500), 1_000));
+        let began = Mark::now(1_000);
+        let later = |after, taken| Mark { at: began.at + after, taken };
+        let mut measurement = Measurement::since(began);
+        assert!(!measurement.is_old(later(MEASURE_EVERY / 2, 2_000)), "it has just begun");
+        assert!(measurement.is_old(later(MEASURE_EVERY, 1_001)) && !measurement.is_old(later(MEASURE_EVERY, 1_000)));
+        assert!(!measurement.shows_fast_peer(later(LONGEST_MEASUREMENT, 1_499), 1_000));
+        assert!(measurement.shows_fast_peer(later(LONGEST_MEASUREMENT, 1_500), 1_000));
+        let leisurely = later(LONGEST_MEASUREMENT + MEASURE_EVERY, 10_000);
+        assert!(!measurement.shows_fast_peer(leisurely, 1_000), "the answer to its ping may have been held back");
+        measurement.spent = true;
+        assert!(!measurement.shows_fast_peer(later(MEASURE_EVERY, 1_500), 1_000));
     }
 }

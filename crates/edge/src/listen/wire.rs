@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::listen::ahead::Ahead;
+use crate::listen::buffered::BufferedStream;
 
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) enum Wire {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Ahead>>),
+    Tls(Box<TlsStream<BufferedStream>>),
 }
 
 /// Calls a method of whatever the connection is made of.

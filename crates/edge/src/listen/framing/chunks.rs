@@ -34,7 +34,7 @@ enum Expects {
 
 /// How a look at some bytes has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Passed {
+pub(super) enum ChunkScan {
     /// All of them belong to the body, and there is more of it.
     All,
     /// The body ends after this many.
@@ -45,7 +45,7 @@ pub(super) enum Passed {
 
 impl Chunks {
     /// Goes over the next bytes of the body.
-    pub(super) fn pass(&mut self, bytes: &[u8]) -> Passed {
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> ChunkScan {
         let mut at = 0;
         while at < bytes.len() {
             if let Expects::Data(left) = self.expects {
@@ -56,15 +56,15 @@ impl Chunks {
                 continue;
             }
             let Some(next) = self.expects.after(bytes[at]).filter(|next| self.fits(*next)) else {
-                return Passed::Broken(at);
+                return ChunkScan::Broken(at);
             };
             self.expects = next;
             at += 1;
             if next == Expects::Nothing {
-                return Passed::End(at);
+                return ChunkScan::End(at);
             }
         }
-        Passed::All
+        ChunkScan::All
     }
 
     /// How long the body is without its framing, so far.
@@ -118,15 +118,15 @@ mod tests {
     use super::*;
 
     /// Whether it is all of a body, in one piece and byte by byte; where it breaks otherwise.
-    fn read(text: &str) -> Passed {
+    fn read(text: &str) -> ChunkScan {
         let whole = Chunks::default().pass(text.as_bytes());
         let mut chunks = Chunks::default();
-        let mut singly = Passed::All;
+        let mut singly = ChunkScan::All;
         for (at, byte) in text.bytes().enumerate() {
             singly = match chunks.pass(&[byte]) {
-                Passed::All => continue,
-                Passed::End(count) => Passed::End(at + count),
-                Passed::Broken(count) => Passed::Broken(at + count),
+                ChunkScan::All => continue,
+                ChunkScan::End(count) => ChunkScan::End(at + count),
+                ChunkScan::Broken(count) => ChunkScan::Broken(at + count),
             };
             break;
         }
@@ -142,11 +142,11 @@ mod tests {
             "5;name=\"value\"\r\nhello\r\n000\r\n\r\n",
             "5 \t\r\nhello\r\n1\r\n!\r\n0\r\nX: y\r\nZ: \r\n\r\n",
         ] {
-            assert_eq!(read(text), Passed::End(text.len()), "{text:?}");
-            assert_eq!(Chunks::default().pass(format!("{text}GET").as_bytes()), Passed::End(text.len()));
+            assert_eq!(read(text), ChunkScan::End(text.len()), "{text:?}");
+            assert_eq!(Chunks::default().pass(format!("{text}GET").as_bytes()), ChunkScan::End(text.len()));
         }
         let mut begun = Chunks::default();
-        assert_eq!(begun.pass(b"2\r\nhe\r\na\r\nllo"), Passed::All);
+        assert_eq!(begun.pass(b"2\r\nhe\r\na\r\nllo"), ChunkScan::All);
         assert_eq!(begun.data_bytes(), 5);
     }
 
@@ -164,17 +164,17 @@ mod tests {
             ("0\r\nX: y\n", 7),
             ("0\r\n\rX", 4),
         ] {
-            assert_eq!(read(text), Passed::Broken(at), "{text:?}");
+            assert_eq!(read(text), ChunkScan::Broken(at), "{text:?}");
         }
     }
 
     #[test]
     fn lines_between_the_bytes_are_bounded() {
         let long = "x".repeat(MAX_LINE_BYTES);
-        assert!(matches!(read(&format!("5;{long}")), Passed::Broken(_)));
+        assert!(matches!(read(&format!("5;{long}")), ChunkScan::Broken(_)));
         let trailer = format!("X: {}\r\n", "x".repeat(1_000)).repeat(20);
-        assert!(matches!(read(&format!("0\r\n{trailer}")), Passed::Broken(_)));
+        assert!(matches!(read(&format!("0\r\n{trailer}")), ChunkScan::Broken(_)));
         // However many there are.
-        assert_eq!(read(&format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(5_000))), Passed::End(5_000 * 6 + 5));
+        assert_eq!(read(&format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(5_000))), ChunkScan::End(5_000 * 6 + 5));
     }
 }

@@ -15,7 +15,7 @@ const MAX_FIELDS: usize = 96;
 
 /// How the body of a request is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyFraming {
     None,
     Sized(u64),
     Chunked,
@@ -23,7 +23,7 @@ pub(super) enum Body {
 
 /// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(super) enum BadHead {
     #[error("this is not a request of HTTP/1.1 or HTTP/1.0")]
     NotHttp,
     #[error("every line of the head must end with CR LF")]
@@ -44,7 +44,7 @@ pub(super) enum Unreadable {
     Connect,
 }
 
-impl Unreadable {
+impl BadHead {
     /// A word for logs and metrics.
     pub(super) fn reason(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl Unreadable {
 
 /// Looks for the end of a head in bytes that grow at their end.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
+pub(super) struct HeadScanner {
     /// Looked at so far.
     seen: usize,
     line_start: usize,
@@ -86,38 +86,38 @@ pub(super) struct Scan {
     begun: bool,
 }
 
-impl Scan {
+impl HeadScanner {
     /// How long the head at the beginning of `bytes` is, once all of it is there.
-    pub(super) fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
+    pub(super) fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadHead> {
         while let Some(found) = memchr::memchr(b'\n', &bytes[self.seen..]) {
             let feed = self.seen + found;
-            let line = bytes[self.line_start..feed].strip_suffix(b"\r").ok_or(Unreadable::BareLineFeed)?;
+            let line = bytes[self.line_start..feed].strip_suffix(b"\r").ok_or(BadHead::BareLineFeed)?;
             let is_empty = line.is_empty();
             self.check_beginning(bytes)?;
             self.seen = feed + 1;
             self.line_start = feed + 1;
             if is_empty && self.begun {
-                return if feed < MAX_HEAD_BYTES { Ok(Some(feed + 1)) } else { Err(Unreadable::TooLarge) };
+                return if feed < MAX_HEAD_BYTES { Ok(Some(feed + 1)) } else { Err(BadHead::TooLarge) };
             }
             self.begun |= !is_empty;
         }
         self.check_beginning(bytes)?;
         self.seen = bytes.len();
-        if bytes.len() < MAX_HEAD_BYTES { Ok(None) } else { Err(Unreadable::TooLarge) }
+        if bytes.len() < MAX_HEAD_BYTES { Ok(None) } else { Err(BadHead::TooLarge) }
     }
 
     /// Another protocol, such as TLS, is told at once: its peer would wait for an answer too.
-    fn check_beginning(&self, bytes: &[u8]) -> Result<(), Unreadable> {
+    fn check_beginning(&self, bytes: &[u8]) -> Result<(), BadHead> {
         let first = bytes.get(self.line_start).filter(|_| !self.begun);
         let may_begin = |first: &u8| first.is_ascii_graphic() || matches!(first, b'\r' | b'\n');
-        if first.is_none_or(may_begin) { Ok(()) } else { Err(Unreadable::NotHttp) }
+        if first.is_none_or(may_begin) { Ok(()) } else { Err(BadHead::NotHttp) }
     }
 }
 
 /// A head that every reader understands alike.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) body: Body,
+pub(super) struct FramedHead {
+    pub(super) body: BodyFraming,
     /// Whether the HTTP layer would reject it for want of a length. RFC 9112, 6.3: a request without framing
     /// has no body.
     pub(super) lacks_length: bool,
@@ -125,28 +125,28 @@ pub(super) struct Head {
 
 /// Reads a whole head, and takes wishes to change the protocol out of it: RFC 9110, 7.8 allows to ignore
 /// them, and the HTTP layer would take what follows for another protocol.
-pub(super) fn read(bytes: &mut [u8]) -> Result<Head, Unreadable> {
+pub(super) fn read(bytes: &mut [u8]) -> Result<FramedHead, BadHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Unreadable::TooLarge),
-        Err(httparse::Error::Version) => return Err(Unreadable::NotHttp),
-        Ok(_) | Err(_) => return Err(Unreadable::Malformed),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
+        Err(httparse::Error::Version) => return Err(BadHead::NotHttp),
+        Ok(_) | Err(_) => return Err(BadHead::Malformed),
     }
     let (Some(method), Some(path), Some(minor)) = (request.method, request.path, request.version) else {
-        return Err(Unreadable::Malformed);
+        return Err(BadHead::Malformed);
     };
     if method == Method::CONNECT.as_str() {
-        return Err(Unreadable::Connect);
+        return Err(BadHead::Connect);
     }
     let read = read_fields(request.headers, bytes, minor)?;
     let lacks_length = minor == 0 && method == Method::POST.as_str() && !read.has_length;
-    let target = Uri::try_from(path).map_err(|_| Unreadable::Target)?;
+    let target = Uri::try_from(path).map_err(|_| BadHead::Target)?;
     // RFC 9110, 9.3.7: OPTIONS for the server as a whole, which is routed as `/`.
     let for_all = path == "*" && method == Method::OPTIONS.as_str();
     if !for_all && !target.path().starts_with('/') {
-        return Err(Unreadable::Target);
+        return Err(BadHead::Target);
     }
     let root_at = for_all.then(|| path.as_ptr().addr() - bytes.as_ptr().addr());
     if let Some(at) = root_at {
@@ -156,7 +156,7 @@ pub(super) fn read(bytes: &mut [u8]) -> Result<Head, Unreadable> {
         // One letter makes it a field, or an option, that nobody knows.
         bytes[at] = b'x';
     }
-    Ok(Head { body: read.body, lacks_length })
+    Ok(FramedHead { body: read.body, lacks_length })
 }
 
 /// The method of a head that is refused, as far as the answer depends on it.
@@ -165,13 +165,13 @@ pub(super) fn asks_for_head_only(bytes: &[u8]) -> bool {
 }
 
 struct Fields {
-    body: Body,
+    body: BodyFraming,
     has_length: bool,
     /// Where the words begin that ask for another protocol.
     wishes: Vec<usize>,
 }
 
-fn read_fields(fields: &[httparse::Header<'_>], bytes: &[u8], minor: u8) -> Result<Fields, Unreadable> {
+fn read_fields(fields: &[httparse::Header<'_>], bytes: &[u8], minor: u8) -> Result<Fields, BadHead> {
     let (mut hosts, mut length, mut chunked) = (0, None, false);
     let mut wishes = Vec::new();
     let place = |part: &[u8]| part.as_ptr().addr() - bytes.as_ptr().addr();
@@ -181,12 +181,12 @@ fn read_fields(fields: &[httparse::Header<'_>], bytes: &[u8], minor: u8) -> Resu
             hosts += 1;
         } else if is("content-length") {
             if length.is_some() {
-                return Err(Unreadable::Length);
+                return Err(BadHead::Length);
             }
-            length = Some(decimal(field.value).ok_or(Unreadable::Length)?);
+            length = Some(decimal(field.value).ok_or(BadHead::Length)?);
         } else if is("transfer-encoding") {
             if chunked || minor == 0 || !field.value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Unreadable::TransferEncoding);
+                return Err(BadHead::TransferEncoding);
             }
             chunked = true;
         } else if is("upgrade") {
@@ -197,13 +197,13 @@ fn read_fields(fields: &[httparse::Header<'_>], bytes: &[u8], minor: u8) -> Resu
         }
     }
     if hosts > 1 || (hosts == 0 && minor == 1) {
-        return Err(Unreadable::Host);
+        return Err(BadHead::Host);
     }
     let body = match (chunked, length) {
-        (true, Some(_)) => return Err(Unreadable::TransferEncoding),
-        (true, None) => Body::Chunked,
-        (false, None | Some(0)) => Body::None,
-        (false, Some(length)) => Body::Sized(length),
+        (true, Some(_)) => return Err(BadHead::TransferEncoding),
+        (true, None) => BodyFraming::Chunked,
+        (false, None | Some(0)) => BodyFraming::None,
+        (false, Some(length)) => BodyFraming::Sized(length),
     };
     Ok(Fields { body, has_length: length.is_some(), wishes })
 }
@@ -218,26 +218,26 @@ fn decimal(value: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn whole(text: &str) -> Result<(Head, String), Unreadable> {
+    fn whole(text: &str) -> Result<(FramedHead, String), BadHead> {
         let mut bytes = text.as_bytes().to_vec();
-        let end = Scan::default().find_end(&bytes)?.expect("the head is whole");
+        let end = HeadScanner::default().find_end(&bytes)?.expect("the head is whole");
         assert_eq!(end, bytes.len());
         let head = read(&mut bytes)?;
         Ok((head, String::from_utf8(bytes).unwrap()))
     }
 
-    fn body(fields: &str) -> Result<Body, Unreadable> {
+    fn body(fields: &str) -> Result<BodyFraming, BadHead> {
         whole(&format!("PATCH /files/x HTTP/1.1\r\nHost: x\r\n{fields}\r\n")).map(|(head, _)| head.body)
     }
 
     #[test]
     fn bodies_are_framed_in_one_way_or_not_at_all() {
-        use Unreadable::*;
+        use BadHead::*;
         for (fields, expected) in [
-            ("", Ok(Body::None)),
-            ("Content-Length: 0\r\n", Ok(Body::None)),
-            ("content-length:\t 12 \r\n", Ok(Body::Sized(12))),
-            ("Transfer-Encoding: Chunked\r\n", Ok(Body::Chunked)),
+            ("", Ok(BodyFraming::None)),
+            ("Content-Length: 0\r\n", Ok(BodyFraming::None)),
+            ("content-length:\t 12 \r\n", Ok(BodyFraming::Sized(12))),
+            ("Transfer-Encoding: Chunked\r\n", Ok(BodyFraming::Chunked)),
             ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", Err(TransferEncoding)),
             ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", Err(TransferEncoding)),
             ("Content-Length: 5\r\nContent-Length: 5\r\n", Err(Length)),
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn other_requests_are_judged_by_their_first_line() {
-        use Unreadable::*;
+        use BadHead::*;
         for (text, expected) in [
             ("GET / HTTP/1.1\r\n\r\n", Host),
             ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n", Connect),
@@ -287,7 +287,7 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: x\r\n\r\n", false),
             ("GET / HTTP/1.0\r\n\r\n", false),
         ] {
-            assert_eq!(whole(text).unwrap().0, Head { body: Body::None, lacks_length }, "{text:?}");
+            assert_eq!(whole(text).unwrap().0, FramedHead { body: BodyFraming::None, lacks_length }, "{text:?}");
         }
         let many = (0..97).map(|at| format!("X-{at}: y\r\n")).collect::<String>();
         assert_eq!(body(&many), Err(TooLarge));
@@ -315,13 +315,13 @@ mod tests {
     #[test]
     fn the_end_is_found_however_the_bytes_come() {
         let text = b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\nrest";
-        let mut scan = Scan::default();
+        let mut scan = HeadScanner::default();
         for end in 0..text.len() - 4 {
             assert_eq!(scan.find_end(&text[..end]), Ok(None), "{end}");
         }
         assert_eq!(scan.find_end(text), Ok(Some(text.len() - 4)));
-        let mut scan = Scan::default();
+        let mut scan = HeadScanner::default();
         assert_eq!(scan.find_end(&vec![b'a'; MAX_HEAD_BYTES - 1]), Ok(None));
-        assert_eq!(scan.find_end(&vec![b'a'; MAX_HEAD_BYTES]), Err(Unreadable::TooLarge));
+        assert_eq!(scan.find_end(&vec![b'a'; MAX_HEAD_BYTES]), Err(BadHead::TooLarge));
     }
 }

@@ -29,8 +29,8 @@ use crate::listen::exchange::Exchange;
 use crate::listen::inflow::{Inflow, SLOW_BYTES};
 use crate::refusals::{Reason, Refusals};
 
-use chunks::{Chunks, Passed};
-use head::{Body, Scan, Unreadable};
+use chunks::{ChunkScan, Chunks};
+use head::{BadHead, BodyFraming, HeadScanner};
 
 /// The most that is held of the requests behind the one under way.
 const MAX_HELD_BYTES: usize = 16 * 1024;
@@ -40,7 +40,7 @@ const MAX_IGNORED_BYTES: usize = 64 * 1024;
 
 /// How a connection is framed, and who its peer is.
 #[derive(Debug, Clone)]
-pub(super) struct Terms {
+pub(super) struct FramingSettings {
     /// For the head of a request, from its first byte. For the first one, from the beginning of the
     /// connection.
     pub(super) header_timeout: Duration,
@@ -52,10 +52,10 @@ pub(super) struct Terms {
 
 /// The requests of one connection, as they come in.
 pub(super) struct Framing {
-    terms: Terms,
+    settings: FramingSettings,
     exchange: Exchange,
     stage: Stage,
-    scan: Scan,
+    scan: HeadScanner,
     /// Read and not handed on.
     held: BytesMut,
     /// How much of it, from its beginning, belongs to the request under way.
@@ -71,7 +71,7 @@ pub(super) struct Framing {
 #[derive(Debug)]
 enum Stage {
     /// A head, of which there may be a part already.
-    Head {
+    FramedHead {
         begun: bool,
     },
     Sized(u64),
@@ -85,13 +85,13 @@ enum Stage {
 }
 
 impl Framing {
-    pub(super) fn new(terms: Terms, exchange: Exchange) -> Self {
-        let deadline = Deadline::at(Instant::now() + terms.header_timeout);
+    pub(super) fn new(settings: FramingSettings, exchange: Exchange) -> Self {
+        let deadline = Deadline::at(Instant::now() + settings.header_timeout);
         Self {
-            terms,
+            settings,
             exchange,
-            stage: Stage::Head { begun: true },
-            scan: Scan::default(),
+            stage: Stage::FramedHead { begun: true },
+            scan: HeadScanner::default(),
             held: BytesMut::new(),
             cleared: 0,
             begins_body: false,
@@ -123,7 +123,7 @@ impl Framing {
             let before = buf.filled().len();
             let Poll::Ready(read) = inflow.poll_read(stream.as_mut(), cx, buf) else {
                 ready!(self.deadline.poll_passed(cx));
-                self.give_up();
+                self.time_out();
                 return Poll::Ready(Ok(()));
             };
             read?;
@@ -165,7 +165,7 @@ impl Framing {
 
     /// Whether what comes next is not part of a request that has begun.
     pub(super) fn is_between_requests(&self) -> bool {
-        matches!(self.stage, Stage::Head { .. } | Stage::Nothing { .. })
+        matches!(self.stage, Stage::FramedHead { .. } | Stage::Nothing { .. })
     }
 
     /// Everything was written so far. If that was the end of an answer, the next request may come. Where none
@@ -182,10 +182,10 @@ impl Framing {
                 cx.waker().wake_by_ref();
                 return;
             }
-            Stage::Head { .. } | Stage::Sized(_) | Stage::Chunked(_) | Stage::Nothing { .. } => return,
+            Stage::FramedHead { .. } | Stage::Sized(_) | Stage::Chunked(_) | Stage::Nothing { .. } => return,
         }
-        self.stage = Stage::Head { begun: false };
-        self.deadline.set(Instant::now() + self.terms.keep_alive);
+        self.stage = Stage::FramedHead { begun: false };
+        self.deadline.set(Instant::now() + self.settings.keep_alive);
         if !self.held.is_empty() {
             self.examine_held();
             cx.waker().wake_by_ref();
@@ -254,10 +254,10 @@ impl Framing {
     /// How much of `bytes`, which come next, belongs to the request under way.
     fn examine(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
-        if let Stage::Head { begun } = self.stage {
+        if let Stage::FramedHead { begun } = self.stage {
             match self.read_head(bytes) {
                 Ok(Some((end, stage))) => {
-                    self.scan = Scan::default();
+                    self.scan = HeadScanner::default();
                     self.deadline.clear();
                     self.exchange.begin();
                     self.stage = stage;
@@ -265,8 +265,8 @@ impl Framing {
                 }
                 Ok(None) => {
                     if !begun {
-                        self.stage = Stage::Head { begun: true };
-                        self.deadline.set(Instant::now() + self.terms.header_timeout);
+                        self.stage = Stage::FramedHead { begun: true };
+                        self.deadline.set(Instant::now() + self.settings.header_timeout);
                     }
                     return 0;
                 }
@@ -283,20 +283,20 @@ impl Framing {
         at + body
     }
 
-    fn read_head(&mut self, bytes: &mut [u8]) -> Result<Option<(usize, Stage)>, Unreadable> {
+    fn read_head(&mut self, bytes: &mut [u8]) -> Result<Option<(usize, Stage)>, BadHead> {
         let Some(end) = self.scan.find_end(bytes)? else { return Ok(None) };
         let head = head::read(&mut bytes[..end])?;
         // Before the empty line.
         self.lacks_length_at = head.lacks_length.then(|| end - 2);
         self.begins_body = match head.body {
-            Body::None => false,
-            Body::Sized(bytes) => bytes > SLOW_BYTES as u64,
-            Body::Chunked => true,
+            BodyFraming::None => false,
+            BodyFraming::Sized(bytes) => bytes > SLOW_BYTES as u64,
+            BodyFraming::Chunked => true,
         };
         let stage = match head.body {
-            Body::None => Stage::Answer,
-            Body::Sized(bytes) => Stage::Sized(bytes),
-            Body::Chunked => Stage::Chunked(Chunks::default()),
+            BodyFraming::None => Stage::Answer,
+            BodyFraming::Sized(bytes) => Stage::Sized(bytes),
+            BodyFraming::Chunked => Stage::Chunked(Chunks::default()),
         };
         Ok(Some((end, stage)))
     }
@@ -312,24 +312,24 @@ impl Framing {
                 count
             }
             Stage::Chunked(chunks) => match chunks.pass(bytes) {
-                Passed::All => bytes.len(),
-                Passed::End(count) => {
+                ChunkScan::All => bytes.len(),
+                ChunkScan::End(count) => {
                     self.stage = Stage::Answer;
                     count
                 }
-                Passed::Broken(count) => {
-                    self.terms.refusals.note(Reason::BrokenBody, self.terms.peer, "invalid chunked framing");
+                ChunkScan::Broken(count) => {
+                    self.settings.refusals.note(Reason::BrokenBody, self.settings.peer, "invalid chunked framing");
                     self.exchange.break_body(chunks.data_bytes());
                     self.stage = Stage::Nothing { ignored: 0 };
                     count
                 }
             },
-            Stage::Head { .. } | Stage::Answer | Stage::Nothing { .. } => 0,
+            Stage::FramedHead { .. } | Stage::Answer | Stage::Nothing { .. } => 0,
         }
     }
 
-    fn refuse(&mut self, why: Unreadable) {
-        self.terms.refusals.note(Reason::UnreadableHead, self.terms.peer, why.reason());
+    fn refuse(&mut self, why: BadHead) {
+        self.settings.refusals.note(Reason::UnreadableHead, self.settings.peer, why.reason());
         self.deadline.clear();
         self.exchange.begin();
         self.exchange.refuse(why.problem());
@@ -338,9 +338,9 @@ impl Framing {
 
     /// The peer has been silent, or slow, for too long. A client of tus gives up at a 408, so it is told
     /// nothing.
-    fn give_up(&mut self) {
+    fn time_out(&mut self) {
         if !self.held.is_empty() {
-            self.terms.refusals.note(Reason::SlowHead, self.terms.peer, "limits.header_timeout");
+            self.settings.refusals.note(Reason::SlowHead, self.settings.peer, "limits.header_timeout");
             self.held = BytesMut::new();
         }
         self.stage = Stage::Nothing { ignored: 0 };

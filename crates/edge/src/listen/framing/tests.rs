@@ -23,13 +23,13 @@ impl Connection {
     fn new() -> Self {
         let (peer, stream) = tokio::io::duplex(1024 * 1024);
         let (exchange, refusals) = (Exchange::default(), Refusals::default());
-        let terms = Terms {
+        let settings = FramingSettings {
             header_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             peer: None,
             refusals: refusals.clone(),
         };
-        let framing = Framing::new(terms, exchange.clone());
+        let framing = Framing::new(settings, exchange.clone());
         Self { peer, stream, framing, exchange, inflow: Inflow::default(), refusals }
     }
 
@@ -57,7 +57,7 @@ impl Connection {
 
     /// The answer to the request under way is made and sent.
     async fn answers(&mut self) {
-        drop(crate::listen::exchange::Tail::new(actix_web::body::BoxBody::new(()), Some(self.exchange.clone())));
+        drop(crate::listen::exchange::AnswerBody::new(actix_web::body::BoxBody::new(()), Some(self.exchange.clone())));
         poll_fn(|cx| {
             self.framing.flushed(cx);
             Poll::Ready(())
@@ -210,11 +210,11 @@ async fn what_is_held_is_handed_on_as_it_is_allowed() {
     connection.says("x".repeat(1_000)).await;
     let head = connection.read(56).await.unwrap();
     assert!(head.ends_with("\r\n\r\nx") || head.len() == 56, "{head}");
-    let taker = connection.inflow.take_over();
+    let read_limit = connection.inflow.limit_reads();
     assert_eq!(connection.read(4_096).now_or_never(), None, "nobody has room for it");
-    taker.allow(10);
+    read_limit.allow(10);
     assert_eq!(connection.hears(4_096).await, "x".repeat(10));
-    drop(taker);
+    drop(read_limit);
     assert!(connection.hears(4_096).await.len() > 900);
     let _ = &connection.refusals;
 }

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::listen::ahead::Ahead;
+use crate::listen::buffered::BufferedStream;
 use crate::listen::inflow::ReadAhead;
 use crate::listen::interim::{Interim, Interims};
 use crate::listen::wire::Wire;
@@ -27,7 +27,7 @@ use crate::refusals::Refusals;
 /// Longer than anything a test waits for on purpose.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const READERS: Readers = Readers { download: PATIENCE, answer: PATIENCE };
+const READERS: ReaderTimeouts = ReaderTimeouts { download: PATIENCE, answer: PATIENCE };
 const LARGE: usize = 300_000;
 const OFFSET: &str = "upload-offset";
 
@@ -96,14 +96,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let answers = boxed::rc_service(app.new_service(()).await.unwrap());
     let stopping = Server::build().graceful_shutdown_signal();
     let service = http1(answers, stopping).await.unwrap();
-    service.call((Spoken::new(stream, terms(), READERS, ReadAhead::new(READ_AHEAD_BYTES)), None)).await
+    service.call((Http1Stream::new(stream, terms(), READERS, ReadAhead::new(READ_AHEAD_BYTES)), None)).await
 }
 
 /// Enough for a few connections.
 const READ_AHEAD_BYTES: u64 = 1 << 20;
 
-fn terms() -> Terms {
-    Terms { header_timeout: PATIENCE, keep_alive: PATIENCE, peer: None, refusals: Refusals::default() }
+fn terms() -> FramingSettings {
+    FramingSettings { header_timeout: PATIENCE, keep_alive: PATIENCE, peer: None, refusals: Refusals::default() }
 }
 
 /// Plays both ends of a connection until both are done.
@@ -280,7 +280,7 @@ async fn encrypted() -> (tokio_rustls::client::TlsStream<TcpStream>, Wire) {
     let (near, far) = connected().await;
     let name = "upload.test".try_into().unwrap();
     let connecting = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, near);
-    let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(Ahead::new(far));
+    let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(BufferedStream::new(far));
     let (client, server) = tokio::join!(connecting, accepting);
     (client.unwrap(), Wire::Tls(Box::new(server.unwrap())))
 }
@@ -477,7 +477,7 @@ async fn a_handle_sends_nothing_after_a_reset() {
 #[test]
 fn only_requests_of_http_1_1_have_a_turn() {
     let elsewhere = Request::new();
-    assert!(Turn::begin(&elsewhere).is_none() && Interim::of(&elsewhere).is_none());
+    assert!(InterimPeriod::begin(&elsewhere).is_none() && Interim::of(&elsewhere).is_none());
 }
 
 #[tokio::test(flavor = "local")]
@@ -498,7 +498,7 @@ async fn a_client_of_http_1_0_is_told_nothing() {
         heard
     };
     let (served, heard) = tokio::join!(
-        service.call((Spoken::new(server, terms(), READERS, ReadAhead::new(READ_AHEAD_BYTES)), None)),
+        service.call((Http1Stream::new(server, terms(), READERS, ReadAhead::new(READ_AHEAD_BYTES)), None)),
         heard
     );
     served.unwrap();

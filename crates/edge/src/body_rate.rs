@@ -36,7 +36,7 @@ pub struct Pause(Pauses);
 
 /// How fast the body of one request comes.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct BodyRate {
     least: MinRate,
     pauses: Pauses,
     /// In this window.
@@ -70,13 +70,13 @@ impl Drop for Pause {
     }
 }
 
-impl Pace {
+impl BodyRate {
     pub(crate) fn new(least: MinRate, pauses: Pauses) -> Self {
         Self { least, pauses, bytes: 0, waited: Duration::ZERO, waiting: None }
     }
 
     /// Nothing is there, and something is wanted.
-    pub(crate) fn wait(&mut self) {
+    pub(crate) fn on_pending(&mut self) {
         if self.waiting.is_none() {
             let now = Instant::now();
             self.waiting = Some((now, self.pauses.total(now)));
@@ -84,7 +84,7 @@ impl Pace {
     }
 
     /// This much has come; whether the rate is kept.
-    pub(crate) fn came(&mut self, bytes: usize) -> bool {
+    pub(crate) fn on_bytes(&mut self, bytes: usize) -> bool {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         let Some((since, paused)) = self.waiting.take() else { return true };
         let now = Instant::now();
@@ -108,13 +108,13 @@ mod tests {
     /// How long a body is taken that brings this many bytes after each wait, for an hour at most.
     async fn lasts(bytes: usize, wait: Duration, between: impl AsyncFn(&Pauses)) -> Option<Duration> {
         let pauses = Pauses::default();
-        let mut pace = Pace::new(LEAST, pauses.clone());
+        let mut rate = BodyRate::new(LEAST, pauses.clone());
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(3_600) {
-            pace.wait();
+            rate.on_pending();
             tokio::time::advance(wait).await;
-            pace.wait();
-            if !pace.came(bytes) {
+            rate.on_pending();
+            if !rate.on_bytes(bytes) {
                 return Some(began.elapsed());
             }
             between(&pauses).await;
@@ -140,16 +140,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_is_not_ended_for_another_that_is_not_taken() {
         let pauses = Pauses::default();
-        let mut pace = Pace::new(LEAST, pauses.clone());
+        let mut rate = BodyRate::new(LEAST, pauses.clone());
         for _ in 0..100 {
-            pace.wait();
+            rate.on_pending();
             let one = pauses.begin();
             tokio::time::advance(Duration::from_secs(10)).await;
             let other = pauses.begin();
             drop(one);
             tokio::time::advance(Duration::from_secs(10)).await;
             drop(other);
-            assert!(pace.came(1));
+            assert!(rate.on_bytes(1));
         }
     }
 }

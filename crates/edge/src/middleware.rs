@@ -14,17 +14,17 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 use tokio::time::Instant;
 
 use crate::access::Origins;
-use crate::body::{Draining, Inlet, carries_body};
+use crate::address_limits::{AddressSlot, LimitReached};
+use crate::body::{DrainingAnswer, RequestBody, carries_body};
+use crate::body_rate::MinRate;
 use crate::clients::Client;
-use crate::listen::Role;
+use crate::listen::ListenerRole;
 use crate::listen::exchange::HangUp;
 use crate::metrics::method_name;
-use crate::pace::MinRate;
 use crate::problem::{Problem, ProblemCode, RequestId, new_request_id};
 use crate::refusals::Reason;
-use crate::rejections::Rejected;
-use crate::shares::{Part, UsedUp};
-use crate::table::{Address, Call, Signature};
+use crate::rejections::RejectedRequest;
+use crate::table::{MarkerField, RoutePath, RoutedRequest};
 use crate::{Edge, json, path};
 use domain::id::UploadId;
 use domain::time::milliseconds;
@@ -33,16 +33,16 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Answers a request.
-pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) -> ServiceResponse<BoxBody> {
+pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceRequest) -> ServiceResponse<BoxBody> {
     let began = Instant::now();
-    path::tidy(&mut request);
+    path::normalize(&mut request);
     let peer = request.peer_addr().map(|peer| peer.ip());
     let client = edge.addresses.proxies.client(peer, request.headers());
     request.extensions_mut().insert(Client(client));
     let chosen = if is_near(peer, edge) { chosen_id(request.headers()) } else { None };
     let id = chosen.unwrap_or_else(new_request_id);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let inlet = Inlet::tap(&mut request, min_rate(client, edge));
+    let request_body = RequestBody::tap(&mut request, min_rate(client, edge));
     if carries_body(request.headers()) {
         detach(request.headers_mut());
     }
@@ -52,17 +52,17 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
     let (http, payload) = request.into_parts();
     let mut answer = match admitted {
         Err(refusal) => refusal.respond(&http),
-        Ok(_part) => Call::new(http.clone(), payload, &address).answer().await,
+        Ok(_part) => RoutedRequest::new(http.clone(), payload, &address).answer().await,
     };
     if let Some(error) = answer.error() {
         answer = from_framework(error, &http);
     }
-    if inlet.is_broken() {
+    if request_body.is_broken() {
         let detail = "the chunked framing of the body is broken; what came before that is kept";
         answer = Problem::bad_request("broken-framing", detail).respond(&http);
     }
     answer = edge.answers.hold(&http, answer).await;
-    if inlet.is_too_slow() {
+    if request_body.is_too_slow() {
         edge.refusals.note(Reason::SlowBody, client, "limits.min_rate");
         answer.extensions_mut().insert(HangUp);
     }
@@ -73,7 +73,7 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
     if let Some(code) = problem {
         // As long as its client likes, so it is logged only where it is a known one.
         let (status, method) = (answer.status(), method_name(http.method().as_str()));
-        edge.rejections.note(code, &Rejected { status, method, route: label.name, client, request: &id });
+        edge.rejections.note(code, &RejectedRequest { status, method, route: label.name, client, request: &id });
     }
     tracing::debug!(
         request = %id,
@@ -86,8 +86,9 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
     );
     // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its
     // body is.
-    if http.version() != Version::HTTP_2 && !inlet.is_spent() && carries_body(http.headers()) {
-        answer = answer.map_body(|_, body| BoxBody::new(Draining::new(body, inlet, edge.bodies.drain_timeout)));
+    if http.version() != Version::HTTP_2 && !request_body.is_spent() && carries_body(http.headers()) {
+        answer =
+            answer.map_body(|_, body| BoxBody::new(DrainingAnswer::new(body, request_body, edge.bodies.drain_timeout)));
     }
     ServiceResponse::new(http, answer)
 }
@@ -96,23 +97,23 @@ pub(crate) async fn serve(edge: &Edge, role: Role, mut request: ServiceRequest) 
 /// left.
 fn admit(
     request: &ServiceRequest,
-    address: &Address,
-    role: Role,
+    address: &RoutePath,
+    role: ListenerRole,
     client: Option<IpAddr>,
     edge: &Edge,
-) -> Result<Part, Problem> {
-    let wanted = edge.table.wanted_at(address, request);
+) -> Result<AddressSlot, Problem> {
+    let wanted = edge.table.requested_access_at(address, request);
     let principal = edge.access.admit(request.head(), &wanted, (edge.now)())?;
     request.extensions_mut().insert(principal);
-    let part = take_share(request, address, client, edge)?;
+    let part = take_slot(request, address, client, edge)?;
     match role {
-        Role::All => Ok(part),
-        Role::Reading => address.unless_it_reads(request.method().as_str()).map_or(Ok(part), Err),
+        ListenerRole::All => Ok(part),
+        ListenerRole::Reading => address.unless_it_reads(request.method().as_str()).map_or(Ok(part), Err),
     }
 }
 
 /// A path without what a client calls its file: a plain upload names it there.
-fn path_for_log<'a>(request: &'a HttpRequest, address: &Address) -> &'a str {
+fn path_for_log<'a>(request: &'a HttpRequest, address: &RoutePath) -> &'a str {
     let named = || address.parameter(request.match_info().as_str(), 0).and_then(|name| name.parse::<UploadId>().ok());
     match address.uploads() {
         Some(_) if named().is_none() => address.pattern(),
@@ -133,19 +134,19 @@ fn min_rate(client: Option<IpAddr>, edge: &Edge) -> Option<MinRate> {
 }
 
 /// Part of the client's share of uploads, for a request that brings bytes of one.
-fn take_share(
+fn take_slot(
     request: &ServiceRequest,
-    address: &Address,
+    address: &RoutePath,
     client: Option<IpAddr>,
     edge: &Edge,
-) -> Result<Part, Problem> {
+) -> Result<AddressSlot, Problem> {
     let brings_bytes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
         && address.uploads().is_some()
         && carries_body(request.headers());
     if !brings_bytes {
-        return Ok(Part::default());
+        return Ok(AddressSlot::default());
     }
-    edge.uploads.take(client).map_err(|UsedUp| {
+    edge.uploads.take(client).map_err(|LimitReached| {
         edge.refusals.note(Reason::Uploads, client, request.path());
         let detail =
             "clients at this address are sending as many uploads as are allowed at once; come back in a moment";
@@ -170,7 +171,7 @@ fn from_framework(error: &Error, request: &HttpRequest) -> HttpResponse {
     Problem::new(status, "bad-request", "the request could not be read").respond(request)
 }
 
-fn add_headers(request: &HttpRequest, address: &Address, edge: &Edge, id: &str, headers: &mut HeaderMap) {
+fn add_headers(request: &HttpRequest, address: &RoutePath, edge: &Edge, id: &str, headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(X_REQUEST_ID, id);
     }
@@ -181,9 +182,9 @@ fn add_headers(request: &HttpRequest, address: &Address, edge: &Edge, id: &str, 
     }
     if request.method() != Method::OPTIONS {
         let extensions = request.extensions();
-        let chosen = extensions.get::<Signature>().map(|Signature(chosen)| chosen);
-        let signature = chosen.or(address.uploads().map(|uploads| &uploads.signature));
-        if let Some((name, value)) = signature.and_then(Option::as_ref) {
+        let chosen = extensions.get::<MarkerField>().map(|MarkerField(chosen)| chosen);
+        let marker = chosen.or(address.uploads().map(|uploads| &uploads.marker));
+        if let Some((name, value)) = marker.and_then(Option::as_ref) {
             headers.insert(name.clone(), value.clone());
         }
     }

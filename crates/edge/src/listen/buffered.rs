@@ -20,20 +20,20 @@ const MOST: usize = 256 * 1024;
 
 /// A stream of which more is read than is asked for.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct BufferedStream {
     stream: TcpStream,
     read: BytesMut,
     /// How much to ask for next: more than came last.
     size: usize,
 }
 
-impl Ahead {
+impl BufferedStream {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self { stream, read: BytesMut::new(), size: LEAST }
     }
 }
 
-impl AsyncRead for Ahead {
+impl AsyncRead for BufferedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.read.is_empty() {
@@ -62,7 +62,7 @@ fn next_size(size: usize, filled: usize) -> usize {
     }
 }
 
-impl AsyncWrite for Ahead {
+impl AsyncWrite for BufferedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -108,7 +108,7 @@ mod tests {
     async fn every_byte_is_handed_on_once_and_nothing_is_held_when_nothing_comes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut ahead = Ahead::new(listener.accept().await.unwrap().0);
+        let mut ahead = BufferedStream::new(listener.accept().await.unwrap().0);
         let sent: Vec<u8> = (0..3_000_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let expected = sent.clone();
         let sending = tokio::spawn(async move {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::problem::{Problem, ShowsBody};
-use crate::table::Table;
+use crate::table::RouteTable;
 
 /// For the whole of it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,36 +27,36 @@ const READ_MAX: usize = 256 * 1024;
 const LINE_MAX: usize = 4 * 1024;
 
 /// Tells the peer to come back later.
-pub(super) async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin, problem: Problem, table: &Table) {
+pub(super) async fn shed(mut stream: impl AsyncRead + AsyncWrite + Unpin, problem: Problem, table: &RouteTable) {
     // Whether it was heard or not, the connection is over.
-    let _ = timeout(PATIENCE, tell(&mut stream, problem, table)).await;
+    let _ = timeout(PATIENCE, answer_and_drain(&mut stream, problem, table)).await;
 }
 
 /// What is told to one connection too many.
-pub(super) fn too_many() -> Problem {
+pub(super) fn too_many_connections() -> Problem {
     let detail = "there are as many connections as are allowed; come back in a moment";
     Problem::try_again("too-many-connections", detail, Duration::from_secs(5))
 }
 
 /// Closing with unread bytes would reset the connection, and the reset can overtake the answer: so what the
 /// peer has sent is read until it closes.
-async fn tell(
+async fn answer_and_drain(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     problem: Problem,
-    table: &Table,
+    table: &RouteTable,
 ) -> std::io::Result<()> {
-    let mut said = [0; LINE_MAX];
+    let mut received = [0; LINE_MAX];
     let mut read = 0;
-    while read < LINE_MAX && !said[..read].contains(&b'\n') {
-        match timeout(SILENCE, stream.read(&mut said[read..])).await {
+    while read < LINE_MAX && !received[..read].contains(&b'\n') {
+        match timeout(SILENCE, stream.read(&mut received[read..])).await {
             Err(_) | Ok(Ok(0)) => break,
             Ok(count) => read += count?,
         }
     }
-    stream.write_all(&answer(&said[..read], problem, table)).await?;
+    stream.write_all(&answer(&received[..read], problem, table)).await?;
     stream.shutdown().await?;
     while read < READ_MAX {
-        match timeout(SILENCE, stream.read(&mut said)).await {
+        match timeout(SILENCE, stream.read(&mut received)).await {
             Err(_) | Ok(Ok(0)) => break,
             Ok(count) => read += count?,
         }
@@ -65,13 +65,13 @@ async fn tell(
 }
 
 /// The answer to a request that begins like this.
-fn answer(said: &[u8], problem: Problem, table: &Table) -> Vec<u8> {
-    let Some(target) = said.strip_prefix(b"HEAD ") else { return problem.to_http1(ShowsBody::Yes) };
+fn answer(received: &[u8], problem: Problem, table: &RouteTable) -> Vec<u8> {
+    let Some(target) = received.strip_prefix(b"HEAD ") else { return problem.to_http1(ShowsBody::Yes) };
     let path = target.split(|byte| b" ?\r\n".contains(byte)).next().and_then(|path| std::str::from_utf8(path).ok());
     let uploads = path.and_then(|path| table.find(path).uploads());
     let Some(status) = uploads.and_then(|uploads| uploads.busy_head) else { return problem.to_http1(ShowsBody::No) };
     let problem = problem.with_status(status);
-    match uploads.and_then(|uploads| uploads.signature.as_ref()) {
+    match uploads.and_then(|uploads| uploads.marker.as_ref()) {
         Some((name, value)) => problem.with(name.clone(), value.to_str().unwrap_or_default()),
         None => problem,
     }
@@ -88,37 +88,37 @@ mod tests {
 
     use super::*;
     use crate::access::Needs;
-    use crate::table::{ANY, Row, UploadAddress};
+    use crate::table::{ANY, Route, UploadAddress};
 
-    fn table() -> Table {
+    fn table() -> RouteTable {
         let answer = |_| ready(HttpResponse::Ok().finish()).boxed_local();
         let row = |path, busy_head| {
-            let signature = Some((HeaderName::from_static("tus-resumable"), HeaderValue::from_static("1.0.0")));
-            Row::new(ANY, path, Needs::Nothing, Box::new(answer)).for_uploads(UploadAddress { signature, busy_head })
+            let marker = Some((HeaderName::from_static("tus-resumable"), HeaderValue::from_static("1.0.0")));
+            Route::new(ANY, path, Needs::Nothing, Box::new(answer)).for_uploads(UploadAddress { marker, busy_head })
         };
-        Table::new([row("/files", None), row("/files/{}", Some(StatusCode::LOCKED))], Box::new(|_, _| None))
+        RouteTable::new([row("/files", None), row("/files/{}", Some(StatusCode::LOCKED))], Box::new(|_, _| None))
     }
 
-    async fn told(said: &[u8]) -> String {
+    async fn told(received: &[u8]) -> String {
         let table = table();
         let (mut near, far) = tokio::io::duplex(64 * 1024);
-        near.write_all(said).await.unwrap();
+        near.write_all(received).await.unwrap();
         let mut heard = String::new();
-        let (_, read) = tokio::join!(turn_away(far, too_many(), &table), near.read_to_string(&mut heard));
+        let (_, read) = tokio::join!(shed(far, too_many_connections(), &table), near.read_to_string(&mut heard));
         read.unwrap();
         heard
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_to_head_is_told_without_a_body_and_a_tus_client_does_not_start_over() {
-        for (said, status, body) in [
+        for (received, status, body) in [
             (&b"HEAD /files/x HTTP/1.1\r\nHost: x\r\n\r\n"[..], "423", false),
             (b"HEAD /files HTTP/1.1\r\n\r\n", "503", false),
             (b"PATCH /files/x HTTP/1.1\r\n\r\n", "503", true),
             (b"HEAD /fi", "503", false),
             (b"", "503", true),
         ] {
-            let heard = told(said).await;
+            let heard = told(received).await;
             let (head, rest) = heard.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
             assert!(head.contains("\r\nretry-after: 5\r\n") && head.ends_with("connection: close"), "{heard}");

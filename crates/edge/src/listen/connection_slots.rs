@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// This many may be taken at once.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct ConnectionSlots {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
 /// One of them, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct ConnectionSlot(Arc<AtomicUsize>);
 
-impl Places {
+impl ConnectionSlots {
     pub(super) fn new(limit: usize) -> Self {
         Self::counted(limit, Arc::default())
     }
@@ -25,15 +25,15 @@ impl Places {
     }
 
     /// One of them, if one is left.
-    pub(super) fn take(&self) -> Option<Place> {
+    pub(super) fn take(&self) -> Option<ConnectionSlot> {
         let one_more = |taken| (taken < self.limit).then_some(taken + 1);
         // Nothing else is ordered by this count.
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(Place(Arc::clone(&self.taken)))
+        Some(ConnectionSlot(Arc::clone(&self.taken)))
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -45,12 +45,12 @@ mod tests {
 
     #[test]
     fn no_more_are_taken_than_there_are_and_each_comes_back() {
-        let places = Places::new(2);
-        let first = places.take().unwrap();
-        let second = places.take();
-        assert!(second.is_some() && places.clone().take().is_none());
+        let slots = ConnectionSlots::new(2);
+        let first = slots.take().unwrap();
+        let second = slots.take();
+        assert!(second.is_some() && slots.clone().take().is_none());
         drop(first);
-        assert!(places.take().is_some());
-        assert!(Places::new(0).take().is_none());
+        assert!(slots.take().is_some());
+        assert!(ConnectionSlots::new(0).take().is_none());
     }
 }

@@ -9,7 +9,7 @@ use crate::problem::Problem;
 
 /// Why a request is not served. Its answer names what would open it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal<'a> {
+pub(super) enum Denial<'a> {
     /// It needs a credential; the words say which.
     Unauthorized(&'static str),
     /// Its read token has expired.
@@ -35,12 +35,12 @@ pub(super) enum Refusal<'a> {
 
 /// Which refusals the log has shown once, because an operator may want them otherwise.
 #[derive(Debug, Default)]
-pub struct Logged {
+pub struct LoggedDenials {
     host: AtomicBool,
     page: AtomicBool,
 }
 
-impl Logged {
+impl LoggedDenials {
     pub(super) fn foreign_host(&self, host: &str) {
         if !self.host.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -67,7 +67,7 @@ fn shortened(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-impl Refusal<'_> {
+impl Denial<'_> {
     pub(super) fn problem(self) -> Problem {
         let admin_key_needed = |detail| Problem::new(StatusCode::FORBIDDEN, "admin-key-needed", detail);
         match self {

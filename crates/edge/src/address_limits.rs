@@ -11,7 +11,7 @@ use crate::lock::lock;
 
 /// A share of something. Clones count together.
 #[derive(Debug, Clone)]
-pub struct Share(Arc<Inner>);
+pub struct AddressLimit(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -22,27 +22,29 @@ struct Inner {
 
 /// Part of a share, given back when dropped.
 #[derive(Debug, Default)]
-pub struct Part(Option<(Arc<Inner>, IpAddr)>);
+pub struct AddressSlot(Option<(Arc<Inner>, IpAddr)>);
 
 /// The share of an address is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UsedUp;
+pub struct LimitReached;
 
-impl Share {
+impl AddressLimit {
     pub fn new(limit: Option<usize>) -> Self {
         Self(Arc::new(Inner { limit, held: Mutex::default() }))
     }
 
     /// One more for a client. One whose address is not known has no share.
-    pub fn take(&self, client: Option<IpAddr>) -> Result<Part, UsedUp> {
-        let (Some(limit), Some(holder)) = (self.0.limit, client.and_then(holder)) else { return Ok(Part::default()) };
+    pub fn take(&self, client: Option<IpAddr>) -> Result<AddressSlot, LimitReached> {
+        let (Some(limit), Some(holder)) = (self.0.limit, client.and_then(holder)) else {
+            return Ok(AddressSlot::default());
+        };
         let mut held = self.0.lock();
         let count = held.entry(holder).or_default();
         if *count >= limit {
-            return Err(UsedUp);
+            return Err(LimitReached);
         }
         *count += 1;
-        Ok(Part(Some((Arc::clone(&self.0), holder))))
+        Ok(AddressSlot(Some((Arc::clone(&self.0), holder))))
     }
 
     /// How many one address may hold.
@@ -66,10 +68,10 @@ impl Inner {
     }
 }
 
-impl Drop for Part {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let Some((share, holder)) = self.0.take() else { return };
-        let mut held = share.lock();
+        let Some((limit, holder)) = self.0.take() else { return };
+        let mut held = limit.lock();
         if let Some(count) = held.get_mut(&holder) {
             *count -= 1;
             if *count == 0 {
@@ -89,26 +91,27 @@ mod tests {
 
     #[test]
     fn each_address_has_its_share_and_nothing_is_remembered_of_those_that_hold_nothing() {
-        let share = Share::new(Some(2));
-        let first = share.take(address("192.0.2.1")).unwrap();
-        let second = share.clone().take(address("::ffff:192.0.2.1")).unwrap();
-        assert_eq!(share.take(address("192.0.2.1")).unwrap_err(), UsedUp);
-        let _other = share.take(address("192.0.2.2")).unwrap();
+        let limit = AddressLimit::new(Some(2));
+        let first = limit.take(address("192.0.2.1")).unwrap();
+        let second = limit.clone().take(address("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(limit.take(address("192.0.2.1")).unwrap_err(), LimitReached);
+        let _other = limit.take(address("192.0.2.2")).unwrap();
         drop(first);
-        let third = share.take(address("192.0.2.1")).unwrap();
+        let third = limit.take(address("192.0.2.1")).unwrap();
         drop((second, third));
-        assert_eq!(share.0.lock().len(), 1, "that of the other is left");
-        let near = share.take(address("2001:db8::1")).unwrap();
-        let far = share.take(address("2001:db8::ffff:1")).unwrap();
-        assert!(share.take(address("2001:db8::2")).is_err(), "they are in one /64");
-        assert!(share.take(address("2001:db8:0:1::2")).is_ok());
+        assert_eq!(limit.0.lock().len(), 1, "that of the other is left");
+        let near = limit.take(address("2001:db8::1")).unwrap();
+        let far = limit.take(address("2001:db8::ffff:1")).unwrap();
+        assert!(limit.take(address("2001:db8::2")).is_err(), "they are in one /64");
+        assert!(limit.take(address("2001:db8:0:1::2")).is_ok());
         drop((near, far));
     }
 
     #[test]
     fn this_machine_has_no_share_and_none_has_without_a_limit() {
-        let parts =
-            |share: &Share, text| (0..10).filter(|_| share.take(address(text)).map(std::mem::forget).is_ok()).count();
+        let parts = |limit: &AddressLimit, text| {
+            (0..10).filter(|_| limit.take(address(text)).map(std::mem::forget).is_ok()).count()
+        };
         for (limit, client, expected) in [
             (Some(1), "127.0.0.9", 10),
             (Some(1), "::1", 10),
@@ -116,8 +119,8 @@ mod tests {
             (Some(1), "10.0.0.1", 1),
             (None, "10.0.0.1", 10),
         ] {
-            assert_eq!(parts(&Share::new(limit), client), expected, "{limit:?} {client}");
+            assert_eq!(parts(&AddressLimit::new(limit), client), expected, "{limit:?} {client}");
         }
-        assert!(Share::new(Some(0)).take(None).is_ok(), "nobody knows whose it would be");
+        assert!(AddressLimit::new(Some(0)).take(None).is_ok(), "nobody knows whose it would be");
     }
 }

@@ -6,55 +6,55 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 
-use crate::Metrics;
+use crate::EdgeMetrics;
+use crate::address_limits::{AddressLimit, AddressSlot, LimitReached};
 use crate::clients::client_of;
 use crate::problem::Problem;
 use crate::refusals::{Reason, Refusals};
-use crate::shares::{Part, Share, UsedUp};
 
 /// When it is worth asking for a seat again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// All seats there are.
 #[derive(Debug)]
-pub struct Seats {
+pub struct StreamSlots {
     limit: usize,
-    of_address: Share,
+    of_address: AddressLimit,
     taken: Arc<AtomicUsize>,
     refusals: Refusals,
 }
 
 /// One of them, given back when dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub struct StreamSlot {
     taken: Arc<AtomicUsize>,
-    _of_address: Part,
+    _of_address: AddressSlot,
 }
 
-impl Seats {
+impl StreamSlots {
     /// Has `limit` seats, and for each address as many as its share allows.
-    pub fn new(limit: usize, of_address: Share, metrics: &Metrics, refusals: Refusals) -> Self {
+    pub fn new(limit: usize, of_address: AddressLimit, metrics: &EdgeMetrics, refusals: Refusals) -> Self {
         Self { limit, of_address, taken: Arc::clone(metrics.streams()), refusals }
     }
 
-    pub fn take(&self, request: &HttpRequest) -> Result<Seat, Problem> {
+    pub fn take(&self, request: &HttpRequest) -> Result<StreamSlot, Problem> {
         let client = client_of(request);
-        let of_address = self.of_address.take(client).map_err(|UsedUp| {
+        let of_address = self.of_address.take(client).map_err(|LimitReached| {
             self.refusals.note(Reason::Streams, client, request.path());
             let most = self.of_address.limit().unwrap_or_default();
             let detail = format!("clients at this address are waiting for events {most} times, as often as is allowed");
             Problem::try_again("too-many-streams", detail, TRY_AGAIN)
         })?;
-        let seat = Seat { taken: Arc::clone(&self.taken), _of_address: of_address };
+        let slot = StreamSlot { taken: Arc::clone(&self.taken), _of_address: of_address };
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.limit {
             let detail = format!("{} clients are waiting for events, as many as are allowed", self.limit);
             return Err(Problem::try_again("too-many-streams", detail, TRY_AGAIN));
         }
-        Ok(seat)
+        Ok(slot)
     }
 }
 
-impl Drop for Seat {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }

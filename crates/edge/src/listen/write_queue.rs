@@ -18,22 +18,22 @@ const MOST_BYTES: usize = 128 << 10;
 
 /// The queue of one connection. Clones speak of the same one.
 #[derive(Clone, Default)]
-pub(super) struct Queue(Rc<State>);
+pub(super) struct WriteQueue(Rc<State>);
 
 #[derive(Default)]
 struct State {
     bytes: Cell<usize>,
     /// Whether the socket takes nothing more for now.
     is_blocked: Cell<bool>,
-    has_room: Notify,
+    has_capacity: Notify,
 }
 
-impl Queue {
+impl WriteQueue {
     /// Waits until there is room for more. Whoever adds at once adds to no more than the bound.
-    pub(super) async fn room(&self) {
+    pub(super) async fn wait_for_capacity(&self) {
         while self.0.bytes.get() >= MOST_BYTES {
             // Nothing comes between looking and waiting: all of this is on one thread.
-            self.0.has_room.notified().await;
+            self.0.has_capacity.notified().await;
         }
     }
 
@@ -57,19 +57,19 @@ impl Queue {
     fn set(&self, left: usize) {
         let before = self.0.bytes.replace(left);
         if before >= MOST_BYTES && left < MOST_BYTES {
-            self.0.has_room.notify_waiters();
+            self.0.has_capacity.notify_waiters();
         }
     }
 }
 
 /// A stream whose writes are counted.
-pub(super) struct Counted<S> {
+pub(super) struct CountedStream<S> {
     stream: S,
-    queue: Queue,
+    queue: WriteQueue,
 }
 
-impl<S> Counted<S> {
-    pub(super) fn new(stream: S, queue: Queue) -> Self {
+impl<S> CountedStream<S> {
+    pub(super) fn new(stream: S, queue: WriteQueue) -> Self {
         Self { stream, queue }
     }
 
@@ -82,13 +82,13 @@ impl<S> Counted<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.count(written)
@@ -128,11 +128,11 @@ mod tests {
     #[tokio::test]
     async fn nobody_adds_to_a_full_queue_until_its_socket_has_taken_some() {
         let (near, mut far) = tokio::io::duplex(30_000);
-        let queue = Queue::default();
-        let mut wire = Counted::new(near, queue.clone());
-        assert!(queue.room().now_or_never().is_some());
+        let queue = WriteQueue::default();
+        let mut wire = CountedStream::new(near, queue.clone());
+        assert!(queue.wait_for_capacity().now_or_never().is_some());
         queue.add(MOST_BYTES);
-        let (mut first, mut second) = (Box::pin(queue.room()), Box::pin(queue.room()));
+        let (mut first, mut second) = (Box::pin(queue.wait_for_capacity()), Box::pin(queue.wait_for_capacity()));
         assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
         wire.write_all(&[7; 100]).await.unwrap();
         assert!(first.now_or_never().is_some());
@@ -145,11 +145,14 @@ mod tests {
         queue.add(2 * MOST_BYTES);
         assert!(tokio::time::timeout(std::time::Duration::ZERO, wire.write_all(&[7; 20_000])).await.is_err());
         queue.is_idle();
-        assert!(queue.room().now_or_never().is_none(), "the socket has taken nothing");
+        assert!(queue.wait_for_capacity().now_or_never().is_none(), "the socket has taken nothing");
         far.read_exact(&mut [0; 20_000]).await.unwrap();
         wire.write_all(&[7; 10]).await.unwrap();
-        assert!(queue.room().now_or_never().is_none());
+        assert!(queue.wait_for_capacity().now_or_never().is_none());
         queue.is_idle();
-        assert!(queue.room().now_or_never().is_some(), "what is gone without being written does not count for ever");
+        assert!(
+            queue.wait_for_capacity().now_or_never().is_some(),
+            "what is gone without being written does not count for ever"
+        );
     }
 }
